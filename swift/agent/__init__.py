@@ -1,0 +1,63 @@
+"""What a tool call looks like in text: one form a file, the same five names in each. No tokens, no model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+from swift.chat import Tool, ToolCall
+
+
+class Marks(NamedTuple):
+    """The texts by which a form is known.
+
+    `stop`: where the model hands over to its environment. `call`: what opens a call. `inline`: results go on inside
+    the assistant's turn; otherwise they make a turn of their own. `special`: marks that are tokens of their own.
+    """
+
+    stop: tuple[str, ...]
+    call: tuple[str, ...]
+    inline: bool
+    special: tuple[str, ...] = ()
+
+
+class Form(Protocol):
+    """The five names of a form's module."""
+
+    @property
+    def marks(self) -> Marks: ...
+    def system(self, tools: Sequence[Tool], text: str) -> str:
+        """The system text that offers `tools`, after the user's own system `text`."""
+        ...
+
+    def call(self, content: str, calls: Sequence[ToolCall]) -> str:
+        """The assistant's whole text: what it says, then its calls."""
+        ...
+
+    def result(self, texts: Sequence[str]) -> str:
+        """What the calls returned, as the model reads it."""
+        ...
+
+    def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
+        """A reply's text -> (content, calls), the inverse of `call`. A call that was cut short stays content."""
+        ...
+
+
+STOCK_SYSTEM = "You are a helpful assistant."
+"""The sentence that templates put where nobody wrote a system text. ReAct's header says as much: it replaces it."""
+
+_NOT_FORMS = ("__init__", "tools", "run", "jsontext")
+FORMS: tuple[str, ...] = tuple(
+    sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_FORMS)
+)
+
+
+def form(name: str) -> Form:
+    """The form called `name`. Raises ValueError with the nearest right name."""
+    if name not in FORMS:
+        near = difflib.get_close_matches(name, FORMS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown agent template {name!r}: did you mean {near!r}? (known: {', '.join(FORMS)})")
+    return cast(Form, import_module(f"swift.agent.{name}"))

@@ -1,0 +1,72 @@
+"""The Hermes form (also Qwen2.5's and Qwen3's own): JSON calls between <tool_call> tags, results as a user turn."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from swift.agent import Marks
+from swift.agent.jsontext import is_json, slice_value
+from swift.chat import Tool, ToolCall
+
+marks = Marks(stop=(), call=("<tool_call>",), inline=False)
+
+_SYSTEM = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+
+
+def system(tools: Sequence[Tool], text: str) -> str:
+    described = [
+        tool.spec if "function" in tool.spec else {"type": "function", "function": tool.spec} for tool in tools
+    ]
+    offered = _SYSTEM.format(tools="\n".join(json.dumps(each, ensure_ascii=False) for each in described))
+    return f"{text}\n\n{offered}" if text else offered
+
+
+def call(content: str, calls: Sequence[ToolCall]) -> str:
+    asked = [f"<tool_call>\n{_object(each)}\n</tool_call>" for each in calls]
+    return "\n".join([content, *asked] if content else asked)
+
+
+def result(texts: Sequence[str]) -> str:
+    return "\n".join(f"<tool_response>\n{text}\n</tool_response>" for text in texts)
+
+
+def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    found = [(match, _call(match[1])) for match in _CALL.finditer(text)]
+    whole = [(match, each) for match, each in found if each is not None]
+    if not whole:
+        return text, ()
+    return text[: whole[0][0].start()].removesuffix("\n"), tuple(each for _, each in whole)
+
+
+def _object(each: ToolCall) -> str:
+    # Arguments that are no JSON (some rows hold such) travel as a JSON string, so that the object stays one.
+    arguments = each.arguments if is_json(each.arguments) else json.dumps(each.arguments, ensure_ascii=False)
+    return f'{{"name": {json.dumps(each.name, ensure_ascii=False)}, "arguments": {arguments}}}'
+
+
+def _call(text: str) -> ToolCall | None:
+    try:
+        value = json.loads(text)
+        arguments = slice_value(text, ("arguments", "parameters"))
+    except ValueError:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    given = value.get("arguments", value.get("parameters", {}))
+    return ToolCall(value["name"], given if isinstance(given, str) else arguments or "{}")

@@ -1,0 +1,116 @@
+"""The values that every room of the house shares. Knows no tokenizer, no file and no library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool. `arguments` is JSON text, kept byte for byte as the row or the model wrote it."""
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool on offer. `spec` is what the user gave, wrapper (`{"type": "function", ...}`) included."""
+
+    spec: dict[str, Any]
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """The description without its OpenAI wrapper."""
+        inner = self.spec.get("function")
+        return inner if isinstance(inner, dict) else self.spec
+
+    @property
+    def name(self) -> str:
+        return str(self.function.get("name") or self.function.get("name_for_model") or "")
+
+    @property
+    def label(self) -> str:
+        """The name shown to people; the tool's own name unless `name_for_human` says otherwise."""
+        return str(self.function.get("name_for_human") or self.name)
+
+    @property
+    def description(self) -> str:
+        return str(self.function.get("description") or self.function.get("description_for_model") or "")
+
+    @property
+    def parameters(self) -> Any:
+        """A JSON schema of the arguments, or what stands in its place; `{}` when there is none."""
+        return self.function.get("parameters", {})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `weight` None leaves the loss to the loss scale; a number multiplies it, 0 never trains it."""
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    weight: float | None = None
+    tool_call_id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A training row or a running dialogue.
+
+    A system message, where there is one, comes first; an empty one means "no system text" and a missing one
+    means "the template's default". One assistant message alone is text for pre-training. `source` and `line`
+    say where the row came from, for reports.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    source: str = ""
+    line: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """True for a row without a dialogue: plain text to pre-train on."""
+        return len(self.messages) == 1 and self.messages[0].role == "assistant"
+
+    def with_messages(self, messages: tuple[Message, ...]) -> Conversation:
+        return replace(self, messages=messages)
+
+
+class Sample(NamedTuple):
+    """A rendered row: `tokens` and, as long, the loss weight of predicting each of them (0: not trained)."""
+
+    tokens: list[int]
+    weights: list[float]
+    source: str = ""
+
+    @property
+    def trained(self) -> int:
+        """The number of tokens that carry weight."""
+        return sum(weight != 0 for weight in self.weights)
+
+
+class Usage(NamedTuple):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A step of a reply while it is made: new text, a whole tool call, or (last) why it ended and its cost."""
+
+    text: str = ""
+    tool_call: ToolCall | None = None
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+    logprobs: tuple[tuple[int, float], ...] = field(default=())

@@ -1,0 +1,228 @@
+"""Messages <-> tokens and weights: the one place where a prompt is made. Knows no model and no torch.
+
+A dialogue is laid out as pieces: what the template writes, what the user and the environment wrote, what the model
+wrote, and the token that ends its turn. Pieces are cut where turns and the environment's text begin and end, never
+where a loss weight changes, and each is tokenised by itself. So training, the dialogue and the server agree on every
+token, and each prompt is a prefix of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
+
+from swift.agent import Form, form
+from swift.chat import Conversation, Message, Sample, Tool
+from swift.template.template import Template
+from swift.template.weigh import environment, loss_scale
+from swift.template.words import Encoded, Words
+from swift.template.write import JinjaWriter, Kind, Piece, TableWriter, Turn, Writer
+
+
+class Stop(NamedTuple):
+    """What ends a reply: token ids, and texts where a template's end is no single token."""
+
+    tokens: tuple[int, ...]
+    texts: tuple[str, ...]
+
+
+class Rendered(NamedTuple):
+    """A row with everything a reader wants to see; the pieces join neighbouring tokens of equal weight."""
+
+    sample: Sample
+    text: str
+    pieces: list[tuple[str, float]]
+
+
+class Renderer:
+    """One chat template, one text form for tools and one loss scale over one tokenizer.
+
+    `tokenizer` is a fast tokenizer of transformers; `template` None takes the chat template that came with it.
+    `system` replaces the template's default system text; "" means none. Raises ValueError for what does not fit.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: Template | None,
+        form_name: str = "react_en",
+        scale: str = "react",
+        system: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.form: Form = form(form_name)
+        self.form_name = form_name
+        self.scale = loss_scale(scale)
+        self._words = Words(tokenizer, self.form.marks.special)
+        self.writer: Writer = (
+            TableWriter(template, tokenizer, self._words.opening) if template else JinjaWriter(tokenizer)
+        )
+        self.default_system = self.writer.default_system if system is None else system
+        self.stop = self._stop()
+
+    def encode(self, conversation: Conversation) -> Sample:
+        """The row as training sees it, closed by the stop token. Raises ValueError for a dialogue it cannot lay out."""
+        tokens: list[int] = []
+        weights: list[float] = []
+        for piece in _merged(self.pieces(conversation), self._words):
+            encoded = self._encoded(piece)
+            tokens += encoded.ids
+            weights += _laid_on(piece.scale, encoded)
+        return Sample(tokens, weights, conversation.source)
+
+    def show(self, conversation: Conversation) -> Rendered:
+        """The row as training sees it, with its text."""
+        spans: list[tuple[str, float]] = []
+        for piece in _merged(self.pieces(conversation), self._words):
+            encoded = self._encoded(piece)
+            spans += zip(_texts(piece.text, encoded), _laid_on(piece.scale, encoded), strict=True)
+        grouped = groupby(spans, key=lambda span: span[1])
+        runs = [("".join(text for text, _ in run), weight) for weight, run in grouped]
+        return Rendered(self.encode(conversation), "".join(text for text, _ in runs), runs)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+        """What generation starts from. A trailing assistant message, or an inline tool result, is continued."""
+        if not messages:
+            raise ValueError("there are no messages to answer")
+        pieces = self._layout(Conversation(tuple(messages), tuple(tools)), close=False)
+        return [token for piece in _merged(pieces, self._words) for token in self._encoded(piece).ids]
+
+    def parse(self, text: str, tools: bool = True) -> Message:
+        """The text of a reply -> a message; with `tools`, the calls in it are taken out."""
+        content, calls = self.form.parse(text) if tools else (text, ())
+        return Message("assistant", content, calls)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
+
+    def pieces(self, conversation: Conversation) -> list[Piece]:
+        """What `encode` tokenises, in order."""
+        if conversation.is_text:
+            message = conversation.messages[0]
+            weight = 1.0 if message.weight is None else message.weight
+            return [Piece(message.content, "reply", ((message.content, weight),)), *self._close(weight)]
+        if conversation.messages[-1].role != "assistant":
+            raise ValueError("the last message is not the assistant's: there is nothing to learn")
+        return self._layout(conversation, close=True)
+
+    def _layout(self, conversation: Conversation, close: bool) -> list[Piece]:
+        system, messages = _split_system(conversation.messages)
+        text = self.default_system if system is None else system
+        if conversation.tools:
+            text = self.form.system(conversation.tools, text)
+        turns = list(self._turns(messages, bool(conversation.tools)))
+        pieces: list[Piece] = []
+        closing = 0.0
+        for index, (turn, asking) in enumerate(zip(turns, self.writer.asking(text, turns), strict=True)):
+            pieces += self._ending(asking, closing) if index else asking
+            spoken = [self._spoken(part, turn.query, index == len(turns) - 1) for part in turn.reply]
+            pieces += spoken
+            closing = _closing_weight(turn, spoken)
+        return pieces + self._close(closing) if close else pieces
+
+    def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
+        """Group messages into rounds; inline tool results belong to the assistant's side of theirs."""
+        queries: list[str] = []
+        asked_by_tool = False
+        reply: list[tuple[str, Kind, float | None]] = []
+        for role, group in groupby(messages, key=lambda message: message.role):
+            run = list(group)
+            if role == "assistant":
+                for message in run:
+                    said = self.form.call(message.content, message.tool_calls)
+                    parts = environment(said, agent=tools)
+                    reply += [(text, "environment" if outside else "reply", message.weight) for text, outside in parts]
+            elif role == "tool" and self.form.marks.inline and reply:
+                reply.append((self.form.result([message.content for message in run]), "environment", None))
+            else:
+                if reply:
+                    yield Turn("\n".join(queries), asked_by_tool, tuple(reply))
+                    queries, reply = [], []
+                texts = [message.content for message in run]
+                asked_by_tool = role == "tool"
+                queries += [self.form.result(texts)] if asked_by_tool else texts
+        if not queries and not (messages and messages[0].role == "assistant"):
+            raise ValueError("there is no user message")
+        yield Turn("\n".join(queries), asked_by_tool, tuple(reply))
+
+    def _spoken(self, part: tuple[str, Kind, float | None], query: str, last: bool) -> Piece:
+        text, kind, weight = part
+        if kind == "environment" or weight == 0:
+            return Piece(text, kind, ((text, 0.0),))
+        factor = 1.0 if weight is None else weight
+        return Piece(text, kind, tuple((piece, w * factor) for piece, w in self.scale(text, query, last)))
+
+    def _close(self, weight: float) -> list[Piece]:
+        return [piece._replace(scale=((piece.text, weight),)) for piece in self.writer.closing]
+
+    def _ending(self, following: list[Piece], weight: float) -> list[Piece]:
+        """What follows a turn; where it opens with the stop token, that token ends the turn and is trained with it."""
+        text, stop = _text(following), _text(self.writer.closing)
+        if not text.startswith(stop) or not following[0].text.startswith(stop):
+            return following
+        rest = following[0].text[len(stop) :]
+        return [*self._close(weight), *([following[0]._replace(text=rest, ids=())] if rest else []), *following[1:]]
+
+    def _encoded(self, piece: Piece) -> Encoded:
+        if piece.ids:
+            return Encoded(list(piece.ids), [0] * len(piece.ids))
+        return self._words.encode(piece.text, special=piece.kind in ("template", "stop"))
+
+    def _stop(self) -> Stop:
+        ids = [token for piece in self.writer.closing for token in self._encoded(piece).ids]
+        tokens = dict.fromkeys([*(ids if len(ids) == 1 else ()), self.tokenizer.eos_token_id])
+        return Stop(tuple(t for t in tokens if t is not None), () if len(ids) == 1 else (_text(self.writer.closing),))
+
+
+def _merged(pieces: Sequence[Piece], words: Words) -> Iterator[Piece]:
+    """Join what the template and the user wrote, so that it is tokenised as one text, as other programs do it."""
+
+    def joins(piece: Piece) -> bool:
+        return not piece.ids and (piece.kind == "template" or (piece.kind == "given" and not words.typed(piece.text)))
+
+    for together, run in groupby(pieces, key=joins):
+        if together:
+            yield Piece(_text(list(run)), "template")
+        else:
+            yield from run
+
+
+def _laid_on(scale: Sequence[tuple[str, float]], encoded: Encoded) -> list[float]:
+    """The weight of each token: that of the character it begins with."""
+    if not scale:
+        return [0.0] * len(encoded.ids)
+    weights: list[float] = []
+    pieces = iter(scale)
+    text, weight = next(pieces)
+    end = len(text)
+    for start in encoded.starts:
+        while start >= end and (following := next(pieces, None)):
+            text, weight = following
+            end += len(text)
+        weights.append(weight)
+    return weights
+
+
+def _texts(text: str, encoded: Encoded) -> list[str]:
+    """The characters of each token; a character of several tokens goes to the last of them."""
+    borders = [0, *encoded.starts[1:], len(text)]
+    return [text[start:end] for start, end in pairwise(borders)]
+
+
+def _text(pieces: Sequence[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def _closing_weight(turn: Turn, spoken: Sequence[Piece]) -> float:
+    """The weight of the token that ends a turn: the message's own, where anything of its end is trained."""
+    trained = any(weight for piece in spoken[-1:] for _, weight in piece.scale)
+    own = turn.reply[-1][2] if turn.reply else None
+    return (1.0 if own is None else own) if trained else 0.0
+
+
+def _split_system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
+    """The system text (None: not given) and the rest; later system messages, which servers get, count as the user's."""
+    if messages and messages[0].role == "system":
+        return messages[0].content, messages[1:]
+    return None, messages

@@ -1,0 +1,156 @@
+"""How a chat template writes rounds, as pieces of text: from a table of ours, or from the tokenizer's own Jinja."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from jinja2 import TemplateError
+
+from swift.template.template import Element, Template
+
+Kind = Literal["template", "given", "environment", "reply", "stop"]
+
+
+class Piece(NamedTuple):
+    """A stretch of a rendered dialogue. `ids` stand for a piece that is tokens, not text."""
+
+    text: str
+    kind: Kind
+    scale: tuple[tuple[str, float], ...] = ()
+    ids: tuple[int, ...] = ()
+
+
+class Turn(NamedTuple):
+    """What the model is told, and what it answers: (text, who wrote it, the message's own weight) in order."""
+
+    query: str
+    asked_by_tool: bool
+    reply: tuple[tuple[str, Kind, float | None], ...]
+
+
+class Writer(Protocol):
+    """What a Renderer needs of a chat template: what closes a reply, and what stands before each."""
+
+    closing: list[Piece]
+    default_system: str
+
+    def asking(self, system: str, turns: Sequence[Turn]) -> list[list[Piece]]:
+        """For each turn, all that stands between the reply before it (or the beginning) and its own reply."""
+        ...
+
+
+class TableWriter:
+    """Writes by a table of templates.toml. `opening` is the token that the tokenizer itself puts first, if any."""
+
+    def __init__(self, template: Template, tokenizer: Any, opening: int | None) -> None:
+        self.template = template
+        self.tokenizer = tokenizer
+        self.default_system = template.default_system
+        self.closing = self._elements(template.suffix, "stop")
+        bos = tokenizer.bos_token_id
+        begins = template.auto_add_bos and bos is not None and bos == opening
+        self._bos = [Piece(tokenizer.decode([bos]), "template", ids=(bos,))] if begins else []
+
+    def asking(self, system: str, turns: Sequence[Turn]) -> list[list[Piece]]:
+        """Raises ValueError for a system text or a further round that the template has no place for."""
+        if self.template.chat_sep is None and len(turns) > 1:
+            raise ValueError(f"template {self.template.name!r} takes a single round, this dialogue has {len(turns)}")
+        between = self._elements(self.template.chat_sep or (), "template")
+        asked: list[list[Piece]] = []
+        for index, turn in enumerate(turns):
+            shape = self.template.tool_prompt if turn.asked_by_tool else None
+            prompt = self._elements(shape or self.template.prompt, "template", query=turn.query, round=index)
+            asked.append((between if index else self._open(system)) + prompt)
+        return asked
+
+    def _open(self, system: str) -> list[Piece]:
+        if not system:
+            return self._bos + self._elements(self.template.prefix, "template")
+        if self.template.system_prefix is None:
+            raise ValueError(f"template {self.template.name!r} has no place for a system text: {system[:40]!r}")
+        return self._bos + self._elements(self.template.system_prefix, "template", system=system)
+
+    def _elements(
+        self, elements: Sequence[Element], kind: Kind, *, system: str = "", query: str = "", round: int = 0
+    ) -> list[Piece]:
+        given = {"{{SYSTEM}}": system, "{{QUERY}}": query}
+        numbers = {"{{ROUND0}}": str(round), "{{ROUND1}}": str(round + 1)}
+        pieces: list[Piece] = []
+        for element in elements:
+            if isinstance(element, tuple):
+                ids = tuple(self._token(each) for each in element)
+                pieces.append(Piece(self.tokenizer.decode(list(ids)), kind, ids=ids))
+                continue
+            for text in re.split(r"(\{\{[A-Z0-9]+\}\})", element):
+                piece = Piece(given[text], "given") if text in given else Piece(numbers.get(text, text), kind)
+                pieces += [piece] if piece.text else []
+        return pieces
+
+    def _token(self, name: str | int) -> int:
+        token = name if isinstance(name, int) else getattr(self.tokenizer, name)  # e.g. "eos_token_id"
+        if token is None:
+            raise ValueError(f"template {self.template.name!r} needs the tokenizer's {name}, which it does not have")
+        return int(token)
+
+
+class JinjaWriter:
+    """Writes by the chat template that came with the tokenizer.
+
+    Texts are put into the finished prompt afterwards, so that a template never trims or rewrites them. Each prompt
+    must begin with the prompt and the reply before it: a template that rewrites earlier turns is refused.
+    """
+
+    default_system = ""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not tokenizer.chat_template:
+            raise ValueError("the tokenizer brings no chat template: name one with --template_type")
+        self.tokenizer = tokenizer
+        probe = Turn("", False, (("", "reply", None),))
+        after = self._render("", [probe], generate=False).rsplit(_reply(0), 1)[1]
+        special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+        stop = next((each for each in special if after.lstrip().startswith(each)), tokenizer.eos_token)
+        if stop is None:
+            raise ValueError("neither the chat template nor the tokenizer says what ends a reply")
+        self.closing = [Piece(stop, "stop")]
+
+    def asking(self, system: str, turns: Sequence[Turn]) -> list[list[Piece]]:
+        asked: list[list[Piece]] = []
+        before = ""
+        for index in range(len(turns)):
+            prompt = self._render(system, turns[: index + 1], generate=True)
+            if not prompt.startswith(before):
+                raise ValueError(
+                    f"the tokenizer's chat template rewrites round {index} once round {index + 1} follows, so a prompt "
+                    "would not be a prefix of the whole dialogue: name a template with --template_type"
+                )
+            asked.append(self._filled(prompt[len(before) :], system, turns[index].query))
+            before = prompt + _reply(index)
+        return asked
+
+    def _filled(self, text: str, system: str, query: str) -> list[Piece]:
+        given = {_SYSTEM: system, _QUERY: query}
+        parts = re.split(f"({_SYSTEM}|{_QUERY})", re.sub(f"{_QUERY}[0-9]+;", _QUERY, text))
+        pieces = [Piece(given[part], "given") if part in given else Piece(part, "template") for part in parts]
+        return [piece for piece in pieces if piece.text]
+
+    def _render(self, system: str, turns: Sequence[Turn], generate: bool) -> str:
+        messages = [{"role": "system", "content": _SYSTEM}] if system else []
+        for index in range(len(turns)):
+            messages.append({"role": "user", "content": f"{_QUERY}{index};"})
+            if index < len(turns) - 1 or not generate:
+                messages.append({"role": "assistant", "content": _reply(index)})
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
+        except TemplateError as reason:
+            raise ValueError(f"the tokenizer's chat template refuses this dialogue: {reason}") from None
+
+
+# Private-use characters stand for texts while Jinja renders: no template looks for them.
+_SYSTEM, _QUERY = "\ue000", "\ue001"
+
+
+def _reply(index: int) -> str:
+    return f"\ue002{index};"
