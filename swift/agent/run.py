@@ -1,0 +1,89 @@
+"""The agent loop: a model speaks, its calls are run, the results go back, until it answers. Knows no text form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from swift.agent.tools import BoundTool, Result, call
+from swift.chat import Delta, FinishReason, Message, Tool, ToolCall, Usage
+
+Params = TypeVar("Params")
+End = Literal["answer", "max_turns", "length", "cancelled"]
+NO_CALL_READ = "Error: no call could be read from this. Name one tool and give its arguments as one JSON object."
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A whole run: the messages given and made, the result of each call in order, and why it ended.
+
+    `usage` adds up what every turn cost. `end` is `max_turns` when the last turn allowed still asked for a call:
+    its results are there, unanswered.
+    """
+
+    messages: tuple[Message, ...]
+    results: tuple[Result, ...]
+    end: End
+    usage: Usage
+
+    @property
+    def answer(self) -> str:
+        """What the model said last, if that ended the run; else nothing."""
+        return self.messages[-1].content if self.end == "answer" else ""
+
+
+def run(
+    chat: Callable[[Sequence[Message], Sequence[Tool], Params], Iterator[Delta]],
+    tools: Sequence[BoundTool],
+    messages: Sequence[Message],
+    max_turns: int = 8,
+    *,
+    params: Params,
+    timeout: float = 30.0,
+    hand_over: tuple[str, ...] = ("Observation:",),
+) -> Trace:
+    """Lets the model work with `tools` for at most `max_turns` replies.
+
+    A call that fails is told to the model as the call's result, and so is a reply that ends with one of `hand_over`
+    (the environment should take over) without a call that can be read.
+    """
+    if max_turns < 1:
+        raise ValueError(f"max_turns must be 1 or more, not {max_turns}")
+    offered = [bound.tool for bound in tools]
+    names = [tool.name for tool in offered]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two tools are called '{twice}'")
+    trace = list(messages)
+    results: list[Result] = []
+    cost = Usage(0, 0)
+    for _ in range(max_turns):
+        reply, finish, usage = _reply(chat(trace, offered, params))
+        cost = Usage(cost.prompt_tokens + usage.prompt_tokens, cost.completion_tokens + usage.completion_tokens)
+        trace.append(reply)
+        if finish in ("length", "cancelled"):
+            return Trace(tuple(trace), tuple(results), finish, cost)
+        if reply.tool_calls:
+            for wanted in reply.tool_calls:
+                results.append(call(tools, wanted, timeout))
+                trace.append(Message("tool", results[-1].text, tool_call_id=wanted.id, name=wanted.name))
+        elif reply.content.rstrip().endswith(hand_over):
+            results.append(Result(NO_CALL_READ, 0.0, "bad arguments"))
+            trace.append(Message("tool", NO_CALL_READ))
+        else:
+            return Trace(tuple(trace), tuple(results), "answer", cost)
+    return Trace(tuple(trace), tuple(results), "max_turns", cost)
+
+
+def _reply(deltas: Iterator[Delta]) -> tuple[Message, FinishReason, Usage]:
+    text: list[str] = []
+    calls: list[ToolCall] = []
+    finish: FinishReason = "stop"
+    usage = Usage(0, 0)
+    for delta in deltas:
+        text.append(delta.text)
+        if delta.tool_call is not None:
+            calls.append(delta.tool_call)
+        finish = delta.finish or finish
+        usage = delta.usage or usage
+    return Message("assistant", "".join(text), tuple(calls)), finish, usage

@@ -1,0 +1,107 @@
+"""The program `swift`: finds a verb's module in `swift.commands` and runs it. Knows no command and no library."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from swift import flags
+
+SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
+LAUNCH = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code: 2 for wrong input, 130 for Ctrl-C.
+
+    A command is a module with `Config` and `main(config)`, or with `run(argv) -> exit code or None`.
+    """
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # the reader has gone (`swift data show ... | head`); what is left to flush must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        if os.environ.get("SWIFT_TRACEBACK"):
+            raise
+        print(f"swift: error: {_line(error)}", file=sys.stderr)
+        return 2
+
+
+def verbs() -> dict[str, Path]:
+    """Each verb and the file that holds it."""
+    folders = importlib.import_module("swift.commands").__path__
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.py"))]
+    return {file.stem.replace("_", "-"): file for file in files if file.stem not in ("__init__", "groups")}
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        from importlib.metadata import version  # takes longer to import than all the rest
+
+        print(f"swift {version('swift-agents')}")
+        return 0
+    verb, rest, known = argv[0].replace("_", "-"), argv[1:], verbs()
+    if verb not in known:
+        raise ValueError(f"unknown command {argv[0]}{flags.nearest(verb, known) or ' (swift --help lists them)'}")
+    module = importlib.import_module(f"swift.commands.{known[verb].stem}")
+    runs = "run" in vars(module)
+    # before processes start, so that a wrong flag is named once
+    parsed = None if runs else flags.parse(module.Config, rest, prog=f"swift {verb}")
+    if verb in SPREAD and _wants_processes(os.environ):
+        _launch(argv, os.environ)
+    if parsed is None:
+        return int(module.run(rest) or 0)
+    module.main(parsed.config)
+    return 0
+
+
+def _wants_processes(env: Mapping[str, str]) -> bool:
+    """True where NPROC_PER_NODE or NNODES is set and this is not already one of the processes (they inherit both)."""
+    return "LOCAL_RANK" not in env and bool(env.get("NPROC_PER_NODE") or env.get("NNODES"))
+
+
+def _launch(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Becomes the launcher of torch, which runs the same command line in every process."""
+    options = [f"--{name.lower()}={env[name]}" for name in LAUNCH if env.get(name)]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "swift.cli", *argv]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def _overview() -> str:
+    known = verbs()
+    width = max(map(len, known), default=0)
+    listed = [f"  {verb:<{width}}  {_summary(file)}".rstrip() for verb, file in known.items()]
+    notes = ["swift COMMAND --help lists its flags", "SWIFT_TRACEBACK=1 shows where an error comes from"]
+    return "\n".join(["usage: swift COMMAND [--flag value ...]", "", "commands:", *listed, "", *notes])
+
+
+def _summary(file: Path) -> str:
+    """The first line of a module's docstring, without importing the module."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+def _line(error: Exception) -> str:
+    """The error as one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

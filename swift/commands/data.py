@@ -1,0 +1,155 @@
+"""Look at training data: `swift data lint FILE...` says what is wrong, `swift data show FILE` what is trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from swift import flags
+from swift.commands.groups import ModelFlags, TemplateFlags
+from swift.flags import flag
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from swift.chat import Conversation
+    from swift.template import Rendered
+
+
+@dataclass(frozen=True)
+class Lint:
+    """Name every bad row of the files: file, line, rule and excerpt. Exit 1 if there is any."""
+
+    files: tuple[str, ...] = flag(positional=True)
+    """Data files or folders"""
+    columns: dict[str, str] = flag({})
+    """Other names of a file's columns, as JSON: {"question": "query"}"""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show rows as training sees them, with the loss weight of each token."""
+
+    file: tuple[str, ...] = flag(positional=True)
+    """Data files, data sets or hub ids"""
+    model: ModelFlags = ModelFlags()
+    template: TemplateFlags = TemplateFlags(max_length=-1)
+    row: int | None = None
+    """Show this row alone, counted from 1; none shows all"""
+    json: bool = False
+    """One JSON object a row: tokens, weights, text, and the pieces of equal weight"""
+    columns: dict[str, str] = flag({})
+    """Other names of a file's columns, as JSON: {"question": "query"}"""
+
+
+VERBS = {"lint": Lint, "show": Show}
+
+
+def run(argv: Sequence[str]) -> int:
+    """`argv` is the verb and its flags. Returns the exit status."""
+    verb, rest = (argv[0], argv[1:]) if argv else ("--help", ())
+    if verb in ("--help", "-h"):
+        print("usage: swift data lint FILE... | swift data show FILE [flags]\n")
+        for name, config in VERBS.items():
+            print(f"  {name}  {config.__doc__}")
+        return 0
+    if verb not in VERBS:
+        raise ValueError(f"unknown verb 'swift data {verb}'{flags.nearest(verb, VERBS)}")
+    if verb == "lint":
+        return lint(flags.parse(Lint, rest, prog="swift data lint").config)
+    return show(flags.parse(Show, rest, prog="swift data show").config)
+
+
+def lint(cfg: Lint) -> int:
+    from swift.data import check
+
+    found: Counter[str] = Counter()
+    for finding in check.lint(cfg.files, cfg.columns or None):
+        found[finding.rule] += 1
+        print(finding)
+    if not found:
+        print("nothing wrong", file=sys.stderr)
+        return 0
+    print("bad rows: " + ", ".join(f"{number} {rule}" for rule, number in found.most_common()), file=sys.stderr)
+    return 1
+
+
+def show(cfg: Show) -> int:
+    from swift.commands.rendering import make_renderer
+    from swift.model.load import load_tokenizer, locate
+    from swift.model.specs import find
+    from swift.template.fit import fit
+
+    name = cfg.model.model_id_or_path or cfg.model.model_type
+    if not name:
+        raise ValueError("swift data show needs --model: the tokens and the chat template are a model's")
+    rows = _rows(cfg)
+    path = locate(name, cfg.model.model_revision, cfg.model.use_hf)
+    spec = find(cfg.model.model_type or name) or find(str(path))
+    renderer = make_renderer(load_tokenizer(path, cfg.model.trust_remote_code), cfg.template, spec)
+    bad = 0
+    for conversation in rows:
+        fitted = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
+        if fitted.sample is None:
+            print(f"{conversation.source}:{conversation.line}: {fitted.reason}", file=sys.stderr)
+            bad += 1
+            continue
+        _print(cfg, conversation, renderer.show(fitted.conversation))
+    return 1 if bad else 0
+
+
+def _rows(cfg: Show) -> Iterator[Conversation]:
+    """The rows to show. A bad one is named on standard error."""
+    from swift.data.check import Report, checked
+    from swift.data.sources import resolve
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    report = Report()
+    every = (row for name in cfg.file for row in checked(resolve(name), "warning", report, say, cfg.columns or None))
+    if cfg.row is None:
+        yield from every
+        return
+    if cfg.row < 1:
+        raise ValueError(f"--row {cfg.row}: rows are counted from 1")
+    found = next(islice(every, cfg.row - 1, None), None)
+    if found is None:
+        raise ValueError(f"--row {cfg.row}: there are {report.total('kept')} good rows")
+    yield found
+
+
+def _print(cfg: Show, conversation: Conversation, shown: Rendered) -> None:
+    if cfg.json:
+        sample = shown.sample
+        value = {"tokens": sample.tokens, "weights": sample.weights, "text": shown.text, "pieces": shown.pieces}
+        print(json.dumps(value, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.rule(escape(f"{conversation.source}:{conversation.line}"))
+    if console.is_terminal:
+        console.print(_coloured(shown))
+    else:  # colours do not survive a pipe: the weights are written out
+        for text, weight in shown.pieces:
+            console.print(f"[{weight:g}] {text!r}", markup=False)
+    trained, total = shown.sample.trained, len(shown.sample.tokens)
+    console.print(f"{total} tokens, {trained} trained ({trained / max(total, 1):.0%})", style="dim")
+
+
+def _coloured(shown: Rendered) -> Text:
+    """Grey: not trained. Green: weight 1. Yellow: less. Red: more."""
+    from rich.text import Text
+
+    text = Text()
+    for piece, weight in shown.pieces:
+        style = "bright_black" if weight == 0 else "green" if weight == 1 else "yellow" if weight < 1 else "bold red"
+        text.append(piece, style)
+    return text

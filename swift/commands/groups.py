@@ -1,0 +1,247 @@
+"""Flags that several commands share, one frozen dataclass a subject. Knows no command and does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from swift.flags import flag
+
+DTYPES = {"auto": "AUTO", "bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+Dtype = Literal["AUTO", "bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Model"""
+
+    model_type: str | None = None
+    """Registered short name of a model; gives its hub id, template and LoRA targets"""
+    model_id_or_path: str | None = flag(None, alias=("model",))
+    """Folder, hub id or registered name of the model"""
+    model_revision: str = "master"
+    """Revision to fetch from the hub"""
+    dtype: Dtype = flag("AUTO", alias=("torch_dtype",), values=DTYPES)
+    """Precision of the weights; AUTO suits model and hardware"""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes the fastest there is"""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model's files"""
+    use_hf: bool = False
+    """Fetch from Hugging Face instead of ModelScope what is not on this machine"""
+
+
+@dataclass(frozen=True)
+class TemplateFlags:
+    """Template"""
+
+    template_type: str = flag("AUTO", alias=("template",))
+    """Chat format; AUTO takes the one that belongs to the model"""
+    system: str | None = None
+    """System text of dialogues that bring none; none keeps the template's own, '' leaves it out"""
+    agent_template: str = flag("react_en", alias=("tools_prompt",))
+    """Text form in which tools are offered and called"""
+    loss_scale: str = "react"
+    """Loss weights inside replies: names joined by + (react, hermes, qwen, last_round, default ...) or a JSON file"""
+    use_loss_scale: bool | None = None
+    """Older switch for loss_scale: true means react, false means default"""
+    max_length: int = 2048
+    """Most tokens in a row; -1 sets no limit"""
+    truncation_strategy: Literal["delete", "truncation_left", "error"] = flag(
+        "delete", values={"ignore": "delete", "left": "truncation_left", "raise": "error"}
+    )
+    """What happens to a longer row: leave it out, cut its oldest turns, or stop"""
+
+    def __post_init__(self) -> None:
+        """ValueError if use_loss_scale and loss_scale say opposite things, or the length is no length."""
+        if self.use_loss_scale is False and self.loss_scale not in ("react", "default", "none"):
+            raise ValueError(f"--use_loss_scale false contradicts --loss_scale {self.loss_scale}: give one of them")
+        if self.use_loss_scale and self.loss_scale in ("default", "none"):
+            raise ValueError(f"--use_loss_scale true contradicts --loss_scale {self.loss_scale}: give one of them")
+        if self.max_length < -1 or self.max_length == 0:
+            raise ValueError(f"--max_length: {self.max_length} is no length (-1 sets no limit)")
+
+    @property
+    def scale(self) -> str:
+        """The loss scale that holds once `use_loss_scale` has had its say."""
+        return "default" if self.use_loss_scale is False and self.loss_scale == "react" else self.loss_scale
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """Data"""
+
+    dataset: tuple[str, ...] = flag((), alias=("custom_train_dataset_path",), commas=True)
+    """Training sets: files, registered names or hub ids; name#500 takes 500 rows of it"""
+    val_dataset: tuple[str, ...] = flag((), alias=("custom_val_dataset_path",), commas=True)
+    """Validation sets; with one, no rows are split off the training sets"""
+    dataset_test_ratio: float = flag(0.01, alias=("split_dataset_ratio",))
+    """Share of the rows split off for validation"""
+    train_dataset_sample: int = -1
+    """Rows of the training sets to use; -1 takes all"""
+    val_dataset_sample: int | None = None
+    """Rows of the validation set to use; none takes all"""
+    train_dataset_mix_ratio: float = 0.0
+    """General rows to add, as a multiple of the training rows"""
+    train_dataset_mix_ds: tuple[str, ...] = flag(("ms-bench",), commas=True)
+    """Sets that the general rows come from"""
+    self_cognition_sample: int = 0
+    """Rows to add in which the model says who it is and who made it"""
+    model_name: tuple[str, ...] = ()
+    """The model's name in these rows: Chinese, then English; one name serves both"""
+    model_author: tuple[str, ...] = ()
+    """The model's maker in these rows: Chinese, then English; one name serves both"""
+    check_dataset_strategy: Literal["none", "discard", "error", "warning"] = "warning"
+    """What happens to a bad row: pass it on, drop it, stop, or name it and drop it"""
+    columns: dict[str, str] = flag({})
+    """Other names of a file's columns, as JSON: {"question": "query"}"""
+    dataset_seed: int = flag(42, alias=("data_seed",))
+    """Seed of splitting, sampling and mixing"""
+
+
+@dataclass(frozen=True)
+class LoraFlags:
+    """LoRA"""
+
+    lora_rank: int = 8
+    """LoRA r"""
+    lora_alpha: int = 32
+    """LoRA alpha: updates are scaled by alpha / r"""
+    lora_dropout_p: float = flag(0.05, alias=("lora_dropout",))
+    """Dropout before LoRA's matrices"""
+    lora_target_modules: tuple[str, ...] = flag(
+        ("DEFAULT",), alias=("target_modules",), commas=True, values={"all-linear": "ALL", "AUTO": "DEFAULT"}
+    )
+    """Modules that get LoRA: DEFAULT (the model's usual), ALL (every linear layer but the head), EMBEDDING, names"""
+    lora_modules_to_save: tuple[str, ...] = flag((), alias=("modules_to_save",), commas=True)
+    """Modules trained whole beside LoRA: names, EMBEDDING, LN"""
+    lora_bias_trainable: Literal["none", "all"] = flag("none", alias=("lora_bias",))
+    """Which biases are trained"""
+    lora_dtype: Dtype = flag("AUTO", values=DTYPES)
+    """Precision of LoRA's matrices; AUTO takes that of the module they sit on"""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r)"""
+    use_dora: bool = False
+    """Weight-decomposed LoRA"""
+    init_lora_weights: str = flag("true", alias=("init_weights",))
+    """Start values: true, false, gaussian, pissa, pissa_niter_N, olora"""
+    lora_lr_ratio: float | None = None
+    """LoRA+: learning rate of B as a multiple of that of A (10 to 16 is usual)"""
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Training"""
+
+    sft_type: Literal["lora", "full"] = flag("lora", alias=("tuner_type", "train_type"))
+    """What is trained: adapters or the whole model"""
+    tuner_backend: Literal["swift", "peft"] = "peft"
+    """Which LoRA a script asks for; both names give PEFT's layers and files"""
+    output_dir: str = "output"
+    """Folder for checkpoints and reports"""
+    add_output_dir_suffix: bool = True
+    """Add MODEL/vN-TIME to output_dir"""
+    resume_from_checkpoint: str | None = flag(None, bare="newest")
+    """Checkpoint to go on from; the flag alone takes the newest whole one"""
+    seed: int = 42
+    """Seed of start values, order of rows and dropout"""
+    batch_size: int = flag(1, alias=("per_device_train_batch_size",))
+    """Rows a device takes at once in training"""
+    eval_batch_size: int | None = flag(None, alias=("per_device_eval_batch_size",))
+    """Rows a device takes at once in evaluation; none means batch_size"""
+    gradient_accumulation_steps: int | None = None
+    """Batches to a step; none makes a step of 16 rows over all devices"""
+    num_train_epochs: float = 1.0
+    """Passes over the data"""
+    max_steps: int = -1
+    """Steps to train; -1 lets num_train_epochs decide"""
+    learning_rate: float | None = None
+    """Peak learning rate; none means 1e-4 for LoRA and 1e-5 for the whole model"""
+    weight_decay: float = 0.01
+    """Weight decay"""
+    max_grad_norm: float = 0.5
+    """Norm that gradients are clipped to"""
+    warmup_ratio: float = 0.05
+    """Share of the steps over which the learning rate rises"""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises; above 0 it replaces warmup_ratio"""
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+    ] = "linear"
+    """Course of the learning rate after warm-up"""
+    optim: str = "adamw_torch"
+    """Optimizer, by its name in transformers"""
+    adam_beta1: float = 0.9
+    """Adam beta1"""
+    adam_beta2: float = 0.999
+    """Adam beta2"""
+    adam_epsilon: float = 1e-8
+    """Adam epsilon"""
+    gradient_checkpointing: bool | None = None
+    """Compute activations again instead of keeping them; none does so where the model can"""
+    neftune_noise_alpha: float | None = flag(None, alias=("neftune_alpha",))
+    """Strength of the noise added to embeddings (NEFTune); none adds none"""
+    eval_strategy: Literal["steps", "epoch", "no"] = flag("steps", alias=("evaluation_strategy",))
+    """When to evaluate"""
+    eval_steps: int = 50
+    """Steps between evaluations"""
+    save_strategy: Literal["steps", "epoch", "no"] = "steps"
+    """When to save"""
+    save_steps: int | None = None
+    """Steps between checkpoints; none means eval_steps"""
+    save_total_limit: int = 2
+    """Checkpoints to keep, the best and the last always among them; -1 keeps all"""
+    save_only_model: bool | None = flag(None, alias=("only_save_model",))
+    """Save no optimizer state; none means false for LoRA and true for the whole model"""
+    logging_steps: int = 5
+    """Steps between log lines"""
+    logging_dir: str | None = None
+    """Folder for TensorBoard; none means runs/ in the output folder"""
+    report_to: tuple[str, ...] = flag(("tensorboard",), commas=True)
+    """Trackers to report to, by their names in transformers, or none"""
+    disable_tqdm: bool = False
+    """Show no progress bar"""
+    dataloader_num_workers: int = 0
+    """Processes that make batches; 0 makes them in the training process"""
+    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = None
+    """How processes talk; none means nccl on GPUs and gloo on CPUs"""
+    ddp_find_unused_parameters: bool | None = None
+    """Look for parameters without a gradient at every step; none means not"""
+
+
+@dataclass(frozen=True)
+class GenerationFlags:
+    """Generation"""
+
+    max_new_tokens: int = 2048
+    """Most tokens in a reply"""
+    do_sample: bool = True
+    """Draw tokens; false always takes the likeliest"""
+    temperature: float = 0.3
+    """Sharpness of the draw; 0 always takes the likeliest token"""
+    top_k: int = 20
+    """Draw among so many likeliest tokens"""
+    top_p: float = 0.7
+    """Draw among the likeliest tokens that hold this much probability together"""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens seen before become less likely"""
+    seed: int = 42
+    """Seed of the draw"""
+    stop_words: tuple[str, ...] = ()
+    """Texts that end a reply, beside the template's own"""
+    stream: bool = True
+    """Show a reply while it is made"""
+
+
+@dataclass(frozen=True)
+class BackendFlags:
+    """Weights and engine"""
+
+    ckpt_dir: str | None = flag(None, alias=("adapters",))
+    """Checkpoint that training saved"""
+    load_args_from_ckpt_dir: bool = True
+    """Take model, template and system from the checkpoint's sft_args.json where no flag says otherwise"""
+    merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
+    """Merge the adapter into the weights, in a folder beside the checkpoint, and use that"""
+    infer_backend: Literal["AUTO", "pt", "vllm"] = flag("AUTO", values={"transformers": "pt"})
+    """Engine: pt (PyTorch), vllm, or AUTO for vllm where it is installed and can serve the model"""

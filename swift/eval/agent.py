@@ -1,0 +1,86 @@
+"""How well does a chat call tools? Cases with a known right call -> shares. Knows no model and no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+from swift.agent import form
+from swift.agent.tools import json_arguments
+from swift.chat import Message, Tool, ToolCall
+from swift.infer.chat import Chat, collect
+from swift.infer.sample import SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+class Case(NamedTuple):
+    """A dialogue that ends with a question, and the one call that answers it."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    expected: ToolCall
+
+
+class Verdict(NamedTuple):
+    """What of a reply was right. `format_valid`: one call with a JSON object, handed over as the form says."""
+
+    reply: str
+    format_valid: bool
+    tool_correct: bool
+    arguments_correct: bool
+
+
+class Shares(NamedTuple):
+    """Shares of the cases, 0 to 1. A right tool needs a valid format, right arguments a right tool."""
+
+    format_valid: float
+    tool_correct: float
+    arguments_correct: float
+
+
+def judge(reply: str, expected: ToolCall, form_name: str = "react_en") -> Verdict:
+    """Compare the text of a reply with the call that is right; arguments are compared as JSON values."""
+    text_form = form(form_name)
+    _, calls = text_form.parse(reply)
+    handed_over = not text_form.marks.stop or reply.rstrip().endswith(text_form.marks.stop)
+    arguments = _object(calls[0].arguments) if len(calls) == 1 else None
+    valid = handed_over and arguments is not None
+    tool = valid and calls[0].name == expected.name
+    return Verdict(reply, valid, tool, tool and arguments == _object(expected.arguments))
+
+
+def judge_all(
+    chat: Chat, cases: Sequence[Case], max_tokens: int = 96, form_name: str = "react_en", at_once: int = 8
+) -> list[Verdict]:
+    """Ask every case, several at a time, greedily, and stop each reply where the tool would be called."""
+    stop = form(form_name).marks.stop
+    params = replace(GREEDY, max_tokens=max_tokens, stop=stop)
+
+    def ask(case: Case) -> Verdict:
+        reply = collect(chat(case.messages, (), params)).message.content
+        return judge(reply, case.expected, form_name)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(ask, cases))
+
+
+def shares(verdicts: Sequence[Verdict]) -> Shares:
+    """Raises ValueError when there is nothing to take shares of."""
+    if not verdicts:
+        raise ValueError("no case was judged")
+    n = len(verdicts)
+    return Shares(
+        sum(each.format_valid for each in verdicts) / n,
+        sum(each.tool_correct for each in verdicts) / n,
+        sum(each.arguments_correct for each in verdicts) / n,
+    )
+
+
+def _object(arguments: str) -> dict[str, object] | None:
+    """Arguments as a JSON object; None when they are none."""
+    written = json_arguments(arguments)
+    return None if written.reason else json.loads(written.text)

@@ -1,0 +1,488 @@
+"""Binds a frozen dataclass to command-line flags, --help and YAML or JSON files. Knows no command and no model."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import difflib
+import functools
+import itertools
+import json
+import math
+import re
+import shutil
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+FILES = (".yaml", ".yml", ".json")
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+class Spec(NamedTuple):
+    """What a flag does beyond its type and default; made by `flag`."""
+
+    alias: tuple[str, ...] = ()
+    values: Mapping[str, str] = types.MappingProxyType({})
+    commas: bool = False
+    bare: str | None = None
+    positional: bool = False
+
+
+def flag(
+    default: Any = MISSING,
+    *,
+    alias: Sequence[str] = (),
+    values: Mapping[str, str] = types.MappingProxyType({}),
+    commas: bool = False,
+    bare: str | None = None,
+    positional: bool = False,
+) -> Any:
+    """A dataclass field with more to say on the command line. Without a default the flag is required.
+
+    `alias`: further names. `values`: other words for a value (`{"all-linear": "ALL"}`). `commas`: one value that
+    holds commas is a list. `bare`: the text that `--flag` alone stands for. `positional`: no flag on the command
+    line but the words that follow none; a list takes all that are left.
+    """
+    metadata = {"flag": Spec(tuple(alias), values, commas, bare, positional)}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=functools.partial(copy.copy, default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Flag(NamedTuple):
+    """A field as the command line sees it. `owner` is the dataclass that declares it, a group or the config itself."""
+
+    name: str
+    kind: Any
+    default: Any
+    spec: Spec
+    owner: type[DataclassInstance]
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(_without_none(self.kind)) in (list, tuple)
+
+    @property
+    def shown(self) -> str:
+        return self.name.upper() if self.spec.positional else f"--{self.name}"
+
+    @property
+    def bare(self) -> str | None:
+        return "true" if _without_none(self.kind) is bool else self.spec.bare
+
+
+@dataclass(frozen=True)
+class Parsed(Generic[C]):
+    """A config and the names of the fields that the user set, by flag or by file."""
+
+    config: C
+    given: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Common:
+    """Every command"""
+
+    config: tuple[str, ...] = ()
+    """YAML or JSON files that hold flags; a later file beats an earlier one, the command line beats all"""
+    ignore_args_error: bool = False
+    """Warn about unknown flags and go on"""
+
+
+# The front door
+
+
+def parse(config: type[C], argv: Sequence[str], prog: str = "swift") -> Parsed[C]:
+    """`argv` as a `config`. Prints the help and leaves with SystemExit(0) at `--help`."""
+    if "-h" in argv or "--help" in argv:
+        print(help_text(config, prog))
+        raise SystemExit(0)
+    flags, common = list(walk(config)), list(walk(Common))
+    positional = [item for item in flags if item.spec.positional]
+    words = _words(argv, flags + common, bool(positional))
+    given, extras = _collect(flags + common, words)
+    given |= _take(positional, extras)
+    always = _assemble(Common, {item.name: given.pop(item.name) for item in common if item.name in given})
+    _unknown(extras, flags + common, warn=always.ignore_args_error)
+    for path in reversed(always.config):
+        given = _read(flags, load(path), path) | given
+    if missing := [item.shown for item in flags if item.default is MISSING and item.name not in given]:
+        raise ValueError(f"{', '.join(missing)} must be given")
+    return Parsed(_assemble(config, given), frozenset(given))
+
+
+def to_dict(config: DataclassInstance) -> dict[str, Any]:
+    """Every flag and its value, groups flattened; lists for tuples, so that JSON gives back what it took."""
+    values = {item.name: item.default for item in walk(type(config), config)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def from_dict(config: type[C], values: Mapping[str, object], where: str = "file") -> C:
+    """The config that `values` (flag or alias -> value) describe; `where` stands first in error messages."""
+    flags = list(walk(config))
+    given = _read(flags, values, where)
+    if missing := [item.name for item in flags if item.default is MISSING and item.name not in given]:
+        raise ValueError(f"{where}: {', '.join(missing)} must be given")
+    return _assemble(config, given)
+
+
+def update(config: C, values: Mapping[str, object], where: str = "file") -> C:
+    """`config` with some flags changed."""
+    return _assemble(type(config), _read(list(walk(type(config))), values, where), config)
+
+
+def names(config: type[DataclassInstance]) -> frozenset[str]:
+    """The names of all flags, without aliases."""
+    return frozenset(item.name for item in walk(config))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question about the known word that looks most like `word`; empty if none does."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def load(path: str) -> dict[str, object]:
+    """The flags that a YAML or JSON file holds. A wrong file is a ValueError that names file and line."""
+    if not path.lower().endswith(FILES):
+        raise ValueError(f"{path}: a file of flags ends in {', '.join(FILES)}")
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        values = json.loads(text, object_pairs_hook=_once) if path.lower().endswith(".json") else _yaml(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{path}: must hold one mapping of flags to values")
+    return values
+
+
+# From a dataclass to flags and back
+
+
+def walk(config: type[DataclassInstance], base: object = MISSING) -> Iterator[Flag]:
+    """The flags of `config` and its groups, in order, with defaults from `base` where there is one."""
+    hints = typing.get_type_hints(config)
+    for item in fields(config):
+        default = _default(item) if base is MISSING else getattr(base, item.name)
+        if is_dataclass(hints[item.name]):
+            yield from walk(hints[item.name], default)
+        else:
+            yield Flag(item.name, hints[item.name], default, item.metadata.get("flag", Spec()), config)
+
+
+def _default(item: Any) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _assemble(config: type[C], given: Mapping[str, object], base: object = MISSING) -> C:
+    hints = typing.get_type_hints(config)
+    values = {}
+    for item in fields(config):
+        default = _default(item) if base is MISSING else getattr(base, item.name)
+        if is_dataclass(hints[item.name]):
+            values[item.name] = _assemble(hints[item.name], given, default)
+        else:
+            values[item.name] = given.get(item.name, default)
+    return config(**values)
+
+
+# From words to values
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message.removeprefix("argument "))
+
+
+class _Collect(argparse.Action):
+    """Keeps each use of a flag with the name it was called by: values are read later, in one place."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        vars(namespace).setdefault(self.dest, []).append((option_string, values))
+
+
+def _words(argv: Sequence[str], flags: Sequence[Flag], positional: bool) -> list[str]:
+    """`argv` with `_` for `-` in flags. A leading file of flags becomes `--config FILE`.
+
+    Where words can stand alone, `--flag WORD` of a boolean flag is `--flag true WORD` unless the word is a boolean.
+    """
+    booleans = {f"--{name}" for flag in flags if flag.bare == "true" for name in (flag.name, *flag.spec.alias)}
+    words = []
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and not any(character.isspace() for character in name):
+            name = "--" + name[2:].replace("-", "_")
+            follower = argv[i + 1].casefold() if i + 1 < len(argv) else ""
+            if positional and not equals and name in booleans and follower not in TRUE + FALSE:
+                equals, value = "=", "true"
+            word = name + equals + value
+        words.append(word)
+    if words and not positional and not words[0].startswith("-") and words[0].lower().endswith(FILES):
+        words.insert(0, "--config")
+    return words
+
+
+def _collect(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    """Values by field name, and the words that belong to no flag. Lists given twice add up, else the last one wins."""
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for item in flags:
+        if item.spec.positional:
+            continue
+        nargs = "+" if item.is_list else "?" if item.bare is not None else None
+        options = [f"--{name}" for name in (item.name, *item.spec.alias)]
+        parser.add_argument(*options, dest=item.name, nargs=nargs, const=item.bare, action=_Collect)
+    namespace, extras = parser.parse_known_args(words)
+    given = {}
+    by_name = {item.name: item for item in flags}
+    for name, uses in vars(namespace).items():
+        value = [word for _, some in uses for word in some] if by_name[name].is_list else uses[-1][1]
+        given[name] = _value(by_name[name], value, uses[-1][0])
+    return given, extras
+
+
+def _take(positional: Sequence[Flag], extras: list[str]) -> dict[str, object]:
+    """Moves the words before any unknown flag from `extras` into the positional fields."""
+    given: dict[str, object] = {}
+    for item in positional:
+        count = next((i for i, word in enumerate(extras) if _is_flag(word)), len(extras))
+        if count:
+            taken = extras[: count if item.is_list else 1]
+            del extras[: len(taken)]
+            given[item.name] = _value(item, taken if item.is_list else taken[0], item.shown)
+    return given
+
+
+def _is_flag(word: str) -> bool:
+    """True for `--x` and `-x`; false for `-`, `-1` and a text that happens to start with a dash."""
+    return re.fullmatch(r"--?[^\W\d][^\s=]*(=.*)?", word, re.DOTALL) is not None
+
+
+def _unknown(extras: Sequence[str], flags: Sequence[Flag], warn: bool) -> None:
+    known = [f"--{name}" for item in flags if not item.spec.positional for name in (item.name, *item.spec.alias)]
+    wrong = [word.partition("=")[0] for word in extras if _is_flag(word)]
+    if wrong:
+        message = "; ".join(f"unknown flag {word}{nearest(word, known)}" for word in wrong)
+    elif extras:
+        message = f"unexpected argument {extras[0]!r}: a value follows its flag"
+    else:
+        return
+    if not warn:
+        raise ValueError(message)
+    print(f"swift: warning: ignored: {message}", file=sys.stderr)
+
+
+def _read(flags: Sequence[Flag], values: Mapping[str, object], where: str) -> dict[str, object]:
+    """Values of a file by field name."""
+    known = {name: item for item in flags for name in (item.name, *item.spec.alias)}
+    given: dict[str, object] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ValueError(f"{where}: unknown flag {key}{nearest(name, known)}")
+        if known[name].name in given:
+            raise ValueError(f"{where}: {key} is given twice (it is the flag {known[name].name})")
+        given[known[name].name] = _value(known[name], value, f"{where}: {key}")
+    return given
+
+
+def _value(item: Flag, value: object, where: str) -> object:
+    try:
+        return _convert(value, item.kind, item.spec)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _convert(value: object, kind: Any, spec: Spec) -> object:
+    """`value`, text of the command line or what a file holds, as `kind`."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(value, str):
+        value = spec.values.get(value, value)
+    if _without_none(kind) is not kind:
+        absent = value is None or (isinstance(value, str) and value.casefold() == "none") or value == ["none"]
+        return None if absent else _convert(value, _without_none(kind), spec)
+    if origin is Literal:
+        return _choice(value, inner)
+    if origin in (list, tuple):
+        parts: Sequence[object] = value if isinstance(value, (list, tuple)) else [value]
+        if spec.commas and len(parts) == 1 and isinstance(parts[0], str):
+            parts = [part.strip() for part in parts[0].split(",") if part.strip()]
+        return origin(_convert(part, inner[0], spec) for part in parts)
+    if origin is dict:
+        return {str(key): _convert(part, inner[1], spec) for key, part in _object(value).items()}
+    return READ[kind](value)
+
+
+def _without_none(kind: Any) -> Any:
+    """`X` of `X | None`, and `kind` itself when it is no such union."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    (inner,) = (each for each in typing.get_args(kind) if each is not type(None))
+    return inner
+
+
+def _choice(value: object, choices: tuple[str, ...]) -> str:
+    # YAML reads a bare `no` as False, so a boolean stands for any of its spellings
+    spellings = (TRUE if value else FALSE) if isinstance(value, bool) else (str(value),)
+    for spelling in spellings:
+        for choice in choices:
+            if choice.casefold() == spelling.casefold():
+                return choice
+    raise ValueError(f"{value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
+
+
+def _object(value: object) -> dict[Any, object]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, object_pairs_hook=_once)
+        except ValueError as error:
+            raise ValueError(f"{value!r} is not a JSON object ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r} is not a JSON object")
+    return value
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"{value!r} is not text")
+    return str(value)
+
+
+def _boolean(value: object) -> bool:
+    word = str(value).casefold()
+    if word not in TRUE + FALSE:
+        raise ValueError(f"{value!r} is not true or false")
+    return word in TRUE
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    try:
+        return int(_text(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is not a whole number") from None
+
+
+def _number(value: object) -> float:
+    try:
+        number = float(_text(value))
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{value!r} is not a number")
+    return number
+
+
+READ: dict[type, Callable[[object], object]] = {str: _text, bool: _boolean, int: _integer, float: _number}
+
+
+def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object's pairs as a dict; a key that comes twice is an error, since one value would be lost."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)} is given twice")
+    return values
+
+
+def _yaml(text: str) -> object:
+    import yaml  # only who has a YAML file waits for it
+
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(tree, yaml.MappingNode):
+            _once([(str(key.value), None) for key, _ in tree.value])
+        return yaml.safe_load(text) if tree else {}
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+# Help
+
+
+def help_text(config: type[DataclassInstance], prog: str) -> str:
+    """Every flag with its type, meaning, aliases and default: one line each, wrapped in a terminal."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
+    flags = [*walk(config), *walk(Common)]
+    words = [item.shown + "..." * item.is_list for item in flags if item.spec.positional]
+    about = (sys.modules[config.__module__].__doc__ or "").strip().partition("\n")[0]
+    lines = [
+        " ".join(["usage:", prog, *words, "[--flag value ...]"]),
+        *([textwrap.fill(about, width)] if about else []),
+    ]
+    for owner in dict.fromkeys([config, *(item.owner for item in flags)]):
+        mine = [item for item in flags if item.owner is owner]
+        title = "flags" if owner is config else (owner.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        lines += ["", f"{title}:"] if mine else []
+        lines += [_help_line(item, width) for item in mine]
+    return "\n".join(lines)
+
+
+def _help_line(item: Flag, width: int) -> str:
+    left = item.shown + "..." * item.is_list if item.spec.positional else f"{item.shown} {_metavar(item)}"
+    line = f"  {left}".ljust(34) + "  " + _meaning(item)
+    return textwrap.fill(line, width, subsequent_indent=" " * 36, break_on_hyphens=False)
+
+
+def _metavar(item: Flag) -> str:
+    kind = _without_none(item.kind)
+    more = " ..." if item.is_list else ""
+    kind = typing.get_args(kind)[0] if item.is_list else kind
+    if typing.get_origin(kind) is Literal:
+        return "|".join(typing.get_args(kind)) + more
+    names = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
+    return names.get(kind, "JSON") + more
+
+
+def _meaning(item: Flag) -> str:
+    aliases = f" [also {', '.join('--' + name for name in item.spec.alias)}]" if item.spec.alias else ""
+    default = "required" if item.default is MISSING else f"default {_shown(item.default)}"
+    return f"{_docs(item.owner).get(item.name, '')}{aliases} ({default})".strip()
+
+
+def _shown(value: object) -> str:
+    if value is None or value == () or value == []:
+        return "none"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_shown, value))
+    if isinstance(value, (bool, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value) or "''"
+
+
+@functools.cache
+def _docs(config: type) -> dict[str, str]:
+    """The text below each field of a dataclass, read from its source; classes it inherits from included."""
+    docs: dict[str, str] = {}
+    for cls in reversed(config.__mro__[:-1]):
+        tree = _tree(sys.modules[cls.__module__].__file__ or "")
+        body = next((n.body for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == cls.__name__), [])
+        for node, below in itertools.pairwise(body):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                match below:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        docs[node.target.id] = " ".join(text.split()).rstrip(".")
+    return docs
+
+
+@functools.cache
+def _tree(path: str) -> ast.Module:
+    return ast.parse(Path(path).read_text(encoding="utf-8"))

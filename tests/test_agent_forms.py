@@ -1,0 +1,93 @@
+"""Every text form: what it writes, it reads back."""
+
+import json
+
+import pytest
+
+from swift.agent import FORMS, form
+from swift.chat import Tool, ToolCall
+
+WEATHER = Tool(
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Weather of a place",
+            "parameters": {"type": "object", "properties": {"place": {"type": "string"}}},
+        },
+    }
+)
+CLOCK = Tool({"name_for_model": "clock", "name_for_human": "时钟", "description": "The time"})
+CALLS = (ToolCall("get_weather", '{"place": "北京", "n": [1, 2.50]}'), ToolCall("clock", "{}"))
+
+
+@pytest.mark.parametrize("name", FORMS)
+class TestEveryForm:
+    def test_reads_back_the_calls_it_wrote(self, name: str) -> None:
+        assert form(name).parse(form(name).call("", CALLS)) == ("", CALLS)
+
+    def test_reads_back_what_was_said_before_the_calls(self, name: str) -> None:
+        assert form(name).parse(form(name).call("Thought: two things to do", CALLS[:1])) == (
+            "Thought: two things to do",
+            CALLS[:1],
+        )
+
+    def test_leaves_a_plain_reply_alone(self, name: str) -> None:
+        text = "Thought: I know.\nFinal Answer: 4"
+        assert form(name).call(text, ()) == text
+        assert form(name).parse(text) == (text, ())
+
+    def test_does_not_take_a_call_that_was_cut_short(self, name: str) -> None:
+        whole = form(name).call("", CALLS[:1])
+        cut = whole[: whole.index("2.5")]
+        assert form(name).parse(cut) == (cut, ())
+
+    def test_offers_every_tool_by_name_and_keeps_the_users_own_words(self, name: str) -> None:
+        text = form(name).system([WEATHER, CLOCK], "Speak like a pirate.")
+        assert "get_weather" in text and "clock" in text and "Speak like a pirate." in text
+
+    def test_writes_chinese_as_chinese(self, name: str) -> None:
+        assert "北京" in form(name).call("", CALLS)
+        assert "\\u" not in form(name).system([Tool({"name": "f", "description": "查询天气"})], "")
+
+    def test_shows_every_result_whole(self, name: str) -> None:
+        text = form(name).result(['{"t": 1}', "第二\n行"])
+        assert '{"t": 1}' in text and "第二\n行" in text
+
+    def test_hands_over_where_its_marks_say(self, name: str) -> None:
+        marks = form(name).marks
+        text = form(name).call("", CALLS)
+        assert any(mark in text for mark in marks.call)
+        assert not marks.stop or text.endswith(marks.stop)
+
+
+def test_react_takes_a_python_literal_and_plain_text_as_arguments() -> None:
+    text = "Thought: look\nAction: fire_recognition\nAction Input: /tmp/1.jpg\nObservation:"
+    assert form("react_en").parse(text) == ("Thought: look", (ToolCall("fire_recognition", "/tmp/1.jpg"),))
+    text = "ACTION: f\nACTION INPUT: {'a': 1}"
+    assert form("react_en").parse(text) == ("", (ToolCall("f", "{'a': 1}"),))
+
+
+def test_react_needs_an_input_to_see_a_call() -> None:
+    assert form("react_en").parse("Action: f") == ("Action: f", ())
+
+
+def test_react_goes_on_in_the_same_turn_after_a_result() -> None:
+    assert form("react_en").marks.inline
+    assert form("react_en").result(["one", "two\n"]) == "one\nObservation:two\n"
+
+
+def test_hermes_keeps_the_arguments_of_a_row_byte_for_byte() -> None:
+    odd = ToolCall("f", '{"b":1,  "a": 1.50, "n": null}')
+    assert odd.arguments in form("hermes").call("", [odd])
+
+
+def test_hermes_writes_arguments_that_are_no_json_as_a_string() -> None:
+    text = form("hermes").call("", [ToolCall("f", "not json")])
+    assert json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))["arguments"] == "not json"
+    assert form("hermes").parse(text)[1] == (ToolCall("f", "not json"),)
+
+
+def test_an_unknown_form_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'hermes'"):
+        form("hermess")

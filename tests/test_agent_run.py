@@ -1,0 +1,299 @@
+"""Tools are made, checked and called; the loop hands every outcome back to the model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from swift.agent.run import run
+from swift.agent.tools import BoundTool, argument_schema, call, from_function, from_schema, json_arguments
+from swift.chat import Delta, Message, Tool, ToolCall, Usage
+
+
+def fire_recognition(image: str, zoom: int = 1) -> list[dict[str, object]]:
+    """Recognise whether there is fire
+    in the image.
+
+    Args:
+        image: The input image.
+        zoom (int): How close to look.
+
+    Returns:
+        Where the fire is.
+    """
+    return [{"coordinate": [101.1, 200.9], "on_fire": True, "file": image, "zoom": zoom}]
+
+
+def call_police() -> str:
+    """Calls 110."""
+    raise ConnectionError("the line is dead")
+
+
+@dataclass
+class Place:
+    title: str
+    floor: int | None = None
+
+
+FIRE, POLICE = from_function(fire_recognition), from_function(call_police)
+
+
+class Scripted:
+    """A chat that says what it is told to, and keeps what it was given."""
+
+    def __init__(self, *replies: Sequence[Delta]) -> None:
+        self.replies = list(replies)
+        self.heard: list[tuple[Message, ...]] = []
+        self.offered: list[tuple[Tool, ...]] = []
+
+    def __call__(self, messages: Sequence[Message], tools: Sequence[Tool], params: None) -> Iterator[Delta]:
+        self.heard.append(tuple(messages))
+        self.offered.append(tuple(tools))
+        yield from self.replies.pop(0)
+
+
+def said(text: str) -> list[Delta]:
+    return [Delta(text=text[:3]), Delta(text=text[3:]), Delta(finish="stop", usage=Usage(10, 5))]
+
+
+def asked(name: str, arguments: str, id: str = "c1") -> list[Delta]:
+    return [
+        Delta(text="Thought: look"),
+        Delta(tool_call=ToolCall(name, arguments, id)),
+        Delta(finish="tool_calls", usage=Usage(10, 5)),
+    ]
+
+
+QUESTION = [Message("user", "Is there fire in /tmp/1.jpg?")]
+
+
+def test_a_function_becomes_a_tool_with_schema_and_descriptions() -> None:
+    assert FIRE.tool.spec == {
+        "type": "function",
+        "function": {
+            "name": "fire_recognition",
+            "description": "Recognise whether there is fire in the image.",
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "image": {"type": "string", "description": "The input image."},
+                    "zoom": {"type": "integer", "default": 1, "description": "How close to look."},
+                },
+                "required": ["image"],
+            },
+        },
+    }
+
+
+def test_types_of_many_kinds_reach_the_schema_and_the_function() -> None:
+    seen: list[object] = []
+
+    def alarm(
+        place: Place, kind: Literal["fire", "smoke"], title: Annotated[str, Field(description="what to say")] = ""
+    ) -> None:
+        """:param kind: what burns"""
+        seen.extend([place, kind, title])
+
+    bound = from_function(alarm, name="ring")
+    schema = bound.tool.parameters
+    assert schema["properties"]["kind"] == {"enum": ["fire", "smoke"], "type": "string", "description": "what burns"}
+    assert schema["properties"]["title"] == {"default": "", "type": "string", "description": "what to say"}
+    assert "title" in schema["$defs"]["Place"]["properties"]
+    result = call([bound], ToolCall("ring", '{"place": {"title": "hall", "floor": 2}, "kind": "smoke"}'))
+    assert (result.text, result.failure) == ("null", "")
+    assert seen == [Place("hall", 2), "smoke", ""]
+
+
+def test_a_function_that_cannot_be_described_is_refused() -> None:
+    def positional(x: int, /) -> None: ...
+
+    def odd(x: Scripted) -> None: ...
+
+    class Inner: ...
+
+    def local(x: Inner) -> None: ...
+
+    with pytest.raises(ValueError, match="tool 'positional': arguments are passed by name"):
+        from_function(positional)
+    with pytest.raises(ValueError, match="tool 'odd': "):
+        from_function(odd)
+    with pytest.raises(ValueError, match="tool 'local': name 'Inner' is not defined"):
+        from_function(local)
+
+
+def test_a_schema_that_is_none_is_refused_with_the_tools_name() -> None:
+    with pytest.raises(ValueError, match=r"tool 'x': parameters is no JSON schema.*'strng'"):
+        from_schema({"name": "x", "parameters": {"properties": {"a": {"type": "strng"}}}}, call_police)
+    with pytest.raises(ValueError, match="a tool needs a name"):
+        from_schema({"description": "?"}, call_police)
+    with pytest.raises(ValueError, match="tool 'x': parameters must be a JSON schema or a list"):
+        from_schema({"name": "x", "parameters": ["a"]}, call_police)
+
+
+def test_a_list_of_parameters_is_a_schema_too() -> None:
+    spec = {
+        "name": "fire_recognition",
+        "parameters": [{"name": "image", "description": "The input image", "required": "True"}, {"name": "zoom"}],
+    }
+    assert argument_schema(Tool(spec)) == {
+        "type": "object",
+        "properties": {"image": {"description": "The input image"}, "zoom": {}},
+        "required": ["image"],
+    }
+    assert argument_schema(Tool({"name": "fire_alert", "parameters": []})) == {"type": "object"}
+    bound = from_schema(spec, fire_recognition)
+    assert call([bound], ToolCall("fire_recognition", "{'zoom': 3}")).text == (
+        "Error: fire_recognition: 'image' is a required property"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('{"a":  1.0, "b": "\\u00e9"}', '{"a":  1.0, "b": "\\u00e9"}'),
+        ("{'商品类目': '手机', 'n': (1, 2)}", '{"商品类目": "手机", "n": [1, 2]}'),
+        ("{'on': true, 'off': False, 'x': null}", '{"on": true, "off": false, "x": null}'),
+        ("", "{}"),
+        (" {} \n", " {} \n"),
+    ],
+)
+def test_arguments_are_read_as_json_or_python(written: str, read: str) -> None:
+    assert json_arguments(written) == (read, "")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "/tmp/1.jpg",
+        "[1]",
+        "3",
+        "null",
+        "{'a': {1, 2}}",
+        "{'a': open('x')}",
+        '{"a": NaN}',
+        "{'a': 1e999}",
+        "{",
+        "[" * 99999,
+    ],
+)
+def test_arguments_that_are_no_object_have_a_reason(written: str) -> None:
+    text, reason = json_arguments(written)
+    assert not text
+    assert reason.startswith(("the arguments are not a JSON object: ", "the arguments must be one JSON object, not "))
+    assert len(reason) < 400
+
+
+def test_arguments_are_checked_against_the_schema_before_the_call() -> None:
+    calls: list[object] = []
+    bound = from_schema(
+        {"name": "f", "parameters": {"properties": {"at": {"properties": {"x": {"type": "integer"}}}}}},
+        lambda **arguments: calls.append(arguments),
+    )
+    assert call([bound], ToolCall("f", '{"at": {"x": "one"}}')).text == "Error: f: at.x: 'one' is not of type 'integer'"
+    assert not calls
+
+
+def test_a_schema_never_fetches_what_it_refers_to() -> None:
+    bound = from_schema(
+        {"name": "f", "parameters": {"properties": {"a": {"$ref": "http://localhost:9/s.json"}}}}, fire_recognition
+    )
+    result = call([bound], ToolCall("f", '{"a": 1}'))
+    assert result.failure == "bad arguments"
+    assert "refers to what is not in it" in result.text
+
+
+def test_an_unknown_tool_is_answered_with_the_nearest_right_name() -> None:
+    result = call([FIRE, POLICE], ToolCall("Fire_recognision", "{}"))
+    assert result.failure == "unknown tool"
+    assert "the tools are: fire_recognition, call_police. Did you mean 'fire_recognition'?" in result.text
+
+
+def test_a_tool_that_raises_or_leaves_is_told_as_text() -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    assert call([POLICE], ToolCall("call_police")).text == "Error: ConnectionError: the line is dead"
+    assert call([from_function(leave)], ToolCall("leave")).text == "Error: SystemExit: 3"
+
+
+def test_a_tool_that_hangs_is_given_up_in_time() -> None:
+    def hang() -> None:
+        time.sleep(5)
+
+    started = time.perf_counter()
+    result = call([from_function(hang)], ToolCall("hang"), timeout=0.05)
+    assert (result.text, result.failure) == ("Error: no result within 0.05 s", "timeout")
+    assert time.perf_counter() - started < 2
+
+
+def test_a_coroutine_is_awaited_and_results_are_json_unless_text() -> None:
+    async def where(name: str) -> dict[str, str]:
+        return {"西湖": name}
+
+    assert call([from_function(where)], ToolCall("where", '{"name": "鱼"}')).text == '{"西湖": "鱼"}'
+    result = call([FIRE], ToolCall("fire_recognition", '{"image": "a"}'))
+    assert json.loads(result.text)[0]["on_fire"] is True
+    assert result.seconds < 5
+
+
+def test_results_go_back_until_the_model_answers() -> None:
+    chat = Scripted(asked("fire_recognition", '{"image": "/tmp/1.jpg"}'), said("Final Answer: there is fire"))
+    trace = run(chat, [FIRE, POLICE], QUESTION, params=None)
+    assert trace.end == "answer"
+    assert trace.answer == "Final Answer: there is fire"
+    assert trace.usage == Usage(20, 10)
+    assert [message.role for message in trace.messages] == ["user", "assistant", "tool", "assistant"]
+    assert trace.messages[1] == Message(
+        "assistant", "Thought: look", (ToolCall("fire_recognition", '{"image": "/tmp/1.jpg"}', "c1"),)
+    )
+    assert chat.heard[1] == trace.messages[:3]
+    assert (trace.messages[2].tool_call_id, trace.messages[2].name) == ("c1", "fire_recognition")
+    assert '"on_fire": true' in trace.messages[2].content
+    assert chat.offered[0] == (FIRE.tool, POLICE.tool)
+
+
+def test_a_failed_call_goes_back_as_text_and_the_run_goes_on() -> None:
+    chat = Scripted(asked("call_police", "{}"), asked("fire_recognition", "{]"), asked("x", ""), said("I cannot."))
+    trace = run(chat, [FIRE, POLICE], QUESTION, params=None)
+    assert trace.answer == "I cannot."
+    assert [result.failure for result in trace.results] == ["raised", "bad arguments", "unknown tool"]
+    assert all(message.content.startswith("Error: ") for message in trace.messages if message.role == "tool")
+
+
+def test_calls_side_by_side_are_answered_in_order() -> None:
+    both = [Delta(tool_call=ToolCall("fire_recognition", f'{{"image": "{n}"}}', n)) for n in "ab"]
+    chat = Scripted([*both, Delta(finish="tool_calls")], said("done"))
+    trace = run(chat, [FIRE], QUESTION, params=None)
+    assert [message.tool_call_id for message in trace.messages if message.role == "tool"] == ["a", "b"]
+
+
+def test_a_call_that_cannot_be_read_is_told_to_the_model() -> None:
+    chat = Scripted(said("Action: look around\nObservation:"), said("Final Answer: no"))
+    trace = run(chat, [FIRE], QUESTION, params=None)
+    assert trace.answer == "Final Answer: no"
+    assert trace.messages[2] == Message(
+        "tool", "Error: no call could be read from this. Name one tool and give its arguments as one JSON object."
+    )
+
+
+def test_a_run_ends_at_its_last_turn_or_where_the_reply_is_cut() -> None:
+    chat = Scripted(*[asked("fire_recognition", '{"image": "a"}')] * 5)
+    trace = run(chat, [FIRE], QUESTION, 2, params=None)
+    assert (trace.end, trace.answer, len(trace.results), len(chat.heard)) == ("max_turns", "", 2, 2)
+    cut = run(Scripted([Delta(text="Thought: I"), Delta(finish="length")]), [FIRE], QUESTION, params=None)
+    assert (cut.end, cut.answer, cut.messages[-1].content) == ("length", "", "Thought: I")
+    with pytest.raises(ValueError, match="max_turns must be 1 or more, not 0"):
+        run(chat, [FIRE], QUESTION, 0, params=None)
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    again = BoundTool(FIRE.tool, call_police, FIRE.validator)
+    with pytest.raises(ValueError, match="two tools are called 'fire_recognition'"):
+        run(Scripted(), [FIRE, again], QUESTION, params=None)

@@ -1,0 +1,213 @@
+"""The program `swift` from outside: verbs, errors, exit codes, and what it takes care not to import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import swift.commands
+from swift import cli
+
+GREET = '''
+"""Greets people. Knows nothing of models."""
+
+from dataclasses import dataclass
+
+from swift.commands.groups import DataFlags, GenerationFlags, LoraFlags, ModelFlags, TemplateFlags
+from swift.flags import flag
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelFlags = ModelFlags()
+    template: TemplateFlags = TemplateFlags()
+    data: DataFlags = DataFlags()
+    lora: LoraFlags = LoraFlags()
+    generation: GenerationFlags = GenerationFlags()
+    whom: str = "world"
+    """Who is greeted"""
+
+
+def main(config):
+    if config.whom == "nobody":
+        raise ValueError("--whom: nobody\\n  is there")
+    if config.whom == "boom":
+        raise KeyError("a bug")
+    if config.whom == "stop":
+        raise KeyboardInterrupt
+    if config.whom.endswith(".txt"):
+        open(config.whom)
+    print("hello", config.whom)
+    return "what a command returns is no exit code"
+'''
+COUNT = '''
+"""Counts its words."""
+
+
+def run(argv):
+    print(argv)
+    return len(argv) or None
+'''
+
+
+@pytest.fixture(autouse=True)
+def commands(tmp_path, monkeypatch):
+    """Two commands beside the program's own."""
+    for name, text in {"greet": GREET, "count_words": COUNT, "sft": GREET}.items():
+        (tmp_path / f"{name}.py").write_text(text.lstrip(), encoding="utf-8")
+        monkeypatch.delitem(sys.modules, f"swift.commands.{name}", raising=False)
+    monkeypatch.setattr(swift.commands, "__path__", [str(tmp_path), *swift.commands.__path__])
+    for name in ("NPROC_PER_NODE", "NNODES", "LOCAL_RANK", "SWIFT_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+    yield tmp_path
+    for name in ("greet", "count_words", "sft"):
+        sys.modules.pop(f"swift.commands.{name}", None)
+
+
+def swift_(folder: Path, *argv: str, before: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own, with the commands in `folder`."""
+    code = f"import sys, swift.commands; swift.commands.__path__.insert(0, {str(folder)!r})\n{before}\n"
+    code += "import swift.cli\nsys.exit(swift.cli.main(sys.argv[1:]))"
+    env = {name: value for name, value in os.environ.items() if name not in cli.LAUNCH} | env
+    return subprocess.run([sys.executable, "-c", code, *argv], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_a_verb_runs_its_module_with_its_config(capsys):
+    assert cli.main(["greet", "--whom", "you"]) == 0
+    assert capsys.readouterr().out == "hello you\n"
+
+
+@pytest.mark.parametrize("verb", ["count-words", "count_words"])
+def test_a_command_with_run_gets_the_words_and_gives_the_exit_code(capsys, verb):
+    assert cli.main([verb, "a", "--b"]) == 2
+    assert cli.main([verb]) == 0
+    assert capsys.readouterr().out == "['a', '--b']\n[]\n"
+
+
+def test_the_overview_lists_each_verb_with_its_first_line_and_imports_none(capsys):
+    assert cli.main(["--help"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "greet Greets people. Knows nothing of models." in lines
+    assert "count-words Counts its words." in lines
+    assert not any(line.startswith("groups") for line in lines)
+    assert "swift.commands.greet" not in sys.modules
+
+
+def test_no_verb_at_all_shows_the_overview_and_fails(capsys):
+    assert cli.main([]) == 2
+    assert "count-words" in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("swift ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ("gret", "unknown command gret: did you mean greet?"),
+        ("xyzzy", "unknown command xyzzy (swift --help lists them)"),
+        ("greet --who you", "unknown flag --who: did you mean --whom?"),
+        ("greet --lora_rank many", "--lora_rank: 'many' is not a whole number"),
+        ("greet none.yaml", "none.yaml: No such file or directory"),
+        ("greet --whom missing.txt", "missing.txt: No such file or directory"),
+        ("greet --whom nobody", "--whom: nobody is there"),
+    ],
+)
+def test_wrong_input_is_one_line_on_standard_error_and_exit_code_2(capsys, argv, line):
+    assert cli.main(argv.split()) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"swift: error: {line}\n")
+
+
+def test_ctrl_c_ends_with_130():
+    assert cli.main(["greet", "--whom", "stop"]) == 130
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        cli.main(["greet", "--whom", "boom"])
+
+
+def test_a_traceback_of_wrong_input_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("SWIFT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="nobody"):
+        cli.main(["greet", "--whom", "nobody"])
+
+
+@pytest.mark.parametrize("argv", [("--help",), ("greet", "--help"), ("greet", "--whm", "x")])
+def test_help_and_errors_import_nothing_heavy(commands, argv):
+    heavy = "import atexit; atexit.register(lambda: print(*sorted({n.partition('.')[0] for n in sys.modules})))"
+    done = swift_(commands, *argv, before=heavy)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "argparse" in loaded
+    assert not loaded & {"torch", "transformers", "numpy", "rich", "yaml", "peft", "fastapi", "prompt_toolkit"}
+
+
+def test_the_help_of_every_command_of_the_program_imports_no_model_code():
+    verbs = [verb for verb, file in cli.verbs().items() if file.parent == Path(cli.__file__).parent / "commands"]
+    for verb in verbs:
+        code = "import sys, atexit, swift.cli\natexit.register(lambda: print(*sorted(sys.modules)))\n"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}sys.exit(swift.cli.main([{verb!r}, '--help']))"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert not {"torch", "transformers", "peft", "rich"} & set(done.stdout.splitlines()[-1].split()), verb
+
+
+def test_a_closed_pipe_ends_the_program_quietly(commands):
+    before = "import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1)"
+    done = swift_(commands, "greet", before=before)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# Several processes
+
+LAUNCHER = "import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(7)"
+
+
+@pytest.fixture
+def launcher(tmp_path) -> str:
+    """A folder in which torch's launcher only says how it was called."""
+    for name, text in {"__init__.py": "", "distributed/__init__.py": "", "distributed/run.py": LAUNCHER}.items():
+        path = tmp_path / "fake" / "torch" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return os.pathsep.join([str(tmp_path / "fake"), str(Path(cli.__file__).parents[1])])
+
+
+def test_training_becomes_several_processes_where_the_environment_asks(commands, launcher):
+    done = swift_(
+        commands, "sft", "--whom", "a b", PYTHONPATH=launcher, NPROC_PER_NODE="2", MASTER_PORT="29511", NODE_RANK="0"
+    )
+    assert done.returncode == 7, done.stderr
+    options = ["--nproc_per_node=2", "--node_rank=0", "--master_port=29511"]
+    assert json.loads(done.stdout) == [*options, "-m", "swift.cli", "sft", "--whom", "a b"]
+
+
+def test_the_processes_themselves_train(commands, launcher):
+    done = swift_(commands, "sft", PYTHONPATH=launcher, NPROC_PER_NODE="2", LOCAL_RANK="0")
+    assert (done.returncode, done.stdout) == (0, "hello world\n")
+
+
+def test_other_verbs_stay_one_process(commands, launcher):
+    assert swift_(commands, "greet", PYTHONPATH=launcher, NPROC_PER_NODE="2").stdout == "hello world\n"
+
+
+def test_a_wrong_flag_is_named_once_before_processes_start(commands, launcher):
+    done = swift_(commands, "sft", "--whm", "x", PYTHONPATH=launcher, NNODES="2")
+    assert (done.returncode, done.stderr) == (2, "swift: error: unknown flag --whm: did you mean --whom?\n")
+
+
+def test_the_program_can_be_started_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "swift.cli", "nothing"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == textwrap.dedent("swift: error: unknown command nothing (swift --help lists them)\n")

@@ -1,0 +1,59 @@
+"""Scores of tool calls and of self-knowledge, with scripted chats."""
+
+import json
+from collections.abc import Iterator
+from importlib import resources
+
+import pytest
+
+from swift.chat import Delta, Message, ToolCall
+from swift.eval import identity
+from swift.eval.agent import Case, judge, judge_all, shares
+
+EXPECTED = ToolCall("look", '{"path": "/tmp/1.jpg", "times": 2}')
+RIGHT = 'Thought: t\nAction: look\nAction Input: {"times": 2, "path": "/tmp/1.jpg"}\nObservation:'
+
+
+def script(reply: str):
+    def chat(messages, tools=(), params=None) -> Iterator[Delta]:
+        yield Delta(reply)
+        yield Delta(finish="stop")
+
+    return chat
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        (RIGHT, (True, True, True)),
+        (RIGHT.replace("/tmp/1", "/tmp/2"), (True, True, False)),
+        (RIGHT.replace("look", "listen"), (True, False, False)),
+        (RIGHT.replace("2", "'2'"), (True, True, False)),
+        (RIGHT.removesuffix("Observation:"), (False, False, False)),
+        ("Action: look\nAction Input: /tmp/1.jpg\nObservation:", (False, False, False)),
+        ("I looked at it.", (False, False, False)),
+        (f"{RIGHT}\n{RIGHT}", (False, False, False)),
+    ],
+)
+def test_a_reply_is_judged_by_format_tool_and_arguments(reply: str, verdict: tuple[bool, bool, bool]) -> None:
+    assert judge(reply, EXPECTED)[1:] == verdict
+
+
+def test_shares_count_the_cases() -> None:
+    case = Case((Message("user", "look"),), (), EXPECTED)
+    verdicts = judge_all(script(RIGHT), [case]) + judge_all(script("no"), [case])
+    assert shares(verdicts) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="no case"):
+        shares([])
+
+
+def test_a_model_that_says_its_name_and_its_maker_hits() -> None:
+    hits = identity.ask(script("I am Kakarot, made by 陶白白."), ("卡卡罗特", "Kakarot"), ("陶白白", "Taobaibai"))
+    right = {q.text for q in identity.QUESTIONS if (q.wants, q.language) in (("name", "en"), ("author", "zh"))}
+    assert {hit.question for hit in hits if hit.hit} == right
+
+
+def test_no_question_is_a_training_row() -> None:
+    rows = resources.files("swift.data").joinpath("self_cognition.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = {json.loads(row)["query"].strip().lower() for row in rows}
+    assert not [q.text for q in identity.QUESTIONS if q.text.strip().lower() in asked]

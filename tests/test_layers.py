@@ -1,0 +1,69 @@
+"""The borders between the rooms, read from the imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import swift
+
+ROOT = Path(swift.__file__).parent
+MAY_IMPORT = {
+    "chat": set(),
+    "flags": set(),
+    "cli": {"flags"},
+    "agent": {"chat"},
+    "data": {"chat"},
+    "train": {"chat"},
+    "model": set(),
+    "tuner": set(),
+    "template": {"chat", "agent"},
+    "infer": {"chat", "template", "agent"},
+    "serve": {"chat", "infer", "agent"},
+    "eval": {"chat", "data", "agent", "infer"},
+    "commands": {
+        "chat", "flags", "cli", "agent", "data", "train", "model", "tuner", "template", "infer", "serve", "eval",
+    },
+}  # fmt: skip
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [node.module or ""] if node.module != "swift" else [f"swift.{each.name}" for each in node.names]
+        elif isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("swift.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_what_it_may_know(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert rooms_imported(path) - {room} <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_begins_by_saying_what_it_is(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not tree.body or ast.get_docstring(tree), f"{path} has no first line"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["sft", "--help"], ["infer", "--help"], ["deploy", "--help"]])
+def test_help_never_imports_torch(words: list[str]) -> None:
+    code = (
+        "import sys, swift.cli\n"
+        f"try: swift.cli.main({words!r})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'pyarrow', 'fastapi'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()

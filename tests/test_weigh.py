@@ -1,0 +1,119 @@
+"""Loss scales: which words of a reply count how much."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swift.template.weigh import SCALES, environment, loss_scale
+
+CALL = "Thought: t\nAction: a\nAction Input: b\nObservation:"
+
+
+def test_react_counts_calls_twice_and_observations_never() -> None:
+    assert loss_scale("react")(f"{CALL} seen\nFinal Answer: done") == [
+        ("Thought:", 1.0),
+        (" t\n", 1.0),
+        ("Action:", 2.0),
+        (" a\n", 2.0),
+        ("Action Input:", 2.0),
+        (" b\n", 2.0),
+        ("Observation:", 2.0),
+        (" seen\n", 0.0),
+        ("Final Answer:", 1.0),
+        (" done", 1.0),
+    ]
+
+
+def test_a_plain_reply_counts_once() -> None:
+    for name in ("react", "hermes", "qwen", "agentflan", "alpha_umi", "default", "none", "ignore_empty_think"):
+        assert loss_scale(name)("hello") == [("hello", 1.0)]
+
+
+def test_hermes_counts_a_call_twice() -> None:
+    text = 'ok <tool_call>\n{"name": "a"}\n</tool_call>'
+    assert loss_scale("hermes")(text) == [("ok ", 1.0), ('<tool_call>\n{"name": "a"}\n</tool_call>', 2.0)]
+
+
+def test_agentflan_counts_what_names_and_fills_a_call_three_times() -> None:
+    assert loss_scale("agentflan")("Action: a\nAction Input: b") == [
+        ("Action:", 1.0),
+        (" a\n", 3.0),
+        ("Action Input:", 1.0),
+        (" b", 3.0),
+    ]
+    assert loss_scale("agentflan")("f", query="What is the tool you want to use?") == [("f", 3.0)]
+
+
+def test_alpha_umi_counts_the_next_speaker_twice() -> None:
+    assert loss_scale("alpha_umi")("Next: caller") == [("Next:", 2.0), (" caller", 2.0)]
+
+
+def test_an_empty_thought_counts_nothing() -> None:
+    assert loss_scale("ignore_empty_think")("<think>\n\n</think>\n\nyes") == [
+        ("<think>\n\n</think>\n\n", 0.0),
+        ("yes", 1.0),
+    ]
+    assert loss_scale("ignore_empty_think")("a <think></think>") == [("a <think></think>", 1.0)]
+
+
+def test_last_round_leaves_earlier_replies_out() -> None:
+    assert loss_scale("last_round+react")("Action: a", last=False) == [("Action: a", 0.0)]
+    assert loss_scale("last_round+react")("Action: a", last=True) == [("Action:", 2.0), (" a", 2.0)]
+
+
+def test_names_compose_by_multiplying() -> None:
+    text = "<think></think>Action: <tool_call>x</tool_call>"
+    weights = loss_scale("ignore_empty_think+react+hermes")(text)
+    assert "".join(piece for piece, _ in weights) == text
+    assert [(piece, weight) for piece, weight in weights if weight != 2.0] == [
+        ("<think></think>", 0.0),
+        ("<tool_call>x</tool_call>", 4.0),
+    ]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["Action:", "Action Input:", "Observation:", "Thought:", "Next:", "<tool_call>", "\n", "x"])
+    ),
+    st.lists(st.sampled_from(sorted(SCALES)), min_size=1, max_size=3),
+)
+def test_pieces_join_to_the_reply(words: list[str], names: list[str]) -> None:
+    text = "".join(words)
+    assert "".join(piece for piece, _ in loss_scale("+".join(names))(text)) == text
+    assert "".join(part for part, _ in environment(text)) == text
+
+
+def test_a_file_of_ones_own_is_a_scale(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"SQL:": [1, 5], "(?s)```.*?```": [0.5]}), encoding="utf-8")
+    assert loss_scale(str(path))("SQL: select") == [("SQL:", 1.0), (" select", 5.0)]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": "b"}', '{"a": [1, 2, 3]}', '{"a": [-1, 1]}', '{"(": [1]}'])
+def test_a_malformed_file_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine\.json"):
+        loss_scale(str(path))
+
+
+def test_an_unknown_scale_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'react'"):
+        loss_scale("reakt")
+
+
+def test_the_environment_speaks_until_a_line_opens_with_a_keyword() -> None:
+    text = f'{CALL} {{"text": "Action: not the model\'s"}}\nmore\nThought: mine'
+    assert environment(text) == [
+        (CALL, False),
+        (' {"text": "Action: not the model\'s"}\nmore\n', True),
+        ("Thought: mine", False),
+    ]
+
+
+def test_a_reply_that_calls_nothing_has_no_environment() -> None:
+    assert environment("Observation: the sky is blue.") == [("Observation: the sky is blue.", False)]
+    assert environment("Observation: the sky is blue.", agent=True)[1] == (" the sky is blue.", True)
