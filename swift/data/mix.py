@@ -1,0 +1,257 @@
+"""Which rows, how many of each, and which of them are held out. Knows no row shape and no tokenizer.
+
+Every choice is uniform and depends on the seed alone: the same plan gives the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from swift.chat import Conversation
+from swift.data import self_cognition
+from swift.data.check import Report, Say, Strategy, checked
+from swift.data.sources import Source, resolve
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """Everything that decides which rows are trained on; fields are named as their flags."""
+
+    dataset: tuple[str, ...] = ()
+    val_dataset: tuple[str, ...] = ()
+    dataset_test_ratio: float = 0.01
+    train_dataset_sample: int = -1
+    val_dataset_sample: int | None = None
+    train_dataset_mix_ratio: float = 0.0
+    train_dataset_mix_ds: tuple[str, ...] = ("ms-bench",)
+    self_cognition_sample: int = 0
+    model_name: tuple[str, ...] = ()
+    model_author: tuple[str, ...] = ()
+    check_dataset_strategy: Strategy = "none"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    dataset_seed: int = 42
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The realised mixture: rows per source, and trained tokens per source once training has counted them."""
+
+    train: Mapping[str, int]
+    val: Mapping[str, int]
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, train: Sequence[Conversation], val: Sequence[Conversation] = ()) -> Mixture:
+        return cls(Counter(row.source for row in train), Counter(row.source for row in val))
+
+    def with_tokens(self, tokens: Mapping[str, int]) -> Mixture:
+        return replace(self, tokens=tokens)
+
+    def lines(self) -> list[str]:
+        """The mixture for people, a line a source."""
+        rows, tokens = sum(self.train.values()), sum(self.tokens.values())
+        found = []
+        for source in {**self.train, **self.val}:
+            count = self.train.get(source, 0)
+            line = f"{source}: {count} rows ({count / max(rows, 1):.1%})"
+            if self.val.get(source):
+                line += f", {self.val[source]} held out"
+            if self.tokens:
+                trained = self.tokens.get(source, 0)
+                line += f", {trained} trained tokens ({trained / max(tokens, 1):.1%})"
+            found.append(line)
+        return found
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        return {"train": dict(self.train), "val": dict(self.val), "trained_tokens": dict(self.tokens)}
+
+
+# Choosing -------------------------------------------------------------------------------------------------------------
+
+
+def sample(rows: Sequence[T], count: int, random: Random) -> list[T]:
+    """`count` rows chosen uniformly, in their old order; beyond the size, whole copies and then a sample."""
+    if not rows:
+        return []
+    copies, rest = divmod(count, len(rows))
+    return list(rows) * copies + [rows[at] for at in sorted(random.sample(range(len(rows)), rest))]
+
+
+def split(rows: Sequence[T], ratio: float, random: Random) -> tuple[list[T], list[T]]:
+    """Rows to train on and rows held out; a ratio above 0 holds out at least one row of two or more."""
+    if not 0 <= ratio < 1:
+        raise ValueError(f"--dataset_test_ratio {ratio}: must be from 0 on and below 1")
+    count = min(max(1, int(len(rows) * ratio)), len(rows) - 1) if ratio and rows else 0
+    held_out = set(random.sample(range(len(rows)), count))
+    train = [row for at, row in enumerate(rows) if at not in held_out]
+    return train, [rows[at] for at in sorted(held_out)]
+
+
+def choose(rows: Sequence[T], count: int | None, ratio: float, random: Random) -> tuple[list[T], list[T]]:
+    """`name#count` and the split together: a row that is repeated is never trained on and held out as well."""
+    if count is not None and count < len(rows):
+        rows = sample(rows, count, random)
+    train, val = split(rows, ratio, random)
+    if count is not None and count > len(rows):
+        train = sample(train, count - len(val), random)
+    return train, val
+
+
+# The front door -------------------------------------------------------------------------------------------------------
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[list[Conversation], list[Conversation], Report]:
+    """(train, val, report) of a plan: data sets in their order, then the mixed-in rows, then self-cognition.
+
+    Mixed-in and self-cognition rows are never held out. `say` gets what the user should read as it happens.
+    """
+    _refuse_nonsense(plan)
+    loader = _Loader(plan, Report(), say)
+    cognition, sources = _without_cognition(plan)
+    held_out = _resolved(plan.val_dataset)
+    mixed_in = _resolved(plan.train_dataset_mix_ds) if plan.train_dataset_mix_ratio else []
+    _refuse_twice(sources, held_out, mixed_in)
+
+    ratio = 0.0 if held_out else plan.dataset_test_ratio
+    train: list[Conversation] = []
+    val: list[Conversation] = []
+    for source in sources:
+        rows, held = choose(loader.good(source), source.count, ratio, loader.random(source.name))
+        train += rows
+        val += held
+    if sources and not train:
+        loader.refuse_emptiness(plan.dataset)
+    for source in held_out:
+        val += choose(loader.good(source), source.count, 0.0, loader.random(source.name))[0]
+    if held_out and not val:
+        loader.refuse_emptiness(plan.val_dataset)
+
+    if plan.train_dataset_sample > 0 and train:
+        loader.note_repeats("--train_dataset_sample ", plan.train_dataset_sample, len(train))
+        train = sample(train, plan.train_dataset_sample, loader.random("train"))
+    if plan.val_dataset_sample is not None and 0 <= plan.val_dataset_sample < len(val):
+        val = sample(val, plan.val_dataset_sample, loader.random("val"))
+    if mixed_in:
+        train += loader.mixed(mixed_in, len(train))
+    loader.refuse_unmet_columns()
+    for row in cognition:
+        loader.report.count(row.source, "read")
+        loader.report.count(row.source, "kept")
+    return train + cognition, val, loader.report
+
+
+def _without_cognition(plan: DataPlan) -> tuple[list[Conversation], list[Source]]:
+    """The self-cognition rows that the plan asks for, by flag or as a data set, and the other data sets."""
+    sources = _resolved(plan.dataset)
+    asked = [source for source in sources if source.name == self_cognition.NAME]
+    if not asked and not plan.self_cognition_sample:
+        return [], sources
+    if len(asked) + bool(plan.self_cognition_sample) > 1:
+        raise ValueError("self-cognition rows are asked for twice: by --self_cognition_sample and in --dataset")
+    rows = self_cognition.conversations(plan.model_name, plan.model_author)
+    count = asked[0].count or len(rows) if asked else plan.self_cognition_sample
+    random = Random(f"{plan.dataset_seed} {self_cognition.NAME}")
+    return sample(rows, count, random), [source for source in sources if source not in asked]
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Reads sources as one plan wants them, and keeps the report."""
+
+    plan: DataPlan
+    report: Report
+    say: Say
+
+    def random(self, purpose: str) -> Random:
+        """A generator of its own for each purpose, so that one source more leaves the others as they were.
+
+        A path counts by its last part: the same files elsewhere give the same rows.
+        """
+        return Random(f"{self.plan.dataset_seed} {Path(purpose).name}")
+
+    def good(self, source: Source) -> list[Conversation]:
+        plan = self.plan
+        found = list(checked(source, plan.check_dataset_strategy, self.report, self.say, plan.columns))
+        if not found:
+            self.note(f"{source.name}: no row is left")
+        elif source.count:
+            self.note_repeats(f"{source.name}#", source.count, len(found))
+        return found
+
+    def mixed(self, sources: Sequence[Source], trained: int) -> list[Conversation]:
+        plan = self.plan
+        wanted = round(trained * plan.train_dataset_mix_ratio)
+        rows: list[Conversation] = []
+        for source in sources:
+            rows += choose(self.good(source), source.count, 0.0, self.random(source.name))[0]
+        if not rows:
+            self.refuse_emptiness(plan.train_dataset_mix_ds)
+        if len(rows) < wanted:
+            ratio = f"ratio {len(rows) / trained:.2f} instead of {plan.train_dataset_mix_ratio:g}"
+            self.note(f"--train_dataset_mix_ds has {len(rows)} rows where {wanted} were wanted: {ratio}")
+            return rows
+        return sample(rows, wanted, self.random("mix"))
+
+    def note(self, line: str) -> None:
+        self.report.notes.append(line)
+        self.say(line)
+
+    def note_repeats(self, what: str, wanted: int, size: int) -> None:
+        if wanted > size > 0:
+            self.note(f"{what}{wanted} is more than the {size} rows: rows repeat")
+
+    def refuse_emptiness(self, names: Sequence[str]) -> None:
+        first = f"; the first bad one: {self.report.findings[0]}" if self.report.findings else ""
+        raise ValueError(f"no row of {' '.join(names)} is left{first}")
+
+    def refuse_unmet_columns(self) -> None:
+        unmet = self.plan.columns.keys() - self.report.columns_met
+        if unmet:
+            raise ValueError(f"--columns: no row has the column {sorted(unmet)[0]!r}")
+
+
+def _resolved(names: Sequence[str]) -> list[Source]:
+    """The sources of a list of names; a single comma-joined text is a list too."""
+    found = []
+    for name in names:
+        parts = [name] if Path(name.partition("#")[0]).expanduser().exists() else name.split(",")
+        found += [resolve(part.strip()) for part in parts]
+    return found
+
+
+def _refuse_nonsense(plan: DataPlan) -> None:
+    if not plan.dataset and not plan.val_dataset and not plan.self_cognition_sample:
+        raise ValueError("no data: give --dataset or --self_cognition_sample")
+    if plan.train_dataset_sample < -1 or plan.train_dataset_sample == 0:
+        raise ValueError(f"--train_dataset_sample {plan.train_dataset_sample}: a number from 1 on, or -1 for all rows")
+    if plan.self_cognition_sample < 0:
+        raise ValueError(f"--self_cognition_sample {plan.self_cognition_sample}: must be 0 or more")
+    if plan.train_dataset_mix_ratio < 0:
+        raise ValueError(f"--train_dataset_mix_ratio {plan.train_dataset_mix_ratio}: must be 0 or more")
+    if plan.train_dataset_mix_ratio and not plan.dataset:
+        raise ValueError("--train_dataset_mix_ratio needs --dataset: it counts rows per row of it")
+    for name in (*plan.val_dataset, *plan.train_dataset_mix_ds):
+        if name.partition("#")[0] == self_cognition.NAME:
+            raise ValueError("self-cognition rows are for training only: ask for them with --self_cognition_sample")
+
+
+def _refuse_twice(*groups: Sequence[Source]) -> None:
+    """A source read twice could be trained on and held out at once."""
+    seen: set[Path] = set()
+    for source in (source for group in groups for source in group):
+        files = {file.resolve() for file in source.files}
+        if files & seen:
+            raise ValueError(f"{source.name} is given twice; write {source.name}#N to repeat or to sample its rows")
+        seen |= files

@@ -1,0 +1,121 @@
+"""Bad rows are named, counted, and never lost in silence."""
+
+import json
+
+import pytest
+
+from swift.data.check import STRATEGIES, Report, checked, lint
+from swift.data.mix import DataPlan, load_datasets
+from swift.data.sources import resolve
+
+GOOD = '{"query": "q", "response": "r"}'
+NO_REPLY = '{"query": "where is the answer?"}'
+NONSENSE = json.dumps({"messages": [{"role": role, "content": "x"} for role in ("user", "assistant", "tool", "bot")]})
+LINES = [GOOD, NO_REPLY, "{oops", NONSENSE, GOOD]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(LINES))
+    return path
+
+
+def run(path, strategy):
+    report, said = Report(), []
+    return list(checked(resolve(str(path)), strategy, report, said.append)), report, said
+
+
+def test_a_row_without_a_reply_is_named_with_file_line_rule_and_excerpt(path):
+    _, _, said = run(path, "warning")
+    assert said[0].startswith(f"{path}:2: no-reply: ") and "where is the answer?" in said[0]
+    assert said[1].startswith(f"{path}:3: bad-json: ") and "{oops" in said[1]
+    assert said[2].startswith(f"{path}:4: result-without-call: ")
+    assert len(said) == 3 and not any("\n" in line for line in said)
+
+
+def test_bad_rows_are_counted_by_source_and_rule(path):
+    good, report, _ = run(path, "warning")
+    assert [(row.source, row.line) for row in good] == [(str(path), 1), (str(path), 5)]
+    assert dict(report.rows[str(path)]) == {"read": 5, "kept": 2, "bad": 3}
+    assert report.rules == {"no-reply": 1, "bad-json": 1, "result-without-call": 1}
+    assert report.lines()[0] == f"{path}: 5 read, 2 kept, 3 bad"
+
+
+def test_discard_counts_without_a_word(path):
+    good, report, said = run(path, "discard")
+    assert (len(good), report.total("bad"), said) == (2, 3, [])
+    assert len(report.findings) == 3
+
+
+def test_error_stops_at_the_first_bad_row(path):
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: no-reply"):
+        run(path, "error")
+
+
+def test_none_keeps_a_dialogue_that_makes_no_sense_but_still_names_what_is_no_dialogue(path):
+    good, report, said = run(path, "none")
+    assert [row.line for row in good] == [1, 4, 5]
+    assert [line.split(": ")[1] for line in said] == ["no-reply", "bad-json"]
+    assert report.total("bad") == 2
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_good_rows_pass_every_strategy_in_silence(tmp_path, strategy):
+    (tmp_path / "a.jsonl").write_text(GOOD + "\n" + GOOD)
+    good, report, said = run(tmp_path / "a.jsonl", strategy)
+    assert (len(good), report.total("bad"), said) == (2, 0, [])
+
+
+def test_an_unknown_strategy_lists_the_known_ones(path):
+    with pytest.raises(ValueError, match="none, discard, error, warning"):
+        run(path, "warn")
+
+
+@pytest.mark.parametrize("strategy", ["none", "discard", "warning"])
+def test_losing_every_row_is_an_error_that_shows_the_first(tmp_path, strategy):
+    (tmp_path / "a.jsonl").write_text(NO_REPLY)
+    with pytest.raises(ValueError, match=r"no row of .* is left.*a\.jsonl:1: no-reply"):
+        load_datasets(DataPlan((str(tmp_path / "a.jsonl"),), check_dataset_strategy=strategy), lambda line: None)
+
+
+def test_a_source_that_loses_every_row_is_told_beside_others(tmp_path):
+    (tmp_path / "a.jsonl").write_text(NO_REPLY)
+    (tmp_path / "b.jsonl").write_text(GOOD)
+    plan = DataPlan((str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")), check_dataset_strategy="discard")
+    train, _, report = load_datasets(plan, lambda line: None)
+    assert len(train) == 1
+    assert report.notes == [f"{tmp_path / 'a.jsonl'}: no row is left"]
+
+
+def test_rows_that_a_set_filters_out_are_counted_and_are_not_bad(tmp_path, monkeypatch):
+    folder = tmp_path / "hub" / "datasets" / "iic" / "ms_bench"
+    folder.mkdir(parents=True)
+    rows = [[{"from": "user", "value": "q"}, {"from": "assistant", "value": reply}] for reply in ("r", "I am moss")]
+    (folder / "train.jsonl").write_text("\n".join(json.dumps({"conversations": str(row)}) for row in rows))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    report = Report()
+    assert len(list(checked(resolve("ms-bench"), "error", report, print))) == 1
+    assert report.rows["ms-bench"] == {"read": 2, "kept": 1, "filtered": 1}
+
+
+def test_the_report_can_be_saved_as_json(path):
+    _, report, _ = run(path, "discard")
+    saved = json.loads(json.dumps(report.as_dict()))
+    assert saved["rows"][str(path)]["bad"] == 3
+    assert saved["findings"][0]["line"] == 2
+
+
+def test_lint_goes_on_behind_bad_rows_and_bad_files(path, tmp_path):
+    (tmp_path / "b.csv").write_text("")
+    (tmp_path / "c.jsonl").write_text(GOOD)
+    found = [(finding.file, finding.line, finding.rule) for finding in lint([path, tmp_path / "gone.jsonl", tmp_path])]
+    bad = [(str(path), 2, "no-reply"), (str(path), 3, "bad-json"), (str(path), 4, "result-without-call")]
+    gone, empty = (str(tmp_path / "gone.jsonl"), 0, "unreadable-file"), (str(tmp_path / "b.csv"), 0, "unreadable-file")
+    assert found == [*bad, gone, *bad, empty]
+
+
+def test_lint_knows_renamed_columns(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"frage": "q", "response": "r"}\n{"frage": "q"}')
+    assert [finding.line for finding in lint([tmp_path / "a.jsonl"], {"frage": "query"})] == [2]

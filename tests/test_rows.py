@@ -1,0 +1,334 @@
+"""Rows of every shape -> conversations."""
+
+import json
+
+import pytest
+
+from swift.chat import Conversation, Message, ToolCall
+from swift.data.rows import BadRow, conversation, read
+
+HELLO = (Message("user", "q"), Message("assistant", "r"))
+WEATHER = {"name": "weather", "description": "?", "parameters": {"type": "object", "properties": {}}}
+
+
+def rule_of(row: object) -> str:
+    with pytest.raises(BadRow) as caught:
+        conversation(row)  # type: ignore[arg-type]
+    return caught.value.rule
+
+
+def turns(*pairs: tuple[str, object]) -> dict[str, object]:
+    return {"messages": [{"role": role, "content": content} for role, content in pairs]}
+
+
+# --- one dialogue in every shape
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "r"}]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]},
+        {"conversations": '[{"from": "user", "value": "q"}, {"from": "assistant", "value": "r"}]'},
+        {"conversations": "[{'from': 'user', 'value': 'q'}, {'from': 'assistant', 'value': 'r'}]"},
+        {"conversation": [{"human": "q", "assistant": "r"}]},
+        {"conversation": '[{"human": "q", "assistant": "r"}]'},
+        {"conversation": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "bot", "content": "r"}]},
+        {"query": "q", "response": "r"},
+        {"query": "q", "response": "r", "history": [], "system": None},
+        {"query": "q", "response": "r", "history": "[]"},
+        {"prompt": "q", "completion": "r"},
+        {"question": "q", "answer": "r"},
+        {"instruction": "q", "output": "r"},
+        {"instruction": "q", "input": "", "output": "r"},
+        {"instruction": "", "input": "q", "output": "r"},
+        {"messages": None, "query": "q", "response": "r"},
+    ],
+)
+def test_one_dialogue_is_the_same_in_every_shape(row):
+    assert conversation(row) == Conversation(HELLO)
+
+
+def test_the_input_of_an_instruction_goes_on_the_next_line():
+    row = {"instruction": "Translate.", "input": "猫", "output": "cat", "text": "the whole prompt again"}
+    assert conversation(row).messages == (Message("user", "Translate.\n猫"), Message("assistant", "cat"))
+
+
+@pytest.mark.parametrize("history", [[["a", "b"]], '[["a", "b"]]', "[('a', 'b')]"])
+def test_history_comes_before_the_question(history):
+    row = {"query": "q", "response": "r", "history": history, "system": "s"}
+    before = Message("system", "s"), Message("user", "a"), Message("assistant", "b")
+    assert conversation(row).messages == (*before, *HELLO)
+
+
+@pytest.mark.parametrize("row", [{"response": "t"}, {"text": "t"}, {"query": "", "response": "t"}, turns(("bot", "t"))])
+def test_a_response_alone_is_text_to_pretrain_on(row):
+    found = conversation(row)
+    assert found.is_text and found.messages == (Message("assistant", "t"),)
+
+
+def test_columns_are_renamed_and_the_renamed_one_wins():
+    row = {"frage": "q", "query": "other", "antwort": "r"}
+    assert conversation(row, {"frage": "query", "antwort": "response"}) == Conversation(HELLO)
+
+
+# --- system texts
+
+
+def test_a_system_text_may_stand_inside_or_beside_the_messages():
+    beside = turns(("user", "q"), ("assistant", "r")) | {"system": "s"}
+    inside = turns(("system", "s"), ("user", "q"), ("assistant", "r"))
+    assert conversation(beside) == conversation(inside) == conversation(inside | {"system": "s"})
+
+
+def test_an_empty_system_text_is_not_a_missing_one():
+    row = {"query": "q", "response": "r"}
+    assert conversation(row | {"system": ""}).messages[0] == Message("system", "")
+    assert conversation(row | {"system": None}).messages == HELLO
+
+
+def test_two_different_system_texts_are_refused():
+    assert rule_of(turns(("system", "a"), ("user", "q"), ("assistant", "r")) | {"system": "b"}) == "two-systems"
+
+
+def test_a_system_message_in_the_middle_is_refused():
+    assert rule_of(turns(("user", "q"), ("system", "s"), ("assistant", "r"))) == "late-system"
+
+
+# --- tools and calls
+
+
+def test_arguments_written_as_text_are_kept_byte_for_byte():
+    written = '{ "city":"\\u5317京" , "days": 1.0e2}'
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": written}}
+    row = {
+        "tools": [{"type": "function", "function": WEATHER}],
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+            {"role": "assistant", "content": "r"},
+        ],
+    }
+    found = conversation(row)
+    assert found.messages[1] == Message("assistant", "", (ToolCall("weather", written, "1"),))
+    assert found.messages[2] == Message("tool", "sunny", tool_call_id="1")
+    assert found.tools[0].spec == {"type": "function", "function": WEATHER}
+
+
+@pytest.mark.parametrize("role", ["function_call", "tool_call"])
+def test_arguments_inside_the_text_of_a_call_are_kept_byte_for_byte(role):
+    value = ' {"name": "weather", "arguments" : {"b": [1,  2], "a": {"x": 1.50}} , "z": 0}'
+    row = {"conversations": [{"from": "user", "value": "q"}, {"from": role, "value": value}]}
+    (call,) = conversation(row).messages[-1].tool_calls
+    assert call == ToolCall("weather", '{"b": [1,  2], "a": {"x": 1.50}}')
+
+
+def test_each_call_of_a_list_keeps_its_own_arguments():
+    value = '[{"name": "f", "arguments": {"a":1}}, {"arguments": {"a":  {"name": 2}}, "name": "g"}]'
+    row = {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": value}]}
+    assert conversation(row).messages[-1].tool_calls == (ToolCall("f", '{"a":1}'), ToolCall("g", '{"a":  {"name": 2}}'))
+
+
+def test_arguments_given_as_an_object_become_json_that_keeps_its_letters():
+    call = {"function": {"name": "weather", "arguments": {"city": "北京", "on": None, "n": [1, 2.5, True]}}}
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]}
+    expected = '{"city": "北京", "on": null, "n": [1, 2.5, true]}'
+    assert conversation(row).messages[-1].tool_calls[0].arguments == expected
+
+
+@pytest.mark.parametrize("arguments", [None, "", " "])
+def test_a_call_without_arguments_has_an_empty_object(arguments):
+    call = {"name": "weather", "arguments": arguments}
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]}
+    assert conversation(row).messages[-1].tool_calls == (ToolCall("weather", "{}"),)
+
+
+def test_neighbouring_calls_and_their_thought_are_one_turn():
+    row = turns(
+        ("user", "q"),
+        ("assistant", "I look."),
+        ("tool_call", '{"name": "f", "arguments": {"a": 1}}'),
+        ("tool_call", '{"name": "f", "arguments": {"a": 2}}'),
+        ("tool_response", "1"),
+        ("tool_response", {"value": "二"}),
+        ("assistant", "r"),
+    )
+    calls = (ToolCall("f", '{"a": 1}'), ToolCall("f", '{"a": 2}'))
+    assert conversation(row).messages == (
+        Message("user", "q"),
+        Message("assistant", "I look.", calls),
+        Message("tool", "1"),
+        Message("tool", '{"value": "二"}'),
+        Message("assistant", "r"),
+    )
+
+
+def test_neighbouring_replies_are_joined_without_a_letter_between():
+    row = turns(("user", "q"), ("assistant", "one "), ("assistant", "two"))
+    assert conversation(row).messages[-1] == Message("assistant", "one two")
+
+
+@pytest.mark.parametrize("tools", [[WEATHER], json.dumps([WEATHER]), [json.dumps(WEATHER)], str([WEATHER])])
+def test_tools_may_be_a_list_or_the_text_of_one(tools):
+    assert conversation({"query": "q", "response": "r", "tools": tools}).tools[0].spec == WEATHER
+
+
+@pytest.mark.parametrize("tools", [None, "", "[]", []])
+def test_no_tools_is_no_tools(tools):
+    assert conversation({"query": "q", "response": "r", "tools": tools}).tools == ()
+
+
+def test_one_result_may_answer_parallel_calls_without_ids():
+    value = '[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]'
+    row = turns(("user", "q"), ("function_call", value), ("observation", "both"), ("assistant", "r"))
+    assert len(conversation(row).messages) == 4
+
+
+def test_a_result_may_follow_react_text_that_waits_for_it():
+    row = turns(
+        ("user", "q"), ("assistant", "Action: f\nAction Input: {}\nObservation:"), ("tool", "1"), ("assistant", "r")
+    )
+    assert [message.role for message in conversation(row).messages] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_a_dialogue_may_open_with_a_greeting():
+    assert conversation(turns(("gpt", "Hi!"), ("human", "q"), ("gpt", "r"))).messages[0] == Message("assistant", "Hi!")
+
+
+# --- weights
+
+
+@pytest.mark.parametrize(
+    ("keys", "weight"),
+    [
+        ({}, None),
+        ({"loss": None, "weight": None}, None),
+        ({"loss": False}, 0.0),
+        ({"loss": True}, 1.0),
+        ({"weight": 0}, 0.0),
+        ({"weight": 2.5}, 2.5),
+        ({"loss_scale": 3}, 3.0),
+        ({"loss": False, "weight": 2}, 0.0),
+    ],
+)
+def test_a_message_carries_its_weight(keys, weight):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"} | keys]}
+    assert conversation(row).messages[-1].weight == weight
+
+
+@pytest.mark.parametrize("keys", [{"loss": "yes"}, {"weight": -1}, {"weight": "2"}, {"weight": float("nan")}])
+def test_a_weight_that_is_none_is_refused(keys):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"} | keys]}
+    assert rule_of(row) == "bad-weight"
+
+
+def test_a_question_with_a_weight_is_refused_since_it_is_never_trained():
+    row = {"messages": [{"role": "user", "content": "q", "loss": True}, {"role": "assistant", "content": "r"}]}
+    assert rule_of(row) == "weight-on-prompt"
+
+
+# --- bad rows
+
+CALL = '{"name": "f", "arguments": {}}'
+
+
+@pytest.mark.parametrize(
+    ("rule", "row"),
+    [
+        ("not-an-object", ["q", "r"]),
+        ("unknown-shape", {"id": 1}),
+        ("unknown-shape", {}),
+        ("no-reply", {"query": "q"}),
+        ("no-reply", {"query": "q", "response": None}),
+        ("no-reply", {"instruction": "q", "input": "x"}),
+        ("no-reply", {"messages": []}),
+        ("no-reply", turns(("user", "q"))),
+        ("no-reply", turns(("user", "q"), ("assistant", "r"), ("user", "q"))),
+        ("no-reply", turns(("user", "q"), ("function_call", CALL), ("observation", "1"))),
+        ("empty-reply", {"query": "q", "response": " \n"}),
+        ("empty-reply", {"text": ""}),
+        ("empty-reply", turns(("user", "q"), ("assistant", ""), ("user", "q"), ("assistant", "r"))),
+        ("empty-reply", turns(("user", "q"), ("assistant", None))),
+        ("no-query", turns(("system", "s"), ("assistant", "r"))),
+        ("no-query", {"system": "s", "response": "r"}),
+        ("wrong-type", {"query": "q", "response": 3}),
+        ("wrong-type", {"query": {"a": 1}, "response": "r"}),
+        ("wrong-type", {"query": "q", "response": "r", "history": [["a"]]}),
+        ("wrong-type", {"query": "q", "response": "r", "history": "oh no"}),
+        ("wrong-type", {"query": "q", "response": "r", "system": 1}),
+        ("wrong-type", {"messages": "hello"}),
+        ("wrong-type", {"messages": {"role": "user"}}),
+        ("wrong-type", {"messages": ["q", "r"]}),
+        ("wrong-type", {"conversation": [{"human": "q"}, {"human": "q", "assistant": "r"}]}),
+        ("wrong-type", turns(("user", None), ("assistant", "r"))),
+        ("unknown-role", turns(("user", "q"), ("asistant", "r"))),
+        ("unknown-role", {"messages": [{"content": "q"}]}),
+        ("two-users", turns(("user", "q"), ("user", "q"), ("assistant", "r"))),
+        ("not-text", turns(("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "r"))),
+        ("not-text", {"query": "q", "response": "r", "images": ["cat.png"]}),
+        ("bad-tools", {"query": "q", "response": "r", "tools": "[{"}),
+        ("bad-tools", {"query": "q", "response": "r", "tools": [{"description": "no name"}]}),
+        ("bad-tools", {"query": "q", "response": "r", "tools": {"name": "f"}}),
+        ("bad-tools", {"query": "q", "response": "r", "tools": [1]}),
+        ("bad-call", turns(("user", "q"), ("function_call", "weather(city)"))),
+        ("bad-call", turns(("user", "q"), ("function_call", '{"arguments": {}}'))),
+        ("bad-call", turns(("user", "q"), ("function_call", "[1]"))),
+        ("bad-call", turns(("user", "q"), ("function_call", None))),
+        ("bad-arguments", turns(("user", "q"), ("function_call", '{"name": "f", "arguments": [1]}'))),
+        ("bad-arguments", turns(("user", "q"), ("function_call", '{"name": "f", "arguments": "{a"}'))),
+        ("unknown-tool", turns(("user", "q"), ("function_call", CALL)) | {"tools": [WEATHER]}),
+        ("result-without-call", turns(("user", "q"), ("assistant", "r"), ("observation", "1"), ("assistant", "r"))),
+        ("result-without-call", turns(("user", "q"), ("observation", "1"), ("assistant", "r"))),
+        (
+            "result-without-call",
+            turns(("user", "q"), ("tool_call", CALL), ("tool", "1"), ("tool", "2"), ("assistant", "r")),
+        ),
+        ("call-without-result", turns(("user", "q"), ("tool_call", CALL), ("assistant", "r"))),
+        ("call-without-result", turns(("user", "q"), ("tool_call", CALL), ("user", "q"), ("assistant", "r"))),
+    ],
+)
+def test_a_bad_row_breaks_a_rule_that_has_a_name(rule, row):
+    assert rule_of(row) == rule
+
+
+def test_an_unknown_role_suggests_the_nearest():
+    with pytest.raises(BadRow, match="did you mean 'assistant'"):
+        conversation(turns(("user", "q"), ("asistant", "r")))
+
+
+def openai_row(*answered: str) -> dict[str, object]:
+    calls = [{"id": name, "function": {"name": "f", "arguments": "{}"}} for name in ("a", "b")]
+    results = [{"role": "tool", "tool_call_id": name, "content": "1"} for name in answered]
+    asked = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": calls}]
+    return {"messages": [*asked, *results, {"role": "assistant", "content": "r"}]}
+
+
+def test_results_are_matched_to_calls_by_id():
+    assert len(conversation(openai_row("b", "a")).messages) == 5
+    assert rule_of(openai_row("a", "c")) == "result-without-call"
+    assert rule_of(openai_row("a", "a")) == "result-without-call"
+    assert rule_of(openai_row("a")) == "call-without-result"
+
+
+def test_reading_alone_accepts_a_dialogue_that_makes_no_sense():
+    row = turns(("user", "q"), ("assistant", "r"), ("observation", "1"), ("assistant", "r"))
+    assert len(read(row).messages) == 4
+
+
+def test_a_deep_row_is_a_bad_row_and_no_crash():
+    assert rule_of({"conversations": "[" * 100_000}) == "wrong-type"
+
+
+def test_replies_that_would_be_joined_must_agree_on_their_weight():
+    row = turns(("user", "q"), ("assistant", "a"), ("assistant", "b"))
+    row["messages"][1]["loss"] = False  # type: ignore[index]
+    assert rule_of(row) == "mixed-weights"
+
+
+def test_reasoning_beside_the_content_is_refused_rather_than_lost():
+    row = turns(("user", "q"), ("assistant", "r"))
+    row["messages"][1]["reasoning_content"] = "hm"  # type: ignore[index]
+    assert rule_of(row) == "reasoning-content"
