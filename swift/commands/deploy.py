@@ -1,0 +1,187 @@
+"""Serves a model over HTTP as OpenAI's API does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swift import flags
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+DRAIN = 30
+"""Seconds that replies under way get when the server is told to end."""
+
+
+@dataclass(frozen=True)
+class ServerFlags:
+    """Server"""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 is every network of the machine"""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one"""
+    api_key: str | None = None
+    """Key that clients must send; none lets everybody in"""
+    served_model_name: str | None = None
+    """Name of the model to clients; none means its model_type"""
+    owned_by: str = "swift"
+    """Owner of the model to clients"""
+    ssl_keyfile: str | None = None
+    """Private key for https"""
+    ssl_certfile: str | None = None
+    """Certificate for https"""
+
+    def __post_init__(self) -> None:
+        """ValueError for a port, a key or a certificate that can be none."""
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port: {self.port} is no port (0 to 65535)")
+        if self.api_key is not None and not self.api_key.strip():
+            raise ValueError("--api_key is empty: leave the flag out to let everybody in")
+        if self.served_model_name is not None and not self.served_model_name.strip():
+            raise ValueError("--served_model_name is empty")
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ValueError("--ssl_keyfile needs --ssl_certfile")
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelFlags = ModelFlags()
+    template: TemplateFlags = TemplateFlags()
+    generation: GenerationFlags = GenerationFlags()
+    backend: BackendFlags = BackendFlags()
+    server: ServerFlags = ServerFlags()
+
+
+def run(argv: Sequence[str]) -> None:
+    parsed = flags.parse(Config, argv, prog="swift deploy")
+    main(parsed.config, parsed.given)
+
+
+def main(cfg: Config, given: Collection[str] = ()) -> None:
+    """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
+    from swift.commands.loading import load_chat, model_name, sampling
+    from swift.serve.server import create_app
+
+    if not cfg.generation.stream:
+        raise ValueError("--stream false: whether a reply is streamed is said by each request")
+    _check_certificate(cfg.server)
+    defaults = sampling(cfg.generation)
+    with _bound(cfg.server) as listening:
+        # named without merging: the merged folder is the same model, and loading is about to write it
+        unmerged = replace(cfg, backend=replace(cfg.backend, merge_lora=False))
+        name = cfg.server.served_model_name or model_name(unmerged, given)
+        if cfg.server.api_key is None and cfg.server.host not in LOCAL:
+            _warn(f"whoever reaches {cfg.server.host} can use the model; --api_key asks for a key")
+        chat = load_chat(cfg, given)
+        with closing(chat.engine):
+            app = create_app(
+                chat,
+                name,
+                complete=chat.complete,
+                defaults=defaults,
+                api_key=cfg.server.api_key,
+                owned_by=cfg.server.owned_by,
+            )
+            serve(app, listening, cfg.server)
+
+
+def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
+    """Answers at `listening`; on SIGINT or SIGTERM replies under way are finished, for a while."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        ssl_keyfile=options.ssl_keyfile,
+        ssl_certfile=options.ssl_certfile,
+        timeout_graceful_shutdown=DRAIN,
+    )
+    server = uvicorn.Server(config)
+
+    async def run() -> None:
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.02)
+        if server.started:
+            print(f"swift: ready at {_url(listening, options)}", flush=True)
+        await serving
+
+    with _request_log(), _quiet_end():
+        asyncio.run(run())
+
+
+def _warn(what: str) -> None:
+    print(f"swift: warning: {what}", file=sys.stderr)
+
+
+def _bound(options: ServerFlags) -> socket.socket:
+    """A socket that holds the port, so that a taken one is known before anything slow; nobody can connect yet."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        # A port that a server left a moment ago is free.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise OSError(f"cannot listen at {options.host}, port {options.port}: {error.strerror}") from error
+    return listening
+
+
+def _check_certificate(options: ServerFlags) -> None:
+    if not options.ssl_certfile:
+        return
+    for path in filter(None, (options.ssl_certfile, options.ssl_keyfile)):
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: there is no such file")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
+    except ssl.SSLError as error:
+        raise ValueError(f"{options.ssl_certfile}: not a certificate with its key ({error.reason})") from error
+
+
+def _url(listening: socket.socket, options: ServerFlags) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"{'https' if options.ssl_certfile else 'http'}://{host}:{listening.getsockname()[1]}/v1"
+
+
+@contextmanager
+def _request_log() -> Iterator[None]:
+    """The server's own lines on standard error, and nobody else's."""
+    log = logging.getLogger("swift.serve")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+@contextmanager
+def _quiet_end() -> Iterator[None]:
+    """uvicorn raises the signal that ended it once more when it is done: to end is what was asked, so no failure."""
+    kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,160 @@
+"""`swift deploy`: wrong flags show before the model is loaded; the server says where it is and ends quietly."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swift import cli, flags
+from swift.chat import Delta, Message, Tool, Usage
+from swift.commands import loading
+from swift.commands.deploy import Config
+from swift.infer.sample import SamplingParams
+
+PLAIN = SamplingParams()
+
+
+class Scripted:
+    """A chat that takes its time, and keeps the options it was given."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.engine = io.BytesIO()  # anything that can be closed
+        self.params: list[SamplingParams] = []
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+    ) -> Generator[Delta, None, None]:
+        self.params.append(params)
+        self.begun.set()
+        for _ in range(5):
+            time.sleep(0.05)
+            yield Delta("la ")
+        yield Delta(finish="stop", usage=Usage(1, 5))
+
+    def complete(self, prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
+        yield from self([], (), params)
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """What is loaded in place of a model."""
+    scripted = Scripted()
+    monkeypatch.setattr(loading, "load_chat", lambda cfg, given: scripted)
+    return scripted
+
+
+@pytest.fixture
+def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose loading is a failure of the test."""
+    monkeypatch.setattr(loading, "load_chat", lambda cfg, given: pytest.fail("the model was loaded"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert cli.main(["deploy", *argv]) != 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("swift: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.usefixtures("unloadable")
+def test_a_taken_port_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(capsys, "--model_type", "tiny", "--port", str(port))
+    assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in said
+
+
+@pytest.mark.usefixtures("unloadable")
+def test_wrong_flags_are_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    other = tmp_path / "no.pem"
+    other.write_text("hello")
+    assert "--port: 99999 is no port" in refused(capsys, "--port", "99999")
+    assert "cannot listen at no.such.host.invalid" in refused(capsys, "--host", "no.such.host.invalid")
+    assert "--api_key is empty" in refused(capsys, "--api_key", "")
+    assert "there is no such file" in refused(capsys, "--ssl_certfile", str(tmp_path / "none.pem"))
+    assert "not a certificate with its key" in refused(capsys, "--ssl_certfile", str(other))
+    assert "--ssl_keyfile needs --ssl_certfile" in refused(capsys, "--ssl_keyfile", str(other))
+    assert "temperature must be 0 or more" in refused(capsys, "--port", "0", "--temperature", "-1")
+    assert "no model is named" in refused(capsys, "--port", "0")
+    assert "said by each request" in refused(capsys, "--stream", "false")
+    assert "did you mean --port" in refused(capsys, "--prot", "1")
+
+
+def test_the_tutorials_command_line_is_understood() -> None:
+    argv = ["--model_type", "chatglm3-6b-32k", "--stop_words", "Observation"]
+    config = flags.parse(Config, argv).config
+    assert config.model.model_type == "chatglm3-6b-32k"
+    assert config.generation.stop_words == ("Observation",)
+    assert (config.server.host, config.server.port) == ("127.0.0.1", 8000)
+
+
+def ask(url: str, key: str = "") -> Any:
+    request = urllib.request.Request(
+        f"{url}/chat/completions",
+        json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "sing"}]}).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_told_to_end_finishes_its_reply_and_exits_with_0(
+    number: signal.Signals, chat: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    answers: list[Any] = []
+
+    def use() -> None:
+        url = f"http://127.0.0.1:{port}/v1"
+        await_server(port)
+        asking = threading.Thread(target=lambda: answers.append(ask(url, "k")))
+        asking.start()
+        chat.begun.wait(10)
+        os.kill(os.getpid(), number)
+        asking.join(10)
+
+    user = threading.Thread(target=use)
+    user.start()
+    before = signal.getsignal(number)
+    code = cli.main(["deploy", "--model_type", "tiny", "--port", str(port), "--api_key", "k", "--stop_words", "END"])
+    user.join(10)
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert chat.engine.closed
+    assert out == f"swift: ready at http://127.0.0.1:{port}/v1\n"
+    assert answers[0]["choices"][0]["message"]["content"] == "la la la la la "
+    assert err.count("\n") == 1 and "POST /v1/chat/completions 200" in err
+    assert signal.getsignal(number) is before
+    params = chat.params[0]
+    assert (params.temperature, params.top_p, params.top_k, params.repetition_penalty) == (0.3, 0.7, 20, 1.0)
+    assert (params.max_tokens, params.clip, params.stop) == (2048, True, ("END",))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def await_server(port: int) -> None:
+    for _ in range(500):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.02)

@@ -1,0 +1,409 @@
+"""The app answers as OpenAI's does: through HTTP, with a scripted chat inside, and once with the official client."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from tiny import tiny_model_folder
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.infer.chat import LocalChat
+from swift.infer.engine import TorchEngine
+from swift.infer.sample import SamplingParams
+from swift.serve.server import create_app
+from swift.template import Renderer, template
+
+PLAIN = SamplingParams()
+USER = {"role": "user", "content": "hi"}
+Script = Callable[[Sequence[Message]], Iterator[Delta]]
+
+
+class Scripted:
+    """A chat that follows a script, and keeps what it was asked."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or (
+            lambda messages: iter([Delta("Hello"), Delta(" there", finish="stop", usage=Usage(3, 2))])
+        )
+        self.asked: list[tuple[tuple[Message, ...], tuple[Tool, ...], SamplingParams]] = []
+        self.closed = threading.Event()
+
+    def __call__(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+    ) -> Generator[Delta, None, None]:
+        self.asked.append((tuple(messages), tuple(tools), params))
+        try:
+            yield from self.script(messages)
+        finally:
+            self.closed.set()
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.asked[-1][2]
+
+
+def client(chat: Scripted | None = None, **options: Any) -> TestClient:
+    return TestClient(create_app(chat or Scripted(), "tiny", **options), raise_server_exceptions=False)
+
+
+def ask(http: TestClient, path: str = "/v1/chat/completions", **fields: Any) -> Any:
+    body = {"model": "tiny", "messages": [USER]} if "chat" in path else {"model": "tiny", "prompt": "Once"}
+    return http.post(path, json={**body, **fields})
+
+
+def error(response: Any, status: int) -> dict[str, Any]:
+    assert response.status_code == status
+    body: dict[str, dict[str, Any]] = response.json()
+    assert list(body) == ["error"]
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
+def events(text: str) -> list[Any]:
+    lines = text.split("\n\n")
+    assert lines.pop() == ""
+    assert all(line.startswith("data: ") for line in lines)
+    return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
+
+
+@contextlib.contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The app behind a real server on a free port of the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_health_and_the_list_of_models() -> None:
+    http = client(owned_by="me")
+    assert http.get("/health").json() == {"status": "ok"}
+    body = http.get("/v1/models").json()
+    assert body["object"] == "list"
+    assert [(model["id"], model["object"], model["owned_by"]) for model in body["data"]] == [("tiny", "model", "me")]
+    assert body["data"][0] == http.get("/v1/models/tiny").json()
+    assert "big" in error(http.get("/v1/models/big"), 404)["message"]
+
+
+def test_a_chat_completion_is_answered_whole() -> None:
+    response = ask(client())
+    assert response.headers["content-type"] == "application/json"
+    choice = response.json()["choices"][0]
+    assert choice["message"]["content"] == "Hello there"
+    assert choice["finish_reason"] == "stop"
+    assert response.json()["usage"]["total_tokens"] == 5
+
+
+def test_a_chat_completion_is_streamed_as_events() -> None:
+    response = ask(client(), stream=True, stream_options={"include_usage": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = events(response.text)
+    assert done == "[DONE]"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]) == "Hello there"
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["usage"]["completion_tokens"] == 2
+
+
+def test_tools_reach_the_chat_and_calls_come_back() -> None:
+    tool = {"type": "function", "function": {"name": "fire", "parameters": {}}}
+    chat = Scripted(lambda _: iter([Delta(tool_call=ToolCall("fire", "{}")), Delta(finish="tool_calls")]))
+    choice = ask(client(chat), tools=[tool]).json()["choices"][0]
+    assert chat.asked[0][1] == (Tool(tool),)
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "fire", "arguments": "{}"}
+
+
+def test_the_servers_defaults_hold_where_the_request_is_silent() -> None:
+    chat = Scripted()
+    http = client(chat, defaults=SamplingParams(temperature=0.3, top_k=20, seed=42, stop=("Observation:",)))
+    ask(http)
+    assert (chat.params.temperature, chat.params.top_k, chat.params.stop) == (0.3, 20, ("Observation:",))
+    ask(http, temperature=0, stop=["\n"], seed=7, include_stop_str_in_output=True)
+    assert (chat.params.temperature, chat.params.top_k, chat.params.stop) == (0, 20, ("\n",))
+    assert (chat.params.seed, chat.params.include_stop) == (7, True)
+
+
+def test_silent_requests_get_different_seeds_and_the_same_again_after_a_restart() -> None:
+    def seeds() -> list[int | None]:
+        chat = Scripted()
+        http = client(chat, defaults=SamplingParams(seed=42))
+        ask(http), ask(http)
+        return [params.seed for _, _, params in chat.asked]
+
+    first = seeds()
+    assert first[0] != first[1]
+    assert seeds() == first
+
+
+def test_a_plain_text_is_continued_without_chat() -> None:
+    prompts: list[Any] = []
+
+    def complete(prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
+        prompts.append(prompt)
+        yield Delta(" upon", finish="length", usage=Usage(1, 1))
+
+    http = client(complete=complete)
+    assert ask(http, "/v1/completions").json()["choices"][0]["text"] == " upon"
+    assert ask(http, "/v1/completions", prompt=[1, 2], stream=True).text.endswith("data: [DONE]\n\n")
+    assert prompts == ["Once", [1, 2]]
+    assert "chat" in error(ask(client(), "/v1/completions"), 404)["message"]
+
+
+def test_a_key_is_asked_for_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    http = client(api_key="sécret")
+    for header in (
+        {},
+        {"Authorization": "Bearer secret"},
+        {"Authorization": "sécret".encode()},
+        {"Authorization": "Bearer"},
+    ):
+        for response in (
+            http.get("/v1/models", headers=header),
+            http.post("/v1/chat/completions", content=b"{", headers=header),
+            http.post("/v1/completions", content=b"{", headers=header),
+        ):
+            assert error(response, 401)["code"] == "invalid_api_key"
+    right = {"Authorization": "Bearer sécret".encode()}
+    assert http.get("/v1/models", headers=right).status_code == 200
+    assert http.get("/health").status_code == 200
+    assert "cret" not in caplog.text
+
+
+def test_an_unknown_model_is_told_which_there_are() -> None:
+    told = error(ask(client(), model="gpt-4"), 404)
+    assert (told["param"], told["code"]) == ("model", "model_not_found")
+    assert "'gpt-4'" in told["message"] and "tiny" in told["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"model": "\xff\xfe"}', b"\x00\x01"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_body_that_cannot_be_read_is_a_400(path: str, body: bytes) -> None:
+    assert error(client().post(path, content=body), 400)["type"] == "invalid_request_error"
+
+
+def test_a_wrong_field_is_a_400_with_its_name() -> None:
+    assert error(ask(client(), temperature="hot"), 400)["param"] == "temperature"
+
+
+def test_a_body_that_is_too_long_is_a_413() -> None:
+    http = client(max_body=100)
+    assert "100 bytes" in error(http.post("/v1/chat/completions", content=b" " * 101), 413)["message"]
+    parts = iter([b" " * 60, b" " * 60])
+    assert error(http.post("/v1/chat/completions", content=parts), 413)
+
+
+def test_unknown_routes_and_wrong_methods_have_the_same_shape() -> None:
+    http = client()
+    assert "/v1/chat" in error(http.get("/v1/chat"), 404)["message"]
+    response = http.get("/v1/chat/completions")
+    assert "GET" in error(response, 405)["message"]
+    assert response.headers["allow"] == "POST"
+
+
+def test_what_cannot_be_answered_is_a_400_streamed_or_not() -> None:
+    def refuse(messages: Sequence[Message]) -> Iterator[Delta]:
+        raise ValueError("the prompt has 9 tokens, the model's context is 8")
+        yield
+
+    for stream in (False, True):
+        assert "context is 8" in error(ask(client(Scripted(refuse)), stream=stream), 400)["message"]
+
+
+def test_a_fault_of_ours_is_a_500_without_its_details() -> None:
+    def fail(messages: Sequence[Message]) -> Iterator[Delta]:
+        raise RuntimeError("secret path")
+        yield
+
+    told = error(ask(client(Scripted(fail))), 500)
+    assert told["type"] == "server_error"
+    assert "secret" not in told["message"]
+
+
+def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
+    def half(messages: Sequence[Message]) -> Iterator[Delta]:
+        yield Delta("Hel")
+        raise RuntimeError("out of memory")
+
+    *_, text, broken = events(ask(client(Scripted(half)), stream=True).text)
+    assert text["choices"][0]["delta"] == {"content": "Hel"}
+    assert broken["error"]["type"] == "server_error"
+    assert "memory" not in broken["error"]["message"]
+
+
+def test_one_line_is_logged_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="swift.serve")
+    http = client()
+    ask(http), ask(http, stream=True), ask(http, model="x"), http.get("/a%0Ab")
+    lines = [record.getMessage() for record in caplog.records if record.name == "swift.serve"]
+    assert [line.split()[:3] for line in lines] == [
+        ["POST", "/v1/chat/completions", "200"],
+        ["POST", "/v1/chat/completions", "200"],
+        ["POST", "/v1/chat/completions", "404"],
+        ["GET", "/a%0Ab", "404"],
+    ]
+    assert ["3+2 tokens, stop" in line for line in lines] == [True, True, False, False]
+
+
+def endless(messages: Sequence[Message]) -> Iterator[Delta]:
+    while True:
+        time.sleep(0.01)
+        yield Delta("la ")
+
+
+def test_a_client_that_leaves_ends_its_reply() -> None:
+    chat = Scripted(endless)
+    with (
+        served(create_app(chat, "tiny")) as url,
+        openai.OpenAI(api_key="-", base_url=f"{url}/v1", max_retries=0) as api,
+    ):
+        with api.chat.completions.create(model="tiny", messages=[USER], stream=True) as stream:  # type: ignore[list-item]
+            next(iter(stream))
+            assert not chat.closed.is_set()
+        assert chat.closed.wait(5)
+        chat.closed.clear()
+        with pytest.raises(openai.APITimeoutError):
+            api.chat.completions.create(model="tiny", messages=[USER], timeout=0.3)  # type: ignore[list-item]
+        assert chat.closed.wait(5)
+
+
+def test_a_client_that_leaves_while_it_asks_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with served(create_app(Scripted(), "tiny")) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as leaving:
+            leaving.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        for _ in range(100):
+            time.sleep(0.02)
+            if caplog.records:
+                break
+    assert [record.getMessage().split()[:3] for record in caplog.records] == [["POST", "/v1/completions", "499"]]
+
+
+def test_a_long_reply_does_not_hold_up_other_requests() -> None:
+    slow = threading.Event()
+
+    def wait(messages: Sequence[Message]) -> Iterator[Delta]:
+        slow.wait(10)
+        yield Delta("done", finish="stop")
+
+    with served(create_app(Scripted(wait), "tiny")) as url, openai.OpenAI(api_key="-", base_url=f"{url}/v1") as api:
+        thread = threading.Thread(target=lambda: api.chat.completions.create(model="tiny", messages=[USER]))  # type: ignore[list-item]
+        thread.start()
+        assert [model.id for model in api.models.list()] == ["tiny"]
+        slow.set()
+        thread.join()
+
+
+def test_a_model_behind_the_app_chats_and_completes(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "model")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    chat = LocalChat(
+        TorchEngine(LlamaForCausalLM.from_pretrained(folder), [2]), Renderer(tokenizer, template("chatml"))
+    )
+    http = TestClient(create_app(chat, "tiny", complete=chat.complete))
+    options = {"max_tokens": 4, "temperature": 0, "ignore_eos": True}
+    whole = ask(http, **options).json()
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"]["completion_tokens"] == 4
+    *chunks, _ = events(ask(http, stream=True, **options).text)
+    streamed = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert streamed == whole["choices"][0]["message"]["content"]
+    text = ask(http, "/v1/completions", **options).json()
+    assert text["usage"] == {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8}  # one token a letter
+    assert ask(http, "/v1/completions", prompt=tokenizer.encode("Once"), **options).json()["choices"] == text["choices"]
+    assert "context of 2048" in error(ask(http, max_tokens=5000), 400)["message"]
+    assert "token 99999" in error(ask(http, "/v1/completions", prompt=[99999]), 400)["message"]
+
+
+FIRE_ALARM = """Answer the following questions as best you can. You have access to the following APIs:
+1. fire_recognition: Call this tool to interact with the fire recognition API. Parameters: [{"name": "image"}]
+
+Use the following format:
+
+Thought: you should always think about what to do
+Action: the action to take, should be one of the above tools[fire_recognition]
+Begin!"""
+
+
+def fire_alarm(messages: Sequence[Message]) -> Iterator[Delta]:
+    """Asks for a tool; once the last message holds an observation, goes on with it."""
+    observed = messages[-1].role == "assistant" and messages[-1].content.endswith("'on_fire': True}]")
+    text = (
+        "\nFinal Answer: There is fire"
+        if observed
+        else "Action: fire_recognition\nAction Input: /tmp/1.jpg\nObservation:"
+    )
+    for letter in text:
+        yield Delta(letter)
+    yield Delta(finish="stop", usage=Usage(100, len(text)))
+
+
+def test_the_official_client_talks_streams_and_goes_on_with_a_reply() -> None:
+    chat = Scripted(fire_alarm)
+    out = io.StringIO()
+    with (
+        served(create_app(chat, "tiny", defaults=SamplingParams(stop=("Observation",)))) as url,
+        contextlib.redirect_stdout(out),
+    ):
+        client = openai.OpenAI(api_key="EMPTY", base_url=f"{url}/v1")
+        model_type = client.models.list().data[0].id
+        print(f"model_type: {model_type}")
+        messages: list[Any] = [
+            {"role": "system", "content": FIRE_ALARM},
+            {"role": "user", "content": "输入图片是/tmp/1.jpg,协助判断图片中是否存在着火点"},
+        ]
+        resp = client.chat.completions.create(model=model_type, messages=messages, stop=["Observation:"], seed=42)
+        response = resp.choices[0].message.content
+        print(f"response: {response}")
+        assert response is not None
+        messages.append(
+            {"role": "assistant", "content": response + "\n[{'coordinate': [101.1, 200.9], 'on_fire': True}]"}
+        )
+        stream_resp = client.chat.completions.create(
+            model=model_type, messages=messages, stop=["Observation:"], stream=True, seed=42
+        )
+        print("response: ", end="")
+        for chunk in stream_resp:
+            print(chunk.choices[0].delta.content, end="", flush=True)
+        print()
+        client.close()
+    assert out.getvalue() == (
+        "model_type: tiny\n"
+        "response: Action: fire_recognition\nAction Input: /tmp/1.jpg\nObservation:\n"
+        "response: \nFinal Answer: There is fire\n"
+    )
+    assert [(params.stop, params.seed) for _, _, params in chat.asked] == [(("Observation:",), 42)] * 2
+    assert [message.role for message in chat.asked[1][0]] == ["system", "user", "assistant"]
+
+
+def test_the_official_client_understands_our_errors() -> None:
+    with served(create_app(Scripted(), "tiny", api_key="k")) as url:
+        with openai.OpenAI(api_key="wrong", base_url=f"{url}/v1") as api, pytest.raises(openai.AuthenticationError):
+            api.models.list()
+        with openai.OpenAI(api_key="k", base_url=f"{url}/v1") as api:
+            with pytest.raises(openai.NotFoundError, match="there is no model 'big'"):
+                api.chat.completions.create(model="big", messages=[{"role": "user", "content": "hi"}])
+            with pytest.raises(openai.BadRequestError) as caught:
+                api.chat.completions.create(model="tiny", messages=[])
+            assert caught.value.param == "messages"

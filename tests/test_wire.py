@@ -1,0 +1,325 @@
+"""Requests in OpenAI's shape become our values, and deltas become OpenAI's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.infer.sample import SamplingParams
+from swift.serve import wire
+
+DEFAULTS = SamplingParams(max_tokens=64, clip=True, temperature=0.3, top_k=20, top_p=0.7, seed=1, stop=("END",))
+USER = {"role": "user", "content": "hi"}
+FIRE = {"type": "function", "function": {"name": "fire", "parameters": {"type": "object", "n": 1.5}}}
+
+
+def chat(**fields: Any) -> wire.ChatRequest:
+    return wire.read(wire.ChatRequest, json.dumps({"model": "m", "messages": [USER], **fields}).encode())
+
+
+def refusal(shape: Any = wire.ChatRequest, body: bytes | None = None, **fields: Any) -> wire.BadRequest:
+    sent = (
+        body if body is not None else json.dumps({"model": "m", "messages": [USER], "prompt": "x", **fields}).encode()
+    )
+    with pytest.raises(wire.BadRequest) as caught:
+        request = wire.read(shape, sent)
+        request.params(DEFAULTS)
+        if isinstance(request, wire.ChatRequest):
+            _ = request.dialogue
+    assert caught.value.status == 400
+    return caught.value
+
+
+def written(value: Any) -> Any:
+    return json.loads(wire.as_json(value))
+
+
+def test_every_role_and_kind_of_content_is_read() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "fire", "arguments": '{"a":  1}'}}
+    request = chat(
+        messages=[
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "yes"},
+            {"role": "assistant", "content": "Thought: "},
+        ]
+    )
+    assert request.dialogue == (
+        Message("system", "be brief"),
+        Message("user", "one\ntwo"),
+        Message("assistant", "", (ToolCall("fire", '{"a":  1}', "c1"),)),
+        Message("tool", "yes", tool_call_id="c1"),
+        Message("assistant", "Thought: "),
+    )
+
+
+def test_several_system_texts_become_one_and_a_late_one_is_refused() -> None:
+    first, second = {"role": "system", "content": "a"}, {"role": "developer", "content": "b"}
+    assert chat(messages=[first, second, USER]).dialogue[0] == Message("system", "a\n\nb")
+    error = refusal(messages=[USER, second])
+    assert error.param == "messages[1].role"
+
+
+def test_results_of_parallel_calls_are_put_in_the_order_of_the_calls() -> None:
+    def result(id: str) -> dict[str, str]:
+        return {"role": "tool", "tool_call_id": id, "content": id}
+
+    calls = [{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}} for id in "abc"]
+    asked = {"role": "assistant", "tool_calls": calls}
+    request = chat(messages=[USER, asked, result("c"), result("a"), result("b"), asked, result("b"), result("a")])
+    assert [message.content for message in request.dialogue if message.role == "tool"] == ["a", "b", "c", "a", "b"]
+
+
+def test_a_silent_request_gets_the_servers_defaults() -> None:
+    assert chat().params(DEFAULTS) == DEFAULTS
+    assert chat(temperature=None, stop=None, seed=None, n=1, user="me", frobnicate=[1]).params(DEFAULTS) == DEFAULTS
+
+
+def test_every_option_of_a_request_wins_over_the_defaults() -> None:
+    request = chat(
+        max_tokens=5,
+        temperature=0,
+        top_p=1,
+        top_k=-1,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=-1,
+        frequency_penalty=0.5,
+        logit_bias={"7": -100},
+        seed=-42,
+        stop="Observation:",
+        include_stop_str_in_output=False,
+        ignore_eos=True,
+    )
+    assert request.params(DEFAULTS) == SamplingParams(
+        max_tokens=5,
+        temperature=0,
+        top_k=0,
+        min_p=0.1,
+        repetition_penalty=1.1,
+        presence_penalty=-1,
+        frequency_penalty=0.5,
+        logit_bias={7: -100},
+        seed=-42,
+        stop=("Observation:",),
+        include_stop=False,
+        ignore_eos=True,
+    )
+    assert chat(stop=["a", "b"]).params(DEFAULTS).stop == ("a", "b")
+    assert chat(stop=[]).params(DEFAULTS).stop == ()
+    assert chat(max_tokens=5, max_completion_tokens=9).params(DEFAULTS).max_tokens == 9
+
+
+def test_tools_are_kept_as_given_and_left_out_when_not_to_be_used() -> None:
+    assert chat(tools=[FIRE]).offered == (Tool(FIRE),)
+    assert chat(tools=[FIRE], tool_choice="auto").offered == (Tool(FIRE),)
+    assert chat(tools=[FIRE], tool_choice="none").offered == ()
+    assert chat(tools=[]).offered == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [USER, {"role": "user", "content": 3}]}, "messages[1].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "", "tool_calls": [{"function": {"name": "f"}}]}]},
+         "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}]},
+         "messages[0].tool_calls[0].function.name"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]},
+         "messages[0].tool_calls[0].function.arguments"),
+        ({"model": None}, "model"),
+        ({"model": 3}, "model"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"seed": 2**63}, "seed"),
+        ({"stop": 3}, "stop"),
+        ({"stop": [""]}, "stop[0]"),
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0]"),
+        ({"tools": {}}, "tools"),
+        ({"tools": [FIRE], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [FIRE], "tool_choice": {"type": "function", "function": {"name": "fire"}}}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+    error = refusal(**fields)
+    assert error.param == param
+    assert str(error).startswith(f"{param}: ")
+    assert "\n" not in str(error)
+
+
+def test_what_is_not_supported_yet_says_what_is() -> None:
+    assert str(refusal(n=3)) == "n: only 1 is supported for now, not 3"
+    assert (
+        str(refusal(tool_choice="required"))
+        == 'tool_choice: only "auto" or "none" is supported for now, not "required"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b'{"model": NaN}', "model"),
+        (b'{"model": "\xff"}', "the body is not JSON"),
+        (b'{"model": "\\ud800"}', "the body is not JSON"),
+        (b"[]", "the body: Input should be an object"),
+        (b"null", "the body: Input should be an object"),
+        (b"[" * 100_000, "the body is not JSON"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> None:
+    assert said in str(refusal(body=body))
+
+
+def test_a_prompt_is_a_text_or_tokens() -> None:
+    def prompt(value: Any) -> Any:
+        return wire.read(wire.TextRequest, json.dumps({"model": "m", "prompt": value}).encode()).prompt
+
+    assert prompt("Once") == "Once"
+    assert prompt(["Once"]) == "Once"
+    assert prompt([1, 2]) == [1, 2]
+    assert prompt([[1, 2]]) == [1, 2]
+    for wrong in ("", [], ["a", "b"], [1, "a"], [True], [[]], 3, None, {}):
+        assert refusal(wire.TextRequest, prompt=wrong).param == "prompt", wrong
+    assert refusal(wire.TextRequest, echo=True).param == "echo"
+
+
+DELTAS = [
+    Delta(text="Thought: look"),
+    Delta(tool_call=ToolCall("fire", "{'image': '图'}")),
+    Delta(tool_call=ToolCall("fire", "/tmp/1.jpg", "c2")),
+    Delta(finish="tool_calls", usage=Usage(7, 5)),
+]
+SAID = [Delta(text="There "), Delta(text=""), Delta(text="is", finish="length", usage=Usage(7, 5))]
+
+
+def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
+    reply = wire.ChatReply("m")
+    for delta in SAID:
+        reply.add(delta)
+    body = written(reply.whole())
+    assert body.pop("id").startswith("chatcmpl-")
+    assert body.pop("created") > 0
+    assert body == {
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "There is", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "length",
+            }
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12},
+    }
+
+
+def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None:
+    reply = wire.ChatReply("m")
+    for delta in DELTAS:
+        reply.add(delta)
+    choice = written(reply.whole())["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "Thought: look"
+    first, second = choice["message"]["tool_calls"]
+    assert first.pop("id").startswith("call_")
+    assert first == {"type": "function", "function": {"name": "fire", "arguments": '{"image": "图"}'}}
+    assert second == {"id": "c2", "type": "function", "function": {"name": "fire", "arguments": "/tmp/1.jpg"}}
+
+
+def test_a_reply_of_calls_alone_has_null_content_and_an_empty_reply_an_empty_one() -> None:
+    reply = wire.ChatReply("m")
+    reply.add(DELTAS[1])
+    assert written(reply.whole())["choices"][0]["message"]["content"] is None
+    assert written(wire.ChatReply("m").whole())["choices"][0]["message"]["content"] == ""
+
+
+def streamed(reply: wire.Reply, deltas: list[Delta]) -> list[Any]:
+    events = [*reply.start(), *(event for delta in deltas for event in reply.add(delta)), *reply.end()]
+    bodies = [written(event) for event in events]
+    assert len({(body.pop("id"), body.pop("created"), body.pop("model")) for body in bodies}) == 1
+    return bodies
+
+
+def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
+    def choice(delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+
+    bodies = streamed(wire.ChatReply("m", include_usage=True), SAID)
+    assert {body.pop("object") for body in bodies} == {"chat.completion.chunk"}
+    assert bodies == [
+        {"choices": choice({"role": "assistant", "content": ""}), "usage": None},
+        {"choices": choice({"content": "There "}), "usage": None},
+        {"choices": choice({"content": "is"}), "usage": None},
+        {"choices": choice({"content": ""}, "length"), "usage": None},
+        {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}},
+    ]
+    assert all("usage" not in body for body in streamed(wire.ChatReply("m"), SAID))
+
+
+def test_streamed_tool_calls_are_numbered() -> None:
+    bodies = streamed(wire.ChatReply("m"), DELTAS)
+    parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
+    assert [part["index"] for part in parts] == [0, 1]
+    assert parts[1] == {"index": 1, "id": "c2", "type": "function", "function": DELTA_CALL}
+    assert bodies[-1]["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "tool_calls"}
+
+
+DELTA_CALL = {"name": "fire", "arguments": "/tmp/1.jpg"}
+
+
+def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
+    def choice(text: str, finish: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
+
+    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    bodies = streamed(wire.TextReply("m", include_usage=True), SAID)
+    assert [(body["choices"], body["usage"]) for body in bodies] == [
+        (choice("There "), None),
+        (choice("is"), None),
+        (choice("", "length"), None),
+        ([], usage),
+    ]
+    reply = wire.TextReply("m")
+    for delta in SAID:
+        reply.add(delta)
+    body = written(reply.whole())
+    assert (body["object"], body["choices"], body["usage"]) == ("text_completion", choice("There is", "length"), usage)
+
+
+def test_an_error_has_openais_shape() -> None:
+    assert json.loads(wire.error_json("no", 400, param="n")) == {
+        "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}
+    }
+    assert json.loads(wire.error_json("ach", 500))["error"]["type"] == "server_error"
