@@ -13,6 +13,8 @@ from typing import NoReturn
 from swift import flags
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
+SHARED = ("__init__", "groups", "loading", "rendering")
+"""Modules of `swift.commands` that are no verbs: what verbs have in common."""
 LAUNCH = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -42,7 +44,7 @@ def verbs() -> dict[str, Path]:
     """Each verb and the file that holds it."""
     folders = importlib.import_module("swift.commands").__path__
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.py"))]
-    return {file.stem.replace("_", "-"): file for file in files if file.stem not in ("__init__", "groups")}
+    return {file.stem.replace("_", "-"): file for file in files if file.stem not in SHARED}
 
 
 def _dispatch(argv: list[str]) -> int:

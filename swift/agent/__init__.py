@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast
 
 from swift.chat import Tool, ToolCall
 
@@ -14,14 +14,19 @@ from swift.chat import Tool, ToolCall
 class Marks(NamedTuple):
     """The texts by which a form is known.
 
-    `stop`: where the model hands over to its environment. `call`: what opens a call. `inline`: results go on inside
-    the assistant's turn; otherwise they make a turn of their own. `special`: marks that are tokens of their own.
+    `stop`: where the model hands over to its environment. `call`: what opens a call. `results`: they go on inside
+    the assistant's turn (inline), are told as a turn by the chat template (turn), or are a turn that the form writes
+    whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own.
     """
 
     stop: tuple[str, ...]
     call: tuple[str, ...]
-    inline: bool
+    results: Literal["inline", "turn", "raw"]
     special: tuple[str, ...] = ()
+
+    @property
+    def inline(self) -> bool:
+        return self.results == "inline"
 
 
 class Form(Protocol):

@@ -10,7 +10,7 @@ from swift.agent import Marks
 from swift.agent.jsontext import is_json, slice_value
 from swift.chat import Tool, ToolCall
 
-marks = Marks(stop=(), call=("<tool_call>",), inline=False)
+marks = Marks(stop=(), call=("<tool_call>",), results="turn")
 
 _SYSTEM = """# Tools
 

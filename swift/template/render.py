@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from swift.agent import Form, form
 from swift.chat import Conversation, Message, Sample, Tool
@@ -18,6 +18,16 @@ from swift.template.template import Template
 from swift.template.weigh import environment, loss_scale
 from swift.template.words import Encoded, Words
 from swift.template.write import JinjaWriter, Kind, Piece, TableWriter, Turn, Writer
+
+_RESULT = "\ue003"  # stands for a tool's text while the form writes around it
+_SPECIAL: dict[Kind, Literal["all", "marks", "none"]] = {
+    "template": "all",
+    "stop": "all",
+    "form": "marks",
+    "reply": "marks",
+    "given": "none",
+    "environment": "none",
+}
 
 
 class Stop(NamedTuple):
@@ -109,12 +119,13 @@ class Renderer:
     def _layout(self, conversation: Conversation, close: bool) -> list[Piece]:
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
+        offer = Piece(text, "given")
         if conversation.tools:
-            text = self.form.system(conversation.tools, text)
+            offer = Piece(self.form.system(conversation.tools, text), "form")
         turns = list(self._turns(messages, bool(conversation.tools)))
         pieces: list[Piece] = []
         closing = 0.0
-        for index, (turn, asking) in enumerate(zip(turns, self.writer.asking(text, turns), strict=True)):
+        for index, (turn, asking) in enumerate(zip(turns, self.writer.asking(offer, turns), strict=True)):
             pieces += self._ending(asking, closing) if index else asking
             spoken = [self._spoken(part, turn.query, index == len(turns) - 1) for part in turn.reply]
             pieces += spoken
@@ -123,8 +134,8 @@ class Renderer:
 
     def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
         """Group messages into rounds; inline tool results belong to the assistant's side of theirs."""
-        queries: list[str] = []
-        asked_by_tool = False
+        told: list[Piece] = []
+        by_tool = False
         reply: list[tuple[str, Kind, float | None]] = []
         for role, group in groupby(messages, key=lambda message: message.role):
             run = list(group)
@@ -134,21 +145,34 @@ class Renderer:
                     parts = environment(said, agent=tools)
                     reply += [(text, "environment" if outside else "reply", message.weight) for text, outside in parts]
             elif role == "tool" and self.form.marks.inline and reply:
-                reply.append((self.form.result([message.content for message in run]), "environment", None))
+                results = self._results([message.content for message in run], "environment")
+                reply += [(piece.text, piece.kind, None) for piece in results]
             else:
                 if reply:
-                    yield Turn("\n".join(queries), asked_by_tool, tuple(reply))
-                    queries, reply = [], []
+                    yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
+                    told, reply = [], []
+                by_tool = role == "tool"
                 texts = [message.content for message in run]
-                asked_by_tool = role == "tool"
-                queries += [self.form.result(texts)] if asked_by_tool else texts
-        if not queries and not (messages and messages[0].role == "assistant"):
+                told += [Piece("\n", "given")] if told else []
+                told += self._results(texts, "given") if by_tool else [Piece("\n".join(texts), "given")]
+        if not told and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
-        yield Turn("\n".join(queries), asked_by_tool, tuple(reply))
+        yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
+
+    def _results(self, texts: Sequence[str], kind: Kind) -> list[Piece]:
+        """What tools returned as the form tells it, the form's own marks apart from the same characters in a result."""
+        if not self.form.marks.special:
+            return [Piece(self.form.result(texts), kind)]
+        written = self.form.result([_RESULT] * len(texts)).split(_RESULT)
+        between = [Piece(text, "form") for text in written]
+        pieces = [between[0]]
+        for text, after in zip(texts, between[1:], strict=True):
+            pieces += [Piece(text, kind), after]
+        return [piece for piece in pieces if piece.text]
 
     def _spoken(self, part: tuple[str, Kind, float | None], query: str, last: bool) -> Piece:
         text, kind, weight = part
-        if kind == "environment" or weight == 0:
+        if kind != "reply" or weight == 0:
             return Piece(text, kind, ((text, 0.0),))
         factor = 1.0 if weight is None else weight
         return Piece(text, kind, tuple((piece, w * factor) for piece, w in self.scale(text, query, last)))
@@ -167,7 +191,7 @@ class Renderer:
     def _encoded(self, piece: Piece) -> Encoded:
         if piece.ids:
             return Encoded(list(piece.ids), [0] * len(piece.ids))
-        return self._words.encode(piece.text, special=piece.kind in ("template", "stop"))
+        return self._words.encode(piece.text, _SPECIAL[piece.kind])
 
     def _stop(self) -> Stop:
         ids = [token for piece in self.writer.closing for token in self._encoded(piece).ids]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -43,14 +43,15 @@ class Words:
         """Whether the text holds the characters of a special token."""
         return self._special.search(text) is not None
 
-    def encode(self, text: str, special: bool) -> Encoded:
-        """Tokens of `text`; without `special`, what looks like a special token stays text, a form's marks excepted."""
-        if special or not self.typed(text):
+    def encode(self, text: str, special: Literal["all", "marks", "none"]) -> Encoded:
+        """Tokens of `text`: characters of special tokens become these tokens all, if they are marks, or not at all."""
+        if special == "all" or not self.typed(text):
             return _plain(self._backend, text, 0)
+        marks = list(self._marks.finditer(text)) if special == "marks" else []
         ids: list[int] = []
         starts: list[int] = []
         done = 0
-        for match in [*self._marks.finditer(text), None]:
+        for match in [*marks, None]:
             between = _plain(self._literal, text[done : match.start() if match else len(text)], done)
             mark = _plain(self._backend, match[0], match.start()) if match else Encoded([], [])
             ids += between.ids + mark.ids

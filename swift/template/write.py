@@ -10,7 +10,8 @@ from jinja2 import TemplateError
 
 from swift.template.template import Element, Template
 
-Kind = Literal["template", "given", "environment", "reply", "stop"]
+Kind = Literal["template", "form", "given", "environment", "reply", "stop"]
+"""Who wrote a text. Special tokens are read in what a template wrote, a form's marks in what it and the model wrote."""
 
 
 class Piece(NamedTuple):
@@ -22,12 +23,23 @@ class Piece(NamedTuple):
     ids: tuple[int, ...] = ()
 
 
-class Turn(NamedTuple):
-    """What the model is told, and what it answers: (text, who wrote it, the message's own weight) in order."""
+NOTHING = Piece("", "given")
 
-    query: str
-    asked_by_tool: bool
+
+class Turn(NamedTuple):
+    """What the model is told by whom, and what it answers: (text, who wrote it, the message's own weight) in order.
+
+    `raw`: what it is told is a whole turn already, up to where the assistant speaks.
+    """
+
+    told: tuple[Piece, ...]
+    by_tool: bool
+    raw: bool
     reply: tuple[tuple[str, Kind, float | None], ...]
+
+    @property
+    def query(self) -> str:
+        return "".join(piece.text for piece in self.told)
 
 
 class Writer(Protocol):
@@ -36,7 +48,7 @@ class Writer(Protocol):
     closing: list[Piece]
     default_system: str
 
-    def asking(self, system: str, turns: Sequence[Turn]) -> list[list[Piece]]:
+    def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
         """For each turn, all that stands between the reply before it (or the beginning) and its own reply."""
         ...
 
@@ -53,29 +65,35 @@ class TableWriter:
         begins = template.auto_add_bos and bos is not None and bos == opening
         self._bos = [Piece(tokenizer.decode([bos]), "template", ids=(bos,))] if begins else []
 
-    def asking(self, system: str, turns: Sequence[Turn]) -> list[list[Piece]]:
+    def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
         """Raises ValueError for a system text or a further round that the template has no place for."""
         if self.template.chat_sep is None and len(turns) > 1:
             raise ValueError(f"template {self.template.name!r} takes a single round, this dialogue has {len(turns)}")
         between = self._elements(self.template.chat_sep or (), "template")
         asked: list[list[Piece]] = []
         for index, turn in enumerate(turns):
-            shape = self.template.tool_prompt if turn.asked_by_tool else None
-            prompt = self._elements(shape or self.template.prompt, "template", query=turn.query, round=index)
+            shape = (self.template.tool_prompt if turn.by_tool else None) or self.template.prompt
+            prompt = list(turn.told) if turn.raw else self._elements(shape, "template", query=turn.told, round=index)
             asked.append((between if index else self._open(system)) + prompt)
         return asked
 
-    def _open(self, system: str) -> list[Piece]:
-        if not system:
+    def _open(self, system: Piece) -> list[Piece]:
+        if not system.text:
             return self._bos + self._elements(self.template.prefix, "template")
         if self.template.system_prefix is None:
-            raise ValueError(f"template {self.template.name!r} has no place for a system text: {system[:40]!r}")
+            raise ValueError(f"template {self.template.name!r} has no place for a system text: {system.text[:40]!r}")
         return self._bos + self._elements(self.template.system_prefix, "template", system=system)
 
     def _elements(
-        self, elements: Sequence[Element], kind: Kind, *, system: str = "", query: str = "", round: int = 0
+        self,
+        elements: Sequence[Element],
+        kind: Kind,
+        *,
+        system: Piece = NOTHING,
+        query: Sequence[Piece] = (),
+        round: int = 0,
     ) -> list[Piece]:
-        given = {"{{SYSTEM}}": system, "{{QUERY}}": query}
+        given = {"{{SYSTEM}}": [system], "{{QUERY}}": query}
         numbers = {"{{ROUND0}}": str(round), "{{ROUND1}}": str(round + 1)}
         pieces: list[Piece] = []
         for element in elements:
@@ -84,9 +102,8 @@ class TableWriter:
                 pieces.append(Piece(self.tokenizer.decode(list(ids)), kind, ids=ids))
                 continue
             for text in re.split(r"(\{\{[A-Z0-9]+\}\})", element):
-                piece = Piece(given[text], "given") if text in given else Piece(numbers.get(text, text), kind)
-                pieces += [piece] if piece.text else []
-        return pieces
+                pieces += given.get(text, [Piece(numbers.get(text, text), kind)])
+        return [piece for piece in pieces if piece.text]
 
     def _token(self, name: str | int) -> int:
         token = name if isinstance(name, int) else getattr(self.tokenizer, name)  # e.g. "eos_token_id"
@@ -108,37 +125,39 @@ class JinjaWriter:
         if not tokenizer.chat_template:
             raise ValueError("the tokenizer brings no chat template: name one with --template_type")
         self.tokenizer = tokenizer
-        probe = Turn("", False, (("", "reply", None),))
-        after = self._render("", [probe], generate=False).rsplit(_reply(0), 1)[1]
+        probe = Turn((NOTHING,), False, False, (("", "reply", None),))
+        after = self._render(NOTHING, [probe], generate=False).rsplit(_reply(0), 1)[1]
         special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
         stop = next((each for each in special if after.lstrip().startswith(each)), tokenizer.eos_token)
         if stop is None:
             raise ValueError("neither the chat template nor the tokenizer says what ends a reply")
         self.closing = [Piece(stop, "stop")]
 
-    def asking(self, system: str, turns: Sequence[Turn]) -> list[list[Piece]]:
+    def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
         asked: list[list[Piece]] = []
         before = ""
-        for index in range(len(turns)):
+        for index, turn in enumerate(turns):
+            if turn.raw:
+                asked.append([*self.closing, *turn.told])
+                before += _reply(index)
+                continue
             prompt = self._render(system, turns[: index + 1], generate=True)
             if not prompt.startswith(before):
                 raise ValueError(
                     f"the tokenizer's chat template rewrites round {index} once round {index + 1} follows, so a prompt "
                     "would not be a prefix of the whole dialogue: name a template with --template_type"
                 )
-            asked.append(self._filled(prompt[len(before) :], system, turns[index].query))
+            asked.append(_filled(prompt[len(before) :], system, turn.told))
             before = prompt + _reply(index)
         return asked
 
-    def _filled(self, text: str, system: str, query: str) -> list[Piece]:
-        given = {_SYSTEM: system, _QUERY: query}
-        parts = re.split(f"({_SYSTEM}|{_QUERY})", re.sub(f"{_QUERY}[0-9]+;", _QUERY, text))
-        pieces = [Piece(given[part], "given") if part in given else Piece(part, "template") for part in parts]
-        return [piece for piece in pieces if piece.text]
-
-    def _render(self, system: str, turns: Sequence[Turn], generate: bool) -> str:
-        messages = [{"role": "system", "content": _SYSTEM}] if system else []
-        for index in range(len(turns)):
+    def _render(self, system: Piece, turns: Sequence[Turn], generate: bool) -> str:
+        """The prompt with marks for the texts. A raw turn and the reply after it count to the reply before."""
+        messages = [{"role": "system", "content": _SYSTEM}] if system.text else []
+        for index, turn in enumerate(turns):
+            if turn.raw and messages:
+                messages[-1]["content"] += _reply(index)
+                continue
             messages.append({"role": "user", "content": f"{_QUERY}{index};"})
             if index < len(turns) - 1 or not generate:
                 messages.append({"role": "assistant", "content": _reply(index)})
@@ -154,3 +173,10 @@ _SYSTEM, _QUERY = "\ue000", "\ue001"
 
 def _reply(index: int) -> str:
     return f"\ue002{index};"
+
+
+def _filled(text: str, system: Piece, told: Sequence[Piece]) -> list[Piece]:
+    pieces: list[Piece] = []
+    for part in re.split(f"({_SYSTEM}|{_QUERY}[0-9]+;)", text):
+        pieces += [system] if part == _SYSTEM else told if part.startswith(_QUERY) else [Piece(part, "template")]
+    return [piece for piece in pieces if piece.text]

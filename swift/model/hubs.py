@@ -1,0 +1,90 @@
+"""Models in the caches of ModelScope and Hugging Face, and fetched from these hubs. Knows no table of models."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+
+TIMEOUT_S = 5
+"""How long a hub may take to answer at all before it counts as out of reach."""
+
+
+def offline() -> bool:
+    return "1" in (os.environ.get("SWIFT_OFFLINE"), os.environ.get("HF_HUB_OFFLINE"))
+
+
+def cached(name: str, revision: str) -> Iterator[Path]:
+    """Folders on this machine for a hub id; they may be cut short."""
+    yield from _modelscope_cache(name, revision)
+    yield from _hf_cache(name, revision)
+
+
+def modelscope_root() -> Path:
+    return Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
+
+
+def _modelscope_cache(name: str, revision: str) -> Iterator[Path]:
+    """Folders of a model in the layouts that ModelScope's client has used; the case of names has varied too."""
+    for layout in (("hub", "models"), ("hub",), ("models",), ()):
+        folders = [modelscope_root().joinpath(*layout)]
+        for part in name.lower().split("/"):
+            wanted = (part, part.replace(".", "___"))
+            below = [inner for folder in folders if folder.is_dir() for inner in sorted(folder.iterdir())]
+            folders = [inner for inner in below if inner.name.lower() in wanted and inner.is_dir()]
+        yield from (folder for folder in folders if _has_revision(folder, revision))
+
+
+def _has_revision(folder: Path, revision: str) -> bool:
+    """False only where the client's own note (`Revision:v1.0.0,CreatedAt:...`) names another one."""
+    note = folder / ".mv"
+    if revision == "master" or not note.is_file():
+        return True
+    return note.read_text(encoding="utf-8").removeprefix("Revision:").split(",")[0] == revision
+
+
+def _hf_cache(name: str, revision: str) -> Iterator[Path]:
+    try:
+        yield Path(snapshot_download(name, revision=_hf_revision(revision), local_files_only=True))
+    except OSError:
+        return
+
+
+def _hf_revision(revision: str) -> str:
+    return "main" if revision == "master" else revision
+
+
+def from_modelscope(name: str, revision: str) -> Path:
+    if importlib.util.find_spec("modelscope") is None:
+        raise ValueError("ModelScope (its package `modelscope` is not installed)")
+    _reach("https://www.modelscope.cn", "ModelScope")
+    modelscope = importlib.import_module("modelscope")
+    return Path(modelscope.snapshot_download(name, revision=revision))
+
+
+def from_hf(name: str, revision: str) -> Path:
+    _reach(constants.ENDPOINT, "Hugging Face")
+    print(f"fetching {name} from {constants.ENDPOINT}", file=sys.stderr)
+    # weights in other formats than safetensors would double the download
+    others = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "original/*", "onnx/*"]
+    folder = Path(snapshot_download(name, revision=_hf_revision(revision), ignore_patterns=others))
+    if not any(folder.glob("*.safetensors")):
+        folder = Path(snapshot_download(name, revision=_hf_revision(revision), allow_patterns=["*.bin", "*.gguf"]))
+    return folder
+
+
+def _reach(url: str, hub: str) -> None:
+    """Raises OSError if nothing answers at `url` in a few seconds; the hubs' own clients can wait for minutes."""
+    try:
+        urllib.request.urlopen(url, timeout=TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return  # it did answer
+    except OSError as error:
+        raise OSError(f"{hub} ({url} cannot be reached: {error})") from None

@@ -1,0 +1,244 @@
+"""A name, hub id or folder -> a model and its tokenizer. Knows no tuner, no chat template and no flag."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import logging
+
+from swift.model import bundled, gguf, hubs, specs
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def locate(name_or_path: str, revision: str = "master", use_hf: bool = False) -> Path:
+    """The folder (or GGUF file) of a model: a path, the hubs' caches, the bundled package, and last the network.
+
+    `use_hf` asks Hugging Face before ModelScope. Raises ValueError that says what was tried.
+    """
+    spec = specs.by_name(name_or_path)
+    tried: list[str] = []
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        try:
+            return check(path)
+        except ValueError as error:
+            if spec is None:
+                raise
+            tried.append(str(error))  # a folder here that only shares its name with a known model
+    elif name_or_path.startswith(("/", "~", ".")):
+        raise ValueError(f"{name_or_path}: no such folder")
+    if spec is None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name_or_path):
+        raise ValueError(f"{name_or_path!r} is neither a folder nor a known model{_hint(name_or_path)}")
+    ms, hf = (spec.ms, spec.hf) if spec else (name_or_path, name_or_path)
+    if spec and revision == "master":
+        revision = spec.revision
+    found = _in_caches([name for name in dict.fromkeys((hf, ms) if use_hf else (ms, hf)) if name], revision, tried)
+    if found is None and spec and spec.model_type == bundled.MODEL_TYPE:
+        try:
+            return bundled.unpack()
+        except ValueError as error:
+            tried.append(str(error))
+    found = found or _download(ms, hf, revision, use_hf, tried)
+    if found is None:
+        hint = "" if spec else _hint(name_or_path)
+        raise ValueError(f"model {name_or_path!r} was not found{hint}. Tried: {'; '.join(tried)}")
+    return found
+
+
+def check(path: Path) -> Path:
+    """`path`, if it is a GGUF file or a folder with a configuration and whole weights; else ValueError says why not."""
+    if path.is_file():
+        if path.suffix != ".gguf" or not path.stat().st_size:
+            raise ValueError(f"{path}: not a model: give its folder, or a .gguf file")
+        return path
+    if not (path / "config.json").is_file():
+        if _gguf_file(path):
+            return path
+        if (path / "adapter_config.json").is_file():
+            raise ValueError(f"{path}: a LoRA checkpoint, not a whole model: give it as --ckpt_dir")
+        raise ValueError(f"{path}: no model here: there is no config.json")
+    _json(path / "config.json")
+    for file in _weights(path):
+        if not file.is_file():
+            raise ValueError(f"{path}: half-written: {file.name} is missing")
+        check_weights(file)
+    return path
+
+
+def check_weights(file: Path) -> None:
+    """Raises ValueError if a file of weights is cut short. Reads its header only."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):
+                return
+        if not file.stat().st_size:
+            raise ValueError(f"{file}: half-written: the file is empty")
+    except SafetensorError as error:
+        raise ValueError(f"{file}: half-written or damaged ({error})") from None
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device meant by auto, cpu, cuda, cuda:1 or mps. Under torchrun each process gets a GPU of its own."""
+    cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        picked = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}: auto, cpu, cuda, cuda:1 or mps") from None
+    if picked.type == "cuda" and not cuda:
+        raise ValueError(f"device {device}: this machine has no GPU that PyTorch can use")
+    if picked.type == "cuda" and picked.index is None:
+        picked = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {picked}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
+    return picked
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype meant by bf16, fp16, fp32 or AUTO: fp32 on a CPU, on a GPU bf16 where it has it, else fp16."""
+    if dtype == "AUTO":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}: AUTO, {', '.join(DTYPES)}")
+    if dtype == "fp16" and device.type == "cpu":
+        raise ValueError("dtype fp16 does not work on a CPU: take fp32 or bf16")
+    return DTYPES[dtype]
+
+
+def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    file = _gguf_file(path)
+    if file:
+        return gguf.read_tokenizer(file)
+    _check_custom_code(path, trust_remote_code)
+    tokenizer: PreTrainedTokenizerBase = _loading(
+        path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    )
+    return tokenizer
+
+
+def load_model(
+    path: Path,
+    dtype: str = "AUTO",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """The model of a folder or GGUF file, on its device, in eval mode.
+
+    Raises ValueError when weights are missing: transformers would go on with random ones.
+    """
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    on = pick_device(device)
+    as_dtype = pick_dtype(dtype, on)
+    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    file = _gguf_file(path)
+    if file:
+        return gguf.read_model(file, as_dtype, **options).to(on)
+    _check_custom_code(path, trust_remote_code)
+    place = {"device_map": {"": on}} if on.type == "cuda" else {}  # straight to the GPU, not through main memory
+    model, info = _loading(
+        path,
+        "model",
+        lambda: AutoModelForCausalLM.from_pretrained(
+            path, dtype=as_dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **place, **options
+        ),
+    )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"{path}: {len(missing)} weights are missing, {missing[0]} for one")
+    loaded: PreTrainedModel = model.to(on)
+    return loaded.eval()
+
+
+def _loading(path: Path, what: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{path}: the {what} cannot be loaded: {reason}") from error
+
+
+def _check_custom_code(folder: Path, trusted: bool) -> None:
+    config = _json(folder / "config.json")
+    if not trusted and "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        raise ValueError(f"{folder}: the model brings Python code of its own; to run it: --trust_remote_code true")
+
+
+def _gguf_file(path: Path) -> Path | None:
+    if path.is_file():
+        return path
+    files = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        raise ValueError(f"{path}: several GGUF files; give one of them: {', '.join(file.name for file in files)}")
+    return files[0] if files else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: not a JSON object")
+    return value
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files that hold the weights, as transformers picks them; those an index names may be missing."""
+    for whole, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            shards = _json(folder / index).get("weight_map")
+            if not isinstance(shards, dict):
+                raise ValueError(f"{folder / index}: there is no weight_map")
+            return [folder / str(name) for name in sorted(set(shards.values()))]
+    raise ValueError(f"{folder}: half-written: there are no weights (model.safetensors)")
+
+
+def _in_caches(ids: list[str], revision: str, tried: list[str]) -> Path | None:
+    for folder in (folder for name in ids for folder in hubs.cached(name, revision)):
+        try:
+            return check(folder)
+        except ValueError as error:  # cut short; a download would complete it
+            tried.append(str(error))
+    tried += [f"ModelScope's cache {hubs.modelscope_root()}", f"Hugging Face's cache {constants.HF_HUB_CACHE}"]
+    return None
+
+
+def _download(ms: str, hf: str, revision: str, use_hf: bool, tried: list[str]) -> Path | None:
+    if hubs.offline():
+        tried.append("no download (SWIFT_OFFLINE or HF_HUB_OFFLINE is set)")
+        return None
+    ways = [(hubs.from_modelscope, ms), (hubs.from_hf, hf)]
+    for fetch, name in reversed(ways) if use_hf else ways:
+        try:
+            if name:
+                return check(fetch(name, revision))
+        except (OSError, ValueError) as error:
+            tried.append(" ".join(str(error).split()))
+    return None
+
+
+def _hint(name: str) -> str:
+    near = specs.nearest(name)
+    return f": did you mean {near}?" if near else ""
