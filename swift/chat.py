@@ -31,6 +31,11 @@ class Tool:
         return inner if isinstance(inner, dict) else self.spec
 
     @property
+    def wrapped(self) -> dict[str, Any]:
+        """The description within OpenAI's wrapper."""
+        return self.spec if "function" in self.spec else {"type": "function", "function": self.spec}
+
+    @property
     def name(self) -> str:
         return str(self.function.get("name") or self.function.get("name_for_model") or "")
 

@@ -30,10 +30,7 @@ _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
 def system(tools: Sequence[Tool], text: str) -> str:
-    described = [
-        tool.spec if "function" in tool.spec else {"type": "function", "function": tool.spec} for tool in tools
-    ]
-    offered = _SYSTEM.format(tools="\n".join(json.dumps(each, ensure_ascii=False) for each in described))
+    offered = _SYSTEM.format(tools="\n".join(json.dumps(each.wrapped, ensure_ascii=False) for each in tools))
     return f"{text}\n\n{offered}" if text else offered
 
 

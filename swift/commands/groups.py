@@ -118,13 +118,13 @@ class LoraFlags:
     lora_bias_trainable: Literal["none", "all"] = flag("none", alias=("lora_bias",))
     """Which biases are trained"""
     lora_dtype: Dtype = flag("AUTO", values=DTYPES)
-    """Precision of LoRA's matrices; AUTO takes that of the module they sit on"""
+    """Precision of LoRA's matrices; AUTO takes fp32: bf16 loses small steps"""
     use_rslora: bool = False
     """Scale by alpha / sqrt(r)"""
     use_dora: bool = False
     """Weight-decomposed LoRA"""
     init_lora_weights: str = flag("true", alias=("init_weights",))
-    """Start values: true, false, gaussian, pissa, pissa_niter_N, olora"""
+    """Start values: true, false, gaussian, pissa, olora"""
     lora_lr_ratio: float | None = None
     """LoRA+: learning rate of B as a multiple of that of A (10 to 16 is usual)"""
 

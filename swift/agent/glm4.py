@@ -1,0 +1,56 @@
+"""GLM-4's form: the name on a line, the arguments below it, and <|observation|> where the environment speaks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from swift.agent import STOCK_SYSTEM, Marks
+from swift.chat import Tool, ToolCall
+
+marks = Marks(
+    stop=("<|observation|>",),
+    call=("<|observation|>",),
+    results="inline",
+    special=("<|observation|>", "<|assistant|>"),
+)
+
+_USAGE = "在调用上述函数时，请使用 Json 格式表示调用的参数。"
+_CALL = re.compile(r"(?:\A|(?<=\n)|(?<=>))(?P<name>[\w.-]+)\n(?P<arguments>\{.*\})\s*\Z", re.DOTALL)
+
+
+def system(tools: Sequence[Tool], text: str) -> str:
+    own = [text] if text and text != STOCK_SYSTEM else []
+    return "\n\n".join([*own, write_tools(tools)])
+
+
+def write_tools(tools: Sequence[Tool]) -> str:
+    described = [
+        f"## {each.name}\n\n{json.dumps(each.function, ensure_ascii=False, indent=4)}\n{_USAGE}" for each in tools
+    ]
+    return "# 可用工具\n\n" + "\n".join(described)
+
+
+def call(content: str, calls: Sequence[ToolCall]) -> str:
+    """Each call is a turn of the assistant's of its own; the last hands over."""
+    if not calls:
+        return content
+    asked = [f"{each.name}\n{each.arguments}" for each in calls]
+    return "<|assistant|>".join([content, *asked] if content else asked) + "<|observation|>"
+
+
+def result(texts: Sequence[str]) -> str:
+    return "\n" + "<|observation|>\n".join(texts) + "<|assistant|>\n"
+
+
+def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """A call counts once it hands over with <|observation|>."""
+    said, mark, _ = text.partition("<|observation|>")
+    if not mark:
+        return text, ()
+    parts = said.split("<|assistant|>")
+    calls = [_CALL.fullmatch(part) for part in parts]
+    first = next((index for index, match in enumerate(calls) if match), len(parts))
+    found = tuple(ToolCall(match["name"], match["arguments"]) for match in calls[first:] if match)
+    return ("<|assistant|>".join(parts[:first]), found) if found else (text, ())

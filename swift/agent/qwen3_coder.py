@@ -1,0 +1,93 @@
+"""Qwen3-Coder's form: XML-like calls with a tag a parameter; results as a user turn."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from swift.agent import Marks
+from swift.chat import Tool, ToolCall
+
+marks = Marks(stop=(), call=("<tool_call>",), results="turn")
+
+_USAGE = """If you choose to call a function ONLY reply in the following format with NO suffix:
+
+<tool_call>
+<function=example_function_name>
+<parameter=example_parameter_1>
+value_1
+</parameter>
+<parameter=example_parameter_2>
+This is the value for the second parameter
+that can span
+multiple lines
+</parameter>
+</function>
+</tool_call>"""
+
+_CALL = re.compile(r"<tool_call>\s*<function=([^>\n]+)>\n?(.*?)</function>\s*</tool_call>", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+
+
+def system(tools: Sequence[Tool], text: str) -> str:
+    described = "\n".join(_describe(each) for each in tools)
+    offered = f"# Tools\n\nYou have access to the following functions:\n\n<tools>\n{described}\n</tools>\n\n{_USAGE}"
+    return f"{text}\n\n{offered}" if text else offered
+
+
+def call(content: str, calls: Sequence[ToolCall]) -> str:
+    asked = [
+        f"<tool_call>\n<function={each.name}>\n{_write(each.arguments)}</function>\n</tool_call>" for each in calls
+    ]
+    return "\n".join([content, *asked] if content else asked)
+
+
+def result(texts: Sequence[str]) -> str:
+    return "\n".join(f"<tool_response>\n{text}\n</tool_response>" for text in texts) + "\n"
+
+
+def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """A value is JSON where it reads as JSON, except a bare text: the form does not say which it was."""
+    found = list(_CALL.finditer(text))
+    if not found:
+        return text, ()
+    calls = tuple(ToolCall(match[1].strip(), _read(match[2])) for match in found)
+    return text[: found[0].start()].removesuffix("\n"), calls
+
+
+def _describe(tool: Tool) -> str:
+    properties: dict[str, Any] = tool.parameters.get("properties", {}) if isinstance(tool.parameters, dict) else {}
+    parameters = "\n".join(
+        f"<parameter>\n<name>{name}</name>\n<type>{about.get('type', 'any')}</type>\n"
+        f"<description>{about.get('description', '')}</description>\n</parameter>"
+        for name, about in properties.items()
+    )
+    inside = f"<parameters>\n{parameters}\n</parameters>" if parameters else "<parameters>\n</parameters>"
+    return f"<function>\n<name>{tool.name}</name>\n<description>{tool.description}</description>\n{inside}\n</function>"
+
+
+def _write(arguments: str) -> str:
+    try:
+        values = json.loads(arguments)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"qwen3_coder writes arguments that are a JSON object, not {arguments[:60]!r}")
+    shown = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
+    return "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in shown.items())
+
+
+def _read(body: str) -> str:
+    return json.dumps({name: _value(text) for name, text in _PARAMETER.findall(body)}, ensure_ascii=False)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
