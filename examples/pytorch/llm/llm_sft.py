@@ -1,0 +1,5 @@
+import sys
+
+from swift.cli import main
+
+sys.exit(main(["sft", *sys.argv[1:]]))

@@ -1,0 +1,450 @@
+"""Train a model on conversations: adapters or the whole of it, in one process or several."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from swift import flags
+from swift.commands.groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from swift.chat import Conversation, Sample
+    from swift.data.check import Report
+    from swift.template import Renderer
+    from swift.train.report import Share
+    from swift.train.trainer import SftTrainer
+
+RECORD = "sft_args.json"
+ADAPTER_RATE, WHOLE_RATE = 1e-4, 1e-5
+ROWS_PER_STEP = 16
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelFlags = ModelFlags()
+    template: TemplateFlags = TemplateFlags()
+    data: DataFlags = DataFlags()
+    lora: LoraFlags = LoraFlags()
+    train: TrainFlags = TrainFlags()
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Trains, and returns what came of it; the same stands in the run's folder, whose path is `output_dir`."""
+    import torch
+    from transformers import set_seed
+
+    from swift.commands.rendering import make_renderer
+    from swift.model import load, specs
+    from swift.train.ranks import Ranks, take_one_gpu
+    from swift.tuner import attach
+
+    take_one_gpu(cfg.model.device)
+    device = load.pick_device(cfg.model.device)
+    ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
+    say = print if ranks.first else _silence
+    torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
+
+    name = cfg.model.model_id_or_path or cfg.model.model_type
+    if not name:
+        raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
+    path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf)
+    spec = specs.find(cfg.model.model_type or name) or specs.find(str(path))
+    tokenizer = load.load_tokenizer(path, cfg.model.trust_remote_code)
+    renderer = make_renderer(tokenizer, cfg.template, spec)
+
+    say(f"model: {name} ({path})")
+    data = _read(cfg, renderer, say)
+    cfg = _derived(cfg, ranks.world, spec.model_type if spec else None)
+    runs = _runs(cfg, path)
+    resume = _resume_from(cfg, runs)
+    folder = ranks.agree(lambda: _run_folder(cfg, runs, resume))
+
+    set_seed(cfg.train.seed)
+    attention = "eager" if device.type == "cpu" else None  # faster than sdpa there: 231 against 162 tokens/s
+    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, attention)
+    model = attach.attach(model, _lora_options(cfg.lora, spec) if cfg.train.sft_type == "lora" else None)
+    trained, whole = attach.trained_and_all(model)
+    say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
+
+    trainer = _trainer(cfg, model, data, folder, device.type, _finish(cfg, renderer))
+    if ranks.first:
+        _write_record(cfg, folder)
+        (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
+    _say_header(data, trainer, say)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    result = _result(trainer, data, folder, time.perf_counter() - began)
+    if ranks.first:
+        _write_summary(cfg, result, data, folder)
+    _say_footer(result, say)
+    ranks.leave()
+    if trainer.stopped:
+        raise SystemExit(128 + 15)  # as a process that SIGTERM ended
+    return result
+
+
+# --- rows -> samples ------------------------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """What is trained on, what is held out, what became of every row, and the first row as the model sees it."""
+
+    train: list[Sample]
+    val: list[Sample]
+    shares: dict[str, Share]
+    report: Report
+    first_row: str
+
+
+def _read(cfg: Config, renderer: Renderer, say: Callable[[str], None]) -> Data:
+    from swift.data.mix import DataPlan, load_datasets
+    from swift.train.report import abbreviate, mixture
+
+    plan = DataPlan(**{field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)})
+    train_rows, val_rows, report = load_datasets(plan, say)
+    train = _encode(renderer, train_rows, cfg.template, report, "reading rows")
+    val = _encode(renderer, val_rows, cfg.template, report, "reading held-out rows")
+    for line in report.lines():
+        say(f"data: {line}")
+    shares = mixture(train)
+    _refuse_untrained(train, shares, cfg)
+    first = next(row for row in train_rows if row.source == train[0].source)
+    return Data(train, val, shares, report, abbreviate(renderer.show(first).pieces))
+
+
+def _encode(
+    renderer: Renderer, rows: Sequence[Conversation], limits: TemplateFlags, report: Report, doing: str
+) -> list[Sample]:
+    from rich.progress import track
+
+    from swift.template.fit import fit
+
+    samples = []
+    for row in track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True):
+        fitted = fit(renderer, row, limits.max_length, limits.truncation_strategy)
+        if fitted.fate != "kept":
+            report.count(row.source, fitted.fate)
+        if fitted.sample is None:
+            report.notes.append(f"{row.source}:{row.line}: {fitted.reason}")
+        else:
+            samples.append(fitted.sample)
+    return samples
+
+
+def _refuse_untrained(samples: Sequence[Sample], shares: dict[str, Share], cfg: Config) -> None:
+    """ValueError where a run would teach nothing, or never teach when to stop."""
+    if not samples:
+        raise ValueError(f"no row is left to train on: none fits into --max_length {cfg.template.max_length}")
+    for source, share in shares.items():
+        if not share.trained_tokens:
+            raise ValueError(
+                f"{source}: no token of its {share.rows} rows is trained: "
+                f"look at one with `swift data show`, and at --loss_scale {cfg.template.scale}"
+            )
+    if not any(sample.weights[-1] for sample in samples):
+        raise ValueError(
+            "the token that ends a reply is never trained, so the model would not learn to stop: "
+            f"look at a row with `swift data show`, and at --loss_scale {cfg.template.scale}"
+        )
+
+
+# --- flags -> settings ----------------------------------------------------------------------------------------------
+
+
+def _derived(cfg: Config, ranks: int, model_type: str | None) -> Config:
+    """The flags with what follows from others filled in."""
+    train = cfg.train
+    _check_numbers(train)
+    adapters = train.sft_type == "lora"
+    rate = ADAPTER_RATE if adapters else WHOLE_RATE
+    rows_at_once = train.batch_size * ranks
+    name = cfg.model.model_id_or_path
+    here = name is not None and Path(name).expanduser().exists()
+    return flags.update(
+        cfg,
+        {
+            "model_type": model_type,
+            # the record of the run is read from other folders too
+            "model_id_or_path": str(Path(str(name)).expanduser().resolve()) if here else name,
+            "learning_rate": rate if train.learning_rate is None else train.learning_rate,
+            "gradient_accumulation_steps": train.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / rows_at_once),
+            "eval_batch_size": train.eval_batch_size or train.batch_size,
+            "save_steps": train.save_steps or train.eval_steps,
+            "save_only_model": not adapters if train.save_only_model is None else train.save_only_model,
+        },
+        "derived flags",
+    )
+
+
+def _check_numbers(train: TrainFlags) -> None:
+    counts = (
+        "batch_size",
+        "eval_batch_size",
+        "gradient_accumulation_steps",
+        "eval_steps",
+        "save_steps",
+        "logging_steps",
+    )
+    values = flags.to_dict(train)
+    for name in counts:
+        if values[name] is not None and values[name] < 1:
+            raise ValueError(f"--{name} {values[name]}: must be 1 or more")
+    if not 0 <= train.warmup_ratio < 1:
+        raise ValueError(f"--warmup_ratio {train.warmup_ratio}: must be from 0 on and below 1")
+    if train.max_steps < 1 and train.num_train_epochs <= 0:
+        raise ValueError(f"--num_train_epochs {train.num_train_epochs}: must be more than 0")
+
+
+def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool) -> TrainingArguments:
+    from transformers.integrations import get_available_reporting_integrations
+
+    from swift.model.load import pick_device, pick_dtype
+    from swift.train.trainer import arguments
+
+    train = cfg.train
+    trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
+    for name in trackers:
+        if name not in (known := get_available_reporting_integrations()):
+            raise ValueError(f"--report_to {name} is not installed; there is {', '.join(['none', *known])}")
+    return arguments(
+        folder,
+        report_to=trackers or "none",
+        run_name=folder.name,
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=train.eval_batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        num_train_epochs=train.num_train_epochs,
+        max_steps=train.max_steps,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        warmup_steps=train.warmup_steps or train.warmup_ratio,
+        lr_scheduler_type=train.lr_scheduler_type,
+        optim=train.optim,
+        adam_beta1=train.adam_beta1,
+        adam_beta2=train.adam_beta2,
+        adam_epsilon=train.adam_epsilon,
+        gradient_checkpointing=device != "cpu"
+        if train.gradient_checkpointing is None
+        else train.gradient_checkpointing,
+        neftune_noise_alpha=train.neftune_noise_alpha,
+        eval_strategy=train.eval_strategy if evaluates else "no",
+        eval_steps=train.eval_steps,
+        save_strategy=train.save_strategy,
+        save_steps=train.save_steps,
+        save_only_model=train.save_only_model,
+        logging_steps=train.logging_steps,
+        dataloader_num_workers=train.dataloader_num_workers,
+        dataloader_pin_memory=device == "cuda",
+        seed=train.seed,
+        fp16=str(pick_dtype(cfg.model.dtype, pick_device(cfg.model.device))) == "torch.float16",
+        use_cpu=device == "cpu",
+        ddp_backend=train.ddp_backend,
+        ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),
+    )
+
+
+def _lora_options(lora: LoraFlags, spec: Any) -> Any:
+    from swift.tuner.attach import LoraOptions
+
+    return LoraOptions(
+        targets=lora.lora_target_modules,
+        default_targets=spec.lora_targets if spec else (),
+        rank=lora.lora_rank,
+        alpha=lora.lora_alpha,
+        dropout=lora.lora_dropout_p,
+        modules_to_save=lora.lora_modules_to_save,
+        bias=lora.lora_bias_trainable,
+        dtype=lora.lora_dtype,
+        rslora=lora.use_rslora,
+        dora=lora.use_dora,
+        init=lora.init_lora_weights,
+    )
+
+
+def _trainer(
+    cfg: Config, model: Any, data: Data, folder: Path, device: str, finish: Callable[[Path], None]
+) -> SftTrainer:
+    from swift.train.progress import ShowProgress
+    from swift.train.report import WriteLog
+    from swift.train.trainer import SftTrainer
+
+    args = _training_arguments(cfg, folder, device, evaluates=bool(data.val))
+    watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm)]
+    if "tensorboard" in cfg.train.report_to and args.process_index == 0:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        watchers.append(TensorBoardCallback(SummaryWriter(cfg.train.logging_dir or str(folder / "runs"))))
+    return SftTrainer(
+        model,
+        folder,
+        args,
+        data.train,
+        data.val,
+        keep=None if cfg.train.save_total_limit < 0 else cfg.train.save_total_limit,
+        lora_lr_ratio=cfg.lora.lora_lr_ratio,
+        finish=finish,
+        watchers=watchers,
+    )
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def _runs(cfg: Config, model: Path) -> Path:
+    """The folder of all runs of this model, or of this run where no suffix is wanted."""
+    root = Path(cfg.train.output_dir).expanduser()
+    if not cfg.train.add_output_dir_suffix:
+        return root
+    return root / (cfg.model.model_type or model.resolve().stem or "model")
+
+
+def _resume_from(cfg: Config, runs: Path) -> Path | None:
+    """The checkpoint to go on from. ValueError where there is none, or it is not whole."""
+    from swift.train import checkpoint
+
+    asked = cfg.train.resume_from_checkpoint
+    if asked is None:
+        return None
+    if asked != "newest":
+        path = Path(asked).expanduser()
+        if fault := checkpoint.fault(path):
+            raise ValueError(f"--resume_from_checkpoint: {fault}")
+        return path.resolve()
+    versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
+    for number in sorted(versions, reverse=True):
+        if found := checkpoint.newest(versions[number]):
+            return found.resolve()
+    raise ValueError(f"--resume_from_checkpoint: there is no whole checkpoint in {runs}")
+
+
+def _run_folder(cfg: Config, runs: Path, resume: Path | None) -> Path:
+    """The folder of this run, made. A run that is continued goes on in its own, unless another one is named."""
+    if not cfg.train.add_output_dir_suffix:
+        folder = runs
+    elif resume:
+        folder = resume.parent
+    else:
+        number = max(_versions(runs), default=-1) + 1
+        folder = runs / f"v{number}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def _versions(runs: Path) -> dict[int, Path]:
+    found = ((re.match(r"v(\d+)-", path.name), path) for path in runs.glob("v*-*"))
+    return {int(match[1]): path for match, path in found if match}
+
+
+# --- what a run leaves ----------------------------------------------------------------------------------------------
+
+
+def _write_record(cfg: Config, folder: Path) -> None:
+    text = json.dumps(flags.to_dict(cfg), indent=2, ensure_ascii=False)
+    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _finish(cfg: Config, renderer: Renderer) -> Callable[[Path], None]:
+    """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
+
+    def finish(folder: Path) -> None:
+        _write_record(cfg, folder)
+        if cfg.train.sft_type == "full":
+            renderer.tokenizer.save_pretrained(folder)
+
+    return finish
+
+
+def _mixture_json(data: Data) -> str:
+    from swift.train.report import total
+
+    content = {
+        "sources": {name: share._asdict() for name, share in data.shares.items()},
+        "total": total(data.shares)._asdict(),
+        "held_out_rows": len(data.val),
+        **data.report.as_dict(),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _say_header(data: Data, trainer: SftTrainer, say: Callable[[str], None]) -> None:
+    from swift.train.report import total
+
+    args, everything = trainer.args, total(data.shares)
+    for name, share in data.shares.items():
+        part = share.trained_tokens / everything.trained_tokens
+        say(f"mixture: {name}: {share.rows:,} rows, {share.trained_tokens:,} trained tokens ({part:.1%} of all)")
+    part = everything.trained_tokens / everything.tokens
+    say(f"mixture: {everything.rows:,} rows, {everything.tokens:,} tokens, {part:.1%} of them trained")
+    rows = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}"
+    say(f"a step: {rows} rows (batch x accumulation x processes); held out: {len(data.val):,} rows")
+    say(f"first row:\n{data.first_row}\n")
+
+
+def _result(trainer: SftTrainer, data: Data, folder: Path, seconds: float) -> dict[str, Any]:
+    from swift.train import checkpoint
+    from swift.train.report import peak_memory, total
+
+    everything, pace, state = total(data.shares), trainer.pace, trainer.state
+    last = checkpoint.newest_saved(folder)
+    return {
+        "output_dir": str(folder),
+        "last_model_checkpoint": str(last) if last else None,
+        "best_model_checkpoint": state.best_model_checkpoint,
+        "best_metric": state.best_metric,
+        "global_step": state.global_step,
+        "train_time": seconds,
+        "tokens_per_second": pace.tokens_per_second,
+        "padding_share": pace.padding,
+        "trained_token_share": everything.trained_tokens / everything.tokens,
+        "memory_gib": peak_memory() / 2**30,
+        "log_history": state.log_history,
+    }
+
+
+def _write_summary(cfg: Config, result: dict[str, Any], data: Data, folder: Path) -> None:
+    from swift.train import report
+
+    numbers = [(name, value) for name, value in result.items() if name != "log_history"]
+    shares = [(name, *share) for name, share in data.shares.items()]
+    drawn = report.curves(result["log_history"])
+    losses = {name: points for name, points in drawn.items() if name.endswith("_loss")}
+    others = {name: points for name, points in drawn.items() if not name.endswith("_loss")}
+    page = report.page(
+        f"{cfg.model.model_type}, {cfg.train.sft_type}",
+        [
+            report.Section("Outcome", report.table(("", ""), numbers)),
+            report.Section("Loss", report.chart(losses)),
+            report.Section("Mixture", report.table(("source", "rows", "tokens", "trained tokens"), shares)),
+            report.Section("First row", report.code(data.first_row)),
+            report.Section("Curves", "".join(report.chart({name: points}) for name, points in others.items())),
+            report.Section("Flags", report.table(("flag", "value"), flags.to_dict(cfg).items())),
+        ],
+    )
+    (folder / "summary.html").write_text(page, encoding="utf-8")
+
+
+def _say_footer(result: dict[str, Any], say: Callable[[str], None]) -> None:
+    from swift.train.progress import duration
+
+    speed = f"{result['tokens_per_second']:,.0f} tokens/s, {result['padding_share']:.1%} padding"
+    say(f"{result['global_step']} steps in {duration(result['train_time'])}: {speed}, {result['memory_gib']:.2f} GiB")
+    if result["best_model_checkpoint"]:
+        say(f"best: {result['best_model_checkpoint']} (held-out loss {result['best_metric']:.4f})")
+    say(f"last: {result['last_model_checkpoint']}")
+    say(f"all about it: {Path(result['output_dir']) / 'summary.html'}")
+
+
+def _silence(_: str) -> None:
+    pass

@@ -1,0 +1,121 @@
+"""Which rows make a step, and rows -> tensors. Knows token ids and weights; no model, no text."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from swift.chat import Sample
+
+Batch = dict[str, Tensor]
+
+# Rows of this many steps are sorted by length together. Larger saves padding but makes the rows of a step more alike,
+# and its gradient noisier. Padding with log-normal lengths and 8 rows a step: 1 -> 57 %, 8 -> 21 %, 50 -> 5 %.
+POOL = 8
+
+
+class StepBatches(Sampler[list[int]]):
+    """Row numbers of every micro-batch of one rank, in the order of training.
+
+    An epoch is a seeded shuffle; each pool of a few steps is sorted by length, cut into steps, and the steps are
+    shuffled. Which rows make a step depends on the rows per step alone, never on how a step is divided into
+    micro-batches and ranks: 1 x 8, 8 x 1 and two ranks train on the same steps. No row is repeated to fill up the last
+    step; a rank without a row left gets an empty batch, so that all ranks take as many steps.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        accumulation: int = 1,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 42,
+        drop_last: bool = False,
+    ) -> None:
+        self.lengths, self.batch_size, self.accumulation = lengths, batch_size, accumulation
+        self.rank, self.world, self.seed, self.epoch = rank, world, seed, 0
+        self.rows_per_step = batch_size * accumulation * world
+        # A set smaller than one step is one step: dropping it would leave nothing to train on.
+        self.rows = len(lengths) - (len(lengths) % self.rows_per_step if drop_last else 0) or len(lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def steps(self) -> list[list[int]]:
+        """The rows of each step of this epoch; only the last step can be short."""
+        chance = random.Random(f"{self.seed}-{self.epoch}")
+        rows = list(range(len(self.lengths)))
+        chance.shuffle(rows)
+        size = self.rows_per_step
+        whole = self.rows - self.rows % size
+        steps = []
+        for start in range(0, whole, size * POOL):
+            pool = self._by_length(rows[start : min(start + size * POOL, whole)])
+            cut = [pool[at : at + size] for at in range(0, len(pool), size)]
+            chance.shuffle(cut)
+            steps += cut
+        if whole < self.rows:
+            steps.append(self._by_length(rows[whole : self.rows]))
+        return steps
+
+    def _by_length(self, rows: list[int]) -> list[int]:
+        return sorted(rows, key=lambda row: self.lengths[row], reverse=True)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps():
+            yield from deal(step, self.batch_size, self.rank, self.world)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.rows, self.rows_per_step)
+        return whole * self.accumulation + math.ceil(rest / (self.batch_size * self.world))
+
+
+def deal(rows: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+    """This rank's batches of `rows`, in order; as many for every rank, the last ones empty where rows run out."""
+    batches = [list(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)]
+    batches += [[] for _ in range(-len(batches) % world)]
+    return batches[rank::world]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Right-padded tensors of shape (rows, tokens). No samples make one token without weight: nothing is learned.
+
+    Positions are not given: counted from the left they are what every model assumes of right-padded rows.
+    """
+    rows = [(torch.tensor(sample.tokens), torch.tensor(sample.weights)) for sample in samples]
+    rows = rows or [(torch.zeros(1, dtype=torch.long), torch.zeros(1))]
+
+    def padded(tensors: list[Tensor]) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+
+    return {
+        "input_ids": padded([tokens for tokens, _ in rows]),
+        "attention_mask": padded([torch.ones_like(tokens) for tokens, _ in rows]),
+        "weights": padded([weights.float() for _, weights in rows]),
+    }
+
+
+class StepLoader(DataLoader[Sample]):
+    """A DataLoader over `StepBatches` that passes the epoch on."""
+
+    def __init__(self, samples: Sequence[Sample], batches: StepBatches, workers: int = 0, pin: bool = False) -> None:
+        # Its own generator: a loader without one draws from the global one, which dropout uses too.
+        super().__init__(
+            samples,  # type: ignore[arg-type]  # a sequence is what a map-style data set needs to be
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+        self.batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batches.set_epoch(epoch)

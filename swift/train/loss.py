@@ -1,0 +1,75 @@
+"""The weighted next-token loss. Knows a causal language model and weights; no rows, no optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Scores(NamedTuple):
+    """One entry for every trained token of a batch."""
+
+    nll: Tensor
+    weights: Tensor
+    hit: Tensor  # True where the model's first choice is the token
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of weight x negative log-likelihood; divide by the tokens of the whole step, not of this batch."""
+        return (self.nll * self.weights).sum()
+
+
+def trained(weights: Tensor) -> Tensor:
+    """Where a token is predicted with weight. The first token of a row has nothing before it to be predicted from."""
+    return weights[:, 1:] != 0
+
+
+def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]) -> Scores:
+    """Runs `model` (wrapped for PEFT or several ranks or not) and scores its trained tokens in fp32.
+
+    `head` is the module inside `model` that makes logits. It sees only the hidden states that predict a trained token.
+    """
+    wanted = trained(batch["weights"])
+    with _only_at(head, wanted):
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    logits = output.logits.float()
+    targets = batch["input_ids"][:, 1:][wanted]
+    nll = nn.functional.cross_entropy(logits, targets, reduction="none")
+    return Scores(nll, batch["weights"][:, 1:][wanted], logits.argmax(-1) == targets)
+
+
+@contextmanager
+def _only_at(head: nn.Module, wanted: Tensor) -> Iterator[None]:
+    """Within, `head` is given the (trained tokens, width) rows of its (rows, tokens, width) input.
+
+    A hook, because the models' own `logits_to_keep` selects the same positions in every row, and because the call has
+    to go through the outermost wrapper's forward.
+    """
+
+    def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = inputs[0]
+        # From the right: some tuners put virtual tokens before the row.
+        return (hidden[:, -wanted.shape[1] - 1 : -1][wanted], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def output_head(model: Any) -> nn.Module:
+    """The module that makes logits, in a transformers model or one wrapped by PEFT."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Module):
+        raise ValueError(f"{type(model).__name__} has no language-model head, so it cannot be trained on text")
+    return head
+
+
+def no_grad_scores(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]) -> Scores:
+    with torch.no_grad():
+        return score(model, head, batch)

@@ -1,0 +1,80 @@
+"""How far a run is, on the terminal: a live bar, or plain lines where there is none. Knows log lines only."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class ShowProgress(TrainerCallback):  # type: ignore[misc]
+    """Loss, tokens per second and time left. Only the first process shows anything."""
+
+    def __init__(self, console: Console | None = None, live: bool = True) -> None:
+        self.console = console or Console(stderr=True)
+        self.live = live and self.console.is_terminal
+        self.bar = Progress(
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+        )
+        self._began, self._first = 0.0, 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._began, self._first = time.perf_counter(), state.global_step
+        self.bar.start()
+        self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step, facts="")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        if "eval_loss" in logs:
+            self._say(state, f"held-out loss {logs['eval_loss']:.4f}  accuracy {logs['eval_acc']:.3f}")
+        elif "loss" in logs:
+            facts = f"loss {logs['loss']:.4f}  {logs['tokens_per_second']:,.0f} tokens/s"
+            self.bar.update(self.task, facts=facts)
+            if not self.live:
+                memory, rate = f"{logs['memory_gib']:.1f} GiB", f"lr {logs['learning_rate']:.2e}"
+                self._say(state, f"{facts}  {rate}  {memory}  left {self._left(state)}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._say(state, f"saved checkpoint-{state.global_step}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.stop()
+
+    def _say(self, state: TrainerState, text: str) -> None:
+        self.console.print(f"step {state.global_step}/{state.max_steps}  {text}", highlight=False, soft_wrap=True)
+
+    def _left(self, state: TrainerState) -> str:
+        done = state.global_step - self._first
+        seconds = (time.perf_counter() - self._began) / max(done, 1) * (state.max_steps - state.global_step)
+        return duration(seconds)
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03` within the hour."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

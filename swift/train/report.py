@@ -1,0 +1,210 @@
+"""What a run leaves to read: log lines, curves, the mixture, a page. Knows numbers and text; no model, no tokenizer."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import resource
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from swift.chat import Sample
+
+LOG = "logging.jsonl"
+Points = list[tuple[float, float]]
+
+# What is drawn: title -> key of the log lines.
+CURVES = {
+    "train_loss": "loss",
+    "eval_loss": "eval_loss",
+    "eval_acc": "eval_acc",
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "tokens_per_second": "tokens_per_second",
+}
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held: of GPU memory where it computes on one, else of main memory."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class WriteLog(TrainerCallback):  # type: ignore[misc]
+    """Appends every log line to `logging.jsonl`, and draws the curves when the run ends.
+
+    A run that is continued first drops the lines after the step it goes on from: they come again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            lines = [line for line in read_log(self.folder) if line["step"] <= state.global_step]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (self.folder / LOG).write_text(text, encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            draw(curves(state.log_history), self.folder / "images")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The log lines of a run's folder; a line that a killed run left unfinished is left out."""
+    path = folder / LOG
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def curves(history: Iterable[Mapping[str, float]]) -> dict[str, Points]:
+    """Title -> (step, value) points, of what the log lines hold."""
+    lines = list(history)
+    found = {title: [(line["step"], line[key]) for line in lines if key in line] for title, key in CURVES.items()}
+    return {title: points for title, points in found.items() if points}
+
+
+def draw(drawn: Mapping[str, Points], folder: Path) -> None:
+    """One PNG for each curve."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for title, points in drawn.items():
+        (folder / f"{title}.png").write_bytes(_picture({title: points}))
+
+
+def _picture(drawn: Mapping[str, Points], kind: str = "png") -> bytes:
+    from matplotlib.figure import Figure  # half a second to import, and only needed when a run ends
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for title, points in drawn.items():
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, linewidth=1.2, label=title)
+    axes.set_xlabel("step")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=120)
+    return file.getvalue()
+
+
+# --- the mixture ---
+
+
+class Share(NamedTuple):
+    """What one source puts into the run."""
+
+    rows: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+
+    def plus(self, sample: Sample) -> Share:
+        # The first token of a row is never predicted, so its weight trains nothing.
+        trained = sum(weight != 0 for weight in sample.weights[1:])
+        return Share(self.rows + 1, self.tokens + len(sample.tokens), self.trained_tokens + trained)
+
+
+def mixture(samples: Iterable[Sample]) -> dict[str, Share]:
+    """Source -> rows, tokens and trained tokens, as they will be trained on in one epoch."""
+    found: dict[str, Share] = {}
+    for sample in samples:
+        found[sample.source] = found.get(sample.source, Share()).plus(sample)
+    return found
+
+
+def total(shares: Mapping[str, Share]) -> Share:
+    return Share(*(sum(column) for column in zip(*shares.values(), strict=True))) if shares else Share()
+
+
+def mixture_json(shares: Mapping[str, Share]) -> str:
+    content = {"sources": {name: share._asdict() for name, share in shares.items()}, "total": total(shares)._asdict()}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def abbreviate(pieces: Iterable[tuple[str, float]], keep: int = 60) -> str:
+    """A rendered row to glance at: text that is not trained is cut in its middle; weights other than 1 are named."""
+    return "".join(_glance(text, weight, keep) for text, weight in pieces)
+
+
+def _glance(text: str, weight: float, keep: int) -> str:
+    if weight == 0 and len(text) > 2 * keep:
+        return f"{text[:keep]}[... {len(text) - 2 * keep} characters, not trained ...]{text[-keep:]}"
+    return text if weight in (0, 1) else f"[x{weight:g}: {text}]"
+
+
+# --- the page ---
+
+
+class Section(NamedTuple):
+    """A heading and what stands below it, HTML made by `table`, `chart`, `text` or `code`."""
+
+    title: str
+    body: str
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem; border-bottom: 1px solid #eee; text-align: left }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
+pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere } img { max-width: 100% }
+"""
+
+
+def page(title: str, sections: Iterable[Section]) -> str:
+    """A whole HTML page that refers to nothing outside itself."""
+    parts = "\n".join(f"<h2>{html.escape(section.title)}</h2>\n{section.body}" for section in sections)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f"<!doctype html>\n<html><head>{head}</head>\n<body><h1>{html.escape(title)}</h1>\n{parts}\n</body></html>\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Numbers stand on the right; floats show four digits."""
+    lines = ["".join(_cell("th", value) for value in header)]
+    lines += ["".join(_cell("td", value) for value in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _cell(tag: str, value: object) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        return f'<{tag} class="number">{shown}</{tag}>'
+    return f"<{tag}>{html.escape(str(value))}</{tag}>"
+
+
+def chart(drawn: Mapping[str, Points]) -> str:
+    """Curves that share their axes, as a picture inside the page."""
+    data = base64.b64encode(_picture(drawn)).decode()
+    return f'<img alt="{html.escape(", ".join(drawn))}" src="data:image/png;base64,{data}">'
+
+
+def text(content: str) -> str:
+    return f"<p>{html.escape(content)}</p>"
+
+
+def code(content: str) -> str:
+    return f"<pre>{html.escape(content)}</pre>"

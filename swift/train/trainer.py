@@ -1,0 +1,258 @@
+"""transformers' Trainer, told how steps are made, what the loss is and what is measured. Knows no chat, no template."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, set_peft_model_state_dict
+from peft.optimizers import create_loraplus_optimizer
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from swift.chat import Sample
+from swift.train import checkpoint
+from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal
+from swift.train.loss import no_grad_scores, output_head, score, trained
+from swift.train.report import peak_memory
+
+
+def arguments(folder: Path, **settings: Any) -> TrainingArguments:
+    """TrainingArguments for `SftTrainer` in a run's folder; `settings` are transformers' own.
+
+    Raises ValueError for settings that transformers refuses.
+    """
+    settings = {"report_to": "none", **settings}
+    return TrainingArguments(
+        output_dir=str(folder / checkpoint.ASIDE),
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,  # a loss that is no number is an error here, not something to hide
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        metric_for_best_model=None,
+        remove_unused_columns=False,
+        **settings,
+    )
+
+
+@dataclass
+class Pace(TrainerCallback):  # type: ignore[misc]
+    """Tokens and seconds of the training steps, evaluation and saving left out."""
+
+    tokens: int = 0
+    trained: int = 0
+    area: int = 0  # tokens and padding
+    seconds: float = 0.0
+    _lap: tuple[int, float] = (0, 0.0)
+    _start: float = field(default_factory=time.perf_counter)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds += time.perf_counter() - self._start
+
+    def lap(self) -> float:
+        """Tokens per second since this was last asked."""
+        tokens, seconds = self._lap
+        self._lap = (self.tokens, self.seconds)
+        return _rate(self.tokens - tokens, self.seconds - seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return _rate(self.tokens, self.seconds)
+
+    @property
+    def padding(self) -> float:
+        """The share of computed positions that held no token."""
+        return 1 - self.tokens / self.area if self.area else 0.0
+
+
+def _rate(tokens: int, seconds: float) -> float:
+    return tokens / seconds if seconds else 0.0
+
+
+@dataclass
+class Flow(TrainerCallback):  # type: ignore[misc]
+    """Ends what is begun: the last step is logged, and a run that is told to stop saves before it does."""
+
+    stop: bool = False
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if self.stop:
+            control.should_save = control.should_training_stop = True
+        control.should_log |= control.should_training_stop
+
+
+class SftTrainer(Trainer):  # type: ignore[misc]
+    """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all its batches and ranks.
+
+    `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `watchers`
+    see every log line, evaluation and step.
+    """
+
+    loss_is_scaled_for_ga = True
+    optimizer: Any
+    control: Any
+
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        args: TrainingArguments,
+        samples: Sequence[Sample],
+        held_out: Sequence[Sample] = (),
+        *,
+        keep: int | None = 2,
+        lora_lr_ratio: float | None = None,
+        finish: Callable[[Path], None] = lambda folder: None,
+        watchers: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
+        self.head = output_head(model)
+        self.pace, self.flow = Pace(), Flow()
+        self._told_to_stop = False
+        callbacks = [self.pace, self.flow, checkpoint.Publish(folder, keep, finish), *watchers]
+        super().__init__(model, args, train_dataset=samples, eval_dataset=held_out or None, callbacks=callbacks)
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        args = self.args
+        batches = StepBatches(
+            [len(sample.tokens) for sample in self.samples],
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            rank=args.process_index,
+            world=args.world_size,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            drop_last=args.dataloader_drop_last,
+        )
+        return StepLoader(self.samples, batches, args.dataloader_num_workers, args.dataloader_pin_memory)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor]:
+        """The batches of one step, and the trained tokens of the step over all ranks."""
+        batches = list(islice(epoch_iterator, num_batches))
+        counts = [
+            sum(int(trained(batch["weights"]).sum()) for batch in batches),
+            sum(int(batch["attention_mask"].sum()) for batch in batches),
+            sum(batch["input_ids"].numel() for batch in batches),
+            int(self._told_to_stop),  # the ranks hear a signal at different moments, and must stop at the same step
+        ]
+        counted, tokens, area, stop = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").unbind()
+        self.pace.trained += int(counted)
+        self.pace.tokens += int(tokens)
+        self.pace.area += int(area)
+        self.flow.stop = bool(stop)
+        return batches, counted.clamp(min=1)
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        assert not return_outputs and num_items_in_batch is not None, "evaluate() does without"
+        # The gradients of the ranks are averaged; this is a share of a sum.
+        loss = score(model, self.head, inputs).loss / num_items_in_batch
+        return loss * float(self.accelerator.num_processes)
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}: "
+                "lower --learning_rate or --max_grad_norm, or use --dtype bf16 or fp32"
+            )
+        return loss
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.lora_lr_ratio is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer = create_loraplus_optimizer(
+            self.model,
+            kind,
+            loraplus_lr_ratio=self.lora_lr_ratio,
+            loraplus_weight_decay=self.args.weight_decay,
+            **settings,
+        )
+        return self.optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            # Left to itself, PEFT asks a hub for the base model to find out whether its embeddings have grown.
+            self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # PEFT's load_adapter, which is used otherwise, turns bf16 adapters into fp32 ones.
+        saved = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        try:
+            set_peft_model_state_dict(self.model, saved)
+        except RuntimeError as error:
+            raise ValueError(f"{resume_from_checkpoint} is not of this model and these tuner flags: {error}") from error
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The loss over the trained tokens of all held-out rows, by the same rule as in training."""
+        samples = sorted(eval_dataset or self.held_out, key=lambda sample: len(sample.tokens), reverse=True)
+        args, began = self.args, time.perf_counter()
+        totals = [0.0, 0.0, 0.0]
+        self.model.eval()
+        for rows in deal(range(len(samples)), args.per_device_eval_batch_size, args.process_index, args.world_size):
+            batch = collate([samples[row] for row in rows])
+            scores = no_grad_scores(self.model, self.head, {name: each.to(args.device) for name, each in batch.items()})
+            found = (scores.loss.item(), scores.hit.sum().item(), len(scores.nll))
+            totals = [total + more for total, more in zip(totals, found, strict=True)]
+        loss, hits, counted = self.accelerator.reduce(torch.tensor(totals, device=args.device), "sum").tolist()
+        metrics = {
+            f"{metric_key_prefix}_loss": loss / max(counted, 1),
+            f"{metric_key_prefix}_acc": hits / max(counted, 1),
+            f"{metric_key_prefix}_runtime": time.perf_counter() - began,
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= {"tokens_per_second": self.pace.lap(), "memory_gib": peak_memory() / 2**30}
+        super().log(logs, start_time)
+
+    def train(self, *args: Any, **settings: Any) -> Any:
+        """As transformers' own; a SIGTERM makes it save and return after the step under way."""
+        with self._listening():
+            return super().train(*args, **settings)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal ended the run."""
+        return self.flow.stop
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python allows signal handlers in the main thread only
+            return
+
+        def hear(*_: Any) -> None:
+            self._told_to_stop = True
+
+        before = signal.signal(signal.SIGTERM, hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)

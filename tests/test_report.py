@@ -1,0 +1,137 @@
+"""What a run leaves to read."""
+
+from __future__ import annotations
+
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from swift.chat import Sample
+from swift.train import report
+from swift.train.progress import ShowProgress, duration
+
+HISTORY = [{"step": step, "loss": 1 / step, "learning_rate": 1e-4} for step in range(1, 6)] + [
+    {"step": 5, "eval_loss": 0.5, "eval_acc": 0.9}
+]
+
+
+def test_the_mixture_counts_rows_tokens_and_trained_tokens_of_each_source() -> None:
+    samples = [Sample([1, 2, 3], [1, 0, 1], "a"), Sample([1, 2], [0, 2.0], "a"), Sample([4, 5], [0, 0], "b")]
+    shares = report.mixture(samples)
+    assert shares == {"a": report.Share(2, 5, 2), "b": report.Share(1, 2, 0)}
+    written = json.loads(report.mixture_json(shares))
+    assert written["sources"]["a"] == {"rows": 2, "tokens": 5, "trained_tokens": 2}
+    assert written["total"] == {"rows": 3, "tokens": 7, "trained_tokens": 2}
+
+
+def test_an_abbreviated_row_cuts_long_masked_text_and_names_weights() -> None:
+    pieces = [("<|user|>" + "x" * 500 + "<end>", 0.0), ("Thought: hm\n", 1.0), ("Action: go", 2.0), ("\nshort", 0.0)]
+    shown = report.abbreviate(pieces, keep=10)
+    assert shown == "<|user|>xx[... 493 characters, not trained ...]xxxxx<end>Thought: hm\n[x2: Action: go]\nshort"
+
+
+def test_a_curve_is_drawn_for_each_number_that_was_logged(tmp_path: Path) -> None:
+    report.draw(report.curves(HISTORY), tmp_path / "images")
+    files = sorted((tmp_path / "images").iterdir())
+    assert [file.name for file in files] == ["eval_acc.png", "eval_loss.png", "learning_rate.png", "train_loss.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+class References(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_escapes_text_and_refers_to_nothing_outside() -> None:
+    sections = [
+        report.Section("Numbers <1>", report.table(["name", "value"], [["a & b", 1234], ["<script>", 0.123456]])),
+        report.Section("Curves", report.chart({"train": [(1, 2.0), (2, 1.0)], "held out": [(2, 1.5)]})),
+        report.Section("Row", report.code("<|im_start|>user\n你好") + report.text('"done"')),
+    ]
+    page = report.page("A run & more", sections)
+    parsed = References(page)
+    assert not parsed.open
+    assert len(parsed.found) == 1
+    assert parsed.found[0].startswith("data:image/png;base64,")
+    assert "<title>A run &amp; more</title>" in page
+    assert "&lt;script&gt;" in page
+    assert "1,234" in page
+    assert "0.1235" in page
+    assert "&lt;|im_start|&gt;user\n你好" in page
+    assert "http" not in page
+
+
+def test_a_log_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / report.LOG).write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert report.read_log(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_peak_memory_is_in_bytes() -> None:
+    assert 2**26 < report.peak_memory() < 2**40  # torch alone takes more than 64 MiB
+
+
+def test_progress_in_a_pipe_is_one_plain_line_for_each_log_line(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = ShowProgress(Console(file=stream, width=40))
+    args, control = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), TrainerControl()
+    state = TrainerState(global_step=0, max_steps=20, is_world_process_zero=True)
+    progress.on_train_begin(args, state, control)
+    state.global_step = 10
+    numbers = {"loss": 1.23456, "learning_rate": 1e-4, "tokens_per_second": 1234.0, "memory_gib": 1.5}
+    progress.on_step_end(args, state, control)
+    progress.on_log(args, state, control, logs=numbers)
+    progress.on_log(args, state, control, logs={"eval_loss": 0.5, "eval_acc": 0.25})
+    progress.on_save(args, state, control)
+    progress.on_train_end(args, state, control)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("step 10/20  loss 1.2346  1,234 tokens/s  lr 1.00e-04  1.5 GiB  left 0:0")
+    assert lines[1:] == ["step 10/20  held-out loss 0.5000  accuracy 0.250", "step 10/20  saved checkpoint-10"]
+
+
+def test_progress_on_a_terminal_is_a_bar_with_loss_speed_and_time_left(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = ShowProgress(Console(file=stream, width=120, force_terminal=True))
+    args, control = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), TrainerControl()
+    state = TrainerState(global_step=0, max_steps=20, is_world_process_zero=True)
+    progress.on_train_begin(args, state, control)
+    state.global_step = 10
+    progress.on_step_end(args, state, control)
+    progress.on_log(args, state, control, logs={"loss": 1.0, "tokens_per_second": 99.0})
+    progress.on_train_end(args, state, control)
+    shown = stream.getvalue()
+    assert "10/20" in shown
+    assert "loss 1.0000  99 tokens/s" in shown
+    assert "left" in shown
+
+
+def test_only_the_first_process_shows_progress(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = ShowProgress(Console(file=stream))
+    args, control = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), TrainerControl()
+    state = TrainerState(global_step=1, max_steps=2, is_world_process_zero=False)
+    progress.on_train_begin(args, state, control)
+    progress.on_log(args, state, control, logs={"loss": 1.0, "tokens_per_second": 1.0})
+    progress.on_save(args, state, control)
+    progress.on_train_end(args, state, control)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")])
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown

@@ -1,0 +1,417 @@
+"""The trainer on a random two-layer model and random integers: no text anywhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from swift.chat import Sample
+from swift.train import checkpoint
+from swift.train.batch import StepBatches
+from swift.train.report import WriteLog, read_log
+from swift.train.trainer import SftTrainer, arguments
+
+VOCABULARY = 48
+
+
+def rows(count: int, seed: int = 0, longest: int = 14) -> list[Sample]:
+    chance = random.Random(seed)
+    made = []
+    for index in range(count):
+        length = chance.randint(4, longest)
+        tokens = [chance.randrange(VOCABULARY) for _ in range(length)]
+        weights = [0.0, *chance.choices([0.0, 1.0, 2.0], k=length - 2), 1.0]
+        made.append(Sample(tokens, weights, f"source{index % 2}"))
+    return made
+
+
+def base_model(**settings: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        **{"tie_word_embeddings": False, "attn_implementation": "eager", **settings},
+    )
+    return LlamaForCausalLM(config)
+
+
+def lora(model: Any, dropout: float = 0.0, autocast: bool = True, **settings: Any) -> Any:
+    torch.manual_seed(1)
+    names = settings.pop("target_modules", ["q_proj", "v_proj", "down_proj"])
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=names, **settings)
+    return get_peft_model(model, config, autocast_adapter_dtype=autocast)
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "max_grad_norm": 0.5,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "seed": 7,
+        **changes,
+    }
+
+
+def trainer(folder: Path, model: Any, samples: list[Sample], held_out: Any = (), **changes: Any) -> SftTrainer:
+    ours = {name: changes.pop(name) for name in ("keep", "lora_lr_ratio", "finish", "watchers") if name in changes}
+    return SftTrainer(model, folder, arguments(folder, **settings(**changes)), samples, held_out, **ours)
+
+
+def adapter(model: Any) -> dict[str, torch.Tensor]:
+    return {name: each.detach().clone() for name, each in model.named_parameters() if each.requires_grad}
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def plain_loop(model: Any, samples: list[Sample], steps: int, rows_per_step: int, rate: float) -> list[float]:
+    """The reference: one row at a time, full logits, one denominator for the step, AdamW with a linear schedule."""
+    trainable = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.0)
+    batches = StepBatches([len(each.tokens) for each in samples], rows_per_step, seed=7)
+    order = [step for epoch in range(9) for step in (batches.set_epoch(epoch), batches.steps())[1]]
+    losses = []
+    for step in range(steps):
+        chosen = [samples[row] for row in order[step]]
+        count = sum(weight != 0 for each in chosen for weight in each.weights[1:])
+        loss = torch.zeros(())
+        for each in chosen:
+            logits = model(input_ids=torch.tensor([each.tokens])).logits[0, :-1]
+            nll = -logits.log_softmax(-1)[torch.arange(len(each.tokens) - 1), torch.tensor(each.tokens[1:])]
+            loss = loss + (nll * torch.tensor(each.weights[1:])).sum()
+        (loss / count).backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 0.5)
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append((loss / count).item())
+    return losses
+
+
+def logged(one: SftTrainer) -> list[float]:
+    return [line["loss"] for line in one.state.log_history if "loss" in line]
+
+
+def test_training_equals_a_loop_written_by_hand(tmp_path: Path) -> None:
+    samples = rows(10)
+    ours, theirs = lora(base_model()), lora(base_model())
+    one = trainer(tmp_path, ours, samples, max_steps=6)
+    one.train()
+    losses = plain_loop(theirs, samples, steps=6, rows_per_step=4, rate=1e-2)
+    assert logged(one) == pytest.approx(losses, rel=1e-4)
+    assert_close(adapter(ours), adapter(theirs))
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (1, 8), (4, 2), (3, 3)])
+def test_how_a_step_is_divided_changes_nothing(tmp_path: Path, batch: int, accumulation: int) -> None:
+    samples = rows(21)
+    size = batch * accumulation
+    whole, parts = lora(base_model()), lora(base_model())
+    one = trainer(tmp_path / "1", whole, samples, per_device_train_batch_size=size, gradient_accumulation_steps=1)
+    one.train()
+    divided = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    other = trainer(tmp_path / "2", parts, samples, **divided)
+    other.train()
+    assert logged(one) == pytest.approx(logged(other), rel=1e-4)
+    assert_close(adapter(whole), adapter(parts))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: lora(base_model(), target_modules=["q_proj", "lm_head"]),
+        lambda: lora(base_model(), modules_to_save=["lm_head", "embed_tokens"]),
+        lambda: base_model(),
+        lambda: base_model(tie_word_embeddings=True),
+    ],
+    ids=["LoRA on the head", "head trained whole", "full", "full, tied"],
+)
+def test_every_tuner_gets_the_gradient_of_the_plain_loop(tmp_path: Path, build: Any) -> None:
+    samples = rows(8)
+    ours, theirs = build(), build()
+    trainer(tmp_path, ours, samples, max_steps=3).train()
+    plain_loop(theirs, samples, steps=3, rows_per_step=4, rate=1e-2)
+    assert_close(adapter(ours), adapter(theirs))
+
+
+def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
+    samples = rows(8)
+    plain, saving = lora(base_model()), lora(base_model())
+    trainer(tmp_path / "1", plain, samples).train()
+    trainer(tmp_path / "2", saving, samples, gradient_checkpointing=True).train()
+    assert_close(adapter(plain), adapter(saving))
+
+
+def test_only_trained_positions_go_through_the_head(tmp_path: Path) -> None:
+    samples = rows(8)
+    model = lora(base_model())
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    trainer(tmp_path, model, samples, max_steps=2).train()
+    assert sum(seen) == sum(weight != 0 for each in samples for weight in each.weights[1:])
+
+
+def test_evaluation_loss_has_one_denominator_for_all_rows(tmp_path: Path) -> None:
+    model, held_out = base_model(), rows(7, seed=3)
+    results = [
+        trainer(tmp_path / str(size), model, rows(4), held_out, per_device_eval_batch_size=size).evaluate()
+        for size in (1, 3, 7)
+    ]
+    losses = plain_loop(copy.deepcopy(model), held_out, steps=1, rows_per_step=7, rate=0.0)
+    for metrics in results:
+        assert metrics["eval_loss"] == pytest.approx(losses[0], rel=1e-5)
+        assert 0 <= metrics["eval_acc"] <= 1
+
+
+def test_lora_plus_trains_b_faster_than_a(tmp_path: Path) -> None:
+    one = trainer(tmp_path, lora(base_model()), rows(4), lora_lr_ratio=16.0)
+    groups = one.create_optimizer().param_groups
+    by_parameter = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    rates = {name: by_parameter[each] for name, each in one.model.named_parameters() if each.requires_grad}
+    assert {rate for name, rate in rates.items() if "lora_A" in name} == {1e-2}
+    assert {rate for name, rate in rates.items() if "lora_B" in name} == {1e-2 * 16.0}
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop |= state.global_step == self.step
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, 6, 7])
+def test_a_run_continued_ends_with_the_same_bytes_as_one_never_stopped(tmp_path: Path, stop: int) -> None:
+    samples, held_out = rows(12), rows(3, seed=5)
+    common = {"max_steps": 8, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
+
+    def run(folder: Path, **changes: Any) -> SftTrainer:
+        return trainer(folder, lora(base_model(), dropout=0.3), samples, held_out, keep=None, **common, **changes)
+
+    run(tmp_path / "whole").train()
+    run(tmp_path / "parts", watchers=[StopAt(stop)]).train()
+    assert max(checkpoint.steps(tmp_path / "parts")) == stop
+    torch.rand(17)  # whatever else a new process draws
+    run(tmp_path / "parts").train(resume_from_checkpoint=str(checkpoint.newest(tmp_path / "parts")))
+    whole, parts = (tmp_path / name / "checkpoint-8" / "adapter_model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: lora(base_model().to(torch.bfloat16), autocast=False),
+        lambda: lora(base_model(), modules_to_save=["lm_head"]),
+        lambda: lora(base_model(), target_modules=["q_proj", "embed_tokens"]),
+        lambda: base_model(),
+    ],
+    ids=["bf16", "head trained whole", "embeddings", "full"],
+)
+def test_every_tuner_can_be_continued_to_the_same_bytes(tmp_path: Path, build: Any) -> None:
+    def run(folder: Path, **changes: Any) -> SftTrainer:
+        return trainer(
+            folder, build(), rows(12), max_steps=4, save_strategy="steps", save_steps=1, keep=None, **changes
+        )
+
+    run(tmp_path / "whole").train()
+    run(tmp_path / "parts", watchers=[StopAt(2)]).train()
+    run(tmp_path / "parts").train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
+    (whole,), (parts,) = (list((tmp_path / name / "checkpoint-4").glob("*.safetensors")) for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_checkpoint_of_other_tuner_flags_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, lora(base_model()), rows(8), save_strategy="steps", save_steps=4).train()
+    torch.manual_seed(1)
+    wider = get_peft_model(base_model(), LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"]))
+    with pytest.raises(ValueError, match="not of this model and these tuner flags"):
+        trainer(tmp_path, wider, rows(8)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_dropout_matters_in_the_test_above(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        model = lora(base_model(), dropout=0.3)
+        trainer(tmp_path / str(seed), model, rows(12), data_seed=7, seed=seed, save_strategy="steps").train()
+    one, other = (tmp_path / seed / "checkpoint-4" / "adapter_model.safetensors" for seed in "12")
+    assert one.read_bytes() != other.read_bytes()
+
+
+def test_the_best_and_the_last_checkpoint_are_kept(tmp_path: Path) -> None:
+    class Worse(SftTrainer):
+        def evaluate(self, *args: Any, **settings: Any) -> dict[str, float]:
+            loss = 1.0 + abs(self.state.global_step - 2)
+            self.log({"eval_loss": loss, "eval_acc": 0.0})
+            return {"eval_loss": loss}
+
+    args = arguments(
+        tmp_path,
+        **settings(max_steps=5, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1),
+    )
+    (tmp_path / "checkpoint-1-merged").mkdir()
+    one = Worse(lora(base_model()), tmp_path, args, rows(8), rows(2), keep=2)
+    one.train()
+    assert list(checkpoint.steps(tmp_path)) == [2, 5]
+    assert (tmp_path / "checkpoint-1-merged").is_dir()
+    assert one.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
+    state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(tmp_path / "checkpoint-2")
+    assert not (tmp_path / checkpoint.ASIDE).exists()
+
+
+def test_a_run_killed_while_saving_leaves_no_half_checkpoint(tmp_path: Path) -> None:
+    def killed(folder: Path) -> None:
+        if folder.name == "checkpoint-3":
+            raise KeyboardInterrupt
+
+    model = lora(base_model())
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, model, rows(8), save_strategy="steps", save_steps=1, finish=killed, keep=None).train()
+    assert list(checkpoint.steps(tmp_path)) == [1, 2]
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
+    trainer(tmp_path, model, rows(8), save_strategy="steps", save_steps=1, keep=None).train(
+        resume_from_checkpoint=str(tmp_path / "checkpoint-2")
+    )
+    assert list(checkpoint.steps(tmp_path)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: (path / "trainer_state.json").write_text('{"step": '), "trainer_state.json is no JSON"),
+        (lambda path: (path / "trainer_state.json").unlink(), "it has no trainer_state.json"),
+        (lambda path: (path / "adapter_model.safetensors").unlink(), "it has no weights"),
+        (lambda path: cut(path / "adapter_model.safetensors"), "adapter_model.safetensors"),
+        (lambda path: cut(path / "optimizer.pt"), "optimizer.pt is cut short"),
+        (lambda path: (path / "scheduler.pt").unlink(), "has no scheduler.pt"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_its_fault_is_named(tmp_path: Path, damage: Any, reason: str) -> None:
+    trainer(tmp_path, lora(base_model()), rows(8), save_strategy="steps", save_steps=2).train()
+    damage(tmp_path / "checkpoint-4")
+    assert reason in checkpoint.fault(tmp_path / "checkpoint-4")
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:
+    model = base_model()
+    with torch.no_grad():
+        model.lm_head.weight[0] = float("nan")
+    with pytest.raises(ValueError, match=r"the loss became nan at step 1: lower --learning_rate"):
+        trainer(tmp_path, model, rows(4)).train()
+
+
+def test_sigterm_saves_and_returns_after_the_step_under_way(tmp_path: Path) -> None:
+    class Terminate(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=9, save_strategy="steps", watchers=[Terminate()])
+    one.train()
+    assert one.stopped
+    assert list(checkpoint.steps(tmp_path)) == [3]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_log_has_a_line_for_every_step_and_none_twice_after_a_stop(tmp_path: Path) -> None:
+    def run(**changes: Any) -> SftTrainer:
+        changes["watchers"] = [WriteLog(tmp_path), *changes.get("watchers", [])]
+        return trainer(
+            tmp_path, lora(base_model()), rows(12), max_steps=5, save_strategy="steps", save_steps=2, **changes
+        )
+
+    run(watchers=[StopAt(3)]).train()
+    run().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    lines = [line for line in read_log(tmp_path) if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    expected = {"loss", "grad_norm", "learning_rate", "epoch", "tokens_per_second", "memory_gib"}
+    assert all(expected <= line.keys() for line in lines)
+    assert {"train_loss.png", "learning_rate.png"} <= {path.name for path in (tmp_path / "images").iterdir()}
+
+
+def test_the_last_step_is_logged_whatever_the_interval(tmp_path: Path) -> None:
+    one = trainer(tmp_path, lora(base_model()), rows(12), max_steps=5, logging_steps=3)
+    one.train()
+    assert [line["step"] for line in one.state.log_history if "loss" in line] == [3, 5]
+
+
+def test_a_step_without_a_trained_token_changes_nothing(tmp_path: Path) -> None:
+    model = lora(base_model())
+    before = adapter(model)
+    trainer(tmp_path, model, [Sample([1, 2, 3], [0.0] * 3)] * 4, max_steps=1, weight_decay=0.0).train()
+    assert_close(before, adapter(model), tolerance=0)
+
+
+TWO_PROCESSES = """
+import shutil, sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_trainer as t
+torch.set_num_threads(1)
+
+def run(resume=None):
+    return t.trainer(Path({folder!r}), t.lora(t.base_model()), t.rows(9), t.rows(3, seed=5), keep=None,
+        gradient_accumulation_steps=1, max_steps=-1, num_train_epochs=2, ddp_backend="gloo",
+        save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=2).train(resume_from_checkpoint=resume)
+
+run()
+if torch.distributed.get_rank() == 0:
+    shutil.copytree({folder!r} + "/checkpoint-6", {folder!r} + "/first")
+torch.distributed.barrier()
+run({folder!r} + "/checkpoint-4")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_equal_one_with_twice_the_accumulation_even_where_rows_run_out(tmp_path: Path) -> None:
+    model = lora(base_model())
+    evaluations = {"eval_strategy": "steps", "eval_steps": 2}
+    one = trainer(tmp_path / "one", model, rows(9), rows(3, seed=5), max_steps=-1, num_train_epochs=2, **evaluations)
+    one.train()
+    assert one.state.global_step == 6  # 9 rows, 4 a step: two processes share a last step of one row
+
+    script, two = tmp_path / "two.py", tmp_path / "two"
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent), folder=str(two)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    saved = load_file(two / "checkpoint-6" / "adapter_model.safetensors")
+    assert_close({name.replace(".default", ""): each for name, each in adapter(model).items()}, saved)
+    state = json.loads((two / "checkpoint-6" / "trainer_state.json").read_text())
+    theirs = [line.get("loss", line.get("eval_loss")) for line in state["log_history"]]
+    ours = [line.get("loss", line.get("eval_loss")) for line in one.state.log_history if "train_runtime" not in line]
+    assert theirs == pytest.approx(ours, rel=1e-4)
+    first, again = (two / name / "adapter_model.safetensors" for name in ("first", "checkpoint-6"))
+    assert first.read_bytes() == again.read_bytes()
