@@ -223,9 +223,9 @@ def test_every_row_that_is_cut_or_dropped_is_counted_and_named(tmp_path: Path, m
     data = write(tmp_path / "rows.jsonl", mixed)
     result = train(tmp_path, model, data, max_length=200, max_steps=1, dataset_test_ratio=0)
     mixture = json.loads((Path(result["output_dir"]) / "mixture.json").read_text())
-    counts = mixture["rows"][str(data)]
-    assert (counts["read"], counts["bad"], counts["dropped"]) == (10, 1, 1)
-    assert any(f"{data}:9: " in note and "--max_length 200" in note for note in mixture["notes"])
+    assert (mixture["rows"][str(data)]["read"], mixture["rows"][str(data)]["bad"]) == (10, 1)
+    assert mixture["lengths"][str(data)] == {"kept": 8, "dropped": 1}
+    assert any(f"{data}:9: " in note and "--max_length 200" in note for note in mixture["left_out"])
 
 
 def failure(capsys: pytest.CaptureFixture[str], *words: object) -> str:

@@ -82,7 +82,7 @@ def lint(cfg: Lint) -> int:
 def show(cfg: Show) -> int:
     from swift.commands.rendering import make_renderer
     from swift.model.load import load_tokenizer, locate
-    from swift.model.specs import find
+    from swift.model.specs import choose
     from swift.template.fit import fit
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
@@ -90,7 +90,7 @@ def show(cfg: Show) -> int:
         raise ValueError("swift data show needs --model: the tokens and the chat template are a model's")
     rows = _rows(cfg)
     path = locate(name, cfg.model.model_revision, cfg.model.use_hf)
-    spec = find(cfg.model.model_type or name) or find(str(path))
+    spec = choose(cfg.model.model_type, name, str(path))
     renderer = make_renderer(load_tokenizer(path, cfg.model.trust_remote_code), cfg.template, spec)
     bad = 0
     for conversation in rows:

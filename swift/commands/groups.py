@@ -178,7 +178,7 @@ class TrainFlags:
     adam_epsilon: float = 1e-8
     """Adam epsilon"""
     gradient_checkpointing: bool | None = None
-    """Compute activations again instead of keeping them; none does so where the model can"""
+    """Compute activations again instead of keeping them; none does so on GPUs"""
     neftune_noise_alpha: float | None = flag(None, alias=("neftune_alpha",))
     """Strength of the noise added to embeddings (NEFTune); none adds none"""
     eval_strategy: Literal["steps", "epoch", "no"] = flag("steps", alias=("evaluation_strategy",))

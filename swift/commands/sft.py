@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from swift.chat import Conversation, Sample
     from swift.data.check import Report
     from swift.template import Renderer
+    from swift.template.fit import Lengths
     from swift.train.report import Share
     from swift.train.trainer import SftTrainer
 
@@ -58,7 +59,7 @@ def main(cfg: Config) -> dict[str, Any]:
     if not name:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
     path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf)
-    spec = specs.find(cfg.model.model_type or name) or specs.find(str(path))
+    spec = specs.choose(cfg.model.model_type, name, str(path))
     tokenizer = load.load_tokenizer(path, cfg.model.trust_remote_code)
     renderer = make_renderer(tokenizer, cfg.template, spec)
 
@@ -103,42 +104,37 @@ class Data(NamedTuple):
     val: list[Sample]
     shares: dict[str, Share]
     report: Report
+    lengths: Lengths
     first_row: str
 
 
 def _read(cfg: Config, renderer: Renderer, say: Callable[[str], None]) -> Data:
     from swift.data.mix import DataPlan, load_datasets
+    from swift.template.fit import Lengths, fit_all
     from swift.train.report import abbreviate, mixture
 
     plan = DataPlan(**{field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)})
     train_rows, val_rows, report = load_datasets(plan, say)
-    train = _encode(renderer, train_rows, cfg.template, report, "reading rows")
-    val = _encode(renderer, val_rows, cfg.template, report, "reading held-out rows")
+    lengths, limits = Lengths(), cfg.template
+    train, val = (
+        list(fit_all(renderer, _shown(rows, doing), limits.max_length, limits.truncation_strategy, lengths))
+        for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
+    )
     for line in report.lines():
         say(f"data: {line}")
+    for line in lengths.lines():
+        say(f"length: {line}")
     shares = mixture(train)
     _refuse_untrained(train, shares, cfg)
     first = next(row for row in train_rows if row.source == train[0].source)
-    return Data(train, val, shares, report, abbreviate(renderer.show(first).pieces))
+    return Data(train, val, shares, report, lengths, abbreviate(renderer.show(first).pieces))
 
 
-def _encode(
-    renderer: Renderer, rows: Sequence[Conversation], limits: TemplateFlags, report: Report, doing: str
-) -> list[Sample]:
+def _shown(rows: Sequence[Conversation], doing: str) -> Iterable[Conversation]:
+    """The rows, with a progress bar where they are many and somebody looks."""
     from rich.progress import track
 
-    from swift.template.fit import fit
-
-    samples = []
-    for row in track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True):
-        fitted = fit(renderer, row, limits.max_length, limits.truncation_strategy)
-        if fitted.fate != "kept":
-            report.count(row.source, fitted.fate)
-        if fitted.sample is None:
-            report.notes.append(f"{row.source}:{row.line}: {fitted.reason}")
-        else:
-            samples.append(fitted.sample)
-    return samples
+    return track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True)
 
 
 def _refuse_untrained(samples: Sequence[Sample], shares: dict[str, Share], cfg: Config) -> None:
@@ -374,6 +370,8 @@ def _mixture_json(data: Data) -> str:
         "total": total(data.shares)._asdict(),
         "held_out_rows": len(data.val),
         **data.report.as_dict(),
+        "lengths": data.lengths.fates,
+        "left_out": data.lengths.reasons,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

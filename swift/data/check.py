@@ -18,7 +18,7 @@ Strategy = Literal["none", "discard", "error", "warning"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Say = Callable[[str], None]
 
-FATES = ("read", "kept", "bad", "filtered", "cut", "dropped")
+FATES = ("read", "kept", "bad", "filtered")
 
 
 class Finding(NamedTuple):
@@ -39,8 +39,7 @@ class Finding(NamedTuple):
 class Report:
     """What became of every row: `rows[source][fate]`.
 
-    Fates: read; kept; bad (broke a rule); filtered (left out by the set's own filter); and, counted by whoever
-    renders the rows, cut and dropped for their length.
+    Fates: read; kept; bad (broke a rule); filtered (left out by the set's own filter).
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from swift.template.render import Renderer
 
 Strategy = Literal["delete", "truncation_left", "error"]
 Fate = Literal["kept", "cut", "dropped"]
+FATES: tuple[Fate, ...] = ("kept", "cut", "dropped")
 
 
 class Fitted(NamedTuple):
@@ -33,6 +34,14 @@ class Lengths:
         self.fates.setdefault(conversation.source, Counter())[fitted.fate] += 1
         if fitted.reason:
             self.reasons.append(f"{conversation.source}:{conversation.line}: {fitted.reason}")
+
+    def lines(self, named: int = 5) -> list[str]:
+        """For people: a line a source, then the first `named` rows that were dropped."""
+        found = [
+            f"{source}: " + ", ".join(f"{fates[fate]} {fate}" for fate in FATES) for source, fates in self.fates.items()
+        ]
+        more = len(self.reasons) - named
+        return [*found, *self.reasons[:named], *([f"... and {more} more rows dropped"] if more > 0 else [])]
 
 
 def fit(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> Fitted:
