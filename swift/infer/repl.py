@@ -192,7 +192,7 @@ def reader(lines: TextIO, out: TextIO) -> Callable[[str], str]:
     if lines.isatty() and out.isatty():
         from prompt_toolkit import PromptSession  # slow to import, and of no use to a pipe
 
-        return PromptSession[str]().prompt
+        return PromptSession[str](reserve_space_for_menu=0).prompt
 
     def read(prompt: str) -> str:
         if lines.isatty():

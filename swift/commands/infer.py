@@ -1,0 +1,255 @@
+"""Talk with a model in the terminal, or let it answer the rows of a data set."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from swift import flags
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.flags import flag
+
+if TYPE_CHECKING:
+    from swift.agent import Form
+    from swift.chat import Conversation, Message
+    from swift.infer.chat import LocalChat, Reply
+    from swift.infer.sample import SamplingParams
+
+
+class Record(TypedDict, total=False):
+    """A row and its reply, as they are saved; `error` says why there is none."""
+
+    system: str | None
+    query: str
+    response: str | None
+    label: str | None
+    history: list[list[str]]
+    source: str
+    error: str
+
+
+AT_ONCE = 16
+"""Rows that are answered side by side."""
+
+
+@dataclass(frozen=True)
+class RowFlags:
+    """Rows to answer"""
+
+    dataset: tuple[str, ...] = flag((), commas=True)
+    """Data sets: files, registered names or hub ids; the rows that training holds out are answered"""
+    val_dataset: tuple[str, ...] = flag((), alias=("custom_val_dataset_path",), commas=True)
+    """Data sets whose rows are all candidates"""
+    dataset_test_ratio: float = flag(0.01, alias=("split_dataset_ratio",))
+    """Share of the rows of --dataset that is held out; 0 takes all rows"""
+    show_dataset_sample: int = flag(10, alias=("val_dataset_sample",))
+    """Rows to answer, drawn evenly; -1 answers all"""
+    check_dataset_strategy: Literal["none", "discard", "error", "warning"] = "warning"
+    """What happens to a bad row: pass it on, drop it, stop, or name it and drop it"""
+    columns: dict[str, str] = flag({})
+    """Other names of a file's columns, as JSON: {"question": "query"}"""
+    dataset_seed: int = flag(42, alias=("data_seed",))
+    """Seed of splitting and sampling"""
+
+    def __post_init__(self) -> None:
+        if self.show_dataset_sample < -1 or self.show_dataset_sample == 0:
+            raise ValueError(f"--show_dataset_sample {self.show_dataset_sample}: a number from 1 on, or -1 for all")
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelFlags = ModelFlags()
+    backend: BackendFlags = BackendFlags()
+    template: TemplateFlags = TemplateFlags()
+    generation: GenerationFlags = GenerationFlags()
+    rows: RowFlags = RowFlags()
+    eval_human: bool | None = None
+    """Talk (true) or answer the rows of a data set (false); none talks unless a data set is given"""
+    save_result: bool = True
+    """Keep what was said as JSON lines"""
+    result_dir: str | None = None
+    """Folder for them; none means infer_result in --ckpt_dir, or in output"""
+    verbose: bool | None = None
+    """Print each row with its reply; none prints fewer than 100 rows"""
+
+    def __post_init__(self) -> None:
+        if self.eval_human is False and not self.has_rows:
+            raise ValueError("--eval_human false needs rows to answer: give --val_dataset or --dataset")
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.rows.dataset or self.rows.val_dataset)
+
+    @property
+    def talks(self) -> bool:
+        return not self.has_rows if self.eval_human is None else self.eval_human
+
+
+def run(argv: Sequence[str]) -> None:
+    parsed = flags.parse(Config, argv, prog="swift infer")
+    main(parsed.config, parsed.given)
+
+
+def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
+    """Talks or answers rows. Returns the file of the results, if there are any."""
+    from swift.commands.loading import load_chat, sampling
+
+    params = sampling(cfg.generation)
+    rows = [] if cfg.talks else load_rows(cfg.rows)
+    results = Results(cfg)
+    chat = load_chat(cfg, given)
+    try:
+        if cfg.talks:
+            talk(chat, params, cfg, results)
+        else:
+            answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
+    finally:
+        chat.engine.close()
+    return results.written
+
+
+class Results:
+    """The JSONL file of a run, made when there is something to write. Without --save_result nothing is written."""
+
+    def __init__(self, cfg: Config) -> None:
+        folder = cfg.result_dir or f"{cfg.backend.ckpt_dir or 'output'}/infer_result"
+        self._file = Path(folder).expanduser() / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl" if cfg.save_result else None
+        self.written: Path | None = None
+
+    def add(self, record: Mapping[str, object]) -> None:
+        if self._file is None:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self.written = self._file
+
+
+# In the terminal
+
+
+def talk(chat: LocalChat, params: SamplingParams, cfg: Config, results: Results) -> None:
+    from swift.agent import form
+    from swift.infer.repl import Repl, converse, reader
+
+    own = chat.renderer.form
+    inline = own if own.marks.inline else form("react_en")  # a system text may ask for ReAct whatever the form is
+    print("A message, or one of: reset-system, multi-line, single-line, clear, exit", file=sys.stderr)
+    repl = Repl(chat, params, inline, sys.stdout, cfg.template.system, cfg.generation.stream, results.add)
+    converse(repl, reader(sys.stdin, sys.stdout))
+    _say_where(results)
+
+
+def _say_where(results: Results) -> None:
+    if results.written is not None:
+        print(f"results: {results.written}", file=sys.stderr)
+
+
+# Rows
+
+
+def load_rows(wanted: RowFlags) -> list[Conversation]:
+    """The rows to answer: those of --val_dataset, or those that training with --dataset holds out."""
+    from random import Random
+
+    from swift.data.mix import DataPlan, load_datasets, sample
+
+    train, held_out, _ = load_datasets(
+        DataPlan(
+            dataset=wanted.val_dataset or wanted.dataset,
+            dataset_test_ratio=0.0 if wanted.val_dataset else wanted.dataset_test_ratio,
+            check_dataset_strategy=wanted.check_dataset_strategy,
+            columns=wanted.columns,
+            dataset_seed=wanted.dataset_seed,
+        )
+    )
+    rows = held_out or train
+    count = wanted.show_dataset_sample
+    return rows if count == -1 or count >= len(rows) else sample(rows, count, Random(wanted.dataset_seed))
+
+
+def answer_rows(
+    chat: LocalChat, rows: Sequence[Conversation], params: SamplingParams, verbose: bool, results: Results
+) -> None:
+    """Answers the last turn of each row and writes the reply beside the row's own."""
+    form, began = chat.renderer.form, time.monotonic()
+    equal = cut = failed = tokens = 0
+    for row, reply in zip(rows, _replies(chat, rows, params), strict=True):
+        record = describe(form, row)
+        if isinstance(reply, str):
+            failed += 1
+            record["response"], record["error"] = None, reply
+        else:
+            response = f"{record['response']}{form.call(reply.message.content, reply.message.tool_calls)}"
+            record["response"] = response
+            equal += response.strip() == (record["label"] or "").strip()
+            cut += reply.finish == "length"
+            tokens += reply.usage.completion_tokens
+        results.add(record)
+        if verbose:
+            _show(record)
+    seconds = time.monotonic() - began
+    print(
+        f"{len(rows)} rows: {equal} replies equal the reference, {cut} cut at their greatest length, "
+        f"{failed} rows could not be answered; {tokens} tokens in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s)"
+    )
+    _say_where(results)
+
+
+def _replies(chat: LocalChat, rows: Sequence[Conversation], params: SamplingParams) -> Iterator[Reply | str]:
+    from swift.infer.chat import collect
+
+    def reply(row: Conversation) -> Reply | str:
+        try:
+            return collect(chat(_asked(row), row.tools, params))
+        except ValueError as error:  # this row is at fault, not the run
+            return str(error)
+
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(reply, rows)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _asked(row: Conversation) -> Sequence[Message]:
+    return row.messages[:-1] if row.messages[-1].role == "assistant" else row.messages
+
+
+def describe(form: Form, row: Conversation) -> Record:
+    """A row as it is saved. Where the last turn had begun before its last message, that beginning is the response."""
+    rounds: list[list[str]] = []  # (what the model is told, what it answers) in turn
+    for message in _asked(row):
+        if message.role == "system":
+            continue
+        told = message.role == "user" or (message.role == "tool" and not form.marks.inline)
+        if not rounds or (told and rounds[-1][1]):
+            rounds.append(["", ""])
+        tool = message.role == "tool"
+        text = form.result((message.content,)) if tool else form.call(message.content, message.tool_calls)
+        rounds[-1][not told] += text
+    query, begun = rounds.pop() if rounds else ["", ""]
+    last = row.messages[-1]
+    label = form.call(last.content, last.tool_calls) if last.role == "assistant" else None
+    return {
+        "system": row.messages[0].content if row.messages[0].role == "system" else None,
+        "query": query,
+        "response": begun,
+        "label": None if label is None else begun + label,
+        "history": rounds,
+        "source": f"{row.source}:{row.line}",
+    }
+
+
+def _show(record: Mapping[str, object]) -> None:
+    for name, value in record.items():
+        if name in ("query", "response", "label", "error") and value is not None:
+            print(f"[{name.upper()}] {value}")
+    print("-" * 50)

@@ -1,0 +1,195 @@
+"""Flags -> a model that answers: a base model, a LoRA checkpoint, a whole one. Shared by infer and deploy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from swift import flags
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+
+if TYPE_CHECKING:
+    from swift.infer.chat import LocalChat
+    from swift.infer.sample import SamplingParams
+    from swift.model.specs import ModelSpec
+
+RECORD = "sft_args.json"
+MODEL = ("model_type", "model_id_or_path", "model_revision")
+TEMPLATE = ("template_type", "system", "agent_template")
+Group = TypeVar("Group", ModelFlags, TemplateFlags)
+
+
+class Loads(Protocol):
+    """A command's config, as far as loading a model goes."""
+
+    @property
+    def model(self) -> ModelFlags: ...
+    @property
+    def template(self) -> TemplateFlags: ...
+    @property
+    def backend(self) -> BackendFlags: ...
+
+
+class Choice(NamedTuple):
+    """What is to be loaded, once the checkpoint's own record has had its say. `adapter`: a LoRA checkpoint."""
+
+    model: ModelFlags
+    template: TemplateFlags
+    adapter: Path | None
+
+    @property
+    def source(self) -> str:
+        return self.model.model_id_or_path or self.model.model_type or ""
+
+
+def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
+    """The model of the flags behind an engine and a renderer.
+
+    What training recorded beside a checkpoint holds for flags left at their defaults; `given` names those that the
+    user set, so that a default said aloud wins too. An adapter is merged in memory: the files stay as they are.
+    """
+    _check_backend(cfg.backend)
+    choice = choose(cfg, given)
+
+    from swift.commands.rendering import make_renderer
+    from swift.infer.chat import LocalChat
+    from swift.infer.engine import TorchEngine
+    from swift.model import load
+    from swift.tuner import attach
+
+    model_flags = choice.model
+    path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf)
+    if choice.adapter:
+        attach.check(choice.adapter)
+    tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code)
+    renderer = make_renderer(tokenizer, choice.template, _spec(choice) or _spec_of(str(path)))
+    model = load.load_model(path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code)
+    if choice.adapter:
+        model = attach.merge(attach.load(model, choice.adapter))
+    own = model.generation_config.eos_token_id
+    stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
+    return LocalChat(TorchEngine(model, sorted(stops)), renderer)
+
+
+def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
+    """What to call the model: its model_type, or the name of its folder."""
+    choice = choose(cfg, given)
+    spec = _spec(choice)
+    return spec.model_type if spec else choice.model.model_type or Path(choice.source).expanduser().resolve().name
+
+
+def sampling(flags: GenerationFlags) -> SamplingParams:
+    """The flags as the engine takes them: `max_new_tokens` is a ceiling, less where the context ends earlier."""
+    from swift.infer.sample import SamplingParams
+
+    if flags.max_new_tokens < 1:
+        raise ValueError(f"--max_new_tokens {flags.max_new_tokens}: must be 1 or more")
+    return SamplingParams(
+        max_tokens=flags.max_new_tokens,
+        clip=True,
+        temperature=flags.temperature if flags.do_sample else 0.0,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        repetition_penalty=flags.repetition_penalty,
+        seed=flags.seed,
+        stop=flags.stop_words,
+    )
+
+
+def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
+    """Which model, which template, which adapter. Raises ValueError where the flags and the checkpoint do not say."""
+    if cfg.backend.ckpt_dir is None:
+        if not (cfg.model.model_id_or_path or cfg.model.model_type):
+            raise ValueError("no model is named: give --model_type, --model_id_or_path or --ckpt_dir")
+        if cfg.backend.merge_lora:
+            raise ValueError("--merge_lora true needs --ckpt_dir: the LoRA checkpoint to merge")
+        return Choice(cfg.model, cfg.template, None)
+    folder = _checkpoint(cfg.backend.ckpt_dir)
+    record = _record(folder) if cfg.backend.load_args_from_ckpt_dir else {}
+    template = _adopted(cfg.template, TEMPLATE, record, given)
+    if not (folder / "adapter_config.json").exists():
+        if cfg.backend.merge_lora:
+            raise ValueError(f"{folder}: a whole model, with no adapter to merge: leave --merge_lora out")
+        # The checkpoint is the model; its record says what it was made from, which still names its template.
+        model = _adopted(cfg.model, ("model_type",), record, given)
+        return Choice(flags.update(model, {"model_id_or_path": str(folder)}), template, None)
+    if cfg.model.model_id_or_path or cfg.model.model_type:
+        model = cfg.model
+    else:
+        model = _adopted(cfg.model, MODEL, record, given)
+        if not (model.model_id_or_path or model.model_type):
+            model = flags.update(model, {"model_id_or_path": _base(folder)})
+    if cfg.backend.merge_lora:
+        return Choice(flags.update(model, {"model_id_or_path": _merged(folder, model, template)}), template, None)
+    return Choice(model, template, folder)
+
+
+def _check_backend(backend: BackendFlags) -> None:
+    if backend.infer_backend == "vllm":
+        missing = "" if find_spec("vllm") else " (and the package vllm is not installed)"
+        raise ValueError(f"--infer_backend vllm is not supported yet{missing}: leave it out, or say pt")
+
+
+def _checkpoint(text: str) -> Path:
+    folder = Path(text).expanduser().resolve()
+    if not folder.is_dir():
+        raise ValueError(f"--ckpt_dir {text}: no such folder")
+    if (folder / "adapter_config.json").exists() or (folder / "config.json").exists():
+        return folder
+    inner = [path for path in folder.rglob("checkpoint-*") if path.is_dir()]
+    if inner:
+        last = max(inner, key=lambda path: path.stat().st_mtime)
+        raise ValueError(f"--ckpt_dir {text}: not a checkpoint but a folder of them: did you mean {last}?")
+    raise ValueError(f"--ckpt_dir {text}: no checkpoint: neither adapter_config.json nor config.json is there")
+
+
+def _record(folder: Path) -> dict[str, object]:
+    """What training noted, in the checkpoint or in the folder above it; empty where another program trained."""
+    file = next((path for path in (folder / RECORD, folder.parent / RECORD) if path.is_file()), None)
+    return _json(file) if file else {}
+
+
+def _base(folder: Path) -> str:
+    """The model that PEFT noted below its adapter."""
+    name = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not name:
+        raise ValueError(f"{folder}: nothing here says which model the adapter is for: give --model_id_or_path")
+    return str(name)
+
+
+def _json(file: Path) -> dict[str, object]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: not a JSON object")
+    return value
+
+
+def _adopted(group: Group, names: Collection[str], record: dict[str, object], given: Collection[str]) -> Group:
+    """The flags `names` of `group` as the record has them, where the user said nothing else."""
+    now, default = flags.to_dict(group), flags.to_dict(type(group)())
+    silent = [name for name in names if name not in given and now[name] == default[name]]
+    recorded = {name: record[name] for name in silent if record.get(name) is not None}
+    return flags.update(group, recorded, RECORD)
+
+
+def _merged(folder: Path, model: ModelFlags, template: TemplateFlags) -> str:
+    from swift.commands import export
+
+    wanted = export.Config(str(folder), merge_lora=True, template_type=template.template_type, model=model)
+    return str(export.merge_checkpoint(wanted, overwrite=True))
+
+
+def _spec(choice: Choice) -> ModelSpec | None:
+    return _spec_of(choice.model.model_type or "") or _spec_of(choice.source)
+
+
+def _spec_of(name: str) -> ModelSpec | None:
+    from swift.model import specs
+
+    return specs.find(name) if name else None

@@ -1,0 +1,270 @@
+"""Messages -> deltas, with a scripted engine in place of a model, and over HTTP with a scripted server."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from tiny import tiny_tokenizer
+
+from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.infer.chat import LocalChat, collect
+from swift.infer.engine import Step
+from swift.infer.remote import RemoteChat
+from swift.infer.sample import SamplingParams
+from swift.template import Renderer, Template, template
+
+TOKENIZER = tiny_tokenizer()
+WEATHER = Tool({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}})
+ASK = (Message("user", "Rain?"),)
+END = "<|im_end|>"
+
+
+class ScriptedEngine:
+    """Answers each request with the next text of its script, a token a step; remembers what it was asked."""
+
+    def __init__(self, *script, limit=None):
+        self.script, self.limit = list(script), limit
+        self.prompts, self.params, self.open = [], [], 0
+
+    def submit(self, tokens, params):
+        self.prompts.append(TOKENIZER.decode(tokens))
+        self.params.append(params)
+        return self.steps(TOKENIZER.encode(self.script.pop(0), add_special_tokens=False)[: self.limit])
+
+    def steps(self, tokens):
+        self.open += 1
+        try:
+            for place, token in enumerate(tokens):
+                last = "length" if place + 1 == self.limit else None
+                yield Step(token, -0.5, "stop" if token == TOKENIZER.eos_token_id else last)
+        finally:
+            self.open -= 1
+
+
+def local(*script, form="react_en", limit=None):
+    engine = ScriptedEngine(*script, limit=limit)
+    return LocalChat(engine, Renderer(TOKENIZER, template("qwen"), form)), engine
+
+
+def test_a_reply_comes_piece_by_piece_and_ends_with_its_cost():
+    chat, engine = local("Yes, 雨." + END)
+    deltas = list(chat(ASK))
+    assert [delta.text for delta in deltas] == [*"Yes, ", "雨", ".", ""]
+    assert deltas[-1].finish == "stop"
+    assert deltas[-1].usage == Usage(len(TOKENIZER.encode(engine.prompts[0])), len("Yes, .") + 3 + 1)
+    assert engine.open == 0
+
+
+def test_a_reply_that_met_its_limit_says_so():
+    chat, _ = local("Yes, it rains" + END, limit=3)
+    reply = collect(chat(ASK))
+    assert (reply.message.content, reply.finish) == ("Yes", "length")
+
+
+def test_a_stop_text_is_cut_an_agent_mark_stays_and_the_caller_may_say_otherwise():
+    said = "Action: a\nObservation: b" + END
+
+    def reply(*stop, include=None):
+        chat, engine = local(said)
+        got = collect(chat(ASK, (), SamplingParams(stop=stop, include_stop=include)))
+        assert engine.open == 0, "the engine need not go on"
+        return got.message.content
+
+    assert reply("\n") == "Action: a"
+    assert reply("\n", include=True) == "Action: a\n"
+    assert reply("Observation:") == "Action: a\nObservation:"
+    assert reply("Observation") == "Action: a\nObservation:"
+    assert reply("Observation:", include=False) == "Action: a\n"
+    assert reply() == "Action: a\nObservation: b", "nobody asked to stop there"
+
+
+def test_a_stop_text_that_the_last_character_completes_is_a_stop_and_no_length():
+    chat, _ = local("ab!", limit=3)
+    assert collect(chat(ASK, (), SamplingParams(stop=("!",)))).finish == "stop"
+
+
+def test_a_trailing_assistant_message_is_continued():
+    chat, engine = local(" cold." + END)
+    reply = collect(chat((*ASK, Message("assistant", "It is"))))
+    assert reply.message.content == " cold."
+    assert engine.prompts[0].endswith("<|im_start|>assistant\nIt is")
+
+
+def test_a_template_whose_turns_end_in_a_text_stops_at_it_and_hides_it():
+    plain = Template("plain", prompt=("Q: {{QUERY}}\nA:",), suffix=("\nQ:",), chat_sep=("\nQ:",))
+    engine = ScriptedEngine("Yes.\nQ: next")
+    reply = collect(LocalChat(engine, Renderer(TOKENIZER, plain))(ASK, (), SamplingParams(include_stop=True)))
+    assert (reply.message.content, reply.finish) == ("Yes.", "stop")
+
+
+CALLED = {
+    "react_en": 'Thought: I look.\nAction: weather\nAction Input: {"city": "厦门"}\nObservation: sunny',
+    "hermes": 'I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "厦门"}}\n</tool_call>' + END,
+}
+
+
+@pytest.mark.parametrize("form", CALLED)
+def test_with_tools_on_offer_a_call_comes_whole_and_its_text_is_not_shown(form):
+    chat, engine = local(CALLED[form], form=form)
+    deltas = list(chat(ASK, (WEATHER,)))
+    reply = collect(iter(deltas))
+    assert reply.message.content in ("Thought: I look.", "I look.")
+    (call,) = reply.message.tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "厦门"})
+    assert call.id.startswith("call_")
+    assert reply.finish == "tool_calls"
+    assert "weather" in engine.prompts[0], "the tools are on offer"
+    assert len(deltas) > len("I look."), "what comes before the call is not held back"
+
+
+@pytest.mark.parametrize("form", CALLED)
+def test_a_call_and_its_result_read_back_as_the_model_wrote_them(form):
+    chat, engine = local(CALLED[form], "Sunny." + END, form=form)
+    called = collect(chat(ASK, (WEATHER,))).message
+    collect(chat((*ASK, called, Message("tool", "sunny")), (WEATHER,)))
+    written = CALLED[form].removesuffix(END).removesuffix(" sunny")
+    assert engine.prompts[0] + written in engine.prompts[1]
+
+
+def test_with_tools_on_offer_a_reply_without_a_call_is_all_text():
+    said = "Final Answer: it rains.\n"
+    chat, _ = local(said + END)
+    reply = collect(chat(ASK, (WEATHER,)))
+    assert (reply.message, reply.finish) == (Message("assistant", said), "stop")
+
+
+def test_a_call_cut_short_is_text():
+    said = 'Thought: x\nAction: weather\nAction Input: {"city": '
+    chat, _ = local(said + "......", limit=len(said))
+    reply = collect(chat(ASK, (WEATHER,)))
+    assert (reply.message, reply.finish) == (Message("assistant", said), "length")
+
+
+def test_without_tools_a_call_is_plain_text_shown_at_once():
+    chat, _ = local("Action: weather\nAction Input: {}\nObservation: x")
+    deltas = list(chat(ASK, (), SamplingParams(stop=("Observation:",))))
+    assert "".join(delta.text for delta in deltas) == "Action: weather\nAction Input: {}\nObservation:"
+    assert deltas[0].text == "A"
+    assert all(delta.tool_call is None for delta in deltas)
+
+
+def test_log_probabilities_come_on_request_for_every_token_shown():
+    chat, _ = local("雨!" + END)
+    deltas = list(chat(ASK, (), SamplingParams(logprobs=True)))
+    assert [len(delta.logprobs) for delta in deltas] == [3, 1, 0]
+    chat, _ = local(CALLED["hermes"], form="hermes")
+    shown = [pair for delta in chat(ASK, (WEATHER,), SamplingParams(logprobs=True)) for pair in delta.logprobs]
+    assert TOKENIZER.decode([token for token, _ in shown]) == CALLED["hermes"].removesuffix(END)
+    chat, _ = local("雨!" + END)
+    assert not any(delta.logprobs for delta in chat(ASK))
+
+
+def test_closing_a_reply_closes_the_engines_steps():
+    for tools in ((), (WEATHER,)):
+        chat, engine = local("a long reply" + END)
+        deltas = chat(ASK, tools)
+        next(deltas)
+        assert engine.open == 1
+        deltas.close()
+        assert engine.open == 0
+
+
+def test_what_cannot_be_answered_is_an_error_before_the_first_delta():
+    chat, _ = local()
+    with pytest.raises(ValueError, match="no messages"):
+        chat(())
+
+
+# A server elsewhere
+
+
+class ScriptedServer:
+    """Speaks just enough HTTP: a model list, and a stream of the given chunks."""
+
+    def __init__(self, chunks, status=200):
+        asked = self.asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.answer(200, json.dumps({"object": "list", "data": [{"id": "first", "object": "model"}]}))
+
+            def do_POST(self):
+                asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                if status != 200:
+                    self.answer(status, json.dumps({"error": {"message": "the prompt is too long"}}))
+                    return
+                lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+                self.answer(200, "".join([*lines, "data: [DONE]\n\n"]), "text/event-stream")
+
+            def answer(self, code, body, kind="application/json"):
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *args):
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def chunk(delta=None, finish=None, usage=None):
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return {
+        "id": "x",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": "m",
+        "choices": choices,
+        "usage": usage,
+    }
+
+
+def called(**function):
+    return {"tool_calls": [{"index": 0, "id": "c1" if "name" in function else None, "function": function}]}
+
+
+def test_a_server_elsewhere_answers_in_the_same_deltas():
+    usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    with ScriptedServer(
+        [chunk({"content": "Ye"}), chunk({"content": "s"}), chunk({}, "stop"), chunk(usage=usage)]
+    ) as it:
+        deltas = list(RemoteChat(it.url)(ASK, (), SamplingParams(stop=("\n",), top_k=5, seed=1, max_tokens=9)))
+    assert deltas == [Delta("Ye"), Delta("s"), Delta(finish="stop", usage=Usage(7, 2))]
+    (asked,) = it.asked
+    assert asked["messages"] == [{"role": "user", "content": "Rain?"}]
+    assert {name: asked[name] for name in ("model", "stop", "top_k", "seed", "max_tokens")} == {
+        "model": "first",
+        "stop": ["\n"],
+        "top_k": 5,
+        "seed": 1,
+        "max_tokens": 9,
+    }
+
+
+def test_a_server_elsewhere_is_offered_tools_and_its_calls_come_whole():
+    parts = [called(name="weather", arguments=""), called(arguments='{"a":'), called(arguments=" 1}")]
+    before = Message("assistant", "", (ToolCall("weather", "{}", "c0"),)), Message("tool", "sunny", tool_call_id="c0")
+    with ScriptedServer([*map(chunk, parts), chunk({}, "tool_calls")]) as it:
+        reply = collect(RemoteChat(it.url, "m")((*ASK, *before), (WEATHER,)))
+    assert reply.message.tool_calls == (ToolCall("weather", '{"a": 1}', "c1"),)
+    assert reply.finish == "tool_calls"
+    (asked,) = it.asked
+    assert asked["tools"] == [WEATHER.spec]
+    assert asked["messages"][1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
+    assert asked["messages"][2] == {"role": "tool", "content": "sunny", "tool_call_id": "c0"}
+
+
+def test_a_server_that_refuses_is_an_error_with_its_address_and_its_words():
+    with ScriptedServer([], status=400) as it, pytest.raises(OSError, match=r"127.0.0.1.*the prompt is too long"):
+        list(RemoteChat(it.url, "m")(ASK))

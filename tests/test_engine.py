@@ -1,0 +1,320 @@
+"""Token ids in, token ids out, with random tiny models: no text is involved."""
+
+import threading
+import time
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    MistralConfig,
+    MistralForCausalLM,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from swift.infer.engine import PREFILL, TorchEngine
+from swift.infer.sample import SamplingParams, sampler
+
+VOCABULARY, CONTEXT = 64, 512
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "eos_token_id": None,
+    "initializer_range": 0.5,  # far from uniform, so that greedy choices are no ties
+}
+GREEDY = SamplingParams(max_tokens=12, temperature=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+
+
+@pytest.fixture
+def engine(model):
+    with_no_stop = TorchEngine(model, stop_tokens=())
+    yield with_no_stop
+    with_no_stop.close()
+
+
+def prompt(length, seed=0):
+    return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def tokens(steps):
+    return [step.token for step in steps]
+
+
+def reference(model, prompt, new):
+    tokens = torch.tensor([prompt])
+    ids = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new, do_sample=False)
+    return ids[0, len(prompt) :].tolist()
+
+
+def test_a_greedy_reply_is_what_transformers_generates(model, engine):
+    for length in (1, 7, PREFILL, PREFILL + 1, 300):
+        assert tokens(engine.submit(prompt(length), GREEDY)) == reference(model, prompt(length), 12)
+
+
+def test_rows_of_different_length_decoded_together_give_what_each_gives_alone(model, engine):
+    prompts = [prompt(length, seed=length) for length in (3, 40, 11, 200, 1)]
+    replies = [engine.submit(each, GREEDY) for each in prompts]
+    assert [tokens(each) for each in replies] == [reference(model, each, 12) for each in prompts]
+
+
+def test_rows_that_end_early_or_come_late_leave_the_others_as_they_are(model, engine):
+    long = engine.submit(prompt(20), SamplingParams(max_tokens=60, temperature=0))
+    first = [next(long).token for _ in range(5)]
+    late = engine.submit(prompt(50, seed=5), SamplingParams(max_tokens=3, temperature=0))
+    later = engine.submit(prompt(2, seed=6), SamplingParams(max_tokens=30, temperature=0))
+    assert tokens(late) == reference(model, prompt(50, seed=5), 3)
+    assert tokens(later) == reference(model, prompt(2, seed=6), 30)
+    assert first + tokens(long) == reference(model, prompt(20), 60)
+
+
+def test_more_requests_than_the_batch_holds_wait_their_turn(model):
+    engine = TorchEngine(model, (), max_batch=2)
+    replies = [engine.submit(prompt(5, seed), GREEDY) for seed in range(5)]
+    assert [tokens(each) for each in replies] == [reference(model, prompt(5, seed), 12) for seed in range(5)]
+    engine.close()
+
+
+def test_a_model_with_sliding_attention_sees_its_window_only():
+    torch.manual_seed(1)
+    sliding = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)).eval()
+    engine = TorchEngine(sliding, ())
+    replies = [engine.submit(prompt(length, length), GREEDY) for length in (30, 200)]
+    assert [tokens(each) for each in replies] == [
+        reference(sliding, prompt(length, length), 12) for length in (30, 200)
+    ]
+    engine.close()
+
+
+def test_a_prompt_that_begins_like_the_last_one_gets_the_same_numbers_bit_for_bit(model):
+    question = prompt(3 * PREFILL + 10)
+    fresh, warm = TorchEngine(model, ()), TorchEngine(model, ())
+    tokens(warm.submit(question[: 2 * PREFILL + 5] + prompt(20, seed=9), GREEDY))
+    calls = count_tokens(warm)
+    assert list(warm.submit(question, GREEDY)) == list(fresh.submit(question, GREEDY))
+    assert sum(calls) == PREFILL + 10 + 11, "two blocks were reused, the reply's first eleven tokens fed"
+    fresh.close(), warm.close()
+
+
+def count_tokens(engine):
+    fed = []
+    forward = engine._forward
+    engine._forward = engine._batch._forward = lambda tokens, *rest: (
+        fed.append(tokens.numel()),
+        forward(tokens, *rest),
+    )[1]
+    return fed
+
+
+def test_a_seeded_reply_repeats_and_another_seed_gives_another(engine):
+    def draw(seed):
+        return tokens(engine.submit(prompt(150), SamplingParams(max_tokens=30, temperature=1.5, seed=seed)))
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_the_step_that_ends_a_reply_says_why(model):
+    greedy = reference(model, prompt(9), 12)
+    stop = greedy[4]
+    engine = TorchEngine(model, stop_tokens=[stop])
+    steps = list(engine.submit(prompt(9), GREEDY))
+    assert [step.token for step in steps] == greedy[: greedy.index(stop) + 1]
+    assert [step.finish for step in steps[:-1]] == [None] * (len(steps) - 1)
+    assert steps[-1].finish == "stop"
+    ignoring = list(engine.submit(prompt(9), SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)))
+    assert [step.token for step in ignoring] == greedy
+    assert ignoring[-1].finish == "length"
+    engine.close()
+
+
+def test_log_probabilities_are_the_models_own(model, engine):
+    steps = list(engine.submit(prompt(6), SamplingParams(max_tokens=4, temperature=0.5, seed=3)))
+    with torch.inference_mode():
+        whole = torch.tensor([prompt(6) + [step.token for step in steps]])
+        expected = model(whole).logits[0, 5:-1].log_softmax(-1)
+    for step, row in zip(steps, expected, strict=True):
+        assert step.logprob == pytest.approx(float(row[step.token]), abs=1e-4)
+
+
+def test_closing_or_dropping_a_reply_stops_its_work(model):
+    engine = TorchEngine(model, (), max_batch=1)
+    endless = SamplingParams(temperature=0)
+    closed = engine.submit(prompt(3), endless)
+    next(closed)
+    closed.close()
+    assert list(closed) == []
+    next(engine.submit(prompt(3), endless))  # dropped at once
+    began = time.monotonic()
+    assert tokens(engine.submit(prompt(4), GREEDY)) == reference(model, prompt(4), 12)
+    assert time.monotonic() - began < 2
+    assert not engine._batch.rows
+    engine.close()
+
+
+def test_an_error_reaches_its_own_request_alone(model, monkeypatch):
+    engine = TorchEngine(model, ())
+    forward = engine._forward
+
+    def fails_on_five(tokens_BT, *rest):
+        if tokens_BT.shape[1] == 5:
+            raise RuntimeError("out of memory, say")
+        return forward(tokens_BT, *rest)
+
+    monkeypatch.setattr(engine, "_forward", fails_on_five)
+    good, bad = engine.submit(prompt(4), GREEDY), engine.submit(prompt(5), GREEDY)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(bad)
+    assert tokens(good) == reference(model, prompt(4), 12)
+    engine.close()
+
+
+def test_many_threads_get_their_own_replies(model, engine):
+    replies = {}
+
+    def ask(seed):
+        replies[seed] = tokens(engine.submit(prompt(seed + 1, seed), GREEDY))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert replies == {seed: reference(model, prompt(seed + 1, seed), 12) for seed in range(24)}
+
+
+def test_a_reply_that_the_context_cannot_hold_is_refused_with_both_numbers(engine):
+    with pytest.raises(ValueError, match=r"500 tokens.*may have 20.*512"):
+        engine.submit(prompt(500), SamplingParams(max_tokens=20))
+    with pytest.raises(ValueError, match="512"):
+        engine.submit(prompt(512), SamplingParams())
+    with pytest.raises(ValueError, match="512"):
+        engine.submit(prompt(512), SamplingParams(max_tokens=5, clip=True))
+
+
+def test_a_reply_without_a_length_or_with_a_clipped_one_fills_the_context(engine):
+    assert len(tokens(engine.submit(prompt(500), SamplingParams(temperature=0)))) == 12
+    assert len(tokens(engine.submit(prompt(500), SamplingParams(max_tokens=20, clip=True, temperature=0)))) == 12
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(engine):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        engine.submit([], GREEDY)
+    with pytest.raises(ValueError, match="token 64"):
+        engine.submit([1, 64], GREEDY)
+    with pytest.raises(ValueError, match="logit_bias holds token 99"):
+        engine.submit([1], SamplingParams(logit_bias={99: 1}))
+
+
+def test_closing_the_engine_ends_what_is_under_way(model):
+    engine = TorchEngine(model, ())
+    steps = engine.submit(prompt(3), SamplingParams(temperature=0))
+    next(steps)
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        list(steps)
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.submit(prompt(3), GREEDY)
+
+
+# Sampling
+
+
+def logits(seed=0):
+    return torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def support(params, scores, reply=()):
+    """The tokens that can be drawn, by drawing often."""
+    draw = sampler(params)
+    return {draw(scores, reply).token for _ in range(600)}
+
+
+@pytest.mark.parametrize(
+    "params, processors",
+    [
+        (SamplingParams(top_k=5), [TopKLogitsWarper(5)]),
+        (SamplingParams(top_p=0.7), [TopPLogitsWarper(0.7)]),
+        (SamplingParams(min_p=0.1), [MinPLogitsWarper(0.1)]),
+        (
+            SamplingParams(temperature=0.6, top_k=12, top_p=0.8, min_p=0.02),
+            [TemperatureLogitsWarper(0.6), TopKLogitsWarper(12), TopPLogitsWarper(0.8), MinPLogitsWarper(0.02)],
+        ),
+    ],
+)
+def test_draws_have_the_probabilities_that_transformers_gives_them(params, processors):
+    scores = logits()
+    expected = LogitsProcessorList(processors)(torch.zeros(1, 1, dtype=torch.long), scores[None].clone())[0].softmax(-1)
+    draw = sampler(SamplingParams(**{name: getattr(params, name) for name in params.__slots__} | {"seed": 0}))
+    drawn = torch.bincount(torch.tensor([draw(scores, ()).token for _ in range(3000)]), minlength=50) / 3000
+    assert set(drawn.nonzero().flatten().tolist()) <= set(expected.nonzero().flatten().tolist())
+    assert (drawn - expected).abs().max() < 0.04
+
+
+def test_the_repetition_penalty_is_that_of_transformers():
+    scores = logits(2)
+    seen = [int(scores.argmax()), int(scores.argmin()), 7, 7]
+    expected = RepetitionPenaltyLogitsProcessor(2.5)(torch.tensor([seen]), scores[None].clone())[0]
+    chosen = sampler(SamplingParams(temperature=0, repetition_penalty=2.5), prompt=seen[:2])(scores, seen[2:])
+    assert chosen.token == int(expected.argmax()) != int(scores.argmax())
+
+
+def test_presence_counts_once_and_frequency_every_time_in_the_reply_alone():
+    scores = torch.tensor([1.0, 0.9, 0.0])
+    presence = sampler(SamplingParams(temperature=0, presence_penalty=0.05), prompt=[0, 0])
+    assert [presence(scores, reply).token for reply in ([], [0], [0, 0, 0])] == [0, 0, 0]
+    frequency = sampler(SamplingParams(temperature=0, frequency_penalty=0.05), prompt=[0, 0])
+    assert [frequency(scores, reply).token for reply in ([], [0], [0, 0, 0])] == [0, 0, 1]
+
+
+def test_a_logit_bias_moves_its_token_and_no_log_probability():
+    scores = logits()
+    plain = sampler(SamplingParams(temperature=0))(scores, ())
+    banned = sampler(SamplingParams(temperature=0, logit_bias={plain.token: -100}))(scores, ())
+    forced = sampler(SamplingParams(logit_bias={3: 100}))(scores, ())
+    assert banned.token != plain.token
+    assert forced.token == 3
+    assert forced.logprob == pytest.approx(float(scores.log_softmax(-1)[3]), abs=1e-5)
+
+
+def test_top_k_larger_than_the_vocabulary_is_no_limit():
+    assert len(support(SamplingParams(top_k=1000, temperature=5), torch.zeros(4))) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"min_p": 2},
+        {"repetition_penalty": 0},
+        {"presence_penalty": 3},
+        {"frequency_penalty": -3},
+        {"max_tokens": 0},
+        {"stop": ("",)},
+        {"logit_bias": {1: 200}},
+    ],
+)
+def test_a_value_out_of_range_is_an_error_that_names_the_parameter(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SamplingParams(**wrong)
