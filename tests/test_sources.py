@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from swift.data import sources
+from swift.data import hubs
 from swift.data.rows import BadRow, conversation
-from swift.data.sources import Item, known, parse, read_rows, resolve
+from swift.data.sources import Item, parse, read_rows, resolve
 
 ROWS = [{"query": "q1", "response": "é 北京"}, {"query": "q2", "response": "r2"}]
 
@@ -225,7 +225,7 @@ def test_a_hub_id_is_found_in_the_hugging_face_cache(tmp_path):
     write(snapshot / ".temp" / "train-00000.jsonl", lines(ROWS))
     assert resolve("HF::org/name").files == (train, other)
     assert resolve("org/name:zh#5").files == (other,)
-    with pytest.raises(ValueError, match="no such data file"):
+    with pytest.raises(ValueError, match=r"no data file of the subset .z."):
         resolve("org/name:z")
 
 
@@ -247,12 +247,12 @@ def test_what_is_not_found_says_everything_that_was_tried(tmp_path):
 def test_the_network_is_asked_last_and_its_refusal_is_told(monkeypatch):
     asked = []
 
-    def refuse(repository: str) -> Path:
+    def refuse(repository: str, pick: hubs.Pick) -> Path:
         asked.append(repository)
         raise ConnectionError("nobody there")
 
-    monkeypatch.setattr(sources, "_fetch_modelscope", refuse)
-    monkeypatch.setattr(sources, "_fetch_hugging_face", refuse)
+    monkeypatch.setattr(hubs, "from_modelscope", refuse)
+    monkeypatch.setattr(hubs, "from_hugging_face", refuse)
     with pytest.raises(ValueError, match="SWIFT_OFFLINE"):
         resolve("org/name")
     assert asked == []
@@ -267,25 +267,5 @@ def test_what_the_network_brings_is_read(tmp_path, monkeypatch):
     file = write(tmp_path / "fetched" / "train.jsonl", lines(ROWS))
     monkeypatch.delenv("SWIFT_OFFLINE")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(sources, "_fetch_modelscope", lambda repository: file.parent)
+    monkeypatch.setattr(hubs, "from_modelscope", lambda repository, pick: file.parent)
     assert resolve("ms-agent").files == (file,)
-
-
-def test_every_known_set_has_an_id_and_a_repair_that_exists():
-    for name, entry in known().items():
-        assert entry.ms or entry.hf, name
-        assert entry.rows in sources.REPAIRS, name
-
-
-def bench(*values: str, system: str = "You are a helpful assistant.") -> dict[str, str]:
-    turns = [{"from": "system", "value": system}]
-    turns += [{"from": role, "value": value} for role, value in zip(("user", "assistant"), values, strict=True)]
-    return {"conversations": str(turns)}
-
-
-def test_ms_bench_rows_lose_the_stock_system_text_and_name_no_other_assistant():
-    repair = sources.REPAIRS["ms_bench"]
-    assert [turn["from"] for turn in repair(bench("q", "r"))["conversations"]] == ["user", "assistant"]
-    assert len(repair(bench("q", "r", system="Be brief."))["conversations"]) == 3
-    assert repair(bench("q", "I am MOSS")) is None
-    assert repair(bench("Human: q", "r")) is None

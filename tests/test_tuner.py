@@ -270,7 +270,7 @@ def test_the_checkpoint_holds_no_base_weights(tmp_path, tied):
             ),
             "half-written or damaged",
         ),
-        (lambda path: (path / "adapter_config.json").write_text('{"peft_type": "IA3"}'), "of type IA3"),
+        (lambda path: (path / "adapter_config.json").write_text('{"peft_type": "XLORA"}'), "of type XLORA"),
     ],
 )
 def test_a_half_written_checkpoint_is_told_in_one_line(tmp_path, tied, damage, problem):

@@ -45,6 +45,8 @@ class Show:
     """One JSON object a row: tokens, weights, text, and the pieces of equal weight"""
     columns: dict[str, str] = flag({})
     """Other names of a file's columns, as JSON: {"question": "query"}"""
+    registry: tuple[str, ...] = ()
+    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
 
 VERBS = {"lint": Lint, "show": Show}
@@ -106,13 +108,15 @@ def show(cfg: Show) -> int:
 def _rows(cfg: Show) -> Iterator[Conversation]:
     """The rows to show. A bad one is named on standard error."""
     from swift.data.check import Report, checked
+    from swift.data.registry import catalogue
     from swift.data.sources import resolve
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    report = Report()
-    every = (row for name in cfg.file for row in checked(resolve(name), "warning", report, say, cfg.columns or None))
+    report, known = Report(), catalogue(cfg.registry)
+    sources = (resolve(name, known) for name in cfg.file)
+    every = (row for source in sources for row in checked(source, "warning", report, say, cfg.columns or None))
     if cfg.row is None:
         yield from every
         return

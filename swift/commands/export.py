@@ -1,4 +1,4 @@
-"""Merge a LoRA checkpoint into a folder that transformers loads, and check that it computes the same."""
+"""Merge an adapter's checkpoint into a folder that transformers loads, and check that it computes the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气�
 @dataclass(frozen=True)
 class Config:
     ckpt_dir: str = flag(alias=("adapters",))
-    """LoRA checkpoint that training saved"""
+    """Adapter checkpoint that training saved"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
     """Merge the adapter into the weights of its model"""
     output_dir: str | None = None
@@ -51,6 +51,8 @@ def merge_checkpoint(config: Config, overwrite: bool) -> Path:
     """The folder of the merged model. An error leaves nothing under its name, and what was there as it was."""
     checkpoint = Path(config.ckpt_dir).expanduser().resolve()
     target = Path(config.output_dir or f"{checkpoint}-merged").expanduser().resolve()
+    if config.model.quant.bits:
+        raise ValueError("an adapter is merged into weights that are not quantised: leave --quantization_bit out")
     recorded = _recorded(checkpoint)
     _check_target(target, overwrite)
 
@@ -142,12 +144,13 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{checkpoint}: not a checkpoint but a folder of them: --ckpt_dir {last}")
     file = next((path for path in (checkpoint / RECORD, checkpoint.parent / RECORD) if path.is_file()), None)
     recorded = _json(file) if file else {}
-    if recorded.get("sft_type", "lora") == "full":
+    if recorded.get("sft_type", "lora") == "full" or (checkpoint / "config.json").exists():
         raise ValueError(f"{checkpoint}: a whole model, with no adapter to merge")
 
     from swift.tuner import attach
 
-    attach.check(checkpoint)
+    if reason := attach.UNMERGEABLE.get(attach.check(checkpoint)):
+        raise ValueError(f"{checkpoint}: this adapter cannot be merged: {reason}; infer and deploy take it as it is")
     return recorded
 
 

@@ -9,6 +9,33 @@ from swift.flags import flag
 
 DTYPES = {"auto": "AUTO", "bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 Dtype = Literal["AUTO", "bf16", "fp16", "fp32"]
+SftType = Literal[
+    "lora", "full", "longlora", "adalora", "ia3", "vera", "boft", "oft", "fourierft", "loha", "lokr", "hra", "miss",
+    "randlora", "c3a", "shira", "road", "ln", "part", "trainable_tokens", "prompt", "prefix", "ptuning",
+    "adapter", "reft", "side", "restuning", "llamapro",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QuantFlags:
+    """Quantisation"""
+
+    quantization_bit: Literal["0", "4", "8"] = "0"
+    """Bits of the frozen weights while they are loaded (QLoRA); 0 leaves them as they are"""
+    quant_method: Literal["bnb", "hqq", "torchao"] = flag("bnb", alias=("quantization_method",))
+    """Library that quantises: bitsandbytes, HQQ, torchao (pip install 'swift-agents[quant]')"""
+    bnb_4bit_comp_dtype: Dtype = flag("AUTO", alias=("bnb_4bit_compute_dtype",), values=DTYPES)
+    """What bitsandbytes computes in at 4 bits; AUTO takes --dtype"""
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """Numbers that 4 bits of bitsandbytes stand for"""
+    bnb_4bit_use_double_quant: bool = True
+    """Quantise the scales of bitsandbytes' 4-bit weights too"""
+    hqq_axis: Literal["0", "1"] = "0"
+    """Axis along which HQQ makes groups"""
+
+    @property
+    def bits(self) -> int:
+        return int(self.quantization_bit)
 
 
 @dataclass(frozen=True)
@@ -29,6 +56,7 @@ class ModelFlags:
     """Run Python code that comes with the model's files"""
     use_hf: bool = False
     """Fetch from Hugging Face instead of ModelScope what is not on this machine"""
+    quant: QuantFlags = QuantFlags()
 
 
 @dataclass(frozen=True)
@@ -97,6 +125,8 @@ class DataFlags:
     """Other names of a file's columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting, sampling and mixing"""
+    registry: tuple[str, ...] = ()
+    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
 
 @dataclass(frozen=True)
@@ -124,19 +154,121 @@ class LoraFlags:
     use_dora: bool = False
     """Weight-decomposed LoRA"""
     init_lora_weights: str = flag("true", alias=("init_weights",))
-    """Start values: true, false, gaussian, pissa, olora"""
+    """Start values: true, false, gaussian, orthogonal, pissa, olora, loftq, eva (drawn from the training rows)"""
     lora_lr_ratio: float | None = None
     """LoRA+: learning rate of B as a multiple of that of A (10 to 16 is usual)"""
+
+
+@dataclass(frozen=True)
+class TunerFlags:
+    """Other tuners"""
+
+    freeze_parameters: float = 0.0
+    """full: share of the parameters, from the embeddings up, that stay as they are"""
+    additional_trainable_parameters: tuple[str, ...] = ()
+    """full: beginnings of the names of parameters that are trained all the same"""
+    longlora_group_size: int = 512
+    """longlora: tokens that attend to each other in training"""
+    adalora_target_r: int = 8
+    """adalora: rank of a layer in the end, on average"""
+    adalora_init_r: int = 12
+    """adalora: rank of each layer in the beginning"""
+    adalora_tinit: int = 0
+    """adalora: steps before ranks are taken away"""
+    adalora_tfinal: int = 0
+    """adalora: last steps, in which ranks stay as they are"""
+    adalora_deltaT: int = 1
+    """adalora: steps between two times that ranks are taken away"""
+    adalora_beta1: float = 0.85
+    """adalora: how slowly the measured importance moves"""
+    adalora_beta2: float = 0.85
+    """adalora: how slowly its uncertainty moves"""
+    adalora_orth_reg_weight: float = 0.5
+    """adalora: weight of the penalty that keeps its matrices orthogonal"""
+    ia3_target_modules: tuple[str, ...] = flag(("DEFAULT",), commas=True)
+    """ia3: modules to scale, as for LoRA"""
+    ia3_feedforward_modules: tuple[str, ...] = flag((), commas=True)
+    """ia3: those of them whose inputs are scaled; none means the model's usual"""
+    ia3_modules_to_save: tuple[str, ...] = flag((), commas=True)
+    """ia3: modules trained whole"""
+    vera_target_modules: tuple[str, ...] = flag(("DEFAULT",), commas=True)
+    """vera: modules to adapt, as for LoRA"""
+    vera_modules_to_save: tuple[str, ...] = flag((), commas=True)
+    """vera: modules trained whole"""
+    vera_rank: int = 256
+    """vera: rank of the shared matrices"""
+    vera_projection_prng_key: int = 0
+    """vera: seed of the shared matrices"""
+    vera_dropout: float = 0.0
+    """vera: dropout"""
+    vera_d_initial: float = 0.1
+    """vera: start value of one of its vectors"""
+    boft_target_modules: tuple[str, ...] = flag(("DEFAULT",), commas=True)
+    """boft: modules to adapt, as for LoRA"""
+    boft_modules_to_save: tuple[str, ...] = flag((), commas=True)
+    """boft: modules trained whole"""
+    boft_block_size: int = 4
+    """boft: size of a block"""
+    boft_block_num: int = 0
+    """boft: number of blocks, in place of their size"""
+    boft_n_butterfly_factor: int = 1
+    """boft: butterfly factors"""
+    boft_dropout: float = 0.0
+    """boft: dropout"""
+    oft_block_size: int = 32
+    """oft: size of a block"""
+    fourier_n_frequency: int = 2000
+    """fourierft: coefficients of a layer"""
+    fourier_scaling: float = 300.0
+    """fourierft: what the change of weights is multiplied by"""
+    c3a_block_size: int = 0
+    """c3a: size of a block; 0 takes the largest that divides every side, up to 256"""
+    road_group_size: int = 64
+    """road: outputs in a group"""
+    trainable_token_ids: tuple[int, ...] = ()
+    """trainable_tokens: ids of the tokens"""
+    num_virtual_tokens: int = 20
+    """prompt, prefix, ptuning: length of what stands before the row"""
+    prompt_encoder_hidden_size: int | None = None
+    """ptuning: width of the network; none means the model's"""
+    adapter_act: str = "gelu"
+    """adapter, side, restuning: activation"""
+    adapter_length: int = 128
+    """adapter, side, restuning: width of the bottleneck"""
+    reft_rank: int = 4
+    """reft: size of the subspace"""
+    llamapro_num_new_blocks: int = 4
+    """llamapro: new blocks"""
+    llamapro_num_groups: int | None = None
+    """llamapro: groups of blocks that the new ones stand behind; none means one for each new block"""
+    lisa_activated_layers: int = 0
+    """full: blocks trained at a time, drawn anew every so often (LISA); 0 trains all"""
+    lisa_step_interval: int = 20
+    """full: steps between two draws of LISA"""
+    use_galore: bool = False
+    """full: AdamW on gradients projected to a low rank (pip install 'swift-agents[galore]')"""
+    galore_rank: int = 128
+    """GaLore: rank of the gradients"""
+    galore_target_modules: tuple[str, ...] = flag((), commas=True)
+    """GaLore: linear layers whose gradients are projected; none means those of attention and feed-forward parts"""
+    galore_update_proj_gap: int = 50
+    """GaLore: steps between two projections"""
+    galore_scale: float = 1.0
+    """GaLore: what projected gradients are multiplied by"""
+    galore_proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std"
+    """GaLore: side that is projected"""
+    galore_optim_per_parameter: bool = False
+    """GaLore: step each parameter as soon as its gradient is there; saves memory, forbids accumulation"""
 
 
 @dataclass(frozen=True)
 class TrainFlags:
     """Training"""
 
-    sft_type: Literal["lora", "full"] = flag("lora", alias=("tuner_type", "train_type"))
-    """What is trained: adapters or the whole model"""
-    tuner_backend: Literal["swift", "peft"] = "peft"
-    """Which LoRA a script asks for; both names give PEFT's layers and files"""
+    sft_type: SftType = flag("lora", alias=("tuner_type", "train_type"), values={"bone": "miss"})
+    """What is trained; swift tuners explains the choices"""
+    tuner_backend: Literal["swift", "peft", "unsloth"] = "peft"
+    """Which layers a script asks for; swift and peft give PEFT's layers and files"""
     output_dir: str = "output"
     """Folder for checkpoints and reports"""
     add_output_dir_suffix: bool = True

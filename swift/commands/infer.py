@@ -57,6 +57,8 @@ class RowFlags:
     """Other names of a file's columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting and sampling"""
+    registry: tuple[str, ...] = ()
+    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
     def __post_init__(self) -> None:
         if self.show_dataset_sample < -1 or self.show_dataset_sample == 0:
@@ -163,11 +165,13 @@ def load_rows(wanted: RowFlags) -> list[Conversation]:
 
     train, held_out, _ = load_datasets(
         DataPlan(
-            dataset=wanted.val_dataset or wanted.dataset,
-            dataset_test_ratio=0.0 if wanted.val_dataset else wanted.dataset_test_ratio,
+            dataset=() if wanted.val_dataset else wanted.dataset,
+            val_dataset=wanted.val_dataset,
+            dataset_test_ratio=wanted.dataset_test_ratio,
             check_dataset_strategy=wanted.check_dataset_strategy,
             columns=wanted.columns,
             dataset_seed=wanted.dataset_seed,
+            registry=wanted.registry,
         )
     )
     rows = held_out or train

@@ -1,23 +1,24 @@
-"""Flags -> a model that answers: a base model, a LoRA checkpoint, a whole one. Shared by infer and deploy."""
+"""Flags -> a model that answers: a base model, an adapter's checkpoint, a whole one. Shared by infer and deploy."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from swift import flags
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 
 if TYPE_CHECKING:
     from swift.infer.chat import LocalChat
+    from swift.infer.engine import Engine, Steps
     from swift.infer.sample import SamplingParams
     from swift.model.specs import ModelSpec
 
 RECORD = "sft_args.json"
-MODEL = ("model_type", "model_id_or_path", "model_revision")
+MODEL = ("model_type", "model_id_or_path", "model_revision", *flags.names(QuantFlags))
 TEMPLATE = ("template_type", "system", "agent_template")
 Group = TypeVar("Group", ModelFlags, TemplateFlags)
 
@@ -34,7 +35,7 @@ class Loads(Protocol):
 
 
 class Choice(NamedTuple):
-    """What is to be loaded, once the checkpoint's own record has had its say. `adapter`: a LoRA checkpoint."""
+    """What is to be loaded, once the checkpoint's own record has had its say. `adapter`: an adapter's checkpoint."""
 
     model: ModelFlags
     template: TemplateFlags
@@ -49,16 +50,19 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     """The model of the flags behind an engine and a renderer.
 
     What training recorded beside a checkpoint holds for flags left at their defaults; `given` names those that the
-    user set, so that a default said aloud wins too. An adapter is merged in memory: the files stay as they are.
+    user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
+    they are.
     """
     _check_backend(cfg.backend)
     choice = choose(cfg, given)
 
     from swift.commands.rendering import make_renderer
+    from swift.commands.tuning import quantisation
     from swift.infer.chat import LocalChat
     from swift.infer.engine import TorchEngine
     from swift.model import load
     from swift.tuner import attach
+    from swift.tuner.prompts import Prompted
 
     model_flags = choice.model
     path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf)
@@ -66,12 +70,34 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
         attach.check(choice.adapter)
     tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code)
     renderer = make_renderer(tokenizer, choice.template, _spec(choice) or _spec_of(str(path)))
-    model = load.load_model(path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code)
-    if choice.adapter:
-        model = attach.merge(attach.load(model, choice.adapter))
+    quant = quantisation(model_flags)
+    model = load.load_model(
+        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant
+    )
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
-    return LocalChat(TorchEngine(model, sorted(stops)), renderer)
+    if not choice.adapter:
+        return LocalChat(TorchEngine(model, sorted(stops)), renderer)
+    tuned = attach.load(model, choice.adapter)
+    if not attach.why_unmergeable(tuned):
+        tuned = attach.merge(tuned)
+    if not attach.is_prompted(tuned):
+        return LocalChat(TorchEngine(tuned, sorted(stops)), renderer)
+    prompted = Prompted(tuned)
+    return LocalChat(_Prefixed(TorchEngine(prompted, sorted(stops)), prompted.length), renderer)
+
+
+class _Prefixed:
+    """An engine whose every prompt begins with virtual tokens."""
+
+    def __init__(self, engine: Engine, length: int) -> None:
+        self._engine, self._virtual = engine, [0] * length
+
+    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Steps:
+        return self._engine.submit([*self._virtual, *tokens], params)
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
@@ -181,6 +207,7 @@ def _adopted(group: Group, names: Collection[str], record: dict[str, object], gi
 def _merged(folder: Path, model: ModelFlags, template: TemplateFlags) -> str:
     from swift.commands import export
 
+    model = flags.update(model, {"quantization_bit": 0})  # what was learned beside rounded weights goes into whole ones
     wanted = export.Config(str(folder), merge_lora=True, template_type=template.template_type, model=model)
     return str(export.merge_checkpoint(wanted, overwrite=True))
 

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swift import flags
-from swift.commands.groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.commands import tuning
+from swift.commands.groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -36,6 +38,7 @@ class Config:
     template: TemplateFlags = TemplateFlags()
     data: DataFlags = DataFlags()
     lora: LoraFlags = LoraFlags()
+    tuner: TunerFlags = TunerFlags()
     train: TrainFlags = TrainFlags()
 
 
@@ -49,6 +52,7 @@ def main(cfg: Config) -> dict[str, Any]:
     from swift.train.ranks import Ranks, take_one_gpu
     from swift.tuner import attach
 
+    tuning.check(cfg)
     take_one_gpu(cfg.model.device)
     device = load.pick_device(cfg.model.device)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
@@ -72,8 +76,10 @@ def main(cfg: Config) -> dict[str, Any]:
 
     set_seed(cfg.train.seed)
     attention = "eager" if device.type == "cpu" else None  # faster than sdpa there: 231 against 162 tokens/s
-    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, attention)
-    model = attach.attach(model, _lora_options(cfg.lora, spec) if cfg.train.sft_type == "lora" else None)
+    quant = tuning.quantisation(cfg.model)
+    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, attention, quant)
+    renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
+    model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
@@ -159,9 +165,11 @@ def _refuse_untrained(samples: Sequence[Sample], shares: dict[str, Share], cfg: 
 
 def _derived(cfg: Config, ranks: int, model_type: str | None) -> Config:
     """The flags with what follows from others filled in."""
+    from swift.tuner.table import TUNERS
+
     train = cfg.train
     _check_numbers(train)
-    adapters = train.sft_type == "lora"
+    adapters = not TUNERS[train.sft_type].whole
     rate = ADAPTER_RATE if adapters else WHOLE_RATE
     rows_at_once = train.batch_size * ranks
     name = cfg.model.model_id_or_path
@@ -206,6 +214,7 @@ def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool)
 
     from swift.model.load import pick_device, pick_dtype
     from swift.train.trainer import arguments
+    from swift.tuner.table import TUNERS
 
     train = cfg.train
     trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
@@ -226,11 +235,11 @@ def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool)
         max_grad_norm=train.max_grad_norm,
         warmup_steps=train.warmup_steps or train.warmup_ratio,
         lr_scheduler_type=train.lr_scheduler_type,
-        optim=train.optim,
+        **tuning.optimizer(cfg),
         adam_beta1=train.adam_beta1,
         adam_beta2=train.adam_beta2,
         adam_epsilon=train.adam_epsilon,
-        gradient_checkpointing=device != "cpu"
+        gradient_checkpointing=device != "cpu" and TUNERS[train.sft_type].recomputes
         if train.gradient_checkpointing is None
         else train.gradient_checkpointing,
         neftune_noise_alpha=train.neftune_noise_alpha,
@@ -250,22 +259,14 @@ def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool)
     )
 
 
-def _lora_options(lora: LoraFlags, spec: Any) -> Any:
-    from swift.tuner.attach import LoraOptions
+def _inputs(data: Data, cfg: Config, device: Any) -> Iterable[dict[str, Any]]:
+    """Training rows as a model takes them, for start values that are drawn from data."""
+    from swift.train.batch import collate
 
-    return LoraOptions(
-        targets=lora.lora_target_modules,
-        default_targets=spec.lora_targets if spec else (),
-        rank=lora.lora_rank,
-        alpha=lora.lora_alpha,
-        dropout=lora.lora_dropout_p,
-        modules_to_save=lora.lora_modules_to_save,
-        bias=lora.lora_bias_trainable,
-        dtype=lora.lora_dtype,
-        rslora=lora.use_rslora,
-        dora=lora.use_dora,
-        init=lora.init_lora_weights,
-    )
+    size = cfg.train.batch_size
+    for start in range(0, len(data.train), size):
+        batch = collate(data.train[start : start + size])
+        yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _trainer(
@@ -276,7 +277,8 @@ def _trainer(
     from swift.train.trainer import SftTrainer
 
     args = _training_arguments(cfg, folder, device, evaluates=bool(data.val))
-    watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm)]
+    extra = tuning.loop(model, cfg)
+    watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.watchers]
     if "tensorboard" in cfg.train.report_to and args.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
@@ -292,6 +294,8 @@ def _trainer(
         lora_lr_ratio=cfg.lora.lora_lr_ratio,
         finish=finish,
         watchers=watchers,
+        store=extra.store,
+        penalty=extra.penalty,
     )
 
 
@@ -353,10 +357,11 @@ def _write_record(cfg: Config, folder: Path) -> None:
 
 def _finish(cfg: Config, renderer: Renderer) -> Callable[[Path], None]:
     """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
+    from swift.tuner.table import TUNERS
 
     def finish(folder: Path) -> None:
         _write_record(cfg, folder)
-        if cfg.train.sft_type == "full":
+        if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
 
     return finish

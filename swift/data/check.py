@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from swift.chat import Conversation
 from swift.data import rows
+from swift.data.repairs import outcome
 from swift.data.rows import BadRow, Row
 from swift.data.sources import Source, data_files, read_rows
 
@@ -101,7 +102,7 @@ def checked(
             if columns and isinstance(row, dict):
                 report.columns_met.update(columns.keys() & row.keys())
             try:
-                found = _conversation(source, row, read, renamed)
+                found = _conversations(source, row, read, renamed)
             except BadRow as bad:
                 finding = _finding(file, line, row, bad)
                 report.add(source.name, finding)
@@ -110,11 +111,10 @@ def checked(
                 if strategy != "discard":
                     say(str(finding))
                 continue
-            if found is None:
+            if not found:
                 report.count(source.name, "filtered")
-                continue
-            report.count(source.name, "kept")
-            yield Conversation(found.messages, found.tools, source.name, line)
+            report.count(source.name, "kept", len(found))
+            yield from (replace(conversation, source=source.name, line=line) for conversation in found)
 
 
 def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) -> Iterator[Finding]:
@@ -134,23 +134,23 @@ def _lint_file(file: Path, columns: Mapping[str, str] | None) -> Iterator[Findin
     try:
         for line, row in read_rows(file):
             try:
-                _conversation(source, row, rows.conversation, columns or {})
+                _conversations(source, row, rows.conversation, columns or {})
             except BadRow as bad:
                 yield _finding(file, line, row, bad)
     except ValueError as error:
         yield Finding(str(file), 0, "unreadable-file", str(error).removeprefix(f"{file}: "))
 
 
-def _conversation(
+def _conversations(
     source: Source,
     row: Row | BadRow,
     read: Callable[[Row, Mapping[str, str]], Conversation],
     columns: Mapping[str, str],
-) -> Conversation | None:
+) -> list[Conversation]:
+    """None where the set's own filter leaves the row out; several where one row holds several."""
     if isinstance(row, BadRow):
         raise row
-    repaired = source.repair(row)
-    return None if repaired is None else read(repaired, columns)
+    return [read(repaired, columns) for repaired in outcome(source.repair(row))]
 
 
 def _finding(file: Path, line: int, row: Row | BadRow, bad: BadRow) -> Finding:

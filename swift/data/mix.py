@@ -16,6 +16,7 @@ from typing import TypeVar
 from swift.chat import Conversation
 from swift.data import self_cognition
 from swift.data.check import Report, Say, Strategy, checked
+from swift.data.registry import Catalogue, catalogue
 from swift.data.sources import Source, resolve
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ class DataPlan:
     check_dataset_strategy: Strategy = "none"
     columns: Mapping[str, str] = field(default_factory=dict)
     dataset_seed: int = 42
+    registry: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,9 @@ def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[list[Conversat
     _refuse_nonsense(plan)
     loader = _Loader(plan, Report(), say)
     cognition, sources = _without_cognition(plan)
-    held_out = _resolved(plan.val_dataset)
-    mixed_in = _resolved(plan.train_dataset_mix_ds) if plan.train_dataset_mix_ratio else []
+    known = catalogue(plan.registry)
+    held_out = _resolved(plan.val_dataset, known, held_out=True)
+    mixed_in = _resolved(plan.train_dataset_mix_ds, known) if plan.train_dataset_mix_ratio else []
     _refuse_twice(sources, held_out, mixed_in)
 
     ratio = 0.0 if held_out else plan.dataset_test_ratio
@@ -154,7 +157,7 @@ def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[list[Conversat
 
 def _without_cognition(plan: DataPlan) -> tuple[list[Conversation], list[Source]]:
     """The self-cognition rows that the plan asks for, by flag or as a data set, and the other data sets."""
-    sources = _resolved(plan.dataset)
+    sources = _resolved(plan.dataset, catalogue(plan.registry))
     asked = [source for source in sources if source.name == self_cognition.NAME]
     if not asked and not plan.self_cognition_sample:
         return [], sources
@@ -222,12 +225,12 @@ class _Loader:
             raise ValueError(f"--columns: no row has the column {sorted(unmet)[0]!r}")
 
 
-def _resolved(names: Sequence[str]) -> list[Source]:
+def _resolved(names: Sequence[str], known: Catalogue, held_out: bool = False) -> list[Source]:
     """The sources of a list of names; a single comma-joined text is a list too."""
     found = []
     for name in names:
         parts = [name] if Path(name.partition("#")[0]).expanduser().exists() else name.split(",")
-        found += [resolve(part.strip()) for part in parts]
+        found += [resolve(part.strip(), known, held_out) for part in parts]
     return found
 
 

@@ -5,33 +5,21 @@ Local first, network last: a path, a built-in or known name, the ModelScope cach
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import difflib
 import gzip
-import importlib
 import io
 import json
-import os
 import re
-import sys
-import urllib.error
-import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from swift.data import self_cognition
-from swift.data.repairs import REPAIRS, Repair, as_it_is
+from swift.data import hubs, layout, registry, self_cognition
+from swift.data.registry import Catalogue, Entry, near
+from swift.data.repairs import Repair, as_it_is
 from swift.data.rows import BadRow, Row
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Numbered = Iterator[tuple[int, "Row | BadRow"]]
 
@@ -47,10 +35,11 @@ def read_rows(path: str | Path) -> Numbered:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a data file")
     if not path.exists():
-        raise ValueError(f"{path}: no such file{_near(path.name, _neighbours(path))}")
-    suffix = _suffix(path)
+        raise ValueError(f"{path}: no such file{near(path.name, _neighbours(path))}")
+    suffix = layout.suffix(path.name)
     if suffix not in READERS:
-        raise ValueError(f"{path}: unknown kind of file; known: {', '.join(READERS)}, each also as .gz")
+        packed = " and ".join(layout.PACKED)
+        raise ValueError(f"{path}: unknown kind of file; known: {', '.join(READERS)}, each also as {packed}")
     return _rows(path, READERS[suffix])
 
 
@@ -69,7 +58,13 @@ def _rows(path: Path, read: Callable[[Path], Numbered]) -> Numbered:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import pyarrow  # only who has such a file waits for it
+
+        return io.BufferedReader(pyarrow.CompressedInputStream(path.open("rb"), "zstd"))
+    return path.open("rb")
 
 
 def _json_lines(path: Path) -> Numbered:
@@ -183,7 +178,7 @@ def _parquet(path: Path) -> Numbered:
     import pyarrow.parquet as parquet
 
     with _open(path) as file:
-        data = file.read() if path.suffix == ".gz" else None
+        data = file.read() if path.suffix in layout.PACKED else None
     try:
         table = parquet.ParquetFile(path if data is None else io.BytesIO(data))
         number = 0
@@ -202,11 +197,7 @@ READERS: dict[str, Callable[[Path], Numbered]] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+assert tuple(READERS) == layout.SUFFIXES, layout.SUFFIXES
 
 
 # Names -> files -------------------------------------------------------------------------------------------------------
@@ -233,32 +224,6 @@ class Source:
     repair: Repair = as_it_is
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One table of datasets.toml."""
-
-    ms: str = ""
-    hf: str = ""
-    subsets: tuple[str, ...] = ()
-    split: tuple[str, ...] = ("train",)
-    rows: str = ""
-    count: int | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-
-@cache
-def known() -> dict[str, Entry]:
-    """The data sets of datasets.toml by name."""
-    with Path(__file__).with_name("datasets.toml").open("rb") as file:
-        tables = tomllib.load(file)
-    return {name: _table(table) for name, table in tables.items()}
-
-
-def _table(table: dict[str, Any]) -> Entry:
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    return Entry(**fields)
-
-
 def parse(text: str) -> Item:
     """Takes a value of --dataset apart; a path that exists is never taken apart."""
     rest, hub, count, subsets = text, "", None, ""
@@ -276,160 +241,99 @@ def parse(text: str) -> Item:
     return Item(rest, count, hub, tuple(filter(None, subsets.split("/"))))
 
 
-def resolve(text: str) -> Source:
-    """A value of --dataset -> the files to read; ValueError says everything that was tried."""
+def resolve(text: str, catalogue: Catalogue | None = None, held_out: bool = False) -> Source:
+    """A value of --dataset -> the files to read; ValueError says everything that was tried.
+
+    `catalogue` has the sets with a name (the published ones). `held_out` reads, of a set that has them, the splits
+    that are not for training.
+    """
+    catalogue = registry.known() if catalogue is None else catalogue
     item = parse(text)
     path = Path(item.name).expanduser()
     if not item.hub and path.exists():
         return Source(item.name, data_files(path), item.count)
-    if item.name == self_cognition.NAME:
-        return Source(item.name, (self_cognition.FILE,), item.count)
-    name, entry = _entry(item)
-    if not entry.ms and not entry.hf:
-        what = "no such file" if _suffix(path) in READERS else "no file, folder or known data set of that name"
-        raise ValueError(f"{text}: {what}{_near(path.name, _neighbours(path)) or _near(item.name, names())}")
-    tried: list[str] = [] if item.hub else ["a file or folder of that name"]
-    for look in (_in_modelscope_cache, _in_hugging_face_cache, _from_network):
-        for folder in look(entry, tried):
-            files = _chosen(folder, item.subsets or entry.subsets, entry.split)
-            if files:
-                return Source(name, files, item.count or entry.count, entry.columns, REPAIRS[entry.rows])
-            tried.append(f"{folder} (holds no such data file)")
-    near = "" if name in known() else _near(item.name, names())
-    raise ValueError(f"{text}: not found{near}; tried {', '.join(tried)}")
-
-
-def names() -> list[str]:
-    """Every name that needs no path."""
-    return [self_cognition.NAME, *known()]
+    name, entry = _entry(item, catalogue)
+    if name == self_cognition.NAME:
+        return Source(name, (self_cognition.FILE,), item.count)
+    if not entry.ids and not entry.path:
+        what = (
+            "no such file" if layout.suffix(path.name) in READERS else "no file, folder or known data set of that name"
+        )
+        raise ValueError(f"{text}: {what}{near(path.name, _neighbours(path)) or near(item.name, catalogue)}")
+    if entry.modality not in registry.TRAINABLE:
+        raise ValueError(f"{text}: its rows hold {entry.modality}; only text can be trained on")
+    repair = registry.row_function(name, entry)
+    split = entry.held_out or entry.split if held_out else entry.split
+    files = _files(text, item, entry, split, "" if name in catalogue else near(item.name, catalogue))
+    return Source(name, files, item.count or entry.count, entry.columns, repair)
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
     """The path itself, or a folder's data files in the order of their names."""
     if not path.is_dir():
         return (path,)
-    found = sorted(file for file in path.iterdir() if file.is_file() and _suffix(file) in READERS)
-    files = tuple(file for file in found if not file.name.startswith(".") and not _is_index(file))
+    found = sorted(file for file in path.iterdir() if file.is_file() and layout.suffix(file.name) in READERS)
+    files = tuple(file for file in found if not file.name.startswith(".") and not layout.is_index(file))
     if not files:
         raise ValueError(f"{path}: the folder holds no data file ({', '.join(READERS)})")
     return files
 
 
-def _entry(item: Item) -> tuple[str, Entry]:
+def _files(text: str, item: Item, entry: Entry, split: tuple[str, ...], hint: str) -> tuple[Path, ...]:
+    """The files of a set: its own path, the hubs' caches, and last the network."""
+
+    def pick(names: Iterable[str], folder: Path) -> list[str]:
+        return layout.choose(names, folder, item.subsets or entry.read_by_default, split, entry.subsets)
+
+    if entry.path and not item.hub:
+        path = Path(entry.path)
+        if not path.is_dir():
+            return (path,)  # reading it says where it is missing
+        try:
+            return tuple(path / name for name in pick(layout.names(path), path))
+        except ValueError as error:
+            raise ValueError(f"{text}: {path} {error}") from None
+    tried = [] if item.hub else ["a file or folder of that name"]
+    for folders in (hubs.cached(entry.ms, entry.hf, tried), hubs.fetched(entry.ms, entry.hf, pick, tried)):
+        for folder in folders:
+            try:
+                return hubs.picked(folder, pick)
+            except ValueError as error:
+                tried.append(f"{folder} ({error})")
+    unknown = entry.subsets and set(item.subsets) - set(entry.subsets)
+    known = f"; its subsets are {', '.join(entry.subsets)}" if unknown else ""
+    raise ValueError(f"{text}: not found{hint}; tried {', '.join(tried)}{known}")
+
+
+def _entry(item: Item, catalogue: Catalogue) -> tuple[str, Entry]:
     """The known set that a name or hub id means; an unknown hub id stands for itself."""
-    for name, entry in known().items():
-        if item.name == name or item.name.lower() in (entry.ms.lower(), entry.hf.lower()):
-            published = {"": True, "MS": entry.ms, "HF": entry.hf}[item.hub]
-            if not published:
-                raise ValueError(f"{item.hub}::{item.name}: {name} is not published on that hub")
-            return name, _only(entry, item.hub)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", item.name) and _suffix(Path(item.name)) not in READERS:
+    name = item.name if item.name in catalogue else _by_id(item, catalogue)
+    if name:
+        entry = catalogue[name]
+        if item.hub and not {"MS": entry.ms, "HF": entry.hf}[item.hub]:
+            raise ValueError(f"{item.hub}::{item.name}: {name} is not published on that hub")
+        return name, _only(entry, item.hub)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", item.name) and layout.suffix(item.name) not in READERS:
         return item.name, _only(Entry(ms=item.name, hf=item.name), item.hub)
     return item.name, Entry()
+
+
+def _by_id(item: Item, catalogue: Catalogue) -> str:
+    """The set with this hub id; of several, the one with these subsets. Empty where there is none."""
+    ids = {name: [known.lower() for known in entry.ids] for name, entry in catalogue.items() if not entry.of}
+    names = [name for name in ids if item.name.lower() in ids[name]]
+    if len(names) > 1 and item.subsets:
+        names = [name for name in names if set(item.subsets) <= set(catalogue[name].subsets)]
+    if len(names) > 1:
+        raise ValueError(f"{item.name} is published as several sets: name one of {', '.join(names)}")
+    return names[0] if names else ""
 
 
 def _only(entry: Entry, hub: str) -> Entry:
     return replace(entry, ms="" if hub == "HF" else entry.ms, hf="" if hub == "MS" else entry.hf)
 
 
-def _in_modelscope_cache(entry: Entry, tried: list[str]) -> Iterator[Path]:
-    if not entry.ms:
-        return
-    root = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
-    tried.append(f"the ModelScope cache {root}")
-    owner, name = entry.ms.split("/")
-    for layout in ("hub/datasets", "datasets", "hub"):
-        # ModelScope writes a dot in a name as ___, since Python could not import a folder with a dot.
-        for spelled in dict.fromkeys((name, name.replace(".", "___"))):
-            folder = root / layout / owner / spelled
-            if folder.is_dir():
-                yield folder
-
-
-def _in_hugging_face_cache(entry: Entry, tried: list[str]) -> Iterator[Path]:
-    if not entry.hf:
-        return
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    tried.append(f"the Hugging Face cache {hub}")
-    snapshots = hub / f"datasets--{entry.hf.replace('/', '--')}" / "snapshots"
-    if snapshots.is_dir():
-        yield from sorted(snapshots.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-
-
-def _from_network(entry: Entry, tried: list[str]) -> Iterator[Path]:
-    for name in ("SWIFT_OFFLINE", "HF_HUB_OFFLINE"):
-        if os.environ.get(name, "").lower() in ("1", "true", "yes", "on"):
-            tried.append(f"no network ({name} is set)")
-            return
-    fetches = [(entry.ms, "ModelScope", _fetch_modelscope), (entry.hf, "Hugging Face", _fetch_hugging_face)]
-    if os.environ.get("USE_HF", "").lower() in ("1", "true"):
-        fetches.reverse()
-    for repository, hub, fetch in fetches:
-        if not repository:
-            continue
-        try:
-            yield fetch(repository)
-        except ImportError as error:
-            tried.append(f"{hub} (needs the package {error.name})")
-        except (OSError, ValueError) as error:
-            tried.append(f"{hub} ({str(error).splitlines()[0][:120]})")
-
-
-SECONDS = 5.0  # how long a hub may take to answer at all
-
-
-def _fetch_hugging_face(repository: str) -> Path:
-    hub = importlib.import_module("huggingface_hub")
-    return Path(hub.snapshot_download(repository, repo_type="dataset", etag_timeout=SECONDS))
-
-
-def _fetch_modelscope(repository: str) -> Path:
-    hub = importlib.import_module("modelscope")
-    # The package waits a minute and retries; whether the hub answers at all is known sooner.
-    with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a kind one
-        urllib.request.urlopen("https://www.modelscope.cn", timeout=SECONDS).close()
-    return Path(hub.dataset_snapshot_download(repository))
-
-
-SPLITS = ("train", "test", "validation", "valid", "val", "dev")
-
-
-def _chosen(folder: Path, subsets: tuple[str, ...], split: tuple[str, ...]) -> tuple[Path, ...]:
-    """The data files of a downloaded repository: those of the subsets asked for, and of the split."""
-    found = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if _suffix(file) in READERS}
-    # A hidden folder holds a hub's unfinished downloads.
-    named = {name: found[name] for name in sorted(found) if not re.search(r"(^|/)\.", name) and found[name].is_file()}
-    named = {name: file for name, file in named.items() if not _is_index(file)}
-    if subsets:
-        named = {name: file for name, file in named.items() if _has_word(name, subsets)}
-    of_split = [file for name, file in named.items() if _has_word(name, split)]
-    return tuple(of_split or [file for name, file in named.items() if not _has_word(name, SPLITS)])
-
-
-def _has_word(name: str, words: tuple[str, ...]) -> bool:
-    return any(re.search(rf"(?<![0-9A-Za-z]){re.escape(word)}(?![0-9A-Za-z])", name) for word in words)
-
-
-def _is_index(file: Path) -> bool:
-    """A hub's own JSON about the data, such as {"default": {"train": {"meta": "train.csv"}}}; never a row."""
-    if file.suffix != ".json" or file.stat().st_size > 1_000_000:
-        return False
-    if file.name in ("config.json", "configuration.json", "dataset_info.json", "state.json"):
-        return True
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and bool(value) and all(isinstance(part, dict) for part in value.values())
-
-
 def _neighbours(path: Path) -> list[str]:
     if not path.parent.is_dir():
         return []
-    return [file.name for file in path.parent.iterdir() if _suffix(file) in READERS]
-
-
-def _near(name: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(name, choices, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    return [file.name for file in path.parent.iterdir() if layout.suffix(file.name) in READERS]

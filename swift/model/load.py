@@ -6,19 +6,22 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
-from swift.model import bundled, gguf, hubs, specs
+from swift.model import bundled, convert, gguf, hubs, quantise, specs
+from swift.model.quantise import Quantisation
 
+T = TypeVar("T")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -125,6 +128,8 @@ def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTok
     if file:
         return gguf.read_tokenizer(file)
     _check_custom_code(path, trust_remote_code)
+    if family := _family(path, trust_remote_code):
+        return _loading(path, "tokenizer", partial(family.tokenizer, path))
     tokenizer: PreTrainedTokenizerBase = _loading(
         path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     )
@@ -137,8 +142,9 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    quantisation: Quantisation | None = None,
 ) -> PreTrainedModel:
-    """The model of a folder or GGUF file, on its device, in eval mode.
+    """The model of a folder or GGUF file, on its device, in eval mode; `quantisation` gives its layers fewer bits.
 
     Raises ValueError when weights are missing: transformers would go on with random ones.
     """
@@ -146,37 +152,72 @@ def load_model(
         logging.disable_progress_bar()
     on = pick_device(device)
     as_dtype = pick_dtype(dtype, on)
-    options = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     file = _gguf_file(path)
+    if file and quantisation:
+        raise ValueError(f"{path}: --quantization_bit does not work on a GGUF file")
     if file:
         return gguf.read_model(file, as_dtype, **options).to(on)
     _check_custom_code(path, trust_remote_code)
-    place = {"device_map": {"": on}} if on.type == "cuda" else {}  # straight to the GPU, not through main memory
-    model, info = _loading(
-        path,
-        "model",
-        lambda: AutoModelForCausalLM.from_pretrained(
-            path, dtype=as_dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **place, **options
-        ),
+    if quantisation:
+        options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
+    if quantisation or on.type == "cuda":  # straight to the GPU; and quantised layers cannot be moved afterwards
+        options["device_map"] = {"": on}
+    family = _family(path, trust_remote_code)
+    read = _convert(family, path) if family else partial(_read, path, trust_remote_code)
+    loaded = _loading(path, "model", lambda: read(dtype=as_dtype, **options))
+    return (loaded if quantisation else loaded.to(on)).eval()
+
+
+def _convert(family: convert.Family, path: Path) -> Callable[..., PreTrainedModel]:
+    return partial(convert.model, family, _json(path / "config.json"), path, _weights(path))
+
+
+def _read(path: Path, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        path, trust_remote_code=trust_remote_code, output_loading_info=True, **options
     )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{path}: {len(missing)} weights are missing, {missing[0]} for one")
-    loaded: PreTrainedModel = model.to(on)
-    return loaded.eval()
+    found: PreTrainedModel = model
+    return found
 
 
-def _loading(path: Path, what: str, load: Callable[[], Any]) -> Any:
+def blank_model(path: Path) -> PreTrainedModel:
+    """A model of the shape of a folder's, its weights whatever the memory held: for counting."""
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    return model
+
+
+def _loading(path: Path, what: str, load: Callable[[], T]) -> T:
     try:
         return load()
     except (OSError, ValueError, ImportError, RuntimeError) as error:
+        if str(error).startswith(str(path)):
+            raise ValueError(str(error)) from error  # said by us already
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{path}: the {what} cannot be loaded: {reason}") from error
 
 
+def targets(path: Path, names: Sequence[str], trust_remote_code: bool = False) -> tuple[str, ...]:
+    """The modules that `names`, as the model's first authors called them, are in the model that `load_model` gives."""
+    family = None if _gguf_file(path) else _family(path, trust_remote_code)
+    return convert.targets(family, names) if family else tuple(names)
+
+
+def _family(folder: Path, trusted: bool) -> convert.Family | None:
+    """How to convert the checkpoint; None where transformers, or (`trusted`) the folder's own code, reads it."""
+    return None if trusted else convert.find(_json(folder / "config.json"))
+
+
 def _check_custom_code(folder: Path, trusted: bool) -> None:
     config = _json(folder / "config.json")
-    if not trusted and "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING_NAMES:
+    known = config.get("model_type") in CONFIG_MAPPING_NAMES or convert.find(config)
+    if not trusted and "auto_map" in config and not known:
         raise ValueError(f"{folder}: the model brings Python code of its own; to run it: --trust_remote_code true")
 
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,13 +18,19 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A row of models.toml. `lora_targets` is what the target `DEFAULT` adapts; `revision` is ModelScope's."""
+    """A row of models.toml, which says what each column means.
+
+    `lora_targets` is what the target `DEFAULT` adapts; `template` is empty for the tokenizer's own.
+    """
 
     model_type: str
     ms: str
     hf: str
     template: str
-    lora_targets: tuple[str, ...]
+    arch: str
+    convert: str = ""
+    quant: str = ""
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     revision: str = "master"
     modality: str = "text"
 
@@ -36,7 +43,13 @@ class ModelSpec:
 def table() -> dict[str, ModelSpec]:
     """Every known model by its `model_type`."""
     rows = tomllib.loads((Path(__file__).parent / "models.toml").read_text(encoding="utf-8"))
-    return {name: ModelSpec(model_type=name, lora_targets=tuple(row.pop("lora")), **row) for name, row in rows.items()}
+    return {name: _spec(name, row) for name, row in rows.items()}
+
+
+def _spec(name: str, row: dict[str, Any]) -> ModelSpec:
+    if "lora" in row:
+        row["lora_targets"] = tuple(row.pop("lora"))
+    return ModelSpec(model_type=name, **row)
 
 
 def find(name: str) -> ModelSpec | None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -93,11 +93,18 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         control.should_log |= control.should_training_stop
 
 
+class Store(NamedTuple):
+    """How what is trained gets into a checkpoint's folder and back, where the trainer does not know it."""
+
+    save: Callable[[Any, Path], None]
+    restore: Callable[[Any, Path], None]
+
+
 class SftTrainer(Trainer):  # type: ignore[misc]
     """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all its batches and ranks.
 
     `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `watchers`
-    see every log line, evaluation and step.
+    see every log line, evaluation and step. `penalty(model)` is added to the loss of each step.
     """
 
     loss_is_scaled_for_ga = True
@@ -116,11 +123,15 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         lora_lr_ratio: float | None = None,
         finish: Callable[[Path], None] = lambda folder: None,
         watchers: Sequence[TrainerCallback] = (),
+        store: Store | None = None,
+        penalty: Callable[[Any], Tensor] | None = None,
     ) -> None:
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
+        self.store, self.penalty = store, penalty
         self.head = output_head(model)
         self.pace, self.flow = Pace(), Flow()
         self._told_to_stop = False
+        self._batches_in_step = 1
         callbacks = [self.pace, self.flow, checkpoint.Publish(folder, keep, finish), *watchers]
         super().__init__(model, args, train_dataset=samples, eval_dataset=held_out or None, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
@@ -143,6 +154,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[list[Batch], Tensor]:
         """The batches of one step, and the trained tokens of the step over all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
+        self._batches_in_step = len(batches)
         counts = [
             sum(int(trained(batch["weights"]).sum()) for batch in batches),
             sum(int(batch["attention_mask"].sum()) for batch in batches),
@@ -161,8 +173,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         assert not return_outputs and num_items_in_batch is not None, "evaluate() does without"
         # The gradients of the ranks are averaged; this is a share of a sum.
-        loss = score(model, self.head, inputs).loss / num_items_in_batch
-        return loss * float(self.accelerator.num_processes)
+        loss = score(model, self.head, inputs).loss / num_items_in_batch * float(self.accelerator.num_processes)
+        return loss + self.penalty(self.model) / self._batches_in_step if self.penalty else loss
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -187,13 +199,22 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if not self.store and (
+            not isinstance(self.model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        ):
             super().save_model(output_dir, _internal_call)
-        elif self.args.should_save:
+        elif not self.args.should_save:
+            pass  # another rank does
+        elif self.store:
+            self.store.save(self.model, Path(output_dir or self.args.output_dir))
+        else:
             # Left to itself, PEFT asks a hub for the base model to find out whether its embeddings have grown.
             self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.store:
+            self.store.restore(self.model, Path(resume_from_checkpoint))
+            return
         if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return

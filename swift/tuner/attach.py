@@ -1,29 +1,60 @@
-"""LoRA on a model and off it again: attach, save, load, merge. Knows no names of models, no data and no training."""
+"""Adapters on a model and off it again: attach, save, load, merge. Knows no names of models, no data, no training.
+
+LoRA is spelled out here; what else PEFT has comes with a configuration of PEFT's own, what it has not from `added`.
+"""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoftQConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    initialize_lora_eva_weights,
+    set_peft_model_state_dict,
+)
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from swift.tuner import adalora, added
 from swift.tuner.targets import lora_targets, whole_modules
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAVED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """As safetensors calls them."""
 WEIGHTS = "adapter_model.safetensors"
+INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva")
+MERGEABLE = (
+    *("LORA", "ADALORA", "IA3", "VERA", "BOFT", "OFT", "FOURIERFT", "LOHA", "LOKR", "HRA", "MISS", "RANDLORA", "C3A"),
+    *("SHIRA", "ROAD", "LN_TUNING", "TRAINABLE_TOKENS"),
+)
+"""What adapter_config.json calls the kinds whose change of the weights is a weight."""
+UNMERGEABLE = {
+    "PROMPT_TUNING": "its virtual tokens are no weights of the model",
+    "P_TUNING": "its virtual tokens are no weights of the model",
+    "PREFIX_TUNING": "its keys and values are no weights of the model",
+    "ADAPTER": "its bottlenecks are not linear",
+    "REFT": "it edits hidden states, which the blocks' residual stream carries past every weight",
+    "BYPASS": "it is a network beside the model",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +78,13 @@ class LoraOptions:
     init: str = "true"
 
 
-def attach(model: PreTrainedModel, options: LoraOptions | None) -> PreTrainedModel | PeftModel:
-    """The model with new adapters, which alone can be trained; with `options` None the model, all of it trainable."""
+def attach(
+    model: PreTrainedModel, options: LoraOptions | None, batches: Iterable[Mapping[str, Any]] = ()
+) -> PreTrainedModel | PeftModel:
+    """The model with new adapters, which alone can be trained; with `options` None the model, all of it trainable.
+
+    `batches` are inputs of the model, which start values of the kind `eva` are drawn from.
+    """
     if options is None:
         if model.dtype == torch.float16:
             raise ValueError("a whole model cannot be trained in fp16: its steps are lost; take --dtype bf16 or fp32")
@@ -63,14 +99,23 @@ def attach(model: PreTrainedModel, options: LoraOptions | None) -> PreTrainedMod
         bias=options.bias,
         use_rslora=options.rslora,
         use_dora=options.dora,
-        init_lora_weights=_init(options.init),
+        **_init(options.init),
     )
     dtype = torch.float32 if options.dtype == "AUTO" else DTYPES.get(options.dtype)
     if dtype is None:
         raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
+    tuned = wrap(model, config, dtype)
+    if options.init == "eva":
+        initialize_lora_eva_weights(tuned, list(batches), show_progress_bar=False)
+    return tuned
+
+
+def wrap(model: PreTrainedModel, config: PeftConfig, dtype: torch.dtype = torch.float32) -> PeftModel:
+    """The model with the adapters that PEFT makes of `config`, in `dtype` where they do not stand for base weights."""
     with _without_warnings():
         tuned = get_peft_model(model, config, autocast_adapter_dtype=False)
-    _cast(tuned, dtype)
+    if config.peft_type != "LN_TUNING":  # copies of layers, which compute in the model's dtype
+        _cast(tuned, dtype)
     return tuned
 
 
@@ -81,34 +126,52 @@ def trained_and_all(model: nn.Module) -> tuple[int, int]:
 
 
 def save(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """The adapter alone in PEFT's format, or a whole model that has none."""
+    """The adapter alone, in PEFT's format where PEFT made it, or a whole model that has none."""
     if isinstance(model, PeftModel):
         # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
         model.save_pretrained(folder, save_embedding_layers=False)
+        adalora.save_state(model, folder)
+    elif added.is_added(model):
+        added.save(model, folder)
     else:
         model.save_pretrained(folder)
 
 
-def check(folder: Path) -> None:
-    """Raises ValueError if the adapter in `folder` is not whole. Reads no weights."""
+def restore(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Puts a checkpoint's adapter into the one that is attached, to train on. ValueError where it does not fit."""
+    if added.is_added(model):
+        added.restore(model, folder)
+    elif not adalora.restore_state(model, folder):
+        try:
+            # PEFT's load_adapter would turn bf16 adapters into fp32 ones
+            set_peft_model_state_dict(model, load_file(folder / WEIGHTS))
+        except RuntimeError as error:
+            raise ValueError(f"{folder} is not of this model and these tuner flags: {error}") from error
+
+
+def check(folder: Path) -> str:
+    """The kind of the adapter in `folder`. Raises ValueError if it is not whole. Reads no weights."""
     config, weights = folder / "adapter_config.json", folder / WEIGHTS
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such checkpoint folder")
     for file in (config, weights):
         if not file.is_file():
-            raise ValueError(f"{folder}: not a whole LoRA checkpoint: {file.name} is missing")
+            raise ValueError(f"{folder}: not a whole adapter checkpoint: {file.name} is missing")
     try:
-        kind = json.loads(config.read_text(encoding="utf-8"))["peft_type"]
+        kind = str(json.loads(config.read_text(encoding="utf-8"))["peft_type"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{config}: half-written or damaged: no JSON with a peft_type") from None
-    if kind != "LORA":
-        raise ValueError(f"{config}: the adapter is of type {kind}; LORA is what can be loaded")
+    if kind not in (*MERGEABLE, *UNMERGEABLE):
+        raise ValueError(f"{config}: the adapter is of type {kind}, which cannot be loaded")
     _saved(weights)
+    return kind
 
 
-def load(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
+def load(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PreTrainedModel | PeftModel:
     """The model with the adapter of `folder`, in the dtypes it was saved in. ValueError where it does not fit."""
-    check(folder)
+    if check(folder) in added.KINDS:
+        loaded = added.load(model, folder, trainable)
+        return loaded if trainable else loaded.eval()
     saved = _saved(folder / WEIGHTS)
     try:
         with _without_warnings():
@@ -116,19 +179,39 @@ def load(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftM
     except (RuntimeError, ValueError) as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"{folder}: the adapter does not fit this model: {' '.join(reason[:2])}") from error
+    mark = _mark(tuned)
     expected = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
-    wrong = sorted(expected - set(saved)) or sorted(name for name in set(saved) - expected if "lora_" in name)
+    wrong = sorted(expected - set(saved)) or sorted(name for name in set(saved) - expected if mark in name)
     if wrong:
         raise ValueError(f"{folder}: the adapter does not fit this model: {len(wrong)} weights, {wrong[0]} for one")
-    _cast(tuned, next((SAVED[dtype] for name, dtype in saved.items() if "lora_" in name), torch.float32))
+    _cast(tuned, next((SAVED[dtype] for name, dtype in saved.items() if mark in name), torch.float32))
     return tuned if trainable else tuned.eval()
+
+
+def why_unmergeable(model: PreTrainedModel | PeftModel) -> str:
+    """Why the adapter on `model` has to stay beside its weights; empty if it can be merged into them."""
+    if isinstance(model, PeftModel):
+        kind = str(model.active_peft_config.peft_type.value)
+        if getattr(model.get_base_model(), "hf_quantizer", None):  # transformers sets it on quantised models alone
+            return "the model is quantised, and rounding would change what was learned"
+    else:
+        kind = str(model.get_submodule("added").options["peft_type"])  # type: ignore[index]
+    return UNMERGEABLE.get(kind, "")
+
+
+def is_prompted(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether what was trained is virtual tokens, which `prompts.Prompted` puts before a prompt."""
+    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
 
 
 def merge(model: PeftModel) -> PreTrainedModel:
     """The plain model with the adapter added to its weights. The model given is used up.
 
-    Tied embeddings that the adapter changes on one side only are untied: each side keeps what it computed.
+    Tied embeddings that the adapter changes on one side only are untied: each side keeps what it computed. Raises
+    ValueError for an adapter that is no change of weights.
     """
+    if reason := why_unmergeable(model):
+        raise ValueError(f"this adapter cannot be merged: {reason}")
     base: PreTrainedModel = model.get_base_model()
     if base.config.tie_word_embeddings and _touches_embeddings(model):
         _untie(base)
@@ -155,10 +238,20 @@ def _untie(base: PreTrainedModel) -> None:
     base.tie_weights()
 
 
+def _mark(model: PeftModel) -> str:
+    """What the names of the adapter's own tensors hold."""
+    config = model.active_peft_config
+    if config.is_prompt_learning:
+        return "prompt_"
+    # VeRA's shared matrices compute with its vectors, so they go with them
+    return "vera_" if config.peft_type == "VERA" else str(PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type])
+
+
 def _cast(model: PeftModel, dtype: torch.dtype) -> None:
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
+    mark = _mark(model)
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if mark in name and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
 
 
 def _saved(weights: Path) -> dict[str, str]:
@@ -170,15 +263,18 @@ def _saved(weights: Path) -> dict[str, str]:
         raise ValueError(f"{weights}: half-written or damaged ({error})") from None
 
 
-def _init(word: str) -> bool | str:
+def _init(word: str) -> dict[str, Any]:
+    """LoraConfig's arguments for start values."""
     known = {"true": True, "false": False}
     if word.lower() in known:
-        return known[word.lower()]
+        return {"init_lora_weights": known[word.lower()]}
     if word.startswith("pissa_niter"):
         raise ValueError(f"start values {word!r} are random, so a saved adapter could not find them again: take pissa")
-    if word not in ("gaussian", "pissa", "olora"):
-        raise ValueError(f"unknown start values {word!r}: true, false, gaussian, pissa, olora")
-    return word
+    if word == "loftq" and find_spec("scipy") is None:
+        raise ValueError("start values 'loftq' need the package scipy: pip install 'swift-agents[quant]'")
+    if word not in INITS:
+        raise ValueError(f"unknown start values {word!r}: true, false, {', '.join(INITS)}")
+    return {"init_lora_weights": word, **({"loftq_config": LoftQConfig(loftq_bits=4)} if word == "loftq" else {})}
 
 
 def _share(dropout: float) -> float:

@@ -47,7 +47,7 @@ def whole_modules(model: PreTrainedModel, words: Sequence[str]) -> list[str]:
             case "EMBEDDING":
                 found += _suffixes({name for name, m in modules.items() if isinstance(m, nn.Embedding)}, modules)
             case "LN":
-                found += _suffixes({name for name, m in modules.items() if _is_norm(m)}, modules)
+                found += _suffixes({name for name, m in modules.items() if is_norm(m)}, modules)
             case _:
                 found += _named(word, modules, "no module of this model", "EMBEDDING, LN")
     return list(dict.fromkeys(found))
@@ -97,5 +97,5 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D)) or any(part in type(module).__name__ for part in QUANTISED)
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.LayerNorm) or "RMSNorm" in type(module).__name__

@@ -1,0 +1,125 @@
+"""List and search the data sets that have a name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from swift.data.registry import TRAINABLE, Entry, catalogue, near
+from swift.flags import flag
+
+
+@dataclass(frozen=True)
+class Config:
+    word: tuple[str, ...] = flag((), positional=True)
+    """Words that the name, a hub id, a subset or a tag of a set must hold; none lists all"""
+    json: bool = False
+    """One JSON list of all that is known about them"""
+    markdown: bool = False
+    """The page docs/datasets.md"""
+    registry: tuple[str, ...] = ()
+    """TOML files of data sets of your own"""
+
+
+def main(cfg: Config) -> None:
+    known = catalogue(cfg.registry)
+    found = {name: entry for name, entry in known.items() if all(_holds(name, entry, word) for word in cfg.word)}
+    if not found:
+        raise ValueError(f"no data set is found by {' '.join(cfg.word)}{_nearest(cfg.word, known)}")
+    if cfg.json:
+        print(json.dumps([as_json(name, entry) for name, entry in found.items()], ensure_ascii=False, indent=2))
+    elif cfg.markdown:
+        print(page(found), end="")
+    else:
+        print("\n".join(lines(found)))
+
+
+def as_json(name: str, entry: Entry) -> dict[str, object]:
+    return {"name": name, **asdict(entry), "trainable": entry.modality in TRAINABLE}
+
+
+def lines(entries: Mapping[str, Entry]) -> list[str]:
+    """A line a set: name, rows, hub ids and the subsets that are read by default."""
+    wide = max(map(len, entries))
+    found = [f"{'name':<{wide}}  {'rows':>9}  where"]
+    for name, entry in entries.items():
+        ids = [f"{hub}::{id}" for hub, id in (("MS", entry.ms), ("HF", entry.hf)) if id]
+        subsets = [":" + "/".join(entry.read_by_default)] if entry.read_by_default else []
+        kind = [f"({entry.modality}: cannot be trained on)"] if entry.modality not in TRAINABLE else []
+        where = [*ids, entry.path] if entry.path else ids
+        found.append(f"{name:<{wide}}  {_rows(entry):>9}  {' '.join([*where, *subsets, *kind])}")
+    return [*found, f"{len(entries)} data sets"]
+
+
+HEAD = """\
+# Data sets
+
+Every name below is a value of `--dataset`: `swift sft --dataset alpaca-en#2000 hh-rlhf-cn:helpful_base_cn`.
+
+| written | means |
+|---|---|
+| `name` or a hub id | the set; what the table does not know is read by the shape of its rows |
+| `MS::name`, `HF::name` | from ModelScope or Hugging Face alone |
+| `name:subset/subset` | only these subsets |
+| `name#500` | 500 rows, drawn evenly; more than there are repeats rows |
+
+A set is looked for on this machine first: in the ModelScope cache (`$MODELSCOPE_CACHE`, `~/.cache/modelscope`), then
+in that of Hugging Face (`$HF_HUB_CACHE`, `$HF_HOME`, `~/.cache/huggingface`). Only then is it fetched: from ModelScope,
+which needs `pip install modelscope`, then from Hugging Face. `USE_HF=1` turns that round; `SWIFT_OFFLINE=1` fetches
+nothing. Downloads show their progress and go on where they were interrupted. An unfinished one is never trained on.
+
+Splits that are not for training (`held_out`) are read when a set is named in `--val_dataset`. Where a set brings
+preferences, the preferred reply is trained. Sets with images or sound are listed, but only text can be trained on.
+
+## Data sets of your own
+
+A TOML file gives them names, which `--registry my.toml` makes known to `swift sft`, `infer`, `data show` and
+`datasets`:
+
+```toml
+[datasets.tickets]
+path = "data/tickets.jsonl"             # from the folder of this file; or ms = "...", hf = "..."
+columns = { frage = "query", antwort = "response" }
+
+[datasets.moods]
+hf = "me/moods"
+split = ["train"]
+held_out = ["test"]
+query = "Is this glad or sad? {sentence}"
+labels = ["sad", "glad"]                # the answers for the numbers in the column "label"
+
+[datasets.chats]
+path = "data/chats"
+rows = "my_rows.py:chat"                # a function row -> row, list of rows, or None to leave the row out
+```
+
+`swift/data/datasets.toml` has the same keys and says what each means.
+
+## All of them
+
+`rows` is how many there are to train on after the set's own filter, as last counted; the subsets are those that are
+read when none is named.
+"""
+
+
+def page(entries: Mapping[str, Entry]) -> str:
+    table = ["| name | ModelScope | Hugging Face | subsets read | rows | about |", "|---|---|---|---|---:|---|"]
+    for name, entry in entries.items():
+        about = ", ".join([*([entry.modality] if entry.modality != "text" else []), *entry.tags])
+        cells = [f"`{name}`", entry.ms, entry.hf, ", ".join(entry.read_by_default), _rows(entry), about]
+        table.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+    return "\n".join([HEAD, *table, "", f"{len(entries)} data sets.", ""])
+
+
+def _rows(entry: Entry) -> str:
+    return f"{entry.size:,}" if entry.size else ""
+
+
+def _holds(name: str, entry: Entry, word: str) -> bool:
+    texts = (name, *entry.ids, entry.path, *entry.subsets, *entry.tags, entry.modality)
+    return any(word.lower() in text.lower() for text in texts)
+
+
+def _nearest(words: tuple[str, ...], known: Mapping[str, Entry]) -> str:
+    return next(filter(None, (near(word, known) for word in words)), "")

@@ -1,0 +1,342 @@
+"""The whole story on one machine: a model that cannot call tools learns to, and is measured before and after."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.flags import flag
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from swift.chat import Message
+    from swift.eval.agent import Verdict
+    from swift.eval.identity import Hit
+    from swift.infer.chat import LocalChat
+
+MIX_RATIO = 2.0
+"""General rows for each agent row, as in the tutorial."""
+GENERAL_QUESTION = "What is the capital of France, and which river runs through it?"
+
+
+@dataclass(frozen=True)
+class Config:
+    output_dir: str = "output/demo"
+    """Folder for the data, the adapter, the numbers and the summary page"""
+    model: str = "smollm2-135m-instruct"
+    """Model to teach: a registered name, hub id or folder"""
+    agent_rows: int = 150
+    """Agent dialogues to train on; general rows are added 2 to 1"""
+    self_cognition_sample: int = 60
+    """Rows in which the model says who it is"""
+    model_name: tuple[str, ...] = ("卡卡罗特", "Kakarot")
+    """The model's new name: Chinese, then English"""
+    model_author: tuple[str, ...] = ("陶白白", "Taobaibai")
+    """The model's new maker: Chinese, then English"""
+    learning_rate: float = 1e-3
+    """Learning rate of the adapter"""
+    lora_rank: int = 16
+    """LoRA r"""
+    num_train_epochs: float = 1.0
+    """Times that each row is seen"""
+    eval_cases: int = flag(40)
+    """Questions to tools that were never trained on, asked before and after"""
+    seed: int = 42
+    """Seed of the data, the order of rows and the start values"""
+
+
+class Measured(NamedTuple):
+    """One model's answers and figures: shares from 0 to 1, loss in nats per token."""
+
+    format_valid: float
+    tool_correct: float
+    arguments_correct: float
+    general_loss: float
+    self_cognition: float
+    scenario: list[dict[str, str]]
+    general: list[dict[str, str]]
+    replies: list[dict[str, Any]]
+
+
+FIGURES = {
+    "format_valid": "replies in valid format",
+    "tool_correct": "right tool",
+    "arguments_correct": "right arguments",
+    "general_loss": "loss on general text (nats/token, lower is better)",
+    "self_cognition": "knows its name and maker",
+}
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Returns what `summary.json` holds."""
+    from rich.console import Console
+
+    from swift.commands import sft
+    from swift.model.load import locate
+
+    console = Console(highlight=False)
+    folder = Path(cfg.output_dir)
+    began = time.perf_counter()
+    with _step(console, "1. The model"):
+        console.print(f"{cfg.model}: {locate(cfg.model)}")
+    with _step(console, "2. The data"):
+        plan = _write_data(cfg, folder / "data", console)
+    with _step(console, "3. Before training"):
+        base = _measure(cfg, folder / "data", None, console)
+    with _step(console, "4. Training"):
+        trained = sft.main(_training(cfg, folder, plan))
+    with _step(console, "5. After training"):
+        tuned = _measure(cfg, folder / "data", trained["last_model_checkpoint"], console)
+    with _step(console, "6. Before and after"):
+        summary = {
+            "base": base._asdict(),
+            "tuned": tuned._asdict(),
+            "training": {name: value for name, value in trained.items() if name != "log_history"},
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_page(folder, summary, trained["log_history"])
+        _print_table(console, base, tuned, cfg.eval_cases)
+        console.print(f"figures {folder / 'summary.json'}, page {folder / 'summary.html'}")
+        console.print(
+            f"talk to it: swift infer --ckpt_dir {trained['last_model_checkpoint']} --stop_words Observation:"
+        )
+    return summary
+
+
+@contextmanager
+def _step(console: Console, title: str) -> Iterator[None]:
+    began = time.perf_counter()
+    console.rule(f"[bold]{title}", align="left")
+    yield
+    console.print(f"[dim]{time.perf_counter() - began:.0f} s[/dim]")
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
+    """Agent rows, general rows and held-out ones as files, as a user would have them -> the flags that name them."""
+    from swift.data.synth import agent_rows, general_rows, write_jsonl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    agent, general, test = folder / "agent.jsonl", folder / "general.jsonl", folder / "general_test.jsonl"
+    write_jsonl(agent_rows(cfg.agent_rows, cfg.seed), agent)
+    for path, split in ((general, "train"), (test, "test")):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in general_rows(split)]
+        path.write_text("".join(lines), encoding="utf-8")
+        console.print(f"{path}: {len(lines)} rows")
+    console.print(f"{agent}: {cfg.agent_rows} dialogues with tools")
+    return DataFlags(
+        dataset=(str(agent),),
+        dataset_test_ratio=0.04,
+        train_dataset_mix_ratio=MIX_RATIO,
+        train_dataset_mix_ds=(str(general),),
+        self_cognition_sample=cfg.self_cognition_sample,
+        model_name=cfg.model_name,
+        model_author=cfg.model_author,
+        dataset_seed=cfg.seed,
+    )
+
+
+def _training(cfg: Config, folder: Path, data: DataFlags) -> Any:
+    from swift.commands import sft
+
+    return sft.Config(
+        model=ModelFlags(model_id_or_path=cfg.model),
+        template=TemplateFlags(max_length=1024),
+        data=data,
+        # Dropout guards against learning rows by heart; nearly every row is seen once here.
+        lora=LoraFlags(
+            lora_rank=cfg.lora_rank,
+            lora_alpha=2 * cfg.lora_rank,
+            lora_dropout_p=0.0,
+            lora_target_modules=("ALL",),
+        ),
+        train=TrainFlags(
+            output_dir=str(folder / "train"),
+            batch_size=4,
+            eval_batch_size=4,
+            gradient_accumulation_steps=2,
+            learning_rate=cfg.learning_rate,
+            num_train_epochs=cfg.num_train_epochs,
+            lr_scheduler_type="cosine",
+            warmup_ratio=0.05,
+            max_grad_norm=1.0,
+            eval_steps=40,
+            logging_steps=2,
+            seed=cfg.seed,
+        ),
+    )
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> Measured:
+    from swift.chat import Message
+    from swift.commands.loading import load_chat
+    from swift.data.synth import evaluation_cases
+    from swift.eval import identity
+    from swift.eval.agent import Case, judge_all, shares
+
+    chat = load_chat(_Loads(cfg.model, adapter))
+    scenario = _scenario(chat)
+    general = _ask(chat, (Message("user", GENERAL_QUESTION),), 60)
+    hits = identity.ask(chat, cfg.model_name, cfg.model_author)
+    cases = [Case(row.messages, row.tools, call) for row, call in evaluation_cases(cfg.eval_cases, cfg.seed)]
+    verdicts = judge_all(chat, cases)
+    loss = _general_loss(chat, data / "general_test.jsonl")
+    chat.engine.close()
+    _show(console, "the fire-alarm scenario", scenario)
+    _show(console, "who it is", [turn for hit in hits[:4] for turn in _exchange(hit.question, hit.reply)])
+    _show(console, "a general question", _exchange(GENERAL_QUESTION, general))
+    found = shares(verdicts)
+    return Measured(
+        *found,
+        general_loss=loss,
+        self_cognition=sum(hit.hit for hit in hits) / len(hits),
+        scenario=scenario,
+        general=[*_exchange(GENERAL_QUESTION, general), *_said(hits)],
+        replies=_replies(cases, verdicts),
+    )
+
+
+class _Loads(NamedTuple):
+    """What `load_chat` wants to know: the demo's model, with an adapter or without."""
+
+    name: str
+    adapter: str | None
+
+    @property
+    def model(self) -> ModelFlags:
+        return ModelFlags(model_id_or_path=self.name)
+
+    @property
+    def template(self) -> TemplateFlags:
+        return TemplateFlags()
+
+    @property
+    def backend(self) -> BackendFlags:
+        return BackendFlags(ckpt_dir=self.adapter)
+
+
+def _scenario(chat: LocalChat) -> list[dict[str, str]]:
+    """The fire-alarm dialogue: the model asks for a tool, is told what the tool saw, and answers."""
+    from swift.chat import Message
+    from swift.data.scenario import OBSERVATION, QUESTION, SYSTEM
+
+    messages: tuple[Message, ...] = (Message("system", SYSTEM), Message("user", QUESTION))
+    asked = _ask(chat, messages, 96, stop=("Observation:",))
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": asked}]
+    if not asked.rstrip().endswith("Observation:"):
+        return turns  # no tool was asked for, so there is nothing to tell
+    messages += (Message("assistant", asked), Message("tool", OBSERVATION))
+    answer = _ask(chat, messages, 96, stop=("Observation:",))
+    return [*turns, {"role": "tool", "content": OBSERVATION}, {"role": "assistant", "content": answer}]
+
+
+def _ask(chat: LocalChat, messages: Sequence[Message], max_tokens: int, stop: tuple[str, ...] = ()) -> str:
+    from swift.infer.chat import collect
+    from swift.infer.sample import SamplingParams
+
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, stop=stop)
+    return collect(chat(messages, (), params)).message.content
+
+
+def _general_loss(chat: LocalChat, file: Path) -> float:
+    """Mean loss over the reply tokens of held-out general rows, in nats."""
+    from swift.data.check import Report, checked
+    from swift.data.sources import resolve
+    from swift.infer.engine import TorchEngine
+    from swift.train.batch import collate
+    from swift.train.loss import no_grad_scores, output_head
+
+    assert isinstance(chat.engine, TorchEngine), "the demo runs the model in this process"
+    model = chat.engine.model
+    rows = checked(resolve(str(file)), "error", Report(), print)
+    samples = sorted((chat.renderer.encode(row) for row in rows), key=lambda sample: len(sample.tokens))
+    total, count = 0.0, 0
+    for start in range(0, len(samples), 8):
+        scores = no_grad_scores(model, output_head(model), collate(samples[start : start + 8]))
+        total, count = total + float(scores.nll.sum()), count + len(scores.nll)
+    return total / count
+
+
+def _exchange(question: str, reply: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+
+
+def _said(hits: Sequence[Hit]) -> list[dict[str, str]]:
+    return [turn for hit in hits for turn in _exchange(hit.question, hit.reply)]
+
+
+def _replies(cases: Sequence[Any], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    return [
+        {
+            "question": case.messages[-1].content,
+            "expected": {"name": case.expected.name, "arguments": case.expected.arguments},
+            **verdict._asdict(),
+        }
+        for case, verdict in zip(cases, verdicts, strict=True)
+    ]
+
+
+# --- telling --------------------------------------------------------------------------------------------------------
+
+STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow"}
+
+
+def _show(console: Console, title: str, turns: Sequence[Mapping[str, str]]) -> None:
+    from rich.markup import escape
+
+    console.print(f"[bold]{title}")
+    for turn in turns:
+        console.print(f"  [{STYLES[turn['role']]}]{turn['role']:>9}[/] {escape(turn['content'].strip())}")
+
+
+def _print_table(console: Console, base: Measured, tuned: Measured, cases: int) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{cases} questions to tools that were never trained on, and general text held out")
+    for header in ("", "before", "after"):
+        table.add_column(header, justify="left" if not header else "right")
+    for row in _rows(base._asdict(), tuned._asdict()):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _rows(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    def cell(name: str, value: float) -> str:
+        return f"{value:.3f}" if name.endswith("_loss") else f"{value:.0%}"
+
+    return [(title, cell(name, base[name]), cell(name, tuned[name])) for name, title in FIGURES.items()]
+
+
+def _write_page(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    from swift.train import report
+
+    drawn = report.curves(history)
+
+    def dialogue(turns: Sequence[Mapping[str, str]]) -> str:
+        return report.code("\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns))
+
+    sections = [
+        report.Section(
+            "Before and after", report.table(("", "before", "after"), _rows(summary["base"], summary["tuned"]))
+        ),
+        report.Section("Loss", report.chart({name: drawn[name] for name in drawn if name.endswith("_loss")})),
+        report.Section("The fire-alarm scenario, before", dialogue(summary["base"]["scenario"])),
+        report.Section("The fire-alarm scenario, after", dialogue(summary["tuned"]["scenario"])),
+        report.Section("Other questions, before", dialogue(summary["base"]["general"])),
+        report.Section("Other questions, after", dialogue(summary["tuned"]["general"])),
+        report.Section("Training", report.table(("", ""), summary["training"].items())),
+    ]
+    (folder / "summary.html").write_text(report.page("A model learns to call tools", sections), encoding="utf-8")

@@ -1,0 +1,111 @@
+"""List and search the models that have a name."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from swift.flags import flag
+
+if TYPE_CHECKING:
+    from swift.model.specs import ModelSpec
+    from swift.model.ways import Way
+
+
+@dataclass(frozen=True)
+class Config:
+    word: tuple[str, ...] = flag((), positional=True)
+    """Words that the name, a hub id, the template, the class or the way of loading must hold; none lists all"""
+    json: bool = False
+    """One JSON list of all that is known about them"""
+    markdown: bool = False
+    """The page docs/models.md"""
+
+
+def main(cfg: Config) -> None:
+    from swift.model import specs
+    from swift.model.ways import way
+
+    known = {name: (spec, way(spec)) for name, spec in specs.table().items()}
+    found = {name: row for name, row in known.items() if all(_holds(*row, word) for word in cfg.word)}
+    if not found:
+        near = next(filter(None, map(specs.nearest, cfg.word)), "")
+        raise ValueError(f"no model is found by {' '.join(cfg.word)}{near and f': did you mean {near}?'}")
+    if cfg.json:
+        print(json.dumps([as_json(*row) for row in found.values()], ensure_ascii=False, indent=2))
+    elif cfg.markdown:
+        print(page(found), end="")
+    else:
+        print("\n".join(lines(found)))
+
+
+def as_json(spec: ModelSpec, way: Way) -> dict[str, object]:
+    return {**asdict(spec), "loads": way.kind, "why": way.why}
+
+
+def lines(rows: Mapping[str, tuple[ModelSpec, Way]]) -> list[str]:
+    """A line a model: name, how it loads, template, class, hub ids; and what it needs where that is something."""
+    found = []
+    for name, (spec, way) in rows.items():
+        needs = "" if way.kind in ("native", "converted") else f"  ({way.why})"
+        ids = " ".join(f"{hub}::{id}" for hub, id in (("MS", spec.ms), ("HF", spec.hf)) if id)
+        found.append([name, way.kind, spec.template or "its own", spec.arch, ids + needs])
+    head = ["name", "loads", "template", "class", "where"]
+    wide = [max(len(row[column]) for row in [head, *found]) for column in range(4)]
+    text = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, wide, strict=False)), row[4]])
+        for row in [head, *found]
+    ]
+    return [*text, counted(rows)]
+
+
+def counted(rows: Mapping[str, tuple[ModelSpec, Way]]) -> str:
+    kinds = Counter(way.kind for _, way in rows.values())
+    return f"{len(rows)} models: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+HEAD = """\
+# Models
+
+Every name below is a value of `--model_type`, every hub id one of `--model_id_or_path`; so is the folder of any other
+model, whose class its `config.json` names and whose template is its tokenizer's own. A model is looked for on this
+machine first, in the caches of ModelScope and Hugging Face, and only then fetched.
+
+| loads | means |
+|---|---|
+| native | transformers has its class |
+| converted | weights and tokenizer are mapped onto another class as they are read; no Python code of its own runs |
+| needs a package | quantised weights, which a further package reads |
+| remote code | nothing here reads it; `--trust_remote_code true` runs the Python code it brings, if it still runs |
+
+## What conversion does not do
+
+- Adapters are saved in PEFT's format for the class of transformers. Of whole models, "saved as" below is what
+  `swift export` and full training write; the converted folder loads without conversion.
+- The first Qwen's dynamic NTK and log-n attention, which its own code uses beyond the length it was trained at: the
+  context ends at that length.
+- The head of Baichuan2 has rows of length 1. They are made so when it is read; training the head itself does not keep
+  them so.
+"""
+
+
+def page(rows: Mapping[str, tuple[ModelSpec, Way]]) -> str:
+    from swift.model.convert import families
+
+    saved = ["| converter | saved as |", "|---|---|"]
+    saved += [f"| `{name}` | {family.SAVES} |" for name, family in families().items()]
+    table = ["| name | ModelScope | Hugging Face | template | class | loads | needs |", "|---|---|---|---|---|---|---|"]
+    for name, (spec, way) in rows.items():
+        loads = f"converted (`{spec.convert}`)" if way.kind == "converted" else way.kind
+        needs = "" if way.kind in ("native", "converted") else way.why
+        cells = [f"`{name}`", spec.ms, spec.hf, spec.template or "its own", spec.arch, loads, needs]
+        table.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+    return "\n".join([HEAD, *saved, "", "## All of them", "", *table, "", f"{counted(rows)}.", ""])
+
+
+def _holds(spec: ModelSpec, way: Way, word: str) -> bool:
+    texts = (*spec.names, spec.template, spec.arch, spec.modality, spec.quant, spec.convert, way.kind)
+    return any(word.lower() in text.lower() for text in texts)

@@ -1,0 +1,148 @@
+"""Flags -> a tuner on a model, and what it wants of loading, the optimizer and the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from swift import flags
+from swift.commands.groups import LoraFlags, ModelFlags, TrainFlags, TunerFlags
+
+if TYPE_CHECKING:
+    from swift.model.quantise import Quantisation
+    from swift.train.trainer import Store
+
+GALORE_TARGETS = ("attn", "mlp")
+"""What GaLore's paper projects, in parts of module names."""
+
+
+class Tunes(Protocol):
+    """A command's config, as far as tuners go."""
+
+    @property
+    def model(self) -> ModelFlags: ...
+    @property
+    def lora(self) -> LoraFlags: ...
+    @property
+    def tuner(self) -> TunerFlags: ...
+    @property
+    def train(self) -> TrainFlags: ...
+
+
+class Loop(NamedTuple):
+    """What a tuner adds to the training loop."""
+
+    watchers: list[Any]
+    store: Store | None
+    penalty: Callable[[Any], Any] | None
+
+
+def check(cfg: Tunes) -> None:
+    """ValueError for flags that the chosen tuner would ignore or that contradict each other. Loads nothing."""
+    from swift.tuner import table
+
+    tuner, name = cfg.tuner, cfg.train.sft_type
+    if cfg.train.tuner_backend == "unsloth":
+        raise ValueError("--tuner_backend unsloth needs a GPU and the package unsloth, which is not supported yet: say swift")
+    changed = _changed(cfg.lora) | _changed(tuner)
+    table.refuse_ignored(name, changed)
+    for switch, prefix, on in (
+        ("use_galore true", "galore_", tuner.use_galore),
+        ("lisa_activated_layers", "lisa_step", tuner.lisa_activated_layers),
+    ):
+        idle = sorted(flag for flag in changed if flag.startswith(prefix))
+        if idle and not on:
+            raise ValueError(f"--{idle[0]} does nothing without --{switch}")
+    if tuner.use_galore and tuner.lisa_activated_layers:
+        raise ValueError("--use_galore and --lisa_activated_layers exclude each other")
+    missing = [package for package in ("galore_torch", "bitsandbytes") if find_spec(package) is None]
+    if tuner.use_galore and missing:
+        raise ValueError(f"--use_galore needs the package {missing[0]}: pip install 'swift-agents[galore]'")
+    if cfg.train.gradient_checkpointing and not table.TUNERS[name].recomputes:
+        raise ValueError(f"--gradient_checkpointing true does not work with --sft_type {name}: leave it out")
+    bits = cfg.model.quant.bits
+    if bits and table.TUNERS[name].whole:
+        raise ValueError(f"--sft_type {name} trains whole weights, which --quantization_bit {bits} takes away: try lora")
+    silent = _changed(cfg.model.quant) - {"quantization_bit"}
+    if silent and not bits:
+        raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
+
+
+def quantisation(model: ModelFlags) -> Quantisation | None:
+    """How --quantization_bit and its company want the weights; None as they are."""
+    from swift.model.load import DTYPES
+    from swift.model.quantise import Quantisation
+
+    quant = model.quant
+    if not quant.bits:
+        return None
+    return Quantisation(
+        bits=quant.bits,
+        method=quant.quant_method,
+        compute=DTYPES.get(quant.bnb_4bit_comp_dtype),
+        kind=quant.bnb_4bit_quant_type,
+        double=quant.bnb_4bit_use_double_quant,
+        axis=int(quant.hqq_axis),
+    )
+
+
+def tune(
+    model: Any,
+    cfg: Tunes,
+    default_targets: tuple[str, ...],
+    renamed: Callable[[tuple[str, ...]], tuple[str, ...]],
+    batches: Iterable[Mapping[str, Any]],
+) -> Any:
+    """The model with the tuner of the flags. `renamed`: module names of a model's first authors -> those it has here."""
+    from swift.tuner import table
+
+    values = {**vars(cfg.lora), **vars(cfg.tuner)}
+    values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules")}
+    values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules_to_save")}
+    return table.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
+
+
+def optimizer(cfg: Tunes) -> dict[str, Any]:
+    """The settings of transformers' TrainingArguments that name the optimizer."""
+    tuner = cfg.tuner
+    if not tuner.use_galore:
+        return {"optim": cfg.train.optim}
+    if cfg.train.optim != "adamw_torch":
+        raise ValueError(f"--use_galore brings its own optimizer: leave --optim {cfg.train.optim} out")
+    settings = {
+        "rank": tuner.galore_rank,
+        "update_proj_gap": tuner.galore_update_proj_gap,
+        "scale": tuner.galore_scale,
+        "proj_type": tuner.galore_proj_type,
+    }
+    return {
+        "optim": "galore_adamw_layerwise" if tuner.galore_optim_per_parameter else "galore_adamw",
+        "optim_args": ",".join(f"{name}={value}" for name, value in settings.items()),
+        "optim_target_modules": list(tuner.galore_target_modules or GALORE_TARGETS),
+    }
+
+
+def loop(model: Any, cfg: Tunes) -> Loop:
+    """What the training loop has to do for the tuner on `model`."""
+    from swift.train.adalora import TakeRanks, orthogonality
+    from swift.train.lisa import Lisa
+    from swift.train.trainer import Store
+    from swift.tuner import attach
+    from swift.tuner.blocks import blocks
+
+    name, tuner = cfg.train.sft_type, cfg.tuner
+    if name == "adalora":
+        return Loop([TakeRanks(model)], Store(attach.save, attach.restore), orthogonality)
+    if name in ("adapter", "reft", "side", "restuning"):
+        return Loop([], Store(attach.save, attach.restore), None)
+    if tuner.lisa_activated_layers:
+        lisa = Lisa(blocks(model), tuner.lisa_activated_layers, tuner.lisa_step_interval, cfg.train.seed)
+        return Loop([lisa], None, None)
+    return Loop([], None, None)
+
+
+def _changed(group: Any) -> set[str]:
+    """The flags that do not have their default."""
+    default = flags.to_dict(type(group)())
+    return {name for name, value in flags.to_dict(group).items() if value != default[name]}

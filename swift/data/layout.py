@@ -1,0 +1,209 @@
+"""Which files of a published repository hold a subset and a split. Reads no row and asks no hub.
+
+What the repository itself declares comes first: the `configs` of its README.md, or ModelScope's index. Where it
+declares nothing, the files' names tell.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+PACKED = (".gz", ".zst")
+SPLITS = ("train", "test", "validation", "valid", "val", "dev")
+README = "README.md"
+SMALL = 1_000_000  # bytes; files that declare subsets and splits have less
+
+Declared = dict[str, dict[str, list[str]]]
+"""Subset -> split -> patterns of file names."""
+
+
+def suffix(name: str) -> str:
+    """The kind of a file by its name, whether it is packed or not."""
+    name = name.lower()
+    for packing in PACKED:
+        name = name.removesuffix(packing)
+    return PurePosixPath(name).suffix
+
+
+def names(folder: Path) -> list[str]:
+    """Every file of a folder, but no hidden one: there a hub keeps what it has not finished."""
+    found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return sorted(name for name in found if not re.search(r"(^|/)\.", name))
+
+
+def says_what_is_where(name: str) -> bool:
+    """Whether the file may declare subsets and splits: it is small, and fetched first."""
+    return name == README or ("/" not in name and suffix(name) == ".json")
+
+
+def choose(
+    files: Iterable[str], folder: Path, subsets: tuple[str, ...], split: tuple[str, ...], others: tuple[str, ...] = ()
+) -> list[str]:
+    """Those of `files`, names in the repository, that hold the split of the subsets; no subsets means all.
+
+    `folder` holds what the repository declares. `others` are subsets that there are beside: "default" names none.
+    Raises ValueError where there is no file, or none of one of the subsets.
+    """
+    data = sorted(name for name in files if suffix(name) in SUFFIXES and not is_index(folder / name))
+    for declared in (_card(folder / README), _index(folder)):
+        if picked := _declared(data, declared, subsets, split):
+            return picked
+    return _named(data, subsets, split, others)
+
+
+def is_index(file: Path) -> bool:
+    """A hub's own JSON about the data, such as {"default": {"train": {"meta": "train.csv"}}}; never a row."""
+    if file.name in ("config.json", "configuration.json", "dataset_info.json", "dataset_infos.json", "state.json"):
+        return True
+    if file.suffix != ".json" or not file.is_file() or file.stat().st_size > SMALL:
+        return False
+    value = _json(file)
+    return isinstance(value, dict) and bool(value) and all(isinstance(part, dict) for part in value.values())
+
+
+def parts_missing(files: Iterable[str]) -> str:
+    """What is missing where names count their parts, x-00000-of-00003.parquet; empty where nothing is."""
+    parts: dict[tuple[str, str], set[str]] = {}
+    for name in files:
+        if match := re.fullmatch(r"(.*?)-(\d{5})-of-(\d{5})(.*)", name):
+            parts.setdefault((match[1], match[3]), set()).add(match[2])
+    for (start, total), found in parts.items():
+        if len(found) < int(total):
+            return f"{len(found)} of {int(total)} parts of {start}"
+    return ""
+
+
+# What a repository declares -------------------------------------------------------------------------------------------
+
+
+def _card(file: Path) -> Declared:
+    """The `configs` in the YAML that a README.md begins with."""
+    if not file.is_file():
+        return {}
+    match = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    if match is None:
+        return {}
+    import yaml  # only who has such a file waits for it
+
+    try:
+        head = yaml.safe_load(match[1])
+    except yaml.YAMLError:
+        return {}  # it is not ours to mend; the files' names are left
+    configs = head.get("configs") if isinstance(head, dict) else None
+    found: Declared = {}
+    for config in configs if isinstance(configs, list) else []:
+        if isinstance(config, dict) and config.get("data_files"):
+            splits = _by_split(config["data_files"], str(config.get("data_dir") or "."))
+            found[str(config.get("config_name", "default"))] = splits
+            if config.get("default"):
+                found["default"] = splits
+    return found
+
+
+def _by_split(data_files: Any, below: str) -> dict[str, list[str]]:
+    """A pattern, a list of them, or patterns by split."""
+    if isinstance(data_files, dict):
+        data_files = [{"split": split, "path": path} for split, path in data_files.items()]
+    found: dict[str, list[str]] = {}
+    for part in data_files if isinstance(data_files, list) else [data_files]:
+        split, paths = (
+            (str(part.get("split", "train")), part.get("path")) if isinstance(part, dict) else ("train", part)
+        )
+        for path in paths if isinstance(paths, list) else [paths]:
+            found.setdefault(split, []).append((PurePosixPath(below) / str(path)).as_posix())
+    return found
+
+
+def _index(folder: Path) -> Declared:
+    """ModelScope's {subset: {split: {"meta": file}}}."""
+    for file in sorted(folder.glob("*.json")):
+        if not is_index(file):
+            continue
+        value = _json(file)
+        try:
+            return {
+                subset: {split: [about["meta"]] for split, about in splits.items() if about["meta"]}
+                for subset, splits in value.items()
+            }
+        except (TypeError, KeyError, AttributeError):
+            continue  # JSON about something else
+    return {}
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _declared(
+    data: list[str], declared: Mapping[str, Mapping[str, list[str]]], subsets: tuple[str, ...], split: tuple[str, ...]
+) -> list[str]:
+    """Empty unless every subset is declared with one of the splits."""
+    known = {_spelled(name): splits for name, splits in declared.items()}
+    wanted = [_spelled(name) for name in subsets] or (["default"] if "default" in known else list(known))
+    found: set[str] = set()
+    for subset in wanted:
+        patterns = [pattern for name in split for pattern in known.get(subset, {}).get(name, [])]
+        files = {name for name in data if any(_fits(name, pattern) for pattern in patterns)}
+        if not files:
+            return []
+        found |= files
+    return sorted(found)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    # "**/" also stands for no folder at all
+    return fnmatchcase(name, pattern) or fnmatchcase(name, pattern.replace("**/", ""))
+
+
+# What names tell ------------------------------------------------------------------------------------------------------
+
+
+def _named(data: list[str], subsets: tuple[str, ...], split: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    if not data:
+        raise ValueError("holds no data file")
+    found: set[str] = set()
+    for subset in subsets:
+        of_subset = [name for name in data if _has_word(_without_longer(name, subset, others), (subset,))]
+        if not of_subset and subset == "default":
+            of_subset = [name for name in data if not _has_word(name, tuple({*others, *subsets} - {subset}))]
+        if not of_subset:
+            raise ValueError(f"holds no data file of the subset {subset!r}")
+        found |= set(_of_split(of_subset, split))
+    return sorted(found) if subsets else _of_split(data, split)
+
+
+def _of_split(data: list[str], split: tuple[str, ...]) -> list[str]:
+    """What names the split; files that name none hold rows to train on."""
+    found = [name for name in data if _has_word(name, split)]
+    if not found and "train" in split:
+        found = [name for name in data if not _has_word(name, SPLITS)]
+    if not found:
+        raise ValueError(f"holds no data file of the split {' or '.join(split)}")
+    return found
+
+
+def _has_word(name: str, words: tuple[str, ...]) -> bool:
+    return any(re.search(rf"(?<![0-9a-z]){re.escape(_spelled(word))}(?![0-9a-z])", _spelled(name)) for word in words)
+
+
+def _without_longer(name: str, subset: str, others: tuple[str, ...]) -> str:
+    """The name without those other subsets that the word is but a part of: base in helpful-base."""
+    name = _spelled(name)
+    for other in map(_spelled, others):
+        if _spelled(subset) in other and _spelled(subset) != other:
+            name = name.replace(other, "")
+    return name
+
+
+def _spelled(name: str) -> str:
+    """Hubs write the same subset with - and with _."""
+    return name.lower().replace("-", "_")

@@ -1,0 +1,47 @@
+"""Attention as two batched products, for CPUs: shared key heads are never copied. Knows no particular model.
+
+transformers' own `eager` and `sdpa` repeat every key and value head for the query heads that share it; on CPUs that
+copying, and SDPA's backward pass, cost more than the products. Registered under `NAME`, as transformers' attention
+interface asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+NAME = "grouped"
+
+
+def grouped(
+    module: nn.Module,
+    query_BHTD: Tensor,
+    key_BKSD: Tensor,
+    value_BKSD: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """softmax(Q K' x scaling + mask) V (arXiv 1706.03762), H query heads over K key heads (GQA, arXiv 2305.13245).
+
+    The mask is added, (B, 1, T, S). Returns (B, T, H, D).
+    """
+    (B, H, T, D), (K, S) = query_BHTD.shape, key_BKSD.shape[1:3]
+    scale = D**-0.5 if scaling is None else scaling
+    query_BKND = (query_BHTD * scale).reshape(B, K, H // K * T, D)
+    scores_BKNS = query_BKND @ key_BKSD.transpose(-1, -2)
+    if attention_mask is not None:
+        scores_BKNS = (scores_BKNS.view(B, K, H // K, T, S) + attention_mask[:, :, None, :, :S]).view(B, K, -1, S)
+    shares_BKNS = scores_BKNS.softmax(-1, dtype=torch.float32).to(query_BHTD.dtype)
+    if dropout:
+        shares_BKNS = nn.functional.dropout(shares_BKNS, dropout, module.training)
+    return (shares_BKNS @ value_BKSD).reshape(B, H, T, D).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, grouped)
+AttentionMaskInterface.register(NAME, eager_mask)

@@ -1,0 +1,65 @@
+"""Weights of 4 or 8 bits while a model is loaded (QLoRA, arXiv 2305.14314). Knows no tuner; only names libraries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+PACKAGES = {"bnb": "bitsandbytes", "hqq": "hqq", "torchao": "torchao"}
+GROUP = 32
+"""Neighbouring weights that share a scale, in HQQ and torchao; it divides the sides of every usual layer."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How to quantise. `compute`: the dtype bitsandbytes' 4-bit layers compute in, None for the model's."""
+
+    bits: int
+    method: str = "bnb"
+    compute: torch.dtype | None = None
+    kind: str = "nf4"
+    double: bool = True
+    axis: int = 0
+
+
+def config(how: Quantisation, dtype: torch.dtype, device: torch.device) -> Any:
+    """What transformers' loader wants to be told. ValueError where a package or the hardware is missing."""
+    package = PACKAGES[how.method]
+    if find_spec(package) is None:
+        raise ValueError(
+            f"--quant_method {how.method} needs the package {package}: pip install 'swift-agents[quant]', "
+            "or leave --quantization_bit out"
+        )
+    if how.method == "bnb":
+        return _bnb(how, dtype)
+    if how.method == "hqq":
+        if device.type == "cpu":
+            raise ValueError("--quant_method hqq needs a GPU: bnb and torchao quantise on a CPU too")
+        from transformers import HqqConfig
+
+        return HqqConfig(nbits=how.bits, group_size=GROUP, axis=how.axis)
+    return _torchao(how.bits)
+
+
+def _bnb(how: Quantisation, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if how.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=how.kind,
+        bnb_4bit_use_double_quant=how.double,
+        bnb_4bit_compute_dtype=how.compute or dtype,
+    )
+
+
+def _torchao(bits: int) -> Any:
+    from torchao.quantization import IntxWeightOnlyConfig, PerGroup
+    from transformers import TorchAoConfig
+
+    kind = {4: torch.int4, 8: torch.int8}[bits]
+    return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=kind, granularity=PerGroup(GROUP)))

@@ -1,0 +1,53 @@
+"""How each known model is read: by transformers, through a converter, or not without something more. Loads nothing."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal, NamedTuple
+
+from swift.model import convert
+from swift.model.specs import ModelSpec
+
+Kind = Literal["native", "converted", "needs a package", "remote code"]
+
+PACKAGES = {"gptq": "gptqmodel", "awq": "gptqmodel", "aqlm": "aqlm"}
+"""What reads weights quantised in each way, beside transformers."""
+
+
+class Way(NamedTuple):
+    kind: Kind
+    why: str
+
+
+def way(spec: ModelSpec) -> Way:
+    """How a row of the table is loaded, and one sentence why."""
+    if not (spec.convert or spec.arch in native()):
+        return Way("remote code", _foreign(spec))
+    if spec.quant == "own":
+        return Way("remote code", "its 4-bit weights are a format of its own Python code")
+    if spec.quant:
+        package = PACKAGES[spec.quant]
+        return Way("needs a package", f"its {spec.quant.upper()} weights are read by {package}: pip install {package}")
+    if spec.convert:
+        saves = convert.families()[spec.convert].SAVES
+        return Way("converted", f"swift.model.convert.{spec.convert} maps {spec.arch} onto another class. {saves}")
+    return Way("native", f"{spec.arch} is a class of transformers")
+
+
+@cache
+def native() -> frozenset[str]:
+    """The generating classes that transformers ships, of text and of text with images."""
+    from transformers.models.auto import modeling_auto
+
+    tables = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    names = (name for table in tables for value in table.values() for name in _names(value))
+    return frozenset(names)
+
+
+def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+def _foreign(spec: ModelSpec) -> str:
+    sees = {"vision": " of a model that sees", "audio": " of a model that hears"}.get(spec.modality, "")
+    return f"{spec.arch} is a class{sees} in Python code of its own: --trust_remote_code true, if it still runs"

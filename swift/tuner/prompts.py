@@ -1,0 +1,47 @@
+"""A model with virtual tokens, run over a growing cache: they are fed as tokens whose ids are not looked at.
+
+PEFT puts them before whatever it is given, so also before the second half of a row. Here the first `length` positions
+of a cache are the virtual ones; whoever generates sends `length` ids of any kind before each prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+
+class Prompted(nn.Module):
+    """Called like the model inside, with keys and values of the past in `past_key_values`."""
+
+    def __init__(self, tuned: PeftModel) -> None:
+        super().__init__()
+        self.tuned = tuned
+        self.base = tuned.get_base_model()
+        self.config, self.generation_config = self.base.config, self.base.generation_config
+        self.length: int = tuned.active_peft_config.num_virtual_tokens
+        self._keys = tuned.active_peft_config.peft_type == "PREFIX_TUNING"
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.base.device
+        return device
+
+    def forward(self, input_ids: Tensor, past_key_values: Any, logits_to_keep: int = 0, **options: Any) -> Any:
+        before = past_key_values.get_seq_length()
+        virtual = max(min(self.length - before, input_ids.shape[1]), 0)
+        options |= {"past_key_values": past_key_values, "logits_to_keep": logits_to_keep}
+        if not virtual:
+            return self.base(input_ids=input_ids, **options)
+        rows, rest = len(input_ids), input_ids[:, virtual:]
+        if not self._keys:
+            prompt = self.tuned.get_prompt(rows)[:, before : before + virtual]
+            words = self.base.get_input_embeddings()(rest)
+            return self.base(inputs_embeds=torch.cat([prompt.to(words.dtype), words], dim=1), **options)
+        if before or not rest.shape[1]:
+            raise ValueError(f"the {self.length} virtual positions and a token behind them must come in one piece")
+        for index, layer in enumerate(self.tuned.get_prompt(rows).layers):
+            past_key_values.update(layer.keys, layer.values, index)
+        return self.base(input_ids=rest, **options)

@@ -1,0 +1,93 @@
+"""`swift data`: what is wrong with rows, and what is trained of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model_folder
+
+from swift import cli
+
+GOOD = {"query": "Q", "response": "Thought: t\nAction: a\nAction Input: b\nObservation: c\nFinal Answer: d"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_model_folder(folder)
+    return str(folder)
+
+
+def write(path: Path, *rows: object) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_show_writes_the_row_as_it_is_trained(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "a.jsonl", GOOD, {"query": "你好", "response": "再见"})
+    assert cli.main(["data", "show", file, "--model", model, "--template_type", "qwen", "--json"]) == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["pieces"] == [
+        [
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            0.0,
+        ],
+        ["Thought: t\n", 1.0],
+        ["Action: a\nAction Input: b\nObservation:", 2.0],
+        [" c\n", 0.0],
+        ["Final Answer: d<|im_end|>", 1.0],
+    ]
+    assert len(first["tokens"]) == len(first["weights"])
+    assert first["text"] == "".join(piece for piece, _ in first["pieces"])
+    assert second["pieces"][-1] == ["再见<|im_end|>", 1.0]
+
+
+def test_show_shows_one_row_with_the_flags_of_training(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = [{"name": "look", "description": "Look", "parameters": {}}]
+    row = {"query": "Q", "response": "A", "tools": tools}
+    file = write(tmp_path / "a.jsonl", GOOD, row)
+    words = ["--row", "2", "--template_type", "chatml", "--agent_template", "hermes", "--loss_scale", "none"]
+    assert cli.main(["data", "show", file, "--model", model, *words]) == 0
+    out = capsys.readouterr().out
+    assert "<tools>" in out and "a.jsonl:2" in out and "a.jsonl:1" not in out
+    assert "[1] 'A<|im_end|>'" in out
+
+
+def test_lint_names_every_bad_row_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "a.jsonl", GOOD, {"query": "Q"}, {"messages": [{"role": "wizard", "content": "x"}]})
+    with Path(file).open("a") as out:
+        out.write('{"query": \n')
+    assert cli.main(["data", "lint", file]) == 1
+    found = capsys.readouterr()
+    assert [line.split(": ")[0] for line in found.out.splitlines()] == [f"{file}:{line}" for line in (2, 3, 4)]
+    assert "bad rows: " in found.err
+
+
+def test_lint_is_content_with_good_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "lint", write(tmp_path / "a.jsonl", GOOD)]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["lnt", "x"], "did you mean lint?"),
+        (["show", "{file}"], "needs --model"),
+        (["show", "{file}", "--model", "{model}", "--template_type", "qwenn"], "did you mean 'qwen'"),
+        (["show", "{file}", "--model", "{model}", "--row", "0"], "counted from 1"),
+        (["show", "{file}", "--model", "{model}", "--row", "9"], "1 good rows"),
+        (["show", "{file}", "--model", "{model}", "--loss_scale", "reakt"], "did you mean 'react'"),
+        (["show", "{file}", "--model", "{model}", "--agent_template", "hermess"], "did you mean 'hermes'"),
+        (["show", "/nowhere.jsonl", "--model", "{model}"], "/nowhere.jsonl"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    file = write(tmp_path / "a.jsonl", GOOD)
+    code = cli.main(["data", *(word.format(file=file, model=model) for word in words)])
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("\n") == 1 and complaint in error

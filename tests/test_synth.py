@@ -1,0 +1,227 @@
+"""The catalogue of tools, and the conversations that are made of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from swift.chat import Conversation
+from swift.data import scenario, synth
+
+CALL = re.compile(r"Action: (.*)\nAction Input: (.*)\nObservation:\s?(.*)\nThought: ")
+CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+def questions_and_replies(row: Conversation) -> list[tuple[str, str]]:
+    texts = [message.content for message in row.messages[1:]]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def offered(row: Conversation) -> dict[str, list[str]]:
+    """Tool name -> its parameters, read back from the system text."""
+    lines = re.findall(r"^\d+\. (\w+): .* Parameters: (\[.*\])$", row.messages[0].content, re.MULTILINE)
+    return {name: [each["name"] for each in json.loads(parameters)] for name, parameters in lines}
+
+
+def test_the_catalogue_is_broad_and_a_quarter_of_its_domains_is_held_out() -> None:
+    domains = {entry.domain: entry.held_out for entry in synth.catalogue()}
+    assert len(synth.catalogue()) >= 110
+    assert len(domains) >= 35
+    assert 0.18 <= sum(domains.values()) / len(domains) <= 0.3
+
+
+def test_every_tool_has_a_name_of_its_own() -> None:
+    names = [entry.name for entry in synth.catalogue()]
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize("entry", synth.catalogue(), ids=lambda entry: entry.name)
+def test_a_tool_can_be_asked_for_with_every_required_parameter(entry: synth.Entry) -> None:
+    assert len(entry.ask) >= 3
+    required = {name for name, param in entry.params.items() if not param.optional}
+    for template in (*entry.ask, *entry.zh):
+        assert required <= set(synth.slots(template)) <= set(entry.params)
+    for name, param in entry.params.items():
+        assert name not in entry.result, "an answer could not tell the argument from the result"
+        drawn = {type(synth.fill(value, random.Random(1))) for value in param.values}
+        assert len(drawn) == 1 or drawn == {int, float}, "one type of value a parameter"
+        assert len(param.values) >= 4 or any("#" in str(value) for value in param.values)
+    assert all(CHINESE.search(template) for template in entry.zh)
+
+
+@pytest.mark.parametrize("entry", synth.catalogue(), ids=lambda entry: entry.name)
+def test_thoughts_and_answers_use_only_what_the_call_knows(entry: synth.Entry) -> None:
+    always = {name for name, param in entry.params.items() if not param.optional}
+    assert set(synth.slots(entry.think)) <= always
+    says = [entry.say] if isinstance(entry.say, str) else [text for pair in entry.say.values() for text in pair]
+    for say in says:
+        assert set(synth.slots(say)) <= always | set(entry.result)
+    if not isinstance(entry.say, str):
+        assert all(set(entry.result[flag]) == {True, False} for flag in entry.say)
+    if entry.then:
+        mates = {other.name for other in synth.catalogue() if other.domain == entry.domain}
+        assert entry.then["call"] in mates
+
+
+def test_the_scenario_is_no_part_of_the_catalogue() -> None:
+    words = re.compile(r"\bfire|police|arson|flame|smoke|thief", re.IGNORECASE)
+    for entry in synth.catalogue():
+        assert not words.search(" ".join((entry.name.replace("_", " "), entry.description, *entry.ask)))
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_row_offers_and_calls_only_tools_of_its_own_half(held_out: bool) -> None:
+    half = {entry.name for entry in synth.catalogue() if entry.held_out == held_out}
+    for row in synth.agent_rows(60, seed=3, held_out=held_out):
+        assert set(offered(row)) <= half
+        for _, reply in questions_and_replies(row):
+            assert {name for name, _, _ in CALL.findall(reply)} <= set(offered(row))
+
+
+def test_arguments_are_json_and_stand_in_the_question_word_for_word() -> None:
+    calls = 0
+    for row in synth.agent_rows(200, seed=4):
+        for question, reply in questions_and_replies(row):
+            for name, text, _ in CALL.findall(reply):
+                arguments = json.loads(text)
+                assert set(arguments) <= set(offered(row)[name])
+                for value in arguments.values():
+                    assert (", ".join(map(str, value)) if isinstance(value, list) else str(value)) in question
+                calls += 1
+    assert calls > 300
+
+
+def test_observations_come_as_json_and_as_python() -> None:
+    styles = set()
+    for row in synth.agent_rows(60, seed=5):
+        for _, reply in questions_and_replies(row):
+            for _, _, observation in CALL.findall(reply):
+                assert isinstance(ast.literal_eval(_python(observation)), (dict, list))
+                styles.add("python" if "'" in observation else "json")
+    assert styles == {"python", "json"}
+
+
+def _python(text: str) -> str:
+    return re.sub(r"\btrue\b", "True", re.sub(r"\bfalse\b", "False", text))
+
+
+def test_every_reply_ends_with_a_final_answer_and_some_need_no_tool_and_some_two() -> None:
+    counts = []
+    for row in synth.agent_rows(200, seed=6):
+        for _, reply in questions_and_replies(row):
+            lines = reply.splitlines()
+            assert sum(line.startswith("Final Answer: ") for line in lines) == 1
+            assert all(line.startswith("Thought: ") for line in lines[:1])
+            counts.append(len(CALL.findall(reply)))
+    assert set(counts) == {0, 1, 2}
+    assert counts.count(1) > 0.7 * len(counts)
+
+
+def test_the_second_call_waits_for_the_outcome_of_the_first() -> None:
+    wishes = {entry.name: entry for entry in synth.catalogue() if entry.then}
+    seen = set()
+    for row in synth.agent_rows(300, seed=7):
+        for question, reply in questions_and_replies(row):
+            calls = CALL.findall(reply)
+            entry = wishes.get(calls[0][0]) if calls else None
+            if entry and entry.then["ask"] in question:
+                outcome = "true" in calls[0][2].lower()
+                assert [name for name, _, _ in calls[1:]] == [entry.then["call"]] * outcome
+                assert ("Final Answer: Yes" in reply) == outcome
+                seen.add(outcome)
+    assert seen == {True, False}
+
+
+def test_the_share_of_chinese_questions_is_the_one_asked_for() -> None:
+    def share(chinese: float) -> float:
+        rows = synth.agent_rows(200, seed=8, chinese=chinese)
+        asked = [question for row in rows for question, _ in questions_and_replies(row)]
+        return sum(bool(CHINESE.search(question)) for question in asked) / len(asked)
+
+    assert share(0) < 0.04, "general questions alone may be Chinese"
+    assert 0.1 < share(0.2) < 0.25
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
+    assert synth.agent_rows(5, seed=1) == synth.agent_rows(5, seed=1)
+    assert synth.agent_rows(5, seed=1) != synth.agent_rows(5, seed=2)
+
+
+def test_rows_use_every_tool_about_equally_often() -> None:
+    rows = synth.agent_rows(100, seed=9, rounds=(2, 2))
+    called = [name for row in rows for _, reply in questions_and_replies(row) for name, _, _ in CALL.findall(reply)]
+    assert len(set(called)) >= 0.75 * sum(not entry.held_out for entry in synth.catalogue())
+    assert max(called.count(name) for name in called) <= 10
+
+
+def test_both_styles_say_the_same() -> None:
+    as_text = synth.agent_rows(20, seed=10)
+    as_values = synth.agent_rows(20, seed=10, style="messages")
+    for text, values in zip(as_text, as_values, strict=True):
+        assert list(offered(text)) == [tool.name for tool in values.tools]
+        calls = [call for message in values.messages for call in message.tool_calls]
+        written = [found for _, reply in questions_and_replies(text) for found in CALL.findall(reply)]
+        assert [(call.name, call.arguments) for call in calls] == [(name, given) for name, given, _ in written]
+        results = [message.content for message in values.messages if message.role == "tool"]
+        assert results == [observation for _, _, observation in written]
+
+
+def test_a_spec_names_types_and_required_parameters() -> None:
+    spec = {entry.name: entry.spec["function"] for entry in synth.catalogue()}
+    parameters = spec["search_products"]["parameters"]
+    assert parameters["properties"]["max_price"]["type"] == "integer"
+    assert parameters["required"] == ["keyword"]
+    assert spec["draw_chart"]["parameters"]["properties"]["numbers"]["type"] == "array"
+    assert spec["cut_board"]["parameters"]["properties"]["unit"]["enum"] == ["cm", "mm", "inch", "feet"]
+    assert spec["flip_coin"]["parameters"]["properties"] == {}
+
+
+def test_evaluation_cases_end_with_a_question_and_expect_a_held_out_tool() -> None:
+    held_out = {entry.name for entry in synth.catalogue() if entry.held_out}
+    cases = synth.evaluation_cases(60, seed=11)
+    assert len(cases) == 60
+    assert len({call.name for _, call in cases}) == len(held_out)
+    for conversation, call in cases:
+        assert [message.role for message in conversation.messages] == ["system", "user"]
+        assert call.name in held_out & set(offered(conversation))
+        assert isinstance(json.loads(call.arguments), dict)
+
+
+def test_the_scenario_is_written_as_the_rows_are() -> None:
+    (row,) = synth.agent_rows(1, seed=12)
+    ours, scenarios = row.messages[0].content, scenario.SYSTEM
+    assert ours.splitlines()[0] == scenarios.splitlines()[0]
+    tail = "Use the following format:"
+    names = re.compile(r"tools\[.*?\]")
+    assert names.sub("", ours[ours.index(tail) :]) == names.sub("", scenarios[scenarios.index(tail) :])
+    first = scenarios.splitlines()[1]
+    assert first.startswith("1. fire_recognition: Call this tool to interact with the fire recognition API. ")
+    assert json.loads(scenario.CALL.arguments)["image"] in scenario.QUESTION
+
+
+def test_rows_are_written_as_conversations_and_values_are_refused(tmp_path: Path) -> None:
+    rows = synth.agent_rows(7, seed=13)
+    assert synth.write_jsonl(rows, tmp_path / "rows.jsonl") == 7
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    first = json.loads(lines[0])
+    assert len(lines) == 7
+    assert [(turn["from"], turn["value"]) for turn in first["conversations"]] == [
+        (message.role, message.content) for message in rows[0].messages
+    ]
+    with pytest.raises(ValueError, match="ms_agent"):
+        synth.write_jsonl(synth.agent_rows(1, seed=13, style="messages"), tmp_path / "values.jsonl")
+
+
+def test_general_rows_are_distinct_short_and_partly_held_out() -> None:
+    train, test = synth.general_rows(), synth.general_rows("test")
+    assert len(test) == 60
+    assert len(train) + len(test) >= 420
+    queries = [row["query"].lower() for row in (*train, *test)]
+    assert len(set(queries)) == len(queries)
+    assert all(row["response"].strip() and len(row["response"].split()) <= 80 for row in (*train, *test))
+    assert 0.1 < sum(bool(CHINESE.search(query)) for query in queries) / len(queries) < 0.16

@@ -1,0 +1,455 @@
+"""Every tuner of the table through `swift sft`: it learns, comes back the same, goes on where it stopped, and merges."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import typing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny import tiny_model_folder
+
+from swift import cli, flags
+from swift.commands import export, groups, infer, loading, sft, tuners, tuning
+from swift.model.load import load_model
+from swift.model.quantise import Quantisation
+from swift.train.lisa import Lisa
+from swift.tuner import attach, table
+from swift.tuner.longlora import grouped_attention
+
+ALL = {"lora_target_modules": ["ALL"]}
+FAST: dict[str, Any] = {"learning_rate": 3e-2}
+CASES: dict[str, dict[str, Any]] = {
+    "lora": {**ALL},
+    "full": {"save_only_model": False, "learning_rate": 1e-3},
+    "longlora": {**ALL, "longlora_group_size": 16, "learning_rate": 1e-2},
+    "adalora": {**ALL, **FAST, "adalora_init_r": 6, "adalora_target_r": 3},
+    "ia3": FAST,
+    "vera": {"vera_target_modules": ["ALL"], "vera_rank": 16, **FAST},
+    "boft": {"boft_target_modules": ["ALL"]},
+    "oft": {**ALL, "oft_block_size": 16},
+    "fourierft": {**ALL, "fourier_n_frequency": 50, "fourier_scaling": 20, **FAST},
+    "loha": {**ALL, "lora_dropout_p": 0.0},
+    "lokr": {**ALL, "lora_dropout_p": 0.0},
+    "hra": ALL,
+    "miss": ALL,
+    "randlora": ALL,
+    "c3a": ALL,
+    "shira": ALL,
+    "road": {**ALL, "road_group_size": 16, **FAST},
+    "ln": FAST,
+    "part": {"lora_target_modules": ["down_proj"]},
+    "trainable_tokens": {"trainable_token_ids": [2, 7, 80, 90], **FAST},
+    "prompt": {"num_virtual_tokens": 4, **FAST},
+    "prefix": {"num_virtual_tokens": 4, "learning_rate": 0.1},
+    "ptuning": {"num_virtual_tokens": 4, **FAST},
+    "adapter": {"adapter_length": 8},
+    "reft": FAST,
+    "side": {"adapter_length": 16},
+    "restuning": {"adapter_length": 8},
+    "llamapro": {"llamapro_num_new_blocks": 2, "save_only_model": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model and eight rows that say the same."""
+    place = tmp_path_factory.mktemp("tuners")
+    tiny_model_folder(place / "tiny")
+    row = {"query": "hi", "response": "hello hello"}
+    (place / "rows.jsonl").write_text((json.dumps(row) + "\n") * 8, encoding="utf-8")
+    return place
+
+
+def train(place: Path, output: Path, **changes: Any) -> Path:
+    """The last checkpoint of a run of `swift sft`."""
+    settings = {
+        "model": str(place / "tiny"),
+        "template_type": "chatml",
+        "dataset": [str(place / "rows.jsonl")],
+        "dataset_test_ratio": 0,
+        "output_dir": str(output),
+        "batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-2,
+        "warmup_ratio": 0,
+        "lr_scheduler_type": "constant",
+        "save_steps": 3,
+        "max_steps": 6,
+        "report_to": ["none"],
+        "disable_tqdm": True,
+        "device": "cpu",
+        **changes,
+    }
+    return Path(sft.main(flags.from_dict(sft.Config, settings))["last_model_checkpoint"])
+
+
+def resume(place: Path, last: Path, **changes: Any) -> Path:
+    """Makes the last checkpoint of a run again, from the one before."""
+    shutil.rmtree(last)
+    return train(place, last.parents[2], **changes, resume_from_checkpoint=str(last.parent / "checkpoint-3"))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(checkpoint.glob("*model.safetensors")))
+
+
+def base(place: Path) -> Any:
+    return load_model(place / "tiny", "fp32", "cpu")
+
+
+def opened(place: Path, checkpoint: Path) -> Any:
+    if (checkpoint / "config.json").exists():
+        return load_model(checkpoint, "fp32", "cpu")
+    return attach.load(base(place), checkpoint)
+
+
+def logits(model: Any) -> torch.Tensor:
+    tokens = torch.tensor([[1, 40, 7, 100, 2, 90, 258, 80]])
+    with torch.no_grad():
+        found: torch.Tensor = model(tokens, attention_mask=torch.ones_like(tokens)).logits[:, -8:]
+    return found
+
+
+def loss(place: Path, model: Any) -> float:
+    """Of the reply, in the prompt that it was trained in."""
+    from swift.template import Renderer
+    from swift.template.template import template
+    from swift.data.rows import conversation
+    from tiny import tiny_tokenizer
+
+    row = json.loads((place / "rows.jsonl").read_text().splitlines()[0])
+    sample = Renderer(tiny_tokenizer(), template("chatml")).encode(conversation(row))
+    tokens = torch.tensor([sample.tokens])
+    with torch.no_grad():
+        scores = model(tokens, attention_mask=torch.ones_like(tokens)).logits[0, -tokens.shape[1] : -1]
+    trained = torch.tensor(sample.weights[1:]) > 0
+    return float(torch.nn.functional.cross_entropy(scores[trained], tokens[0, 1:][trained]))
+
+
+@pytest.mark.parametrize("name", table.TUNERS)
+def test_a_tuner_learns_comes_back_resumes_and_merges(
+    place: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+    made = tuning.tune
+    monkeypatch.setattr(tuning, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
+    last = train(place, tmp_path / "a", sft_type=name, **CASES[name])
+
+    again, whole = opened(place, last), weights(last)
+    assert loss(place, again) < loss(place, base(place)) - 0.01
+    assert torch.allclose(logits(again), logits(kept[-1].eval()), atol=1e-5)
+
+    continued = weights(resume(place, last, sft_type=name, **CASES[name]))
+    assert whole.keys() == continued.keys()
+    assert all(torch.equal(whole[each], continued[each]) for each in whole)
+
+    if table.TUNERS[name].whole:
+        return
+    why = attach.why_unmergeable(again)
+    assert bool(why) == (table.TUNERS[name].merges != "yes")
+    if why:
+        with pytest.raises(ValueError, match="cannot be merged"):
+            export.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=True)
+    else:
+        expected = logits(again)
+        merged = attach.merge(again)
+        assert not isinstance(merged, PeftModel)
+        assert (logits(merged) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_every_tuner_can_be_asked_for() -> None:
+    assert typing.get_args(groups.SftType) == tuple(table.TUNERS)
+    assert CASES.keys() == table.TUNERS.keys()
+    known = flags.names(groups.LoraFlags) | flags.names(groups.TunerFlags)
+    taken = {flag for tuner in table.TUNERS.values() for flag in tuner.flags}
+    assert known == taken
+
+
+def test_what_may_be_loaded_is_what_the_table_makes() -> None:
+    assert not set(attach.MERGEABLE) & set(attach.UNMERGEABLE)
+
+
+@pytest.mark.parametrize("name", ["prompt", "prefix", "ptuning", "adapter", "restuning", "ia3"])
+def test_an_adapter_answers_as_the_whole_row_would(place: Path, tmp_path: Path, name: str) -> None:
+    """The engine, which feeds a prompt and then token by token, against one forward of everything."""
+    from swift.infer.sample import SamplingParams
+
+    last = train(place, tmp_path, sft_type=name, **CASES[name])
+    config = flags.from_dict(infer.Config, {"ckpt_dir": str(last), "template_type": "chatml", "device": "cpu"})
+    chat = loading.load_chat(config)
+    prompt = [1, 40, 7, 100]
+    steps = [step.token for step in chat.engine.submit(prompt, SamplingParams(max_tokens=6, temperature=0))]
+    tuned = opened(place, last)
+    for count, token in enumerate(steps):
+        tokens = torch.tensor([[*prompt, *steps[:count]]])
+        with torch.no_grad():
+            assert int(tuned(tokens, attention_mask=torch.ones_like(tokens)).logits[0, -1].argmax()) == token
+    chat.engine.close()
+
+
+@pytest.mark.parametrize("name", table.TUNERS)
+def test_a_bf16_model_takes_every_tuner(place: Path, name: str) -> None:
+    model = load_model(place / "tiny", "bf16", "cpu")
+    values = {**vars(groups.LoraFlags()), **vars(groups.TunerFlags()), **{"trainable_token_ids": (5,)}}
+    values |= {flag: value for flag, value in CASES[name].items() if flag in values}
+    tuned = table.tune(model, name, values).train()
+    tokens = torch.tensor([[5, 60, 7, 100]])
+    tuned(tokens, attention_mask=torch.ones_like(tokens)).logits.float().logsumexp(-1).mean().backward()
+    assert all(each.grad is not None for each in tuned.parameters() if each.requires_grad)
+
+
+# Start values of LoRA
+
+
+def test_eva_starts_from_the_rows_and_comes_back(place: Path, tmp_path: Path) -> None:
+    last = train(place, tmp_path, init_lora_weights="eva", lora_rank=2)
+    assert loss(place, opened(place, last)) < loss(place, base(place))
+
+
+@pytest.mark.skipif(find_spec("scipy") is not None, reason="scipy is there")
+def test_loftq_names_the_package_that_is_missing(place: Path) -> None:
+    with pytest.raises(ValueError, match=r"scipy: pip install 'swift-agents\[quant\]'"):
+        attach.attach(base(place), attach.LoraOptions(init="loftq"))
+
+
+@pytest.mark.skipif(find_spec("scipy") is None, reason="needs scipy")
+def test_loftq_comes_back(place: Path, tmp_path: Path) -> None:
+    last = train(place, tmp_path, init_lora_weights="loftq")
+    assert loss(place, opened(place, last)) < loss(place, base(place))
+
+
+# LongLoRA
+
+
+def test_shifted_sparse_attention_sees_what_the_paper_lets_it_see() -> None:
+    torch.manual_seed(0)
+    rows, heads, length, width, group = 2, 4, 11, 8, 4
+    q, k, v = torch.randn(3, rows, heads, length, width)
+    real = torch.ones(rows, length, dtype=torch.bool)
+    real[1, 8:] = False
+    got = grouped_attention(q, k, v, real, group)
+    place = torch.arange(length)
+    for head in range(heads):
+        number = (place if head < heads // 2 else place + group // 2) // group
+        seen = (number[:, None] == number) & (place[:, None] >= place)
+        for row in range(rows):
+            scores = (q[row, head] @ k[row, head].T / width**0.5).masked_fill(~(seen & real[row]), -torch.inf)
+            expected = scores.softmax(-1) @ v[row, head]
+            assert torch.allclose(got[row, head][real[row]], expected[real[row]], atol=1e-5)
+
+
+def test_longlora_evaluates_with_full_attention(place: Path) -> None:
+    before = logits(base(place))
+    values = {**vars(groups.LoraFlags()), **vars(groups.TunerFlags()), "longlora_group_size": 4}
+    tuned = table.tune(base(place), "longlora", values)
+    assert torch.allclose(logits(tuned.eval()), before, atol=1e-6)
+    assert not torch.allclose(logits(tuned.train()), before, atol=1e-6)
+    trained = {name.split(".")[-2] for name, each in tuned.named_parameters() if each.requires_grad}
+    assert trained == {"default"}
+    assert any("embed_tokens" in name for name, each in tuned.named_parameters() if each.requires_grad)
+
+
+# LLaMA Pro
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+def test_new_blocks_change_nothing_at_first_and_keep_the_caches_order(tmp_path: Path, model_type: str) -> None:
+    folder = tiny_model_folder(tmp_path / "m", num_hidden_layers=3, model_type=model_type)
+    model = load_model(folder, "fp32", "cpu")
+    before = logits(model)
+    values = {**vars(groups.TunerFlags()), "llamapro_num_new_blocks": 2}
+    grown = table.tune(model, "llamapro", values)
+    assert torch.equal(logits(grown), before)
+    assert grown.config.num_hidden_layers == 5
+    new = {name.split(".")[2] for name, each in grown.named_parameters() if each.requires_grad}
+    assert new == {"1", "4"}
+    grown.save_pretrained(tmp_path / "grown")
+    loaded = load_model(tmp_path / "grown", "fp32", "cpu")
+    tokens = torch.tensor([[5, 60, 7]])
+    how = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    assert torch.equal(loaded.generate(tokens, **how), load_model(folder, "fp32", "cpu").generate(tokens, **how))
+
+
+# Full, in part
+
+
+def test_the_first_share_of_the_parameters_is_frozen(place: Path, tmp_path: Path) -> None:
+    last = train(
+        place,
+        tmp_path,
+        sft_type="full",
+        freeze_parameters=0.7,
+        additional_trainable_parameters=["model.layers.0.mlp.up_proj"],
+    )
+    was, now = base(place).state_dict(), opened(place, last).state_dict()
+    moved = {name for name in was if not torch.equal(was[name], now[name])}
+    assert "model.layers.0.mlp.up_proj.weight" in moved
+    assert "model.layers.1.mlp.down_proj.weight" in moved
+    assert "model.embed_tokens.weight" not in moved
+    assert "model.layers.0.mlp.down_proj.weight" not in moved
+
+
+def test_lisa_trains_a_few_blocks_at_a_time_and_goes_on_as_it_would_have(place: Path, tmp_path: Path) -> None:
+    lisa = {"sft_type": "full", "lisa_activated_layers": 1, "lisa_step_interval": 1, "save_only_model": False}
+    last = train(place, tmp_path / "a", **lisa)
+    whole, continued = weights(last), weights(resume(place, last, **lisa))
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)
+    one = train(place, tmp_path / "c", **lisa, max_steps=1)
+    was, now = base(place).state_dict(), opened(place, one).state_dict()
+    moved = {name.split(".")[2] for name in was if "layers" in name and not torch.equal(was[name], now[name])}
+    assert len(moved) == 1
+
+
+def test_lisa_draws_every_block_sooner_or_later() -> None:
+    class State:
+        global_step = 0
+
+    blocks = [torch.nn.Linear(2, 2) for _ in range(4)]
+    lisa = Lisa(blocks, 2, 5, seed=1)
+    optimizer = torch.optim.AdamW([each for block in blocks for each in block.parameters()])
+    drawn = []
+    for State.global_step in range(40):
+        lisa.on_step_begin(None, State, None, optimizer=optimizer)
+        drawn.append(frozenset(i for i, block in enumerate(blocks) if block.weight.requires_grad))
+    assert {len(each) for each in drawn} == {2}
+    assert all(len(set(drawn[turn : turn + 5])) == 1 for turn in range(0, 40, 5))
+    assert frozenset().union(*drawn) == {0, 1, 2, 3}
+
+
+# AdaLoRA
+
+
+def test_adalora_takes_ranks_away_until_the_budget_is_met(place: Path, tmp_path: Path) -> None:
+    last = train(place, tmp_path, sft_type="adalora", **{**CASES["adalora"], "adalora_tfinal": 2})
+    kept = json.loads((last / "adapter_config.json").read_text())["rank_pattern"]
+    assert sum(sum(ranks) for ranks in kept.values()) == 3 * len(kept)
+
+
+# Quantised models
+
+
+@pytest.mark.parametrize(("method", "package"), [("bnb", "bitsandbytes"), ("torchao", "torchao"), ("hqq", "hqq")])
+def test_a_missing_quantiser_is_named_with_its_extra(
+    place: Path, method: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swift.model.quantise.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=rf"needs the package {package}: pip install 'swift-agents\[quant\]'"):
+        load_model(place / "tiny", "fp32", "cpu", quantisation=Quantisation(4, method))
+
+
+@pytest.mark.parametrize(("method", "bits"), [("bnb", 4), ("bnb", 8), ("torchao", 4), ("torchao", 8)])
+def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, bits: int) -> None:
+    pytest.importorskip({"bnb": "bitsandbytes"}.get(method, method))
+    tiny_model_folder(tmp_path / "tiny", hidden_size=64, intermediate_size=128)
+    row = {"query": "hi", "response": "hello hello"}
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 8, encoding="utf-8")
+    last = train(tmp_path, tmp_path / "out", quantization_bit=bits, quant_method=method, **ALL)
+    how = Quantisation(bits, method)
+    tuned, plain = (load_model(tmp_path / "tiny", "fp32", "cpu", quantisation=how) for _ in range(2))
+    tuned = attach.load(tuned, last)
+    assert loss(tmp_path, tuned) < loss(tmp_path, plain)
+    with pytest.raises(ValueError, match="cannot be merged: the model is quantised"):
+        attach.merge(tuned)
+    config = flags.from_dict(infer.Config, {"ckpt_dir": str(last), "template_type": "chatml", "device": "cpu"})
+    assert loading.choose(config).model.quant.bits == bits
+    loading.load_chat(config).engine.close()
+    merged = export.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=False)
+    assert loss(tmp_path, load_model(merged, "fp32", "cpu")) < loss(tmp_path, base(tmp_path))
+
+
+# GaLore
+
+
+def test_galore_names_the_package_that_is_missing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs the package galore_torch: pip install 'swift-agents\[galore\]'"):
+        train(place, tmp_path, sft_type="full", use_galore=True)
+
+
+def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("galore_torch")
+    pytest.importorskip("bitsandbytes")
+    last = train(place, tmp_path, sft_type="full", use_galore=True, galore_rank=4)
+    assert loss(place, opened(place, last)) < loss(place, base(place)) - 0.01
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--sft_type ia3 --lora_rank 4", "--sft_type ia3 ignores --lora_rank, which is for lora, longlora,"),
+        ("--sft_type full --lora_target_modules ALL", "--sft_type full ignores --lora_target_modules"),
+        ("--vera_rank 4", "--sft_type lora ignores --vera_rank, which is for vera"),
+        ("--freeze_parameters 0.5", "--sft_type lora ignores --freeze_parameters, which is for full"),
+        ("--sft_type ia3 --lora_lr_ratio 16", "--sft_type ia3 ignores --lora_lr_ratio, which is for lora, longlora"),
+        ("--sft_type full --galore_rank 4", "--galore_rank does nothing without --use_galore true"),
+        ("--sft_type full --lisa_step_interval 4", "--lisa_step_interval does nothing without --lisa_activated_layers"),
+        ("--sft_type full --quantization_bit 4", "--sft_type full trains whole weights"),
+        ("--bnb_4bit_quant_type fp4", "--bnb_4bit_quant_type does nothing without --quantization_bit 4 or 8"),
+        ("--tuner_backend unsloth", "--tuner_backend unsloth needs a GPU and the package unsloth"),
+        ("--sft_type restuning --gradient_checkpointing true", "--gradient_checkpointing true does not work with"),
+        ("--sft_type vora", "did you mean"),
+        ("--sft_type trainable_tokens", "--trainable_token_ids: which tokens"),
+        ("--sft_type adapter --adapter_act gulu", "--adapter_act gulu: there is"),
+        ("--sft_type adalora --adalora_init_r 4", "--adalora_init_r 4 must be more than --adalora_target_r 8"),
+        ("--sft_type adalora --adalora_tinit 90 --max_steps 9", "leave none of the 9 steps"),
+        ("--sft_type llamapro --llamapro_num_new_blocks 3", "--llamapro_num_new_blocks 3"),
+        ("--sft_type reft --reft_rank 99", "--reft_rank 99: must be from 1 to 32"),
+        ("--sft_type full --freeze_parameters 1", "nothing would be trained"),
+        ("--sft_type full --freeze_parameters 2", "must be from 0 to 1"),
+        ("--sft_type full --lisa_activated_layers 9", "must be from 1 to the model's 2 blocks"),
+        ("--sft_type longlora --longlora_group_size 5", "--longlora_group_size 5: must be an even number"),
+        ("--sft_type full --freeze_parameters 0.5 --additional_trainable_parameters lm_haed", "no parameter begins so"),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line(
+    place: Path, tmp_path: Path, words: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", place / "tiny", "--template_type", "chatml", "--dataset", place / "rows.jsonl"]
+    common = ["--dataset_test_ratio", 0, "--device", "cpu", "--output_dir", tmp_path]
+    assert cli.main(["sft", *map(str, given + common), *words.split()]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert problem in said[-1]
+
+
+def test_both_backends_give_the_same_files(place: Path, tmp_path: Path) -> None:
+    ours, plain = (
+        load_file(train(place, tmp_path / name, tuner_backend=name) / attach.WEIGHTS) for name in ("swift", "peft")
+    )
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(ours[name], plain[name]) for name in ours)
+
+
+# The list
+
+
+def test_the_list_names_every_tuner_with_what_it_trains(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tuners", "--json", "true", "--model", str(place / "tiny")]) == 0
+    lines = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
+    assert lines.keys() == table.TUNERS.keys() | table.VARIANTS.keys()
+    assert lines["lora"]["trained"] == 2 * 8 * (32 + 32 + 32 + 16)
+    assert lines["full"]["trained"] == sum(each.numel() for each in base(place).parameters())
+    assert lines["trainable_tokens"]["trained"] == 10 * 32
+    assert cli.main(["tuners", "vera", "--model", str(place / "tiny")]) == 0
+    assert capsys.readouterr().out.startswith("vera ")
+
+
+@pytest.mark.model
+def test_the_page_of_tuners_is_current() -> None:
+    page = Path(__file__).parent.parent / "docs" / "tuners.md"
+    lines = tuners.table(tuners.MODEL_TYPE)
+    assert page.read_text(encoding="utf-8") == tuners.page(lines, tuners.MODEL_TYPE), "swift tuners --markdown true"
