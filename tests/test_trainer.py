@@ -415,3 +415,12 @@ def test_two_processes_equal_one_with_twice_the_accumulation_even_where_rows_run
     assert theirs == pytest.approx(ours, rel=1e-4)
     first, again = (two / name / "adapter_model.safetensors" for name in ("first", "checkpoint-6"))
     assert first.read_bytes() == again.read_bytes()
+
+
+def test_a_run_that_is_out_of_time_saves_and_ends_well(tmp_path: Path) -> None:
+    args = arguments(tmp_path, **settings(max_steps=100000, save_strategy="no"))
+    one = SftTrainer(lora(base_model()), tmp_path, args, rows(8), max_minutes=0.02)
+    one.train()
+    assert 0 < one.state.global_step < 100000
+    assert not one.stopped
+    assert checkpoint.newest(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -105,7 +105,7 @@ def show(cfg: Show) -> int:
     return 1 if bad else 0
 
 
-def _rows(cfg: Show) -> Iterator[Conversation]:
+def _rows(cfg: Show) -> Iterable[Conversation]:
     """The rows to show. A bad one is named on standard error."""
     from swift.data.check import Report, checked
     from swift.data.registry import catalogue
@@ -114,18 +114,17 @@ def _rows(cfg: Show) -> Iterator[Conversation]:
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
+    if cfg.row is not None and cfg.row < 1:
+        raise ValueError(f"--row {cfg.row}: rows are counted from 1")
     report, known = Report(), catalogue(cfg.registry)
-    sources = (resolve(name, known) for name in cfg.file)
+    sources = [resolve(name, known) for name in cfg.file]
     every = (row for source in sources for row in checked(source, "warning", report, say, cfg.columns or None))
     if cfg.row is None:
-        yield from every
-        return
-    if cfg.row < 1:
-        raise ValueError(f"--row {cfg.row}: rows are counted from 1")
-    found = next(islice(every, cfg.row - 1, None), None)
-    if found is None:
+        return every
+    found = list(islice(every, cfg.row - 1, cfg.row))
+    if not found:
         raise ValueError(f"--row {cfg.row}: there are {report.total('kept')} good rows")
-    yield found
+    return found
 
 
 def _print(cfg: Show, conversation: Conversation, shown: Rendered) -> None:

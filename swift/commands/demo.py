@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
-from swift.flags import flag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +20,12 @@ if TYPE_CHECKING:
     from swift.eval.identity import Hit
     from swift.infer.chat import LocalChat
 
+ROWS = (60, 160)
+"""The fewest agent dialogues that teach the format, and the most that are worth the time."""
+ROW_TOKENS = 590
+"""What an agent dialogue and its two general rows cost, in tokens."""
+TRAINING_COST = 2.7
+"""Seconds of training a token, in seconds of reading one: the backward pass, without gradients of frozen weights."""
 MIX_RATIO = 2.0
 """General rows for each agent row, as in the tutorial."""
 GENERAL_QUESTION = "What is the capital of France, and which river runs through it?"
@@ -32,8 +37,10 @@ class Config:
     """Folder for the data, the adapter, the numbers and the summary page"""
     model: str = "smollm2-135m-instruct"
     """Model to teach: a registered name, hub id or folder"""
-    agent_rows: int = 150
-    """Agent dialogues to train on; general rows are added 2 to 1"""
+    minutes: float = 6.0
+    """Time to train; the number of dialogues follows from it and from how fast this machine is"""
+    agent_rows: int | None = None
+    """Agent dialogues to train on, whatever the time; general rows are added 2 to 1"""
     self_cognition_sample: int = 60
     """Rows in which the model says who it is"""
     model_name: tuple[str, ...] = ("卡卡罗特", "Kakarot")
@@ -42,11 +49,11 @@ class Config:
     """The model's new maker: Chinese, then English"""
     learning_rate: float = 1e-3
     """Learning rate of the adapter"""
-    lora_rank: int = 16
+    lora_rank: int = 8
     """LoRA r"""
     num_train_epochs: float = 1.0
     """Times that each row is seen"""
-    eval_cases: int = flag(40)
+    eval_cases: int = 32
     """Questions to tools that were never trained on, asked before and after"""
     seed: int = 42
     """Seed of the data, the order of rows and the start values"""
@@ -128,12 +135,13 @@ def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
 
     folder.mkdir(parents=True, exist_ok=True)
     agent, general, test = folder / "agent.jsonl", folder / "general.jsonl", folder / "general_test.jsonl"
-    write_jsonl(agent_rows(cfg.agent_rows, cfg.seed), agent)
+    count = cfg.agent_rows or _rows_for(cfg, console)
+    write_jsonl(agent_rows(count, cfg.seed), agent)
     for path, split in ((general, "train"), (test, "test")):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in general_rows(split)]
         path.write_text("".join(lines), encoding="utf-8")
         console.print(f"{path}: {len(lines)} rows")
-    console.print(f"{agent}: {cfg.agent_rows} dialogues with tools")
+    console.print(f"{agent}: {count} dialogues with tools")
     return DataFlags(
         dataset=(str(agent),),
         dataset_test_ratio=0.04,
@@ -146,6 +154,26 @@ def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
     )
 
 
+def _rows_for(cfg: Config, console: Console) -> int:
+    """How many agent dialogues this machine trains on in the time, from how fast it reads a prompt."""
+    import torch
+
+    from swift.model.load import load_model, locate
+
+    model = load_model(locate(cfg.model))
+    tokens = torch.arange(4 * 384, device=model.device).view(4, 384) % 1000
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            model(input_ids=tokens, logits_to_keep=1)
+        times.append(time.perf_counter() - began)
+    speed = tokens.numel() / min(times) / TRAINING_COST
+    rows = max(ROWS[0], min(ROWS[1], int(cfg.minutes * 60 * speed / ROW_TOKENS)))
+    console.print(f"this machine will train on about {speed:,.0f} tokens/s: {rows} agent dialogues")
+    return rows
+
+
 def _training(cfg: Config, folder: Path, data: DataFlags) -> Any:
     from swift.commands import sft
 
@@ -156,15 +184,16 @@ def _training(cfg: Config, folder: Path, data: DataFlags) -> Any:
         # Dropout guards against learning rows by heart; nearly every row is seen once here.
         lora=LoraFlags(
             lora_rank=cfg.lora_rank,
-            lora_alpha=2 * cfg.lora_rank,
+            lora_alpha=4 * cfg.lora_rank,
             lora_dropout_p=0.0,
             lora_target_modules=("ALL",),
         ),
         train=TrainFlags(
             output_dir=str(folder / "train"),
-            batch_size=4,
+            batch_size=2,
             eval_batch_size=4,
             gradient_accumulation_steps=2,
+            max_minutes=1.3 * cfg.minutes,  # where the machine turns out slower than it seemed
             learning_rate=cfg.learning_rate,
             num_train_epochs=cfg.num_train_epochs,
             lr_scheduler_type="cosine",
@@ -188,11 +217,14 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.eval.agent import Case, judge_all, shares
 
     chat = load_chat(_Loads(cfg.model, adapter))
+    console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")
     scenario = _scenario(chat)
-    general = _ask(chat, (Message("user", GENERAL_QUESTION),), 60)
-    hits = identity.ask(chat, cfg.model_name, cfg.model_author)
+    general = _ask(chat, (Message("user", GENERAL_QUESTION),), 48)
+    hits = identity.ask(chat, cfg.model_name, cfg.model_author, max_tokens=32)
+    console.print(f"[dim]{cfg.eval_cases} questions to tools that were never trained on ...[/]")
     cases = [Case(row.messages, row.tools, call) for row, call in evaluation_cases(cfg.eval_cases, cfg.seed)]
-    verdicts = judge_all(chat, cases)
+    verdicts = judge_all(chat, cases, max_tokens=64)
+    console.print("[dim]the loss on general text that was held out ...[/]")
     loss = _general_loss(chat, data / "general_test.jsonl")
     chat.engine.close()
     _show(console, "the fire-alarm scenario", scenario)
@@ -234,7 +266,7 @@ def _scenario(chat: LocalChat) -> list[dict[str, str]]:
     from swift.data.scenario import OBSERVATION, QUESTION, SYSTEM
 
     messages: tuple[Message, ...] = (Message("system", SYSTEM), Message("user", QUESTION))
-    asked = _ask(chat, messages, 96, stop=("Observation:",))
+    asked = _ask(chat, messages, 64, stop=("Observation:",))
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": asked}]
     if not asked.rstrip().endswith("Observation:"):
         return turns  # no tool was asked for, so there is nothing to tell

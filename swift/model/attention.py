@@ -11,10 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
 NAME = "grouped"
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "phi3",
+    "glm",
+    "granite",
+    "smollm3",
+    "starcoder2",
+    "stablelm",
+    "olmo2",
+)
+"""Configurations' `model_type` whose attention is these products and a mask, with no cap and no sink."""
 
 
 def grouped(
@@ -41,6 +55,12 @@ def grouped(
     if dropout:
         shares_BKNS = nn.functional.dropout(shares_BKNS, dropout, module.training)
     return (shares_BKNS @ value_BKSD).reshape(B, H, T, D).transpose(1, 2).contiguous(), None
+
+
+def suit(model: PreTrainedModel) -> None:
+    """Lets a model on a CPU compute attention this way, where its family allows it."""
+    if model.device.type == "cpu" and model.config.model_type in FAMILIES:
+        model.set_attn_implementation(NAME)
 
 
 AttentionInterface.register(NAME, grouped)

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
-from swift.model import bundled, convert, gguf, hubs, quantise, specs
+from swift.model import attention, bundled, convert, gguf, hubs, quantise, specs
 from swift.model.quantise import Quantisation
 
 T = TypeVar("T")
@@ -166,7 +166,10 @@ def load_model(
     family = _family(path, trust_remote_code)
     read = _convert(family, path) if family else partial(_read, path, trust_remote_code)
     loaded = _loading(path, "model", lambda: read(dtype=as_dtype, **options))
-    return (loaded if quantisation else loaded.to(on)).eval()
+    model = loaded if quantisation else loaded.to(on)
+    if attn_implementation is None:
+        attention.suit(model)
+    return model.eval()
 
 
 def _convert(family: convert.Family, path: Path) -> Callable[..., PreTrainedModel]:

@@ -83,12 +83,13 @@ def _rate(tokens: int, seconds: float) -> float:
 
 @dataclass
 class Flow(TrainerCallback):  # type: ignore[misc]
-    """Ends what is begun: the last step is logged, and a run that is told to stop saves before it does."""
+    """Ends what is begun: the last step is logged, and a run that is told to stop, or is out of time, saves first."""
 
     stop: bool = False
+    late: bool = False
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        if self.stop:
+        if self.stop or self.late:
             control.should_save = control.should_training_stop = True
         control.should_log |= control.should_training_stop
 
@@ -121,6 +122,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         *,
         keep: int | None = 2,
         lora_lr_ratio: float | None = None,
+        max_minutes: float | None = None,
         finish: Callable[[Path], None] = lambda folder: None,
         watchers: Sequence[TrainerCallback] = (),
         store: Store | None = None,
@@ -131,6 +133,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.head = output_head(model)
         self.pace, self.flow = Pace(), Flow()
         self._told_to_stop = False
+        self._minutes = float("inf") if max_minutes is None else max_minutes
+        self._began = time.monotonic()
         self._batches_in_step = 1
         callbacks = [self.pace, self.flow, checkpoint.Publish(folder, keep, finish), *watchers]
         super().__init__(model, args, train_dataset=samples, eval_dataset=held_out or None, callbacks=callbacks)
@@ -160,12 +164,13 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             sum(int(batch["attention_mask"].sum()) for batch in batches),
             sum(batch["input_ids"].numel() for batch in batches),
             int(self._told_to_stop),  # the ranks hear a signal at different moments, and must stop at the same step
+            int(time.monotonic() - self._began > self._minutes * 60),
         ]
-        counted, tokens, area, stop = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").unbind()
+        counted, tokens, area, stop, late = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").unbind()
         self.pace.trained += int(counted)
         self.pace.tokens += int(tokens)
         self.pace.area += int(area)
-        self.flow.stop = bool(stop)
+        self.flow.stop, self.flow.late = bool(stop), bool(late)
         return batches, counted.clamp(min=1)
 
     def compute_loss(
@@ -255,6 +260,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def train(self, *args: Any, **settings: Any) -> Any:
         """As transformers' own; a SIGTERM makes it save and return after the step under way."""
+        self._began = time.monotonic()
         with self._listening():
             return super().train(*args, **settings)
 
