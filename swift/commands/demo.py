@@ -37,6 +37,8 @@ class Config:
     """Folder for the data, the adapter, the numbers and the summary page"""
     model: str = "smollm2-135m-instruct"
     """Model to teach: a registered name, hub id or folder"""
+    template_type: str = "AUTO"
+    """Chat format; AUTO takes the one that belongs to the model"""
     minutes: float = 6.0
     """Time to train; the number of dialogues follows from it and from how fast this machine is"""
     agent_rows: int | None = None
@@ -53,6 +55,8 @@ class Config:
     """LoRA r"""
     num_train_epochs: float = 1.0
     """Times that each row is seen"""
+    max_length: int = 1024
+    """Most tokens in a row"""
     eval_cases: int = 32
     """Questions to tools that were never trained on, asked before and after"""
     seed: int = 42
@@ -179,7 +183,7 @@ def _training(cfg: Config, folder: Path, data: DataFlags) -> Any:
 
     return sft.Config(
         model=ModelFlags(model_id_or_path=cfg.model),
-        template=TemplateFlags(max_length=1024),
+        template=TemplateFlags(template_type=cfg.template_type, max_length=cfg.max_length),
         data=data,
         # Dropout guards against learning rows by heart; nearly every row is seen once here.
         lora=LoraFlags(
@@ -216,7 +220,7 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.eval import identity
     from swift.eval.agent import Case, judge_all, shares
 
-    chat = load_chat(_Loads(cfg.model, adapter))
+    chat = load_chat(_Loads(cfg, adapter))
     console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")
     scenario = _scenario(chat)
     general = _ask(chat, (Message("user", GENERAL_QUESTION),), 48)
@@ -244,16 +248,16 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
 class _Loads(NamedTuple):
     """What `load_chat` wants to know: the demo's model, with an adapter or without."""
 
-    name: str
+    demo: Config
     adapter: str | None
 
     @property
     def model(self) -> ModelFlags:
-        return ModelFlags(model_id_or_path=self.name)
+        return ModelFlags(model_id_or_path=self.demo.model)
 
     @property
     def template(self) -> TemplateFlags:
-        return TemplateFlags()
+        return TemplateFlags(template_type=self.demo.template_type)
 
     @property
     def backend(self) -> BackendFlags:

@@ -287,6 +287,8 @@ class TrainFlags:
     """Passes over the data"""
     max_steps: int = -1
     """Steps to train; -1 lets num_train_epochs decide"""
+    max_minutes: float | None = None
+    """Stop, and save, after this time; none trains to the end"""
     learning_rate: float | None = None
     """Peak learning rate; none means 1e-4 for LoRA and 1e-5 for the whole model"""
     weight_decay: float = 0.01

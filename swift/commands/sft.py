@@ -75,9 +75,8 @@ def main(cfg: Config) -> dict[str, Any]:
     folder = ranks.agree(lambda: _run_folder(cfg, runs, resume))
 
     set_seed(cfg.train.seed)
-    attention = "eager" if device.type == "cpu" else None  # faster than sdpa there: 231 against 162 tokens/s
     quant = tuning.quantisation(cfg.model)
-    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, attention, quant)
+    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, quantisation=quant)
     renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
     model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
     trained, whole = attach.trained_and_all(model)
@@ -292,6 +291,7 @@ def _trainer(
         data.val,
         keep=None if cfg.train.save_total_limit < 0 else cfg.train.save_total_limit,
         lora_lr_ratio=cfg.lora.lora_lr_ratio,
+        max_minutes=cfg.train.max_minutes,
         finish=finish,
         watchers=watchers,
         store=extra.store,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from swift.commands.groups import LoraFlags, TunerFlags
@@ -32,7 +33,7 @@ class Line(NamedTuple):
     flag: str
     about: str
     paper: str
-    trained: int
+    trained: int | None
     merges: str
 
 
@@ -74,7 +75,7 @@ def page(lines: list[Line], model: str) -> str:
         "| tuner | flag | what it trains | paper | trained | merges |",
         "|---|---|---|---|---:|---|",
         *(
-            f"| {line.name} | `{line.flag}` | {line.about} | {_link(line.paper)} | {line.trained:,} | {line.merges} |"
+            f"| {line.name} | `{line.flag}` | {line.about} | {_link(line.paper)} | {_number(line)} | {line.merges} |"
             for line in lines
         ),
     ]
@@ -93,18 +94,26 @@ def _link(paper: str) -> str:
     return f"[{paper}](https://arxiv.org/abs/{paper})" if paper else ""
 
 
-def _trained(path: Any, name: str, changes: Mapping[str, Any]) -> int:
+def _number(line: Line) -> str:
+    return "does not fit" if line.trained is None else f"{line.trained:,}"
+
+
+def _trained(path: Path, name: str, changes: Mapping[str, Any]) -> int | None:
+    """The number of trained parameters; None where the tuner does not fit the model."""
     from swift.model import load
     from swift.tuner import attach
     from swift.tuner.table import tune
 
     values = {**vars(LoraFlags()), **vars(TunerFlags()), "trainable_token_ids": tuple(range(TOKENS)), **changes}
     values["init_lora_weights"] = "true"  # others are computed from the weights, and change no count
-    return attach.trained_and_all(tune(load.blank_model(path), name, values))[0]
+    try:
+        return attach.trained_and_all(tune(load.blank_model(path), name, values))[0]
+    except ValueError:
+        return None
 
 
 def _show(lines: list[Line]) -> None:
     width = max((len(line.flag) for line in lines), default=0)
     for line in lines:
         paper = f" (arXiv {line.paper})" if line.paper else ""
-        print(f"{line.name:<17} {line.flag:<{width}} {line.trained:>12,}  {line.about}{paper}")
+        print(f"{line.name:<17} {line.flag:<{width}} {_number(line):>12}  {line.about}{paper}")

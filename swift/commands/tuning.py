@@ -44,7 +44,9 @@ def check(cfg: Tunes) -> None:
 
     tuner, name = cfg.tuner, cfg.train.sft_type
     if cfg.train.tuner_backend == "unsloth":
-        raise ValueError("--tuner_backend unsloth needs a GPU and the package unsloth, which is not supported yet: say swift")
+        raise ValueError(
+            "--tuner_backend unsloth needs a GPU and the package unsloth, and is not supported yet: say swift"
+        )
     changed = _changed(cfg.lora) | _changed(tuner)
     table.refuse_ignored(name, changed)
     for switch, prefix, on in (
@@ -62,8 +64,8 @@ def check(cfg: Tunes) -> None:
     if cfg.train.gradient_checkpointing and not table.TUNERS[name].recomputes:
         raise ValueError(f"--gradient_checkpointing true does not work with --sft_type {name}: leave it out")
     bits = cfg.model.quant.bits
-    if bits and table.TUNERS[name].whole:
-        raise ValueError(f"--sft_type {name} trains whole weights, which --quantization_bit {bits} takes away: try lora")
+    if bits and not table.TUNERS[name].quantised:
+        raise ValueError(f"--sft_type {name} needs whole weights: leave --quantization_bit {bits} out, or take lora")
     silent = _changed(cfg.model.quant) - {"quantization_bit"}
     if silent and not bits:
         raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
@@ -94,7 +96,7 @@ def tune(
     renamed: Callable[[tuple[str, ...]], tuple[str, ...]],
     batches: Iterable[Mapping[str, Any]],
 ) -> Any:
-    """The model with the tuner of the flags. `renamed`: module names of a model's first authors -> those it has here."""
+    """The model with the tuner of the flags. `renamed`: module names of a model's first authors -> those here."""
     from swift.tuner import table
 
     values = {**vars(cfg.lora), **vars(cfg.tuner)}
@@ -128,18 +130,17 @@ def loop(model: Any, cfg: Tunes) -> Loop:
     from swift.train.adalora import TakeRanks, orthogonality
     from swift.train.lisa import Lisa
     from swift.train.trainer import Store
-    from swift.tuner import attach
+    from swift.tuner import attach, table
     from swift.tuner.blocks import blocks
 
     name, tuner = cfg.train.sft_type, cfg.tuner
+    store = None if table.TUNERS[name].whole else Store(attach.save, attach.restore)
     if name == "adalora":
-        return Loop([TakeRanks(model)], Store(attach.save, attach.restore), orthogonality)
-    if name in ("adapter", "reft", "side", "restuning"):
-        return Loop([], Store(attach.save, attach.restore), None)
+        return Loop([TakeRanks(model)], store, orthogonality)
     if tuner.lisa_activated_layers:
-        lisa = Lisa(blocks(model), tuner.lisa_activated_layers, tuner.lisa_step_interval, cfg.train.seed)
-        return Loop([lisa], None, None)
-    return Loop([], None, None)
+        lisa = Lisa(list(blocks(model)), tuner.lisa_activated_layers, tuner.lisa_step_interval, cfg.train.seed)
+        return Loop([lisa], store, None)
+    return Loop([], store, None)
 
 
 def _changed(group: Any) -> set[str]:

@@ -10,7 +10,7 @@ import torch
 
 PACKAGES = {"bnb": "bitsandbytes", "hqq": "hqq", "torchao": "torchao"}
 GROUP = 32
-"""Neighbouring weights that share a scale, in HQQ and torchao; it divides the sides of every usual layer."""
+"""Neighbouring weights that share a scale in HQQ; it divides the sides of every usual layer."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,12 @@ def config(how: Quantisation, dtype: torch.dtype, device: torch.device) -> Any:
         from transformers import HqqConfig
 
         return HqqConfig(nbits=how.bits, group_size=GROUP, axis=how.axis)
-    return _torchao(how.bits)
+    if how.bits != 8:
+        raise ValueError("--quant_method torchao trains beside 8 bits alone: --quantization_bit 8, or take bnb")
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
 
 
 def _bnb(how: Quantisation, dtype: torch.dtype) -> Any:
@@ -55,11 +60,3 @@ def _bnb(how: Quantisation, dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=how.double,
         bnb_4bit_compute_dtype=how.compute or dtype,
     )
-
-
-def _torchao(bits: int) -> Any:
-    from torchao.quantization import IntxWeightOnlyConfig, PerGroup
-    from transformers import TorchAoConfig
-
-    kind = {4: torch.int4, 8: torch.int8}[bits]
-    return TorchAoConfig(IntxWeightOnlyConfig(weight_dtype=kind, granularity=PerGroup(GROUP)))

@@ -49,12 +49,14 @@ class Intervention(nn.Module):
 
     def _subspace(self) -> Tensor:
         """R', by QR: `orthogonal` of torch makes zeros of a wide matrix once it has been trained."""
-        return torch.linalg.qr(self.basis).Q
+        basis: Tensor = torch.linalg.qr(self.basis).Q
+        return basis
 
     def forward(self, h: Tensor) -> Tensor:
         subspace = self._subspace()
         x = h.to(subspace.dtype)
-        return h + ((self.source(x) - x @ subspace) @ subspace.T).to(h.dtype)
+        edit: Tensor = (self.source(x) - x @ subspace) @ subspace.T
+        return h + edit.to(h.dtype)
 
 
 class Adapters(nn.ModuleList):
@@ -137,7 +139,7 @@ def is_added(model: nn.Module) -> bool:
 def save(model: PreTrainedModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     added = model.get_submodule("added")
-    config = {**added.options, "base_model_name_or_path": model.name_or_path}  # type: ignore[dict-item]
+    config = {**added.options, "base_model_name_or_path": model.name_or_path}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file({name: tensor.contiguous() for name, tensor in added.state_dict().items()}, folder / WEIGHTS)
 

@@ -34,7 +34,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from swift.tuner import adalora, added
+from swift.tuner import added, resume
 from swift.tuner.targets import lora_targets, whole_modules
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -101,6 +101,10 @@ def attach(
         use_dora=options.dora,
         **_init(options.init),
     )
+    if options.init == "loftq" and model.device.type == "cpu":
+        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
+    if options.init == "pissa" and _is_quantised(model):
+        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
     dtype = torch.float32 if options.dtype == "AUTO" else DTYPES.get(options.dtype)
     if dtype is None:
         raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
@@ -130,7 +134,8 @@ def save(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     if isinstance(model, PeftModel):
         # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
         model.save_pretrained(folder, save_embedding_layers=False)
-        adalora.save_state(model, folder)
+        if resume.needs_state(model):
+            resume.save_state(model, folder)
     elif added.is_added(model):
         added.save(model, folder)
     else:
@@ -141,7 +146,9 @@ def restore(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Puts a checkpoint's adapter into the one that is attached, to train on. ValueError where it does not fit."""
     if added.is_added(model):
         added.restore(model, folder)
-    elif not adalora.restore_state(model, folder):
+    elif resume.needs_state(model):
+        resume.restore_state(model, folder)
+    else:
         try:
             # PEFT's load_adapter would turn bf16 adapters into fp32 ones
             set_peft_model_state_dict(model, load_file(folder / WEIGHTS))
@@ -184,7 +191,8 @@ def load(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PreTr
     wrong = sorted(expected - set(saved)) or sorted(name for name in set(saved) - expected if mark in name)
     if wrong:
         raise ValueError(f"{folder}: the adapter does not fit this model: {len(wrong)} weights, {wrong[0]} for one")
-    _cast(tuned, next((SAVED[dtype] for name, dtype in saved.items() if mark in name), torch.float32))
+    found = (SAVED[dtype] for name, dtype in saved.items() if mark in name and dtype in SAVED)
+    _cast(tuned, next(found, torch.float32))
     return tuned if trainable else tuned.eval()
 
 
@@ -192,11 +200,15 @@ def why_unmergeable(model: PreTrainedModel | PeftModel) -> str:
     """Why the adapter on `model` has to stay beside its weights; empty if it can be merged into them."""
     if isinstance(model, PeftModel):
         kind = str(model.active_peft_config.peft_type.value)
-        if getattr(model.get_base_model(), "hf_quantizer", None):  # transformers sets it on quantised models alone
+        if _is_quantised(model.get_base_model()):
             return "the model is quantised, and rounding would change what was learned"
     else:
-        kind = str(model.get_submodule("added").options["peft_type"])  # type: ignore[index]
+        kind = str(model.get_submodule("added").options["peft_type"])
     return UNMERGEABLE.get(kind, "")
+
+
+def _is_quantised(model: PreTrainedModel) -> bool:
+    return getattr(model, "hf_quantizer", None) is not None  # transformers sets it on quantised models alone
 
 
 def is_prompted(model: PreTrainedModel | PeftModel) -> bool:

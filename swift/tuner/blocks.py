@@ -27,7 +27,7 @@ def halves(block: nn.Module) -> list[nn.Module]:
 
 def final_norm(model: PreTrainedModel) -> nn.Module:
     """The norm between the last block and the output head."""
-    decoder = model.get_decoder()
+    decoder: nn.Module = model.get_decoder()
     norms = [part for part in decoder.children() if is_norm(part)]
     if not norms:
         raise ValueError(f"{type(model).__name__}: this tuner needs a norm behind the last block")

@@ -29,7 +29,9 @@ def shift_attention(model: PreTrainedModel, group: int) -> None:
     model.set_attn_implementation(NAME)
 
 
-def grouped_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, real_BT: Tensor, group: int, **how: Any) -> Tensor:
+def grouped_attention(
+    q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, real_BT: Tensor, group: int, **how: Any
+) -> Tensor:
     """Causal attention in groups; the second half of the heads in groups that begin half a group earlier.
 
     Nothing wraps around: a row's first half group is a group of its own for the shifted heads, so no token sees a
@@ -38,20 +40,20 @@ def grouped_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, real_BT: T
     half = q_BHTD.shape[1] // 2
     parts = []
     for heads, shift in ((slice(0, half), 0), (slice(half, None), group // 2)):
-        three = (each[:, heads] for each in (q_BHTD, k_BHTD, v_BHTD))
-        parts.append(_in_groups(*three, real_BT, group, shift, **how))
+        q, k, v = q_BHTD[:, heads], k_BHTD[:, heads], v_BHTD[:, heads]
+        parts.append(_in_groups(q, k, v, real_BT, group, shift, **how))
     return torch.cat(parts, dim=1)
 
 
 def _in_groups(q: Tensor, k: Tensor, v: Tensor, real_BT: Tensor, group: int, shift: int, **how: Any) -> Tensor:
-    rows, heads, length, _ = q.shape
+    rows, heads, length, width = q.shape
     right = -(length + shift) % group
     groups = (length + shift + right) // group
 
     def cut(each_BHTD: Tensor) -> Tensor:
         """(rows, heads, tokens, width) -> (rows x groups, heads, group, width)"""
-        padded = pad(each_BHTD, (0, 0, shift, right)).unflatten(2, (groups, group))
-        return padded.transpose(1, 2).flatten(0, 1)
+        padded = pad(each_BHTD, (0, 0, shift, right)).view(rows, heads, groups, group, width)
+        return padded.transpose(1, 2).reshape(rows * groups, heads, group, width)
 
     real_NG = pad(real_BT, (shift, right), value=False).reshape(rows * groups, group)
     causal_GG = torch.ones(group, group, dtype=torch.bool, device=q.device).tril()
@@ -59,7 +61,7 @@ def _in_groups(q: Tensor, k: Tensor, v: Tensor, real_BT: Tensor, group: int, shi
     itself_GG = torch.eye(group, dtype=torch.bool, device=q.device)
     mask_N1GG = ((causal_GG & real_NG[:, None]) | itself_GG)[:, None]
     out = scaled_dot_product_attention(cut(q), cut(k), cut(v), attn_mask=mask_N1GG, **how)
-    whole = out.unflatten(0, (rows, groups)).transpose(1, 2).flatten(2, 3)
+    whole = out.view(rows, groups, heads, group, width).transpose(1, 2).reshape(rows, heads, groups * group, width)
     return whole[:, :, shift : shift + length]
 
 

@@ -41,6 +41,8 @@ class Tuner:
     """Flag -> setting of `apply`; empty where the flag is for the optimizer or the loop"""
     merges: str = "yes"
     whole: bool = False
+    quantised: bool = False
+    """Whether it works beside weights of 4 or 8 bits"""
     recomputes: bool = True
     """Whether its blocks may be run twice, as gradient checkpointing does"""
 
@@ -118,7 +120,7 @@ def _llamapro(model: PreTrainedModel, settings: Settings) -> Model:
 
 
 def freeze(model: PreTrainedModel, share: float, also: Collection[str]) -> None:
-    """Freezes the first parameters, counted from the embeddings up, until they make `share` of all; not those in `also`.
+    """Freezes the first parameters, from the embeddings up, as far as they make `share` of all; not those in `also`.
 
     `also` are prefixes of parameter names. A parameter is frozen whole or not at all.
     """
@@ -175,6 +177,7 @@ _TABLE = {
         "2106.09685",
         _lora,
         LORA,
+        quantised=True,
     ),
     "full": Tuner(
         "Every parameter, or those that --freeze_parameters leaves",
@@ -194,6 +197,7 @@ _TABLE = {
         "2309.12307",
         _longlora,
         {**LORA, "longlora_group_size": "group_size"},
+        quantised=True,
     ),
     "adalora": Tuner(
         "LoRA as a singular value decomposition, whose ranks go where they matter",
@@ -201,12 +205,14 @@ _TABLE = {
         _adalora,
         {**WHERE, "lora_alpha": "lora_alpha", "lora_dropout_p": "lora_dropout"}
         | _prefixed("adalora", "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"),
+        quantised=True,
     ),
     "ia3": Tuner(
         "A factor for every output of keys, values and the feed-forward part",
         "2205.05638",
         _by_peft(peft.IA3Config),
         _prefixed("ia3", "target_modules", "feedforward_modules", "modules_to_save"),
+        quantised=True,
     ),
     "vera": Tuner(
         "LoRA with fixed random matrices that all layers share, and trained vectors",
@@ -214,6 +220,7 @@ _TABLE = {
         _by_peft(peft.VeraConfig),
         _prefixed("vera", "target_modules", "modules_to_save", "projection_prng_key", "d_initial")
         | {"vera_rank": "r", "vera_dropout": "vera_dropout"},
+        quantised=True,
     ),
     "boft": Tuner(
         "Rotations of the weights made of butterfly factors",
@@ -227,6 +234,7 @@ _TABLE = {
         "2306.07280",
         _by_peft(peft.OFTConfig),
         {**WHERE, "oft_block_size": "oft_block_size"},
+        quantised=True,
     ),
     "fourierft": Tuner(
         "A change of weights by a few coefficients of its Fourier transform",
@@ -248,6 +256,7 @@ _TABLE = {
         "2502.00987",
         _by_peft(peft.RandLoraConfig),
         {**RANK, "lora_alpha": "randlora_alpha", "lora_dropout_p": "randlora_dropout"},
+        quantised=True,
     ),
     "c3a": Tuner(
         "A circular convolution, in blocks",
@@ -266,8 +275,11 @@ _TABLE = {
         "2409.00119",
         _by_peft(peft.RoadConfig),
         {**WHERE, "road_group_size": "group_size"},
+        quantised=True,
     ),
-    "ln": Tuner("The norms' own weights", "2312.11420", _norms, {"lora_modules_to_save": "modules_to_save"}),
+    "ln": Tuner(
+        "The norms' own weights", "2312.11420", _norms, {"lora_modules_to_save": "modules_to_save"}, quantised=True
+    ),
     "part": Tuner(
         "The named layers' own weights, as copies beside a frozen model",
         "",
@@ -279,6 +291,7 @@ _TABLE = {
         "",
         _tokens,
         {"trainable_token_ids": "token_indices"},
+        quantised=True,
     ),
     "prompt": Tuner(
         "Virtual tokens before the row, as embeddings",
@@ -286,6 +299,7 @@ _TABLE = {
         _by_peft(peft.PromptTuningConfig),
         VIRTUAL,
         PROMPTED,
+        quantised=True,
     ),
     "prefix": Tuner(
         "Virtual keys and values before the row, in every layer",
@@ -294,6 +308,7 @@ _TABLE = {
         VIRTUAL,
         "no: its keys and values are no weights of the model",
         recomputes=False,
+        quantised=True,
     ),
     "ptuning": Tuner(
         "Virtual tokens before the row, made by a small network",
@@ -301,6 +316,7 @@ _TABLE = {
         _by_peft(peft.PromptEncoderConfig),
         {**VIRTUAL, "prompt_encoder_hidden_size": "encoder_hidden_size"},
         PROMPTED,
+        quantised=True,
     ),
     "adapter": Tuner(
         "Bottlenecks behind attention and the feed-forward part",
@@ -365,10 +381,15 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "olora": Variant("LoRA that starts as the weights' QR", "2406.01775", {"init_lora_weights": "olora"}),
         "loftq": Variant("LoRA that starts as what 4 bits lose", "2310.08659", {"init_lora_weights": "loftq"}),
-        "eva": Variant("LoRA that starts as what the training rows vary in", "2410.07170", {"init_lora_weights": "eva"}),
+        "eva": Variant(
+            "LoRA that starts as what the training rows vary in", "2410.07170", {"init_lora_weights": "eva"}
+        ),
         "neftune": Variant("Noise on the embeddings, with any tuner", "2310.05914", {"neftune_noise_alpha": 5}),
         "galore": Variant(
-            "Every parameter, with gradients of low rank", "2403.03507", {"sft_type": "full", "use_galore": True}, "full"
+            "Every parameter, with gradients of low rank",
+            "2403.03507",
+            {"sft_type": "full", "use_galore": True},
+            "full",
         ),
         "lisa": Variant(
             "A few blocks at a time, drawn anew", "2403.17919", {"sft_type": "full", "lisa_activated_layers": 2}, "full"
@@ -377,7 +398,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 )
 LEFT_OUT: Mapping[str, str] = MappingProxyType(
     {
-        "lora-ga": "it moves the weights below by gradients of the first rows, which no saved adapter could find again",
+        "lora-ga": "its start moves the weights below: an adapter would be saved at twice the rank, and not resumed",
         "q-galore": "its package q-galore-torch needs CUDA kernels for 8-bit weights; galore and qlora save memory too",
         "scetuning": "it tunes the skip connections of a U-Net, and a decoder has none",
         "unsloth": "it needs its own package and a GPU",

@@ -1,0 +1,45 @@
+"""The demo as a whole, on a model that is too small to learn: what it leaves, not how good it gets."""
+
+import json
+from pathlib import Path
+
+from tiny import tiny_model_folder
+
+from swift.commands import demo
+
+
+def test_the_demo_measures_trains_measures_and_leaves_its_figures(tmp_path: Path) -> None:
+    tiny_model_folder(tmp_path / "tiny", max_position_embeddings=8192)
+    cfg = demo.Config(
+        output_dir=str(tmp_path / "out"),
+        model=str(tmp_path / "tiny"),
+        template_type="chatml",
+        agent_rows=4,
+        self_cognition_sample=2,
+        eval_cases=2,
+        max_length=8192,
+    )
+    summary = demo.main(cfg)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(summary)
+    )
+    for model in ("base", "tuned"):
+        for share in ("format_valid", "tool_correct", "arguments_correct", "self_cognition"):
+            assert 0 <= summary[model][share] <= 1
+        assert summary[model]["general_loss"] > 0
+        assert summary[model]["scenario"][0]["role"] == "user"
+        assert len(summary[model]["replies"]) == 2
+    page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page and "http" not in page.replace("http://www.w3.org", "")
+    agent = (tmp_path / "out" / "data" / "agent.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(agent) == 4
+    assert "fire_recognition" not in "".join(agent)
+
+
+def test_no_tool_that_is_asked_about_was_trained_on() -> None:
+    from swift.data.synth import agent_rows, evaluation_cases
+
+    trained = "".join(message.content for row in agent_rows(60, seed=42) for message in row.messages)
+    for case, call in evaluation_cases(40, seed=42):
+        assert f"Action: {call.name}\n" not in trained
+        assert case.messages[-1].role == "user"
