@@ -157,16 +157,17 @@ def load_model(
     if file and quantisation:
         raise ValueError(f"{path}: --quantization_bit does not work on a GGUF file")
     if file:
-        return gguf.read_model(file, as_dtype, **options).to(on)
-    _check_custom_code(path, trust_remote_code)
-    if quantisation:
-        options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
-    if quantisation or on.type == "cuda":  # straight to the GPU; and quantised layers cannot be moved afterwards
-        options["device_map"] = {"": on}
-    family = _family(path, trust_remote_code)
-    read = _convert(family, path) if family else partial(_read, path, trust_remote_code)
-    loaded = _loading(path, "model", lambda: read(dtype=as_dtype, **options))
-    model = loaded if quantisation else loaded.to(on)
+        model = gguf.read_model(file, as_dtype, **options).to(on)
+    else:
+        _check_custom_code(path, trust_remote_code)
+        if quantisation:
+            options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
+        if quantisation or on.type == "cuda":  # straight to the GPU; and quantised layers cannot be moved afterwards
+            options["device_map"] = {"": on}
+        family = _family(path, trust_remote_code)
+        read = _convert(family, path) if family else partial(_read, path, trust_remote_code)
+        loaded = _loading(path, "model", lambda: read(dtype=as_dtype, **options))
+        model = loaded if quantisation else loaded.to(on)
     if attn_implementation is None:
         attention.suit(model)
     return model.eval()

@@ -89,6 +89,11 @@ def attach(
         if model.dtype == torch.float16:
             raise ValueError("a whole model cannot be trained in fp16: its steps are lost; take --dtype bf16 or fp32")
         return model.requires_grad_(True)
+    init = _init(options.init)
+    if options.init == "loftq" and model.device.type == "cpu":
+        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
+    if options.init == "pissa" and _is_quantised(model):
+        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
@@ -99,12 +104,8 @@ def attach(
         bias=options.bias,
         use_rslora=options.rslora,
         use_dora=options.dora,
-        **_init(options.init),
+        **init,
     )
-    if options.init == "loftq" and model.device.type == "cpu":
-        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
-    if options.init == "pissa" and _is_quantised(model):
-        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
     dtype = torch.float32 if options.dtype == "AUTO" else DTYPES.get(options.dtype)
     if dtype is None:
         raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
