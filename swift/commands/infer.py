@@ -18,6 +18,7 @@ from swift.flags import flag
 
 if TYPE_CHECKING:
     from swift.agent import Form
+    from swift.agent.tools import BoundTool
     from swift.chat import Conversation, Message
     from swift.infer.chat import LocalChat, Reply
     from swift.infer.sample import SamplingParams
@@ -72,6 +73,10 @@ class Config:
     template: TemplateFlags = TemplateFlags()
     generation: GenerationFlags = GenerationFlags()
     rows: RowFlags = RowFlags()
+    tools: str | None = None
+    """Python file whose public functions the model may call in a dialogue; they really run"""
+    max_turns: int = 8
+    """Most replies to one message, where --tools lets the model act"""
     eval_human: bool | None = None
     """Talk (true) or answer the rows of a data set (false); none talks unless a data set is given"""
     save_result: bool = True
@@ -84,6 +89,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.eval_human is False and not self.has_rows:
             raise ValueError("--eval_human false needs rows to answer: give --val_dataset or --dataset")
+        if self.tools and not self.talks:
+            raise ValueError("--tools is for a dialogue: leave it out, or add --eval_human true")
+        if self.max_turns < 1:
+            raise ValueError(f"--max_turns {self.max_turns}: must be 1 or more")
 
     @property
     def has_rows(self) -> bool:
@@ -101,15 +110,17 @@ def run(argv: Sequence[str]) -> None:
 
 def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
+    from swift.agent.tools import read_tools
     from swift.commands.loading import load_chat, sampling
 
     params = sampling(cfg.generation)
+    tools = read_tools(Path(cfg.tools).expanduser()) if cfg.tools else []
     rows = [] if cfg.talks else load_rows(cfg.rows)
     results = Results(cfg)
     chat = load_chat(cfg, given)
     try:
         if cfg.talks:
-            talk(chat, params, cfg, results)
+            talk(chat, params, cfg, results, tools)
         else:
             answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
     finally:
@@ -137,14 +148,25 @@ class Results:
 # In the terminal
 
 
-def talk(chat: LocalChat, params: SamplingParams, cfg: Config, results: Results) -> None:
-    from swift.agent import form
+def talk(
+    chat: LocalChat, params: SamplingParams, cfg: Config, results: Results, tools: Sequence[BoundTool] = ()
+) -> None:
     from swift.infer.repl import Repl, converse, reader
 
-    own = chat.renderer.form
-    inline = own if own.marks.inline else form("react_en")  # a system text may ask for ReAct whatever the form is
     print("A message, or one of: reset-system, multi-line, single-line, clear, exit", file=sys.stderr)
-    repl = Repl(chat, params, inline, sys.stdout, cfg.template.system, cfg.generation.stream, results.add)
+    if tools:
+        print(f"tools: {', '.join(tool.name for tool in tools)}", file=sys.stderr)
+    repl = Repl(
+        chat,
+        params,
+        chat.renderer.form,
+        sys.stdout,
+        cfg.template.system,
+        cfg.generation.stream,
+        results.add,
+        tools,
+        cfg.max_turns,
+    )
     converse(repl, reader(sys.stdin, sys.stdout))
     _say_where(results)
 
@@ -229,17 +251,10 @@ def _asked(row: Conversation) -> Sequence[Message]:
 
 def describe(form: Form, row: Conversation) -> Record:
     """A row as it is saved. Where the last turn had begun before its last message, that beginning is the response."""
-    rounds: list[list[str]] = []  # (what the model is told, what it answers) in turn
-    for message in _asked(row):
-        if message.role == "system":
-            continue
-        told = message.role == "user" or (message.role == "tool" and not form.marks.inline)
-        if not rounds or (told and rounds[-1][1]):
-            rounds.append(["", ""])
-        tool = message.role == "tool"
-        text = form.result((message.content,)) if tool else form.call(message.content, message.tool_calls)
-        rounds[-1][not told] += text
-    query, begun = rounds.pop() if rounds else ["", ""]
+    from swift.infer.repl import rounds
+
+    history = rounds(form, _asked(row))
+    query, begun = history.pop() if history else ["", ""]
     last = row.messages[-1]
     label = form.call(last.content, last.tool_calls) if last.role == "assistant" else None
     return {
@@ -247,7 +262,7 @@ def describe(form: Form, row: Conversation) -> Record:
         "query": query,
         "response": begun,
         "label": None if label is None else begun + label,
-        "history": rounds,
+        "history": history,
         "source": f"{row.source}:{row.line}",
     }
 
