@@ -267,8 +267,8 @@ class TrainFlags:
 
     sft_type: SftType = flag("lora", alias=("tuner_type", "train_type"), values={"bone": "miss"})
     """What is trained; swift tuners explains the choices"""
-    tuner_backend: Literal["swift", "peft", "unsloth"] = "peft"
-    """Which layers a script asks for; swift and peft give PEFT's layers and files"""
+    tuner_backend: Literal["swift", "peft", "unsloth"] = "swift"
+    """How LoRA is computed: swift is faster where it knows the model, peft is PEFT's own way; the files are the same"""
     output_dir: str = "output"
     """Folder for checkpoints and reports"""
     add_output_dir_suffix: bool = True

@@ -79,10 +79,11 @@ def main(cfg: Config) -> dict[str, Any]:
     model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, quantisation=quant)
     renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
     model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
+    packed = tuning.fuse(model, cfg, say)
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
-    trainer = _trainer(cfg, model, data, folder, device.type, _finish(cfg, renderer))
+    trainer = _trainer(cfg, model, data, folder, device.type, packed, _finish(cfg, renderer))
     if ranks.first:
         _write_record(cfg, folder)
         (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
@@ -269,7 +270,7 @@ def _inputs(data: Data, cfg: Config, device: Any) -> Iterable[dict[str, Any]]:
 
 
 def _trainer(
-    cfg: Config, model: Any, data: Data, folder: Path, device: str, finish: Callable[[Path], None]
+    cfg: Config, model: Any, data: Data, folder: Path, device: str, packed: bool, finish: Callable[[Path], None]
 ) -> SftTrainer:
     from swift.train.progress import ShowProgress
     from swift.train.report import WriteLog
@@ -296,6 +297,7 @@ def _trainer(
         watchers=watchers,
         store=extra.store,
         penalty=extra.penalty,
+        packed=packed,
     )
 
 

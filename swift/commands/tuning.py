@@ -105,6 +105,19 @@ def tune(
     return table.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
 
 
+def fuse(model: Any, cfg: Tunes, say: Callable[[str], None]) -> bool:
+    """Puts the model on the fast path, where the flags allow it and the path knows the model. Whether it did."""
+    from swift.tuner import fused
+
+    if cfg.train.tuner_backend != "swift" or cfg.train.sft_type != "lora":
+        return False
+    if reason := fused.why_not(model):
+        say(f"PEFT's own layers compute LoRA: the fast path is not for this run, {reason}")
+        return False
+    fused.fuse(model)
+    return True
+
+
 def optimizer(cfg: Tunes) -> dict[str, Any]:
     """The settings of transformers' TrainingArguments that name the optimizer."""
     tuner = cfg.tuner

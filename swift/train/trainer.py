@@ -22,7 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from swift.chat import Sample
 from swift.train import checkpoint
-from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal
+from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, pack
 from swift.train.loss import no_grad_scores, output_head, score, trained
 from swift.train.report import peak_memory
 
@@ -77,6 +77,11 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         return 1 - self.tokens / self.area if self.area else 0.0
 
 
+def _tokens(batch: Batch) -> int:
+    """Without padding."""
+    return batch["input_ids"].numel() if "rows" in batch else int(batch["attention_mask"].sum())
+
+
 def _rate(tokens: int, seconds: float) -> float:
     return tokens / seconds if seconds else 0.0
 
@@ -105,7 +110,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all its batches and ranks.
 
     `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `watchers`
-    see every log line, evaluation and step. `penalty(model)` is added to the loss of each step.
+    see every log line, evaluation and step. `penalty(model)` is added to the loss of each step. `packed` is for a
+    model that takes rows without padding.
     """
 
     loss_is_scaled_for_ga = True
@@ -127,9 +133,11 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         watchers: Sequence[TrainerCallback] = (),
         store: Store | None = None,
         penalty: Callable[[Any], Tensor] | None = None,
+        packed: bool = False,
     ) -> None:
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
         self.store, self.penalty = store, penalty
+        self.packed, self.together = packed, pack if packed else collate
         self.head = output_head(model)
         self.pace, self.flow = Pace(), Flow()
         self._told_to_stop = False
@@ -150,8 +158,9 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             world=args.world_size,
             seed=args.data_seed if args.data_seed is not None else args.seed,
             drop_last=args.dataloader_drop_last,
+            packed=self.packed,
         )
-        return StepLoader(self.samples, batches, args.dataloader_num_workers, args.dataloader_pin_memory)
+        return StepLoader(self.samples, batches, args.dataloader_num_workers, args.dataloader_pin_memory, self.together)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -161,7 +170,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self._batches_in_step = len(batches)
         counts = [
             sum(int(trained(batch["weights"]).sum()) for batch in batches),
-            sum(int(batch["attention_mask"].sum()) for batch in batches),
+            sum(_tokens(batch) for batch in batches),
             sum(batch["input_ids"].numel() for batch in batches),
             int(self._told_to_stop),  # the ranks hear a signal at different moments, and must stop at the same step
             int(time.monotonic() - self._began > self._minutes * 60),
@@ -182,6 +191,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         return loss + self.penalty(self.model) / self._batches_in_step if self.penalty else loss
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
+        if self.packed and self.args.world_size == 1 and not inputs["weights"].any():
+            return torch.zeros(())  # a batch whose rows went into the others
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise ValueError(
@@ -239,7 +250,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         totals = [0.0, 0.0, 0.0]
         self.model.eval()
         for rows in deal(range(len(samples)), args.per_device_eval_batch_size, args.process_index, args.world_size):
-            batch = collate([samples[row] for row in rows])
+            batch = self.together([samples[row] for row in rows])
             scores = no_grad_scores(self.model, self.head, {name: each.to(args.device) for name, each in batch.items()})
             found = (scores.loss.item(), scores.hit.sum().item(), len(scores.nll))
             totals = [total + more for total, more in zip(totals, found, strict=True)]
