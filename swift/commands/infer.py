@@ -57,8 +57,6 @@ class RowFlags:
     """Other names of a file's columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting and sampling"""
-    registry: tuple[str, ...] = ()
-    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
     def __post_init__(self) -> None:
         if self.show_dataset_sample < -1 or self.show_dataset_sample == 0:
@@ -104,7 +102,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     from swift.commands.loading import load_chat, sampling
 
     params = sampling(cfg.generation)
-    rows = [] if cfg.talks else load_rows(cfg.rows)
+    rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
     chat = load_chat(cfg, given)
     try:
@@ -157,7 +155,7 @@ def _say_where(results: Results) -> None:
 # Rows
 
 
-def load_rows(wanted: RowFlags) -> list[Conversation]:
+def load_rows(wanted: RowFlags, registry: Sequence[str] = ()) -> list[Conversation]:
     """The rows to answer: those of --val_dataset, or those that training with --dataset holds out."""
     from random import Random
 
@@ -171,7 +169,7 @@ def load_rows(wanted: RowFlags) -> list[Conversation]:
             check_dataset_strategy=wanted.check_dataset_strategy,
             columns=wanted.columns,
             dataset_seed=wanted.dataset_seed,
-            registry=wanted.registry,
+            registry=tuple(registry),
         )
     )
     rows = held_out or train
