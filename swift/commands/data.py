@@ -45,8 +45,6 @@ class Show:
     """One JSON object a row: tokens, weights, text, and the pieces of equal weight"""
     columns: dict[str, str] = flag({})
     """Other names of a file's columns, as JSON: {"question": "query"}"""
-    registry: tuple[str, ...] = ()
-    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
 
 VERBS = {"lint": Lint, "show": Show}
@@ -91,9 +89,10 @@ def show(cfg: Show) -> int:
     if not name:
         raise ValueError("swift data show needs --model: the tokens and the chat template are a model's")
     rows = _rows(cfg)
-    path = locate(name, cfg.model.model_revision, cfg.model.use_hf)
-    spec = choose(cfg.model.model_type, name, str(path))
-    renderer = make_renderer(load_tokenizer(path, cfg.model.trust_remote_code), cfg.template, spec)
+    path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
+    spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
+    tokenizer = load_tokenizer(path, cfg.model.trust_remote_code, spec)
+    renderer = make_renderer(tokenizer, cfg.template, spec)
     bad = 0
     for conversation in rows:
         fitted = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
@@ -116,7 +115,7 @@ def _rows(cfg: Show) -> Iterable[Conversation]:
 
     if cfg.row is not None and cfg.row < 1:
         raise ValueError(f"--row {cfg.row}: rows are counted from 1")
-    report, known = Report(), catalogue(cfg.registry)
+    report, known = Report(), catalogue(cfg.model.registry)
     sources = [resolve(name, known) for name in cfg.file]
     every = (row for source in sources for row in checked(source, "warning", report, say, cfg.columns or None))
     if cfg.row is None:

@@ -59,18 +59,20 @@ def merge_checkpoint(config: Config, overwrite: bool) -> Path:
     from swift.model import load, specs  # torch, from here on
 
     name, revision = _base_model(config.model, recorded, checkpoint)
+    registry = config.model.registry or tuple(file for file in recorded.get("registry") or () if Path(file).is_file())
     try:
-        source = load.locate(name, revision, config.model.use_hf)
+        source = load.locate(name, revision, config.model.use_hf, registry)
     except ValueError as error:
         raise ValueError(f"{checkpoint} was trained on {name}: {error} (--model_id_or_path says where it is)") from None
-    spec = specs.choose(config.model.model_type, str(recorded.get("model_type") or name), str(source))
-    tokenizer = load.load_tokenizer(source, config.model.trust_remote_code)
+    wanted = config.model.model_type
+    spec = specs.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
+    tokenizer = load.load_tokenizer(source, config.model.trust_remote_code, spec)
     template = _template(config.template_type, recorded, spec)
     stops = _give_template(tokenizer, template)
     dtype = config.model.dtype if config.model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
 
     with _aside(target) as folder:
-        away = _merge_into(folder, source, checkpoint, config.model, dtype, tokenizer, stops)
+        away = _merge_into(folder, source, checkpoint, config.model, dtype, tokenizer, stops, spec)
         _write_records(folder, recorded, spec, template, name, dtype)
     print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
     return target
@@ -84,6 +86,7 @@ def _merge_into(
     dtype: str,
     tokenizer: PreTrainedTokenizerBase,
     stops: list[int],
+    spec: ModelSpec | None,
 ) -> float:
     """Writes weights and tokenizer. Returns how far the greatest difference of logits is, by the greatest logit.
 
@@ -94,7 +97,7 @@ def _merge_into(
     from swift.tuner import attach
 
     rounded_to = load.pick_dtype(dtype, load.pick_device(flags.device))
-    model = load.load_model(source, "fp32", flags.device, flags.trust_remote_code)
+    model = load.load_model(source, "fp32", flags.device, flags.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
         raise ValueError(f"{source}: a quantised model cannot take an adapter into its weights")
     tokens = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)

@@ -56,6 +56,8 @@ class ModelFlags:
     """Run Python code that comes with the model's files"""
     use_hf: bool = False
     """Fetch from Hugging Face instead of ModelScope what is not on this machine"""
+    registry: tuple[str, ...] = ()
+    """TOML files that give models and data sets of your own a name: [models.NAME], [datasets.NAME]"""
     quant: QuantFlags = QuantFlags()
 
 
@@ -125,8 +127,6 @@ class DataFlags:
     """Other names of a file's columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting, sampling and mixing"""
-    registry: tuple[str, ...] = ()
-    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
 
 @dataclass(frozen=True)

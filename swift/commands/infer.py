@@ -58,8 +58,6 @@ class RowFlags:
     """Other names of a file's columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting and sampling"""
-    registry: tuple[str, ...] = ()
-    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
     def __post_init__(self) -> None:
         if self.show_dataset_sample < -1 or self.show_dataset_sample == 0:
@@ -115,7 +113,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
 
     params = sampling(cfg.generation)
     tools = read_tools(Path(cfg.tools).expanduser()) if cfg.tools else []
-    rows = [] if cfg.talks else load_rows(cfg.rows)
+    rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
     chat = load_chat(cfg, given)
     try:
@@ -179,7 +177,7 @@ def _say_where(results: Results) -> None:
 # Rows
 
 
-def load_rows(wanted: RowFlags) -> list[Conversation]:
+def load_rows(wanted: RowFlags, registry: Sequence[str] = ()) -> list[Conversation]:
     """The rows to answer: those of --val_dataset, or those that training with --dataset holds out."""
     from random import Random
 
@@ -193,7 +191,7 @@ def load_rows(wanted: RowFlags) -> list[Conversation]:
             check_dataset_strategy=wanted.check_dataset_strategy,
             columns=wanted.columns,
             dataset_seed=wanted.dataset_seed,
-            registry=wanted.registry,
+            registry=tuple(registry),
         )
     )
     rows = held_out or train

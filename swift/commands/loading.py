@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from swift.model.specs import ModelSpec
 
 RECORD = "sft_args.json"
-MODEL = ("model_type", "model_id_or_path", "model_revision", *flags.names(QuantFlags))
+MODEL = ("model_type", "model_id_or_path", "model_revision", "registry", *flags.names(QuantFlags))
 TEMPLATE = ("template_type", "system", "agent_template")
 Group = TypeVar("Group", ModelFlags, TemplateFlags)
 
@@ -65,14 +65,15 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     from swift.tuner.prompts import Prompted
 
     model_flags = choice.model
-    path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf)
+    path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
+    spec = _spec(choice, str(path))
     if choice.adapter:
         attach.check(choice.adapter)
-    tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code)
-    renderer = make_renderer(tokenizer, choice.template, _spec(choice) or _spec_of(str(path)))
+    tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code, spec)
+    renderer = make_renderer(tokenizer, choice.template, spec)
     quant = quantisation(model_flags)
     model = load.load_model(
-        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant
+        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=spec
     )
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
@@ -102,8 +103,10 @@ class _Prefixed:
 
 def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
     """What to call the model: its model_type, or the name of its folder."""
+    from swift.model import specs
+
     choice = choose(cfg, given)
-    spec = _spec(choice)
+    spec = specs.find(choice.model.model_type or choice.source, choice.model.registry)
     return spec.model_type if spec else choice.model.model_type or Path(choice.source).expanduser().resolve().name
 
 
@@ -140,7 +143,7 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
         if cfg.backend.merge_lora:
             raise ValueError(f"{folder}: a whole model, with no adapter to merge: leave --merge_lora out")
         # The checkpoint is the model; its record says what it was made from, which still names its template.
-        model = _adopted(cfg.model, ("model_type",), record, given)
+        model = _adopted(cfg.model, ("model_type", "registry"), record, given)
         return Choice(flags.update(model, {"model_id_or_path": str(folder)}), template, None)
     if cfg.model.model_id_or_path or cfg.model.model_type:
         model = cfg.model
@@ -175,7 +178,11 @@ def _checkpoint(text: str) -> Path:
 def _record(folder: Path) -> dict[str, object]:
     """What training noted, in the checkpoint or in the folder above it; empty where another program trained."""
     file = next((path for path in (folder / RECORD, folder.parent / RECORD) if path.is_file()), None)
-    return _json(file) if file else {}
+    record = _json(file) if file else {}
+    if isinstance(files := record.get("registry"), list):
+        # one that is gone since is missed only where it gave the model its name
+        record["registry"] = [name for name in files if Path(str(name)).is_file()]
+    return record
 
 
 def _base(folder: Path) -> str:
@@ -212,11 +219,7 @@ def _merged(folder: Path, model: ModelFlags, template: TemplateFlags) -> str:
     return str(export.merge_checkpoint(wanted, overwrite=True))
 
 
-def _spec(choice: Choice) -> ModelSpec | None:
-    return _spec_of(choice.model.model_type or "") or _spec_of(choice.source)
-
-
-def _spec_of(name: str) -> ModelSpec | None:
+def _spec(choice: Choice, *more: str) -> ModelSpec | None:
     from swift.model import specs
 
-    return specs.find(name) if name else None
+    return specs.choose(choice.model.model_type, choice.source, *more, registry=choice.model.registry)

@@ -62,9 +62,9 @@ def main(cfg: Config) -> dict[str, Any]:
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
-    path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf)
-    spec = specs.choose(cfg.model.model_type, name, str(path))
-    tokenizer = load.load_tokenizer(path, cfg.model.trust_remote_code)
+    path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
+    spec = specs.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
+    tokenizer = load.load_tokenizer(path, cfg.model.trust_remote_code, spec)
     renderer = make_renderer(tokenizer, cfg.template, spec)
 
     say(f"model: {name} ({path})")
@@ -76,8 +76,10 @@ def main(cfg: Config) -> dict[str, Any]:
 
     set_seed(cfg.train.seed)
     quant = tuning.quantisation(cfg.model)
-    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, quantisation=quant)
-    renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
+    model = load.load_model(
+        path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, quantisation=quant, spec=spec
+    )
+    renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code, spec=spec)
     model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
     packed = tuning.fuse(model, cfg, say)
     trained, whole = attach.trained_and_all(model)
@@ -119,7 +121,8 @@ def _read(cfg: Config, renderer: Renderer, say: Callable[[str], None]) -> Data:
     from swift.template.fit import Lengths, fit_all
     from swift.train.report import abbreviate, mixture
 
-    plan = DataPlan(**{field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)})
+    flags_of_data = {field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)}
+    plan = DataPlan(**flags_of_data, registry=cfg.model.registry)
     train_rows, val_rows, report = load_datasets(plan, say)
     lengths, limits = Lengths(), cfg.template
     train, val = (
@@ -180,6 +183,7 @@ def _derived(cfg: Config, ranks: int, model_type: str | None) -> Config:
             "model_type": model_type,
             # the record of the run is read from other folders too
             "model_id_or_path": str(Path(str(name)).expanduser().resolve()) if here else name,
+            "registry": [str(Path(file).expanduser().resolve()) for file in cfg.model.registry],
             "learning_rate": rate if train.learning_rate is None else train.learning_rate,
             "gradient_accumulation_steps": train.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / rows_at_once),
             "eval_batch_size": train.eval_batch_size or train.batch_size,

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 QUANTISED = ("QuantLinear", "QuantizedLinear", "WQLinear", "HQQLinear", "EetqLinear")
-"""In the class names of quantised layers that are no `nn.Linear` (bitsandbytes' are)."""
+"""In the class names of quantised layers, or of what they derive from, that are no `nn.Linear` (bitsandbytes' are)."""
 
 
 def lora_targets(model: PreTrainedModel, words: Sequence[str], default: Sequence[str] = ()) -> list[str]:
@@ -94,7 +94,8 @@ def _adaptable(module: nn.Module) -> bool:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, Conv1D)) or any(part in type(module).__name__ for part in QUANTISED)
+    kinds = " ".join(kind.__name__ for kind in type(module).__mro__)
+    return isinstance(module, (nn.Linear, Conv1D)) or any(part in kinds for part in QUANTISED)
 
 
 def is_norm(module: nn.Module) -> bool:
