@@ -344,6 +344,20 @@ class TrainFlags:
 
 
 @dataclass(frozen=True)
+class ScaleFlags:
+    """Several devices"""
+
+    fsdp: str = ""
+    """Shard the model over processes with FSDP2: 'full_shard auto_wrap', shard_grad_op, offload; none takes DDP"""
+    fsdp_config: str | None = None
+    """JSON file or text with FSDP2's settings: auto_wrap_policy, min_num_params, transformer_layer_cls_to_wrap ..."""
+    deepspeed: str | None = flag(None, alias=("deepspeed_config_path",))
+    """Train with DeepSpeed: default-zero2, default-zero3, zero2_offload, zero3_offload, a JSON file or JSON text"""
+    device_map: str | None = flag(None, alias=("device_map_config_path", "device_map_config"))
+    """Layers of one process on several devices: auto, balanced, sequential, a JSON file or text {"lm_head": 0, ...}"""
+
+
+@dataclass(frozen=True)
 class GenerationFlags:
     """Generation"""
 

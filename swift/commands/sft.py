@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swift import flags
-from swift.commands import tuning
-from swift.commands.groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
+from swift.commands import scaling, tuning
+from swift.commands.groups import (
+    DataFlags,
+    LoraFlags,
+    ModelFlags,
+    ScaleFlags,
+    TemplateFlags,
+    TrainFlags,
+    TunerFlags,
+)
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -40,6 +48,7 @@ class Config:
     lora: LoraFlags = LoraFlags()
     tuner: TunerFlags = TunerFlags()
     train: TrainFlags = TrainFlags()
+    scale: ScaleFlags = ScaleFlags()
 
 
 def main(cfg: Config) -> dict[str, Any]:
@@ -53,8 +62,11 @@ def main(cfg: Config) -> dict[str, Any]:
     from swift.tuner import attach
 
     tuning.check(cfg)
-    take_one_gpu(cfg.model.device)
+    spread = scaling.check(cfg)
+    if not spread.device_map:
+        take_one_gpu(cfg.model.device)
     device = load.pick_device(cfg.model.device)
+    scaling.check_device(spread, device)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
     torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
@@ -71,19 +83,28 @@ def main(cfg: Config) -> dict[str, Any]:
     data = _read(cfg, renderer, say)
     cfg = _derived(cfg, ranks.world, spec.model_type if spec else None)
     runs = _runs(cfg, path)
-    resume = _resume_from(cfg, runs)
+    resume = _resume_from(cfg, runs, spread.engine, say)
     folder = ranks.agree(lambda: _run_folder(cfg, runs, resume))
 
     set_seed(cfg.train.seed)
-    quant = tuning.quantisation(cfg.model)
-    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, quantisation=quant)
+    # before the model is loaded: DeepSpeed deals out the weights as they are read
+    args = _training_arguments(cfg, folder, device.type, bool(data.val), spread.settings)
+    model = load.load_model(
+        path,
+        cfg.model.dtype,
+        cfg.model.device,
+        cfg.model.trust_remote_code,
+        quantisation=tuning.quantisation(cfg.model, spread.engine),
+        device_map=spread.device_map,
+        shards=spread.shards,
+    )
     renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
     model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
-    packed = tuning.fuse(model, cfg, say)
+    packed = tuning.fuse(model, cfg, say, apart=bool(spread.engine or spread.device_map))
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
-    trainer = _trainer(cfg, model, data, folder, device.type, packed, _finish(cfg, renderer))
+    trainer = _trainer(cfg, model, data, folder, args, packed, _finish(cfg, renderer))
     if ranks.first:
         _write_record(cfg, folder)
         (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
@@ -209,7 +230,9 @@ def _check_numbers(train: TrainFlags) -> None:
         raise ValueError(f"--num_train_epochs {train.num_train_epochs}: must be more than 0")
 
 
-def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool) -> TrainingArguments:
+def _training_arguments(
+    cfg: Config, folder: Path, device: str, evaluates: bool, spread: dict[str, Any]
+) -> TrainingArguments:
     from transformers.integrations import get_available_reporting_integrations
 
     from swift.model.load import pick_device, pick_dtype
@@ -256,6 +279,7 @@ def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool)
         use_cpu=device == "cpu",
         ddp_backend=train.ddp_backend,
         ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),
+        **spread,
     )
 
 
@@ -270,13 +294,18 @@ def _inputs(data: Data, cfg: Config, device: Any) -> Iterable[dict[str, Any]]:
 
 
 def _trainer(
-    cfg: Config, model: Any, data: Data, folder: Path, device: str, packed: bool, finish: Callable[[Path], None]
+    cfg: Config,
+    model: Any,
+    data: Data,
+    folder: Path,
+    args: TrainingArguments,
+    packed: bool,
+    finish: Callable[[Path], None],
 ) -> SftTrainer:
     from swift.train.progress import ShowProgress
     from swift.train.report import WriteLog
     from swift.train.trainer import SftTrainer
 
-    args = _training_arguments(cfg, folder, device, evaluates=bool(data.val))
     extra = tuning.loop(model, cfg)
     watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.watchers]
     if "tensorboard" in cfg.train.report_to and args.process_index == 0:
@@ -312,8 +341,8 @@ def _runs(cfg: Config, model: Path) -> Path:
     return root / (cfg.model.model_type or model.resolve().stem or "model")
 
 
-def _resume_from(cfg: Config, runs: Path) -> Path | None:
-    """The checkpoint to go on from. ValueError where there is none, or it is not whole."""
+def _resume_from(cfg: Config, runs: Path, engine: str, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint to go on from. ValueError where there is none, or it is not whole, or of another engine."""
     from swift.train import checkpoint
 
     asked = cfg.train.resume_from_checkpoint
@@ -323,12 +352,23 @@ def _resume_from(cfg: Config, runs: Path) -> Path | None:
         path = Path(asked).expanduser()
         if fault := checkpoint.fault(path):
             raise ValueError(f"--resume_from_checkpoint: {fault}")
-        return path.resolve()
+        return _of_engine(path, engine)
     versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
     for number in sorted(versions, reverse=True):
-        if found := checkpoint.newest(versions[number]):
-            return found.resolve()
+        if found := checkpoint.newest(versions[number], say):
+            say(f"goes on from {found}")
+            return _of_engine(found, engine)
     raise ValueError(f"--resume_from_checkpoint: there is no whole checkpoint in {runs}")
+
+
+def _of_engine(path: Path, engine: str) -> Path:
+    from swift.train import checkpoint
+
+    saved = checkpoint.engine_of(path)
+    if saved != engine:
+        said = f"was saved with --{saved}: give it again" if saved else f"was saved without --{engine}: leave it out"
+        raise ValueError(f"--resume_from_checkpoint: {path} {said}")
+    return path.resolve()
 
 
 def _run_folder(cfg: Config, runs: Path, resume: Path | None) -> Path:
