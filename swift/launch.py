@@ -37,7 +37,7 @@ def launch(argv: Sequence[str]) -> int:
     sys.stdout.flush()
     try:
         words = options(os.environ, run.get_args_parser().format_help())
-        run.run(run.parse_args([*words, "-m", "swift.cli", *argv]))  # type: ignore[no-untyped-call]  # torch's own
+        run.run(run.parse_args([*words, "-m", "swift.cli", *argv]))
     except ChildFailedError as error:
         code, line = reason(error.failures)
         print(f"swift: error: {line}", file=sys.stderr)

@@ -344,6 +344,20 @@ class TrainFlags:
 
 
 @dataclass(frozen=True)
+class FeedFlags:
+    """Large data"""
+
+    streaming: bool = False
+    """Read, tokenise and shuffle rows while training, for data larger than memory; needs --max_steps"""
+    shuffle_buffer_size: int = 1000
+    """streaming: rows that the next one is drawn from"""
+    token_cache: str | None = flag(None, alias=("cached_dataset",), bare="true")
+    """Folder that keeps tokenised rows for the next start of the same run; true takes ~/.cache/swift/tokens"""
+    lazy_tokenize: bool = False
+    """Tokenise rows when they are trained on, not beforehand"""
+
+
+@dataclass(frozen=True)
 class ScaleFlags:
     """Several devices"""
 

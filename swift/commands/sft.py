@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands import scaling, tuning
+from swift.commands import feeding, scaling, tuning
 from swift.commands.groups import (
     DataFlags,
+    FeedFlags,
     LoraFlags,
     ModelFlags,
     ScaleFlags,
@@ -28,11 +28,9 @@ from swift.commands.groups import (
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from swift.chat import Conversation, Sample
-    from swift.data.check import Report
+    from swift.commands.feeding import Data
     from swift.template import Renderer
-    from swift.template.fit import Lengths
-    from swift.train.report import Share
+    from swift.train.streamed import Stream
     from swift.train.trainer import SftTrainer
 
 RECORD = "sft_args.json"
@@ -48,6 +46,7 @@ class Config:
     lora: LoraFlags = LoraFlags()
     tuner: TunerFlags = TunerFlags()
     train: TrainFlags = TrainFlags()
+    feed: FeedFlags = FeedFlags()
     scale: ScaleFlags = ScaleFlags()
 
 
@@ -62,6 +61,7 @@ def main(cfg: Config) -> dict[str, Any]:
     from swift.tuner import attach
 
     tuning.check(cfg)
+    feeding.check(cfg)
     spread = scaling.check(cfg)
     if not spread.device_map:
         take_one_gpu(cfg.model.device)
@@ -80,7 +80,7 @@ def main(cfg: Config) -> dict[str, Any]:
     renderer = make_renderer(tokenizer, cfg.template, spec)
 
     say(f"model: {name} ({path})")
-    data = _read(cfg, renderer, say)
+    data = feeding.read(cfg, renderer, say, ranks)
     cfg = _derived(cfg, ranks.world, spec.model_type if spec else None)
     runs = _runs(cfg, path)
     resume = _resume_from(cfg, runs, spread.engine, say)
@@ -99,7 +99,9 @@ def main(cfg: Config) -> dict[str, Any]:
         shards=spread.shards,
     )
     renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
-    model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
+    model = tuning.tune(
+        model, cfg, spec.lora_targets if spec else (), renamed, feeding.inputs(data, cfg.train.batch_size, device)
+    )
     packed = tuning.fuse(model, cfg, say, apart=bool(spread.engine or spread.device_map))
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
@@ -119,66 +121,6 @@ def main(cfg: Config) -> dict[str, Any]:
     if trainer.stopped:
         raise SystemExit(128 + 15)  # as a process that SIGTERM ended
     return result
-
-
-# --- rows -> samples ------------------------------------------------------------------------------------------------
-
-
-class Data(NamedTuple):
-    """What is trained on, what is held out, what became of every row, and the first row as the model sees it."""
-
-    train: list[Sample]
-    val: list[Sample]
-    shares: dict[str, Share]
-    report: Report
-    lengths: Lengths
-    first_row: str
-
-
-def _read(cfg: Config, renderer: Renderer, say: Callable[[str], None]) -> Data:
-    from swift.data.mix import DataPlan, load_datasets
-    from swift.template.fit import Lengths, fit_all
-    from swift.train.report import abbreviate, mixture
-
-    plan = DataPlan(**{field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)})
-    train_rows, val_rows, report = load_datasets(plan, say)
-    lengths, limits = Lengths(), cfg.template
-    train, val = (
-        list(fit_all(renderer, _shown(rows, doing), limits.max_length, limits.truncation_strategy, lengths))
-        for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
-    )
-    for line in report.lines():
-        say(f"data: {line}")
-    for line in lengths.lines():
-        say(f"length: {line}")
-    shares = mixture(train)
-    _refuse_untrained(train, shares, cfg)
-    first = next(row for row in train_rows if row.source == train[0].source)
-    return Data(train, val, shares, report, lengths, abbreviate(renderer.show(first).pieces))
-
-
-def _shown(rows: Sequence[Conversation], doing: str) -> Iterable[Conversation]:
-    """The rows, with a progress bar where they are many and somebody looks."""
-    from rich.progress import track
-
-    return track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True)
-
-
-def _refuse_untrained(samples: Sequence[Sample], shares: dict[str, Share], cfg: Config) -> None:
-    """ValueError where a run would teach nothing, or never teach when to stop."""
-    if not samples:
-        raise ValueError(f"no row is left to train on: none fits into --max_length {cfg.template.max_length}")
-    for source, share in shares.items():
-        if not share.trained_tokens:
-            raise ValueError(
-                f"{source}: no token of its {share.rows} rows is trained: "
-                f"look at one with `swift data show`, and at --loss_scale {cfg.template.scale}"
-            )
-    if not any(sample.weights[-1] for sample in samples):
-        raise ValueError(
-            "the token that ends a reply is never trained, so the model would not learn to stop: "
-            f"look at a row with `swift data show`, and at --loss_scale {cfg.template.scale}"
-        )
 
 
 # --- flags -> settings ----------------------------------------------------------------------------------------------
@@ -279,18 +221,9 @@ def _training_arguments(
         use_cpu=device == "cpu",
         ddp_backend=train.ddp_backend,
         ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),
+        ignore_data_skip=cfg.feed.streaming,  # the stream skips by itself, and makes no samples of what it skips
         **spread,
     )
-
-
-def _inputs(data: Data, cfg: Config, device: Any) -> Iterable[dict[str, Any]]:
-    """Training rows as a model takes them, for start values that are drawn from data."""
-    from swift.train.batch import collate
-
-    size = cfg.train.batch_size
-    for start in range(0, len(data.train), size):
-        batch = collate(data.train[start : start + size])
-        yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _trainer(
@@ -326,7 +259,16 @@ def _trainer(
         watchers=watchers,
         store=extra.store,
         penalty=extra.penalty,
+        stream=_stream(data, args),
         packed=packed,
+    )
+
+
+def _stream(data: Data, args: TrainingArguments) -> Stream[Any] | None:
+    if data.stream is None:
+        return None
+    return data.stream(
+        args.per_device_train_batch_size, args.gradient_accumulation_steps, args.process_index, args.world_size
     )
 
 
@@ -416,9 +358,7 @@ def _mixture_json(data: Data) -> str:
         "sources": {name: share._asdict() for name, share in data.shares.items()},
         "total": total(data.shares)._asdict(),
         "held_out_rows": len(data.val),
-        **data.report.as_dict(),
-        "lengths": data.lengths.fates,
-        "left_out": data.lengths.reasons,
+        **data.fates,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

@@ -20,13 +20,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from swift.chat import Sample
 from swift.train import checkpoint
 from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, pack
 from swift.train.loss import no_grad_scores, output_head, score, trained
 from swift.train.report import peak_memory
+from swift.train.streamed import Stream, StreamLoader, lengths
 
 
 def arguments(folder: Path, **settings: Any) -> TrainingArguments:
@@ -140,10 +141,11 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         store: Store | None = None,
         penalty: Callable[[Any], Tensor] | None = None,
         packed: bool = False,
+        stream: Stream[Any] | None = None,
     ) -> None:
         self.folder = folder
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
-        self.store, self.penalty = store, penalty
+        self.store, self.penalty, self.stream = store, penalty, stream
         self.packed, self.together = packed, pack if packed else collate
         self.head = output_head(model)
         self.pace, self.flow = Pace(), Flow()
@@ -157,8 +159,11 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         args = self.args
+        workers, pin = args.dataloader_num_workers, args.dataloader_pin_memory
+        if self.stream is not None:
+            return StreamLoader(self.stream, workers, pin, self.together)
         batches = StepBatches(
-            [len(sample.tokens) for sample in self.samples],
+            lengths(self.samples),
             args.per_device_train_batch_size,
             args.gradient_accumulation_steps,
             rank=args.process_index,
@@ -167,7 +172,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             drop_last=args.dataloader_drop_last,
             packed=self.packed,
         )
-        return StepLoader(self.samples, batches, args.dataloader_num_workers, args.dataloader_pin_memory, self.together)
+        return StepLoader(self.samples, batches, workers, pin, self.together)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -303,9 +308,13 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     def train(self, *args: Any, **settings: Any) -> Any:
         """As transformers' own; a SIGTERM makes it save and return after the step under way.
 
+        A stream goes on where a run that is resumed has got to.
         Raises ChildProcessError where another process of the run has died.
         """
         self._began = time.monotonic()
+        if self.stream is not None and (resumed := settings.get("resume_from_checkpoint")):
+            done = TrainerState.load_from_json(str(Path(resumed) / checkpoint.STATE)).global_step
+            self.stream.skip(done * self.args.gradient_accumulation_steps)
         try:
             with self._listening():
                 return super().train(*args, **settings)
