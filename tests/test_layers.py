@@ -13,7 +13,8 @@ ROOT = Path(swift.__file__).parent
 MAY_IMPORT = {
     "chat": set(),
     "flags": set(),
-    "cli": {"flags"},
+    "launch": set(),
+    "cli": {"flags", "launch"},
     "agent": {"chat"},
     "data": {"chat"},
     "train": {"chat"},

@@ -344,6 +344,34 @@ class TrainFlags:
 
 
 @dataclass(frozen=True)
+class FeedFlags:
+    """Large data"""
+
+    streaming: bool = False
+    """Read, tokenise and shuffle rows while training, for data larger than memory; needs --max_steps"""
+    shuffle_buffer_size: int = 1000
+    """streaming: rows that the next one is drawn from"""
+    token_cache: str | None = flag(None, alias=("cached_dataset",), bare="true")
+    """Folder that keeps tokenised rows for the next start of the same run; true takes ~/.cache/swift/tokens"""
+    lazy_tokenize: bool = False
+    """Tokenise rows when they are trained on, not beforehand"""
+
+
+@dataclass(frozen=True)
+class ScaleFlags:
+    """Several devices"""
+
+    fsdp: str = ""
+    """Shard the model over processes with FSDP2: 'full_shard auto_wrap', shard_grad_op, offload; none takes DDP"""
+    fsdp_config: str | None = None
+    """JSON file or text with FSDP2's settings: auto_wrap_policy, min_num_params, transformer_layer_cls_to_wrap ..."""
+    deepspeed: str | None = flag(None, alias=("deepspeed_config_path",))
+    """Train with DeepSpeed: default-zero2, default-zero3, zero2_offload, zero3_offload, a JSON file or JSON text"""
+    device_map: str | None = flag(None, alias=("device_map_config_path", "device_map_config"))
+    """Layers of one process on several devices: auto, balanced, sequential, a JSON file or text {"lm_head": 0, ...}"""
+
+
+@dataclass(frozen=True)
 class GenerationFlags:
     """Generation"""
 

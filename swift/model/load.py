@@ -160,11 +160,16 @@ def load_model(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     quantisation: Quantisation | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    shards: bool = False,
     spec: ModelSpec | None = None,
 ) -> PreTrainedModel:
     """The model of a folder or GGUF file, on its device, in eval mode; `quantisation` gives its layers fewer bits.
 
-    A function of the user's own, which `spec` may name, is called as `from_pretrained` is: (folder, dtype=..., ...).
+    `device_map` puts its layers on several devices, as accelerate understands it. With `shards` the weights stay in
+    main memory, where an engine takes each process's share from. A function of the user's own, which `spec` may name,
+    is called as `from_pretrained` is: (folder, dtype=..., ...).
+
     Raises ValueError when weights are missing: transformers would go on with random ones.
     """
     if not sys.stderr.isatty():
@@ -176,17 +181,22 @@ def load_model(
     file = None if read else _gguf_file(path)
     if file and quantisation:
         raise ValueError(f"{path}: --quantization_bit does not work on a GGUF file")
+    if file and device_map:
+        raise ValueError(f"{path}: --device_map does not work on a GGUF file")
     if file:
-        model = gguf.read_model(file, as_dtype, **options).to(on)
+        model = gguf.read_model(file, as_dtype, **options)
+        model = model if shards else model.to(on)
     else:
         reading = partial(_read_own, read, path) if read else _reading(path, trust_remote_code)
         if quantisation:
             options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
-        if quantisation or on.type == "cuda":  # straight to the GPU; and quantised layers cannot be moved afterwards
-            options["device_map"] = {"": on}
+        if device_map:
+            options["device_map"] = device_map
+        elif quantisation or (on.type == "cuda" and not shards):
+            options["device_map"] = {"": on}  # straight to the GPU; and quantised layers cannot be moved afterwards
         loaded = _loading(path, "model", lambda: reading(dtype=as_dtype, **options))
-        model = loaded if quantisation else loaded.to(on)
-    if attn_implementation is None:
+        model = loaded if quantisation or device_map or shards else loaded.to(on)
+    if attn_implementation is None and on.type == "cpu":
         attention.suit(model)
     return model.eval()
 

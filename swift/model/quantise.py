@@ -29,7 +29,10 @@ GROUP = 32
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How to quantise. `compute`: the dtype bitsandbytes' 4-bit layers compute in, None for the model's."""
+    """How to quantise. `compute`: the dtype bitsandbytes' 4-bit layers compute in, None for the model's.
+
+    `sharded`: an engine cuts the weights to pieces, which have to look like numbers of the model's own dtype for that.
+    """
 
     bits: int
     method: str = "bnb"
@@ -37,6 +40,7 @@ class Quantisation:
     kind: str = "nf4"
     double: bool = True
     axis: int = 0
+    sharded: bool = False
 
 
 def config(how: Quantisation, dtype: torch.dtype, device: torch.device) -> Any:
@@ -73,6 +77,7 @@ def _bnb(how: Quantisation, dtype: torch.dtype) -> Any:
         bnb_4bit_quant_type=how.kind,
         bnb_4bit_use_double_quant=how.double,
         bnb_4bit_compute_dtype=how.compute or dtype,
+        bnb_4bit_quant_storage=dtype if how.sharded else None,
     )
 
 

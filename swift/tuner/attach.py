@@ -31,7 +31,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from swift.tuner import added, resume
@@ -130,11 +130,14 @@ def trained_and_all(model: nn.Module) -> tuple[int, int]:
     return sum(count for count, trains in counts if trains), sum(count for count, _ in counts)
 
 
-def save(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """The adapter alone, in PEFT's format where PEFT made it, or a whole model that has none."""
+def save(model: PreTrainedModel | PeftModel, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """The adapter alone, in PEFT's format where PEFT made it, or a whole model that has none.
+
+    `state` is what is trained of a PEFT model of which this process holds a shard.
+    """
     if isinstance(model, PeftModel):
         # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
         if resume.needs_state(model):
             resume.save_state(model, folder)
     elif added.is_added(model):
