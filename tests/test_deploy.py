@@ -20,6 +20,7 @@ from swift import cli, flags
 from swift.chat import Delta, Message, Tool, Usage
 from swift.commands import loading
 from swift.commands.deploy import Config
+from swift.infer.guide import Guide, Rules
 from swift.infer.sample import SamplingParams
 
 PLAIN = SamplingParams()
@@ -32,6 +33,9 @@ class Scripted:
         self.begun = threading.Event()
         self.engine = io.BytesIO()  # anything that can be closed
         self.params: list[SamplingParams] = []
+
+    def guide(self, rules: Rules) -> Guide:
+        raise ValueError("a script cannot be held to anything")
 
     def __call__(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN

@@ -25,7 +25,7 @@ from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.infer.chat import LocalChat
 from swift.infer.engine import TorchEngine
 from swift.infer.sample import SamplingParams
-from swift.serve.server import create_app
+from swift.serve.server import Limits, create_app
 from swift.template import Renderer, template
 
 PLAIN = SamplingParams()
@@ -165,7 +165,8 @@ def test_a_plain_text_is_continued_without_chat() -> None:
     http = client(complete=complete)
     assert ask(http, "/v1/completions").json()["choices"][0]["text"] == " upon"
     assert ask(http, "/v1/completions", prompt=[1, 2], stream=True).text.endswith("data: [DONE]\n\n")
-    assert prompts == ["Once", [1, 2]]
+    assert ask(http, "/v1/completions", prompt=["a", "b"], n=2).json()["usage"]["prompt_tokens"] == 2
+    assert sorted(map(str, prompts)) == sorted(map(str, ["Once", [1, 2], "a", "a", "b", "b"]))
     assert "chat" in error(ask(client(), "/v1/completions"), 404)["message"]
 
 
@@ -207,7 +208,7 @@ def test_a_wrong_field_is_a_400_with_its_name() -> None:
 
 
 def test_a_body_that_is_too_long_is_a_413() -> None:
-    http = client(max_body=100)
+    http = client(limits=Limits(body=100))
     assert "100 bytes" in error(http.post("/v1/chat/completions", content=b" " * 101), 413)["message"]
     parts = iter([b" " * 60, b" " * 60])
     assert error(http.post("/v1/chat/completions", content=parts), 413)
