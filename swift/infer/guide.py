@@ -138,6 +138,8 @@ class _Calls:
         """Says what it likes up to a mark; from there on, calls."""
         head, mark = self._shape.head, self._form.marks.call[0]
         rest = self._rest()
+        if self._rules.schema is not None:  # then nothing free comes before a call
+            return [f"start: said | {self._literal(head)} calls", *rest]
         if not head:  # the first call is its first line, or follows where another one would
             names = " | ".join(f"bare_{index}" for index in range(len(self._rules.tools)))
             bare = [

@@ -32,10 +32,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_plain_validator_function
 
 from swift.agent.tools import argument_schema, json_arguments
 from swift.chat import Delta, Draft, Logprob, Message, Role, Tool, ToolCall, Usage
@@ -63,9 +66,10 @@ def _text(value: Any) -> Any:
     """A list of text parts as one text; anything else is left to the field's type."""
     if not isinstance(value, list):
         return value
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
+    texts = [part["text"] for part in value if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
+    if len(texts) < len(value) or not all(isinstance(text, str) for text in texts):
         raise ValueError("only parts of type text are supported")
-    return "\n".join(part["text"] for part in value)
+    return "\n".join(texts)
 
 
 def _one_or_more(value: Any) -> Any:
@@ -84,16 +88,23 @@ def _prompts(value: Any) -> Any:
     return several
 
 
-def _only(*allowed: Any) -> BeforeValidator:
+class _Only:
     """Refuses what is not honoured, instead of ignoring it."""
 
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            known = " or ".join(json.dumps(each) for each in allowed if each is not None)
-            raise ValueError(f"only {known} is supported, not {json.dumps(value)[:80]}")
-        return value
+    def __init__(self, *allowed: Any) -> None:
+        self._allowed = allowed
 
-    return BeforeValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: Any) -> dict[str, Any]:
+        return {"enum": list(self._allowed)}
+
+    def _check(self, value: Any) -> Any:
+        if any(value == each and type(value) is type(each) for each in self._allowed):
+            return value
+        known = " or ".join(json.dumps(each) for each in self._allowed if each is not None)
+        raise ValueError(f"only {known or 'null'} is supported, not {json.dumps(value)[:80]}")
 
 
 Text = Annotated[
@@ -288,9 +299,9 @@ class TextRequest(_Request):
         ),
     ]
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    best_of: Annotated[Any, _only(None, 1)] = None
-    echo: Annotated[Any, _only(None, False)] = None
-    suffix: Annotated[Any, _only(None, "")] = None
+    best_of: Annotated[Any, _Only(None, 1)] = None
+    echo: Annotated[Any, _Only(None, False)] = None
+    suffix: Annotated[Any, _Only(None, "")] = None
 
     @property
     def told(self) -> int | None:
@@ -308,11 +319,11 @@ class ChatRequest(_Request):
     tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
-    functions: Annotated[Any, _only(None, [])] = None
-    function_call: Annotated[Any, _only(None, "none", "auto")] = None
-    modalities: Annotated[Any, _only(None, ["text"])] = None
-    audio: Annotated[Any, _only(None)] = None
-    web_search_options: Annotated[Any, _only(None)] = None
+    functions: Annotated[Any, _Only(None, [])] = None
+    function_call: Annotated[Any, _Only(None, "none", "auto")] = None
+    modalities: Annotated[Any, _Only(None, ["text"])] = None
+    audio: Annotated[Any, _Only(None)] = None
+    web_search_options: Annotated[Any, _Only(None)] = None
 
     @model_validator(mode="after")
     def _tools_fit(self) -> ChatRequest:
