@@ -46,8 +46,8 @@ class Judged(NamedTuple):
 
 def train(form: str, minutes: float, rows: int) -> str:
     """The folder of an adapter that learned the form on tools of the other half of the catalogue."""
-    folder = Path(mkdtemp(prefix="guided-"))
-    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+    home = Path(mkdtemp(prefix="guided-"))
+    with (home / "rows.jsonl").open("w", encoding="utf-8") as file:
         for row in agent_rows(rows, seed=1, style="messages", rounds=(1, 2)):
             turns = [written(message) for message in row.messages]
             file.write(json.dumps({"messages": turns, "tools": [tool.spec for tool in row.tools]}) + "\n")
@@ -55,10 +55,10 @@ def train(form: str, minutes: float, rows: int) -> str:
         sft.Config(
             model=ModelFlags(model_type=MODEL),
             template=TemplateFlags(agent_template=form, max_length=1024),
-            data=DataFlags(dataset=(str(folder / "rows.jsonl"),)),
+            data=DataFlags(dataset=(str(home / "rows.jsonl"),)),
             lora=LoraFlags(lora_rank=8, lora_alpha=32, lora_dropout_p=0.0, lora_target_modules=("ALL",)),
             train=TrainFlags(
-                output_dir=str(folder / "train"),
+                output_dir=str(home / "train"),
                 batch_size=2,
                 gradient_accumulation_steps=2,
                 max_minutes=minutes,
@@ -69,8 +69,9 @@ def train(form: str, minutes: float, rows: int) -> str:
             ),
         )
     )
-    print(f"adapter: {saved}")
-    return str(saved)
+    folder = saved["last_model_checkpoint"]
+    print(f"adapter: {folder}")
+    return str(folder)
 
 
 def written(message: Message) -> dict[str, object]:
@@ -119,10 +120,12 @@ def main() -> None:
     parser.add_argument("--agent_template", default="react_en")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--cases", type=int, default=100, help="0 trains only")
     parser.add_argument("--ckpt_dir", help="an adapter that is there already; none trains one")
     given = parser.parse_args()
     folder = given.ckpt_dir or train(given.agent_template, given.minutes, given.rows)
+    if not given.cases:
+        return
     chat = load_chat(infer.Config(backend=BackendFlags(ckpt_dir=folder)))
     cases = evaluation_cases(given.cases, seed=7, style="messages")
     print(f"{chat.renderer.form_name}, {len(cases)} cases, greedy\n")
