@@ -110,12 +110,49 @@ class Usage(NamedTuple):
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
+class Logprob(NamedTuple):
+    """A token of a reply, its bytes and its log probability under the model; `top`: the likeliest in its place."""
+
+    token: int
+    data: bytes
+    logprob: float
+    top: tuple[Logprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A step of a reply while it is made: new text, a whole tool call, or (last) why it ended and its cost."""
+    """A step of a reply while it is made: new text, a call or more of one, or (last) why it ended and its cost.
+
+    A `tool_call` with a name begins a call; one without a name adds to the arguments of the call before.
+    """
 
     text: str = ""
     tool_call: ToolCall | None = None
     finish: FinishReason | None = None
     usage: Usage | None = None
-    logprobs: tuple[tuple[int, float], ...] = field(default=())
+    logprobs: tuple[Logprob, ...] = field(default=())
+
+
+class Draft:
+    """A reply that is put together from its deltas."""
+
+    def __init__(self) -> None:
+        self.calls: list[ToolCall] = []
+        self.finish: FinishReason | None = None
+        self.usage = Usage(0, 0)
+        self._text: list[str] = []
+
+    def add(self, delta: Delta) -> None:
+        self._text.append(delta.text)
+        if delta.tool_call is not None:
+            if delta.tool_call.name:
+                self.calls.append(delta.tool_call)
+            else:
+                begun = self.calls[-1]
+                self.calls[-1] = replace(begun, arguments=begun.arguments + delta.tool_call.arguments)
+        self.finish = delta.finish or self.finish
+        self.usage = delta.usage or self.usage
+
+    @property
+    def message(self) -> Message:
+        return Message("assistant", "".join(self._text), tuple(self.calls))

@@ -97,6 +97,12 @@ class _Prefixed:
     def submit(self, tokens: Sequence[int], params: SamplingParams) -> Steps:
         return self._engine.submit([*self._virtual, *tokens], params)
 
+    def add_adapter(self, name: str, folder: str) -> None:
+        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
+
+    def remove_adapter(self, name: str) -> None:
+        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
+
     def close(self) -> None:
         self._engine.close()
 

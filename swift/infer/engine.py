@@ -29,6 +29,11 @@ class Step(NamedTuple):
     token: int
     logprob: float
     finish: Literal["stop", "length"] | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Busy(RuntimeError):
+    """Too many requests wait already."""
 
 
 class Steps(Iterator[Step], Protocol):
@@ -41,6 +46,12 @@ class Engine(Protocol):
     def submit(self, tokens: Sequence[int], params: SamplingParams) -> Steps:
         """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served."""
         ...
+
+    def add_adapter(self, name: str, folder: str) -> None:
+        """Lets `SamplingParams.adapter` name the adapter in `folder`. Raises ValueError for what cannot be served."""
+        ...
+
+    def remove_adapter(self, name: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -86,6 +97,12 @@ class TorchEngine:
                 self._worker.start()
             self._changed.notify()
         return _Steps(row)
+
+    def add_adapter(self, name: str, folder: str) -> None:
+        raise ValueError(f"adapter '{name}': this engine serves one model")
+
+    def remove_adapter(self, name: str) -> None:
+        raise ValueError(f"adapter '{name}': this engine serves one model")
 
     def close(self) -> None:
         """Ends the worker; requests under way end with an error."""
@@ -213,14 +230,14 @@ class _Row:
 
     def take(self, logits_V: Tensor) -> bool:
         """Draws the next token; True when it is the last."""
-        token, logprob = self._sample(logits_V, self.reply)
+        token, logprob, top = self._sample(logits_V, self.reply)
         self.reply.append(token)
         finish: Literal["stop", "length"] | None = None
         if token in self._stop_tokens:
             finish = "stop"
         elif len(self.reply) == self._room:
             finish = "length"
-        self.queue.put(Step(token, logprob, finish))
+        self.queue.put(Step(token, logprob, finish, top))
         return finish is not None
 
     def end(self, error: Exception | None = None) -> None:

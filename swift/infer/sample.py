@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from swift.infer.guide import Guide
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -19,7 +21,9 @@ class SamplingParams:
     it leaves; otherwise it is an error. `temperature` 0: the likeliest token, always. `top_k` 0, `top_p` 1 and
     `min_p` 0 are off. `repetition_penalty` counts the prompt too; `presence_penalty` and `frequency_penalty` count
     the reply alone, as OpenAI's do. `stop`: texts that end the reply. `include_stop` None: a stop text stays in the
-    reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability.
+    reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability, and those
+    of the `top_logprobs` likeliest. `guide`: what the reply must be; nothing else lets a token through that it forbids.
+    `adapter`: the name of the adapter to answer with.
     """
 
     max_tokens: int | None = None
@@ -37,6 +41,9 @@ class SamplingParams:
     include_stop: bool | None = None
     ignore_eos: bool = False
     logprobs: bool = False
+    top_logprobs: int = 0
+    guide: Guide | None = None
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -45,6 +52,7 @@ class SamplingParams:
             ("min_p", self.min_p, 0, 1),
             ("presence_penalty", self.presence_penalty, -2, 2),
             ("frequency_penalty", self.frequency_penalty, -2, 2),
+            ("top_logprobs", self.top_logprobs, 0, 20),
         ):
             if not low <= value <= high or value == math.inf:
                 bounds = f"{low} or more" if high == math.inf else f"from {low} to {high}"
@@ -55,6 +63,8 @@ class SamplingParams:
             raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens must be 1 or more, not {self.max_tokens}")
+        if self.guide and self.ignore_eos:
+            raise ValueError("ignore_eos: a reply that is held to a grammar ends where the grammar does")
         if not all(self.stop):
             raise ValueError("stop must not hold an empty text")
         for token, bias in self.logit_bias.items():
@@ -63,10 +73,11 @@ class SamplingParams:
 
 
 class Choice(NamedTuple):
-    """A token and its log probability under the model, before any option changed it."""
+    """A token and its log probability under the model, before any option changed it; `top`: the likeliest tokens."""
 
     token: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 Change = Callable[[Tensor, Sequence[int]], Tensor]
@@ -77,10 +88,11 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Ten
     changes = _changes(params, prompt)
     greedy = params.temperature == 0
     generator = None if params.seed is None else torch.Generator().manual_seed(params.seed)
+    constraint = params.guide.begin() if params.guide else None
 
     def sample(logits_V: Tensor, reply: Sequence[int]) -> Choice:
         logits_V = logits_V.float()
-        changed_V = logits_V
+        changed_V = constraint.mask(logits_V) if constraint else logits_V
         for change in changes:
             changed_V = change(changed_V, reply)
         if greedy:
@@ -88,9 +100,19 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Ten
         else:
             # Drawn on the CPU, so that a seed means the same on every device.
             token = int(torch.multinomial(changed_V.softmax(-1).cpu(), 1, generator=generator))
-        return Choice(token, float(logits_V[token] - logits_V.logsumexp(-1)))
+        if constraint:
+            constraint.accept(token)
+        total = logits_V.logsumexp(-1)
+        return Choice(token, float(logits_V[token] - total), _top(logits_V - total, params.top_logprobs))
 
     return sample
+
+
+def _top(logprobs_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    if not count:
+        return ()
+    values, tokens = logprobs_V.topk(min(count, len(logprobs_V)))
+    return tuple(zip(tokens.tolist(), values.tolist(), strict=True))
 
 
 def _changes(params: SamplingParams, prompt: Sequence[int]) -> list[Change]:
