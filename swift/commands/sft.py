@@ -64,8 +64,7 @@ def main(cfg: Config) -> dict[str, Any]:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
     path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = specs.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
-    tokenizer = load.load_tokenizer(path, cfg.model.trust_remote_code, spec)
-    renderer = make_renderer(tokenizer, cfg.template, spec)
+    renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
 
     say(f"model: {name} ({path})")
     data = _read(cfg, renderer, say)
@@ -85,7 +84,7 @@ def main(cfg: Config) -> dict[str, Any]:
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
-    trainer = _trainer(cfg, model, data, folder, device.type, packed, _finish(cfg, renderer))
+    trainer = _trainer(cfg, model, data, folder, device.type, packed, _finish(cfg, renderer, path))
     if ranks.first:
         _write_record(cfg, folder)
         (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
@@ -134,7 +133,7 @@ def _read(cfg: Config, renderer: Renderer, say: Callable[[str], None]) -> Data:
     for line in lengths.lines():
         say(f"length: {line}")
     shares = mixture(train)
-    _refuse_untrained(train, shares, cfg)
+    _refuse_untrained(train, shares, lengths, cfg)
     first = next(row for row in train_rows if row.source == train[0].source)
     return Data(train, val, shares, report, lengths, abbreviate(renderer.show(first).pieces))
 
@@ -146,10 +145,11 @@ def _shown(rows: Sequence[Conversation], doing: str) -> Iterable[Conversation]:
     return track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True)
 
 
-def _refuse_untrained(samples: Sequence[Sample], shares: dict[str, Share], cfg: Config) -> None:
+def _refuse_untrained(samples: Sequence[Sample], shares: dict[str, Share], lengths: Lengths, cfg: Config) -> None:
     """ValueError where a run would teach nothing, or never teach when to stop."""
     if not samples:
-        raise ValueError(f"no row is left to train on: none fits into --max_length {cfg.template.max_length}")
+        why = f": {lengths.reasons[0]}" if lengths.reasons else f" (--max_length {cfg.template.max_length})"
+        raise ValueError(f"no row is left to train on{why}")
     for source, share in shares.items():
         if not share.trained_tokens:
             raise ValueError(
@@ -270,7 +270,7 @@ def _inputs(data: Data, cfg: Config, device: Any) -> Iterable[dict[str, Any]]:
     size = cfg.train.batch_size
     for start in range(0, len(data.train), size):
         batch = collate(data.train[start : start + size])
-        yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        yield {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}
 
 
 def _trainer(
@@ -361,14 +361,17 @@ def _write_record(cfg: Config, folder: Path) -> None:
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _finish(cfg: Config, renderer: Renderer) -> Callable[[Path], None]:
+def _finish(cfg: Config, renderer: Renderer, source: Path) -> Callable[[Path], None]:
     """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
+    from swift.model import vision
     from swift.tuner.table import TUNERS
 
     def finish(folder: Path) -> None:
         _write_record(cfg, folder)
         if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
+            if renderer.sight:
+                vision.copy_processor(source, folder)
 
     return finish
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from swift.agent import FORMS, form
@@ -71,7 +71,7 @@ class LocalChat:
         prompt = self.renderer.prompt(messages, tools)
         marks = self.renderer.form.marks
         found = endings(params, self.renderer.stop.texts, marks.stop if tools else ())
-        deltas = self._deltas(prompt, found, params)
+        deltas = self._deltas(prompt, found, params, self.renderer.inputs(messages, prompt))
         return self._calling(deltas, Talk(marks.call)) if tools else deltas
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Generator[Delta, None, None]:
@@ -80,10 +80,14 @@ class LocalChat:
         return self._deltas(tokens, endings(params), params)
 
     def _deltas(
-        self, prompt: Sequence[int], found: Sequence[Ending], params: SamplingParams
+        self,
+        prompt: Sequence[int],
+        found: Sequence[Ending],
+        params: SamplingParams,
+        inputs: Mapping[str, Any] | None = None,
     ) -> Generator[Delta, None, None]:
         stream = Stream(self.renderer.decode, found, prompt[-CONTEXT:])
-        return _deltas(self.engine.submit(prompt, params), stream, len(prompt), params.logprobs)
+        return _deltas(self.engine.submit(prompt, params, inputs), stream, len(prompt), params.logprobs)
 
     def _calling(self, deltas: Generator[Delta, None, None], talk: Talk) -> Generator[Delta, None, None]:
         with closing(deltas):
