@@ -12,6 +12,7 @@ import io
 import ipaddress
 import math
 import os
+import re
 import socket
 import struct
 import time
@@ -25,7 +26,7 @@ from urllib import request
 from urllib.error import URLError
 from urllib.parse import unquote, unquote_to_bytes
 
-from swift.chat import Image, Message
+from swift.chat import PLACE, Image, Message
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -88,6 +89,30 @@ def read_all(messages: Sequence[Message], access: Access) -> list[Message]:
 def looks_like_one(source: str) -> bool:
     """Whether a text is a data: URL, or a path or URL that ends as image files do."""
     return source.startswith("data:image/") or source.lower().partition("?")[0].endswith(SUFFIXES)
+
+
+TAG = re.compile("<img>(.*?)</img>")
+
+
+def tagged(text: str) -> tuple[str, tuple[Image, ...]]:
+    """A text with places where it has `<img>path or URL</img>`, and the images that stand there."""
+    found = tuple(Image(name) for name in TAG.findall(text) if looks_like_one(name))
+    return TAG.sub(lambda match: PLACE if looks_like_one(match[1]) else match[0], text), found
+
+
+def told(message: Message) -> str:
+    """A message's text as rows write it: `<image>` for each of its images."""
+    return message.content.replace(PLACE, "<image>") if message.images else message.content
+
+
+def as_url(image: Image) -> str:
+    """What shows the image to another machine: its URL, or a data: URL that holds its file."""
+    if not image.data and image.source.startswith(("http://", "https://")):
+        return image.source
+    with _named(image.source), _opened(image) as found:
+        kind = found.get_format_mimetype() or "image"
+        data = image.data or Path(image.source).read_bytes()
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def picture(image: Image, max_pixels: int | None = None) -> Picture:

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ class Scripted:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.engine = io.BytesIO()  # anything that can be closed
+        self.renderer = SimpleNamespace(sight=None)
         self.params: list[SamplingParams] = []
 
     def __call__(

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "model": set(),
     "tuner": set(),
     "template": {"chat", "agent", "images"},
-    "infer": {"chat", "template", "agent"},
+    "infer": {"chat", "images", "template", "agent"},
     "serve": {"chat", "infer", "agent"},
     "eval": {"chat", "data", "agent", "infer"},
     "commands": {

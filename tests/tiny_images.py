@@ -214,9 +214,9 @@ def tiny_image_model(path: Path, family: str) -> Path:
     text = {**settings.pop("text_config"), **ids, "vocab_size": len(tokenizer)}
     config = transformers.AutoConfig.for_model(**settings, text_config=text, tie_word_embeddings=False, **ids)
     model = transformers.AutoModelForImageTextToText.from_config(config)
-    for weights in model.parameters():  # Gemma's projection starts as nothing
-        if weights.ndim > 1 and not weights.any():
-            torch.nn.init.normal_(weights, std=0.1)
+    for weights in model.parameters():  # large enough that an image decides what is said of it
+        if weights.ndim > 1:
+            torch.nn.init.normal_(weights, std=0.2)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     names = path / "tokenizer_config.json"

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from swift import flags
+from swift import flags, images
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class ServerFlags:
     """Name of the model to clients; none means its model_type"""
     owned_by: str = "swift"
     """Owner of the model to clients"""
+    allowed_local_media_path: str | None = None
+    """Folder of which requests may name images by path; none refuses paths"""
+    fetch_images: Literal["public", "any", "none"] = "public"
+    """Images by URL: from public addresses, from any that this machine reaches, or none"""
     ssl_keyfile: str | None = None
     """Private key for https"""
     ssl_certfile: str | None = None
@@ -52,6 +57,8 @@ class ServerFlags:
             raise ValueError("--api_key is empty: leave the flag out to let everybody in")
         if self.served_model_name is not None and not self.served_model_name.strip():
             raise ValueError("--served_model_name is empty")
+        if self.allowed_local_media_path and not Path(self.allowed_local_media_path).expanduser().is_dir():
+            raise ValueError(f"--allowed_local_media_path {self.allowed_local_media_path}: no such folder")
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("--ssl_keyfile needs --ssl_certfile")
 
@@ -91,11 +98,19 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 chat,
                 name,
                 complete=chat.complete,
+                see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.sight else None,
                 defaults=defaults,
                 api_key=cfg.server.api_key,
                 owned_by=cfg.server.owned_by,
             )
             serve(app, listening, cfg.server)
+
+
+def access(options: ServerFlags) -> images.Access:
+    """Where images of requests may come from."""
+    folder = options.allowed_local_media_path
+    path = Path(folder).expanduser().absolute() if folder else None
+    return images.Access(path, within=True, network=options.fetch_images)
 
 
 def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swift.chat import Delta
+from swift.chat import Message as ChatMessage
 from swift.infer.chat import Chat
 from swift.infer.sample import SamplingParams
 from swift.serve import wire
@@ -29,6 +30,9 @@ log = logging.getLogger("swift.serve")
 
 Complete = Callable[[str | Sequence[int], SamplingParams], Generator[Delta, None, None]]
 """Who goes on with a plain text, or with tokens."""
+
+See = Callable[[Sequence[ChatMessage]], Sequence[ChatMessage]]
+"""Who fetches and opens the images of messages. Raises ValueError for one that is none."""
 
 Body = TypeVar("Body", wire.ChatRequest, wire.TextRequest)
 GONE = 499  # nginx's number for a client that left; it is only ever logged
@@ -47,6 +51,7 @@ def create_app(
     model_name: str,
     *,
     complete: Complete | None = None,
+    see: See | None = None,
     defaults: SamplingParams | None = None,
     api_key: str | None = None,
     owned_by: str = "swift",
@@ -55,8 +60,8 @@ def create_app(
     """The app that serves `chat` as `model_name`.
 
     `defaults` holds where a request is silent, `stop` included; its seed starts the sequence of seeds that silent
-    requests get, so a server's run can be repeated. `complete` None: there is no /v1/completions. `max_body` is in
-    bytes. No interactive docs: their pages would load foreign scripts.
+    requests get, so a server's run can be repeated. `complete` None: there is no /v1/completions. `see` None: messages
+    with images are refused. `max_body` is in bytes. No interactive docs: their pages would load foreign scripts.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_RequestLog)
@@ -89,7 +94,7 @@ def create_app(
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body, params = await understood(request, wire.ChatRequest)
-        messages, tools = body.dialogue, body.offered
+        messages, tools = await _seen(see, body.dialogue), body.offered
         reply = wire.ChatReply(model_name, body.include_usage)
         return await _answer(request, Ask(lambda: chat(messages, tools, params), reply, bool(body.stream)))
 
@@ -103,6 +108,18 @@ def create_app(
         return await _answer(request, Ask(lambda: start(body.prompt, params), reply, bool(body.stream)))
 
     return app
+
+
+async def _seen(see: See | None, messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    """The messages with their images read, on a thread: fetching may take long."""
+    if not any(message.images for message in messages):
+        return messages
+    if see is None:
+        raise wire.BadRequest("messages: this model takes no images", param="messages")
+    try:
+        return await run_in_threadpool(see, messages)
+    except ValueError as error:
+        raise wire.BadRequest(f"messages: {error}", param="messages") from error
 
 
 async def _answer(request: Request, ask: Ask) -> Response:

@@ -20,10 +20,10 @@ from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall, ChoiceDeltaToolCallFunction
 from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
 from openai.types.shared import ErrorObject
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from swift.agent.tools import json_arguments
-from swift.chat import Delta, FinishReason, Message, Role, Tool, ToolCall, Usage
+from swift.chat import PLACE, Delta, FinishReason, Image, Message, Role, Tool, ToolCall, Usage
 from swift.infer.sample import SamplingParams
 
 # What a request may say
@@ -46,8 +46,35 @@ def _text(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
-        raise ValueError("only parts of type text are supported")
+        raise ValueError("only parts of type text and image_url are supported")
     return "\n".join(part["text"] for part in value)
+
+
+def _illustrated(message: Any) -> Any:
+    """A message whose content shows images: its text with their places, and what they are called."""
+    if isinstance(message, dict) and message.get("images"):
+        raise ValueError("images: send them as image_url parts of the content")
+    parts = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(parts, list) or not any(
+        isinstance(each, dict) and each.get("type") == "image_url" for each in parts
+    ):
+        return message
+    texts: list[str] = [""]
+    images: list[str] = []
+    for part in parts:
+        if isinstance(part, dict) and part.get("type") == "image_url":
+            url = part.get("image_url")
+            url = url.get("url") if isinstance(url, dict) else url
+            if not isinstance(url, str) or not url:
+                raise ValueError('an image_url part is {"type": "image_url", "image_url": {"url": ...}}')
+            images.append(url)
+            texts.append("")
+        else:
+            text = str(_text([part]))
+            if PLACE in text:
+                raise ValueError("the text holds U+FFFC, which stands for an image")
+            texts[-1] += f"\n{text}" if texts[-1] else text
+    return {**message, "content": PLACE.join(texts), "images": images}
 
 
 def _one_or_more(value: Any) -> Any:
@@ -113,6 +140,9 @@ class _Message(_Known):
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    images: list[str] = []  # filled by `_illustrated`
+
+    _reads_parts = model_validator(mode="before")(_illustrated)
 
 
 class _StreamOptions(_Known):
@@ -243,8 +273,12 @@ def _message(message: _Message, place: str) -> Message:
         raise _wrong(f"{place}.tool_calls", "only assistant messages can hold them")
     if message.content is None and not calls:
         raise _wrong(f"{place}.content", "a message needs it")
+    if message.images and message.role != "user":
+        raise _wrong(f"{place}.content", "only a user's message can show images")
     role: Role = "system" if message.role == "developer" else message.role
-    return Message(role, message.content or "", calls, tool_call_id=message.tool_call_id or "", name=message.name or "")
+    images = tuple(Image(url) for url in message.images)
+    call_id, name = message.tool_call_id or "", message.name or ""
+    return Message(role, message.content or "", calls, tool_call_id=call_id, name=name, images=images)
 
 
 def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
