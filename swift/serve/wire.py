@@ -11,7 +11,8 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from itertools import groupby
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from openai.types import Completion, CompletionChoice, CompletionUsage, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
@@ -20,7 +21,7 @@ from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall, ChoiceDeltaToolCallFunction
 from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
 from openai.types.shared import ErrorObject
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from swift.agent.tools import json_arguments
 from swift.chat import PLACE, Delta, FinishReason, Image, Message, Role, Tool, ToolCall, Usage
@@ -50,31 +51,37 @@ def _text(value: Any) -> Any:
     return "\n".join(part["text"] for part in value)
 
 
-def _illustrated(message: Any) -> Any:
-    """A message whose content shows images: its text with their places, and what they are called."""
-    if isinstance(message, dict) and message.get("images"):
-        raise ValueError("images: send them as image_url parts of the content")
-    parts = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(parts, list) or not any(
-        isinstance(each, dict) and each.get("type") == "image_url" for each in parts
-    ):
-        return message
-    texts: list[str] = [""]
-    images: list[str] = []
-    for part in parts:
-        if isinstance(part, dict) and part.get("type") == "image_url":
-            url = part.get("image_url")
-            url = url.get("url") if isinstance(url, dict) else url
-            if not isinstance(url, str) or not url:
-                raise ValueError('an image_url part is {"type": "image_url", "image_url": {"url": ...}}')
-            images.append(url)
-            texts.append("")
-        else:
-            text = str(_text([part]))
-            if PLACE in text:
-                raise ValueError("the text holds U+FFFC, which stands for an image")
-            texts[-1] += f"\n{text}" if texts[-1] else text
-    return {**message, "content": PLACE.join(texts), "images": images}
+class _Shown(NamedTuple):
+    """A content with images: its text with their places, and what they are called."""
+
+    text: str
+    images: tuple[Image, ...]
+
+
+def _content(value: Any) -> str | _Shown | None:
+    """A text or text parts as one text, with image parts as `_Shown`."""
+    if not isinstance(value, list) or not any(map(_shows, value)):
+        text = _text(value)
+        if text is not None and not isinstance(text, str):
+            raise ValueError("a text or a list of parts is expected")
+        return text
+    images = tuple(Image(_url(part.get("image_url"))) for part in value if _shows(part))
+    runs = [(at_image, list(parts)) for at_image, parts in groupby(value, _shows)]
+    texts = [PLACE * len(parts) if at_image else str(_text(parts)) for at_image, parts in runs]
+    if "".join(texts).count(PLACE) > len(images):
+        raise ValueError("the text holds U+FFFC, which stands for an image")
+    return _Shown("".join(texts), images)
+
+
+def _shows(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "image_url"
+
+
+def _url(value: Any) -> str:
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str) or not url:
+        raise ValueError('an image is {"type": "image_url", "image_url": {"url": ...}}')
+    return url
 
 
 def _one_or_more(value: Any) -> Any:
@@ -114,7 +121,7 @@ def _function(tool: dict[str, Any]) -> dict[str, Any]:
     return tool
 
 
-Text = Annotated[str | None, BeforeValidator(_text)]
+Content = Annotated[str | _Shown | None, PlainValidator(_content)]
 Optional64 = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 
@@ -136,13 +143,10 @@ class _Call(_Known):
 
 class _Message(_Known):
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: Text = None
+    content: Content = None
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
     name: str | None = None
-    images: list[str] = []  # filled by `_illustrated`
-
-    _reads_parts = model_validator(mode="before")(_illustrated)
 
 
 class _StreamOptions(_Known):
@@ -273,12 +277,12 @@ def _message(message: _Message, place: str) -> Message:
         raise _wrong(f"{place}.tool_calls", "only assistant messages can hold them")
     if message.content is None and not calls:
         raise _wrong(f"{place}.content", "a message needs it")
-    if message.images and message.role != "user":
+    text, images = message.content if isinstance(message.content, _Shown) else (message.content or "", ())
+    if images and message.role != "user":
         raise _wrong(f"{place}.content", "only a user's message can show images")
     role: Role = "system" if message.role == "developer" else message.role
-    images = tuple(Image(url) for url in message.images)
     call_id, name = message.tool_call_id or "", message.name or ""
-    return Message(role, message.content or "", calls, tool_call_id=call_id, name=name, images=images)
+    return Message(role, text, calls, tool_call_id=call_id, name=name, images=images)
 
 
 def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
