@@ -27,7 +27,7 @@ class ScriptedEngine:
         self.script, self.limit = list(script), limit
         self.prompts, self.params, self.open = [], [], 0
 
-    def submit(self, tokens, params):
+    def submit(self, tokens, params, inputs=None):
         self.prompts.append(TOKENIZER.decode(tokens))
         self.params.append(params)
         return self.steps(TOKENIZER.encode(self.script.pop(0), add_special_tokens=False)[: self.limit])

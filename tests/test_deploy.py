@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -33,6 +34,7 @@ class Scripted:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.engine = io.BytesIO()  # anything that can be closed
+        self.renderer = SimpleNamespace(sight=None)
         self.params: list[SamplingParams] = []
 
     def guide(self, rules: Rules) -> Guide:

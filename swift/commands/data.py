@@ -81,7 +81,7 @@ def lint(cfg: Lint) -> int:
 
 def show(cfg: Show) -> int:
     from swift.commands.rendering import make_renderer
-    from swift.model.load import load_tokenizer, locate
+    from swift.model.load import locate
     from swift.model.specs import choose
     from swift.template.fit import fit
 
@@ -91,8 +91,7 @@ def show(cfg: Show) -> int:
     rows = _rows(cfg)
     path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
-    tokenizer = load_tokenizer(path, cfg.model.trust_remote_code, spec)
-    renderer = make_renderer(tokenizer, cfg.template, spec)
+    renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
     bad = 0
     for conversation in rows:
         fitted = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)

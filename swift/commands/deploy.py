@@ -11,10 +11,11 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from swift import flags
+from swift import flags, images
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.flags import flag
 
@@ -50,6 +51,10 @@ class ServerFlags:
     """Replies that may wait for their turn; requests beyond are refused with status 429"""
     log_format: Literal["text", "json"] = "text"
     """Form of the log's lines, one a request"""
+    allowed_local_media_path: str | None = None
+    """Folder of which requests may name images by path; none refuses paths"""
+    fetch_images: Literal["public", "any", "none"] = "public"
+    """Images by URL: from public addresses, from any that this machine reaches, or none"""
     ssl_keyfile: str | None = None
     """Private key for https"""
     ssl_certfile: str | None = None
@@ -71,6 +76,8 @@ class ServerFlags:
                 raise ValueError(f"--lora_modules {module}: NAME=FOLDER is expected")
             if names.count(name) > 1 or name == self.served_model_name:
                 raise ValueError(f"--lora_modules: two models are called '{name}'")
+        if self.allowed_local_media_path and not Path(self.allowed_local_media_path).expanduser().is_dir():
+            raise ValueError(f"--allowed_local_media_path {self.allowed_local_media_path}: no such folder")
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("--ssl_keyfile needs --ssl_certfile")
 
@@ -119,12 +126,20 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 guide_tools=cfg.server.guided_tools,
                 adapters=chat.engine,
                 adapter_names=adapters,
+                see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.sight else None,
                 defaults=defaults,
                 api_key=cfg.server.api_key,
                 owned_by=cfg.server.owned_by,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
             )
             serve(app, listening, cfg.server)
+
+
+def access(options: ServerFlags) -> images.Access:
+    """Where images of requests may come from."""
+    folder = options.allowed_local_media_path
+    path = Path(folder).expanduser().absolute() if folder else None
+    return images.Access(path, within=True, network=options.fetch_images)
 
 
 def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:

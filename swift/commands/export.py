@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from swift.model.specs import ModelSpec
+    from swift.template.sight import Sight
     from swift.template.template import Template
 
 RECORD = "sft_args.json"
@@ -56,7 +57,8 @@ def merge_checkpoint(config: Config, overwrite: bool) -> Path:
     recorded = _recorded(checkpoint)
     _check_target(target, overwrite)
 
-    from swift.model import load, specs  # torch, from here on
+    from swift.model import load, specs, vision  # torch, from here on
+    from swift.template.sight import Sight
 
     name, revision = _base_model(config.model, recorded, checkpoint)
     registry = config.model.registry or tuple(file for file in recorded.get("registry") or () if Path(file).is_file())
@@ -67,12 +69,15 @@ def merge_checkpoint(config: Config, overwrite: bool) -> Path:
     wanted = config.model.model_type
     spec = specs.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
     tokenizer = load.load_tokenizer(source, config.model.trust_remote_code, spec)
+    processor = load.load_processor(source, tokenizer)
     template = _template(config.template_type, recorded, spec)
-    stops = _give_template(tokenizer, template)
+    stops = _give_template(tokenizer, template, Sight(processor) if processor else None)
     dtype = config.model.dtype if config.model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
 
     with _aside(target) as folder:
         away = _merge_into(folder, source, checkpoint, config.model, dtype, tokenizer, stops, spec)
+        if processor:
+            vision.copy_processor(source, folder)
         _write_records(folder, recorded, spec, template, name, dtype)
     print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
     return target
@@ -200,16 +205,16 @@ def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> T
     return replace(found, default_system=system) if found and system is not None else found
 
 
-def _give_template(tokenizer: PreTrainedTokenizerBase, template: Template | None) -> list[int]:
+def _give_template(tokenizer: PreTrainedTokenizerBase, template: Template | None, sight: Sight | None) -> list[int]:
     """Writes the chat template into the tokenizer. Returns the tokens that end a reply."""
     from swift.template import Renderer
     from swift.template.template import jinja
 
     if template:
-        tokenizer.chat_template = jinja(template)
+        tokenizer.chat_template = jinja(template, sight.mark if sight else "")
     elif not tokenizer.chat_template:
         raise ValueError("nothing says which chat format the model was trained with: give --template_type")
-    stops = list(Renderer(tokenizer, template).stop.tokens)
+    stops = list(Renderer(tokenizer, template, sight=sight).stop.tokens)
     if not stops:
         raise ValueError("neither the template nor the tokenizer has a token that ends a reply")
     return stops

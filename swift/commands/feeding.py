@@ -139,7 +139,8 @@ def _told(report: Report, lengths: Lengths, say: Say) -> tuple[dict[str, Any], l
 def _refuse_untrained(data: Data, cfg: Feeds) -> None:
     """ValueError where a run would teach nothing, or never teach when to stop."""
     if not data.train:
-        raise ValueError(f"no row is left to train on: none fits into --max_length {cfg.template.max_length}")
+        why = next(iter(data.fates.get("left_out", ())), f"none fits into --max_length {cfg.template.max_length}")
+        raise ValueError(f"no row is left to train on: {why}")
     for source, share in data.shares.items():
         if not share.trained_tokens:
             raise ValueError(
@@ -307,4 +308,4 @@ def inputs(data: Data, batch_size: int, device: Any) -> Iterator[dict[str, Any]]
 
     for start in range(0, len(data.train), batch_size):
         batch = collate(data.train[start : start + batch_size])
-        yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        yield {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}

@@ -81,9 +81,13 @@ class TemplateFlags:
         "delete", values={"ignore": "delete", "left": "truncation_left", "raise": "error"}
     )
     """What happens to a longer row: leave it out, cut its oldest turns, or stop"""
+    max_pixels: int | None = None
+    """Most pixels of an image, width x height; a larger one is made smaller; none leaves it to the model's processor"""
 
     def __post_init__(self) -> None:
-        """ValueError if use_loss_scale and loss_scale say opposite things, or the length is no length."""
+        """ValueError if use_loss_scale and loss_scale say opposite things, or a limit is none."""
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise ValueError(f"--max_pixels {self.max_pixels}: must be 1 or more")
         if self.use_loss_scale is False and self.loss_scale not in ("react", "default", "none"):
             raise ValueError(f"--use_loss_scale false contradicts --loss_scale {self.loss_scale}: give one of them")
         if self.use_loss_scale and self.loss_scale in ("default", "none"):
@@ -167,6 +171,10 @@ class TunerFlags:
     """full: share of the parameters, from the embeddings up, that stay as they are"""
     additional_trainable_parameters: tuple[str, ...] = ()
     """full: beginnings of the names of parameters that are trained all the same"""
+    freeze_vit: bool = True
+    """Image models: leave the part that sees as it is; false lets the tuner at it too"""
+    freeze_aligner: bool = True
+    """Image models: leave what stands between that part and the language model as it is"""
     longlora_group_size: int = 512
     """longlora: tokens that attend to each other in training"""
     adalora_target_r: int = 8

@@ -34,6 +34,7 @@ class Record(TypedDict, total=False):
     history: list[list[str]]
     source: str
     error: str
+    images: list[str]
 
 
 AT_ONCE = 16
@@ -149,11 +150,13 @@ class Results:
 def talk(
     chat: LocalChat, params: SamplingParams, cfg: Config, results: Results, tools: Sequence[BoundTool] = ()
 ) -> None:
-    from swift.infer.repl import Repl, converse, reader
+    from swift.infer.repl import Repl, as_asked, converse, reader
 
     print("A message, or one of: reset-system, multi-line, single-line, clear, exit", file=sys.stderr)
     if tools:
         print(f"tools: {', '.join(tool.name for tool in tools)}", file=sys.stderr)
+    if sees := chat.renderer.sight is not None:
+        print("<img>path or URL</img> in a message shows an image", file=sys.stderr)
     repl = Repl(
         chat,
         params,
@@ -164,9 +167,20 @@ def talk(
         results.add,
         tools,
         cfg.max_turns,
+        ask_with_images if sees else as_asked,
     )
     converse(repl, reader(sys.stdin, sys.stdout))
     _say_where(results)
+
+
+def ask_with_images(entry: str) -> Message:
+    """An entry whose `<img>path or URL</img>` are images; paths begin where the program was started."""
+    from swift import images
+    from swift.chat import Message
+
+    text, shown = images.tagged(entry)
+    [asked] = images.read_all([Message("user", text, images=shown)], images.Access(Path.cwd(), network="any"))
+    return asked
 
 
 def _say_where(results: Results) -> None:
@@ -255,7 +269,7 @@ def describe(form: Form, row: Conversation) -> Record:
     query, begun = history.pop() if history else ["", ""]
     last = row.messages[-1]
     label = form.call(last.content, last.tool_calls) if last.role == "assistant" else None
-    return {
+    record: Record = {
         "system": row.messages[0].content if row.messages[0].role == "system" else None,
         "query": query,
         "response": begun,
@@ -263,6 +277,7 @@ def describe(form: Form, row: Conversation) -> Record:
         "history": history,
         "source": f"{row.source}:{row.line}",
     }
+    return {**record, "images": [image.source for image in row.images]} if row.images else record
 
 
 def _show(record: Mapping[str, object]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from swift import flags
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RECORD = "sft_args.json"
 MODEL = ("model_type", "model_id_or_path", "model_revision", "registry", *flags.names(QuantFlags))
-TEMPLATE = ("template_type", "system", "agent_template")
+TEMPLATE = ("template_type", "system", "agent_template", "max_pixels")
 Group = TypeVar("Group", ModelFlags, TemplateFlags)
 
 
@@ -69,8 +69,7 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     spec = _spec(choice, str(path))
     if choice.adapter:
         attach.check(choice.adapter)
-    tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code, spec)
-    renderer = make_renderer(tokenizer, choice.template, spec)
+    renderer = make_renderer(path, choice.template, spec, model_flags.trust_remote_code)
     quant = quantisation(model_flags)
     model = load.load_model(
         path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=spec
@@ -94,7 +93,9 @@ class _Prefixed:
     def __init__(self, engine: Engine, length: int) -> None:
         self._engine, self._virtual = engine, [0] * length
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Steps:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+        if inputs:
+            raise ValueError("this checkpoint's virtual tokens do not go together with images")
         return self._engine.submit([*self._virtual, *tokens], params)
 
     def add_adapter(self, name: str, folder: str) -> None:

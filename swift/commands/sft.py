@@ -76,8 +76,7 @@ def main(cfg: Config) -> dict[str, Any]:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
     path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = specs.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
-    tokenizer = load.load_tokenizer(path, cfg.model.trust_remote_code, spec)
-    renderer = make_renderer(tokenizer, cfg.template, spec)
+    renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
 
     say(f"model: {name} ({path})")
     data = feeding.read(cfg, renderer, say, ranks)
@@ -107,7 +106,7 @@ def main(cfg: Config) -> dict[str, Any]:
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
-    trainer = _trainer(cfg, model, data, folder, args, packed, _finish(cfg, renderer))
+    trainer = _trainer(cfg, model, data, folder, args, packed, _finish(cfg, renderer, path))
     if ranks.first:
         _write_record(cfg, folder)
         (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
@@ -341,14 +340,17 @@ def _write_record(cfg: Config, folder: Path) -> None:
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _finish(cfg: Config, renderer: Renderer) -> Callable[[Path], None]:
+def _finish(cfg: Config, renderer: Renderer, source: Path) -> Callable[[Path], None]:
     """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
+    from swift.model import vision
     from swift.tuner.table import TUNERS
 
     def finish(folder: Path) -> None:
         _write_record(cfg, folder)
         if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
+            if renderer.sight:
+                vision.copy_processor(source, folder)
 
     return finish
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from swift.agent import FORMS, form, shape
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
@@ -74,7 +74,7 @@ class LocalChat:
         marks = self.renderer.form.marks
         found = endings(params, self.renderer.stop.texts, marks.stop if tools else ())
         talk = Talk(marks, shape(self.renderer.form)) if tools else None
-        return self._reply(prompt, found, params, talk)
+        return self._reply(prompt, found, params, talk, self.renderer.inputs(messages, prompt))
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
@@ -82,10 +82,15 @@ class LocalChat:
         return self._reply(tokens, endings(params), params)
 
     def _reply(
-        self, prompt: Sequence[int], found: Sequence[Ending], params: SamplingParams, talk: Talk | None = None
+        self,
+        prompt: Sequence[int],
+        found: Sequence[Ending],
+        params: SamplingParams,
+        talk: Talk | None = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> Deltas:
         stream = Stream(self.renderer.decode, found, prompt[-CONTEXT:])
-        steps = self.engine.submit(prompt, params)
+        steps = self.engine.submit(prompt, params, inputs)
         deltas = _deltas(steps, stream, len(prompt), self._logprob if params.logprobs else None)
         return _Reply(steps, self._calling(deltas, talk) if talk else deltas)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -43,8 +43,11 @@ class Steps(Iterator[Step], Protocol):
 
 
 class Engine(Protocol):
-    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Steps:
-        """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served."""
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+        """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served.
+
+        `inputs` are what the model takes beside this prompt: the pixels of images.
+        """
         ...
 
     def add_adapter(self, name: str, folder: str) -> None:
@@ -85,9 +88,9 @@ class TorchEngine:
         self._closed = False
         self._worker: threading.Thread | None = None
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Steps:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         stop_tokens = frozenset[int]() if params.ignore_eos else self._stop_tokens
-        row = _Row(tokens, params, self._room(tokens, params), stop_tokens)
+        row = _Row(tokens, params, self._room(tokens, params), stop_tokens, inputs)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -153,7 +156,7 @@ class TorchEngine:
                 continue
             # Whatever goes wrong belongs to the thread that waits for this row, not to the worker.
             try:
-                logits_V, layers = self._prefill(row.prompt)
+                logits_V, layers = self._see(row) if row.inputs else self._prefill(row.prompt)
                 if not row.take(logits_V):
                     self._batch.join(row, layers)
             except Exception as error:
@@ -184,6 +187,14 @@ class TorchEngine:
         for row in rows:
             row.end(error)
 
+    def _see(self, row: _Row) -> tuple[Tensor, Layers]:
+        """As `_prefill`, with the row's inputs and in one piece: what the tokens stand for is not in them."""
+        assert row.inputs, row
+        cache = _cache([])
+        logits_BV, row.shift = self._forward.see(torch.tensor([row.prompt]), cache, row.inputs)
+        row.inputs = None
+        return logits_BV[0], _layers(cache)
+
     def _prefill(self, prompt: Sequence[int]) -> tuple[Tensor, Layers]:
         """The logits after `prompt`, and its keys and values."""
         last, layers = self._last_prompt
@@ -203,24 +214,49 @@ class _Forward:
         # Nearly every model can skip the logits of the positions before the last; wrappers hide the argument.
         keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._options: dict[str, Any] = {"use_cache": True, **({"logits_to_keep": 1} if keep else {})}
+        # Some models that see remember how far images moved the positions of the last prompt; they are always told.
+        self._tells = model.config.get_text_config() is not model.config
 
-    def __call__(self, tokens_BT: Tensor, cache: DynamicCache, mask_BT: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, tokens_BT: Tensor, cache: DynamicCache, mask_BT: Tensor | None = None, shift_B1: Tensor | int = 0
+    ) -> Tensor:
+        """`mask_BT` None: nothing is padded. `shift_B1`: how much further positions are than the tokens before."""
         options = dict(self._options)
         if mask_BT is not None:
             options["attention_mask"] = mask_BT.to(self._model.device)
-            options["position_ids"] = mask_BT.sum(-1, keepdim=True).to(self._model.device) - 1
+            options["position_ids"] = (mask_BT.sum(-1, keepdim=True) - 1 + shift_B1).to(self._model.device)
+        elif self._tells:
+            past = cache.get_seq_length()
+            positions_BT = torch.arange(past, past + tokens_BT.shape[1]).expand_as(tokens_BT) + shift_B1
+            options["position_ids"] = positions_BT.to(self._model.device)
         output = self._model(input_ids=tokens_BT.to(self._model.device), past_key_values=cache, **options)
         logits_BV: Tensor = output.logits[:, -1]
         return logits_BV
+
+    def see(self, tokens_BT: Tensor, cache: DynamicCache, inputs: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """The same for a whole prompt with images; and the shift of what follows (Qwen2-VL, arXiv 2409.12191)."""
+        given = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
+        output = self._model(
+            input_ids=tokens_BT.to(self._model.device), past_key_values=cache, **self._options, **given
+        )
+        moved = output.get("rope_deltas")
+        return output.logits[:, -1], 0 if moved is None else int(moved)
 
 
 class _Row:
     """One request: its prompt, the reply so far, and the queue that its caller reads."""
 
     def __init__(
-        self, prompt: Sequence[int], params: SamplingParams, room: int | None, stop_tokens: frozenset[int]
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        room: int | None,
+        stop_tokens: frozenset[int],
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.prompt = list(prompt)
+        self.inputs = inputs
+        self.shift = 0
         self.reply: list[int] = []
         self.queue: SimpleQueue[Step | Exception | None] = SimpleQueue()
         self.cancelled = False
@@ -313,7 +349,8 @@ class _Batch:
         tokens_BT = torch.tensor([row.reply[-1:] for row in self.rows])
         self._mask_BT = torch.cat([self._mask_BT, torch.ones(len(self.rows), 1, dtype=torch.long)], dim=1)
         padded = not bool(self._mask_BT.all())
-        return self._forward(tokens_BT, self._cache, self._mask_BT if padded else None)
+        shift_B1 = torch.tensor([[row.shift] for row in self.rows])
+        return self._forward(tokens_BT, self._cache, self._mask_BT if padded else None, shift_B1)
 
 
 def _pad(tensor: Tensor, length: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, takewhile
 from typing import Literal, TextIO, TypedDict
 
+from swift import images
 from swift.agent import Form, form
 from swift.agent.run import run
 from swift.agent.tools import BoundTool
@@ -24,13 +25,21 @@ NOTES: dict[End, str] = {
 }
 
 
-class Record(TypedDict):
-    """A finished exchange, as it is saved. `history` holds the exchanges before it."""
-
+class Exchange(TypedDict):
     system: str | None
     query: str
     response: str
     history: list[list[str]]
+
+
+class Record(Exchange, total=False):
+    """A finished exchange, as it is saved. `history` holds the exchanges before it, `images` those of all, if any."""
+
+    images: list[str]
+
+
+def as_asked(entry: str) -> Message:
+    return Message("user", entry)
 
 
 def rounds(form: Form, messages: Sequence[Message]) -> list[list[str]]:
@@ -45,7 +54,7 @@ def rounds(form: Form, messages: Sequence[Message]) -> list[list[str]]:
         if role == "tool":
             text = form.result([message.content for message in group])
         else:
-            text = "".join(form.call(message.content, message.tool_calls) for message in group)
+            text = "".join(form.call(images.told(message), message.tool_calls) for message in group)
         found[-1][not told] += text
     return found
 
@@ -57,7 +66,7 @@ class Repl:
     that ends in `#`. `form` is how the model writes calls. `tools` are offered to it and really run, for at most
     `max_turns` replies to an entry; without any, a reply that ends with a stop mark of ReAct waits for its
     observation: the next entry is that, and the same reply goes on. `save` gets each exchange when its reply is
-    complete.
+    complete. `ask` makes a message of an entry: for a model that sees, with the images it names.
     """
 
     def __init__(
@@ -71,6 +80,7 @@ class Repl:
         save: Callable[[Record], object] = lambda record: None,
         tools: Sequence[BoundTool] = (),
         max_turns: int = 8,
+        ask: Callable[[str], Message] = as_asked,
     ) -> None:
         self._chat = chat
         self._params = params
@@ -81,6 +91,7 @@ class Repl:
         self._stream = stream
         self._save = save
         self._tools, self._max_turns = tools, max_turns
+        self._ask = ask
         self._dialogue: list[Message] = []  # the system text apart
         self._unsaved = False
         self._multi = False
@@ -121,7 +132,10 @@ class Repl:
         if self._unsaved:
             pairs = rounds(self._form, self._dialogue)
             query, response = pairs.pop()
-            self._save(Record(system=self._system, query=query, response=response, history=pairs))
+            record = Record(system=self._system, query=query, response=response, history=pairs)
+            if shown := [image.source for message in self._dialogue for image in message.images]:
+                record["images"] = shown
+            self._save(record)
         self._unsaved = False
 
     def _entry(self, line: str) -> str | None:
@@ -153,12 +167,13 @@ class Repl:
 
     def _answer(self, entry: str) -> None:
         said = ""
-        asked = [*self._dialogue, Message("user", entry)]
-        if self._awaits_observation:
-            said = self._dialogue[-1].content + self._inline.result((entry,))
-            asked = [*self._dialogue[:-1], Message("assistant", said)]
         system = [] if self._system is None else [Message("system", self._system)]
         try:
+            if self._awaits_observation:
+                said = self._dialogue[-1].content + self._inline.result((entry,))
+                asked = [*self._dialogue[:-1], Message("assistant", said)]
+            else:
+                asked = [*self._dialogue, self._ask(entry)]
             made, end = (self._act if self._tools else self._reply)([*system, *asked])
         except (ValueError, OSError) as error:
             self._print(f"error: {error}\n")

@@ -14,11 +14,18 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
-from swift.model import attention, bundled, convert, gguf, hubs, own, quantise, specs
+from swift.model import attention, bundled, convert, gguf, hubs, own, quantise, specs, vision
 from swift.model.quantise import Quantisation
 from swift.model.specs import ModelSpec
 
@@ -153,6 +160,22 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any | None:
+    """What makes tensors of images for the model of a folder; None for a model that sees none, or none here."""
+    if _model_type(path) not in vision.FAMILIES:
+        return None
+    return _loading(path, "processor", partial(vision.processor, path, tokenizer))
+
+
+def image_token_kinds(path: Path) -> str:
+    """The argument that tells the model of a folder image tokens from text; empty: it has none."""
+    return vision.FAMILIES.get(_model_type(path), "")
+
+
+def _model_type(path: Path) -> str:
+    return "" if _gguf_file(path) else str(_json(path / "config.json").get("model_type"))
+
+
 def load_model(
     path: Path,
     dtype: str = "AUTO",
@@ -228,7 +251,7 @@ def _read(path: Path, trust_remote_code: bool, **options: Any) -> PreTrainedMode
     if quantised := quantise.found(_json(path / "config.json")):
         options["config"] = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         options["config"].quantization_config = quantised
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = _auto(path).from_pretrained(
         path, trust_remote_code=trust_remote_code, output_loading_info=True, **options
     )
     if missing := sorted(info["missing_keys"]):
@@ -237,11 +260,15 @@ def _read(path: Path, trust_remote_code: bool, **options: Any) -> PreTrainedMode
     return found
 
 
+def _auto(path: Path) -> Any:
+    return AutoModelForImageTextToText if vision.sees(_model_type(path)) else AutoModelForCausalLM
+
+
 def blank_model(path: Path) -> PreTrainedModel:
     """A model of the shape of a folder's, its weights whatever the memory held: for counting."""
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = _auto(path).from_config(config)
     model.to_empty(device="cpu")
     model.tie_weights()
     return model

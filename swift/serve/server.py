@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from swift.chat import Message as ChatMessage
 from swift.infer.chat import Chat, Deltas
 from swift.infer.engine import Busy
 from swift.infer.guide import Guide, Rules
@@ -36,6 +37,9 @@ Complete = Callable[[str | Sequence[int], SamplingParams], Deltas]
 """Who goes on with a plain text, or with tokens."""
 
 Drawn = Callable[[SamplingParams], Deltas]
+See = Callable[[Sequence[ChatMessage]], Sequence[ChatMessage]]
+"""Who fetches and opens the images of messages. Raises ValueError for one that is none."""
+
 GONE = 499  # nginx's number for a client that left; it is only ever logged
 RETRY_AFTER = "1"  # seconds
 
@@ -105,6 +109,7 @@ def create_app(
     guide_tools: bool = False,
     adapters: Adapters | None = None,
     adapter_names: Iterable[str] = (),
+    see: See | None = None,
     defaults: SamplingParams | None = None,
     api_key: str | None = None,
     owned_by: str = "swift",
@@ -114,8 +119,9 @@ def create_app(
 
     `complete` None: there is no /v1/completions. `guide` makes what holds replies to a schema or to calls that fit;
     None refuses such requests; `guide_tools` asks for it wherever tools are offered. `adapter_names` are those that
-    `adapters` has. `defaults` holds where a request is silent, `stop` included; its seed starts the sequence of seeds
-    that silent requests get, so a server's run can be repeated. No interactive docs: they would load foreign scripts.
+    `adapters` has. `see` None: messages with images are refused. `defaults` holds where a request is silent, `stop`
+    included; its seed starts the sequence of seeds that silent requests get, so a server's run can be repeated. No
+    interactive docs: they would load foreign scripts.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
     counter = Counter(limits.queue)
@@ -172,7 +178,8 @@ def create_app(
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = await read(request, wire.ChatRequest)
-        params, messages, tools = drawn(body), body.dialogue, body.offered
+        params, tools = drawn(body), body.offered
+        messages = await _seen(see, body.dialogue)
         if rules := body.rules(guide_tools and guide is not None):
             params = replace(params, guide=await _guided(guide, rules))
         asked = wire.Asked(body.model, body.include_usage, body.choices, 1, body.told)
@@ -222,6 +229,18 @@ def create_app(
         return Response(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", media_type="text/plain")
 
     return app
+
+
+async def _seen(see: See | None, messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+    """The messages with their images read, on a thread: fetching may take long."""
+    if not any(message.images for message in messages):
+        return messages
+    if see is None:
+        raise wire.BadRequest("messages: this model takes no images", param="messages")
+    try:
+        return await run_in_threadpool(see, messages)
+    except ValueError as error:
+        raise wire.BadRequest(f"messages: {error}", param="messages") from error
 
 
 def _adapter_host(adapters: Adapters | None, api_key: str | None) -> Adapters:

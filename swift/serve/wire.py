@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from jsonschema.exceptions import SchemaError
@@ -33,6 +34,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    PlainValidator,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -41,7 +43,7 @@ from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
 from swift.agent.tools import argument_schema, json_arguments
-from swift.chat import Delta, Draft, Logprob, Message, Role, Tool, ToolCall, Usage
+from swift.chat import PLACE, Delta, Draft, Image, Logprob, Message, Role, Tool, ToolCall, Usage
 from swift.infer.guide import Rules
 from swift.infer.sample import SamplingParams
 
@@ -68,8 +70,41 @@ def _text(value: Any) -> Any:
         return value
     texts = [part["text"] for part in value if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
     if len(texts) < len(value) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("only parts of type text are supported")
+        raise ValueError("only parts of type text and image_url are supported")
     return "\n".join(texts)
+
+
+class _Shown(NamedTuple):
+    """A content with images: its text with their places, and what they are called."""
+
+    text: str
+    images: tuple[Image, ...]
+
+
+def _content(value: Any) -> str | _Shown | None:
+    """A text or text parts as one text, with image parts as `_Shown`."""
+    if not isinstance(value, list) or not any(map(_shows, value)):
+        text = _text(value)
+        if text is not None and not isinstance(text, str):
+            raise ValueError("a text or a list of parts is expected")
+        return text
+    images = tuple(Image(_url(part.get("image_url"))) for part in value if _shows(part))
+    runs = [(at_image, list(parts)) for at_image, parts in groupby(value, _shows)]
+    texts = [PLACE * len(parts) if at_image else str(_text(parts)) for at_image, parts in runs]
+    if "".join(texts).count(PLACE) > len(images):
+        raise ValueError("the text holds U+FFFC, which stands for an image")
+    return _Shown("".join(texts), images)
+
+
+def _shows(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "image_url"
+
+
+def _url(value: Any) -> str:
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str) or not url:
+        raise ValueError('an image is {"type": "image_url", "image_url": {"url": ...}}')
+    return url
 
 
 def _one_or_more(value: Any) -> Any:
@@ -107,9 +142,9 @@ class _Only:
         raise ValueError(f"only {known or 'null'} is supported, not {json.dumps(value)[:80]}")
 
 
-Text = Annotated[
-    str | None,
-    BeforeValidator(_text),
+Content = Annotated[
+    str | _Shown | None,
+    PlainValidator(_content),
     WithJsonSchema(
         {
             "anyOf": [
@@ -117,9 +152,25 @@ Text = Annotated[
                 {
                     "type": "array",
                     "items": {
-                        "type": "object",
-                        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                        "required": ["type", "text"],
+                        "anyOf": [
+                            {
+                                "type": "object",
+                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                                "required": ["type", "text"],
+                            },
+                            {
+                                "type": "object",
+                                "properties": {
+                                    "type": {"const": "image_url"},
+                                    "image_url": {
+                                        "type": "object",
+                                        "properties": {"url": {"type": "string"}},
+                                        "required": ["url"],
+                                    },
+                                },
+                                "required": ["type", "image_url"],
+                            },
+                        ]
                     },
                 },
             ]
@@ -149,7 +200,7 @@ class _Call(_Known):
 
 class _Message(_Known):
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: Text = None
+    content: Content = None
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
     name: str | None = None
@@ -468,8 +519,12 @@ def _message(message: _Message, place: str) -> Message:
         raise _wrong(f"{place}.tool_calls", "only assistant messages can hold them")
     if message.content is None and not calls:
         raise _wrong(f"{place}.content", "a message needs it")
+    text, images = message.content if isinstance(message.content, _Shown) else (message.content or "", ())
+    if images and message.role != "user":
+        raise _wrong(f"{place}.content", "only a user's message can show images")
     role: Role = "system" if message.role == "developer" else message.role
-    return Message(role, message.content or "", calls, tool_call_id=message.tool_call_id or "", name=message.name or "")
+    call_id, name = message.tool_call_id or "", message.name or ""
+    return Message(role, text, calls, tool_call_id=call_id, name=name, images=images)
 
 
 def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:

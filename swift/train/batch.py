@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -114,7 +114,8 @@ def recut(batches: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Right-padded tensors of shape (rows, tokens). No samples make one token without weight: nothing is learned.
 
-    Positions are not given: counted from the left they are what every model assumes of right-padded rows.
+    Positions are not given: counted from the left they are what every model assumes of right-padded rows. What samples
+    have beside their tokens (`Sample.inputs`) is made here and joined by `joined`.
     """
     rows = [(torch.tensor(sample.tokens), torch.tensor(sample.weights)) for sample in samples]
     rows = rows or [(torch.zeros(1, dtype=torch.long), torch.zeros(1))]
@@ -126,7 +127,30 @@ def collate(samples: Sequence[Sample]) -> Batch:
         "input_ids": padded([tokens for tokens, _ in rows]),
         "attention_mask": padded([torch.ones_like(tokens) for tokens, _ in rows]),
         "weights": padded([weights.float() for _, weights in rows]),
+        **joined([sample.inputs() if sample.inputs else {} for sample in samples], [len(each[0]) for each in rows]),
     }
+
+
+def joined(inputs: Sequence[Mapping[str, Tensor]], lengths: Sequence[int]) -> Batch:
+    """Further inputs of several rows as one: along the first dimension, zeros at the end of the others.
+
+    `..token_type_ids`, (1, tokens), has a row for every row, zeros where there is none.
+    """
+    batch = {}
+    for name in dict.fromkeys(name for each in inputs for name in each):
+        found = [each[name] for each in inputs if name in each]
+        if name.endswith("token_type_ids"):
+            zeros = [found[0].new_zeros(1, length) for length in lengths]
+            found = [each.get(name, zero) for each, zero in zip(inputs, zeros, strict=True)]
+        sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in found), strict=True)]
+        batch[name] = torch.cat([_grown(tensor, sizes) for tensor in found])
+    return batch
+
+
+def _grown(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Zeros at the end of every dimension but the first, up to `sizes`."""
+    more = [(0, size - had) for size, had in zip(sizes, tensor.shape[1:], strict=True)]
+    return torch.nn.functional.pad(tensor, [end for pair in reversed(more) for end in pair])
 
 
 def pack(samples: Sequence[Sample]) -> Batch:

@@ -76,6 +76,8 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
     opened = {name: (folder / name).open("wb") for name in KINDS}
     try:
         for sample in samples:
+            if sample.inputs is not None:
+                raise ValueError(f"{sample.source}: rows with images are not kept in a token cache")
             end += len(sample.tokens)
             numbers = [weights.setdefault(weight, len(weights)) for weight in sample.weights]
             if len(weights) > 256:

@@ -46,8 +46,9 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]) -> Sco
         output = model(**inputs, wanted=places, attention_mask=torch.empty(1, 1, 0, 0), use_cache=False)
         logits = output.logits[0]
     else:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "weights"}
         with _only_at(head, wanted):
-            output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+            output = model(**inputs, use_cache=False)
         logits = output.logits
     targets = batch["input_ids"][:, 1:][wanted]
     nll: Tensor = _Nll.apply(logits, targets)  # type: ignore[no-untyped-call]

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from swift.tuner import added, resume
-from swift.tuner.targets import lora_targets, whole_modules
+from swift.tuner.targets import Names, lora_targets, no_names, whole_modules
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAVED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -60,6 +60,7 @@ UNMERGEABLE = {
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
     """How LoRA is laid on. `default_targets` is what the word DEFAULT means for this model, where that is known.
+    Modules whose names are `frozen` get none.
 
     `dtype` AUTO keeps LoRA's matrices in fp32 whatever the model is in: an optimiser step at usual learning rates is
     smaller than what bf16 can add to a weight, and fp16 needs fp32 weights for loss scaling.
@@ -67,6 +68,7 @@ class LoraOptions:
 
     targets: tuple[str, ...] = ("DEFAULT",)
     default_targets: tuple[str, ...] = ()
+    frozen: Names = no_names
     rank: int = 8
     alpha: int = 32
     dropout: float = 0.05
@@ -99,7 +101,7 @@ def attach(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=_share(options.dropout),
-        target_modules=lora_targets(model, options.targets, options.default_targets),
+        target_modules=lora_targets(model, options.targets, options.default_targets, options.frozen),
         modules_to_save=whole_modules(model, options.modules_to_save) or None,
         bias=options.bias,
         use_rslora=options.rslora,
