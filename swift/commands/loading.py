@@ -69,7 +69,7 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     if choice.adapter:
         attach.check(choice.adapter)
     tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code)
-    renderer = make_renderer(tokenizer, choice.template, _spec(choice) or _spec_of(str(path)))
+    renderer = make_renderer(tokenizer, choice.template, spec(choice, path))
     quant = quantisation(model_flags)
     model = load.load_model(
         path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant
@@ -101,10 +101,18 @@ class _Prefixed:
 
 
 def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
+    return name(choose(cfg, given))
+
+
+def name(choice: Choice) -> str:
     """What to call the model: its model_type, or the name of its folder."""
-    choice = choose(cfg, given)
-    spec = _spec(choice)
-    return spec.model_type if spec else choice.model.model_type or Path(choice.source).expanduser().resolve().name
+    found = _spec(choice)
+    return found.model_type if found else choice.model.model_type or Path(choice.source).expanduser().resolve().name
+
+
+def spec(choice: Choice, path: Path) -> ModelSpec | None:
+    """What is registered for the model, by its names and last by its folder."""
+    return _spec(choice) or _spec_of(str(path))
 
 
 def sampling(flags: GenerationFlags) -> SamplingParams:
@@ -205,11 +213,11 @@ def _adopted(group: Group, names: Collection[str], record: dict[str, object], gi
 
 
 def _merged(folder: Path, model: ModelFlags, template: TemplateFlags) -> str:
-    from swift.commands import export
+    from swift.commands import export, merging
 
     model = flags.update(model, {"quantization_bit": 0})  # what was learned beside rounded weights goes into whole ones
     wanted = export.Config(str(folder), merge_lora=True, template_type=template.template_type, model=model)
-    return str(export.merge_checkpoint(wanted, overwrite=True))
+    return str(merging.merge_checkpoint(wanted, overwrite=True))
 
 
 def _spec(choice: Choice) -> ModelSpec | None:
