@@ -13,7 +13,7 @@ from typing import NoReturn
 from swift import flags
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
-SHARED = ("__init__", "groups", "loading", "merging", "rendering", "tuning")
+SHARED = ("__init__", "backends", "groups", "loading", "merging", "rendering", "tuning")
 """Modules of `swift.commands` that are no verbs: what verbs have in common."""
 LAUNCH = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 

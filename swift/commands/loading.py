@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from swift import flags
+from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
     they are.
     """
-    _check_backend(cfg.backend)
     choice = choose(cfg, given)
 
     from swift.commands.rendering import make_renderer
@@ -66,10 +65,13 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
 
     model_flags = choice.model
     path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf)
+    backend = backends.pick(cfg.backend, choice, path)
     if choice.adapter:
         attach.check(choice.adapter)
     tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code)
     renderer = make_renderer(tokenizer, choice.template, spec(choice, path))
+    if backend != "pt":
+        return LocalChat(backends.start(backend, cfg.backend, choice, path, renderer.stop.tokens), renderer)
     quant = quantisation(model_flags)
     model = load.load_model(
         path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant
@@ -159,12 +161,6 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
     if cfg.backend.merge_lora:
         return Choice(flags.update(model, {"model_id_or_path": _merged(folder, model, template)}), template, None)
     return Choice(model, template, folder)
-
-
-def _check_backend(backend: BackendFlags) -> None:
-    if backend.infer_backend == "vllm":
-        missing = "" if find_spec("vllm") else " (and the package vllm is not installed)"
-        raise ValueError(f"--infer_backend vllm is not supported yet{missing}: leave it out, or say pt")
 
 
 def _checkpoint(text: str) -> Path:
