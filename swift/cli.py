@@ -12,7 +12,7 @@ from pathlib import Path
 from swift import flags, launch
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
-SHARED = ("__init__", "feeding", "groups", "loading", "rendering", "scaling", "tuning")
+SHARED = ("__init__", "backends", "feeding", "groups", "loading", "merging", "rendering", "scaling", "tuning")
 """Modules of `swift.commands` that are no verbs: what verbs have in common."""
 
 

@@ -99,6 +99,7 @@ def run(argv: Sequence[str]) -> None:
 def main(cfg: Config, given: Collection[str] = ()) -> None:
     """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
     from swift.commands.loading import load_chat, model_name, sampling
+    from swift.infer.engine import TorchEngine
     from swift.serve.server import LIMITS, create_app
 
     if not cfg.generation.stream:
@@ -115,16 +116,20 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
         if name in adapters:
             raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: give the adapter another")
         chat = load_chat(cfg, given)
-        with closing(chat.engine):
+        with closing(chat.engine) as engine:
+            host = engine if isinstance(engine, TorchEngine) else None
+            if adapters and host is None:
+                raise ValueError("--lora_modules is for --infer_backend pt")
             for adapter, folder in adapters.items():
-                chat.engine.add_adapter(adapter, folder)
+                assert host is not None
+                host.add_adapter(adapter, folder)
             app = create_app(
                 chat,
                 name,
                 complete=chat.complete,
                 guide=chat.guide,
                 guide_tools=cfg.server.guided_tools,
-                adapters=chat.engine,
+                adapters=host,
                 adapter_names=adapters,
                 see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.sight else None,
                 defaults=defaults,

@@ -404,6 +404,26 @@ class GenerationFlags:
 
 
 @dataclass(frozen=True)
+class VllmFlags:
+    """vLLM"""
+
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory (on a CPU, of the machine's) that vLLM may take"""
+    tensor_parallel_size: int = flag(1, alias=("vllm_tensor_parallel_size",))
+    """Devices that share each layer"""
+    data_parallel_size: int = flag(1, alias=("vllm_data_parallel_size",))
+    """Copies of the model that share the requests"""
+    max_model_len: int | None = flag(None, alias=("vllm_max_model_len",))
+    """Most tokens of prompt and reply together; none means the model's context"""
+    enforce_eager: bool = flag(False, alias=("vllm_enforce_eager",))
+    """Compile nothing: a quicker start, slower replies"""
+    vllm_enable_lora: bool = False
+    """Keep an adapter beside the weights instead of merging it"""
+    vllm_max_lora_rank: int = 16
+    """Highest rank of an adapter beside the weights"""
+
+
+@dataclass(frozen=True)
 class BackendFlags:
     """Weights and engine"""
 
@@ -413,5 +433,6 @@ class BackendFlags:
     """Take model, template and system from the checkpoint's sft_args.json where no flag says otherwise"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
     """Merge the adapter into the weights, in a folder beside the checkpoint, and use that"""
-    infer_backend: Literal["AUTO", "pt", "vllm"] = flag("AUTO", values={"transformers": "pt"})
-    """Engine: pt (PyTorch), vllm, or AUTO for vllm where it is installed and can serve the model"""
+    infer_backend: Literal["AUTO", "pt", "vllm", "openvino"] = flag("AUTO", values={"transformers": "pt"})
+    """Engine: pt (PyTorch), vllm, openvino (CPUs); AUTO takes vllm on GPUs where it is installed and has the model"""
+    vllm: VllmFlags = VllmFlags()

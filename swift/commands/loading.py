@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from swift import flags
+from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
     they are.
     """
-    _check_backend(cfg.backend)
     choice = choose(cfg, given)
 
     from swift.commands.rendering import make_renderer
@@ -66,13 +65,16 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
 
     model_flags = choice.model
     path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
-    spec = _spec(choice, str(path))
+    backend = backends.pick(cfg.backend, choice, path)
+    found = spec(choice, path)
     if choice.adapter:
         attach.check(choice.adapter)
-    renderer = make_renderer(path, choice.template, spec, model_flags.trust_remote_code)
+    renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code)
+    if backend != "pt":
+        return LocalChat(backends.start(backend, cfg.backend, choice, path, renderer.stop.tokens), renderer)
     quant = quantisation(model_flags)
     model = load.load_model(
-        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=spec
+        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
     )
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
@@ -109,12 +111,22 @@ class _Prefixed:
 
 
 def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
+    return name(choose(cfg, given))
+
+
+def name(choice: Choice) -> str:
     """What to call the model: its model_type, or the name of its folder."""
     from swift.model import specs
 
-    choice = choose(cfg, given)
-    spec = specs.find(choice.model.model_type or choice.source, choice.model.registry)
-    return spec.model_type if spec else choice.model.model_type or Path(choice.source).expanduser().resolve().name
+    found = specs.find(choice.model.model_type or choice.source, choice.model.registry)
+    return found.model_type if found else choice.model.model_type or Path(choice.source).expanduser().resolve().name
+
+
+def spec(choice: Choice, path: Path) -> ModelSpec | None:
+    """What is registered for the model, by its names and last by its folder."""
+    from swift.model import specs
+
+    return specs.choose(choice.model.model_type, choice.source, str(path), registry=choice.model.registry)
 
 
 def sampling(flags: GenerationFlags) -> SamplingParams:
@@ -161,12 +173,6 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
     if cfg.backend.merge_lora:
         return Choice(flags.update(model, {"model_id_or_path": _merged(folder, model, template)}), template, None)
     return Choice(model, template, folder)
-
-
-def _check_backend(backend: BackendFlags) -> None:
-    if backend.infer_backend == "vllm":
-        missing = "" if find_spec("vllm") else " (and the package vllm is not installed)"
-        raise ValueError(f"--infer_backend vllm is not supported yet{missing}: leave it out, or say pt")
 
 
 def _checkpoint(text: str) -> Path:
@@ -219,14 +225,8 @@ def _adopted(group: Group, names: Collection[str], record: dict[str, object], gi
 
 
 def _merged(folder: Path, model: ModelFlags, template: TemplateFlags) -> str:
-    from swift.commands import export
+    from swift.commands import export, merging
 
     model = flags.update(model, {"quantization_bit": 0})  # what was learned beside rounded weights goes into whole ones
     wanted = export.Config(str(folder), merge_lora=True, template_type=template.template_type, model=model)
-    return str(export.merge_checkpoint(wanted, overwrite=True))
-
-
-def _spec(choice: Choice, *more: str) -> ModelSpec | None:
-    from swift.model import specs
-
-    return specs.choose(choice.model.model_type, choice.source, *more, registry=choice.model.registry)
+    return str(merging.merge_checkpoint(wanted, overwrite=True))

@@ -50,6 +50,17 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+        """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served.
+
+        `inputs` are what the model takes beside this prompt: the pixels of images.
+        """
+        ...
+
     def add_adapter(self, name: str, folder: str) -> None:
         """Lets `SamplingParams.adapter` name the adapter in `folder`. Raises ValueError for what cannot be served."""
         ...
