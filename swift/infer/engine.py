@@ -53,23 +53,6 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-class Engine(Protocol):
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
-        """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served.
-
-        `inputs` are what the model takes beside this prompt: the pixels of images.
-        """
-        ...
-
-    def add_adapter(self, name: str, folder: str) -> None:
-        """Lets `SamplingParams.adapter` name the adapter in `folder`. Raises ValueError for what cannot be served."""
-        ...
-
-    def remove_adapter(self, name: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class TorchEngine:
     """A transformers model behind a worker thread, which decodes up to `max_batch` requests in one step.
 

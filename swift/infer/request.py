@@ -30,8 +30,7 @@ def room(tokens: Sequence[int], params: SamplingParams, context: int, vocabulary
 def refuse(engine: str, params: SamplingParams, cannot: Sequence[str]) -> None:
     """ValueError for an option among `cannot` that is not at its default."""
     for name in cannot:
-        # A field that comes with constrained decoding or adapters may not be there yet.
-        if getattr(params, name, None) not in (None, False, "", 0, {}, ()):
+        if getattr(params, name) not in (None, False, "", 0, {}, ()):
             raise ValueError(f"{name} is not supported by --infer_backend {engine}: leave it out, or take pt")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from swift.infer.request import Reply, ReplySteps, refuse, room
 from swift.infer.sample import SamplingParams
 
-CANNOT = ("guide",)
+CANNOT = ("guide", "top_logprobs")
 """Options of a request that are not handed to vLLM."""
 
 
