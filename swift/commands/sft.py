@@ -116,14 +116,23 @@ class Data(NamedTuple):
 
 def _read(cfg: Config, renderer: Renderer, say: Callable[[str], None]) -> Data:
     from swift.data.mix import DataPlan, load_datasets
-    from swift.template.fit import Lengths, fit_all
+    from swift.template.fit import Lengths, fit_all, processes_for
     from swift.train.report import abbreviate, mixture
 
     plan = DataPlan(**{field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)})
     train_rows, val_rows, report = load_datasets(plan, say)
     lengths, limits = Lengths(), cfg.template
     train, val = (
-        list(fit_all(renderer, _shown(rows, doing), limits.max_length, limits.truncation_strategy, lengths))
+        list(
+            fit_all(
+                renderer,
+                _shown(rows, doing),
+                limits.max_length,
+                limits.truncation_strategy,
+                lengths,
+                cfg.train.preprocess_num_proc or processes_for(len(rows)),
+            )
+        )
         for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
     )
     for line in report.lines():
@@ -198,6 +207,7 @@ def _check_numbers(train: TrainFlags) -> None:
         "eval_steps",
         "save_steps",
         "logging_steps",
+        "preprocess_num_proc",
     )
     values = flags.to_dict(train)
     for name in counts:
