@@ -106,13 +106,23 @@ def _plan(cfg: Feeds) -> DataPlan:
 
 def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
-    from swift.template.fit import Lengths, fit_all
+    from swift.template.fit import Lengths, fit_all, processes_for
     from swift.train.report import abbreviate, mixture
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
     lengths, limits = Lengths(), cfg.template
     train, val = (
-        list(fit_all(renderer, _shown(rows, doing), limits.max_length, limits.truncation_strategy, lengths))
+        list(
+            fit_all(
+                renderer,
+                _shown(rows, doing),
+                limits.max_length,
+                limits.truncation_strategy,
+                lengths,
+                # what makes the pixels of a row stays in this process
+                1 if renderer.sight else cfg.train.preprocess_num_proc or processes_for(len(rows)),
+            )
+        )
         for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
     )
     fates, said = _told(report, lengths, say)

@@ -343,6 +343,8 @@ class TrainFlags:
     """Trackers to report to, by their names in transformers, or none"""
     disable_tqdm: bool = False
     """Show no progress bar"""
+    preprocess_num_proc: int | None = flag(None, alias=("dataset_num_proc",))
+    """Processes that turn rows into tokens; none means one a core where rows are many"""
     dataloader_num_workers: int = 0
     """Processes that make batches; 0 makes them in the training process"""
     ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = None

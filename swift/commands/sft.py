@@ -162,6 +162,7 @@ def _check_numbers(train: TrainFlags) -> None:
         "eval_steps",
         "save_steps",
         "logging_steps",
+        "preprocess_num_proc",
     )
     values = flags.to_dict(train)
     for name in counts:
