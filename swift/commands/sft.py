@@ -270,7 +270,9 @@ def _inputs(data: Data, cfg: Config, device: Any) -> Iterable[dict[str, Any]]:
     size = cfg.train.batch_size
     for start in range(0, len(data.train), size):
         batch = collate(data.train[start : start + size])
-        yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        labels = batch["input_ids"].masked_fill(batch["weights"] == 0, -100)
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+        yield {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def _trainer(
