@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
@@ -12,6 +12,8 @@ from swift import flags
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from swift.infer.chat import LocalChat
     from swift.infer.engine import Engine, Steps
     from swift.infer.sample import SamplingParams
@@ -84,7 +86,7 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     if not attach.is_prompted(tuned):
         return LocalChat(TorchEngine(tuned, sorted(stops)), renderer)
     prompted = Prompted(tuned)
-    return LocalChat(_Prefixed(TorchEngine(prompted, sorted(stops)), prompted.length), renderer)
+    return LocalChat(_Prefixed(TorchEngine(prompted, sorted(stops), whole=prompted.length), prompted.length), renderer)
 
 
 class _Prefixed:
@@ -93,8 +95,10 @@ class _Prefixed:
     def __init__(self, engine: Engine, length: int) -> None:
         self._engine, self._virtual = engine, [0] * length
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Steps:
-        return self._engine.submit([*self._virtual, *tokens], params)
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Tensor] | None = None
+    ) -> Steps:
+        return self._engine.submit([*self._virtual, *tokens], params, inputs)
 
     def close(self) -> None:
         self._engine.close()

@@ -20,6 +20,7 @@ class SamplingParams:
     `min_p` 0 are off. `repetition_penalty` counts the prompt too; `presence_penalty` and `frequency_penalty` count
     the reply alone, as OpenAI's do. `stop`: texts that end the reply. `include_stop` None: a stop text stays in the
     reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability.
+    `min_tokens`: no stop token comes before so many. `adapter`: the name of the adapter to answer with.
     """
 
     max_tokens: int | None = None
@@ -37,12 +38,15 @@ class SamplingParams:
     include_stop: bool | None = None
     ignore_eos: bool = False
     logprobs: bool = False
+    min_tokens: int = 0
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
             ("temperature", self.temperature, 0, math.inf),
             ("top_k", self.top_k, 0, math.inf),
             ("min_p", self.min_p, 0, 1),
+            ("min_tokens", self.min_tokens, 0, math.inf),
             ("presence_penalty", self.presence_penalty, -2, 2),
             ("frequency_penalty", self.frequency_penalty, -2, 2),
         ):
@@ -63,10 +67,11 @@ class SamplingParams:
 
 
 class Choice(NamedTuple):
-    """A token and its log probability under the model, before any option changed it."""
+    """A token and its log probability under the model, before any option changed it; `top`: the likeliest tokens."""
 
     token: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 Change = Callable[[Tensor, Sequence[int]], Tensor]
