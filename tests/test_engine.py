@@ -18,8 +18,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from swift.infer.engine import PREFILL, TorchEngine
-from swift.infer.sample import SamplingParams, sampler
+from swift.infer.engine import BESIDE, Busy, TorchEngine
+from swift.infer.prefix import BLOCK, Prefixes
+from swift.infer.sample import Choice, SamplingParams, sampler
 
 VOCABULARY, CONTEXT = 64, 512
 SIZES = {
@@ -42,9 +43,9 @@ def model():
     return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
 
 
-@pytest.fixture
-def engine(model):
-    with_no_stop = TorchEngine(model, stop_tokens=())
+@pytest.fixture(params=[True, False], ids=["fast", "transformers"])
+def engine(request, model):
+    with_no_stop = TorchEngine(model, stop_tokens=(), fast=request.param)
     yield with_no_stop
     with_no_stop.close()
 
@@ -64,7 +65,7 @@ def reference(model, prompt, new):
 
 
 def test_a_greedy_reply_is_what_transformers_generates(model, engine):
-    for length in (1, 7, PREFILL, PREFILL + 1, 300):
+    for length in (1, 2, 7, BESIDE, BESIDE + 1, 300):
         assert tokens(engine.submit(prompt(length), GREEDY)) == reference(model, prompt(length), 12)
 
 
@@ -102,24 +103,149 @@ def test_a_model_with_sliding_attention_sees_its_window_only():
     engine.close()
 
 
-def test_a_prompt_that_begins_like_the_last_one_gets_the_same_numbers_bit_for_bit(model):
-    question = prompt(3 * PREFILL + 10)
-    fresh, warm = TorchEngine(model, ()), TorchEngine(model, ())
-    tokens(warm.submit(question[: 2 * PREFILL + 5] + prompt(20, seed=9), GREEDY))
-    calls = count_tokens(warm)
-    assert list(warm.submit(question, GREEDY)) == list(fresh.submit(question, GREEDY))
-    assert sum(calls) == PREFILL + 10 + 11, "two blocks were reused, the reply's first eleven tokens fed"
-    fresh.close(), warm.close()
+def fed(engine):
+    """What goes through the model from now on: a list of steps, each a list of how many tokens every request had."""
+    steps, step = [], engine._runner.step
+
+    def counted(feeds):
+        steps.append([len(feed.tokens) for feed in feeds])
+        return step(feeds)
+
+    engine._runner.step = counted
+    return steps
 
 
-def count_tokens(engine):
-    fed = []
-    forward = engine._forward
-    engine._forward = engine._batch._forward = lambda tokens, *rest: (
-        fed.append(tokens.numel()),
-        forward(tokens, *rest),
-    )[1]
-    return fed
+def prefilled(steps):
+    return sum(count for step in steps for count in step if count > 1)
+
+
+def test_the_next_turn_of_a_conversation_computes_its_new_tokens_alone(model, engine):
+    asked = prompt(200)
+    said = tokens(engine.submit(asked, GREEDY))
+    again = [*asked, *said, *prompt(20, seed=9)]
+    steps = fed(engine)
+    assert tokens(engine.submit(again, GREEDY)) == reference(model, again, 12)
+    assert prefilled(steps) <= 20 + 12 + BLOCK
+
+
+def test_conversations_in_turns_each_find_their_own_past(model, engine):
+    talks = [prompt(100, seed) for seed in range(4)]
+    for turn in range(3):
+        steps = fed(engine)
+        replies = [tokens(engine.submit(talk, GREEDY)) for talk in talks]
+        assert replies == [reference(model, talk, 12) for talk in talks]
+        assert prefilled(steps) <= (4 * 100 if turn == 0 else 4 * (12 + 10 + BLOCK))
+        talks = [[*talk, *reply, *prompt(10, turn)] for talk, reply in zip(talks, replies, strict=True)]
+
+
+def test_requests_that_begin_alike_and_come_together_compute_that_once(model, engine):
+    system = prompt(160)
+    asked = [[*system, *prompt(9, seed)] for seed in range(5)]
+    steps = fed(engine)
+    replies = [engine.submit(each, GREEDY) for each in asked]
+    assert [tokens(each) for each in replies] == [reference(model, each, 12) for each in asked]
+    assert prefilled(steps) <= 160 + 5 * (9 + BLOCK)
+
+
+def test_what_was_not_used_for_longest_is_forgotten_first_and_memory_keeps_its_bound():
+    prefixes = Prefixes(limit=10 * 4 * BLOCK)
+    talks = [list(range(start, start + 4 * BLOCK)) for start in (0, 1000, 2000)]
+    for talk in talks:
+        prefixes.keep("base", talk, lambda start, end: [torch.zeros(end - start)])
+        assert prefixes.bytes <= 10 * 4 * BLOCK
+    assert [len(prefixes.find("base", talk)) for talk in talks] == [2, 4, 4], "the oldest lost its end"
+    prefixes.keep("base", [*talks[0], *talks[1]], lambda start, end: [torch.zeros(end - start)])
+    assert [len(prefixes.find("base", talk)) for talk in talks] == [4, 0, 2]
+    assert not prefixes.find("other", talks[0])
+    prefixes.forget("base")
+    assert prefixes.bytes == 0 and not prefixes.find("base", talks[0])
+
+
+def test_a_prefix_longer_than_the_memory_is_kept_as_far_as_it_fits():
+    prefixes = Prefixes(limit=3 * 4 * BLOCK)
+    prefixes.keep("base", list(range(9 * BLOCK)), lambda start, end: [torch.zeros(end - start)])
+    assert len(prefixes.find("base", list(range(9 * BLOCK)))) == 3
+
+
+def test_a_long_prompt_does_not_make_replies_wait_for_its_end(engine):
+    steps = fed(engine)
+    reply = engine.submit(prompt(5), SamplingParams(max_tokens=60, temperature=0))
+    next(reply)
+    late = engine.submit(prompt(480, seed=1), GREEDY)
+    next(late)
+    list(reply)
+    assert max(count for step in steps for count in step) <= BESIDE
+    assert sum(1 for step in steps if max(step) > 1) >= 480 // BESIDE
+
+
+def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(model, engine):
+    steps = fed(engine)
+    running = engine.submit(prompt(3, seed=8), SamplingParams(max_tokens=100, temperature=0))
+    next(running)
+    long, short = engine.submit(prompt(490, seed=1), GREEDY), engine.submit(prompt(8, seed=2), GREEDY)
+    assert next(short).token == reference(model, prompt(8, seed=2), 1)[0]
+    assert prefilled(steps) < 490
+    assert tokens(long) == reference(model, prompt(490, seed=1), 12)
+
+
+def test_where_memory_is_short_requests_wait_and_none_is_lost(model):
+    bytes_of_one = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, fp32
+    engine = TorchEngine(model, (), memory=2 * 600 * bytes_of_one)
+    asked = [prompt(150, seed) for seed in range(6)]
+    replies = [engine.submit(each, SamplingParams(max_tokens=80, temperature=0)) for each in asked]
+    most = 0
+    for each, reply in zip(asked, replies, strict=True):
+        assert tokens(reply) == reference(model, each, 80)
+        most = max(most, engine._runner._arena[0, 0].shape[0] * engine._runner._arena.shape[4])
+    assert most <= 600
+    engine.close()
+    small = TorchEngine(model, (), memory=2 * 300 * bytes_of_one)
+    with pytest.raises(ValueError, match="memory holds, a context of 300"):
+        small.submit(prompt(310), GREEDY)
+    small.close()
+
+
+def test_a_full_queue_says_so_at_once(model):
+    engine = TorchEngine(model, (), max_batch=1, max_queue=2)
+    running = engine.submit(prompt(3), SamplingParams(temperature=0))
+    next(running)
+    waiting = [engine.submit(prompt(4), GREEDY), engine.submit(prompt(5), GREEDY)]
+    with pytest.raises(Busy, match="2 requests are waiting"):
+        engine.submit(prompt(6), GREEDY)
+    running.close()
+    assert [len(tokens(each)) for each in waiting] == [12, 12]
+    assert len(tokens(engine.submit(prompt(6), GREEDY))) == 12
+    engine.close()
+
+
+def test_no_stop_token_comes_before_min_tokens(model):
+    greedy = reference(model, prompt(9), 12)
+    engine = TorchEngine(model, stop_tokens=[greedy[2]])
+    assert len(tokens(engine.submit(prompt(9), GREEDY))) <= 3
+    for temperature in (0, 1):
+        params = SamplingParams(max_tokens=12, min_tokens=8, temperature=temperature, seed=0)
+        steps = list(engine.submit(prompt(9), params))
+        assert greedy[2] not in [step.token for step in steps[:8]]
+        assert len(steps) >= 8
+    engine.close()
+
+
+def test_what_a_sampler_tells_of_the_likeliest_tokens_is_passed_on(model, monkeypatch):
+    told = ((1, -0.5), (2, -1.5))
+    monkeypatch.setattr(
+        "swift.infer.engine.sampler", lambda params, prompt: lambda logits, reply: Choice(1, -0.5, told)
+    )
+    engine = TorchEngine(model, ())
+    steps = list(engine.submit(prompt(3), SamplingParams(max_tokens=2, presence_penalty=1)))
+    assert [step.top for step in steps] == [told, told]
+    engine.close()
+
+
+def test_greedy_and_drawn_rows_in_one_batch_keep_to_themselves(model, engine):
+    drawn = SamplingParams(max_tokens=12, temperature=1.5, seed=4)
+    alone = tokens(engine.submit(prompt(30, 1), drawn))
+    together = [engine.submit(prompt(20, 0), GREEDY), engine.submit(prompt(30, 1), drawn)]
+    assert [tokens(each) for each in together] == [reference(model, prompt(20, 0), 12), alone]
 
 
 def test_a_seeded_reply_repeats_and_another_seed_gives_another(engine):
@@ -164,25 +290,23 @@ def test_closing_or_dropping_a_reply_stops_its_work(model):
     began = time.monotonic()
     assert tokens(engine.submit(prompt(4), GREEDY)) == reference(model, prompt(4), 12)
     assert time.monotonic() - began < 2
-    assert not engine._batch.rows
+    assert not engine._rows and not engine._runner._spots
     engine.close()
 
 
-def test_an_error_reaches_its_own_request_alone(model, monkeypatch):
-    engine = TorchEngine(model, ())
-    forward = engine._forward
+def test_an_error_reaches_its_own_request_alone(model, engine):
+    step = engine._runner.step
 
-    def fails_on_five(tokens_BT, *rest):
-        if tokens_BT.shape[1] == 5:
+    def fails_on_five(feeds):
+        if any(len(feed.tokens) == 5 for feed in feeds):
             raise RuntimeError("out of memory, say")
-        return forward(tokens_BT, *rest)
+        return step(feeds)
 
-    monkeypatch.setattr(engine, "_forward", fails_on_five)
+    engine._runner.step = fails_on_five
     good, bad = engine.submit(prompt(4), GREEDY), engine.submit(prompt(5), GREEDY)
     with pytest.raises(RuntimeError, match="out of memory"):
         next(bad)
     assert tokens(good) == reference(model, prompt(4), 12)
-    engine.close()
 
 
 def test_many_threads_get_their_own_replies(model, engine):
@@ -311,6 +435,7 @@ def test_top_k_larger_than_the_vocabulary_is_no_limit():
         {"presence_penalty": 3},
         {"frequency_penalty": -3},
         {"max_tokens": 0},
+        {"min_tokens": -1},
         {"stop": ("",)},
         {"logit_bias": {1: 200}},
     ],

@@ -12,6 +12,7 @@ from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 
 if TYPE_CHECKING:
+
     from swift.infer.chat import LocalChat
     from swift.infer.engine import Engine, Steps
     from swift.infer.sample import SamplingParams
@@ -86,7 +87,7 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     if not attach.is_prompted(tuned):
         return LocalChat(TorchEngine(tuned, sorted(stops)), renderer)
     prompted = Prompted(tuned)
-    return LocalChat(_Prefixed(TorchEngine(prompted, sorted(stops)), prompted.length), renderer)
+    return LocalChat(_Prefixed(TorchEngine(prompted, sorted(stops), whole=prompted.length), prompted.length), renderer)
 
 
 class _Prefixed:
@@ -99,12 +100,6 @@ class _Prefixed:
         if inputs:
             raise ValueError("this checkpoint's virtual tokens do not go together with images")
         return self._engine.submit([*self._virtual, *tokens], params)
-
-    def add_adapter(self, name: str, folder: str) -> None:
-        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
-
-    def remove_adapter(self, name: str) -> None:
-        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
 
     def close(self) -> None:
         self._engine.close()

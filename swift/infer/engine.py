@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-import inspect
+import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from swift.infer.sample import SamplingParams, sampler
+from swift.infer import decoder, products
+from swift.infer.decoder import Decoder
+from swift.infer.generic import Generic
+from swift.infer.lora import Lora, read_lora
+from swift.infer.prefix import BLOCK, Prefixes
+from swift.infer.runner import Feed, Past, Runner
+from swift.infer.sample import Choice, SamplingParams, sampler
 
-PREFILL = 128
-"""Tokens of a prompt are run in blocks of this many, counted from its start. A block run before is the same, bit for
-bit, as one run again, so reusing the blocks of the last prompt never changes a reply."""
+PREFILL = 512
+"""Most tokens of prompts in one step, while nobody is being answered."""
+BESIDE = 128
+"""Most tokens of prompts in one step beside replies: a reply's next token waits for no more than these."""
+MEMORY_SHARE = 0.25
+"""Of the machine's memory, what keys and values may take: half of it for running requests, half for prefixes."""
+GREEDY = SamplingParams(temperature=0)
 
-Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, (batch, heads, length, width) each."""
+
+class Busy(RuntimeError):
+    """The queue is full: ask again later."""
 
 
 class Step(NamedTuple):
-    """One token of a reply. `finish` is set on the last: `stop` (the token is a stop token) or `length`."""
+    """One token of a reply. `finish` is set on the last: `stop` (the token is a stop token) or `length`.
+
+    `top`: the likeliest tokens with their log probabilities, where they were asked for.
+    """
 
     token: int
     logprob: float
     finish: Literal["stop", "length"] | None = None
     top: tuple[tuple[int, float], ...] = ()
-
-
-class Busy(RuntimeError):
-    """Too many requests wait already."""
 
 
 class Steps(Iterator[Step], Protocol):
@@ -43,10 +55,12 @@ class Steps(Iterator[Step], Protocol):
 
 
 class Engine(Protocol):
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Tensor] | None = None
+    ) -> Steps:
         """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served.
 
-        `inputs` are what the model takes beside this prompt: the pixels of images.
+        `inputs`: what an image model takes beside the tokens (pixel values and the like).
         """
         ...
 
@@ -54,52 +68,103 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A transformers model behind a worker thread, which decodes up to `max_batch` requests in one step.
+    """A transformers model behind a worker thread, which answers up to `max_batch` requests in one step.
 
-    A request joins the running batch as soon as there is room and leaves it when it ends or is cancelled. Rows are
-    padded on the left; the result of a greedy row is its result alone, up to float rounding. `context` None: the
-    model's own. The model must keep its past in keys and values alone (no recurrent layers).
+    A request joins as soon as there is room and leaves when it ends or is cancelled; long prompts go in pieces between
+    the tokens of other replies. The result of a greedy request is its result alone, up to float rounding.
+    `context` None: the model's own. `max_queue`: more requests than that do not wait but get Busy; None lets all wait.
+    `memory`: bytes for keys and values; None takes a quarter of the machine's. `whole`: a prompt's first so many
+    tokens and one more are never taken apart. `bits` 8 or 4 rounds the weights, on a CPU. `keep` False: `model` may
+    lose its weights to the layout computed with here. `fast` False: transformers' own layers, whatever the model.
     """
 
-    def __init__(self, model: Any, stop_tokens: Sequence[int], max_batch: int = 16, context: int | None = None) -> None:
-        if max_batch < 1:
-            raise ValueError(f"max_batch must be 1 or more, not {max_batch}")
+    def __init__(
+        self,
+        model: Any,
+        stop_tokens: Sequence[int],
+        max_batch: int = 16,
+        context: int | None = None,
+        *,
+        max_queue: int | None = None,
+        memory: int | None = None,
+        whole: int = 0,
+        bits: int = 0,
+        keep: bool = True,
+        fast: bool = True,
+    ) -> None:
+        for name, value in (("max_batch", max_batch), ("max_queue", max_queue), ("memory", memory)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
         config = model.config.get_text_config()
-        # Most configurations name no layer types: attention alone.
-        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        if kinds:
-            raise ValueError(f"this engine cannot serve layers of type {', '.join(sorted(kinds))}")
         self.context: int | None = context or getattr(config, "max_position_embeddings", None)
         self._vocabulary: int = config.vocab_size
         self.model = model.eval()
-        self._forward = _Forward(self.model)
+        self._memory = (memory or _memory(model.device)) // 2
+        self._runner = _runner(model, bits, keep, fast, self._memory)
+        self._prefixes = Prefixes(self._memory)
         self._stop_tokens = frozenset(stop_tokens)
-        self._max_batch = max_batch
-        self._batch = _Batch(self._forward)
-        self._last_prompt: tuple[Sequence[int], Layers] = ((), [])
+        self._max_batch, self._max_queue, self._whole = max_batch, max_queue, whole
         self._waiting: deque[_Row] = deque()
+        self._rows: list[_Row] = []
+        self._adapters: dict[str, _Adapter] = {}
+        self._gone: list[_Adapter] = []
+        self._count = 0
+        self._errands: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._worker: threading.Thread | None = None
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Tensor] | None = None
+    ) -> Steps:
+        if inputs is not None and isinstance(self._runner, Decoder):
+            raise ValueError(f"{type(self.model).__name__} takes tokens alone, not {', '.join(inputs)}")
         stop_tokens = frozenset[int]() if params.ignore_eos else self._stop_tokens
-        row = _Row(tokens, params, self._room(tokens, params), stop_tokens, inputs)
+        room = self._room(tokens, params)
         with self._changed:
-            if self._closed:
-                raise RuntimeError("the engine is closed")
+            self._check_open()
+            row = _Row(tokens, params, room, stop_tokens, self._adapter(params.adapter), inputs)
+            if self._max_queue is not None and len(self._waiting) >= self._max_queue:
+                raise Busy(f"{len(self._waiting)} requests are waiting: try again later")
             self._waiting.append(row)
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="swift-engine", daemon=True)
-                self._worker.start()
-            self._changed.notify()
+            self._wake()
         return _Steps(row)
 
-    def add_adapter(self, name: str, folder: str) -> None:
-        raise ValueError(f"adapter '{name}': this engine serves one model")
+    def add_adapter(self, name: str, adapter: Lora | Path | str) -> None:
+        """Lets requests name an adapter: a folder of PEFT's, or one read. Requests under way are not disturbed.
+
+        Raises ValueError for an adapter of another model or of a kind that cannot run beside others.
+        """
+        lora = adapter if isinstance(adapter, Lora) else read_lora(adapter)
+        where = name if isinstance(adapter, Lora) else str(adapter)
+
+        def add() -> None:
+            if not name or name in self._adapters:
+                raise ValueError(f"there is an adapter named {name!r}" if name else "an adapter needs a name")
+            if reason := self._runner.why_not(lora):
+                raise ValueError(f"{where}: {reason}")
+            self._count += 1
+            added = _Adapter(f"{name}_{self._count}".replace(".", "_"))
+            self._runner.add(added.key, lora)
+            self._adapters = {**self._adapters, name: added}
+
+        self._run(add)
 
     def remove_adapter(self, name: str) -> None:
-        raise ValueError(f"adapter '{name}': this engine serves one model")
+        """Requests under way with the adapter are answered to their end; new ones are refused."""
+
+        def remove() -> None:
+            gone = self._adapter(name)
+            self._adapters = {other: adapter for other, adapter in self._adapters.items() if other != name}
+            self._gone.append(gone)
+
+        if not name:
+            raise ValueError("the base model cannot be removed")
+        self._run(remove)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(self._adapters)
 
     def close(self) -> None:
         """Ends the worker; requests under way end with an error."""
@@ -109,6 +174,44 @@ class TorchEngine:
         if self._worker is not None:
             self._worker.join()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+
+    def _wake(self) -> None:
+        if self._worker is None:
+            self._worker = threading.Thread(target=self._work, name="swift-engine", daemon=True)
+            self._worker.start()
+        self._changed.notify()
+
+    def _run(self, errand: Callable[[], None]) -> None:
+        """Has the worker do something between two steps, and waits for it."""
+        done: SimpleQueue[Exception | None] = SimpleQueue()
+
+        def report() -> None:
+            try:
+                errand()
+            except Exception as error:  # belongs to the thread that waits
+                done.put(error)
+            else:
+                done.put(None)
+
+        with self._changed:
+            self._check_open()
+            self._errands.append(report)
+            self._wake()
+        if error := done.get():
+            raise error
+
+    def _adapter(self, name: str) -> _Adapter:
+        if not name:
+            return BASE
+        if name not in self._adapters:
+            near = get_close_matches(name, self._adapters, 1)
+            hint = f": did you mean {near[0]}?" if near else f" ({', '.join(self._adapters) or 'there is none'})"
+            raise ValueError(f"no adapter is named {name!r}{hint}")
+        return self._adapters[name]
+
     def _room(self, tokens: Sequence[int], params: SamplingParams) -> int | None:
         """How many tokens the reply may have (None: no end), after checking that the request can be served."""
         if not tokens:
@@ -117,124 +220,174 @@ class TorchEngine:
             beyond = [token for token in ids if not 0 <= token < self._vocabulary]
             if beyond:
                 raise ValueError(f"{what} holds token {beyond[0]}, but the model knows {self._vocabulary} tokens")
-        if self.context is None:
-            return params.max_tokens
-        left = self.context - len(tokens)
+        held = self._held()
+        context = min(self.context or held, held)
+        left = context - len(tokens)
         asked = 1 if params.max_tokens is None or params.clip else params.max_tokens
         if asked > left:
+            whose = "the model's context" if context == self.context else "what its memory holds, a context"
             raise ValueError(
                 f"the prompt has {len(tokens)} tokens and the reply may have {asked}: "
-                f"that is more than the model's context of {self.context}"
+                f"that is more than {whose} of {context}"
             )
-        return left if params.max_tokens is None else min(params.max_tokens, left)
+        if params.max_tokens is None:
+            return None if self.context is None else left
+        return min(params.max_tokens, left)
+
+    def _held(self) -> int:
+        """How many positions fit in memory, over all requests."""
+        return self._memory // max(self._runner.position_bytes, 1)
+
+    # the worker
 
     def _work(self) -> None:
         with torch.inference_mode():
             while self._wait():
+                self._leave([row for row in self._rows if row.cancelled])
                 self._admit()
-                self._advance()
-        for row in [*self._waiting, *self._batch.rows]:
+                for group in self._groups():
+                    self._advance(group)
+                self._retire()
+        with self._changed:
+            over = [*self._rows, *self._waiting]
+            self._rows = []
+            self._waiting.clear()
+        for row in over:
             row.end(RuntimeError("the engine was closed"))
 
     def _wait(self) -> bool:
-        """Sleeps until there is work; False when the engine is closed."""
+        """Sleeps until there is work, after the errands; False when the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._batch.rows)
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._rows or self._errands)
+            while self._errands:
+                self._errands.popleft()()
             return not self._closed
 
     def _admit(self) -> None:
-        while len(self._batch.rows) < self._max_batch and self._waiting:
-            row = self._waiting.popleft()
+        while self._waiting and len(self._rows) < self._max_batch:
+            row = self._waiting[0]
+            if not row.cancelled and self._rows and not self._fits([*self._rows, row]):
+                return
+            self._waiting.popleft()
             if row.cancelled:
                 row.end()
-                continue
-            # Whatever goes wrong belongs to the thread that waits for this row, not to the worker.
-            try:
-                logits_V, layers = self._see(row) if row.inputs else self._prefill(row.prompt)
-                if not row.take(logits_V):
-                    self._batch.join(row, layers)
-            except Exception as error:
-                row.end(error)
+            else:
+                self._rows.append(row)
 
-    def _advance(self) -> None:
-        self._leave([row for row in self._batch.rows if row.cancelled])
-        if not self._batch.rows:
-            return
+    def _fits(self, rows: Sequence[_Row]) -> bool:
+        """Whether memory holds the rows for another step, each as wide as the longest."""
+        return len(rows) * max(len(row.tokens) for row in rows) <= self._held()
+
+    def _groups(self) -> list[list[tuple[_Row, Feed]]]:
+        """What goes through the model in this step: every reply's last token, and pieces of prompts up to a limit."""
+        while len(self._rows) > 1 and not self._fits(self._rows):
+            self._put_back(self._rows[-1])
+        for row in self._rows[:]:
+            if row.past is CLOSED and not self._awaits(row):
+                self._open(row)
+        ready = [row for row in self._rows if row.past is not CLOSED]
+        replies = [(row, row.feed(1)) for row in ready if row.left == 1]
+        prompts = [row for row in ready if row.left > 1]
+        shares = _shares(prompts, BESIDE if replies else PREFILL)
+        pieces = [(row, row.feed(self._piece(row, share))) for row, share in shares.items()]
+        if isinstance(self._runner, Decoder):
+            return [[*replies, *pieces]] if replies or pieces else []
+        return [*([replies] if replies else []), *([piece] for piece in pieces)]
+
+    def _piece(self, row: _Row, share: int) -> int:
+        """How much of a prompt is fed: what may not be taken apart goes whole."""
+        if row.inputs is not None:
+            return row.left
+        return share if row.past.length else min(max(share, self._whole + 1), row.left)
+
+    def _awaits(self, row: _Row) -> bool:
+        """Whether an earlier prompt is about to compute what this one begins with."""
+        if row.inputs is not None:
+            return False
+        for other in self._rows[: self._rows.index(row)]:
+            end = (other.past.length // BLOCK + 1) * BLOCK
+            alike = other.adapter is row.adapter and other.inputs is None and other.left > 1
+            if alike and len(row.tokens) > end and other.tokens[:end] == row.tokens[:end]:
+                return True
+        return False
+
+    def _open(self, row: _Row) -> None:
+        """Gives a row its past, with what is known of its prompt."""
+        kept = [] if row.inputs is not None else self._prefixes.find(row.adapter, row.tokens[:-1])
+        length = len(kept) * BLOCK
+        # Whatever goes wrong belongs to the thread that waits for this row, not to the worker.
         try:
-            logits_BV = self._batch.step()
-        except Exception as error:  # every row of the batch lost its step
-            self._leave(self._batch.rows, error)
+            row.past = self._runner.open(kept, length) if length > self._whole else self._runner.open()
+        except Exception as error:
+            self._leave([row], error)
+
+    def _advance(self, group: Sequence[tuple[_Row, Feed]]) -> None:
+        try:
+            logits_NV = self._runner.step([feed for _, feed in group])
+        except Exception as error:
+            if len(group) > 1 and isinstance(self._runner, Decoder):  # find out whose it was
+                for each in group:
+                    self._advance([each])
+            else:
+                self._leave([row for row, _ in group], error)
             return
-        done = []
-        for row, logits_V in zip(self._batch.rows, logits_BV, strict=True):
-            try:
-                if row.take(logits_V):
-                    done.append(row)
-            except Exception as error:
-                row.end(error)
+        done, fed = [], [row for row, feed in group if feed.wants]
+        for row, feed in group:
+            if len(feed.tokens) > 1:
+                self._keep(row)
+        for row, choice in zip(fed, _choices(fed, logits_NV), strict=True):
+            if isinstance(choice, Exception):
+                self._leave([row], choice)
+            elif row.take(choice):
                 done.append(row)
         self._leave(done)
 
-    def _leave(self, rows: list[_Row], error: Exception | None = None) -> None:
-        if rows:
-            self._batch.keep([row not in rows for row in self._batch.rows])
+    def _leave(self, rows: Sequence[_Row], error: Exception | None = None) -> None:
         for row in rows:
+            self._rows.remove(row)
+            if row.past is not CLOSED:
+                if error is None:
+                    self._keep(row)
+                self._runner.close(row.past)
+                row.past = CLOSED
             row.end(error)
 
-    def _see(self, row: _Row) -> tuple[Tensor, Layers]:
-        """As `_prefill`, with the row's inputs and in one piece: what the tokens stand for is not in them."""
-        assert row.inputs, row
-        cache = _cache([])
-        logits_BV, row.shift = self._forward.see(torch.tensor([row.prompt]), cache, row.inputs)
-        row.inputs = None
-        return logits_BV[0], _layers(cache)
+    def _put_back(self, row: _Row) -> None:
+        """Makes a row wait again, for want of memory; what it had said is part of its prompt then."""
+        self._rows.remove(row)
+        if row.past is not CLOSED:
+            self._keep(row)
+            self._runner.close(row.past)
+            row.past = CLOSED
+        with self._changed:
+            self._waiting.appendleft(row)
 
-    def _prefill(self, prompt: Sequence[int]) -> tuple[Tensor, Layers]:
-        """The logits after `prompt`, and its keys and values."""
-        last, layers = self._last_prompt
-        shared = min(_common(prompt, last), len(prompt) - 1) // PREFILL * PREFILL
-        cache = _cache([(keys[..., :shared, :], values[..., :shared, :]) for keys, values in layers] if shared else [])
-        for start in range(shared, len(prompt), PREFILL):
-            logits_BV = self._forward(torch.tensor([prompt[start : start + PREFILL]]), cache)
-        self._last_prompt = (prompt, _layers(cache))
-        return logits_BV[0], self._last_prompt[1]
+    def _keep(self, row: _Row) -> None:
+        if row.inputs is None:
+            past = row.past
+            self._prefixes.keep(
+                row.adapter, row.tokens[: past.length], lambda start, end: self._runner.read(past, start, end)
+            )
+
+    def _retire(self) -> None:
+        """Drops removed adapters that nobody is waiting for any more."""
+        for adapter in self._gone[:]:
+            if not any(row.adapter is adapter for row in [*self._rows, *self._waiting]):
+                self._runner.remove(adapter.key)
+                self._prefixes.forget(adapter)
+                self._gone.remove(adapter)
 
 
-class _Forward:
-    """The model as a function: (tokens, cache) -> logits of the last position; the cache grows."""
+class _Adapter:
+    """What requests point at while they need it; `key` is what the runner calls it."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        # Nearly every model can skip the logits of the positions before the last; wrappers hide the argument.
-        keep = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._options: dict[str, Any] = {"use_cache": True, **({"logits_to_keep": 1} if keep else {})}
-        # Some models that see remember how far images moved the positions of the last prompt; they are always told.
-        self._tells = model.config.get_text_config() is not model.config
+    def __init__(self, key: str) -> None:
+        self.key = key
 
-    def __call__(
-        self, tokens_BT: Tensor, cache: DynamicCache, mask_BT: Tensor | None = None, shift_B1: Tensor | int = 0
-    ) -> Tensor:
-        """`mask_BT` None: nothing is padded. `shift_B1`: how much further positions are than the tokens before."""
-        options = dict(self._options)
-        if mask_BT is not None:
-            options["attention_mask"] = mask_BT.to(self._model.device)
-            options["position_ids"] = (mask_BT.sum(-1, keepdim=True) - 1 + shift_B1).to(self._model.device)
-        elif self._tells:
-            past = cache.get_seq_length()
-            positions_BT = torch.arange(past, past + tokens_BT.shape[1]).expand_as(tokens_BT) + shift_B1
-            options["position_ids"] = positions_BT.to(self._model.device)
-        output = self._model(input_ids=tokens_BT.to(self._model.device), past_key_values=cache, **options)
-        logits_BV: Tensor = output.logits[:, -1]
-        return logits_BV
 
-    def see(self, tokens_BT: Tensor, cache: DynamicCache, inputs: Mapping[str, Any]) -> tuple[Tensor, int]:
-        """The same for a whole prompt with images; and the shift of what follows (Qwen2-VL, arXiv 2409.12191)."""
-        given = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
-        output = self._model(
-            input_ids=tokens_BT.to(self._model.device), past_key_values=cache, **self._options, **given
-        )
-        moved = output.get("rope_deltas")
-        return output.logits[:, -1], 0 if moved is None else int(moved)
+BASE = _Adapter("")
+CLOSED = Past()
+"""The past of a row that has none yet."""
 
 
 class _Row:
@@ -246,28 +399,49 @@ class _Row:
         params: SamplingParams,
         room: int | None,
         stop_tokens: frozenset[int],
-        inputs: Mapping[str, Any] | None = None,
+        adapter: _Adapter,
+        inputs: Mapping[str, Tensor] | None,
     ) -> None:
-        self.prompt = list(prompt)
-        self.inputs = inputs
-        self.shift = 0
+        self.tokens = list(prompt)
         self.reply: list[int] = []
         self.queue: SimpleQueue[Step | Exception | None] = SimpleQueue()
         self.cancelled = False
-        self._sample = sampler(params, self.prompt)
+        self.adapter, self.inputs = adapter, inputs
+        self.past = CLOSED
+        self.greedy = _is_greedy(params)
+        self._sample = sampler(params, tuple(prompt))
+        self._least = params.min_tokens
         self._room = room
         self._stop_tokens = stop_tokens
 
-    def take(self, logits_V: Tensor) -> bool:
-        """Draws the next token; True when it is the last."""
-        token, logprob, top = self._sample(logits_V, self.reply)
-        self.reply.append(token)
+    @property
+    def left(self) -> int:
+        """Tokens that the model has not seen."""
+        return len(self.tokens) - self.past.length
+
+    def feed(self, count: int) -> Feed:
+        start = self.past.length
+        piece = self.tokens[start : start + count]
+        return Feed(self.past, piece, count == self.left, self.adapter.key, self.inputs if not start else None)
+
+    def choose(self, logits_V: Tensor) -> Choice:
+        if len(self.reply) >= self._least or not self._stop_tokens:
+            return self._sample(logits_V, self.reply)
+        logits_V = logits_V.float()
+        stops = torch.tensor(sorted(self._stop_tokens), device=logits_V.device)
+        choice = self._sample(logits_V.index_fill(0, stops, -torch.inf), self.reply)
+        return choice._replace(logprob=float(logits_V[choice.token] - logits_V.logsumexp(-1)))
+
+    def take(self, choice: Choice) -> bool:
+        """Hands the next token to the caller; True when it is the last."""
+        self.reply.append(choice.token)
+        self.tokens.append(choice.token)
         finish: Literal["stop", "length"] | None = None
-        if token in self._stop_tokens:
+        if choice.token in self._stop_tokens:
             finish = "stop"
         elif len(self.reply) == self._room:
             finish = "length"
-        self.queue.put(Step(token, logprob, finish, top))
+        self.queue.put(Step(choice.token, choice.logprob, finish, choice.top))
         return finish is not None
 
     def end(self, error: Exception | None = None) -> None:
@@ -298,72 +472,67 @@ class _Steps:
         self._row.cancelled = True
 
 
-class _Batch:
-    """The rows that are decoded together, with their keys and values, padded on the left."""
+def _shares(prompts: Sequence[_Row], limit: int) -> dict[_Row, int]:
+    """How many tokens of each prompt are fed.
 
-    def __init__(self, forward: _Forward) -> None:
-        self.rows: list[_Row] = []
-        self._forward = forward
-        self._cache = DynamicCache()
-        self._mask_BT = torch.zeros(0, 0, dtype=torch.long)
-
-    def join(self, row: _Row, layers: Layers) -> None:
-        mask_BT = torch.ones(1, layers[0][0].shape[-2], dtype=torch.long)
-        if self.rows:
-            length = max(mask_BT.shape[1], self._mask_BT.shape[1])
-            mask_BT = torch.cat([_pad(self._mask_BT[..., None], length), _pad(mask_BT[..., None], length)])[..., 0]
-            layers = [
-                (
-                    torch.cat([_pad(keys, length), _pad(key, length)]),
-                    torch.cat([_pad(values, length), _pad(value, length)]),
-                )
-                for (keys, values), (key, value) in zip(_layers(self._cache), layers, strict=True)
-            ]
-        self.rows, self._mask_BT, self._cache = [*self.rows, row], mask_BT, _cache(layers)
-
-    def keep(self, kept: list[bool]) -> None:
-        """Drops the other rows, and the columns that were there for them alone."""
-        self.rows = [row for row, stays in zip(self.rows, kept, strict=True) if stays]
-        if not self.rows:
-            self._cache = DynamicCache()
-            return
-        rows = torch.tensor(kept)
-        mask_BT = self._mask_BT[rows]
-        start = int(mask_BT.any(0).int().argmax())
-        self._mask_BT = mask_BT[:, start:]
-        self._cache = _cache(
-            [
-                (keys[rows.to(keys.device), ..., start:, :], values[rows.to(keys.device), ..., start:, :])
-                for keys, values in _layers(self._cache)
-            ]
-        )
-
-    def step(self) -> Tensor:
-        """Feeds each row's last token; the logits of the next."""
-        tokens_BT = torch.tensor([row.reply[-1:] for row in self.rows])
-        self._mask_BT = torch.cat([self._mask_BT, torch.ones(len(self.rows), 1, dtype=torch.long)], dim=1)
-        padded = not bool(self._mask_BT.all())
-        shift_B1 = torch.tensor([[row.shift] for row in self.rows])
-        return self._forward(tokens_BT, self._cache, self._mask_BT if padded else None, shift_B1)
+    Half of the limit is for the one that came first, so that it is read however many others come; what is left goes
+    to the shortest, so that a short one does not wait behind a long one.
+    """
+    shares: dict[_Row, int] = {}
+    for row in [*prompts[:1], *sorted(prompts, key=lambda row: row.left)]:
+        free = limit - sum(shares.values()) if shares else limit - limit // 2
+        shares[row] = shares.get(row, 0) + min(row.left - shares.get(row, 0), free)
+    return {row: share for row, share in shares.items() if share}
 
 
-def _pad(tensor: Tensor, length: int) -> Tensor:
-    """Zeros on the left of the last dimension but one, up to `length`."""
-    return torch.nn.functional.pad(tensor, (0, 0, length - tensor.shape[-2], 0))
+def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception]:
+    """The next token of each row; those that just take the likeliest go through together."""
+    chosen: list[Choice | Exception | None] = [None] * len(rows)
+    plain = [index for index, row in enumerate(rows) if row.greedy]
+    if plain:
+        some_NV = (logits_NV if len(plain) == len(rows) else logits_NV[plain]).float()
+        best_N = some_NV.argmax(-1)
+        logprobs_N = some_NV.gather(1, best_N[:, None])[:, 0] - some_NV.logsumexp(-1)
+        for index, token, logprob in zip(plain, best_N.tolist(), logprobs_N.tolist(), strict=True):
+            chosen[index] = Choice(token, logprob)
+    found: list[Choice | Exception] = []
+    for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
+        try:
+            found.append(choice or row.choose(logits_V))
+        except Exception as error:  # belongs to the thread that waits for this row
+            found.append(error)
+    return found
 
 
-def _cache(layers: Layers) -> DynamicCache:
-    cache = DynamicCache()
-    for index, (keys, values) in enumerate(layers):
-        cache.update(keys, values, index)
-    return cache
+def _is_greedy(params: SamplingParams) -> bool:
+    """Whether a request takes the likeliest token and wants to know no more than that."""
+    told = (
+        "max_tokens",
+        "clip",
+        "top_k",
+        "top_p",
+        "min_p",
+        "seed",
+        "stop",
+        "include_stop",
+        "ignore_eos",
+        "logprobs",
+        "adapter",
+    )
+    return replace(params, **{name: getattr(GREEDY, name) for name in told}) == GREEDY
 
 
-def _layers(cache: DynamicCache) -> Layers:
-    return [(layer.keys, layer.values) for layer in cache.layers]
+def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> Runner:
+    reason = decoder.why_not(model) if fast else "its own layers were asked for"
+    if bits and (reason := reason or products.why_not(bits, model.device)):
+        raise ValueError(f"the model cannot be served with weights of {bits} bits: {reason}")
+    return Generic(model) if reason else Decoder(model, bits, keep, memory)
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """The length of the longest common prefix."""
-    length = min(len(first), len(second))
-    return next((index for index in range(length) if first[index] != second[index]), length)
+def _memory(device: torch.device) -> int:
+    """Bytes that keys and values may take."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * (1 - MEMORY_SHARE))
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}  # Windows has none
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if "SC_PHYS_PAGES" in names else 8 << 30
+    return int(whole * MEMORY_SHARE)

@@ -22,8 +22,8 @@ class SamplingParams:
     `min_p` 0 are off. `repetition_penalty` counts the prompt too; `presence_penalty` and `frequency_penalty` count
     the reply alone, as OpenAI's do. `stop`: texts that end the reply. `include_stop` None: a stop text stays in the
     reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability, and those
-    of the `top_logprobs` likeliest. `guide`: what the reply must be; nothing else lets a token through that it forbids.
-    `adapter`: the name of the adapter to answer with.
+    of the `top_logprobs` likeliest. `min_tokens`: no stop token comes before so many. `guide`: what the reply must be;
+    nothing else lets a token through that it forbids. `adapter`: the name of the adapter to answer with.
     """
 
     max_tokens: int | None = None
@@ -42,6 +42,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    min_tokens: int = 0
     guide: Guide | None = None
     adapter: str = ""
 
@@ -50,6 +51,7 @@ class SamplingParams:
             ("temperature", self.temperature, 0, math.inf),
             ("top_k", self.top_k, 0, math.inf),
             ("min_p", self.min_p, 0, 1),
+            ("min_tokens", self.min_tokens, 0, math.inf),
             ("presence_penalty", self.presence_penalty, -2, 2),
             ("frequency_penalty", self.frequency_penalty, -2, 2),
             ("top_logprobs", self.top_logprobs, 0, 20),

@@ -12,7 +12,7 @@ from typing import Any
 from swift.infer.request import Reply, ReplySteps, refuse, room
 from swift.infer.sample import SamplingParams
 
-CANNOT = ("guide", "top_logprobs")
+CANNOT = ("guide", "top_logprobs", "min_tokens")
 """Options of a request that are not handed to vLLM."""
 
 

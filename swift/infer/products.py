@@ -1,0 +1,113 @@
+"""A weight -> the product of rows with it, laid out as the processor likes it. Knows no layer and no model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Product = Callable[[Tensor], Tensor]
+"""x_NI -> y_NO."""
+
+BITS = (0, 4, 8)
+GROUP = 32
+"""Neighbouring 4-bit weights that share a scale and a zero."""
+PACKED_ROWS = 32
+"""The number of rows that oneDNN lays a weight out for; any other number works too, as fast."""
+
+
+def product(weight_OI: Tensor, bias_O: Tensor | None = None, bits: int = 0) -> Product:
+    """x @ W' + b. `bits` 8 and 4 round the weight, for CPUs alone; the other numbers stay in their dtype."""
+    if bits == 8 or (bits == 4 and not _can_be_int4(weight_OI)):
+        return _Int8(weight_OI, bias_O)
+    if bits == 4:
+        return _Int4(weight_OI, bias_O)
+    if weight_OI.device.type == "cpu" and weight_OI.dtype in (torch.bfloat16, torch.float32) and _has_onednn():
+        return _Packed(weight_OI, bias_O)
+    return _Plain(weight_OI, bias_O)
+
+
+def why_not(bits: int, device: torch.device) -> str:
+    """Why weights of so few bits cannot be had here; empty if they can."""
+    if bits not in BITS:
+        return f"weights can have 4 or 8 bits, not {bits}"
+    if bits and device.type != "cpu":
+        return f"weights of {bits} bits are for CPUs; this model is on {device}"
+    return ""
+
+
+def _has_onednn() -> bool:
+    return bool(torch.backends.mkldnn.is_available())
+
+
+class _Plain:
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        self._weight, self._bias = weight_OI.detach(), bias_O
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        return functional.linear(x_NI, self._weight, self._bias)
+
+
+class _Packed:
+    """The weight in oneDNN's blocked layout: `linear` makes that layout anew at every call."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), PACKED_ROWS)
+        self._bias = bias_O
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias, "none", [], "")
+        return y_NO
+
+
+class _Int8:
+    """Integer products: a scale for each row of the weight, and for each row of x one found as it comes."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        weight_OI = weight_OI.detach().float()
+        scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        rounded = (weight_OI / scale_O[:, None]).round().to(torch.int8)
+        zeros = torch.zeros(len(scale_O), dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*")
+            whole = torch._make_per_channel_quantized_tensor(rounded, scale_O, zeros, 0)
+        self._weight = torch.ops.quantized.linear_prepack(whole, None)
+        self._bias = bias_O
+        # Without VNNI the sum of two products of 8 bits overflows the 16 it is kept in.
+        self._seven_bits = not torch.cpu._is_vnni_supported()
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        if len(x_NI) == 1:
+            return self._finish(torch.ops.quantized.linear_dynamic(x_NI.float(), self._weight, self._seven_bits), x_NI)
+        # The kernel has one scale for all of x: with rows of like size, no row's rounding depends on its neighbours.
+        size_N = x_NI.abs().amax(-1, keepdim=True).float().clamp_min(torch.finfo(torch.float32).tiny)
+        y_NO = torch.ops.quantized.linear_dynamic(x_NI / size_N, self._weight, self._seven_bits)
+        return self._finish(y_NO.mul_(size_N), x_NI)
+
+    def _finish(self, y_NO: Tensor, x_NI: Tensor) -> Tensor:
+        return (y_NO if self._bias is None else y_NO + self._bias).to(x_NI.dtype)
+
+
+class _Int4:
+    """Weights of 4 bits in groups, x as it is."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        groups = weight_OI.detach().float().reshape(len(weight_OI), -1, GROUP)
+        low, high = groups.amin(-1), groups.amax(-1)
+        scale = ((high - low) / 15).clamp_min(torch.finfo(torch.bfloat16).tiny)
+        levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.int32).flatten(1)
+        self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
+        # The kernel reads (level - 8) x scale + zero.
+        self._scales = torch.stack([scale, low + 8 * scale], dim=-1).transpose(0, 1).contiguous().to(weight_OI.dtype)
+        self._bias = bias_O
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        y_NO: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_NI, self._weight, GROUP, self._scales)
+        return y_NO if self._bias is None else y_NO + self._bias
+
+
+def _can_be_int4(weight_OI: Tensor) -> bool:
+    return weight_OI.shape[1] % GROUP == 0 and weight_OI.shape[0] % 16 == 0
