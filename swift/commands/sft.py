@@ -55,6 +55,8 @@ def main(cfg: Config) -> dict[str, Any]:
     tuning.check(cfg)
     take_one_gpu(cfg.model.device)
     device = load.pick_device(cfg.model.device)
+    attention = tuning.attention(cfg.train, device.type)
+    tuning.kernels(cfg.train, device.type)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
     torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
@@ -76,8 +78,9 @@ def main(cfg: Config) -> dict[str, Any]:
 
     set_seed(cfg.train.seed)
     quant = tuning.quantisation(cfg.model)
-    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, quantisation=quant)
-    renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
+    trusted = cfg.model.trust_remote_code
+    model = load.load_model(path, cfg.model.dtype, cfg.model.device, trusted, attention, quant)
+    renamed = partial(load.targets, path, trust_remote_code=trusted)
     model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
     packed = tuning.fuse(model, cfg, say)
     trained, whole = attach.trained_and_all(model)
@@ -246,6 +249,7 @@ def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool)
         warmup_steps=train.warmup_steps or train.warmup_ratio,
         lr_scheduler_type=train.lr_scheduler_type,
         **tuning.optimizer(cfg),
+        **tuning.kernels(train, device),
         adam_beta1=train.adam_beta1,
         adam_beta2=train.adam_beta2,
         adam_epsilon=train.adam_epsilon,
