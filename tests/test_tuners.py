@@ -456,6 +456,9 @@ def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
         ("--sft_type adalora --adalora_tinit 90 --max_steps 9", "leave none of the 9 steps"),
         ("--sft_type llamapro --llamapro_num_new_blocks 3", "--llamapro_num_new_blocks 3"),
         ("--sft_type reft --reft_rank 99", "--reft_rank 99: must be from 1 to 32"),
+        ("--use_flash_attn true", "--attn_impl flash_attention_2 needs a GPU"),
+        ("--use_flash_attn true --attn_impl sdpa", "--use_flash_attn true contradicts --attn_impl sdpa"),
+        ("--use_liger_kernel true", "--use_liger_kernel true needs a GPU and the package liger-kernel"),
         ("--sft_type full --freeze_parameters 1", "nothing would be trained"),
         ("--sft_type full --freeze_parameters 2", "must be from 0 to 1"),
         ("--sft_type full --lisa_activated_layers 9", "must be from 1 to the model's 2 blocks"),
@@ -475,10 +478,11 @@ def test_wrong_flags_are_told_in_one_line(
 
 def test_both_backends_give_the_same_files(place: Path, tmp_path: Path) -> None:
     ours, plain = (
-        load_file(train(place, tmp_path / name, tuner_backend=name) / attach.WEIGHTS) for name in ("swift", "peft")
+        load_file(train(place, tmp_path / name, tuner_backend=name, lora_dropout_p=0) / attach.WEIGHTS)
+        for name in ("swift", "peft")
     )
     assert ours.keys() == plain.keys()
-    assert all(torch.equal(ours[name], plain[name]) for name in ours)
+    assert all(torch.allclose(ours[name], plain[name], atol=1e-4) for name in ours)
 
 
 # The list

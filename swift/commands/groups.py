@@ -277,6 +277,16 @@ class TrainFlags:
     """What is trained; swift tuners explains the choices"""
     tuner_backend: Literal["swift", "peft", "unsloth"] = "swift"
     """How LoRA is computed: swift is faster where it knows the model, peft is PEFT's own way; the files are the same"""
+    attn_impl: Literal["AUTO", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = flag(
+        "AUTO", alias=("attn_implementation",), values={"flash_attn": "flash_attention_2"}
+    )
+    """How attention is computed; AUTO takes what suits the model and the hardware"""
+    use_flash_attn: bool = False
+    """Older switch for attn_impl flash_attention_2"""
+    use_liger_kernel: bool = False
+    """Take Liger's fused kernels (a GPU, and pip install liger-kernel)"""
+    torch_compile: bool = False
+    """Compile the model: a slow first step, faster ones after it; on a CPU it needs a C++ compiler"""
     output_dir: str = "output"
     """Folder for checkpoints and reports"""
     add_output_dir_suffix: bool = True

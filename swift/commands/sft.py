@@ -67,6 +67,8 @@ def main(cfg: Config) -> dict[str, Any]:
         take_one_gpu(cfg.model.device)
     device = load.pick_device(cfg.model.device)
     scaling.check_device(spread, device)
+    attention = tuning.attention(cfg.train, device.type)
+    tuning.kernels(cfg.train, device.type)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
     torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
@@ -93,6 +95,7 @@ def main(cfg: Config) -> dict[str, Any]:
         cfg.model.dtype,
         cfg.model.device,
         cfg.model.trust_remote_code,
+        attention,
         quantisation=tuning.quantisation(cfg.model, spread.engine),
         device_map=spread.device_map,
         shards=spread.shards,
@@ -203,6 +206,7 @@ def _training_arguments(
         warmup_steps=train.warmup_steps or train.warmup_ratio,
         lr_scheduler_type=train.lr_scheduler_type,
         **tuning.optimizer(cfg),
+        **tuning.kernels(train, device),
         adam_beta1=train.adam_beta1,
         adam_beta2=train.adam_beta2,
         adam_epsilon=train.adam_epsilon,
