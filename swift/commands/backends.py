@@ -44,6 +44,12 @@ def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
 
 
 def start(name: str, backend: BackendFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
+    """The engine `name`. It ends a reply at `stops` and at what the model itself ends one with, as PyTorch's does."""
+    from transformers import GenerationConfig
+
+    if (path / "generation_config.json").is_file():
+        own = GenerationConfig.from_pretrained(path).eos_token_id
+        stops = sorted({*stops, *(own if isinstance(own, list) else [own] if own is not None else [])})
     return vllm(backend.vllm, choice, path, stops) if name == "vllm" else openvino(choice, path, stops)
 
 

@@ -22,7 +22,7 @@ class QuantFlags:
 
     quantization_bit: Literal["0", "4", "8"] = "0"
     """Bits of the frozen weights while they are loaded (QLoRA); 0 leaves them as they are"""
-    quant_method: Literal["bnb", "hqq", "torchao"] = flag("bnb", alias=("quantization_method",))
+    quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq"] = flag("bnb", alias=("quantization_method",))
     """Library that quantises: bitsandbytes, HQQ, torchao (pip install 'swift-agents[quant]')"""
     bnb_4bit_comp_dtype: Dtype = flag("AUTO", alias=("bnb_4bit_compute_dtype",), values=DTYPES)
     """What bitsandbytes computes in at 4 bits; AUTO takes --dtype"""

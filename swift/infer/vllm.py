@@ -95,6 +95,7 @@ class VllmEngine:
         for reply in list(self._under_way):
             reply.end(RuntimeError("the engine was closed"))
         self._engine.shutdown()
+        self._engine = None  # not left to the interpreter's end, when what it needs is gone
         self._stop_loop()
 
     async def _answer(self, reply: Reply, tokens: list[int], asked: Any, name: str, adapter: Any) -> None:

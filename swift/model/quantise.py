@@ -45,11 +45,16 @@ class Quantisation:
 
 def config(how: Quantisation, dtype: torch.dtype, device: torch.device) -> Any:
     """What transformers' loader wants to be told. ValueError where a package or the hardware is missing."""
+    if how.method not in PACKAGES:
+        raise ValueError(
+            f"--quant_method {how.method} is made by gptqmodel, whose releases need a newer PyTorch and transformers "
+            "than this program works with: take bnb, torchao or hqq"
+        )
     package = PACKAGES[how.method]
     if find_spec(package) is None:
         raise ValueError(
             f"--quant_method {how.method} needs the package {package}: pip install 'swift-agents[quant]', "
-            "or leave --quantization_bit out"
+            "or leave --quantization_bit and --quant_bits out"
         )
     if how.method == "bnb":
         return _bnb(how, dtype)
@@ -60,7 +65,7 @@ def config(how: Quantisation, dtype: torch.dtype, device: torch.device) -> Any:
 
         return HqqConfig(nbits=how.bits, group_size=GROUP, axis=how.axis)
     if how.bits != 8:
-        raise ValueError("--quant_method torchao trains beside 8 bits alone: --quantization_bit 8, or take bnb")
+        raise ValueError("--quant_method torchao has 8 bits here: say 8, or take bnb")
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
