@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=0, help="0: as many as swift sft takes")
     options = parser.parse_args()
-    renderer = make_renderer(load.load_tokenizer(bundled.unpack()), TemplateFlags(), specs.find(bundled.MODEL_TYPE))
+    renderer = make_renderer(bundled.unpack(), TemplateFlags(), specs.find(bundled.MODEL_TYPE))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         made = [row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed)][: options.rows]

@@ -533,7 +533,7 @@ def test_the_manual_style_goes_on_beside_tools(tmp_path: Path) -> None:
 
         prompts: ClassVar[list[str]] = []
 
-        def submit(self, tokens: Sequence[int], params: SamplingParams) -> Iterator[Step]:
+        def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Iterator[Step]:
             self.prompts.append(tokenizer.decode(tokens))
             observed = self.prompts[-1].endswith("Observation:\n[yes]\n")
             said = "Final Answer: fire" if observed else "Action: look\nAction Input: {}\nObservation: made up"

@@ -47,7 +47,7 @@ class Beat:
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Said:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Said:
         words = TOKENIZER.decode(tokens).split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
         said = Said(TOKENIZER.encode(words, add_special_tokens=False), params.ignore_eos)
         with self._lock:

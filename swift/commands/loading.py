@@ -12,7 +12,6 @@ from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 
 if TYPE_CHECKING:
-
     from swift.infer.chat import LocalChat
     from swift.infer.engine import Engine, Steps
     from swift.infer.sample import SamplingParams
