@@ -196,7 +196,7 @@ def test_where_memory_is_short_requests_wait_and_none_is_lost(model):
     most = 0
     for each, reply in zip(asked, replies, strict=True):
         assert tokens(reply) == reference(model, each, 80)
-        most = max(most, engine._runner._arena[0, 0].shape[0] * engine._runner._arena.shape[4])
+        most = max(most, engine._runner._keys.shape[1] * engine._runner._keys.shape[4])
     assert most <= 600
     engine.close()
     small = TorchEngine(model, (), memory=2 * 300 * bytes_of_one)
