@@ -63,9 +63,6 @@ class Beat:
         self.over.set()
         self._worker.join()
 
-    def add_adapter(self, name: str, folder: str) -> None: ...
-    def remove_adapter(self, name: str) -> None: ...
-
     def _work(self) -> None:
         while not self.over.wait(self._pause):
             with self._lock:
