@@ -180,6 +180,8 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
         folder = root / _key(cfg, renderer)
         if (known := cache.read(folder)) is None:
             data = _tokenised(cfg, renderer, say)
+            if any(sample.inputs for sample in (*data.train, *data.val)):
+                raise ValueError("--token_cache keeps tokens, not images: take --lazy_tokenize true for these rows")
             shares = {source: share._asdict() for source, share in data.shares.items()}
             facts = {"fates": data.fates, "said": data.said, "shares": shares, "first_row": data.first_row}
             folder.parent.mkdir(parents=True, exist_ok=True)

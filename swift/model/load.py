@@ -164,6 +164,10 @@ def load_processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any | None
     """What makes tensors of images for the model of a folder; None for a model that sees none, or none here."""
     if _model_type(path) not in vision.FAMILIES:
         return None
+    config = _json(path / "config.json")
+    if "vision_config" not in config:
+        known = ", ".join(config.get("architectures") or ["its class"])
+        raise ValueError(f"{path}: {known} is not in transformers' layout: take a checkpoint whose name ends in -hf")
     return _loading(path, "processor", partial(vision.processor, path, tokenizer))
 
 
