@@ -12,7 +12,7 @@ Dtype = Literal["AUTO", "bf16", "fp16", "fp32"]
 SftType = Literal[
     "lora", "full", "longlora", "adalora", "ia3", "vera", "boft", "oft", "fourierft", "loha", "lokr", "hra", "miss",
     "randlora", "c3a", "shira", "road", "ln", "part", "trainable_tokens", "prompt", "prefix", "ptuning",
-    "adapter", "reft", "side", "restuning", "llamapro",
+    "adapter", "scetuning", "reft", "side", "restuning", "llamapro",
 ]  # fmt: skip
 
 
@@ -158,7 +158,7 @@ class LoraFlags:
     use_dora: bool = False
     """Weight-decomposed LoRA"""
     init_lora_weights: str = flag("true", alias=("init_weights",))
-    """Start values: true, false, gaussian, orthogonal, pissa, olora, loftq, eva (drawn from the training rows)"""
+    """Start values: true, false, gaussian, orthogonal, pissa, olora, loftq; from the training rows: eva, lora_ga"""
     lora_lr_ratio: float | None = None
     """LoRA+: learning rate of B as a multiple of that of A (10 to 16 is usual)"""
 
