@@ -225,7 +225,9 @@ def why_unmergeable(model: PreTrainedModel | PeftModel) -> str:
 
 
 def _is_quantised(model: PreTrainedModel) -> bool:
-    return getattr(model, "hf_quantizer", None) is not None  # transformers sets it on quantised models alone
+    """transformers sets `hf_quantizer` on models it quantised; HQQ's layers are known by their class."""
+    by_hqq = any(type(module).__name__ == "HQQLinear" for module in model.modules())
+    return by_hqq or getattr(model, "hf_quantizer", None) is not None
 
 
 def is_prompted(model: PreTrainedModel | PeftModel) -> bool:
