@@ -320,6 +320,5 @@ def inputs(data: Data, batch_size: int, device: Any) -> Iterator[dict[str, Any]]
 
     for start in range(0, len(data.train), batch_size):
         batch = collate(data.train[start : start + batch_size])
-        weights = batch.pop("weights")
-        batch["labels"] = batch["input_ids"].masked_fill(weights == 0, -100)
+        batch["labels"] = batch["input_ids"].masked_fill(batch.pop("weights") == 0, -100)
         yield {name: tensor.to(device) for name, tensor in batch.items()}

@@ -216,13 +216,20 @@ def load_model(
     else:
         reading = partial(_read_own, read, path) if read else _reading(path, trust_remote_code)
         if quantisation:
-            options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
+            quantise.check(quantisation)
+        by_loader = quantise.config(quantisation, as_dtype) if quantisation else None
+        if quantisation and not by_loader and (device_map or shards):
+            raise ValueError(f"--quant_method {quantisation.method} takes one device: take bnb over several")
+        if by_loader:
+            options["quantization_config"] = by_loader
         if device_map:
             options["device_map"] = device_map
-        elif quantisation or (on.type == "cuda" and not shards):
+        elif by_loader or (on.type == "cuda" and not shards):
             options["device_map"] = {"": on}  # straight to the GPU; and quantised layers cannot be moved afterwards
         loaded = _loading(path, "model", lambda: reading(dtype=as_dtype, **options))
-        model = loaded if quantisation or device_map or shards else loaded.to(on)
+        model = loaded if by_loader or device_map or shards else loaded.to(on)
+        if quantisation and not by_loader:
+            quantise.with_hqq(model, quantisation, on)
     if attn_implementation is None and on.type == "cpu":
         attention.suit(model)
     return model.eval()

@@ -147,7 +147,7 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, state: Mapping[str, T
     """
     if isinstance(model, PeftModel):
         if any(loraga.started(model)):
-            loraga.save(model, folder, WEIGHTS)
+            loraga.save(model, folder, WEIGHTS, state)
         else:
             # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
             model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
@@ -225,7 +225,9 @@ def why_unmergeable(model: PreTrainedModel | PeftModel) -> str:
 
 
 def _is_quantised(model: PreTrainedModel) -> bool:
-    return getattr(model, "hf_quantizer", None) is not None  # transformers sets it on quantised models alone
+    """transformers sets `hf_quantizer` on models it quantised; HQQ's layers are known by their class."""
+    by_hqq = any(type(module).__name__ == "HQQLinear" for module in model.modules())
+    return by_hqq or getattr(model, "hf_quantizer", None) is not None
 
 
 def is_prompted(model: PreTrainedModel | PeftModel) -> bool:

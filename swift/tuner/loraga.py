@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer, preprocess_loraga
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 BATCHES = 8
@@ -52,9 +52,9 @@ def started(model: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((name, layer) for name, layer in model.named_modules() if A in dict(layer.named_buffers(recurse=False)))
 
 
-def save(model: PeftModel, folder: Path, weights: str) -> None:
-    """The adapter as a plain LoRA, its tensors in the file `weights`."""
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+def save(model: PeftModel, folder: Path, weights: str, trained: Mapping[str, Tensor] | None = None) -> None:
+    """The adapter as a plain LoRA, its tensors in the file `weights`. `trained`: where this process has but a shard."""
+    state = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
     for name, layer in started(model):
         start_A, start_B = layer.get_buffer(A), layer.get_buffer(B)
         state[f"{name}.lora_A.weight"] = torch.cat([state[f"{name}.lora_A.weight"], start_A])
@@ -69,7 +69,7 @@ def save(model: PeftModel, folder: Path, weights: str) -> None:
 
 
 @torch.no_grad()
-def move_start(model: PeftModel, starts: Mapping[str, torch.Tensor]) -> None:
+def move_start(model: PeftModel, starts: Mapping[str, Tensor]) -> None:
     """Makes `starts` (buffer's name -> values) the start, and the weights below what they are under it."""
     for name, layer in started(model):
         old_A, old_B = layer.get_buffer(A), layer.get_buffer(B)
