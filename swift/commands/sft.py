@@ -183,6 +183,7 @@ def _training_arguments(
     from swift.tuner.table import TUNERS
 
     train = cfg.train
+    dtype = str(pick_dtype(cfg.model.dtype, pick_device(cfg.model.device)))
     trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
     for name in trackers:
         if name not in (known := get_available_reporting_integrations()):
@@ -218,7 +219,8 @@ def _training_arguments(
         dataloader_num_workers=train.dataloader_num_workers,
         dataloader_pin_memory=device == "cuda",
         seed=train.seed,
-        fp16=str(pick_dtype(cfg.model.dtype, pick_device(cfg.model.device))) == "torch.float16",
+        fp16=dtype == "torch.float16",
+        bf16=dtype == "torch.bfloat16" and "deepspeed" in spread,  # elsewhere the model itself is in bf16
         use_cpu=device == "cpu",
         ddp_backend=train.ddp_backend,
         ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),
