@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -39,9 +39,9 @@ class HubFlags:
     def __post_init__(self) -> None:
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("--push_to_hub needs --hub_model_id OWNER/NAME")
-        if not self.push_to_hub and self != HubFlags():
-            changed = next(name for name, value in vars(self).items() if value != vars(HubFlags())[name])
-            raise ValueError(f"--{changed} does nothing without --push_to_hub true")
+        changed = [item.name for item in fields(self) if vars(self)[item.name] != item.default]
+        if changed and not self.push_to_hub:
+            raise ValueError(f"--{changed[0]} does nothing without --push_to_hub true")
 
 
 @dataclass(frozen=True)
