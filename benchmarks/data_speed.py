@@ -18,7 +18,7 @@ from swift.commands.groups import TemplateFlags
 from swift.commands.rendering import make_renderer
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.synth import agent_rows, write_jsonl
-from swift.model import bundled, load, specs
+from swift.model import bundled, specs
 from swift.template.fit import Lengths, fit_all, processes_for
 
 

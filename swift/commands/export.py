@@ -234,7 +234,11 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
     how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
     assert how is not None, config.bits
-    quantise.config(how, load.pick_dtype(dtype, device), device)  # what is missing shows before anything is loaded
+    quantise.check(how)  # what is missing shows before anything is loaded
+    if how.method == "hqq":
+        raise ValueError(
+            "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
+        )
     ready = whole(choice)
     tokens = ready.tokenizer(merging.PROBE, return_tensors="pt").input_ids.to(device)
     with merging.aside(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:

@@ -53,6 +53,15 @@ class Config:
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, and returns what came of it; the same stands in the run's folder, whose path is `output_dir`."""
     import torch
+
+    torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
+    try:
+        return _train(cfg)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _train(cfg: Config) -> dict[str, Any]:
     from transformers import set_seed
 
     from swift.commands.rendering import make_renderer
@@ -71,7 +80,6 @@ def main(cfg: Config) -> dict[str, Any]:
     tuning.kernels(cfg.train, device.type)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
-    torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
