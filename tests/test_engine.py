@@ -12,13 +12,15 @@ from transformers import (
     MinPLogitsWarper,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from swift.infer.engine import BESIDE, Busy, TorchEngine
+from swift.infer.engine import BASE, BESIDE, Busy, TorchEngine
 from swift.infer.prefix import BLOCK, Prefixes
 from swift.infer.sample import Choice, SamplingParams, sampler
 
@@ -184,7 +186,8 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(model, engine):
     next(running)
     long, short = engine.submit(prompt(490, seed=1), GREEDY), engine.submit(prompt(8, seed=2), GREEDY)
     assert next(short).token == reference(model, prompt(8, seed=2), 1)[0]
-    assert prefilled(steps) < 490
+    at = next(index for index, step in enumerate(steps) if 8 in step)
+    assert prefilled(steps[: at + 1]) < 490
     assert tokens(long) == reference(model, prompt(490, seed=1), 12)
 
 
@@ -344,6 +347,40 @@ def test_tokens_that_the_model_does_not_know_are_refused(engine):
         engine.submit([1, 64], GREEDY)
     with pytest.raises(ValueError, match="logit_bias holds token 99"):
         engine.submit([1], SamplingParams(logit_bias={99: 1}))
+
+
+def test_an_image_goes_with_its_prompt_in_one_piece_and_moves_the_positions_behind_it(model):
+    torch.manual_seed(0)
+    vision = {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 4}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    ids = {"image_token_id": 60, "video_token_id": 61, "vision_start_token_id": 62, "vision_end_token_id": 63}
+    config = Qwen2VLConfig(
+        text_config={**SIZES, "model_type": "qwen2_vl_text", "rope_parameters": rope}, vision_config=vision, **ids
+    )
+    seeing = Qwen2VLForConditionalGeneration(config).eval()
+    asked = [[1, 62, *[60] * 24, 63, *(token % 60 for token in prompt(length))] for length in (5, 150)]
+    seen = [
+        {
+            "pixel_values": torch.randn(96, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(index)),
+            "image_grid_thw": torch.tensor([[1, 8, 12]]),
+            "mm_token_type_ids": (torch.tensor([each]) == 60).int(),
+        }
+        for index, each in enumerate(asked)
+    ]
+    told = [token % 60 for token in prompt(170)]
+    wanted = [
+        seeing.generate(torch.tensor([row]), **inputs, max_new_tokens=12, do_sample=False)[0, len(row) :].tolist()
+        for row, inputs in zip([*asked, told], [*seen, {}], strict=True)
+    ]
+    engine = TorchEngine(seeing, ())
+    replies = [engine.submit(row, GREEDY, inputs) for row, inputs in zip([*asked, told], [*seen, {}], strict=True)]
+    assert [tokens(reply) for reply in replies] == wanted
+    assert not engine._prefixes.find(BASE, asked[1]), "the same tokens may stand for another image"
+    engine.close()
+    blind = TorchEngine(model, ())
+    with pytest.raises(ValueError, match="LlamaForCausalLM takes tokens alone, not pixel_values"):
+        blind.submit(prompt(5), GREEDY, seen[0])
+    blind.close()
 
 
 def test_closing_the_engine_ends_what_is_under_way(model):

@@ -220,7 +220,7 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.eval import identity
     from swift.eval.agent import Case, judge_all, shares
 
-    chat = load_chat(_Loads(cfg, adapter))
+    chat = load_chat(_Loads(cfg, adapter), keep=True)
     console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")
     scenario = _scenario(chat)
     general = _ask(chat, (Message("user", GENERAL_QUESTION),), 48)

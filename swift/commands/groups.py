@@ -22,8 +22,8 @@ class QuantFlags:
 
     quantization_bit: Literal["0", "4", "8"] = "0"
     """Bits of the frozen weights while they are loaded (QLoRA); 0 leaves them as they are"""
-    quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq"] = flag("bnb", alias=("quantization_method",))
-    """Library that quantises: bitsandbytes, HQQ, torchao (pip install 'swift-agents[quant]')"""
+    quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq", "torch"] = flag("bnb", alias=("quantization_method",))
+    """Library that quantises: bitsandbytes, HQQ, torchao (pip install 'swift-agents[quant]'); torch: answers on CPUs"""
     bnb_4bit_comp_dtype: Dtype = flag("AUTO", alias=("bnb_4bit_compute_dtype",), values=DTYPES)
     """What bitsandbytes computes in at 4 bits; AUTO takes --dtype"""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
@@ -447,4 +447,6 @@ class BackendFlags:
     """Merge the adapter into the weights, in a folder beside the checkpoint, and use that"""
     infer_backend: Literal["AUTO", "pt", "vllm", "openvino"] = flag("AUTO", values={"transformers": "pt"})
     """Engine: pt (PyTorch), vllm, openvino (CPUs); AUTO takes vllm on GPUs where it is installed and has the model"""
+    max_batch: int = 16
+    """Most requests that are answered together by pt"""
     vllm: VllmFlags = VllmFlags()

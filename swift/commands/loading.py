@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -46,12 +47,12 @@ class Choice(NamedTuple):
         return self.model.model_id_or_path or self.model.model_type or ""
 
 
-def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
+def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> LocalChat:
     """The model of the flags behind an engine and a renderer.
 
     What training recorded beside a checkpoint holds for flags left at their defaults; `given` names those that the
     user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
-    they are.
+    they are. `keep`: the engine's model will be used beside the engine.
     """
     choice = choose(cfg, given)
 
@@ -72,21 +73,24 @@ def load_chat(cfg: Loads, given: Collection[str] = ()) -> LocalChat:
     renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code)
     if backend != "pt":
         return LocalChat(backends.start(backend, cfg.backend, choice, path, renderer.stop.tokens), renderer)
-    quant = quantisation(model_flags)
+    # PyTorch's own kernels round in the engine, after merging; the other methods while the weights are loaded.
+    late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
+    quant = None if late else quantisation(model_flags)
     model = load.load_model(
         path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
     )
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
+    engine = partial(TorchEngine, stop_tokens=sorted(stops), max_batch=cfg.backend.max_batch, bits=late, keep=keep)
     if not choice.adapter:
-        return LocalChat(TorchEngine(model, sorted(stops)), renderer)
+        return LocalChat(engine(model), renderer)
     tuned = attach.load(model, choice.adapter)
     if not attach.why_unmergeable(tuned):
         tuned = attach.merge(tuned)
     if not attach.is_prompted(tuned):
-        return LocalChat(TorchEngine(tuned, sorted(stops)), renderer)
+        return LocalChat(engine(tuned), renderer)
     prompted = Prompted(tuned)
-    return LocalChat(_Prefixed(TorchEngine(prompted, sorted(stops), whole=prompted.length), prompted.length), renderer)
+    return LocalChat(_Prefixed(engine(prompted, whole=prompted.length), prompted.length), renderer)
 
 
 class _Prefixed:

@@ -80,6 +80,8 @@ def quantisation(model: ModelFlags, engine: str = "") -> Quantisation | None:
     quant = model.quant
     if not quant.bits:
         return None
+    if quant.quant_method == "torch":
+        raise ValueError("--quant_method torch is for answering (infer, deploy): to train take bnb, hqq or torchao")
     return Quantisation(
         bits=quant.bits,
         method=quant.quant_method,

@@ -117,7 +117,8 @@ class TorchEngine:
     def submit(
         self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Tensor] | None = None
     ) -> Steps:
-        if inputs is not None and isinstance(self._runner, Decoder):
+        inputs = inputs or None
+        if inputs and isinstance(self._runner, Decoder):
             raise ValueError(f"{type(self.model).__name__} takes tokens alone, not {', '.join(inputs)}")
         stop_tokens = frozenset[int]() if params.ignore_eos else self._stop_tokens
         room = self._room(tokens, params)

@@ -47,6 +47,10 @@ class Quantisation:
 
 def check(how: Quantisation) -> None:
     """ValueError where a package is missing, or the library cannot do it."""
+    if how.method == "torch":
+        raise ValueError(
+            "--quant_method torch rounds weights while a model answers, and writes none: take bnb or torchao"
+        )
     if how.method not in PACKAGES:
         raise ValueError(
             f"--quant_method {how.method} is made by gptqmodel, whose releases need a newer PyTorch and transformers "
