@@ -18,7 +18,6 @@ from swift.agent import Form, Shape, shape
 from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
 
-
 LARGEST = 20_000
 """Symbols of a grammar: schemas of thousands of optional fields take seconds to compile, and twice as many four times
 as long."""
