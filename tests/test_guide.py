@@ -168,6 +168,8 @@ def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> 
         {"$ref": "http://example.invalid/schema"},
         {"type": "string", "pattern": "(?=x)y"},
         {"not": {"type": "string"}},
+        {"$ref": "#"},
+        {"enum": [str(number) for number in range(200_000)]},
     ],
 )
 def test_a_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
