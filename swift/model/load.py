@@ -177,7 +177,8 @@ def image_token_kinds(path: Path) -> str:
 
 
 def _model_type(path: Path) -> str:
-    return "" if _gguf_file(path) else str(_json(path / "config.json").get("model_type"))
+    config = path / "config.json"  # a GGUF file has none, nor need what a function of the user's own reads
+    return str(_json(config).get("model_type")) if config.is_file() else ""
 
 
 def load_model(
