@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -54,9 +55,24 @@ class Tool:
         return self.function.get("parameters", {})
 
 
+PLACE = "\ufffc"
+"""Unicode's own character for an object in a text: where an image stands in the content of a message that has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture. `source` is what it is called: a path or a URL. `data` is its file; empty: it is read when needed."""
+
+    source: str
+    data: bytes = field(default=b"", repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` None leaves the loss to the loss scale; a number multiplies it, 0 never trains it."""
+    """One turn. `weight` None leaves the loss to the loss scale; a number multiplies it, 0 never trains it.
+
+    Each of the `images` stands at a PLACE of the content, in order; without images that character is text.
+    """
 
     role: Role
     content: str = ""
@@ -64,6 +80,20 @@ class Message:
     weight: float | None = None
     tool_call_id: str = ""
     name: str = ""
+    images: tuple[Image, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str | Image, ...]:
+        """The content as texts and the images between them. ValueError where these are not as many as their places."""
+        if not self.images:
+            return (self.content,)
+        texts = self.content.split(PLACE)
+        if len(texts) != len(self.images) + 1:
+            raise ValueError(f"{len(self.images)} images for {len(texts) - 1} places in the {self.role}'s message")
+        parts: list[str | Image] = [texts[0]]
+        for image, text in zip(self.images, texts[1:], strict=True):
+            parts += [image, text]
+        return tuple(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +115,24 @@ class Conversation:
         """True for a row without a dialogue: plain text to pre-train on."""
         return len(self.messages) == 1 and self.messages[0].role == "assistant"
 
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(image for message in self.messages for image in message.images)
+
     def with_messages(self, messages: tuple[Message, ...]) -> Conversation:
         return replace(self, messages=messages)
 
 
 class Sample(NamedTuple):
-    """A rendered row: `tokens` and, as long, the loss weight of predicting each of them (0: not trained)."""
+    """A rendered row: `tokens` and, as long, the loss weight of predicting each of them (0: not trained).
+
+    `inputs` makes what the model needs beside them (the pixels of images), so that it need not be kept.
+    """
 
     tokens: list[int]
     weights: list[float]
     source: str = ""
+    inputs: Callable[[], Mapping[str, Any]] | None = None
 
     @property
     def trained(self) -> int:
@@ -110,12 +148,49 @@ class Usage(NamedTuple):
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
+class Logprob(NamedTuple):
+    """A token of a reply, its bytes and its log probability under the model; `top`: the likeliest in its place."""
+
+    token: int
+    data: bytes
+    logprob: float
+    top: tuple[Logprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A step of a reply while it is made: new text, a whole tool call, or (last) why it ended and its cost."""
+    """A step of a reply while it is made: new text, a call or more of one, or (last) why it ended and its cost.
+
+    A `tool_call` with a name begins a call; one without a name adds to the arguments of the call before.
+    """
 
     text: str = ""
     tool_call: ToolCall | None = None
     finish: FinishReason | None = None
     usage: Usage | None = None
-    logprobs: tuple[tuple[int, float], ...] = field(default=())
+    logprobs: tuple[Logprob, ...] = field(default=())
+
+
+class Draft:
+    """A reply that is put together from its deltas."""
+
+    def __init__(self) -> None:
+        self.calls: list[ToolCall] = []
+        self.finish: FinishReason | None = None
+        self.usage = Usage(0, 0)
+        self._text: list[str] = []
+
+    def add(self, delta: Delta) -> None:
+        self._text.append(delta.text)
+        if delta.tool_call is not None:
+            if delta.tool_call.name:
+                self.calls.append(delta.tool_call)
+            else:
+                begun = self.calls[-1]
+                self.calls[-1] = replace(begun, arguments=begun.arguments + delta.tool_call.arguments)
+        self.finish = delta.finish or self.finish
+        self.usage = delta.usage or self.usage
+
+    @property
+    def message(self) -> Message:
+        return Message("assistant", "".join(self._text), tuple(self.calls))

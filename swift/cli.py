@@ -6,16 +6,14 @@ import ast
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from swift import flags
+from swift import flags, launch
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
-SHARED = ("__init__", "groups", "loading", "rendering", "tuning")
+SHARED = ("__init__", "backends", "feeding", "groups", "loading", "merging", "rendering", "scaling", "tuning")
 """Modules of `swift.commands` that are no verbs: what verbs have in common."""
-LAUNCH = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("SWIFT_TRACEBACK"):
             raise
-        print(f"swift: error: {_line(error)}", file=sys.stderr)
+        if not launch.tell(_line(error), os.environ):
+            print(f"swift: error: {_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -63,25 +62,12 @@ def _dispatch(argv: list[str]) -> int:
     runs = "run" in vars(module)
     # before processes start, so that a wrong flag is named once
     parsed = None if runs else flags.parse(module.Config, rest, prog=f"swift {verb}")
-    if verb in SPREAD and _wants_processes(os.environ):
-        _launch(argv, os.environ)
+    if verb in SPREAD and launch.wanted(os.environ):
+        return launch.launch(argv)
     if parsed is None:
         return int(module.run(rest) or 0)
     module.main(parsed.config)
     return 0
-
-
-def _wants_processes(env: Mapping[str, str]) -> bool:
-    """True where NPROC_PER_NODE or NNODES is set and this is not already one of the processes (they inherit both)."""
-    return "LOCAL_RANK" not in env and bool(env.get("NPROC_PER_NODE") or env.get("NNODES"))
-
-
-def _launch(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Becomes the launcher of torch, which runs the same command line in every process."""
-    options = [f"--{name.lower()}={env[name]}" for name in LAUNCH if env.get(name)]
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "swift.cli", *argv]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)
 
 
 def _overview() -> str:

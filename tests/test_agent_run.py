@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
 from swift.agent.run import run
-from swift.agent.tools import BoundTool, argument_schema, call, from_function, from_schema, json_arguments
+from swift.agent.tools import BoundTool, argument_schema, call, from_function, from_schema, json_arguments, read_tools
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 
 
@@ -297,3 +298,25 @@ def test_two_tools_of_one_name_are_refused() -> None:
     again = BoundTool(FIRE.tool, call_police, FIRE.validator)
     with pytest.raises(ValueError, match="two tools are called 'fire_recognition'"):
         run(Scripted(), [FIRE, again], QUESTION, params=None)
+
+
+def test_the_public_functions_of_a_file_are_its_tools(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from json import dumps\ndef a(x: int) -> int:\n    'A.'\n    return x\ndef _b() -> None: ...\n")
+    assert [(bound.name, bound.function(x=3)) for bound in read_tools(file)] == [("a", 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("gone.py", None, "no such file"),
+        ("tools.json", "{}", "not a Python file"),
+        ("broken.py", "def a(:", "does not run: SyntaxError"),
+        ("none.py", "x = 1", "defines no public function"),
+    ],
+)
+def test_a_file_without_tools_is_told_in_one_line(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name}: .*{said}"):
+        read_tools(tmp_path / name)

@@ -27,7 +27,7 @@ class ScriptedEngine:
         self.script, self.limit = list(script), limit
         self.prompts, self.params, self.open = [], [], 0
 
-    def submit(self, tokens, params):
+    def submit(self, tokens, params, inputs=None):
         self.prompts.append(TOKENIZER.decode(tokens))
         self.params.append(params)
         return self.steps(TOKENIZER.encode(self.script.pop(0), add_special_tokens=False)[: self.limit])
@@ -134,11 +134,12 @@ def test_with_tools_on_offer_a_reply_without_a_call_is_all_text():
     assert (reply.message, reply.finish) == (Message("assistant", said), "stop")
 
 
-def test_a_call_cut_short_is_text():
+def test_a_call_cut_short_is_told_as_far_as_it_came():
     said = 'Thought: x\nAction: weather\nAction Input: {"city": '
     chat, _ = local(said + "......", limit=len(said))
     reply = collect(chat(ASK, (WEATHER,)))
-    assert (reply.message, reply.finish) == (Message("assistant", said), "length")
+    assert (reply.message.content, reply.finish) == ("Thought: x", "length")
+    assert [(call.name, call.arguments) for call in reply.message.tool_calls] == [("weather", '{"city": ')]
 
 
 def test_without_tools_a_call_is_plain_text_shown_at_once():
@@ -155,7 +156,15 @@ def test_log_probabilities_come_on_request_for_every_token_shown():
     assert [len(delta.logprobs) for delta in deltas] == [3, 1, 0]
     chat, _ = local(CALLED["hermes"], form="hermes")
     shown = [pair for delta in chat(ASK, (WEATHER,), SamplingParams(logprobs=True)) for pair in delta.logprobs]
-    assert TOKENIZER.decode([token for token, _ in shown]) == CALLED["hermes"].removesuffix(END)
+    assert (
+        TOKENIZER.decode([each.token for each in shown])
+        == b"".join(each.data for each in shown).decode()
+        == CALLED["hermes"].removesuffix(END)
+    )
+    chat, engine = local("a" + END)
+    engine.steps = lambda tokens: (Step(token, -0.5, "length", ((token, -0.5), (2, -1.0))) for token in tokens[:1])
+    (first, *_) = chat(ASK, (), SamplingParams(logprobs=True, top_logprobs=2))
+    assert [(each.data, each.logprob) for each in first.logprobs[0].top] == [(b"a", -0.5), (END.encode(), -1.0)]
     chat, _ = local("雨!" + END)
     assert not any(delta.logprobs for delta in chat(ASK))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import swift.commands
-from swift import cli
+from swift import cli, launch
 
 GREET = '''
 """Greets people. Knows nothing of models."""
@@ -74,7 +74,7 @@ def swift_(folder: Path, *argv: str, before: str = "", **env: str) -> subprocess
     """The program in a process of its own, with the commands in `folder`."""
     code = f"import sys, swift.commands; swift.commands.__path__.insert(0, {str(folder)!r})\n{before}\n"
     code += "import swift.cli\nsys.exit(swift.cli.main(sys.argv[1:]))"
-    env = {name: value for name, value in os.environ.items() if name not in cli.LAUNCH} | env
+    env = {name: value for name, value in os.environ.items() if name not in launch.SETTINGS} | env
     return subprocess.run([sys.executable, "-c", code, *argv], env=env, capture_output=True, text=True, timeout=60)
 
 
@@ -171,13 +171,23 @@ def test_a_closed_pipe_ends_the_program_quietly(commands):
 
 # Several processes
 
-LAUNCHER = "import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(7)"
+LAUNCHER = """
+import argparse, json, sys
+get_args_parser, parse_args = argparse.ArgumentParser, list
+def run(words):
+    print(json.dumps(words))
+    sys.exit(7)
+"""
+ERRORS = "class ChildFailedError(Exception): pass\nclass SignalException(Exception): pass"
 
 
 @pytest.fixture
 def launcher(tmp_path) -> str:
     """A folder in which torch's launcher only says how it was called."""
-    for name, text in {"__init__.py": "", "distributed/__init__.py": "", "distributed/run.py": LAUNCHER}.items():
+    elastic = "distributed/elastic/__init__.py", "distributed/elastic/multiprocessing/__init__.py"
+    texts = {"__init__.py": "", "distributed/__init__.py": "", "distributed/run.py": LAUNCHER}
+    texts |= {elastic[0]: "", elastic[1]: ERRORS, "distributed/elastic/multiprocessing/errors.py": ERRORS}
+    for name, text in texts.items():
         path = tmp_path / "fake" / "torch" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

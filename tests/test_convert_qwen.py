@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import unicodedata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +165,6 @@ def test_gptq_weights_of_c_attn_are_cut_by_their_outputs(tmp_path: Path) -> None
         parts |= family.weights(f"transformer.h.1.attn.c_attn.{kind}", tensor, CONFIG)
     made = [whole({kind: parts[f"model.layers.1.self_attn.{name}_proj.{kind}"] for kind in fused}) for name in "qkv"]
     torch.testing.assert_close(torch.cat(made, dim=1), whole(fused))
-
-
-@pytest.mark.skipif(find_spec("gptqmodel") is not None, reason="the package is here")
-def test_a_quantised_checkpoint_says_in_one_line_what_it_needs(tmp_path: Path) -> None:
-    qwen(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False})
-    with pytest.raises(ValueError, match=r"(?i)gptq"):
-        load_model(tmp_path, device="cpu")
 
 
 # The tokenizer ----------------------------------------------------------------------------------------------------

@@ -554,13 +554,11 @@ def test_the_commands_know_the_names_of_the_users_own_sets(tmp_path, register):
     for split, count in (("train", 3), ("test", 2)):
         write(tmp_path / "mine" / "rows" / f"{split}.jsonl", [ROW] * count)
     file = register('[datasets.tickets]\npath = "rows"\nheld_out = ["test"]\n')
-    wanted = flags.parse(infer.RowFlags, ["--val_dataset", "tickets", "--registry", file]).config
-    assert len(infer.load_rows(wanted)) == 2
-    wanted = flags.parse(
-        infer.RowFlags, ["--dataset", "tickets", "--dataset_test_ratio", "0", "--registry", file]
-    ).config
-    assert len(infer.load_rows(wanted)) == 3
-    assert {field.name for field in fields(DataFlags)} == {field.name for field in fields(DataPlan)}
+    wanted = flags.parse(infer.RowFlags, ["--val_dataset", "tickets"]).config
+    assert len(infer.load_rows(wanted, [file])) == 2
+    wanted = flags.parse(infer.RowFlags, ["--dataset", "tickets", "--dataset_test_ratio", "0"]).config
+    assert len(infer.load_rows(wanted, [file])) == 3
+    assert {*(field.name for field in fields(DataFlags)), "registry"} == {field.name for field in fields(DataPlan)}
 
 
 CHAT = """

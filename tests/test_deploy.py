@@ -12,14 +12,17 @@ import time
 import urllib.request
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+from fastapi.testclient import TestClient
 
 from swift import cli, flags
 from swift.chat import Delta, Message, Tool, Usage
-from swift.commands import loading
+from swift.commands import deploy, loading
 from swift.commands.deploy import Config
+from swift.infer.guide import Guide, Rules
 from swift.infer.sample import SamplingParams
 
 PLAIN = SamplingParams()
@@ -31,7 +34,11 @@ class Scripted:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.engine = io.BytesIO()  # anything that can be closed
+        self.renderer = SimpleNamespace(sight=None)
         self.params: list[SamplingParams] = []
+
+    def guide(self, rules: Rules) -> Guide:
+        raise ValueError("a script cannot be held to anything")
 
     def __call__(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
@@ -90,6 +97,12 @@ def test_wrong_flags_are_told_before_the_model_is_loaded(capsys: pytest.CaptureF
     assert "--ssl_keyfile needs --ssl_certfile" in refused(capsys, "--ssl_keyfile", str(other))
     assert "temperature must be 0 or more" in refused(capsys, "--port", "0", "--temperature", "-1")
     assert "no model is named" in refused(capsys, "--port", "0")
+    assert "--max_queue 0: must be 1" in refused(capsys, "--max_queue", "0")
+    assert "--lora_modules a: NAME=FOLDER" in refused(capsys, "--lora_modules", "a")
+    assert "two models are called 'a'" in refused(capsys, "--lora_modules", "a=/x", "a=/y")
+    assert "did you mean text" in refused(capsys, "--log_format", "txt")
+    same = ("--model_type", "smollm2-135m-instruct", "--lora_modules", "smollm2-135m-instruct=/x")
+    assert "the name of the model itself" in refused(capsys, "--port", "0", *same)
     assert "said by each request" in refused(capsys, "--stream", "false")
     assert "did you mean --port" in refused(capsys, "--prot", "1")
 
@@ -100,6 +113,27 @@ def test_the_tutorials_command_line_is_understood() -> None:
     assert config.model.model_type == "chatglm3-6b-32k"
     assert config.generation.stop_words == ("Observation",)
     assert (config.server.host, config.server.port) == ("127.0.0.1", 8000)
+
+
+class Adapting(io.BytesIO):
+    """An engine, as far as its adapters go."""
+
+    adapters: ClassVar[dict[str, str]] = {}
+
+    def add_adapter(self, name: str, folder: str) -> None:
+        self.adapters[name] = folder
+
+    def remove_adapter(self, name: str) -> None: ...
+
+
+def test_adapters_are_served_beside_the_model(chat: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat.engine = Adapting()
+    apps: list[Any] = []
+    monkeypatch.setattr(deploy, "serve", lambda app, *_: apps.append(app))
+    assert cli.main(["deploy", "--model_type", "tiny", "--port", "0", "--lora_modules", "a=/x", "b=/y=z"]) == 0
+    assert chat.engine.adapters == {"a": "/x", "b": "/y=z"}
+    names = [model["id"] for model in TestClient(apps[0]).get("/v1/models").json()["data"]]
+    assert names == ["tiny", "a", "b"]
 
 
 def ask(url: str, key: str = "") -> Any:

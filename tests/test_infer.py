@@ -311,6 +311,8 @@ def test_a_lora_checkpoint_given_as_the_model_is_told_its_flag(swift, adapter):
         (["--model", "{base}", "--max_new_tokens", "0"], "--max_new_tokens 0"),
         (["--model", "{base}", "--template_type", "qwem"], "did you mean 'qwen'"),
         (["--model", "{base}", "--stopwords", "a"], "did you mean --stop_words"),
+        (["--model", "{base}", "--tools", "nowhere.py"], "nowhere.py: no such file"),
+        (["--model", "{base}", "--tools", "a.py", "--val_dataset", "b.jsonl"], "--tools is for a dialogue"),
     ],
 )
 def test_a_wrong_flag_is_one_line(swift, base, adapter, words, said):

@@ -12,19 +12,22 @@ import swift
 ROOT = Path(swift.__file__).parent
 MAY_IMPORT = {
     "chat": set(),
+    "images": {"chat"},
     "flags": set(),
-    "cli": {"flags"},
+    "launch": set(),
+    "cli": {"flags", "launch"},
     "agent": {"chat"},
-    "data": {"chat"},
+    "data": {"chat", "images"},
     "train": {"chat"},
     "model": set(),
     "tuner": set(),
-    "template": {"chat", "agent"},
-    "infer": {"chat", "template", "agent"},
+    "template": {"chat", "agent", "images"},
+    "infer": {"chat", "images", "template", "agent"},
     "serve": {"chat", "infer", "agent"},
     "eval": {"chat", "data", "agent", "infer"},
     "commands": {
-        "chat", "flags", "cli", "agent", "data", "train", "model", "tuner", "template", "infer", "serve", "eval",
+        "chat", "flags", "cli", "images", "agent", "data", "train", "model", "tuner", "template", "infer", "serve",
+        "eval",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

@@ -2,12 +2,14 @@
 
 import io
 import signal
+from dataclasses import replace
 from queue import SimpleQueue
 
 import pytest
 
 from swift.agent import form
-from swift.chat import Delta, Message, Usage
+from swift.agent.tools import from_function
+from swift.chat import Delta, Message, ToolCall, Usage
 from swift.infer.repl import RULE, Repl, converse, reader
 from swift.infer.sample import SamplingParams
 
@@ -287,3 +289,83 @@ def test_lines_pasted_together_are_taken_one_by_one():
     pasted = iter(["multi-line#\nreset-system#\nBe\nbrief.#\ngo#", "exit#"])
     converse(Repl(chat, SamplingParams(), REACT, io.StringIO()), lambda prompt: next(pasted))
     assert chat.asked == [[Message("system", "Be\nbrief."), Message("user", "go")]]
+
+
+class CallingChat(ScriptedChat):
+    """Scripted with deltas, as a chat that reads calls gives them."""
+
+    def deltas(self, parts):
+        for part in parts:
+            yield part() if callable(part) else part
+
+    def __call__(self, messages, tools=(), params=None):
+        self.offered = [tool.name for tool in tools]
+        return super().__call__(messages, tools, params)
+
+
+def add(numbers: list[float]) -> float:
+    """Adds."""
+    return sum(numbers)
+
+
+def calling(thought, name, arguments):
+    return [
+        Delta(thought),
+        Delta(tool_call=ToolCall(name, arguments, "c1")),
+        Delta(finish="tool_calls", usage=Usage(1, 1)),
+    ]
+
+
+def saying(text):
+    return [Delta(text), Delta(finish="stop", usage=Usage(1, 1))]
+
+
+ADD = from_function(add)
+ADDED = (
+    'Thought: I add.\nAction: add\nAction Input: {"numbers": [1, 2]}\nObservation:3.0\nThought: Done.\nFinal Answer: 3'
+)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tools_really_run_and_the_whole_of_it_is_shown_and_saved(stream):
+    chat = CallingChat(
+        calling("Thought: I add.", "add", '{"numbers": [1, 2]}'),
+        saying("Thought: Done.\nFinal Answer: 3"),
+        saying("Yes."),
+    )
+    saved = []
+    shown = talk(chat, "1 + 2?\nSure?", tools=[ADD], save=saved.append, stream=stream)
+    assert shown == f"<<< 1 + 2?\n{ADDED}\n{RULE}\n<<< Sure?\nYes.\n{RULE}\n"
+    assert chat.offered == ["add"]
+    assert [message.role for message in chat.asked[2]] == ["user", "assistant", "tool", "assistant", "user"]
+    assert saved[0] == {"system": None, "query": "1 + 2?", "response": ADDED, "history": []}
+    assert saved[1] == {"system": None, "query": "Sure?", "response": "Yes.", "history": [["1 + 2?", ADDED]]}
+
+
+def test_a_form_whose_results_are_turns_shows_them_between_the_replies():
+    chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("One."))
+    out = io.StringIO()
+    Repl(chat, SamplingParams(), form("hermes"), out, tools=[ADD]).feed("1?")
+    assert out.getvalue() == (
+        '<tool_call>\n{"name": "add", "arguments": {"numbers": [1]}}\n</tool_call>\n'
+        f"<tool_response>\n1.0\n</tool_response>\nOne.\n{RULE}\n"
+    )
+
+
+def test_a_model_that_never_answers_is_stopped_after_the_turns_allowed():
+    chat = CallingChat(*[calling("", "add", '{"numbers": []}')] * 3)
+    shown = talk(chat, "go", tools=[ADD], max_turns=2)
+    assert shown.endswith(f"[no answer within the turns allowed]\n{RULE}\n")
+    assert len(chat.script) == 1
+
+
+def test_ctrl_c_while_a_tool_is_at_work_takes_the_question_back():
+    chat = CallingChat(calling("", "add", '{"numbers": []}'), saying("ok"))
+
+    def interrupted(numbers):
+        signal.raise_signal(signal.SIGINT)
+        SimpleQueue().get(timeout=10)
+
+    shown = talk(chat, "one\ntwo", tools=[replace(ADD, function=interrupted)])
+    assert f"[stopped]\n{RULE}\n<<< two\nok" in shown
+    assert [message.content for message in chat.asked[1]] == ["two"]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import openai
 import pytest
@@ -23,9 +23,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.infer.chat import LocalChat
-from swift.infer.engine import TorchEngine
+from swift.infer.engine import Busy, Step, TorchEngine
+from swift.infer.guide import Rules
 from swift.infer.sample import SamplingParams
-from swift.serve.server import create_app
+from swift.serve.server import JsonLines, Limits, create_app
 from swift.template import Renderer, template
 
 PLAIN = SamplingParams()
@@ -165,7 +166,8 @@ def test_a_plain_text_is_continued_without_chat() -> None:
     http = client(complete=complete)
     assert ask(http, "/v1/completions").json()["choices"][0]["text"] == " upon"
     assert ask(http, "/v1/completions", prompt=[1, 2], stream=True).text.endswith("data: [DONE]\n\n")
-    assert prompts == ["Once", [1, 2]]
+    assert ask(http, "/v1/completions", prompt=["a", "b"], n=2).json()["usage"]["prompt_tokens"] == 2
+    assert sorted(map(str, prompts)) == sorted(map(str, ["Once", [1, 2], "a", "a", "b", "b"]))
     assert "chat" in error(ask(client(), "/v1/completions"), 404)["message"]
 
 
@@ -207,7 +209,7 @@ def test_a_wrong_field_is_a_400_with_its_name() -> None:
 
 
 def test_a_body_that_is_too_long_is_a_413() -> None:
-    http = client(max_body=100)
+    http = client(limits=Limits(body=100))
     assert "100 bytes" in error(http.post("/v1/chat/completions", content=b" " * 101), 413)["message"]
     parts = iter([b" " * 60, b" " * 60])
     assert error(http.post("/v1/chat/completions", content=parts), 413)
@@ -263,6 +265,130 @@ def test_one_line_is_logged_for_each_request(caplog: pytest.LogCaptureFixture) -
         ["GET", "/a%0Ab", "404"],
     ]
     assert ["3+2 tokens, stop" in line for line in lines] == [True, True, False, False]
+
+
+def test_a_log_line_may_be_json(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="swift.serve")
+    caplog.handler.setFormatter(JsonLines())
+    http = client(Scripted(lambda _: (_ for _ in "x" if 1 / 0)))
+    ask(client()), ask(http)
+    good, bad = (json.loads(line) for line in caplog.text.splitlines())
+    assert good["level"] == "info" and good["time"] > 0 and good["seconds"] >= good["first_token_seconds"] >= 0
+    told = ("method", "path", "status", "prompt_tokens", "completion_tokens", "finish")
+    assert [good[name] for name in told] == ["POST", "/v1/chat/completions", 200, 3, 2, "stop"]
+    assert bad["status"] == 500
+    try:
+        raise KeyError("x")
+    except KeyError:
+        logging.getLogger("swift.serve").exception("broke")
+    assert "KeyError" in json.loads(caplog.text.splitlines()[-1])["error"]
+
+
+def test_requests_tokens_and_latencies_are_counted() -> None:
+    http = client()
+    ask(http), ask(http, stream=True), ask(http, model="x"), http.get("/nowhere")
+    lines = http.get("/metrics").text.splitlines()
+    assert 'swift_requests_total{route="/v1/chat/completions",status="200"} 2.0' in lines
+    assert 'swift_requests_total{route="/v1/chat/completions",status="404"} 1.0' in lines
+    assert 'swift_requests_total{route="none",status="404"} 1.0' in lines
+    assert "swift_prompt_tokens_total 6.0" in lines and "swift_completion_tokens_total 4.0" in lines
+    assert "swift_first_token_seconds_count 2.0" in lines and "swift_token_seconds_count 2.0" in lines
+    assert "swift_replies_waiting 0.0" in lines and "swift_replies_running 0.0" in lines
+
+
+class Host:
+    """Where adapters are kept; a folder without "good" in its name is none."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, str] = {}
+
+    def add_adapter(self, name: str, folder: str) -> None:
+        if "good" not in folder:
+            raise ValueError(f"{folder}: no adapter")
+        self.held[name] = folder
+
+    def remove_adapter(self, name: str) -> None:
+        del self.held[name]
+
+
+KEY = {"Authorization": "Bearer k"}
+
+
+def test_adapters_are_models_and_come_and_go_behind_the_key() -> None:
+    host, chat = Host(), Scripted()
+    host.add_adapter("first", "/good/1")
+    http = client(chat, adapters=host, adapter_names=["first"], api_key="k")
+
+    def post(path: str, **body: str) -> Any:
+        return http.post(f"/v1/{path}_lora_adapter", json=body, headers=KEY)
+
+    def names() -> list[str]:
+        return [model["id"] for model in http.get("/v1/models", headers=KEY).json()["data"]]
+
+    assert post("load", lora_name="second", lora_path="/good/2").status_code == 200
+    assert names() == ["tiny", "first", "second"]
+    assert http.get("/v1/models/second", headers=KEY).json()["parent"] == "tiny"
+    for model, adapter in (("tiny", ""), ("second", "second")):
+        http.post("/v1/chat/completions", json={"model": model, "messages": [USER]}, headers=KEY)
+        assert chat.params.adapter == adapter
+    assert error(post("load", lora_name="second", lora_path="/good/3"), 400)["param"] == "lora_name"
+    assert "no adapter" in error(post("load", lora_name="third", lora_path="/bad"), 400)["message"]
+    assert post("unload", lora_name="second").status_code == 200
+    assert host.held.keys() == {"first"} and names() == ["tiny", "first"]
+    assert error(post("unload", lora_name="second"), 404)
+    assert error(post("unload", lora_name="tiny"), 400)["param"] == "lora_name"
+    assert error(http.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "/good"}), 401)
+
+
+def test_without_a_key_nobody_changes_adapters() -> None:
+    body = {"lora_name": "x", "lora_path": "/good"}
+    assert "--api_key" in error(client(adapters=Host()).post("/v1/load_lora_adapter", json=body), 403)["message"]
+    assert error(client(api_key="k").post("/v1/load_lora_adapter", json=body, headers=KEY), 404)
+
+
+def test_what_a_reply_must_be_reaches_the_chat_or_is_refused() -> None:
+    class Held(NamedTuple):
+        rules: Rules
+
+        def begin(self) -> Any: ...
+
+    tool = {"type": "function", "function": {"name": "fire"}}
+    chat = Scripted()
+    must = {"tools": [tool], "tool_choice": "required"}
+    assert ask(client(chat, guide=Held), **must).status_code == 200
+    assert chat.params.guide == Held(Rules((Tool(tool),), required=True))
+    ask(client(chat, guide=Held), tools=[tool])
+    assert chat.params.guide is None
+    ask(client(chat, guide=Held, guide_tools=True), tools=[tool])
+    assert chat.params.guide == Held(Rules((Tool(tool),)))
+    assert error(ask(client(), **must), 400)["param"] == "tool_choice"
+    assert error(ask(client(), response_format={"type": "json_object"}), 400)["param"] == "response_format"
+
+    def refuse(rules: Rules) -> Any:
+        raise ValueError("no grammar for this")
+
+    assert "no grammar" in error(ask(client(guide=refuse), **must), 400)["message"]
+
+
+def test_embeddings_are_not_offered_and_say_so() -> None:
+    assert "not offered" in error(client().post("/v1/embeddings", json={}), 404)["message"]
+
+
+def test_an_engine_whose_queue_is_full_is_a_429() -> None:
+    def full(messages: Sequence[Message]) -> Iterator[Delta]:
+        raise Busy("full")
+        yield
+
+    response = ask(client(Scripted(full)), stream=True)
+    assert error(response, 429)["code"] == "rate_limit_exceeded"
+    assert response.headers["retry-after"] == "1"
+
+
+def test_choices_get_seeds_of_their_own() -> None:
+    chat = Scripted()
+    choices = ask(client(chat), n=3, seed=2**63 - 2).json()["choices"]
+    assert [choice["index"] for choice in choices] == [0, 1, 2]
+    assert {params.seed for _, _, params in chat.asked} == {2**63 - 2, 2**63 - 1, -(2**63)}
 
 
 def endless(messages: Sequence[Message]) -> Iterator[Delta]:
@@ -395,6 +521,43 @@ def test_the_official_client_talks_streams_and_goes_on_with_a_reply() -> None:
     )
     assert [(params.stop, params.seed) for _, _, params in chat.asked] == [(("Observation:",), 42)] * 2
     assert [message.role for message in chat.asked[1][0]] == ["system", "user", "assistant"]
+
+
+def test_the_manual_style_goes_on_beside_tools(tmp_path: Path) -> None:
+    """Whoever writes tools and observations as text gets text, from a server that others send `tools` to."""
+    folder = tiny_model_folder(tmp_path / "model")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+
+    class Acts:
+        """An engine that acts, and once it has observed something, answers."""
+
+        prompts: ClassVar[list[str]] = []
+
+        def submit(self, tokens: Sequence[int], params: SamplingParams) -> Iterator[Step]:
+            self.prompts.append(tokenizer.decode(tokens))
+            observed = self.prompts[-1].endswith("Observation:\n[yes]\n")
+            said = "Final Answer: fire" if observed else "Action: look\nAction Input: {}\nObservation: made up"
+            return (Step(token, 0.0) for token in [*tokenizer.encode(said, add_special_tokens=False)])
+
+        def close(self) -> None: ...
+        def add_adapter(self, name: str, folder: str) -> None: ...
+        def remove_adapter(self, name: str) -> None: ...
+
+    chat = LocalChat(Acts(), Renderer(tokenizer, template("chatml"), "react_en"))  # type: ignore[arg-type]
+    http = TestClient(create_app(chat, "tiny", defaults=SamplingParams(stop=("Observation",)), guide=chat.guide))
+    said = ask(http, stop=["Observation:"]).json()["choices"][0]
+    assert said["message"]["content"] == "Action: look\nAction Input: {}\nObservation:"
+    assert said["finish_reason"] == "stop" and "tool_calls" not in said["message"]
+    assert ask(http).json()["choices"][0] == said, "--stop_words Observation means the same"
+    going_on = {"role": "assistant", "content": said["message"]["content"] + "\n[yes]\n"}
+    *chunks, _ = events(ask(http, messages=[USER, going_on], stop=["Observation:"], stream=True).text)
+    assert "".join(each["choices"][0]["delta"].get("content", "") for each in chunks) == "Final Answer: fire"
+    look = {"type": "function", "function": {"name": "look"}}
+    called = ask(http, tools=[look], stop=["Observation:"]).json()["choices"][0]
+    assert called["finish_reason"] == "tool_calls" and called["message"]["content"] is None
+    assert called["message"]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
+    after = ask(http, tools=[look], messages=[USER, going_on]).json()["choices"][0]
+    assert (after["message"]["content"], after["finish_reason"]) == ("Final Answer: fire", "stop")
 
 
 def test_the_official_client_understands_our_errors() -> None:

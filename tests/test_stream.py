@@ -1,11 +1,15 @@
 """Tokens of one byte each, so that characters and stop texts lie across token borders."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from swift.infer.stream import Detokenizer, Ending, Gate, Stream, Talk
+from swift.agent import FORMS, form, shape
+from swift.chat import Delta, Draft, Message, ToolCall
+from swift.infer.stream import Detokenizer, Ending, Gate, Stream, Talk, Value
 
 TOKENIZER = tiny_tokenizer()
 
@@ -90,22 +94,85 @@ def test_without_endings_nothing_is_held_back():
     assert pieces(Stream(TOKENIZER.decode), ids("abc")) == ["a", "b", "c", ""]
 
 
+CALLS = (ToolCall("look", '{"at": ["a}", {"b": "\\\\\\"{"}], "北": 1}'), ToolCall("go", "{}"))
+FORMS_READ_ALONG = [name for name in FORMS if shape(form(name))]
+
+
+def told(name, text, size):
+    """What comes of `text` in pieces of `size` letters: what is said, and the parts of each call."""
+    talk = Talk(form(name).marks, shape(form(name)))
+    parts = [talk.push(text[at : at + size]) for at in range(0, len(text), size)]
+    content, calls = form(name).parse(text)
+    parts.append(talk.end(Message("assistant", content, calls)))
+    draft = Draft()
+    for said, found in parts:
+        draft.add(Delta(said))
+        for call in found:
+            draft.add(Delta(tool_call=call))
+    return draft.message.content, [(call.name, call.arguments) for call in draft.calls], parts
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+@pytest.mark.parametrize("name", FORMS)
+def test_calls_read_along_are_the_calls_that_the_form_reads_in_the_end(name, size):
+    for said in ("", "Thought: I act."):
+        content, calls, _ = told(name, form(name).call(said, CALLS), size)
+        assert content == said
+        assert [(each, json.loads(arguments)) for each, arguments in calls] == [
+            (call.name, json.loads(call.arguments)) for call in CALLS
+        ]
+    text = "I say so.\n{x} and\n that."
+    assert told(name, text, size)[:2] == (text, [])
+
+
+@pytest.mark.parametrize("name", FORMS_READ_ALONG)
+def test_a_name_comes_before_its_arguments_and_these_piece_by_piece(name):
+    _, _, parts = told(name, form(name).call("", CALLS), 1)
+    found = [call for _, calls in parts for call in calls]
+    assert [call.name for call in found if call.name] == ["look", "go"]
+    assert found[0].arguments == ""
+    assert len(found) > len(CALLS[0].arguments)
+    assert len({call.id for call in found}) == 2
+
+
+@given(st.text('{}[]",:a\\\\ ', max_size=30), st.integers(1, 5))
+def test_the_end_of_an_object_is_found_where_json_finds_it(text, size):
+    text = "{" + text
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return
+    value, at = Value(), 0
+    for stop in [*range(size, len(text), size), len(text)]:
+        at += value.push(text[at:stop])
+    assert (at, value.whole) == (end, True)
+
+
+def test_arguments_that_are_no_json_come_whole():
+    name = "react_en"
+    for written in ("{'at': 1}", "/tmp/1.jpg", "look around"):
+        _, calls, parts = told(name, f"Action: look\nAction Input: {written}\nObservation:", 1)
+        assert calls == [("look", '{"at": 1}' if "'" in written else written)]
+        assert not any("'" in call.arguments for _, found in parts for call in found)
+
+
+def react():
+    return Talk(form("react_en").marks, shape(form("react_en")))
+
+
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_from_a_call_mark_on_everything_waits(size):
+def test_from_a_call_mark_on_nothing_is_said(size):
     text = "Thought: I act.\nAction: look\nAction Input: {}"
-    talk = Talk(("Action:",))
-    shown = "".join(talk.push(text[at : at + size]) for at in range(0, len(text), size))
-    assert shown == "Thought: I act."
-    assert talk.rest("Thought: I act.") == ""
-    assert talk.rest(text) == text.removeprefix(shown)
+    talk = react()
+    assert "".join(talk.push(text[at : at + size])[0] for at in range(0, len(text), size)) == "Thought: I act."
 
 
 def test_a_call_mark_in_other_letters_waits_too():
-    talk = Talk(("Action:",))
-    assert "".join(map(talk.push, "so\nACTION: x")) == "so"
+    talk = react()
+    assert "".join(talk.push(letter)[0] for letter in "so\nACTION: x") == "so"
 
 
-def test_white_space_is_shown_once_something_follows_it():
-    talk = Talk(("<tool_call>",))
-    assert [talk.push("a "), talk.push("\n"), talk.push("b"), talk.push(" ")] == ["a", "", " \nb", ""]
-    assert talk.rest("a \nb ") == " "
+def test_white_space_is_said_once_something_follows_it():
+    talk = Talk(form("hermes").marks, shape(form("hermes")))
+    assert [talk.push(text)[0] for text in ("a ", "\n", "b", " ")] == ["a", "", " \nb", ""]
+    assert talk.end(Message("assistant", "a \nb ")) == (" ", [])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model_folder
 
 from swift import cli, flags
-from swift.commands import export, groups, infer, loading, sft, tuners, tuning
+from swift.commands import export, groups, infer, loading, merging, sft, tuners, tuning
 from swift.model.load import load_model
 from swift.model.quantise import Quantisation
 from swift.train.lisa import Lisa
@@ -163,7 +163,7 @@ def test_a_tuner_learns_comes_back_resumes_and_merges(
     assert bool(why) == (table.TUNERS[name].merges != "yes")
     if why:
         with pytest.raises(ValueError, match="cannot be merged"):
-            export.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=True)
+            merging.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=True)
     else:
         expected = logits(again)
         merged = attach.merge(again)
@@ -364,7 +364,7 @@ def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, b
     config = flags.from_dict(infer.Config, {"ckpt_dir": str(last), "template_type": "chatml", "device": "cpu"})
     assert loading.choose(config).model.quant.bits == bits
     loading.load_chat(config).engine.close()
-    merged = export.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=False)
+    merged = merging.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=False)
     assert loss(tmp_path, load_model(merged, "fp32", "cpu")) < loss(tmp_path, base(tmp_path))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.chat import Delta, Logprob, Message, Tool, ToolCall, Usage
+from swift.infer.guide import Rules
 from swift.infer.sample import SamplingParams
 from swift.serve import wire
 
@@ -159,14 +160,35 @@ def test_tools_are_kept_as_given_and_left_out_when_not_to_be_used() -> None:
         ({"seed": 2**63}, "seed"),
         ({"stop": 3}, "stop"),
         ({"stop": [""]}, "stop[0]"),
-        ({"n": 2}, "n"),
-        ({"tools": [{"type": "function"}]}, "tools[0]"),
-        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0]"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": 'a"\n'}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 3}}}]},
+         "tools[0].function.parameters"),
+        ({"tools": [FIRE, FIRE]}, "tools"),
         ({"tools": {}}, "tools"),
-        ({"tools": [FIRE], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [FIRE], "tool_choice": {"type": "function", "function": {"name": "fire"}}}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [FIRE], "tool_choice": "maybe"}, "tool_choice"),
+        ({"tools": [FIRE], "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": [FIRE], "tool_choice": {"type": "function", "function": {"name": "water"}}}, "tool_choice"),
+        ({"tools": [FIRE], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+         "tool_choice"),
+        ({"tools": [FIRE], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"functions": [{}]}, "functions"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": 3}}},
+         "response_format.json_schema.schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "thing"}}}},
+         "response_format.json_schema.schema"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"user": 3}, "user"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
@@ -176,12 +198,49 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert "\n" not in str(error)
 
 
-def test_what_is_not_supported_yet_says_what_is() -> None:
-    assert str(refusal(n=3)) == "n: only 1 is supported for now, not 3"
-    assert (
-        str(refusal(tool_choice="required"))
-        == 'tool_choice: only "auto" or "none" is supported for now, not "required"'
+def test_what_is_not_supported_says_what_is() -> None:
+    assert str(refusal(modalities=["audio"])) == 'modalities: only ["text"] is supported, not ["audio"]'
+    assert "'water' is none of the tools (fire)" in str(
+        refusal(tools=[FIRE], tool_choice={"type": "function", "function": {"name": "water"}})
     )
+
+
+WATER = {"type": "function", "function": {"name": "water", "description": "Sprinklers"}}
+NAMED = {"type": "function", "function": {"name": "water"}}
+STRICT = {"type": "function", "function": {"name": "water", "strict": True}}
+
+
+def allowed(mode: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED]}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rules"),
+    [
+        ({}, None),
+        ({"tool_choice": "auto"}, None),
+        ({"tool_choice": "none", "parallel_tool_calls": False}, None),
+        ({"tool_choice": "required"}, Rules((Tool(FIRE), Tool(WATER)), required=True)),
+        ({"tool_choice": NAMED}, Rules((Tool(WATER),), required=True, parallel=False)),
+        ({"tool_choice": allowed("auto")}, Rules((Tool(WATER),))),
+        ({"tool_choice": allowed("required")}, Rules((Tool(WATER),), required=True)),
+        ({"parallel_tool_calls": False}, Rules((Tool(FIRE), Tool(WATER)), parallel=False)),
+        ({"tools": [STRICT]}, Rules((Tool(STRICT),))),
+        ({"response_format": {"type": "text"}}, None),
+        ({"tools": [], "response_format": {"type": "json_object"}}, Rules(schema={"type": "object"})),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}}},
+            Rules((Tool(FIRE), Tool(WATER)), schema={"type": "array"}),
+        ),
+    ],
+)
+def test_what_a_reply_must_be_follows_from_the_request(fields: dict[str, Any], rules: Rules | None) -> None:
+    assert chat(**{"tools": [FIRE, WATER], **fields}).rules(guide_tools=False) == rules
+
+
+def test_a_server_may_hold_every_offered_tool_to_its_schema() -> None:
+    assert chat(tools=[FIRE]).rules(guide_tools=True) == Rules((Tool(FIRE),))
+    assert chat().rules(guide_tools=True) is None
 
 
 @pytest.mark.parametrize(
@@ -201,17 +260,19 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> Non
     assert said in str(refusal(body=body))
 
 
-def test_a_prompt_is_a_text_or_tokens() -> None:
+def test_prompts_are_texts_or_tokens_one_or_several() -> None:
     def prompt(value: Any) -> Any:
         return wire.read(wire.TextRequest, json.dumps({"model": "m", "prompt": value}).encode()).prompt
 
-    assert prompt("Once") == "Once"
-    assert prompt(["Once"]) == "Once"
-    assert prompt([1, 2]) == [1, 2]
-    assert prompt([[1, 2]]) == [1, 2]
-    for wrong in ("", [], ["a", "b"], [1, "a"], [True], [[]], 3, None, {}):
+    assert prompt("Once") == ["Once"]
+    assert prompt(["Once", "Twice"]) == ["Once", "Twice"]
+    assert prompt([1, 2]) == [[1, 2]]
+    assert prompt([[1, 2], [3]]) == [[1, 2], [3]]
+    for wrong in ("", [], [1, "a"], ["a", 1], [True], [[]], [[1], [True]], 3, None, {}):
         assert refusal(wire.TextRequest, prompt=wrong).param == "prompt", wrong
-    assert refusal(wire.TextRequest, echo=True).param == "echo"
+    assert str(refusal(wire.TextRequest, echo=True)) == "echo: only false is supported, not true"
+    assert refusal(wire.TextRequest, suffix="x").param == "suffix"
+    assert refusal(wire.TextRequest, best_of=2).param == "best_of"
 
 
 DELTAS = [
@@ -224,9 +285,9 @@ SAID = [Delta(text="There "), Delta(text=""), Delta(text="is", finish="length", 
 
 
 def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
-    reply = wire.ChatReply("m")
+    reply = wire.ChatReply(wire.Asked("m"))
     for delta in SAID:
-        reply.add(delta)
+        reply.add(0, delta)
     body = written(reply.whole())
     assert body.pop("id").startswith("chatcmpl-")
     assert body.pop("created") > 0
@@ -246,9 +307,9 @@ def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
 
 
 def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None:
-    reply = wire.ChatReply("m")
+    reply = wire.ChatReply(wire.Asked("m"))
     for delta in DELTAS:
-        reply.add(delta)
+        reply.add(0, delta)
     choice = written(reply.whole())["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] == "Thought: look"
@@ -259,14 +320,14 @@ def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None
 
 
 def test_a_reply_of_calls_alone_has_null_content_and_an_empty_reply_an_empty_one() -> None:
-    reply = wire.ChatReply("m")
-    reply.add(DELTAS[1])
+    reply = wire.ChatReply(wire.Asked("m"))
+    reply.add(0, DELTAS[1])
     assert written(reply.whole())["choices"][0]["message"]["content"] is None
-    assert written(wire.ChatReply("m").whole())["choices"][0]["message"]["content"] == ""
+    assert written(wire.ChatReply(wire.Asked("m")).whole())["choices"][0]["message"]["content"] == ""
 
 
 def streamed(reply: wire.Reply, deltas: list[Delta]) -> list[Any]:
-    events = [*reply.start(), *(event for delta in deltas for event in reply.add(delta)), *reply.end()]
+    events = [*reply.start(), *(event for delta in deltas for event in reply.add(0, delta)), *reply.end()]
     bodies = [written(event) for event in events]
     assert len({(body.pop("id"), body.pop("created"), body.pop("model")) for body in bodies}) == 1
     return bodies
@@ -276,7 +337,7 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
     def choice(delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
 
-    bodies = streamed(wire.ChatReply("m", include_usage=True), SAID)
+    bodies = streamed(wire.ChatReply(wire.Asked("m", include_usage=True)), SAID)
     assert {body.pop("object") for body in bodies} == {"chat.completion.chunk"}
     assert bodies == [
         {"choices": choice({"role": "assistant", "content": ""}), "usage": None},
@@ -285,11 +346,11 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
         {"choices": choice({"content": ""}, "length"), "usage": None},
         {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}},
     ]
-    assert all("usage" not in body for body in streamed(wire.ChatReply("m"), SAID))
+    assert all("usage" not in body for body in streamed(wire.ChatReply(wire.Asked("m")), SAID))
 
 
 def test_streamed_tool_calls_are_numbered() -> None:
-    bodies = streamed(wire.ChatReply("m"), DELTAS)
+    bodies = streamed(wire.ChatReply(wire.Asked("m")), DELTAS)
     parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
     assert [part["index"] for part in parts] == [0, 1]
     assert parts[1] == {"index": 1, "id": "c2", "type": "function", "function": DELTA_CALL}
@@ -299,21 +360,86 @@ def test_streamed_tool_calls_are_numbered() -> None:
 DELTA_CALL = {"name": "fire", "arguments": "/tmp/1.jpg"}
 
 
+def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
+    call = ToolCall("fire", "", "c1")
+    deltas = [Delta(tool_call=call), Delta(tool_call=ToolCall("", '{"a"')), Delta(tool_call=ToolCall("", ": 1}"))]
+    reply = wire.ChatReply(wire.Asked("m"))
+    bodies = streamed(reply, [*deltas, Delta(finish="tool_calls")])
+    parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
+    assert parts == [
+        {"index": 0, "id": "c1", "type": "function", "function": {"name": "fire", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"a"'}},
+        {"index": 0, "function": {"arguments": ": 1}"}},
+    ]
+    assert written(reply.whole())["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+
+
+def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
+    reply = wire.ChatReply(wire.Asked("m", n=2))
+    reply.add(1, Delta("b", finish="length", usage=Usage(7, 1)))
+    reply.add(0, Delta("a", finish="stop", usage=Usage(7, 2)))
+    body = written(reply.whole())
+    assert [(each["index"], each["message"]["content"], each["finish_reason"]) for each in body["choices"]] == [
+        (0, "a", "stop"),
+        (1, "b", "length"),
+    ]
+    assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    two = wire.TextReply(wire.Asked("m", n=2, prompts=2))
+    for index in range(4):
+        two.add(index, Delta("x", finish="stop", usage=Usage(3 if index < 2 else 5, 1)))
+    assert two.usage == Usage(8, 4)
+
+
+HALF = Logprob(5, "图".encode()[:2], -0.5, (Logprob(5, "图".encode()[:2], -0.5), Logprob(6, b"a", -1.5)))
+
+
+def test_log_probabilities_have_openais_shapes() -> None:
+    delta = Delta("a", logprobs=(Logprob(6, b"a", -0.25), HALF), finish="stop")
+    reply = wire.ChatReply(wire.Asked("m", told=2))
+    events = [written(event) for event in reply.add(0, delta)]
+    expected = {
+        "content": [
+            {"token": "a", "bytes": [97], "logprob": -0.25, "top_logprobs": []},
+            {
+                "token": "\ufffd",
+                "bytes": [229, 155],
+                "logprob": -0.5,
+                "top_logprobs": [
+                    {"token": "\ufffd", "bytes": [229, 155], "logprob": -0.5},
+                    {"token": "a", "bytes": [97], "logprob": -1.5},
+                ],
+            },
+        ],
+        "refusal": None,
+    }
+    assert events[0]["choices"][0]["logprobs"] == expected
+    assert events[1]["choices"][0]["logprobs"] is None
+    assert written(reply.whole())["choices"][0]["logprobs"] == expected
+    text = wire.TextReply(wire.Asked("m", told=2))
+    text.add(0, delta)
+    assert written(text.whole())["choices"][0]["logprobs"] == {
+        "tokens": ["a", "\ufffd"],
+        "token_logprobs": [-0.25, -0.5],
+        "top_logprobs": [{}, {"\ufffd": -0.5, "a": -1.5}],
+        "text_offset": [0, 1],
+    }
+
+
 def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
     def choice(text: str, finish: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
 
     usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-    bodies = streamed(wire.TextReply("m", include_usage=True), SAID)
+    bodies = streamed(wire.TextReply(wire.Asked("m", include_usage=True)), SAID)
     assert [(body["choices"], body["usage"]) for body in bodies] == [
         (choice("There "), None),
         (choice("is"), None),
         (choice("", "length"), None),
         ([], usage),
     ]
-    reply = wire.TextReply("m")
+    reply = wire.TextReply(wire.Asked("m"))
     for delta in SAID:
-        reply.add(delta)
+        reply.add(0, delta)
     body = written(reply.whole())
     assert (body["object"], body["choices"], body["usage"]) == ("text_completion", choice("There is", "length"), usage)
 

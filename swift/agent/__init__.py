@@ -16,13 +16,15 @@ class Marks(NamedTuple):
 
     `stop`: where the model hands over to its environment. `call`: what opens a call. `results`: they go on inside
     the assistant's turn (inline), are told as a turn by the chat template (turn), or are a turn that the form writes
-    whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own.
+    whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own. `thought`: what opens
+    the line in which the model thinks before it calls.
     """
 
     stop: tuple[str, ...]
     call: tuple[str, ...]
     results: Literal["inline", "turn", "raw"]
     special: tuple[str, ...] = ()
+    thought: str = ""
 
     @property
     def inline(self) -> bool:
@@ -49,6 +51,28 @@ class Form(Protocol):
     def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
         """A reply's text -> (content, calls), the inverse of `call`. A call that was cut short stays content."""
         ...
+
+
+class Shape(NamedTuple):
+    """The texts around a form's calls: `head` name `between` arguments (`middle` name `between` arguments)* `tail`."""
+
+    head: str
+    between: str
+    middle: str
+    tail: str
+
+
+_NAME, _ARGUMENTS = "\ue000", '{"\ue001": 0}'  # no form writes these of its own accord
+
+
+def shape(text_form: Form) -> Shape | None:
+    """What `call` writes around names and arguments; None for a form that rewrites the arguments."""
+    text = text_form.call("", [ToolCall(_NAME, _ARGUMENTS)] * 2)
+    if text.count(_ARGUMENTS) != 2:
+        return None
+    first, second, tail = text.split(_ARGUMENTS)
+    head, between = first.split(_NAME)
+    return Shape(head, between, second.split(_NAME)[0], tail)
 
 
 STOCK_SYSTEM = "You are a helpful assistant."

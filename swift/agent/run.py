@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from swift.agent.tools import BoundTool, Result, call
-from swift.chat import Delta, FinishReason, Message, Tool, ToolCall, Usage
+from swift.chat import Delta, Draft, FinishReason, Message, Tool, Usage
 
 Params = TypeVar("Params")
 End = Literal["answer", "max_turns", "length", "cancelled"]
@@ -76,14 +76,7 @@ def run(
 
 
 def _reply(deltas: Iterator[Delta]) -> tuple[Message, FinishReason, Usage]:
-    text: list[str] = []
-    calls: list[ToolCall] = []
-    finish: FinishReason = "stop"
-    usage = Usage(0, 0)
+    draft = Draft()
     for delta in deltas:
-        text.append(delta.text)
-        if delta.tool_call is not None:
-            calls.append(delta.tool_call)
-        finish = delta.finish or finish
-        usage = delta.usage or usage
-    return Message("assistant", "".join(text), tuple(calls)), finish, usage
+        draft.add(delta)
+    return draft.message, draft.finish or "stop", draft.usage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import difflib
+import importlib.util
 import inspect
 import json
 import re
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from jsonschema import Draft202012Validator
@@ -104,6 +106,33 @@ def from_function(function: Callable[..., object], name: str = "", description: 
             schema["properties"][field].setdefault("description", text)
     function_spec = {"name": name, "description": description or about, "parameters": schema}
     return from_schema({"type": "function", "function": function_spec}, checked)
+
+
+def read_tools(file: Path) -> list[BoundTool]:
+    """The public functions that a Python file defines, each a tool. Runs the file.
+
+    Raises ValueError for a file that is missing, does not run, or defines none.
+    """
+    if file.suffix != ".py" or not file.is_file():
+        raise ValueError(
+            f"{file}: {'not a Python file' if file.is_file() else 'no such file'}: tools are the public "
+            "functions of a .py file"
+        )
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
+        raise ValueError(f"{file}: does not run: {type(error).__name__}: {error}") from error
+    found = [
+        from_function(each)
+        for name, each in vars(module).items()
+        if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    if not found:
+        raise ValueError(f"{file}: it defines no public function, so there is no tool")
+    return found
 
 
 def from_schema(spec: dict[str, Any], function: Callable[..., object]) -> BoundTool:

@@ -45,8 +45,6 @@ class Show:
     """One JSON object a row: tokens, weights, text, and the pieces of equal weight"""
     columns: dict[str, str] = flag({})
     """Other names of a file's columns, as JSON: {"question": "query"}"""
-    registry: tuple[str, ...] = ()
-    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
 
 VERBS = {"lint": Lint, "show": Show}
@@ -83,7 +81,7 @@ def lint(cfg: Lint) -> int:
 
 def show(cfg: Show) -> int:
     from swift.commands.rendering import make_renderer
-    from swift.model.load import load_tokenizer, locate
+    from swift.model.load import locate
     from swift.model.specs import choose
     from swift.template.fit import fit
 
@@ -91,9 +89,9 @@ def show(cfg: Show) -> int:
     if not name:
         raise ValueError("swift data show needs --model: the tokens and the chat template are a model's")
     rows = _rows(cfg)
-    path = locate(name, cfg.model.model_revision, cfg.model.use_hf)
-    spec = choose(cfg.model.model_type, name, str(path))
-    renderer = make_renderer(load_tokenizer(path, cfg.model.trust_remote_code), cfg.template, spec)
+    path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
+    spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
+    renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
     bad = 0
     for conversation in rows:
         fitted = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
@@ -116,7 +114,7 @@ def _rows(cfg: Show) -> Iterable[Conversation]:
 
     if cfg.row is not None and cfg.row < 1:
         raise ValueError(f"--row {cfg.row}: rows are counted from 1")
-    report, known = Report(), catalogue(cfg.registry)
+    report, known = Report(), catalogue(cfg.model.registry)
     sources = [resolve(name, known) for name in cfg.file]
     every = (row for source in sources for row in checked(source, "warning", report, say, cfg.columns or None))
     if cfg.row is None:

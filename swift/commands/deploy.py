@@ -11,16 +11,20 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from swift import flags
+from swift import flags, images
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.flags import flag
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+STALL = 60
+"""Seconds after which a client that takes nothing of its answer is dropped."""
 DRAIN = 30
 """Seconds that replies under way get when the server is told to end."""
 
@@ -39,6 +43,18 @@ class ServerFlags:
     """Name of the model to clients; none means its model_type"""
     owned_by: str = "swift"
     """Owner of the model to clients"""
+    lora_modules: tuple[str, ...] = flag((), alias=("vllm_lora_modules",))
+    """Adapters to serve beside the model, NAME=FOLDER each; a request's model picks one by its name"""
+    guided_tools: bool = False
+    """Hold calls to the tools on offer and their schemas in every request, not only where a request asks for it"""
+    max_queue: int = 256
+    """Replies that may wait for their turn; requests beyond are refused with status 429"""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the log's lines, one a request"""
+    allowed_local_media_path: str | None = None
+    """Folder of which requests may name images by path; none refuses paths"""
+    fetch_images: Literal["public", "any", "none"] = "public"
+    """Images by URL: from public addresses, from any that this machine reaches, or none"""
     ssl_keyfile: str | None = None
     """Private key for https"""
     ssl_certfile: str | None = None
@@ -52,6 +68,16 @@ class ServerFlags:
             raise ValueError("--api_key is empty: leave the flag out to let everybody in")
         if self.served_model_name is not None and not self.served_model_name.strip():
             raise ValueError("--served_model_name is empty")
+        if self.max_queue < 1:
+            raise ValueError(f"--max_queue {self.max_queue}: must be 1 or more")
+        names = [module.partition("=")[0] for module in self.lora_modules]
+        for module, name in zip(self.lora_modules, names, strict=True):
+            if not name or "=" not in module or module.endswith("="):
+                raise ValueError(f"--lora_modules {module}: NAME=FOLDER is expected")
+            if names.count(name) > 1 or name == self.served_model_name:
+                raise ValueError(f"--lora_modules: two models are called '{name}'")
+        if self.allowed_local_media_path and not Path(self.allowed_local_media_path).expanduser().is_dir():
+            raise ValueError(f"--allowed_local_media_path {self.allowed_local_media_path}: no such folder")
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("--ssl_keyfile needs --ssl_certfile")
 
@@ -73,7 +99,8 @@ def run(argv: Sequence[str]) -> None:
 def main(cfg: Config, given: Collection[str] = ()) -> None:
     """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
     from swift.commands.loading import load_chat, model_name, sampling
-    from swift.serve.server import create_app
+    from swift.infer.engine import TorchEngine
+    from swift.serve.server import LIMITS, create_app
 
     if not cfg.generation.stream:
         raise ValueError("--stream false: whether a reply is streamed is said by each request")
@@ -85,25 +112,50 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
         name = cfg.server.served_model_name or model_name(unmerged, given)
         if cfg.server.api_key is None and cfg.server.host not in LOCAL:
             _warn(f"whoever reaches {cfg.server.host} can use the model; --api_key asks for a key")
+        adapters = dict(module.split("=", 1) for module in cfg.server.lora_modules)
+        if name in adapters:
+            raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: give the adapter another")
         chat = load_chat(cfg, given)
-        with closing(chat.engine):
+        with closing(chat.engine) as engine:
+            host = engine if isinstance(engine, TorchEngine) else None
+            if adapters and host is None:
+                raise ValueError("--lora_modules is for --infer_backend pt")
+            for adapter, folder in adapters.items():
+                assert host is not None
+                host.add_adapter(adapter, folder)
             app = create_app(
                 chat,
                 name,
                 complete=chat.complete,
+                guide=chat.guide,
+                guide_tools=cfg.server.guided_tools,
+                adapters=host,
+                adapter_names=adapters,
+                see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.sight else None,
                 defaults=defaults,
                 api_key=cfg.server.api_key,
                 owned_by=cfg.server.owned_by,
+                limits=LIMITS._replace(queue=cfg.server.max_queue),
             )
             serve(app, listening, cfg.server)
+
+
+def access(options: ServerFlags) -> images.Access:
+    """Where images of requests may come from."""
+    folder = options.allowed_local_media_path
+    path = Path(folder).expanduser().absolute() if folder else None
+    return images.Access(path, within=True, network=options.fetch_images)
 
 
 def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
     """Answers at `listening`; on SIGINT or SIGTERM replies under way are finished, for a while."""
     import uvicorn
 
+    from swift.serve.connection import Connection
+
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,
         ssl_keyfile=options.ssl_keyfile,
@@ -120,7 +172,7 @@ def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
             print(f"swift: ready at {_url(listening, options)}", flush=True)
         await serving
 
-    with _request_log(), _quiet_end():
+    with _request_log(options.log_format), _quiet_end():
         asyncio.run(run())
 
 
@@ -135,6 +187,8 @@ def _bound(options: ServerFlags) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         # A port that a server left a moment ago is free.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: a client that reads nothing for so long is dropped
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL * 1000)
         try:
             listening.bind(address)
         except OSError:
@@ -163,11 +217,13 @@ def _url(listening: socket.socket, options: ServerFlags) -> str:
 
 
 @contextmanager
-def _request_log() -> Iterator[None]:
+def _request_log(form: str) -> Iterator[None]:
     """The server's own lines on standard error, and nobody else's."""
+    from swift.serve.server import JsonLines
+
     log = logging.getLogger("swift.serve")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

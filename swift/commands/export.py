@@ -1,250 +1,161 @@
-"""Merge an adapter's checkpoint into a folder that transformers loads, and check that it computes the same."""
+"""A model or a checkpoint -> something that other programs load: a merged folder, GGUF, Ollama, fewer bits, a hub."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from swift.commands.groups import ModelFlags
+from swift import flags
+from swift.commands import loading, merging
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.flags import flag
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from swift.model.specs import ModelSpec
     from swift.template.template import Template
-
-RECORD = "sft_args.json"
-TOLERANCE = 1e-4
-"""What the order of sums in fp32 can change in the logits, relative to the greatest of them."""
-PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气怎么样？"
 
 
 @dataclass(frozen=True)
 class Config:
-    ckpt_dir: str = flag(alias=("adapters",))
-    """Adapter checkpoint that training saved"""
+    ckpt_dir: str | None = flag(None, alias=("adapters",))
+    """Checkpoint that training saved; an adapter in it is merged in memory first"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
-    """Merge the adapter into the weights of its model"""
-    output_dir: str | None = None
-    """Folder to write; none means the checkpoint's name with -merged"""
+    """Write the merged model as a folder of its own"""
+    to_gguf: Literal["F16", "BF16", "Q8_0"] | None = flag(None, values={"true": "F16"}, bare="F16")
+    """Write a GGUF file for llama.cpp, Ollama or OpenVINO, with matrices in this format; true means F16"""
+    to_ollama: bool = False
+    """Write a Modelfile for Ollama beside the GGUF file"""
+    output_dir: str | None = flag(None, alias=("quant_output_dir",))
+    """Folder to write; none means the checkpoint's or the model's name with -merged, -gguf and the like"""
     template_type: str = flag("AUTO", alias=("template",))
-    """Chat format the folder gets; AUTO takes that of the training"""
+    """Chat format of what is written; AUTO takes that of the training, or the model's own"""
     model: ModelFlags = ModelFlags()
 
-
-def main(config: Config) -> Path:
-    if not config.merge_lora:
-        raise ValueError("nothing to export: --merge_lora true merges the adapter into the weights")
-    return merge_checkpoint(config, overwrite=False)
-
-
-def merge_checkpoint(config: Config, overwrite: bool) -> Path:
-    """The folder of the merged model. An error leaves nothing under its name, and what was there as it was."""
-    checkpoint = Path(config.ckpt_dir).expanduser().resolve()
-    target = Path(config.output_dir or f"{checkpoint}-merged").expanduser().resolve()
-    if config.model.quant.bits:
-        raise ValueError("an adapter is merged into weights that are not quantised: leave --quantization_bit out")
-    recorded = _recorded(checkpoint)
-    _check_target(target, overwrite)
-
-    from swift.model import load, specs  # torch, from here on
-
-    name, revision = _base_model(config.model, recorded, checkpoint)
-    try:
-        source = load.locate(name, revision, config.model.use_hf)
-    except ValueError as error:
-        raise ValueError(f"{checkpoint} was trained on {name}: {error} (--model_id_or_path says where it is)") from None
-    spec = specs.choose(config.model.model_type, str(recorded.get("model_type") or name), str(source))
-    tokenizer = load.load_tokenizer(source, config.model.trust_remote_code)
-    template = _template(config.template_type, recorded, spec)
-    stops = _give_template(tokenizer, template)
-    dtype = config.model.dtype if config.model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
-
-    with _aside(target) as folder:
-        away = _merge_into(folder, source, checkpoint, config.model, dtype, tokenizer, stops)
-        _write_records(folder, recorded, spec, template, name, dtype)
-    print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
-    return target
+    def __post_init__(self) -> None:
+        """ValueError for flags that contradict each other."""
+        if self.model.quant.bits:
+            raise ValueError("--quantization_bit rounds weights while they are loaded: export whole ones, leave it out")
 
 
-def _merge_into(
-    folder: Path,
-    source: Path,
-    checkpoint: Path,
-    flags: ModelFlags,
-    dtype: str,
-    tokenizer: PreTrainedTokenizerBase,
-    stops: list[int],
-) -> float:
-    """Writes weights and tokenizer. Returns how far the greatest difference of logits is, by the greatest logit.
+def run(argv: Sequence[str]) -> None:
+    parsed = flags.parse(Config, argv, prog="swift export")
+    main(parsed.config, parsed.given)
 
-    All is computed in fp32, so that rounding to the folder's dtype is the only difference that remains, and happens
-    once for each weight. Its effect is taken from the model in memory; what is read back must agree with that.
-    """
+
+def main(config: Config, given: Collection[str] = ()) -> Path:
+    """Returns the folder that was written."""
+    if config.to_gguf or config.to_ollama:
+        return write_gguf(config, given)
+    if config.merge_lora:
+        return merging.merge_checkpoint(config, overwrite=False)
+    raise ValueError("nothing to export: --merge_lora true, --to_gguf F16 or --to_ollama true says what")
+
+
+class Whole(NamedTuple):
+    """A model with all that was learned in its weights. The tokenizer carries its chat template; `template` is the
+    table it was made from, None for the tokenizer's own. `stops`: the tokens that end a reply."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: Template | None
+    stops: list[int]
+    name: str
+
+
+class _Wanted(NamedTuple):
+    model: ModelFlags
+    template: TemplateFlags
+    backend: BackendFlags
+
+
+def choose(config: Config, given: Collection[str] = ()) -> loading.Choice:
+    """What the flags name, an adapter on whole weights: what was learned beside rounded ones goes into those."""
+    template = TemplateFlags(template_type=config.template_type)
+    choice = loading.choose(_Wanted(config.model, template, BackendFlags(ckpt_dir=config.ckpt_dir)), given)
+    return choice._replace(model=flags.update(choice.model, {"quantization_bit": 0}))
+
+
+def whole(choice: loading.Choice) -> Whole:
+    """The model of the flags, an adapter merged into it in memory. ValueError where an adapter cannot be merged."""
     from swift.model import load
+    from swift.template import template
     from swift.tuner import attach
 
-    rounded_to = load.pick_dtype(dtype, load.pick_device(flags.device))
-    model = load.load_model(source, "fp32", flags.device, flags.trust_remote_code)
+    path = load.locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
+    spec = loading.spec(choice, path)
+    tokenizer = load.load_tokenizer(path, choice.model.trust_remote_code, spec)
+    asked, system = choice.template.template_type, choice.template.system
+    named = asked if asked != "AUTO" else spec.template if spec else None
+    table = template(named) if named else None
+    if table and system is not None:
+        table = replace(table, default_system=system)
+    stops = merging.give_template(tokenizer, table)
+    model: Any = load.load_model(
+        path, choice.model.dtype, choice.model.device, choice.model.trust_remote_code, spec=spec
+    )
     if "quantization_config" in model.config.to_dict():
-        raise ValueError(f"{source}: a quantised model cannot take an adapter into its weights")
-    tokens = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
-    tuned = attach.load(model, checkpoint)
-    expected = _logits(tuned, tokens)
-    merged = attach.merge(tuned)
-    _agree("the merged weights compute something else than the adapter", _logits(merged, tokens), expected)
-    for parameter in merged.parameters():
-        parameter.data = parameter.data.to(rounded_to).float()
-    in_memory = _logits(merged, tokens)
-    merged.to(rounded_to)
-    merged.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    merged.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    del model, tuned, merged  # room for the second model
-    again = load.load_model(folder, "fp32", flags.device, flags.trust_remote_code)
-    read_back = _logits(again, tokens)
-    _agree("the folder, read back, computes something else than the merged model", read_back, in_memory)
-    return _difference(read_back, expected)
+        raise ValueError(f"{path}: the weights are quantised: export the model that they were made from")
+    if choice.adapter:
+        attach.check(choice.adapter)
+        model = attach.load(model, choice.adapter)
+        if reason := attach.why_unmergeable(model):
+            raise ValueError(f"{choice.adapter}: this adapter cannot be merged: {reason}")
+        model = attach.merge(model)
+    own = model.generation_config.eos_token_id
+    stops += [each for each in (own if isinstance(own, list) else [own]) if each is not None and each not in stops]
+    return Whole(model, tokenizer, table, stops, loading.name(choice))
 
 
-def _logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    with torch.no_grad():
-        logits: torch.Tensor = model(tokens).logits
-    return logits
-
-
-def _difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((logits - expected).abs().max() / expected.abs().max())
-
-
-def _agree(problem: str, logits: torch.Tensor, expected: torch.Tensor) -> None:
-    away = _difference(logits, expected)
-    if not away <= TOLERANCE:  # a NaN is no agreement
-        raise ValueError(f"{problem}: logits differ by {away:.1e} of the greatest ({TOLERANCE:.0e} is rounding)")
+def target(config: Config, choice: loading.Choice, suffix: str) -> Path:
+    """The folder to write, which must not be there yet."""
+    # Beside a checkpoint, or a folder that the user named; a model of a cache goes into the current folder.
+    beside = config.ckpt_dir or choice.model.model_id_or_path
+    named = Path(beside).expanduser().resolve() if beside and Path(beside).expanduser().exists() else None
+    stem = named if named else Path.cwd() / loading.name(choice)
+    folder = Path(config.output_dir).expanduser().resolve() if config.output_dir else Path(f"{stem}-{suffix}")
+    if folder.exists():
+        raise ValueError(f"{folder} exists: remove it, or give another --output_dir")
+    return folder
 
 
-def _recorded(checkpoint: Path) -> dict[str, Any]:
-    """What training noted in the checkpoint or the folder above it; empty where another program trained."""
-    if not checkpoint.is_dir():
-        raise ValueError(f"{checkpoint}: no such checkpoint folder")
-    inner = [path for path in checkpoint.glob("checkpoint-*") if not path.name.endswith("-merged")]
-    if inner and not (checkpoint / "adapter_config.json").exists():
-        last = max(inner, key=lambda path: path.stat().st_mtime)
-        raise ValueError(f"{checkpoint}: not a checkpoint but a folder of them: --ckpt_dir {last}")
-    file = next((path for path in (checkpoint / RECORD, checkpoint.parent / RECORD) if path.is_file()), None)
-    recorded = _json(file) if file else {}
-    if recorded.get("sft_type", "lora") == "full" or (checkpoint / "config.json").exists():
-        raise ValueError(f"{checkpoint}: a whole model, with no adapter to merge")
+def write_gguf(config: Config, given: Collection[str]) -> Path:
+    """A folder with the GGUF file, read back and compared, and Ollama's Modelfile where it is asked for."""
+    choice = choose(config, given)
+    kind = config.to_gguf or "F16"
+    folder = target(config, choice, "ollama" if config.to_ollama else "gguf")
 
-    from swift.tuner import attach
+    from swift.model import gguf_write
+    from swift.template import ollama
 
-    if reason := attach.UNMERGEABLE.get(attach.check(checkpoint)):
-        raise ValueError(f"{checkpoint}: this adapter cannot be merged: {reason}; infer and deploy take it as it is")
-    return recorded
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: not a JSON object")
-    return value
+    ready = whole(choice)
+    if config.to_ollama and ready.template is None:
+        raise ValueError("--to_ollama needs a chat format of the table: name it with --template_type")
+    with merging.aside(folder) as new:
+        file = new / f"{ready.name}-{kind}.gguf"
+        begins = ready.template is None or ready.template.auto_add_bos
+        gguf_write.write(ready.model, ready.tokenizer, ready.stops, file, kind, ready.name, begins)
+        if config.to_ollama and ready.template:
+            text = ollama.modelfile(file.name, ready.template, ready.tokenizer, ready.stops, _parameters())
+            (new / "Modelfile").write_text(text, encoding="utf-8")
+        away = gguf_write.verify(file, ready.model, ready.tokenizer, kind)
+    print(
+        f"{folder / file.name}: written and read back; {kind} moves no logit by more than {away:.1e}", file=sys.stderr
+    )
+    if config.to_ollama:
+        print(f"next: ollama create {ready.name} -f {folder / 'Modelfile'}", file=sys.stderr)
+    return folder
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    """An existing folder is replaced only if it is a model that an earlier merge wrote."""
-    if not target.exists():
-        return
-    if not overwrite:
-        raise ValueError(f"{target} exists: remove it, give another --output_dir, or replace it with swift merge-lora")
-    if not (target / RECORD).is_file() or _json(target / RECORD).get("sft_type") != "full":
-        raise ValueError(f"{target} exists and is no merged model: give another --output_dir")
-
-
-def _base_model(flags: ModelFlags, recorded: dict[str, Any], checkpoint: Path) -> tuple[str, str]:
-    """Name or path, and revision, of the model below the adapter: from flags, the training's record, or PEFT's."""
-    name = flags.model_id_or_path or flags.model_type
-    name = name or recorded.get("model_id_or_path") or recorded.get("model_type")
-    name = name or _json(checkpoint / "adapter_config.json").get("base_model_name_or_path")
-    if not name:
-        raise ValueError(f"{checkpoint}: nothing here says which model the adapter is for: give --model_id_or_path")
-    revision = flags.model_revision if flags.model_revision != "master" else recorded.get("model_revision")
-    return str(name), str(revision or "master")
-
-
-def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> Template | None:
-    """The template of the training with its system text; None leaves the tokenizer's own in place."""
-    from swift.template.template import template
-
-    name = asked if asked != "AUTO" else recorded.get("template_type") or "AUTO"
-    if name == "AUTO":
-        name = spec.template if spec else None
-    found = template(name) if name else None
-    system = recorded.get("system")
-    return replace(found, default_system=system) if found and system is not None else found
-
-
-def _give_template(tokenizer: PreTrainedTokenizerBase, template: Template | None) -> list[int]:
-    """Writes the chat template into the tokenizer. Returns the tokens that end a reply."""
-    from swift.template import Renderer
-    from swift.template.template import jinja
-
-    if template:
-        tokenizer.chat_template = jinja(template)
-    elif not tokenizer.chat_template:
-        raise ValueError("nothing says which chat format the model was trained with: give --template_type")
-    stops = list(Renderer(tokenizer, template).stop.tokens)
-    if not stops:
-        raise ValueError("neither the template nor the tokenizer has a token that ends a reply")
-    return stops
-
-
-def _write_records(
-    folder: Path, recorded: dict[str, Any], spec: ModelSpec | None, template: Template | None, name: str, dtype: str
-) -> None:
-    model_type = spec.model_type if spec else recorded.get("model_type")
-    configuration = {"framework": "pytorch", "task": "chat", "allow_remote": True, "model_type": model_type}
-    merged = {
-        **recorded,
-        "model_type": model_type,
-        "model_id_or_path": name,
-        "template_type": template.name if template else "AUTO",
-        "sft_type": "full",
-        "dtype": dtype,
+def _parameters() -> dict[str, float]:
+    """How `swift infer` draws a reply when nothing is said, in Ollama's words."""
+    usual = GenerationFlags()
+    return {
+        "temperature": usual.temperature,
+        "top_k": usual.top_k,
+        "top_p": usual.top_p,
+        "repeat_penalty": usual.repetition_penalty,
     }
-    for file, record in (("configuration.json", configuration), (RECORD, merged)):
-        known = {key: value for key, value in record.items() if key != "model_type" or value}
-        (folder / file).write_text(json.dumps(known, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `target` if all goes well, and is removed if not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    folder, former = beside / "new", beside / "former"
-    folder.mkdir()
-    try:
-        yield folder
-        if target.exists():
-            target.rename(former)
-        try:
-            folder.rename(target)
-        except OSError:
-            former.rename(target)
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -56,6 +56,8 @@ class ModelFlags:
     """Run Python code that comes with the model's files"""
     use_hf: bool = False
     """Fetch from Hugging Face instead of ModelScope what is not on this machine"""
+    registry: tuple[str, ...] = ()
+    """TOML files that give models and data sets of your own a name: [models.NAME], [datasets.NAME]"""
     quant: QuantFlags = QuantFlags()
 
 
@@ -79,9 +81,13 @@ class TemplateFlags:
         "delete", values={"ignore": "delete", "left": "truncation_left", "raise": "error"}
     )
     """What happens to a longer row: leave it out, cut its oldest turns, or stop"""
+    max_pixels: int | None = None
+    """Most pixels of an image, width x height; a larger one is made smaller; none leaves it to the model's processor"""
 
     def __post_init__(self) -> None:
-        """ValueError if use_loss_scale and loss_scale say opposite things, or the length is no length."""
+        """ValueError if use_loss_scale and loss_scale say opposite things, or a limit is none."""
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise ValueError(f"--max_pixels {self.max_pixels}: must be 1 or more")
         if self.use_loss_scale is False and self.loss_scale not in ("react", "default", "none"):
             raise ValueError(f"--use_loss_scale false contradicts --loss_scale {self.loss_scale}: give one of them")
         if self.use_loss_scale and self.loss_scale in ("default", "none"):
@@ -125,8 +131,6 @@ class DataFlags:
     """Other names of a file's columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting, sampling and mixing"""
-    registry: tuple[str, ...] = ()
-    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,10 @@ class TunerFlags:
     """full: share of the parameters, from the embeddings up, that stay as they are"""
     additional_trainable_parameters: tuple[str, ...] = ()
     """full: beginnings of the names of parameters that are trained all the same"""
+    freeze_vit: bool = True
+    """Image models: leave the part that sees as it is; false lets the tuner at it too"""
+    freeze_aligner: bool = True
+    """Image models: leave what stands between that part and the language model as it is"""
     longlora_group_size: int = 512
     """longlora: tokens that attend to each other in training"""
     adalora_target_r: int = 8
@@ -267,8 +275,8 @@ class TrainFlags:
 
     sft_type: SftType = flag("lora", alias=("tuner_type", "train_type"), values={"bone": "miss"})
     """What is trained; swift tuners explains the choices"""
-    tuner_backend: Literal["swift", "peft", "unsloth"] = "peft"
-    """Which layers a script asks for; swift and peft give PEFT's layers and files"""
+    tuner_backend: Literal["swift", "peft", "unsloth"] = "swift"
+    """How LoRA is computed: swift is faster where it knows the model, peft is PEFT's own way; the files are the same"""
     output_dir: str = "output"
     """Folder for checkpoints and reports"""
     add_output_dir_suffix: bool = True
@@ -344,6 +352,34 @@ class TrainFlags:
 
 
 @dataclass(frozen=True)
+class FeedFlags:
+    """Large data"""
+
+    streaming: bool = False
+    """Read, tokenise and shuffle rows while training, for data larger than memory; needs --max_steps"""
+    shuffle_buffer_size: int = 1000
+    """streaming: rows that the next one is drawn from"""
+    token_cache: str | None = flag(None, alias=("cached_dataset",), bare="true")
+    """Folder that keeps tokenised rows for the next start of the same run; true takes ~/.cache/swift/tokens"""
+    lazy_tokenize: bool = False
+    """Tokenise rows when they are trained on, not beforehand"""
+
+
+@dataclass(frozen=True)
+class ScaleFlags:
+    """Several devices"""
+
+    fsdp: str = ""
+    """Shard the model over processes with FSDP2: 'full_shard auto_wrap', shard_grad_op, offload; none takes DDP"""
+    fsdp_config: str | None = None
+    """JSON file or text with FSDP2's settings: auto_wrap_policy, min_num_params, transformer_layer_cls_to_wrap ..."""
+    deepspeed: str | None = flag(None, alias=("deepspeed_config_path",))
+    """Train with DeepSpeed: default-zero2, default-zero3, zero2_offload, zero3_offload, a JSON file or JSON text"""
+    device_map: str | None = flag(None, alias=("device_map_config_path", "device_map_config"))
+    """Layers of one process on several devices: auto, balanced, sequential, a JSON file or text {"lm_head": 0, ...}"""
+
+
+@dataclass(frozen=True)
 class GenerationFlags:
     """Generation"""
 
@@ -368,6 +404,26 @@ class GenerationFlags:
 
 
 @dataclass(frozen=True)
+class VllmFlags:
+    """vLLM"""
+
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory (on a CPU, of the machine's) that vLLM may take"""
+    tensor_parallel_size: int = flag(1, alias=("vllm_tensor_parallel_size",))
+    """Devices that share each layer"""
+    data_parallel_size: int = flag(1, alias=("vllm_data_parallel_size",))
+    """Copies of the model that share the requests"""
+    max_model_len: int | None = flag(None, alias=("vllm_max_model_len",))
+    """Most tokens of prompt and reply together; none means the model's context"""
+    enforce_eager: bool = flag(False, alias=("vllm_enforce_eager",))
+    """Compile nothing: a quicker start, slower replies"""
+    vllm_enable_lora: bool = False
+    """Keep an adapter beside the weights instead of merging it"""
+    vllm_max_lora_rank: int = 16
+    """Highest rank of an adapter beside the weights"""
+
+
+@dataclass(frozen=True)
 class BackendFlags:
     """Weights and engine"""
 
@@ -377,7 +433,8 @@ class BackendFlags:
     """Take model, template and system from the checkpoint's sft_args.json where no flag says otherwise"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
     """Merge the adapter into the weights, in a folder beside the checkpoint, and use that"""
-    infer_backend: Literal["AUTO", "pt", "vllm"] = flag("AUTO", values={"transformers": "pt"})
-    """Engine: pt (PyTorch), vllm, or AUTO for vllm where it is installed and can serve the model"""
+    infer_backend: Literal["AUTO", "pt", "vllm", "openvino"] = flag("AUTO", values={"transformers": "pt"})
+    """Engine: pt (PyTorch), vllm, openvino (CPUs); AUTO takes vllm on GPUs where it is installed and has the model"""
     max_batch: int = 16
-    """Most requests that are answered together"""
+    """Most requests that the engine pt answers together"""
+    vllm: VllmFlags = VllmFlags()

@@ -18,6 +18,7 @@ from swift.flags import flag
 
 if TYPE_CHECKING:
     from swift.agent import Form
+    from swift.agent.tools import BoundTool
     from swift.chat import Conversation, Message
     from swift.infer.chat import LocalChat, Reply
     from swift.infer.sample import SamplingParams
@@ -33,6 +34,7 @@ class Record(TypedDict, total=False):
     history: list[list[str]]
     source: str
     error: str
+    images: list[str]
 
 
 AT_ONCE = 16
@@ -57,8 +59,6 @@ class RowFlags:
     """Other names of a file's columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting and sampling"""
-    registry: tuple[str, ...] = ()
-    """TOML files that give data sets of your own a name: [datasets.NAME]"""
 
     def __post_init__(self) -> None:
         if self.show_dataset_sample < -1 or self.show_dataset_sample == 0:
@@ -72,6 +72,10 @@ class Config:
     template: TemplateFlags = TemplateFlags()
     generation: GenerationFlags = GenerationFlags()
     rows: RowFlags = RowFlags()
+    tools: str | None = None
+    """Python file whose public functions the model may call in a dialogue; they really run"""
+    max_turns: int = 8
+    """Most replies to one message, where --tools lets the model act"""
     eval_human: bool | None = None
     """Talk (true) or answer the rows of a data set (false); none talks unless a data set is given"""
     save_result: bool = True
@@ -84,6 +88,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.eval_human is False and not self.has_rows:
             raise ValueError("--eval_human false needs rows to answer: give --val_dataset or --dataset")
+        if self.tools and not self.talks:
+            raise ValueError("--tools is for a dialogue: leave it out, or add --eval_human true")
+        if self.max_turns < 1:
+            raise ValueError(f"--max_turns {self.max_turns}: must be 1 or more")
 
     @property
     def has_rows(self) -> bool:
@@ -101,15 +109,17 @@ def run(argv: Sequence[str]) -> None:
 
 def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
+    from swift.agent.tools import read_tools
     from swift.commands.loading import load_chat, sampling
 
     params = sampling(cfg.generation)
-    rows = [] if cfg.talks else load_rows(cfg.rows)
+    tools = read_tools(Path(cfg.tools).expanduser()) if cfg.tools else []
+    rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
     chat = load_chat(cfg, given)
     try:
         if cfg.talks:
-            talk(chat, params, cfg, results)
+            talk(chat, params, cfg, results, tools)
         else:
             answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
     finally:
@@ -137,16 +147,40 @@ class Results:
 # In the terminal
 
 
-def talk(chat: LocalChat, params: SamplingParams, cfg: Config, results: Results) -> None:
-    from swift.agent import form
-    from swift.infer.repl import Repl, converse, reader
+def talk(
+    chat: LocalChat, params: SamplingParams, cfg: Config, results: Results, tools: Sequence[BoundTool] = ()
+) -> None:
+    from swift.infer.repl import Repl, as_asked, converse, reader
 
-    own = chat.renderer.form
-    inline = own if own.marks.inline else form("react_en")  # a system text may ask for ReAct whatever the form is
     print("A message, or one of: reset-system, multi-line, single-line, clear, exit", file=sys.stderr)
-    repl = Repl(chat, params, inline, sys.stdout, cfg.template.system, cfg.generation.stream, results.add)
+    if tools:
+        print(f"tools: {', '.join(tool.name for tool in tools)}", file=sys.stderr)
+    if sees := chat.renderer.sight is not None:
+        print("<img>path or URL</img> in a message shows an image", file=sys.stderr)
+    repl = Repl(
+        chat,
+        params,
+        chat.renderer.form,
+        sys.stdout,
+        cfg.template.system,
+        cfg.generation.stream,
+        results.add,
+        tools,
+        cfg.max_turns,
+        ask_with_images if sees else as_asked,
+    )
     converse(repl, reader(sys.stdin, sys.stdout))
     _say_where(results)
+
+
+def ask_with_images(entry: str) -> Message:
+    """An entry whose `<img>path or URL</img>` are images; paths begin where the program was started."""
+    from swift import images
+    from swift.chat import Message
+
+    text, shown = images.tagged(entry)
+    [asked] = images.read_all([Message("user", text, images=shown)], images.Access(Path.cwd(), network="any"))
+    return asked
 
 
 def _say_where(results: Results) -> None:
@@ -157,7 +191,7 @@ def _say_where(results: Results) -> None:
 # Rows
 
 
-def load_rows(wanted: RowFlags) -> list[Conversation]:
+def load_rows(wanted: RowFlags, registry: Sequence[str] = ()) -> list[Conversation]:
     """The rows to answer: those of --val_dataset, or those that training with --dataset holds out."""
     from random import Random
 
@@ -171,7 +205,7 @@ def load_rows(wanted: RowFlags) -> list[Conversation]:
             check_dataset_strategy=wanted.check_dataset_strategy,
             columns=wanted.columns,
             dataset_seed=wanted.dataset_seed,
-            registry=wanted.registry,
+            registry=tuple(registry),
         )
     )
     rows = held_out or train
@@ -229,27 +263,21 @@ def _asked(row: Conversation) -> Sequence[Message]:
 
 def describe(form: Form, row: Conversation) -> Record:
     """A row as it is saved. Where the last turn had begun before its last message, that beginning is the response."""
-    rounds: list[list[str]] = []  # (what the model is told, what it answers) in turn
-    for message in _asked(row):
-        if message.role == "system":
-            continue
-        told = message.role == "user" or (message.role == "tool" and not form.marks.inline)
-        if not rounds or (told and rounds[-1][1]):
-            rounds.append(["", ""])
-        tool = message.role == "tool"
-        text = form.result((message.content,)) if tool else form.call(message.content, message.tool_calls)
-        rounds[-1][not told] += text
-    query, begun = rounds.pop() if rounds else ["", ""]
+    from swift.infer.repl import rounds
+
+    history = rounds(form, _asked(row))
+    query, begun = history.pop() if history else ["", ""]
     last = row.messages[-1]
     label = form.call(last.content, last.tool_calls) if last.role == "assistant" else None
-    return {
+    record: Record = {
         "system": row.messages[0].content if row.messages[0].role == "system" else None,
         "query": query,
         "response": begun,
         "label": None if label is None else begun + label,
-        "history": rounds,
+        "history": history,
         "source": f"{row.source}:{row.line}",
     }
+    return {**record, "images": [image.source for image in row.images]} if row.images else record
 
 
 def _show(record: Mapping[str, object]) -> None:

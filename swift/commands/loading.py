@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from swift import flags
+from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from swift.infer.chat import LocalChat
     from swift.infer.engine import Engine, Steps
     from swift.infer.sample import SamplingParams
     from swift.model.specs import ModelSpec
 
 RECORD = "sft_args.json"
-MODEL = ("model_type", "model_id_or_path", "model_revision", *flags.names(QuantFlags))
-TEMPLATE = ("template_type", "system", "agent_template")
+MODEL = ("model_type", "model_id_or_path", "model_revision", "registry", *flags.names(QuantFlags))
+TEMPLATE = ("template_type", "system", "agent_template", "max_pixels")
 Group = TypeVar("Group", ModelFlags, TemplateFlags)
 
 
@@ -56,7 +54,6 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
     user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
     they are. `keep`: the engine's model will be used beside the engine.
     """
-    _check_backend(cfg.backend)
     choice = choose(cfg, given)
 
     from swift.commands.rendering import make_renderer
@@ -68,16 +65,19 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
     from swift.tuner.prompts import Prompted
 
     model_flags = choice.model
-    path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf)
+    path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
+    backend = backends.pick(cfg.backend, choice, path)
+    found = spec(choice, path)
     if choice.adapter:
         attach.check(choice.adapter)
-    tokenizer = load.load_tokenizer(path, model_flags.trust_remote_code)
-    renderer = make_renderer(tokenizer, choice.template, _spec(choice) or _spec_of(str(path)))
+    renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code)
+    if backend != "pt":
+        return LocalChat(backends.start(backend, cfg.backend, choice, path, renderer.stop.tokens), renderer)
     # PyTorch's own kernels round in the engine, after merging; the other methods while the weights are loaded.
     late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
     quant = None if late else quantisation(model_flags)
     model = load.load_model(
-        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant
+        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
     )
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
@@ -99,20 +99,38 @@ class _Prefixed:
     def __init__(self, engine: Engine, length: int) -> None:
         self._engine, self._virtual = engine, [0] * length
 
-    def submit(
-        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Tensor] | None = None
-    ) -> Steps:
-        return self._engine.submit([*self._virtual, *tokens], params, inputs)
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+        if inputs:
+            raise ValueError("this checkpoint's virtual tokens do not go together with images")
+        return self._engine.submit([*self._virtual, *tokens], params)
+
+    def add_adapter(self, name: str, folder: str) -> None:
+        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
+
+    def remove_adapter(self, name: str) -> None:
+        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
 
     def close(self) -> None:
         self._engine.close()
 
 
 def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
+    return name(choose(cfg, given))
+
+
+def name(choice: Choice) -> str:
     """What to call the model: its model_type, or the name of its folder."""
-    choice = choose(cfg, given)
-    spec = _spec(choice)
-    return spec.model_type if spec else choice.model.model_type or Path(choice.source).expanduser().resolve().name
+    from swift.model import specs
+
+    found = specs.find(choice.model.model_type or choice.source, choice.model.registry)
+    return found.model_type if found else choice.model.model_type or Path(choice.source).expanduser().resolve().name
+
+
+def spec(choice: Choice, path: Path) -> ModelSpec | None:
+    """What is registered for the model, by its names and last by its folder."""
+    from swift.model import specs
+
+    return specs.choose(choice.model.model_type, choice.source, str(path), registry=choice.model.registry)
 
 
 def sampling(flags: GenerationFlags) -> SamplingParams:
@@ -148,7 +166,7 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
         if cfg.backend.merge_lora:
             raise ValueError(f"{folder}: a whole model, with no adapter to merge: leave --merge_lora out")
         # The checkpoint is the model; its record says what it was made from, which still names its template.
-        model = _adopted(cfg.model, ("model_type",), record, given)
+        model = _adopted(cfg.model, ("model_type", "registry"), record, given)
         return Choice(flags.update(model, {"model_id_or_path": str(folder)}), template, None)
     if cfg.model.model_id_or_path or cfg.model.model_type:
         model = cfg.model
@@ -159,12 +177,6 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
     if cfg.backend.merge_lora:
         return Choice(flags.update(model, {"model_id_or_path": _merged(folder, model, template)}), template, None)
     return Choice(model, template, folder)
-
-
-def _check_backend(backend: BackendFlags) -> None:
-    if backend.infer_backend == "vllm":
-        missing = "" if find_spec("vllm") else " (and the package vllm is not installed)"
-        raise ValueError(f"--infer_backend vllm is not supported yet{missing}: leave it out, or say pt")
 
 
 def _checkpoint(text: str) -> Path:
@@ -183,7 +195,11 @@ def _checkpoint(text: str) -> Path:
 def _record(folder: Path) -> dict[str, object]:
     """What training noted, in the checkpoint or in the folder above it; empty where another program trained."""
     file = next((path for path in (folder / RECORD, folder.parent / RECORD) if path.is_file()), None)
-    return _json(file) if file else {}
+    record = _json(file) if file else {}
+    if isinstance(files := record.get("registry"), list):
+        # one that is gone since is missed only where it gave the model its name
+        record["registry"] = [name for name in files if Path(str(name)).is_file()]
+    return record
 
 
 def _base(folder: Path) -> str:
@@ -213,18 +229,8 @@ def _adopted(group: Group, names: Collection[str], record: dict[str, object], gi
 
 
 def _merged(folder: Path, model: ModelFlags, template: TemplateFlags) -> str:
-    from swift.commands import export
+    from swift.commands import export, merging
 
     model = flags.update(model, {"quantization_bit": 0})  # what was learned beside rounded weights goes into whole ones
     wanted = export.Config(str(folder), merge_lora=True, template_type=template.template_type, model=model)
-    return str(export.merge_checkpoint(wanted, overwrite=True))
-
-
-def _spec(choice: Choice) -> ModelSpec | None:
-    return _spec_of(choice.model.model_type or "") or _spec_of(choice.source)
-
-
-def _spec_of(name: str) -> ModelSpec | None:
-    from swift.model import specs
-
-    return specs.find(name) if name else None
+    return str(merging.merge_checkpoint(wanted, overwrite=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from swift.commands import export
+from swift.commands import export, merging
 from swift.flags import flag
 
 
@@ -18,4 +18,4 @@ class Config(export.Config):
 def main(config: Config) -> Path:
     if not config.merge_lora:
         raise ValueError("--merge_lora false contradicts swift merge-lora")
-    return export.merge_checkpoint(config, overwrite=True)
+    return merging.merge_checkpoint(config, overwrite=True)

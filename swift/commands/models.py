@@ -23,16 +23,18 @@ class Config:
     """One JSON list of all that is known about them"""
     markdown: bool = False
     """The page docs/models.md"""
+    registry: tuple[str, ...] = ()
+    """TOML files of models of your own"""
 
 
 def main(cfg: Config) -> None:
     from swift.model import specs
     from swift.model.ways import way
 
-    known = {name: (spec, way(spec)) for name, spec in specs.table().items()}
+    known = {name: (spec, way(spec)) for name, spec in specs.table(cfg.registry).items()}
     found = {name: row for name, row in known.items() if all(_holds(*row, word) for word in cfg.word)}
     if not found:
-        near = next(filter(None, map(specs.nearest, cfg.word)), "")
+        near = next(filter(None, (specs.nearest(word, cfg.registry) for word in cfg.word)), "")
         raise ValueError(f"no model is found by {' '.join(cfg.word)}{near and f': did you mean {near}?'}")
     if cfg.json:
         print(json.dumps([as_json(*row) for row in found.values()], ensure_ascii=False, indent=2))
@@ -43,7 +45,7 @@ def main(cfg: Config) -> None:
 
 
 def as_json(spec: ModelSpec, way: Way) -> dict[str, object]:
-    return {**asdict(spec), "loads": way.kind, "why": way.why}
+    return {**asdict(spec), "loads": way.kind, "why": way.why, "needs": way.needs}
 
 
 def lines(rows: Mapping[str, tuple[ModelSpec, Way]]) -> list[str]:
@@ -51,8 +53,9 @@ def lines(rows: Mapping[str, tuple[ModelSpec, Way]]) -> list[str]:
     found = []
     for name, (spec, way) in rows.items():
         needs = "" if way.kind in ("native", "converted") else f"  ({way.why})"
-        ids = " ".join(f"{hub}::{id}" for hub, id in (("MS", spec.ms), ("HF", spec.hf)) if id)
-        found.append([name, way.kind, spec.template or "its own", spec.arch, ids + needs])
+        ids = [f"{hub}::{id}" for hub, id in (("MS", spec.ms), ("HF", spec.hf)) if id]
+        where = " ".join([*ids, *([spec.path] if spec.path else [])])
+        found.append([name, way.kind, spec.template or "its own", spec.arch or "its own", where + needs])
     head = ["name", "loads", "template", "class", "where"]
     wide = [max(len(row[column]) for row in [head, *found]) for column in range(4)]
     text = [
@@ -80,6 +83,32 @@ machine first, in the caches of ModelScope and Hugging Face, and only then fetch
 | converted | weights and tokenizer are mapped onto another class as they are read; no Python code of its own runs |
 | needs a package | quantised weights, which a further package reads |
 | remote code | nothing here reads it; `--trust_remote_code true` runs the Python code it brings, if it still runs |
+
+## Models of your own
+
+A TOML file gives them names, which `--registry my.toml` makes known to `swift sft`, `infer`, `deploy`, `export`,
+`data show` and `models`; a checkpoint notes the file. It may hold data sets of your own too.
+
+```toml
+[models.my-qwen]
+of = "qwen2_5-7b-instruct"              # template and LoRA targets as that model's
+path = "models/my-qwen"                 # from the folder of this file; or ms = "...", hf = "..."
+
+[models.my-llama]
+hf = "me/my-llama"
+template = "llama3"                     # without it the tokenizer's own
+lora = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+[models.odd]
+path = "models/odd"
+template = "chatml"
+model = "my_model.py:model"             # a function (folder, **options of from_pretrained) -> model
+tokenizer = "my_model.py:tokenizer"     # a function (folder) -> fast tokenizer
+```
+
+What training saves of an odd model is read without its function: it is in the layout of `save_pretrained`.
+`swift/model/models.toml` has the same keys and says what each means; `of`, `path`, `model` and `tokenizer` are for
+files of your own.
 
 ## What conversion does not do
 

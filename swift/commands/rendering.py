@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swift.commands.groups import TemplateFlags
 
@@ -11,12 +12,20 @@ if TYPE_CHECKING:
     from swift.template import Renderer
 
 
-def make_renderer(tokenizer: Any, flags: TemplateFlags, spec: ModelSpec | None) -> Renderer:
-    """The renderer of a model. `--template_type AUTO` takes the model's registered template, else the tokenizer's own.
+def make_renderer(path: Path, flags: TemplateFlags, spec: ModelSpec | None, trust: bool = False) -> Renderer:
+    """The renderer of a model's folder. `--template_type AUTO` takes the model's registered template, else its own.
 
     Raises ValueError with the nearest right name for an unknown template, form or scale.
     """
+    from swift.model import load
     from swift.template import Renderer, template
+    from swift.template.sight import Sight
 
     named = flags.template_type if flags.template_type != "AUTO" else spec.template if spec else None
-    return Renderer(tokenizer, template(named) if named else None, flags.agent_template, flags.scale, flags.system)
+    tokenizer = load.load_tokenizer(path, trust, spec)
+    processor = load.load_processor(path, tokenizer)
+    sight = Sight(processor, load.image_token_kinds(path), flags.max_pixels) if processor else None
+    if flags.max_pixels is not None and sight is None:
+        raise ValueError("--max_pixels is for models that see images, which this one does not: leave it out")
+    chosen = template(named) if named else None
+    return Renderer(tokenizer, chosen, flags.agent_template, flags.scale, flags.system, sight)

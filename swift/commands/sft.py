@@ -5,26 +5,32 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands import tuning
-from swift.commands.groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
+from swift.commands import feeding, scaling, tuning
+from swift.commands.groups import (
+    DataFlags,
+    FeedFlags,
+    LoraFlags,
+    ModelFlags,
+    ScaleFlags,
+    TemplateFlags,
+    TrainFlags,
+    TunerFlags,
+)
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from swift.chat import Conversation, Sample
-    from swift.data.check import Report
+    from swift.commands.feeding import Data
     from swift.template import Renderer
-    from swift.template.fit import Lengths
-    from swift.train.report import Share
+    from swift.train.streamed import Stream
     from swift.train.trainer import SftTrainer
 
 RECORD = "sft_args.json"
@@ -40,6 +46,8 @@ class Config:
     lora: LoraFlags = LoraFlags()
     tuner: TunerFlags = TunerFlags()
     train: TrainFlags = TrainFlags()
+    feed: FeedFlags = FeedFlags()
+    scale: ScaleFlags = ScaleFlags()
 
 
 def main(cfg: Config) -> dict[str, Any]:
@@ -53,8 +61,12 @@ def main(cfg: Config) -> dict[str, Any]:
     from swift.tuner import attach
 
     tuning.check(cfg)
-    take_one_gpu(cfg.model.device)
+    feeding.check(cfg)
+    spread = scaling.check(cfg)
+    if not spread.device_map:
+        take_one_gpu(cfg.model.device)
     device = load.pick_device(cfg.model.device)
+    scaling.check_device(spread, device)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
     torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
@@ -62,27 +74,39 @@ def main(cfg: Config) -> dict[str, Any]:
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
-    path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf)
-    spec = specs.choose(cfg.model.model_type, name, str(path))
-    tokenizer = load.load_tokenizer(path, cfg.model.trust_remote_code)
-    renderer = make_renderer(tokenizer, cfg.template, spec)
+    path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
+    spec = specs.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
+    renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
 
     say(f"model: {name} ({path})")
-    data = _read(cfg, renderer, say)
+    data = feeding.read(cfg, renderer, say, ranks)
     cfg = _derived(cfg, ranks.world, spec.model_type if spec else None)
     runs = _runs(cfg, path)
-    resume = _resume_from(cfg, runs)
+    resume = _resume_from(cfg, runs, spread.engine, say)
     folder = ranks.agree(lambda: _run_folder(cfg, runs, resume))
 
     set_seed(cfg.train.seed)
-    quant = tuning.quantisation(cfg.model)
-    model = load.load_model(path, cfg.model.dtype, cfg.model.device, cfg.model.trust_remote_code, quantisation=quant)
-    renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code)
-    model = tuning.tune(model, cfg, spec.lora_targets if spec else (), renamed, _inputs(data, cfg, device))
+    # before the model is loaded: DeepSpeed deals out the weights as they are read
+    args = _training_arguments(cfg, folder, device.type, bool(data.val), spread.settings)
+    model = load.load_model(
+        path,
+        cfg.model.dtype,
+        cfg.model.device,
+        cfg.model.trust_remote_code,
+        quantisation=tuning.quantisation(cfg.model, spread.engine),
+        device_map=spread.device_map,
+        shards=spread.shards,
+        spec=spec,
+    )
+    renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code, spec=spec)
+    model = tuning.tune(
+        model, cfg, spec.lora_targets if spec else (), renamed, feeding.inputs(data, cfg.train.batch_size, device)
+    )
+    packed = tuning.fuse(model, cfg, say, apart=bool(spread.engine or spread.device_map))
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
-    trainer = _trainer(cfg, model, data, folder, device.type, _finish(cfg, renderer))
+    trainer = _trainer(cfg, model, data, folder, args, packed, _finish(cfg, renderer, path))
     if ranks.first:
         _write_record(cfg, folder)
         (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
@@ -97,66 +121,6 @@ def main(cfg: Config) -> dict[str, Any]:
     if trainer.stopped:
         raise SystemExit(128 + 15)  # as a process that SIGTERM ended
     return result
-
-
-# --- rows -> samples ------------------------------------------------------------------------------------------------
-
-
-class Data(NamedTuple):
-    """What is trained on, what is held out, what became of every row, and the first row as the model sees it."""
-
-    train: list[Sample]
-    val: list[Sample]
-    shares: dict[str, Share]
-    report: Report
-    lengths: Lengths
-    first_row: str
-
-
-def _read(cfg: Config, renderer: Renderer, say: Callable[[str], None]) -> Data:
-    from swift.data.mix import DataPlan, load_datasets
-    from swift.template.fit import Lengths, fit_all
-    from swift.train.report import abbreviate, mixture
-
-    plan = DataPlan(**{field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)})
-    train_rows, val_rows, report = load_datasets(plan, say)
-    lengths, limits = Lengths(), cfg.template
-    train, val = (
-        list(fit_all(renderer, _shown(rows, doing), limits.max_length, limits.truncation_strategy, lengths))
-        for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
-    )
-    for line in report.lines():
-        say(f"data: {line}")
-    for line in lengths.lines():
-        say(f"length: {line}")
-    shares = mixture(train)
-    _refuse_untrained(train, shares, cfg)
-    first = next(row for row in train_rows if row.source == train[0].source)
-    return Data(train, val, shares, report, lengths, abbreviate(renderer.show(first).pieces))
-
-
-def _shown(rows: Sequence[Conversation], doing: str) -> Iterable[Conversation]:
-    """The rows, with a progress bar where they are many and somebody looks."""
-    from rich.progress import track
-
-    return track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True)
-
-
-def _refuse_untrained(samples: Sequence[Sample], shares: dict[str, Share], cfg: Config) -> None:
-    """ValueError where a run would teach nothing, or never teach when to stop."""
-    if not samples:
-        raise ValueError(f"no row is left to train on: none fits into --max_length {cfg.template.max_length}")
-    for source, share in shares.items():
-        if not share.trained_tokens:
-            raise ValueError(
-                f"{source}: no token of its {share.rows} rows is trained: "
-                f"look at one with `swift data show`, and at --loss_scale {cfg.template.scale}"
-            )
-    if not any(sample.weights[-1] for sample in samples):
-        raise ValueError(
-            "the token that ends a reply is never trained, so the model would not learn to stop: "
-            f"look at a row with `swift data show`, and at --loss_scale {cfg.template.scale}"
-        )
 
 
 # --- flags -> settings ----------------------------------------------------------------------------------------------
@@ -179,6 +143,7 @@ def _derived(cfg: Config, ranks: int, model_type: str | None) -> Config:
             "model_type": model_type,
             # the record of the run is read from other folders too
             "model_id_or_path": str(Path(str(name)).expanduser().resolve()) if here else name,
+            "registry": [str(Path(file).expanduser().resolve()) for file in cfg.model.registry],
             "learning_rate": rate if train.learning_rate is None else train.learning_rate,
             "gradient_accumulation_steps": train.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / rows_at_once),
             "eval_batch_size": train.eval_batch_size or train.batch_size,
@@ -208,7 +173,9 @@ def _check_numbers(train: TrainFlags) -> None:
         raise ValueError(f"--num_train_epochs {train.num_train_epochs}: must be more than 0")
 
 
-def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool) -> TrainingArguments:
+def _training_arguments(
+    cfg: Config, folder: Path, device: str, evaluates: bool, spread: dict[str, Any]
+) -> TrainingArguments:
     from transformers.integrations import get_available_reporting_integrations
 
     from swift.model.load import pick_device, pick_dtype
@@ -255,27 +222,24 @@ def _training_arguments(cfg: Config, folder: Path, device: str, evaluates: bool)
         use_cpu=device == "cpu",
         ddp_backend=train.ddp_backend,
         ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),
+        ignore_data_skip=cfg.feed.streaming,  # the stream skips by itself, and makes no samples of what it skips
+        **spread,
     )
 
 
-def _inputs(data: Data, cfg: Config, device: Any) -> Iterable[dict[str, Any]]:
-    """Training rows as a model takes them, for start values that are drawn from data."""
-    from swift.train.batch import collate
-
-    size = cfg.train.batch_size
-    for start in range(0, len(data.train), size):
-        batch = collate(data.train[start : start + size])
-        yield {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
-
-
 def _trainer(
-    cfg: Config, model: Any, data: Data, folder: Path, device: str, finish: Callable[[Path], None]
+    cfg: Config,
+    model: Any,
+    data: Data,
+    folder: Path,
+    args: TrainingArguments,
+    packed: bool,
+    finish: Callable[[Path], None],
 ) -> SftTrainer:
     from swift.train.progress import ShowProgress
     from swift.train.report import WriteLog
     from swift.train.trainer import SftTrainer
 
-    args = _training_arguments(cfg, folder, device, evaluates=bool(data.val))
     extra = tuning.loop(model, cfg)
     watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.watchers]
     if "tensorboard" in cfg.train.report_to and args.process_index == 0:
@@ -296,6 +260,16 @@ def _trainer(
         watchers=watchers,
         store=extra.store,
         penalty=extra.penalty,
+        stream=_stream(data, args),
+        packed=packed,
+    )
+
+
+def _stream(data: Data, args: TrainingArguments) -> Stream[Any] | None:
+    if data.stream is None:
+        return None
+    return data.stream(
+        args.per_device_train_batch_size, args.gradient_accumulation_steps, args.process_index, args.world_size
     )
 
 
@@ -310,8 +284,8 @@ def _runs(cfg: Config, model: Path) -> Path:
     return root / (cfg.model.model_type or model.resolve().stem or "model")
 
 
-def _resume_from(cfg: Config, runs: Path) -> Path | None:
-    """The checkpoint to go on from. ValueError where there is none, or it is not whole."""
+def _resume_from(cfg: Config, runs: Path, engine: str, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint to go on from. ValueError where there is none, or it is not whole, or of another engine."""
     from swift.train import checkpoint
 
     asked = cfg.train.resume_from_checkpoint
@@ -321,12 +295,23 @@ def _resume_from(cfg: Config, runs: Path) -> Path | None:
         path = Path(asked).expanduser()
         if fault := checkpoint.fault(path):
             raise ValueError(f"--resume_from_checkpoint: {fault}")
-        return path.resolve()
+        return _of_engine(path, engine)
     versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
     for number in sorted(versions, reverse=True):
-        if found := checkpoint.newest(versions[number]):
-            return found.resolve()
+        if found := checkpoint.newest(versions[number], say):
+            say(f"goes on from {found}")
+            return _of_engine(found, engine)
     raise ValueError(f"--resume_from_checkpoint: there is no whole checkpoint in {runs}")
+
+
+def _of_engine(path: Path, engine: str) -> Path:
+    from swift.train import checkpoint
+
+    saved = checkpoint.engine_of(path)
+    if saved != engine:
+        said = f"was saved with --{saved}: give it again" if saved else f"was saved without --{engine}: leave it out"
+        raise ValueError(f"--resume_from_checkpoint: {path} {said}")
+    return path.resolve()
 
 
 def _run_folder(cfg: Config, runs: Path, resume: Path | None) -> Path:
@@ -355,14 +340,17 @@ def _write_record(cfg: Config, folder: Path) -> None:
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _finish(cfg: Config, renderer: Renderer) -> Callable[[Path], None]:
+def _finish(cfg: Config, renderer: Renderer, source: Path) -> Callable[[Path], None]:
     """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
+    from swift.model import vision
     from swift.tuner.table import TUNERS
 
     def finish(folder: Path) -> None:
         _write_record(cfg, folder)
         if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
+            if renderer.sight:
+                vision.copy_processor(source, folder)
 
     return finish
 
@@ -374,9 +362,7 @@ def _mixture_json(data: Data) -> str:
         "sources": {name: share._asdict() for name, share in data.shares.items()},
         "total": total(data.shares)._asdict(),
         "held_out_rows": len(data.val),
-        **data.report.as_dict(),
-        "lengths": data.lengths.fates,
-        "left_out": data.lengths.reasons,
+        **data.fates,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

@@ -71,8 +71,8 @@ def check(cfg: Tunes) -> None:
         raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
 
 
-def quantisation(model: ModelFlags) -> Quantisation | None:
-    """How --quantization_bit and its company want the weights; None as they are."""
+def quantisation(model: ModelFlags, engine: str = "") -> Quantisation | None:
+    """How --quantization_bit and its company want the weights; None as they are. `engine` shards them."""
     from swift.model.load import DTYPES
     from swift.model.quantise import Quantisation
 
@@ -88,6 +88,7 @@ def quantisation(model: ModelFlags) -> Quantisation | None:
         kind=quant.bnb_4bit_quant_type,
         double=quant.bnb_4bit_use_double_quant,
         axis=int(quant.hqq_axis),
+        sharded=bool(engine),
     )
 
 
@@ -105,6 +106,22 @@ def tune(
     values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules")}
     values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules_to_save")}
     return table.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
+
+
+def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool) -> bool:
+    """Puts the model on the fast path, where the flags allow it and the path knows the model. Whether it did.
+
+    `apart`: the model's weights are spread over processes or devices.
+    """
+    from swift.tuner import fused
+
+    if cfg.train.tuner_backend != "swift" or cfg.train.sft_type != "lora":
+        return False
+    if reason := "its weights are spread" if apart else fused.why_not(model):
+        say(f"PEFT's own layers compute LoRA: the fast path is not for this run, {reason}")
+        return False
+    fused.fuse(model)
+    return True
 
 
 def optimizer(cfg: Tunes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from swift import images
 from swift.chat import Conversation
 from swift.data import rows
 from swift.data.repairs import outcome
@@ -102,7 +103,7 @@ def checked(
             if columns and isinstance(row, dict):
                 report.columns_met.update(columns.keys() & row.keys())
             try:
-                found = _conversations(source, row, read, renamed)
+                found = _conversations(source, file, row, read, renamed)
             except BadRow as bad:
                 finding = _finding(file, line, row, bad)
                 report.add(source.name, finding)
@@ -134,7 +135,7 @@ def _lint_file(file: Path, columns: Mapping[str, str] | None) -> Iterator[Findin
     try:
         for line, row in read_rows(file):
             try:
-                _conversations(source, row, rows.conversation, columns or {})
+                _conversations(source, file, row, rows.conversation, columns or {})
             except BadRow as bad:
                 yield _finding(file, line, row, bad)
     except ValueError as error:
@@ -143,6 +144,7 @@ def _lint_file(file: Path, columns: Mapping[str, str] | None) -> Iterator[Findin
 
 def _conversations(
     source: Source,
+    file: Path,
     row: Row | BadRow,
     read: Callable[[Row, Mapping[str, str]], Conversation],
     columns: Mapping[str, str],
@@ -150,7 +152,18 @@ def _conversations(
     """None where the set's own filter leaves the row out; several where one row holds several."""
     if isinstance(row, BadRow):
         raise row
-    return [read(repaired, columns) for repaired in outcome(source.repair(row))]
+    return [_with_images(read(repaired, columns), file.parent) for repaired in outcome(source.repair(row))]
+
+
+def _with_images(found: Conversation, folder: Path) -> Conversation:
+    """The conversation with images that can be opened; their paths begin at the data file's folder."""
+    if not found.images:
+        return found
+    try:
+        shown = images.read_all(found.messages, images.Access(folder, network="any", keep=images.kept()))
+    except ValueError as error:
+        raise BadRow("bad-image", str(error)) from None
+    return found.with_messages(tuple(shown))
 
 
 def _finding(file: Path, line: int, row: Row | BadRow, bad: BadRow) -> Finding:

@@ -123,8 +123,8 @@ def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[list[Conversat
     loader = _Loader(plan, Report(), say)
     cognition, sources = _without_cognition(plan)
     known = catalogue(plan.registry)
-    held_out = _resolved(plan.val_dataset, known, held_out=True)
-    mixed_in = _resolved(plan.train_dataset_mix_ds, known) if plan.train_dataset_mix_ratio else []
+    held_out = resolved(plan.val_dataset, known, held_out=True)
+    mixed_in = resolved(plan.train_dataset_mix_ds, known) if plan.train_dataset_mix_ratio else []
     _refuse_twice(sources, held_out, mixed_in)
 
     ratio = 0.0 if held_out else plan.dataset_test_ratio
@@ -157,7 +157,7 @@ def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[list[Conversat
 
 def _without_cognition(plan: DataPlan) -> tuple[list[Conversation], list[Source]]:
     """The self-cognition rows that the plan asks for, by flag or as a data set, and the other data sets."""
-    sources = _resolved(plan.dataset, catalogue(plan.registry))
+    sources = resolved(plan.dataset, catalogue(plan.registry))
     asked = [source for source in sources if source.name == self_cognition.NAME]
     if not asked and not plan.self_cognition_sample:
         return [], sources
@@ -225,13 +225,21 @@ class _Loader:
             raise ValueError(f"--columns: no row has the column {sorted(unmet)[0]!r}")
 
 
-def _resolved(names: Sequence[str], known: Catalogue, held_out: bool = False) -> list[Source]:
+def resolved(names: Sequence[str], known: Catalogue, held_out: bool = False) -> list[Source]:
     """The sources of a list of names; a single comma-joined text is a list too."""
     found = []
     for name in names:
         parts = [name] if Path(name.partition("#")[0]).expanduser().exists() else name.split(",")
         found += [resolve(part.strip(), known, held_out) for part in parts]
     return found
+
+
+def files(plan: DataPlan) -> list[Path]:
+    """Every file that a plan's rows are read from."""
+    known = catalogue(plan.registry)
+    groups = (plan.dataset, plan.val_dataset, plan.train_dataset_mix_ds if plan.train_dataset_mix_ratio else ())
+    found = [source for names in groups for source in resolved(names, known, held_out=names is plan.val_dataset)]
+    return [*(file for source in found for file in source.files), *map(Path, plan.registry)]
 
 
 def _refuse_nonsense(plan: DataPlan) -> None:

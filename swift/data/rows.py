@@ -1,4 +1,4 @@
-"""Rows of every known shape -> conversations. Knows no file, no tokenizer and no template.
+"""Rows of every known shape -> conversations. Knows no file, no tokenizer and no template; opens no image.
 
 A row's shape is found by its own keys, so one file may mix shapes. Two steps: `read` makes sure that the row *is* a
 dialogue (keys, types, order of turns), `examine` that the dialogue makes sense (calls, results, replies).
@@ -10,10 +10,13 @@ import ast
 import difflib
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from swift.chat import Conversation, Message, Tool, ToolCall
+from swift.chat import PLACE, Conversation, Image, Message, Tool, ToolCall
+from swift.images import looks_like_one
 
 Row = dict[str, Any]
 Shape = Callable[[Row], Conversation]
@@ -44,7 +47,8 @@ RESPONSE_KEYS = (
 )
 SYSTEM_KEYS = ("system", "system_prompt")
 TOOLS_KEYS = ("tools", "functions")
-MEDIA_KEYS = ("images", "videos", "audios", "image", "video", "audio")
+IMAGE_KEYS = ("images", "image")
+MEDIA_KEYS = ("videos", "audios", "video", "audio")
 
 
 class BadRow(ValueError):
@@ -73,7 +77,7 @@ def read(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
         row = kept | {columns[key]: value for key, value in row.items() if key in columns}
     for key in MEDIA_KEYS:
         if row.get(key):
-            raise BadRow("not-text", f"the row has {key!r}; only text can be trained on")
+            raise BadRow("not-text", f"the row has {key!r}; only text and images can be trained on")
     return shape_of(row)(row)
 
 
@@ -133,6 +137,8 @@ def alpaca(row: Row) -> Conversation:
 
 def text(row: Row) -> Conversation:
     """A response alone (or `text`): plain text to pre-train on."""
+    if key := _first(row, IMAGE_KEYS):
+        raise BadRow("no-query", f"the row has {key!r}, but no question that they belong to")
     return Conversation((Message("assistant", _response(row)),))
 
 
@@ -233,8 +239,11 @@ def _message(item: Row, number: int) -> Message:
     role = ROLES.get(name) if isinstance(name, str) else None
     content = item.get("content") if item.get("content") is not None else item.get("value")
     weight = _weight(item, number)
-    if role == "user" or role == "system":
-        return Message("user" if role == "user" else "system", _text(content, f"message {number}"), weight=weight)
+    if role == "system":
+        return Message("system", _text(content, f"message {number}"), weight=weight)
+    if role == "user":
+        body, images = _illustrated(content, f"message {number}")
+        return Message("user", body, weight=weight, images=images)
     if role == "call":
         return Message("assistant", "", _calls(content, number), weight)
     if role == "tool":
@@ -315,7 +324,99 @@ def _whole(row: Row, turns: list[Message]) -> Conversation:
         raise BadRow("no-reply", f"the dialogue ends with the {turns[-1].role}, not with a reply")
     if len(turns) > 1 and not any(turn.role == "user" for turn in turns):
         raise BadRow("no-query", "the dialogue has no user message")
-    return Conversation(tuple(turns), _tools(row))
+    return Conversation(tuple(_with_images(row, turns)), _tools(row))
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+_TAG = re.compile(f"<img>(.*?)</img>|(<image>)|{PLACE}")
+
+
+def _with_images(row: Row, turns: list[Message]) -> list[Message]:
+    """Gives each image its place: `<img>path</img>`, a part of a message, or `<image>` for those the row lists.
+
+    Listed images without any place stand before the first user's text.
+    """
+    listed = _listed(row)
+    if not listed and not any(turn.images or "<img>" in turn.content for turn in turns if turn.role == "user"):
+        return turns
+    left = iter(listed)
+    shown = [_placed(turn, left) if turn.role == "user" else turn for turn in turns]
+    unplaced = list(left)
+    if unplaced and len(unplaced) == len(listed):
+        first = next(number for number, turn in enumerate(shown) if turn.role == "user")
+        asked = shown[first]
+        shown[first] = replace(asked, content=PLACE * len(listed) + asked.content, images=(*listed, *asked.images))
+    elif unplaced:
+        raise BadRow("image-count", f"the row lists {len(listed)} images, {len(unplaced)} more than it has places for")
+    return shown
+
+
+def _placed(turn: Message, listed: Iterator[Image]) -> Message:
+    """A turn with its tags as places; places without an image of their own take the next that the row lists."""
+    parts, images, done = iter(turn.images), [], 0
+    content = ""
+    for match in _TAG.finditer(turn.content):
+        if match[1] is not None:
+            image = Image(match[1]) if looks_like_one(match[1]) else None
+        elif match[2]:
+            image = next(listed, None)
+        else:
+            image = next(parts, None)
+            if image is not None and not (image.source or image.data):
+                image = next(listed, None)
+                if image is None:
+                    raise BadRow("image-count", "an image has a place, but the row lists none for it")
+        if image is None:
+            continue  # the same characters, written by somebody
+        content += turn.content[done : match.start()] + PLACE
+        done = match.end()
+        images.append(image)
+    content += turn.content[done:]
+    if images and content.count(PLACE) != len(images):
+        raise BadRow("image-count", f"the text holds U+FFFC, which stands for an image, beside {len(images)} images")
+    return replace(turn, content=content, images=tuple(images))
+
+
+def _listed(row: Row) -> list[Image]:
+    key = _first(row, IMAGE_KEYS)
+    if key is None:
+        return []
+    value = row[key]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _parsed_field(value, key)
+    return [_image(each, repr(key)) for each in (value if isinstance(value, list) else [value])]
+
+
+def _image(value: Any, where: str) -> Image:
+    """A path or URL, or an object that holds one (`url`, `path`, `image`) or a file's bytes."""
+    if isinstance(value, dict):
+        data, name = value.get("bytes"), next((value[key] for key in ("url", "path", "image") if value.get(key)), "")
+        if isinstance(data, bytes) and data:
+            return Image(str(name) or where, data)
+        value = name
+    if not isinstance(value, str) or not value:
+        raise BadRow("bad-image", f"{where} must hold paths, URLs or files, this is {_kind(value)}")
+    return Image(value)
+
+
+def _illustrated(value: Any, where: str) -> tuple[str, tuple[Image, ...]]:
+    """A text, or a list of parts as a text with places and the images for them; an empty one is in the row's list."""
+    if not isinstance(value, list) or not any(isinstance(part, dict) and _shows(part) for part in value):
+        return _text(value, where), ()
+    content, images = "", []
+    for part in value:
+        if isinstance(part, dict) and _shows(part):
+            given = next((part[key] for key in ("image_url", "image", "url", "path") if part.get(key)), None)
+            images.append(Image("") if given is None else _image(given, f"{where}, an image"))
+            content += PLACE
+        else:
+            content += _text([part], where)
+    return content, tuple(images)
+
+
+def _shows(part: Row) -> bool:
+    return part.get("type") in ("image", "image_url")
 
 
 def _tools(row: Row) -> tuple[Tool, ...]:
@@ -445,7 +546,7 @@ def _are_parts(value: list[Any]) -> bool:
 
 def _part(part: Row, where: str) -> str:
     if part["type"] != "text" or not isinstance(part.get("text"), str):
-        raise BadRow("not-text", f"{where} has a part of type {part['type']!r}; only text can be trained on")
+        raise BadRow("not-text", f"{where} has a part of type {part['type']!r}; only text can stand there")
     return str(part["text"])
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import cache
-from typing import NamedTuple, Protocol
-from uuid import uuid4
+from typing import Any, NamedTuple, Protocol
 
-from swift.agent import FORMS, form
-from swift.chat import Delta, FinishReason, Message, Tool, ToolCall, Usage
-from swift.infer.engine import Engine, Steps
+from swift.agent import FORMS, form, shape
+from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
+from swift.infer.engine import Engine, Step, Steps
+from swift.infer.guide import Guide, Rules, Vocabulary
 from swift.infer.sample import SamplingParams
 from swift.infer.stream import Ending, Stream, Talk
 from swift.template import Renderer
@@ -21,17 +20,22 @@ CONTEXT = 8
 """Tokens of the prompt that the detokenizer sees before the reply."""
 
 
+class Deltas(Iterator[Delta], Protocol):
+    """A reply on its way. Closing it stops the model; a model of ours may be stopped from any thread."""
+
+    def close(self) -> None: ...
+
+
 class Chat(Protocol):
     """Who answers messages: a model here, a server elsewhere, a script in a test.
 
     A trailing assistant message is continued: the deltas are the new text. The last delta says why the reply ended
-    and what it cost. Closing the generator stops the reply. Raises ValueError, before the first delta, for what cannot
-    be answered.
+    and what it cost. Raises ValueError, before the first delta, for what cannot be answered.
     """
 
     def __call__(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
-    ) -> Generator[Delta, None, None]: ...
+    ) -> Deltas: ...
 
 
 class Reply(NamedTuple):
@@ -44,17 +48,10 @@ class Reply(NamedTuple):
 
 def collect(deltas: Iterator[Delta]) -> Reply:
     """Waits for a reply's end."""
-    text: list[str] = []
-    calls: list[ToolCall] = []
-    finish: FinishReason = "cancelled"
-    usage = Usage(0, 0)
+    draft = Draft()
     for delta in deltas:
-        text.append(delta.text)
-        if delta.tool_call is not None:
-            calls.append(delta.tool_call)
-        finish = delta.finish or finish
-        usage = delta.usage or usage
-    return Reply(Message("assistant", "".join(text), tuple(calls)), finish, usage)
+        draft.add(delta)
+    return Reply(draft.message, draft.finish or "cancelled", draft.usage)
 
 
 class LocalChat:
@@ -64,41 +61,74 @@ class LocalChat:
     def __init__(self, engine: Engine, renderer: Renderer) -> None:
         self.engine = engine
         self.renderer = renderer
+        self._vocabulary = Vocabulary(renderer.tokenizer, renderer.stop.tokens)
+
+    def guide(self, rules: Rules) -> Guide:
+        """What holds a reply to `rules`, for SamplingParams. Raises ValueError for what it cannot be held to."""
+        return self._vocabulary.guide(self.renderer.form, rules)
 
     def __call__(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
-    ) -> Generator[Delta, None, None]:
+    ) -> Deltas:
         prompt = self.renderer.prompt(messages, tools)
         marks = self.renderer.form.marks
         found = endings(params, self.renderer.stop.texts, marks.stop if tools else ())
-        deltas = self._deltas(prompt, found, params)
-        return self._calling(deltas, Talk(marks.call)) if tools else deltas
+        talk = Talk(marks, shape(self.renderer.form)) if tools else None
+        return self._reply(prompt, found, params, talk, self.renderer.inputs(messages, prompt))
 
-    def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Generator[Delta, None, None]:
+    def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
         tokens = self.renderer.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt
-        return self._deltas(tokens, endings(params), params)
+        return self._reply(tokens, endings(params), params)
 
-    def _deltas(
-        self, prompt: Sequence[int], found: Sequence[Ending], params: SamplingParams
-    ) -> Generator[Delta, None, None]:
+    def _reply(
+        self,
+        prompt: Sequence[int],
+        found: Sequence[Ending],
+        params: SamplingParams,
+        talk: Talk | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Deltas:
         stream = Stream(self.renderer.decode, found, prompt[-CONTEXT:])
-        return _deltas(self.engine.submit(prompt, params), stream, len(prompt), params.logprobs)
+        steps = self.engine.submit(prompt, params, inputs)
+        deltas = _deltas(steps, stream, len(prompt), self._logprob if params.logprobs else None)
+        return _Reply(steps, self._calling(deltas, talk) if talk else deltas)
 
-    def _calling(self, deltas: Generator[Delta, None, None], talk: Talk) -> Generator[Delta, None, None]:
-        with closing(deltas):
-            for delta in deltas:
-                shown = talk.push(delta.text)
-                if delta.finish is None:
-                    if shown or delta.logprobs:
-                        yield replace(delta, text=shown)
-                    continue
+    def _calling(self, deltas: Generator[Delta, None, None], talk: Talk) -> Iterator[Delta]:
+        for delta in deltas:
+            said, calls = talk.push(delta.text)
+            if delta.finish is not None:
                 message = self.renderer.parse(talk.whole)
-                if rest := shown + talk.rest(message.content):
-                    yield Delta(rest)
-                for call in message.tool_calls:
-                    yield Delta(tool_call=replace(call, id=call.id or f"call_{uuid4().hex[:24]}"))
-                yield replace(delta, text="", finish="tool_calls" if message.tool_calls else delta.finish)
+                rest, others = talk.end(message)
+                said, calls = said + rest, [*calls, *others]
+            if said or delta.logprobs:
+                yield Delta(said, logprobs=delta.logprobs)
+            for call in calls:
+                yield Delta(tool_call=call)
+            if delta.finish is not None:
+                called = message.tool_calls or (talk.called and delta.finish == "stop")
+                yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage)
+
+    def _logprob(self, step: Step) -> Logprob:
+        read = self._vocabulary.bytes
+        top = tuple(Logprob(token, read(token), logprob) for token, logprob in step.top)
+        return Logprob(step.token, read(step.token), step.logprob, top)
+
+
+class _Reply:
+    """Deltas that another thread may stop while this one waits for the next."""
+
+    def __init__(self, steps: Steps, deltas: Iterator[Delta]) -> None:
+        self._steps, self._deltas = steps, deltas
+
+    def __iter__(self) -> _Reply:
+        return self
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    def close(self) -> None:
+        self._steps.close()
 
 
 def endings(params: SamplingParams, template: Sequence[str] = (), offered: Sequence[str] = ()) -> tuple[Ending, ...]:
@@ -121,19 +151,22 @@ def agent_marks() -> frozenset[str]:
     return frozenset(mark for name in FORMS for mark in form(name).marks.stop)
 
 
-def _deltas(steps: Steps, stream: Stream, prompt_tokens: int, logprobs: bool) -> Generator[Delta, None, None]:
+def _deltas(
+    steps: Steps, stream: Stream, prompt_tokens: int, told: Callable[[Step], Logprob] | None
+) -> Generator[Delta, None, None]:
     with closing(steps):
         spent = 0
-        pending: list[tuple[int, float]] = []
+        pending: list[Logprob] = []
         finish: FinishReason = "cancelled"
         for step in steps:
             spent += 1
             finish = step.finish or finish
             if step.finish == "stop":
                 break
-            pending.append((step.token, step.logprob))
+            if told:
+                pending.append(told(step))
             if text := stream.push(step.token):
-                yield Delta(text, logprobs=tuple(pending) if logprobs else ())
+                yield Delta(text, logprobs=tuple(pending))
                 pending = []
             if stream.ended is not None:
                 finish = "stop"
@@ -141,4 +174,4 @@ def _deltas(steps: Steps, stream: Stream, prompt_tokens: int, logprobs: bool) ->
         text = stream.flush()
         if stream.ended is not None:
             finish = "stop"
-        yield Delta(text, finish=finish, usage=Usage(prompt_tokens, spent), logprobs=tuple(pending) if logprobs else ())
+        yield Delta(text, finish=finish, usage=Usage(prompt_tokens, spent), logprobs=tuple(pending))

@@ -40,7 +40,7 @@ def why_not(bits: int, device: torch.device) -> str:
 
 
 def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]  # torch has no types there
+    return bool(torch.backends.mkldnn.is_available())
 
 
 class _Plain:

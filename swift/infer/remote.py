@@ -7,7 +7,8 @@ from typing import Any
 
 import openai
 
-from swift.chat import Delta, FinishReason, Message, Tool, ToolCall, Usage
+from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usage
+from swift.images import as_url
 from swift.infer.chat import PLAIN
 from swift.infer.sample import SamplingParams
 
@@ -68,6 +69,8 @@ def _joined(call: ToolCall, part: Any) -> ToolCall:
 
 def _message(message: Message) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        wire["content"] = [_part(part) for part in message.parts]
     if message.tool_calls:
         wire["tool_calls"] = [
             {"id": each.id, "type": "function", "function": {"name": each.name, "arguments": each.arguments}}
@@ -76,6 +79,12 @@ def _message(message: Message) -> dict[str, Any]:
     if message.tool_call_id:
         wire["tool_call_id"] = message.tool_call_id
     return wire
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image_url", "image_url": {"url": as_url(part)}}
 
 
 def _options(params: SamplingParams) -> dict[str, Any]:

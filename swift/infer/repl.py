@@ -2,58 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TextIO, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, takewhile
+from typing import Literal, TextIO, TypedDict
 
-from swift.agent import Form
-from swift.chat import FinishReason, Message
+from swift import images
+from swift.agent import Form, form
+from swift.agent.run import run
+from swift.agent.tools import BoundTool
+from swift.chat import Delta, Message, Tool, ToolCall
 from swift.infer.chat import Chat
 from swift.infer.sample import SamplingParams
 
 RULE = "-" * 50
 LEAVE = ("exit", "quit")
-NOTES: dict[FinishReason, str] = {
+REACT = form("react_en")
+End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns"]
+NOTES: dict[End, str] = {
     "cancelled": "[stopped]",
     "length": "[the reply reached its greatest length]",
+    "max_turns": "[no answer within the turns allowed]",
 }
 
 
-class Record(TypedDict):
-    """A finished exchange, as it is saved. `history` holds the exchanges before it."""
-
+class Exchange(TypedDict):
     system: str | None
     query: str
     response: str
     history: list[list[str]]
 
 
+class Record(Exchange, total=False):
+    """A finished exchange, as it is saved. `history` holds the exchanges before it, `images` those of all, if any."""
+
+    images: list[str]
+
+
+def as_asked(entry: str) -> Message:
+    return Message("user", entry)
+
+
+def rounds(form: Form, messages: Sequence[Message]) -> list[list[str]]:
+    """What the model is told and what it answers, in turn, as texts; inline results are a part of the answer."""
+    found: list[list[str]] = []
+    for role, group in groupby(messages, key=lambda message: message.role):
+        if role == "system":
+            continue
+        told = role == "user" or (role == "tool" and not form.marks.inline)
+        if not found or (told and found[-1][1]):
+            found.append(["", ""])
+        if role == "tool":
+            text = form.result([message.content for message in group])
+        else:
+            text = "".join(form.call(images.told(message), message.tool_calls) for message in group)
+        found[-1][not told] += text
+    return found
+
+
 class Repl:
     """A dialogue fed line by line; what it says goes to `out`.
 
     Commands: reset-system, multi-line, single-line, clear, exit, quit. In multi-line mode an entry ends with a line
-    that ends in `#`. `inline` is the text form whose results go on inside a reply: when a reply ends with one of its
-    stop marks, the next entry is what the environment answers, and the same reply goes on. `save` gets each exchange
-    when its reply is complete.
+    that ends in `#`. `form` is how the model writes calls. `tools` are offered to it and really run, for at most
+    `max_turns` replies to an entry; without any, a reply that ends with a stop mark of ReAct waits for its
+    observation: the next entry is that, and the same reply goes on. `save` gets each exchange when its reply is
+    complete. `ask` makes a message of an entry: for a model that sees, with the images it names.
     """
 
     def __init__(
         self,
         chat: Chat,
         params: SamplingParams,
-        inline: Form,
+        form: Form,
         out: TextIO,
         system: str | None = None,
         stream: bool = True,
         save: Callable[[Record], object] = lambda record: None,
+        tools: Sequence[BoundTool] = (),
+        max_turns: int = 8,
+        ask: Callable[[str], Message] = as_asked,
     ) -> None:
         self._chat = chat
         self._params = params
-        self._inline = inline
+        self._form = form
+        self._inline = form if form.marks.inline else REACT  # a system text may ask for ReAct whatever the form is
         self._out = out
         self._first_system = self._system = system
         self._stream = stream
         self._save = save
-        self._dialogue: list[Message] = []  # user and assistant in turn, the system text apart
+        self._tools, self._max_turns = tools, max_turns
+        self._ask = ask
+        self._dialogue: list[Message] = []  # the system text apart
         self._unsaved = False
         self._multi = False
         self._reading_system = False
@@ -91,10 +130,12 @@ class Repl:
     def close(self) -> None:
         """Saves an exchange that still waits for its observation."""
         if self._unsaved:
-            texts = [message.content for message in self._dialogue]
-            pairs = [list(pair) for pair in zip(texts[::2], texts[1::2], strict=True)]
+            pairs = rounds(self._form, self._dialogue)
             query, response = pairs.pop()
-            self._save(Record(system=self._system, query=query, response=response, history=pairs))
+            record = Record(system=self._system, query=query, response=response, history=pairs)
+            if shown := [image.source for message in self._dialogue for image in message.images]:
+                record["images"] = shown
+            self._save(record)
         self._unsaved = False
 
     def _entry(self, line: str) -> str | None:
@@ -126,44 +167,67 @@ class Repl:
 
     def _answer(self, entry: str) -> None:
         said = ""
-        asked = [*self._dialogue, Message("user", entry)]
-        if self._awaits_observation:
-            said = self._dialogue[-1].content + self._inline.result((entry,))
-            asked = [*self._dialogue[:-1], Message("assistant", said)]
+        system = [] if self._system is None else [Message("system", self._system)]
         try:
-            reply, finish = self._reply(asked)
+            if self._awaits_observation:
+                said = self._dialogue[-1].content + self._inline.result((entry,))
+                asked = [*self._dialogue[:-1], Message("assistant", said)]
+            else:
+                asked = [*self._dialogue, self._ask(entry)]
+            made, end = (self._act if self._tools else self._reply)([*system, *asked])
         except (ValueError, OSError) as error:
             self._print(f"error: {error}\n")
             return
-        if reply or finish != "cancelled":
-            self._dialogue = [*(asked[:-1] if said else asked), Message("assistant", said + reply)]
+        if end != "cancelled" or any(message.content for message in made):
+            self._dialogue = (
+                [*asked, *made] if not said else [*asked[:-1], Message("assistant", said + made[0].content)]
+            )
             self._unsaved = True
-        note = NOTES.get(finish)
-        self._print(("" if reply.endswith("\n") else "\n") + (f"{note}\n" if note else "") + f"{RULE}\n")
+        note = NOTES.get(end)
+        whole = bool(made) and made[-1].content.endswith("\n")
+        self._print(("" if whole else "\n") + (f"{note}\n" if note else "") + f"{RULE}\n")
         if not self._awaits_observation:
             self.close()
 
-    def _reply(self, asked: Sequence[Message]) -> tuple[str, FinishReason]:
-        system = [] if self._system is None else [Message("system", self._system)]
-        deltas = self._chat([*system, *asked], (), self._params)
+    def _reply(self, asked: Sequence[Message]) -> tuple[list[Message], End]:
         text: list[str] = []
-        finish: FinishReason = "cancelled"
+        end: End = "cancelled"
+        for delta in self._shown(asked, (), self._params):
+            text.append(delta.text)
+            end = delta.finish or end
+        return [Message("assistant", "".join(text))], end
+
+    def _act(self, asked: Sequence[Message]) -> tuple[list[Message], End]:
+        """The model's replies, and between them what its calls gave, until it answers."""
+        try:
+            trace = run(self._shown, self._tools, asked, self._max_turns, params=self._params)
+        except KeyboardInterrupt:  # while a tool was at work
+            return [], "cancelled"
+        return list(trace.messages[len(asked) :]), trace.end
+
+    def _shown(self, asked: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Iterator[Delta]:
+        """A reply's deltas, shown as they pass by; before them, what the calls of the reply before gave."""
+        results = list(takewhile(lambda message: message.role == "tool", reversed(asked)))
+        if results:
+            told = self._form.result([message.content for message in reversed(results)])
+            self._print(told if self._form.marks.inline else f"\n{told}\n")
+        deltas = self._chat(asked, tools, params)
+        text = ""
+        calls: list[ToolCall] = []
         try:
             for delta in deltas:
-                text.append(delta.text)
-                finish = delta.finish or finish
-                if self._stream:
-                    self._print(delta.text)
+                text += delta.text
+                calls += [delta.tool_call] if delta.tool_call else []
+                self._print(delta.text if self._stream else "")
+                yield delta
         except KeyboardInterrupt:
-            finish = "cancelled"
+            yield Delta(finish="cancelled")
         except (ValueError, OSError):
             self._print("\n" if self._stream and text else "")
             raise
         finally:
             deltas.close()
-        if not self._stream:
-            self._print("".join(text))
-        return "".join(text), finish
+        self._print(self._form.call(text, calls)[len(text) if self._stream else 0 :])
 
     def _print(self, text: str) -> None:
         self._out.write(text)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from swift.infer.guide import Guide
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -19,7 +21,8 @@ class SamplingParams:
     it leaves; otherwise it is an error. `temperature` 0: the likeliest token, always. `top_k` 0, `top_p` 1 and
     `min_p` 0 are off. `repetition_penalty` counts the prompt too; `presence_penalty` and `frequency_penalty` count
     the reply alone, as OpenAI's do. `stop`: texts that end the reply. `include_stop` None: a stop text stays in the
-    reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability.
+    reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability, and those
+    of the `top_logprobs` likeliest. `guide`: what the reply must be; nothing else lets a token through that it forbids.
     `min_tokens`: no stop token comes before so many. `adapter`: the name of the adapter to answer with.
     """
 
@@ -39,6 +42,8 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: bool = False
     min_tokens: int = 0
+    top_logprobs: int = 0
+    guide: Guide | None = None
     adapter: str = ""
 
     def __post_init__(self) -> None:
@@ -49,6 +54,7 @@ class SamplingParams:
             ("min_tokens", self.min_tokens, 0, math.inf),
             ("presence_penalty", self.presence_penalty, -2, 2),
             ("frequency_penalty", self.frequency_penalty, -2, 2),
+            ("top_logprobs", self.top_logprobs, 0, 20),
         ):
             if not low <= value <= high or value == math.inf:
                 bounds = f"{low} or more" if high == math.inf else f"from {low} to {high}"
@@ -59,6 +65,8 @@ class SamplingParams:
             raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens must be 1 or more, not {self.max_tokens}")
+        if self.guide and self.ignore_eos:
+            raise ValueError("ignore_eos: a reply that is held to a grammar ends where the grammar does")
         if not all(self.stop):
             raise ValueError("stop must not hold an empty text")
         for token, bias in self.logit_bias.items():
@@ -82,10 +90,11 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Ten
     changes = _changes(params, prompt)
     greedy = params.temperature == 0
     generator = None if params.seed is None else torch.Generator().manual_seed(params.seed)
+    constraint = params.guide.begin() if params.guide else None
 
     def sample(logits_V: Tensor, reply: Sequence[int]) -> Choice:
         logits_V = logits_V.float()
-        changed_V = logits_V
+        changed_V = constraint.mask(logits_V) if constraint else logits_V
         for change in changes:
             changed_V = change(changed_V, reply)
         if greedy:
@@ -93,9 +102,19 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Ten
         else:
             # Drawn on the CPU, so that a seed means the same on every device.
             token = int(torch.multinomial(changed_V.softmax(-1).cpu(), 1, generator=generator))
-        return Choice(token, float(logits_V[token] - logits_V.logsumexp(-1)))
+        if constraint:
+            constraint.accept(token)
+        total = logits_V.logsumexp(-1)
+        return Choice(token, float(logits_V[token] - total), _top(logits_V - total, params.top_logprobs))
 
     return sample
+
+
+def _top(logprobs_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:
+    if not count:
+        return ()
+    values, tokens = logprobs_V.topk(min(count, len(logprobs_V)))
+    return tuple(zip(tokens.tolist(), values.tolist(), strict=True))
 
 
 def _changes(params: SamplingParams, prompt: Sequence[int]) -> list[Change]:

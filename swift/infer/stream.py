@@ -1,10 +1,16 @@
-"""A token stream -> text that is safe to show: whole characters, nothing after a stop text. Knows no messages."""
+"""A token stream -> text that is safe to show, and calls while they are written. Knows no engine and no prompt."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
+from uuid import uuid4
+
+from swift.agent import Marks, Shape
+from swift.agent.tools import json_arguments
+from swift.chat import Message, ToolCall
 
 BROKEN = "\ufffd"
 """What a decoder writes for bytes that do not make a character (yet)."""
@@ -97,29 +103,127 @@ class Stream:
 
 
 class Talk:
-    """Splits a reply that may call tools into what can be shown at once and what must wait for its end.
+    """Splits a reply that may call tools into what it says and its calls, both as they are made.
 
-    From a call mark on everything waits, and so does white space at the end: it may stand before a mark.
+    From a call mark on nothing is said any more, and white space before it waits: it may belong to the mark. Of a call
+    whose arguments are a JSON object the name comes first, then the arguments piece by piece; what is written in
+    another way is left to `end`, which gets the whole reply as its form reads it.
     """
 
-    def __init__(self, marks: Sequence[str]) -> None:
-        self._marks = tuple(marks)
-        self._mark = re.compile("|".join(map(re.escape, marks)) or r"(?!)", re.IGNORECASE)
+    def __init__(self, marks: Marks, shape: Shape | None) -> None:
+        # A form without a text before its first call opens with the name: such a call has the first line for itself.
+        bare = shape is not None and not shape.head
+        self._marks = (*marks.call, shape.middle) if shape is not None and bare else marks.call
+        mark = "|".join(map(re.escape, self._marks)) or r"(?!)"
+        self._mark = re.compile(rf"\A{_BARE}\n\s*(?=\{{)|{mark}" if bare else mark, re.IGNORECASE)
+        self._bare = re.compile(rf"\A{_BARE}?(\n\s*)?\Z" if bare else r"(?!)")
+        self._openings = _openings(shape) if shape is not None else None
         self.whole = ""
-        self._shown = 0
+        self._said = 0
+        self._at: int | None = None  # where the call that comes next, or its arguments, go on
+        self._begun: list[ToolCall] = []
+        self._value: Value | None = None  # the arguments that are being read
 
-    def push(self, text: str) -> str:
+    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+        """What can be said now, and what there is of calls: each begins with a part that has a name."""
         self.whole += text
-        rest = self.whole[self._shown :]
-        found = self._mark.search(rest)
-        held = max((held_back(rest, mark) for mark in self._marks), default=0)
-        showable = rest[: found.start() if found else len(rest) - held].rstrip()
-        self._shown += len(showable)
-        return showable
+        said = ""
+        if self._at is None:
+            rest = self.whole[self._said :]
+            found = self._mark.search(self.whole, self._said)
+            held = max((held_back(rest, mark) for mark in self._marks), default=0)
+            if not found and self._bare.match(self.whole):
+                held = len(rest)
+            said = rest[: found.start() - self._said if found else len(rest) - held].rstrip()
+            self._at = found.start() if found else None
+            self._said += len(said)
+        return said, list(self._read())
 
-    def rest(self, content: str) -> str:
-        """What of the reply's final `content` has not been shown."""
-        return content[self._shown :]
+    def end(self, message: Message) -> tuple[str, list[ToolCall]]:
+        """What of the finished reply, read as `message`, has not been given yet."""
+        begun = self._begun
+        calls = [replace(call, id=_new_id()) for call in message.tool_calls[len(begun) :]]
+        if begun and len(message.tool_calls) >= len(begun):
+            given, written = begun[-1].arguments, message.tool_calls[len(begun) - 1].arguments
+            for text in (json_arguments(written).text, written):
+                if text.startswith(given) and text != given:
+                    calls.insert(0, ToolCall("", text[len(given) :], begun[-1].id))
+                    break
+        # A call that was begun and cannot be read is not said as text too.
+        return "" if begun and not message.tool_calls else message.content[self._said :], calls
+
+    @property
+    def called(self) -> bool:
+        return bool(self._begun)
+
+    def _read(self) -> Iterator[ToolCall]:
+        while self._at is not None and self._openings is not None:
+            if self._value is None:
+                found = self._openings[bool(self._begun)].match(self.whole, self._at)
+                if not found or not self.whole.startswith("{", found.end()):
+                    return
+                self._at, self._value = found.end(), Value()
+                self._begun.append(ToolCall(found["name"], "", _new_id()))
+                yield self._begun[-1]
+            size = self._value.push(self.whole[self._at :])
+            piece, self._at = self.whole[self._at : self._at + size], self._at + size
+            if piece:
+                begun = self._begun[-1]
+                self._begun[-1] = replace(begun, arguments=begun.arguments + piece)
+                yield ToolCall("", piece, begun.id)
+            if not self._value.whole:
+                return
+            self._value = None
+
+
+_BARE = r"[\w.-]+"  # a name alone on its line
+
+
+def _openings(shape: Shape) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What comes before the arguments of the first call, and of the others: white space may differ."""
+    name = r"(?P<name>[^\s\"<>]+?)"
+    between = _loosely(shape.between) if shape.between.strip() else r"\s*\n\s*"
+    middle = _loosely(shape.middle)
+    head = _loosely(shape.head) if shape.head else rf"(?:{middle})?"
+    return re.compile(head + name + between, re.IGNORECASE), re.compile(middle + name + between, re.IGNORECASE)
+
+
+def _loosely(text: str) -> str:
+    return r"\s*".join(re.escape(part) for part in re.split(r"\s+", text))
+
+
+def _new_id() -> str:
+    return f"call_{uuid4().hex[:24]}"
+
+
+class Value:
+    """Finds the end of a JSON object that comes piece by piece. What is no JSON (a Python literal) never ends."""
+
+    _NEXT = re.compile(r"[^\"'{}\[\]]*")
+    _IN_TEXT = re.compile(r"(?:[^\"\\]|\\.)*", re.DOTALL)
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_text = False
+        self.whole = False
+
+    def push(self, text: str) -> int:
+        """How much of `text`, which begins where the last piece ended, belongs to the object."""
+        at = 0
+        while at < len(text) and not self.whole:
+            found = (self._IN_TEXT if self._in_text else self._NEXT).match(text, at)
+            assert found
+            at = found.end()
+            letter = text[at : at + 1]
+            if letter in ("", "'", "\\"):  # more to come; or no JSON; or half an escape
+                break
+            if letter == '"':
+                self._in_text = not self._in_text
+            else:
+                self._depth += 1 if letter in "{[" else -1
+            at += 1
+            self.whole = self._depth == 0
+        return at
 
 
 def held_back(text: str, mark: str) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -24,3 +25,30 @@ def read_model(file: Path, dtype: torch.dtype, **options: Any) -> PreTrainedMode
 
 def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+class Shape(NamedTuple):
+    """What a file says of its model. `plain`: neither biases at attention nor a stretched rotary embedding."""
+
+    architecture: str
+    context: int
+    vocabulary: int
+    plain: bool
+
+
+def shape(file: Path) -> Shape:
+    """Raises ValueError for a file that is no GGUF file, or a cut one."""
+    try:
+        reader = GGUFReader(file)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{file}: half-written, damaged, or no GGUF file ({error})") from None
+    fields = reader.fields
+    name = str(fields["general.architecture"].contents())
+    odd = ("rope_freqs.weight", *(("blk.0.attn_q.bias",) if name == "llama" else ()))
+    plain = f"{name}.rope.scaling.type" not in fields and all(tensor.name not in odd for tensor in reader.tensors)
+    return Shape(
+        name,
+        int(fields[f"{name}.context_length"].contents()),
+        len(fields["tokenizer.ggml.tokens"].data),
+        plain,
+    )

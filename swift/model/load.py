@@ -14,23 +14,37 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
-from swift.model import attention, bundled, convert, gguf, hubs, quantise, specs
+from swift.model import attention, bundled, convert, gguf, hubs, own, quantise, specs, vision
 from swift.model.quantise import Quantisation
+from swift.model.specs import ModelSpec
 
 T = TypeVar("T")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def locate(name_or_path: str, revision: str = "master", use_hf: bool = False) -> Path:
+def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, registry: Sequence[str] = ()) -> Path:
     """The folder (or GGUF file) of a model: a path, the hubs' caches, the bundled package, and last the network.
 
-    `use_hf` asks Hugging Face before ModelScope. Raises ValueError that says what was tried.
+    `use_hf` asks Hugging Face before ModelScope; `registry` is TOML files of the user's own.
+    Raises ValueError that says what was tried.
     """
-    spec = specs.by_name(name_or_path)
+    spec = specs.by_name(name_or_path, registry)
+    if spec and spec.path:
+        path = Path(spec.path)
+        if spec.model and path.exists():  # what its own function reads may look as it likes
+            return path
+        return check(path)
     tried: list[str] = []
     path = Path(name_or_path).expanduser()
     if path.exists():
@@ -43,7 +57,7 @@ def locate(name_or_path: str, revision: str = "master", use_hf: bool = False) ->
     elif name_or_path.startswith(("/", "~", ".")):
         raise ValueError(f"{name_or_path}: no such folder")
     if spec is None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name_or_path):
-        raise ValueError(f"{name_or_path!r} is neither a folder nor a known model{_hint(name_or_path)}")
+        raise ValueError(f"{name_or_path!r} is neither a folder nor a known model{_hint(name_or_path, registry)}")
     ms, hf = (spec.ms, spec.hf) if spec else (name_or_path, name_or_path)
     if spec and revision == "master":
         revision = spec.revision
@@ -55,13 +69,15 @@ def locate(name_or_path: str, revision: str = "master", use_hf: bool = False) ->
             tried.append(str(error))
     found = found or _download(ms, hf, revision, use_hf, tried)
     if found is None:
-        hint = "" if spec else _hint(name_or_path)
+        hint = "" if spec else _hint(name_or_path, registry)
         raise ValueError(f"model {name_or_path!r} was not found{hint}. Tried: {'; '.join(tried)}")
     return found
 
 
 def check(path: Path) -> Path:
     """`path`, if it is a GGUF file or a folder with a configuration and whole weights; else ValueError says why not."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such folder")
     if path.is_file():
         if path.suffix != ".gguf" or not path.stat().st_size:
             raise ValueError(f"{path}: not a model: give its folder, or a .gguf file")
@@ -123,7 +139,15 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: Path, trust_remote_code: bool = False, spec: ModelSpec | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or GGUF file; a function of the user's own makes it where `spec` names one."""
+    if spec and (read := _own_function(spec.tokenizer, path)):
+        made = read(path)
+        if not isinstance(made, PreTrainedTokenizerBase):
+            raise ValueError(f"{spec.tokenizer} must return a tokenizer of transformers, not {type(made).__name__}")
+        return made
     file = _gguf_file(path)
     if file:
         return gguf.read_tokenizer(file)
@@ -136,6 +160,22 @@ def load_tokenizer(path: Path, trust_remote_code: bool = False) -> PreTrainedTok
     return tokenizer
 
 
+def load_processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any | None:
+    """What makes tensors of images for the model of a folder; None for a model that sees none, or none here."""
+    if _model_type(path) not in vision.FAMILIES:
+        return None
+    return _loading(path, "processor", partial(vision.processor, path, tokenizer))
+
+
+def image_token_kinds(path: Path) -> str:
+    """The argument that tells the model of a folder image tokens from text; empty: it has none."""
+    return vision.FAMILIES.get(_model_type(path), "")
+
+
+def _model_type(path: Path) -> str:
+    return "" if _gguf_file(path) else str(_json(path / "config.json").get("model_type"))
+
+
 def load_model(
     path: Path,
     dtype: str = "AUTO",
@@ -143,8 +183,15 @@ def load_model(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     quantisation: Quantisation | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    shards: bool = False,
+    spec: ModelSpec | None = None,
 ) -> PreTrainedModel:
     """The model of a folder or GGUF file, on its device, in eval mode; `quantisation` gives its layers fewer bits.
+
+    `device_map` puts its layers on several devices, as accelerate understands it. With `shards` the weights stay in
+    main memory, where an engine takes each process's share from. A function of the user's own, which `spec` may name,
+    is called as `from_pretrained` is: (folder, dtype=..., ...).
 
     Raises ValueError when weights are missing: transformers would go on with random ones.
     """
@@ -153,31 +200,58 @@ def load_model(
     on = pick_device(device)
     as_dtype = pick_dtype(dtype, on)
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    file = _gguf_file(path)
+    read = _own_function(spec.model, path) if spec else None
+    file = None if read else _gguf_file(path)
     if file and quantisation:
         raise ValueError(f"{path}: --quantization_bit does not work on a GGUF file")
+    if file and device_map:
+        raise ValueError(f"{path}: --device_map does not work on a GGUF file")
     if file:
-        return gguf.read_model(file, as_dtype, **options).to(on)
-    _check_custom_code(path, trust_remote_code)
-    if quantisation:
-        options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
-    if quantisation or on.type == "cuda":  # straight to the GPU; and quantised layers cannot be moved afterwards
-        options["device_map"] = {"": on}
-    family = _family(path, trust_remote_code)
-    read = _convert(family, path) if family else partial(_read, path, trust_remote_code)
-    loaded = _loading(path, "model", lambda: read(dtype=as_dtype, **options))
-    model = loaded if quantisation else loaded.to(on)
-    if attn_implementation is None:
+        model = gguf.read_model(file, as_dtype, **options)
+        model = model if shards else model.to(on)
+    else:
+        reading = partial(_read_own, read, path) if read else _reading(path, trust_remote_code)
+        if quantisation:
+            options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
+        if device_map:
+            options["device_map"] = device_map
+        elif quantisation or (on.type == "cuda" and not shards):
+            options["device_map"] = {"": on}  # straight to the GPU; and quantised layers cannot be moved afterwards
+        loaded = _loading(path, "model", lambda: reading(dtype=as_dtype, **options))
+        model = loaded if quantisation or device_map or shards else loaded.to(on)
+    if attn_implementation is None and on.type == "cpu":
         attention.suit(model)
     return model.eval()
 
 
-def _convert(family: convert.Family, path: Path) -> Callable[..., PreTrainedModel]:
+def _reading(path: Path, trust_remote_code: bool) -> Callable[..., PreTrainedModel]:
+    """What reads the folder: its family's converter, else transformers."""
+    _check_custom_code(path, trust_remote_code)
+    family = _family(path, trust_remote_code)
+    if family is None:
+        return partial(_read, path, trust_remote_code)
     return partial(convert.model, family, _json(path / "config.json"), path, _weights(path))
 
 
+def _own_function(name: str, path: Path) -> Callable[..., Any] | None:
+    """The user's function FILE.py:NAME for a folder; what training saved is in transformers' layout and needs none."""
+    function = own.function(name) if name else None  # its file may also register classes
+    return None if (path / specs.RECORD).is_file() else function
+
+
+def _read_own(read: Callable[..., Any], path: Path, **options: Any) -> PreTrainedModel:
+    made = read(path, **options)
+    if not isinstance(made, PreTrainedModel):
+        raise ValueError(f"it must return a model of transformers, not {type(made).__name__}")
+    made.name_or_path = made.config.name_or_path = str(path)  # PEFT notes it beside an adapter
+    return made
+
+
 def _read(path: Path, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
-    model, info = AutoModelForCausalLM.from_pretrained(
+    if quantised := quantise.found(_json(path / "config.json")):
+        options["config"] = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        options["config"].quantization_config = quantised
+    model, info = _auto(path).from_pretrained(
         path, trust_remote_code=trust_remote_code, output_loading_info=True, **options
     )
     if missing := sorted(info["missing_keys"]):
@@ -186,11 +260,15 @@ def _read(path: Path, trust_remote_code: bool, **options: Any) -> PreTrainedMode
     return found
 
 
+def _auto(path: Path) -> Any:
+    return AutoModelForImageTextToText if vision.sees(_model_type(path)) else AutoModelForCausalLM
+
+
 def blank_model(path: Path) -> PreTrainedModel:
     """A model of the shape of a folder's, its weights whatever the memory held: for counting."""
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = _auto(path).from_config(config)
     model.to_empty(device="cpu")
     model.tie_weights()
     return model
@@ -206,9 +284,11 @@ def _loading(path: Path, what: str, load: Callable[[], T]) -> T:
         raise ValueError(f"{path}: the {what} cannot be loaded: {reason}") from error
 
 
-def targets(path: Path, names: Sequence[str], trust_remote_code: bool = False) -> tuple[str, ...]:
+def targets(
+    path: Path, names: Sequence[str], trust_remote_code: bool = False, spec: ModelSpec | None = None
+) -> tuple[str, ...]:
     """The modules that `names`, as the model's first authors called them, are in the model that `load_model` gives."""
-    family = None if _gguf_file(path) else _family(path, trust_remote_code)
+    family = None if (spec and spec.model) or _gguf_file(path) else _family(path, trust_remote_code)
     return convert.targets(family, names) if family else tuple(names)
 
 
@@ -283,6 +363,6 @@ def _download(ms: str, hf: str, revision: str, use_hf: bool, tried: list[str]) -
     return None
 
 
-def _hint(name: str) -> str:
-    near = specs.nearest(name)
+def _hint(name: str, registry: Sequence[str]) -> str:
+    near = specs.nearest(name, registry)
     return f": did you mean {near}?" if near else ""

@@ -1,7 +1,11 @@
-"""Weights of 4 or 8 bits while a model is loaded (QLoRA, arXiv 2305.14314). Knows no tuner; only names libraries."""
+"""Weights of 4 or 8 bits: made while a model is loaded (QLoRA, arXiv 2305.14314), or found in its checkpoint.
+
+Knows no tuner; only names libraries.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -9,13 +13,26 @@ from typing import Any
 import torch
 
 PACKAGES = {"bnb": "bitsandbytes", "hqq": "hqq", "torchao": "torchao"}
+READERS = {
+    "gptq": ("gptqmodel", "optimum"),
+    "awq": ("gptqmodel",),
+    "aqlm": ("aqlm",),
+    "bitsandbytes": ("bitsandbytes",),
+    "hqq": ("hqq",),
+    "torchao": ("torchao",),
+    "compressed-tensors": ("compressed_tensors",),
+}
+"""Packages that transformers reads a checkpoint with, by how its weights are quantised."""
 GROUP = 32
 """Neighbouring weights that share a scale in HQQ; it divides the sides of every usual layer."""
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How to quantise. `compute`: the dtype bitsandbytes' 4-bit layers compute in, None for the model's."""
+    """How to quantise. `compute`: the dtype bitsandbytes' 4-bit layers compute in, None for the model's.
+
+    `sharded`: an engine cuts the weights to pieces, which have to look like numbers of the model's own dtype for that.
+    """
 
     bits: int
     method: str = "bnb"
@@ -23,6 +40,7 @@ class Quantisation:
     kind: str = "nf4"
     double: bool = True
     axis: int = 0
+    sharded: bool = False
 
 
 def config(how: Quantisation, dtype: torch.dtype, device: torch.device) -> Any:
@@ -59,4 +77,23 @@ def _bnb(how: Quantisation, dtype: torch.dtype) -> Any:
         bnb_4bit_quant_type=how.kind,
         bnb_4bit_use_double_quant=how.double,
         bnb_4bit_compute_dtype=how.compute or dtype,
+        bnb_4bit_quant_storage=dtype if how.sharded else None,
     )
+
+
+def found(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a config.json says that its weights are quantised; ValueError where a package to read them is missing."""
+    how = checkpoint.get("quantization_config")
+    if not isinstance(how, dict):
+        return None
+    method = str(how.get("quant_method"))
+    needed = READERS.get(method, ())
+    if missing := [package for package in needed if find_spec(package) is None]:
+        packages = " ".join(missing).replace("_", "-")
+        raise ValueError(f"its {method.upper()} weights are read by {' and '.join(needed)}: pip install {packages}")
+    if "gptqmodel" in needed:  # the quickest of its kernels cannot be trained beside
+        return how | {"backend": "auto_trainable"}
+    if method == "aqlm":  # published with names of weights, where transformers compares names of modules
+        whole = how.get("linear_weights_not_to_quantize") or ()
+        return how | {"linear_weights_not_to_quantize": [str(name).removesuffix(".weight") for name in whole]}
+    return how

@@ -1,11 +1,16 @@
-"""The models known by name, and finding one by name, hub id or folder. Loads nothing, downloads nothing."""
+"""The models known by name, and finding one by name, hub id or folder. Loads nothing, downloads nothing.
+
+`registry` is TOML files of the user's own, whose tables [models.NAME] have the keys of models.toml; a name in a later
+file beats the same in an earlier one and in ours.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,11 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+RECORD = "sft_args.json"
+"""What training notes beside what it saves."""
+SECTIONS = ("models", "datasets")
+"""What a file of the user's own may hold; its data sets are read elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,84 +34,160 @@ class ModelSpec:
     """
 
     model_type: str
-    ms: str
-    hf: str
-    template: str
-    arch: str
+    ms: str = ""
+    hf: str = ""
+    template: str = ""
+    arch: str = ""
     convert: str = ""
     quant: str = ""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     revision: str = "master"
     modality: str = "text"
+    path: str = ""
+    model: str = ""
+    tokenizer: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(name for name in (self.model_type, self.ms, self.hf) if name)
 
 
-@cache
-def table() -> dict[str, ModelSpec]:
+def table(registry: Sequence[str] = ()) -> Mapping[str, ModelSpec]:
     """Every known model by its `model_type`."""
+    found = _published()
+    for name in registry:
+        file = Path(name).expanduser()
+        found = {**found, **{name: _own(file, name, row, found) for name, row in _tables(file).items()}}
+    return found
+
+
+@cache
+def _published() -> Mapping[str, ModelSpec]:
     rows = tomllib.loads((Path(__file__).parent / "models.toml").read_text(encoding="utf-8"))
-    return {name: _spec(name, row) for name, row in rows.items()}
+    return {name: ModelSpec(name, **_renamed(row)) for name, row in rows.items()}
 
 
-def _spec(name: str, row: dict[str, Any]) -> ModelSpec:
-    if "lora" in row:
-        row["lora_targets"] = tuple(row.pop("lora"))
-    return ModelSpec(model_type=name, **row)
+def _renamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    lora = {"lora_targets": tuple(row["lora"])} if "lora" in row else {}
+    return {key: value for key, value in row.items() if key != "lora"} | lora
 
 
-def find(name: str) -> ModelSpec | None:
+def find(name: str, registry: Sequence[str] = ()) -> ModelSpec | None:
     """The model meant by a `model_type`, a hub id (case does not matter) or a folder; None when nothing says so."""
     folder = Path(name).expanduser()
-    return by_name(name) or (_of_folder(folder) if folder.is_dir() else None)
+    return by_name(name, registry) or (_of_folder(folder, registry) if folder.is_dir() else None)
 
 
-def by_name(name: str) -> ModelSpec | None:
+def by_name(name: str, registry: Sequence[str] = ()) -> ModelSpec | None:
     """The model of that `model_type` or hub id; folders are not looked at."""
-    return _by_name().get(name.lower())
+    return _by_name(registry).get(name.lower())
 
 
-def choose(model_type: str | None, *names: str) -> ModelSpec | None:
+def choose(model_type: str | None, *names: str, registry: Sequence[str] = ()) -> ModelSpec | None:
     """The model of `model_type`, which must be a known one; without it, of the first name or folder that says so."""
     if model_type:
-        if spec := by_name(model_type):
+        if spec := by_name(model_type, registry):
             return spec
-        near = nearest(model_type)
-        raise ValueError(f"unknown model_type {model_type!r}" + (f": did you mean {near}?" if near else ""))
-    return next((spec for name in names if (spec := find(name))), None)
+        near = nearest(model_type, registry)
+        raise ValueError(
+            f"unknown model_type {model_type!r}"
+            + (f": did you mean {near}?" if near else "")
+            + ("" if registry else " (a name of your own is known by --registry FILE.toml)")
+        )
+    return next((spec for name in names if (spec := find(name, registry))), None)
 
 
-def nearest(name: str) -> str:
+def nearest(name: str, registry: Sequence[str] = ()) -> str:
     """The known name most like `name`, or an empty string."""
-    found = difflib.get_close_matches(name.lower(), _by_name(), n=1, cutoff=0.5)
-    if not found:
-        return ""
-    spec = _by_name()[found[0]]
-    return next(known for known in spec.names if known.lower() == found[0])
+    known = _by_name(registry)
+    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return next(each for each in known[found[0]].names if each.lower() == found[0]) if found else ""
+
+
+def _by_name(registry: Sequence[str]) -> Mapping[str, ModelSpec]:
+    return _indexed(registry) if registry else _published_by_name()
 
 
 @cache
-def _by_name() -> dict[str, ModelSpec]:
-    return {name.lower(): spec for spec in table().values() for name in spec.names}
+def _published_by_name() -> Mapping[str, ModelSpec]:
+    return _indexed(())
 
 
-@cache
-def _by_last_part() -> dict[str, ModelSpec]:
-    return {name.lower().rsplit("/", 1)[-1]: spec for spec in table().values() for name in spec.names}
+def _indexed(registry: Sequence[str]) -> Mapping[str, ModelSpec]:
+    return {name.lower(): spec for spec in table(registry).values() for name in spec.names}
 
 
-def _of_folder(folder: Path) -> ModelSpec | None:
-    """What the folder's own records say, else what its name says."""
-    for record in ("configuration.json", "sft_args.json"):
+# Tables of the user's own ---------------------------------------------------------------------------------------------
+
+
+def _tables(file: Path) -> dict[str, Any]:
+    """The [models.NAME] of a file."""
+    try:
+        whole = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: not TOML: {error}") from None
+    for section in whole:
+        if section not in SECTIONS:
+            hint = _near(section, SECTIONS) or f"; did you mean [models.{section}]?"
+            raise ValueError(f"{file}: unknown table [{section}]{hint}")
+    models = whole.get("models", {})
+    if not isinstance(models, dict) or not all(isinstance(row, dict) for row in models.values()):
+        raise ValueError(f"{file}: models are tables, [models.NAME]")
+    return models
+
+
+_TAKEN = ("model_type", "lora_targets", "convert")
+"""Fields that no key of a table is called by: a folder's config.json says how it is converted."""
+
+
+def _own(file: Path, name: str, row: Mapping[str, Any], known: Mapping[str, ModelSpec]) -> ModelSpec:
+    """What the table says and, where it is `of` another model, for the rest what that one is; never where it is."""
+    keys = ["of", "lora", *(each.name for each in fields(ModelSpec) if each.name not in _TAKEN)]
+    for key, value in row.items():
+        if key not in keys:
+            raise ValueError(f"{file}: {name}: unknown key {key!r}{_near(key, keys)}")
+        listed = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        if not (listed if key == "lora" else isinstance(value, str)):
+            raise ValueError(f"{file}: {name}: {key} must be {'a list of texts' if key == 'lora' else 'a text'}")
+    of = row.get("of")
+    if of is not None and of not in known:
+        raise ValueError(f"{file}: {name}: of: there is no model {of!r}{_near(of, known)}")
+    original = replace(known[of], ms="", hf="", path="", revision="master") if of else ModelSpec("")
+    given = _renamed({key: value for key, value in row.items() if key != "of"})
+    for key in ("path", "model", "tokenizer"):  # from the folder of the file; a function is FILE.py:NAME
+        if given.get(key):
+            given[key] = str(file.resolve().parent / Path(given[key]).expanduser())
+    spec = replace(original, **given, model_type=name)
+    if not (spec.ms or spec.hf or spec.path):
+        raise ValueError(f"{file}: {name}: says not where it is: give ms, hf or path")
+    return spec
+
+
+def _near(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+
+def _of_folder(folder: Path, registry: Sequence[str]) -> ModelSpec | None:
+    """What the user's file says of the folder, else what its own records say, else what its name says."""
+    known = table(registry)
+    for spec in known.values():
+        if spec.path and Path(spec.path).resolve() == folder.resolve():
+            return spec
+    for record in ("configuration.json", RECORD):
         model_type = _recorded_model_type(folder / record)
-        if model_type in table():
-            return table()[model_type]
+        if model_type in known:
+            return known[model_type]
     name = folder.resolve().name
     if folder.resolve().parent.name == "snapshots":  # Hugging Face cache: models--ORG--NAME/snapshots/COMMIT
         name = folder.resolve().parents[1].name.rsplit("--", 1)[-1]
-    return _by_last_part().get(name.lower().replace("___", "."))  # ModelScope's cache writes `.` as `___`
+    last_part = {each.rsplit("/", 1)[-1]: spec for each, spec in _by_name(registry).items()}
+    return last_part.get(name.lower().replace("___", "."))  # ModelScope's cache writes `.` as `___`
 
 
 def _recorded_model_type(file: Path) -> str:

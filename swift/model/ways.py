@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from swift.model import convert
+from swift.model import convert, quantise
 from swift.model.specs import ModelSpec
 
-Kind = Literal["native", "converted", "needs a package", "remote code"]
-
-PACKAGES = {"gptq": "gptqmodel", "awq": "gptqmodel", "aqlm": "aqlm"}
-"""What reads weights quantised in each way, beside transformers."""
+Kind = Literal["native", "converted", "needs a package", "remote code", "own function", "by its files"]
 
 
 class Way(NamedTuple):
+    """`needs`: packages to install beside SWIFT."""
+
     kind: Kind
     why: str
+    needs: tuple[str, ...] = ()
 
 
 def way(spec: ModelSpec) -> Way:
     """How a row of the table is loaded, and one sentence why."""
+    if spec.model:
+        return Way("own function", f"{Path(spec.model).name} reads it")
+    if not spec.arch:
+        return Way("by its files", "its config.json names its class")
     if not (spec.convert or spec.arch in native()):
         return Way("remote code", _foreign(spec))
     if spec.quant == "own":
         return Way("remote code", "its 4-bit weights are a format of its own Python code")
     if spec.quant:
-        package = PACKAGES[spec.quant]
-        return Way("needs a package", f"its {spec.quant.upper()} weights are read by {package}: pip install {package}")
+        needs = quantise.READERS.get(spec.quant, (spec.quant,))
+        why = f"its {spec.quant.upper()} weights are read by {' and '.join(needs)}: pip install {' '.join(needs)}"
+        return Way("needs a package", why, needs)
     if spec.convert:
         saves = convert.families()[spec.convert].SAVES
         return Way("converted", f"swift.model.convert.{spec.convert} maps {spec.arch} onto another class. {saves}")

@@ -7,24 +7,47 @@ that nobody knows is ignored, as OpenAI does; a known one that cannot be honoure
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from itertools import groupby
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
+from jsonschema.exceptions import SchemaError
+from jsonschema.validators import Draft202012Validator
 from openai.types import Completion, CompletionChoice, CompletionUsage, Model
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
-from openai.types.chat.chat_completion import Choice
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage, ChatCompletionTokenLogprob
+from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall, ChoiceDeltaToolCallFunction
+from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogprobs
 from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
+from openai.types.chat.chat_completion_token_logprob import TopLogprob
+from openai.types.completion_choice import Logprobs
 from openai.types.shared import ErrorObject
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_plain_validator_function
 
-from swift.agent.tools import json_arguments
-from swift.chat import Delta, FinishReason, Message, Role, Tool, ToolCall, Usage
+from swift.agent.tools import argument_schema, json_arguments
+from swift.chat import PLACE, Delta, Draft, Image, Logprob, Message, Role, Tool, ToolCall, Usage
+from swift.infer.guide import Rules
 from swift.infer.sample import SamplingParams
+
+MOST_CHOICES, MOST_STOPS = 128, 16
 
 # What a request may say
 
@@ -45,58 +68,126 @@ def _text(value: Any) -> Any:
     """A list of text parts as one text; anything else is left to the field's type."""
     if not isinstance(value, list):
         return value
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
-        raise ValueError("only parts of type text are supported")
-    return "\n".join(part["text"] for part in value)
+    texts = [part["text"] for part in value if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
+    if len(texts) < len(value) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("only parts of type text and image_url are supported")
+    return "\n".join(texts)
+
+
+class _Shown(NamedTuple):
+    """A content with images: its text with their places, and what they are called."""
+
+    text: str
+    images: tuple[Image, ...]
+
+
+def _content(value: Any) -> str | _Shown | None:
+    """A text or text parts as one text, with image parts as `_Shown`."""
+    if not isinstance(value, list) or not any(map(_shows, value)):
+        text = _text(value)
+        if text is not None and not isinstance(text, str):
+            raise ValueError("a text or a list of parts is expected")
+        return text
+    images = tuple(Image(_url(part.get("image_url"))) for part in value if _shows(part))
+    runs = [(at_image, list(parts)) for at_image, parts in groupby(value, _shows)]
+    texts = [PLACE * len(parts) if at_image else str(_text(parts)) for at_image, parts in runs]
+    if "".join(texts).count(PLACE) > len(images):
+        raise ValueError("the text holds U+FFFC, which stands for an image")
+    return _Shown("".join(texts), images)
+
+
+def _shows(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "image_url"
+
+
+def _url(value: Any) -> str:
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str) or not url:
+        raise ValueError('an image is {"type": "image_url", "image_url": {"url": ...}}')
+    return url
 
 
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _one_prompt(value: Any) -> Any:
-    """A prompt alone in a list is that prompt."""
-    if isinstance(value, list) and value and isinstance(value[0], (str, list)):
-        if len(value) > 1:
-            raise ValueError(f"one prompt a request is supported for now, not {len(value)}")
-        return _one_prompt(value[0])
-    if not isinstance(value, (str, list)) or (isinstance(value, list) and not all(type(each) is int for each in value)):
-        raise ValueError("a text or a list of token ids is expected")
-    if not value:
-        raise ValueError("the prompt is empty")
-    return value
+def _prompts(value: Any) -> Any:
+    """One prompt or several; each is a text or a list of token ids."""
+    several = value if isinstance(value, list) and value and isinstance(value[0], (str, list)) else [value]
+    for prompt in several:
+        tokens = isinstance(prompt, list) and all(type(each) is int for each in prompt)
+        if not isinstance(prompt, str) and not tokens:
+            raise ValueError("a text, a list of token ids, or a list of one of these is expected")
+        if not prompt:
+            raise ValueError("the prompt is empty")
+    return several
 
 
-def _only(*allowed: Any) -> BeforeValidator:
-    """Refuses what is not honoured (yet), instead of ignoring it."""
+class _Only:
+    """Refuses what is not honoured, instead of ignoring it."""
 
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            known = " or ".join(json.dumps(each) for each in allowed if each is not None)
-            raise ValueError(f"only {known} is supported for now, not {json.dumps(value)[:80]}")
-        return value
+    def __init__(self, *allowed: Any) -> None:
+        self._allowed = allowed
 
-    return BeforeValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: Any) -> dict[str, Any]:
+        return {"enum": list(self._allowed)}
+
+    def _check(self, value: Any) -> Any:
+        if any(value == each and type(value) is type(each) for each in self._allowed):
+            return value
+        known = " or ".join(json.dumps(each) for each in self._allowed if each is not None)
+        raise ValueError(f"only {known or 'null'} is supported, not {json.dumps(value)[:80]}")
 
 
-def _function(tool: dict[str, Any]) -> dict[str, Any]:
-    if tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
-        raise ValueError('a tool is {"type": "function", "function": {"name": ...}}')
-    if not isinstance(tool["function"].get("name"), str) or not tool["function"]["name"]:
-        raise ValueError("the function needs a name")
-    return tool
-
-
-Text = Annotated[str | None, BeforeValidator(_text)]
+Content = Annotated[
+    str | _Shown | None,
+    PlainValidator(_content),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "null"]},
+                {
+                    "type": "array",
+                    "items": {
+                        "anyOf": [
+                            {
+                                "type": "object",
+                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                                "required": ["type", "text"],
+                            },
+                            {
+                                "type": "object",
+                                "properties": {
+                                    "type": {"const": "image_url"},
+                                    "image_url": {
+                                        "type": "object",
+                                        "properties": {"url": {"type": "string"}},
+                                        "required": ["url"],
+                                    },
+                                },
+                                "required": ["type", "image_url"],
+                            },
+                        ]
+                    },
+                },
+            ]
+        }
+    ),
+]
 Optional64 = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:/-]+$")]
+"""What a text form can write without marks of its own."""
 
 
 class _Known(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
-class _Function(_Known):
+class _CalledFunction(_Known):
     name: Annotated[str, Field(min_length=1)]
     arguments: str = "{}"
 
@@ -104,15 +195,64 @@ class _Function(_Known):
 class _Call(_Known):
     id: str = ""
     type: Literal["function"] = "function"
-    function: _Function
+    function: _CalledFunction
 
 
 class _Message(_Known):
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: Text = None
+    content: Content = None
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+
+
+class _Function(_Known):
+    model_config = ConfigDict(extra="allow")  # a tool reaches the prompt as it was given
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | list[dict[str, Any]] | None = None
+    strict: bool | None = None
+
+
+class _Tool(_Known):
+    model_config = ConfigDict(extra="allow")
+    type: Literal["function"]
+    function: _Function
+
+
+class _Named(_Known):
+    name: str
+
+
+class _Reference(_Known):
+    type: Literal["function"]
+    function: _Named
+
+
+class _AllowedTools(_Known):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[_Reference], Field(min_length=1)]
+
+
+class _Allowed(_Known):
+    type: Literal["allowed_tools"]
+    allowed_tools: _AllowedTools
+
+
+class _JsonSchema(_Known):
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class _Plain(_Known):
+    type: Literal["text", "json_object"]
+
+
+class _Schema(_Known):
+    type: Literal["json_schema"]
+    json_schema: _JsonSchema
 
 
 class _StreamOptions(_Known):
@@ -133,20 +273,41 @@ class _Request(_Known):
     frequency_penalty: Penalty = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Optional64 = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_one_or_more)] = None
+    stop: Annotated[
+        Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS)] | None,
+        BeforeValidator(_one_or_more),
+        WithJsonSchema({"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}}]}),
+    ] = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    n: Annotated[Any, _only(None, 1)] = None
-    best_of: Annotated[Any, _only(None, 1)] = None
-    logprobs: Annotated[Any, _only(None, False)] = None
+    n: Annotated[int | None, Field(ge=1, le=MOST_CHOICES)] = None
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Request:
+        if self.stream_options and not self.stream:
+            raise _wrong("stream_options", "only for requests with stream: true")
+        for token in self.logit_bias or ():
+            if not token.isdecimal():
+                raise _wrong("logit_bias", f"'{token[:40]}' is not a token id")
+        return self
 
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
     def longest(self) -> int | None:
         return self.max_tokens
+
+    @property
+    def told(self) -> int | None:
+        """How many of the likeliest tokens are told beside each; None tells no log probability at all."""
+        return None
 
     def params(self, defaults: SamplingParams) -> SamplingParams:
         """How this reply is drawn; `defaults` where the request is silent. Only what a client asks for is refused."""
@@ -160,11 +321,13 @@ class _Request(_Known):
             "repetition_penalty": self.repetition_penalty,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
-            "logit_bias": None if self.logit_bias is None else _token_ids(self.logit_bias),
+            "logit_bias": self.logit_bias and {int(token): value for token, value in self.logit_bias.items()},
             "seed": self.seed,
             "stop": None if self.stop is None else tuple(self.stop),
             "include_stop": self.include_stop_str_in_output,
             "ignore_eos": self.ignore_eos,
+            "logprobs": self.told is not None or None,
+            "top_logprobs": self.told,
         }
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -172,9 +335,28 @@ class _Request(_Known):
 class TextRequest(_Request):
     """The body of POST /v1/completions."""
 
-    prompt: Annotated[Any, AfterValidator(_one_prompt)]
-    echo: Annotated[Any, _only(None, False)] = None
-    suffix: Annotated[Any, _only(None, "")] = None
+    prompt: Annotated[
+        Any,
+        AfterValidator(_prompts),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "minLength": 1},
+                    {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+                    {"type": "array", "minItems": 1, "items": {"type": "integer"}},
+                    {"type": "array", "items": {"type": "array", "minItems": 1, "items": {"type": "integer"}}},
+                ]
+            }
+        ),
+    ]
+    logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    best_of: Annotated[Any, _Only(None, 1)] = None
+    echo: Annotated[Any, _Only(None, False)] = None
+    suffix: Annotated[Any, _Only(None, "")] = None
+
+    @property
+    def told(self) -> int | None:
+        return self.logprobs
 
 
 class ChatRequest(_Request):
@@ -182,20 +364,83 @@ class ChatRequest(_Request):
 
     messages: Annotated[list[_Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    tools: list[Annotated[dict[str, Any], AfterValidator(_function)]] | None = None
-    tool_choice: Annotated[Any, _only(None, "auto", "none")] = None
-    parallel_tool_calls: Annotated[Any, _only(None, True)] = None
-    functions: Annotated[Any, _only(None, [])] = None
-    response_format: Annotated[Any, _only(None, {"type": "text"})] = None
-    modalities: Annotated[Any, _only(None, ["text"])] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
+    functions: Annotated[Any, _Only(None, [])] = None
+    function_call: Annotated[Any, _Only(None, "none", "auto")] = None
+    modalities: Annotated[Any, _Only(None, ["text"])] = None
+    audio: Annotated[Any, _Only(None)] = None
+    web_search_options: Annotated[Any, _Only(None)] = None
+
+    @model_validator(mode="after")
+    def _tools_fit(self) -> ChatRequest:
+        names = [tool.function.name for tool in self.tools or ()]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise _wrong("tools", f"two tools are called '{twice}'")
+        for index, tool in enumerate(self.tools or ()):
+            _check_schema(argument_schema(_given(tool)), f"tools[{index}].function.parameters")
+        for name in self._chosen or ():
+            if name not in names:
+                raise _wrong(
+                    "tool_choice", f"'{name[:80]}' is none of the tools ({', '.join(names) or 'there are none'})"
+                )
+        if self.tool_choice == "required" and not names:
+            raise _wrong("tool_choice", "there are no tools to choose from")
+        if self.top_logprobs and not self.logprobs:
+            raise _wrong("top_logprobs", "only for requests with logprobs: true")
+        if isinstance(self.response_format, _Schema):
+            _check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
+        return self
 
     @property
     def longest(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def told(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
     def offered(self) -> tuple[Tool, ...]:
-        return () if self.tool_choice == "none" else tuple(Tool(spec) for spec in self.tools or ())
+        return () if self.tool_choice == "none" else tuple(_given(tool) for tool in self.tools or ())
+
+    @property
+    def _chosen(self) -> list[str] | None:
+        """The names that may be called, where the request narrows them."""
+        if isinstance(self.tool_choice, _Reference):
+            return [self.tool_choice.function.name]
+        if isinstance(self.tool_choice, _Allowed):
+            return [each.function.name for each in self.tool_choice.allowed_tools.tools]
+        return None
+
+    def rules(self, guide_tools: bool) -> Rules | None:
+        """What the reply is held to; `guide_tools`: where tools are offered, their calls too."""
+        tools, chosen = self.offered, self._chosen
+        required = (
+            self.tool_choice == "required"
+            or isinstance(self.tool_choice, _Reference)
+            or (isinstance(self.tool_choice, _Allowed) and self.tool_choice.allowed_tools.mode == "required")
+        )
+        strict = any(tool.function.strict for tool in self.tools or ())
+        single = self.parallel_tool_calls is False
+        if not tools or not (guide_tools or required or chosen is not None or strict or single or self._json):
+            tools = ()
+        if not tools and self._json is None:
+            return None
+        may = tuple(tool for tool in tools if chosen is None or tool.name in chosen)
+        # Whoever names one function gets one call of it.
+        return Rules(may, required, not single and not isinstance(self.tool_choice, _Reference), self._json)
+
+    @property
+    def _json(self) -> dict[str, Any] | None:
+        if isinstance(self.response_format, _Schema):
+            return self.response_format.json_schema.schema_ or {"type": "object"}
+        plain = self.response_format
+        return {"type": "object"} if plain is not None and plain.type == "json_object" else None
 
     @property
     def dialogue(self) -> tuple[Message, ...]:
@@ -209,32 +454,63 @@ class ChatRequest(_Request):
         return (*system, *_in_order_of_calls(written[first:]))
 
 
-Body = TypeVar("Body", ChatRequest, TextRequest)
+class LoadRequest(_Known):
+    """The body of POST /v1/load_lora_adapter, as vLLM has it."""
+
+    lora_name: Name
+    lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class UnloadRequest(_Known):
+    """The body of POST /v1/unload_lora_adapter."""
+
+    lora_name: str
+
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def read(shape: type[Body], body: bytes) -> Body:
     """A request's body as `shape`. Raises BadRequest that names the field."""
     try:
-        request = shape.model_validate_json(body)
+        return shape.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, BadRequest):
+            raise cause from None
         if first["type"] == "json_invalid":
-            raise BadRequest(f"the body is not JSON: {first['ctx']['error']}") from None
+            raise BadRequest(f"the body is not JSON: {cause}") from None
+        if first["loc"][:1] == ("tool_choice",):
+            raise _wrong("tool_choice", _CHOICES) from None
         raise _wrong(_path(first["loc"]), first["msg"].removeprefix("Value error, ")) from None
-    if request.stream_options and not request.stream:
-        raise _wrong("stream_options", "only for requests with stream: true")
-    return request
+
+
+_CHOICES = (
+    'none, auto, required, {"type": "function", "function": {"name": ...}} or '
+    '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}} is expected'
+)
 
 
 def _path(place: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    """A field's place as OpenAI writes it; pydantic's names of a field's variants, and the tag of one, are left out."""
+    fields = [
+        part
+        for before, part in zip((None, *place), place, strict=False)
+        if isinstance(part, int) or (part != before and not re.search(r"^_[A-Z]|[\[(]|^(str|bool|list|dict)$", part))
+    ]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fields).removeprefix(".")
 
 
-def _token_ids(bias: dict[str, float]) -> dict[int, float]:
-    for token in bias:
-        if not token.isdecimal():
-            raise _wrong("logit_bias", f"'{token[:40]}' is not a token id")
-    return {int(token): value for token, value in bias.items()}
+def _given(tool: _Tool) -> Tool:
+    return Tool(tool.model_dump(exclude_unset=True))
+
+
+def _check_schema(schema: dict[str, Any], place: str) -> None:
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise _wrong(place, f"no JSON schema: {error.message[:200]}") from None
 
 
 def _message(message: _Message, place: str) -> Message:
@@ -243,8 +519,12 @@ def _message(message: _Message, place: str) -> Message:
         raise _wrong(f"{place}.tool_calls", "only assistant messages can hold them")
     if message.content is None and not calls:
         raise _wrong(f"{place}.content", "a message needs it")
+    text, images = message.content if isinstance(message.content, _Shown) else (message.content or "", ())
+    if images and message.role != "user":
+        raise _wrong(f"{place}.content", "only a user's message can show images")
     role: Role = "system" if message.role == "developer" else message.role
-    return Message(role, message.content or "", calls, tool_call_id=message.tool_call_id or "", name=message.name or "")
+    call_id, name = message.tool_call_id or "", message.name or ""
+    return Message(role, text, calls, tool_call_id=call_id, name=name, images=images)
 
 
 def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
@@ -265,33 +545,60 @@ def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
 
 
 class Reply(Protocol):
-    """A reply as it grows: `start`, `add` and `end` give the events of a stream, `whole` the reply in one piece."""
+    """The choices of a reply as they grow: `start`, `add` and `end` give the events of a stream, `whole` the reply in
+    one piece."""
 
-    usage: Usage
-    finish: FinishReason
-
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def finish(self) -> str: ...
+    @property
+    def longest(self) -> int: ...
     def start(self) -> list[BaseModel]: ...
-    def add(self, delta: Delta) -> list[BaseModel]: ...
+    def add(self, index: int, delta: Delta) -> list[BaseModel]: ...
     def end(self) -> list[BaseModel]: ...
     def whole(self) -> BaseModel: ...
 
 
-class _Head:
-    """What every event of one reply has in common."""
+class Asked(NamedTuple):
+    """What of a request its answer's shape depends on. Choices come prompt by prompt, `n` of each."""
 
-    def __init__(self, kind: str, model: str, include_usage: bool) -> None:
+    model: str
+    include_usage: bool = False
+    n: int = 1
+    prompts: int = 1
+    told: int | None = None
+
+
+class _Head:
+    """What both kinds of replies have in common."""
+
+    def __init__(self, kind: str, asked: Asked) -> None:
         self.id = f"{kind}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self.model = model
-        self.include_usage = include_usage
-        self.text: list[str] = []
-        self.finish: FinishReason = "stop"
-        self.usage = Usage(0, 0)
+        self.asked = asked
+        self.drafts = [Draft() for _ in range(asked.n * asked.prompts)]
+        self.logprobs: list[list[Logprob]] = [[] for _ in self.drafts]
 
-    def _take(self, delta: Delta) -> None:
-        self.text.append(delta.text)
-        self.finish = delta.finish or self.finish
-        self.usage = delta.usage or self.usage
+    @property
+    def usage(self) -> Usage:
+        """Prompts are counted once, whatever the number of choices."""
+        prompt = sum(draft.usage.prompt_tokens for draft in self.drafts[:: self.asked.n])
+        return Usage(prompt, sum(draft.usage.completion_tokens for draft in self.drafts))
+
+    @property
+    def finish(self) -> str:
+        """Why each choice ended, for the log."""
+        return ",".join(dict.fromkeys(draft.finish or "cancelled" for draft in self.drafts))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest choice."""
+        return max(draft.usage.completion_tokens for draft in self.drafts)
+
+    def _take(self, index: int, delta: Delta) -> None:
+        self.drafts[index].add(delta)
+        self.logprobs[index] += delta.logprobs
 
     def _usage(self) -> CompletionUsage:
         prompt, completion = self.usage
@@ -301,66 +608,83 @@ class _Head:
 class ChatReply(_Head):
     """Deltas -> a ChatCompletion or its chunks."""
 
-    def __init__(self, model: str, include_usage: bool = False) -> None:
-        super().__init__("chatcmpl", model, include_usage)
-        self.calls: list[ToolCall] = []
+    def __init__(self, asked: Asked) -> None:
+        super().__init__("chatcmpl", asked)
 
     def start(self) -> list[BaseModel]:
-        return [self._chunk(ChoiceDelta(role="assistant", content=""))]
+        return [self._chunk(index, ChoiceDelta(role="assistant", content="")) for index in range(len(self.drafts))]
 
-    def add(self, delta: Delta) -> list[BaseModel]:
-        self._take(delta)
-        events: list[BaseModel] = [self._chunk(ChoiceDelta(content=delta.text))] if delta.text else []
+    def add(self, index: int, delta: Delta) -> list[BaseModel]:
+        delta = _for_clients(delta)
+        self._take(index, delta)
+        events: list[BaseModel] = []
+        if delta.text or delta.logprobs:
+            events.append(self._chunk(index, ChoiceDelta(content=delta.text), logprobs=delta.logprobs))
         if delta.tool_call is not None:
-            call = _with_id(delta.tool_call)
-            function = ChoiceDeltaToolCallFunction(name=call.name, arguments=call.arguments)
-            part = ChoiceDeltaToolCall(index=len(self.calls), id=call.id, type="function", function=function)
-            events.append(self._chunk(ChoiceDelta(tool_calls=[part])))
-            self.calls.append(call)
+            events.append(self._chunk(index, ChoiceDelta(tool_calls=[self._part(index, delta.tool_call)])))
+        if delta.finish is not None:
+            # An empty text, not none: clients that print every delta's content would print "None".
+            last = ChoiceDelta() if self.drafts[index].calls else ChoiceDelta(content="")
+            events.append(self._chunk(index, last, self._finish(index)))
         return events
 
     def end(self) -> list[BaseModel]:
-        # An empty text, not none: clients that print every delta's content would print "None".
-        last = ChoiceDelta() if self.calls else ChoiceDelta(content="")
-        events: list[BaseModel] = [self._chunk(last, self._finish())]
-        if self.include_usage:
-            events.append(self._event([], self._usage()))
-        return events
+        return [self._event([], self._usage())] if self.asked.include_usage else []
 
     def whole(self) -> ChatCompletion:
-        text = "".join(self.text)
-        message = ChatCompletionMessage(
-            role="assistant", content=text if text or not self.calls else None, refusal=None
-        )
-        if self.calls:
-            message.tool_calls = [
-                ChatCompletionMessageFunctionToolCall(
-                    id=call.id, type="function", function=Function(name=call.name, arguments=call.arguments)
-                )
-                for call in self.calls
-            ]
         return ChatCompletion(
             id=self.id,
             object="chat.completion",
             created=self.created,
-            model=self.model,
-            choices=[Choice(index=0, message=message, logprobs=None, finish_reason=self._finish())],
+            model=self.asked.model,
+            choices=[self._choice(index) for index in range(len(self.drafts))],
             usage=self._usage(),
         )
 
-    def _finish(self) -> Literal["stop", "length", "tool_calls"]:
-        if self.finish == "length":
-            return "length"
-        return "tool_calls" if self.calls else "stop"
+    def _part(self, index: int, call: ToolCall) -> ChoiceDeltaToolCall:
+        """A call begins with its id and name; what is added to its arguments comes with its number alone."""
+        number = len(self.drafts[index].calls) - 1
+        if call.name:
+            function = ChoiceDeltaToolCallFunction(name=call.name, arguments=call.arguments)
+            return ChoiceDeltaToolCall(index=number, id=call.id, type="function", function=function)
+        return ChoiceDeltaToolCall(index=number, function=ChoiceDeltaToolCallFunction(arguments=call.arguments))
 
-    def _chunk(self, delta: ChoiceDelta, finish: Literal["stop", "length", "tool_calls"] | None = None) -> BaseModel:
-        return self._event([ChunkChoice(index=0, delta=delta, logprobs=None, finish_reason=finish)])
+    def _choice(self, index: int) -> Choice:
+        text, calls = self.drafts[index].message.content, self.drafts[index].calls
+        message = ChatCompletionMessage(role="assistant", content=text if text or not calls else None, refusal=None)
+        if calls:
+            message.tool_calls = [
+                ChatCompletionMessageFunctionToolCall(
+                    id=call.id, type="function", function=Function(name=call.name, arguments=call.arguments)
+                )
+                for call in calls
+            ]
+        told = None
+        if self.asked.told is not None:
+            told = ChoiceLogprobs(content=[_told(each) for each in self.logprobs[index]], refusal=None)
+        return Choice(index=index, message=message, logprobs=told, finish_reason=self._finish(index))
+
+    def _finish(self, index: int) -> Literal["stop", "length", "tool_calls"]:
+        draft = self.drafts[index]
+        if draft.finish == "length":
+            return "length"
+        return "tool_calls" if draft.calls else "stop"
+
+    def _chunk(
+        self,
+        index: int,
+        delta: ChoiceDelta,
+        finish: Literal["stop", "length", "tool_calls"] | None = None,
+        logprobs: Sequence[Logprob] = (),
+    ) -> BaseModel:
+        told = ChunkLogprobs(content=[_told(each) for each in logprobs], refusal=None) if logprobs else None
+        return self._event([ChunkChoice(index=index, delta=delta, logprobs=told, finish_reason=finish)])
 
     def _event(self, choices: list[ChunkChoice], usage: CompletionUsage | None = None) -> ChatCompletionChunk:
         event = ChatCompletionChunk(
-            id=self.id, object="chat.completion.chunk", created=self.created, model=self.model, choices=choices
+            id=self.id, object="chat.completion.chunk", created=self.created, model=self.asked.model, choices=choices
         )
-        if self.include_usage:
+        if self.asked.include_usage:
             event.usage = usage  # null in every event but the last
         return event
 
@@ -368,52 +692,92 @@ class ChatReply(_Head):
 class TextReply(_Head):
     """Deltas -> a Completion, whole or in parts: OpenAI gives both the same shape."""
 
-    def __init__(self, model: str, include_usage: bool = False) -> None:
-        super().__init__("cmpl", model, include_usage)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__("cmpl", asked)
+        self._offsets = [0] * len(self.drafts)
 
     def start(self) -> list[BaseModel]:
         return []
 
-    def add(self, delta: Delta) -> list[BaseModel]:
-        self._take(delta)
-        return [self._event([self._choice(delta.text)])] if delta.text else []
-
-    def end(self) -> list[BaseModel]:
-        events: list[BaseModel] = [self._event([self._choice("", self._finish())])]
-        if self.include_usage:
-            events.append(self._event([], self._usage()))
+    def add(self, index: int, delta: Delta) -> list[BaseModel]:
+        self._take(index, delta)
+        events: list[BaseModel] = []
+        if delta.text or delta.logprobs:
+            told = self._told(index, delta.logprobs)
+            events.append(self._event([self._choice(index, delta.text, told)]))
+        if delta.finish is not None:
+            events.append(self._event([self._choice(index, "", None, self._finish(index))]))
         return events
 
+    def end(self) -> list[BaseModel]:
+        return [self._event([], self._usage())] if self.asked.include_usage else []
+
     def whole(self) -> Completion:
-        completion = self._event([self._choice("".join(self.text), self._finish())])
+        self._offsets = [0] * len(self.drafts)
+        choices = [
+            self._choice(index, draft.message.content, self._told(index, self.logprobs[index]), self._finish(index))
+            for index, draft in enumerate(self.drafts)
+        ]
+        completion = self._event(choices)
         completion.usage = self._usage()
         return completion
 
-    def _finish(self) -> Literal["stop", "length"]:
-        return "length" if self.finish == "length" else "stop"
+    def _told(self, index: int, logprobs: Sequence[Logprob]) -> Logprobs | None:
+        if self.asked.told is None:
+            return None
+        offsets: list[int] = []
+        for each in logprobs:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(_written(each))
+        return Logprobs(
+            tokens=[_written(each) for each in logprobs],
+            token_logprobs=[each.logprob for each in logprobs],
+            top_logprobs=[{_written(other): other.logprob for other in each.top} for each in logprobs],
+            text_offset=offsets,
+        )
 
-    def _choice(self, text: str, finish: Literal["stop", "length"] | None = None) -> CompletionChoice:
+    def _finish(self, index: int) -> Literal["stop", "length"]:
+        return "length" if self.drafts[index].finish == "length" else "stop"
+
+    def _choice(
+        self, index: int, text: str, told: Logprobs | None, finish: Literal["stop", "length"] | None = None
+    ) -> CompletionChoice:
         # Unchecked: the type has no None for the parts of a stream that come before the last.
-        return CompletionChoice.model_construct(index=0, text=text, logprobs=None, finish_reason=finish)
+        return CompletionChoice.model_construct(index=index, text=text, logprobs=told, finish_reason=finish)
 
     def _event(self, choices: list[CompletionChoice], usage: CompletionUsage | None = None) -> Completion:
         event = Completion.model_construct(
-            id=self.id, object="text_completion", created=self.created, model=self.model, choices=choices
+            id=self.id, object="text_completion", created=self.created, model=self.asked.model, choices=choices
         )
-        if self.include_usage:
+        if self.asked.include_usage:
             event.usage = usage
         return event
 
 
-def _with_id(call: ToolCall) -> ToolCall:
+def _for_clients(delta: Delta) -> Delta:
     """OpenAI's arguments are JSON and its calls have ids. What no reader takes for JSON goes as the model wrote it."""
-    arguments = json_arguments(call.arguments).text or call.arguments
-    return ToolCall(call.name, arguments, call.id or f"call_{uuid.uuid4().hex[:24]}")
+    call = delta.tool_call
+    if call is None or not call.name:
+        return delta
+    arguments = (json_arguments(call.arguments).text or call.arguments) if call.arguments else ""
+    return replace(delta, tool_call=ToolCall(call.name, arguments, call.id or f"call_{uuid.uuid4().hex[:24]}"))
 
 
-def card(name: str, owned_by: str) -> Model:
-    """A served model, as the list of models tells it."""
-    return Model(id=name, object="model", created=int(time.time()), owned_by=owned_by)
+def _written(logprob: Logprob) -> str:
+    return logprob.data.decode(errors="replace")
+
+
+def _told(logprob: Logprob) -> ChatCompletionTokenLogprob:
+    top = [TopLogprob(token=_written(each), bytes=list(each.data), logprob=each.logprob) for each in logprob.top]
+    return ChatCompletionTokenLogprob(
+        token=_written(logprob), bytes=list(logprob.data), logprob=logprob.logprob, top_logprobs=top
+    )
+
+
+def card(name: str, owned_by: str, root: str | None = None) -> Model:
+    """A served model, as the list of models tells it; an adapter's names the model it changes."""
+    parts = {} if root is None else {"parent": root}
+    return Model(id=name, object="model", created=int(time.time()), owned_by=owned_by, **cast(Any, parts))
 
 
 def as_json(value: BaseModel) -> str:

@@ -9,11 +9,13 @@ token, and each prompt is a prefix of the next.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, Literal, NamedTuple
 
 from swift.agent import Form, form
-from swift.chat import Conversation, Message, Sample, Tool
+from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
+from swift.template.sight import Sight
 from swift.template.template import Template
 from swift.template.weigh import environment, loss_scale
 from swift.template.words import Encoded, Words
@@ -49,7 +51,8 @@ class Renderer:
     """One chat template, one text form for tools and one loss scale over one tokenizer.
 
     `tokenizer` is a fast tokenizer of transformers; `template` None takes the chat template that came with it.
-    `system` replaces the template's default system text; "" means none. Raises ValueError for what does not fit.
+    `system` replaces the template's default system text; "" means none. `sight` is what the model sees images with;
+    None: it sees none. Raises ValueError for what does not fit.
     """
 
     def __init__(
@@ -59,14 +62,17 @@ class Renderer:
         form_name: str = "react_en",
         scale: str = "react",
         system: str | None = None,
+        sight: Sight | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.sight = sight
         self.form: Form = form(form_name)
         self.form_name = form_name
         self.scale = loss_scale(scale)
         self._words = Words(tokenizer, self.form.marks.special)
+        mark = sight.mark if sight else ""
         self.writer: Writer = (
-            TableWriter(template, tokenizer, self._words.opening) if template else JinjaWriter(tokenizer)
+            TableWriter(template, tokenizer, self._words.opening, mark) if template else JinjaWriter(tokenizer, mark)
         )
         self.default_system = self.writer.default_system if system is None else system
         self.stop = self._stop()
@@ -79,7 +85,9 @@ class Renderer:
             encoded = self._encoded(piece)
             tokens += encoded.ids
             weights += _laid_on(piece.scale, encoded)
-        return Sample(tokens, weights, conversation.source)
+        shown = conversation.images
+        inputs = partial(self.sight.inputs, shown, tokens) if self.sight and shown else None
+        return Sample(tokens, weights, conversation.source, inputs)
 
     def show(self, conversation: Conversation) -> Rendered:
         """The row as training sees it, with its text."""
@@ -97,6 +105,11 @@ class Renderer:
             raise ValueError("there are no messages to answer")
         pieces = self._layout(Conversation(tuple(messages), tuple(tools)), close=False)
         return [token for piece in _merged(pieces, self._words) for token in self._encoded(piece).ids]
+
+    def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
+        """What the model needs beside `prompt`, made of the same messages; None where they hold no image."""
+        shown = Conversation(tuple(messages)).images
+        return self.sight.inputs(shown, prompt) if self.sight and shown else None
 
     def parse(self, text: str, tools: bool = True) -> Message:
         """The text of a reply -> a message; with `tools`, the calls in it are taken out."""
@@ -117,6 +130,10 @@ class Renderer:
         return self._layout(conversation, close=True)
 
     def _layout(self, conversation: Conversation, close: bool) -> list[Piece]:
+        if conversation.images and (
+            strange := [m.role for m in conversation.messages if m.images and m.role != "user"]
+        ):
+            raise ValueError(f"only a user's message can show an image, not the {strange[0]}'s")
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
         offer = Piece(text, "given")
@@ -130,7 +147,16 @@ class Renderer:
             spoken = [self._spoken(part, turn.query, index == len(turns) - 1) for part in turn.reply]
             pieces += spoken
             closing = _closing_weight(turn, spoken)
-        return pieces + self._close(closing) if close else pieces
+        return self._shown(pieces + self._close(closing) if close else pieces)
+
+    def _shown(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces with the text that stands for each image."""
+        images = [piece.image for piece in pieces if piece.image]
+        if not images:
+            return pieces
+        assert self.sight, images
+        texts = iter(self.sight.texts(images))
+        return [piece._replace(text=next(texts), kind="template") if piece.image else piece for piece in pieces]
 
     def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
         """Group messages into rounds; inline tool results belong to the assistant's side of theirs."""
@@ -152,12 +178,28 @@ class Renderer:
                     yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
                     told, reply = [], []
                 by_tool = role == "tool"
-                texts = [message.content for message in run]
                 told += [Piece("\n", "given")] if told else []
-                told += self._results(texts, "given") if by_tool else [Piece("\n".join(texts), "given")]
+                if by_tool:
+                    told += self._results([message.content for message in run], "given")
+                else:
+                    told += self._asked(run)
         if not told and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
         yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
+
+    def _asked(self, run: Sequence[Message]) -> list[Piece]:
+        """What users say, message by message on lines of their own."""
+        if not any(message.images for message in run):
+            return [Piece("\n".join(message.content for message in run), "given")]
+        if self.sight is None:
+            raise ValueError("this model takes no images")
+        pieces: list[Piece] = []
+        for message in run:
+            pieces += [Piece("\n", "given")] if pieces else []
+            for part in message.parts:
+                image = part if isinstance(part, Image) else None
+                pieces.append(Piece(PLACE, "given", image=image) if image else Piece(str(part), "given"))
+        return pieces
 
     def _results(self, texts: Sequence[str], kind: Kind) -> list[Piece]:
         """What tools returned as the form tells it, the form's own marks apart from the same characters in a result."""

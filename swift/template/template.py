@@ -27,6 +27,7 @@ class Template:
     chat_sep: tuple[Element, ...] | None = None
     default_system: str = ""
     auto_add_bos: bool = False
+    image: str = ""
 
 
 @cache
@@ -56,11 +57,19 @@ def _value(value: Any) -> Any:
     return value
 
 
-def jinja(of: Template) -> str:
+def jinja(of: Template, image: str = "") -> str:
     """The template as a Jinja chat template, for programs that read a model folder and know no table of ours.
 
     It covers system, user and assistant turns. Tools are not written in it: their text is part of the system turn.
+    With `image`, the text for an image, contents may also be lists of parts, as processors want them.
     """
+    if image:
+        plain = (
+            jinja(of)
+            .replace("message['content']", "said(message)")
+            .replace("messages[0]['content']", "said(messages[0])")
+        )
+        return _SAID.replace("IMAGE", _quoted(of.image or image)) + plain
 
     def write(elements: tuple[Element, ...]) -> str:
         return "".join(_jinja_element(each) for each in elements)
@@ -79,6 +88,12 @@ def jinja(of: Template) -> str:
         f"{{%- else -%}}{write(of.prompt)}{{%- set ns.round = ns.round + 1 -%}}{{%- endif -%}}{{%- endfor -%}}"
     )
 
+
+_SAID = (
+    "{%- macro said(message) -%}{%- if message['content'] is string -%}{{- message['content'] -}}{%- else -%}"
+    "{%- for part in message['content'] -%}{%- if part['type'] == 'text' -%}{{- part['text'] -}}"
+    "{%- else -%}{{- 'IMAGE' -}}{%- endif -%}{%- endfor -%}{%- endif -%}{%- endmacro -%}"
+)
 
 _PLACEHOLDERS = {
     "{{SYSTEM}}": "{{- system -}}",

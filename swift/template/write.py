@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 
+from swift.chat import PLACE, Image
 from swift.template.template import Element, Template
 
 Kind = Literal["template", "form", "given", "environment", "reply", "stop"]
@@ -15,12 +16,13 @@ Kind = Literal["template", "form", "given", "environment", "reply", "stop"]
 
 
 class Piece(NamedTuple):
-    """A stretch of a rendered dialogue. `ids` stand for a piece that is tokens, not text."""
+    """A stretch of a rendered dialogue. `ids` stand for a piece that is tokens, `image` for one that is a picture."""
 
     text: str
     kind: Kind
     scale: tuple[tuple[str, float], ...] = ()
     ids: tuple[int, ...] = ()
+    image: Image | None = None
 
 
 NOTHING = Piece("", "given")
@@ -54,9 +56,15 @@ class Writer(Protocol):
 
 
 class TableWriter:
-    """Writes by a table of templates.toml. `opening` is the token that the tokenizer itself puts first, if any."""
+    """Writes by a table of templates.toml. `opening` is the token that the tokenizer itself puts first, if any.
 
-    def __init__(self, template: Template, tokenizer: Any, opening: int | None) -> None:
+    `mark` is the token at which the model sees an image, "" where it sees none.
+    """
+
+    def __init__(self, template: Template, tokenizer: Any, opening: int | None, mark: str = "") -> None:
+        self._around_image = (template.image or mark).split(mark) if mark else []
+        if mark and len(self._around_image) != 2:
+            raise ValueError(f"template {template.name!r} shows an image as {template.image!r}, this model at {mark!r}")
         self.template = template
         self.tokenizer = tokenizer
         self.default_system = template.default_system
@@ -73,9 +81,17 @@ class TableWriter:
         asked: list[list[Piece]] = []
         for index, turn in enumerate(turns):
             shape = (self.template.tool_prompt if turn.by_tool else None) or self.template.prompt
-            prompt = list(turn.told) if turn.raw else self._elements(shape, "template", query=turn.told, round=index)
+            told = self._framed(turn.told)
+            prompt = told if turn.raw else self._elements(shape, "template", query=told, round=index)
             asked.append((between if index else self._open(system)) + prompt)
         return asked
+
+    def _framed(self, told: Sequence[Piece]) -> list[Piece]:
+        pieces: list[Piece] = []
+        for piece in told:
+            before, after = self._around_image if piece.image else ("", "")
+            pieces += [Piece(before, "template"), piece, Piece(after, "template")]
+        return [piece for piece in pieces if piece.text]
 
     def _open(self, system: Piece) -> list[Piece]:
         if not system.text:
@@ -121,10 +137,11 @@ class JinjaWriter:
 
     default_system = ""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, mark: str = "") -> None:
         if not tokenizer.chat_template:
             raise ValueError("the tokenizer brings no chat template: name one with --template_type")
         self.tokenizer = tokenizer
+        self._mark = mark
         probe = Turn((NOTHING,), False, False, (("", "reply", None),))
         after = self._render(NOTHING, [probe], generate=False).rsplit(_reply(0), 1)[1]
         special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
@@ -147,20 +164,22 @@ class JinjaWriter:
                     f"the tokenizer's chat template rewrites round {index} once round {index + 1} follows, so a prompt "
                     "would not be a prefix of the whole dialogue: name a template with --template_type"
                 )
-            asked.append(_filled(prompt[len(before) :], system, turn.told))
+            asked.append(_filled(prompt[len(before) :], system, turn.told, self._mark))
             before = prompt + _reply(index)
         return asked
 
     def _render(self, system: Piece, turns: Sequence[Turn], generate: bool) -> str:
         """The prompt with marks for the texts. A raw turn and the reply after it count to the reply before."""
-        messages = [{"role": "system", "content": _SYSTEM}] if system.text else []
+        messages: list[dict[str, Any]] = [{"role": "system", "content": _SYSTEM}] if system.text else []
         for index, turn in enumerate(turns):
             if turn.raw and messages:
                 messages[-1]["content"] += _reply(index)
                 continue
-            messages.append({"role": "user", "content": f"{_QUERY}{index};"})
+            messages.append({"role": "user", "content": _query(turn.told)})
             if index < len(turns) - 1 or not generate:
                 messages.append({"role": "assistant", "content": _reply(index)})
+        if self._mark:  # templates of models that see want parts, and some of them nothing else
+            messages = [{**each, "content": _parts(each["content"])} for each in messages]
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
         except TemplateError as reason:
@@ -175,8 +194,45 @@ def _reply(index: int) -> str:
     return f"\ue002{index};"
 
 
-def _filled(text: str, system: Piece, told: Sequence[Piece]) -> list[Piece]:
+def _query(told: Sequence[Piece]) -> str:
+    """A mark for every run of texts, and a place for every image between them."""
+    runs = _runs(told)
+    return "".join(PLACE if run[0].image else f"{_QUERY}{number};" for number, run in enumerate(runs))
+
+
+def _runs(told: Sequence[Piece]) -> list[list[Piece]]:
+    """What a turn is told, cut before and after each image."""
+    runs: list[list[Piece]] = []
+    for piece in told:
+        if piece.image or not runs or runs[-1][0].image:
+            runs.append([])
+        runs[-1].append(piece)
+    return runs or [[NOTHING]]
+
+
+def _parts(content: str) -> list[dict[str, str]]:
+    cut = re.split(f"({PLACE})", content)
+    return [{"type": "image"} if text == PLACE else {"type": "text", "text": text} for text in cut if text]
+
+
+def _filled(text: str, system: Piece, told: Sequence[Piece], mark: str) -> list[Piece]:
+    """The template's text with what its marks stand for. Images come in the order that the template gives them."""
+    runs = _runs(told)
+    images = [piece for piece in told if piece.image]
+    shown = iter(images)
     pieces: list[Piece] = []
     for part in re.split(f"({_SYSTEM}|{_QUERY}[0-9]+;)", text):
-        pieces += [system] if part == _SYSTEM else told if part.startswith(_QUERY) else [Piece(part, "template")]
+        if part == _SYSTEM:
+            pieces.append(system)
+        elif part.startswith(_QUERY):
+            pieces += runs[int(part[1:-1])]
+        else:
+            first, *others = part.split(mark) if images else [part]
+            pieces.append(Piece(first, "template"))
+            for other in others:
+                pieces += [next(shown, NOTHING), Piece(other, "template")]
+    if sum(piece.image is not None for piece in pieces) != len(images) or next(shown, None):
+        raise ValueError(
+            f"the chat template has no place for {len(images)} images in a turn: name one with --template_type"
+        )
     return [piece for piece in pieces if piece.text]

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+
+CHUNK = 64
+"""Rows of logits that are in fp32 at a time."""
 
 
 class Scores(NamedTuple):
@@ -31,15 +35,47 @@ def trained(weights: Tensor) -> Tensor:
 def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]) -> Scores:
     """Runs `model` (wrapped for PEFT or several ranks or not) and scores its trained tokens in fp32.
 
-    `head` is the module inside `model` that makes logits. It sees only the hidden states that predict a trained token.
+    `head` is the module inside `model` that makes logits. It sees only the hidden states that predict a trained token:
+    a model that takes rows without padding (`packed`) is told which, another one's head gets them by a hook.
     """
     wanted = trained(batch["weights"])
-    with _only_at(head, wanted):
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-    logits = output.logits.float()
+    if "rows" in batch:
+        # a mask of four dimensions is passed on as it is, so none is made; the blocks know the rows' ends
+        places = wanted[0].nonzero()[:, 0]
+        inputs = {name: batch[name] for name in ("input_ids", "position_ids", "rows")}
+        output = model(**inputs, wanted=places, attention_mask=torch.empty(1, 1, 0, 0), use_cache=False)
+        logits = output.logits[0]
+    else:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "weights"}
+        with _only_at(head, wanted):
+            output = model(**inputs, use_cache=False)
+        logits = output.logits
     targets = batch["input_ids"][:, 1:][wanted]
-    nll = nn.functional.cross_entropy(logits, targets, reduction="none")
-    return Scores(nll, batch["weights"][:, 1:][wanted], logits.argmax(-1) == targets)
+    nll: Tensor = _Nll.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return Scores(nll, batch["weights"][:, 1:][wanted], logits.detach().argmax(-1) == targets)
+
+
+class _Nll(Function):
+    """The negative log-likelihood of each target, in fp32 without ever holding all logits in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        scales = [chunk.float().logsumexp(-1) for chunk in logits_NV.split(CHUNK)]
+        scale_N = torch.cat(scales) if scales else logits_NV.new_zeros(0, dtype=torch.float32)
+        ctx.save_for_backward(logits_NV, targets_N, scale_N)
+        return scale_N - logits_NV.gather(-1, targets_N[:, None])[:, 0].float()
+
+    @staticmethod
+    def backward(ctx: Any, dnll_N: Tensor) -> tuple[Tensor | None, ...]:
+        logits_NV, targets_N, scale_N = ctx.saved_tensors
+        gradient_NV = torch.empty_like(logits_NV)
+        chunks = (each.split(CHUNK) for each in (logits_NV, targets_N, scale_N, dnll_N, gradient_NV))
+        for logits, targets, scale, dnll, gradient in zip(*chunks, strict=True):
+            shares = (logits.float() - scale[:, None]).exp_()
+            shares[torch.arange(len(targets), device=targets.device), targets] -= 1
+            torch.mul(shares, dnll[:, None], out=shares)
+            gradient.copy_(shares)
+        return gradient_NV, None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from swift.chat import Sample
 from swift.train import checkpoint
-from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal
+from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, pack
 from swift.train.loss import no_grad_scores, output_head, score, trained
 from swift.train.report import peak_memory
+from swift.train.streamed import Stream, StreamLoader, lengths
 
 
 def arguments(folder: Path, **settings: Any) -> TrainingArguments:
@@ -77,6 +80,11 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         return 1 - self.tokens / self.area if self.area else 0.0
 
 
+def _tokens(batch: Batch) -> int:
+    """Without padding."""
+    return batch["input_ids"].numel() if "rows" in batch else int(batch["attention_mask"].sum())
+
+
 def _rate(tokens: int, seconds: float) -> float:
     return tokens / seconds if seconds else 0.0
 
@@ -94,10 +102,14 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         control.should_log |= control.should_training_stop
 
 
+_CALMER = "lower --learning_rate or --max_grad_norm, or use --dtype bf16 or fp32"
+
+
 class Store(NamedTuple):
     """How what is trained gets into a checkpoint's folder and back, where the trainer does not know it."""
 
-    save: Callable[[Any, Path], None]
+    save: Callable[[Any, Path, Mapping[str, Tensor] | None], None]
+    """Gets what is trained put together where the ranks hold shards of it."""
     restore: Callable[[Any, Path], None]
 
 
@@ -105,7 +117,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all its batches and ranks.
 
     `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `watchers`
-    see every log line, evaluation and step. `penalty(model)` is added to the loss of each step.
+    see every log line, evaluation and step. `penalty(model)` is added to the loss of each step. `packed` is for a
+    model that takes rows without padding.
     """
 
     loss_is_scaled_for_ga = True
@@ -127,9 +140,13 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         watchers: Sequence[TrainerCallback] = (),
         store: Store | None = None,
         penalty: Callable[[Any], Tensor] | None = None,
+        packed: bool = False,
+        stream: Stream[Any] | None = None,
     ) -> None:
+        self.folder = folder
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
-        self.store, self.penalty = store, penalty
+        self.store, self.penalty, self.stream = store, penalty, stream
+        self.packed, self.together = packed, pack if packed else collate
         self.head = output_head(model)
         self.pace, self.flow = Pace(), Flow()
         self._told_to_stop = False
@@ -142,16 +159,20 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         args = self.args
+        workers, pin = args.dataloader_num_workers, args.dataloader_pin_memory
+        if self.stream is not None:
+            return StreamLoader(self.stream, workers, pin, self.together)
         batches = StepBatches(
-            [len(sample.tokens) for sample in self.samples],
+            lengths(self.samples),
             args.per_device_train_batch_size,
             args.gradient_accumulation_steps,
             rank=args.process_index,
             world=args.world_size,
             seed=args.data_seed if args.data_seed is not None else args.seed,
             drop_last=args.dataloader_drop_last,
+            packed=self.packed,
         )
-        return StepLoader(self.samples, batches, args.dataloader_num_workers, args.dataloader_pin_memory)
+        return StepLoader(self.samples, batches, workers, pin, self.together)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -161,7 +182,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self._batches_in_step = len(batches)
         counts = [
             sum(int(trained(batch["weights"]).sum()) for batch in batches),
-            sum(int(batch["attention_mask"].sum()) for batch in batches),
+            sum(_tokens(batch) for batch in batches),
             sum(batch["input_ids"].numel() for batch in batches),
             int(self._told_to_stop),  # the ranks hear a signal at different moments, and must stop at the same step
             int(time.monotonic() - self._began > self._minutes * 60),
@@ -182,12 +203,11 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         return loss + self.penalty(self.model) / self._batches_in_step if self.penalty else loss
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
+        if self.packed and self.args.world_size == 1 and not inputs["weights"].any():
+            return torch.zeros(())  # a batch whose rows went into the others
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}: "
-                "lower --learning_rate or --max_grad_norm, or use --dtype bf16 or fp32"
-            )
+            raise ValueError(f"the loss became {loss.item()} at step {self.state.global_step + 1}: {_CALMER}")
         return loss
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -203,24 +223,51 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         )
         return self.optimizer
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with checkpoint.saving(self.folder, self.state.global_step):
+            self._refuse_broken_weights()
+            super()._save_checkpoint(model, trial)
+
+    def _refuse_broken_weights(self) -> None:
+        """ValueError before numbers that are none reach a checkpoint: the step before it may have broken them."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(_local(parameter)).all():
+                raise ValueError(f"{name} is no number after step {self.state.global_step}: {_CALMER}")
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not self.store and (
-            not isinstance(self.model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        ):
+        if not self.store and not isinstance(self.model, PeftModel):
             super().save_model(output_dir, _internal_call)
-        elif not self.args.should_save:
+            return
+        folder, whole = Path(output_dir or self.args.output_dir), self._put_together()
+        if not self.args.should_save:
             pass  # another rank does
         elif self.store:
-            self.store.save(self.model, Path(output_dir or self.args.output_dir))
+            self.store.save(self.model, folder, whole)
         else:
             # Left to itself, PEFT asks a hub for the base model to find out whether its embeddings have grown.
-            self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+            self.model.save_pretrained(folder, save_embedding_layers=False, state_dict=whole)
+
+    def _put_together(self) -> dict[str, Tensor] | None:
+        """What is trained, from the shards of the ranks, which all take part; None where each rank has it whole."""
+        if self.is_fsdp_enabled:
+            named = self.model.named_parameters()
+            return {name: _whole(each.detach()) for name, each in named if each.requires_grad}
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            # as transformers does it; the public method would put the frozen weights together too
+            found: dict[str, Tensor] = self.model_wrapped._zero3_consolidated_16bit_state_dict(
+                exclude_frozen_parameters=True
+            )
+            return found
+        return None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled and isinstance(self.model, PeftModel):
+            _give_out(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
+            return
         if self.store:
             self.store.restore(self.model, Path(resume_from_checkpoint))
             return
-        if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+        if not isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # PEFT's load_adapter, which is used otherwise, turns bf16 adapters into fp32 ones.
@@ -239,7 +286,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         totals = [0.0, 0.0, 0.0]
         self.model.eval()
         for rows in deal(range(len(samples)), args.per_device_eval_batch_size, args.process_index, args.world_size):
-            batch = collate([samples[row] for row in rows])
+            batch = self.together([samples[row] for row in rows])
             scores = no_grad_scores(self.model, self.head, {name: each.to(args.device) for name, each in batch.items()})
             found = (scores.loss.item(), scores.hit.sum().item(), len(scores.nll))
             totals = [total + more for total, more in zip(totals, found, strict=True)]
@@ -259,10 +306,32 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def train(self, *args: Any, **settings: Any) -> Any:
-        """As transformers' own; a SIGTERM makes it save and return after the step under way."""
+        """As transformers' own; a SIGTERM makes it save and return after the step under way.
+
+        A stream goes on where a run that is resumed has got to.
+        Raises ChildProcessError where another process of the run has died.
+        """
         self._began = time.monotonic()
-        with self._listening():
-            return super().train(*args, **settings)
+        if self.stream is not None and (resumed := settings.get("resume_from_checkpoint")):
+            done = TrainerState.load_from_json(str(Path(resumed) / checkpoint.STATE)).global_step
+            self.stream.skip(done * self.args.gradient_accumulation_steps)
+        try:
+            with self._listening():
+                return super().train(*args, **settings)
+        except RuntimeError as error:
+            if reason := _death(error):
+                last = checkpoint.newest(self.folder)
+                stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
+                raise ChildProcessError(f"step {self.state.global_step + 1}: {reason}; {stands}") from error
+            raise
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        state, plugin = self.accelerator.state, self.args.fsdp_plugin_args
+        if plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
+            # accelerate asks for sharding on GPUs alone, and would go on without it; it works over gloo as well
+            state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin(**plugin)
+            self.is_fsdp_enabled = True
 
     @property
     def stopped(self) -> bool:
@@ -283,3 +352,30 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _give_out(model: PeftModel, saved: Mapping[str, Tensor]) -> None:
+    """Puts a saved adapter into the shards of the ranks, which all read it."""
+    own = get_peft_model_state_dict(model, dict(model.named_parameters()), save_embedding_layers=False)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            whole = saved[name].to(parameter.device)
+            parameter.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements))
+
+
+def _death(error: RuntimeError) -> str:
+    """Whose death a library's error tells of; empty for any other error."""
+    text = str(error)
+    if "DataLoader worker" in text:
+        return "a process that makes batches (--dataloader_num_workers) died, as one that is out of memory does"
+    if any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL communicator")):
+        return "another process of this run is gone"
+    return ""

@@ -31,11 +31,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from swift.tuner import added, resume
-from swift.tuner.targets import lora_targets, whole_modules
+from swift.tuner.targets import Names, lora_targets, no_names, whole_modules
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAVED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -60,6 +60,7 @@ UNMERGEABLE = {
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
     """How LoRA is laid on. `default_targets` is what the word DEFAULT means for this model, where that is known.
+    Modules whose names are `frozen` get none.
 
     `dtype` AUTO keeps LoRA's matrices in fp32 whatever the model is in: an optimiser step at usual learning rates is
     smaller than what bf16 can add to a weight, and fp16 needs fp32 weights for loss scaling.
@@ -67,6 +68,7 @@ class LoraOptions:
 
     targets: tuple[str, ...] = ("DEFAULT",)
     default_targets: tuple[str, ...] = ()
+    frozen: Names = no_names
     rank: int = 8
     alpha: int = 32
     dropout: float = 0.05
@@ -89,22 +91,23 @@ def attach(
         if model.dtype == torch.float16:
             raise ValueError("a whole model cannot be trained in fp16: its steps are lost; take --dtype bf16 or fp32")
         return model.requires_grad_(True)
+    init = _init(options.init)
+    if options.init == "loftq" and model.device.type == "cpu":
+        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
+    if options.init == "pissa" and _is_quantised(model):
+        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=_share(options.dropout),
-        target_modules=lora_targets(model, options.targets, options.default_targets),
+        target_modules=lora_targets(model, options.targets, options.default_targets, options.frozen),
         modules_to_save=whole_modules(model, options.modules_to_save) or None,
         bias=options.bias,
         use_rslora=options.rslora,
         use_dora=options.dora,
-        **_init(options.init),
+        **init,
     )
-    if options.init == "loftq" and model.device.type == "cpu":
-        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
-    if options.init == "pissa" and _is_quantised(model):
-        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
     dtype = torch.float32 if options.dtype == "AUTO" else DTYPES.get(options.dtype)
     if dtype is None:
         raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
@@ -129,11 +132,14 @@ def trained_and_all(model: nn.Module) -> tuple[int, int]:
     return sum(count for count, trains in counts if trains), sum(count for count, _ in counts)
 
 
-def save(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """The adapter alone, in PEFT's format where PEFT made it, or a whole model that has none."""
+def save(model: PreTrainedModel | PeftModel, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """The adapter alone, in PEFT's format where PEFT made it, or a whole model that has none.
+
+    `state` is what is trained of a PEFT model of which this process holds a shard.
+    """
     if isinstance(model, PeftModel):
         # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
         if resume.needs_state(model):
             resume.save_state(model, folder)
     elif added.is_added(model):

@@ -11,7 +11,7 @@ from swift.tuner.targets import is_norm
 def blocks(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's blocks, first to last. Raises ValueError for a model that is not made so."""
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
+    for module in model.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ValueError(f"{type(model).__name__}: this tuner needs a decoder with a list of {count} blocks")

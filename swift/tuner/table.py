@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift.tuner import added, attach, llamapro, longlora
-from swift.tuner.targets import lora_targets, whole_modules
+from swift.tuner.targets import Names, before_language, lora_targets, sees, whole_modules
 
 Settings: TypeAlias = dict[str, Any]
 Model: TypeAlias = PreTrainedModel | PeftModel
@@ -422,19 +422,33 @@ def tune(
     model, for start values that are drawn from data.
     """
     tuner = TUNERS[name]
+    frozen = _frozen(model, values)
     settings = {setting: values[flag] for flag, setting in tuner.flags.items() if setting}
     if "target_modules" in settings:
-        settings["target_modules"] = _targets(name, model, settings["target_modules"], tuple(default_targets))
+        settings["target_modules"] = _targets(name, model, settings["target_modules"], tuple(default_targets), frozen)
     if "targets" in settings:
-        settings |= {"default_targets": tuple(default_targets), "batches": batches}
+        settings |= {"default_targets": tuple(default_targets), "frozen": frozen, "batches": batches}
     elif "modules_to_save" in settings:
         settings["modules_to_save"] = whole_modules(model, settings["modules_to_save"]) or None
     if "feedforward_modules" in settings:
         settings["feedforward_modules"] = _feedforward(model, settings)
     try:
-        return tuner.apply(model, settings)
+        tuned = tuner.apply(model, settings)
     except AssertionError as error:  # PEFT's word for a size that does not divide another
         raise ValueError(f"--sft_type {name}: {error}") from error
+    for path, parameter in tuned.named_parameters():
+        if tuner.whole and frozen(path):
+            parameter.requires_grad_(False)
+    return tuned
+
+
+def _frozen(model: PreTrainedModel, values: Mapping[str, Any]) -> Names:
+    """The parts of an image model that the flags keep as they are."""
+    vit, aligner = values.get("freeze_vit", True), values.get("freeze_aligner", True)
+    if not (vit and aligner) and not sees(model):
+        flag = "freeze_aligner" if vit else "freeze_vit"
+        raise ValueError(f"--{flag} false is for models that see images, which {model.config.model_type} does not")
+    return before_language(model, vit, aligner)
 
 
 def refuse_ignored(name: str, changed: Collection[str]) -> None:
@@ -445,12 +459,14 @@ def refuse_ignored(name: str, changed: Collection[str]) -> None:
             raise ValueError(f"--sft_type {name} ignores --{flag}, which is for {', '.join(users)}")
 
 
-def _targets(name: str, model: PreTrainedModel, words: Collection[str], default: tuple[str, ...]) -> list[str]:
+def _targets(
+    name: str, model: PreTrainedModel, words: Collection[str], default: tuple[str, ...], frozen: Names
+) -> list[str]:
     if name == "ia3" and [word.upper() for word in words] in (["DEFAULT"], ["AUTO"]):
         known = peft.utils.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(model.config.model_type)
         if known:
             return list(known)
-    return lora_targets(model, list(words), default)
+    return lora_targets(model, list(words), default, frozen)
 
 
 def _feedforward(model: PreTrainedModel, settings: Settings) -> list[str]:

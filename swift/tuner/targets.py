@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+Names = Callable[[str], bool]
+"""Whether the module or parameter of a name is meant."""
+
 QUANTISED = ("QuantLinear", "QuantizedLinear", "WQLinear", "HQQLinear", "EetqLinear")
-"""In the class names of quantised layers that are no `nn.Linear` (bitsandbytes' are)."""
+"""In the class names of quantised layers, or of what they derive from, that are no `nn.Linear` (bitsandbytes' are)."""
 
 
-def lora_targets(model: PreTrainedModel, words: Sequence[str], default: Sequence[str] = ()) -> list[str]:
+def no_names(_: str) -> bool:
+    return False
+
+
+def lora_targets(
+    model: PreTrainedModel, words: Sequence[str], default: Sequence[str] = (), frozen: Names = no_names
+) -> list[str]:
     """The names PEFT looks for, each a suffix of module names. `default` is what DEFAULT means, where that is known.
 
-    Raises ValueError for a word that fits no layer LoRA can adapt.
+    Modules whose names are `frozen` are no targets. Raises ValueError for a word that fits no layer LoRA
+    can adapt.
     """
     kinds = {name: module for name, module in model.named_modules() if _adaptable(module)}
     found: list[str] = []
@@ -35,7 +45,41 @@ def lora_targets(model: PreTrainedModel, words: Sequence[str], default: Sequence
                 found += _named(word, kinds, "no layer that LoRA can adapt", "ALL, EMBEDDING, DEFAULT")
     if not found:
         raise ValueError("no target modules: give names, ALL, EMBEDDING or DEFAULT")
-    return list(dict.fromkeys(found))
+    return _outside(frozen, list(dict.fromkeys(found)), kinds)
+
+
+def sees(model: PreTrainedModel) -> bool:
+    """Whether the model has a part that makes features of pixels."""
+    return model.get_encoder(modality="image") is not model
+
+
+def before_language(model: PreTrainedModel, vit: bool = True, aligner: bool = True) -> Names:
+    """Whether a name is of what stands before an image model's language model. Of no other model there is such a name.
+
+    `vit`: what makes features of pixels. `aligner`: what makes embeddings of these, beside it or, as a merger, in it.
+    """
+    if not sees(model):
+        return no_names
+    names = {module: f"{name}." for name, module in model.named_modules()}
+    tower = names[model.get_encoder(modality="image")]
+    language = (names[model.get_decoder()], names[model.get_output_embeddings()])
+
+    def stands_before(name: str) -> bool:
+        if f"{name}.".startswith(language):
+            return False
+        return vit if f"{name}.".startswith(tower) and "merger" not in name else aligner
+
+    return stands_before
+
+
+def _outside(frozen: Names, words: Sequence[str], kinds: Iterable[str]) -> list[str]:
+    """The words, or where they also mean frozen modules, names that do not."""
+    ends = tuple(f".{word}" for word in words)
+    meant = {name for name in kinds if f".{name}".endswith(ends)}
+    kept = {name for name in meant if not frozen(name)}
+    if meant and not kept:
+        raise ValueError(f"{', '.join(words)}: only in parts that see: --freeze_vit false and --freeze_aligner false")
+    return list(words) if kept == meant else _suffixes(kept, kinds)
 
 
 def whole_modules(model: PreTrainedModel, words: Sequence[str]) -> list[str]:
@@ -94,7 +138,8 @@ def _adaptable(module: nn.Module) -> bool:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, Conv1D)) or any(part in type(module).__name__ for part in QUANTISED)
+    kinds = " ".join(kind.__name__ for kind in type(module).__mro__)
+    return isinstance(module, (nn.Linear, Conv1D)) or any(part in kinds for part in QUANTISED)
 
 
 def is_norm(module: nn.Module) -> bool:

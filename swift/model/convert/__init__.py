@@ -38,6 +38,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from swift.model import quantise
+
 Original = Mapping[str, Any]
 Tensors = list[tuple[str, torch.Tensor]]
 
@@ -84,8 +86,9 @@ def model(family: Family, original: Original, folder: Path, files: Sequence[Path
     Raises ValueError for a weight that is missing, too many, or of another shape.
     """
     config = family.config(original)
-    if "quantization_config" in original:  # transformers hands these layers to the quantiser's own library
-        config.quantization_config = original["quantization_config"]
+    quantised = quantise.found(original)
+    if quantised:  # transformers hands these layers to the quantiser's own library
+        config.quantization_config = quantised
     tensors = {
         new: part
         for file in files
@@ -104,7 +107,11 @@ def model(family: Family, original: Original, folder: Path, files: Sequence[Path
         **options,
     )
     for problem in ("missing", "unexpected", "mismatched"):
-        if names := sorted(map(str, info[f"{problem}_keys"])):
+        names = sorted(map(str, info[f"{problem}_keys"]))
+        if problem == "unexpected" and quantised:
+            # AutoGPTQ wrote a bias of zeros for layers that have none
+            names = [name for name in names if not name.endswith(".bias") or tensors[name].any()]
+        if names:
             raise ValueError(f"{folder}: {len(names)} {problem} weights, {names[0]} for one")
     if (folder / "generation_config.json").is_file():
         loaded.generation_config = GenerationConfig.from_pretrained(folder)

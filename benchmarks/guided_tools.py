@@ -1,0 +1,142 @@
+"""How often are tool calls right with and without a grammar? Trains an adapter for some minutes, then asks.
+
+    python benchmarks/guided_tools.py --agent_template hermes --minutes 2
+
+The questions go to tools that training never saw (`swift.data.synth.evaluation_cases`). `free` leaves the reply alone,
+`auto` holds calls to the tools on offer and their schemas once the reply begins one, `required` makes it call at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import NamedTuple
+
+from jsonschema import Draft202012Validator
+
+from swift.agent.tools import argument_schema, json_arguments
+from swift.chat import Message, Tool, ToolCall
+from swift.commands import infer, sft
+from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.commands.loading import load_chat
+from swift.data.synth import agent_rows, evaluation_cases
+from swift.infer.chat import LocalChat, collect
+from swift.infer.guide import Rules
+from swift.infer.sample import SamplingParams
+
+MODEL = "smollm2-135m-instruct"
+AT_ONCE = 8
+
+
+class Judged(NamedTuple):
+    """What of one reply was right; each needs the one before."""
+
+    called: bool
+    offered: bool
+    fits: bool
+    right_tool: bool
+    right_arguments: bool
+
+
+def train(form: str, minutes: float, rows: int) -> str:
+    """The folder of an adapter that learned the form on tools of the other half of the catalogue."""
+    home = Path(mkdtemp(prefix="guided-"))
+    with (home / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for row in agent_rows(rows, seed=1, style="messages", rounds=(1, 2)):
+            turns = [written(message) for message in row.messages]
+            file.write(json.dumps({"messages": turns, "tools": [tool.spec for tool in row.tools]}) + "\n")
+    saved = sft.main(
+        sft.Config(
+            model=ModelFlags(model_type=MODEL),
+            template=TemplateFlags(agent_template=form, max_length=1024),
+            data=DataFlags(dataset=(str(home / "rows.jsonl"),)),
+            lora=LoraFlags(lora_rank=8, lora_alpha=32, lora_dropout_p=0.0, lora_target_modules=("ALL",)),
+            train=TrainFlags(
+                output_dir=str(home / "train"),
+                batch_size=2,
+                gradient_accumulation_steps=2,
+                max_minutes=minutes,
+                learning_rate=1e-3,
+                lr_scheduler_type="cosine",
+                max_grad_norm=1.0,
+                eval_strategy="no",
+            ),
+        )
+    )
+    folder = saved["last_model_checkpoint"]
+    print(f"adapter: {folder}")
+    return str(folder)
+
+
+def written(message: Message) -> dict[str, object]:
+    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+        turn["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    return turn
+
+
+def judge(calls: Sequence[ToolCall], tools: Sequence[Tool], right: ToolCall) -> Judged:
+    written = [json_arguments(call.arguments) for call in calls]
+    called = bool(calls) and not any(each.reason for each in written)
+    by_name = {tool.name: tool for tool in tools}
+    offered = called and all(call.name in by_name for call in calls)
+    fits = offered and all(
+        Draft202012Validator(argument_schema(by_name[call.name])).is_valid(json.loads(each.text))
+        for call, each in zip(calls, written, strict=True)
+    )
+    tool = offered and calls[0].name == right.name
+    same = tool and json.loads(written[0].text) == json.loads(right.arguments)
+    return Judged(called, offered, fits, tool, same)
+
+
+def ask(chat: LocalChat, cases: Sequence[tuple[object, ToolCall]], mode: str) -> tuple[list[Judged], float, float]:
+    def one(case: tuple[object, ToolCall]) -> tuple[Judged, int]:
+        row, right = case
+        messages: tuple[Message, ...] = row.messages  # type: ignore[attr-defined]
+        tools: tuple[Tool, ...] = row.tools  # type: ignore[attr-defined]
+        params = SamplingParams(temperature=0.0, max_tokens=128)
+        if mode != "free":
+            params = replace(params, guide=chat.guide(Rules(tools, required=mode == "required")))
+        reply = collect(chat(messages, tools, params))
+        calls = reply.message.tool_calls if reply.finish == "tool_calls" else ()
+        return judge(calls, tools, right), reply.usage.completion_tokens
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results = list(pool.map(one, cases))
+    seconds = time.perf_counter() - began
+    return [judged for judged, _ in results], sum(tokens for _, tokens in results) / seconds, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agent_template", default="react_en")
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--cases", type=int, default=100, help="0 trains only")
+    parser.add_argument("--ckpt_dir", help="an adapter that is there already; none trains one")
+    given = parser.parse_args()
+    folder = given.ckpt_dir or train(given.agent_template, given.minutes, given.rows)
+    if not given.cases:
+        return
+    chat = load_chat(infer.Config(backend=BackendFlags(ckpt_dir=folder)))
+    cases = evaluation_cases(given.cases, seed=7, style="messages")
+    print(f"{chat.renderer.form_name}, {len(cases)} cases, greedy\n")
+    print("| | a call with JSON | of a tool on offer | fits its schema | the right tool | all right | tokens/s |")
+    print("|---|---|---|---|---|---|---|")
+    for mode in ("free", "auto", "required"):
+        judged, speed, _ = ask(chat, cases, mode)
+        shares = [f"{sum(column) / len(judged):.0%}" for column in zip(*judged, strict=True)]
+        print(f"| {mode} | {' | '.join(shares)} | {speed:.0f} |", flush=True)
+    chat.engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Which engine answers, and how it is started: PyTorch's is loading's own; the others read a model's files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift import flags
+from swift.commands.groups import BackendFlags, VllmFlags
+
+if TYPE_CHECKING:
+    from swift.commands.loading import Choice
+    from swift.infer.engine import Engine
+    from swift.model.gguf import Shape
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""What OpenVINO reads and computes as transformers does."""
+SHAPE = "shape.json"
+"""What a GGUF file of the cache says of its model: to read it there takes seconds."""
+KINDS = {0: "F16", 8: "Q8_0"}
+"""--quantization_bit -> format of the GGUF file that OpenVINO reads."""
+
+
+def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
+    """pt, vllm or openvino. AUTO: vLLM on a GPU where it is installed and has the model, and its weights are whole
+    ones (no adapter, no --quantization_bit); else pt. On a CPU vLLM takes a minute to start, so it must be asked for.
+
+    Raises ValueError for flags of vLLM that another engine would ignore.
+    """
+    picked = backend.infer_backend
+    if picked == "AUTO":
+        picked = "vllm" if find_spec("vllm") and _suits_vllm(choice, path) else "pt"
+    changed = [name for name, value in vars(backend.vllm).items() if value != vars(VllmFlags())[name]]
+    if changed and picked != "vllm":
+        raise ValueError(
+            f"--{changed[0]} is for vLLM, and the engine is {picked}: leave it out, or say --infer_backend vllm"
+        )
+    if picked != "pt" and backend.max_batch != BackendFlags().max_batch:
+        raise ValueError(f"--max_batch is for --infer_backend pt, and the engine is {picked}: leave it out")
+    return picked
+
+
+def start(name: str, backend: BackendFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
+    return vllm(backend.vllm, choice, path, stops) if name == "vllm" else openvino(choice, path, stops)
+
+
+def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
+    """vLLM on the model's folder, an adapter beside it where --vllm_enable_lora says so."""
+    from swift.infer.vllm import VllmEngine
+
+    if choice.model.quant.bits:
+        raise ValueError("--infer_backend vllm takes whole weights: leave --quantization_bit out")
+    options: dict[str, Any] = {
+        "dtype": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(choice.model.dtype, "auto"),
+        "trust_remote_code": choice.model.trust_remote_code,
+        "tensor_parallel_size": wanted.tensor_parallel_size,
+        "data_parallel_size": wanted.data_parallel_size,
+        "gpu_memory_utilization": wanted.gpu_memory_utilization,
+        "max_model_len": wanted.max_model_len,
+        "enforce_eager": wanted.enforce_eager,
+    }
+    if choice.adapter and not wanted.vllm_enable_lora:
+        raise ValueError(
+            "--infer_backend vllm takes an adapter beside the weights with --vllm_enable_lora true, "
+            "or in them with --merge_lora true"
+        )
+    if choice.adapter:
+        _check_lora(choice.adapter, wanted.vllm_max_lora_rank)
+    if wanted.vllm_enable_lora:
+        options |= {"enable_lora": True, "max_lora_rank": wanted.vllm_max_lora_rank}
+    return VllmEngine(path, stops, options, {"": choice.adapter} if choice.adapter else {})
+
+
+def _suits_vllm(choice: Choice, path: Path) -> bool:
+    import torch
+
+    from swift.infer import vllm as engine
+
+    if choice.adapter or choice.model.quant.bits or not torch.cuda.is_available() or not path.is_dir():
+        return False
+    return engine.serves(json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [])
+
+
+def _check_lora(adapter: Path, most: int) -> None:
+    """ValueError for an adapter that vLLM cannot take beside the weights."""
+    said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    odd = [name for name in ("use_dora", "modules_to_save") if said.get(name)]
+    if said.get("peft_type") != "LORA" or odd:
+        raise ValueError(
+            f"{adapter}: vLLM takes plain LoRA alone ({odd[0] if odd else said.get('peft_type')}): --merge_lora true"
+        )
+    rank = max([said["r"], *said.get("rank_pattern", {}).values()])
+    if rank > most:
+        raise ValueError(f"--vllm_max_lora_rank {most}: {adapter} has rank {rank}")
+
+
+def openvino(choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
+    """OpenVINO on the model's GGUF file, which is written on the first start and kept in the cache."""
+    from swift.infer.openvino import OpenVinoEngine
+
+    if choice.model.device not in ("auto", "cpu"):
+        raise ValueError(f"--infer_backend openvino computes on the CPU: leave --device {choice.model.device} out")
+    bits = choice.model.quant.bits
+    if bits not in KINDS:
+        raise ValueError(
+            f"--infer_backend openvino has no weights of {bits} bits: --quantization_bit 8, or leave it out"
+        )
+    file = path if path.is_file() else _gguf(choice, path, KINDS[bits])
+    shape = _shape(file)
+    if shape.architecture not in ARCHITECTURES or not shape.plain:
+        raise ValueError(
+            f"{path}: OpenVINO computes something else for this model than PyTorch: it reads "
+            f"{', '.join(ARCHITECTURES)} without biases of Llama's attention or a stretched rotary embedding; take pt"
+        )
+    return OpenVinoEngine(file, stops, shape.context, shape.vocabulary, choice.model.dtype)
+
+
+def _gguf(choice: Choice, path: Path, kind: str) -> Path:
+    """The model as a GGUF file in the cache, named by what it was made from; the first call writes and checks it."""
+    from swift.commands import export, merging
+    from swift.model import bundled, gguf, gguf_write
+
+    made_from = [path, *([choice.adapter] if choice.adapter else [])]
+    files = [file for folder in made_from for file in sorted(folder.iterdir()) if file.is_file()]
+    told = repr([kind, choice.template, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]])
+    folder = bundled.cache_root() / "gguf" / f"{path.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    file = folder / f"model-{kind}.gguf"
+    if not file.is_file():
+        print(f"writing {file} for OpenVINO (once)", file=sys.stderr)
+        ready = export.whole(choice._replace(model=flags.update(choice.model, {"quantization_bit": 0})))
+        with merging.aside(folder) as new:
+            gguf_write.write(ready.model, ready.tokenizer, ready.stops, new / file.name, kind, ready.name)
+            gguf_write.verify(new / file.name, ready.model, ready.tokenizer, kind)
+            shape = gguf.shape(new / file.name)
+            (new / SHAPE).write_text(json.dumps(shape._asdict()), encoding="utf-8")
+    return file
+
+
+def _shape(file: Path) -> Shape:
+    from swift.model import gguf
+
+    noted = file.with_name(SHAPE)
+    return gguf.Shape(**json.loads(noted.read_text(encoding="utf-8"))) if noted.is_file() else gguf.shape(file)

@@ -1,0 +1,311 @@
+"""Flags -> samples to train on: all at once, kept on the disk from the last start, one by one, or as a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from swift import flags
+from swift.commands.groups import DataFlags, FeedFlags, ModelFlags, TemplateFlags, TrainFlags
+
+if TYPE_CHECKING:
+    from swift.chat import Conversation, Sample
+    from swift.data.check import Report
+    from swift.data.mix import DataPlan
+    from swift.template import Renderer
+    from swift.template.fit import Lengths
+    from swift.train.ranks import Ranks
+    from swift.train.report import Share
+    from swift.train.streamed import Stream
+
+Say = Callable[[str], None]
+LOOK = 256
+"""Rows that are looked at before a run whose rows are not tokenised beforehand."""
+NAMED = 100
+"""Rows left out on the way that a process names, before it only counts on."""
+RULES = ("agent", "data", "template", "chat.py", "train/cache.py")
+"""What of this package decides the tokens of a row."""
+
+
+class Feeds(Protocol):
+    """A command's config, as far as its rows go."""
+
+    @property
+    def model(self) -> ModelFlags: ...
+    @property
+    def template(self) -> TemplateFlags: ...
+    @property
+    def data(self) -> DataFlags: ...
+    @property
+    def feed(self) -> FeedFlags: ...
+    @property
+    def train(self) -> TrainFlags: ...
+
+
+class Data(NamedTuple):
+    """What is trained on, what is held out, what became of every row, and the first row as the model sees it.
+
+    With a `stream` on, `train` is what was looked at of it.
+    """
+
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+    shares: dict[str, Share]
+    fates: dict[str, Any]
+    said: list[str]
+    first_row: str
+    stream: Callable[[int, int, int, int], Stream[Any]] | None = None
+    """(batch size, accumulation, rank, world) -> the stream."""
+
+
+def check(cfg: Feeds) -> None:
+    """ValueError for flags that contradict each other. Reads nothing."""
+    feed, default = cfg.feed, FeedFlags()
+    ways = [f"--{name}" for name in ("streaming", "lazy_tokenize", "token_cache") if getattr(feed, name)]
+    if len(ways) > 1:
+        raise ValueError(f"{' and '.join(ways)} exclude each other: each says when rows are tokenised")
+    if feed.shuffle_buffer_size != default.shuffle_buffer_size and not feed.streaming:
+        raise ValueError("--shuffle_buffer_size does nothing without --streaming true")
+    if feed.shuffle_buffer_size < 1:
+        raise ValueError(f"--shuffle_buffer_size {feed.shuffle_buffer_size}: must be 1 or more")
+    if feed.streaming and cfg.train.max_steps < 1:
+        raise ValueError("--streaming true needs --max_steps: nobody knows how many rows there are")
+
+
+def read(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
+    """The rows of the flags; `say` hears what became of them."""
+    feed = cfg.feed
+    if feed.streaming:
+        data = _streamed(cfg, renderer, say)
+    elif feed.lazy_tokenize:
+        data = _lazy(cfg, renderer, say)
+    elif feed.token_cache:
+        data = _kept(cfg, renderer, say, ranks)
+    else:
+        data = _tokenised(cfg, renderer, say)
+    _refuse_untrained(data, cfg)
+    return data
+
+
+def _plan(cfg: Feeds) -> DataPlan:
+    from swift.data.mix import DataPlan
+
+    flags_of_data = {field.name: getattr(cfg.data, field.name) for field in fields(cfg.data)}
+    return DataPlan(**flags_of_data, registry=cfg.model.registry)
+
+
+# --- all at once ----------------------------------------------------------------------------------------------------
+
+
+def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
+    from swift.data.mix import load_datasets
+    from swift.template.fit import Lengths, fit_all
+    from swift.train.report import abbreviate, mixture
+
+    train_rows, val_rows, report = load_datasets(_plan(cfg), say)
+    lengths, limits = Lengths(), cfg.template
+    train, val = (
+        list(fit_all(renderer, _shown(rows, doing), limits.max_length, limits.truncation_strategy, lengths))
+        for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
+    )
+    fates, said = _told(report, lengths, say)
+    first = next((row for row in train_rows if train and row.source == train[0].source), None)
+    shown = abbreviate(renderer.show(first).pieces) if first else ""
+    return Data(train, val, mixture(train), fates, said, shown)
+
+
+def _shown(rows: Sequence[Conversation], doing: str) -> Iterable[Conversation]:
+    """The rows, with a progress bar where they are many and somebody looks."""
+    from rich.progress import track
+
+    return track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True)
+
+
+def _told(report: Report, lengths: Lengths, say: Say) -> tuple[dict[str, Any], list[str]]:
+    """What became of the rows, as JSON and as it is said here."""
+    said = [*(f"data: {line}" for line in report.lines()), *(f"length: {line}" for line in lengths.lines())]
+    for line in said:
+        say(line)
+    return {**report.as_dict(), "lengths": lengths.fates, "left_out": lengths.reasons}, said
+
+
+def _refuse_untrained(data: Data, cfg: Feeds) -> None:
+    """ValueError where a run would teach nothing, or never teach when to stop."""
+    if not data.train:
+        why = next(iter(data.fates.get("left_out", ())), f"none fits into --max_length {cfg.template.max_length}")
+        raise ValueError(f"no row is left to train on: {why}")
+    for source, share in data.shares.items():
+        if not share.trained_tokens:
+            raise ValueError(
+                f"{source}: no token of its {share.rows} rows is trained: "
+                f"look at one with `swift data show`, and at --loss_scale {cfg.template.scale}"
+            )
+    looked_at = data.train[:LOOK] if cfg.feed.lazy_tokenize else data.train
+    if not any(sample.weights[-1] for sample in looked_at):
+        raise ValueError(
+            "the token that ends a reply is never trained, so the model would not learn to stop: "
+            f"look at a row with `swift data show`, and at --loss_scale {cfg.template.scale}"
+        )
+
+
+# --- kept from the last start ---------------------------------------------------------------------------------------
+
+
+def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
+    """The rows from the cache, which the first process fills where it has not these rows or not all of them."""
+    from swift.train import cache
+    from swift.train.report import Share
+
+    word = str(cfg.feed.token_cache)
+    root = Path("~/.cache/swift/tokens" if word.lower() == "true" else word).expanduser()
+
+    def fill() -> Path:
+        folder = root / _key(cfg, renderer)
+        if (known := cache.read(folder)) is None:
+            data = _tokenised(cfg, renderer, say)
+            shares = {source: share._asdict() for source, share in data.shares.items()}
+            facts = {"fates": data.fates, "said": data.said, "shares": shares, "first_row": data.first_row}
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            cache.write(folder, {"train": data.train, "val": data.val}, facts)
+            say(f"tokens: kept in {folder}")
+        else:
+            say(f"tokens: taken from {folder}")
+            for line in known[1]["said"]:
+                say(line)
+        return folder
+
+    folder = ranks.agree(fill)
+    found = cache.read(folder)
+    if found is None:
+        raise ValueError(f"--token_cache {word}: {folder} is not there, or changed: all processes have to see it")
+    sets, facts = found
+    shares = {source: Share(**share) for source, share in facts["shares"].items()}
+    return Data(sets["train"], sets["val"], shares, facts["fates"], facts["said"], facts["first_row"])
+
+
+def _key(cfg: Feeds, renderer: Renderer) -> str:
+    """A name for the tokens of a run: other bytes of the data, tokenizer, template, rules or versions, another name."""
+    from swift.data.mix import files
+
+    found = hashlib.sha256()
+    plan = _plan(cfg)
+    found.update(json.dumps([flags.to_dict(cfg.data), flags.to_dict(cfg.template)], sort_keys=True).encode())
+    found.update(json.dumps([version(name) for name in ("swift-agents", "transformers", "tokenizers")]).encode())
+    tokenizer = renderer.tokenizer
+    found.update(tokenizer.backend_tokenizer.to_str().encode())
+    found.update(repr((tokenizer.special_tokens_map, tokenizer.chat_template, renderer.stop)).encode())
+    found.update(repr(cfg.model.model_type).encode())
+    package = Path(__file__).parent.parent
+    rules = [path for part in RULES for path in sorted([package / part, *(package / part).rglob("*")])]
+    given = [Path(cfg.template.scale).expanduser()]  # a loss scale of the user's own
+    for file in [*files(plan), *rules, *given]:
+        if file.is_file() and file.suffix != ".pyc":
+            found.update(f"{file.name} {file.stat().st_size}".encode())
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 22):
+                    found.update(block)
+    return found.hexdigest()[:32]
+
+
+# --- one by one -----------------------------------------------------------------------------------------------------
+
+
+def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
+    from swift.data.mix import load_datasets
+    from swift.template.fit import Lengths, fit_all
+    from swift.train.report import abbreviate, mixture
+    from swift.train.streamed import LEFT_OUT, Lazy
+
+    train_rows, val_rows, report = load_datasets(_plan(cfg), say)
+    lengths, limits = Lengths(), cfg.template
+    val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths))
+    fates, said = _told(report, lengths, say)
+    train = Lazy(train_rows, _size, _maker(cfg, renderer))
+    say(f"tokens: rows are tokenised when they are trained on; what follows is of the first {LOOK}")
+    shown = abbreviate(renderer.show(train_rows[0]).pieces) if train_rows else ""
+    looked_at = [sample for sample in train[:LOOK] if sample is not LEFT_OUT]
+    return Data(train, val, mixture(looked_at), fates, said, shown)
+
+
+def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
+    from dataclasses import replace
+
+    from swift.data.check import Report
+    from swift.data.mix import load_datasets
+    from swift.data.stream import rows
+    from swift.template.fit import Lengths, fit_all
+    from swift.train.report import abbreviate, mixture
+    from swift.train.streamed import Stream
+
+    plan = _plan(cfg)
+    begin = rows(plan, _to_stderr)
+    looked_at = list(islice(begin(0, False), LOOK))
+    lengths, limits = Lengths(), cfg.template
+    train = list(fit_all(renderer, looked_at, limits.max_length, limits.truncation_strategy, lengths))
+    val: list[Sample] = []
+    report = Report()
+    if plan.val_dataset:
+        _, val_rows, report = load_datasets(replace(plan, dataset=()), say)
+        val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths))
+    else:
+        say("stream: no rows are held out, give --val_dataset for some")
+    fates, said = _told(report, lengths, say)
+    say(f"stream: what follows is of the first {len(looked_at)} rows")
+
+    def stream(batch_size: int, accumulation: int, rank: int, world: int) -> Stream[Conversation]:
+        return Stream(
+            begin,
+            _size,
+            _maker(cfg, renderer),
+            batch_size,
+            accumulation,
+            buffer=cfg.feed.shuffle_buffer_size,
+            rank=rank,
+            world=world,
+            seed=cfg.train.seed,
+        )
+
+    shown = abbreviate(renderer.show(looked_at[0]).pieces) if looked_at else ""
+    return Data(train, val, mixture(train), fates, said, shown, stream)
+
+
+def _size(row: Conversation) -> int:
+    """Characters: what is known of a row's length before it is tokenised."""
+    return sum(
+        len(message.content) + sum(len(call.arguments) for call in message.tool_calls) for message in row.messages
+    )
+
+
+def _maker(cfg: Feeds, renderer: Renderer) -> Callable[[Conversation], Sample | None]:
+    """Tokenises a row where it is trained on; a row that does not fit is named there."""
+    from swift.template.fit import fit
+
+    limits, left_out = cfg.template, iter(range(NAMED))
+
+    def make(row: Conversation) -> Sample | None:
+        fitted = fit(renderer, row, limits.max_length, limits.truncation_strategy)
+        if fitted.sample is None and next(left_out, None) is not None:
+            _to_stderr(f"length: {row.source}:{row.line}: {fitted.reason}")
+        return fitted.sample
+
+    return make
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def inputs(data: Data, batch_size: int, device: Any) -> Iterator[dict[str, Any]]:
+    """Training rows as a model takes them, for start values that are drawn from data."""
+    from swift.train.batch import collate
+
+    for start in range(0, len(data.train), batch_size):
+        batch = collate(data.train[start : start + batch_size])
+        yield {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}

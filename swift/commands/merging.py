@@ -1,0 +1,253 @@
+"""An adapter's checkpoint -> a folder that transformers loads, checked that it computes the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from swift.commands.groups import ModelFlags
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from swift.model.specs import ModelSpec
+    from swift.template.sight import Sight
+    from swift.template.template import Template
+
+RECORD = "sft_args.json"
+TOLERANCE = 1e-4
+"""What the order of sums in fp32 can change in the logits, relative to the greatest of them."""
+PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气怎么样？"
+
+
+class Merges(Protocol):
+    """A command's config, as far as merging goes. `output_dir` None: the checkpoint's name with -merged."""
+
+    @property
+    def ckpt_dir(self) -> str | None: ...
+    @property
+    def output_dir(self) -> str | None: ...
+    @property
+    def template_type(self) -> str: ...
+    @property
+    def model(self) -> ModelFlags: ...
+
+
+def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
+    """The folder of the merged model. An error leaves nothing under its name, and what was there as it was."""
+    if config.ckpt_dir is None:
+        raise ValueError("--merge_lora true needs --ckpt_dir: the LoRA checkpoint to merge")
+    checkpoint = Path(config.ckpt_dir).expanduser().resolve()
+    target = Path(config.output_dir or f"{checkpoint}-merged").expanduser().resolve()
+    recorded = _recorded(checkpoint)
+    _check_target(target, overwrite)
+
+    from swift.model import load, specs, vision  # torch, from here on
+    from swift.template.sight import Sight
+
+    name, revision = _base_model(config.model, recorded, checkpoint)
+    registry = config.model.registry or tuple(file for file in recorded.get("registry") or () if Path(file).is_file())
+    try:
+        source = load.locate(name, revision, config.model.use_hf, registry)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint} was trained on {name}: {error} (--model_id_or_path says where it is)") from None
+    wanted = config.model.model_type
+    spec = specs.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
+    tokenizer = load.load_tokenizer(source, config.model.trust_remote_code, spec)
+    processor = load.load_processor(source, tokenizer)
+    template = _template(config.template_type, recorded, spec)
+    stops = give_template(tokenizer, template, Sight(processor) if processor else None)
+    dtype = config.model.dtype if config.model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
+
+    with aside(target) as folder:
+        away = _merge_into(folder, source, checkpoint, config.model, dtype, tokenizer, stops, spec)
+        if processor:
+            vision.copy_processor(source, folder)
+        _write_records(folder, recorded, spec, template, name, dtype)
+    print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
+    return target
+
+
+def _merge_into(
+    folder: Path,
+    source: Path,
+    checkpoint: Path,
+    flags: ModelFlags,
+    dtype: str,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: list[int],
+    spec: ModelSpec | None,
+) -> float:
+    """Writes weights and tokenizer. Returns how far the greatest difference of logits is, by the greatest logit.
+
+    All is computed in fp32, so that rounding to the folder's dtype is the only difference that remains, and happens
+    once for each weight. Its effect is taken from the model in memory; what is read back must agree with that.
+    """
+    from swift.model import load
+    from swift.tuner import attach
+
+    rounded_to = load.pick_dtype(dtype, load.pick_device(flags.device))
+    model = load.load_model(source, "fp32", flags.device, flags.trust_remote_code, spec=spec)
+    if "quantization_config" in model.config.to_dict():
+        raise ValueError(f"{source}: a quantised model cannot take an adapter into its weights")
+    tokens = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
+    tuned = attach.load(model, checkpoint)
+    expected = logits(tuned, tokens)
+    merged = attach.merge(tuned)
+    agree("the merged weights compute something else than the adapter", logits(merged, tokens), expected)
+    for parameter in merged.parameters():
+        parameter.data = parameter.data.to(rounded_to).float()
+    in_memory = logits(merged, tokens)
+    merged.to(rounded_to)
+    merged.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    del model, tuned, merged  # room for the second model
+    again = load.load_model(folder, "fp32", flags.device, flags.trust_remote_code)
+    read_back = logits(again, tokens)
+    agree("the folder, read back, computes something else than the merged model", read_back, in_memory)
+    return difference(read_back, expected)
+
+
+def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    with torch.no_grad():
+        found: torch.Tensor = model(tokens).logits
+    return found
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def agree(problem: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    away = difference(found, expected)
+    if not away <= TOLERANCE:  # a NaN is no agreement
+        raise ValueError(f"{problem}: logits differ by {away:.1e} of the greatest ({TOLERANCE:.0e} is rounding)")
+
+
+def _recorded(checkpoint: Path) -> dict[str, Any]:
+    """What training noted in the checkpoint or the folder above it; empty where another program trained."""
+    if not checkpoint.is_dir():
+        raise ValueError(f"{checkpoint}: no such checkpoint folder")
+    inner = [path for path in checkpoint.glob("checkpoint-*") if not path.name.endswith("-merged")]
+    if inner and not (checkpoint / "adapter_config.json").exists():
+        last = max(inner, key=lambda path: path.stat().st_mtime)
+        raise ValueError(f"{checkpoint}: not a checkpoint but a folder of them: --ckpt_dir {last}")
+    file = next((path for path in (checkpoint / RECORD, checkpoint.parent / RECORD) if path.is_file()), None)
+    recorded = _json(file) if file else {}
+    if recorded.get("sft_type", "lora") == "full" or (checkpoint / "config.json").exists():
+        raise ValueError(f"{checkpoint}: a whole model, with no adapter to merge")
+
+    from swift.tuner import attach
+
+    if reason := attach.UNMERGEABLE.get(attach.check(checkpoint)):
+        raise ValueError(f"{checkpoint}: this adapter cannot be merged: {reason}; infer and deploy take it as it is")
+    return recorded
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{file}: not a JSON object")
+    return value
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """An existing folder is replaced only if it is a model that an earlier merge wrote."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ValueError(f"{target} exists: remove it, give another --output_dir, or replace it with swift merge-lora")
+    if not (target / RECORD).is_file() or _json(target / RECORD).get("sft_type") != "full":
+        raise ValueError(f"{target} exists and is no merged model: give another --output_dir")
+
+
+def _base_model(flags: ModelFlags, recorded: dict[str, Any], checkpoint: Path) -> tuple[str, str]:
+    """Name or path, and revision, of the model below the adapter: from flags, the training's record, or PEFT's."""
+    name = flags.model_id_or_path or flags.model_type
+    name = name or recorded.get("model_id_or_path") or recorded.get("model_type")
+    name = name or _json(checkpoint / "adapter_config.json").get("base_model_name_or_path")
+    if not name:
+        raise ValueError(f"{checkpoint}: nothing here says which model the adapter is for: give --model_id_or_path")
+    revision = flags.model_revision if flags.model_revision != "master" else recorded.get("model_revision")
+    return str(name), str(revision or "master")
+
+
+def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> Template | None:
+    """The template of the training with its system text; None leaves the tokenizer's own in place."""
+    from swift.template.template import template
+
+    name = asked if asked != "AUTO" else recorded.get("template_type") or "AUTO"
+    if name == "AUTO":
+        name = spec.template if spec else None
+    found = template(name) if name else None
+    system = recorded.get("system")
+    return replace(found, default_system=system) if found and system is not None else found
+
+
+def give_template(
+    tokenizer: PreTrainedTokenizerBase, template: Template | None, sight: Sight | None = None
+) -> list[int]:
+    """Writes the chat template into the tokenizer. Returns the tokens that end a reply."""
+    from swift.template import Renderer
+    from swift.template.template import jinja
+
+    if template:
+        tokenizer.chat_template = jinja(template, sight.mark if sight else "")
+    elif not tokenizer.chat_template:
+        raise ValueError("nothing says which chat format the model was trained with: give --template_type")
+    stops = list(Renderer(tokenizer, template, sight=sight).stop.tokens)
+    if not stops:
+        raise ValueError("neither the template nor the tokenizer has a token that ends a reply")
+    return stops
+
+
+def _write_records(
+    folder: Path, recorded: dict[str, Any], spec: ModelSpec | None, template: Template | None, name: str, dtype: str
+) -> None:
+    model_type = spec.model_type if spec else recorded.get("model_type")
+    configuration = {"framework": "pytorch", "task": "chat", "allow_remote": True, "model_type": model_type}
+    merged = {
+        **recorded,
+        "model_type": model_type,
+        "model_id_or_path": name,
+        "template_type": template.name if template else "AUTO",
+        "sft_type": "full",
+        "dtype": dtype,
+    }
+    for file, record in (("configuration.json", configuration), (RECORD, merged)):
+        known = {key: value for key, value in record.items() if key != "model_type" or value}
+        (folder / file).write_text(json.dumps(known, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def aside(target: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `target` if all goes well, and is removed if not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    folder, former = beside / "new", beside / "former"
+    folder.mkdir()
+    try:
+        yield folder
+        if target.exists():
+            target.rename(former)
+        try:
+            folder.rename(target)
+        except OSError:
+            former.rename(target)
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

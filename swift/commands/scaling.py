@@ -1,0 +1,66 @@
+"""Flags -> how a run is spread over processes and devices. Refuses what would be ignored or cannot work."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from swift.commands.groups import ModelFlags, ScaleFlags, TrainFlags
+
+if TYPE_CHECKING:
+    import torch
+
+TUNERS = ("lora", "full")
+"""Tuners whose weights are put together from shards when they are saved."""
+
+
+class Spreads(Protocol):
+    """A command's config, as far as spreading goes."""
+
+    @property
+    def model(self) -> ModelFlags: ...
+    @property
+    def train(self) -> TrainFlags: ...
+    @property
+    def scale(self) -> ScaleFlags: ...
+
+
+class Spread(NamedTuple):
+    """`settings`: of TrainingArguments. `shards`: an engine hands out the weights. `device_map`: where layers go."""
+
+    settings: dict[str, Any]
+    shards: bool
+    device_map: str | dict[str, Any] | None
+
+    @property
+    def engine(self) -> str:
+        return next((name for name in ("fsdp", "deepspeed") if name in self.settings), "")
+
+
+def check(cfg: Spreads) -> Spread:
+    """How the flags want the run spread; ValueError where they contradict each other or the machine. Loads nothing."""
+    from swift.train import engine
+
+    scale, quant = cfg.scale, cfg.model.quant
+    chosen = [f"--{name}" for name in ("fsdp", "deepspeed", "device_map") if getattr(scale, name)]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)} exclude each other: each says where the layers are")
+    settings = engine.fsdp(scale.fsdp, scale.fsdp_config) | engine.deepspeed(scale.deepspeed)
+    processes = "LOCAL_RANK" in os.environ
+    if settings and cfg.train.sft_type not in TUNERS:
+        raise ValueError(f"{chosen[0]} works with --sft_type {' and '.join(TUNERS)}, not with {cfg.train.sft_type}")
+    if settings and quant.bits and (quant.bits, quant.quant_method) != (4, "bnb"):
+        raise ValueError(f"{chosen[0]} shards quantised weights of --quant_method bnb --quantization_bit 4 alone")
+    if settings and not processes:
+        raise ValueError(f"{chosen[0]} spreads over several processes: NPROC_PER_NODE=8 swift sft ..., or torchrun")
+    if scale.device_map and processes:
+        raise ValueError("--device_map spreads one process: leave out NPROC_PER_NODE and torchrun, or take --fsdp")
+    stage = settings.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
+    placed = engine.device_map(scale.device_map) if scale.device_map else None
+    return Spread(settings, "fsdp" in settings or stage == 3, placed)
+
+
+def check_device(spread: Spread, device: torch.device) -> None:
+    """ValueError for an engine that this kind of device does not run."""
+    if spread.engine == "deepspeed" and device.type == "cpu":
+        raise ValueError("--deepspeed needs GPUs: on CPUs take --fsdp, or neither (DDP)")

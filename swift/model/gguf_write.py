@@ -1,0 +1,250 @@
+"""A transformers model and its tokenizer -> a GGUF file, as llama.cpp lays it out. Knows no adapter, names no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from swift.model import gguf as reading
+from swift.model.gguf_words import Vocabulary, vocabulary
+
+KINDS = {
+    "F16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16, 1e-2),
+    "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16, 5e-2),
+    "Q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0, 1e-1),
+}
+"""How matrices are kept, the file's own mark for it, and how far rounding may move a logit, by the greatest logit."""
+PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气怎么样？"
+
+
+class Family(NamedTuple):
+    """What is particular to a family. `architecture`: its name in gguf-py's tables. `paired`: the two halves that
+    rotary embedding turns against each other lie side by side in the rows of queries and keys. `scaling`: the kinds of
+    rotary embedding that llama.cpp computes for it as transformers does."""
+
+    architecture: str
+    paired: bool
+    scaling: tuple[str, ...]
+
+
+FAMILIES = {
+    "llama": Family("llama", True, ("default", "linear", "llama3")),
+    "mistral": Family("llama", True, ("default", "linear")),
+    "qwen2": Family("qwen2", False, ("default", "linear", "yarn")),
+    "qwen3": Family("qwen3", False, ("default", "linear", "yarn")),
+}
+"""transformers' model type -> family. The converted checkpoints of other authors are among them."""
+
+
+def check(config: Any) -> Family:
+    """How the model is written. ValueError where this is not known, or where llama.cpp would compute something else."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ValueError(
+            f"a model of type {config.model_type} cannot be written as GGUF here: only {', '.join(FAMILIES)} can"
+        )
+    rotary = config.rope_parameters.get("rope_type", "default")
+    if rotary not in family.scaling:
+        raise ValueError(
+            f"a {config.model_type} with rotary embedding of type {rotary} cannot be written as GGUF: "
+            f"only {', '.join(family.scaling)} can"
+        )
+    # Mistral has a window or None; Qwen's configurations carry one that counts only with a switch.
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window and window < config.max_position_embeddings:
+        raise ValueError(
+            f"sliding attention over {window} tokens cannot be written as GGUF: llama.cpp would see the whole "
+            f"context; a max_position_embeddings of {window} in config.json makes both the same"
+        )
+    if config.hidden_act != "silu":
+        raise ValueError(f"a {config.model_type} with {config.hidden_act} in place of silu cannot be written as GGUF")
+    return family
+
+
+def write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: Sequence[int],
+    file: Path,
+    kind: str,
+    name: str,
+    begins: bool = True,
+) -> None:
+    """Writes the model, one matrix at a time. The tokenizer's chat template and the `stops` go into the file.
+
+    `begins`: a prompt begins with the token that the tokenizer puts first, if it puts one.
+
+    Raises ValueError for a model, a tokenizer or a value that the file cannot hold.
+    """
+    config = model.config
+    family = check(config)
+    words = vocabulary(tokenizer, config.vocab_size)
+    matrix, mark, _ = KINDS[kind]
+    writer = GGUFWriter(file, family.architecture)
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(mark)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _settings(writer, config)
+    _words(writer, words, tokenizer, stops, begins)
+    tensors = _tensors(model, family)
+    for own, tensor in tensors:
+        kept = _kept(tensor, matrix)
+        shape = gguf.quant_shape_to_byte_shape(tensor.shape, kept)
+        counts_bytes = kept not in (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
+        dtype = np.dtype(np.uint8 if counts_bytes else np.float16 if kept == GGMLQuantizationType.F16 else np.float32)
+        writer.add_tensor_info(own, shape if counts_bytes else tensor.shape, dtype, int(np.prod(shape)), kept)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for own, tensor in tensors:
+        writer.write_tensor_data(_numbers(own, tensor, _kept(tensor, matrix), family, config))
+    writer.close()
+
+
+def read_back(file: Path, config: Any) -> PreTrainedModel:
+    """The file's weights in a model of `config`, through transformers' own reader."""
+    fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
+    # What transformers reads of a file's own settings leaves out how rotary embedding is stretched.
+    shape = AutoConfig.for_model(FAMILIES[config.model_type].architecture, **fields)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32, config=shape
+    )
+    return model.eval()
+
+
+def verify(file: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str) -> float:
+    """How far the file, read back, moves the logits after a golden prompt, by the greatest of them.
+
+    Raises ValueError if that is more than rounding, or if the file's tokenizer is another.
+    """
+    tokens = tokenizer(PROBE, add_special_tokens=False).input_ids
+    again = reading.read_tokenizer(file)
+    if again(PROBE, add_special_tokens=False).input_ids != tokens:
+        raise ValueError(f"{file}: the tokenizer, read back, cuts a text into other tokens")
+    if again.chat_template != tokenizer.chat_template:
+        raise ValueError(f"{file}: the chat template, read back, is another")
+    ids = torch.tensor([tokens])
+    with torch.no_grad():
+        expected = model(ids.to(model.device)).logits.float().cpu()
+        logits = read_back(file, model.config)(ids).logits
+    away = float((logits - expected).abs().max() / expected.abs().max())
+    if not away <= KINDS[kind][2]:  # a NaN is no agreement
+        raise ValueError(
+            f"{file}: the file, read back, computes something else: logits differ by {away:.1e} of the greatest "
+            f"({KINDS[kind][2]:.0e} is rounding)"
+        )
+    return away
+
+
+def _settings(writer: GGUFWriter, config: Any) -> None:
+    # Older configurations leave the width of a head to be computed.
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rotary = config.rope_parameters
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(width)
+    writer.add_rope_freq_base(rotary["rope_theta"])
+    if rotary.get("rope_type") in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rotary["rope_type"]))
+        writer.add_rope_scaling_factor(rotary["factor"])
+    if rotary.get("rope_type") == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rotary["original_max_position_embeddings"])
+
+
+def _words(
+    writer: GGUFWriter, words: Vocabulary, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], begins: bool
+) -> None:
+    writer.add_tokenizer_model(words.model)
+    writer.add_tokenizer_pre(words.pre)
+    writer.add_token_list(words.tokens)
+    writer.add_token_types(words.types)
+    if words.scores:
+        writer.add_token_scores(words.scores)
+    if words.merges:
+        writer.add_token_merges(words.merges)
+    writer.add_add_space_prefix(words.space_first)
+    opening = tokenizer("").input_ids[:1]
+    writer.add_add_bos_token(begins and opening == [tokenizer.bos_token_id])
+    writer.add_add_eos_token(False)
+    for add, token in (
+        (writer.add_bos_token_id, tokenizer.bos_token_id),
+        (writer.add_unk_token_id, tokenizer.unk_token_id),
+        (writer.add_pad_token_id, tokenizer.pad_token_id),
+    ):
+        if token is not None:
+            add(token)
+    if len(stops) > 3:
+        raise ValueError(f"a GGUF file names three stop tokens at most, this model has {len(stops)}")
+    for add, token in zip(
+        (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), stops, strict=False
+    ):
+        add(token)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _tensors(model: PreTrainedModel, family: Family) -> list[tuple[str, Tensor]]:
+    """The weights under their names in the file; those of a rotary embedding that is stretched unevenly among them."""
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
+    names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
+    found = []
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        own = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if own is None:
+            raise ValueError(f"the weight {name} has no name in GGUF's {family.architecture}")
+        found.append((own, tensor))
+    if model.config.rope_parameters.get("rope_type") == "llama3":
+        inverse = model.model.rotary_emb.inv_freq.double().cpu()
+        steps = torch.arange(len(inverse), dtype=torch.float64) / len(inverse)
+        plain = 1 / model.config.rope_parameters["rope_theta"] ** steps
+        found.append(("rope_freqs.weight", (plain / inverse).float()))
+    return found
+
+
+def _kept(tensor: Tensor, matrix: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Vectors stay whole; rows that 8-bit blocks do not divide are kept in 16 bits."""
+    if tensor.dim() == 1:
+        return GGMLQuantizationType.F32
+    return GGMLQuantizationType.F16 if tensor.shape[-1] % gguf.GGML_QUANT_SIZES[matrix][0] else matrix
+
+
+def _numbers(
+    name: str, tensor: Tensor, kept: GGMLQuantizationType, family: Family, config: Any
+) -> np.ndarray[Any, Any]:
+    numbers: np.ndarray[Any, Any] = tensor.detach().float().cpu().numpy()
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"the weight {name} holds numbers that are not finite")
+    if kept == GGMLQuantizationType.F16 and np.abs(numbers).max(initial=0) > np.finfo(np.float16).max:
+        raise ValueError(f"the weight {name} holds numbers too great for F16: take --to_gguf BF16")
+    if family.paired and ".attn_q." in name:
+        numbers = _paired(numbers, config.num_attention_heads)
+    if family.paired and ".attn_k." in name:
+        numbers = _paired(numbers, config.num_key_value_heads)
+    written: np.ndarray[Any, Any] = gguf.quantize(np.ascontiguousarray(numbers), kept)
+    return written
+
+
+def _paired(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Row i and row i + width / 2 of each head, side by side."""
+    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
+    paired: np.ndarray[Any, Any] = halves.swapaxes(1, 2).reshape(rows.shape)
+    return paired

@@ -1,0 +1,41 @@
+"""A function of the user's own, FILE.py:NAME, that reads a model or a tokenizer. Knows no table and no flag."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def function(spec: str) -> Callable[..., Any]:
+    """The function, which reports whatever goes wrong in it as a ValueError. `spec` is FILE.py:NAME."""
+    path, _, name = spec.rpartition(":")
+    file = Path(path)
+    if file.suffix != ".py" or not file.is_file():
+        raise ValueError(f"{spec}: there is no such Python file: a function of your own is written FILE.py:NAME")
+    known = {key: value for key, value in vars(_imported(file)).items() if callable(value) and not key.startswith("__")}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        raise ValueError(f"{file}: there is no function {name!r}{f'; did you mean {near[0]}?' if near else ''}")
+
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return known[name](*args, **options)
+        except Exception as error:  # the function is the user's, and may be wrong in any way
+            raise ValueError(f"{file.name}:{name}: {type(error).__name__}: {error}") from error
+
+    return call
+
+
+def _imported(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"swift_model_{file.stem}", file)
+    assert spec is not None and spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the module is the user's, and may be wrong in any way
+        raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,39 @@
+"""A connection of uvicorn's that does not wait for ever for a request's head. Knows no request."""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+PATIENCE = 20.0
+"""Seconds that the head of a request may take to arrive."""
+
+
+class Connection(H11Protocol):  # type: ignore[misc]  # uvicorn's types are not read
+    """uvicorn times connections out between requests, but not within a request's head."""
+
+    patience = PATIENCE
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.patience, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        awaits_head = self.conn.their_state is h11.IDLE
+        if not awaits_head:
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.patience, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,211 @@
+"""The fast LoRA path: a decoder's blocks exchanged for ones that compute the same with fewer and larger products.
+
+The blocks keep PEFT's modules under PEFT's names, so what is trained and saved is the same; `functions` has the sums.
+They take rows without padding (`rows`: the lengths) and, in the last block, leave out all positions but the `wanted`
+ones once keys and values are made. A call without `rows` is answered by the block that was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from swift.tuner.blocks import blocks
+from swift.tuner.functions import Attention, Heads, LowRank, Part, RmsNorm, SwiGlu
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite")
+"""Configurations' `model_type` whose blocks are: norm, attention, add, norm, gated feed-forward part, add."""
+ATTENTIONS = ("grouped", "eager", "sdpa")
+ADAPTER = "default"
+
+
+def why_not(model: Any) -> str:
+    """Why this model cannot take the fast path; empty if it can."""
+    if not isinstance(model, PeftModel) or model.peft_type != "LORA":
+        return "it is for LoRA"
+    base = model.get_base_model()
+    config = base.config
+    if config.model_type not in FAMILIES:
+        return f"it does not know blocks of {config.model_type}"
+    if base.device.type != "cpu":
+        return "it is for CPUs"
+    if config._attn_implementation not in ATTENTIONS:
+        return f"attention is {config._attn_implementation}"
+    if config.hidden_act != "silu":
+        return f"the activation is {config.hidden_act}"
+    # optional in these configurations; each is a dropout that the fast path has not
+    if any(getattr(config, name, 0) for name in ("attention_dropout", "resid_pdrop", "embd_pdrop")):
+        return "the model itself has dropout"
+    return next(filter(None, map(_why_not_block, blocks(base))), "")
+
+
+def fuse(model: PeftModel) -> None:
+    """Exchanges the model's blocks, where `why_not` has nothing against it."""
+    found = blocks(model.get_base_model())
+    masks = Masks()
+    for index, block in enumerate(found):
+        found[index] = FusedBlock(block, masks, first=index == 0, last=index == len(found) - 1)
+
+
+def _why_not_block(block: nn.Module) -> str:
+    for name, module in block.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
+                return f"{name} is no plain LoRA on a plain linear layer"
+            if module.lora_variant or module.active_adapters != [ADAPTER] or module.lora_bias[ADAPTER]:
+                return f"{name} has a variant of LoRA"
+    trained = [name for name, each in block.named_parameters() if each.requires_grad and ".lora_" not in name]
+    return f"{trained[0]} is trained too" if trained else ""
+
+
+class Masks:
+    """Dropout masks, cheap: a stretch of one random sequence for every input, from a place drawn anew.
+
+    Within a mask the elements are independent; two masks of one step can share a stretch, at places that differ. The
+    probability is rounded to 1/256, and the masks' scale goes with the rounded one.
+    """
+
+    LENGTH = 2  # in masks of the widest input
+
+    def __init__(self) -> None:
+        self._sequence = torch.empty(0)
+
+    def draw(self, like: Tensor, width: int, probability: float) -> None:
+        """A new sequence for inputs of as many tokens as `like`, up to `width` features."""
+        steps = -(-like.shape[0] * width * self.LENGTH // 8)
+        noise = torch.empty(steps, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)
+        dropped = max(1, round(probability * 256))
+        self._sequence = (noise >= dropped).to(like.dtype).mul_(256 / (256 - dropped))
+
+    def take(self, like: Tensor) -> Tensor:
+        start = int(torch.randint(len(self._sequence) - like.numel() + 1, ()))
+        return self._sequence[start : start + like.numel()].view_as(like)
+
+
+class Joined:
+    """Linear layers, with LoRA or without, that share an input: one product. Their weights become views of one."""
+
+    def __init__(self, linears: Sequence[Any]) -> None:
+        frozen = [each.base_layer if isinstance(each, LoraLinear) else each for each in linears]
+        sizes = [each.out_features for each in frozen]
+        self.weight: Tensor = frozen[0].weight
+        self.bias: Tensor | None = frozen[0].bias
+        if len(frozen) > 1:
+            self.weight = torch.cat([each.weight.detach() for each in frozen])
+            for each, rows in zip(frozen, self.weight.split(sizes), strict=True):
+                each.weight.data = rows
+            if any(each.bias is not None for each in frozen):
+                biases = [torch.zeros(len(each.weight)) if each.bias is None else each.bias.detach() for each in frozen]
+                self.bias = torch.cat([each.to(self.weight) for each in biases])
+        stops = list(accumulate(sizes))
+        places = zip(linears, stops, sizes, strict=True)
+        adapted = [(each, stop - size, stop) for each, stop, size in places if isinstance(each, LoraLinear)]
+        self.adapters: list[Any] = [each for each, _, _ in adapted]
+        self.parts = [Part(start, stop, each.scaling[ADAPTER]) for each, start, stop in adapted]
+        drops = [each.lora_dropout[ADAPTER] for each in self.adapters]
+        self.probability = max((each.p for each in drops if isinstance(each, nn.Dropout)), default=0.0)
+
+    def __call__(self, x: Tensor, masks: Masks | None) -> Tensor:
+        if not self.adapters or self.adapters[0].disable_adapters:
+            return nn.functional.linear(x, self.weight, self.bias)
+        mask = masks.take(x) if masks and self.probability else None
+        tensors = [each.lora_A[ADAPTER].weight for each in self.adapters]
+        tensors += [each.lora_B[ADAPTER].weight for each in self.adapters]
+        y: Tensor = LowRank.apply(x, mask, self.weight, self.bias, self.parts, *tensors)  # type: ignore[no-untyped-call]
+        return y
+
+
+class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
+    """Stands for a decoder's block and holds its modules under their names."""
+
+    def __init__(self, block: nn.Module, masks: Masks, first: bool, last: bool) -> None:
+        super().__init__()
+        for name, module in block.named_children():
+            self.add_module(name, module)
+        self.train(block.training)
+        self._before = (block,)  # in a tuple, so that its modules are not found twice
+        self._masks, self._first, self._last = masks, first, last
+        attention: Any = self.self_attn
+        mlp: Any = self.mlp
+        self._qkv = Joined(list(_present(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")))
+        self._o = Joined([attention.o_proj])
+        self._gate_up = Joined(list(_present(mlp, "gate_up_proj", "gate_proj", "up_proj")))
+        self._down = Joined([mlp.down_proj])
+        self._joined = (self._qkv, self._o, self._gate_up, self._down)
+        config = attention.config
+        self._heads = Heads(
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            attention.head_dim,
+            attention.scaling,
+            _window(attention),
+        )
+        # what some families have more than Llama
+        self._turns = bool(getattr(attention, "use_rope", True))
+        self._normed = hasattr(attention, "q_norm")
+        self._factor = float(getattr(block, "residual_multiplier", 1.0))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        rows: Tensor | None = None,
+        wanted: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **others: Any,
+    ) -> Tensor:
+        if rows is None:
+            others["position_embeddings"] = position_embeddings
+            answer: Tensor = self._before[0](hidden_states, **others)
+            return answer
+        assert position_embeddings is not None
+        x = hidden_states[0]
+        masks = self._masks_for(x)
+        qkv = self._qkv(_norm(self.input_layernorm, x), masks)
+        if self._normed:
+            qkv = self._norm_heads(qkv)
+        turn = (position_embeddings[0][0], position_embeddings[1][0]) if self._turns else None
+        attended = Attention.apply(qkv, turn, rows.tolist(), self._heads)  # type: ignore[no-untyped-call]
+        if self._last and wanted is not None:
+            x, attended = x[wanted], attended[wanted]
+        x = x.add(self._o(attended, masks), alpha=self._factor)
+        inner = SwiGlu.apply(self._gate_up(_norm(self.post_attention_layernorm, x), masks))  # type: ignore[no-untyped-call]
+        return x.add(self._down(inner, masks), alpha=self._factor)[None]
+
+    def _masks_for(self, x: Tensor) -> Masks | None:
+        probability = max(each.probability for each in self._joined)
+        if not self.training or not probability:
+            return None
+        if self._first:
+            self._masks.draw(x, max(each.weight.shape[1] for each in self._joined), probability)
+        return self._masks
+
+    def _norm_heads(self, qkv: Tensor) -> Tensor:
+        heads = self._heads
+        q, k, v = qkv.unflatten(1, (-1, heads.width)).split([heads.queries, heads.keys, heads.keys], dim=1)
+        q, k = _norm(self.self_attn.q_norm, q), _norm(self.self_attn.k_norm, k)
+        return torch.cat([q, k, v], dim=1).flatten(1)
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    y: Tensor = RmsNorm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
+    return y
+
+
+def _present(module: nn.Module, *names: str) -> Iterator[nn.Module]:
+    children = dict(module.named_children())
+    return (children[name] for name in names if name in children)
+
+
+def _window(attention: Any) -> int | None:
+    """The families that decide layer by layer keep it in the attention, the others in the configuration."""
+    owner = attention if hasattr(attention, "sliding_window") else attention.config
+    window: int | None = getattr(owner, "sliding_window", None)
+    return window

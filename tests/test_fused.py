@@ -1,0 +1,285 @@
+"""The fast path against plain PEFT and transformers: same losses, same adapters, same files."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from test_trainer import StopAt, adapter, assert_close, logged, plain_loop, settings
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+
+from swift.chat import Sample
+from swift.train.batch import StepBatches, collate, pack
+from swift.train.loss import output_head, score
+from swift.train.trainer import SftTrainer, arguments
+from swift.tuner import functions, fused
+
+SIZES = {
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "mistral": ("mistral", {"sliding_window": 40}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 with windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 150, "max_window_layers": 1}),
+    "qwen3": ("qwen3", {}),
+    "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1]}),
+    "phi3": ("phi3", {"partial_rotary_factor": 0.5}),
+    "granite": ("granite", {"residual_multiplier": 0.3, "attention_multiplier": 0.4, "logits_scaling": 2.0}),
+}
+
+
+def base(family: str, **changes: Any) -> PreTrainedModel:
+    kind, more = FAMILIES[family]
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](**{**SIZES, **more, **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for name, each in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(each, 1.0, 0.2)
+    return model
+
+
+def lora(model: PreTrainedModel, dropout: float = 0.0, targets: Any = ALL, **more: Any) -> PeftModel:
+    if model.config.model_type == "phi3" and targets is ALL:
+        targets = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets, **more)
+    tuned = get_peft_model(model, config)
+    for name, each in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(each, 0, 0.05)
+    return tuned
+
+
+def fast(tuned: PeftModel) -> PeftModel:
+    assert fused.why_not(tuned) == ""
+    fused.fuse(tuned)
+    return tuned
+
+
+def rows(count: int, longest: int = 300) -> list[Sample]:
+    chance = random.Random(0)
+    made = []
+    for _ in range(count):
+        length = chance.randint(3, longest)
+        weights = [chance.choice([0.0, 0.0, 1.0, 2.0]) for _ in range(length - 1)]
+        made.append(Sample([chance.randrange(3, 48) for _ in range(length)], [*weights, 1.0]))
+    return made
+
+
+def trainer(folder: Path, model: Any, samples: list[Sample], **changes: Any) -> SftTrainer:
+    ours = {name: changes.pop(name) for name in ("keep", "watchers") if name in changes}
+    held_out = changes.pop("held_out", ())
+    args = arguments(folder, **settings(**{"learning_rate": 1e-3, **changes}))
+    return SftTrainer(model, folder, args, samples, held_out, packed=True, **ours)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_twenty_steps_equal_plain_peft_one_row_at_a_time(tmp_path: Path, family: str) -> None:
+    samples = rows(12)
+    ours, theirs = fast(lora(base(family))), lora(base(family))
+    one = trainer(tmp_path, ours, samples, max_steps=20)
+    one.train()
+    losses = plain_loop(theirs, samples, steps=20, rows_per_step=4, rate=1e-3)
+    assert logged(one) == pytest.approx(losses, rel=1e-5)
+    assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_the_size_of_attention_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    batch = pack(rows(4, longest=60))
+    found = []
+    for size in (functions.BLOCK, block):
+        monkeypatch.setattr(functions, "BLOCK", size)
+        model = fast(lora(base("mistral", sliding_window=20)))
+        score(model, output_head(model), batch).loss.backward()
+        found.append({name: each.grad for name, each in model.named_parameters() if each.requires_grad})
+    assert_close(*found, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"], ["k_proj", "up_proj", "lm_head"]])
+def test_layers_without_an_adapter_stay_as_they_are(targets: list[str]) -> None:
+    samples = rows(3)
+    ours, theirs = fast(lora(base("llama"), targets=targets)), lora(base("llama"), targets=targets)
+    for model, batch in ((ours, pack(samples)), (theirs, collate(samples))):
+        score(model, output_head(model), batch).loss.div(300).backward()
+    gradients = [{n: p.grad for n, p in model.named_parameters() if p.requires_grad} for model in (ours, theirs)]
+    assert_close(*gradients, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (1, 8), (3, 3)])
+def test_how_a_step_is_cut_changes_nothing(tmp_path: Path, batch: int, accumulation: int) -> None:
+    samples = rows(21)
+    size = batch * accumulation
+    whole, parts = fast(lora(base("llama"))), fast(lora(base("llama")))
+    one = trainer(tmp_path / "1", whole, samples, per_device_train_batch_size=size, gradient_accumulation_steps=1)
+    one.train()
+    divided = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    other = trainer(tmp_path / "2", parts, samples, **divided)
+    other.train()
+    assert logged(one) == pytest.approx(logged(other), rel=1e-5)
+    assert_close(adapter(whole), adapter(parts), tolerance=1e-4)
+
+
+def test_rows_are_cut_by_tokens_and_none_is_lost() -> None:
+    chance = random.Random(0)
+    lengths = [chance.randint(30, 900) for _ in range(100)]
+    cut = list(StepBatches(lengths, 1, 8, packed=True))
+    plain = list(StepBatches(lengths, 1, 8))
+    assert len(cut) == len(plain)
+    for at in range(0, len(cut), 8):
+        assert sorted(row for each in cut[at : at + 8] for row in each) == sorted(
+            row for each in plain[at : at + 8] for row in each
+        )
+    assert sum(map(bool, cut)) < sum(map(bool, plain))
+    assert max(sum(lengths[row] for row in each) for each in cut) <= 1024
+
+
+def test_saved_adapters_load_in_plain_peft_and_give_the_same_logits(tmp_path: Path) -> None:
+    samples = rows(8)
+    model = fast(lora(base("qwen3")))
+    trainer(tmp_path, model, samples, save_strategy="steps", save_steps=4).train()
+    plain = PeftModel.from_pretrained(base("qwen3"), tmp_path / "checkpoint-4").eval()
+    tokens = torch.tensor([samples[0].tokens])
+    assert_close({"": plain(tokens).logits}, {"": model.eval()(tokens).logits}, tolerance=1e-5)
+    merged = plain.merge_and_unload()
+    assert_close({"": merged(tokens).logits}, {"": model(tokens).logits}, tolerance=1e-4)
+
+
+def test_a_call_without_rows_is_answered_as_before() -> None:
+    ours, theirs = fast(lora(base("llama"))), lora(base("llama"))
+    tokens = torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    assert torch.equal(ours(tokens, attention_mask=mask).logits, theirs(tokens, attention_mask=mask).logits)
+    assert torch.equal(ours.generate(tokens[1:], max_new_tokens=4), theirs.generate(tokens[1:], max_new_tokens=4))
+
+
+def test_evaluation_leaves_dropout_out_and_equals_plain_peft(tmp_path: Path) -> None:
+    samples = rows(5)
+    model = fast(lora(base("llama"), dropout=0.5))
+    metrics = trainer(tmp_path, model, rows(4), held_out=samples).evaluate()
+    losses = plain_loop(lora(base("llama")), samples, steps=1, rows_per_step=5, rate=0.0)
+    assert metrics["eval_loss"] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_number_even_with_dropout(tmp_path: Path) -> None:
+    plain, saving = (fast(lora(base("llama"), dropout=0.3)) for _ in range(2))
+    trainer(tmp_path / "1", plain, rows(8)).train()
+    trainer(tmp_path / "2", saving, rows(8), gradient_checkpointing=True).train()
+    assert_close(adapter(plain), adapter(saving), tolerance=0)
+
+
+def test_a_run_continued_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    def run(folder: Path, **changes: Any) -> SftTrainer:
+        model = fast(lora(base("llama"), dropout=0.3))
+        return trainer(folder, model, rows(12), keep=None, save_strategy="steps", save_steps=1, **changes)
+
+    run(tmp_path / "whole").train()
+    run(tmp_path / "parts", watchers=[StopAt(2)]).train()
+    torch.rand(17)
+    run(tmp_path / "parts").train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
+    whole, parts = (tmp_path / name / "checkpoint-4" / "adapter_model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_dropout_hits_its_share_keeps_the_mean_and_is_drawn_anew() -> None:
+    masks = fused.Masks()
+    like = torch.zeros(400, 100)
+    masks.draw(like, 100, 0.05)
+    one, other = masks.take(like), masks.take(like)
+    assert (one == 0).float().mean().item() == pytest.approx(0.05, abs=0.005)
+    assert one.mean().item() == pytest.approx(1, abs=0.005)
+    assert not torch.equal(one, other)
+    before = one.clone()
+    masks.draw(like, 100, 0.05)
+    assert not torch.equal(before, masks.take(like))
+
+
+def test_dropout_changes_the_gradient_by_as_much_as_pefts_own() -> None:
+    """The gradient with dropout minus that without, over many draws: its mean and its size."""
+    samples = rows(3, longest=40)
+
+    def shifts(make: Any, together: Any) -> tuple[float, float]:
+        exact, noisy = make(0.0), make(0.4)
+        torch.manual_seed(5)
+
+        def gradient(model: Any) -> torch.Tensor:
+            model.zero_grad()
+            score(model.train(), output_head(model), together(samples)).loss.backward()
+            return torch.cat([each.grad.flatten() for n, each in model.named_parameters() if "lora_B" in n])
+
+        reference = gradient(exact)
+        draws = torch.stack([gradient(noisy) - reference for _ in range(80)])
+        return (draws.mean(0).norm() / reference.norm()).item(), (draws.norm(dim=1).mean() / reference.norm()).item()
+
+    ours = shifts(lambda p: fast(lora(base("llama"), dropout=p)), pack)
+    theirs = shifts(lambda p: lora(base("llama"), dropout=p), collate)
+    assert ours[1] == pytest.approx(theirs[1], rel=0.2)
+    assert ours[0] == pytest.approx(theirs[0], abs=0.1)
+
+
+def test_bf16_is_as_near_to_fp32_as_plain_bf16_is(tmp_path: Path) -> None:
+    samples = rows(6)
+
+    def gradient(model: Any, batch: Any) -> torch.Tensor:
+        score(model, output_head(model), batch).loss.div(500).backward()
+        return torch.cat([each.grad.flatten() for _, each in model.named_parameters() if each.requires_grad])
+
+    exact = gradient(lora(base("llama")), collate(samples))
+    plain = gradient(lora(base("llama").bfloat16()), collate(samples))
+    ours = gradient(fast(lora(base("llama").bfloat16())), pack(samples))
+    assert (ours - exact).norm() < 1.5 * (plain - exact).norm() + 1e-3 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda: base("llama"), "it is for LoRA"),
+        (lambda: lora(base("llama"), use_dora=True), "variant of LoRA"),
+        (lambda: lora(base("llama"), modules_to_save=["input_layernorm"]), "is trained too"),
+        (lambda: lora(base("llama", hidden_act="gelu")), "the activation is gelu"),
+        (lambda: lora(base("llama", attention_dropout=0.1)), "the model itself has dropout"),
+        (lambda: lora(gemma()), "it does not know blocks of gemma2"),
+    ],
+)
+def test_what_it_does_not_know_is_left_to_peft_with_the_reason(build: Any, reason: str) -> None:
+    assert reason in fused.why_not(build())
+
+
+def gemma() -> PreTrainedModel:
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING["gemma2"](**SIZES))
+
+
+@pytest.mark.model
+def test_twenty_steps_of_the_real_model_equal_plain_peft(tmp_path: Path) -> None:
+    from swift.model.load import load_model, locate
+
+    def build() -> Any:
+        return lora(load_model(locate("smollm2-135m-instruct"), "fp32", "cpu", attn_implementation="eager"))
+
+    samples = rows(8, longest=40)
+    ours, theirs = fast(build()), build()
+    one = trainer(tmp_path, ours, samples, max_steps=20, save_strategy="steps", save_steps=20)
+    one.train()
+    losses = plain_loop(theirs, samples, steps=20, rows_per_step=4, rate=1e-3)
+    assert logged(one) == pytest.approx(losses, rel=1e-5)
+    assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)
+    saved = load_file(tmp_path / "checkpoint-20" / "adapter_model.safetensors")
+    assert len(saved) == 2 * 7 * 30

@@ -1,0 +1,294 @@
+"""`swift export --to_gguf`: a model folder or a checkpoint becomes a file that computes and says the same elsewhere."""
+
+import json
+
+import gguf
+import pytest
+import torch
+from test_export import make_checkpoint
+from tiny import tiny_model_folder
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from swift import cli
+from swift.model import gguf as reading
+from swift.model import gguf_write
+from swift.model.gguf_words import vocabulary
+from swift.model.load import load_model
+from swift.tuner import attach
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEXT = ["what will the weather be like tomorrow in paris", "the cat that sat there", "tomorrow we will see the weather"]
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.15,
+}
+SCALED = {"rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def byte_tokenizer(before=(), own_way=True, normalizer=None):
+    """Bytes merged as a few sentences suggest; `before`: what cuts the text first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*before, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own_way)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=SPECIAL[1], eos_token=SPECIAL[2], pad_token=SPECIAL[0]
+    )
+
+
+def sentencepiece_tokenizer():
+    """Words as sentencepiece spells them, with a token for each byte that no word holds."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=pieces))
+    spec = json.loads(tokenizer.to_str())
+    spec["added_tokens"] = [entry for entry in spec["added_tokens"] if entry["id"] < 3]
+    spec["normalizer"] = None
+    whole = Tokenizer.from_str(json.dumps(spec))
+    return PreTrainedTokenizerFast(tokenizer_object=whole, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def random_model(config, tie=True, **changes):
+    torch.manual_seed(0)
+    settings = {**SIZES, "vocab_size": 300, "tie_word_embeddings": tie, **changes}
+    model = AutoModelForCausalLM.from_config(config(**settings), dtype=torch.float32).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            parameter.data += torch.randn_like(parameter) * 0.3
+    return model
+
+
+def logits(model, tokens):
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize(
+    "config, changes",
+    [
+        (LlamaConfig, {}),
+        (LlamaConfig, {"attention_bias": True}),
+        (LlamaConfig, {"rope_parameters": {**SCALED, "rope_type": "linear"}}),
+        (
+            LlamaConfig,
+            {"rope_parameters": {**SCALED, "rope_type": "llama3", "low_freq_factor": 1, "high_freq_factor": 4}},
+        ),
+        (MistralConfig, {"sliding_window": None}),
+        (Qwen2Config, {}),
+        (Qwen2Config, {"rope_parameters": {**SCALED, "rope_type": "yarn"}}),
+        (Qwen3Config, {"head_dim": 32}),
+    ],
+)
+def test_llama_cpp_computes_what_transformers_does(tmp_path, config, changes, tie):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    model, tokenizer = random_model(config, tie, **changes), byte_tokenizer()
+    gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", "F16", "tiny")
+    tokens = torch.randint(3, 300, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    other = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=256, logits_all=True, n_threads=1, verbose=False)
+    other.eval(tokens)
+    expected = logits(model, tokens)
+    assert (torch.tensor(other.scores[:200]) - expected).abs().max() < 0.01 * expected.abs().max()
+    text = "What 'll the wEather be in 2025?<|im_end|>\n"
+    assert other.tokenize(text.encode(), add_bos=False, special=True) == tokenizer(text).input_ids
+    other.close()
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config])
+def test_transformers_reads_the_file_as_the_model_that_was_written(tmp_path, config):
+    model = random_model(config)
+    gguf_write.write(model, byte_tokenizer(), [2], tmp_path / "m.gguf", "F16", "tiny")
+    again = reading.read_model(tmp_path / "m.gguf", torch.float32)
+    tokens = list(range(3, 40))
+    expected = logits(model, tokens)
+    assert (logits(again, tokens) - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind, room", [("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.1)])
+def test_each_format_stays_within_its_rounding(tmp_path, kind, room):
+    model, tokenizer = random_model(LlamaConfig), byte_tokenizer()
+    gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", kind, "tiny")
+    assert 0 < gguf_write.verify(tmp_path / "m.gguf", model, tokenizer, kind) < room
+    kept = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert kept["blk.0.ffn_up.weight"] == kind and kept["blk.0.attn_norm.weight"] == "F32"
+
+
+def test_a_file_that_computes_something_else_is_told(tmp_path):
+    model, tokenizer = random_model(LlamaConfig), byte_tokenizer()
+    gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", "F16", "tiny")
+    model.model.layers[1].self_attn.q_proj.weight.data.mul_(1.5)
+    with pytest.raises(ValueError, match="read back, computes something else"):
+        gguf_write.verify(tmp_path / "m.gguf", model, tokenizer, "F16")
+
+
+def test_a_value_too_great_for_f16_is_refused_and_bf16_takes_it(tmp_path):
+    model = random_model(LlamaConfig)
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"ffn_down.*--to_gguf BF16"):
+        gguf_write.write(model, byte_tokenizer(), [2], tmp_path / "m.gguf", "F16", "tiny")
+    gguf_write.write(model, byte_tokenizer(), [2], tmp_path / "b.gguf", "BF16", "tiny")
+
+
+@pytest.mark.parametrize(
+    "config, changes, why",
+    [
+        (MistralConfig, {"sliding_window": 64}, "sliding attention over 64 tokens"),
+        (LlamaConfig, {"rope_parameters": {**SCALED, "rope_type": "yarn"}}, "rotary embedding of type yarn"),
+        (LlamaConfig, {"hidden_act": "gelu"}, "gelu"),
+    ],
+)
+def test_what_llama_cpp_would_compute_differently_is_refused(tmp_path, config, changes, why):
+    with pytest.raises(ValueError, match=why):
+        gguf_write.write(random_model(config, **changes), byte_tokenizer(), [2], tmp_path / "m.gguf", "F16", "tiny")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def split(pattern):
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
+
+
+def test_the_way_of_cutting_text_is_named_as_llama_cpp_names_it():
+    from transformers import Qwen2Tokenizer
+
+    def named(tokenizer):
+        return vocabulary(tokenizer, 400).pre
+
+    assert named(byte_tokenizer()) == "gpt-2"
+    assert named(byte_tokenizer([pre_tokenizers.Digits(individual_digits=True)])) == "smollm"
+    words = byte_tokenizer().get_vocab()
+    assert named(Qwen2Tokenizer(vocab=words, merges=[])) == "qwen2"
+    with pytest.raises(ValueError, match="cuts text in a way"):
+        named(byte_tokenizer([split(r"\d+")]))
+    with pytest.raises(ValueError, match="cuts text in a way"):
+        named(byte_tokenizer(own_way=False))
+
+
+def test_tokens_are_marked_for_what_they_are_and_rows_without_a_word_are_filled():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    words = vocabulary(tokenizer, 310)
+    assert [words.types[index].name for index in (2, 3, len(tokenizer) - 1, 309)] == [
+        "CONTROL",
+        "NORMAL",
+        "USER_DEFINED",
+        "UNUSED",
+    ]
+    assert len(words.tokens) == len(set(words.tokens)) == 310
+    with pytest.raises(ValueError, match="a GGUF file holds one number"):
+        vocabulary(tokenizer, 290)
+
+
+def test_sentencepiece_words_come_back_in_the_same_order(tmp_path):
+    tokenizer = sentencepiece_tokenizer()
+    model = random_model(LlamaConfig, vocab_size=len(tokenizer))
+    gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", "F16", "tiny")
+    gguf_write.verify(tmp_path / "m.gguf", model, tokenizer, "F16")
+
+
+def test_llama_cpp_cuts_sentencepiece_text_as_the_tokenizer_does(tmp_path):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    tokenizer = sentencepiece_tokenizer()
+    model = random_model(LlamaConfig, vocab_size=len(tokenizer))
+    gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", "F16", "tiny")
+    other = llama_cpp.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
+    for text in ("what will the weather be like", "the cat 明天", "tomorrow  we</s>"):
+        assert other.tokenize(text.encode(), add_bos=False, special=True) == tokenizer(text).input_ids
+    other.close()
+
+
+# Through the front door
+
+
+def folder_with_merges(path, **config):
+    """A model folder whose tokenizer has merges, as every real one does."""
+    tiny_model_folder(path, **{"vocab_size": 300, **config})
+    byte_tokenizer().save_pretrained(path)
+    return path
+
+
+def swift(*argv):
+    return cli.main([*map(str, argv), "--device", "cpu"])
+
+
+def only_file(folder):
+    (file,) = folder.glob("*.gguf")
+    return file
+
+
+def test_a_checkpoint_is_merged_in_memory_and_its_template_and_stops_go_into_the_file(tmp_path):
+    checkpoint = make_checkpoint(tmp_path)
+    base = checkpoint.parents[1] / "base"
+    byte_tokenizer().save_pretrained(base)
+    assert swift("export", "--ckpt_dir", checkpoint, "--to_gguf", "true") == 2, "more words than rows"
+    folder_with_merges(base)
+    tuned = attach.attach(load_model(base, device="cpu"), attach.LoraOptions(targets=("ALL",)))
+    torch.manual_seed(1)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    attach.save(tuned, checkpoint)
+    assert swift("export", "--ckpt_dir", checkpoint, "--to_gguf", "true") == 0
+    file = only_file(checkpoint.with_name("checkpoint-10-gguf"))
+    tokens = list(range(3, 40))
+    expected = logits(attach.load(load_model(base, device="cpu"), checkpoint), tokens)
+    again = reading.read_model(file, torch.float32)
+    assert (logits(again, tokens) - expected).abs().max() < 0.01 * expected.abs().max()
+    fields = gguf.GGUFReader(file).fields
+    assert "<|im_start|>" in fields["tokenizer.chat_template"].contents()
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+
+
+def test_what_is_there_is_never_written_over_and_a_failure_leaves_nothing(tmp_path, capsys):
+    folder = folder_with_merges(tmp_path / "base", model_type="qwen2")
+    flags = ("export", "--model", folder, "--template_type", "chatml", "--to_gguf", "Q8_0")
+    assert swift(*flags) == 0
+    before = only_file(tmp_path / "base-gguf").read_bytes()
+    assert swift(*flags) == 2
+    assert "base-gguf exists" in capsys.readouterr().err
+    assert only_file(tmp_path / "base-gguf").read_bytes() == before
+    LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=300, hidden_act="gelu")).save_pretrained(folder)
+    assert swift(*flags, "--output_dir", tmp_path / "other") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "gelu" in error
+    assert not (tmp_path / "other").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "base-gguf"]
+
+
+def test_ollama_gets_a_modelfile_beside_the_weights(tmp_path):
+    folder = folder_with_merges(tmp_path / "base")
+    assert swift("export", "--model", folder, "--template_type", "chatml", "--to_ollama", "true") == 0
+    written = (tmp_path / "base-ollama" / "Modelfile").read_text()
+    assert written.startswith(f"FROM ./{only_file(tmp_path / 'base-ollama').name}\n")
+    assert "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ else }}{{ end }}" in written
+    assert 'PARAMETER stop "<|im_end|>"' in written and "PARAMETER temperature 0.3" in written

@@ -1,0 +1,199 @@
+"""A reply that is held to rules keeps them, whatever the model would like to say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from tiny import tiny_tokenizer
+from tokenizers import AddedToken
+
+from swift.agent import FORMS, form, shape
+from swift.chat import Message, Tool, ToolCall
+from swift.infer.chat import LocalChat, collect
+from swift.infer.engine import Step
+from swift.infer.guide import Grammar, Rules, Vocabulary
+from swift.infer.sample import SamplingParams, sampler
+from swift.template import Renderer, template
+
+WEATHER = Tool(
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "maxLength": 12},
+                    "days": {"type": "integer", "minimum": 1, "maximum": 7},
+                    "unit": {"enum": ["C", "F", "天"]},
+                },
+                "required": ["city"],
+            },
+        },
+    }
+)
+CLOCK = Tool({"name": "clock", "description": "The time"})
+TOOLS = (WEATHER, CLOCK)
+GUIDED = [name for name in FORMS if shape(form(name))]
+
+
+def tokenizer_of(name: str) -> Any:
+    """Bytes, and the marks that are tokens of their own in models of this form."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(mark, special=True) for mark in form(name).marks.special]}
+    )
+    return tokenizer
+
+
+def keeps(guide: Grammar, tokenizer: Any, text: str) -> bool:
+    """Whether `text` is a whole reply by the rules."""
+    constraint = guide.begin()
+    size = len(tokenizer)
+    for token in [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]:
+        if constraint.mask(torch.zeros(size))[token] < 0:
+            return False
+        constraint.accept(token)
+    return True
+
+
+@pytest.mark.parametrize("name", GUIDED)
+class TestEveryForm:
+    def guide(self, name: str, **rules: Any) -> tuple[Grammar, Any]:
+        tokenizer = tokenizer_of(name)
+        return Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), Rules(TOOLS, **rules)), tokenizer
+
+    def test_lets_right_calls_and_plain_text_through(self, name: str) -> None:
+        guide, tokenizer = self.guide(name)
+        one, two = ToolCall("get_weather", '{"city": "北京", "days": 3, "unit": "天"}'), ToolCall("clock", "{}")
+        for content, calls in (("", [one]), ("I look.", [one]), ("", [two, one]), ("Hello, {you}:\nyes", [])):
+            assert keeps(guide, tokenizer, form(name).call(content, calls)), (content, calls)
+
+    def test_lets_no_wrong_call_through(self, name: str) -> None:
+        guide, tokenizer = self.guide(name, required=True)
+        for wrong in (
+            ToolCall("get_wether", '{"city": "x"}'),
+            ToolCall("get_weather", '{"city": 3}'),
+            ToolCall("get_weather", '{"days": 3}'),
+            ToolCall("get_weather", '{"city": "x", "days": 9}'),
+            ToolCall("get_weather", '{"city": "x", "mood": 1}'),
+            ToolCall("clock", '{"a": 1}'),
+        ):
+            assert not keeps(guide, tokenizer, form(name).call("", [wrong])), wrong
+        assert not keeps(guide, tokenizer, "No call.")
+
+    def test_counts_calls_where_only_one_is_wanted(self, name: str) -> None:
+        guide, tokenizer = self.guide(name, required=True, parallel=False)
+        call = ToolCall("clock", "{}")
+        assert keeps(guide, tokenizer, form(name).call("", [call]))
+        assert not keeps(guide, tokenizer, form(name).call("", [call, call]))
+
+    @settings(max_examples=8, deadline=None)
+    @given(seed=st.integers(0, 2**32))
+    def test_a_model_of_pure_noise_makes_calls_that_fit(self, name: str, seed: int) -> None:
+        tokenizer = tokenizer_of(name)
+        chat = LocalChat(Noise(tokenizer, seed), Renderer(tokenizer, template("qwen"), name))
+        params = SamplingParams(guide=chat.guide(Rules(TOOLS, required=True, parallel=False)), max_tokens=2000)
+        reply = collect(chat((Message("user", "x"),), TOOLS, params))
+        assert reply.finish == "tool_calls"
+        (call,) = reply.message.tool_calls
+        tool = {tool.name: tool for tool in TOOLS}[call.name]
+        Draft202012Validator({"type": "object", **tool.parameters}).validate(json.loads(call.arguments))
+
+
+class Noise:
+    """An engine that draws from random logits, which like letters of text no more than others."""
+
+    def __init__(self, tokenizer: Any, seed: int) -> None:
+        self._size, self._stop = len(tokenizer), tokenizer.eos_token_id
+        self._random = torch.Generator().manual_seed(seed)
+
+    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Any:
+        return self._steps(sampler(params, tokens), params.max_tokens or 0)
+
+    def _steps(self, sample: Any, room: int) -> Any:
+        reply: list[int] = []
+        while len(reply) < room:
+            choice = sample(torch.randn(self._size, generator=self._random), reply)
+            reply.append(choice.token)
+            yield Step(choice.token, choice.logprob, "stop" if choice.token == self._stop else None)
+        yield Step(0, 0.0, "length")
+
+    def close(self) -> None: ...
+    def add_adapter(self, name: str, folder: str) -> None: ...
+    def remove_adapter(self, name: str) -> None: ...
+
+
+def vocabulary() -> Vocabulary:
+    return Vocabulary(tiny_tokenizer(), [2])
+
+
+def test_what_is_said_can_be_held_to_a_schema() -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    guide = vocabulary().guide(form("hermes"), Rules(schema=schema))
+    for text in ('{"n": 1}', '{"n":1}', '{\n  "n": -1\n}', '{"n": 1, "more": []}'):
+        assert keeps(guide, tiny_tokenizer(), text)
+    for text in ('{"n": "1"}', "{}", "n", '{"n":                      1}'):
+        assert not keeps(guide, tiny_tokenizer(), text)
+
+
+def test_a_call_may_stand_in_for_what_is_held_to_a_schema() -> None:
+    guide = vocabulary().guide(form("hermes"), Rules(TOOLS, schema={"type": "object"}))
+    assert keeps(guide, tiny_tokenizer(), '{"a": 1}')
+    assert keeps(guide, tiny_tokenizer(), form("hermes").call("", [ToolCall("clock", "{}")]))
+    assert not keeps(guide, tiny_tokenizer(), "free talk")
+
+
+def test_react_may_think_one_line_before_a_call_that_it_must_make() -> None:
+    guide = vocabulary().guide(form("react_en"), Rules(TOOLS, required=True))
+    call = form("react_en").call("", [ToolCall("clock", "{}")])
+    assert keeps(guide, tiny_tokenizer(), f"Thought: What time is it?\n{call}")
+    assert not keeps(guide, tiny_tokenizer(), f"Hm.\n{call}")
+
+
+def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> None:
+    guide = vocabulary().guide(form("react_en"), Rules(TOOLS))
+    assert keeps(guide, tiny_tokenizer(), "My Action: none")
+    assert not keeps(guide, tiny_tokenizer(), "So\nAction: none")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "http://example.invalid/schema"},
+        {"type": "string", "pattern": "(?=x)y"},
+        {"not": {"type": "string"}},
+    ],
+)
+def test_a_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="cannot be held to this") as caught:
+        vocabulary().guide(form("hermes"), Rules(schema=schema))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_form_whose_arguments_are_no_json_says_so() -> None:
+    with pytest.raises(ValueError, match="its arguments are no JSON"):
+        vocabulary().guide(form("qwen3_coder"), Rules(TOOLS))
+
+
+def test_ids_that_only_pad_the_vocabulary_are_never_drawn_and_probabilities_are_the_models_own() -> None:
+    guide = vocabulary().guide(form("hermes"), Rules(schema={"const": "a"}))
+    sample = sampler(SamplingParams(guide=guide, temperature=0, top_logprobs=2))
+    logits = torch.zeros(300)
+    logits[299] = 9.0
+    choice = sample(logits, [])
+    assert tiny_tokenizer().decode([choice.token]) == '"'
+    assert choice.logprob == pytest.approx(float(logits.log_softmax(-1)[choice.token]))
+    assert choice.top[0][0] == 299
+
+
+def test_a_guide_cannot_be_kept_beyond_its_end() -> None:
+    with pytest.raises(ValueError, match="ignore_eos"):
+        SamplingParams(guide=vocabulary().guide(form("hermes"), Rules(schema={})), ignore_eos=True)

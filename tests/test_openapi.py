@@ -1,0 +1,65 @@
+"""The OpenAPI document describes the server: requests made from it never make the server fail."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import settings
+
+from swift.chat import Delta, Message, Tool, Usage
+from swift.infer.sample import SamplingParams
+from swift.serve.document import openapi
+from swift.serve.server import create_app
+
+PLAIN = SamplingParams()
+
+
+def chat(
+    messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+) -> Generator[Delta, None, None]:
+    yield Delta("Hello")
+    yield Delta(finish="stop", usage=Usage(1, 1))
+
+
+def complete(prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
+    return chat((), (), params)
+
+
+def app(**options: Any) -> FastAPI:
+    return create_app(chat, "tiny", complete=complete, **options)
+
+
+schema = schemathesis.openapi.from_asgi("/openapi.json", app())
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None)
+def test_no_request_makes_the_server_fail(case: schemathesis.Case) -> None:
+    if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+        case.body["model"] = "tiny"  # an unknown one would be refused before anything else is looked at
+    # What fields say about each other (stream_options wants stream) is in no schema.
+    case.call_and_validate(excluded_checks=[schemathesis.checks.CHECKS.get_one("positive_data_acceptance")])
+
+
+def test_every_route_is_in_the_document_and_no_other() -> None:
+    built = app()
+    served = {(route.path.replace(":path", ""), next(iter(route.methods))) for route in built.routes}  # type: ignore[attr-defined]
+    told = {(path, method.upper()) for path, methods in openapi()["paths"].items() for method in methods}
+    assert served - told == {("/openapi.json", "GET")}
+    assert told <= served
+
+
+def test_the_document_needs_no_key() -> None:
+    http = TestClient(app(api_key="k"))
+    assert http.get("/openapi.json").json() == openapi()
+
+
+@pytest.mark.parametrize("name", ["ChatRequest", "TextRequest"])
+def test_the_document_tells_each_field(name: str) -> None:
+    fields = openapi()["components"]["schemas"][name]["properties"]
+    assert {"model", "n", "seed", "stop", "stream", "logprobs", "logit_bias", "user"} <= fields.keys()

@@ -1,0 +1,169 @@
+"""`swift sft` in several processes: nodes, shards, signals, deaths. All of it over gloo on this machine's CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny import tiny_model_folder
+
+from swift import flags, launch
+from swift.commands import sft
+from swift.train import checkpoint
+
+ROOT = Path(__file__).parent.parent
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scale")
+    tiny_model_folder(folder / "tiny")
+    rows = [{"query": f"twice {n}?", "response": f"It is {2 * n}." + "!" * (n % 7)} for n in range(19)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def settings(work: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "model": str(work / "tiny"),
+        "template_type": "chatml",
+        "dataset": [str(work / "rows.jsonl")],
+        "dataset_test_ratio": 0,
+        "output_dir": str(output),
+        "add_output_dir_suffix": False,
+        "batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "save_total_limit": -1,
+        "report_to": "none",
+        "device": "cpu",
+        **changes,
+    }
+
+
+def start(given: dict[str, Any], **env: str) -> subprocess.Popen[str]:
+    words = [
+        word
+        for name, value in given.items()
+        for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+    ]
+    clean = {name: value for name, value in os.environ.items() if name not in launch.SETTINGS}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swift.cli", "sft", *words],
+        env={**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    STARTED.append(process)
+    return process
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+def losses(folder: Path) -> list[float]:
+    lines = map(json.loads, (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def alone(work: Path) -> list[float]:
+    """The losses of one process with twice the accumulation."""
+    sft.main(flags.from_dict(sft.Config, settings(work, work / "alone", gradient_accumulation_steps=4)))
+    return losses(work / "alone")
+
+
+def test_two_nodes_train_as_one_process_with_twice_the_accumulation(work: Path, alone: list[float]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"NNODES": "2", "NPROC_PER_NODE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    given = settings(work, work / "nodes")
+    said = [finished(each) for each in [start(given, NODE_RANK=rank, **where) for rank in "01"]]
+    assert losses(work / "nodes") == pytest.approx(alone, rel=1e-4)
+    assert ["a step: 2 x 2 x 2 rows" in text for text in said] == [True, False]
+
+
+def test_fsdp_trains_the_same_saves_whole_adapters_and_goes_on_to_the_same_bytes(
+    work: Path, alone: list[float]
+) -> None:
+    given = settings(work, work / "fsdp", fsdp="full_shard auto_wrap")
+    finished(start(given, NPROC_PER_NODE="2"))
+    assert losses(work / "fsdp") == pytest.approx(alone, rel=1e-4)
+    last = work / "fsdp" / "checkpoint-6" / "adapter_model.safetensors"
+    ours, theirs = load_file(last), load_file(work / "alone" / "checkpoint-6" / "adapter_model.safetensors")
+    assert {name: each.shape for name, each in ours.items()} == {name: each.shape for name, each in theirs.items()}
+    whole = last.read_bytes()
+    finished(start({**given, "resume_from_checkpoint": str(work / "fsdp" / "checkpoint-4")}, NPROC_PER_NODE="2"))
+    assert last.read_bytes() == whole
+    with pytest.raises(ValueError, match="was saved with --fsdp: give it again"):
+        sft.main(flags.from_dict(sft.Config, settings(work, work / "fsdp", resume_from_checkpoint=str(last.parent))))
+
+
+def test_a_dead_process_ends_the_run_with_one_line_and_sigterm_saves_on_all(work: Path) -> None:
+    folder = work / "killed"
+    given = settings(work, folder, max_steps=100_000, save_steps=20, save_total_limit=2)
+
+    def begun(process: subprocess.Popen[str], step: int) -> list[int]:
+        """The processes of a run, once it has saved the step or a later one."""
+        while process.poll() is None and not any(each >= step for each in checkpoint.steps(folder)):
+            time.sleep(0.05)
+        found = (each.name for each in Path("/proc").iterdir() if each.name.isdigit())
+        return sorted(int(pid) for pid in found if _parent(pid) == process.pid)
+
+    killed = start(given, NPROC_PER_NODE="2")
+    os.kill(begun(killed, 20)[-1], signal.SIGKILL)
+    out, err = killed.communicate(timeout=60)
+    assert killed.returncode == 137, err
+    (line,) = [line for line in err.splitlines() if "error" in line.lower()]
+    assert "was ended by SIGKILL" in line
+    assert "Traceback" not in out + err
+
+    stood = checkpoint.newest(folder)
+    assert stood
+    step = int(stood.name.removeprefix(checkpoint.PREFIX))
+    told = start({**given, "resume_from_checkpoint": "newest"}, NPROC_PER_NODE="2")
+    begun(told, step + 40)
+    told.send_signal(signal.SIGTERM)
+    out, err = told.communicate(timeout=60)
+    assert (told.returncode, "Traceback" in out + err) == (143, False), err
+    assert f"goes on from {stood}" in out
+    last = checkpoint.newest(folder)
+    assert last and not (folder / checkpoint.ASIDE).exists()
+    assert int(last.name.removeprefix(checkpoint.PREFIX)) > step + 40
+
+
+def _parent(pid: str) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended meanwhile
+        return 0
