@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup test lint demo clean
+.PHONY: setup test test-extras lint demo clean
 
 setup: $(READY)
 
@@ -19,6 +19,11 @@ $(READY): pyproject.toml constraints.txt
 
 test: lint
 	$(BIN)/python -m pytest tests
+
+# What optional packages can show alone: training beside 4 and 8 bits, GaLore. They stay in .venv.
+test-extras: $(READY)
+	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt -e '.[quant,galore]'
+	$(BIN)/python -m pytest tests/test_tuners.py tests/test_quantised.py -k "quantised or galore"
 
 lint: $(READY)
 	$(BIN)/ruff check .

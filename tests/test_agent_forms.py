@@ -91,3 +91,49 @@ def test_hermes_writes_arguments_that_are_no_json_as_a_string() -> None:
 def test_an_unknown_form_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'hermes'"):
         form("hermess")
+
+
+PUBLISHED = [
+    Tool(
+        {
+            "type": "function",
+            "function": {
+                "name": "get_current_weather",
+                "description": "Get the current weather in a given location",
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
+                        "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+                    },
+                    "required": ["location"],
+                },
+            },
+        }
+    ),
+    Tool({"name_for_model": "tool2", "name_for_human": "工具2", "description": "Tool2的描述"}),
+]
+"""Two tools whose system texts other programs' tests count too."""
+
+
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [
+        ("react_en", 1144),
+        ("react_zh", 712),
+        ("toolbench", 1833),
+        ("hermes", 875),
+        ("qwen_en", 879),
+        ("qwen_zh", 577),
+        ("qwen_en_parallel", 1012),
+        ("qwen_zh_parallel", 688),
+        ("chatglm4", 846),
+        ("glm4", 769),
+        ("glm4_5", 923),
+        ("mistral", 536),
+        ("deepseek_v3_1", 893),
+        ("qwen3_5", 1391),
+    ],
+)
+def test_tools_are_offered_in_the_words_that_models_were_trained_with(name: str, length: int) -> None:
+    assert len(form(name).system(PUBLISHED, "You are a helpful assistant.")) == length

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import openai
 import pytest
+import torch
 from pydantic import BaseModel, Field
 from test_server_load import running
 from tiny import tiny_model_folder
@@ -59,14 +60,17 @@ MUST: dict[str, Any] = {"tools": [SPEC], "tool_choice": "required", "parallel_to
 
 @pytest.fixture(scope="module", params=["hermes", "react_en"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    threads = torch.get_num_threads()
     folder = tiny_model_folder(tmp_path_factory.mktemp("model"), max_position_embeddings=8192)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    torch.set_num_threads(1)  # more only wait for each other over so small a model
     engine = TorchEngine(LlamaForCausalLM.from_pretrained(folder), [2])
     chat = LocalChat(engine, Renderer(tokenizer, template("chatml"), request.param))
     defaults = SamplingParams(max_tokens=900, clip=True, seed=1)
     with running(create_app(chat, "tiny", complete=chat.complete, guide=chat.guide, defaults=defaults)) as url:
         yield f"{url}/v1"
     engine.close()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

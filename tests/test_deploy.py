@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -22,6 +22,7 @@ from swift import cli, flags
 from swift.chat import Delta, Message, Tool, Usage
 from swift.commands import deploy, loading
 from swift.commands.deploy import Config
+from swift.infer.engine import TorchEngine
 from swift.infer.guide import Guide, Rules
 from swift.infer.sample import SamplingParams
 
@@ -33,7 +34,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.begun = threading.Event()
-        self.engine = io.BytesIO()  # anything that can be closed
+        self.engine: Any = io.BytesIO()  # anything that can be closed
         self.renderer = SimpleNamespace(sight=None)
         self.params: list[SamplingParams] = []
 
@@ -115,13 +116,16 @@ def test_the_tutorials_command_line_is_understood() -> None:
     assert (config.server.host, config.server.port) == ("127.0.0.1", 8000)
 
 
-class Adapting(io.BytesIO):
+class Adapting(TorchEngine):
     """An engine, as far as its adapters go."""
 
-    adapters: ClassVar[dict[str, str]] = {}
+    def __init__(self) -> None:
+        self.added: dict[str, str] = {}
+
+    def close(self) -> None: ...
 
     def add_adapter(self, name: str, folder: str) -> None:
-        self.adapters[name] = folder
+        self.added[name] = folder
 
     def remove_adapter(self, name: str) -> None: ...
 
@@ -131,7 +135,7 @@ def test_adapters_are_served_beside_the_model(chat: Scripted, monkeypatch: pytes
     apps: list[Any] = []
     monkeypatch.setattr(deploy, "serve", lambda app, *_: apps.append(app))
     assert cli.main(["deploy", "--model_type", "tiny", "--port", "0", "--lora_modules", "a=/x", "b=/y=z"]) == 0
-    assert chat.engine.adapters == {"a": "/x", "b": "/y=z"}
+    assert chat.engine.added == {"a": "/x", "b": "/y=z"}
     names = [model["id"] for model in TestClient(apps[0]).get("/v1/models").json()["data"]]
     assert names == ["tiny", "a", "b"]
 

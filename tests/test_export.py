@@ -22,9 +22,9 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def make_checkpoint(tmp_path, tie=True, recorded=CONFIG, **options):
+def make_checkpoint(tmp_path, tie=True, recorded=CONFIG, sizes=None, **options):
     """A base model, and a LoRA checkpoint that changes what it computes."""
-    base = tiny_model_folder(tmp_path / "base", tie=tie)
+    base = tiny_model_folder(tmp_path / "base", tie=tie, **(sizes or {}))
     tuned = attach.attach(load_model(base, device="cpu"), attach.LoraOptions(**{"targets": ("ALL",), **options}))
     torch.manual_seed(1)
     for parameter in tuned.parameters():
@@ -237,3 +237,39 @@ def test_a_checkpoint_that_is_not_there_is_told(tmp_path, capsys):
 def test_main_returns_the_folder(checkpoint):
     folder = export.main(export.Config(ckpt_dir=str(checkpoint), merge_lora=True))
     assert folder == checkpoint.with_name("checkpoint-10-merged")
+
+
+# Fewer bits
+
+
+@pytest.mark.parametrize(
+    "method, bits, package", [("bnb", 4, "bitsandbytes"), ("bnb", 8, "bitsandbytes"), ("torchao", 8, "torchao")]
+)
+def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys, method, bits, package):
+    pytest.importorskip(package)
+    checkpoint = make_checkpoint(tmp_path, sizes={"hidden_size": 128, "intermediate_size": 128})
+    flags = ["--ckpt_dir", checkpoint, "--quant_bits", bits, "--quant_method", method]
+    assert swift("export", *flags) == 0
+    folder = checkpoint.with_name(f"checkpoint-10-{method}-int{bits}")
+    again = load_model(folder, "bf16", "cpu")
+    expected = adapter_logits(checkpoint)
+    assert torch.cosine_similarity(logits(again).float().flatten(), expected.flatten(), dim=0) > 0.8
+    assert "quantization_config" in json.loads((folder / "config.json").read_text())
+    assert swift("export", *flags) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, why",
+    [
+        (["--quant_bits", "4", "--quant_method", "gptq"], "made by gptqmodel"),
+        (["--quant_bits", "4", "--quant_method", "awq"], "made by gptqmodel"),
+        (["--quant_bits", "4", "--to_gguf", "F16"], "exclude each other"),
+        (["--quantization_bit", "4"], "to write them say --quant_bits"),
+        (["--quant_bits", "4", "--quant_method", "hqq"], "hqq needs"),
+    ],
+)
+def test_what_cannot_be_quantised_here_is_told_before_anything_is_loaded(checkpoint, capsys, flags, why):
+    assert swift("export", "--ckpt_dir", checkpoint, *flags) == 2
+    assert why in capsys.readouterr().err
+    assert left_over(checkpoint) == []

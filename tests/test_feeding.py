@@ -183,11 +183,10 @@ def test_a_damaged_cache_is_made_again(work: Path, damage: Any, capsys: pytest.C
 
 def kept(config: sft.Config, work: Path, template: str = "chatml") -> feeding.Data:
     from swift.commands.rendering import make_renderer
-    from swift.model.load import load_tokenizer
     from swift.train.ranks import Ranks
 
     config = flags.update(config, {"template_type": template})
-    renderer = make_renderer(load_tokenizer(work / "tiny"), config.template, None)
+    renderer = make_renderer(work / "tiny", config.template, None)
     return feeding.read(config, renderer, print, Ranks(True, 1))
 
 

@@ -274,12 +274,14 @@ def test_twenty_steps_of_the_real_model_equal_plain_peft(tmp_path: Path) -> None
     def build() -> Any:
         return lora(load_model(locate("smollm2-135m-instruct"), "fp32", "cpu", attn_implementation="eager"))
 
-    samples = rows(8, longest=40)
+    samples = rows(12, longest=40)
     ours, theirs = fast(build()), build()
     one = trainer(tmp_path, ours, samples, max_steps=20, save_strategy="steps", save_steps=20)
     one.train()
     losses = plain_loop(theirs, samples, steps=20, rows_per_step=4, rate=1e-3)
     assert logged(one) == pytest.approx(losses, rel=1e-5)
-    assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)
+    # as a whole: AdamW makes a step of its own size out of an element whose gradient is next to nothing
+    found, expected = (torch.cat([each.flatten() for each in adapter(model).values()]) for model in (ours, theirs))
+    assert (found - expected).norm() < 1e-4 * expected.norm()
     saved = load_file(tmp_path / "checkpoint-20" / "adapter_model.safetensors")
     assert len(saved) == 2 * 7 * 30

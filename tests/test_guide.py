@@ -115,7 +115,7 @@ class Noise:
         self._size, self._stop = len(tokenizer), tokenizer.eos_token_id
         self._random = torch.Generator().manual_seed(seed)
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Any:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Any:
         return self._steps(sampler(params, tokens), params.max_tokens or 0)
 
     def _steps(self, sample: Any, room: int) -> Any:
@@ -127,8 +127,6 @@ class Noise:
         yield Step(0, 0.0, "length")
 
     def close(self) -> None: ...
-    def add_adapter(self, name: str, folder: str) -> None: ...
-    def remove_adapter(self, name: str) -> None: ...
 
 
 def vocabulary() -> Vocabulary:
@@ -170,6 +168,8 @@ def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> 
         {"$ref": "http://example.invalid/schema"},
         {"type": "string", "pattern": "(?=x)y"},
         {"not": {"type": "string"}},
+        {"$ref": "#"},
+        {"enum": [str(number) for number in range(200_000)]},
     ],
 )
 def test_a_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:

@@ -81,8 +81,8 @@ def test_a_batch_without_trained_tokens_has_a_zero_loss_that_can_be_differentiat
 def test_a_hit_is_a_token_the_model_would_have_chosen() -> None:
     model = build()
     choice = model(torch.tensor([[3, 9]])).logits[0].argmax(-1).tolist()
-    right = score(model, output_head(model), collate([Sample([3, 9, choice[1]], [0, 0, 1])]))
-    wrong = score(model, output_head(model), collate([Sample([3, 9, (choice[1] + 1) % 40], [0, 0, 1])]))
+    right = score(model, output_head(model), collate([Sample([3, 9, choice[1]], [0, 0, 1])]), hits=True)
+    wrong = score(model, output_head(model), collate([Sample([3, 9, (choice[1] + 1) % 40], [0, 0, 1])]), hits=True)
     assert right.hit.tolist() == [True]
     assert wrong.hit.tolist() == [False]
 

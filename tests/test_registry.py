@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_model_folder
 
 from swift import cli, flags
-from swift.commands import export, infer, loading
+from swift.commands import export, infer, loading, merging
 from swift.model import load, specs
 from swift.model.load import load_model, load_tokenizer
 
@@ -79,7 +79,7 @@ def test_a_name_of_ones_own_works_in_every_command(
     adapted = loading.load_chat(flags.from_dict(infer.Config, {"ckpt_dir": str(checkpoint), "device": "cpu"}))
     assert adapted.renderer.writer.template.name == template
     adapted.engine.close()
-    merged = export.merge_checkpoint(flags.from_dict(export.Config, {"ckpt_dir": str(checkpoint)}), overwrite=False)
+    merged = merging.merge_checkpoint(flags.from_dict(export.Config, {"ckpt_dir": str(checkpoint)}), overwrite=False)
     assert json.loads((merged / "configuration.json").read_text())["model_type"] == name
 
     monkeypatch.chdir(place)

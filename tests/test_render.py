@@ -233,6 +233,22 @@ class TestRowsThatAreTooLong:
         with pytest.raises(ValueError, match=r"a\.jsonl:7: .*--max_length 10"):
             fit(make(tokenizer), self.row, 10, "error")
 
+    def test_several_processes_give_the_same_rows_and_the_same_account(self, tokenizer) -> None:
+        rows = [Conversation((SYSTEM, *PLAIN), source="a", line=n) if n % 3 else self.row for n in range(600)]
+        rows[5:7] = [Conversation((SYSTEM, *PLAIN * 3), source="long", line=n) for n in (5, 6)]
+        limit = len(make(tokenizer).encode(rows[0]).tokens)
+        found = []
+        for processes in (1, 2):
+            lengths = Lengths()
+            samples = list(fit_all(make(tokenizer), iter(rows), limit, "delete", lengths, processes))
+            found.append((samples, lengths.fates, lengths.reasons))
+        assert found[0] == found[1]
+        assert len(found[0][0]) == 598
+
+    def test_an_error_in_a_process_is_told_as_one_in_this(self, tokenizer) -> None:
+        with pytest.raises(ValueError, match=r"a\.jsonl:7: .*--max_length 10"):
+            list(fit_all(make(tokenizer), [self.row] * 300, 10, "error", Lengths(), 2))
+
     def test_plain_text_keeps_its_end(self, tokenizer) -> None:
         renderer = make(tokenizer)
         row = Conversation((Message("assistant", "abcdefghij"),))

@@ -533,15 +533,13 @@ def test_the_manual_style_goes_on_beside_tools(tmp_path: Path) -> None:
 
         prompts: ClassVar[list[str]] = []
 
-        def submit(self, tokens: Sequence[int], params: SamplingParams) -> Iterator[Step]:
+        def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Iterator[Step]:
             self.prompts.append(tokenizer.decode(tokens))
             observed = self.prompts[-1].endswith("Observation:\n[yes]\n")
             said = "Final Answer: fire" if observed else "Action: look\nAction Input: {}\nObservation: made up"
             return (Step(token, 0.0) for token in [*tokenizer.encode(said, add_special_tokens=False)])
 
         def close(self) -> None: ...
-        def add_adapter(self, name: str, folder: str) -> None: ...
-        def remove_adapter(self, name: str) -> None: ...
 
     chat = LocalChat(Acts(), Renderer(tokenizer, template("chatml"), "react_en"))  # type: ignore[arg-type]
     http = TestClient(create_app(chat, "tiny", defaults=SamplingParams(stop=("Observation",)), guide=chat.guide))

@@ -47,7 +47,7 @@ class Beat:
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams) -> Said:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Said:
         words = TOKENIZER.decode(tokens).split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
         said = Said(TOKENIZER.encode(words, add_special_tokens=False), params.ignore_eos)
         with self._lock:
@@ -62,9 +62,6 @@ class Beat:
     def close(self) -> None:
         self.over.set()
         self._worker.join()
-
-    def add_adapter(self, name: str, folder: str) -> None: ...
-    def remove_adapter(self, name: str) -> None: ...
 
     def _work(self) -> None:
         while not self.over.wait(self._pause):

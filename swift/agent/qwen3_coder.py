@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from swift.agent import Marks
+from swift.agent.jsontext import read_value, write_values
 from swift.chat import Tool, ToolCall
 
 marks = Marks(stop=(), call=("<tool_call>",), results="turn")
 
-_USAGE = """If you choose to call a function ONLY reply in the following format with NO suffix:
+USAGE = """If you choose to call a function ONLY reply in the following format with NO suffix:
 
 <tool_call>
 <function=example_function_name>
@@ -33,7 +34,7 @@ _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTA
 
 def system(tools: Sequence[Tool], text: str) -> str:
     described = "\n".join(_describe(each) for each in tools)
-    offered = f"# Tools\n\nYou have access to the following functions:\n\n<tools>\n{described}\n</tools>\n\n{_USAGE}"
+    offered = f"# Tools\n\nYou have access to the following functions:\n\n<tools>\n{described}\n</tools>\n\n{USAGE}"
     return f"{text}\n\n{offered}" if text else offered
 
 
@@ -69,25 +70,9 @@ def _describe(tool: Tool) -> str:
 
 
 def _write(arguments: str) -> str:
-    try:
-        values = json.loads(arguments)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError(f"qwen3_coder writes arguments that are a JSON object, not {arguments[:60]!r}")
-    shown = {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
-    return "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in shown.items())
+    values = write_values(arguments, "qwen3_coder")
+    return "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
 
 
 def _read(body: str) -> str:
-    return json.dumps({name: _value(text) for name, text in _PARAMETER.findall(body)}, ensure_ascii=False)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return json.dumps({name: read_value(text) for name, text in _PARAMETER.findall(body)}, ensure_ascii=False)

@@ -35,6 +35,8 @@ def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
     picked = backend.infer_backend
     if picked == "AUTO":
         picked = "vllm" if find_spec("vllm") and _suits_vllm(choice, path) else "pt"
+    if picked != "pt" and backend.max_batch != type(backend)().max_batch:
+        raise ValueError(f"--max_batch is for pt, and the engine is {picked}: leave it out")
     changed = [name for name, value in vars(backend.vllm).items() if value != vars(VllmFlags())[name]]
     if changed and picked != "vllm":
         raise ValueError(
@@ -46,6 +48,12 @@ def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
 
 
 def start(name: str, backend: BackendFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
+    """The engine `name`. It ends a reply at `stops` and at what the model itself ends one with, as PyTorch's does."""
+    from transformers import GenerationConfig
+
+    if (path / "generation_config.json").is_file():
+        own = GenerationConfig.from_pretrained(path).eos_token_id
+        stops = sorted({*stops, *(own if isinstance(own, list) else [own] if own is not None else [])})
     return vllm(backend.vllm, choice, path, stops) if name == "vllm" else openvino(choice, path, stops)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,7 +17,31 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from swift.model.specs import ModelSpec
     from swift.template.template import Template
+
+
+@dataclass(frozen=True)
+class HubFlags:
+    """Hub"""
+
+    push_to_hub: bool = False
+    """Upload what was written, or the given folder as it is, to ModelScope (--use_hf true: Hugging Face)"""
+    hub_model_id: str | None = None
+    """OWNER/NAME of the repository, which is made if need be"""
+    hub_token: str | None = None
+    """Token of the hub; none takes MODELSCOPE_API_TOKEN, or HF_TOKEN and what `hf auth login` keeps"""
+    hub_private_repo: bool = False
+    """Make the repository private"""
+    commit_message: str = "update files"
+    """Message of the upload"""
+
+    def __post_init__(self) -> None:
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("--push_to_hub needs --hub_model_id OWNER/NAME")
+        changed = [item.name for item in fields(self) if vars(self)[item.name] != item.default]
+        if changed and not self.push_to_hub:
+            raise ValueError(f"--{changed[0]} does nothing without --push_to_hub true")
 
 
 @dataclass(frozen=True)
@@ -29,16 +54,25 @@ class Config:
     """Write a GGUF file for llama.cpp, Ollama or OpenVINO, with matrices in this format; true means F16"""
     to_ollama: bool = False
     """Write a Modelfile for Ollama beside the GGUF file"""
+    quant_bits: Literal["0", "4", "8"] = "0"
+    """Write a folder whose weights have so many bits, made by --quant_method"""
     output_dir: str | None = flag(None, alias=("quant_output_dir",))
     """Folder to write; none means the checkpoint's or the model's name with -merged, -gguf and the like"""
     template_type: str = flag("AUTO", alias=("template",))
     """Chat format of what is written; AUTO takes that of the training, or the model's own"""
+    hub: HubFlags = HubFlags()
     model: ModelFlags = ModelFlags()
 
     def __post_init__(self) -> None:
         """ValueError for flags that contradict each other."""
         if self.model.quant.bits:
-            raise ValueError("--quantization_bit rounds weights while they are loaded: export whole ones, leave it out")
+            raise ValueError("--quantization_bit rounds weights while they are loaded; to write them say --quant_bits")
+        if self.bits and (self.to_gguf or self.to_ollama):
+            raise ValueError("--quant_bits and --to_gguf exclude each other: --to_gguf Q8_0 has 8 bits")
+
+    @property
+    def bits(self) -> int:
+        return int(self.quant_bits)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -47,12 +81,37 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(config: Config, given: Collection[str] = ()) -> Path:
-    """Returns the folder that was written."""
+    """Returns the folder that was written, or pushed as it is."""
+    hub = config.hub
+    if not (hub.push_to_hub and hub.hub_model_id):
+        return _write(config, given)
+
+    from swift.model import hubs
+
+    hubs.check_push(hub.hub_model_id, config.model.use_hf)
+    folder = _write(config, given)
+    where = hubs.push(
+        folder, hub.hub_model_id, hub.hub_token, hub.hub_private_repo, hub.commit_message, config.model.use_hf
+    )
+    print(f"{folder}: uploaded to {where}", file=sys.stderr)
+    return folder
+
+
+def _write(config: Config, given: Collection[str]) -> Path:
     if config.to_gguf or config.to_ollama:
         return write_gguf(config, given)
+    if config.bits:
+        return write_quantised(config, given)
     if config.merge_lora:
         return merging.merge_checkpoint(config, overwrite=False)
-    raise ValueError("nothing to export: --merge_lora true, --to_gguf F16 or --to_ollama true says what")
+    if not config.hub.push_to_hub:
+        raise ValueError(
+            "nothing to export: --merge_lora true, --to_gguf F16, --to_ollama true or --quant_bits 4 says what"
+        )
+    folder = Path(config.ckpt_dir or config.model.model_id_or_path or "").expanduser()
+    if not folder.is_dir() or not (config.ckpt_dir or config.model.model_id_or_path):
+        raise ValueError("--push_to_hub uploads a folder: give it as --ckpt_dir or --model_id_or_path")
+    return folder.resolve()
 
 
 class Whole(NamedTuple):
@@ -64,6 +123,7 @@ class Whole(NamedTuple):
     template: Template | None
     stops: list[int]
     name: str
+    spec: ModelSpec | None
 
 
 class _Wanted(NamedTuple):
@@ -107,7 +167,7 @@ def whole(choice: loading.Choice) -> Whole:
         model = attach.merge(model)
     own = model.generation_config.eos_token_id
     stops += [each for each in (own if isinstance(own, list) else [own]) if each is not None and each not in stops]
-    return Whole(model, tokenizer, table, stops, loading.name(choice))
+    return Whole(model, tokenizer, table, stops, loading.name(choice), spec)
 
 
 def target(config: Config, choice: loading.Choice, suffix: str) -> Path:
@@ -159,3 +219,47 @@ def _parameters() -> dict[str, float]:
         "top_p": usual.top_p,
         "repeat_penalty": usual.repetition_penalty,
     }
+
+
+def write_quantised(config: Config, given: Collection[str]) -> Path:
+    """A folder with weights of fewer bits, read back and compared with those in memory."""
+    choice = choose(config, given)
+    folder = target(config, choice, f"{config.model.quant.quant_method}-int{config.bits}")
+
+    from swift.commands.tuning import quantisation
+    from swift.model import load, quantise
+
+    wanted = choice.model
+    device = load.pick_device(wanted.device)
+    dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
+    how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
+    assert how is not None, config.bits
+    quantise.check(how)  # what is missing shows before anything is loaded
+    if how.method == "hqq":
+        raise ValueError(
+            "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
+        )
+    ready = whole(choice)
+    tokens = ready.tokenizer(merging.PROBE, return_tensors="pt").input_ids.to(device)
+    with merging.aside(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:
+        before = merging.logits(ready.model, tokens)
+        ready.model.to(load.pick_dtype(dtype, device)).save_pretrained(between)
+        _, tokenizer, template, stops, name, spec = ready
+        del ready  # room for the second model
+        model = load.load_model(Path(between), dtype, wanted.device, quantisation=how)
+        model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+        # Before the first use: bitsandbytes rearranges weights for the CPU then, and saves them wrong.
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        merging.write_records(new, {"model_type": wanted.model_type}, spec, template, choice.source, dtype)
+        after = merging.logits(model, tokens)
+        again = merging.logits(load.load_model(new, dtype, wanted.device), tokens)
+        merging.agree("the folder, read back, computes something else than what was written", again, after)
+        same = int((before.argmax(-1) == after.argmax(-1)).sum())
+    moved = merging.difference(after.float(), before.float())
+    print(
+        f"{folder}: {name} with {config.bits} bits, read back; after a golden prompt of {tokens.shape[1]} tokens "
+        f"{same} likeliest tokens are the same, and logits differ by up to {moved:.1e} of the greatest",
+        file=sys.stderr,
+    )
+    return folder

@@ -106,13 +106,23 @@ def _plan(cfg: Feeds) -> DataPlan:
 
 def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
-    from swift.template.fit import Lengths, fit_all
+    from swift.template.fit import Lengths, fit_all, processes_for
     from swift.train.report import abbreviate, mixture
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
     lengths, limits = Lengths(), cfg.template
     train, val = (
-        list(fit_all(renderer, _shown(rows, doing), limits.max_length, limits.truncation_strategy, lengths))
+        list(
+            fit_all(
+                renderer,
+                _shown(rows, doing),
+                limits.max_length,
+                limits.truncation_strategy,
+                lengths,
+                # what makes the pixels of a row stays in this process
+                1 if renderer.sight else cfg.train.preprocess_num_proc or processes_for(len(rows)),
+            )
+        )
         for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
     )
     fates, said = _told(report, lengths, say)
@@ -170,6 +180,8 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
         folder = root / _key(cfg, renderer)
         if (known := cache.read(folder)) is None:
             data = _tokenised(cfg, renderer, say)
+            if any(sample.inputs for sample in (*data.train, *data.val)):
+                raise ValueError("--token_cache keeps tokens, not images: take --lazy_tokenize true for these rows")
             shares = {source: share._asdict() for source, share in data.shares.items()}
             facts = {"fates": data.fates, "said": data.said, "shares": shares, "first_row": data.first_row}
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -308,4 +320,5 @@ def inputs(data: Data, batch_size: int, device: Any) -> Iterator[dict[str, Any]]
 
     for start in range(0, len(data.train), batch_size):
         batch = collate(data.train[start : start + batch_size])
-        yield {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}
+        batch["labels"] = batch["input_ids"].masked_fill(batch.pop("weights") == 0, -100)
+        yield {name: tensor.to(device) for name, tensor in batch.items()}

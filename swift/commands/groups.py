@@ -12,7 +12,7 @@ Dtype = Literal["AUTO", "bf16", "fp16", "fp32"]
 SftType = Literal[
     "lora", "full", "longlora", "adalora", "ia3", "vera", "boft", "oft", "fourierft", "loha", "lokr", "hra", "miss",
     "randlora", "c3a", "shira", "road", "ln", "part", "trainable_tokens", "prompt", "prefix", "ptuning",
-    "adapter", "reft", "side", "restuning", "llamapro",
+    "adapter", "scetuning", "reft", "side", "restuning", "llamapro",
 ]  # fmt: skip
 
 
@@ -22,7 +22,7 @@ class QuantFlags:
 
     quantization_bit: Literal["0", "4", "8"] = "0"
     """Bits of the frozen weights while they are loaded (QLoRA); 0 leaves them as they are"""
-    quant_method: Literal["bnb", "hqq", "torchao", "torch"] = flag("bnb", alias=("quantization_method",))
+    quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq", "torch"] = flag("bnb", alias=("quantization_method",))
     """Library that quantises: bitsandbytes, HQQ, torchao (pip install 'swift-agents[quant]'); torch: answers on CPUs"""
     bnb_4bit_comp_dtype: Dtype = flag("AUTO", alias=("bnb_4bit_compute_dtype",), values=DTYPES)
     """What bitsandbytes computes in at 4 bits; AUTO takes --dtype"""
@@ -158,7 +158,7 @@ class LoraFlags:
     use_dora: bool = False
     """Weight-decomposed LoRA"""
     init_lora_weights: str = flag("true", alias=("init_weights",))
-    """Start values: true, false, gaussian, orthogonal, pissa, olora, loftq, eva (drawn from the training rows)"""
+    """Start values: true, false, gaussian, orthogonal, pissa, olora, loftq; from the training rows: eva, lora_ga"""
     lora_lr_ratio: float | None = None
     """LoRA+: learning rate of B as a multiple of that of A (10 to 16 is usual)"""
 
@@ -277,6 +277,16 @@ class TrainFlags:
     """What is trained; swift tuners explains the choices"""
     tuner_backend: Literal["swift", "peft", "unsloth"] = "swift"
     """How LoRA is computed: swift is faster where it knows the model, peft is PEFT's own way; the files are the same"""
+    attn_impl: Literal["AUTO", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = flag(
+        "AUTO", alias=("attn_implementation",), values={"flash_attn": "flash_attention_2"}
+    )
+    """How attention is computed; AUTO takes what suits the model and the hardware"""
+    use_flash_attn: bool = False
+    """Older switch for attn_impl flash_attention_2"""
+    use_liger_kernel: bool = False
+    """Take Liger's fused kernels (a GPU, and pip install liger-kernel)"""
+    torch_compile: bool = False
+    """Compile the model: a slow first step, faster ones after it; on a CPU it needs a C++ compiler"""
     output_dir: str = "output"
     """Folder for checkpoints and reports"""
     add_output_dir_suffix: bool = True
@@ -343,6 +353,8 @@ class TrainFlags:
     """Trackers to report to, by their names in transformers, or none"""
     disable_tqdm: bool = False
     """Show no progress bar"""
+    preprocess_num_proc: int | None = flag(None, alias=("dataset_num_proc",))
+    """Processes that turn rows into tokens; none means one a core where rows are many"""
     dataloader_num_workers: int = 0
     """Processes that make batches; 0 makes them in the training process"""
     ddp_backend: Literal["nccl", "gloo", "mpi", "ccl"] | None = None
@@ -436,5 +448,5 @@ class BackendFlags:
     infer_backend: Literal["AUTO", "pt", "vllm", "openvino"] = flag("AUTO", values={"transformers": "pt"})
     """Engine: pt (PyTorch), vllm, openvino (CPUs); AUTO takes vllm on GPUs where it is installed and has the model"""
     max_batch: int = 16
-    """Most requests that the engine pt answers together"""
+    """Most requests that are answered together by pt"""
     vllm: VllmFlags = VllmFlags()

@@ -104,12 +104,6 @@ class _Prefixed:
             raise ValueError("this checkpoint's virtual tokens do not go together with images")
         return self._engine.submit([*self._virtual, *tokens], params)
 
-    def add_adapter(self, name: str, folder: str) -> None:
-        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
-
-    def remove_adapter(self, name: str) -> None:
-        raise ValueError(f"adapter '{name}': a model with virtual tokens takes no other adapter")
-
     def close(self) -> None:
         self._engine.close()
 

@@ -71,7 +71,7 @@ def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
         away = _merge_into(folder, source, checkpoint, config.model, dtype, tokenizer, stops, spec)
         if processor:
             vision.copy_processor(source, folder)
-        _write_records(folder, recorded, spec, template, name, dtype)
+        write_records(folder, recorded, spec, template, name, dtype)
     print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
     return target
 
@@ -215,7 +215,7 @@ def give_template(
     return stops
 
 
-def _write_records(
+def write_records(
     folder: Path, recorded: dict[str, Any], spec: ModelSpec | None, template: Template | None, name: str, dtype: str
 ) -> None:
     model_type = spec.model_type if spec else recorded.get("model_type")

@@ -53,6 +53,15 @@ class Config:
 def main(cfg: Config) -> dict[str, Any]:
     """Trains, and returns what came of it; the same stands in the run's folder, whose path is `output_dir`."""
     import torch
+
+    torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
+    try:
+        return _train(cfg)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _train(cfg: Config) -> dict[str, Any]:
     from transformers import set_seed
 
     from swift.commands.rendering import make_renderer
@@ -67,9 +76,10 @@ def main(cfg: Config) -> dict[str, Any]:
         take_one_gpu(cfg.model.device)
     device = load.pick_device(cfg.model.device)
     scaling.check_device(spread, device)
+    attention = tuning.attention(cfg.train, device.type)
+    tuning.kernels(cfg.train, device.type)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
-    torch.set_flush_denormal(True)  # on a CPU a run of tiny numbers makes a step many times slower
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
@@ -93,6 +103,7 @@ def main(cfg: Config) -> dict[str, Any]:
         cfg.model.dtype,
         cfg.model.device,
         cfg.model.trust_remote_code,
+        attention,
         quantisation=tuning.quantisation(cfg.model, spread.engine),
         device_map=spread.device_map,
         shards=spread.shards,
@@ -162,6 +173,7 @@ def _check_numbers(train: TrainFlags) -> None:
         "eval_steps",
         "save_steps",
         "logging_steps",
+        "preprocess_num_proc",
     )
     values = flags.to_dict(train)
     for name in counts:
@@ -183,6 +195,7 @@ def _training_arguments(
     from swift.tuner.table import TUNERS
 
     train = cfg.train
+    dtype = str(pick_dtype(cfg.model.dtype, pick_device(cfg.model.device)))
     trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
     for name in trackers:
         if name not in (known := get_available_reporting_integrations()):
@@ -202,6 +215,7 @@ def _training_arguments(
         warmup_steps=train.warmup_steps or train.warmup_ratio,
         lr_scheduler_type=train.lr_scheduler_type,
         **tuning.optimizer(cfg),
+        **tuning.kernels(train, device),
         adam_beta1=train.adam_beta1,
         adam_beta2=train.adam_beta2,
         adam_epsilon=train.adam_epsilon,
@@ -218,7 +232,8 @@ def _training_arguments(
         dataloader_num_workers=train.dataloader_num_workers,
         dataloader_pin_memory=device == "cuda",
         seed=train.seed,
-        fp16=str(pick_dtype(cfg.model.dtype, pick_device(cfg.model.device))) == "torch.float16",
+        fp16=dtype == "torch.float16",
+        bf16=dtype == "torch.bfloat16" and "deepspeed" in spread,  # elsewhere the model itself is in bf16
         use_cpu=device == "cpu",
         ddp_backend=train.ddp_backend,
         ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
+from shutil import which
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from swift import flags
@@ -115,13 +116,38 @@ def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool) -> boo
     """
     from swift.tuner import fused
 
-    if cfg.train.tuner_backend != "swift" or cfg.train.sft_type != "lora":
+    if cfg.train.tuner_backend != "swift" or cfg.train.sft_type != "lora" or cfg.train.torch_compile:
         return False
     if reason := "its weights are spread" if apart else fused.why_not(model):
         say(f"PEFT's own layers compute LoRA: the fast path is not for this run, {reason}")
         return False
     fused.fuse(model)
     return True
+
+
+def attention(train: TrainFlags, device: str) -> str | None:
+    """The attention that the flags ask for; None leaves the choice to the model and the hardware."""
+    if train.use_flash_attn and train.attn_impl not in ("AUTO", "flash_attention_2"):
+        raise ValueError(f"--use_flash_attn true contradicts --attn_impl {train.attn_impl}: give one of them")
+    asked = "flash_attention_2" if train.use_flash_attn else train.attn_impl
+    if asked.startswith("flash") and device != "cuda":
+        raise ValueError(f"--attn_impl {asked} needs a GPU: leave it out, or say sdpa")
+    return None if asked == "AUTO" else asked
+
+
+def kernels(train: TrainFlags, device: str) -> dict[str, Any]:
+    """The settings of transformers' TrainingArguments that make a model faster without changing it."""
+    if train.use_liger_kernel and (device != "cuda" or find_spec("liger_kernel") is None):
+        raise ValueError("--use_liger_kernel true needs a GPU and the package liger-kernel: pip install liger-kernel")
+    if train.torch_compile and device == "cpu" and not any(map(which, ("g++", "clang++", "c++"))):
+        raise ValueError("--torch_compile true needs a C++ compiler on a CPU: install g++, or leave it out")
+    # the loss is the trainer's own, of logits at trained positions
+    liger = {"cross_entropy": False, "fused_linear_cross_entropy": False} if train.use_liger_kernel else None
+    return {
+        "torch_compile": train.torch_compile,
+        "use_liger_kernel": train.use_liger_kernel,
+        "liger_kernel_config": liger,
+    }
 
 
 def optimizer(cfg: Tunes) -> dict[str, Any]:

@@ -10,13 +10,17 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
 from swift.agent import Form, Shape, shape
 from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
+
+LARGEST = 20_000
+"""Symbols of a grammar: schemas of thousands of optional fields take seconds to compile, and twice as many four times
+as long."""
 
 
 class Constraint(Protocol):
@@ -67,22 +71,23 @@ class Vocabulary:
 
     def guide(self, form: Form, rules: Rules) -> Grammar:
         """Raises ValueError for what no grammar can be made of."""
-        guide = Grammar(self, _lark(form, rules, self))
-        wrong, said = LLMatcher.validate_grammar_with_warnings(guide.text, self.tokens)
-        if wrong:
-            raise ValueError(f"a reply cannot be held to this: {said[0].splitlines()[0]}")
-        return guide
+        text = _lark(form, rules, self)
+        matcher = LLMatcher(self.tokens, text, log_level=0, limits=LLParserLimits(max_grammar_size=LARGEST))
+        matcher.compute_bitmask()  # some grammars, as one that only holds itself, show here that they allow nothing
+        if matcher.is_error():
+            raise ValueError(f"a reply cannot be held to this: {matcher.get_error().splitlines()[0]}")
+        return Grammar(text, matcher)
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """A Guide in the language of llguidance, a dialect of Lark."""
+    """A Guide in the language of llguidance, a dialect of Lark, and its matcher before the first token."""
 
-    vocabulary: Vocabulary
     text: str
+    matcher: LLMatcher
 
     def begin(self) -> Constraint:
-        return _Matched(LLMatcher(self.vocabulary.tokens, self.text, log_level=0))
+        return _Matched(self.matcher.deep_copy())
 
 
 class _Matched:

@@ -15,7 +15,7 @@ from swift.infer.sample import SamplingParams
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "AUTO": "f32"}
 CACHE_GB = 4
 """Memory that keys and values may take."""
-CANNOT = ("logit_bias", "guide", "adapter", "top_logprobs")
+CANNOT = ("logit_bias", "guide", "adapter", "top_logprobs", "min_tokens")
 """Options of a request that OpenVINO GenAI has no means for."""
 
 

@@ -22,8 +22,8 @@ class SamplingParams:
     `min_p` 0 are off. `repetition_penalty` counts the prompt too; `presence_penalty` and `frequency_penalty` count
     the reply alone, as OpenAI's do. `stop`: texts that end the reply. `include_stop` None: a stop text stays in the
     reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability, and those
-    of the `top_logprobs` likeliest. `guide`: what the reply must be; nothing else lets a token through that it forbids.
-    `min_tokens`: no stop token comes before so many. `adapter`: the name of the adapter to answer with.
+    of the `top_logprobs` likeliest. `min_tokens`: no stop token comes before so many. `guide`: what the reply must be;
+    nothing else lets a token through that it forbids. `adapter`: the name of the adapter to answer with.
     """
 
     max_tokens: int | None = None
@@ -41,8 +41,8 @@ class SamplingParams:
     include_stop: bool | None = None
     ignore_eos: bool = False
     logprobs: bool = False
-    min_tokens: int = 0
     top_logprobs: int = 0
+    min_tokens: int = 0
     guide: Guide | None = None
     adapter: str = ""
 

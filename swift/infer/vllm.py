@@ -12,7 +12,7 @@ from typing import Any
 from swift.infer.request import Reply, ReplySteps, refuse, room
 from swift.infer.sample import SamplingParams
 
-CANNOT = ("guide", "top_logprobs")
+CANNOT = ("guide", "top_logprobs", "min_tokens")
 """Options of a request that are not handed to vLLM."""
 
 
@@ -95,6 +95,7 @@ class VllmEngine:
         for reply in list(self._under_way):
             reply.end(RuntimeError("the engine was closed"))
         self._engine.shutdown()
+        self._engine = None  # not left to the interpreter's end, when what it needs is gone
         self._stop_loop()
 
     async def _answer(self, reply: Reply, tokens: list[int], asked: Any, name: str, adapter: Any) -> None:

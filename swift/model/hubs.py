@@ -11,7 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
 TIMEOUT_S = 5
 """How long a hub may take to answer at all before it counts as out of reach."""
@@ -78,6 +79,39 @@ def from_hf(name: str, revision: str) -> Path:
     if not any(folder.glob("*.safetensors")):
         folder = Path(snapshot_download(name, revision=_hf_revision(revision), allow_patterns=["*.bin", "*.gguf"]))
     return folder
+
+
+def check_push(name: str, use_hf: bool) -> None:
+    """ValueError for what would make a push fail, before there is anything to push."""
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise ValueError(f"--hub_model_id {name}: a hub id is OWNER/NAME")
+    if offline():
+        raise ValueError("--push_to_hub needs the network, but SWIFT_OFFLINE or HF_HUB_OFFLINE is set")
+    if not use_hf and importlib.util.find_spec("modelscope") is None:
+        raise ValueError(
+            "--push_to_hub goes to ModelScope, whose package is not installed: pip install modelscope, "
+            "or say --use_hf true for Hugging Face"
+        )
+
+
+def push(folder: Path, name: str, token: str | None, private: bool, message: str, use_hf: bool) -> str:
+    """Uploads a folder, making the repository if need be. Returns where it is. OSError where the hub says no."""
+    if not use_hf:
+        hub = importlib.import_module("modelscope.hub.api").HubApi(
+            token=token or os.environ.get("MODELSCOPE_API_TOKEN")
+        )
+        _reach("https://www.modelscope.cn", "ModelScope")
+        hub.create_repo(name, repo_type="model", visibility="private" if private else "public", exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=str(folder), commit_message=message, repo_type="model")
+        return f"https://www.modelscope.cn/models/{name}"
+    _reach(constants.ENDPOINT, "Hugging Face")
+    api = HfApi(endpoint=constants.ENDPOINT, token=token)
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
+    except HfHubHTTPError as error:
+        raise OSError(f"{constants.ENDPOINT} refuses {name}: {str(error).splitlines()[0]}") from None
+    return f"{constants.ENDPOINT}/{name}"
 
 
 def _reach(url: str, hub: str) -> None:

@@ -164,6 +164,10 @@ def load_processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any | None
     """What makes tensors of images for the model of a folder; None for a model that sees none, or none here."""
     if _model_type(path) not in vision.FAMILIES:
         return None
+    config = _json(path / "config.json")
+    if "vision_config" not in config:
+        known = ", ".join(config.get("architectures") or ["its class"])
+        raise ValueError(f"{path}: {known} is not in transformers' layout: take a checkpoint whose name ends in -hf")
     return _loading(path, "processor", partial(vision.processor, path, tokenizer))
 
 
@@ -173,7 +177,8 @@ def image_token_kinds(path: Path) -> str:
 
 
 def _model_type(path: Path) -> str:
-    return "" if _gguf_file(path) else str(_json(path / "config.json").get("model_type"))
+    config = path / "config.json"  # a GGUF file has none, nor need what a function of the user's own reads
+    return str(_json(config).get("model_type")) if config.is_file() else ""
 
 
 def load_model(
@@ -212,13 +217,20 @@ def load_model(
     else:
         reading = partial(_read_own, read, path) if read else _reading(path, trust_remote_code)
         if quantisation:
-            options["quantization_config"] = quantise.config(quantisation, as_dtype, on)
+            quantise.check(quantisation)
+        by_loader = quantise.config(quantisation, as_dtype) if quantisation else None
+        if quantisation and not by_loader and (device_map or shards):
+            raise ValueError(f"--quant_method {quantisation.method} takes one device: take bnb over several")
+        if by_loader:
+            options["quantization_config"] = by_loader
         if device_map:
             options["device_map"] = device_map
-        elif quantisation or (on.type == "cuda" and not shards):
+        elif by_loader or (on.type == "cuda" and not shards):
             options["device_map"] = {"": on}  # straight to the GPU; and quantised layers cannot be moved afterwards
         loaded = _loading(path, "model", lambda: reading(dtype=as_dtype, **options))
-        model = loaded if quantisation or device_map or shards else loaded.to(on)
+        model = loaded if by_loader or device_map or shards else loaded.to(on)
+        if quantisation and not by_loader:
+            quantise.with_hqq(model, quantisation, on)
     if attn_implementation is None and on.type == "cpu":
         attention.suit(model)
     return model.eval()

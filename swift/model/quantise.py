@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 PACKAGES = {"bnb": "bitsandbytes", "hqq": "hqq", "torchao": "torchao"}
 READERS = {
@@ -43,24 +45,33 @@ class Quantisation:
     sharded: bool = False
 
 
-def config(how: Quantisation, dtype: torch.dtype, device: torch.device) -> Any:
-    """What transformers' loader wants to be told. ValueError where a package or the hardware is missing."""
+def check(how: Quantisation) -> None:
+    """ValueError where a package is missing, or the library cannot do it."""
+    if how.method == "torch":
+        raise ValueError(
+            "--quant_method torch rounds weights while a model answers, and writes none: take bnb or torchao"
+        )
+    if how.method not in PACKAGES:
+        raise ValueError(
+            f"--quant_method {how.method} is made by gptqmodel, whose releases need a newer PyTorch and transformers "
+            "than this program works with: take bnb, torchao or hqq"
+        )
     package = PACKAGES[how.method]
     if find_spec(package) is None:
         raise ValueError(
             f"--quant_method {how.method} needs the package {package}: pip install 'swift-agents[quant]', "
-            "or leave --quantization_bit out"
+            "or leave --quantization_bit and --quant_bits out"
         )
+    if how.method == "torchao" and how.bits != 8:
+        raise ValueError("--quant_method torchao trains beside 8 bits alone: --quantization_bit 8, or take bnb")
+
+
+def config(how: Quantisation, dtype: torch.dtype) -> Any:
+    """What transformers' loader wants to be told; None for HQQ, which it does not know how to do (see `with_hqq`)."""
+    if how.method == "hqq":
+        return None
     if how.method == "bnb":
         return _bnb(how, dtype)
-    if how.method == "hqq":
-        if device.type == "cpu":
-            raise ValueError("--quant_method hqq needs a GPU: bnb and torchao quantise on a CPU too")
-        from transformers import HqqConfig
-
-        return HqqConfig(nbits=how.bits, group_size=GROUP, axis=how.axis)
-    if how.bits != 8:
-        raise ValueError("--quant_method torchao trains beside 8 bits alone: --quantization_bit 8, or take bnb")
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
@@ -97,3 +108,15 @@ def found(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
         whole = how.get("linear_weights_not_to_quantize") or ()
         return how | {"linear_weights_not_to_quantize": [str(name).removesuffix(".weight") for name in whole]}
     return how
+
+
+def with_hqq(model: PreTrainedModel, how: Quantisation, device: torch.device) -> None:
+    """Gives every linear layer but the head fewer bits, on `device` (HQQ, mobiusml.github.io/hqq_blog)."""
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    settings = BaseQuantizeConfig(nbits=how.bits, group_size=GROUP, axis=how.axis)
+    head = model.get_output_embeddings()
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear) and layer is not head:
+            made = HQQLinear(layer, settings, compute_dtype=model.dtype, device=str(device))
+            model.set_submodule(name, made)

@@ -37,7 +37,8 @@ def way(spec: ModelSpec) -> Way:
     if spec.convert:
         saves = convert.families()[spec.convert].SAVES
         return Way("converted", f"swift.model.convert.{spec.convert} maps {spec.arch} onto another class. {saves}")
-    return Way("native", f"{spec.arch} is a class of transformers")
+    blind = "" if spec.modality == "text" or spec.arch in shown_images() else "; it is not shown images here, only text"
+    return Way("native", f"{spec.arch} is a class of transformers{blind}")
 
 
 @cache
@@ -50,10 +51,25 @@ def native() -> frozenset[str]:
     return frozenset(names)
 
 
+@cache
+def shown_images() -> frozenset[str]:
+    """The classes of the families that are trained and served with images here."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
+
+    from swift.model.vision import FAMILIES
+
+    return frozenset(name for family in FAMILIES for name in _names(NAMES[family]))
+
+
 def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
 def _foreign(spec: ModelSpec) -> str:
-    sees = {"vision": " of a model that sees", "audio": " of a model that hears"}.get(spec.modality, "")
-    return f"{spec.arch} is a class{sees} in Python code of its own: --trust_remote_code true, if it still runs"
+    if spec.modality == "text":
+        return f"{spec.arch} is a class in Python code of its own: --trust_remote_code true, if it still runs"
+    sees = {"vision": "sees", "audio": "hears"}[spec.modality]
+    return (
+        f"{spec.arch} is a class of a model that {sees}, in Python code of its own: "
+        "--trust_remote_code true runs it on text alone, if it still runs"
+    )

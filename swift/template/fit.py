@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import multiprocessing
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from swift.chat import Conversation, Message, Sample
@@ -12,6 +18,10 @@ from swift.template.render import Renderer
 Strategy = Literal["delete", "truncation_left", "error"]
 Fate = Literal["kept", "cut", "dropped"]
 FATES: tuple[Fate, ...] = ("kept", "cut", "dropped")
+CHUNK = 128
+"""Rows that a process takes at a time."""
+MANY = 2000
+"""Rows from which on starting processes pays."""
 
 
 class Fitted(NamedTuple):
@@ -72,14 +82,56 @@ def fit(renderer: Renderer, conversation: Conversation, max_length: int, strateg
 
 
 def fit_all(
-    renderer: Renderer, rows: Iterable[Conversation], max_length: int, strategy: Strategy, lengths: Lengths
+    renderer: Renderer,
+    rows: Iterable[Conversation],
+    max_length: int,
+    strategy: Strategy,
+    lengths: Lengths,
+    processes: int = 1,
 ) -> Iterator[Sample]:
-    """The samples of the rows that fit, in order; `lengths` keeps account of all of them."""
-    for conversation in rows:
-        fitted = fit(renderer, conversation, max_length, strategy)
+    """The samples of the rows that fit, in order; `lengths` keeps account of all of them.
+
+    With several `processes` no more rows are read ahead than keep them busy.
+    """
+    one = partial(fit, renderer, max_length=max_length, strategy=strategy)
+    found = _shared_out(one, rows, processes) if processes > 1 else ((row, one(row)) for row in rows)
+    for conversation, fitted in found:
         lengths.add(conversation, fitted)
         if fitted.sample is not None:
             yield fitted.sample
+
+
+def processes_for(rows: int) -> int:
+    """As many as there are cores for this process, where the rows are many and the system can fork."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    return cores if rows >= MANY else 1
+
+
+def _shared_out(
+    one: Callable[[Conversation], Fitted], rows: Iterable[Conversation], processes: int
+) -> Iterator[tuple[Conversation, Fitted]]:
+    source = iter(rows)
+    # forked, so that nothing has to be sent and loaded again
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, context, _begin, (one,)) as pool:
+        waiting: deque[tuple[list[Conversation], Future[list[Fitted]]]] = deque()
+        while (chunk := list(islice(source, CHUNK))) or waiting:
+            if chunk:
+                waiting.append((chunk, pool.submit(_fit_chunk, chunk)))
+            if not chunk or len(waiting) > 2 * processes:
+                before, result = waiting.popleft()
+                yield from zip(before, result.result(), strict=True)
+
+
+_ONE: list[Callable[[Conversation], Fitted]] = []  # in a process of the pool: what it does to a row
+
+
+def _begin(one: Callable[[Conversation], Fitted]) -> None:
+    _ONE[:] = [one]
+
+
+def _fit_chunk(chunk: list[Conversation]) -> list[Fitted]:
+    return [_ONE[0](row) for row in chunk]
 
 
 def _shorter(conversation: Conversation) -> Iterator[Conversation]:

@@ -106,6 +106,7 @@ def _whole(zero: Settings) -> Settings:
         "fp16": {"enabled": "auto"},
         "zero_optimization": dict(zero),
         **dict.fromkeys(same, "auto"),
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": float("inf"),
     }
 

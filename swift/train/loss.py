@@ -19,7 +19,7 @@ class Scores(NamedTuple):
 
     nll: Tensor
     weights: Tensor
-    hit: Tensor  # True where the model's first choice is the token
+    hit: Tensor  # True where the model's first choice is the token; empty unless asked for
 
     @property
     def loss(self) -> Tensor:
@@ -32,7 +32,7 @@ def trained(weights: Tensor) -> Tensor:
     return weights[:, 1:] != 0
 
 
-def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]) -> Scores:
+def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor], hits: bool = False) -> Scores:
     """Runs `model` (wrapped for PEFT or several ranks or not) and scores its trained tokens in fp32.
 
     `head` is the module inside `model` that makes logits. It sees only the hidden states that predict a trained token:
@@ -52,7 +52,8 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]) -> Sco
         logits = output.logits
     targets = batch["input_ids"][:, 1:][wanted]
     nll: Tensor = _Nll.apply(logits, targets)  # type: ignore[no-untyped-call]
-    return Scores(nll, batch["weights"][:, 1:][wanted], logits.detach().argmax(-1) == targets)
+    hit = logits.detach().argmax(-1) == targets if hits else targets.new_zeros(0, dtype=torch.bool)
+    return Scores(nll, batch["weights"][:, 1:][wanted], hit)
 
 
 class _Nll(Function):
@@ -108,4 +109,4 @@ def output_head(model: Any) -> nn.Module:
 
 def no_grad_scores(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor]) -> Scores:
     with torch.no_grad():
-        return score(model, head, batch)
+        return score(model, head, batch, hits=True)

@@ -31,8 +31,12 @@ class Bottleneck(nn.Module):
         _zero(self.up)
 
     def forward(self, x: Tensor) -> Tensor:
+        return x + self.change(x)
+
+    def change(self, x: Tensor) -> Tensor:
+        """What is added to x."""
         y: Tensor = self.up(self.act(self.down(x.to(self.up.weight.dtype))))
-        return x + y.to(x.dtype)
+        return y.to(x.dtype)
 
 
 class Intervention(nn.Module):
@@ -68,6 +72,20 @@ class Adapters(nn.ModuleList):
         super().__init__(Bottleneck(width, length, act) for _ in parts)
         for part, bottleneck in zip(parts, self, strict=True):
             part.register_forward_hook(_behind(bottleneck))
+
+
+class SkipTuners(nn.ModuleList):
+    """A bottleneck on the skip connection past every block, block(x) + x + up(act(down(x))): SC-Tuner. arXiv 2312.11392
+
+    There the skip connections are a U-Net's; here they are the residual stream's.
+    """
+
+    def __init__(self, model: PreTrainedModel, act: str, length: int) -> None:
+        width = model.get_input_embeddings().embedding_dim
+        bottlenecks = [Bottleneck(width, length, act) for _ in blocks(model)]
+        super().__init__(bottlenecks)
+        for block, bottleneck in zip(blocks(model), bottlenecks, strict=True):
+            block.register_forward_hook(_past(bottleneck))
 
 
 class Interventions(nn.ModuleList):
@@ -118,7 +136,7 @@ class Bypass(nn.Module):
         return write
 
 
-KINDS: Mapping[str, Any] = {"ADAPTER": Adapters, "REFT": Interventions, "BYPASS": Bypass}
+KINDS: Mapping[str, Any] = {"ADAPTER": Adapters, "SKIP": SkipTuners, "REFT": Interventions, "BYPASS": Bypass}
 
 
 def add(model: PreTrainedModel, kind: str, options: Mapping[str, Any]) -> PreTrainedModel:
@@ -167,6 +185,16 @@ def _behind(module: nn.Module) -> Any:
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
         return (module(output[0]), *output[1:]) if isinstance(output, tuple) else module(output)
+
+    return hook
+
+
+def _past(bottleneck: Bottleneck) -> Any:
+    """A hook that adds to a block's output the bottleneck's change of what went into the block."""
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        change = bottleneck.change(inputs[0])
+        return (output[0] + change, *output[1:]) if isinstance(output, tuple) else output + change
 
     return hook
 

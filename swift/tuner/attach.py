@@ -19,6 +19,7 @@ import torch
 from peft import (
     LoftQConfig,
     LoraConfig,
+    LoraGAConfig,
     PeftConfig,
     PeftModel,
     get_peft_model,
@@ -34,14 +35,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from swift.tuner import added, resume
+from swift.tuner import added, loraga, resume
 from swift.tuner.targets import Names, lora_targets, no_names, whole_modules
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SAVED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """As safetensors calls them."""
 WEIGHTS = "adapter_model.safetensors"
-INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva")
+INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
 MERGEABLE = (
     *("LORA", "ADALORA", "IA3", "VERA", "BOFT", "OFT", "FOURIERFT", "LOHA", "LOKR", "HRA", "MISS", "RANDLORA", "C3A"),
     *("SHIRA", "ROAD", "LN_TUNING", "TRAINABLE_TOKENS"),
@@ -54,6 +55,7 @@ UNMERGEABLE = {
     "ADAPTER": "its bottlenecks are not linear",
     "REFT": "it edits hidden states, which the blocks' residual stream carries past every weight",
     "BYPASS": "it is a network beside the model",
+    "SKIP": "its bottlenecks are not linear",
 }
 
 
@@ -85,7 +87,7 @@ def attach(
 ) -> PreTrainedModel | PeftModel:
     """The model with new adapters, which alone can be trained; with `options` None the model, all of it trainable.
 
-    `batches` are inputs of the model, which start values of the kind `eva` are drawn from.
+    `batches` are inputs of the model with `labels`, which start values `eva` and `lora_ga` are drawn from.
     """
     if options is None:
         if model.dtype == torch.float16:
@@ -96,6 +98,8 @@ def attach(
         raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
     if options.init == "pissa" and _is_quantised(model):
         raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
+    if options.init == "lora_ga" and (options.dora or _is_quantised(model)):
+        raise ValueError("start values 'lora_ga' need whole weights and no --use_dora")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
@@ -111,7 +115,11 @@ def attach(
     dtype = torch.float32 if options.dtype == "AUTO" else DTYPES.get(options.dtype)
     if dtype is None:
         raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
+    if options.init == "lora_ga":
+        loraga.estimate(model, config, batches)
     tuned = wrap(model, config, dtype)
+    if options.init == "lora_ga":
+        loraga.keep_start(tuned)
     if options.init == "eva":
         initialize_lora_eva_weights(tuned, list(batches), show_progress_bar=False)
     return tuned
@@ -138,8 +146,11 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, state: Mapping[str, T
     `state` is what is trained of a PEFT model of which this process holds a shard.
     """
     if isinstance(model, PeftModel):
-        # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
-        model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
+        if any(loraga.started(model)):
+            loraga.save(model, folder, WEIGHTS, state)
+        else:
+            # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
+            model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
         if resume.needs_state(model):
             resume.save_state(model, folder)
     elif added.is_added(model):
@@ -214,7 +225,9 @@ def why_unmergeable(model: PreTrainedModel | PeftModel) -> str:
 
 
 def _is_quantised(model: PreTrainedModel) -> bool:
-    return getattr(model, "hf_quantizer", None) is not None  # transformers sets it on quantised models alone
+    """transformers sets `hf_quantizer` on models it quantised; HQQ's layers are known by their class."""
+    by_hqq = any(type(module).__name__ == "HQQLinear" for module in model.modules())
+    return by_hqq or getattr(model, "hf_quantizer", None) is not None
 
 
 def is_prompted(model: PreTrainedModel | PeftModel) -> bool:
@@ -292,7 +305,8 @@ def _init(word: str) -> dict[str, Any]:
         raise ValueError("start values 'loftq' need the package scipy: pip install 'swift-agents[quant]'")
     if word not in INITS:
         raise ValueError(f"unknown start values {word!r}: true, false, {', '.join(INITS)}")
-    return {"init_lora_weights": word, **({"loftq_config": LoftQConfig(loftq_bits=4)} if word == "loftq" else {})}
+    more = {"loftq": {"loftq_config": LoftQConfig(loftq_bits=4)}, "lora_ga": {"lora_ga_config": LoraGAConfig()}}
+    return {"init_lora_weights": word, **more.get(word, {})}
 
 
 def _share(dropout: float) -> float:

@@ -1,7 +1,7 @@
 """What training needs to go on from a checkpoint and PEFT's own file leaves out. Knows no trainer.
 
 AdaLoRA's file lacks the ranks taken away for now, and how much each mattered; p-tuning's lacks the network that makes
-the virtual tokens, and has the tokens only.
+the virtual tokens, and has the tokens only; LoRA-GA's has the difference to its start, and not the start.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from swift.tuner import loraga
+
 STATE = "tuner_state.safetensors"
 KINDS = ("ADALORA", "P_TUNING")
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
@@ -22,7 +24,9 @@ AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 def needs_state(model: Any) -> bool:
     """Whether the adapter's own file is not enough."""
-    return isinstance(model, PeftModel) and model.active_peft_config.peft_type in KINDS
+    if not isinstance(model, PeftModel):
+        return False
+    return model.active_peft_config.peft_type in KINDS or any(loraga.started(model))
 
 
 def save_state(model: PeftModel, folder: Path) -> None:
@@ -30,6 +34,8 @@ def save_state(model: PeftModel, folder: Path) -> None:
     tensors = {f"weight|{name}": each.detach() for name, each in model.named_parameters() if each.requires_grad}
     for average in AVERAGES if model.active_peft_config.peft_type == "ADALORA" else ():
         tensors |= {f"{average}|{name}": each for name, each in _averages(model, average).items()}
+    for name, layer in loraga.started(model):
+        tensors |= {f"start|{name}.{part}": layer.get_buffer(part) for part in (loraga.A, loraga.B)}
     save_file({name: each.contiguous().cpu() for name, each in tensors.items()}, folder / STATE)
 
 
@@ -37,7 +43,7 @@ def restore_state(model: PeftModel, folder: Path) -> None:
     """Puts the state back. ValueError where it is missing or does not fit."""
     if not (folder / STATE).is_file():
         raise ValueError(f"{folder}: {STATE} is missing, without which training cannot go on")
-    saved: dict[str, dict[str, torch.Tensor]] = {part: {} for part in ("weight", *AVERAGES)}
+    saved: dict[str, dict[str, torch.Tensor]] = {part: {} for part in ("weight", "start", *AVERAGES)}
     for key, tensor in load_file(folder / STATE).items():
         part, _, name = key.partition("|")
         saved[part][name] = tensor.to(torch.device(model.device))
@@ -45,6 +51,7 @@ def restore_state(model: PeftModel, folder: Path) -> None:
         model.load_state_dict(saved["weight"], strict=False)
     except RuntimeError as error:
         raise ValueError(f"{folder} is not of this model and these tuner flags: {error}") from error
+    loraga.move_start(model, saved["start"])
     if model.active_peft_config.peft_type == "ADALORA":
         for average in AVERAGES:
             _averages(model, average).update(saved[average])

@@ -173,7 +173,7 @@ def _prefixed(prefix: str, *names: str, **renamed: str) -> dict[str, str]:
 
 _TABLE = {
     "lora": Tuner(
-        "Low-rank matrices beside linear layers; its flags make it rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ, EVA",
+        "Low-rank matrices beside linear layers; flags make it rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ, EVA, LoRA-GA",
         "2106.09685",
         _lora,
         LORA,
@@ -325,6 +325,13 @@ _TABLE = {
         _prefixed("adapter", "act", "length"),
         "no: its bottlenecks are not linear",
     ),
+    "scetuning": Tuner(
+        "Bottlenecks on the skip connections past every block (SCEdit's SC-Tuner)",
+        "2312.11392",
+        _added("SKIP"),
+        _prefixed("adapter", "act", "length"),
+        "no: its bottlenecks are not linear",
+    ),
     "reft": Tuner(
         "LoReFT: edits of every block's output in a small subspace, at every position",
         "2404.03592",
@@ -384,6 +391,9 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "eva": Variant(
             "LoRA that starts as what the training rows vary in", "2410.07170", {"init_lora_weights": "eva"}
         ),
+        "lora-ga": Variant(
+            "LoRA that starts along the first rows' gradient", "2407.05000", {"init_lora_weights": "lora_ga"}
+        ),
         "neftune": Variant("Noise on the embeddings, with any tuner", "2310.05914", {"neftune_noise_alpha": 5}),
         "galore": Variant(
             "Every parameter, with gradients of low rank",
@@ -398,9 +408,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 )
 LEFT_OUT: Mapping[str, str] = MappingProxyType(
     {
-        "lora-ga": "its start moves the weights below: an adapter would be saved at twice the rank, and not resumed",
         "q-galore": "its package q-galore-torch needs CUDA kernels for 8-bit weights; galore and qlora save memory too",
-        "scetuning": "it tunes the skip connections of a U-Net, and a decoder has none",
         "unsloth": "it needs its own package and a GPU",
     }
 )

@@ -29,7 +29,8 @@ def lora_targets(
     Modules whose names are `frozen` are no targets. Raises ValueError for a word that fits no layer LoRA
     can adapt.
     """
-    kinds = {name: module for name, module in model.named_modules() if _adaptable(module)}
+    modules = dict(model.named_modules())
+    kinds = {name: module for name, module in modules.items() if _adaptable(module)}
     found: list[str] = []
     for word in _split(words):
         match word.upper():
@@ -38,14 +39,16 @@ def lora_targets(
             case "ALL" | "ALL-LINEAR":
                 head = model.get_output_embeddings()
                 linear = {name for name, module in kinds.items() if _is_linear(module) and module is not head}
-                found += _suffixes(linear, kinds)
+                found += _suffixes(linear, modules)
             case "EMBEDDING":
-                found += _suffixes({name for name, module in kinds.items() if isinstance(module, nn.Embedding)}, kinds)
+                found += _suffixes(
+                    {name for name, module in kinds.items() if isinstance(module, nn.Embedding)}, modules
+                )
             case _:
                 found += _named(word, kinds, "no layer that LoRA can adapt", "ALL, EMBEDDING, DEFAULT")
     if not found:
         raise ValueError("no target modules: give names, ALL, EMBEDDING or DEFAULT")
-    return _outside(frozen, list(dict.fromkeys(found)), kinds)
+    return _outside(frozen, list(dict.fromkeys(found)), kinds, modules)
 
 
 def sees(model: PreTrainedModel) -> bool:
@@ -72,14 +75,14 @@ def before_language(model: PreTrainedModel, vit: bool = True, aligner: bool = Tr
     return stands_before
 
 
-def _outside(frozen: Names, words: Sequence[str], kinds: Iterable[str]) -> list[str]:
+def _outside(frozen: Names, words: Sequence[str], kinds: Iterable[str], modules: Iterable[str]) -> list[str]:
     """The words, or where they also mean frozen modules, names that do not."""
     ends = tuple(f".{word}" for word in words)
     meant = {name for name in kinds if f".{name}".endswith(ends)}
     kept = {name for name in meant if not frozen(name)}
     if meant and not kept:
         raise ValueError(f"{', '.join(words)}: only in parts that see: --freeze_vit false and --freeze_aligner false")
-    return list(words) if kept == meant else _suffixes(kept, kinds)
+    return list(words) if kept == meant else _suffixes(kept, modules)
 
 
 def whole_modules(model: PreTrainedModel, words: Sequence[str]) -> list[str]:
@@ -117,7 +120,7 @@ def _default(model: PreTrainedModel, kinds: dict[str, nn.Module], default: Seque
     attention = {name for name, m in kinds.items() if _is_linear(m) and "att" in name.rpartition(".")[0].lower()}
     if not attention:
         raise ValueError(f"no DEFAULT target modules are known for {model.config.model_type}: give ALL or names")
-    return _suffixes(attention, kinds)
+    return _suffixes(attention, dict(model.named_modules()))
 
 
 def _suffixes(wanted: set[str], everything: Iterable[str]) -> list[str]:

@@ -1,0 +1,72 @@
+"""GLM-4.5's form: XML-like calls with a key and a value a parameter; <|observation|> where the environment speaks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from swift.agent import Marks
+from swift.agent.jsontext import read_value, write_values
+from swift.chat import Tool, ToolCall
+
+marks = Marks(
+    stop=("<|observation|>",),
+    call=("<tool_call>",),
+    results="inline",
+    special=("<|observation|>", "<|assistant|>", "<|system|>"),
+)
+
+_SYSTEM = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, output the function name and arguments within the following XML format:
+<tool_call>{{function-name}}
+<arg_key>{{arg-key-1}}</arg_key>
+<arg_value>{{arg-value-1}}</arg_value>
+<arg_key>{{arg-key-2}}</arg_key>
+<arg_value>{{arg-value-2}}</arg_value>
+...
+</tool_call>"""
+_CALL = re.compile(r"<tool_call>([^\n<]+)\n(.*?)</tool_call>", re.DOTALL)
+_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\n<arg_value>(.*?)</arg_value>\n", re.DOTALL)
+
+
+def system(tools: Sequence[Tool], text: str) -> str:
+    offered = _SYSTEM.format(tools="\n".join(json.dumps(each.spec, ensure_ascii=False) for each in tools))
+    return f"{offered}<|system|>\n{text}" if text else offered
+
+
+def call(content: str, calls: Sequence[ToolCall]) -> str:
+    if not calls:
+        return content
+    asked = [f"<tool_call>{each.name}\n{_write(each.arguments)}</tool_call>" for each in calls]
+    return "\n".join([content, *asked] if content else asked) + "<|observation|>"
+
+
+def result(texts: Sequence[str]) -> str:
+    return "".join(f"\n<tool_response>\n{text}\n</tool_response>" for text in texts) + "<|assistant|>\n"
+
+
+def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """A value is JSON where it reads as JSON, except a bare text: the form does not say which it was."""
+    found = list(_CALL.finditer(text))
+    if not found:
+        return text, ()
+    calls = tuple(ToolCall(match[1].strip(), _read(match[2])) for match in found)
+    return text[: found[0].start()].removesuffix("\n"), calls
+
+
+def _write(arguments: str) -> str:
+    values = write_values(arguments, "glm4_5")
+    return "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in values.items())
+
+
+def _read(body: str) -> str:
+    return json.dumps({key: read_value(text) for key, text in _ARGUMENT.findall(body)}, ensure_ascii=False)
