@@ -120,12 +120,12 @@ class Adapting(TorchEngine):
     """An engine, as far as its adapters go."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, str] = {}
+        self.added: dict[str, str] = {}
 
     def close(self) -> None: ...
 
     def add_adapter(self, name: str, folder: str) -> None:
-        self.taken[name] = folder
+        self.added[name] = folder
 
     def remove_adapter(self, name: str) -> None: ...
 
@@ -135,7 +135,7 @@ def test_adapters_are_served_beside_the_model(chat: Scripted, monkeypatch: pytes
     apps: list[Any] = []
     monkeypatch.setattr(deploy, "serve", lambda app, *_: apps.append(app))
     assert cli.main(["deploy", "--model_type", "tiny", "--port", "0", "--lora_modules", "a=/x", "b=/y=z"]) == 0
-    assert chat.engine.taken == {"a": "/x", "b": "/y=z"}
+    assert chat.engine.added == {"a": "/x", "b": "/y=z"}
     names = [model["id"] for model in TestClient(apps[0]).get("/v1/models").json()["data"]]
     assert names == ["tiny", "a", "b"]
 

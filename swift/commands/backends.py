@@ -42,6 +42,8 @@ def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
         raise ValueError(
             f"--{changed[0]} is for vLLM, and the engine is {picked}: leave it out, or say --infer_backend vllm"
         )
+    if picked != "pt" and backend.max_batch != BackendFlags().max_batch:
+        raise ValueError(f"--max_batch is for --infer_backend pt, and the engine is {picked}: leave it out")
     return picked
 
 

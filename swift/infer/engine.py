@@ -55,9 +55,7 @@ class Steps(Iterator[Step], Protocol):
 
 
 class Engine(Protocol):
-    def submit(
-        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Tensor] | None = None
-    ) -> Steps:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served.
 
         `inputs`: what an image model takes beside the tokens (pixel values and the like).
@@ -114,9 +112,7 @@ class TorchEngine:
         self._closed = False
         self._worker: threading.Thread | None = None
 
-    def submit(
-        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Tensor] | None = None
-    ) -> Steps:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         inputs = inputs or None
         if inputs and isinstance(self._runner, Decoder):
             raise ValueError(f"{type(self.model).__name__} takes tokens alone, not {', '.join(inputs)}")
@@ -131,13 +127,13 @@ class TorchEngine:
             self._wake()
         return _Steps(row)
 
-    def add_adapter(self, name: str, adapter: Lora | Path | str) -> None:
-        """Lets requests name an adapter: a folder of PEFT's, or one read. Requests under way are not disturbed.
+    def add_adapter(self, name: str, folder: Lora | Path | str) -> None:
+        """Lets requests name an adapter: a folder as PEFT saves it, or one read. Requests under way are not disturbed.
 
         Raises ValueError for an adapter of another model or of a kind that cannot run beside others.
         """
-        lora = adapter if isinstance(adapter, Lora) else read_lora(adapter)
-        where = name if isinstance(adapter, Lora) else str(adapter)
+        lora = folder if isinstance(folder, Lora) else read_lora(folder)
+        where = name if isinstance(folder, Lora) else str(folder)
 
         def add() -> None:
             if not name or name in self._adapters:
@@ -401,7 +397,7 @@ class _Row:
         room: int | None,
         stop_tokens: frozenset[int],
         adapter: _Adapter,
-        inputs: Mapping[str, Tensor] | None,
+        inputs: Mapping[str, Any] | None,
     ) -> None:
         self.tokens = list(prompt)
         self.reply: list[int] = []
