@@ -128,6 +128,16 @@ def test_a_model_that_sees_nothing_leaves_rows_with_images_out_and_says_why(
     assert f"no row is left to train on: {file}:1: this model takes no images" in capsys.readouterr().err
 
 
+def test_a_token_cache_does_not_forget_images(qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(png())
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"query": "q", "response": "r", "images": ["a.png"]}) + "\n")
+    argv = ["sft", "--model", str(qwen), "--dataset", str(file), "--output_dir", str(tmp_path / "o"), "--device", "cpu"]
+    assert cli.main([*argv, "--token_cache", str(tmp_path / "cache")]) == 2
+    assert "--token_cache keeps tokens, not images: take --lazy_tokenize true" in capsys.readouterr().err
+    assert cli.main([*argv, "--lazy_tokenize", "true", "--max_steps", "1"]) == 0
+
+
 # Files, URLs ----------------------------------------------------------------------------------------------------------
 
 

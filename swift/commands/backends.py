@@ -27,8 +27,9 @@ KINDS = {0: "F16", 8: "Q8_0"}
 
 
 def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
-    """pt, vllm or openvino. AUTO: vLLM on a GPU where it is installed and has the model, and its weights are whole
-    ones (no adapter, no --quantization_bit); else pt. On a CPU vLLM takes a minute to start, so it must be asked for.
+    """pt, vllm or openvino. AUTO: vLLM on a GPU where it is installed and has the model, its weights are whole ones
+    (no adapter, no --quantization_bit) and it is shown no images; else pt. On a CPU vLLM takes a minute to start, so
+    it must be asked for.
 
     Raises ValueError for flags of vLLM that another engine would ignore.
     """
@@ -88,8 +89,11 @@ def _suits_vllm(choice: Choice, path: Path) -> bool:
     import torch
 
     from swift.infer import vllm as engine
+    from swift.model import load
 
     if choice.adapter or choice.model.quant.bits or not torch.cuda.is_available() or not path.is_dir():
+        return False
+    if load.takes_images(path):  # which vLLM is not given here
         return False
     return engine.serves(json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [])
 

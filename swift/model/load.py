@@ -162,13 +162,18 @@ def load_tokenizer(
 
 def load_processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any | None:
     """What makes tensors of images for the model of a folder; None for a model that sees none, or none here."""
-    if _model_type(path) not in vision.FAMILIES:
+    if not takes_images(path):
         return None
     config = _json(path / "config.json")
     if "vision_config" not in config:
         known = ", ".join(config.get("architectures") or ["its class"])
         raise ValueError(f"{path}: {known} is not in transformers' layout: take a checkpoint whose name ends in -hf")
     return _loading(path, "processor", partial(vision.processor, path, tokenizer))
+
+
+def takes_images(path: Path) -> bool:
+    """Whether the model of a folder is trained and served with images here."""
+    return _model_type(path) in vision.FAMILIES
 
 
 def image_token_kinds(path: Path) -> str:

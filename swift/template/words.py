@@ -27,6 +27,8 @@ class Words:
         if not tokenizer.is_fast:
             raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer: character offsets are needed")
         self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._backend.no_truncation()  # some files say so for another use
+        self._backend.no_padding()
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._special = _any_of(special)
         self._marks = _any_of([mark for mark in marks if mark in special])
