@@ -302,7 +302,7 @@ def test_a_lora_checkpoint_given_as_the_model_is_told_its_flag(swift, adapter):
         (["--ckpt_dir", "nowhere"], "nowhere: no such folder"),
         (["--ckpt_dir", "{base}/.."], "neither adapter_config.json nor config.json"),
         (["--ckpt_dir", "run"], "did you mean"),
-        (["--model", "{base}", "--infer_backend", "vllm"], "vllm is not supported yet"),
+        (["--model", "{base}", "--infer_backend", "vlm"], "vllm"),
         (["--model", "{base}", "--eval_human", "false"], "--val_dataset or --dataset"),
         (["--model", "{base}", "--merge_lora", "true"], "--merge_lora true needs --ckpt_dir"),
         (["--model", "{base}", "--val_dataset", "nowhere.jsonl"], "nowhere.jsonl"),

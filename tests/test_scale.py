@@ -56,6 +56,7 @@ def settings(work: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "gradient_accumulation_steps": 2,
         "num_train_epochs": 2,
         "learning_rate": 1e-2,
+        "lora_dropout_p": 0,
         "logging_steps": 1,
         "save_steps": 2,
         "save_total_limit": -1,

@@ -247,7 +247,7 @@ def test_wrong_input_is_one_line_that_says_what_and_where(
     assert f"there is no folder {tmp_path / 'nowhere'}" in failure(
         capsys, *trained, "--resume_from_checkpoint", tmp_path / "nowhere"
     )
-    assert "none fits into --max_length 10" in failure(capsys, *trained, "--max_length", 10)
+    assert "rows.jsonl:1: 74 tokens, more than --max_length 10" in failure(capsys, *trained, "--max_length", 10)
     assert "--report_to abacus is not installed" in failure(capsys, *trained, "--report_to", "abacus")
     assert "--batch_size 0: must be 1 or more" in failure(capsys, *trained, "--batch_size", 0)
     assert "--warmup_ratio 3.0: must be" in failure(capsys, *trained, "--warmup_ratio", 3)

@@ -177,7 +177,8 @@ def test_every_tuner_can_be_asked_for() -> None:
     assert CASES.keys() == table.TUNERS.keys()
     known = flags.names(groups.LoraFlags) | flags.names(groups.TunerFlags)
     taken = {flag for tuner in table.TUNERS.values() for flag in tuner.flags}
-    assert known == taken
+    seeing = {"freeze_vit", "freeze_aligner"}  # of image models, whatever the tuner
+    assert known == taken | seeing
 
 
 def test_what_may_be_loaded_is_what_the_table_makes() -> None:
