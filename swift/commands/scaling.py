@@ -49,6 +49,8 @@ def check(cfg: Spreads) -> Spread:
     processes = "LOCAL_RANK" in os.environ
     if settings and cfg.train.sft_type not in TUNERS:
         raise ValueError(f"{chosen[0]} works with --sft_type {' and '.join(TUNERS)}, not with {cfg.train.sft_type}")
+    if "fsdp" in settings and cfg.train.sft_type == "full":
+        raise ValueError("--fsdp saves adapters alone, not --sft_type full: take --deepspeed default-zero3")
     if settings and quant.bits and (quant.bits, quant.quant_method) != (4, "bnb"):
         raise ValueError(f"{chosen[0]} shards quantised weights of --quant_method bnb --quantization_bit 4 alone")
     if settings and not processes:
