@@ -126,7 +126,7 @@ def picture(image: Image, max_pixels: int | None = None) -> Picture:
 
 
 def size(image: Image, max_pixels: int | None = None) -> tuple[int, int]:
-    """Width and height of `picture`, read from the file's header."""
+    """Width and height of `picture`, from the file's header; PNG may say at its end only how it is turned."""
     with _named(image.source), _opened(image) as found:
         width, height = found.size
         if found.getexif().get(ORIENTATION, 1) >= 5:
