@@ -309,9 +309,11 @@ def add(numbers: list[float]) -> float:
 
 
 def calling(thought, name, arguments):
+    """As a model writes: a call begins with its name, and its arguments come piece by piece."""
     return [
         Delta(thought),
-        Delta(tool_call=ToolCall(name, arguments, "c1")),
+        Delta(tool_call=ToolCall(name, "", "c1")),
+        *[Delta(tool_call=ToolCall("", letter)) for letter in arguments],
         Delta(finish="tool_calls", usage=Usage(1, 1)),
     ]
 

@@ -10,7 +10,7 @@ from swift import images
 from swift.agent import Form, form
 from swift.agent.run import run
 from swift.agent.tools import BoundTool
-from swift.chat import Delta, Message, Tool, ToolCall
+from swift.chat import Delta, Draft, Message, Tool
 from swift.infer.chat import Chat
 from swift.infer.sample import SamplingParams
 
@@ -212,22 +212,21 @@ class Repl:
             told = self._form.result([message.content for message in reversed(results)])
             self._print(told if self._form.marks.inline else f"\n{told}\n")
         deltas = self._chat(asked, tools, params)
-        text = ""
-        calls: list[ToolCall] = []
+        draft = Draft()
         try:
             for delta in deltas:
-                text += delta.text
-                calls += [delta.tool_call] if delta.tool_call else []
+                draft.add(delta)
                 self._print(delta.text if self._stream else "")
                 yield delta
         except KeyboardInterrupt:
             yield Delta(finish="cancelled")
         except (ValueError, OSError):
-            self._print("\n" if self._stream and text else "")
+            self._print("\n" if self._stream and draft.message.content else "")
             raise
         finally:
             deltas.close()
-        self._print(self._form.call(text, calls)[len(text) if self._stream else 0 :])
+        said = draft.message
+        self._print(self._form.call(said.content, said.tool_calls)[len(said.content) if self._stream else 0 :])
 
     def _print(self, text: str) -> None:
         self._out.write(text)
