@@ -113,8 +113,9 @@ def _check_lora(adapter: Path, most: int) -> None:
 
 def openvino(choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
     """OpenVINO on the model's GGUF file, which is written on the first start and kept in the cache."""
-    from swift.infer.openvino import OpenVinoEngine
+    from swift.infer.openvino import OpenVinoEngine, check_installed
 
+    check_installed()  # before a file is written for it
     if choice.model.device not in ("auto", "cpu"):
         raise ValueError(f"--infer_backend openvino computes on the CPU: leave --device {choice.model.device} out")
     bits = choice.model.quant.bits

@@ -21,7 +21,7 @@ from swift.infer.generic import Generic
 from swift.infer.lora import Lora, read_lora
 from swift.infer.prefix import BLOCK, Prefixes
 from swift.infer.runner import Feed, Past, Runner
-from swift.infer.sample import Choice, SamplingParams, sampler
+from swift.infer.sample import Choice, SamplingParams, room, sampler
 
 PREFILL = 512
 """Most tokens of prompts in one step, while nobody is being answered."""
@@ -117,10 +117,10 @@ class TorchEngine:
         if inputs and isinstance(self._runner, Decoder):
             raise ValueError(f"{type(self.model).__name__} takes tokens alone, not {', '.join(inputs)}")
         stop_tokens = frozenset[int]() if params.ignore_eos else self._stop_tokens
-        room = self._room(tokens, params)
+        length = self._room(tokens, params)
         with self._changed:
             self._check_open()
-            row = _Row(tokens, params, room, stop_tokens, self._adapter(params.adapter), inputs)
+            row = _Row(tokens, params, length, stop_tokens, self._adapter(params.adapter), inputs)
             if self._max_queue is not None and len(self._waiting) >= self._max_queue:
                 raise Busy(f"{len(self._waiting)} requests are waiting: try again later")
             self._waiting.append(row)
@@ -211,25 +211,11 @@ class TorchEngine:
 
     def _room(self, tokens: Sequence[int], params: SamplingParams) -> int | None:
         """How many tokens the reply may have (None: no end), after checking that the request can be served."""
-        if not tokens:
-            raise ValueError("the prompt is empty")
-        for what, ids in (("the prompt", tokens), ("logit_bias", params.logit_bias)):
-            beyond = [token for token in ids if not 0 <= token < self._vocabulary]
-            if beyond:
-                raise ValueError(f"{what} holds token {beyond[0]}, but the model knows {self._vocabulary} tokens")
         held = self._held()
         context = min(self.context or held, held)
-        left = context - len(tokens)
-        asked = 1 if params.max_tokens is None or params.clip else params.max_tokens
-        if asked > left:
-            whose = "the model's context" if context == self.context else "what its memory holds, a context"
-            raise ValueError(
-                f"the prompt has {len(tokens)} tokens and the reply may have {asked}: "
-                f"that is more than {whose} of {context}"
-            )
-        if params.max_tokens is None:
-            return None if self.context is None else left
-        return min(params.max_tokens, left)
+        whose = "the model's context" if context == self.context else "what its memory holds, a context"
+        found = room(tokens, params, context, self._vocabulary, whose)
+        return None if params.max_tokens is None and self.context is None else found
 
     def _held(self) -> int:
         """How many positions fit in memory, over all requests."""

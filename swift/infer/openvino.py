@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.infer.request import Reply, ReplySteps, refuse, room
-from swift.infer.sample import SamplingParams
+from swift.infer.request import Reply, ReplySteps, refuse
+from swift.infer.sample import SamplingParams, room
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "AUTO": "f32"}
 CACHE_GB = 4
@@ -143,12 +143,17 @@ class _Request(NamedTuple):
     settings: Any
 
 
-def _library() -> tuple[Any, Any]:
-    """openvino_genai, and a function from tokens to its tensor. ValueError where the extra is not installed."""
+def check_installed() -> None:
+    """ValueError that names the extra where it is missing."""
     if find_spec("openvino_genai") is None:
         raise ValueError(
             "--infer_backend openvino needs the package openvino-genai: pip install 'swift-agents[openvino]'"
         )
+
+
+def _library() -> tuple[Any, Any]:
+    """openvino_genai, and a function from tokens to its tensor."""
+    check_installed()
     import numpy as np
     import openvino
     import openvino_genai

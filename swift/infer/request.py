@@ -9,24 +9,6 @@ from swift.infer.engine import Step
 from swift.infer.sample import SamplingParams
 
 
-def room(tokens: Sequence[int], params: SamplingParams, context: int, vocabulary: int) -> int:
-    """How many tokens the reply may have. ValueError for a request that the model cannot take."""
-    if not tokens:
-        raise ValueError("the prompt is empty")
-    for what, ids in (("the prompt", tokens), ("logit_bias", params.logit_bias)):
-        beyond = [token for token in ids if not 0 <= token < vocabulary]
-        if beyond:
-            raise ValueError(f"{what} holds token {beyond[0]}, but the model knows {vocabulary} tokens")
-    left = context - len(tokens)
-    asked = 1 if params.max_tokens is None or params.clip else params.max_tokens
-    if asked > left:
-        raise ValueError(
-            f"the prompt has {len(tokens)} tokens and the reply may have {asked}: "
-            f"that is more than the model's context of {context}"
-        )
-    return left if params.max_tokens is None else min(params.max_tokens, left)
-
-
 def refuse(engine: str, params: SamplingParams, cannot: Sequence[str]) -> None:
     """ValueError for an option among `cannot` that is not at its default."""
     for name in cannot:

@@ -74,6 +74,26 @@ class SamplingParams:
                 raise ValueError(f"logit_bias of token {token} must be from -100 to 100, not {bias}")
 
 
+def room(
+    tokens: Sequence[int], params: SamplingParams, context: int, vocabulary: int, whose: str = "the model's context"
+) -> int:
+    """How many tokens the reply may have in `whose` context. ValueError for a request that cannot be taken."""
+    if not tokens:
+        raise ValueError("the prompt is empty")
+    for what, ids in (("the prompt", tokens), ("logit_bias", params.logit_bias)):
+        beyond = [token for token in ids if not 0 <= token < vocabulary]
+        if beyond:
+            raise ValueError(f"{what} holds token {beyond[0]}, but the model knows {vocabulary} tokens")
+    left = context - len(tokens)
+    asked = 1 if params.max_tokens is None or params.clip else params.max_tokens
+    if asked > left:
+        raise ValueError(
+            f"the prompt has {len(tokens)} tokens and the reply may have {asked}: "
+            f"that is more than {whose} of {context}"
+        )
+    return left if params.max_tokens is None else min(params.max_tokens, left)
+
+
 class Choice(NamedTuple):
     """A token and its log probability under the model, before any option changed it; `top`: the likeliest tokens."""
 

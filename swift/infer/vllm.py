@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from swift.infer.request import Reply, ReplySteps, refuse, room
-from swift.infer.sample import SamplingParams
+from swift.infer.request import Reply, ReplySteps, refuse
+from swift.infer.sample import SamplingParams, room
 
 CANNOT = ("guide", "top_logprobs", "min_tokens")
 """Options of a request that are not handed to vLLM."""

@@ -22,7 +22,6 @@ FSDP_WORDS: dict[str, Settings] = {
 FSDP_KEYS = (
     "auto_wrap_policy",
     "cpu_offload",
-    "cpu_ram_efficient_loading",
     "min_num_params",
     "reshard_after_forward",
     "transformer_layer_cls_to_wrap",

@@ -151,8 +151,9 @@ def abbreviate(pieces: Iterable[tuple[str, float]], keep: int = 60) -> str:
 
 
 def _glance(text: str, weight: float, keep: int) -> str:
-    if weight == 0 and len(text) > 2 * keep:
-        return f"{text[:keep]}[... {len(text) - 2 * keep} characters, not trained ...]{text[-keep:]}"
+    note = f"[... {len(text) - 2 * keep} characters, not trained ...]"
+    if weight == 0 and len(text) > 2 * keep + len(note):
+        return f"{text[:keep]}{note}{text[-keep:]}"
     return text if weight in (0, 1) else f"[x{weight:g}: {text}]"
 
 
