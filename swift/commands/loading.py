@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from swift import flags
 from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
+from swift.model.files import json_object
 
 if TYPE_CHECKING:
     from swift.infer.chat import LocalChat
@@ -189,7 +189,7 @@ def _checkpoint(text: str) -> Path:
 def _record(folder: Path) -> dict[str, object]:
     """What training noted, in the checkpoint or in the folder above it; empty where another program trained."""
     file = next((path for path in (folder / RECORD, folder.parent / RECORD) if path.is_file()), None)
-    record = _json(file) if file else {}
+    record = json_object(file) if file else {}
     if isinstance(files := record.get("registry"), list):
         # one that is gone since is missed only where it gave the model its name
         record["registry"] = [name for name in files if Path(str(name)).is_file()]
@@ -198,20 +198,10 @@ def _record(folder: Path) -> dict[str, object]:
 
 def _base(folder: Path) -> str:
     """The model that PEFT noted below its adapter."""
-    name = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+    name = json_object(folder / "adapter_config.json").get("base_model_name_or_path")
     if not name:
         raise ValueError(f"{folder}: nothing here says which model the adapter is for: give --model_id_or_path")
     return str(name)
-
-
-def _json(file: Path) -> dict[str, object]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: not a JSON object")
-    return value
 
 
 def _adopted(group: Group, names: Collection[str], record: dict[str, object], given: Collection[str]) -> Group:

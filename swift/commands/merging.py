@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swift.commands.groups import ModelFlags
+from swift.model.files import json_object
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +145,7 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
         last = max(inner, key=lambda path: path.stat().st_mtime)
         raise ValueError(f"{checkpoint}: not a checkpoint but a folder of them: --ckpt_dir {last}")
     file = next((path for path in (checkpoint / RECORD, checkpoint.parent / RECORD) if path.is_file()), None)
-    recorded = _json(file) if file else {}
+    recorded = json_object(file) if file else {}
     if recorded.get("sft_type", "lora") == "full" or (checkpoint / "config.json").exists():
         raise ValueError(f"{checkpoint}: a whole model, with no adapter to merge")
 
@@ -155,23 +156,13 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
     return recorded
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: not a JSON object")
-    return value
-
-
 def _check_target(target: Path, overwrite: bool) -> None:
     """An existing folder is replaced only if it is a model that an earlier merge wrote."""
     if not target.exists():
         return
     if not overwrite:
         raise ValueError(f"{target} exists: remove it, give another --output_dir, or replace it with swift merge-lora")
-    if not (target / RECORD).is_file() or _json(target / RECORD).get("sft_type") != "full":
+    if not (target / RECORD).is_file() or json_object(target / RECORD).get("sft_type") != "full":
         raise ValueError(f"{target} exists and is no merged model: give another --output_dir")
 
 
@@ -179,7 +170,7 @@ def _base_model(flags: ModelFlags, recorded: dict[str, Any], checkpoint: Path) -
     """Name or path, and revision, of the model below the adapter: from flags, the training's record, or PEFT's."""
     name = flags.model_id_or_path or flags.model_type
     name = name or recorded.get("model_id_or_path") or recorded.get("model_type")
-    name = name or _json(checkpoint / "adapter_config.json").get("base_model_name_or_path")
+    name = name or json_object(checkpoint / "adapter_config.json").get("base_model_name_or_path")
     if not name:
         raise ValueError(f"{checkpoint}: nothing here says which model the adapter is for: give --model_id_or_path")
     revision = flags.model_revision if flags.model_revision != "master" else recorded.get("model_revision")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -26,6 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
 from swift.model import attention, bundled, convert, gguf, hubs, own, quantise, specs, vision
+from swift.model.files import json_object
 from swift.model.quantise import Quantisation
 from swift.model.specs import ModelSpec
 
@@ -88,7 +88,7 @@ def check(path: Path) -> Path:
         if (path / "adapter_config.json").is_file():
             raise ValueError(f"{path}: a LoRA checkpoint, not a whole model: give it as --ckpt_dir")
         raise ValueError(f"{path}: no model here: there is no config.json")
-    _json(path / "config.json")
+    json_object(path / "config.json")
     for file in _weights(path):
         if not file.is_file():
             raise ValueError(f"{path}: half-written: {file.name} is missing")
@@ -164,7 +164,7 @@ def load_processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any | None
     """What makes tensors of images for the model of a folder; None for a model that sees none, or none here."""
     if not takes_images(path):
         return None
-    config = _json(path / "config.json")
+    config = json_object(path / "config.json")
     if "vision_config" not in config:
         known = ", ".join(config.get("architectures") or ["its class"])
         raise ValueError(f"{path}: {known} is not in transformers' layout: take a checkpoint whose name ends in -hf")
@@ -183,7 +183,7 @@ def image_token_kinds(path: Path) -> str:
 
 def _model_type(path: Path) -> str:
     config = path / "config.json"  # a GGUF file has none, nor need what a function of the user's own reads
-    return str(_json(config).get("model_type")) if config.is_file() else ""
+    return str(json_object(config).get("model_type")) if config.is_file() else ""
 
 
 def load_model(
@@ -247,7 +247,7 @@ def _reading(path: Path, trust_remote_code: bool) -> Callable[..., PreTrainedMod
     family = _family(path, trust_remote_code)
     if family is None:
         return partial(_read, path, trust_remote_code)
-    return partial(convert.model, family, _json(path / "config.json"), path, _weights(path))
+    return partial(convert.model, family, json_object(path / "config.json"), path, _weights(path))
 
 
 def _own_function(name: str, path: Path) -> Callable[..., Any] | None:
@@ -265,7 +265,7 @@ def _read_own(read: Callable[..., Any], path: Path, **options: Any) -> PreTraine
 
 
 def _read(path: Path, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
-    if quantised := quantise.found(_json(path / "config.json")):
+    if quantised := quantise.found(json_object(path / "config.json")):
         options["config"] = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         options["config"].quantization_config = quantised
     model, info = _auto(path).from_pretrained(
@@ -311,11 +311,11 @@ def targets(
 
 def _family(folder: Path, trusted: bool) -> convert.Family | None:
     """How to convert the checkpoint; None where transformers, or (`trusted`) the folder's own code, reads it."""
-    return None if trusted else convert.find(_json(folder / "config.json"))
+    return None if trusted else convert.find(json_object(folder / "config.json"))
 
 
 def _check_custom_code(folder: Path, trusted: bool) -> None:
-    config = _json(folder / "config.json")
+    config = json_object(folder / "config.json")
     known = config.get("model_type") in CONFIG_MAPPING_NAMES or convert.find(config)
     if not trusted and "auto_map" in config and not known:
         raise ValueError(f"{folder}: the model brings Python code of its own; to run it: --trust_remote_code true")
@@ -330,16 +330,6 @@ def _gguf_file(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: not a JSON object")
-    return value
-
-
 def _weights(folder: Path) -> list[Path]:
     """The files that hold the weights, as transformers picks them; those an index names may be missing."""
     for whole, index in (
@@ -349,7 +339,7 @@ def _weights(folder: Path) -> list[Path]:
         if (folder / whole).is_file():
             return [folder / whole]
         if (folder / index).is_file():
-            shards = _json(folder / index).get("weight_map")
+            shards = json_object(folder / index).get("weight_map")
             if not isinstance(shards, dict):
                 raise ValueError(f"{folder / index}: there is no weight_map")
             return [folder / str(name) for name in sorted(set(shards.values()))]

@@ -5,7 +5,6 @@ The file is a protocol-buffer message of a few fields; it is read here, so neith
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from swift.model import files
 
 SPACE = "▁"
 
@@ -115,15 +116,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
 
 def json_object(file: Path) -> dict[str, Any]:
     """The JSON object in `file`, empty where there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: half-written or damaged: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: not a JSON object")
-    return value
+    return files.json_object(file) if file.is_file() else {}
 
 
 def read(file: Path) -> Vocabulary:
