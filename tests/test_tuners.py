@@ -16,7 +16,7 @@ from tiny import tiny_model_folder
 
 from swift import cli, flags
 from swift.commands import export, groups, infer, loading, merging, sft, tuners, tuning
-from swift.model.load import load_model
+from swift.model.load import load_model, load_tokenizer, locate
 from swift.model.quantise import Quantisation
 from swift.train.lisa import Lisa
 from swift.tuner import attach, table
@@ -126,14 +126,12 @@ def logits(model: Any) -> torch.Tensor:
 
 def loss(place: Path, model: Any) -> float:
     """Of the reply, in the prompt that it was trained in."""
-    from tiny import tiny_tokenizer
-
     from swift.data.rows import conversation
     from swift.template import Renderer
     from swift.template.template import template
 
     row = json.loads((place / "rows.jsonl").read_text().splitlines()[0])
-    sample = Renderer(tiny_tokenizer(), template("chatml")).encode(conversation(row))
+    sample = Renderer(load_tokenizer(place / "tiny"), template("chatml")).encode(conversation(row))
     tokens = torch.tensor([sample.tokens])
     with torch.no_grad():
         scores = model(tokens, attention_mask=torch.ones_like(tokens)).logits[0, -tokens.shape[1] : -1]
@@ -141,27 +139,23 @@ def loss(place: Path, model: Any) -> float:
     return float(torch.nn.functional.cross_entropy(scores[trained], tokens[0, 1:][trained]))
 
 
-@pytest.mark.parametrize("name", table.TUNERS)
-def test_a_tuner_learns_comes_back_resumes_and_merges(
-    place: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def learns_comes_back_and_merges(
+    place: Path, output: Path, monkeypatch: pytest.MonkeyPatch, before: float, **how: Any
+) -> Path:
+    """The last checkpoint. `before` is the loss of the model untrained."""
     kept: list[Any] = []
     made = tuning.tune
     monkeypatch.setattr(tuning, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
-    last = train(place, tmp_path / "a", sft_type=name, **CASES[name])
-
-    again, whole = opened(place, last), weights(last)
-    assert loss(place, again) < loss(place, base(place)) - 0.01
-    assert torch.allclose(logits(again), logits(kept[-1].eval()), atol=1e-5)
-
-    continued = weights(resume(place, last, sft_type=name, **CASES[name]))
-    assert whole.keys() == continued.keys()
-    assert all(torch.equal(whole[each], continued[each]) for each in whole)
-
-    if table.TUNERS[name].whole:
-        return
+    tuner = table.TUNERS[how.get("sft_type", "lora")]
+    last = train(place, output, **how)
+    again = opened(place, last)
+    assert loss(place, again) < before - 0.01
+    in_memory = logits(kept[-1].eval())
+    assert (logits(again) - in_memory).abs().max() < 1e-5 * in_memory.abs().max()
+    if tuner.whole:
+        return last
     why = attach.why_unmergeable(again)
-    assert bool(why) == (table.TUNERS[name].merges != "yes")
+    assert bool(why) == (tuner.merges != "yes")
     if why:
         with pytest.raises(ValueError, match="cannot be merged"):
             merging.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=True)
@@ -170,6 +164,18 @@ def test_a_tuner_learns_comes_back_resumes_and_merges(
         merged = attach.merge(again)
         assert not isinstance(merged, PeftModel)
         assert (logits(merged) - expected).abs().max() < 1e-4 * expected.abs().max()
+    return last
+
+
+@pytest.mark.parametrize("name", table.TUNERS)
+def test_a_tuner_learns_comes_back_resumes_and_merges(
+    place: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"sft_type": name, **CASES[name]}
+    last = learns_comes_back_and_merges(place, tmp_path, monkeypatch, loss(place, base(place)), **how)
+    whole, continued = weights(last), weights(resume(place, last, **how))
+    assert whole.keys() == continued.keys()
+    assert all(torch.equal(whole[each], continued[each]) for each in whole)
 
 
 def test_every_tuner_can_be_asked_for() -> None:
@@ -393,7 +399,7 @@ def test_a_missing_quantiser_is_named_with_its_extra(
         load_model(place / "tiny", "fp32", "cpu", quantisation=Quantisation(4, method))
 
 
-@pytest.mark.parametrize(("method", "bits"), [("bnb", 4), ("bnb", 8), ("torchao", 8)])
+@pytest.mark.parametrize(("method", "bits"), [("bnb", 4), ("bnb", 8), ("torchao", 8), ("hqq", 4), ("hqq", 8)])
 def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, bits: int) -> None:
     pytest.importorskip({"bnb": "bitsandbytes"}.get(method, method))
     tiny_model_folder(tmp_path / "tiny", hidden_size=64, intermediate_size=128)
@@ -506,3 +512,32 @@ def test_the_page_of_tuners_is_current() -> None:
     page = Path(__file__).parent.parent / "docs" / "tuners.md"
     lines = tuners.table(tuners.MODEL_TYPE)
     assert page.read_text(encoding="utf-8") == tuners.page(lines, tuners.MODEL_TYPE), "swift tuners --markdown true"
+
+
+# The bundled model
+
+FLAGS: dict[str, dict[str, Any]] = {
+    **{name: {**ALL, **table.VARIANTS[name].flags} for name in ("dora", "pissa", "olora", "eva", "lora-ga")},
+    "lisa": {**CASES["full"], **table.VARIANTS["lisa"].flags},
+}
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A folder with the bundled model and eight rows, and the loss of the model untrained."""
+    place = tmp_path_factory.mktemp("bundled")
+    (place / "tiny").symlink_to(locate("smollm2-135m-instruct"))
+    (place / "rows.jsonl").write_text((json.dumps({"query": "hi", "response": "hello hello"}) + "\n") * 8)
+    return place, loss(place, base(place))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", [*table.TUNERS, *FLAGS])
+def test_the_bundled_model_takes_every_tuner(
+    bundled: tuple[Path, float], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, before = bundled
+    how = {"sft_type": name, **CASES[name]} if name in CASES else FLAGS[name]
+    rate = 1e-4 if table.TUNERS[how.get("sft_type", "lora")].whole else 1e-3
+    few = {"batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": rate, "max_steps": 2}
+    learns_comes_back_and_merges(place, tmp_path, monkeypatch, before, **{**how, **few})
