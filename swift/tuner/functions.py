@@ -15,6 +15,8 @@ from torch.autograd import Function
 
 BLOCK = 128
 """Queries that attend together. Smaller blocks multiply less of what the causal mask takes away again."""
+KEPT = 1024
+"""Tokens of a row up to which attention's shares are kept for the backward pass: below 1 MiB a head and block."""
 
 
 class Part(NamedTuple):
@@ -69,7 +71,8 @@ class LowRank(Function):
         dx_TI = None
         if ctx.needs_input_grad[0]:
             dx_TI = dy_TO @ weight_OI
-            dx_TI += _masked(dinner_TR @ down_RI, mask_TI)
+            lora_TI = dinner_TR @ down_RI
+            dx_TI = dx_TI.add_(lora_TI) if mask_TI is None else dx_TI.addcmul_(lora_TI, mask_TI)
         gradients = [each.to(dtype) for each, dtype in zip([*ddowns, *dups], ctx.dtypes, strict=True)]
         return (dx_TI, None, None, None, None, *gradients)
 
@@ -92,9 +95,9 @@ class RmsNorm(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        scaled = dy * weight
-        along = (scaled * x).sum(-1, keepdim=True, dtype=torch.float32) * inverse**3 / x.shape[-1]
-        return (scaled * inverse).sub_(x * along).to(x.dtype), None, None
+        scaled, wide = (dy * weight).float(), x.float()
+        along = (scaled * wide).sum(-1, keepdim=True).mul_(inverse**3).div_(-x.shape[-1])
+        return scaled.mul_(inverse).addcmul_(wide, along).to(x.dtype), None, None
 
 
 class SwiGlu(Function):
@@ -130,54 +133,91 @@ class Heads(NamedTuple):
 class Attention(Function):
     """Causal attention within each row, queries and keys turned by their positions before (RoPE, arXiv 2104.09864).
 
-    `qkv` is (T, (H + 2K) x D), `lengths` the rows' tokens, in order. Scores are computed again in the backward pass, a
-    block of queries at a time, so memory grows with the row and not with its square.
+    `qkv` is (T, (H + 2K) x D), `lengths` the rows' tokens, in order. Queries attend a block at a time: of rows up to
+    `KEPT` tokens the shares are kept for the backward pass, of longer ones they are computed again there, so memory
+    grows with the row and not with its square.
     """
 
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, turn: tuple[Tensor, Tensor] | None, lengths: Sequence[int], heads: Heads
     ) -> Tensor:
-        turned_TND = qkv.view(len(qkv), -1, heads.width)
-        if turn:
-            turned_TND = _turned(turned_TND, *turn, heads.queries + heads.keys)
-        out_THD = qkv.new_empty(len(qkv), heads.queries, heads.width)
-        for row, out in zip(turned_TND.split(lengths), out_THD.split(lengths), strict=True):
-            q, k, v = _grouped(row, heads)
-            out_KGTD = out.unflatten(1, (heads.keys, -1)).permute(1, 2, 0, 3)
-            for at, seen in _blocks(len(row), heads.window):
-                shares, _ = _shares(q, k, at, seen, heads)
-                out_KGTD[:, :, at] = (shares @ v[:, seen]).unflatten(1, (-1, at.stop - at.start))
-        ctx.save_for_backward(turned_TND, *(turn or ()))
-        ctx.lengths, ctx.heads = lengths, heads
-        return out_THD.flatten(1)
+        q_KXD, k_KTD, v_KTD = _apart(qkv, turn, heads)
+        out_KXD = torch.empty_like(q_KXD)
+        kept = []
+        for q, k, v, out in zip(*_rows(lengths, heads, q_KXD, k_KTD, v_KTD, out_KXD), strict=True):
+            for at, seen in _blocks(k.shape[1], heads.window):
+                shares = _shares(q, k, at, seen, heads)
+                out[:, _of(at, heads)] = shares @ v[:, seen]
+                if k.shape[1] <= KEPT and ctx.needs_input_grad[0]:
+                    kept.append(shares)
+        ctx.save_for_backward(q_KXD, k_KTD, v_KTD, *(turn or ()), *kept)
+        ctx.lengths, ctx.heads, ctx.turned = lengths, heads, turn is not None
+        return _by_token(out_KXD, heads).flatten(1)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        turned_TND, *turn = ctx.saved_tensors
         heads: Heads = ctx.heads
-        gradient_TND = torch.empty_like(turned_TND)
-        dout_THD = dout.view(len(dout), heads.queries, heads.width)
-        rows = zip(*(each.split(ctx.lengths) for each in (turned_TND, gradient_TND, dout_THD)), strict=True)
-        for row, gradient, drow in rows:
-            q, k, v = _grouped(row, heads)
-            drow_KGTD = drow.unflatten(1, (heads.keys, -1)).permute(1, 2, 0, 3)
-            dq_KGTD, dk_out, dv_out = _grouped_views(gradient, heads)
-            dk, dv = (torch.zeros_like(each, dtype=torch.float32) for each in (k, v))
-            for at, seen in _blocks(len(row), heads.window):
-                shares, q_block = _shares(q, k, at, seen, heads)
-                d_block = drow_KGTD[:, :, at].reshape(q_block.shape)
-                dv[:, seen] += shares.transpose(1, 2) @ d_block
-                dscores = torch._softmax_backward_data(d_block @ v[:, seen].transpose(1, 2), shares, -1, shares.dtype)
-                dk[:, seen] += dscores.transpose(1, 2) @ q_block
-                dq_block = (dscores @ k[:, seen]).mul_(heads.scale)
-                dq_KGTD[:, :, at] = dq_block.unflatten(1, (-1, at.stop - at.start))
-            dk_out.copy_(dk)
-            dv_out.copy_(dv)
-        if turn:
-            cos, sin = turn
-            gradient_TND = _turned(gradient_TND, cos, -sin, heads.queries + heads.keys)
-        return gradient_TND.flatten(1), None, None, None
+        q_KXD, k_KTD, v_KTD, *others = ctx.saved_tensors
+        turn, kept = (others[:2], others[2:]) if ctx.turned else (None, others)
+        dout_KXD = _by_key(dout.unflatten(1, (-1, heads.width)), heads)
+        dq_KXD = torch.empty_like(q_KXD)
+        dk_KTD, dv_KTD = (torch.zeros_like(each, dtype=torch.float32) for each in (k_KTD, v_KTD))
+        known = iter(kept)
+        rows = _rows(ctx.lengths, heads, q_KXD, k_KTD, v_KTD, dout_KXD, dq_KXD, dk_KTD, dv_KTD)
+        for q, k, v, drow, dq, dk, dv in zip(*rows, strict=True):
+            for at, seen in _blocks(k.shape[1], heads.window):
+                shares = next(known) if k.shape[1] <= KEPT else _shares(q, k, at, seen, heads)
+                here = _of(at, heads)
+                dv[:, seen] += shares.transpose(1, 2) @ drow[:, here]
+                dshares = drow[:, here] @ v[:, seen].transpose(1, 2)
+                dscores = torch._softmax_backward_data(dshares, shares, -1, shares.dtype)
+                dk[:, seen] += dscores.transpose(1, 2) @ q[:, here]
+                dq[:, here] = dscores @ k[:, seen]
+        return _together(dq_KXD, dk_KTD, dv_KTD, turn, heads), None, None, None
+
+
+def _by_key(x_THD: Tensor, heads: Heads) -> Tensor:
+    """(K, T x G, D): the queries of a key head below each other, those of one token together, so a block is a slice."""
+    x_KTGD: Tensor = x_THD.unflatten(1, (heads.keys, -1)).transpose(0, 1)
+    return x_KTGD.flatten(1, 2)
+
+
+def _by_token(x_KXD: Tensor, heads: Heads) -> Tensor:
+    """Back to (T, H, D)."""
+    x_TKGD: Tensor = x_KXD.unflatten(1, (-1, heads.queries // heads.keys)).transpose(0, 1)
+    return x_TKGD.flatten(1, 2)
+
+
+def _of(at: slice, heads: Heads) -> slice:
+    """The places of these tokens' queries."""
+    group = heads.queries // heads.keys
+    return slice(at.start * group, at.stop * group)
+
+
+def _rows(lengths: Sequence[int], heads: Heads, *tensors: Tensor) -> list[Sequence[Tensor]]:
+    """Each tensor as one for every row."""
+    total = sum(lengths)
+    return [each.split([length * (each.shape[1] // total) for length in lengths], dim=1) for each in tensors]
+
+
+def _apart(qkv: Tensor, turn: tuple[Tensor, Tensor] | None, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, scaled, (K, T x G, D), keys and values, (K, T, D); queries and keys turned."""
+    x_TND = qkv.unflatten(1, (-1, heads.width))
+    if turn:
+        x_TND = _turned(x_TND, *turn, heads.queries + heads.keys)
+    q, k, v = x_TND.split([heads.queries, heads.keys, heads.keys], dim=1)
+    return _by_key(q * heads.scale, heads), k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
+
+
+def _together(dq_KXD: Tensor, dk_KTD: Tensor, dv_KTD: Tensor, turn: Sequence[Tensor] | None, heads: Heads) -> Tensor:
+    """The gradient of qkv from those of what `_apart` makes of it."""
+    dq_THD = _by_token(dq_KXD.mul_(heads.scale), heads)
+    gradient = torch.cat([dq_THD, *(each.transpose(0, 1).to(dq_THD.dtype) for each in (dk_KTD, dv_KTD))], dim=1)
+    if turn:
+        cos, sin = turn
+        gradient = _turned(gradient, cos, -sin, heads.queries + heads.keys)
+    return gradient.flatten(1)
 
 
 def _turned(x_TND: Tensor, cos_TR: Tensor, sin_TR: Tensor, heads: int) -> Tensor:
@@ -192,17 +232,6 @@ def _turned(x_TND: Tensor, cos_TR: Tensor, sin_TR: Tensor, heads: int) -> Tensor
     return out
 
 
-def _grouped_views(row_TND: Tensor, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    """(K, G, T, D) queries, G of them to a key head, and (K, T, D) keys and values."""
-    q, k, v = row_TND.split([heads.queries, heads.keys, heads.keys], dim=1)
-    return q.unflatten(1, (heads.keys, -1)).permute(1, 2, 0, 3), k.transpose(0, 1), v.transpose(0, 1)
-
-
-def _grouped(row_TND: Tensor, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = _grouped_views(row_TND, heads)
-    return q, k.contiguous(), v.contiguous()
-
-
 def _blocks(length: int, window: int | None) -> list[tuple[slice, slice]]:
     """Blocks of queries, and the keys that any of them sees."""
     starts = range(0, length, BLOCK)
@@ -211,15 +240,14 @@ def _blocks(length: int, window: int | None) -> list[tuple[slice, slice]]:
     return [(slice(start, stop), slice(first, stop)) for start, stop, first in zip(starts, stops, firsts, strict=True)]
 
 
-def _shares(q_KGTD: Tensor, k_KTD: Tensor, at: slice, seen: slice, heads: Heads) -> tuple[Tensor, Tensor]:
-    """softmax of a block's scores, (K, G x block, seen), and its queries, scaled."""
+def _shares(q_KXD: Tensor, k_KTD: Tensor, at: slice, seen: slice, heads: Heads) -> Tensor:
+    """softmax of a block's scores, (K, block x G, seen)."""
     count, first = at.stop - at.start, at.start - seen.start
-    q = (q_KGTD[:, :, at] * heads.scale).flatten(1, 2)
-    scores = q @ k_KTD[:, seen].transpose(1, 2)
-    by_query = scores.unflatten(1, (-1, count))
-    later = torch.full((count, count), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+    scores = q_KXD[:, _of(at, heads)] @ k_KTD[:, seen].transpose(1, 2)
+    by_query = scores.unflatten(1, (count, -1))
+    later = scores.new_full((count, count), float("-inf")).triu_(1)[:, None]
     by_query[..., first:] += later
     if heads.window and at.stop > heads.window:
-        past = torch.ones(count, seen.stop - seen.start, dtype=torch.bool, device=q.device)
-        by_query.masked_fill_(past.tril_(first - heads.window), float("-inf"))
-    return scores.softmax(-1), q
+        past = torch.ones(count, seen.stop - seen.start, dtype=torch.bool, device=scores.device)
+        by_query.masked_fill_(past.tril_(first - heads.window)[:, None], float("-inf"))
+    return torch.softmax(scores, -1, out=scores)
