@@ -102,12 +102,15 @@ def test_twenty_steps_equal_plain_peft_one_row_at_a_time(tmp_path: Path, family:
     assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)
 
 
-@pytest.mark.parametrize("block", [1, 7, 1000])
-def test_the_size_of_attention_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+@pytest.mark.parametrize(("block", "kept"), [(1, 1024), (7, 30), (7, 0), (1000, 1024)])
+def test_neither_blocks_of_attention_nor_what_is_kept_of_it_change_anything(
+    monkeypatch: pytest.MonkeyPatch, block: int, kept: int
+) -> None:
     batch = pack(rows(4, longest=60))
     found = []
-    for size in (functions.BLOCK, block):
+    for size, length in ((functions.BLOCK, functions.KEPT), (block, kept)):
         monkeypatch.setattr(functions, "BLOCK", size)
+        monkeypatch.setattr(functions, "KEPT", length)
         model = fast(lora(base("mistral", sliding_window=20)))
         score(model, output_head(model), batch).loss.backward()
         found.append({name: each.grad for name, each in model.named_parameters() if each.requires_grad})

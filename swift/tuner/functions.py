@@ -145,7 +145,7 @@ class Attention(Function):
         q_KXD, k_KTD, v_KTD = _apart(qkv, turn, heads)
         out_KXD = torch.empty_like(q_KXD)
         kept = []
-        for q, k, v, out in zip(*_rows(lengths, heads, q_KXD, k_KTD, v_KTD, out_KXD), strict=True):
+        for q, k, v, out in zip(*_rows(lengths, q_KXD, k_KTD, v_KTD, out_KXD), strict=True):
             for at, seen in _blocks(k.shape[1], heads.window):
                 shares = _shares(q, k, at, seen, heads)
                 out[:, _of(at, heads)] = shares @ v[:, seen]
@@ -164,7 +164,7 @@ class Attention(Function):
         dq_KXD = torch.empty_like(q_KXD)
         dk_KTD, dv_KTD = (torch.zeros_like(each, dtype=torch.float32) for each in (k_KTD, v_KTD))
         known = iter(kept)
-        rows = _rows(ctx.lengths, heads, q_KXD, k_KTD, v_KTD, dout_KXD, dq_KXD, dk_KTD, dv_KTD)
+        rows = _rows(ctx.lengths, q_KXD, k_KTD, v_KTD, dout_KXD, dq_KXD, dk_KTD, dv_KTD)
         for q, k, v, drow, dq, dk, dv in zip(*rows, strict=True):
             for at, seen in _blocks(k.shape[1], heads.window):
                 shares = next(known) if k.shape[1] <= KEPT else _shares(q, k, at, seen, heads)
@@ -195,7 +195,7 @@ def _of(at: slice, heads: Heads) -> slice:
     return slice(at.start * group, at.stop * group)
 
 
-def _rows(lengths: Sequence[int], heads: Heads, *tensors: Tensor) -> list[Sequence[Tensor]]:
+def _rows(lengths: Sequence[int], *tensors: Tensor) -> list[Sequence[Tensor]]:
     """Each tensor as one for every row."""
     total = sum(lengths)
     return [each.split([length * (each.shape[1] // total) for length in lengths], dim=1) for each in tensors]
