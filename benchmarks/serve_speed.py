@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -367,29 +368,30 @@ def measured(python: Path, job: dict[str, Any], timeout: float) -> Iterator[dict
         "TRANSFORMERS_VERBOSITY": "error",
     }
     began = time.monotonic()
-    process = subprocess.Popen(
-        [python, __file__, "--job", json.dumps(job)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=settings,
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                said = json.loads(line)
-                if said.pop("ready", False):
-                    said = {"measure": "ready", "value": time.monotonic() - began}
-                yield said
-            if time.monotonic() - began > timeout:
-                raise RuntimeError(f"took more than {timeout:.0f} s")
-        _, problems = process.communicate(timeout=60)
-        if process.returncode:
-            lines = [line for line in problems.splitlines() if line.strip()] or [f"exit code {process.returncode}"]
-            raise RuntimeError(lines[-1][:200])
-    finally:
-        process.kill()
+    with TemporaryFile("w+") as problems:  # a pipe that nobody reads would stop a peer that says much
+        process = subprocess.Popen(
+            [python, __file__, "--job", json.dumps(job)],
+            stdout=subprocess.PIPE,
+            stderr=problems,
+            text=True,
+            env=settings,
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    said = json.loads(line)
+                    if said.pop("ready", False):
+                        said = {"measure": "ready", "value": time.monotonic() - began}
+                    yield said
+                if time.monotonic() - began > timeout:
+                    raise RuntimeError(f"took more than {timeout:.0f} s")
+            if process.wait(timeout=60):
+                problems.seek(0)
+                lines = [line.strip() for line in problems if line.strip()] or [f"exit code {process.returncode}"]
+                raise RuntimeError(lines[-1][:200])
+        finally:
+            process.kill()
 
 
 # --- telling -------------------------------------------------------------------------------------------------------

@@ -306,6 +306,24 @@ def test_dtype_and_attention_are_as_asked(model):
     assert loaded.config._attn_implementation == "eager"
 
 
+@pytest.mark.parametrize(
+    ("published", "cpu", "expected"),
+    [
+        ("bf16", {"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ("bf16", {"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ("bf16", {"avx512_bf16": False}, torch.float32),
+        ("fp32", {"avx512_bf16": True, "amx_bf16": True}, torch.float32),
+    ],
+)
+def test_a_cpu_takes_bf16_where_the_weights_are_published_in_it_and_it_multiplies_it(
+    model, tmp_path, monkeypatch, published, cpu, expected
+):
+    folder = shutil.copytree(model, tmp_path / "model")
+    load.load_model(folder, published, "cpu").save_pretrained(folder)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
+    assert load.load_model(folder, device="cpu").dtype == expected
+
+
 def test_fp16_is_refused_on_a_cpu(model):
     with pytest.raises(ValueError, match="fp16 does not work on a CPU"):
         load.load_model(model, "fp16", "cpu")

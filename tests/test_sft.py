@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swift import cli, flags
 from swift.commands import sft
+from swift.model.load import load_model
 
 ROOT = Path(__file__).parent.parent
 
@@ -197,6 +198,18 @@ def test_a_whole_model_is_saved_as_transformers_loads_it(tmp_path: Path, model: 
     tuned, base = (AutoModelForCausalLM.from_pretrained(path) for path in (last, model))
     assert not torch.equal(tuned.model.embed_tokens.weight, base.model.embed_tokens.weight)
     assert AutoTokenizer.from_pretrained(last)("hi").input_ids == AutoTokenizer.from_pretrained(model)("hi").input_ids
+
+
+def test_weights_that_are_trained_themselves_stay_in_fp32_where_a_cpu_has_bf16(
+    tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    published = shutil.copytree(model, tmp_path / "published")
+    load_model(published, "bf16", "cpu").save_pretrained(published)
+    result = train(tmp_path, published, rows, sft_type="full", max_steps=1)
+    saved = load_file(Path(result["last_model_checkpoint"]) / "model.safetensors")
+    assert {each.dtype for each in saved.values()} == {torch.float32}
+    assert load_model(published, device="cpu").dtype == torch.bfloat16
 
 
 def test_sigterm_saves_and_leaves_with_143(tmp_path: Path, model: Path, rows: Path) -> None:

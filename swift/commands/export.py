@@ -154,9 +154,9 @@ def whole(choice: loading.Choice) -> Whole:
     if table and system is not None:
         table = replace(table, default_system=system)
     stops = merging.give_template(tokenizer, table)
-    model: Any = load.load_model(
-        path, choice.model.dtype, choice.model.device, choice.model.trust_remote_code, spec=spec
-    )
+    # AUTO without the folder: on a CPU fp32, so that an adapter is added before anything is rounded
+    dtype = load.pick_dtype(choice.model.dtype, load.pick_device(choice.model.device))
+    model: Any = load.load_model(path, dtype, choice.model.device, choice.model.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
         raise ValueError(f"{path}: the weights are quantised: export the model that they were made from")
     if choice.adapter:

@@ -95,7 +95,7 @@ def _merge_into(
     from swift.model import load
     from swift.tuner import attach
 
-    rounded_to = load.pick_dtype(dtype, load.pick_device(flags.device))
+    rounded_to = load.DTYPES[load.pick_dtype(dtype, load.pick_device(flags.device))]
     model = load.load_model(source, "fp32", flags.device, flags.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
         raise ValueError(f"{source}: a quantised model cannot take an adapter into its weights")

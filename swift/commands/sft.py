@@ -97,10 +97,11 @@ def _train(cfg: Config) -> dict[str, Any]:
 
     set_seed(cfg.train.seed)
     # before the model is loaded: DeepSpeed deals out the weights as they are read
-    args = _training_arguments(cfg, folder, device.type, bool(data.val), spread.settings)
+    dtype = tuning.dtype(cfg, device, path)
+    args = _training_arguments(cfg, folder, device.type, dtype, bool(data.val), spread.settings)
     model = load.load_model(
         path,
-        cfg.model.dtype,
+        dtype,
         cfg.model.device,
         cfg.model.trust_remote_code,
         attention,
@@ -186,16 +187,14 @@ def _check_numbers(train: TrainFlags) -> None:
 
 
 def _training_arguments(
-    cfg: Config, folder: Path, device: str, evaluates: bool, spread: dict[str, Any]
+    cfg: Config, folder: Path, device: str, dtype: str, evaluates: bool, spread: dict[str, Any]
 ) -> TrainingArguments:
     from transformers.integrations import get_available_reporting_integrations
 
-    from swift.model.load import pick_device, pick_dtype
     from swift.train.trainer import arguments
     from swift.tuner.table import TUNERS
 
     train = cfg.train
-    dtype = str(pick_dtype(cfg.model.dtype, pick_device(cfg.model.device)))
     trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
     for name in trackers:
         if name not in (known := get_available_reporting_integrations()):
@@ -232,8 +231,8 @@ def _training_arguments(
         dataloader_num_workers=train.dataloader_num_workers,
         dataloader_pin_memory=device == "cuda",
         seed=train.seed,
-        fp16=dtype == "torch.float16",
-        bf16=dtype == "torch.bfloat16" and "deepspeed" in spread,  # elsewhere the model itself is in bf16
+        fp16=dtype == "fp16",
+        bf16=dtype == "bf16" and "deepspeed" in spread,  # elsewhere the model itself is in bf16
         use_cpu=device == "cpu",
         ddp_backend=train.ddp_backend,
         ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -11,6 +12,8 @@ from swift import flags
 from swift.commands.groups import LoraFlags, ModelFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
+    import torch
+
     from swift.model.quantise import Quantisation
     from swift.train.trainer import Store
 
@@ -70,6 +73,15 @@ def check(cfg: Tunes) -> None:
     silent = _changed(cfg.model.quant) - {"quantization_bit"}
     if silent and not bits:
         raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
+
+
+def dtype(cfg: Tunes, device: torch.device, path: Path) -> str:
+    """What --dtype means for the model of a folder. On a CPU AUTO is bf16 only where adapters alone are trained: they
+    have fp32, and bf16 would lose the small steps of other weights."""
+    from swift.model.load import pick_dtype
+
+    lora = cfg.train.sft_type == "lora" and not cfg.lora.lora_modules_to_save and cfg.lora.lora_bias_trainable == "none"
+    return pick_dtype(cfg.model.dtype, device, path if lora and not cfg.model.quant.bits else None)
 
 
 def quantisation(model: ModelFlags, engine: str = "") -> Quantisation | None:

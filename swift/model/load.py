@@ -126,17 +126,31 @@ def pick_device(device: str = "auto") -> torch.device:
     return picked
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype meant by bf16, fp16, fp32 or AUTO: fp32 on a CPU, on a GPU bf16 where it has it, else fp16."""
+def pick_dtype(dtype: str, device: torch.device, path: Path | None = None) -> str:
+    """Which of `DTYPES` is meant by bf16, fp16, fp32 or AUTO.
+
+    AUTO is bf16 on a GPU that has it, else fp16; on a CPU fp32, but bf16 for the model of a folder, `path`, whose
+    weights are published in it, where the CPU multiplies it (AVX-512 BF16, AMX).
+    """
     if dtype == "AUTO":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if path and _published_in(path) == "bfloat16" and _has_bf16() else "fp32"
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: AUTO, {', '.join(DTYPES)}")
     if dtype == "fp16" and device.type == "cpu":
         raise ValueError("dtype fp16 does not work on a CPU: take fp32 or bf16")
-    return DTYPES[dtype]
+    return dtype
+
+
+def _published_in(path: Path) -> str:
+    config = json_object(path / "config.json") if (path / "config.json").is_file() else {}
+    return str(config.get("dtype") or config.get("torch_dtype"))
+
+
+def _has_bf16() -> bool:
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def load_tokenizer(
@@ -208,7 +222,7 @@ def load_model(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     on = pick_device(device)
-    as_dtype = pick_dtype(dtype, on)
+    as_dtype = DTYPES[pick_dtype(dtype, on, path)]
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     read = _own_function(spec.model, path) if spec else None
     file = None if read else _gguf_file(path)
