@@ -25,7 +25,7 @@ from swift.chat import Message, Tool, ToolCall
 from swift.commands import infer, sft
 from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
 from swift.commands.loading import load_chat
-from swift.data.synth import agent_rows, evaluation_cases
+from swift.data.synth import agent_rows, evaluation_cases, write_jsonl
 from swift.infer.chat import LocalChat, collect
 from swift.infer.guide import Rules
 from swift.infer.sample import SamplingParams
@@ -47,10 +47,7 @@ class Judged(NamedTuple):
 def train(form: str, minutes: float, rows: int) -> str:
     """The folder of an adapter that learned the form on tools of the other half of the catalogue."""
     home = Path(mkdtemp(prefix="guided-"))
-    with (home / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for row in agent_rows(rows, seed=1, style="messages", rounds=(1, 2)):
-            turns = [written(message) for message in row.messages]
-            file.write(json.dumps({"messages": turns, "tools": [tool.spec for tool in row.tools]}) + "\n")
+    write_jsonl(agent_rows(rows, seed=1, style="messages", rounds=(1, 2)), home / "rows.jsonl")
     saved = sft.main(
         sft.Config(
             model=ModelFlags(model_type=MODEL),
@@ -72,14 +69,6 @@ def train(form: str, minutes: float, rows: int) -> str:
     folder = saved["last_model_checkpoint"]
     print(f"adapter: {folder}")
     return str(folder)
-
-
-def written(message: Message) -> dict[str, object]:
-    turn: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
-        turn["tool_calls"] = [{"type": "function", "function": call} for call in calls]
-    return turn
 
 
 def judge(calls: Sequence[ToolCall], tools: Sequence[Tool], right: ToolCall) -> Judged:

@@ -31,15 +31,21 @@ def test_the_demo_measures_trains_measures_and_leaves_its_figures(tmp_path: Path
         assert len(summary[model]["replies"]) == 2
     page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in page and "http" not in page.replace("http://www.w3.org", "")
-    agent = (tmp_path / "out" / "data" / "agent.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(agent) == 4
-    assert "fire_recognition" not in "".join(agent)
+    told, given = (
+        (tmp_path / "out" / "data" / name).read_text(encoding="utf-8").splitlines()
+        for name in ("agent.jsonl", "tools.jsonl")
+    )
+    assert (len(told), len(given)) == (2, 2)
+    assert "fire_recognition" not in "".join(told + given)
 
 
 def test_no_tool_that_is_asked_about_was_trained_on() -> None:
     from swift.data.synth import agent_rows, evaluation_cases
 
-    trained = "".join(message.content for row in agent_rows(60, seed=42) for message in row.messages)
-    for case, call in evaluation_cases(40, seed=42):
-        assert f"Action: {call.name}\n" not in trained
+    rows = agent_rows(60, seed=42) + agent_rows(60, seed=43, style="messages")
+    trained = {call.name for row in rows for message in row.messages for call in message.tool_calls}
+    told = "".join(message.content for row in rows for message in row.messages)
+    cases = evaluation_cases(40, seed=42) + evaluation_cases(40, seed=43, style="messages")
+    for case, call in cases:
+        assert call.name not in trained and f"Action: {call.name}\n" not in told
         assert case.messages[-1].role == "user"

@@ -6,7 +6,7 @@ from importlib import resources
 
 import pytest
 
-from swift.chat import Delta, Message, ToolCall
+from swift.chat import Delta, Message, Tool, ToolCall
 from swift.eval import identity
 from swift.eval.agent import Case, judge, judge_all, shares
 
@@ -45,6 +45,32 @@ def test_shares_count_the_cases() -> None:
     assert shares(verdicts) == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="no case"):
         shares([])
+
+
+@pytest.mark.parametrize(
+    ("call", "verdict"),
+    [
+        (EXPECTED, (True, True, True)),
+        (ToolCall("look", '{"path": "/tmp/1.jpg"}'), (True, True, False)),
+        (ToolCall("listen", EXPECTED.arguments), (True, False, False)),
+        (ToolCall("look", "/tmp/1.jpg"), (False, False, False)),
+        (None, (False, False, False)),
+    ],
+)
+def test_a_case_with_tools_is_judged_by_the_calls_that_come_back(call, verdict) -> None:
+    offered = []
+
+    def chat(messages, tools=(), params=None) -> Iterator[Delta]:
+        offered.extend(tools)
+        yield Delta("well")
+        if call:
+            yield Delta(tool_call=call)
+        yield Delta(finish="tool_calls" if call else "stop")
+
+    tool = Tool({"name": "look"})
+    [judged] = judge_all(chat, [Case((Message("user", "look"),), (tool,), EXPECTED)])
+    assert judged[1:] == verdict
+    assert offered == [tool]
 
 
 def test_a_model_that_says_its_name_and_its_maker_hits() -> None:

@@ -318,7 +318,7 @@ def test_dtype_and_attention_are_as_asked(model):
 def test_a_cpu_takes_bf16_where_the_weights_are_published_in_it_and_it_multiplies_it(
     model, tmp_path, monkeypatch, published, cpu, expected
 ):
-    folder = shutil.copytree(model, tmp_path / "model")
+    folder = shutil.copytree(model, tmp_path / "published")
     load.load_model(folder, published, "cpu").save_pretrained(folder)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
     assert load.load_model(folder, device="cpu").dtype == expected

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from swift.chat import Conversation
+from swift.chat import Conversation, Message
 from swift.data import scenario, synth
+from swift.data.rows import conversation
 
 CALL = re.compile(r"Action: (.*)\nAction Input: (.*)\nObservation:\s?(.*)\nThought: ")
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -186,9 +187,9 @@ def test_evaluation_cases_end_with_a_question_and_expect_a_held_out_tool() -> No
     cases = synth.evaluation_cases(60, seed=11)
     assert len(cases) == 60
     assert len({call.name for _, call in cases}) == len(held_out)
-    for conversation, call in cases:
-        assert [message.role for message in conversation.messages] == ["system", "user"]
-        assert call.name in held_out & set(offered(conversation))
+    for row, call in cases:
+        assert [message.role for message in row.messages] == ["system", "user"]
+        assert call.name in held_out & set(offered(row))
         assert isinstance(json.loads(call.arguments), dict)
 
 
@@ -204,17 +205,21 @@ def test_the_scenario_is_written_as_the_rows_are() -> None:
     assert json.loads(scenario.CALL.arguments)["image"] in scenario.QUESTION
 
 
-def test_rows_are_written_as_conversations_and_values_are_refused(tmp_path: Path) -> None:
-    rows = synth.agent_rows(7, seed=13)
+@pytest.mark.parametrize("style", ["ms_agent", "messages"])
+def test_rows_are_written_as_users_have_them_and_read_back_the_same(tmp_path: Path, style: synth.Style) -> None:
+    rows = synth.agent_rows(7, seed=13, style=style)
     assert synth.write_jsonl(rows, tmp_path / "rows.jsonl") == 7
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    first = json.loads(lines[0])
-    assert len(lines) == 7
-    assert [(turn["from"], turn["value"]) for turn in first["conversations"]] == [
-        (message.role, message.content) for message in rows[0].messages
-    ]
-    with pytest.raises(ValueError, match="ms_agent"):
-        synth.write_jsonl(synth.agent_rows(1, seed=13, style="messages"), tmp_path / "values.jsonl")
+    for row, line in zip(rows, lines, strict=True):
+        read = conversation(json.loads(line))
+        assert [tool.spec for tool in read.tools] == [tool.spec for tool in row.tools]
+        assert [(each.role, each.content, calls(each)) for each in read.messages] == [
+            (each.role, each.content, calls(each)) for each in row.messages
+        ]
+
+
+def calls(message: Message) -> list[tuple[str, object]]:
+    return [(call.name, json.loads(call.arguments)) for call in message.tool_calls]
 
 
 def test_general_rows_are_distinct_short_and_partly_held_out() -> None:

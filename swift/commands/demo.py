@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from swift.eval.identity import Hit
     from swift.infer.chat import LocalChat
 
-ROWS = (60, 160)
+ROWS = (60, 320)
 """The fewest agent dialogues that teach the format, and the most that are worth the time."""
 ROW_TOKENS = 590
 """What an agent dialogue and its two general rows cost, in tokens."""
@@ -140,16 +140,19 @@ def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
     from swift.data.synth import agent_rows, general_rows, write_jsonl
 
     folder.mkdir(parents=True, exist_ok=True)
-    agent, general, test = folder / "agent.jsonl", folder / "general.jsonl", folder / "general_test.jsonl"
+    agent, tools = folder / "agent.jsonl", folder / "tools.jsonl"
+    general, test = folder / "general.jsonl", folder / "general_test.jsonl"
     count = cfg.agent_rows or _rows_for(cfg, console)
-    write_jsonl(agent_rows(count, cfg.seed), agent)
+    # tools told in the system text, as the tutorial does, and given as values, as an API's clients do
+    write_jsonl(agent_rows(count - count // 2, cfg.seed), agent)
+    write_jsonl(agent_rows(count // 2, cfg.seed + 1, style="messages"), tools)
     for path, split in ((general, "train"), (test, "test")):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in general_rows(split)]
         path.write_text("".join(lines), encoding="utf-8")
         console.print(f"{path}: {len(lines)} rows")
-    console.print(f"{agent}: {count} dialogues with tools")
+    console.print(f"{agent}, {tools}: {count} dialogues with tools")
     return DataFlags(
-        dataset=(str(agent),),
+        dataset=(str(agent), str(tools)),
         dataset_test_ratio=0.04,
         train_dataset_mix_ratio=MIX_RATIO,
         train_dataset_mix_ds=(str(general),),
@@ -229,7 +232,9 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     general = _ask(chat, (Message("user", GENERAL_QUESTION),), 48)
     hits = identity.ask(chat, cfg.model_name, cfg.model_author, max_tokens=32)
     console.print(f"[dim]{cfg.eval_cases} questions to tools that were never trained on ...[/]")
-    cases = [Case(row.messages, row.tools, call) for row, call in evaluation_cases(cfg.eval_cases, cfg.seed)]
+    asked = evaluation_cases(cfg.eval_cases - cfg.eval_cases // 2, cfg.seed)
+    asked += evaluation_cases(cfg.eval_cases // 2, cfg.seed + 1, style="messages")
+    cases = [Case(row.messages, row.tools, call) for row, call in asked]
     verdicts = judge_all(chat, cases, max_tokens=64)
     console.print("[dim]the loss on general text that was held out ...[/]")
     loss = _general_loss(chat, data / "general_test.jsonl")

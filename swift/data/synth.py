@@ -338,13 +338,26 @@ def _offered(entry: Entry) -> str:
 
 
 def write_jsonl(rows: Iterable[Conversation], path: str | Path) -> int:
-    """Write rows of the ms-agent style as `{"id", "conversations": [{"from", "value"}]}`; returns how many."""
+    """Writes rows as a user would have them; returns how many.
+
+    The ms-agent style is `{"id", "conversations": [{"from", "value"}]}`, the other OpenAI's `{"messages", "tools"}`.
+    """
     count = 0
     with Path(path).open("w", encoding="utf-8") as file:
         for count, row in enumerate(rows, 1):
             if row.tools:
-                raise ValueError(f"row {count}: tools as values do not fit a conversations row; use style 'ms_agent'")
-            turns = [{"from": message.role, "value": message.content} for message in row.messages]
-            line = json.dumps({"id": f"{row.source or 'row'}_{count}", "conversations": turns}, ensure_ascii=False)
-            file.write(line + "\n")
+                turns = [_as_message(message) for message in row.messages]
+                line: dict[str, object] = {"messages": turns, "tools": [tool.spec for tool in row.tools]}
+            else:
+                said = [{"from": message.role, "value": message.content} for message in row.messages]
+                line = {"id": f"{row.source or 'row'}_{count}", "conversations": said}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return count
+
+
+def _as_message(message: Message) -> dict[str, object]:
+    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+        turn["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    return turn

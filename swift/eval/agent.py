@@ -47,25 +47,36 @@ def judge(reply: str, expected: ToolCall, form_name: str = "react_en") -> Verdic
     text_form = form(form_name)
     _, calls = text_form.parse(reply)
     handed_over = not text_form.marks.stop or reply.rstrip().endswith(text_form.marks.stop)
-    arguments = _object(calls[0].arguments) if len(calls) == 1 else None
-    valid = handed_over and arguments is not None
-    tool = valid and calls[0].name == expected.name
-    return Verdict(reply, valid, tool, tool and arguments == _object(expected.arguments))
+    return _verdict(reply, calls if handed_over else (), expected)
 
 
 def judge_all(
     chat: Chat, cases: Sequence[Case], max_tokens: int = 96, form_name: str = "react_en", at_once: int = 8
 ) -> list[Verdict]:
-    """Ask every case, several at a time, greedily, and stop each reply where the tool would be called."""
-    stop = form(form_name).marks.stop
-    params = replace(GREEDY, max_tokens=max_tokens, stop=stop)
+    """Ask every case, several at a time, greedily, and stop each reply where the tool would be called.
+
+    Cases whose tools are values are asked as an API's client asks; the others' tools stand in their system text, and
+    `form_name` is the form that it asks for.
+    """
+    params = replace(GREEDY, max_tokens=max_tokens)
+    told = replace(params, stop=form(form_name).marks.stop)
 
     def ask(case: Case) -> Verdict:
-        reply = collect(chat(case.messages, (), params)).message.content
-        return judge(reply, case.expected, form_name)
+        said = collect(chat(case.messages, case.tools, params if case.tools else told)).message
+        if not case.tools:
+            return judge(said.content, case.expected, form_name)
+        calls = "".join(f"\n{call.name}({call.arguments})" for call in said.tool_calls)
+        return _verdict(said.content + calls, said.tool_calls, case.expected)
 
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(ask, cases))
+
+
+def _verdict(reply: str, calls: Sequence[ToolCall], expected: ToolCall) -> Verdict:
+    arguments = _object(calls[0].arguments) if len(calls) == 1 else None
+    valid = arguments is not None
+    tool = valid and calls[0].name == expected.name
+    return Verdict(reply, valid, tool, tool and arguments == _object(expected.arguments))
 
 
 def shares(verdicts: Sequence[Verdict]) -> Shares:
