@@ -10,13 +10,14 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from tiny import tiny_model_folder
 
 from swift import cli, flags
 from swift.chat import Delta, Message, Tool, Usage
@@ -138,6 +139,41 @@ def test_adapters_are_served_beside_the_model(chat: Scripted, monkeypatch: pytes
     assert chat.engine.added == {"a": "/x", "b": "/y=z"}
     names = [model["id"] for model in TestClient(apps[0]).get("/v1/models").json()["data"]]
     assert names == ["tiny", "a", "b"]
+
+
+def test_a_trained_adapter_answers_beside_its_model_as_it_does_alone_and_can_be_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = str(tiny_model_folder(tmp_path / "tiny")), tmp_path / "rows.jsonl"
+    rows.write_text((json.dumps({"query": "hi", "response": "hello hello"}) + "\n") * 8, encoding="utf-8")
+    how = f"--model {model} --dataset {rows} --output_dir {tmp_path / 'out'} --template_type chatml --max_steps 8"
+    more = "--learning_rate 5e-2 --lora_target_modules ALL --dataset_test_ratio 0 --report_to none --device cpu"
+    assert cli.main(["sft", *how.split(), *more.split()]) == 0
+    adapter = next((tmp_path / "out").rglob("checkpoint-*"))
+
+    def reply(http: TestClient, name: str) -> Any:
+        body = {"model": name, "messages": [{"role": "user", "content": "hi"}], "temperature": 0, "max_tokens": 12}
+        return http.post("/v1/chat/completions", json=body, headers={"Authorization": "Bearer k"})
+
+    def deployed(words: str, use: Callable[[TestClient], None]) -> None:
+        monkeypatch.setattr(deploy, "serve", lambda app, *_: use(TestClient(app)))
+        assert cli.main(["deploy", "--api_key", "k", "--port", "0", *words.split()]) == 0
+
+    said: dict[str, str] = {}
+
+    def both(http: TestClient) -> None:
+        for name in ("tiny", "kind"):
+            said[name] = reply(http, name).json()["choices"][0]["message"]["content"]
+        gone = {"json": {"lora_name": "kind"}, "headers": {"Authorization": "Bearer k"}}
+        assert http.post("/v1/unload_lora_adapter", **gone).status_code == 200
+        assert reply(http, "kind").status_code == 404
+
+    def alone(http: TestClient) -> None:
+        said["alone"] = reply(http, "tiny").json()["choices"][0]["message"]["content"]
+
+    deployed(f"--model {model} --template_type chatml --lora_modules kind={adapter}", both)
+    deployed(f"--ckpt_dir {adapter} --served_model_name tiny", alone)
+    assert said["kind"] == said["alone"] != said["tiny"]
 
 
 def ask(url: str, key: str = "") -> Any:
