@@ -14,7 +14,7 @@ from swift.chat import Conversation, Message, ToolCall
 from swift.commands import infer
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.commands.loading import choose, load_chat, model_name, sampling
-from swift.infer.chat import collect
+from swift.infer.chat import LocalChat, collect
 from swift.infer.repl import RULE
 from swift.infer.sample import SamplingParams
 from swift.model.load import load_model
@@ -178,6 +178,19 @@ def test_the_command_line_tells_a_default_said_from_one_not_said(swift, adapter,
     assert [choice.template.agent_template for choice in seen] == ["hermes", "react_en"]
 
 
+def test_calls_in_a_dialogue_are_held_to_the_tools_of_its_file(swift, base, tmp_path, monkeypatch):
+    (tmp_path / "tools.py").write_text('def look(at: int) -> str:\n    """Look somewhere."""\n    return "seen"\n')
+    held = []
+    guide = LocalChat.guide
+    monkeypatch.setattr(LocalChat, "guide", lambda chat, rules: held.append(rules) or guide(chat, rules))
+    words = ("--model", base, "--template_type", "chatml", "--max_new_tokens", 3, "--tools", "tools.py")
+    assert swift(*words, typed="hi\n")[0] == 0
+    assert held == []
+    assert swift(*words, "--guided_tools", "true", typed="hi\n")[0] == 0
+    [rules] = held
+    assert ([tool.name for tool in rules.tools], rules.required) == (["look"], False)
+
+
 def test_a_record_can_be_left_unread(adapter):
     cfg = config(ckpt_dir=adapter, template_type="qwen")
     cfg = infer.Config(cfg.model, BackendFlags(ckpt_dir=str(adapter), load_args_from_ckpt_dir=False), cfg.template)
@@ -313,6 +326,7 @@ def test_a_lora_checkpoint_given_as_the_model_is_told_its_flag(swift, adapter):
         (["--model", "{base}", "--stopwords", "a"], "did you mean --stop_words"),
         (["--model", "{base}", "--tools", "nowhere.py"], "nowhere.py: no such file"),
         (["--model", "{base}", "--tools", "a.py", "--val_dataset", "b.jsonl"], "--tools is for a dialogue"),
+        (["--model", "{base}", "--guided_tools", "true"], "--guided_tools true does nothing without --tools"),
     ],
 )
 def test_a_wrong_flag_is_one_line(swift, base, adapter, words, said):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -76,6 +76,8 @@ class Config:
     """Python file whose public functions the model may call in a dialogue; they really run"""
     max_turns: int = 8
     """Most replies to one message, where --tools lets the model act"""
+    guided_tools: bool = False
+    """Hold calls to the tools of --tools and their schemas: a call, once begun, cannot be malformed"""
     eval_human: bool | None = None
     """Talk (true) or answer the rows of a data set (false); none talks unless a data set is given"""
     save_result: bool = True
@@ -90,6 +92,8 @@ class Config:
             raise ValueError("--eval_human false needs rows to answer: give --val_dataset or --dataset")
         if self.tools and not self.talks:
             raise ValueError("--tools is for a dialogue: leave it out, or add --eval_human true")
+        if self.guided_tools and not self.tools:
+            raise ValueError("--guided_tools true does nothing without --tools")
         if self.max_turns < 1:
             raise ValueError(f"--max_turns {self.max_turns}: must be 1 or more")
 
@@ -150,8 +154,11 @@ class Results:
 def talk(
     chat: LocalChat, params: SamplingParams, cfg: Config, results: Results, tools: Sequence[BoundTool] = ()
 ) -> None:
+    from swift.infer.guide import Rules
     from swift.infer.repl import Repl, as_asked, converse, reader
 
+    if cfg.guided_tools:
+        params = replace(params, guide=chat.guide(Rules(tuple(bound.tool for bound in tools))))
     print("A message, or one of: reset-system, multi-line, single-line, clear, exit", file=sys.stderr)
     if tools:
         print(f"tools: {', '.join(tool.name for tool in tools)}", file=sys.stderr)
