@@ -27,7 +27,7 @@ from swift.data.sources import resolve
 from swift.images import Access, as_url, picture, read, size
 from swift.infer import remote
 from swift.model import load
-from swift.serve import wire
+from swift.serve import requests
 from swift.template import Renderer, jinja, template
 from swift.template.sight import Sight
 from swift.tuner.table import TUNERS, tune
@@ -267,7 +267,7 @@ def test_an_image_of_a_row_is_fetched_once(web: ThreadingHTTPServer, tmp_path: P
 
 def asked_with(content: Any, role: str = "user") -> tuple[Message, ...]:
     body = {"model": "m", "messages": [{"role": role, "content": content}]}
-    return wire.read(wire.ChatRequest, json.dumps(body).encode()).dialogue
+    return requests.read(requests.ChatRequest, json.dumps(body).encode()).dialogue
 
 
 def part(url: str) -> dict[str, Any]:
@@ -286,10 +286,10 @@ def test_parts_of_a_request_become_a_text_with_places() -> None:
         ([part("a.png"), text(PLACE)], "U+FFFC"),
         ([part("a.png"), {"type": "input_audio"}], "only parts of type text"),
     ):
-        with pytest.raises(wire.BadRequest) as refused:
+        with pytest.raises(requests.BadRequest) as refused:
             asked_with(content)
         assert refused.value.param == "messages[0].content" and said in str(refused.value)
-    with pytest.raises(wire.BadRequest, match=r"messages\[0\]\.content: only a user's message can show images"):
+    with pytest.raises(requests.BadRequest, match=r"messages\[0\]\.content: only a user's message can show images"):
         asked_with([part("a.png")], "assistant")
 
 

@@ -1,4 +1,4 @@
-"""The server's OpenAPI document. Knows the wire's shapes, no route's code."""
+"""The server's OpenAPI document. Knows what requests and answers are made of, no route's code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from swift.serve import wire
+from swift.serve.requests import ChatRequest, LoadRequest, TextRequest, UnloadRequest
 
 _ERROR = {
     "type": "object",
@@ -38,7 +38,7 @@ _STATUSES = {
     413: "The body is too long",
     429: "Too many replies wait; Retry-After says when to come back",
 }
-_MODELS: tuple[type[BaseModel], ...] = (wire.ChatRequest, wire.TextRequest, wire.LoadRequest, wire.UnloadRequest)
+_MODELS: tuple[type[BaseModel], ...] = (ChatRequest, TextRequest, LoadRequest, UnloadRequest)
 _ANSWERS: tuple[type[BaseModel], ...] = (ChatCompletion, Completion, Model)
 
 

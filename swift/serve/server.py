@@ -27,9 +27,11 @@ from swift.infer.chat import Chat, Deltas
 from swift.infer.engine import Busy
 from swift.infer.guide import Guide, Rules
 from swift.infer.sample import SamplingParams
-from swift.serve import document, wire
+from swift.serve import answers, document, requests
+from swift.serve.answers import Reply
 from swift.serve.metrics import CONTENT_TYPE, Metrics
 from swift.serve.replies import Counter, Replies, Start
+from swift.serve.requests import BadRequest
 
 log = logging.getLogger("swift.serve")
 
@@ -67,12 +69,12 @@ class Models:
 
     def __init__(self, base: str, owned_by: str, adapters: Iterable[str] = ()) -> None:
         self.base, self._owned_by = base, owned_by
-        self._cards = {base: wire.card(base, owned_by)}
+        self._cards = {base: answers.card(base, owned_by)}
         for name in adapters:
             self.add(name)
 
     def add(self, name: str) -> None:
-        self._cards[name] = wire.card(name, self._owned_by, self.base)
+        self._cards[name] = answers.card(name, self._owned_by, self.base)
 
     def remove(self, name: str) -> None:
         del self._cards[name]
@@ -86,7 +88,7 @@ class Models:
     def find(self, name: str) -> Any:
         """The card of a model. Raises BadRequest that names those there are."""
         if name not in self._cards:
-            raise wire.BadRequest(
+            raise BadRequest(
                 f"there is no model '{name[:200]}' here; the models are: {', '.join(self._cards)}",
                 status=404,
                 param="model",
@@ -133,11 +135,11 @@ def create_app(
     silent = defaults or SamplingParams()
     seeds = random.Random(silent.seed)
 
-    async def read(request: Request, shape: type[wire.Body]) -> wire.Body:
+    async def read(request: Request, shape: type[requests.Body]) -> requests.Body:
         _check_key(request, api_key)
-        return wire.read(shape, await _body(request, limits))
+        return requests.read(shape, await _body(request, limits))
 
-    def drawn(body: wire.ChatRequest | wire.TextRequest) -> SamplingParams:
+    def drawn(body: requests.ChatRequest | requests.TextRequest) -> SamplingParams:
         seeded = replace(silent, seed=seeds.getrandbits(63), adapter=models.adapter(body.model))
         return body.params(seeded)
 
@@ -145,12 +147,12 @@ def create_app(
         request: Request,
         starts: Sequence[Drawn],
         params: SamplingParams,
-        reply: wire.Reply,
+        reply: Reply,
     ) -> _Answer:
         """Starts `n` choices a prompt, each with a seed of its own, and waits for a sign that they can be answered."""
         drawn = [partial(start, _reseeded(params, index)) for index, start in enumerate(starts)]
         if len(drawn) > limits.queue:
-            raise wire.BadRequest(f"n: {len(drawn)} replies in one request; at most {limits.queue} can wait", param="n")
+            raise BadRequest(f"n: {len(drawn)} replies in one request; at most {limits.queue} can wait", param="n")
         return await _begin(request, drawn, counter, reply)
 
     @app.get("/health")
@@ -168,62 +170,62 @@ def create_app(
     @app.get("/v1/models")
     async def list_models(request: Request) -> Response:
         _check_key(request, api_key)
-        return _json(wire.model_list(list(models)))
+        return _json(answers.model_list(list(models)))
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         _check_key(request, api_key)
-        return _json(wire.as_json(models.find(name)))
+        return _json(answers.as_json(models.find(name)))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = await read(request, wire.ChatRequest)
+        body = await read(request, requests.ChatRequest)
         params, tools = drawn(body), body.offered
         messages = await _seen(see, body.dialogue)
         if rules := body.rules(guide_tools and guide is not None):
             params = replace(params, guide=await _guided(guide, rules))
-        asked = wire.Asked(body.model, body.include_usage, body.choices, 1, body.told)
+        asked = answers.Asked(body.model, body.include_usage, body.choices, 1, body.told)
         starts = [partial(chat, messages, tools)] * body.choices
-        replies = await answer(request, starts, params, wire.ChatReply(asked))
+        replies = await answer(request, starts, params, answers.ChatReply(asked))
         return await replies.response(bool(body.stream))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = await read(request, wire.TextRequest)
+        body = await read(request, requests.TextRequest)
         params = drawn(body)
         if complete is None:
-            raise wire.BadRequest("this server only chats: use /v1/chat/completions", status=404)
-        asked = wire.Asked(body.model, body.include_usage, body.choices, len(body.prompt), body.told)
+            raise BadRequest("this server only chats: use /v1/chat/completions", status=404)
+        asked = answers.Asked(body.model, body.include_usage, body.choices, len(body.prompt), body.told)
         starts = [partial(complete, prompt) for prompt in body.prompt for _ in range(body.choices)]
-        replies = await answer(request, starts, params, wire.TextReply(asked))
+        replies = await answer(request, starts, params, answers.TextReply(asked))
         return await replies.response(bool(body.stream))
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
         _check_key(request, api_key)
-        raise wire.BadRequest("embeddings are not offered: this server generates text", status=404, code="not_offered")
+        raise BadRequest("embeddings are not offered: this server generates text", status=404, code="not_offered")
 
     @app.post("/v1/load_lora_adapter")
     async def load_adapter(request: Request) -> Response:
         host = _adapter_host(adapters, api_key)
-        body = await read(request, wire.LoadRequest)
+        body = await read(request, requests.LoadRequest)
         async with changing:
             if body.lora_name in models:
-                raise wire.BadRequest(f"lora_name: there is a model '{body.lora_name}' already", param="lora_name")
+                raise BadRequest(f"lora_name: there is a model '{body.lora_name}' already", param="lora_name")
             try:
                 await run_in_threadpool(host.add_adapter, body.lora_name, body.lora_path)
             except (ValueError, OSError) as error:
-                raise wire.BadRequest(f"lora_path: {error}", param="lora_path") from error
+                raise BadRequest(f"lora_path: {error}", param="lora_path") from error
             models.add(body.lora_name)
         return Response(f"Success: LoRA adapter '{body.lora_name}' added successfully.", media_type="text/plain")
 
     @app.post("/v1/unload_lora_adapter")
     async def unload_adapter(request: Request) -> Response:
         host = _adapter_host(adapters, api_key)
-        body = await read(request, wire.UnloadRequest)
+        body = await read(request, requests.UnloadRequest)
         async with changing:
             if not models.adapter(body.lora_name):
-                raise wire.BadRequest(f"lora_name: '{body.lora_name}' is the base model", param="lora_name")
+                raise BadRequest(f"lora_name: '{body.lora_name}' is the base model", param="lora_name")
             models.remove(body.lora_name)  # first, so that no new request asks for it
             await run_in_threadpool(host.remove_adapter, body.lora_name)
         return Response(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", media_type="text/plain")
@@ -236,29 +238,29 @@ async def _seen(see: See | None, messages: Sequence[ChatMessage]) -> Sequence[Ch
     if not any(message.images for message in messages):
         return messages
     if see is None:
-        raise wire.BadRequest("messages: this model takes no images", param="messages")
+        raise BadRequest("messages: this model takes no images", param="messages")
     try:
         return await run_in_threadpool(see, messages)
     except ValueError as error:
-        raise wire.BadRequest(f"messages: {error}", param="messages") from error
+        raise BadRequest(f"messages: {error}", param="messages") from error
 
 
 def _adapter_host(adapters: Adapters | None, api_key: str | None) -> Adapters:
     if adapters is None:
-        raise wire.BadRequest("this model takes no adapters", status=404)
+        raise BadRequest("this model takes no adapters", status=404)
     if api_key is None:
-        raise wire.BadRequest("adapters are only changed behind a key: start the server with --api_key", status=403)
+        raise BadRequest("adapters are only changed behind a key: start the server with --api_key", status=403)
     return adapters
 
 
 async def _guided(guide: Callable[[Rules], Guide] | None, rules: Rules) -> Guide:
     what, param = ("tool_choice", "tool_choice") if rules.tools else ("response_format", "response_format")
     if guide is None:
-        raise wire.BadRequest(f"{what}: this server cannot hold replies to it", param=param)
+        raise BadRequest(f"{what}: this server cannot hold replies to it", param=param)
     try:
         return await run_in_threadpool(guide, rules)
     except ValueError as error:
-        raise wire.BadRequest(f"{what}: {error}", param=param) from error
+        raise BadRequest(f"{what}: {error}", param=param) from error
 
 
 def _reseeded(params: SamplingParams, index: int) -> SamplingParams:
@@ -267,7 +269,7 @@ def _reseeded(params: SamplingParams, index: int) -> SamplingParams:
     return replace(params, seed=seed if seed < 2**63 else seed - 2**64) if index else params
 
 
-async def _begin(request: Request, starts: Sequence[Start], counter: Counter, reply: wire.Reply) -> _Answer:
+async def _begin(request: Request, starts: Sequence[Start], counter: Counter, reply: Reply) -> _Answer:
     """Waits for the first delta, so that what cannot be answered is refused with a status."""
     replies = Replies(starts, counter)
     try:
@@ -275,7 +277,7 @@ async def _begin(request: Request, starts: Sequence[Start], counter: Counter, re
             answer = _Answer(request, replies, reply, await replies.read())
     except ValueError as error:
         replies.stop()
-        raise wire.BadRequest(str(error)) from error
+        raise BadRequest(str(error)) from error
     except BaseException:
         replies.stop()
         raise
@@ -286,7 +288,7 @@ async def _begin(request: Request, starts: Sequence[Start], counter: Counter, re
 class _Answer:
     """A reply that has begun, and how it goes out: in one piece, or as server-sent events while it is made."""
 
-    def __init__(self, request: Request, replies: Replies, reply: wire.Reply, first: Sequence[tuple[int, Any]]) -> None:
+    def __init__(self, request: Request, replies: Replies, reply: Reply, first: Sequence[tuple[int, Any]]) -> None:
         self._request, self._replies, self._first = request, replies, first
         self.reply = reply
 
@@ -309,7 +311,7 @@ class _Answer:
                 return Response(status_code=GONE)
         finally:
             self._replies.stop()
-        return _json(wire.as_json(self.reply.whole()))
+        return _json(answers.as_json(self.reply.whole()))
 
     async def send(self, send: Send) -> None:
         """What has come since the last event goes out in one write: a slow reader gets fewer and larger ones."""
@@ -331,7 +333,7 @@ class _Answer:
                 deltas = await self._replies.read()
             except Exception:  # the status is sent: what went wrong can only be told as an event
                 log.exception("a stream broke")
-                yield _event(wire.error_json("the reply broke off; the server's log says how", 500))
+                yield _event(answers.error_json("the reply broke off; the server's log says how", 500))
                 return
         if not self._replies.stopped:
             yield _told(self.reply.end()) + _event("[DONE]")
@@ -365,7 +367,7 @@ async def _watched(request: Request, replies: Replies) -> AsyncIterator[None]:
 
 
 def _told(events: Iterable[Any]) -> str:
-    return "".join(_event(wire.as_json(event)) for event in events)
+    return "".join(_event(answers.as_json(event)) for event in events)
 
 
 def _event(data: str) -> str:
@@ -384,10 +386,10 @@ async def _body(request: Request, limits: Limits) -> bytes:
             async for part in request.stream():
                 size += len(part)
                 if size > limits.body:
-                    raise wire.BadRequest(f"the body is longer than {limits.body} bytes", status=413)
+                    raise BadRequest(f"the body is longer than {limits.body} bytes", status=413)
                 parts.append(part)
     except TimeoutError:
-        raise wire.BadRequest(f"the body did not arrive within {limits.patience:g} seconds", status=408) from None
+        raise BadRequest(f"the body did not arrive within {limits.patience:g} seconds", status=408) from None
     return b"".join(parts)
 
 
@@ -399,29 +401,29 @@ def _check_key(request: Request, api_key: str | None) -> None:
     right = hmac.compare_digest(given.strip().encode("latin-1"), api_key.encode())
     if scheme.lower() != "bearer" or not right:
         what = "incorrect API key" if given else "no API key: send it as 'Authorization: Bearer KEY'"
-        raise wire.BadRequest(what, status=401, code="invalid_api_key")
+        raise BadRequest(what, status=401, code="invalid_api_key")
 
 
 def _tell_errors(app: FastAPI) -> None:
     """Every error leaves in OpenAI's shape."""
 
-    @app.exception_handler(wire.BadRequest)
-    async def refused(request: Request, error: wire.BadRequest) -> Response:
+    @app.exception_handler(BadRequest)
+    async def refused(request: Request, error: BadRequest) -> Response:
         # A body that is not read to its end cannot be followed by another request.
         closing = {"Connection": "close"} if error.status in (408, 413) else None
         headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else closing
-        text = wire.error_json(str(error), error.status, param=error.param, code=error.code)
+        text = answers.error_json(str(error), error.status, param=error.param, code=error.code)
         return _json(text, error.status, headers)
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:
-        text = wire.error_json("the server is busy: try again", 429, code="rate_limit_exceeded")
+        text = answers.error_json("the server is busy: try again", 429, code="rate_limit_exceeded")
         return _json(text, 429, {"Retry-After": RETRY_AFTER})
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = {404: "there is nothing at", 405: "this method is not allowed at"}.get(error.status_code, error.detail)
-        text = wire.error_json(f"{what} {request.url.path} ({request.method})", error.status_code)
+        text = answers.error_json(f"{what} {request.url.path} ({request.method})", error.status_code)
         return _json(text, error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
@@ -430,7 +432,7 @@ def _tell_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        return _json(wire.error_json("the server failed; its log says how", 500), 500)
+        return _json(answers.error_json("the server failed; its log says how", 500), 500)
 
 
 class _RequestLog:

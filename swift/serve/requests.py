@@ -1,32 +1,20 @@
-"""OpenAI's shapes <-> our values: the only file that knows them. Knows no HTTP and no model.
+"""What clients ask: OpenAI's requests -> our values. Knows no HTTP and no model.
 
-Requests are read with pydantic models that name what is honoured; answers are the `openai` package's own types. A field
-that nobody knows is ignored, as OpenAI does; a known one that cannot be honoured is refused.
+The pydantic models name what is honoured. A field that nobody knows is ignored, as OpenAI does; a known one that cannot
+be honoured is refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import Draft202012Validator
-from openai.types import Completion, CompletionChoice, CompletionUsage, Model
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage, ChatCompletionTokenLogprob
-from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
-from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
-from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall, ChoiceDeltaToolCallFunction
-from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogprobs
-from openai.types.chat.chat_completion_message_function_tool_call import ChatCompletionMessageFunctionToolCall, Function
-from openai.types.chat.chat_completion_token_logprob import TopLogprob
-from openai.types.completion_choice import Logprobs
-from openai.types.shared import ErrorObject
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -42,14 +30,12 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-from swift.agent.tools import argument_schema, json_arguments
-from swift.chat import PLACE, Delta, Draft, Image, Logprob, Message, Role, Tool, ToolCall, Usage
+from swift.agent.tools import argument_schema
+from swift.chat import PLACE, Image, Message, Role, Tool, ToolCall
 from swift.infer.guide import Rules
 from swift.infer.sample import SamplingParams
 
 MOST_CHOICES, MOST_STOPS = 128, 16
-
-# What a request may say
 
 
 class BadRequest(ValueError):
@@ -539,257 +525,3 @@ def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
         ordered.append(message)
         ordered[start:] = sorted(ordered[start:], key=lambda result: order.get(result.tool_call_id, len(order)))
     return ordered
-
-
-# What is answered
-
-
-class Reply(Protocol):
-    """The choices of a reply as they grow: `start`, `add` and `end` give the events of a stream, `whole` the reply in
-    one piece."""
-
-    @property
-    def usage(self) -> Usage: ...
-    @property
-    def finish(self) -> str: ...
-    @property
-    def longest(self) -> int: ...
-    def start(self) -> list[BaseModel]: ...
-    def add(self, index: int, delta: Delta) -> list[BaseModel]: ...
-    def end(self) -> list[BaseModel]: ...
-    def whole(self) -> BaseModel: ...
-
-
-class Asked(NamedTuple):
-    """What of a request its answer's shape depends on. Choices come prompt by prompt, `n` of each."""
-
-    model: str
-    include_usage: bool = False
-    n: int = 1
-    prompts: int = 1
-    told: int | None = None
-
-
-class _Head:
-    """What both kinds of replies have in common."""
-
-    def __init__(self, kind: str, asked: Asked) -> None:
-        self.id = f"{kind}-{uuid.uuid4().hex}"
-        self.created = int(time.time())
-        self.asked = asked
-        self.drafts = [Draft() for _ in range(asked.n * asked.prompts)]
-        self.logprobs: list[list[Logprob]] = [[] for _ in self.drafts]
-
-    @property
-    def usage(self) -> Usage:
-        """Prompts are counted once, whatever the number of choices."""
-        prompt = sum(draft.usage.prompt_tokens for draft in self.drafts[:: self.asked.n])
-        return Usage(prompt, sum(draft.usage.completion_tokens for draft in self.drafts))
-
-    @property
-    def finish(self) -> str:
-        """Why each choice ended, for the log."""
-        return ",".join(dict.fromkeys(draft.finish or "cancelled" for draft in self.drafts))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest choice."""
-        return max(draft.usage.completion_tokens for draft in self.drafts)
-
-    def _take(self, index: int, delta: Delta) -> None:
-        self.drafts[index].add(delta)
-        self.logprobs[index] += delta.logprobs
-
-    def _usage(self) -> CompletionUsage:
-        prompt, completion = self.usage
-        return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-class ChatReply(_Head):
-    """Deltas -> a ChatCompletion or its chunks."""
-
-    def __init__(self, asked: Asked) -> None:
-        super().__init__("chatcmpl", asked)
-
-    def start(self) -> list[BaseModel]:
-        return [self._chunk(index, ChoiceDelta(role="assistant", content="")) for index in range(len(self.drafts))]
-
-    def add(self, index: int, delta: Delta) -> list[BaseModel]:
-        delta = _for_clients(delta)
-        self._take(index, delta)
-        events: list[BaseModel] = []
-        if delta.text or delta.logprobs:
-            events.append(self._chunk(index, ChoiceDelta(content=delta.text), logprobs=delta.logprobs))
-        if delta.tool_call is not None:
-            events.append(self._chunk(index, ChoiceDelta(tool_calls=[self._part(index, delta.tool_call)])))
-        if delta.finish is not None:
-            # An empty text, not none: clients that print every delta's content would print "None".
-            last = ChoiceDelta() if self.drafts[index].calls else ChoiceDelta(content="")
-            events.append(self._chunk(index, last, self._finish(index)))
-        return events
-
-    def end(self) -> list[BaseModel]:
-        return [self._event([], self._usage())] if self.asked.include_usage else []
-
-    def whole(self) -> ChatCompletion:
-        return ChatCompletion(
-            id=self.id,
-            object="chat.completion",
-            created=self.created,
-            model=self.asked.model,
-            choices=[self._choice(index) for index in range(len(self.drafts))],
-            usage=self._usage(),
-        )
-
-    def _part(self, index: int, call: ToolCall) -> ChoiceDeltaToolCall:
-        """A call begins with its id and name; what is added to its arguments comes with its number alone."""
-        number = len(self.drafts[index].calls) - 1
-        if call.name:
-            function = ChoiceDeltaToolCallFunction(name=call.name, arguments=call.arguments)
-            return ChoiceDeltaToolCall(index=number, id=call.id, type="function", function=function)
-        return ChoiceDeltaToolCall(index=number, function=ChoiceDeltaToolCallFunction(arguments=call.arguments))
-
-    def _choice(self, index: int) -> Choice:
-        text, calls = self.drafts[index].message.content, self.drafts[index].calls
-        message = ChatCompletionMessage(role="assistant", content=text if text or not calls else None, refusal=None)
-        if calls:
-            message.tool_calls = [
-                ChatCompletionMessageFunctionToolCall(
-                    id=call.id, type="function", function=Function(name=call.name, arguments=call.arguments)
-                )
-                for call in calls
-            ]
-        told = None
-        if self.asked.told is not None:
-            told = ChoiceLogprobs(content=[_told(each) for each in self.logprobs[index]], refusal=None)
-        return Choice(index=index, message=message, logprobs=told, finish_reason=self._finish(index))
-
-    def _finish(self, index: int) -> Literal["stop", "length", "tool_calls"]:
-        draft = self.drafts[index]
-        if draft.finish == "length":
-            return "length"
-        return "tool_calls" if draft.calls else "stop"
-
-    def _chunk(
-        self,
-        index: int,
-        delta: ChoiceDelta,
-        finish: Literal["stop", "length", "tool_calls"] | None = None,
-        logprobs: Sequence[Logprob] = (),
-    ) -> BaseModel:
-        told = ChunkLogprobs(content=[_told(each) for each in logprobs], refusal=None) if logprobs else None
-        return self._event([ChunkChoice(index=index, delta=delta, logprobs=told, finish_reason=finish)])
-
-    def _event(self, choices: list[ChunkChoice], usage: CompletionUsage | None = None) -> ChatCompletionChunk:
-        event = ChatCompletionChunk(
-            id=self.id, object="chat.completion.chunk", created=self.created, model=self.asked.model, choices=choices
-        )
-        if self.asked.include_usage:
-            event.usage = usage  # null in every event but the last
-        return event
-
-
-class TextReply(_Head):
-    """Deltas -> a Completion, whole or in parts: OpenAI gives both the same shape."""
-
-    def __init__(self, asked: Asked) -> None:
-        super().__init__("cmpl", asked)
-        self._offsets = [0] * len(self.drafts)
-
-    def start(self) -> list[BaseModel]:
-        return []
-
-    def add(self, index: int, delta: Delta) -> list[BaseModel]:
-        self._take(index, delta)
-        events: list[BaseModel] = []
-        if delta.text or delta.logprobs:
-            told = self._told(index, delta.logprobs)
-            events.append(self._event([self._choice(index, delta.text, told)]))
-        if delta.finish is not None:
-            events.append(self._event([self._choice(index, "", None, self._finish(index))]))
-        return events
-
-    def end(self) -> list[BaseModel]:
-        return [self._event([], self._usage())] if self.asked.include_usage else []
-
-    def whole(self) -> Completion:
-        self._offsets = [0] * len(self.drafts)
-        choices = [
-            self._choice(index, draft.message.content, self._told(index, self.logprobs[index]), self._finish(index))
-            for index, draft in enumerate(self.drafts)
-        ]
-        completion = self._event(choices)
-        completion.usage = self._usage()
-        return completion
-
-    def _told(self, index: int, logprobs: Sequence[Logprob]) -> Logprobs | None:
-        if self.asked.told is None:
-            return None
-        offsets: list[int] = []
-        for each in logprobs:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(_written(each))
-        return Logprobs(
-            tokens=[_written(each) for each in logprobs],
-            token_logprobs=[each.logprob for each in logprobs],
-            top_logprobs=[{_written(other): other.logprob for other in each.top} for each in logprobs],
-            text_offset=offsets,
-        )
-
-    def _finish(self, index: int) -> Literal["stop", "length"]:
-        return "length" if self.drafts[index].finish == "length" else "stop"
-
-    def _choice(
-        self, index: int, text: str, told: Logprobs | None, finish: Literal["stop", "length"] | None = None
-    ) -> CompletionChoice:
-        # Unchecked: the type has no None for the parts of a stream that come before the last.
-        return CompletionChoice.model_construct(index=index, text=text, logprobs=told, finish_reason=finish)
-
-    def _event(self, choices: list[CompletionChoice], usage: CompletionUsage | None = None) -> Completion:
-        event = Completion.model_construct(
-            id=self.id, object="text_completion", created=self.created, model=self.asked.model, choices=choices
-        )
-        if self.asked.include_usage:
-            event.usage = usage
-        return event
-
-
-def _for_clients(delta: Delta) -> Delta:
-    """OpenAI's arguments are JSON and its calls have ids. What no reader takes for JSON goes as the model wrote it."""
-    call = delta.tool_call
-    if call is None or not call.name:
-        return delta
-    arguments = (json_arguments(call.arguments).text or call.arguments) if call.arguments else ""
-    return replace(delta, tool_call=ToolCall(call.name, arguments, call.id or f"call_{uuid.uuid4().hex[:24]}"))
-
-
-def _written(logprob: Logprob) -> str:
-    return logprob.data.decode(errors="replace")
-
-
-def _told(logprob: Logprob) -> ChatCompletionTokenLogprob:
-    top = [TopLogprob(token=_written(each), bytes=list(each.data), logprob=each.logprob) for each in logprob.top]
-    return ChatCompletionTokenLogprob(
-        token=_written(logprob), bytes=list(logprob.data), logprob=logprob.logprob, top_logprobs=top
-    )
-
-
-def card(name: str, owned_by: str, root: str | None = None) -> Model:
-    """A served model, as the list of models tells it; an adapter's names the model it changes."""
-    parts = {} if root is None else {"parent": root}
-    return Model(id=name, object="model", created=int(time.time()), owned_by=owned_by, **cast(Any, parts))
-
-
-def as_json(value: BaseModel) -> str:
-    """Exactly the keys that were set: OpenAI has `finish_reason: null`, but no `audio: null`."""
-    return value.model_dump_json(exclude_unset=True, warnings=False)
-
-
-def model_list(cards: Sequence[Model]) -> str:
-    return json.dumps({"object": "list", "data": [each.model_dump(exclude_unset=True) for each in cards]})
-
-
-def error_json(message: str, status: int, *, param: str | None = None, code: str | None = None) -> str:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = ErrorObject(message=message, type=kind, param=param, code=code)
-    return json.dumps({"error": error.model_dump(exclude_unset=True)}, ensure_ascii=False)

@@ -10,32 +10,32 @@ import pytest
 from swift.chat import Delta, Logprob, Message, Tool, ToolCall, Usage
 from swift.infer.guide import Rules
 from swift.infer.sample import SamplingParams
-from swift.serve import wire
+from swift.serve import answers, requests
 
 DEFAULTS = SamplingParams(max_tokens=64, clip=True, temperature=0.3, top_k=20, top_p=0.7, seed=1, stop=("END",))
 USER = {"role": "user", "content": "hi"}
 FIRE = {"type": "function", "function": {"name": "fire", "parameters": {"type": "object", "n": 1.5}}}
 
 
-def chat(**fields: Any) -> wire.ChatRequest:
-    return wire.read(wire.ChatRequest, json.dumps({"model": "m", "messages": [USER], **fields}).encode())
+def chat(**fields: Any) -> requests.ChatRequest:
+    return requests.read(requests.ChatRequest, json.dumps({"model": "m", "messages": [USER], **fields}).encode())
 
 
-def refusal(shape: Any = wire.ChatRequest, body: bytes | None = None, **fields: Any) -> wire.BadRequest:
+def refusal(shape: Any = requests.ChatRequest, body: bytes | None = None, **fields: Any) -> requests.BadRequest:
     sent = (
         body if body is not None else json.dumps({"model": "m", "messages": [USER], "prompt": "x", **fields}).encode()
     )
-    with pytest.raises(wire.BadRequest) as caught:
-        request = wire.read(shape, sent)
+    with pytest.raises(requests.BadRequest) as caught:
+        request = requests.read(shape, sent)
         request.params(DEFAULTS)
-        if isinstance(request, wire.ChatRequest):
+        if isinstance(request, requests.ChatRequest):
             _ = request.dialogue
     assert caught.value.status == 400
     return caught.value
 
 
 def written(value: Any) -> Any:
-    return json.loads(wire.as_json(value))
+    return json.loads(answers.as_json(value))
 
 
 def test_every_role_and_kind_of_content_is_read() -> None:
@@ -262,17 +262,17 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> Non
 
 def test_prompts_are_texts_or_tokens_one_or_several() -> None:
     def prompt(value: Any) -> Any:
-        return wire.read(wire.TextRequest, json.dumps({"model": "m", "prompt": value}).encode()).prompt
+        return requests.read(requests.TextRequest, json.dumps({"model": "m", "prompt": value}).encode()).prompt
 
     assert prompt("Once") == ["Once"]
     assert prompt(["Once", "Twice"]) == ["Once", "Twice"]
     assert prompt([1, 2]) == [[1, 2]]
     assert prompt([[1, 2], [3]]) == [[1, 2], [3]]
     for wrong in ("", [], [1, "a"], ["a", 1], [True], [[]], [[1], [True]], 3, None, {}):
-        assert refusal(wire.TextRequest, prompt=wrong).param == "prompt", wrong
-    assert str(refusal(wire.TextRequest, echo=True)) == "echo: only false is supported, not true"
-    assert refusal(wire.TextRequest, suffix="x").param == "suffix"
-    assert refusal(wire.TextRequest, best_of=2).param == "best_of"
+        assert refusal(requests.TextRequest, prompt=wrong).param == "prompt", wrong
+    assert str(refusal(requests.TextRequest, echo=True)) == "echo: only false is supported, not true"
+    assert refusal(requests.TextRequest, suffix="x").param == "suffix"
+    assert refusal(requests.TextRequest, best_of=2).param == "best_of"
 
 
 DELTAS = [
@@ -285,7 +285,7 @@ SAID = [Delta(text="There "), Delta(text=""), Delta(text="is", finish="length", 
 
 
 def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
-    reply = wire.ChatReply(wire.Asked("m"))
+    reply = answers.ChatReply(answers.Asked("m"))
     for delta in SAID:
         reply.add(0, delta)
     body = written(reply.whole())
@@ -307,7 +307,7 @@ def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
 
 
 def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None:
-    reply = wire.ChatReply(wire.Asked("m"))
+    reply = answers.ChatReply(answers.Asked("m"))
     for delta in DELTAS:
         reply.add(0, delta)
     choice = written(reply.whole())["choices"][0]
@@ -320,13 +320,13 @@ def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None
 
 
 def test_a_reply_of_calls_alone_has_null_content_and_an_empty_reply_an_empty_one() -> None:
-    reply = wire.ChatReply(wire.Asked("m"))
+    reply = answers.ChatReply(answers.Asked("m"))
     reply.add(0, DELTAS[1])
     assert written(reply.whole())["choices"][0]["message"]["content"] is None
-    assert written(wire.ChatReply(wire.Asked("m")).whole())["choices"][0]["message"]["content"] == ""
+    assert written(answers.ChatReply(answers.Asked("m")).whole())["choices"][0]["message"]["content"] == ""
 
 
-def streamed(reply: wire.Reply, deltas: list[Delta]) -> list[Any]:
+def streamed(reply: answers.Reply, deltas: list[Delta]) -> list[Any]:
     events = [*reply.start(), *(event for delta in deltas for event in reply.add(0, delta)), *reply.end()]
     bodies = [written(event) for event in events]
     assert len({(body.pop("id"), body.pop("created"), body.pop("model")) for body in bodies}) == 1
@@ -337,7 +337,7 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
     def choice(delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
 
-    bodies = streamed(wire.ChatReply(wire.Asked("m", include_usage=True)), SAID)
+    bodies = streamed(answers.ChatReply(answers.Asked("m", include_usage=True)), SAID)
     assert {body.pop("object") for body in bodies} == {"chat.completion.chunk"}
     assert bodies == [
         {"choices": choice({"role": "assistant", "content": ""}), "usage": None},
@@ -346,11 +346,11 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
         {"choices": choice({"content": ""}, "length"), "usage": None},
         {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}},
     ]
-    assert all("usage" not in body for body in streamed(wire.ChatReply(wire.Asked("m")), SAID))
+    assert all("usage" not in body for body in streamed(answers.ChatReply(answers.Asked("m")), SAID))
 
 
 def test_streamed_tool_calls_are_numbered() -> None:
-    bodies = streamed(wire.ChatReply(wire.Asked("m")), DELTAS)
+    bodies = streamed(answers.ChatReply(answers.Asked("m")), DELTAS)
     parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
     assert [part["index"] for part in parts] == [0, 1]
     assert parts[1] == {"index": 1, "id": "c2", "type": "function", "function": DELTA_CALL}
@@ -363,7 +363,7 @@ DELTA_CALL = {"name": "fire", "arguments": "/tmp/1.jpg"}
 def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
     call = ToolCall("fire", "", "c1")
     deltas = [Delta(tool_call=call), Delta(tool_call=ToolCall("", '{"a"')), Delta(tool_call=ToolCall("", ": 1}"))]
-    reply = wire.ChatReply(wire.Asked("m"))
+    reply = answers.ChatReply(answers.Asked("m"))
     bodies = streamed(reply, [*deltas, Delta(finish="tool_calls")])
     parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
     assert parts == [
@@ -375,7 +375,7 @@ def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
 
 
 def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
-    reply = wire.ChatReply(wire.Asked("m", n=2))
+    reply = answers.ChatReply(answers.Asked("m", n=2))
     reply.add(1, Delta("b", finish="length", usage=Usage(7, 1)))
     reply.add(0, Delta("a", finish="stop", usage=Usage(7, 2)))
     body = written(reply.whole())
@@ -384,7 +384,7 @@ def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
         (1, "b", "length"),
     ]
     assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    two = wire.TextReply(wire.Asked("m", n=2, prompts=2))
+    two = answers.TextReply(answers.Asked("m", n=2, prompts=2))
     for index in range(4):
         two.add(index, Delta("x", finish="stop", usage=Usage(3 if index < 2 else 5, 1)))
     assert two.usage == Usage(8, 4)
@@ -395,7 +395,7 @@ HALF = Logprob(5, "图".encode()[:2], -0.5, (Logprob(5, "图".encode()[:2], -0.5
 
 def test_log_probabilities_have_openais_shapes() -> None:
     delta = Delta("a", logprobs=(Logprob(6, b"a", -0.25), HALF), finish="stop")
-    reply = wire.ChatReply(wire.Asked("m", told=2))
+    reply = answers.ChatReply(answers.Asked("m", told=2))
     events = [written(event) for event in reply.add(0, delta)]
     expected = {
         "content": [
@@ -415,7 +415,7 @@ def test_log_probabilities_have_openais_shapes() -> None:
     assert events[0]["choices"][0]["logprobs"] == expected
     assert events[1]["choices"][0]["logprobs"] is None
     assert written(reply.whole())["choices"][0]["logprobs"] == expected
-    text = wire.TextReply(wire.Asked("m", told=2))
+    text = answers.TextReply(answers.Asked("m", told=2))
     text.add(0, delta)
     assert written(text.whole())["choices"][0]["logprobs"] == {
         "tokens": ["a", "\ufffd"],
@@ -430,14 +430,14 @@ def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
         return [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
 
     usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-    bodies = streamed(wire.TextReply(wire.Asked("m", include_usage=True)), SAID)
+    bodies = streamed(answers.TextReply(answers.Asked("m", include_usage=True)), SAID)
     assert [(body["choices"], body["usage"]) for body in bodies] == [
         (choice("There "), None),
         (choice("is"), None),
         (choice("", "length"), None),
         ([], usage),
     ]
-    reply = wire.TextReply(wire.Asked("m"))
+    reply = answers.TextReply(answers.Asked("m"))
     for delta in SAID:
         reply.add(0, delta)
     body = written(reply.whole())
@@ -445,7 +445,7 @@ def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
 
 
 def test_an_error_has_openais_shape() -> None:
-    assert json.loads(wire.error_json("no", 400, param="n")) == {
+    assert json.loads(answers.error_json("no", 400, param="n")) == {
         "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}
     }
-    assert json.loads(wire.error_json("ach", 500))["error"]["type"] == "server_error"
+    assert json.loads(answers.error_json("ach", 500))["error"]["type"] == "server_error"
