@@ -9,9 +9,11 @@ before it trains is done: reading, repairing, checking, rendering, tokenising, l
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 from swift.commands.groups import TemplateFlags
@@ -20,6 +22,7 @@ from swift.data.mix import DataPlan, load_datasets
 from swift.data.synth import agent_rows, write_jsonl
 from swift.model import bundled, specs
 from swift.template.fit import Lengths, fit_all, processes_for
+from swift.train.cache import Compact
 
 
 def main() -> None:
@@ -30,22 +33,29 @@ def main() -> None:
     renderer = make_renderer(bundled.unpack(), TemplateFlags(), specs.find(bundled.MODEL_TYPE))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
-        made = [row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed)][: options.rows]
-        write_jsonl(made, file)
-        del made
-        began = time.perf_counter()
+        made = (row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed))
+        write_jsonl(islice(made, options.rows), file)
+        started, began, began_cpu = peak(), time.perf_counter(), processor_time()
         rows, _, _ = load_datasets(DataPlan(dataset=(str(file),), dataset_test_ratio=0.0), lambda line: None)
-        read = time.perf_counter()
+        read, held = time.perf_counter(), peak()
         processes = options.processes or processes_for(len(rows))
-        count = tokens = 0
-        for sample in fit_all(renderer, rows, 2048, "delete", Lengths(), processes):
-            count, tokens = count + 1, tokens + len(sample.tokens)
-        done = time.perf_counter()
-    used = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(f"{count:,} rows of {tokens / count:.0f} tokens, {processes} processes")
+        samples = Compact.of(fit_all(renderer, rows, 2048, "delete", Lengths(), processes))
+        done, done_cpu = time.perf_counter(), processor_time()
+    count = len(samples)
+    print(f"{count:,} rows of {sum(samples.lengths) / count:.0f} tokens, {processes} processes")
     print(f"reading and checking: {len(rows) / (read - began):,.0f} rows/s")
     print(f"rendering and tokenising: {count / (done - read):,.0f} rows/s")
-    print(f"together: {count / (done - began):,.0f} rows/s; peak {used[0]:.2f} GiB, each process {used[1]:.2f} GiB")
+    print(f"together: {count / (done - began):,.0f} rows/s, {count / (done_cpu - began_cpu):,.0f} for a core's time")
+    print(f"peak: {started:.2f} GiB at the start, {held:.2f} with the rows, {peak():.2f} with their tokens")
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def processor_time() -> float:
+    """Of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":

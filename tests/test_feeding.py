@@ -203,6 +203,17 @@ def test_other_bytes_or_another_template_are_other_tokens(work: Path) -> None:
     assert count() == 3
 
 
+def test_samples_held_in_few_bytes_are_those_that_went_in() -> None:
+    def inputs() -> dict[str, Any]:
+        return {}
+
+    samples = [Sample([1, 70_000], [0.0, 0.1], "a"), Sample([3], [2.0], "b", inputs), Sample([4, 5, 6], [1.0] * 3, "a")]
+    held = cache.Compact.of(iter(samples))
+    assert list(held) == samples and held[1:] == samples[1:] and held[-1] == samples[-1]
+    assert held.lengths == [2, 1, 3]
+    assert list(cache.Compact.of([])) == []
+
+
 def test_samples_of_the_cache_are_those_that_went_in(tmp_path: Path) -> None:
     samples = [Sample([1, 2, 70_000], [0.0, 0.5, 2.0], "a"), Sample([5], [1.0], "b"), Sample([9, 9], [0.0, 1.0], "a")]
     cache.write(tmp_path / "set", {"train": samples, "none": []}, {"known": [1]})

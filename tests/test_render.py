@@ -2,14 +2,19 @@
 
 import dataclasses
 import itertools
+from functools import partial
+from typing import get_args
 
 import pytest
 from tiny import tiny_tokenizer
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from swift.agent import FORMS
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.template import Renderer, jinja, names, template
 from swift.template.fit import Lengths, fit, fit_all
+from swift.template.words import LONGEST, Special, Words
 
 SYSTEM = Message("system", "SYS")
 TOOLS = (Tool({"name": "look", "description": "Look at a file", "parameters": {}}),)
@@ -127,6 +132,35 @@ def test_a_tool_result_is_never_trained_and_the_call_is(tokenizer, form: str) ->
     assert any("seen" in text for text, weight in shown.pieces if weight == 0)
     assert not any("seen" in text for text, weight in shown.pieces if weight)
     assert any("look" in text and "é" in text for text, weight in shown.pieces if weight)
+
+
+def _metaspace(scheme: str) -> PreTrainedTokenizerFast:
+    """Words begin with a mark for the space before them; `first`: so does a text, but nothing after a special token."""
+    letters = {letter: number for number, letter in enumerate("\u2581abn<>|ims_tarednd\n")}
+    backend = Tokenizer(models.BPE(vocab={"?": 99, **letters}, merges=[], unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    backend.add_special_tokens([AddedToken("<|im_end|>", normalized=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def _greedy() -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<end>", rstrip=True, normalized=False)]})
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "make_tokenizer",
+    [tiny_tokenizer, partial(_metaspace, "first"), partial(_metaspace, "always"), _greedy],
+    ids=["bytes", "first", "always", "greedy"],
+)
+def test_tokens_without_offsets_are_those_with_them(make_tokenizer) -> None:
+    words = Words(make_tokenizer(), ("<|im_end|>",))
+    parts = ["a", "a b", " a", "b ", "\n", "<|im_end|>", "<end>", "a" * (LONGEST + 1), "<|im_start|>"]
+    for text in map("".join, itertools.product(parts, repeat=3)):
+        for special in get_args(Special):
+            first, again = words.ids(text, special), words.ids(text, special)
+            assert first == again == words.encode(text, special).ids, text[:80]
 
 
 def test_a_special_token_typed_by_a_user_or_a_tool_stays_text(tokenizer) -> None:

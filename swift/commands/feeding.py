@@ -107,12 +107,13 @@ def _plan(cfg: Feeds) -> DataPlan:
 def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
     from swift.template.fit import Lengths, fit_all, processes_for
+    from swift.train.cache import Compact
     from swift.train.report import abbreviate, mixture
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
     lengths, limits = Lengths(), cfg.template
     train, val = (
-        list(
+        Compact.of(
             fit_all(
                 renderer,
                 _shown(rows, doing),
@@ -180,7 +181,7 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
         folder = root / _key(cfg, renderer)
         if (known := cache.read(folder)) is None:
             data = _tokenised(cfg, renderer, say)
-            if any(sample.inputs for sample in (*data.train, *data.val)):
+            if any(sample.inputs for samples in (data.train, data.val) for sample in samples):
                 raise ValueError("--token_cache keeps tokens, not images: take --lazy_tokenize true for these rows")
             shares = {source: share._asdict() for source, share in data.shares.items()}
             facts = {"fates": data.fates, "said": data.said, "shares": shares, "first_row": data.first_row}

@@ -114,15 +114,17 @@ def _shared_out(
     # forked, so that nothing has to be sent and loaded again
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, context, _begin, (one,)) as pool:
-        waiting: deque[tuple[list[Conversation], Future[list[Fitted]]]] = deque()
+        waiting: deque[tuple[list[Conversation], Future[list[_Fate]]]] = deque()
         while (chunk := list(islice(source, CHUNK))) or waiting:
             if chunk:
                 waiting.append((chunk, pool.submit(_fit_chunk, chunk)))
             if not chunk or len(waiting) > 2 * processes:
                 before, result = waiting.popleft()
-                yield from zip(before, result.result(), strict=True)
+                yield from ((row, Fitted(row, *fate)) for row, fate in zip(before, result.result(), strict=True))
 
 
+_Fate = tuple[Sample | None, Fate, str]
+"""What a process sends back: all of a Fitted but the row, which takes longer to send than its tokens."""
 _ONE: list[Callable[[Conversation], Fitted]] = []  # in a process of the pool: what it does to a row
 
 
@@ -130,8 +132,8 @@ def _begin(one: Callable[[Conversation], Fitted]) -> None:
     _ONE[:] = [one]
 
 
-def _fit_chunk(chunk: list[Conversation]) -> list[Fitted]:
-    return [_ONE[0](row) for row in chunk]
+def _fit_chunk(chunk: list[Conversation]) -> list[_Fate]:
+    return [_ONE[0](row)[1:] for row in chunk]
 
 
 def _shorter(conversation: Conversation) -> Iterator[Conversation]:

@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby, pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from swift.agent import Form, form
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
 from swift.template.sight import Sight
 from swift.template.template import Template
 from swift.template.weigh import environment, loss_scale
-from swift.template.words import Encoded, Words
+from swift.template.words import Encoded, Special, Words
 from swift.template.write import JinjaWriter, Kind, Piece, TableWriter, Turn, Writer
 
 _RESULT = "\ue003"  # stands for a tool's text while the form writes around it
-_SPECIAL: dict[Kind, Literal["all", "marks", "none"]] = {
+_SPECIAL: dict[Kind, Special] = {
     "template": "all",
     "stop": "all",
     "form": "marks",
@@ -82,9 +82,14 @@ class Renderer:
         tokens: list[int] = []
         weights: list[float] = []
         for piece in _merged(self.pieces(conversation), self._words):
-            encoded = self._encoded(piece)
-            tokens += encoded.ids
-            weights += _laid_on(piece.scale, encoded)
+            if len({weight for text, weight in piece.scale if text}) > 1:
+                encoded = self._encoded(piece)
+                tokens += encoded.ids
+                weights += _laid_on(piece.scale, encoded)
+            else:
+                ids = self._ids(piece)
+                tokens += ids
+                weights += [piece.scale[0][1] if piece.scale else 0.0] * len(ids)
         shown = conversation.images
         inputs = partial(self.sight.inputs, shown, tokens) if self.sight and shown else None
         return Sample(tokens, weights, conversation.source, inputs)
@@ -104,7 +109,7 @@ class Renderer:
         if not messages:
             raise ValueError("there are no messages to answer")
         pieces = self._layout(Conversation(tuple(messages), tuple(tools)), close=False)
-        return [token for piece in _merged(pieces, self._words) for token in self._encoded(piece).ids]
+        return [token for piece in _merged(pieces, self._words) for token in self._ids(piece)]
 
     def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
         """What the model needs beside `prompt`, made of the same messages; None where they hold no image."""
@@ -235,8 +240,11 @@ class Renderer:
             return Encoded(list(piece.ids), [0] * len(piece.ids))
         return self._words.encode(piece.text, _SPECIAL[piece.kind])
 
+    def _ids(self, piece: Piece) -> Sequence[int]:
+        return piece.ids or self._words.ids(piece.text, _SPECIAL[piece.kind])
+
     def _stop(self) -> Stop:
-        ids = [token for piece in self.writer.closing for token in self._encoded(piece).ids]
+        ids = [token for piece in self.writer.closing for token in self._ids(piece)]
         tokens = dict.fromkeys([*(ids if len(ids) == 1 else ()), self.tokenizer.eos_token_id])
         return Stop(tuple(t for t in tokens if t is not None), () if len(ids) == 1 else (_text(self.writer.closing),))
 

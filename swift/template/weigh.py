@@ -140,7 +140,7 @@ def _apply(rules: Rules, reply: str, query: str) -> Pieces:
 def _by_keyword(keywords: Mapping[str, tuple[float, float]], text: str) -> Pieces:
     """Scan from left to right; where several keywords fit, the first in the table wins."""
     pieces: Pieces = []
-    found = list(re.finditer("|".join(re.escape(each) for each in keywords), text))
+    found = list(_any_keyword(tuple(keywords)).finditer(text))
     if not found or found[0].start():
         pieces.append((text[: found[0].start()] if found else text, 1.0))
     for index, match in enumerate(found):
@@ -148,6 +148,11 @@ def _by_keyword(keywords: Mapping[str, tuple[float, float]], text: str) -> Piece
         own, following = keywords[match[0]]
         pieces += [(match[0], own), (text[match.end() : after], following)]
     return pieces
+
+
+@cache
+def _any_keyword(keywords: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(each) for each in keywords))
 
 
 def _by_pattern(pattern: str, weight: float, text: str) -> Pieces:

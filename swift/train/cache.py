@@ -1,4 +1,4 @@
-"""Samples on disk in few bytes, read through memory maps. Knows token ids and weights; not where they come from."""
+"""Samples in few bytes, in memory or mapped from the disk. Knows token ids and weights; not where they come from."""
 
 from __future__ import annotations
 
@@ -6,27 +6,53 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
 
 from swift.chat import Sample
 
+Inputs = Callable[[], Mapping[str, Any]]
 FACTS = "facts.json"
 KINDS = {"tokens": np.int32, "weights": np.uint8, "ends": np.int64, "sources": np.int32}
 """Files of a set: its tokens and the numbers of their weights one behind the other, where rows end, rows' sources."""
 
 
-class Mapped(Sequence[Sample]):
-    """The samples of one folder; what is asked for is read from the disk, and dropped again by the system at need."""
+class Compact(Sequence[Sample]):
+    """Samples as a few arrays, by the names of KINDS; one is put together each time it is asked for.
 
-    def __init__(self, folder: Path, weights: Sequence[float], sources: Sequence[str]) -> None:
-        self._weights, self._sources = list(weights), list(sources)
-        arrays = {name: _map(folder / name, kind) for name, kind in KINDS.items()}
-        self._tokens, self._numbers, self._ends = arrays["tokens"], arrays["weights"], arrays["ends"]
-        self._source_of = arrays["sources"]
+    `inputs`: place of a sample -> its `Sample.inputs`, where it has them.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any],
+        weights: Sequence[float],
+        sources: Sequence[str],
+        inputs: Mapping[int, Inputs] = MappingProxyType({}),
+    ) -> None:
+        self._weights, self._sources, self._inputs = list(weights), list(sources), inputs
+        self._tokens, self._numbers, self._ends, self._source_of = (arrays[name] for name in KINDS)
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> Compact:
+        """In memory: eight bytes a token, where lists of Python's numbers take over forty."""
+        weights: dict[float, int] = {}
+        sources: dict[str, int] = {}
+        inputs: dict[int, Inputs] = {}
+        arrays = {"tokens": array("i"), "weights": array("i"), "ends": array("q"), "sources": array("i")}
+        for at, sample in enumerate(samples):
+            arrays["tokens"].extend(sample.tokens)
+            arrays["weights"].extend([weights.setdefault(weight, len(weights)) for weight in sample.weights])
+            arrays["ends"].append(len(arrays["tokens"]))
+            arrays["sources"].append(sources.setdefault(sample.source, len(sources)))
+            if sample.inputs is not None:
+                inputs[at] = sample.inputs
+        return cls({name: np.asarray(each) for name, each in arrays.items()}, list(weights), list(sources), inputs)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -41,11 +67,18 @@ class Mapped(Sequence[Sample]):
         at = range(len(self))[at]
         part = slice(int(self._ends[at - 1]) if at else 0, int(self._ends[at]))
         weights = [self._weights[number] for number in self._numbers[part].tolist()]
-        return Sample(self._tokens[part].tolist(), weights, self._sources[self._source_of[at]])
+        source = self._sources[self._source_of[at]]
+        return Sample(self._tokens[part].tolist(), weights, source, self._inputs.get(at))
 
     @property
     def lengths(self) -> list[int]:
         return np.diff(self._ends, prepend=0).tolist()  # type: ignore[no-any-return]  # numpy's lists have no type
+
+
+def _mapped(folder: Path, described: Mapping[str, Any]) -> Compact:
+    """Read from the disk when it is asked for, and dropped again by the system at need."""
+    arrays = {name: _map(folder / name, kind) for name, kind in KINDS.items()}
+    return Compact(arrays, described["weights"], described["sources"])
 
 
 def _map(file: Path, kind: Any) -> Any:
@@ -92,14 +125,13 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
     return {"weights": list(weights), "sources": list(sources)}
 
 
-def read(folder: Path) -> tuple[dict[str, Mapped], dict[str, Any]] | None:
+def read(folder: Path) -> tuple[dict[str, Compact], dict[str, Any]] | None:
     """The sets and the facts of a folder; None where it is not there, or not as it was written."""
     try:
         content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if any(_sum(folder / name) != wanted for name, wanted in content["sums"].items()):
             return None
-        sets = content["sets"].items()
-        return {name: Mapped(folder / name, each["weights"], each["sources"]) for name, each in sets}, content["facts"]
+        return {name: _mapped(folder / name, each) for name, each in content["sets"].items()}, content["facts"]
     except (OSError, ValueError, KeyError):
         return None
 

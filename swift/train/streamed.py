@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from swift.chat import Sample
 from swift.train.batch import POOL, Batch, collate, deal
-from swift.train.cache import Mapped
+from swift.train.cache import Compact
 
 Row = TypeVar("Row")
 LEFT_OUT = Sample([0], [0.0])
@@ -142,4 +142,4 @@ class Lazy(Sequence[Sample], Generic[Row]):
 
 def lengths(samples: Sequence[Sample]) -> Sequence[int]:
     """Tokens of each sample, or what stands for them where samples are made when they are needed."""
-    return samples.lengths if isinstance(samples, (Lazy, Mapped)) else [len(sample.tokens) for sample in samples]
+    return samples.lengths if isinstance(samples, (Lazy, Compact)) else [len(sample.tokens) for sample in samples]
