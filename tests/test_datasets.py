@@ -1,16 +1,13 @@
 """Published data sets by name: found in the hubs' caches, read in their own shape, fetched, and registered."""
 
-import hashlib
-import http.server
 import json
-import re
 import subprocess
 import sys
-import threading
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from loopback import serving
 from published import PUBLISHED
 
 from swift import cli, flags
@@ -345,69 +342,15 @@ configs:
     "zh.jsonl": json.dumps({"query": "问", "response": "答"}).encode() + b"\n",
     "picture.png": b"not to be fetched",
 }
-COMMIT = "0123456789012345678901234567890123456789"
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers what the program of the hub asks for; `cut` files break off half-way, once."""
-
-    protocol_version = "HTTP/1.1"
-    asked: list[str] = []  # noqa: RUF012 (one server a test)
-    cut: set[str] = set()  # noqa: RUF012
-
-    def do_GET(self):
-        name = self.path.partition("?")[0].rpartition("/")[2]
-        if self.path.startswith("/api/datasets/org/name"):
-            return self._answer(json.dumps(self._about()).encode(), {"Content-Type": "application/json"})
-        if name not in FILES:
-            return self._answer(b"ok" if self.path == "/" else b"", {}, 200 if self.path == "/" else 404)
-        body = FILES[name]
-        start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
-        self.asked.append(f"{self.command} {name}" + (" again" if start else ""))
-        headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self._answer(body[start:], headers, 206 if start else 200, name in self.cut and self.command == "GET")
-        return None
-
-    do_HEAD = do_GET
-
-    def _about(self):
-        files = [{"rfilename": name, "size": len(body), "blobId": "0"} for name, body in FILES.items()]
-        tree = [{"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in FILES.items()]
-        return tree if "/tree/" in self.path else {"id": "org/name", "sha": COMMIT, "siblings": files, "tags": []}
-
-    def _answer(self, body, headers, status=200, cut=False):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if cut:
-            self.cut.clear()
-            self.wfile.write(body[: len(body) // 2])
-            self.wfile.flush()
-            self.close_connection = True
-            return
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    Hub.asked, Hub.cut = [], set()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.delenv("SWIFT_OFFLINE")
-    yield Hub
-    server.shutdown()
-    server.server_close()
+    with serving("datasets", FILES) as (hub, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.delenv("SWIFT_OFFLINE")
+        yield hub
 
 
 def test_only_the_files_that_are_needed_are_fetched_and_later_the_others(hub, monkeypatch):
@@ -467,6 +410,9 @@ def test_a_file_cut_short_on_this_machine_is_not_trained_on(hub, monkeypatch):
 def test_a_hub_that_does_not_know_the_set_or_does_not_answer_is_named(hub, monkeypatch):
     with pytest.raises(ValueError, match=r"tried .*Hugging Face \(.*404"):
         resolve("HF::org/other")
+    hub.mute = True
+    with pytest.raises(ValueError, match=r"tried .*Hugging Face \(RemoteProtocolError"):
+        resolve("HF::org/name")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"tried .*Hugging Face \(.*refused"):
         resolve("HF::org/name")

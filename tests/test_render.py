@@ -111,6 +111,62 @@ class TestEveryTemplate:
         assert prompt[: len(renderer.prompt(PLAIN[:1]))] == renderer.prompt(PLAIN[:1])
 
 
+CHATML = (
+    "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 and 2?<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_end|>",
+    "\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_end|>",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "opening", "ended", "between", "end"),
+    [
+        ("qwen", *CHATML),
+        ("chatml", *CHATML),
+        (
+            "default",
+            "Be brief.\n\n### Human:\n2 and 2?\n\n### Assistant:\n",
+            "",
+            "\n\n### Human:\nSure?\n\n### Assistant:\n",
+            "<|im_end|>",
+        ),
+        (
+            "llama",
+            "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n2 and 2? [/INST]",
+            "</s>",
+            "<s>[INST] Sure? [/INST]",
+            "</s>",
+        ),
+        (
+            "phi3",
+            "<s><|system|>\nBe brief.<|end|>\n<|user|>\n2 and 2?<|end|>\n<|assistant|>\n",
+            "<|end|>",
+            "\n<|user|>\nSure?<|end|>\n<|assistant|>\n",
+            "<|end|>",
+        ),
+    ],
+)
+def test_a_dialogue_is_written_and_continued_to_the_letter(
+    tokenizer, name: str, opening: str, ended: str, between: str, end: str
+) -> None:
+    renderer = make(tokenizer, name)
+    asked = (Message("system", "Be brief."), Message("user", "2 and 2?"), Message("assistant", "4"))
+    asked += (Message("user", "Sure?"),)
+    begun = "Action: add\nAction Input: {}\nObservation: 4\n"
+    shown = renderer.show(Conversation((*asked, Message("assistant", begun + "Final Answer: 4"))))
+    assert shown.pieces == [
+        (opening, 0.0),
+        ("4" + ended, 1.0),
+        (between, 0.0),
+        ("Action: add\nAction Input: {}\nObservation:", 2.0),
+        (" 4\n", 0.0),
+        ("Final Answer: 4" + end, 1.0),
+    ]
+    prompt = renderer.decode(renderer.prompt((*asked, Message("assistant", begun))))
+    assert prompt == opening + "4" + ended + between + begun
+
+
 @pytest.mark.parametrize("name", SINGLE_ROUND)
 def test_a_single_round_template_refuses_a_second(tokenizer, name: str) -> None:
     assert make(tokenizer, name).encode(Conversation(PLAIN[:2])).weights[-1] == 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from safetensors.torch import load_file
 from tiny import tiny_model_folder
 
 from swift import cli, flags
+from swift.chat import Sample
 from swift.commands import export, groups, infer, loading, merging, sft, tuners, tuning
+from swift.data.rows import conversation
 from swift.model.load import load_model, load_tokenizer, locate
 from swift.model.quantise import Quantisation
+from swift.template import Renderer
+from swift.template.template import template
 from swift.train.lisa import Lisa
 from swift.tuner import attach, table
 from swift.tuner.longlora import grouped_attention
@@ -98,9 +103,10 @@ def train(place: Path, output: Path, **changes: Any) -> Path:
 
 
 def resume(place: Path, last: Path, **changes: Any) -> Path:
-    """Makes the last checkpoint of a run again, from the one before."""
+    """Makes the last checkpoint of a run again, from the one at half its steps."""
+    half = int(last.name.removeprefix("checkpoint-")) // 2
     shutil.rmtree(last)
-    return train(place, last.parents[2], **changes, resume_from_checkpoint=str(last.parent / "checkpoint-2"))
+    return train(place, last.parents[2], **changes, resume_from_checkpoint=str(last.parent / f"checkpoint-{half}"))
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -124,14 +130,15 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
+@cache
+def first_row(place: Path) -> Sample:
+    row = json.loads((place / "rows.jsonl").read_text().splitlines()[0])
+    return Renderer(load_tokenizer(place / "tiny"), template("chatml")).encode(conversation(row))
+
+
 def loss(place: Path, model: Any) -> float:
     """Of the reply, in the prompt that it was trained in."""
-    from swift.data.rows import conversation
-    from swift.template import Renderer
-    from swift.template.template import template
-
-    row = json.loads((place / "rows.jsonl").read_text().splitlines()[0])
-    sample = Renderer(load_tokenizer(place / "tiny"), template("chatml")).encode(conversation(row))
+    sample = first_row(place)
     tokens = torch.tensor([sample.tokens])
     with torch.no_grad():
         scores = model(tokens, attention_mask=torch.ones_like(tokens)).logits[0, -tokens.shape[1] : -1]
@@ -167,15 +174,19 @@ def learns_comes_back_and_merges(
     return last
 
 
+def goes_on_as_it_would_have(place: Path, last: Path, **how: Any) -> None:
+    whole, continued = weights(last), weights(resume(place, last, **how))
+    assert whole.keys() == continued.keys()
+    assert all(torch.equal(whole[each], continued[each]) for each in whole)
+
+
 @pytest.mark.parametrize("name", table.TUNERS)
 def test_a_tuner_learns_comes_back_resumes_and_merges(
     place: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = {"sft_type": name, **CASES[name]}
     last = learns_comes_back_and_merges(place, tmp_path, monkeypatch, loss(place, base(place)), **how)
-    whole, continued = weights(last), weights(resume(place, last, **how))
-    assert whole.keys() == continued.keys()
-    assert all(torch.equal(whole[each], continued[each]) for each in whole)
+    goes_on_as_it_would_have(place, last, **how)
 
 
 def test_every_tuner_can_be_asked_for() -> None:
@@ -228,6 +239,12 @@ def test_eva_starts_from_the_rows_and_comes_back(place: Path, tmp_path: Path) ->
     assert loss(place, opened(place, last)) < loss(place, base(place))
 
 
+def test_eva_says_that_its_batches_are_too_small(place: Path) -> None:
+    batches = [{"input_ids": torch.tensor([row]), "labels": torch.tensor([row])} for row in ([5, 60, 7], [9, 8])]
+    with pytest.raises(ValueError, match="need batches of 16 trained tokens, and none has more than 3: raise --batch"):
+        attach.attach(base(place), attach.LoraOptions(targets=("ALL",), init="eva"), batches)
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_lora_ga_starts_along_the_gradient_and_is_saved_as_a_plain_lora(
     place: Path, tmp_path: Path, scaled: bool, monkeypatch: pytest.MonkeyPatch
@@ -237,14 +254,13 @@ def test_lora_ga_starts_along_the_gradient_and_is_saved_as_a_plain_lora(
     monkeypatch.setattr(tuning, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
     how = {**ALL, "init_lora_weights": "lora_ga", "lora_rank": 2, "use_rslora": scaled}
     last = train(place, tmp_path / "a", **how)
-    again, whole = opened(place, last), weights(last)
+    again = opened(place, last)
     assert loss(place, again) < loss(place, base(place)) - 0.01
     assert torch.allclose(logits(again), logits(kept[-1].eval()), atol=1e-4)
     assert json.loads((last / "adapter_config.json").read_text())["init_lora_weights"] is True
     expected = logits(again)
     assert (logits(attach.merge(again)) - expected).abs().max() < 1e-4 * expected.abs().max()
-    continued = weights(resume(place, last, **how))
-    assert all(torch.equal(whole[each], continued[each]) for each in whole)
+    goes_on_as_it_would_have(place, last, **how)
 
 
 def test_lora_ga_goes_on_from_its_own_start_though_other_rows_come_first(place: Path, tmp_path: Path) -> None:
@@ -353,9 +369,7 @@ def test_the_first_share_of_the_parameters_is_frozen(place: Path, tmp_path: Path
 
 def test_lisa_trains_a_few_blocks_at_a_time_and_goes_on_as_it_would_have(place: Path, tmp_path: Path) -> None:
     lisa = {"sft_type": "full", "lisa_activated_layers": 1, "lisa_step_interval": 1, "save_only_model": False}
-    last = train(place, tmp_path / "a", **lisa)
-    whole, continued = weights(last), weights(resume(place, last, **lisa))
-    assert all(torch.equal(whole[name], continued[name]) for name in whole)
+    goes_on_as_it_would_have(place, train(place, tmp_path / "a", **lisa), **lisa)
     one = train(place, tmp_path / "c", **lisa, max_steps=1)
     was, now = base(place).state_dict(), opened(place, one).state_dict()
     moved = {name.split(".")[2] for name in was if "layers" in name and not torch.equal(was[name], now[name])}
@@ -516,10 +530,26 @@ def test_the_page_of_tuners_is_current() -> None:
 
 # The bundled model
 
-FLAGS: dict[str, dict[str, Any]] = {
-    **{name: {**ALL, **table.VARIANTS[name].flags} for name in ("dora", "pissa", "olora", "eva", "lora-ga")},
-    "lisa": {**CASES["full"], **table.VARIANTS["lisa"].flags},
+RATES = {
+    1e-4: ("full", "lisa", "llamapro", "part", "olora", "lora+", "lora-ga"),
+    1e-2: ("adalora", "ia3", "boft", "loha", "lokr", "shira", "road", "ln", "reft"),
+    3e-2: ("trainable_tokens",),
+    1e-1: ("vera", "fourierft", "c3a", "prompt", "prefix", "side"),
 }
+"""Learning rates of those that do not take 1e-3."""
+RESUMED = ("lora", "adalora", "trainable_tokens", "ptuning", "reft", "restuning")
+"""One of each kind of state that a checkpoint holds, but whole models."""
+ELSEWHERE = {"qlora": "with the optional packages", "loftq": "on a GPU"}
+
+
+def on_the_bundled_model(name: str) -> dict[str, Any]:
+    """The flags of a tuner or variant, on two linear layers of every block where the tiny model has all."""
+    variant = table.VARIANTS.get(name)
+    how = {**CASES[variant.of], **variant.flags} if variant else {"sft_type": name, **CASES[name]}
+    how = {flag: ["k_proj", "v_proj"] if value == ["ALL"] else value for flag, value in how.items()}
+    rate = next((rate for rate, names in RATES.items() if name in names), 1e-3)
+    few = {"batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 2, "learning_rate": rate}
+    return {**how, **few, "save_steps": 1 if name in RESUMED else 2, "save_only_model": name not in RESUMED}
 
 
 @pytest.fixture(scope="module")
@@ -527,17 +557,20 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """A folder with the bundled model and eight rows, and the loss of the model untrained."""
     place = tmp_path_factory.mktemp("bundled")
     (place / "tiny").symlink_to(locate("smollm2-135m-instruct"))
-    (place / "rows.jsonl").write_text((json.dumps({"query": "hi", "response": "hello hello"}) + "\n") * 8)
+    row = {"query": "hi", "response": "An agent reads what you ask, picks one of its tools, and says what came back."}
+    (place / "rows.jsonl").write_text((json.dumps(row) + "\n") * 8)
     return place, loss(place, base(place))
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("name", [*table.TUNERS, *FLAGS])
+@pytest.mark.parametrize("name", [name for name in (*table.TUNERS, *table.VARIANTS) if name not in ELSEWHERE])
 def test_the_bundled_model_takes_every_tuner(
     bundled: tuple[Path, float], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, before = bundled
-    how = {"sft_type": name, **CASES[name]} if name in CASES else FLAGS[name]
-    rate = 1e-4 if table.TUNERS[how.get("sft_type", "lora")].whole else 1e-3
-    few = {"batch_size": 2, "gradient_accumulation_steps": 1, "learning_rate": rate, "max_steps": 2}
-    learns_comes_back_and_merges(place, tmp_path, monkeypatch, before, **{**how, **few})
+    how = on_the_bundled_model(name)
+    if how.get("use_galore"):
+        pytest.importorskip("galore_torch")
+    last = learns_comes_back_and_merges(place, tmp_path, monkeypatch, before, **how)
+    if name in RESUMED:
+        goes_on_as_it_would_have(place, last, **how)

@@ -12,8 +12,6 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import httpx
-
 from swift.data import layout
 
 SECONDS = 5.0  # how long a hub may take to answer at all
@@ -108,9 +106,10 @@ def _unfinished(folder: Path) -> str:
 
 def from_hugging_face(repository: str, pick: Pick) -> Path:
     """Fetches the files of a data set that `pick` wants, with progress; what was begun before is gone on with."""
+    http = importlib.import_module("huggingface_hub.utils").httpx  # of whichever name it uses
     try:
         return _from_hugging_face(repository, pick)
-    except httpx.HTTPError as error:  # the program of the hub lets some of these through, and not all are OSErrors
+    except http.HTTPError as error:  # the program of the hub lets some of these through, and not all are OSErrors
         raise OSError(f"{type(error).__name__}: {error}") from None
 
 

@@ -52,8 +52,11 @@ def _has_revision(folder: Path, revision: str) -> bool:
 
 
 def _hf_cache(name: str, revision: str) -> Iterator[Path]:
+    wanted = ["config.json"]  # without it a folder that lacks any file of its repository would not be given
     try:
-        yield Path(snapshot_download(name, revision=_hf_revision(revision), local_files_only=True))
+        yield Path(
+            snapshot_download(name, revision=_hf_revision(revision), allow_patterns=wanted, local_files_only=True)
+        )
     except OSError:
         return
 
@@ -71,13 +74,29 @@ def from_modelscope(name: str, revision: str) -> Path:
 
 
 def from_hf(name: str, revision: str) -> Path:
+    """Fetches a model with progress, goes on with what was begun before, and checks every file's hash."""
     _reach(constants.ENDPOINT, "Hugging Face")
     print(f"fetching {name} from {constants.ENDPOINT}", file=sys.stderr)
+    http = importlib.import_module("huggingface_hub.utils").httpx  # of whichever name it uses
+    try:
+        return _from_hf(name, _hf_revision(revision))
+    except http.HTTPError as error:  # some of these are no OSErrors
+        raise OSError(f"{constants.ENDPOINT}: {type(error).__name__}: {error}") from None
+
+
+def _from_hf(name: str, revision: str) -> Path:
     # weights in other formats than safetensors would double the download
     others = ["*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "original/*", "onnx/*"]
-    folder = Path(snapshot_download(name, revision=_hf_revision(revision), ignore_patterns=others))
+    folder = Path(snapshot_download(name, revision=revision, ignore_patterns=others))
     if not any(folder.glob("*.safetensors")):
-        folder = Path(snapshot_download(name, revision=_hf_revision(revision), allow_patterns=["*.bin", "*.gguf"]))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=["*.bin", "*.gguf"]))
+    found = HfApi(constants.ENDPOINT).verify_repo_checksums(name, revision=revision)
+    damaged = [file["path"] for file in found.mismatches]
+    for path in damaged:
+        (folder / path).resolve().unlink()  # else it would be found in the cache the next time
+        (folder / path).unlink()
+    if damaged:
+        raise OSError(f"{constants.ENDPOINT}: {name}: {', '.join(damaged)} came damaged: start anew to fetch it again")
     return folder
 
 

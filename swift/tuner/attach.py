@@ -121,8 +121,24 @@ def attach(
     if options.init == "lora_ga":
         loraga.keep_start(tuned)
     if options.init == "eva":
-        initialize_lora_eva_weights(tuned, list(batches), show_progress_bar=False)
+        _start_from_rows(tuned, config, batches)
     return tuned
+
+
+def _start_from_rows(tuned: PeftModel, config: LoraConfig, batches: Iterable[Mapping[str, Any]]) -> None:
+    """EVA (arXiv 2410.07170). PEFT skips batches that are too small, and would wait for a larger one for ever."""
+    needed = round(config.r * config.eva_config.rho)
+    sizes, enough = [0], []
+    for batch in batches:
+        sizes.append(int((batch["labels"] != config.eva_config.label_mask_value).sum()))
+        if sizes[-1] >= needed:
+            enough.append(batch)
+    if not enough:
+        raise ValueError(
+            f"start values 'eva' need batches of {needed} trained tokens, and none has more than {max(sizes)}: "
+            "raise --batch_size, or lower --lora_rank"
+        )
+    initialize_lora_eva_weights(tuned, enough, show_progress_bar=False)
 
 
 def wrap(model: PreTrainedModel, config: PeftConfig, dtype: torch.dtype = torch.float32) -> PeftModel:
