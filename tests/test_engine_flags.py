@@ -65,7 +65,7 @@ def test_a_missing_deepspeed_is_named_with_what_installs_it(monkeypatch: pytest.
         ({"deepspeed": "default-zero3", "device_map": "auto"}, "--deepspeed and --device_map exclude each other"),
         ({"fsdp": "full_shard", "device_map": "auto"}, "--fsdp and --device_map exclude each other"),
         ({"fsdp": "full_shard", "sft_type": "ia3"}, "works with --sft_type lora and full, not with ia3"),
-        ({"fsdp": "full_shard", "sft_type": "full"}, "not --sft_type full: take --deepspeed default-zero3"),
+        ({"fsdp": "full_shard", "sft_type": "full", "lisa_activated_layers": 2}, "lisa_activated_layers need"),
         ({"fsdp": "full_shard", "quantization_bit": 8}, "--quant_method bnb --quantization_bit 4 alone"),
         ({"fsdp": "full_shard"}, "NPROC_PER_NODE=8 swift sft"),
         ({"device_map": '{"model": "disk"}'}, "weights on a disk cannot be trained beside"),

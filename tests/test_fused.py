@@ -11,6 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_trainer import StopAt, adapter, assert_close, logged, plain_loop, settings
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from swift.chat import Sample
@@ -115,6 +117,37 @@ def test_neither_blocks_of_attention_nor_what_is_kept_of_it_change_anything(
         score(model, output_head(model), batch).loss.backward()
         found.append({name: each.grad for name, each in model.named_parameters() if each.requires_grad})
     assert_close(*found, tolerance=1e-4)
+
+
+class _Sizes(TorchDispatchMode):
+    """Elements of the largest tensor that is made within."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = op(*args, **(kwargs or {}))
+        for each in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(each, torch.Tensor):
+                self.largest = max(self.largest, each.numel())
+        return made
+
+
+def test_no_tensor_of_tokens_x_tokens_is_made_and_what_is_kept_grows_with_the_row() -> None:
+    model = fast(lora(base("llama")))
+    kept = []
+    for length in (2048, 4096):
+        held: dict[int, int] = {}
+
+        def hold(tensor: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        row = Sample([3 + at % 40 for at in range(length)], [1.0] * length)
+        with _Sizes() as sizes, saved_tensors_hooks(hold, lambda tensor: tensor):
+            score(model, output_head(model), pack([row])).loss.backward()
+        assert sizes.largest < length * length
+        kept.append(sum(held.values()))
+    assert kept[1] < 2.1 * kept[0]
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"], ["k_proj", "up_proj", "lm_head"]])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny import tiny_model_folder
 
@@ -114,20 +115,27 @@ def test_two_nodes_train_as_one_process_with_twice_the_accumulation(work: Path, 
     assert ["a step: 2 x 2 x 2 rows" in text for text in said] == [True, False]
 
 
-def test_fsdp_trains_the_same_saves_whole_adapters_and_goes_on_to_the_same_bytes(
-    work: Path, alone: list[float]
-) -> None:
-    given = settings(work, work / "fsdp", fsdp="full_shard auto_wrap")
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_fsdp_trains_the_same_saves_all_in_one_piece_and_goes_on_to_the_same_bytes(work: Path, kind: str) -> None:
+    def by(folder: str, **changes: Any) -> dict[str, Any]:
+        given = settings(work, work / folder, sft_type=kind, save_only_model=False, **changes)
+        return {name: value for name, value in given.items() if kind == "lora" or name != "lora_dropout_p"}
+
+    sft.main(flags.from_dict(sft.Config, by(f"one-{kind}", gradient_accumulation_steps=4)))
+    given = by(f"fsdp-{kind}", fsdp="full_shard auto_wrap")
     finished(start(given, NPROC_PER_NODE="2"))
-    assert losses(work / "fsdp") == pytest.approx(alone, rel=1e-4)
-    last = work / "fsdp" / "checkpoint-6" / "adapter_model.safetensors"
-    ours, theirs = load_file(last), load_file(work / "alone" / "checkpoint-6" / "adapter_model.safetensors")
+    assert losses(work / f"fsdp-{kind}") == pytest.approx(losses(work / f"one-{kind}"), rel=1e-4)
+    name = "model.safetensors" if kind == "full" else "adapter_model.safetensors"
+    last = work / f"fsdp-{kind}" / "checkpoint-6" / name
+    ours, theirs = load_file(last), load_file(work / f"one-{kind}" / "checkpoint-6" / name)
     assert {name: each.shape for name, each in ours.items()} == {name: each.shape for name, each in theirs.items()}
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
     whole = last.read_bytes()
-    finished(start({**given, "resume_from_checkpoint": str(work / "fsdp" / "checkpoint-4")}, NPROC_PER_NODE="2"))
+    before = {"resume_from_checkpoint": str(last.parent.with_name("checkpoint-4"))}
+    finished(start({**given, **before}, NPROC_PER_NODE="2"))
     assert last.read_bytes() == whole
     with pytest.raises(ValueError, match="was saved with --fsdp: give it again"):
-        sft.main(flags.from_dict(sft.Config, settings(work, work / "fsdp", resume_from_checkpoint=str(last.parent))))
+        sft.main(flags.from_dict(sft.Config, {**by(f"fsdp-{kind}"), **before}))
 
 
 def test_a_dead_process_ends_the_run_with_one_line_and_sigterm_saves_on_all(work: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from swift.commands.groups import ModelFlags, ScaleFlags, TrainFlags
+from swift.commands.groups import ModelFlags, ScaleFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,8 @@ class Spreads(Protocol):
     def model(self) -> ModelFlags: ...
     @property
     def train(self) -> TrainFlags: ...
+    @property
+    def tuner(self) -> TunerFlags: ...
     @property
     def scale(self) -> ScaleFlags: ...
 
@@ -49,8 +51,8 @@ def check(cfg: Spreads) -> Spread:
     processes = "LOCAL_RANK" in os.environ
     if settings and cfg.train.sft_type not in TUNERS:
         raise ValueError(f"{chosen[0]} works with --sft_type {' and '.join(TUNERS)}, not with {cfg.train.sft_type}")
-    if "fsdp" in settings and cfg.train.sft_type == "full":
-        raise ValueError("--fsdp saves adapters alone, not --sft_type full: take --deepspeed default-zero3")
+    if "fsdp" in settings and (cfg.tuner.use_galore or cfg.tuner.lisa_activated_layers):
+        raise ValueError("--fsdp shards the weights that --use_galore and --lisa_activated_layers need: leave it out")
     if settings and quant.bits and (quant.bits, quant.quant_method) != (4, "bnb"):
         raise ValueError(f"{chosen[0]} shards quantised weights of --quant_method bnb --quantization_bit 4 alone")
     if settings and not processes:

@@ -235,34 +235,42 @@ class SftTrainer(Trainer):  # type: ignore[misc]
                 raise ValueError(f"{name} is no number after step {self.state.global_step}: {_CALMER}")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not self.store and not isinstance(self.model, PeftModel):
+        plain = not self.store and not isinstance(self.model, PeftModel)
+        if plain and not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        folder, whole = Path(output_dir or self.args.output_dir), self._put_together()
+        folder, whole = Path(output_dir or self.args.output_dir), self._put_together(everything=plain)
         if not self.args.should_save:
             pass  # another rank does
+        elif plain:
+            self.model.save_pretrained(folder, state_dict=whole)
         elif self.store:
             self.store.save(self.model, folder, whole)
         else:
             # Left to itself, PEFT asks a hub for the base model to find out whether its embeddings have grown.
             self.model.save_pretrained(folder, save_embedding_layers=False, state_dict=whole)
 
-    def _put_together(self) -> dict[str, Tensor] | None:
-        """What is trained, from the shards of the ranks, which all take part; None where each rank has it whole."""
+    def _put_together(self, everything: bool) -> dict[str, Tensor] | None:
+        """What is trained, or all, from the ranks' shards, in the rank that saves; None where each has it whole."""
         if self.is_fsdp_enabled:
-            named = self.model.named_parameters()
-            return {name: _whole(each.detach()) for name, each in named if each.requires_grad}
+            found: dict[str, Tensor] = {}
+            for name, each in _held(self.model).items():
+                if each.requires_grad or everything:
+                    tensor = _whole(each.detach())
+                    if self.args.should_save:
+                        found[name] = tensor.cpu()
+            return found
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
             # as transformers does it; the public method would put the frozen weights together too
-            found: dict[str, Tensor] = self.model_wrapped._zero3_consolidated_16bit_state_dict(
+            saved: dict[str, Tensor] = self.model_wrapped._zero3_consolidated_16bit_state_dict(
                 exclude_frozen_parameters=True
             )
-            return found
+            return saved
         return None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled and isinstance(self.model, PeftModel):
-            _give_out(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
+        if self.is_fsdp_enabled:
+            _give_out(self.model, Path(resume_from_checkpoint))
             return
         if self.store:
             self.store.restore(self.model, Path(resume_from_checkpoint))
@@ -362,13 +370,29 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _give_out(model: PeftModel, saved: Mapping[str, Tensor]) -> None:
-    """Puts a saved adapter into the shards of the ranks, which all read it."""
-    own = get_peft_model_state_dict(model, dict(model.named_parameters()), save_embedding_layers=False)
+def _held(model: Any) -> dict[str, Tensor]:
+    """What a checkpoint is made of; what has two names stands under the first."""
+    if isinstance(model, PeftModel):
+        return dict(model.named_parameters())
+    lasting = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in lasting}
+    return {**dict(model.named_parameters()), **buffers}
+
+
+def _give_out(model: Any, folder: Path) -> None:
+    """Puts a saved adapter or a saved model into the shards of the ranks, which all read it."""
+    own = _held(model)
+    if isinstance(model, PeftModel):
+        own = get_peft_model_state_dict(model, own, save_embedding_layers=False)
+    saved = {name: each for file in sorted(folder.glob("*.safetensors")) for name, each in load_file(file).items()}
+    if {name: each.shape for name, each in saved.items()} != {name: each.shape for name, each in own.items()}:
+        raise ValueError(f"{folder} is not of this model and these tuner flags")
     with torch.no_grad():
-        for name, parameter in own.items():
-            whole = saved[name].to(parameter.device)
-            parameter.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements))
+        for name, shard in own.items():
+            whole = saved[name].to(shard.device)
+            if isinstance(shard, DTensor):
+                whole = distribute_tensor(whole, shard.device_mesh, shard.placements)
+            shard.copy_(whole)
 
 
 def _death(error: RuntimeError) -> str:
