@@ -78,7 +78,7 @@ def shape(text_form: Form) -> Shape | None:
 STOCK_SYSTEM = "You are a helpful assistant."
 """The sentence that templates put where nobody wrote a system text. ReAct's header says as much: it replaces it."""
 
-_NOT_FORMS = ("__init__", "tools", "run", "jsontext")
+_NOT_FORMS = ("__init__", "tools", "run", "jsontext", "tagged")
 FORMS: tuple[str, ...] = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_FORMS)
 )

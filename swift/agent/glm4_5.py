@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from swift.agent import Marks
-from swift.agent.jsontext import read_value, write_values
+from swift.agent.jsontext import write_values
+from swift.agent.tagged import read_calls
 from swift.chat import Tool, ToolCall
 
 marks = Marks(
@@ -55,18 +56,9 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """A value is JSON where it reads as JSON, except a bare text: the form does not say which it was."""
-    found = list(_CALL.finditer(text))
-    if not found:
-        return text, ()
-    calls = tuple(ToolCall(match[1].strip(), _read(match[2])) for match in found)
-    return text[: found[0].start()].removesuffix("\n"), calls
+    return read_calls(text, _CALL, _ARGUMENT)
 
 
 def _write(arguments: str) -> str:
     values = write_values(arguments, "glm4_5")
     return "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in values.items())
-
-
-def _read(body: str) -> str:
-    return json.dumps({key: read_value(text) for key, text in _ARGUMENT.findall(body)}, ensure_ascii=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from swift.agent import Marks
-from swift.agent.jsontext import read_value, write_values
+from swift.agent.jsontext import write_values
+from swift.agent.tagged import read_calls
 from swift.chat import Tool, ToolCall
 
 marks = Marks(stop=(), call=("<tool_call>",), results="turn")
@@ -50,12 +50,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """A value is JSON where it reads as JSON, except a bare text: the form does not say which it was."""
-    found = list(_CALL.finditer(text))
-    if not found:
-        return text, ()
-    calls = tuple(ToolCall(match[1].strip(), _read(match[2])) for match in found)
-    return text[: found[0].start()].removesuffix("\n"), calls
+    return read_calls(text, _CALL, _PARAMETER)
 
 
 def _describe(tool: Tool) -> str:
@@ -72,7 +67,3 @@ def _describe(tool: Tool) -> str:
 def _write(arguments: str) -> str:
     values = write_values(arguments, "qwen3_coder")
     return "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
-
-
-def _read(body: str) -> str:
-    return json.dumps({name: read_value(text) for name, text in _PARAMETER.findall(body)}, ensure_ascii=False)

@@ -387,7 +387,9 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             "LoRA that starts as the weights' greatest singular vectors", "2404.02948", {"init_lora_weights": "pissa"}
         ),
         "olora": Variant("LoRA that starts as the weights' QR", "2406.01775", {"init_lora_weights": "olora"}),
-        "loftq": Variant("LoRA that starts as what 4 bits lose", "2310.08659", {"init_lora_weights": "loftq"}),
+        "loftq": Variant(
+            "LoRA that starts as what 4 bits lose, computed on a GPU", "2310.08659", {"init_lora_weights": "loftq"}
+        ),
         "eva": Variant(
             "LoRA that starts as what the training rows vary in", "2410.07170", {"init_lora_weights": "eva"}
         ),
