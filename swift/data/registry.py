@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from swift import own
 from swift.data.repairs import REPAIRS, Repair, asked, labelled, outcome
 from swift.data.rows import BadRow, Row
 
@@ -189,7 +189,10 @@ def _built_in(name: str, rows: str) -> Repair:
 def _own(spec: str) -> Repair:
     """The user's function FILE.py:NAME. What goes wrong in it is the row's fault and is told as such."""
     file, _, name = spec.rpartition(":")
-    function = _imported(Path(file), name)
+    try:
+        function = own.function(spec)
+    except ValueError as error:
+        raise ValueError(f"rows: {error}") from None
 
     def repair(row: Row) -> Row | list[Row] | None:
         try:
@@ -206,21 +209,3 @@ def _own(spec: str) -> Repair:
         raise BadRow("row-function", f"{Path(file).name}:{name} must return a dict, a list of them or None, not {kind}")
 
     return repair
-
-
-def _imported(file: Path, name: str) -> Callable[[Row], object]:
-    if file.suffix != ".py" or not file.is_file():
-        raise ValueError(f"rows: {file}: there is no such Python file")
-    spec = importlib.util.spec_from_file_location(f"swift_rows_{file.stem}", file)
-    assert spec is not None and spec.loader is not None, file
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the module is the user's, and may be wrong in any way
-        raise ValueError(f"rows: {file}: {type(error).__name__}: {error}") from error
-    functions: dict[str, Callable[[Row], object]] = {
-        key: value for key, value in vars(module).items() if callable(value) and not key.startswith("__")
-    }
-    if name not in functions:
-        raise ValueError(f"rows: {file}: there is no function {name!r}{near(name, functions)}")
-    return functions[name]

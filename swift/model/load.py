@@ -24,7 +24,8 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
-from swift.model import attention, bundled, convert, gguf, hubs, own, quantise, specs, vision
+from swift import own
+from swift.model import attention, bundled, convert, gguf, hubs, quantise, specs, vision
 from swift.model.files import json_object
 from swift.model.quantise import Quantisation
 from swift.model.specs import ModelSpec
@@ -267,7 +268,16 @@ def _reading(path: Path, trust_remote_code: bool) -> Callable[..., PreTrainedMod
 def _own_function(name: str, path: Path) -> Callable[..., Any] | None:
     """The user's function FILE.py:NAME for a folder; what training saved is in transformers' layout and needs none."""
     function = own.function(name) if name else None  # its file may also register classes
-    return None if (path / specs.RECORD).is_file() else function
+    if function is None or (path / specs.RECORD).is_file():
+        return None
+
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except Exception as error:  # the function is the user's, and may be wrong in any way
+            raise ValueError(f"{Path(name).name}: {type(error).__name__}: {error}") from error
+
+    return call
 
 
 def _read_own(read: Callable[..., Any], path: Path, **options: Any) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""A function of the user's own, FILE.py:NAME, that reads a model or a tokenizer. Knows no table and no flag."""
+"""A function in a Python file of the user's own, FILE.py:NAME. Knows nothing of what it does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def function(spec: str) -> Callable[..., Any]:
-    """The function, which reports whatever goes wrong in it as a ValueError. `spec` is FILE.py:NAME."""
+    """ValueError where there is no such file or function, or where importing it goes wrong."""
     path, _, name = spec.rpartition(":")
     file = Path(path)
     if file.suffix != ".py" or not file.is_file():
@@ -20,18 +20,12 @@ def function(spec: str) -> Callable[..., Any]:
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         raise ValueError(f"{file}: there is no function {name!r}{f'; did you mean {near[0]}?' if near else ''}")
-
-    def call(*args: Any, **options: Any) -> Any:
-        try:
-            return known[name](*args, **options)
-        except Exception as error:  # the function is the user's, and may be wrong in any way
-            raise ValueError(f"{file.name}:{name}: {type(error).__name__}: {error}") from error
-
-    return call
+    found: Callable[..., Any] = known[name]
+    return found
 
 
 def _imported(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"swift_model_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"swift_own_{file.stem}", file)
     assert spec is not None and spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     try:
