@@ -20,10 +20,11 @@ $(READY): pyproject.toml constraints.txt
 test: lint
 	$(BIN)/python -m pytest tests
 
-# What optional packages can show alone: training beside 4 and 8 bits, GaLore. They stay in .venv.
+# What optional packages can show alone: training beside 4 and 8 bits, GaLore, OpenVINO. They stay in .venv.
 test-extras: $(READY)
-	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt -e '.[quant,galore]'
+	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt -e '.[quant,galore,openvino]'
 	$(BIN)/python -m pytest tests/test_tuners.py tests/test_quantised.py -k "quantised or galore"
+	$(BIN)/python -m pytest tests/test_openvino.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import enable_progress_bars
 from loopback import Hub, serving
 from tiny import tiny_model_folder
 
@@ -44,6 +45,7 @@ def fetched(hub: type[Hub]) -> set[str]:
 def test_a_hub_id_is_fetched_whole_but_for_other_formats_and_then_found(
     hub: type[Hub], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    enable_progress_bars()  # a model that was loaded before has switched them off
     folder = load.locate("org/name", use_hf=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
         name: body for name, body in hub.files.items() if name != "pytorch_model.bin"
