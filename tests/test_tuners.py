@@ -83,6 +83,7 @@ def train(place: Path, output: Path, **changes: Any) -> Path:
     """The last checkpoint of a run of `swift sft`."""
     settings = {
         "model": str(place / "tiny"),
+        "dtype": "fp32",
         "template_type": "chatml",
         "dataset": [str(place / "rows.jsonl")],
         "dataset_test_ratio": 0,
