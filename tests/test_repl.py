@@ -2,6 +2,7 @@
 
 import io
 import signal
+import threading
 from dataclasses import replace
 from queue import SimpleQueue
 
@@ -365,7 +366,7 @@ def test_ctrl_c_while_a_tool_is_at_work_takes_the_question_back():
     chat = CallingChat(calling("", "add", '{"numbers": []}'), saying("ok"))
 
     def interrupted(numbers):
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as a terminal does
         SimpleQueue().get(timeout=10)
 
     shown = talk(chat, "one\ntwo", tools=[replace(ADD, function=interrupted)])
