@@ -39,6 +39,13 @@ def test_the_demo_measures_trains_measures_and_leaves_its_figures(tmp_path: Path
     assert "fire_recognition" not in "".join(told + given)
 
 
+def test_one_dialogue_and_one_question_are_enough(tmp_path: Path) -> None:
+    tiny_model_folder(tmp_path / "tiny", max_position_embeddings=8192)
+    few = {"agent_rows": 1, "eval_cases": 1, "self_cognition_sample": 1, "max_length": 8192}
+    cfg = demo.Config(str(tmp_path / "out"), str(tmp_path / "tiny"), "chatml", **few)
+    assert len(demo.main(cfg)["tuned"]["replies"]) == 1
+
+
 def test_no_tool_that_is_asked_about_was_trained_on() -> None:
     from swift.data.synth import agent_rows, evaluation_cases
 

@@ -152,7 +152,7 @@ def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
         console.print(f"{path}: {len(lines)} rows")
     console.print(f"{agent}, {tools}: {count} dialogues with tools")
     return DataFlags(
-        dataset=(str(agent), str(tools)),
+        dataset=(str(agent), str(tools)) if count > 1 else (str(agent),),
         dataset_test_ratio=0.04,
         train_dataset_mix_ratio=MIX_RATIO,
         train_dataset_mix_ds=(str(general),),
