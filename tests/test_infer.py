@@ -180,13 +180,19 @@ def test_the_command_line_tells_a_default_said_from_one_not_said(swift, adapter,
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_model_rounded_after_loading_answers(swift, tmp_path, bits):
+def test_a_model_rounded_after_loading_answers(swift, tmp_path, monkeypatch, bits):
+    asked = []
+    start = TorchEngine.__init__
+    monkeypatch.setattr(
+        TorchEngine, "__init__", lambda *args, **more: asked.append(more["bits"]) or start(*args, **more)
+    )
     model = tiny_model_folder(tmp_path / "wide", hidden_size=64, intermediate_size=128, initializer_range=0.2)
     words = ("--model", model, "--template_type", "chatml", "--max_new_tokens", 4, "--temperature", 0)
     rounded = ("--quantization_bit", bits, "--quant_method", "torch")
     for number, more in enumerate(((), rounded)):
         assert swift(*words, *more, "--result_dir", tmp_path / f"{number}", typed="hi\n")[0] == 0
     whole, fewer = (rows_of(tmp_path / f"{number}")[0] for number in range(2))
+    assert asked == [0, bits]
     assert fewer["response"]
     assert fewer["query"] == whole["query"] == "hi"
 
