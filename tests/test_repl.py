@@ -362,6 +362,15 @@ def test_a_model_that_never_answers_is_stopped_after_the_turns_allowed():
     assert len(chat.script) == 1
 
 
+@pytest.fixture
+def terminal():
+    """Ctrl-C interrupts; a shell that starts a program in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_ctrl_c_while_a_tool_is_at_work_takes_the_question_back():
     chat = CallingChat(calling("", "add", '{"numbers": []}'), saying("ok"))
 
