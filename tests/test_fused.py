@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from swift.chat import Sample
-from swift.train.batch import StepBatches, collate, pack
+from swift.model.bundled import cache_root
+from swift.train.batch import StepBatches, collate, lanes, pack
+from swift.train.lanes import Lanes
 from swift.train.loss import output_head, score
 from swift.train.trainer import SftTrainer, arguments
-from swift.tuner import functions, fused
+from swift.tuner import compiled, functions, fused
 
 SIZES = {
     "vocab_size": 48,
@@ -174,18 +178,99 @@ def test_how_a_step_is_cut_changes_nothing(tmp_path: Path, batch: int, accumulat
     assert_close(adapter(whole), adapter(parts), tolerance=1e-4)
 
 
-def test_rows_are_cut_by_tokens_and_none_is_lost() -> None:
+@pytest.mark.parametrize("world", [1, 2])
+def test_rows_are_cut_by_tokens_and_none_is_lost(world: int) -> None:
     chance = random.Random(0)
     lengths = [chance.randint(30, 900) for _ in range(100)]
-    cut = list(StepBatches(lengths, 1, 8, packed=True))
-    plain = list(StepBatches(lengths, 1, 8))
-    assert len(cut) == len(plain)
-    for at in range(0, len(cut), 8):
-        assert sorted(row for each in cut[at : at + 8] for row in each) == sorted(
-            row for each in plain[at : at + 8] for row in each
-        )
-    assert sum(map(bool, cut)) < sum(map(bool, plain))
-    assert max(sum(lengths[row] for row in each) for each in cut) <= 1024
+    for rank in range(world):
+        cut = list(StepBatches(lengths, 1, 8, packed=True, rank=rank, world=world))
+        plain = list(StepBatches(lengths, 1, 8, rank=rank, world=world))
+        assert len(cut) == len(plain)
+        for at in range(0, len(cut), 8):
+            assert sorted(row for each in cut[at : at + 8] for row in each) == sorted(
+                row for each in plain[at : at + 8] for row in each
+            )
+        assert sum(map(bool, cut)) < sum(map(bool, plain))
+        assert world == 1 or max(sum(lengths[row] for row in each) for each in cut) <= 1024
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("longest", [40, 300, 900, 3000])
+def test_what_is_computed_at_a_time_fits_where_the_users_own_batches_do(longest: int, at_once: int) -> None:
+    samples = rows(9, longest)
+    whole = pack(samples)
+    alone, beside = lanes(whole, at_once)
+    sizes = [batch["input_ids"].numel() for batch in (*alone, *beside)]
+    assert sizes == sorted(sizes, reverse=True)
+    most = max(1024, sum(sorted(len(sample.tokens) for sample in samples)[-at_once:]))
+    assert max(sizes) <= most
+    assert sum(sizes[len(alone) :][:2]) <= most
+    assert len(beside) >= 2 or longest > 300
+    found = [
+        (batch["input_ids"][0, start:stop].tolist(), batch["weights"][0, start:stop].tolist())
+        for batch in (*alone, *beside)
+        for start, stop in pairwise([0, *accumulate(batch["rows"].tolist())])
+    ]
+    assert sorted(found) == sorted((sample.tokens, [0.0, *sample.weights[1:]]) for sample in samples)
+
+
+def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() -> None:
+    whole = pack(rows(9))
+    model = fast(lora(base("llama"), dropout=0.3))
+    head, trained = output_head(model), [each for each in model.parameters() if each.requires_grad]
+
+    def gradients(alone: list[Any], beside: list[Any], dropout: bool) -> dict[str, torch.Tensor]:
+        model.train(dropout)
+        model.zero_grad()
+        threads, many = torch.get_num_threads(), Lanes()
+        jobs = [
+            [
+                partial(lambda batch: score(model, head, batch).loss, {**batch, "seed": torch.tensor(7)})
+                for batch in part
+            ]
+            for part in (alone, beside)
+        ]
+        many.add_gradients(*jobs, trained)
+        many.close()
+        assert torch.get_num_threads() == threads
+        return {str(at): each.grad for at, each in enumerate(trained) if each.grad is not None}
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert len(lanes(whole, 2)[1]) >= 2
+        assert_close(gradients([whole], [], False), gradients(*lanes(whole, 2), False), tolerance=1e-4)
+        assert_close(gradients(*lanes(whole, 2), True), gradients(*lanes(whole, 2), True), tolerance=0)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_a_lane_is_the_steps_error() -> None:
+    def broken() -> torch.Tensor:
+        raise ValueError("no such row")
+
+    many = Lanes()
+    with pytest.raises(ValueError, match="no such row"):
+        many.add_gradients([], [broken, broken], [torch.zeros(1)])
+    many.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_kernels_give_the_same(dtype: torch.dtype, tmp_path: Path) -> None:
+    batch = {**pack(rows(3)), "seed": torch.tensor(3)}
+    if reason := compiled.start(cache_root() / "kernels"):
+        pytest.skip(reason)
+    found = []
+    for way in (compiled.start, lambda _: compiled.stop()):
+        way(cache_root() / "kernels")
+        model = fast(lora(base("granite").to(dtype), dropout=0.3))
+        scores = score(model, output_head(model), batch)
+        scores.loss.div(300).backward()
+        gradients = [each.grad.flatten() for each in model.parameters() if each.grad is not None]
+        found.append({"nll": scores.nll.detach(), "": torch.cat(gradients)})
+    (one, other), tolerance = found, 1e-5 if dtype == torch.float32 else 0.02
+    for name in one:
+        assert (one[name] - other[name]).norm() < tolerance * other[name].norm()
 
 
 def test_saved_adapters_load_in_plain_peft_and_give_the_same_logits(tmp_path: Path) -> None:
@@ -236,16 +321,16 @@ def test_a_run_continued_ends_with_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_dropout_hits_its_share_keeps_the_mean_and_is_drawn_anew() -> None:
-    masks = fused.Masks()
-    like = torch.zeros(400, 100)
-    masks.draw(like, 100, 0.05)
-    one, other = masks.take(like), masks.take(like)
+    def draw(seed: int) -> list[torch.Tensor]:
+        masks = fused.Masks(400, 100, 0.05, torch.float32, seed)
+        return [masks.take(number, 100) for number in range(2)]
+
+    one, other = draw(5)
     assert (one == 0).float().mean().item() == pytest.approx(0.05, abs=0.005)
     assert one.mean().item() == pytest.approx(1, abs=0.005)
     assert not torch.equal(one, other)
-    before = one.clone()
-    masks.draw(like, 100, 0.05)
-    assert not torch.equal(before, masks.take(like))
+    assert not torch.equal(one, draw(6)[0])
+    assert torch.equal(one, draw(5)[0])
 
 
 def test_dropout_changes_the_gradient_by_as_much_as_pefts_own() -> None:

@@ -114,7 +114,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     model = tuning.tune(
         model, cfg, spec.lora_targets if spec else (), renamed, feeding.inputs(data, cfg.train.batch_size, device)
     )
-    packed = tuning.fuse(model, cfg, say, apart=bool(spread.engine or spread.device_map))
+    packed = tuning.fuse(model, cfg, say, bool(spread.engine or spread.device_map), _tokens(cfg, data, ranks.world))
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
@@ -133,6 +133,17 @@ def _train(cfg: Config) -> dict[str, Any]:
     if trainer.stopped:
         raise SystemExit(128 + 15)  # as a process that SIGTERM ended
     return result
+
+
+def _tokens(cfg: Config, data: Data, world: int) -> float:
+    """How many tokens the run will see, about."""
+    from swift.train.streamed import lengths
+
+    train, each = cfg.train, lengths(data.train)
+    passes = train.num_train_epochs
+    if train.max_steps > 0:
+        passes = train.max_steps * train.batch_size * (train.gradient_accumulation_steps or 1) * world / len(each)
+    return sum(each) * passes
 
 
 # --- flags -> settings ----------------------------------------------------------------------------------------------

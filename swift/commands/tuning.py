@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from swift.model.quantise import Quantisation
     from swift.train.trainer import Store
 
+WORTH_COMPILING = 2e12
+"""Tokens x parameters of a run from which on compiled kernels win back the seconds of loading them."""
 GALORE_TARGETS = ("attn", "mlp")
 """What GaLore's paper projects, in parts of module names."""
 
@@ -121,19 +123,27 @@ def tune(
     return table.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
 
 
-def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool) -> bool:
+def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool, tokens: float) -> bool:
     """Puts the model on the fast path, where the flags allow it and the path knows the model. Whether it did.
 
-    `apart`: the model's weights are spread over processes or devices.
+    `apart`: the model's weights are spread over processes or devices. `tokens`: how many the run will see, about.
     """
-    from swift.tuner import fused
+    from swift.model.bundled import cache_root
+    from swift.tuner import compiled, fused
 
+    compiled.stop()
     if cfg.train.tuner_backend != "swift" or cfg.train.sft_type != "lora" or cfg.train.torch_compile:
         return False
     if reason := "its weights are spread" if apart else fused.why_not(model):
         say(f"PEFT's own layers compute LoRA: the fast path is not for this run, {reason}")
         return False
     fused.fuse(model)
+    if tokens * model.num_parameters() >= WORTH_COMPILING:
+        kept = cache_root() / "kernels"
+        if not kept.exists():
+            say("compiling the fast path's kernels for this processor (once, half a minute)")
+        if reason := compiled.start(kept):
+            say(f"the fast path's kernels are not compiled, which costs a sixth of its speed: {reason}")
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class StepBatches(Sampler[list[int]]):
     shuffled. Which rows make a step depends on the rows per step alone, never on how a step is divided into
     micro-batches and ranks: 1 x 8, 8 x 1 and two ranks train on the same steps. No row is repeated to fill up the last
     step; a rank without a row left gets an empty batch, so that all ranks take as many steps. `packed` batches have no
-    padding, and are cut anew by their tokens.
+    padding: they are cut anew by their tokens, and of one process the last holds all rows of a step.
     """
 
     def __init__(
@@ -77,7 +78,11 @@ class StepBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps():
             batches = deal(step, self.batch_size, self.rank, self.world)
-            yield from recut(batches, self.lengths) if self.packed else batches
+            if self.packed and self.world == 1:
+                yield from [[] for _ in batches[1:]]
+                yield step  # a step of one process is divided where it is computed
+            else:
+                yield from recut(batches, self.lengths) if self.packed else batches
 
     def __len__(self) -> int:
         whole, rest = divmod(self.rows, self.rows_per_step)
@@ -97,18 +102,48 @@ def recut(batches: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
     None holds more tokens than the largest before, or than `FULL`. What a step is does not change: its loss has one
     denominator.
     """
-    sizes = [sum(lengths[row] for row in batch) for batch in batches]
-    room = max(FULL, *sizes)
+    rows = [row for batch in batches for row in batch]
+    filled = fill(rows, lengths, max(FULL, *(sum(lengths[row] for row in batch) for batch in batches)))
+    if len(filled) > len(batches):
+        return batches
+    return [[] for _ in range(len(batches) - len(filled))] + filled
+
+
+def fill(rows: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
+    """The rows in batches of at most `room` tokens, the longest first; a row that is longer has one of its own."""
     filled: list[list[int]] = []
-    for row in sorted((row for batch in batches for row in batch), key=lambda row: lengths[row], reverse=True):
+    for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
         fits = (each for each in filled if sum(lengths[other] for other in each) + lengths[row] <= room)
         batch = next(fits, None)
         if batch is None:
             filled.append(batch := [])
         batch.append(row)
-    if len(filled) > len(batches):
-        return batches
-    return [[] for _ in range(len(batches) - len(filled))] + filled
+    return filled
+
+
+def lanes(batch: Batch, at_once: int) -> tuple[list[Batch], list[Batch]]:
+    """The rows of a packed batch as batches that need all memory, and batches of which two can be computed at a time.
+
+    The rule is that of `recut`: at a time there are no more tokens than in the `at_once` longest rows, or than `FULL`.
+    Longest first, so that two lanes end together.
+    """
+    lengths = batch["rows"].tolist()
+    room = max(FULL, sum(sorted(lengths)[-at_once:]))
+    parts = fill(range(len(lengths)), lengths, min(FULL, sum(lengths)) // 2)
+    parts.sort(key=lambda rows: sum(lengths[row] for row in rows), reverse=True)
+    sizes = [sum(lengths[row] for row in part) for part in parts]
+    alone = next((at for at, pair in enumerate(pairwise(sizes)) if sum(pair) <= room), len(parts))
+    starts = [0, *accumulate(lengths)]
+
+    def only(rows: Sequence[int]) -> Batch:
+        spans = [slice(starts[row], starts[row + 1]) for row in rows]
+        parts = {
+            name: torch.cat([each[:, span] for span in spans], 1) for name, each in batch.items() if name != "rows"
+        }
+        return {**parts, "rows": batch["rows"][list(rows)]}
+
+    cut = [only(part) for part in parts]
+    return cut[:alone], cut[alone:]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

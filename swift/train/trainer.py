@@ -24,7 +24,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from swift.chat import Sample
 from swift.train import checkpoint
-from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, pack
+from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack
+from swift.train.lanes import Lanes
 from swift.train.loss import no_grad_scores, output_head, score, trained
 from swift.train.report import peak_memory
 from swift.train.streamed import Stream, StreamLoader, lengths
@@ -153,6 +154,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self._minutes = float("inf") if max_minutes is None else max_minutes
         self._began = time.monotonic()
         self._batches_in_step = 1
+        self._lanes: Lanes | None = None
         callbacks = [self.pace, self.flow, checkpoint.Publish(folder, keep, finish), *watchers]
         super().__init__(model, args, train_dataset=samples, eval_dataset=held_out or None, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
@@ -203,12 +205,28 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         return loss + self.penalty(self.model) / self._batches_in_step if self.penalty else loss
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
-        if self.packed and self.args.world_size == 1 and not inputs["weights"].any():
-            return torch.zeros(())  # a batch whose rows went into the others
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.packed and self.args.world_size == 1:
+            loss = self._step_in_lanes(model, inputs, num_items_in_batch)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise ValueError(f"the loss became {loss.item()} at step {self.state.global_step + 1}: {_CALMER}")
         return loss
+
+    def _step_in_lanes(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None) -> Tensor:
+        """The rows of one process's step, without padding, on a CPU."""
+        if not inputs["weights"].any():
+            return torch.zeros(())  # a batch whose rows are in another
+        model.train()
+        alone, beside = lanes(inputs, self.args.per_device_train_batch_size)
+
+        def job(batch: Batch) -> Callable[[], Tensor]:
+            seed = torch.randint(2**62, ())  # here, so that the order of drawing is that of the batches
+            return lambda: self.compute_loss(model, {**batch, "seed": seed}, num_items_in_batch=num_items_in_batch)
+
+        trained = [each for each in self.model.parameters() if each.requires_grad]
+        self._lanes = self._lanes or Lanes()
+        return self._lanes.add_gradients([job(each) for each in alone], [job(each) for each in beside], trained)
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.lora_lr_ratio is None or self.optimizer is not None:
@@ -332,6 +350,10 @@ class SftTrainer(Trainer):  # type: ignore[misc]
                 stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
                 raise ChildProcessError(f"step {self.state.global_step + 1}: {reason}; {stands}") from error
             raise
+        finally:
+            if self._lanes:
+                self._lanes.close()
+                self._lanes = None
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from swift.tuner.compiled import kernel
+
 BLOCK = 128
 """Queries that attend together. Smaller blocks multiply less of what the causal mask takes away again."""
 KEPT = 1024
@@ -28,17 +30,18 @@ class Part(NamedTuple):
 
 
 class LowRank(Function):
-    """x W' + b + sum over the parts of scale x ((x * mask) A') B', the adapters' A first, then their B.
+    """x W' + b + sum over the parts of scale x (dropped A') B', the adapters' A first, then their B.
 
     LoRA (arXiv 2106.09685) for all linear layers with the input x at once: W holds their weights below each other.
-    `mask` is 0 or a constant; adapters compute in the dtype of x and get gradients in their own.
+    `dropped` is x under a dropout mask, None where there is none; adapters compute in the dtype of x and get gradients
+    in their own.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x_TI: Tensor,
-        mask_TI: Tensor | None,
+        dropped_TI: Tensor | None,
         weight_OI: Tensor,
         bias_O: Tensor | None,
         parts: Sequence[Part],
@@ -51,73 +54,114 @@ class LowRank(Function):
         up_OR = x_TI.new_zeros(len(weight_OI), sum(ranks))
         for part, up, columns in zip(parts, ups, up_OR.split(ranks, dim=1), strict=True):
             columns[part.start : part.stop] = up * part.scale
-        inner_TR = _masked(x_TI, mask_TI) @ down_RI.T
+        seen_TI = x_TI if dropped_TI is None else dropped_TI
+        inner_TR = seen_TI @ down_RI.T
         y_TO.addmm_(inner_TR, up_OR.T)
-        ctx.save_for_backward(x_TI, mask_TI, weight_OI, inner_TR, down_RI, up_OR)
-        ctx.parts, ctx.ranks = parts, ranks
+        ctx.save_for_backward(seen_TI, weight_OI, inner_TR, down_RI, up_OR)
+        ctx.parts, ctx.ranks, ctx.drops = parts, ranks, dropped_TI is not None
         ctx.dtypes = [each.dtype for each in adapters]
         return y_TO
 
     @staticmethod
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, mask_TI, weight_OI, inner_TR, down_RI, up_OR = ctx.saved_tensors
+        seen_TI, weight_OI, inner_TR, down_RI, up_OR = ctx.saved_tensors
         dinner_TR = dy_TO @ up_OR
-        ddowns = (dinner_TR.T @ _masked(x_TI, mask_TI)).split(ctx.ranks)
-        inners = inner_TR.split(ctx.ranks, dim=1)
+        ddowns = (dinner_TR.T @ seen_TI).split(ctx.ranks)
         dups = [
-            (inner.T @ dy_TO[:, part.start : part.stop]).T * part.scale
-            for part, inner in zip(ctx.parts, inners, strict=True)
+            rows[:, part.start : part.stop].T * part.scale
+            for part, rows in zip(ctx.parts, (inner_TR.T @ dy_TO).split(ctx.ranks), strict=True)
         ]
-        dx_TI = None
+        gradients = [each.to(dtype) for each, dtype in zip([*ddowns, *dups], ctx.dtypes, strict=True)]
+        dx_TI = ddropped_TI = None
         if ctx.needs_input_grad[0]:
             dx_TI = dy_TO @ weight_OI
-            lora_TI = dinner_TR @ down_RI
-            dx_TI = dx_TI.add_(lora_TI) if mask_TI is None else dx_TI.addcmul_(lora_TI, mask_TI)
-        gradients = [each.to(dtype) for each, dtype in zip([*ddowns, *dups], ctx.dtypes, strict=True)]
-        return (dx_TI, None, None, None, None, *gradients)
+            if ctx.drops:
+                ddropped_TI = dinner_TR @ down_RI
+            else:
+                dx_TI.addmm_(dinner_TR, down_RI)
+        return (dx_TI, ddropped_TI, None, None, None, *gradients)
 
 
-def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask
+class AddNorm(Function):
+    """x + factor x delta, the RMS norm of it (arXiv 1910.07467), and that norm under a dropout mask.
 
-
-class RmsNorm(Function):
-    """x / sqrt(mean(x^2) + eps) x weight over the last dimension (arXiv 1910.07467), its statistics in fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-        inverse = square.div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        y: Tensor = (x * inverse).to(x.dtype).mul_(weight)
-        return y
+    Without `delta` the first is x, without `mask` the last is None. The norm's statistics are in fp32.
+    """
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse = ctx.saved_tensors
-        scaled, wide = (dy * weight).float(), x.float()
-        along = (scaled * wide).sum(-1, keepdim=True).mul_(inverse**3).div_(-x.shape[-1])
-        return scaled.mul_(inverse).addcmul_(wide, along).to(x.dtype), None, None
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor | None, factor: float, weight: Tensor, eps: float, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        total, y, dropped, inverse = _add_norm(x, delta, factor, weight, eps, mask)
+        ctx.save_for_backward(total, weight, inverse, mask)
+        ctx.factor = None if delta is None else factor
+        return total, y, dropped
+
+    @staticmethod
+    def backward(ctx: Any, dtotal: Tensor, dy: Tensor, ddropped: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, weight, inverse, mask = ctx.saved_tensors
+        dx = _add_norm_gradient(dtotal, dy, None if mask is None else ddropped, total, weight, inverse, mask)
+        ddelta = None if ctx.factor is None else dx if ctx.factor == 1 else dx * ctx.factor
+        return dx, ddelta, None, None, None, None
 
 
 class SwiGlu(Function):
-    """silu(gate) x up of a tensor that holds both beside each other (arXiv 2002.05202)."""
+    """silu(gate) x up of a tensor that holds both beside each other (arXiv 2002.05202), and that under a mask."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate).mul_(up)
+    def forward(ctx: Any, gate_up: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(gate_up, mask)
+        answer: tuple[Tensor, Tensor | None] = _swiglu(gate_up, mask)
+        return answer
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        gradient = torch.empty_like(gate_up)
-        dgate, dup = gradient.chunk(2, dim=-1)
-        torch.mul(dy, torch.nn.functional.silu(gate), out=dup)
-        torch.ops.aten.silu_backward.grad_input(dy * up, gate, grad_input=dgate)
-        return gradient
+    def backward(ctx: Any, dy: Tensor, ddropped: Tensor | None) -> tuple[Tensor | None, ...]:
+        gate_up, mask = ctx.saved_tensors
+        return _swiglu_gradient(dy, None if mask is None else ddropped, gate_up, mask), None
+
+
+@kernel
+def _add_norm(
+    x: Tensor, delta: Tensor | None, factor: float, weight: Tensor, eps: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    total = x if delta is None else x.add(delta, alpha=factor)
+    square = torch.linalg.vector_norm(total, dim=-1, keepdim=True, dtype=torch.float32).square()
+    inverse = square.div(total.shape[-1]).add(eps).rsqrt()
+    y = (total * inverse).to(total.dtype) * weight
+    return total, y, None if mask is None else y * mask, inverse
+
+
+@kernel
+def _add_norm_gradient(
+    dtotal: Tensor,
+    dy: Tensor,
+    ddropped: Tensor | None,
+    total: Tensor,
+    weight: Tensor,
+    inverse: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    if ddropped is not None and mask is not None:
+        dy = dy.addcmul(ddropped, mask)
+    scaled, wide = (dy * weight).float(), total.float()
+    along = (scaled * wide).sum(-1, keepdim=True) * inverse**3 / -total.shape[-1]
+    return (scaled * inverse).addcmul(wide, along).to(dy.dtype) + dtotal
+
+
+@kernel
+def _swiglu(gate_up: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    gate, up = gate_up.chunk(2, dim=-1)
+    y = torch.nn.functional.silu(gate) * up
+    return y, None if mask is None else y * mask
+
+
+@kernel
+def _swiglu_gradient(dy: Tensor, ddropped: Tensor | None, gate_up: Tensor, mask: Tensor | None) -> Tensor:
+    if ddropped is not None and mask is not None:
+        dy = dy.addcmul(ddropped, mask)
+    gate, up = gate_up.chunk(2, dim=-1)
+    dgate = torch.ops.aten.silu_backward(dy * up, gate)
+    return torch.cat([dgate, dy * torch.nn.functional.silu(gate)], dim=-1)
 
 
 class Heads(NamedTuple):
@@ -140,9 +184,15 @@ class Attention(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, turn: tuple[Tensor, Tensor] | None, lengths: Sequence[int], heads: Heads
-    ) -> Tensor:
-        q_KXD, k_KTD, v_KTD = _apart(qkv, turn, heads)
+        ctx: Any,
+        qkv: Tensor,
+        turn: tuple[Tensor, Tensor] | None,
+        lengths: Sequence[int],
+        heads: Heads,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        cos, sin = turn or (None, None)
+        q_KXD, k_KTD, v_KTD = _apart(qkv, cos, sin, heads.queries, heads.keys, heads.width, heads.scale)
         out_KXD = torch.empty_like(q_KXD)
         kept = []
         for q, k, v, out in zip(*_rows(lengths, q_KXD, k_KTD, v_KTD, out_KXD), strict=True):
@@ -151,16 +201,16 @@ class Attention(Function):
                 out[:, _of(at, heads)] = shares @ v[:, seen]
                 if k.shape[1] <= KEPT and ctx.needs_input_grad[0]:
                     kept.append(shares)
-        ctx.save_for_backward(q_KXD, k_KTD, v_KTD, *(turn or ()), *kept)
-        ctx.lengths, ctx.heads, ctx.turned = lengths, heads, turn is not None
-        return _by_token(out_KXD, heads).flatten(1)
+        ctx.save_for_backward(q_KXD, k_KTD, v_KTD, cos, sin, mask, *kept)
+        ctx.lengths, ctx.heads = lengths, heads
+        y_TI = _by_token(out_KXD, heads.queries // heads.keys).flatten(1)
+        return y_TI, None if mask is None else y_TI * mask
 
     @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy_TI: Tensor, ddropped_TI: Tensor | None) -> tuple[Tensor | None, ...]:
         heads: Heads = ctx.heads
-        q_KXD, k_KTD, v_KTD, *others = ctx.saved_tensors
-        turn, kept = (others[:2], others[2:]) if ctx.turned else (None, others)
-        dout_KXD = _by_key(dout.unflatten(1, (-1, heads.width)), heads)
+        q_KXD, k_KTD, v_KTD, cos, sin, mask, *kept = ctx.saved_tensors
+        dout_KXD = _by_key(dy_TI, None if mask is None else ddropped_TI, mask, heads.keys, heads.width)
         dq_KXD = torch.empty_like(q_KXD)
         dk_KTD, dv_KTD = (torch.zeros_like(each, dtype=torch.float32) for each in (k_KTD, v_KTD))
         known = iter(kept)
@@ -174,18 +224,51 @@ class Attention(Function):
                 dscores = torch._softmax_backward_data(dshares, shares, -1, shares.dtype)
                 dk[:, seen] += dscores.transpose(1, 2) @ q[:, here]
                 dq[:, here] = dscores @ k[:, seen]
-        return _together(dq_KXD, dk_KTD, dv_KTD, turn, heads), None, None, None
+        dqkv = _together(dq_KXD, dk_KTD, dv_KTD, cos, sin, heads.queries, heads.scale)
+        return dqkv, None, None, None, None
 
 
-def _by_key(x_THD: Tensor, heads: Heads) -> Tensor:
-    """(K, T x G, D): the queries of a key head below each other, those of one token together, so a block is a slice."""
-    x_KTGD: Tensor = x_THD.unflatten(1, (heads.keys, -1)).transpose(0, 1)
-    return x_KTGD.flatten(1, 2)
+@kernel
+def _apart(
+    qkv: Tensor, cos: Tensor | None, sin: Tensor | None, queries: int, keys: int, width: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, scaled, (K, T x G, D), keys and values, (K, T, D); queries and keys turned."""
+    q, k, v = qkv.unflatten(1, (-1, width)).split([queries, keys, keys], dim=1)
+    q, k = _turned(q, cos, sin) * scale, _turned(k, cos, sin)
+    # the queries of a key head below each other, those of one token together, so a block of tokens is a slice
+    q_KXD = q.unflatten(1, (keys, -1)).transpose(0, 1).flatten(1, 2)
+    return q_KXD, k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
 
 
-def _by_token(x_KXD: Tensor, heads: Heads) -> Tensor:
-    """Back to (T, H, D)."""
-    x_TKGD: Tensor = x_KXD.unflatten(1, (-1, heads.queries // heads.keys)).transpose(0, 1)
+@kernel
+def _together(
+    dq_KXD: Tensor,
+    dk_KTD: Tensor,
+    dv_KTD: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    queries: int,
+    scale: float,
+) -> Tensor:
+    """The gradient of qkv from those of what `_apart` makes of it."""
+    back = None if sin is None else -sin
+    dq = _turned(_by_token(dq_KXD, queries // len(dk_KTD)) * scale, cos, back)
+    dk, dv = (each.transpose(0, 1).to(dq.dtype) for each in (dk_KTD, dv_KTD))
+    return torch.cat([dq, _turned(dk, cos, back), dv], dim=1).flatten(1)
+
+
+@kernel
+def _by_key(dy_TI: Tensor, ddropped_TI: Tensor | None, mask: Tensor | None, keys: int, width: int) -> Tensor:
+    """The gradient of what attention gives, with dropout and without, laid out as `_apart` lays out queries."""
+    if ddropped_TI is not None and mask is not None:
+        dy_TI = dy_TI.addcmul(ddropped_TI, mask)
+    dy_KTGD: Tensor = dy_TI.unflatten(1, (keys, -1, width)).transpose(0, 1)
+    return dy_KTGD.flatten(1, 2)
+
+
+def _by_token(x_KXD: Tensor, group: int) -> Tensor:
+    """(T, H, D) again of what `_apart` lays out."""
+    x_TKGD: Tensor = x_KXD.unflatten(1, (-1, group)).transpose(0, 1)
     return x_TKGD.flatten(1, 2)
 
 
@@ -201,35 +284,14 @@ def _rows(lengths: Sequence[int], *tensors: Tensor) -> list[Sequence[Tensor]]:
     return [each.split([length * (each.shape[1] // total) for length in lengths], dim=1) for each in tensors]
 
 
-def _apart(qkv: Tensor, turn: tuple[Tensor, Tensor] | None, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, scaled, (K, T x G, D), keys and values, (K, T, D); queries and keys turned."""
-    x_TND = qkv.unflatten(1, (-1, heads.width))
-    if turn:
-        x_TND = _turned(x_TND, *turn, heads.queries + heads.keys)
-    q, k, v = x_TND.split([heads.queries, heads.keys, heads.keys], dim=1)
-    return _by_key(q * heads.scale, heads), k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()
-
-
-def _together(dq_KXD: Tensor, dk_KTD: Tensor, dv_KTD: Tensor, turn: Sequence[Tensor] | None, heads: Heads) -> Tensor:
-    """The gradient of qkv from those of what `_apart` makes of it."""
-    dq_THD = _by_token(dq_KXD.mul_(heads.scale), heads)
-    gradient = torch.cat([dq_THD, *(each.transpose(0, 1).to(dq_THD.dtype) for each in (dk_KTD, dv_KTD))], dim=1)
-    if turn:
-        cos, sin = turn
-        gradient = _turned(gradient, cos, -sin, heads.queries + heads.keys)
-    return gradient.flatten(1)
-
-
-def _turned(x_TND: Tensor, cos_TR: Tensor, sin_TR: Tensor, heads: int) -> Tensor:
-    """The first R features of the first `heads` heads turned; both halves of R share their angles."""
-    width, half = cos_TR.shape[-1], cos_TR.shape[-1] // 2
-    cos, sin = cos_TR[:, None], sin_TR[:, None, :half]
-    out = x_TND.clone()
-    before, after = x_TND[:, :heads], out[:, :heads]
-    torch.mul(before[..., :width], cos, out=after[..., :width])
-    after[..., :half].addcmul_(before[..., half:width], sin, value=-1)
-    after[..., half:width].addcmul_(before[..., :half], sin)
-    return out
+def _turned(x_TND: Tensor, cos_TR: Tensor | None, sin_TR: Tensor | None) -> Tensor:
+    """The first R features of each head turned (RoPE); both halves of R share their angles."""
+    if cos_TR is None or sin_TR is None:
+        return x_TND
+    half = cos_TR.shape[-1] // 2
+    cos, sin = cos_TR[:, None, :half], sin_TR[:, None, :half]
+    before, after, rest = x_TND[..., :half], x_TND[..., half : 2 * half], x_TND[..., 2 * half :]
+    return torch.cat([before * cos - after * sin, after * cos + before * sin, rest], dim=-1)
 
 
 def _blocks(length: int, window: int | None) -> list[tuple[slice, slice]]:

@@ -7,7 +7,9 @@ ones once keys and values are made. A call without `rows` is answered by the blo
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from swift.tuner.blocks import blocks
-from swift.tuner.functions import Attention, Heads, LowRank, Part, RmsNorm, SwiGlu
+from swift.tuner.functions import AddNorm, Attention, Heads, LowRank, Part, SwiGlu
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite")
 """Configurations' `model_type` whose blocks are: norm, attention, add, norm, gated feed-forward part, add."""
@@ -49,10 +51,28 @@ def why_not(model: Any) -> str:
 
 def fuse(model: PeftModel) -> None:
     """Exchanges the model's blocks, where `why_not` has nothing against it."""
-    found = blocks(model.get_base_model())
-    masks = Masks()
-    for index, block in enumerate(found):
-        found[index] = FusedBlock(block, masks, first=index == 0, last=index == len(found) - 1)
+    base = model.get_base_model()
+    found = blocks(base)
+    made = [FusedBlock(block, index, last=index == len(found) - 1) for index, block in enumerate(found)]
+    for index, block in enumerate(made):
+        found[index] = block
+    joined = [each for block in made for each in block.joined]
+    probability = max(each.probability for each in joined)
+    if probability:
+        width = max(each.weight.shape[1] for each in joined)
+        base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
+
+
+def _with_masks(
+    width: int, probability: float, decoder: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Makes the masks of a batch of rows. `seed`, where it is among the inputs, decides on them."""
+    seed = inputs.pop("seed", None)
+    if "rows" in inputs and decoder.training:
+        seed = int(torch.randint(2**62, ()) if seed is None else seed)
+        dtype = next(decoder.parameters()).dtype
+        inputs["masks"] = Masks(int(inputs["rows"].sum()), width, probability, dtype, seed)
+    return args, inputs
 
 
 def _why_not_block(block: nn.Module) -> str:
@@ -67,27 +87,27 @@ def _why_not_block(block: nn.Module) -> str:
 
 
 class Masks:
-    """Dropout masks, cheap: a stretch of one random sequence for every input, from a place drawn anew.
+    """Dropout masks of one batch, cheap: a stretch of one random sequence for every input, from a place of its own.
 
-    Within a mask the elements are independent; two masks of one step can share a stretch, at places that differ. The
-    probability is rounded to 1/256, and the masks' scale goes with the rounded one.
+    Within a mask the elements are independent; two masks can share a stretch, at places that differ. The probability
+    is rounded to 1/256, and the masks' scale goes with the rounded one. The same `seed` gives the same masks.
     """
 
     LENGTH = 2  # in masks of the widest input
 
-    def __init__(self) -> None:
-        self._sequence = torch.empty(0)
-
-    def draw(self, like: Tensor, width: int, probability: float) -> None:
-        """A new sequence for inputs of as many tokens as `like`, up to `width` features."""
-        steps = -(-like.shape[0] * width * self.LENGTH // 8)
-        noise = torch.empty(steps, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)
+    def __init__(self, tokens: int, width: int, probability: float, dtype: torch.dtype, seed: int) -> None:
+        self._tokens, self._seed = tokens, seed
+        steps = -(-tokens * width * self.LENGTH // 8)
+        chance = torch.Generator().manual_seed(seed)
+        noise = torch.empty(steps, dtype=torch.int64).random_(-(2**63), None, generator=chance).view(torch.uint8)
         dropped = max(1, round(probability * 256))
-        self._sequence = (noise >= dropped).to(like.dtype).mul_(256 / (256 - dropped))
+        self._sequence = (noise >= dropped).to(dtype).mul_(256 / (256 - dropped))
 
-    def take(self, like: Tensor) -> Tensor:
-        start = int(torch.randint(len(self._sequence) - like.numel() + 1, ()))
-        return self._sequence[start : start + like.numel()].view_as(like)
+    def take(self, number: int, width: int) -> Tensor:
+        """The mask of an input of so many features; `number` tells the batch's inputs apart."""
+        size = self._tokens * width
+        start = random.Random(self._seed + number).randrange(len(self._sequence) - size + 1)
+        return self._sequence[start : start + size].view(self._tokens, width)
 
 
 class Joined:
@@ -113,33 +133,32 @@ class Joined:
         drops = [each.lora_dropout[ADAPTER] for each in self.adapters]
         self.probability = max((each.p for each in drops if isinstance(each, nn.Dropout)), default=0.0)
 
-    def __call__(self, x: Tensor, masks: Masks | None) -> Tensor:
+    def __call__(self, x: Tensor, dropped: Tensor | None) -> Tensor:
         if not self.adapters or self.adapters[0].disable_adapters:
             return nn.functional.linear(x, self.weight, self.bias)
-        mask = masks.take(x) if masks and self.probability else None
         tensors = [each.lora_A[ADAPTER].weight for each in self.adapters]
         tensors += [each.lora_B[ADAPTER].weight for each in self.adapters]
-        y: Tensor = LowRank.apply(x, mask, self.weight, self.bias, self.parts, *tensors)  # type: ignore[no-untyped-call]
+        y: Tensor = LowRank.apply(x, dropped, self.weight, self.bias, self.parts, *tensors)  # type: ignore[no-untyped-call]
         return y
 
 
 class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
     """Stands for a decoder's block and holds its modules under their names."""
 
-    def __init__(self, block: nn.Module, masks: Masks, first: bool, last: bool) -> None:
+    def __init__(self, block: nn.Module, index: int, last: bool) -> None:
         super().__init__()
         for name, module in block.named_children():
             self.add_module(name, module)
         self.train(block.training)
         self._before = (block,)  # in a tuple, so that its modules are not found twice
-        self._masks, self._first, self._last = masks, first, last
+        self._index, self._last = index, last
         attention: Any = self.self_attn
         mlp: Any = self.mlp
         self._qkv = Joined(list(_present(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")))
         self._o = Joined([attention.o_proj])
         self._gate_up = Joined(list(_present(mlp, "gate_up_proj", "gate_proj", "up_proj")))
         self._down = Joined([mlp.down_proj])
-        self._joined = (self._qkv, self._o, self._gate_up, self._down)
+        self.joined = (self._qkv, self._o, self._gate_up, self._down)
         config = attention.config
         self._heads = Heads(
             config.num_attention_heads,
@@ -158,6 +177,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         hidden_states: Tensor,
         rows: Tensor | None = None,
         wanted: Tensor | None = None,
+        masks: Masks | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **others: Any,
     ) -> Tensor:
@@ -166,37 +186,46 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             answer: Tensor = self._before[0](hidden_states, **others)
             return answer
         assert position_embeddings is not None
-        x = hidden_states[0]
-        masks = self._masks_for(x)
-        qkv = self._qkv(_norm(self.input_layernorm, x), masks)
+        of_qkv, of_o, of_gate_up, of_down = (self._mask(masks, number) for number in range(4))
+        x, y, dropped = self._add_norm(self.input_layernorm, hidden_states[0], None, of_qkv)
+        qkv = self._qkv(y, dropped)
         if self._normed:
             qkv = self._norm_heads(qkv)
         turn = (position_embeddings[0][0], position_embeddings[1][0]) if self._turns else None
-        attended = Attention.apply(qkv, turn, rows.tolist(), self._heads)  # type: ignore[no-untyped-call]
+        attended, dropped = Attention.apply(qkv, turn, rows.tolist(), self._heads, of_o)  # type: ignore[no-untyped-call]
         if self._last and wanted is not None:
+            # from here on a position needs no other one
             x, attended = x[wanted], attended[wanted]
-        x = x.add(self._o(attended, masks), alpha=self._factor)
-        inner = SwiGlu.apply(self._gate_up(_norm(self.post_attention_layernorm, x), masks))  # type: ignore[no-untyped-call]
-        return x.add(self._down(inner, masks), alpha=self._factor)[None]
+            dropped, of_gate_up, of_down = (
+                None if each is None else each[wanted] for each in (dropped, of_gate_up, of_down)
+            )
+        x, y, dropped = self._add_norm(self.post_attention_layernorm, x, self._o(attended, dropped), of_gate_up)
+        inner, dropped = SwiGlu.apply(self._gate_up(y, dropped), of_down)  # type: ignore[no-untyped-call]
+        return x.add(self._down(inner, dropped), alpha=self._factor)[None]
 
-    def _masks_for(self, x: Tensor) -> Masks | None:
-        probability = max(each.probability for each in self._joined)
-        if not self.training or not probability:
+    def _mask(self, masks: Masks | None, number: int) -> Tensor | None:
+        joined = self.joined[number]
+        if masks is None or not joined.probability:
             return None
-        if self._first:
-            self._masks.draw(x, max(each.weight.shape[1] for each in self._joined), probability)
-        return self._masks
+        return masks.take(len(self.joined) * self._index + number, joined.weight.shape[1])
+
+    def _norm(self, norm: Any, x: Tensor) -> Tensor:
+        return self._add_norm(norm, x, None, None)[1]
+
+    def _add_norm(
+        self, norm: Any, x: Tensor, delta: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        made: tuple[Tensor, Tensor, Tensor | None] = AddNorm.apply(  # type: ignore[no-untyped-call]
+            x, delta, self._factor, norm.weight, norm.variance_epsilon, mask
+        )
+        return made
 
     def _norm_heads(self, qkv: Tensor) -> Tensor:
         heads = self._heads
         q, k, v = qkv.unflatten(1, (-1, heads.width)).split([heads.queries, heads.keys, heads.keys], dim=1)
-        q, k = _norm(self.self_attn.q_norm, q), _norm(self.self_attn.k_norm, k)
-        return torch.cat([q, k, v], dim=1).flatten(1)
-
-
-def _norm(module: Any, x: Tensor) -> Tensor:
-    y: Tensor = RmsNorm.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
-    return y
+        q = self._norm(self.self_attn.q_norm, q.flatten(0, 1))
+        k = self._norm(self.self_attn.k_norm, k.flatten(0, 1))
+        return torch.cat([q.view(len(qkv), -1), k.view(len(qkv), -1), v.flatten(1)], dim=1)
 
 
 def _present(module: nn.Module, *names: str) -> Iterator[nn.Module]:
