@@ -22,7 +22,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from swift.infer import decoder
+from swift.infer import attention
 from swift.infer.decoder import Decoder, why_not
 from swift.infer.engine import TorchEngine
 from swift.infer.products import product
@@ -118,7 +118,7 @@ def test_its_logits_are_those_of_transformers(name):
 
 def test_long_pieces_go_through_sdpa_to_the_same_end(monkeypatch):
     model = made("mistral")
-    monkeypatch.setattr(decoder, "SCORES", 0)
+    monkeypatch.setattr(attention, "SCORES", 0)
     runner = Decoder(model)
     past = runner.open()
     runner.step([Feed(past, prompt(60)[:33], wants=False)])

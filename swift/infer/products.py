@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Product = Callable[[Tensor], Tensor]
-"""x_NI -> y_NO."""
+
+class Product(Protocol):
+    def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
+        """y_NO, with `add_NO` added."""
+        ...
+
+
+class Gate(Protocol):
+    """The first half of an MLP, F wide."""
+
+    @property
+    def both(self) -> Product:
+        """x_NI -> gate and up side by side, (N, 2 F)."""
+        ...
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        """act(gate) * up, (N, F)."""
+        ...
+
 
 BITS = (0, 4, 8)
 GROUP = 32
@@ -25,9 +43,16 @@ def product(weight_OI: Tensor, bias_O: Tensor | None = None, bits: int = 0) -> P
         return _Int8(weight_OI, bias_O)
     if bits == 4:
         return _Int4(weight_OI, bias_O)
-    if weight_OI.device.type == "cpu" and weight_OI.dtype in (torch.bfloat16, torch.float32) and _has_onednn():
+    if _is_packed(weight_OI):
         return _Packed(weight_OI, bias_O)
     return _Plain(weight_OI, bias_O)
+
+
+def gate(weight_OI: Tensor, bias_O: Tensor | None, act: Callable[[Tensor], Tensor], bits: int = 0) -> Gate:
+    """`weight_OI`: the gate's outputs, then as many of up."""
+    if not bits and act is functional.silu and _is_packed(weight_OI):
+        return _PackedGate(weight_OI, bias_O)
+    return _JoinedGate(product(weight_OI, bias_O, bits), act)
 
 
 def why_not(bits: int, device: torch.device) -> str:
@@ -39,16 +64,17 @@ def why_not(bits: int, device: torch.device) -> str:
     return ""
 
 
-def _has_onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available())
+def _is_packed(weight_OI: Tensor) -> bool:
+    known = weight_OI.device.type == "cpu" and weight_OI.dtype in (torch.bfloat16, torch.float32)
+    return known and bool(torch.backends.mkldnn.is_available())
 
 
 class _Plain:
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         self._weight, self._bias = weight_OI.detach(), bias_O
 
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        return functional.linear(x_NI, self._weight, self._bias)
+    def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
+        return _plus(functional.linear(x_NI, self._weight, self._bias), add_NO)
 
 
 class _Packed:
@@ -58,9 +84,44 @@ class _Packed:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), PACKED_ROWS)
         self._bias = bias_O
 
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias, "none", [], "")
+    def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
+        return self.then("none", x_NI) if add_NO is None else self.with_other("add", x_NI, add_NO)
+
+    def then(self, name: str, x_NI: Tensor) -> Tensor:
+        """The product, and oneDNN's function of that name on each number while it is at hand."""
+        y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, self._bias, name, [], "")
         return y_NO
+
+    def with_other(self, name: str, x_NI: Tensor, other_NO: Tensor) -> Tensor:
+        """The product, added to or multiplied with other numbers likewise."""
+        y_NO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_NI, other_NO, self._weight, self._bias, name)
+        return y_NO
+
+
+class _JoinedGate:
+    """One product, and the rest by torch."""
+
+    def __init__(self, joined: Product, act: Callable[[Tensor], Tensor]) -> None:
+        self.both = joined
+        self._act = act
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        gate_NF, up_NF = self.both(x_NI).chunk(2, -1)
+        return self._act(gate_NF).mul_(up_NF)
+
+
+class _PackedGate:
+    """SwiGLU (arXiv 2002.05202) within two products."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        biases = (None, None) if bias_O is None else bias_O.chunk(2)
+        self._gate, self._up = (_Packed(*half) for half in zip(weight_OI.chunk(2), biases, strict=True))
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        return self._up.with_other("mul", x_NI, self._gate.then("swish", x_NI))
+
+    def both(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
+        return _plus(torch.cat([self._gate(x_NI), self._up(x_NI)], -1), add_NO)
 
 
 class _Int8:
@@ -79,7 +140,10 @@ class _Int8:
         # Without VNNI the sum of two products of 8 bits overflows the 16 it is kept in.
         self._seven_bits = not torch.cpu._is_vnni_supported()
 
-    def __call__(self, x_NI: Tensor) -> Tensor:
+    def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
+        return _plus(self._alone(x_NI), add_NO)
+
+    def _alone(self, x_NI: Tensor) -> Tensor:
         if len(x_NI) == 1:
             return self._finish(torch.ops.quantized.linear_dynamic(x_NI.float(), self._weight, self._seven_bits), x_NI)
         # The kernel has one scale for all of x: with rows of like size, no row's rounding depends on its neighbours.
@@ -104,10 +168,14 @@ class _Int4:
         self._scales = torch.stack([scale, low + 8 * scale], dim=-1).transpose(0, 1).contiguous().to(weight_OI.dtype)
         self._bias = bias_O
 
-    def __call__(self, x_NI: Tensor) -> Tensor:
+    def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
         y_NO: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_NI, self._weight, GROUP, self._scales)
-        return y_NO if self._bias is None else y_NO + self._bias
+        return _plus(y_NO if self._bias is None else y_NO + self._bias, add_NO)
 
 
 def _can_be_int4(weight_OI: Tensor) -> bool:
     return weight_OI.shape[1] % GROUP == 0 and weight_OI.shape[0] % 16 == 0
+
+
+def _plus(y_NO: Tensor, add_NO: Tensor | None) -> Tensor:
+    return y_NO if add_NO is None else y_NO.add_(add_NO)
