@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from swift.infer import decoder, products
+from swift.infer import decoder, openmp, products
 from swift.infer.decoder import Decoder
 from swift.infer.generic import Generic
 from swift.infer.lora import Lora, read_lora
@@ -111,6 +111,7 @@ class TorchEngine:
         self._changed = threading.Condition()
         self._closed = False
         self._worker: threading.Thread | None = None
+        openmp.release()  # the worker has a team of its own
 
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         inputs = inputs or None
@@ -473,9 +474,10 @@ def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception
     chosen: list[Choice | Exception | None] = [None] * len(rows)
     plain = [index for index, row in enumerate(rows) if row.greedy]
     if plain:
-        some_NV = (logits_NV if len(plain) == len(rows) else logits_NV[plain]).float()
-        best_N = some_NV.argmax(-1)
-        logprobs_N = some_NV.gather(1, best_N[:, None])[:, 0] - some_NV.logsumexp(-1)
+        some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
+        highest_N, best_N = some_NV.max(-1)
+        behind_NV = some_NV.to(torch.float32, copy=True).sub_(highest_N[:, None])
+        logprobs_N = behind_NV.exp_().sum(-1).log_().neg_()
         for index, token, logprob in zip(plain, best_N.tolist(), logprobs_N.tolist(), strict=True):
             chosen[index] = Choice(token, logprob)
     found: list[Choice | Exception] = []

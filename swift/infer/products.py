@@ -40,7 +40,7 @@ PACKED_ROWS = 32
 def product(weight_OI: Tensor, bias_O: Tensor | None = None, bits: int = 0) -> Product:
     """x @ W' + b. `bits` 8 and 4 round the weight, for CPUs alone; the other numbers stay in their dtype."""
     if bits == 8 or (bits == 4 and not _can_be_int4(weight_OI)):
-        return _Int8(weight_OI, bias_O)
+        return (_Int8Tiles if torch.cpu._is_amx_tile_supported() else _Int8)(weight_OI, bias_O)
     if bits == 4:
         return _Int4(weight_OI, bias_O)
     if _is_packed(weight_OI):
@@ -128,13 +128,11 @@ class _Int8:
     """Integer products: a scale for each row of the weight, and for each row of x one found as it comes."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        weight_OI = weight_OI.detach().float()
-        scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        rounded = (weight_OI / scale_O[:, None]).round().to(torch.int8)
+        rounded_OI, scale_O = _rounded(weight_OI)
         zeros = torch.zeros(len(scale_O), dtype=torch.long)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*")
-            whole = torch._make_per_channel_quantized_tensor(rounded, scale_O, zeros, 0)
+            whole = torch._make_per_channel_quantized_tensor(rounded_OI, scale_O, zeros, 0)
         self._weight = torch.ops.quantized.linear_prepack(whole, None)
         self._bias = bias_O
         # Without VNNI the sum of two products of 8 bits overflows the 16 it is kept in.
@@ -155,6 +153,25 @@ class _Int8:
         return (y_NO if self._bias is None else y_NO + self._bias).to(x_NI.dtype)
 
 
+class _Int8Tiles:
+    """The same through oneDNN, whose products of several rows are those of AMX."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        rounded_OI, scale_O = _rounded(weight_OI)
+        self._weight = torch.ops.onednn.qlinear_prepack(rounded_OI, [PACKED_ROWS, rounded_OI.shape[1]])
+        self._scale, self._zeros = scale_O / 127, torch.zeros(len(scale_O), dtype=torch.long)
+        self._bias = bias_O
+
+    def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
+        size_N = x_NI.abs().amax(-1, keepdim=True).clamp_min_(torch.finfo(x_NI.dtype).tiny)
+        rounded_NI = x_NI.to(torch.float32, copy=True).mul_(127 / size_N.float()).round_().to(torch.int8)
+        y_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded_NI, 1.0, 0, self._weight, self._scale, self._zeros, None, 1.0, 0, x_NI.dtype, "none", [], ""
+        )
+        y_NO.mul_(size_N)
+        return _plus(y_NO if self._bias is None else y_NO.add_(self._bias), add_NO)
+
+
 class _Int4:
     """Weights of 4 bits in groups, x as it is."""
 
@@ -171,6 +188,13 @@ class _Int4:
     def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
         y_NO: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_NI, self._weight, GROUP, self._scales)
         return _plus(y_NO if self._bias is None else y_NO + self._bias, add_NO)
+
+
+def _rounded(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight in 8 bits, and the scale of each of its rows."""
+    weight_OI = weight_OI.detach().float()
+    scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return (weight_OI / scale_O[:, None]).round().to(torch.int8), scale_O
 
 
 def _can_be_int4(weight_OI: Tensor) -> bool:
