@@ -135,6 +135,18 @@ def test_in_bf16_it_errs_no_more_than_transformers_does(name):
     assert (logits - wanted).norm() < 1.2 * (expected(rounded, *rows) - wanted).norm()
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+def test_in_bf16_single_tokens_of_rows_of_any_length_err_no_more_than_transformers(name):
+    exact, rounded = made(name), made(name).bfloat16()
+    runner = Decoder(rounded)
+    rows = [prompt(length, length) for length in (20, 33, 300)]
+    pasts = [runner.open() for _ in rows]
+    runner.step([Feed(past, row[:-1], wants=False) for past, row in zip(pasts, rows, strict=True)])
+    logits = runner.step([Feed(past, row[-1:]) for past, row in zip(pasts, rows, strict=True)]).float()
+    wanted = expected(exact, *rows)
+    assert (logits - wanted).norm() < 1.2 * (expected(rounded, *rows) - wanted).norm()
+
+
 def test_a_row_is_the_same_whoever_is_beside_it():
     model = made("llama")
     runner = Decoder(model)
@@ -163,6 +175,16 @@ def test_rounded_weights_make_nearly_the_same_product_each_row_for_itself(bits, 
     assert ((y - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < error
     alone = torch.cat([made(row[None].to(dtype)) for row in x]).float()
     assert ((y - alone).norm(dim=1) / wanted.norm(dim=1)).max() < 0.01
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_rows_go_through_rounded_weights_as_few_do(bits, dtype):
+    torch.manual_seed(0)
+    made, x = product(torch.randn(128, 96).to(dtype) / 10, None, bits), torch.randn(100, 96).to(dtype)
+    few, y = torch.cat([made(rows) for rows in x.split(5)]).float(), made(x).float()
+    assert ((y - few).norm(dim=1) / few.norm(dim=1)).max() < 0.01
+    torch.testing.assert_close(made(x, add_NO=y.to(dtype)).float(), 2 * y, rtol=0.01, atol=0.02)
 
 
 @pytest.mark.parametrize("bits, levels", [(8, 127), (4, 15)])

@@ -28,7 +28,7 @@ print(helped - alone, released - alone, count() - alone)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux tells them")
-def test_threads_that_wait_for_the_next_loop_end_and_come_back():
+def test_threads_that_wait_for_the_next_loop_end_and_come_back() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2", "0", "2"]

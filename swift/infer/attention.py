@@ -1,7 +1,8 @@
 """Attention of the rows of many requests over one layer's keys and values. Knows no weights and no queue.
 
 Keys are (slots, heads, width, positions) and values (slots, heads, positions, width), a slot for each request. How keys
-lie in memory is up to what reads them quickest: by width for products, by position for SDPA.
+lie in memory is up to what reads them quickest: by width for products, by position for SDPA, which is the quicker of
+the two where the CPU multiplies tiles.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from swift.infer.products import has_tiles
 from swift.infer.runner import as_long
 
 SCORES = 1 << 25
 """Attention scores of one piece are written out up to so many numbers; beyond, SDPA, which keeps none."""
+
+BLOCK = 128
+"""Rows of a piece that go through SDPA together."""
 
 
 class Run(NamedTuple):
@@ -51,7 +56,7 @@ class Heads(NamedTuple):
         options: Any = {"dtype": dtype, "device": device}
         sides = layers, slots, self.K
         values = torch.zeros(*sides, room, self.D, **options)
-        if _has_quick_sdpa(dtype, device):
+        if has_tiles(device, dtype):
             return [torch.zeros(*sides, room, self.D, **options).transpose(-1, -2), values]
         return [torch.zeros(*sides, self.D, room, **options), values]
 
@@ -61,9 +66,10 @@ class Attention:
 
     def __init__(self, heads: Heads, parts: Sequence[Run | Piece], dtype: torch.dtype, device: torch.device) -> None:
         self._heads, self._dtype, self._device = heads, dtype, device
-        self._quick_sdpa = _has_quick_sdpa(dtype, device)
+        self._tiles = has_tiles(device, dtype)
         self._runs = [part for part in parts if isinstance(part, Run)]
         self._pieces = [part for part in parts if isinstance(part, Piece)]
+        self._blocks = [block for piece in self._pieces for block in self._cut(piece)]
         self._single = self._runs[-1].end if self._runs else 0
         self._slots = as_long([run.slot + i for run in self._runs for i in range(len(run.lengths))], device)
         self._at = as_long([length - 1 for run in self._runs for length in run.lengths], device)
@@ -85,14 +91,14 @@ class Attention:
         seen = []
         for run in self._runs:
             slots, longest = slice(run.slot, run.slot + len(run.lengths)), max(run.lengths)
-            within = self._by_sdpa if self._quick_sdpa else self._by_products
+            within = self._by_sdpa if self._tiles else self._by_products
             q_BTHD, mask = q_NHD[run.start : run.end, None], self._mask(run, window)
             seen.append(within(q_BTHD, keys[slots, ..., :longest], values[slots, :, :longest], mask))
-        for piece in self._pieces:
+        for piece in self._blocks:
             slots = slice(piece.slot, piece.slot + 1)
             q_BTHD, mask = q_NHD[None, piece.start : piece.end], self._mask(piece, window)
             few = q_BTHD.shape[1] * piece.length * self._heads.H <= SCORES
-            within = self._by_products if few and not self._quick_sdpa else self._by_sdpa
+            within = self._by_products if few and not self._tiles else self._by_sdpa
             seen.append(within(q_BTHD, keys[slots, ..., : piece.length], values[slots, :, : piece.length], mask))
         return seen[0] if len(seen) == 1 else torch.cat(seen)
 
@@ -117,6 +123,15 @@ class Attention:
         shares = (scores if mask is None else scores.add_(mask)).softmax(-1).view(B, K, -1, S)
         return (shares @ v_BKSD).view(B, H, T, D).transpose(1, 2).reshape(B * T, -1)
 
+    def _cut(self, piece: Piece) -> list[Piece]:
+        """Parts of a piece for SDPA, which looks at all keys whatever the mask hides: fewer keys for earlier rows."""
+        if not self._tiles:
+            return [piece]
+        start, end, slot, length = piece
+        return [
+            Piece(at, min(at + BLOCK, end), slot, length - max(end - at - BLOCK, 0)) for at in range(start, end, BLOCK)
+        ]
+
     def _mask(self, part: Run | Piece, window: int | None) -> Tensor | None:
         """0 where a query may look, -inf elsewhere; None where all may be seen."""
         if (part, window) not in self._masks:
@@ -135,8 +150,3 @@ class Attention:
         key = torch.arange(longest, device=self._device)
         hidden = key > last if window is None else (key > last) | (key <= last - window)
         return torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(hidden, -math.inf)
-
-
-def _has_quick_sdpa(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether SDPA beats products of its own kind: its tiles in bf16 do where the CPU multiplies them itself."""
-    return device.type == "cpu" and dtype is torch.bfloat16 and bool(torch.cpu._is_amx_tile_supported())

@@ -33,6 +33,10 @@ class Gate(Protocol):
 BITS = (0, 4, 8)
 GROUP = 32
 """Neighbouring 4-bit weights that share a scale and a zero."""
+MANY = 64
+"""From so many rows on it is quicker to make numbers of 4-bit weights first."""
+HALF = 32
+"""Outputs whose 4-bit weights lie side by side."""
 PACKED_ROWS = 32
 """The number of rows that oneDNN lays a weight out for; any other number works too, as fast."""
 
@@ -62,6 +66,11 @@ def why_not(bits: int, device: torch.device) -> str:
     if bits and device.type != "cpu":
         return f"weights of {bits} bits are for CPUs; this model is on {device}"
     return ""
+
+
+def has_tiles(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the CPU multiplies tiles of such numbers, as those with AMX do: several times as many a second."""
+    return device.type == "cpu" and dtype is torch.bfloat16 and bool(torch.cpu._is_amx_tile_supported())
 
 
 def _is_packed(weight_OI: Tensor) -> bool:
@@ -173,7 +182,7 @@ class _Int8Tiles:
 
 
 class _Int4:
-    """Weights of 4 bits in groups, x as it is."""
+    """Weights of 4 bits in groups, x as it is. The kernel's time grows with the rows, so that many go another way."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         groups = weight_OI.detach().float().reshape(len(weight_OI), -1, GROUP)
@@ -184,10 +193,39 @@ class _Int4:
         # The kernel reads (level - 8) x scale + zero.
         self._scales = torch.stack([scale, low + 8 * scale], dim=-1).transpose(0, 1).contiguous().to(weight_OI.dtype)
         self._bias = bias_O
+        self._opens = (
+            has_tiles(weight_OI.device, weight_OI.dtype)
+            and len(levels) % (2 * HALF) == 0
+            and torch.equal(self._levels(torch.int32), levels.t())
+        )
 
     def __call__(self, x_NI: Tensor, add_NO: Tensor | None = None) -> Tensor:
-        y_NO: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_NI, self._weight, GROUP, self._scales)
+        y_NO: Tensor
+        if self._opens and len(x_NI) >= MANY:
+            y_NO = x_NI @ self._opened()
+        else:
+            y_NO = torch.ops.aten._weight_int4pack_mm_for_cpu(x_NI, self._weight, GROUP, self._scales)
         return _plus(y_NO if self._bias is None else y_NO + self._bias, add_NO)
+
+    def _opened(self) -> Tensor:
+        """The weight as plain numbers, (I, O)."""
+        scale, zero = self._scales.unbind(-1)
+        levels = self._levels(self._scales.dtype)
+        grouped = levels.view(len(scale), GROUP, -1)
+        grouped.mul_(scale.contiguous()[:, None]).add_((zero - 8 * scale)[:, None])
+        return levels
+
+    def _levels(self, dtype: torch.dtype) -> Tensor:
+        """What the kernel has packed where vectors hold 512 bits, (I, O).
+
+        Of each 64 outputs the first 32 lie in the low halves of bytes and the others in the high ones.
+        """
+        outputs, inputs = self._weight.shape[0], self._weight.shape[1] * 2
+        eights, low = self._weight.view(torch.int64), 0x0F0F0F0F0F0F0F0F
+        levels = torch.empty(inputs, outputs // (2 * HALF), 2, HALF, dtype=dtype)
+        for half, bits in enumerate((eights & low, (eights >> 4) & low)):
+            levels[:, :, half] = bits.view(torch.uint8).view(-1, inputs, HALF).transpose(0, 1)
+        return levels.view(inputs, outputs)
 
 
 def _rounded(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
