@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn import functional
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -22,7 +23,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from swift.infer import attention
+from swift.infer import attention, products
 from swift.infer.decoder import Decoder, why_not
 from swift.infer.engine import TorchEngine
 from swift.infer.products import product
@@ -175,6 +176,18 @@ def test_rounded_weights_make_nearly_the_same_product_each_row_for_itself(bits, 
     assert ((y - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < error
     alone = torch.cat([made(row[None].to(dtype)) for row in x]).float()
     assert ((y - alone).norm(dim=1) / wanted.norm(dim=1)).max() < 0.01
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_gate_is_the_product_of_its_halves_whatever_multiplies_them(tiles, biased, monkeypatch):
+    monkeypatch.setattr(products, "has_tiles", lambda *_: tiles)
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(64, 96), torch.randn(64) if biased else None, torch.randn(5, 96)
+    made = products.gate(weight, bias, functional.silu)
+    both = functional.linear(x, weight, bias)
+    same(made.both(x), both)
+    same(made(x), functional.silu(both[:, :32]) * both[:, 32:])
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -20,7 +20,6 @@ from swift.infer.runner import as_long
 
 SCORES = 1 << 25
 """Attention scores of one piece are written out up to so many numbers; beyond, SDPA, which keeps none."""
-
 BLOCK = 128
 """Rows of a piece that go through SDPA together."""
 
