@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn import functional
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -22,7 +23,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from swift.infer import decoder
+from swift.infer import attention, products
 from swift.infer.decoder import Decoder, why_not
 from swift.infer.engine import TorchEngine
 from swift.infer.products import product
@@ -118,7 +119,7 @@ def test_its_logits_are_those_of_transformers(name):
 
 def test_long_pieces_go_through_sdpa_to_the_same_end(monkeypatch):
     model = made("mistral")
-    monkeypatch.setattr(decoder, "SCORES", 0)
+    monkeypatch.setattr(attention, "SCORES", 0)
     runner = Decoder(model)
     past = runner.open()
     runner.step([Feed(past, prompt(60)[:33], wants=False)])
@@ -131,6 +132,18 @@ def test_in_bf16_it_errs_no_more_than_transformers_does(name):
     runner = Decoder(rounded)
     rows = [prompt(length, length) for length in (30, 31, 44)]
     logits = runner.step([Feed(runner.open(), row) for row in rows]).float()
+    wanted = expected(exact, *rows)
+    assert (logits - wanted).norm() < 1.2 * (expected(rounded, *rows) - wanted).norm()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+def test_in_bf16_single_tokens_of_rows_of_any_length_err_no_more_than_transformers(name):
+    exact, rounded = made(name), made(name).bfloat16()
+    runner = Decoder(rounded)
+    rows = [prompt(length, length) for length in (20, 33, 300)]
+    pasts = [runner.open() for _ in rows]
+    runner.step([Feed(past, row[:-1], wants=False) for past, row in zip(pasts, rows, strict=True)])
+    logits = runner.step([Feed(past, row[-1:]) for past, row in zip(pasts, rows, strict=True)]).float()
     wanted = expected(exact, *rows)
     assert (logits - wanted).norm() < 1.2 * (expected(rounded, *rows) - wanted).norm()
 
@@ -163,6 +176,28 @@ def test_rounded_weights_make_nearly_the_same_product_each_row_for_itself(bits, 
     assert ((y - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < error
     alone = torch.cat([made(row[None].to(dtype)) for row in x]).float()
     assert ((y - alone).norm(dim=1) / wanted.norm(dim=1)).max() < 0.01
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_gate_is_the_product_of_its_halves_whatever_multiplies_them(tiles, biased, monkeypatch):
+    monkeypatch.setattr(products, "has_tiles", lambda *_: tiles)
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(64, 96), torch.randn(64) if biased else None, torch.randn(5, 96)
+    made = products.gate(weight, bias, functional.silu)
+    both = functional.linear(x, weight, bias)
+    same(made.both(x), both)
+    same(made(x), functional.silu(both[:, :32]) * both[:, 32:])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_rows_go_through_rounded_weights_as_few_do(bits, dtype):
+    torch.manual_seed(0)
+    made, x = product(torch.randn(128, 96).to(dtype) / 10, None, bits), torch.randn(100, 96).to(dtype)
+    few, y = torch.cat([made(rows) for rows in x.split(5)]).float(), made(x).float()
+    assert ((y - few).norm(dim=1) / few.norm(dim=1)).max() < 0.01
+    torch.testing.assert_close(made(x, add_NO=y.to(dtype)).float(), 2 * y, rtol=0.01, atol=0.02)
 
 
 @pytest.mark.parametrize("bits, levels", [(8, 127), (4, 15)])

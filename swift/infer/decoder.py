@@ -6,10 +6,9 @@ rows; attention alone looks at one request, or at neighbours of like length, at 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,9 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from swift.infer import products
+from swift.infer.attention import Attention, Heads, Piece, Run
 from swift.infer.lora import Lora
-from swift.infer.products import Product, product
+from swift.infer.products import Gate, Product, gate, product
 from swift.infer.runner import Feed, Kept, Past, as_long
 
 CLASSES = (
@@ -35,9 +35,7 @@ LEAST = 256
 """Positions that the cache has room for at first; it doubles."""
 WASTE = 1.5
 """Requests of different length share an attention product while padding makes it at most so many times larger."""
-SCORES = 1 << 25
-"""Attention scores of one piece are written out up to so many numbers; beyond, SDPA, which keeps none."""
-
+Made = TypeVar("Made")
 Low = tuple[Tensor | None, Tensor, Tensor]
 """Which rows (None: all), A' (in, rank), B' (rank, out)."""
 
@@ -70,7 +68,7 @@ class _Layer(NamedTuple):
     head_norms: tuple[Tensor, Tensor] | None  # queries', keys'
     out: Product
     norm_mlp: Tensor
-    gate_up: Product
+    gate_up: Gate
     down: Product
     rope: bool
     window: int | None
@@ -81,24 +79,6 @@ class _Spot(Past):
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
-
-
-class _Run(NamedTuple):
-    """Rows `start` to `end` of the list, single tokens of requests in neighbouring slots."""
-
-    start: int
-    end: int
-    slot: int
-    lengths: tuple[int, ...]
-
-
-class _Piece(NamedTuple):
-    """Rows `start` to `end` of the list, all of one request, which has `length` positions with them."""
-
-    start: int
-    end: int
-    slot: int
-    length: int
 
 
 class Decoder:
@@ -116,8 +96,9 @@ class Decoder:
         self._H, self._K = config.num_attention_heads, config.num_key_value_heads
         self._D: int = inner.layers[0].self_attn.head_dim
         self._eps = torch.tensor(config.rms_norm_eps, device=self._device)
-        self._scale: float = inner.layers[0].self_attn.scaling
-        self._act: Callable[[Tensor], Tensor] = ACT2FN[config.hidden_act]
+        self._heads = Heads(self._H, self._K, self._D, inner.layers[0].self_attn.scaling)
+        name = config.hidden_act
+        self._act: Callable[[Tensor], Tensor] = functional.silu if name in ("silu", "swish") else ACT2FN[name]
         self._embedding: Tensor = inner.embed_tokens.weight.detach()
         self._rotary = inner.rotary_emb
         self._cos = self._sin = torch.empty(0)
@@ -179,14 +160,8 @@ class Decoder:
             spot.slot = slot
         self._keys, self._values = keys, values
 
-    def _empty(self, slots: int, room: int) -> tuple[Tensor, Tensor]:
-        """Keys (layers, slots, heads, width, positions) lie as products want them, values (.., positions, width) too.
-
-        Zeros, because what padding hides is multiplied by 0 all the same.
-        """
-        sides = len(self._layers), slots, self._K
-        options: Any = {"dtype": self._dtype, "device": self._device}
-        return torch.zeros(*sides, self._D, room, **options), torch.zeros(*sides, room, self._D, **options)
+    def _empty(self, slots: int, room: int) -> list[Tensor]:
+        return self._heads.empty(len(self._layers), slots, room, self._dtype, self._device)
 
     # adapters
 
@@ -258,22 +233,25 @@ class Decoder:
         parts, positions = _parts(ordered)
         self._reach(max(positions) + 1)
         at_N = as_long(positions, self._device)
-        slots_N = as_long([spots[i].slot for i in order for _ in feeds[i].tokens], self._device)
         tokens_N = as_long([token for feed in ordered for token in feed.tokens], self._device)
         rope = self._cos[at_N, None], self._sin[at_N, None]
         lows = self._lows(ordered, [len(feed.tokens) for feed in ordered])
-        attend = self._attention(parts)
+        attend = Attention(self._heads, parts, self._dtype, self._device)
         x_NC = functional.embedding(tokens_N, self._embedding)
         for index, layer in enumerate(self._layers):
             join = partial(_joined, lows=lows, index=index) if lows else _alone
             keys, values = self._keys[index], self._values[index]
             qkv_NHD = join(layer.qkv, self._normed(x_NC, layer.norm), "qkv").view(len(x_NC), -1, self._D)
             self._place(qkv_NHD, layer, rope)
-            keys[slots_N, :, :, at_N] = qkv_NHD[:, self._H : self._H + self._K]
-            values[slots_N, :, at_N] = qkv_NHD[:, self._H + self._K :]
-            x_NC = x_NC + join(layer.out, attend(qkv_NHD[:, : self._H], keys, values, layer.window), "out")
-            gate_NF, up_NF = join(layer.gate_up, self._normed(x_NC, layer.norm_mlp), "gate_up").chunk(2, -1)
-            x_NC = x_NC + join(layer.down, self._act(gate_NF).mul_(up_NF), "down")
+            attend.store(qkv_NHD[:, self._H :], keys, values)
+            x_NC = join(layer.out, attend(qkv_NHD[:, : self._H], keys, values, layer.window), "out", x_NC)
+            normed_NC = self._normed(x_NC, layer.norm_mlp)
+            if lows:
+                gate_NF, up_NF = join(layer.gate_up.both, normed_NC, "gate_up").chunk(2, -1)
+                inner_NF = self._act(gate_NF).mul_(up_NF)
+            else:
+                inner_NF = layer.gate_up(normed_NC)
+            x_NC = join(layer.down, inner_NF, "down", x_NC)
         for spot, feed in zip(spots, feeds, strict=True):
             spot.length += len(feed.tokens)
         ends, row = {}, 0
@@ -285,10 +263,10 @@ class Decoder:
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         # torch's own rms_norm is twice as many operations, to the same numbers (arXiv 1910.07467)
-        wide = x.float()
+        wide = x.to(torch.float32, copy=True)
         size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = torch.addcmul(self._eps, size, size, value=1 / x.shape[-1]).rsqrt_()
-        return wide.mul(scale).mul_(weight).to(x.dtype)
+        return wide.mul_(scale).mul_(weight).to(x.dtype)
 
     def _place(self, qkv_NHD: Tensor, layer: _Layer, rope: tuple[Tensor, Tensor]) -> None:
         """Norms of heads and rotary positions (arXiv 2104.09864) on queries and keys, in place."""
@@ -313,60 +291,6 @@ class Decoder:
         # roll() brings the second half to the first: its sign there is minus
         self._cos, self._sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
 
-    def _attention(self, parts: Sequence[_Run | _Piece]) -> Callable[[Tensor, Tensor, Tensor, int | None], Tensor]:
-        """(queries, a layer's keys, its values, window) -> what the heads saw, (rows, heads x width)."""
-        masks: dict[tuple[int, int | None], Tensor | None] = {}
-
-        def attend(q_NHD: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
-            seen = []
-            for part in parts:
-                if (part.start, window) not in masks:
-                    masks[part.start, window] = self._mask(part, window)
-                mask = masks[part.start, window]
-                within = self._run if isinstance(part, _Run) else self._piece
-                seen.append(within(part, q_NHD[part.start : part.end], keys, values, mask))  # type: ignore[arg-type]
-            return seen[0] if len(seen) == 1 else torch.cat(seen)
-
-        return attend
-
-    def _run(self, run: _Run, q_NHD: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        B, S = run.end - run.start, max(run.lengths)
-        slots = slice(run.slot, run.slot + B)
-        # Query heads that share a key head stand where several positions would.
-        scores_BKGS = (q_NHD * self._scale).view(B, self._K, -1, self._D) @ keys[slots, ..., :S]
-        shares_BKGS = (scores_BKGS if mask is None else scores_BKGS.add_(mask)).softmax(-1)
-        return (shares_BKGS @ values[slots, :, :S]).reshape(B, -1)
-
-    def _piece(self, piece: _Piece, q_NHD: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        T, S, K, G = piece.end - piece.start, piece.length, self._K, self._H // self._K
-        q_KGTD = q_NHD.view(T, K, G, self._D).permute(1, 2, 0, 3)
-        k_KDS, v_KSD = keys[piece.slot, ..., :S], values[piece.slot, :, :S]
-        if T * S * self._H <= SCORES:
-            scores = (q_KGTD * self._scale).reshape(K, G * T, self._D) @ k_KDS
-            shares = scores.view(K, G, T, S).add_(mask).softmax(-1).view(K, G * T, S)
-            seen = (shares @ v_KSD).view(K, G, T, self._D)
-        else:
-            shared = (K, G, S, self._D)
-            k_KSD = k_KDS.transpose(1, 2).contiguous()
-            seen = functional.scaled_dot_product_attention(
-                q_KGTD, k_KSD[:, None].expand(shared), v_KSD[:, None].expand(shared), attn_mask=mask, scale=self._scale
-            )
-        return seen.permute(2, 0, 1, 3).reshape(T, -1)
-
-    def _mask(self, part: _Run | _Piece, window: int | None) -> Tensor | None:
-        """0 where a query may look, -inf elsewhere; None where all may be seen."""
-        if isinstance(part, _Run):
-            longest = max(part.lengths)
-            if min(part.lengths) == longest and (window is None or longest <= window):
-                return None
-            last = as_long(part.lengths, self._device)[:, None, None, None] - 1
-        else:
-            longest = part.length
-            last = torch.arange(longest - (part.end - part.start), longest, device=self._device)[:, None]
-        key = torch.arange(longest, device=self._device)
-        hidden = key > last if window is None else (key > last) | (key <= last - window)
-        return torch.zeros(hidden.shape, dtype=self._dtype, device=self._device).masked_fill_(hidden, -math.inf)
-
     # weights
 
     @property
@@ -388,7 +312,8 @@ class Decoder:
         attention, mlp = layer.self_attn, layer.mlp
         self._inner: int = mlp.down_proj.in_features
         self._joined = config.model_type == "phi3"  # comes with joined products
-        make = partial(_product, bits=bits, keep=keep)
+        make = partial(_made, partial(product, bits=bits), keep=keep)
+        make_gate = partial(_made, partial(gate, act=self._act, bits=bits), keep=keep)
         kinds = getattr(config, "layer_types", None)  # not every family has them
         slides = kinds[index] == "sliding_attention" if kinds else True
         window = getattr(config, "sliding_window", None)
@@ -402,17 +327,18 @@ class Decoder:
             ),
             out=make([attention.o_proj]),
             norm_mlp=layer.post_attention_layernorm.weight.detach(),
-            gate_up=make([mlp.gate_up_proj] if self._joined else [mlp.gate_proj, mlp.up_proj]),
+            gate_up=make_gate([mlp.gate_up_proj] if self._joined else [mlp.gate_proj, mlp.up_proj]),
             down=make([mlp.down_proj]),
             rope=config.model_type != "smollm3" or bool(attention.use_rope),
             window=window if slides else None,
         )
 
 
-def _product(parts: Sequence[nn.Linear], bits: int, keep: bool) -> Product:
+def _made(make: Callable[[Tensor, Tensor | None], Made], parts: Sequence[nn.Linear], keep: bool) -> Made:
+    """One product of several modules, whose outputs lie side by side."""
     weight = torch.cat([part.weight.detach() for part in parts]) if len(parts) > 1 else parts[0].weight
     bias = None if parts[0].bias is None else torch.cat([part.bias.detach() for part in parts])
-    made = product(weight, bias, bits)
+    made = make(weight, bias)
     for part in parts if not keep else ():
         _drop(part)
     return made
@@ -422,21 +348,29 @@ def _drop(part: nn.Linear) -> None:
     part.weight = nn.Parameter(part.weight.detach().to("meta"), requires_grad=False)
 
 
-def _alone(product: Product, x: Tensor, _: str) -> Tensor:
-    return product(x)
+def _alone(product: Product, x: Tensor, _: str, add: Tensor | None = None) -> Tensor:
+    return product(x, add)
 
 
-def _joined(product: Product, x: Tensor, name: str, lows: Mapping[str, list[Low]], index: int) -> Tensor:
+def _joined(
+    product: Product,
+    x: Tensor,
+    name: str,
+    add: Tensor | None = None,
+    *,
+    lows: Mapping[str, list[Low]],
+    index: int,
+) -> Tensor:
     """The product, and those of adapters (arXiv 2106.09685) for the rows that have one."""
-    y = product(x)
+    y = product(x, add)
     for which, A_IR, B_RO in lows.get(f"{index}.{name}", ()):
         y = y + x @ A_IR @ B_RO if which is None else y.index_add(0, which, x[which] @ A_IR @ B_RO)
     return y
 
 
-def _parts(feeds: Sequence[Feed]) -> tuple[list[_Run | _Piece], list[int]]:
+def _parts(feeds: Sequence[Feed]) -> tuple[list[Run | Piece], list[int]]:
     """How attention takes the rows, and each row's position. `feeds`: single tokens first, by slot."""
-    parts: list[_Run | _Piece] = []
+    parts: list[Run | Piece] = []
     positions: list[int] = []
     for feed in feeds:
         spot = feed.past
@@ -445,15 +379,15 @@ def _parts(feeds: Sequence[Feed]) -> tuple[list[_Run | _Piece], list[int]]:
         positions += range(spot.length, length)
         before = parts[-1] if parts else None
         if len(feed.tokens) > 1:
-            parts.append(_Piece(start, len(positions), spot.slot, length))
-        elif isinstance(before, _Run) and _fits(before, spot.slot, length):
+            parts.append(Piece(start, len(positions), spot.slot, length))
+        elif isinstance(before, Run) and _fits(before, spot.slot, length):
             parts[-1] = before._replace(end=start + 1, lengths=(*before.lengths, length))
         else:
-            parts.append(_Run(start, start + 1, spot.slot, (length,)))
+            parts.append(Run(start, start + 1, spot.slot, (length,)))
     return parts, positions
 
 
-def _fits(run: _Run, slot: int, length: int) -> bool:
+def _fits(run: Run, slot: int, length: int) -> bool:
     lengths = (*run.lengths, length)
     return slot == run.slot + len(run.lengths) and max(lengths) * len(lengths) <= WASTE * sum(lengths)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from swift.infer import decoder, products
+from swift.infer import decoder, openmp, products
 from swift.infer.decoder import Decoder
 from swift.infer.generic import Generic
 from swift.infer.lora import Lora, read_lora
@@ -27,8 +27,12 @@ PREFILL = 512
 """Most tokens of prompts in one step, while nobody is being answered."""
 BESIDE = 128
 """Most tokens of prompts in one step beside replies: a reply's next token waits for no more than these."""
+BESIDE_QUICK = 256
+"""The same where the CPU reads so many sooner than others read `BESIDE`."""
 MEMORY_SHARE = 0.25
 """Of the machine's memory, what keys and values may take: half of it for running requests, half for prefixes."""
+FEW = 8
+"""Rows of logits that are looked at together: more are as much memory as the allocator gets anew each time."""
 GREEDY = SamplingParams(temperature=0)
 
 
@@ -99,6 +103,7 @@ class TorchEngine:
         self.model = model.eval()
         self._memory = (memory or _memory(model.device)) // 2
         self._runner = _runner(model, bits, keep, fast, self._memory)
+        self._beside = BESIDE_QUICK if bits != 4 and products.has_tiles(model.device, model.dtype) else BESIDE
         self._prefixes = Prefixes(self._memory)
         self._stop_tokens = frozenset(stop_tokens)
         self._max_batch, self._max_queue, self._whole = max_batch, max_queue, whole
@@ -111,6 +116,7 @@ class TorchEngine:
         self._changed = threading.Condition()
         self._closed = False
         self._worker: threading.Thread | None = None
+        openmp.release()  # the worker has a team of its own
 
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         inputs = inputs or None
@@ -271,7 +277,7 @@ class TorchEngine:
         ready = [row for row in self._rows if row.past is not CLOSED]
         replies = [(row, row.feed(1)) for row in ready if row.left == 1]
         prompts = [row for row in ready if row.left > 1]
-        shares = _shares(prompts, BESIDE if replies else PREFILL)
+        shares = _shares(prompts, self._beside if replies else PREFILL)
         pieces = [(row, row.feed(self._piece(row, share))) for row, share in shares.items()]
         if isinstance(self._runner, Decoder):
             return [[*replies, *pieces]] if replies or pieces else []
@@ -473,11 +479,10 @@ def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception
     chosen: list[Choice | Exception | None] = [None] * len(rows)
     plain = [index for index, row in enumerate(rows) if row.greedy]
     if plain:
-        some_NV = (logits_NV if len(plain) == len(rows) else logits_NV[plain]).float()
-        best_N = some_NV.argmax(-1)
-        logprobs_N = some_NV.gather(1, best_N[:, None])[:, 0] - some_NV.logsumexp(-1)
-        for index, token, logprob in zip(plain, best_N.tolist(), logprobs_N.tolist(), strict=True):
-            chosen[index] = Choice(token, logprob)
+        some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
+        likeliest = [choice for part_NV in some_NV.split(FEW) for choice in _likeliest(part_NV)]
+        for index, best in zip(plain, likeliest, strict=True):
+            chosen[index] = best
     found: list[Choice | Exception] = []
     for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
         try:
@@ -485,6 +490,14 @@ def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception
         except Exception as error:  # belongs to the thread that waits for this row
             found.append(error)
     return found
+
+
+def _likeliest(logits_NV: Tensor) -> list[Choice]:
+    """Of each row."""
+    wide_NV = logits_NV.to(torch.float32, copy=True)
+    highest_N, best_N = wide_NV.max(-1)
+    logprobs_N = wide_NV.sub_(highest_N[:, None]).exp_().sum(-1).log_().neg_()
+    return [Choice(*each) for each in zip(best_N.tolist(), logprobs_N.tolist(), strict=True)]
 
 
 def _is_greedy(params: SamplingParams) -> bool:
