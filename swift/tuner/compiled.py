@@ -17,7 +17,7 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True}
+_OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "cpp_wrapper": True}
 """As many threads as the caller has, not as many as there were when a kernel was compiled."""
 
 
