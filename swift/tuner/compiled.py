@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 _OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "cpp_wrapper": True}
-"""As many threads as the caller has, not as many as there were when a kernel was compiled."""
+"""As many threads as the caller has, not as many as when a kernel was compiled; and called without Python's lock."""
 
 
 class Kernel(Generic[P, R]):
@@ -59,7 +61,9 @@ def start(cache: Path) -> str:
 
     `cache` keeps what is compiled for later processes: a second each instead of half a minute for all.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    # torch itself fills this in, with a folder among the temporary ones, when something that compiles is imported
+    if Path(os.environ.get(_FOLDER, gettempdir())).is_relative_to(gettempdir()):
+        os.environ[_FOLDER] = str(cache)
     try:
         torch.compile(_trial, options=_OPTIONS)(torch.ones(3, 5))
     except Exception as error:  # whatever a machine without a compiler, headers or a place to write answers

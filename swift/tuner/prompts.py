@@ -29,6 +29,11 @@ class Prompted(nn.Module):
         device: torch.device = self.base.device
         return device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.base.dtype
+        return dtype
+
     def forward(self, input_ids: Tensor, past_key_values: Any, logits_to_keep: int = 0, **options: Any) -> Any:
         before = past_key_values.get_seq_length()
         virtual = max(min(self.length - before, input_ids.shape[1]), 0)
