@@ -6,7 +6,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,7 +20,7 @@ from swift.infer.generic import Generic
 from swift.infer.lora import Lora, read_lora
 from swift.infer.prefix import BLOCK, Prefixes
 from swift.infer.runner import Feed, Past, Runner
-from swift.infer.sample import Choice, SamplingParams, room, sampler
+from swift.infer.sample import Choice, SamplingParams, is_greedy, likeliest, room, sampler
 
 PREFILL = 512
 """Most tokens of prompts in one step, while nobody is being answered."""
@@ -31,9 +30,6 @@ BESIDE_QUICK = 256
 """The same where the CPU reads so many sooner than others read `BESIDE`."""
 MEMORY_SHARE = 0.25
 """Of the machine's memory, what keys and values may take: half of it for running requests, half for prefixes."""
-FEW = 8
-"""Rows of logits that are looked at together: more are as much memory as the allocator gets anew each time."""
-GREEDY = SamplingParams(temperature=0)
 
 
 class Busy(RuntimeError):
@@ -397,7 +393,7 @@ class _Row:
         self.cancelled = False
         self.adapter, self.inputs = adapter, inputs
         self.past = CLOSED
-        self.greedy = _is_greedy(params)
+        self.greedy = is_greedy(params)
         self._sample = sampler(params, tuple(prompt))
         self._least = params.min_tokens
         self._room = room
@@ -480,8 +476,7 @@ def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception
     plain = [index for index, row in enumerate(rows) if row.greedy]
     if plain:
         some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
-        likeliest = [choice for part_NV in some_NV.split(FEW) for choice in _likeliest(part_NV)]
-        for index, best in zip(plain, likeliest, strict=True):
+        for index, best in zip(plain, likeliest(some_NV), strict=True):
             chosen[index] = best
     found: list[Choice | Exception] = []
     for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
@@ -490,32 +485,6 @@ def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception
         except Exception as error:  # belongs to the thread that waits for this row
             found.append(error)
     return found
-
-
-def _likeliest(logits_NV: Tensor) -> list[Choice]:
-    """Of each row."""
-    wide_NV = logits_NV.to(torch.float32, copy=True)
-    highest_N, best_N = wide_NV.max(-1)
-    logprobs_N = wide_NV.sub_(highest_N[:, None]).exp_().sum(-1).log_().neg_()
-    return [Choice(*each) for each in zip(best_N.tolist(), logprobs_N.tolist(), strict=True)]
-
-
-def _is_greedy(params: SamplingParams) -> bool:
-    """Whether a request takes the likeliest token and wants to know no more than that."""
-    told = (
-        "max_tokens",
-        "clip",
-        "top_k",
-        "top_p",
-        "min_p",
-        "seed",
-        "stop",
-        "include_stop",
-        "ignore_eos",
-        "logprobs",
-        "adapter",
-    )
-    return replace(params, **{name: getattr(GREEDY, name) for name in told}) == GREEDY
 
 
 def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> Runner:

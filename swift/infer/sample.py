@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -94,6 +94,11 @@ def room(
     return left if params.max_tokens is None else min(params.max_tokens, left)
 
 
+GREEDY = SamplingParams(temperature=0)
+FEW = 8
+"""Rows of logits that are looked at together: more are as much memory as the allocator gets anew each time."""
+
+
 class Choice(NamedTuple):
     """A token and its log probability under the model, before any option changed it; `top`: the likeliest tokens."""
 
@@ -103,6 +108,37 @@ class Choice(NamedTuple):
 
 
 Change = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+def likeliest(logits_NV: Tensor) -> list[Choice]:
+    """The likeliest token of each row."""
+    return [choice for part_NV in logits_NV.split(FEW) for choice in _likeliest(part_NV)]
+
+
+def _likeliest(logits_NV: Tensor) -> list[Choice]:
+    """Of each row."""
+    wide_NV = logits_NV.to(torch.float32, copy=True)
+    highest_N, best_N = wide_NV.max(-1)
+    logprobs_N = wide_NV.sub_(highest_N[:, None]).exp_().sum(-1).log_().neg_()
+    return [Choice(*each) for each in zip(best_N.tolist(), logprobs_N.tolist(), strict=True)]
+
+
+def is_greedy(params: SamplingParams) -> bool:
+    """Whether a request takes the likeliest token and wants to know no more than that."""
+    told = (
+        "max_tokens",
+        "clip",
+        "top_k",
+        "top_p",
+        "min_p",
+        "seed",
+        "stop",
+        "include_stop",
+        "ignore_eos",
+        "logprobs",
+        "adapter",
+    )
+    return replace(params, **{name: getattr(GREEDY, name) for name in told}) == GREEDY
 
 
 def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Tensor, Sequence[int]], Choice]:
