@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+import threading
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -13,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_trainer import StopAt, adapter, assert_close, logged, plain_loop, settings
+from torch._dynamo.utils import counters
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
@@ -253,6 +258,39 @@ def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() ->
         torch.set_num_threads(before)
 
 
+def test_two_jobs_run_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=60)
+    parameter = torch.ones(1, requires_grad=True)
+
+    def job() -> torch.Tensor:
+        both.wait()  # breaks where one waits for the end of the other
+        return (parameter * 3).sum()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    many = Lanes()
+    try:
+        assert many.add_gradients([], [job, job], [parameter]).item() == 6
+    finally:
+        many.close()
+        torch.set_num_threads(before)
+    assert parameter.grad is not None and parameter.grad.item() == 6
+
+
+def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from swift.tuner import compiled\n"
+        "reason = compiled.start(Path(sys.argv[1]))\n"
+        "assert reason and len(reason.splitlines()) == 1, reason\n"
+        "print(reason, compiled.kernel(abs)(-3))"
+    )
+    bare = {**os.environ, "PATH": str(tmp_path), "CXX": "no-such-compiler", "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=bare)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("torch.compile: ") and done.stdout.endswith(" 3\n")
+    assert not done.stderr
+
+
 def test_an_error_in_a_lane_is_the_steps_error() -> None:
     def broken() -> torch.Tensor:
         raise ValueError("no such row")
@@ -264,19 +302,26 @@ def test_an_error_in_a_lane_is_the_steps_error() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_kernels_give_the_same(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_compiled_kernels_give_the_same(dtype: torch.dtype) -> None:
     batch = {**pack(rows(3)), "seed": torch.tensor(3)}
-    if reason := compiled.start(cache_root() / "kernels"):
-        pytest.skip(reason)
-    found = []
-    for way in (compiled.start, lambda _: compiled.stop()):
-        way(cache_root() / "kernels")
+
+    def computed() -> dict[str, torch.Tensor]:
         model = fast(lora(base("granite").to(dtype), dropout=0.3))
         scores = score(model, output_head(model), batch)
         scores.loss.div(300).backward()
         gradients = [each.grad.flatten() for each in model.parameters() if each.grad is not None]
-        found.append({"nll": scores.nll.detach(), "": torch.cat(gradients)})
-    (one, other), tolerance = found, 1e-5 if dtype == torch.float32 else 0.02
+        return {"nll": scores.nll.detach(), "": torch.cat(gradients)}
+
+    other = computed()
+    if reason := compiled.start(cache_root() / "kernels"):
+        pytest.skip(reason)
+    graphs = counters["stats"]["unique_graphs"]
+    try:
+        one = computed()
+    finally:
+        compiled.stop()
+    assert counters["stats"]["unique_graphs"] >= graphs + 7, "each kernel is one"
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
     for name in one:
         assert (one[name] - other[name]).norm() < tolerance * other[name].norm()
 

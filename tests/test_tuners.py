@@ -24,7 +24,7 @@ from swift.model.quantise import Quantisation
 from swift.template import Renderer
 from swift.template.template import template
 from swift.train.lisa import Lisa
-from swift.tuner import attach, table
+from swift.tuner import attach, compiled, table
 from swift.tuner.longlora import grouped_attention
 
 ALL = {"lora_target_modules": ["ALL"]}
@@ -101,6 +101,28 @@ def train(place: Path, output: Path, **changes: Any) -> Path:
         **changes,
     }
     return Path(sft.main(flags.from_dict(sft.Config, settings))["last_model_checkpoint"])
+
+
+def test_noise_on_the_embeddings_is_left_to_peft_and_a_run_with_it_can_be_repeated(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [train(place, tmp_path / name, neftune_noise_alpha=5.0) for name in "ab"]
+    assert (
+        "the fast path is not for this run, NEFTune's noise goes by the length of each row" in capsys.readouterr().out
+    )
+    first, second = ((run / "adapter_model.safetensors").read_bytes() for run in runs)
+    assert first == second
+
+
+def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "start", lambda folder: "torch.compile: no g++ here")
+    train(place, tmp_path / "short")
+    assert "no g++ here" not in capsys.readouterr().out
+    monkeypatch.setattr(tuning, "WORTH_COMPILING", 1)
+    train(place, tmp_path / "long")
+    assert "are not compiled, and steps take longer for it: torch.compile: no g++ here" in capsys.readouterr().out
 
 
 def resume(place: Path, last: Path, **changes: Any) -> Path:

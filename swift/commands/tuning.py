@@ -134,16 +134,17 @@ def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool, tokens
     compiled.stop()
     if cfg.train.tuner_backend != "swift" or cfg.train.sft_type != "lora" or cfg.train.torch_compile:
         return False
-    if reason := "its weights are spread" if apart else fused.why_not(model):
+    reason = "its weights are spread" if apart else fused.why_not(model)
+    if cfg.train.neftune_noise_alpha and not reason:
+        reason = "NEFTune's noise goes by the length of each row"
+    if reason:
         say(f"PEFT's own layers compute LoRA: the fast path is not for this run, {reason}")
         return False
     fused.fuse(model)
     if tokens * model.num_parameters() >= WORTH_COMPILING:
-        kept = cache_root() / "kernels"
-        if not kept.exists():
-            say("compiling the fast path's kernels for this processor (once, half a minute)")
-        if reason := compiled.start(kept):
-            say(f"the fast path's kernels are not compiled, which costs a sixth of its speed: {reason}")
+        say("the fast path's kernels are compiled, unless they were before on this machine (20 s)")
+        if reason := compiled.start(cache_root() / "kernels"):
+            say(f"the fast path's kernels are not compiled, and steps take longer for it: {reason}")
     return True
 
 

@@ -12,10 +12,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd import Function
 
-CHUNK = 256
-"""Rows of logits that are made at a time."""
+MADE = 256
+"""Rows of logits that a frozen head makes at a time."""
 WIDE = 8
-"""Rows of logits that are in fp32 at a time: few enough to stay in a processor's cache."""
+"""Rows of these that are in fp32 at a time: few enough to stay in a processor's cache."""
+CHUNK = 64
+"""Rows of logits of any other head that are in fp32 at a time."""
 
 
 class Scores(NamedTuple):
@@ -69,7 +71,7 @@ _ROOM = threading.local()
 
 def _room(rows: int, width: int, like: Tensor) -> Tensor:
     """Memory for so many logits, the same at each call of a thread: fresh pages would cost more than the sums."""
-    shape = (max(rows, CHUNK), width)
+    shape = (max(rows, MADE), width)
     held: Tensor | None = getattr(_ROOM, "held", None)
     if held is None or (held.shape, held.dtype, held.device) != (shape, like.dtype, like.device):
         held = _ROOM.held = like.new_empty(shape)
@@ -78,7 +80,7 @@ def _room(rows: int, width: int, like: Tensor) -> Tensor:
 
 class _HeadNll(Function):
     """The negative log-likelihood of each target from hidden states, and whether it is the first choice, by a frozen
-    head. Logits are there for `CHUNK` tokens at a time; the gradient is made beside them, but for its factor."""
+    head. Logits are there for `MADE` tokens at a time; the gradient is made beside them, but for its factor."""
 
     @staticmethod
     def forward(
@@ -93,8 +95,8 @@ class _HeadNll(Function):
         nll_N = hidden_NI.new_empty(len(targets_N), dtype=torch.float32)
         hit_N = torch.empty(len(targets_N) if hits else 0, dtype=torch.bool, device=hidden_NI.device)
         gradient_NI = torch.empty_like(hidden_NI) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(targets_N), CHUNK):
-            at = slice(start, start + CHUNK)
+        for start in range(0, len(targets_N), MADE):
+            at = slice(start, start + MADE)
             logits = _room(len(targets_N[at]), len(weight_VI), hidden_NI)
             torch.mm(hidden_NI[at], weight_VI.T, out=logits)
             if bias_V is not None:
@@ -128,7 +130,7 @@ class _Nll(Function):
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-        scales = [chunk.float().logsumexp(-1) for chunk in logits_NV.split(WIDE)]
+        scales = [chunk.float().logsumexp(-1) for chunk in logits_NV.split(CHUNK)]
         scale_N = torch.cat(scales) if scales else logits_NV.new_zeros(0, dtype=torch.float32)
         ctx.save_for_backward(logits_NV, targets_N, scale_N)
         return scale_N - logits_NV.gather(-1, targets_N[:, None])[:, 0].float()
@@ -137,7 +139,7 @@ class _Nll(Function):
     def backward(ctx: Any, dnll_N: Tensor) -> tuple[Tensor | None, ...]:
         logits_NV, targets_N, scale_N = ctx.saved_tensors
         gradient_NV = torch.empty_like(logits_NV)
-        chunks = (each.split(WIDE) for each in (logits_NV, targets_N, scale_N, dnll_N, gradient_NV))
+        chunks = (each.split(CHUNK) for each in (logits_NV, targets_N, scale_N, dnll_N, gradient_NV))
         for logits, targets, scale, dnll, gradient in zip(*chunks, strict=True):
             shares = (logits.float() - scale[:, None]).exp_()
             shares[torch.arange(len(targets), device=targets.device), targets] -= 1

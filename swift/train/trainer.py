@@ -224,9 +224,9 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             seed = torch.randint(2**62, ())  # here, so that the order of drawing is that of the batches
             return lambda: self.compute_loss(model, {**batch, "seed": seed}, num_items_in_batch=num_items_in_batch)
 
-        trained = [each for each in self.model.parameters() if each.requires_grad]
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
         self._lanes = self._lanes or Lanes()
-        return self._lanes.add_gradients([job(each) for each in alone], [job(each) for each in beside], trained)
+        return self._lanes.add_gradients([job(each) for each in alone], [job(each) for each in beside], parameters)
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.lora_lr_ratio is None or self.optimizer is not None:

@@ -92,15 +92,16 @@ class AddNorm(Function):
     def forward(
         ctx: Any, x: Tensor, delta: Tensor | None, factor: float, weight: Tensor, eps: float, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
         total, y, dropped, inverse = _add_norm(x, delta, factor, weight, eps, mask)
         ctx.save_for_backward(total, weight, inverse, mask)
         ctx.factor = None if delta is None else factor
         return total, y, dropped
 
     @staticmethod
-    def backward(ctx: Any, dtotal: Tensor, dy: Tensor, ddropped: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dtotal: Tensor | None, dy: Tensor, ddropped: Tensor | None) -> tuple[Tensor | None, ...]:
         total, weight, inverse, mask = ctx.saved_tensors
-        dx = _add_norm_gradient(dtotal, dy, None if mask is None else ddropped, total, weight, inverse, mask)
+        dx = _add_norm_gradient(dtotal, dy, ddropped, total, weight, inverse, mask)
         ddelta = None if ctx.factor is None else dx if ctx.factor == 1 else dx * ctx.factor
         return dx, ddelta, None, None, None, None
 
@@ -110,6 +111,7 @@ class SwiGlu(Function):
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(gate_up, mask)
         answer: tuple[Tensor, Tensor | None] = _swiglu(gate_up, mask)
         return answer
@@ -117,7 +119,7 @@ class SwiGlu(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, ddropped: Tensor | None) -> tuple[Tensor | None, ...]:
         gate_up, mask = ctx.saved_tensors
-        return _swiglu_gradient(dy, None if mask is None else ddropped, gate_up, mask), None
+        return _swiglu_gradient(dy, ddropped, gate_up, mask), None
 
 
 @kernel
@@ -133,7 +135,7 @@ def _add_norm(
 
 @kernel
 def _add_norm_gradient(
-    dtotal: Tensor,
+    dtotal: Tensor | None,
     dy: Tensor,
     ddropped: Tensor | None,
     total: Tensor,
@@ -145,7 +147,8 @@ def _add_norm_gradient(
         dy = dy.addcmul(ddropped, mask)
     scaled, wide = (dy * weight).float(), total.float()
     along = (scaled * wide).sum(-1, keepdim=True) * inverse**3 / -total.shape[-1]
-    return (scaled * inverse).addcmul(wide, along).to(dy.dtype) + dtotal
+    dx = (scaled * inverse).addcmul(wide, along).to(dy.dtype)
+    return dx if dtotal is None else dx + dtotal
 
 
 @kernel
@@ -191,6 +194,7 @@ class Attention(Function):
         heads: Heads,
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
         cos, sin = turn or (None, None)
         q_KXD, k_KTD, v_KTD = _apart(qkv, cos, sin, heads.queries, heads.keys, heads.width, heads.scale)
         out_KXD = torch.empty_like(q_KXD)
@@ -210,7 +214,7 @@ class Attention(Function):
     def backward(ctx: Any, dy_TI: Tensor, ddropped_TI: Tensor | None) -> tuple[Tensor | None, ...]:
         heads: Heads = ctx.heads
         q_KXD, k_KTD, v_KTD, cos, sin, mask, *kept = ctx.saved_tensors
-        dout_KXD = _by_key(dy_TI, None if mask is None else ddropped_TI, mask, heads.keys, heads.width)
+        dout_KXD = _by_key(dy_TI, ddropped_TI, mask, heads.keys, heads.width)
         dq_KXD = torch.empty_like(q_KXD)
         dk_KTD, dv_KTD = (torch.zeros_like(each, dtype=torch.float32) for each in (k_KTD, v_KTD))
         known = iter(kept)
