@@ -26,6 +26,7 @@ from urllib import request
 from urllib.error import URLError
 from urllib.parse import unquote, unquote_to_bytes
 
+from swift.cache import cache_root
 from swift.chat import PLACE, Image, Message
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ ORIENTATION = 0x0112
 
 def kept() -> Path:
     """Where images that training rows name by URL are kept: `$SWIFT_CACHE/images`, or in `~/.cache/swift`."""
-    return Path(os.environ.get("SWIFT_CACHE") or "~/.cache/swift").expanduser() / "images"
+    return cache_root() / "images"
 
 
 @dataclass(frozen=True, slots=True)

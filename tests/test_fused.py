@@ -22,8 +22,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from swift.cache import cache_root
 from swift.chat import Sample
-from swift.model.bundled import cache_root
 from swift.train.batch import StepBatches, collate, lanes, pack, rounded
 from swift.train.lanes import Lanes
 from swift.train.loss import output_head, score

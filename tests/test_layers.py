@@ -12,7 +12,9 @@ import swift
 ROOT = Path(swift.__file__).parent
 MAY_IMPORT = {
     "chat": set(),
-    "images": {"chat"},
+    "cache": set(),
+    "native": {"cache"},
+    "images": {"chat", "cache"},
     "flags": set(),
     "launch": set(),
     "own": set(),
@@ -20,15 +22,15 @@ MAY_IMPORT = {
     "agent": {"chat"},
     "data": {"chat", "images", "own"},
     "train": {"chat"},
-    "model": {"own"},
-    "tuner": set(),
+    "model": {"own", "cache"},
+    "tuner": {"native"},
     "template": {"chat", "agent", "images"},
-    "infer": {"chat", "images", "template", "agent"},
+    "infer": {"chat", "images", "template", "agent", "native"},
     "serve": {"chat", "infer", "agent"},
     "eval": {"chat", "data", "agent", "infer"},
     "commands": {
-        "chat", "flags", "cli", "images", "agent", "data", "train", "model", "tuner", "template", "infer", "serve",
-        "eval",
+        "chat", "cache", "flags", "cli", "images", "agent", "data", "train", "model", "tuner", "template", "infer",
+        "serve", "eval",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

@@ -135,13 +135,14 @@ def openvino(choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
 
 def _gguf(choice: Choice, path: Path, kind: str) -> Path:
     """The model as a GGUF file in the cache, named by what it was made from; the first call writes and checks it."""
+    from swift.cache import cache_root
     from swift.commands import export, merging
-    from swift.model import bundled, gguf, gguf_write
+    from swift.model import gguf, gguf_write
 
     made_from = [path, *([choice.adapter] if choice.adapter else [])]
     files = [file for folder in made_from for file in sorted(folder.iterdir()) if file.is_file()]
     told = repr([kind, choice.template, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]])
-    folder = bundled.cache_root() / "gguf" / f"{path.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    folder = cache_root() / "gguf" / f"{path.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
     file = folder / f"model-{kind}.gguf"
     if not file.is_file():
         print(f"writing {file} for OpenVINO (once)", file=sys.stderr)

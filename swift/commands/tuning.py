@@ -128,7 +128,7 @@ def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool, tokens
 
     `apart`: the model's weights are spread over processes or devices. `tokens`: how many the run will see, about.
     """
-    from swift.model.bundled import cache_root
+    from swift.cache import cache_root
     from swift.tuner import compiled, fused
 
     compiled.stop()

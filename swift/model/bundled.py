@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from swift.cache import cache_root
 
 MODEL_TYPE = "smollm2-135m-instruct"
 FOLDER = "SmolLM2-135M-Instruct"
@@ -22,11 +23,6 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-
-
-def cache_root() -> Path:
-    """Where unpacked models are kept: `$SWIFT_CACHE`, or `~/.cache/swift`."""
-    return Path(os.environ.get("SWIFT_CACHE") or "~/.cache/swift").expanduser()
 
 
 def package_file() -> Path | None:

@@ -1,0 +1,86 @@
+"""C++ of ours, compiled once on the user's machine for its processor and called through ctypes. Knows no model.
+
+Sources lie beside the Python that calls them; `tiles.h`, here, is what they share. Plain C functions with numbers and
+addresses, so neither torch's headers nor Python's are needed: a C++ compiler alone, and two seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from swift.cache import cache_root
+
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+    # sums in any order; not -ffast-math, whose libraries change how the whole process treats denormal numbers
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
+)
+HEADER = Path(__file__).with_name("tiles.h")
+
+
+class Unavailable(Exception):
+    """Why this machine computes without C++ of ours, in one line."""
+
+
+def load(source: Path) -> ctypes.CDLL:
+    """The functions of a C++ file. Raises Unavailable; other processes may ask for the same at the same time."""
+    loaded = _load(source)
+    if isinstance(loaded, str):
+        raise Unavailable(loaded)
+    return loaded
+
+
+@cache
+def _load(source: Path) -> ctypes.CDLL | str:
+    if reason := _why_not():
+        return reason
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if not compiler:
+        return "there is no C++ compiler (g++ or clang++)"
+    try:
+        return ctypes.CDLL(str(_built(source, compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        first = next((line for line in said.splitlines() if "error" in line), said.strip().splitlines()[0])
+        return f"{compiler} does not compile {source.name}: {first.strip()[:150]}"
+
+
+def _why_not() -> str:
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return f"it is for Linux on x86-64, not {platform.system()} on {platform.machine()}"
+    if not torch.cpu._is_avx512_bf16_supported():
+        return "the processor does not multiply bf16 (AVX-512 BF16, AMX)"
+    return ""
+
+
+def _built(source: Path, compiler: str) -> Path:
+    """The library of a source, from the folder of an earlier run or made now."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    parts = [source.read_bytes(), HEADER.read_bytes(), " ".join([version, *FLAGS, _processor()]).encode()]
+    name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
+    folder = cache_root() / "native"
+    library = folder / name
+    if not library.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            made = Path(aside) / name
+            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made)]
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+            made.replace(library)
+    return library
+
+
+def _processor() -> str:
+    """What the processor can do: a folder of compiled code may be shared by different machines."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line for line in lines if line.startswith("flags")), "")
