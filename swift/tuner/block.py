@@ -249,7 +249,9 @@ class _Whole(Function):
         made = call.block.arguments(call, x_TI, plain)
         dy_NI, dx_TI = dy_NI.contiguous(), torch.empty_like(x_TI)
         flat = torch.empty(sum(each.numel() for each in plain))
-        gradients = [part.view_as(each) for part, each in zip(flat.split([p.numel() for p in plain]), plain, strict=True)]
+        gradients = [
+            part.view_as(each) for part, each in zip(flat.split([p.numel() for p in plain]), plain, strict=True)
+        ]
         found = iter(gradients)
         for name, count in zip(LINEARS, call.counts, strict=True):
             parts = getattr(made, name).parts

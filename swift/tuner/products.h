@@ -204,7 +204,7 @@ inline void transpose(bf16 *to, const bf16 *from, long rows = SIDE) {
 template <class Done>
 inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, long outputs, const bf16 *inner,
                     long rank, const bf16 *ups, Done done) {
-  alignas(64) float sum[AREA];
+  alignas(64) float sums[2][AREA];
   int depths = int(inputs / SIDE), more = int(rank / SIDE);
   long together = std::max(1L, NEAR / (SIDE * inputs * 2));
   for (long first = 0; first < count; first += together) {
@@ -217,9 +217,11 @@ inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, 
         Run two{inner + r * SIDE * rank, AREA, ups + p * more * AREA, more};
         // the next panel is fetched in as many parts as there are blocks of rows
         long part = (r - first) * lines;
-        kernel(one, two, sum, false, true, panel + depths * AREA + part * 32, part < SIDE ? lines : 0);
-        done(r, p, sum);
+        kernel(one, two, sums[r % 2], false, true, panel + depths * AREA + part * 32, part < SIDE ? lines : 0);
+        // one block behind, while the tiles of the next are at work
+        if (r > first) done(r - 1, p, sums[(r - 1) % 2]);
       }
+      done(last - 1, p, sums[(last - 1) % 2]);
     }
   }
 }
