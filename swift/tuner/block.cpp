@@ -129,13 +129,14 @@ void inward(long count, const bf16 *x, long width, const bf16 *panel, long rank,
 
 // x W' + b + inner B'; `done(r, p, line, values)` gets 32 columns of a row at a time.
 template <class Done>
-void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x, const bf16 *inner, Done done) {
+void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x, const bf16 *inner, Done done,
+             bool halves = false) {
   product(count, x, l.inputs, l.ahead, l.outputs, inner, l.rank, adapters.up, [&](long r, long p, const float *sum) {
     for (long line = 0; line < SIDE; line++) {
       Pair each = load(sum + line * SIDE);
       done(r, p, line, l.bias ? each + load(l.bias + p * SIDE) : each);
     }
-  });
+  }, halves);
 }
 
 // The gradient of x: dy W, and what comes through the adapters and their mask.
@@ -289,18 +290,20 @@ void run_forward(const Block &b) {
       low = k.inner[2] + first * b.gate_up.rank;
       bf16 *gate_up = k.gate_up + first * 2 * inner;
       inward(count, seen, hidden, shared.gate_up.down, b.gate_up.rank, low);
-      outward(b.gate_up, shared.gate_up, count, mine.y, low, [&](long r, long p, long line, Pair values) {
-        store(gate_up + (r * 2 * inner / SIDE + p) * AREA + line * SIDE, values);
-      });
-      for (long t = 0; t < valid; t++) {
-        In gate = inside(gate_up, t, 2 * inner), up{gate[inner / SIDE], AREA}, mask = plain(b.down.mask, place(t), inner);
-        Out act = inside(mine.act, t, inner), dropped = inside(mine.act_dropped, t, inner);
-        for (long p = 0; p < inner / SIDE; p++) {
-          Pair g = load(gate[p]), y = g * sigmoid(g) * load(up[p]);
-          store(act[p], y);
-          if (mask) store(dropped[p], y * load(mask[p]));
-        }
-      }
+      outward(
+          b.gate_up, shared.gate_up, count, mine.y, low,
+          [&](long r, long p, long line, Pair values) {
+            const long half = inner / SIDE, gate = (r * 2 * half + p) * AREA + line * SIDE;
+            if (p < half) return store(gate_up + gate, values);
+            // its gate came just before
+            Pair g = load(gate_up + gate - half * AREA), y = g * sigmoid(g) * values;
+            const long to = (r * half + p - half) * AREA + line * SIDE, row = r * SIDE + line;
+            stream(gate_up + gate, values);
+            store(mine.act + to, y);
+            if (b.down.mask && row < valid)
+              store(mine.act_dropped + to, y * load(b.down.mask + place(row) * inner + (p - half) * SIDE));
+          },
+          true);
       low = k.inner[3] + first * b.down.rank;
       inward(count, b.down.mask ? mine.act_dropped : mine.act, inner, shared.down.down, b.down.rank, low);
       outward(b.down, shared.down, count, mine.act, low, [&](long r, long p, long line, Pair values) {

@@ -32,6 +32,8 @@ struct Pair {
 inline Pair load(const bf16 *x) { return {wide(x), wide(x + 16)}; }
 inline Pair load(const float *x) { return {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)}; }
 inline void store(bf16 *to, Pair x) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low)); }
+// past the caches, for what is read much later
+inline void stream(bf16 *to, Pair x) { _mm512_stream_si512((__m512i *)to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low)); }
 inline void store(float *to, Pair x) {
   _mm512_storeu_ps(to, x.low);
   _mm512_storeu_ps(to + 16, x.high);
@@ -200,24 +202,26 @@ inline void transpose(bf16 *to, const bf16 *from, long rows = SIDE) {
 }
 
 // Rows (in blocks, `inputs` wide) through panels, and `inner` (`rank` wide) through `ups` beside them; `done(r, p, sum)`
-// gets each block of 32 rows x 32 columns.
+// gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by turns.
 template <class Done>
 inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, long outputs, const bf16 *inner,
-                    long rank, const bf16 *ups, Done done) {
+                    long rank, const bf16 *ups, Done done, bool halves = false) {
   alignas(64) float sums[2][AREA];
   int depths = int(inputs / SIDE), more = int(rank / SIDE);
   long together = std::max(1L, NEAR / (SIDE * inputs * 2));
   for (long first = 0; first < count; first += together) {
     long last = std::min(count, first + together);
     int lines = int((SIDE + last - first - 1) / (last - first));
-    for (long p = 0; p < outputs / SIDE; p++) {
+    for (long turn = 0; turn < outputs / SIDE; turn++) {
+      long p = halves ? turn / 2 + turn % 2 * (outputs / SIDE / 2) : turn, next = p + 1;
+      if (halves) next = turn % 2 ? turn / 2 + 1 : p + outputs / SIDE / 2;
       const bf16 *panel = panels + p * depths * AREA;
       for (long r = first; r < last; r++) {
         Run one{a + r * SIDE * inputs, AREA, panel, depths};
         Run two{inner + r * SIDE * rank, AREA, ups + p * more * AREA, more};
         // the next panel is fetched in as many parts as there are blocks of rows
         long part = (r - first) * lines;
-        kernel(one, two, sums[r % 2], false, true, panel + depths * AREA + part * 32, part < SIDE ? lines : 0);
+        kernel(one, two, sums[r % 2], false, true, panels + next * depths * AREA + part * 32, part < SIDE ? lines : 0);
         // one block behind, while the tiles of the next are at work
         if (r > first) done(r - 1, p, sums[(r - 1) % 2]);
       }
