@@ -199,7 +199,7 @@ def test_where_memory_is_short_requests_wait_and_none_is_lost(model):
     most = 0
     for each, reply in zip(asked, replies, strict=True):
         assert tokens(reply) == reference(model, each, 80)
-        most = max(most, engine._runner._keys.shape[1] * engine._runner._keys.shape[4])
+        most = max(most, engine._runner._pasts.slots * engine._runner._pasts.room)
     assert most <= 600
     engine.close()
     small = TorchEngine(model, (), memory=2 * 300 * bytes_of_one)
@@ -293,7 +293,7 @@ def test_closing_or_dropping_a_reply_stops_its_work(model):
     began = time.monotonic()
     assert tokens(engine.submit(prompt(4), GREEDY)) == reference(model, prompt(4), 12)
     assert time.monotonic() - began < 2
-    assert not engine._rows and not engine._runner._spots
+    assert not engine._rows and not engine._runner._pasts._spots
     engine.close()
 
 

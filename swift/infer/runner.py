@@ -46,7 +46,7 @@ class Runner(Protocol):
     def close(self, past: Past) -> None: ...
 
     def step(self, feeds: Sequence[Feed]) -> Tensor:
-        """Feeds everything once; a row of logits for each feed that wants them, in order."""
+        """Feeds everything once; a row of logits for each feed that wants them, in order, there until the next step."""
         ...
 
     def read(self, past: Past, start: int, end: int) -> Kept:

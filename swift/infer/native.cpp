@@ -1,0 +1,380 @@
+// A step of a decoder in bf16: tokens of many requests in, logits out, keys and values kept in panels. One parallel
+// region for all layers; threads meet between phases alone. Sums, norms and the hidden state are fp32.
+// What the arguments mean is said in native.py.
+#include <omp.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "tiles.h"
+
+using namespace tiles;
+
+namespace {
+
+struct Product {
+  const bf16 *weight; // panels
+  const float *bias;  // or null
+  int64_t inputs, outputs;
+};
+
+struct Layer {
+  const float *norm, *norm_mlp, *norm_queries, *norm_keys;
+  Product qkv, out, gate_up, down;
+  int64_t turns, window; // 0: sees everything
+};
+
+struct Low {
+  const bf16 *a, *b; // (rank, inputs); (rank, outputs), in the order of the panels
+  int64_t rank;
+};
+
+constexpr int PRODUCTS = 4; // of a layer that an adapter may be on
+
+struct Model {
+  int64_t layers, width, inner, H, K, D, turned;
+  float eps, scale;
+  const Layer *layer;
+  const float *norm;
+  Product head;
+  const bf16 *embedding;
+};
+
+struct Feed {
+  int64_t start, end, slot, length; // rows; positions with them
+};
+
+struct Step {
+  const Feed *feeds;
+  int64_t count, rows, wanted, slots, room, threads;
+  const int64_t *tokens, *which; // which rows want logits
+  bf16 *keys, *values;
+  const float *cos, *sin; // (positions, turned / 2)
+  const Low *const *lows; // a row's adapter: layers x PRODUCTS; or null, or null for all
+  float *logits;
+};
+
+template <typename T> class Buffer {
+public:
+  T *get(size_t size) {
+    if (size > size_) {
+      data_.reset(static_cast<T *>(::operator new[](size * sizeof(T), std::align_val_t(64))));
+      std::memset(data_.get(), 0, size * sizeof(T)); // what pads rows is multiplied too
+      size_ = size;
+    }
+    return data_.get();
+  }
+
+private:
+  struct Delete {
+    void operator()(T *data) { ::operator delete[](data, std::align_val_t(64)); }
+  };
+  std::unique_ptr<T[], Delete> data_;
+  size_t size_ = 0;
+};
+
+inline int64_t padded(int64_t rows) { return (rows + MOST - 1) / MOST * MOST; }
+
+struct Task {
+  int feed, head, first; // of the feed's tokens
+};
+
+struct Own { // of a thread
+  Buffer<bf16> queries, shares;
+  Buffer<float> scores;
+};
+
+class Decoder {
+public:
+  explicit Decoder(const Model &model) : m(model), layers_(model.layer, model.layer + model.layers) {
+    m.layer = layers_.data();
+    group_ = int(m.H / m.K);
+    block_ = std::max(1, MOST / group_);
+  }
+
+  void step(const Step &s) {
+    const int64_t N = padded(s.rows), widest = std::max({m.width, m.inner, m.H * m.D});
+    x_ = hidden_.get(N * m.width);
+    normed_ = normed_buffer_.get(N * m.width);
+    qkv_ = qkv_buffer_.get(N * (m.H + 2 * m.K) * m.D);
+    q_ = queries_.get(N * m.H * m.D);
+    seen_ = seen_buffer_.get(N * m.H * m.D);
+    inner_ = inner_buffer_.get(N * m.inner);
+    (void)widest;
+    if (s.lows) low_ = low_buffer_.get(N * rank(s));
+    feed_of_.resize(s.rows);
+    tasks_.clear();
+    for (int f = 0; f < s.count; f++) {
+      const int tokens = int(s.feeds[f].end - s.feeds[f].start);
+      std::fill(feed_of_.begin() + s.feeds[f].start, feed_of_.begin() + s.feeds[f].end, f);
+      for (int first = (tokens - 1) / block_ * block_; first >= 0; first -= block_) // the longest first
+        for (int head = 0; head < m.K; head++) tasks_.push_back({f, head, first});
+    }
+    own_.resize(std::max<size_t>(own_.size(), s.threads));
+    permitted();
+#pragma omp parallel num_threads(s.threads)
+    {
+      begin();
+      embed(s);
+      for (int64_t l = 0; l < m.layers; l++) layer(s, l);
+      head(s);
+      end();
+    }
+  }
+
+private:
+  int64_t rank(const Step &s) {
+    int64_t most = 1;
+    for (int64_t row = 0; row < s.rows; row++)
+      if (s.lows[row])
+        for (int64_t i = 0; i < m.layers * PRODUCTS; i++) most = std::max(most, s.lows[row][i].rank);
+    return rank_ = most;
+  }
+
+  void embed(const Step &s) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s.rows; row++) {
+      const bf16 *from = m.embedding + s.tokens[row] * m.width;
+      for (int64_t i = 0; i < m.width; i += 16) _mm512_storeu_ps(x_ + row * m.width + i, wide(from + i));
+    }
+  }
+
+  void layer(const Step &s, int64_t l) {
+    const Layer &w = m.layer[l];
+    const int64_t O = w.qkv.outputs;
+    norm(s.rows, w.norm);
+    lows(s, l, 0, normed_, m.width);
+    product(s, l, 0, w.qkv, normed_, [&](int64_t row, int64_t panel, const float *sum) {
+      std::memcpy(qkv_ + row * O + panel * PANEL, sum, PANEL * sizeof(float));
+    });
+    place(s, l);
+#pragma omp for schedule(dynamic, 1)
+    for (size_t task = 0; task < tasks_.size(); task++) attend(s, l, tasks_[task]);
+    const auto add = [&](int64_t row, int64_t panel, const float *sum) {
+      float *x = x_ + row * m.width + panel * PANEL;
+      for (int i = 0; i < PANEL; i += 16)
+        _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(sum + i)));
+    };
+    lows(s, l, 1, seen_, m.H * m.D);
+    product(s, l, 1, w.out, seen_, add);
+    norm(s.rows, w.norm_mlp);
+    lows(s, l, 2, normed_, m.width);
+    product(s, l, 2, w.gate_up, normed_, [&](int64_t row, int64_t panel, const float *sum) {
+      __m512 y = _mm512_mul_ps(silu(_mm512_loadu_ps(sum)), _mm512_loadu_ps(sum + 16));
+      narrow(inner_ + row * m.inner + panel * 16, y);
+    });
+    lows(s, l, 3, inner_, m.inner);
+    product(s, l, 3, w.down, inner_, add);
+  }
+
+  // RMS norm (arXiv 1910.07467) of so many hidden states.
+  void norm(int64_t rows, const float *weight) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) norm(x_ + row * m.width, weight, normed_ + row * m.width, m.width);
+  }
+
+  void norm(const float *x, const float *weight, bf16 *to, int64_t width) {
+    const __m512 inverse = _mm512_set1_ps(inverse_size(x, width));
+    for (int64_t i = 0; i < width; i += 16)
+      narrow(to + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse), _mm512_loadu_ps(weight + i)));
+  }
+
+  float inverse_size(const float *x, int64_t width) {
+    __m512 square = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += 16) {
+      const __m512 v = _mm512_loadu_ps(x + i);
+      square = _mm512_fmadd_ps(v, v, square);
+    }
+    return 1 / std::sqrt(_mm512_reduce_add_ps(square) / width + m.eps);
+  }
+
+  // keep(row, panel, sum) for every row and panel of x W' + b and what adapters add. A thread has panels of its own.
+  template <typename Keep>
+  void product(const Step &s, int64_t l, int which, const Product &w, const bf16 *x, const Keep &keep) {
+    rows(w, x, s.rows, [&](int64_t row, int64_t panel, float *sum) {
+      if (s.lows && s.lows[row]) {
+        const Low &low = s.lows[row][l * PRODUCTS + which];
+        for (int64_t r = 0; r < low.rank; r++) {
+          const __m512 t = _mm512_set1_ps(low_[row * rank_ + r]);
+          const bf16 *b = low.b + r * w.outputs + panel * PANEL;
+          for (int i = 0; i < PANEL; i += 16)
+            _mm512_storeu_ps(sum + i, _mm512_fmadd_ps(t, wide(b + i), _mm512_loadu_ps(sum + i)));
+        }
+      }
+      keep(row, panel, sum);
+    });
+  }
+
+  template <typename Keep> void rows(const Product &w, const bf16 *x, int64_t rows, const Keep &keep) {
+    const int64_t panels = w.outputs / PANEL, me = omp_get_thread_num(), all = omp_get_num_threads();
+    const int64_t size = w.inputs * PANEL, depths = w.inputs / DEPTH;
+    alignas(64) float sum[MOST * PANEL];
+    for (int64_t panel = panels * me / all; panel < panels * (me + 1) / all; panel++) {
+      const bf16 *weight = w.weight + panel * size;
+      for (int64_t row = 0; row < rows; row += MOST) {
+        const int some = int(std::min<int64_t>(MOST, rows - row));
+        // few rows wait for memory: what comes 8 kB later is on its way; many leave time to fetch the next panel
+        const long ahead = rows <= MOST ? 4096 : row + MOST >= rows ? size : 0;
+        multiply(some, x + row * w.inputs, w.inputs, weight, STEP, int(depths), sum, PANEL, false, ahead);
+        for (int i = 0; i < some; i++) {
+          if (w.bias)
+            for (int c = 0; c < PANEL; c++) sum[i * PANEL + c] += w.bias[panel * PANEL + c];
+          keep(row + i, panel, sum + i * PANEL);
+        }
+      }
+    }
+#pragma omp barrier
+  }
+
+  // What the rows with an adapter are in its rank's few dimensions (arXiv 2106.09685).
+  void lows(const Step &s, int64_t l, int which, const bf16 *x, int64_t inputs) {
+    if (!s.lows) return;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s.rows; row++) {
+      if (!s.lows[row]) continue;
+      const Low &low = s.lows[row][l * PRODUCTS + which];
+      for (int64_t r = 0; r < low.rank; r++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < inputs; i += 32)
+          sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + row * inputs + i),
+                                 (__m512bh)_mm512_loadu_si512(low.a + r * inputs + i));
+        low_[row * rank_ + r] = _mm512_reduce_add_ps(sum);
+      }
+    }
+  }
+
+  // Queries and keys get their norms and positions (arXiv 2104.09864); keys and values go where they are kept.
+  void place(const Step &s, int64_t l) {
+    const Layer &w = m.layer[l];
+    const int64_t D = m.D, heads = m.H + 2 * m.K;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s.rows; row++) {
+      const Feed &feed = s.feeds[feed_of_[row]];
+      const int64_t position = feed.length - (feed.end - row);
+      float *of = qkv_ + row * heads * D;
+      for (int64_t h = 0; h < m.H + m.K; h++) {
+        float *x = of + h * D;
+        if (const float *weight = h < m.H ? w.norm_queries : w.norm_keys) {
+          const float inverse = inverse_size(x, D);
+          for (int64_t i = 0; i < D; i++) x[i] = x[i] * inverse * weight[i];
+        }
+        if (w.turns) {
+          const int64_t half = m.turned / 2;
+          const float *cos = s.cos + position * half, *sin = s.sin + position * half;
+          for (int64_t i = 0; i < half; i++) {
+            const float a = x[i], b = x[i + half];
+            x[i] = a * cos[i] - b * sin[i];
+            x[i + half] = b * cos[i] + a * sin[i];
+          }
+        }
+      }
+      for (int64_t i = 0; i < m.H * D; i += 16)
+        narrow(q_ + row * m.H * D + i, _mm512_mul_ps(_mm512_loadu_ps(of + i), _mm512_set1_ps(m.scale)));
+      bf16 line[2048];
+      for (int64_t k = 0; k < m.K; k++) {
+        for (int64_t i = 0; i < D; i += 16) narrow(line + i, _mm512_loadu_ps(of + (m.H + k) * D + i));
+        bf16 *key = keys(s, l, feed.slot, k) + position / 32 * 32 * D + (position % 32) / 16 * 512 + position % 16 * 2;
+        for (int64_t d = 0; d < D; d += 32)
+          for (int64_t pair = 0; pair < 16; pair++) std::memcpy(key + d * 32 + pair * 32, line + d + pair * 2, 4);
+        for (int64_t i = 0; i < D; i += 16) narrow(line + i, _mm512_loadu_ps(of + (m.H + m.K + k) * D + i));
+        bf16 *value = values(s, l, feed.slot, k) + position / 32 * 32 * D + position % 32 / 2 * 32 + position % 2;
+        for (int64_t d = 0; d < D; d += 16)
+          for (int64_t c = 0; c < 16; c++) value[d * 32 + c * 2] = line[d + c];
+      }
+    }
+  }
+
+  int64_t offset(const Step &s, int64_t l, int64_t slot, int64_t k) const {
+    return ((l * s.slots + slot) * m.K + k) * s.room * m.D;
+  }
+  bf16 *keys(const Step &s, int64_t l, int64_t slot, int64_t k) { return s.keys + offset(s, l, slot, k); }
+  bf16 *values(const Step &s, int64_t l, int64_t slot, int64_t k) { return s.values + offset(s, l, slot, k); }
+
+  // What some tokens' queries see that share a key head.
+  void attend(const Step &s, int64_t l, const Task &task) {
+    const Feed &feed = s.feeds[task.feed];
+    const int64_t D = m.D, G = group_, row = feed.start + task.first;
+    const int tokens = int(std::min<int64_t>(block_, feed.end - row)), heads = int(tokens * G);
+    const int64_t position = feed.length - (feed.end - row), length = position + tokens;
+    const int64_t window = m.layer[l].window ? m.layer[l].window : INT64_MAX;
+    const int64_t from = std::max<int64_t>(0, position - window + 1) / 32 * 32, wide_ = padded(length - from);
+    Own &own = own_[omp_get_thread_num()];
+    bf16 *queries = own.queries.get(MOST * D), *shares = own.shares.get(MOST * wide_);
+    float *scores = own.scores.get(MOST * wide_);
+    for (int t = 0; t < tokens; t++)
+      std::memcpy(queries + t * G * D, q_ + ((row + t) * m.H + task.head * G) * D, G * D * sizeof(bf16));
+    const bf16 *key = keys(s, l, feed.slot, task.head) + from * D;
+    for (int64_t at = 0; at < wide_; at += PANEL)
+      multiply(heads, queries, D, key + at * D, STEP, int(D / DEPTH), scores + at, wide_);
+    float inverse[MOST];
+    for (int i = 0; i < heads; i++) {
+      const int64_t last = position + i / G - from, first = std::max<int64_t>(0, last - window + 1);
+      inverse[i] = 1 / softmax(scores + i * wide_, shares + i * wide_, first, last + 1, wide_);
+    }
+    const bf16 *value = values(s, l, feed.slot, task.head) + from * D;
+    alignas(64) float sum[MOST * PANEL];
+    for (int64_t d = 0; d < D; d += PANEL) {
+      multiply(heads, shares, wide_, value + d * 32, D * 32, int(wide_ / DEPTH), sum, PANEL);
+      for (int i = 0; i < heads; i++) {
+        bf16 *to = seen_ + ((row + i / G) * m.H + task.head * G + i % G) * D + d;
+        for (int c = 0; c < PANEL; c += 16)
+          narrow(to + c, _mm512_mul_ps(_mm512_loadu_ps(sum + i * PANEL + c), _mm512_set1_ps(inverse[i])));
+      }
+    }
+  }
+
+  // e^(score - highest) from `first` to `end`, 0 elsewhere; their sum.
+  float softmax(const float *scores, bf16 *shares, int64_t first, int64_t end, int64_t width) {
+    const auto within = [&](int64_t i) -> __mmask16 {
+      const int64_t low = std::clamp<int64_t>(first - i, 0, 16), high = std::clamp<int64_t>(end - i, 0, 16);
+      return __mmask16(((1u << high) - 1) & ~((1u << low) - 1));
+    };
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    __m512 most = least, sum = _mm512_setzero_ps();
+    for (int64_t i = first / 16 * 16; i < end; i += 16)
+      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, within(i), scores + i));
+    const __m512 highest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    for (int64_t i = 0; i < width; i += 16) {
+      const __mmask16 mask = within(i);
+      __m512 e = _mm512_setzero_ps();
+      if (mask) e = _mm512_maskz_mov_ps(mask, exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + i), highest)));
+      sum = _mm512_add_ps(sum, e);
+      narrow(shares + i, e);
+    }
+    return _mm512_reduce_add_ps(sum);
+  }
+
+  void head(const Step &s) {
+    if (!s.wanted) return;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < s.wanted; i++) norm(x_ + s.which[i] * m.width, m.norm, normed_ + i * m.width, m.width);
+    rows(m.head, normed_, s.wanted, [&](int64_t row, int64_t panel, const float *sum) {
+      std::memcpy(s.logits + row * m.head.outputs + panel * PANEL, sum, PANEL * sizeof(float));
+    });
+  }
+
+  Model m;
+  std::vector<Layer> layers_;
+  int group_, block_;
+  int64_t rank_ = 0;
+  Buffer<float> hidden_, qkv_buffer_, low_buffer_;
+  Buffer<bf16> normed_buffer_, queries_, seen_buffer_, inner_buffer_;
+  float *x_ = nullptr, *qkv_ = nullptr, *low_ = nullptr;
+  bf16 *normed_ = nullptr, *q_ = nullptr, *seen_ = nullptr, *inner_ = nullptr;
+  std::vector<int> feed_of_;
+  std::vector<Task> tasks_;
+  std::vector<Own> own_;
+};
+
+} // namespace
+
+extern "C" {
+
+void *decoder_new(const Model *model) { return new Decoder(*model); }
+void decoder_free(void *decoder) { delete static_cast<Decoder *>(decoder); }
+void decoder_step(void *decoder, const Step *step) { static_cast<Decoder *>(decoder)->step(*step); }
+bool decoder_ready() { return permitted(); }
+
+}
