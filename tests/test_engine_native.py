@@ -16,7 +16,7 @@ from swift.infer.generic import Generic
 from swift.infer.lora import read_lora
 from swift.infer.native import NativeDecoder, why_not
 from swift.infer.runner import Feed
-from swift.infer.sample import SamplingParams
+from swift.infer.sample import SamplingParams, likeliest
 
 WIDE = {"hidden_size": 96, "intermediate_size": 160, "head_dim": 32, "vocab_size": 100}
 """Widths that go into panels; a vocabulary that does not."""
@@ -89,15 +89,12 @@ def test_what_was_read_is_what_was_computed_wherever_it_is_put():
     runner = NativeDecoder(model)
     past = runner.open()
     runner.step([Feed(past, prompt(75), wants=False)])
-    whole = runner.read(past, 0, 75)
-    pieces = [runner.read(past, start, min(start + 7, 75)) for start in range(0, 75, 7)]
-    for part in (0, 1):
-        assert torch.equal(torch.cat([piece[part] for piece in pieces], dim=-2), whole[part])
-    other = runner.open(pieces, 70)
-    assert torch.equal(runner.read(other, 0, 70)[0], whole[0][..., :70, :])
-    alone = runner.step([Feed(other, prompt(75)[70:])]).clone()
-    third = runner.open([whole], 70)
-    assert torch.equal(runner.step([Feed(third, prompt(75)[70:])]), alone)
+    rest = prompt(75)[70:]
+    past.length = 70
+    alone = runner.step([Feed(past, rest)]).clone()
+    for size in (75, 32, 7):
+        other = runner.open([runner.read(past, start, min(start + size, 75)) for start in range(0, 75, size)], 70)
+        assert torch.equal(runner.step([Feed(other, rest)]), alone)
 
 
 def test_a_rows_numbers_do_not_depend_on_who_is_beside_it():
@@ -163,6 +160,18 @@ def test_the_engine_takes_it_for_bf16_and_answers_as_transformers_would_but_for_
         best = scores.max(-1).values
         assert ((best - scores[range(40), said]) < 0.3 * scores.std()).all()
     engine.close()
+
+
+def test_the_likeliest_tokens_and_their_log_probabilities_are_those_of_torch():
+    model, _ = wide("llama")
+    runner = NativeDecoder(model)
+    logits = torch.randn(7, 128)[:, :100] * 5
+    logits[1, 40], logits[1, 90], logits[2, 99] = 50, 50, 60
+    logits[3] = torch.randint(3, (100,)).float()
+    logits[4] = -1000 - logits[4]
+    for got, wanted in zip(runner.likeliest(logits), likeliest(logits), strict=True):
+        assert got.token == wanted.token
+        assert got.logprob == pytest.approx(wanted.logprob, abs=1e-5)
 
 
 def test_memory_holds_its_weights_once():

@@ -72,13 +72,12 @@ class _Layout:
 
     def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
         keys, values = held
-        return [keys[:, slot, :, :, start:end].clone().transpose(-1, -2), values[:, slot, :, start:end].clone()]
+        return Kept(end - start, [keys[:, slot, :, :, start:end].clone(), values[:, slot, :, start:end].clone()])
 
-    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Sequence[Tensor]) -> None:
-        keys, values = held
-        end = start + kept[0].shape[-2]
-        keys[:, slot, :, :, start:end] = kept[0].transpose(-1, -2)
-        values[:, slot, :, start:end] = kept[1]
+    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Kept, length: int) -> None:
+        (keys, values), (k_LKDS, v_LKSD) = held, kept.tensors
+        keys[:, slot, :, :, start : start + length] = k_LKDS[..., :length]
+        values[:, slot, :, start : start + length] = v_LKSD[..., :length, :]
 
 
 class Attention:

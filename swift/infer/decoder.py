@@ -21,6 +21,7 @@ from swift.infer.lora import Lora
 from swift.infer.pasts import LEAST, Pasts, Spot, doubled
 from swift.infer.products import Gate, Product, gate, product
 from swift.infer.runner import Feed, Kept, Past, as_long
+from swift.infer.sample import likeliest
 
 WASTE = 1.5
 """Requests of different length share an attention product while padding makes it at most so many times larger."""
@@ -63,6 +64,8 @@ class Decoder:
         layout = self._heads.layout(len(self._layers), family.dtype, family.device)
         self._pasts = Pasts(layout, memory)
         self.position_bytes = layout.position_bytes
+
+    likeliest = staticmethod(likeliest)
 
     # pasts
 

@@ -21,7 +21,7 @@ from swift.infer.lora import Lora, read_lora
 from swift.infer.native import NativeDecoder
 from swift.infer.prefix import BLOCK, Prefixes
 from swift.infer.runner import Feed, Past, Runner
-from swift.infer.sample import Choice, SamplingParams, is_greedy, likeliest, room, sampler
+from swift.infer.sample import Choice, SamplingParams, is_greedy, room, sampler
 
 PREFILL = 512
 """Most tokens of prompts in one step, while nobody is being answered."""
@@ -321,12 +321,28 @@ class TorchEngine:
         for row, feed in group:
             if len(feed.tokens) > 1:
                 self._keep(row)
-        for row, choice in zip(fed, _choices(fed, logits_NV), strict=True):
+        for row, choice in zip(fed, self._choices(fed, logits_NV), strict=True):
             if isinstance(choice, Exception):
                 self._leave([row], choice)
             elif row.take(choice):
                 done.append(row)
         self._leave(done)
+
+    def _choices(self, rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception]:
+        """The next token of each row; those that just take the likeliest go through together."""
+        chosen: list[Choice | Exception | None] = [None] * len(rows)
+        plain = [index for index, row in enumerate(rows) if row.greedy]
+        if plain:
+            some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
+            for index, best in zip(plain, self._runner.likeliest(some_NV), strict=True):
+                chosen[index] = best
+        found: list[Choice | Exception] = []
+        for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
+            try:
+                found.append(choice or row.choose(logits_V))
+            except Exception as error:  # belongs to the thread that waits for this row
+                found.append(error)
+        return found
 
     def _leave(self, rows: Sequence[_Row], error: Exception | None = None) -> None:
         for row in rows:
@@ -469,23 +485,6 @@ def _shares(prompts: Sequence[_Row], limit: int) -> dict[_Row, int]:
         free = limit - sum(shares.values()) if shares else limit - limit // 2
         shares[row] = shares.get(row, 0) + min(row.left - shares.get(row, 0), free)
     return {row: share for row, share in shares.items() if share}
-
-
-def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception]:
-    """The next token of each row; those that just take the likeliest go through together."""
-    chosen: list[Choice | Exception | None] = [None] * len(rows)
-    plain = [index for index, row in enumerate(rows) if row.greedy]
-    if plain:
-        some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
-        for index, best in zip(plain, likeliest(some_NV), strict=True):
-            chosen[index] = best
-    found: list[Choice | Exception] = []
-    for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
-        try:
-            found.append(choice or row.choose(logits_V))
-        except Exception as error:  # belongs to the thread that waits for this row
-            found.append(error)
-    return found
 
 
 def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> Runner:

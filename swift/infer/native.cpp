@@ -31,6 +31,7 @@ struct Low {
   int64_t rank;
 };
 
+constexpr int PART = 24;    // depths of many rows that go through a product before the others
 constexpr int PRODUCTS = 4; // of a layer that an adapter may be on
 
 struct Model {
@@ -95,14 +96,13 @@ public:
   }
 
   void step(const Step &s) {
-    const int64_t N = padded(s.rows), widest = std::max({m.width, m.inner, m.H * m.D});
+    const int64_t N = padded(s.rows);
     x_ = hidden_.get(N * m.width);
     normed_ = normed_buffer_.get(N * m.width);
     qkv_ = qkv_buffer_.get(N * (m.H + 2 * m.K) * m.D);
     q_ = queries_.get(N * m.H * m.D);
     seen_ = seen_buffer_.get(N * m.H * m.D);
     inner_ = inner_buffer_.get(N * m.inner);
-    (void)widest;
     if (s.lows) low_ = low_buffer_.get(N * rank(s));
     feed_of_.resize(s.rows);
     tasks_.clear();
@@ -146,7 +146,7 @@ private:
     const int64_t O = w.qkv.outputs;
     norm(s.rows, w.norm);
     lows(s, l, 0, normed_, m.width);
-    product(s, l, 0, w.qkv, normed_, [&](int64_t row, int64_t panel, const float *sum) {
+    product(s, l, 0, w.qkv, normed_, false, [&](int64_t row, int64_t panel, const float *sum) {
       std::memcpy(qkv_ + row * O + panel * PANEL, sum, PANEL * sizeof(float));
     });
     place(s, l);
@@ -158,27 +158,30 @@ private:
         _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(sum + i)));
     };
     lows(s, l, 1, seen_, m.H * m.D);
-    product(s, l, 1, w.out, seen_, add);
+    product(s, l, 1, w.out, seen_, true, add);
     norm(s.rows, w.norm_mlp);
     lows(s, l, 2, normed_, m.width);
-    product(s, l, 2, w.gate_up, normed_, [&](int64_t row, int64_t panel, const float *sum) {
+    product(s, l, 2, w.gate_up, normed_, false, [&](int64_t row, int64_t panel, const float *sum) {
       __m512 y = _mm512_mul_ps(silu(_mm512_loadu_ps(sum)), _mm512_loadu_ps(sum + 16));
-      narrow(inner_ + row * m.inner + panel * 16, y);
+      narrow(inner_ + tiles::place(row, panel * 16, m.inner / DEPTH), y);
     });
     lows(s, l, 3, inner_, m.inner);
-    product(s, l, 3, w.down, inner_, add);
+    product(s, l, 3, w.down, inner_, true, add);
   }
 
   // RMS norm (arXiv 1910.07467) of so many hidden states.
   void norm(int64_t rows, const float *weight) {
 #pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; row++) norm(x_ + row * m.width, weight, normed_ + row * m.width, m.width);
+    for (int64_t row = 0; row < rows; row++) norm(row, weight, row);
   }
 
-  void norm(const float *x, const float *weight, bf16 *to, int64_t width) {
-    const __m512 inverse = _mm512_set1_ps(inverse_size(x, width));
-    for (int64_t i = 0; i < width; i += 16)
-      narrow(to + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse), _mm512_loadu_ps(weight + i)));
+  void norm(int64_t row, const float *weight, int64_t to) {
+    const float *x = x_ + row * m.width;
+    const __m512 inverse = _mm512_set1_ps(inverse_size(x, m.width));
+    for (int64_t i = 0; i < m.width; i += 16) {
+      const __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse), _mm512_loadu_ps(weight + i));
+      narrow(normed_ + tiles::place(to, i, m.width / DEPTH), y);
+    }
   }
 
   float inverse_size(const float *x, int64_t width) {
@@ -190,11 +193,11 @@ private:
     return 1 / std::sqrt(_mm512_reduce_add_ps(square) / width + m.eps);
   }
 
-  // keep(row, panel, sum) for every row and panel of x W' + b and what adapters add. A thread has panels of its own.
-  template <typename Keep>
-  void product(const Step &s, int64_t l, int which, const Product &w, const bf16 *x, const Keep &keep) {
-    rows(w, x, s.rows, [&](int64_t row, int64_t panel, float *sum) {
-      if (s.lows && s.lows[row]) {
+  // use(row, panel, sum) for every row and panel of x W' + b and what adapters add. A thread has panels of its own.
+  template <typename Finish>
+  void product(const Step &s, int64_t l, int which, const Product &w, const bf16 *x, bool parts, const Finish &use) {
+    rows(w, x, s.rows, parts, [&](int64_t row, int64_t panel, float *sum, bool first) {
+      if (first && s.lows && s.lows[row]) {
         const Low &low = s.lows[row][l * PRODUCTS + which];
         for (int64_t r = 0; r < low.rank; r++) {
           const __m512 t = _mm512_set1_ps(low_[row * rank_ + r]);
@@ -203,28 +206,63 @@ private:
             _mm512_storeu_ps(sum + i, _mm512_fmadd_ps(t, wide(b + i), _mm512_loadu_ps(sum + i)));
         }
       }
-      keep(row, panel, sum);
+      use(row, panel, sum);
     });
   }
 
-  template <typename Keep> void rows(const Product &w, const bf16 *x, int64_t rows, const Keep &keep) {
+  // While a block of rows is multiplied, the one before is finished: tiles and vectors work side by side. Sums that are
+  // added to something (`parts`) are made of so many inputs at a time that all rows' fit into the cache of a core.
+  template <typename Finish>
+  void rows(const Product &w, const bf16 *x, int64_t rows, bool parts, const Finish &use) {
     const int64_t panels = w.outputs / PANEL, me = omp_get_thread_num(), all = omp_get_num_threads();
-    const int64_t size = w.inputs * PANEL, depths = w.inputs / DEPTH;
-    alignas(64) float sum[MOST * PANEL];
-    for (int64_t panel = panels * me / all; panel < panels * (me + 1) / all; panel++) {
-      const bf16 *weight = w.weight + panel * size;
-      for (int64_t row = 0; row < rows; row += MOST) {
-        const int some = int(std::min<int64_t>(MOST, rows - row));
-        // few rows wait for memory: what comes 8 kB later is on its way; many leave time to fetch the next panel
-        const long ahead = rows <= MOST ? 4096 : row + MOST >= rows ? size : 0;
-        multiply(some, x + row * w.inputs, w.inputs, weight, STEP, int(depths), sum, PANEL, false, ahead);
-        for (int i = 0; i < some; i++) {
-          if (w.bias)
-            for (int c = 0; c < PANEL; c++) sum[i * PANEL + c] += w.bias[panel * PANEL + c];
-          keep(row + i, panel, sum + i * PANEL);
-        }
+    const int64_t size = w.inputs * PANEL, next = w.inputs * ROWS;
+    const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1, part = (whole + count - 1) / count;
+    const int64_t blocks = (rows + MOST - 1) / MOST;
+    alignas(64) float sums[2][MOST * PANEL];
+    struct {
+      int64_t row, panel;
+      int count = 0, done = 0;
+      float *sum;
+      bool first;
+    } before;
+    const auto finish = [&](int end) {
+      for (; before.done < end; before.done++) {
+        float *sum = before.sum + before.done * PANEL;
+        if (w.bias && before.first)
+          for (int c = 0; c < PANEL; c++) sum[c] += w.bias[before.panel * PANEL + c];
+        use(before.row + before.done, before.panel, sum, before.first);
       }
-    }
+    };
+    int turn = 0;
+    const auto multiply = [&](int64_t panel, int from) {
+      const bf16 *weight = w.weight + panel * size + from * STEP;
+      const int depths = std::min(part, whole - from);
+      for (int64_t row = 0; row < rows; row += MOST, turn ^= 1) {
+        const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
+        const bf16 *of = x + row * w.inputs + from * ROWS * DEPTH;
+        const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
+        if (blocks == 1) { // waits for memory: what comes 8 kB later is on its way
+          multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 4096, between);
+        } else { // every block of rows fetches its share of the next panel
+          const int64_t share = STEP / blocks;
+          const bf16 *later = weight + size + row / MOST * share * depths;
+          multiply_tiles<Keep::PANEL>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 0, [&](int depth) {
+            for (int64_t i = depth * share; i < (depth + 1) * share; i += 32)
+              _mm_prefetch((const char *)(later + i), _MM_HINT_T1);
+            between(depth);
+          });
+        }
+        before = {row, panel, some, 0, sums[turn], from == 0};
+      }
+    };
+    const int64_t first = panels * me / all, end = panels * (me + 1) / all;
+    if (blocks == 1)
+      for (int64_t panel = first; panel < end; panel++)
+        for (int from = 0; from < whole; from += part) multiply(panel, from);
+    else
+      for (int from = 0; from < whole; from += part)
+        for (int64_t panel = first; panel < end; panel++) multiply(panel, from);
+    finish(before.count);
 #pragma omp barrier
   }
 
@@ -238,7 +276,7 @@ private:
       for (int64_t r = 0; r < low.rank; r++) {
         __m512 sum = _mm512_setzero_ps();
         for (int64_t i = 0; i < inputs; i += 32)
-          sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + row * inputs + i),
+          sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + tiles::place(row, i, inputs / DEPTH)),
                                  (__m512bh)_mm512_loadu_si512(low.a + r * inputs + i));
         low_[row * rank_ + r] = _mm512_reduce_add_ps(sum);
       }
@@ -271,7 +309,7 @@ private:
         }
       }
       for (int64_t i = 0; i < m.H * D; i += 16)
-        narrow(q_ + row * m.H * D + i, _mm512_mul_ps(_mm512_loadu_ps(of + i), _mm512_set1_ps(m.scale)));
+        narrow(q_ + row * m.H * D + i, _mm512_mul_ps(_mm512_loadu_ps(of + i), _mm512_set1_ps(m.scale * LOG2_E)));
       bf16 line[2048];
       for (int64_t k = 0; k < m.K; k++) {
         for (int64_t i = 0; i < D; i += 16) narrow(line + i, _mm512_loadu_ps(of + (m.H + k) * D + i));
@@ -318,39 +356,47 @@ private:
     for (int64_t d = 0; d < D; d += PANEL) {
       multiply(heads, shares, wide_, value + d * 32, D * 32, int(wide_ / DEPTH), sum, PANEL);
       for (int i = 0; i < heads; i++) {
-        bf16 *to = seen_ + ((row + i / G) * m.H + task.head * G + i % G) * D + d;
+        bf16 *to = seen_ + tiles::place(row + i / G, (task.head * G + i % G) * D + d, m.H * D / DEPTH);
         for (int c = 0; c < PANEL; c += 16)
           narrow(to + c, _mm512_mul_ps(_mm512_loadu_ps(sum + i * PANEL + c), _mm512_set1_ps(inverse[i])));
       }
     }
   }
 
-  // e^(score - highest) from `first` to `end`, 0 elsewhere; their sum.
+  // 2^(score - highest) from `first` to `end`, 0 elsewhere; their sum. `width` is a multiple of 32.
   float softmax(const float *scores, bf16 *shares, int64_t first, int64_t end, int64_t width) {
-    const auto within = [&](int64_t i) -> __mmask16 {
-      const int64_t low = std::clamp<int64_t>(first - i, 0, 16), high = std::clamp<int64_t>(end - i, 0, 16);
-      return __mmask16(((1u << high) - 1) & ~((1u << low) - 1));
+    const int64_t low = first / 32 * 32, high = (end + 31) / 32 * 32;
+    const auto within = [&](int64_t i) { // of 32
+      const uint32_t above = first > i ? ~0u << (first - i) : ~0u, below = end < i + 32 ? (1u << (end - i)) - 1 : ~0u;
+      return above & below;
     };
     const __m512 least = _mm512_set1_ps(-INFINITY);
-    __m512 most = least, sum = _mm512_setzero_ps();
-    for (int64_t i = first / 16 * 16; i < end; i += 16)
-      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, within(i), scores + i));
-    const __m512 highest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-    for (int64_t i = 0; i < width; i += 16) {
-      const __mmask16 mask = within(i);
-      __m512 e = _mm512_setzero_ps();
-      if (mask) e = _mm512_maskz_mov_ps(mask, exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + i), highest)));
-      sum = _mm512_add_ps(sum, e);
-      narrow(shares + i, e);
+    __m512 most = least;
+    for (int64_t i = low; i < high; i += 32) {
+      const uint32_t mask = within(i);
+      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, __mmask16(mask), scores + i));
+      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, __mmask16(mask >> 16), scores + i + 16));
     }
+    const __m512 highest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    __m512 sum = _mm512_setzero_ps();
+    std::memset(shares, 0, low * sizeof(bf16));
+    for (int64_t i = low; i < high; i += 32) {
+      const uint32_t mask = within(i);
+      const __m512 a = power(_mm512_sub_ps(_mm512_loadu_ps(scores + i), highest));
+      const __m512 b = power(_mm512_sub_ps(_mm512_loadu_ps(scores + i + 16), highest));
+      const __m512 c = _mm512_maskz_mov_ps(__mmask16(mask), a), d = _mm512_maskz_mov_ps(__mmask16(mask >> 16), b);
+      sum = _mm512_add_ps(sum, _mm512_add_ps(c, d));
+      _mm512_storeu_si512(shares + i, (__m512i)_mm512_cvtne2ps_pbh(d, c));
+    }
+    std::memset(shares + high, 0, (width - high) * sizeof(bf16));
     return _mm512_reduce_add_ps(sum);
   }
 
   void head(const Step &s) {
     if (!s.wanted) return;
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < s.wanted; i++) norm(x_ + s.which[i] * m.width, m.norm, normed_ + i * m.width, m.width);
-    rows(m.head, normed_, s.wanted, [&](int64_t row, int64_t panel, const float *sum) {
+    for (int64_t i = 0; i < s.wanted; i++) norm(s.which[i], m.norm, i);
+    rows(m.head, normed_, s.wanted, false, [&](int64_t row, int64_t panel, const float *sum, bool) {
       std::memcpy(s.logits + row * m.head.outputs + panel * PANEL, sum, PANEL * sizeof(float));
     });
   }
@@ -375,6 +421,37 @@ extern "C" {
 void *decoder_new(const Model *model) { return new Decoder(*model); }
 void decoder_free(void *decoder) { delete static_cast<Decoder *>(decoder); }
 void decoder_step(void *decoder, const Step *step) { static_cast<Decoder *>(decoder)->step(*step); }
+
+// The place of the highest of each row of numbers, and its log share of the sum of all e^number.
+void likeliest(const float *numbers, int64_t rows, int64_t width, int64_t stride, int64_t threads, int64_t *best,
+               float *logshare) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t row = 0; row < rows; row++) {
+    const float *x = numbers + row * stride;
+    const auto within = [&](int64_t i) { return __mmask16(width - i >= 16 ? 0xffff : (1 << (width - i)) - 1); };
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    __m512 most = least;
+    __m512i at = _mm512_setzero_si512();
+    for (int64_t i = 0; i < width; i += 16) {
+      const __m512 v = _mm512_mask_loadu_ps(least, within(i), x + i);
+      const __mmask16 higher = _mm512_cmp_ps_mask(v, most, _CMP_GT_OQ);
+      most = _mm512_mask_mov_ps(most, higher, v);
+      at = _mm512_mask_mov_epi32(at, higher, _mm512_set1_epi32(int(i)));
+    }
+    const float highest = _mm512_reduce_max_ps(most);
+    const __mmask16 as_high = _mm512_cmp_ps_mask(most, _mm512_set1_ps(highest), _CMP_EQ_OQ);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    best[row] = _mm512_mask_reduce_min_epi32(as_high, _mm512_add_epi32(at, lane));
+    __m512 sum = _mm512_setzero_ps();
+    const __m512 scale = _mm512_set1_ps(LOG2_E), shift = _mm512_set1_ps(highest * LOG2_E);
+    for (int64_t i = 0; i < width; i += 16) {
+      const __m512 v = _mm512_maskz_loadu_ps(within(i), x + i);
+      sum = _mm512_mask_add_ps(sum, within(i), sum, power<true>(_mm512_fmsub_ps(v, scale, shift)));
+    }
+    logshare[row] = -std::log(_mm512_reduce_add_ps(sum));
+  }
+}
+
 bool decoder_ready() { return permitted(); }
 
 }

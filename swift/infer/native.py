@@ -23,6 +23,7 @@ from swift.infer.families import PRODUCTS, Family, Layer, drop, weight_bias
 from swift.infer.lora import Lora
 from swift.infer.pasts import LEAST, Pasts, Spot, doubled
 from swift.infer.runner import Feed, Kept, Past
+from swift.infer.sample import Choice
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 PANEL, HALF = 32, 16
@@ -218,6 +219,12 @@ class NativeDecoder:
             spot.length = length
         return self._logits[: len(which), : self._vocabulary]
 
+    def likeliest(self, logits_NV: Tensor) -> list[Choice]:
+        best, logprobs = (ctypes.c_int64 * len(logits_NV))(), (ctypes.c_float * len(logits_NV))()
+        sizes = (ctypes.c_int64(size) for size in (*logits_NV.shape, logits_NV.stride(0), torch.get_num_threads()))
+        self._library.likeliest(ctypes.c_void_p(logits_NV.data_ptr()), *sizes, best, logprobs)
+        return [Choice(token, logprob) for token, logprob in zip(best, logprobs, strict=True)]
+
     def _turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions, (length, turned / 2)."""
         cos, sin = self._family.turns(length, torch.float32)
@@ -291,18 +298,24 @@ class _Layout:
         return [torch.zeros(sizes, dtype=torch.bfloat16) for _ in ("keys", "values")]
 
     def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
-        first = start // PANEL
-        within = slice(start - first * PANEL, end - first * PANEL)
-        return [
-            plain[:, :, within].clone()
-            for plain in self._plain([each[:, slot, :, first : -(-end // PANEL)] for each in held])
-        ]
+        within = slice(start % PANEL, start % PANEL + end - start)
+        blocks = [each[:, slot, :, start // PANEL : -(-end // PANEL)] for each in held]
+        if within.start == 0:  # whole panels, as they are
+            return Kept(end - start, [each.clone() for each in blocks])
+        plain = self._plain(blocks)
+        return Kept(end - start, [each[:, :, within].clone() for each in plain])
 
-    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Sequence[Tensor]) -> None:
-        first, end = start // PANEL, start + kept[0].shape[-2]
-        blocks = [each[:, slot, :, first : -(-end // PANEL)] for each in held]
-        for block, plain, order, piece in zip(blocks, self._plain(blocks), self._orders, kept, strict=True):
-            plain[:, :, start - first * PANEL : end - first * PANEL] = piece
+    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Kept, length: int) -> None:
+        within = slice(start % PANEL, start % PANEL + length)
+        blocks = [each[:, slot, :, start // PANEL : -(-(start + length) // PANEL)] for each in held]
+        whole = kept.tensors[0].dim() == blocks[0].dim()
+        if whole and within.start == 0:
+            for block, piece in zip(blocks, kept.tensors, strict=True):
+                block.copy_(piece[:, :, : block.shape[2]])
+            return
+        pieces = self._plain(kept.tensors) if whole else kept.tensors
+        for block, plain, order, piece in zip(blocks, self._plain(blocks), self._orders, pieces, strict=True):
+            plain[:, :, within] = piece[:, :, :length]
             back = [order.index(side) for side in range(len(order))]
             block.copy_(plain.view([block.shape[side] for side in order]).permute(back))
 

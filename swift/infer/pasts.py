@@ -23,11 +23,11 @@ class Layout(Protocol):
         ...
 
     def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
-        """A copy of some positions, in their last dimension but one."""
+        """A copy of some positions."""
         ...
 
-    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Sequence[Tensor]) -> None:
-        """Puts what `read` gave behind `start` positions."""
+    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Kept, length: int) -> None:
+        """Puts the first `length` positions of what `read` gave behind `start` others."""
         ...
 
 
@@ -48,15 +48,15 @@ class Pasts:
         self.held = layout.empty(0, 0)
 
     def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Spot:
-        taken = {spot.slot for spot in self._spots}
-        spot = Spot(next(slot for slot in range(len(taken) + 1) if slot not in taken))
+        used = {spot.slot for spot in self._spots}
+        spot = Spot(next(slot for slot in range(len(used) + 1) if slot not in used))
         self._spots.append(spot)
         self.hold(length)
         start = 0
         for piece in kept:
-            end = min(start + piece[0].shape[-2], length)
-            self._layout.write(self.held, spot.slot, start, [each[..., : end - start, :] for each in piece])
-            start = end
+            taken = min(piece.length, length - start)
+            self._layout.write(self.held, spot.slot, start, piece, taken)
+            start += taken
         assert start == length, (start, length)
         spot.length = length
         return spot
@@ -81,7 +81,8 @@ class Pasts:
         before, self.held = self.held, self._layout.empty(slots, room)
         for slot, spot in enumerate(sorted(self._spots, key=lambda spot: spot.slot)):
             if spot.length:
-                self._layout.write(self.held, slot, 0, self._layout.read(before, spot.slot, 0, spot.length))
+                moved = self._layout.read(before, spot.slot, 0, spot.length)
+                self._layout.write(self.held, slot, 0, moved, spot.length)
             spot.slot = slot
         self.slots, self.room = slots, room
 
