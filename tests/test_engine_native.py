@@ -15,6 +15,7 @@ from swift.infer.engine import TorchEngine
 from swift.infer.generic import Generic
 from swift.infer.lora import read_lora
 from swift.infer.native import NativeDecoder, why_not
+from swift.infer.products import in_groups, rounded
 from swift.infer.runner import Feed
 from swift.infer.sample import SamplingParams, likeliest
 
@@ -172,6 +173,33 @@ def test_the_likeliest_tokens_and_their_log_probabilities_are_those_of_torch():
     for got, wanted in zip(runner.likeliest(logits), likeliest(logits), strict=True):
         assert got.token == wanted.token
         assert got.logprob == pytest.approx(wanted.logprob, abs=1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["llama with biases and stretched positions", "phi3"])
+def test_with_rounded_weights_its_logits_are_those_of_a_model_that_has_them(bits, name):
+    model, exact = wide(name)
+    for key, part in exact.named_modules():
+        if isinstance(part, torch.nn.Linear):
+            weight = part.weight.data
+            if bits == 4 and key != "lm_head":
+                levels, scale, low = in_groups(weight)
+                scale, low = (each.bfloat16().float()[..., None] for each in (scale, low))
+                weight = (levels.float().unflatten(1, (-1, 32)) * scale + low).flatten(1)
+            else:
+                whole, scale = rounded(weight)
+                weight = whole * scale[:, None]
+            part.weight.data = weight
+    near_it = copy.deepcopy(exact).bfloat16()
+    runner = NativeDecoder(model, bits, keep=False)
+    past = runner.open()
+    runner.step([Feed(past, prompt(70), wants=False)])
+    near(runner.step([Feed(past, [5]), Feed(runner.open(), prompt(40))]), near_it, exact, [*prompt(70), 5], prompt(40))
+    assert runner._weights.nbytes < sum(each.weight.nbytes for each in _linears(exact)) * (bits + 4) / 32
+
+
+def _linears(model):
+    return [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
 
 
 def test_memory_holds_its_weights_once():

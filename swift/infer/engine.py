@@ -493,7 +493,7 @@ def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> Runne
         raise ValueError(f"the model cannot be served with weights of {bits} bits: {reason}")
     if reason:
         return Generic(model)
-    return Decoder(model, bits, keep, memory) if bits or native.why_not(model) else NativeDecoder(model, keep, memory)
+    return Decoder(model, bits, keep, memory) if native.why_not(model) else NativeDecoder(model, bits, keep, memory)
 
 
 def _memory(device: torch.device) -> int:

@@ -8,17 +8,11 @@
 #include <new>
 #include <vector>
 
-#include "tiles.h"
+#include "weights.h"
 
 using namespace tiles;
 
 namespace {
-
-struct Product {
-  const bf16 *weight; // panels
-  const float *bias;  // or null
-  int64_t inputs, outputs;
-};
 
 struct Layer {
   const float *norm, *norm_mlp, *norm_queries, *norm_keys;
@@ -83,7 +77,7 @@ struct Task {
 };
 
 struct Own { // of a thread
-  Buffer<bf16> queries, shares;
+  Buffer<bf16> queries, shares, opened;
   Buffer<float> scores;
 };
 
@@ -215,8 +209,10 @@ private:
   template <typename Finish>
   void rows(const Product &w, const bf16 *x, int64_t rows, bool parts, const Finish &use) {
     const int64_t panels = w.outputs / PANEL, me = omp_get_thread_num(), all = omp_get_num_threads();
-    const int64_t size = w.inputs * PANEL, next = w.inputs * ROWS;
-    const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1, part = (whole + count - 1) / count;
+    const int64_t next = w.inputs * ROWS;
+    const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1;
+    const int part = (whole + count - 1) / count;
+    bf16 *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
     const int64_t blocks = (rows + MOST - 1) / MOST;
     alignas(64) float sums[2][MOST * PANEL];
     struct {
@@ -228,6 +224,8 @@ private:
     const auto finish = [&](int end) {
       for (; before.done < end; before.done++) {
         float *sum = before.sum + before.done * PANEL;
+        if (w.scale)
+          for (int c = 0; c < PANEL; c++) sum[c] *= w.scale[before.panel * PANEL + c];
         if (w.bias && before.first)
           for (int c = 0; c < PANEL; c++) sum[c] += w.bias[before.panel * PANEL + c];
         use(before.row + before.done, before.panel, sum, before.first);
@@ -235,19 +233,21 @@ private:
     };
     int turn = 0;
     const auto multiply = [&](int64_t panel, int from) {
-      const bf16 *weight = w.weight + panel * size + from * STEP;
+      const uint8_t *kept = w.weight + panel * w.panel_bytes() + from * w.depth_bytes();
       const int depths = std::min(part, whole - from);
+      const bf16 *weight = opened(w, kept, depths, room);
       for (int64_t row = 0; row < rows; row += MOST, turn ^= 1) {
         const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
         const bf16 *of = x + row * w.inputs + from * ROWS * DEPTH;
         const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
-        if (blocks == 1) { // waits for memory: what comes 8 kB later is on its way
-          multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 4096, between);
+        if (blocks == 1) { // waits for memory
+          const long ahead = w.bits == 16 ? AHEAD / 2 : 0;
+          multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, ahead, between);
         } else { // every block of rows fetches its share of the next panel
-          const int64_t share = STEP / blocks;
-          const bf16 *later = weight + size + row / MOST * share * depths;
+          const int64_t share = w.depth_bytes() / blocks;
+          const uint8_t *later = kept + w.panel_bytes() + row / MOST * share * depths;
           multiply_tiles<Keep::PANEL>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 0, [&](int depth) {
-            for (int64_t i = depth * share; i < (depth + 1) * share; i += 32)
+            for (int64_t i = depth * share; i < (depth + 1) * share; i += 64)
               _mm_prefetch((const char *)(later + i), _MM_HINT_T1);
             between(depth);
           });

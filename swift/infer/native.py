@@ -22,12 +22,15 @@ from swift import native
 from swift.infer.families import PRODUCTS, Family, Layer, drop, weight_bias
 from swift.infer.lora import Lora
 from swift.infer.pasts import LEAST, Pasts, Spot, doubled
+from swift.infer.products import in_groups, rounded
 from swift.infer.runner import Feed, Kept, Past
 from swift.infer.sample import Choice
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 PANEL, HALF = 32, 16
 """Columns of a panel, and of a tile."""
+_BYTES = {16: 64, 8: 32, 4: 20}
+"""Of 32 neighbouring weights of a row, by their bits."""
 MOST_HEADS, MOST_WIDTH = 32, 2048
 """Query heads that share a key head, and numbers of a head, that native.cpp has room for."""
 
@@ -55,8 +58,9 @@ def why_not(model: Any) -> str:
 
 
 class _Product(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "bias")] + [
-        (name, ctypes.c_int64) for name in ("inputs", "outputs")
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "scale")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "bits")),
     ]
 
 
@@ -96,18 +100,21 @@ class _Step(ctypes.Structure):
 class NativeDecoder:
     """A runner (see runner.py) for models that `why_not` has nothing against.
 
-    `keep` False: the model's own weights are dropped, so that memory holds one of each.
+    `bits` 8 or 4 rounds the weights; what they are multiplied with stays bf16. `keep` False: the model's own weights
+    are dropped, so that memory holds one of each.
     `memory`: bytes of keys and values beyond which the cache is made no larger than it must be.
     """
 
-    def __init__(self, model: Any, keep: bool = True, memory: int = 1 << 62) -> None:
+    def __init__(self, model: Any, bits: int = 0, keep: bool = True, memory: int = 1 << 62) -> None:
         self._family = family = Family(model)
         self._library = native.load(SOURCE)
         self._library.decoder_new.restype = ctypes.c_void_p
         head = _padded(model.lm_head.weight.detach())
         self._vocabulary, self._padded = len(model.lm_head.weight), len(head)
-        sizes = [part.weight.numel() for layer in family.layers for part in _parts(layer)]
-        self._weights = self._free = _huge(sum(sizes) + head.numel())
+        numbers = sum(part.weight.numel() for layer in family.layers for part in _parts(layer))
+        head_bits = 8 if bits else 16  # the largest product, once a token: 4 bits would save little and cost answers
+        self._bits = bits or 16
+        self._weights = self._free = _huge(numbers * _BYTES[self._bits] // PANEL + head.numel() * head_bits // 8)
         self._small: list[Tensor] = []
         self._cos, self._sin = self._turns(LEAST)
         embedding = family.embedding.contiguous()
@@ -125,7 +132,7 @@ class NativeDecoder:
             scale=family.scale,
             layer=layers,
             norm=self._numbers(family.norm),
-            head=self._product(head, model.lm_head.bias),
+            head=self._product(head, model.lm_head.bias, head_bits),
             embedding=embedding.data_ptr(),
         )
         if not keep and not family.tied:
@@ -252,16 +259,26 @@ class NativeDecoder:
             drop(_parts(layer))
         return made
 
-    def _product(self, weight_OI: Tensor, bias_O: Tensor | None) -> _Product:
+    def _product(self, weight_OI: Tensor, bias_O: Tensor | None, bits: int = 0) -> _Product:
         """A weight in panels, at the next free place."""
-        weight_OI = _padded(weight_OI)
+        weight_OI, bits = _padded(weight_OI), bits or self._bits
         outputs, inputs = weight_OI.shape
-        place, self._free = self._free.split([weight_OI.numel(), len(self._free) - weight_OI.numel()])
-        # columns of a panel: tile, number; inputs: depth, pair, number
-        halves = weight_OI.view(-1, 2, HALF, inputs // PANEL, HALF, 2)
-        place.view(-1, inputs // PANEL, 2, HALF, HALF, 2).copy_(halves.permute(0, 3, 1, 4, 2, 5))
+        size = weight_OI.numel() * _BYTES[bits] // PANEL
+        place, self._free = self._free.split([size, len(self._free) - size])
+        depths, scale = place.view(-1, PANEL * _BYTES[bits]), None
+        if bits == 16:
+            depths.view(torch.bfloat16).copy_(_in_panels(weight_OI))
+        elif bits == 8:
+            rounded_OI, scale = rounded(weight_OI)
+            depths.view(torch.int8).copy_(_in_panels(rounded_OI))
+        else:
+            levels_OI, scale_OG, low_OG = in_groups(weight_OI)
+            first, second = _in_panels(levels_OI).chunk(2, dim=1)
+            depths[:, : first.shape[1]] = first | second << 4
+            groups = torch.stack([scale_OG, low_OG], dim=-1).bfloat16().unflatten(0, (-1, PANEL))
+            depths[:, first.shape[1] :].view(torch.bfloat16).copy_(groups.permute(0, 2, 3, 1).flatten(2).flatten(0, 1))
         bias = None if bias_O is None else _padded(bias_O)
-        return _Product(place.data_ptr(), self._numbers(bias), inputs, outputs)
+        return _Product(place.data_ptr(), self._numbers(bias), self._numbers(scale), inputs, outputs, bits)
 
     def _numbers(self, values: Tensor | None) -> int | None:
         """The address of a few numbers in fp32."""
@@ -330,6 +347,14 @@ class _Layout:
         ]
 
 
+def _in_panels(weight_OI: Tensor) -> Tensor:
+    """(Panels x depths, their numbers) of a weight."""
+    halves = weight_OI.unflatten(0, (-1, 2, HALF)).unflatten(-1, (-1, HALF, 2))
+    # columns of a panel: tile, number; inputs: depth, pair, number
+    panels: Tensor = halves.permute(0, 3, 1, 4, 2, 5)
+    return panels.flatten(2).flatten(0, 1)
+
+
 def _parts(layer: Layer) -> list[nn.Linear]:
     return [*layer.qkv, *layer.out, *layer.gate_up, *layer.down]
 
@@ -347,7 +372,7 @@ def _padded(rows: Tensor) -> Tensor:
 
 
 def _huge(count: int) -> Tensor:
-    """Memory for so many numbers, in pages of 2 MB where Linux has them: weights are read from end to end."""
-    room = mmap.mmap(-1, count * 2)
+    """So many bytes of memory, in pages of 2 MB where Linux has them: weights are read from end to end."""
+    room = mmap.mmap(-1, count)
     room.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(room, dtype=torch.bfloat16)
+    return torch.frombuffer(room, dtype=torch.uint8)

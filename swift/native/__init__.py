@@ -66,7 +66,8 @@ def _why_not() -> str:
 def _built(source: Path, compiler: str) -> Path:
     """The library of a source, from the folder of an earlier run or made now."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    parts = [source.read_bytes(), HEADER.read_bytes(), " ".join([version, *FLAGS, _processor()]).encode()]
+    headers = [each.read_bytes() for each in (HEADER, *sorted(source.parent.glob("*.h")))]
+    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, _processor()]).encode()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     folder = cache_root() / "native"
     library = folder / name
