@@ -128,6 +128,8 @@ def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool, tokens
 
     `apart`: the model's weights are spread over processes or devices. `tokens`: how many the run will see, about.
     """
+    import torch
+
     from swift.cache import cache_root
     from swift.tuner import compiled, fused
 
@@ -140,8 +142,10 @@ def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool, tokens
     if reason:
         say(f"PEFT's own layers compute LoRA: the fast path is not for this run, {reason}")
         return False
-    fused.fuse(model)
-    if tokens * model.num_parameters() >= WORTH_COMPILING:
+    reason = fused.fuse(model)
+    if reason and model.dtype == torch.bfloat16:
+        say(f"blocks are computed by torch's functions instead of C++, and steps take longer for it: {reason}")
+    if reason and tokens * model.num_parameters() >= WORTH_COMPILING:
         say("the fast path's kernels are compiled, unless they were before on this machine (20 s)")
         if reason := compiled.start(cache_root() / "kernels"):
             say(f"the fast path's kernels are not compiled, and steps take longer for it: {reason}")

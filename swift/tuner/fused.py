@@ -20,6 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from swift.tuner import block as whole
 from swift.tuner.blocks import blocks
 from swift.tuner.functions import AddNorm, Attention, Heads, LowRank, Part, SwiGlu
 
@@ -49,8 +50,11 @@ def why_not(model: Any) -> str:
     return next(filter(None, map(_why_not_block, blocks(base))), "")
 
 
-def fuse(model: PeftModel) -> None:
-    """Exchanges the model's blocks, where `why_not` has nothing against it."""
+def fuse(model: PeftModel) -> str:
+    """Exchanges the model's blocks, where `why_not` has nothing against it.
+
+    Gives why they are computed by torch's functions rather than as a whole in C++; empty where they are not.
+    """
     base = model.get_base_model()
     found = blocks(base)
     made = [FusedBlock(block, index, last=index == len(found) - 1) for index, block in enumerate(found)]
@@ -61,6 +65,12 @@ def fuse(model: PeftModel) -> None:
     if probability:
         width = max(each.weight.shape[1] for each in joined)
         base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
+    reason = next(filter(None, (each.why_not_whole() for each in made)), "") or whole.why_not()
+    if not reason:
+        memory = whole.Both(whole.Memory(), whole.Memory())
+        for block in made:
+            block.make_whole(memory)
+    return reason
 
 
 def _with_masks(
@@ -133,11 +143,17 @@ class Joined:
         drops = [each.lora_dropout[ADAPTER] for each in self.adapters]
         self.probability = max((each.p for each in drops if isinstance(each, nn.Dropout)), default=0.0)
 
-    def __call__(self, x: Tensor, dropped: Tensor | None) -> Tensor:
+    def tensors(self) -> list[Tensor]:
+        """The adapters' A and then their B; none while they are switched off."""
         if not self.adapters or self.adapters[0].disable_adapters:
-            return nn.functional.linear(x, self.weight, self.bias)
+            return []
         tensors = [each.lora_A[ADAPTER].weight for each in self.adapters]
-        tensors += [each.lora_B[ADAPTER].weight for each in self.adapters]
+        return tensors + [each.lora_B[ADAPTER].weight for each in self.adapters]
+
+    def __call__(self, x: Tensor, dropped: Tensor | None) -> Tensor:
+        tensors = self.tensors()
+        if not tensors:
+            return nn.functional.linear(x, self.weight, self.bias)
         y: Tensor = LowRank.apply(x, dropped, self.weight, self.bias, self.parts, *tensors)  # type: ignore[no-untyped-call]
         return y
 
@@ -171,6 +187,24 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         self._turns = bool(getattr(attention, "use_rope", True))
         self._normed = hasattr(attention, "q_norm")
         self._factor = float(getattr(block, "residual_multiplier", 1.0))
+        self._whole: whole.Block | None = None
+
+    def why_not_whole(self) -> str:
+        """Why the block is not computed as a whole; empty if nothing speaks against it."""
+        widths = [*(each.weight.shape[1] for each in self.joined), self._heads.width]
+        if self._qkv.weight.dtype != torch.bfloat16:
+            return "it is for bf16"
+        if any(each % whole.SIDE for each in widths) or self._heads.width > whole.WIDEST:
+            return f"it is for widths that are multiples of {whole.SIDE}, heads' up to {whole.WIDEST}"
+        return ""
+
+    def make_whole(self, memory: whole.Both) -> None:
+        layers = [whole.Layer(each.weight, each.bias, each.parts) for each in self.joined]
+        attention: Any = self.self_attn
+        norms = [self.input_layernorm, self.post_attention_layernorm]
+        of_heads = [attention.q_norm, attention.k_norm] if self._normed else []
+        said, of_heads_said = ([whole.Norm(n.weight, n.variance_epsilon) for n in each] for each in (norms, of_heads))
+        self._whole = whole.Block(layers, said, of_heads_said, whole.Shape(*self._heads, self._factor), memory)
 
     def forward(
         self,
@@ -186,12 +220,17 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             answer: Tensor = self._before[0](hidden_states, **others)
             return answer
         assert position_embeddings is not None
-        of_qkv, of_o, of_gate_up, of_down = (self._mask(masks, number) for number in range(4))
+        found = [self._mask(masks, number) for number in range(4)]
+        turn = (position_embeddings[0][0], position_embeddings[1][0]) if self._turns else None
+        if self._whole is not None and hidden_states.dtype == torch.bfloat16:
+            places = wanted if self._last else None
+            adapters = [each.tensors() for each in self.joined]
+            return self._whole(hidden_states[0], turn, rows, places, found, adapters)[None]
+        of_qkv, of_o, of_gate_up, of_down = found
         x, y, dropped = self._add_norm(self.input_layernorm, hidden_states[0], None, of_qkv)
         qkv = self._qkv(y, dropped)
         if self._normed:
             qkv = self._norm_heads(qkv)
-        turn = (position_embeddings[0][0], position_embeddings[1][0]) if self._turns else None
         attended, dropped = Attention.apply(qkv, turn, rows.tolist(), self._heads, of_o)  # type: ignore[no-untyped-call]
         if self._last and wanted is not None:
             # from here on a position needs no other one

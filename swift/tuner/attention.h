@@ -1,0 +1,319 @@
+// Causal attention within a row of tokens and its gradient, for the query heads of one key head. Knows no model.
+//
+// Scores are made with a key in each line and a query in each column (S' = K Q'), so maxima, sums and what is
+// subtracted from a query's scores are vectors and nothing is summed across one. Shares are never kept: the gradient
+// makes them again from each query's maximum and sum (arXiv 2205.14135), so memory grows with the row.
+#pragma once
+
+#include "sums.h"
+
+namespace block {
+
+struct Heads {
+  long queries, keys, width, window; // a token sees `window` tokens back, all where it is 0
+  long rotated;                      // features that are turned by position (RoPE, arXiv 2104.09864)
+  float scale;
+  const float *norm_q, *norm_k; // weights of heads' norms, or nothing
+  float eps_q, eps_k;
+  long group() const { return queries / keys; }
+  long outputs() const { return (queries + 2 * keys) * width; }
+};
+
+constexpr int KEYS = 8;    // blocks of keys whose scores are there at a time
+constexpr int TOGETHER = 4; // blocks of queries whose gradient is made at a time
+constexpr long WIDEST = 512; // of a head
+
+// e^x of what becomes a share in bf16: relative error 1e-4
+inline __m512 share(__m512 x) {
+  x = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-80.0f)), _mm512_set1_ps(1.44269504f));
+  __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0096181291f), r, _mm512_set1_ps(0.0555041087f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.2402265069f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6931471806f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+inline void turn(float *x, const bf16 *cos, const bf16 *sin, long rotated, float sign) {
+  long half = rotated / 2;
+  for (long i = 0; i < half; i++) {
+    float c = wide(cos[i]), s = wide(sin[i]) * sign, before = x[i], after = x[i + half];
+    x[i] = before * c - after * s;
+    x[i + half] = after * c + before * s;
+  }
+}
+
+// One row of tokens of a batch, for one key head.
+struct Task {
+  const Heads &heads;
+  long start, length, key;   // the row's first token and how many; which key head
+  const bf16 *qkv;           // (tokens, heads.outputs()) in blocks
+  const bf16 *cos, *sin;     // (tokens, heads.rotated)
+  float *most, *inverse;     // (heads.queries, tokens): each query's largest score, and one by the sum of its shares
+  long tokens;
+
+  long width() const { return heads.width; }
+  long pieces() const { return heads.width / SIDE; }
+  long rows() const { return blocks(length); }
+  Out piece(bf16 *m, long token, long head, long columns) const {
+    return {m + at(start + token, columns) + head * pieces() * AREA, AREA};
+  }
+  In piece(const bf16 *m, long token, long head, long columns) const {
+    return {m + at(start + token, columns) + head * pieces() * AREA, AREA};
+  }
+
+  // A head's vectors, normed, turned and scaled, in blocks; what fills the last block is zero.
+  void prepare(bf16 *to, long head, const float *weight, float eps, bool turned, float scale) const {
+    float x[WIDEST];
+    for (long t = 0; t < length; t++) {
+      In from = piece(qkv, t, head, heads.outputs());
+      Out row{to + at(t, width()), AREA};
+      float by = weight ? block::inverse(from, width(), eps) : 1.0f;
+      for (long p = 0; p < pieces(); p++) {
+        Pair each = load(from[p]) * by;
+        store(x + p * SIDE, weight ? each * load(weight + p * SIDE) : each);
+      }
+      if (turned && heads.rotated) turn(x, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, 1);
+      for (long p = 0; p < pieces(); p++) store(row[p], load(x + p * SIDE) * scale);
+    }
+    blank(to);
+  }
+  void blank(bf16 *to) const {
+    for (long t = length; t < rows() * SIDE; t++)
+      for (long p = 0; p < pieces(); p++) std::memset(to + at(t, width()) + p * AREA, 0, SIDE * 2);
+  }
+  void query(bf16 *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
+  void keys(bf16 *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
+  void values(bf16 *to) const { prepare(to, heads.queries + heads.keys + key, nullptr, 0, false, 1); }
+
+  // The gradient of a head's vector from that of what `prepare` made of it; `g` is (width) and is changed.
+  void back(bf16 *dqkv, float *g, long t, long head, const float *weight, float eps, bool turned, float scale) const {
+    for (long i = 0; i < width(); i++) g[i] *= scale;
+    if (turned && heads.rotated) turn(g, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, -1);
+    Out to = piece(dqkv, t, head, heads.outputs());
+    if (weight) {
+      bf16 dy[WIDEST];
+      for (long p = 0; p < pieces(); p++) store(dy + p * SIDE, load(g + p * SIDE));
+      norm_gradient(piece(qkv, t, head, heads.outputs()), {dy}, width(), weight, eps, {}, {}, {}, to);
+    } else {
+      for (long p = 0; p < pieces(); p++) store(to[p], load(g + p * SIDE));
+    }
+  }
+
+  long first_key(long block) const { // the first block of keys that a block of queries sees
+    return heads.window ? std::max(0L, block * SIDE + 1 - heads.window) / SIDE : 0;
+  }
+  // Takes away what the queries of a block may not see: scores (32 keys, 32 queries).
+  void hide(float *scores, long keys, long queries) const {
+    bool last = keys == queries, old = heads.window && (queries + 1) * SIDE - keys * SIDE > heads.window;
+    if (!last && !old) return;
+    const __m512 none = _mm512_set1_ps(-1e30f);
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    for (int k = 0; k < SIDE; k++)
+      for (int half = 0; half < 2; half++) {
+        __m512i back = _mm512_add_epi32(lane, _mm512_set1_epi32(int((queries - keys) * SIDE + half * 16 - k)));
+        __mmask16 hidden = _mm512_cmplt_epi32_mask(back, _mm512_setzero_si512());
+        if (heads.window) hidden |= _mm512_cmpge_epi32_mask(back, _mm512_set1_epi32(int(heads.window)));
+        float *at = scores + k * SIDE + half * 16;
+        _mm512_storeu_ps(at, _mm512_mask_mov_ps(_mm512_loadu_ps(at), hidden, none));
+      }
+  }
+};
+
+// (pieces of 32 x 32) a matrix (width, 32 queries) of fp32 as rows of queries.
+inline void by_query(float *to, const float *from, long pieces) {
+  for (long p = 0; p < pieces; p++)
+    for (int high = 0; high < 2; high++)
+      for (int half = 0; half < 2; half++) {
+        __m512i r[16];
+        for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + p * AREA + (high * 16 + i) * SIDE + half * 16);
+        transpose16(r);
+        for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + (half * 16 + i) * pieces * SIDE + p * SIDE + high * 16, r[i]);
+      }
+}
+
+// Memory of a thread for a row of so many tokens, in bytes.
+inline long attention_room(long length, long width, bool gradient) {
+  long rows = blocks(length), vectors = rows * SIDE * width * 2;
+  long forward = 3 * vectors + SIDE * width * 2 + KEYS * AREA * 6 + SIDE * width * 8;
+  long backward = 6 * vectors + 2 * vectors * 2 + TOGETHER * (SIDE * width * 8 + AREA * 6) + AREA * 8 +
+                  TOGETHER * rows * AREA * 2 + SIDE * width * 8;
+  return (gradient ? backward : forward) + (64 << 10);
+}
+
+template <class T> inline T *take(char *&room, long count) {
+  T *taken = (T *)room;
+  room += (count * sizeof(T) + 63) / 64 * 64;
+  return taken;
+}
+
+// attended (tokens, queries x width) in blocks.
+inline void attend(const Task &task, bf16 *attended, char *room) {
+  const Heads &heads = task.heads;
+  const long width = heads.width, pieces = task.pieces(), rows = task.rows();
+  bf16 *k = take<bf16>(room, rows * SIDE * width), *v = take<bf16>(room, rows * SIDE * width);
+  bf16 *q = take<bf16>(room, rows * SIDE * width), *query = take<bf16>(room, SIDE * width);
+  float *scores = take<float>(room, KEYS * AREA), *out = take<float>(room, SIDE * width);
+  float *lines = take<float>(room, SIDE * width);
+  bf16 *shares = take<bf16>(room, KEYS * AREA);
+  task.keys(k);
+  task.values(q);
+  for (long r = 0; r < rows; r++)
+    for (long p = 0; p < pieces; p++) transpose(v + (p * rows + r) * AREA, q + (r * pieces + p) * AREA);
+  for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
+    task.query(q, head);
+    for (long j = 0; j < rows; j++) {
+      for (long p = 0; p < pieces; p++) panel_of_columns(query + p * AREA, q + (j * pieces + p) * AREA);
+      __m512 most[2], sum[2];
+      for (int half = 0; half < 2; half++) most[half] = _mm512_set1_ps(-1e30f), sum[half] = _mm512_setzero_ps();
+      const long first = task.first_key(j);
+      for (long from = first; from <= j; from += KEYS) {
+        const long count = std::min<long>(KEYS, j + 1 - from);
+        __m512 now[2] = {most[0], most[1]};
+        for (long b = 0; b < count; b++) {
+          float *s = scores + b * AREA;
+          kernel({k + (from + b) * pieces * AREA, AREA, query, int(pieces)}, {nullptr, 0, nullptr, 0}, s, false);
+          task.hide(s, from + b, j);
+          for (int line = 0; line < SIDE; line++)
+            for (int half = 0; half < 2; half++)
+              now[half] = _mm512_max_ps(now[half], _mm512_loadu_ps(s + line * SIDE + half * 16));
+        }
+        if (from != first) {
+          for (int half = 0; half < 2; half++) {
+            __m512 by = share(_mm512_sub_ps(most[half], now[half]));
+            sum[half] = _mm512_mul_ps(sum[half], by);
+            for (long line = 0; line < width; line++) {
+              float *o = out + line * SIDE + half * 16;
+              _mm512_storeu_ps(o, _mm512_mul_ps(_mm512_loadu_ps(o), by));
+            }
+          }
+        }
+        most[0] = now[0], most[1] = now[1];
+        for (long line = 0; line < count * SIDE; line += 2)  {
+          const float *s = scores + line * SIDE;
+          __m512 a0 = share(_mm512_sub_ps(_mm512_loadu_ps(s), most[0]));
+          __m512 a1 = share(_mm512_sub_ps(_mm512_loadu_ps(s + 16), most[1]));
+          __m512 b0 = share(_mm512_sub_ps(_mm512_loadu_ps(s + 32), most[0]));
+          __m512 b1 = share(_mm512_sub_ps(_mm512_loadu_ps(s + 48), most[1]));
+          sum[0] = _mm512_add_ps(sum[0], _mm512_add_ps(a0, b0));
+          sum[1] = _mm512_add_ps(sum[1], _mm512_add_ps(a1, b1));
+          interleave(shares + line / SIDE * AREA + line % SIDE * 16, (__m512i)_mm512_cvtne2ps_pbh(a1, a0),
+                     (__m512i)_mm512_cvtne2ps_pbh(b1, b0));
+        }
+        for (long p = 0; p < pieces; p++)
+          kernel({v + (p * rows + from) * AREA, AREA, shares, int(count)}, {nullptr, 0, nullptr, 0}, out + p * AREA,
+                 from != first);
+      }
+      alignas(64) float by[SIDE], top[SIDE];
+      for (int half = 0; half < 2; half++) {
+        _mm512_store_ps(by + half * 16, _mm512_div_ps(_mm512_set1_ps(1.0f), sum[half]));
+        _mm512_store_ps(top + half * 16, most[half]);
+      }
+      by_query(lines, out, pieces);
+      for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++) {
+        Out to = task.piece(attended, t, head, heads.queries * width);
+        for (long p = 0; p < pieces; p++) store(to[p], load(lines + t % SIDE * width + p * SIDE) * by[t % SIDE]);
+        task.most[head * task.tokens + task.start + t] = top[t % SIDE];
+        task.inverse[head * task.tokens + task.start + t] = by[t % SIDE];
+      }
+    }
+  }
+}
+
+// dqkv (tokens, outputs) in blocks, from `attended` and its gradient.
+inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *dattended, bf16 *dqkv, char *room) {
+  const Heads &heads = task.heads;
+  const long width = heads.width, pieces = task.pieces(), rows = task.rows(), size = rows * SIDE * width;
+  bf16 *k = take<bf16>(room, size), *v = take<bf16>(room, size), *turned = take<bf16>(room, size);
+  bf16 *q = take<bf16>(room, size), *dout = take<bf16>(room, size);
+  float *dk = take<float>(room, size), *dv = take<float>(room, size);
+  bf16 *query = take<bf16>(room, TOGETHER * SIDE * width), *query_rows = take<bf16>(room, TOGETHER * SIDE * width);
+  bf16 *dpanel = take<bf16>(room, TOGETHER * SIDE * width), *dpanel_rows = take<bf16>(room, TOGETHER * SIDE * width);
+  float *scores = take<float>(room, AREA), *dshares = take<float>(room, AREA), *lines = take<float>(room, SIDE * width);
+  float *dquery = take<float>(room, SIDE * width);
+  bf16 *shares = take<bf16>(room, TOGETHER * AREA), *dscores = take<bf16>(room, TOGETHER * AREA);
+  bf16 *strip = take<bf16>(room, TOGETHER * rows * AREA);
+  const Run nothing{nullptr, 0, nullptr, 0};
+  task.keys(k);
+  task.values(v);
+  for (long r = 0; r < rows; r++)
+    for (long p = 0; p < pieces; p++) transpose(turned + (p * rows + r) * AREA, k + (r * pieces + p) * AREA);
+  std::memset(dk, 0, size * 4);
+  std::memset(dv, 0, size * 4);
+  for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
+    task.query(q, head);
+    for (long t = 0; t < task.length; t++) {
+      In from = task.piece(dattended, t, head, heads.queries * width);
+      for (long p = 0; p < pieces; p++) store(dout + at(t, width) + p * AREA, load(from[p]));
+    }
+    task.blank(dout);
+    for (long j0 = 0; j0 < rows; j0 += TOGETHER) {
+      const long j1 = std::min(rows, j0 + TOGETHER), first = task.first_key(j0);
+      alignas(64) float most[TOGETHER * SIDE] = {}, by[TOGETHER * SIDE] = {}, less[TOGETHER * SIDE] = {};
+      for (long t = j0 * SIDE; t < std::min(task.length, j1 * SIDE); t++) {
+        In o = task.piece(attended, t, head, heads.queries * width);
+        Pair sum{_mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (long p = 0; p < pieces; p++) sum = sum + load(o[p]) * load(dout + at(t, width) + p * AREA);
+        most[t - j0 * SIDE] = task.most[head * task.tokens + task.start + t];
+        by[t - j0 * SIDE] = task.inverse[head * task.tokens + task.start + t];
+        less[t - j0 * SIDE] = total(sum);
+      }
+      for (long j = j0; j < j1; j++)
+        for (long p = 0; p < pieces; p++) {
+          long panel = ((j - j0) * pieces + p) * AREA, rowwise = (p * TOGETHER + j - j0) * AREA, of = (j * pieces + p) * AREA;
+          panel_of_columns(query + panel, q + of);
+          panel_of_columns(dpanel + panel, dout + of);
+          panel_of_rows(query_rows + rowwise, q + of);
+          panel_of_rows(dpanel_rows + rowwise, dout + of);
+        }
+      for (long b = first; b < j1; b++) {
+        const long begin = std::max(b, j0);
+        long end = begin;
+        for (long j = begin; j < j1 && task.first_key(j) <= b; j++, end++) {
+          kernel({k + b * pieces * AREA, AREA, query + (j - j0) * pieces * AREA, int(pieces)}, nothing, scores, false);
+          kernel({v + b * pieces * AREA, AREA, dpanel + (j - j0) * pieces * AREA, int(pieces)}, nothing, dshares, false);
+          task.hide(scores, b, j);
+          const float *m = most + (j - j0) * SIDE, *i = by + (j - j0) * SIDE, *l = less + (j - j0) * SIDE;
+          bf16 *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA, *panel = strip + ((j - j0) * rows + b) * AREA;
+          const Pair top = load(m), share_of = load(i), sub = load(l);
+          for (int line = 0; line < SIDE; line += 2) {
+            __m512i both[2];
+            for (int one = 0; one < 2; one++) {
+              Pair s = load(scores + (line + one) * SIDE) - top;
+              Pair p = Pair{share(s.low), share(s.high)} * share_of;
+              Pair d = p * (load(dshares + (line + one) * SIDE) - sub);
+              store(to + (line + one) * SIDE, p);
+              both[one] = (__m512i)_mm512_cvtne2ps_pbh(d.high, d.low);
+              _mm512_storeu_si512(dto + (line + one) * SIDE, both[one]);
+            }
+            interleave(panel + line * 16, both[0], both[1]);
+          }
+        }
+        if (end == begin) continue;
+        for (long p = 0; p < pieces; p++) {
+          long skip = (begin - j0) * AREA, panel = p * TOGETHER * AREA + skip;
+          kernel({shares + skip, AREA, dpanel_rows + panel, int(end - begin)}, nothing, dv + (b * pieces + p) * AREA, true);
+          kernel({dscores + skip, AREA, query_rows + panel, int(end - begin)}, nothing, dk + (b * pieces + p) * AREA, true);
+        }
+      }
+      for (long j = j0; j < j1; j++) {
+        const long from = task.first_key(j);
+        for (long p = 0; p < pieces; p++)
+          kernel({turned + (p * rows + from) * AREA, AREA, strip + ((j - j0) * rows + from) * AREA, int(j + 1 - from)},
+                 nothing, dquery + p * AREA, false);
+        by_query(lines, dquery, pieces);
+        for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++)
+          task.back(dqkv, lines + t % SIDE * width, t, head, heads.norm_q, heads.eps_q, true, heads.scale);
+      }
+    }
+  }
+  for (long t = 0; t < task.length; t++)
+    for (bool value : {false, true}) {
+      float g[WIDEST];
+      for (long p = 0; p < pieces; p++) store(g + p * SIDE, load((value ? dv : dk) + at(t, width) + p * AREA));
+      long head = heads.queries + task.key + (value ? heads.keys : 0);
+      task.back(dqkv, g, t, head, value ? nullptr : heads.norm_k, heads.eps_k, !value, 1);
+    }
+}
+
+} // namespace block

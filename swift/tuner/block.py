@@ -1,0 +1,264 @@
+"""A decoder's block as one function forwards and one backwards, in C++ (`block.cpp`). Knows bf16 and plain LoRA.
+
+Weights are laid out once more for it, forwards and backwards. What it keeps for the gradient of one block is one piece
+of memory, taken from those that earlier batches have given back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+import weakref
+from collections.abc import Sequence
+from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from swift import native
+
+SIDE = 32
+"""What widths have to be a multiple of."""
+PARTS = 3
+"""Adapters of layers with one input, at most."""
+WIDEST = 512
+"""Features of a head, at most."""
+
+
+class _Part(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("down", "up", "ddown", "dup")),
+        *((name, c_int64) for name in ("rank", "start", "stop")),
+        ("scale", c_double),
+    ]
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("ahead", "back", "bias", "mask")),
+        *((name, c_int64) for name in ("inputs", "outputs", "rank", "count")),
+        ("parts", _Part * PARTS),
+    ]
+
+
+LINEARS = ("qkv", "o", "gate_up", "down")
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [
+        *((name, _Linear) for name in LINEARS),
+        *((name, c_void_p) for name in ("norm", "norm_after", "norm_q", "norm_k")),
+        *((name, c_double) for name in ("eps", "eps_after", "eps_q", "eps_k", "scale", "factor")),
+        *((name, c_int64) for name in ("queries", "keys", "width", "window", "rotated")),
+        *((name, c_int64) for name in ("tokens", "wanted", "lengths", "threads")),
+        *((name, c_void_p) for name in ("places", "length", "x", "cos", "sin", "dy", "y", "dx", "kept", "room")),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The functions of `block.cpp`. Raises native.Unavailable."""
+    made = native.load(Path(__file__).with_suffix(".cpp"))
+    if not made.allowed():
+        raise native.Unavailable("the system does not let a process use AMX")
+    made.kept_bytes.argtypes, made.kept_bytes.restype = [POINTER(_Block)], c_int64
+    made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Block), c_int], c_int64
+    made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_void_p, c_void_p]
+    made.forward.argtypes = made.backward.argtypes = [POINTER(_Block)]
+    made.lay_out_weight.restype = made.forward.restype = made.backward.restype = None
+    return made
+
+
+def why_not() -> str:
+    """Why this machine computes blocks with torch's functions instead; empty where it need not."""
+    try:
+        library()
+    except native.Unavailable as error:
+        return str(error)
+    return ""
+
+
+class Memory:
+    """Pieces of memory, all of the largest size so far, that come back by themselves when their tensor is gone.
+
+    Pages that were never written take no room, and those that were need not be made anew for the next batch.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[mmap.mmap] = []
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> Tensor:
+        with self._lock:
+            if size > self._size:
+                self._size = -(-size // 2**21) * 2**21
+                self._free.clear()
+            size = self._size
+            piece = self._free.pop() if self._free else None
+        if piece is None:
+            piece = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            piece.madvise(mmap.MADV_HUGEPAGE)
+        held = (ctypes.c_char * size).from_buffer(piece)
+        weakref.finalize(held, self._back, piece)
+        return torch.frombuffer(held, dtype=torch.uint8)
+
+    def _back(self, piece: mmap.mmap) -> None:
+        if len(piece) == self._size:
+            self._free.append(piece)
+
+
+class Both(NamedTuple):
+    """Memory of all blocks of a model: what is kept from forwards to backwards, and what a call needs meanwhile."""
+
+    kept: Memory
+    room: Memory
+
+
+class Layer(NamedTuple):
+    """Linear layers with one input, as a block has them. Parts: where each adapter's outputs are, and its factor."""
+
+    weight_OI: Tensor
+    bias_O: Tensor | None
+    parts: Sequence[tuple[int, int, float]]
+
+
+class Norm(NamedTuple):
+    weight_I: Tensor
+    eps: float
+
+
+class Shape(NamedTuple):
+    """Heads as in `functions.Heads`; `factor` is that of what a block adds."""
+
+    queries: int
+    keys: int
+    width: int
+    scale: float
+    window: int | None
+    factor: float
+
+
+class Block:
+    """The constants of one block: its weights in `block.cpp`'s layout."""
+
+    def __init__(
+        self, layers: Sequence[Layer], norms: Sequence[Norm], head_norms: Sequence[Norm], shape: Shape, memory: Both
+    ) -> None:
+        self.memory = memory
+        self._held: list[Tensor] = []
+        self.parts = [layer.parts for layer in layers]
+        self._constants = made = _Block()
+        for name, layer in zip(LINEARS, layers, strict=True):
+            linear = getattr(made, name)
+            linear.outputs, linear.inputs = layer.weight_OI.shape
+            ahead, back = (torch.empty_like(layer.weight_OI) for _ in range(2))
+            weight = layer.weight_OI.detach().contiguous()
+            library().lay_out_weight(weight.data_ptr(), *weight.shape, ahead.data_ptr(), back.data_ptr())
+            linear.ahead, linear.back = self._hold(ahead), self._hold(back)
+            if layer.bias_O is not None:
+                linear.bias = self._hold(layer.bias_O.detach().float().contiguous())
+        names = ("", "_after", "_q", "_k")
+        for name, norm in zip(names, [*norms, *head_norms], strict=False):
+            setattr(made, f"norm{name}", self._hold(norm.weight_I.detach().float().contiguous()))
+            setattr(made, f"eps{name}", norm.eps)
+        made.queries, made.keys, made.width = shape.queries, shape.keys, shape.width
+        made.scale, made.window, made.factor = shape.scale, shape.window or 0, shape.factor
+
+    def _hold(self, tensor: Tensor) -> int:
+        self._held.append(tensor)
+        return tensor.data_ptr()
+
+    def __call__(
+        self,
+        x_TI: Tensor,
+        turn: tuple[Tensor, Tensor] | None,
+        rows: Tensor,
+        wanted_N: Tensor | None,
+        masks: Sequence[Tensor | None],
+        adapters: Sequence[Sequence[Tensor]],
+    ) -> Tensor:
+        """What the block makes of rows one behind the other; of the `wanted` positions only, where they are given.
+
+        `turn`: cosines and sines, (T, R). `masks`: dropout's, of the inputs of q k v, o, gate up and down. `adapters`:
+        for each of these A and B of every part, A first; none where they are switched off.
+        """
+        flat = [each for several in adapters for each in several]
+        call = _Call(self, [len(several) // 2 for several in adapters], turn, rows, wanted_N, list(masks))
+        y_NI: Tensor = _Whole.apply(x_TI, call, *flat)  # type: ignore[no-untyped-call]
+        return y_NI
+
+    def arguments(self, call: _Call, x_TI: Tensor, adapters: Sequence[Tensor]) -> _Block:
+        """What C++ needs to know of a call; adapters are (A and B of each part) of each layer, in fp32."""
+        made = _Block.from_buffer_copy(self._constants)
+        made.tokens = len(x_TI)
+        made.wanted = len(x_TI) if call.wanted_N is None else len(call.wanted_N)
+        made.lengths, made.length, made.threads = len(call.rows), call.rows.data_ptr(), torch.get_num_threads()
+        made.x, made.places = x_TI.data_ptr(), None if call.wanted_N is None else call.wanted_N.data_ptr()
+        if call.turn is not None:
+            made.cos, made.sin = (each.data_ptr() for each in call.turn)
+            made.rotated = call.turn[0].shape[1]
+        found = iter(adapters)
+        for name, parts, count, mask in zip(LINEARS, self.parts, call.counts, call.masks, strict=True):
+            linear = getattr(made, name)
+            linear.count, linear.mask = count, None if mask is None else mask.data_ptr()
+            downs, ups = ([next(found) for _ in range(count)] for _ in range(2))
+            for part, (start, stop, scale), down, up in zip(linear.parts, parts, downs, ups, strict=False):
+                part.down, part.up, part.rank = down.data_ptr(), up.data_ptr(), len(down)
+                part.start, part.stop, part.scale = start, stop, scale
+            linear.rank = -(-sum(map(len, downs)) // SIDE) * SIDE
+        return made
+
+
+class _Call(NamedTuple):
+    """What a call has beside tensors with gradients."""
+
+    block: Block
+    counts: list[int]
+    turn: tuple[Tensor, Tensor] | None
+    rows: Tensor
+    wanted_N: Tensor | None
+    masks: list[Tensor | None]
+
+
+class _Whole(Function):
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, call: _Call, *adapters: Tensor) -> Tensor:
+        x_TI = x_TI.contiguous()
+        plain = [each.detach().float().contiguous() for each in adapters]
+        made = call.block.arguments(call, x_TI, plain)
+        y_NI = x_TI.new_empty(made.wanted, x_TI.shape[1])
+        kept = call.block.memory.kept.take(library().kept_bytes(made))
+        room = call.block.memory.room.take(library().room_bytes(made, 0))
+        made.y, made.kept, made.room = y_NI.data_ptr(), kept.data_ptr(), room.data_ptr()
+        library().forward(made)
+        # gradient checkpointing makes again what is saved this way, and that is all that grows with the tokens
+        ctx.save_for_backward(x_TI, kept, *plain)
+        ctx.call, ctx.dtypes = call, [each.dtype for each in adapters]
+        return y_NI
+
+    @staticmethod
+    def backward(ctx: Any, dy_NI: Tensor) -> tuple[Tensor | None, ...]:
+        x_TI, kept, *plain = ctx.saved_tensors
+        call: _Call = ctx.call
+        made = call.block.arguments(call, x_TI, plain)
+        dy_NI, dx_TI = dy_NI.contiguous(), torch.empty_like(x_TI)
+        flat = torch.empty(sum(each.numel() for each in plain))
+        gradients = [
+            part.view_as(each) for part, each in zip(flat.split([p.numel() for p in plain]), plain, strict=True)
+        ]
+        found = iter(gradients)
+        for name, count in zip(LINEARS, call.counts, strict=True):
+            parts = getattr(made, name).parts
+            for field in ("ddown", "dup"):
+                for part in range(count):
+                    setattr(parts[part], field, next(found).data_ptr())
+        room = call.block.memory.room.take(library().room_bytes(made, 1))
+        made.dy, made.dx, made.kept, made.room = (each.data_ptr() for each in (dy_NI, dx_TI, kept, room))
+        library().backward(made)
+        return (dx_TI, None, *(each.to(dtype) for each, dtype in zip(gradients, ctx.dtypes, strict=True)))

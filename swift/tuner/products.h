@@ -1,0 +1,247 @@
+// Products of matrices that are laid out in blocks, with what surrounds them. Knows no model.
+//
+// A matrix in blocks is (rows / 32, columns / 32, 32, 32): what a tile reads lies together, whatever the width. Rows
+// are filled up to whole blocks; what stands in the added ones is arbitrary. Panels are those of tiles.h, one piece for
+// every 32 columns.
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "tiles.h"
+
+namespace block {
+
+using tiles::bf16;
+using tiles::narrow;
+using tiles::wide;
+
+constexpr int SIDE = 32;
+constexpr int AREA = SIDE * SIDE;
+constexpr long NEAR = 800 << 10; // bytes of rows that go through all panels together: within a second-level cache
+
+inline long blocks(long rows) { return (rows + SIDE - 1) / SIDE; }
+inline long whole(long rows) { return blocks(rows) * SIDE; }
+
+// Where a row begins; its pieces of 32 elements are AREA apart.
+inline long at(long row, long width) { return row / SIDE * SIDE * width + row % SIDE * SIDE; }
+
+struct Pair {
+  __m512 low, high;
+};
+inline Pair load(const bf16 *x) { return {wide(x), wide(x + 16)}; }
+inline Pair load(const float *x) { return {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)}; }
+inline void store(bf16 *to, Pair x) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low)); }
+inline void store(float *to, Pair x) {
+  _mm512_storeu_ps(to, x.low);
+  _mm512_storeu_ps(to + 16, x.high);
+}
+inline Pair operator*(Pair x, Pair y) { return {_mm512_mul_ps(x.low, y.low), _mm512_mul_ps(x.high, y.high)}; }
+inline Pair operator+(Pair x, Pair y) { return {_mm512_add_ps(x.low, y.low), _mm512_add_ps(x.high, y.high)}; }
+inline Pair operator-(Pair x, Pair y) { return {_mm512_sub_ps(x.low, y.low), _mm512_sub_ps(x.high, y.high)}; }
+inline Pair operator*(Pair x, float y) { return x * Pair{_mm512_set1_ps(y), _mm512_set1_ps(y)}; }
+inline float total(Pair x) { return _mm512_reduce_add_ps(_mm512_add_ps(x.low, x.high)); }
+
+// Some depths of a product: 32 rows of blocks `step` elements apart, and as many depths of a panel.
+struct Run {
+  const bf16 *a;
+  long step;
+  const bf16 *panel;
+  int depths;
+};
+
+// sum (32, 32) = the runs' products, or these added to it. Where `high` is false only 16 rows count. `ahead`: so many
+// lines of 64 bytes at each depth of the first run are fetched from there.
+#if defined(__AMX_BF16__)
+template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, const bf16 *ahead, int lines) {
+  if (add) {
+    _tile_loadd(0, sum, 128);
+    _tile_loadd(1, sum + 16, 128);
+    if (HIGH) {
+      _tile_loadd(2, sum + 512, 128);
+      _tile_loadd(3, sum + 528, 128);
+    }
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (const Run &run : {one, two}) {
+    const bf16 *a = run.a, *b = run.panel;
+    for (int d = 0; d < run.depths; d++, a += run.step, b += AREA) {
+      for (int line = 0; line < lines; line++) _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T0);
+      ahead += AREA;
+      _tile_loadd(4, a, 64);
+      _tile_loadd(6, b, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, b + 512, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      if (HIGH) {
+        _tile_loadd(5, a + 512, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    }
+    lines = 0;
+  }
+  _tile_stored(0, sum, 128);
+  _tile_stored(1, sum + 16, 128);
+  if (HIGH) {
+    _tile_stored(2, sum + 512, 128);
+    _tile_stored(3, sum + 528, 128);
+  }
+}
+#else
+template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, const bf16 *, int) {
+  constexpr int R = 8;
+  for (int row = 0; row < (HIGH ? 32 : 16); row += R) {
+    __m512 low[R], high[R];
+    for (int r = 0; r < R; r++) {
+      low[r] = add ? _mm512_loadu_ps(sum + (row + r) * 32) : _mm512_setzero_ps();
+      high[r] = add ? _mm512_loadu_ps(sum + (row + r) * 32 + 16) : _mm512_setzero_ps();
+    }
+    for (const Run &run : {one, two}) {
+      const bf16 *a = run.a + row * 32, *b = run.panel;
+      for (int d = 0; d < run.depths; d++, a += run.step, b += AREA)
+        for (int pair = 0; pair < 16; pair++) {
+          __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + pair * 32);
+          __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + 512 + pair * 32);
+          for (int r = 0; r < R; r++) {
+            int both;
+            std::memcpy(&both, a + r * 32 + pair * 2, 4);
+            __m512bh x = (__m512bh)_mm512_set1_epi32(both);
+            low[r] = _mm512_dpbf16_ps(low[r], x, b0);
+            high[r] = _mm512_dpbf16_ps(high[r], x, b1);
+          }
+        }
+    }
+    for (int r = 0; r < R; r++) {
+      _mm512_storeu_ps(sum + (row + r) * 32, low[r]);
+      _mm512_storeu_ps(sum + (row + r) * 32 + 16, high[r]);
+    }
+  }
+}
+#endif
+
+inline void kernel(Run one, Run two, float *sum, bool add, bool high = true, const bf16 *ahead = nullptr,
+                   int lines = 0) {
+  high ? kernel_<true>(one, two, sum, add, ahead, lines) : kernel_<false>(one, two, sum, add, ahead, lines);
+}
+
+// 16 x 16 elements of 32 bits, the rows made columns.
+inline void transpose16(__m512i r[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; i++) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
+// Two rows as a panel has them: the elements of a column beside each other.
+inline void interleave(bf16 *to, __m512i row0, __m512i row1) {
+  const __m512i both = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                        5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(row0, both, row1));
+  _mm512_storeu_si512(to + 512,
+                      _mm512_permutex2var_epi16(row0, _mm512_add_epi16(both, _mm512_set1_epi16(16)), row1));
+}
+
+// A block of rows as one depth of a panel: its rows are inputs, the first `rows` of them.
+inline void panel_of_rows(bf16 *to, const bf16 *from, long stride = SIDE, long rows = SIDE) {
+  for (int pair = 0; pair < 16; pair++, from += 2 * stride) {
+    __m512i row0 = 2 * pair < rows ? _mm512_loadu_si512(from) : _mm512_setzero_si512();
+    __m512i row1 = 2 * pair + 1 < rows ? _mm512_loadu_si512(from + stride) : _mm512_setzero_si512();
+    interleave(to + pair * 32, row0, row1);
+  }
+}
+
+// A block of rows as one depth of a panel: its rows are columns.
+inline void panel_of_columns(bf16 *to, const bf16 *from, long stride = SIDE) {
+  for (int half = 0; half < 2; half++, from += 16 * stride) {
+    __m512i r[16];
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * stride);
+    transpose16(r);
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + half * 512 + i * 32, r[i]);
+  }
+}
+
+// A block with rows and columns exchanged; only the first `rows` of its rows count, the others are zero.
+inline void transpose(bf16 *to, const bf16 *from, long rows = SIDE) {
+  __m512i half[2][16];
+  for (int h = 0; h < 2; h++) {
+    for (int i = 0; i < 16; i++)
+      half[h][i] = h * 16 + i < rows ? _mm512_loadu_si512(from + (h * 16 + i) * SIDE) : _mm512_setzero_si512();
+    transpose16(half[h]);
+  }
+  const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24,
+                                        22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
+  for (int i = 0; i < 16; i++) {
+    _mm512_storeu_si512(to + 2 * i * SIDE, _mm512_permutex2var_epi16(half[0][i], even, half[1][i]));
+    _mm512_storeu_si512(to + (2 * i + 1) * SIDE, _mm512_permutex2var_epi16(half[0][i], odd, half[1][i]));
+  }
+}
+
+// Rows (in blocks, `inputs` wide) through panels, and `inner` (`rank` wide) through `ups` beside them; `done(r, p, sum)`
+// gets each block of 32 rows x 32 columns.
+template <class Done>
+inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, long outputs, const bf16 *inner,
+                    long rank, const bf16 *ups, Done done) {
+  alignas(64) float sums[2][AREA];
+  int depths = int(inputs / SIDE), more = int(rank / SIDE);
+  long together = std::max(1L, NEAR / (SIDE * inputs * 2));
+  for (long first = 0; first < count; first += together) {
+    long last = std::min(count, first + together);
+    int lines = int((SIDE + last - first - 1) / (last - first));
+    for (long p = 0; p < outputs / SIDE; p++) {
+      const bf16 *panel = panels + p * depths * AREA;
+      for (long r = first; r < last; r++) {
+        Run one{a + r * SIDE * inputs, AREA, panel, depths};
+        Run two{inner + r * SIDE * rank, AREA, ups + p * more * AREA, more};
+        // the next panel is fetched in as many parts as there are blocks of rows
+        long part = (r - first) * lines;
+        kernel(one, two, sums[r % 2], false, true, panel + depths * AREA + part * 32, part < SIDE ? lines : 0);
+        // one block behind, while the tiles of the next are at work
+        if (r > first) done(r - 1, p, sums[(r - 1) % 2]);
+      }
+      done(last - 1, p, sums[(last - 1) % 2]);
+    }
+  }
+}
+
+// Adds left' x right, (rank, width) of matrices of `rows` rows, to `sums` (in blocks); `real` of the rank's rows count.
+// `aside`: memory for (rank / 32 + 1) x blocks of rows.
+inline void add_product_of_rows(long rows, const bf16 *left, long rank, long real, const bf16 *right, long width,
+                                float *sums, bf16 *aside) {
+  long count = blocks(rows), ranks = rank / SIDE, columns = width / SIDE;
+  bf16 *panel = aside, *turned = aside + count * AREA;
+  for (long k = 0; k < ranks; k++)
+    for (long r = 0; r < count; r++)
+      transpose(turned + (k * count + r) * AREA, left + (r * ranks + k) * AREA, rows - r * SIDE);
+  for (long p = 0; p < columns; p++) {
+    for (long r = 0; r < count; r++)
+      panel_of_rows(panel + r * AREA, right + (r * columns + p) * AREA, SIDE, rows - r * SIDE);
+    for (long k = 0; k < ranks; k++)
+      kernel({turned + k * count * AREA, AREA, panel, int(count)}, {nullptr, 0, nullptr, 0},
+             sums + (k * columns + p) * AREA, true, real - k * SIDE > 16);
+  }
+}
+
+} // namespace block
