@@ -22,6 +22,7 @@ from transformers import (
 
 from swift.infer.engine import BASE, BESIDE, Busy, TorchEngine
 from swift.infer.prefix import BLOCK, Prefixes
+from swift.infer.runner import Kept
 from swift.infer.sample import Choice, SamplingParams, sampler
 
 VOCABULARY, CONTEXT = 64, 512
@@ -153,10 +154,10 @@ def test_what_was_not_used_for_longest_is_forgotten_first_and_memory_keeps_its_b
     prefixes = Prefixes(limit=10 * 4 * BLOCK)
     talks = [list(range(start, start + 4 * BLOCK)) for start in (0, 1000, 2000)]
     for talk in talks:
-        prefixes.keep("base", talk, lambda start, end: [torch.zeros(end - start)])
+        prefixes.keep("base", talk, lambda start, end: Kept(end - start, [torch.zeros(end - start)]))
         assert prefixes.bytes <= 10 * 4 * BLOCK
     assert [len(prefixes.find("base", talk)) for talk in talks] == [2, 4, 4], "the oldest lost its end"
-    prefixes.keep("base", [*talks[0], *talks[1]], lambda start, end: [torch.zeros(end - start)])
+    prefixes.keep("base", [*talks[0], *talks[1]], lambda start, end: Kept(end - start, [torch.zeros(end - start)]))
     assert [len(prefixes.find("base", talk)) for talk in talks] == [4, 0, 2]
     assert not prefixes.find("other", talks[0])
     prefixes.forget("base")
@@ -165,7 +166,7 @@ def test_what_was_not_used_for_longest_is_forgotten_first_and_memory_keeps_its_b
 
 def test_a_prefix_longer_than_the_memory_is_kept_as_far_as_it_fits():
     prefixes = Prefixes(limit=3 * 4 * BLOCK)
-    prefixes.keep("base", list(range(9 * BLOCK)), lambda start, end: [torch.zeros(end - start)])
+    prefixes.keep("base", list(range(9 * BLOCK)), lambda start, end: Kept(end - start, [torch.zeros(end - start)]))
     assert len(prefixes.find("base", list(range(9 * BLOCK)))) == 3
 
 
@@ -199,7 +200,7 @@ def test_where_memory_is_short_requests_wait_and_none_is_lost(model):
     most = 0
     for each, reply in zip(asked, replies, strict=True):
         assert tokens(reply) == reference(model, each, 80)
-        most = max(most, engine._runner._keys.shape[1] * engine._runner._keys.shape[4])
+        most = max(most, engine._runner._pasts.slots * engine._runner._pasts.room)
     assert most <= 600
     engine.close()
     small = TorchEngine(model, (), memory=2 * 300 * bytes_of_one)
@@ -293,7 +294,7 @@ def test_closing_or_dropping_a_reply_stops_its_work(model):
     began = time.monotonic()
     assert tokens(engine.submit(prompt(4), GREEDY)) == reference(model, prompt(4), 12)
     assert time.monotonic() - began < 2
-    assert not engine._rows and not engine._runner._spots
+    assert not engine._rows and not engine._runner._pasts._spots
     engine.close()
 
 

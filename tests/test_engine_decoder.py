@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from swift.infer import attention, products
-from swift.infer.decoder import Decoder, why_not
+from swift.infer.decoder import Decoder
 from swift.infer.engine import TorchEngine
+from swift.infer.families import why_not
 from swift.infer.products import product
 from swift.infer.runner import Feed
 from swift.infer.sample import SamplingParams

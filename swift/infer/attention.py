@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from swift.infer.products import has_tiles
-from swift.infer.runner import as_long
+from swift.infer.runner import Kept, as_long
 
 SCORES = 1 << 25
 """Attention scores of one piece are written out up to so many numbers; beyond, SDPA, which keeps none."""
@@ -50,14 +50,34 @@ class Heads(NamedTuple):
     D: int
     scale: float
 
-    def empty(self, layers: int, slots: int, room: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """Keys and values of all layers, zero, because what padding hides is multiplied by 0 all the same."""
-        options: Any = {"dtype": dtype, "device": device}
-        sides = layers, slots, self.K
-        values = torch.zeros(*sides, room, self.D, **options)
-        if has_tiles(device, dtype):
-            return [torch.zeros(*sides, room, self.D, **options).transpose(-1, -2), values]
-        return [torch.zeros(*sides, self.D, room, **options), values]
+    def layout(self, layers: int, dtype: torch.dtype, device: torch.device) -> _Layout:
+        return _Layout(self, layers, dtype, device)
+
+
+class _Layout:
+    """Keys and values as this module reads them (a Layout of pasts.py)."""
+
+    def __init__(self, heads: Heads, layers: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._sides, self._D, self._layers = heads.K, heads.D, layers
+        self._options: Any = {"dtype": dtype, "device": device}
+        self._by_position = has_tiles(device, dtype)
+        self.position_bytes = layers * 2 * heads.K * heads.D * dtype.itemsize
+
+    def empty(self, slots: int, room: int) -> list[Tensor]:
+        sides = self._layers, slots, self._sides
+        values = torch.zeros(*sides, room, self._D, **self._options)
+        if self._by_position:
+            return [torch.zeros(*sides, room, self._D, **self._options).transpose(-1, -2), values]
+        return [torch.zeros(*sides, self._D, room, **self._options), values]
+
+    def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
+        keys, values = held
+        return Kept(end - start, [keys[:, slot, :, :, start:end].clone(), values[:, slot, :, start:end].clone()])
+
+    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Kept, length: int) -> None:
+        (keys, values), (k_LKDS, v_LKSD) = held, kept.tensors
+        keys[:, slot, :, :, start : start + length] = k_LKDS[..., :length]
+        values[:, slot, :, start : start + length] = v_LKSD[..., :length, :]
 
 
 class Attention:

@@ -14,13 +14,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from swift.infer import decoder, openmp, products
+from swift.infer import families, native, openmp, products
 from swift.infer.decoder import Decoder
 from swift.infer.generic import Generic
 from swift.infer.lora import Lora, read_lora
+from swift.infer.native import NativeDecoder
 from swift.infer.prefix import BLOCK, Prefixes
 from swift.infer.runner import Feed, Past, Runner
-from swift.infer.sample import Choice, SamplingParams, is_greedy, likeliest, room, sampler
+from swift.infer.sample import Choice, SamplingParams, is_greedy, room, sampler
 
 PREFILL = 512
 """Most tokens of prompts in one step, while nobody is being answered."""
@@ -116,7 +117,7 @@ class TorchEngine:
 
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         inputs = inputs or None
-        if inputs and isinstance(self._runner, Decoder):
+        if inputs and not isinstance(self._runner, Generic):
             raise ValueError(f"{type(self.model).__name__} takes tokens alone, not {', '.join(inputs)}")
         stop_tokens = frozenset[int]() if params.ignore_eos else self._stop_tokens
         length = self._room(tokens, params)
@@ -275,7 +276,7 @@ class TorchEngine:
         prompts = [row for row in ready if row.left > 1]
         shares = _shares(prompts, self._beside if replies else PREFILL)
         pieces = [(row, row.feed(self._piece(row, share))) for row, share in shares.items()]
-        if isinstance(self._runner, Decoder):
+        if not isinstance(self._runner, Generic):
             return [[*replies, *pieces]] if replies or pieces else []
         return [*([replies] if replies else []), *([piece] for piece in pieces)]
 
@@ -310,7 +311,7 @@ class TorchEngine:
         try:
             logits_NV = self._runner.step([feed for _, feed in group])
         except Exception as error:
-            if len(group) > 1 and isinstance(self._runner, Decoder):  # find out whose it was
+            if len(group) > 1 and not isinstance(self._runner, Generic):  # find out whose it was
                 for each in group:
                     self._advance([each])
             else:
@@ -320,12 +321,28 @@ class TorchEngine:
         for row, feed in group:
             if len(feed.tokens) > 1:
                 self._keep(row)
-        for row, choice in zip(fed, _choices(fed, logits_NV), strict=True):
+        for row, choice in zip(fed, self._choices(fed, logits_NV), strict=True):
             if isinstance(choice, Exception):
                 self._leave([row], choice)
             elif row.take(choice):
                 done.append(row)
         self._leave(done)
+
+    def _choices(self, rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception]:
+        """The next token of each row; those that just take the likeliest go through together."""
+        chosen: list[Choice | Exception | None] = [None] * len(rows)
+        plain = [index for index, row in enumerate(rows) if row.greedy]
+        if plain:
+            some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
+            for index, best in zip(plain, self._runner.likeliest(some_NV), strict=True):
+                chosen[index] = best
+        found: list[Choice | Exception] = []
+        for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
+            try:
+                found.append(choice or row.choose(logits_V))
+            except Exception as error:  # belongs to the thread that waits for this row
+                found.append(error)
+        return found
 
     def _leave(self, rows: Sequence[_Row], error: Exception | None = None) -> None:
         for row in rows:
@@ -470,28 +487,13 @@ def _shares(prompts: Sequence[_Row], limit: int) -> dict[_Row, int]:
     return {row: share for row, share in shares.items() if share}
 
 
-def _choices(rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception]:
-    """The next token of each row; those that just take the likeliest go through together."""
-    chosen: list[Choice | Exception | None] = [None] * len(rows)
-    plain = [index for index, row in enumerate(rows) if row.greedy]
-    if plain:
-        some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
-        for index, best in zip(plain, likeliest(some_NV), strict=True):
-            chosen[index] = best
-    found: list[Choice | Exception] = []
-    for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
-        try:
-            found.append(choice or row.choose(logits_V))
-        except Exception as error:  # belongs to the thread that waits for this row
-            found.append(error)
-    return found
-
-
 def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> Runner:
-    reason = decoder.why_not(model) if fast else "its own layers were asked for"
+    reason = families.why_not(model) if fast else "its own layers were asked for"
     if bits and (reason := reason or products.why_not(bits, model.device)):
         raise ValueError(f"the model cannot be served with weights of {bits} bits: {reason}")
-    return Generic(model) if reason else Decoder(model, bits, keep, memory)
+    if reason:
+        return Generic(model)
+    return Decoder(model, bits, keep, memory) if native.why_not(model) else NativeDecoder(model, bits, keep, memory)
 
 
 def _memory(device: torch.device) -> int:

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from swift.infer.lora import Lora
 from swift.infer.runner import Feed, Kept, Past
+from swift.infer.sample import likeliest
 
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, (batch, heads, length, width) each."""
@@ -56,10 +57,15 @@ class Generic:
         self._adapters: list[str] = []
         self.position_bytes = 0
 
+    likeliest = staticmethod(likeliest)
+
     def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
         if not kept:
             return _Own(DynamicCache(), 0)
-        whole = [torch.cat(pieces, dim=-2)[..., :length, :] for pieces in zip(*kept, strict=True)]
+        whole = [
+            torch.cat(pieces, dim=-2)[..., :length, :]
+            for pieces in zip(*(piece.tensors for piece in kept), strict=True)
+        ]
         return _Own(_filled(list(zip(whole[::2], whole[1::2], strict=True))), length)
 
     def close(self, past: Past) -> None:
@@ -73,7 +79,7 @@ class Generic:
             row = self._batch.index(past)
             padding = self._mask_BT.shape[1] - past.length
             rows, cache, start, end = slice(row, row + 1), self._cache, start + padding, end + padding
-        return [each[rows, ..., start:end, :].clone() for pair in _layers(cache) for each in pair]
+        return Kept(end - start, [each[rows, ..., start:end, :].clone() for pair in _layers(cache) for each in pair])
 
     @torch.inference_mode()
     def step(self, feeds: Sequence[Feed]) -> Tensor:

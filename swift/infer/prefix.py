@@ -19,7 +19,7 @@ class _Block:
     def __init__(self, before: _Block | None, tokens: Tokens, kept: Kept) -> None:
         self.before, self.tokens, self.kept = before, tokens, kept
         self.after: dict[Tokens, _Block] = {}
-        self.bytes = sum(tensor.nbytes for tensor in kept)
+        self.bytes = sum(tensor.nbytes for tensor in kept.tensors)
 
 
 class Prefixes:
@@ -43,7 +43,7 @@ class Prefixes:
     def keep(self, root: object, tokens: Sequence[int], read: Callable[[int, int], Kept]) -> None:
         """Takes in the whole blocks of `tokens`. `read(start, end)` copies those that are not there yet."""
         found = list(self._walk(root, tokens))
-        block = found[-1] if found else self._roots.setdefault(root, _Block(None, (), []))
+        block = found[-1] if found else self._roots.setdefault(root, _Block(None, (), Kept(0, [])))
         for start in range(len(found) * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
             following = _Block(block, tuple(tokens[start : start + BLOCK]), read(start, start + BLOCK))
             if self.bytes + following.bytes > self._limit:

@@ -138,7 +138,7 @@ class _Int8:
     """Integer products: a scale for each row of the weight, and for each row of x one found as it comes."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        rounded_OI, scale_O = _rounded(weight_OI)
+        rounded_OI, scale_O = rounded(weight_OI)
         zeros = torch.zeros(len(scale_O), dtype=torch.long)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*")
@@ -167,7 +167,7 @@ class _Int8Tiles:
     """The same through oneDNN, whose products of several rows are those of AMX."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        rounded_OI, scale_O = _rounded(weight_OI)
+        rounded_OI, scale_O = rounded(weight_OI)
         self._weight = torch.ops.onednn.qlinear_prepack(rounded_OI, [PACKED_ROWS, rounded_OI.shape[1]])
         self._scale, self._zeros = scale_O / 127, torch.zeros(len(scale_O), dtype=torch.long)
         self._bias = bias_O
@@ -186,10 +186,8 @@ class _Int4:
     """Weights of 4 bits in groups, x as it is. The kernel's time grows with the rows, so that many go another way."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
-        groups = weight_OI.detach().float().reshape(len(weight_OI), -1, GROUP)
-        low, high = groups.amin(-1), groups.amax(-1)
-        scale = ((high - low) / 15).clamp_min(torch.finfo(torch.bfloat16).tiny)
-        levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15).to(torch.int32).flatten(1)
+        levels, scale, low = in_groups(weight_OI)
+        levels = levels.to(torch.int32)
         self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
         # The kernel reads (level - 8) x scale + zero.
         self._scales = torch.stack([scale, low + 8 * scale], dim=-1).transpose(0, 1).contiguous().to(weight_OI.dtype)
@@ -229,11 +227,20 @@ class _Int4:
         return levels.view(inputs, outputs)
 
 
-def _rounded(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+def rounded(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
     """The weight in 8 bits, and the scale of each of its rows."""
     weight_OI = weight_OI.detach().float()
     scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
     return (weight_OI / scale_O[:, None]).round().to(torch.int8), scale_O
+
+
+def in_groups(weight_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Levels from 0 to 15, (O, I); the scale of each `GROUP` of neighbours and what is added, (O, groups)."""
+    groups = weight_OI.detach().float().reshape(len(weight_OI), -1, GROUP)
+    low, high = groups.amin(-1), groups.amax(-1)
+    scale = ((high - low) / 15).clamp_min(torch.finfo(torch.bfloat16).tiny)
+    levels = ((groups - low[..., None]) / scale[..., None]).round().clamp(0, 15)
+    return levels.to(torch.uint8).flatten(1), scale, low
 
 
 def _can_be_int4(weight_OI: Tensor) -> bool:

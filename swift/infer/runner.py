@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from swift.infer.lora import Lora
+from swift.infer.sample import Choice
 
-Kept = list[Tensor]
-"""Keys and values of some positions, as the runner that read them likes to have them back."""
+
+class Kept(NamedTuple):
+    """Keys and values of `length` positions, in tensors as the runner that read them likes to have them back."""
+
+    length: int
+    tensors: list[Tensor]
 
 
 class Past:
@@ -46,7 +51,11 @@ class Runner(Protocol):
     def close(self, past: Past) -> None: ...
 
     def step(self, feeds: Sequence[Feed]) -> Tensor:
-        """Feeds everything once; a row of logits for each feed that wants them, in order."""
+        """Feeds everything once; a row of logits for each feed that wants them, in order, there until the next step."""
+        ...
+
+    def likeliest(self, logits_NV: Tensor) -> list[Choice]:
+        """The likeliest token of each row of the last step's logits, or of some of them."""
         ...
 
     def read(self, past: Past, start: int, end: int) -> Kept:

@@ -1,0 +1,457 @@
+// A step of a decoder in bf16: tokens of many requests in, logits out, keys and values kept in panels. One parallel
+// region for all layers; threads meet between phases alone. Sums, norms and the hidden state are fp32.
+// What the arguments mean is said in native.py.
+#include <omp.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "weights.h"
+
+using namespace tiles;
+
+namespace {
+
+struct Layer {
+  const float *norm, *norm_mlp, *norm_queries, *norm_keys;
+  Product qkv, out, gate_up, down;
+  int64_t turns, window; // 0: sees everything
+};
+
+struct Low {
+  const bf16 *a, *b; // (rank, inputs); (rank, outputs), in the order of the panels
+  int64_t rank;
+};
+
+constexpr int PART = 24;    // depths of many rows that go through a product before the others
+constexpr int PRODUCTS = 4; // of a layer that an adapter may be on
+
+struct Model {
+  int64_t layers, width, inner, H, K, D, turned;
+  float eps, scale;
+  const Layer *layer;
+  const float *norm;
+  Product head;
+  const bf16 *embedding;
+};
+
+struct Feed {
+  int64_t start, end, slot, length; // rows; positions with them
+};
+
+struct Step {
+  const Feed *feeds;
+  int64_t count, rows, wanted, slots, room, threads;
+  const int64_t *tokens, *which; // which rows want logits
+  bf16 *keys, *values;
+  const float *cos, *sin; // (positions, turned / 2)
+  const Low *const *lows; // a row's adapter: layers x PRODUCTS; or null, or null for all
+  float *logits;
+};
+
+template <typename T> class Buffer {
+public:
+  T *get(size_t size) {
+    if (size > size_) {
+      data_.reset(static_cast<T *>(::operator new[](size * sizeof(T), std::align_val_t(64))));
+      std::memset(data_.get(), 0, size * sizeof(T)); // what pads rows is multiplied too
+      size_ = size;
+    }
+    return data_.get();
+  }
+
+private:
+  struct Delete {
+    void operator()(T *data) { ::operator delete[](data, std::align_val_t(64)); }
+  };
+  std::unique_ptr<T[], Delete> data_;
+  size_t size_ = 0;
+};
+
+inline int64_t padded(int64_t rows) { return (rows + MOST - 1) / MOST * MOST; }
+
+struct Task {
+  int feed, head, first; // of the feed's tokens
+};
+
+struct Own { // of a thread
+  Buffer<bf16> queries, shares, opened;
+  Buffer<float> scores;
+};
+
+class Decoder {
+public:
+  explicit Decoder(const Model &model) : m(model), layers_(model.layer, model.layer + model.layers) {
+    m.layer = layers_.data();
+    group_ = int(m.H / m.K);
+    block_ = std::max(1, MOST / group_);
+  }
+
+  void step(const Step &s) {
+    const int64_t N = padded(s.rows);
+    x_ = hidden_.get(N * m.width);
+    normed_ = normed_buffer_.get(N * m.width);
+    qkv_ = qkv_buffer_.get(N * (m.H + 2 * m.K) * m.D);
+    q_ = queries_.get(N * m.H * m.D);
+    seen_ = seen_buffer_.get(N * m.H * m.D);
+    inner_ = inner_buffer_.get(N * m.inner);
+    if (s.lows) low_ = low_buffer_.get(N * rank(s));
+    feed_of_.resize(s.rows);
+    tasks_.clear();
+    for (int f = 0; f < s.count; f++) {
+      const int tokens = int(s.feeds[f].end - s.feeds[f].start);
+      std::fill(feed_of_.begin() + s.feeds[f].start, feed_of_.begin() + s.feeds[f].end, f);
+      for (int first = (tokens - 1) / block_ * block_; first >= 0; first -= block_) // the longest first
+        for (int head = 0; head < m.K; head++) tasks_.push_back({f, head, first});
+    }
+    own_.resize(std::max<size_t>(own_.size(), s.threads));
+    permitted();
+#pragma omp parallel num_threads(s.threads)
+    {
+      begin();
+      embed(s);
+      for (int64_t l = 0; l < m.layers; l++) layer(s, l);
+      head(s);
+      end();
+    }
+  }
+
+private:
+  int64_t rank(const Step &s) {
+    int64_t most = 1;
+    for (int64_t row = 0; row < s.rows; row++)
+      if (s.lows[row])
+        for (int64_t i = 0; i < m.layers * PRODUCTS; i++) most = std::max(most, s.lows[row][i].rank);
+    return rank_ = most;
+  }
+
+  void embed(const Step &s) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s.rows; row++) {
+      const bf16 *from = m.embedding + s.tokens[row] * m.width;
+      for (int64_t i = 0; i < m.width; i += 16) _mm512_storeu_ps(x_ + row * m.width + i, wide(from + i));
+    }
+  }
+
+  void layer(const Step &s, int64_t l) {
+    const Layer &w = m.layer[l];
+    const int64_t O = w.qkv.outputs;
+    norm(s.rows, w.norm);
+    lows(s, l, 0, normed_, m.width);
+    product(s, l, 0, w.qkv, normed_, false, [&](int64_t row, int64_t panel, const float *sum) {
+      std::memcpy(qkv_ + row * O + panel * PANEL, sum, PANEL * sizeof(float));
+    });
+    place(s, l);
+#pragma omp for schedule(dynamic, 1)
+    for (size_t task = 0; task < tasks_.size(); task++) attend(s, l, tasks_[task]);
+    const auto add = [&](int64_t row, int64_t panel, const float *sum) {
+      float *x = x_ + row * m.width + panel * PANEL;
+      for (int i = 0; i < PANEL; i += 16)
+        _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(sum + i)));
+    };
+    lows(s, l, 1, seen_, m.H * m.D);
+    product(s, l, 1, w.out, seen_, true, add);
+    norm(s.rows, w.norm_mlp);
+    lows(s, l, 2, normed_, m.width);
+    product(s, l, 2, w.gate_up, normed_, false, [&](int64_t row, int64_t panel, const float *sum) {
+      __m512 y = _mm512_mul_ps(silu(_mm512_loadu_ps(sum)), _mm512_loadu_ps(sum + 16));
+      narrow(inner_ + tiles::place(row, panel * 16, m.inner / DEPTH), y);
+    });
+    lows(s, l, 3, inner_, m.inner);
+    product(s, l, 3, w.down, inner_, true, add);
+  }
+
+  // RMS norm (arXiv 1910.07467) of so many hidden states.
+  void norm(int64_t rows, const float *weight) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; row++) norm(row, weight, row);
+  }
+
+  void norm(int64_t row, const float *weight, int64_t to) {
+    const float *x = x_ + row * m.width;
+    const __m512 inverse = _mm512_set1_ps(inverse_size(x, m.width));
+    for (int64_t i = 0; i < m.width; i += 16) {
+      const __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse), _mm512_loadu_ps(weight + i));
+      narrow(normed_ + tiles::place(to, i, m.width / DEPTH), y);
+    }
+  }
+
+  float inverse_size(const float *x, int64_t width) {
+    __m512 square = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += 16) {
+      const __m512 v = _mm512_loadu_ps(x + i);
+      square = _mm512_fmadd_ps(v, v, square);
+    }
+    return 1 / std::sqrt(_mm512_reduce_add_ps(square) / width + m.eps);
+  }
+
+  // use(row, panel, sum) for every row and panel of x W' + b and what adapters add. A thread has panels of its own.
+  template <typename Finish>
+  void product(const Step &s, int64_t l, int which, const Product &w, const bf16 *x, bool parts, const Finish &use) {
+    rows(w, x, s.rows, parts, [&](int64_t row, int64_t panel, float *sum, bool first) {
+      if (first && s.lows && s.lows[row]) {
+        const Low &low = s.lows[row][l * PRODUCTS + which];
+        for (int64_t r = 0; r < low.rank; r++) {
+          const __m512 t = _mm512_set1_ps(low_[row * rank_ + r]);
+          const bf16 *b = low.b + r * w.outputs + panel * PANEL;
+          for (int i = 0; i < PANEL; i += 16)
+            _mm512_storeu_ps(sum + i, _mm512_fmadd_ps(t, wide(b + i), _mm512_loadu_ps(sum + i)));
+        }
+      }
+      use(row, panel, sum);
+    });
+  }
+
+  // While a block of rows is multiplied, the one before is finished: tiles and vectors work side by side. Sums that are
+  // added to something (`parts`) are made of so many inputs at a time that all rows' fit into the cache of a core.
+  template <typename Finish>
+  void rows(const Product &w, const bf16 *x, int64_t rows, bool parts, const Finish &use) {
+    const int64_t panels = w.outputs / PANEL, me = omp_get_thread_num(), all = omp_get_num_threads();
+    const int64_t next = w.inputs * ROWS;
+    const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1;
+    const int part = (whole + count - 1) / count;
+    bf16 *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
+    const int64_t blocks = (rows + MOST - 1) / MOST;
+    alignas(64) float sums[2][MOST * PANEL];
+    struct {
+      int64_t row, panel;
+      int count = 0, done = 0;
+      float *sum;
+      bool first;
+    } before;
+    const auto finish = [&](int end) {
+      for (; before.done < end; before.done++) {
+        float *sum = before.sum + before.done * PANEL;
+        if (w.scale)
+          for (int c = 0; c < PANEL; c++) sum[c] *= w.scale[before.panel * PANEL + c];
+        if (w.bias && before.first)
+          for (int c = 0; c < PANEL; c++) sum[c] += w.bias[before.panel * PANEL + c];
+        use(before.row + before.done, before.panel, sum, before.first);
+      }
+    };
+    int turn = 0;
+    const auto multiply = [&](int64_t panel, int from) {
+      const uint8_t *kept = w.weight + panel * w.panel_bytes() + from * w.depth_bytes();
+      const int depths = std::min(part, whole - from);
+      const bf16 *weight = opened(w, kept, depths, room);
+      for (int64_t row = 0; row < rows; row += MOST, turn ^= 1) {
+        const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
+        const bf16 *of = x + row * w.inputs + from * ROWS * DEPTH;
+        const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
+        if (blocks == 1) { // waits for memory
+          const long ahead = w.bits == 16 ? AHEAD / 2 : 0;
+          multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, ahead, between);
+        } else { // every block of rows fetches its share of the next panel
+          const int64_t share = w.depth_bytes() / blocks;
+          const uint8_t *later = kept + w.panel_bytes() + row / MOST * share * depths;
+          multiply_tiles<Keep::PANEL>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 0, [&](int depth) {
+            for (int64_t i = depth * share; i < (depth + 1) * share; i += 64)
+              _mm_prefetch((const char *)(later + i), _MM_HINT_T1);
+            between(depth);
+          });
+        }
+        before = {row, panel, some, 0, sums[turn], from == 0};
+      }
+    };
+    const int64_t first = panels * me / all, end = panels * (me + 1) / all;
+    if (blocks == 1)
+      for (int64_t panel = first; panel < end; panel++)
+        for (int from = 0; from < whole; from += part) multiply(panel, from);
+    else
+      for (int from = 0; from < whole; from += part)
+        for (int64_t panel = first; panel < end; panel++) multiply(panel, from);
+    finish(before.count);
+#pragma omp barrier
+  }
+
+  // What the rows with an adapter are in its rank's few dimensions (arXiv 2106.09685).
+  void lows(const Step &s, int64_t l, int which, const bf16 *x, int64_t inputs) {
+    if (!s.lows) return;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s.rows; row++) {
+      if (!s.lows[row]) continue;
+      const Low &low = s.lows[row][l * PRODUCTS + which];
+      for (int64_t r = 0; r < low.rank; r++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < inputs; i += 32)
+          sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + tiles::place(row, i, inputs / DEPTH)),
+                                 (__m512bh)_mm512_loadu_si512(low.a + r * inputs + i));
+        low_[row * rank_ + r] = _mm512_reduce_add_ps(sum);
+      }
+    }
+  }
+
+  // Queries and keys get their norms and positions (arXiv 2104.09864); keys and values go where they are kept.
+  void place(const Step &s, int64_t l) {
+    const Layer &w = m.layer[l];
+    const int64_t D = m.D, heads = m.H + 2 * m.K;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s.rows; row++) {
+      const Feed &feed = s.feeds[feed_of_[row]];
+      const int64_t position = feed.length - (feed.end - row);
+      float *of = qkv_ + row * heads * D;
+      for (int64_t h = 0; h < m.H + m.K; h++) {
+        float *x = of + h * D;
+        if (const float *weight = h < m.H ? w.norm_queries : w.norm_keys) {
+          const float inverse = inverse_size(x, D);
+          for (int64_t i = 0; i < D; i++) x[i] = x[i] * inverse * weight[i];
+        }
+        if (w.turns) {
+          const int64_t half = m.turned / 2;
+          const float *cos = s.cos + position * half, *sin = s.sin + position * half;
+          for (int64_t i = 0; i < half; i++) {
+            const float a = x[i], b = x[i + half];
+            x[i] = a * cos[i] - b * sin[i];
+            x[i + half] = b * cos[i] + a * sin[i];
+          }
+        }
+      }
+      for (int64_t i = 0; i < m.H * D; i += 16)
+        narrow(q_ + row * m.H * D + i, _mm512_mul_ps(_mm512_loadu_ps(of + i), _mm512_set1_ps(m.scale * LOG2_E)));
+      bf16 line[2048];
+      for (int64_t k = 0; k < m.K; k++) {
+        for (int64_t i = 0; i < D; i += 16) narrow(line + i, _mm512_loadu_ps(of + (m.H + k) * D + i));
+        bf16 *key = keys(s, l, feed.slot, k) + position / 32 * 32 * D + (position % 32) / 16 * 512 + position % 16 * 2;
+        for (int64_t d = 0; d < D; d += 32)
+          for (int64_t pair = 0; pair < 16; pair++) std::memcpy(key + d * 32 + pair * 32, line + d + pair * 2, 4);
+        for (int64_t i = 0; i < D; i += 16) narrow(line + i, _mm512_loadu_ps(of + (m.H + m.K + k) * D + i));
+        bf16 *value = values(s, l, feed.slot, k) + position / 32 * 32 * D + position % 32 / 2 * 32 + position % 2;
+        for (int64_t d = 0; d < D; d += 16)
+          for (int64_t c = 0; c < 16; c++) value[d * 32 + c * 2] = line[d + c];
+      }
+    }
+  }
+
+  int64_t offset(const Step &s, int64_t l, int64_t slot, int64_t k) const {
+    return ((l * s.slots + slot) * m.K + k) * s.room * m.D;
+  }
+  bf16 *keys(const Step &s, int64_t l, int64_t slot, int64_t k) { return s.keys + offset(s, l, slot, k); }
+  bf16 *values(const Step &s, int64_t l, int64_t slot, int64_t k) { return s.values + offset(s, l, slot, k); }
+
+  // What some tokens' queries see that share a key head.
+  void attend(const Step &s, int64_t l, const Task &task) {
+    const Feed &feed = s.feeds[task.feed];
+    const int64_t D = m.D, G = group_, row = feed.start + task.first;
+    const int tokens = int(std::min<int64_t>(block_, feed.end - row)), heads = int(tokens * G);
+    const int64_t position = feed.length - (feed.end - row), length = position + tokens;
+    const int64_t window = m.layer[l].window ? m.layer[l].window : INT64_MAX;
+    const int64_t from = std::max<int64_t>(0, position - window + 1) / 32 * 32, wide_ = padded(length - from);
+    Own &own = own_[omp_get_thread_num()];
+    bf16 *queries = own.queries.get(MOST * D), *shares = own.shares.get(MOST * wide_);
+    float *scores = own.scores.get(MOST * wide_);
+    for (int t = 0; t < tokens; t++)
+      std::memcpy(queries + t * G * D, q_ + ((row + t) * m.H + task.head * G) * D, G * D * sizeof(bf16));
+    const bf16 *key = keys(s, l, feed.slot, task.head) + from * D;
+    for (int64_t at = 0; at < wide_; at += PANEL)
+      multiply(heads, queries, D, key + at * D, STEP, int(D / DEPTH), scores + at, wide_);
+    float inverse[MOST];
+    for (int i = 0; i < heads; i++) {
+      const int64_t last = position + i / G - from, first = std::max<int64_t>(0, last - window + 1);
+      inverse[i] = 1 / softmax(scores + i * wide_, shares + i * wide_, first, last + 1, wide_);
+    }
+    const bf16 *value = values(s, l, feed.slot, task.head) + from * D;
+    alignas(64) float sum[MOST * PANEL];
+    for (int64_t d = 0; d < D; d += PANEL) {
+      multiply(heads, shares, wide_, value + d * 32, D * 32, int(wide_ / DEPTH), sum, PANEL);
+      for (int i = 0; i < heads; i++) {
+        bf16 *to = seen_ + tiles::place(row + i / G, (task.head * G + i % G) * D + d, m.H * D / DEPTH);
+        for (int c = 0; c < PANEL; c += 16)
+          narrow(to + c, _mm512_mul_ps(_mm512_loadu_ps(sum + i * PANEL + c), _mm512_set1_ps(inverse[i])));
+      }
+    }
+  }
+
+  // 2^(score - highest) from `first` to `end`, 0 elsewhere; their sum. `width` is a multiple of 32.
+  float softmax(const float *scores, bf16 *shares, int64_t first, int64_t end, int64_t width) {
+    const int64_t low = first / 32 * 32, high = (end + 31) / 32 * 32;
+    const auto within = [&](int64_t i) { // of 32
+      const uint32_t above = first > i ? ~0u << (first - i) : ~0u, below = end < i + 32 ? (1u << (end - i)) - 1 : ~0u;
+      return above & below;
+    };
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    __m512 most = least;
+    for (int64_t i = low; i < high; i += 32) {
+      const uint32_t mask = within(i);
+      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, __mmask16(mask), scores + i));
+      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, __mmask16(mask >> 16), scores + i + 16));
+    }
+    const __m512 highest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    __m512 sum = _mm512_setzero_ps();
+    std::memset(shares, 0, low * sizeof(bf16));
+    for (int64_t i = low; i < high; i += 32) {
+      const uint32_t mask = within(i);
+      const __m512 a = power(_mm512_sub_ps(_mm512_loadu_ps(scores + i), highest));
+      const __m512 b = power(_mm512_sub_ps(_mm512_loadu_ps(scores + i + 16), highest));
+      const __m512 c = _mm512_maskz_mov_ps(__mmask16(mask), a), d = _mm512_maskz_mov_ps(__mmask16(mask >> 16), b);
+      sum = _mm512_add_ps(sum, _mm512_add_ps(c, d));
+      _mm512_storeu_si512(shares + i, (__m512i)_mm512_cvtne2ps_pbh(d, c));
+    }
+    std::memset(shares + high, 0, (width - high) * sizeof(bf16));
+    return _mm512_reduce_add_ps(sum);
+  }
+
+  void head(const Step &s) {
+    if (!s.wanted) return;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < s.wanted; i++) norm(s.which[i], m.norm, i);
+    rows(m.head, normed_, s.wanted, false, [&](int64_t row, int64_t panel, const float *sum, bool) {
+      std::memcpy(s.logits + row * m.head.outputs + panel * PANEL, sum, PANEL * sizeof(float));
+    });
+  }
+
+  Model m;
+  std::vector<Layer> layers_;
+  int group_, block_;
+  int64_t rank_ = 0;
+  Buffer<float> hidden_, qkv_buffer_, low_buffer_;
+  Buffer<bf16> normed_buffer_, queries_, seen_buffer_, inner_buffer_;
+  float *x_ = nullptr, *qkv_ = nullptr, *low_ = nullptr;
+  bf16 *normed_ = nullptr, *q_ = nullptr, *seen_ = nullptr, *inner_ = nullptr;
+  std::vector<int> feed_of_;
+  std::vector<Task> tasks_;
+  std::vector<Own> own_;
+};
+
+} // namespace
+
+extern "C" {
+
+void *decoder_new(const Model *model) { return new Decoder(*model); }
+void decoder_free(void *decoder) { delete static_cast<Decoder *>(decoder); }
+void decoder_step(void *decoder, const Step *step) { static_cast<Decoder *>(decoder)->step(*step); }
+
+// The place of the highest of each row of numbers, and its log share of the sum of all e^number.
+void likeliest(const float *numbers, int64_t rows, int64_t width, int64_t stride, int64_t threads, int64_t *best,
+               float *logshare) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t row = 0; row < rows; row++) {
+    const float *x = numbers + row * stride;
+    const auto within = [&](int64_t i) { return __mmask16(width - i >= 16 ? 0xffff : (1 << (width - i)) - 1); };
+    const __m512 least = _mm512_set1_ps(-INFINITY);
+    __m512 most = least;
+    __m512i at = _mm512_setzero_si512();
+    for (int64_t i = 0; i < width; i += 16) {
+      const __m512 v = _mm512_mask_loadu_ps(least, within(i), x + i);
+      const __mmask16 higher = _mm512_cmp_ps_mask(v, most, _CMP_GT_OQ);
+      most = _mm512_mask_mov_ps(most, higher, v);
+      at = _mm512_mask_mov_epi32(at, higher, _mm512_set1_epi32(int(i)));
+    }
+    const float highest = _mm512_reduce_max_ps(most);
+    const __mmask16 as_high = _mm512_cmp_ps_mask(most, _mm512_set1_ps(highest), _CMP_EQ_OQ);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    best[row] = _mm512_mask_reduce_min_epi32(as_high, _mm512_add_epi32(at, lane));
+    __m512 sum = _mm512_setzero_ps();
+    const __m512 scale = _mm512_set1_ps(LOG2_E), shift = _mm512_set1_ps(highest * LOG2_E);
+    for (int64_t i = 0; i < width; i += 16) {
+      const __m512 v = _mm512_maskz_loadu_ps(within(i), x + i);
+      sum = _mm512_mask_add_ps(sum, within(i), sum, power<true>(_mm512_fmsub_ps(v, scale, shift)));
+    }
+    logshare[row] = -std::log(_mm512_reduce_add_ps(sum));
+  }
+}
+
+bool decoder_ready() { return permitted(); }
+
+}
