@@ -75,7 +75,7 @@ def _built(source: Path, compiler: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / name
-            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made)]
+            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made), "-lstdc++"]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(library)
     return library
