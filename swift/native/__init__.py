@@ -25,6 +25,8 @@ FLAGS = (
     # sums in any order; not -ffast-math, whose libraries change how the whole process treats denormal numbers
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
 )
+LINKED = "-lstdc++"
+"""What g++ adds by itself, and gcc, which $CXX may name, does not."""
 HEADER = Path(__file__).with_name("tiles.h")
 
 
@@ -67,7 +69,7 @@ def _built(source: Path, compiler: str) -> Path:
     """The library of a source, from the folder of an earlier run or made now."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     headers = [each.read_bytes() for each in (HEADER, *sorted(source.parent.glob("*.h")))]
-    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, _processor()]).encode()]
+    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, LINKED, _processor()]).encode()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     folder = cache_root() / "native"
     library = folder / name
@@ -75,7 +77,7 @@ def _built(source: Path, compiler: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / name
-            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made), "-lstdc++"]
+            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made), LINKED]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(library)
     return library
