@@ -139,7 +139,7 @@ inline void by_query(float *to, const float *from, long pieces) {
 inline long attention_room(long length, long width, bool gradient) {
   long rows = blocks(length), vectors = rows * SIDE * width * 2;
   long forward = 3 * vectors + SIDE * width * 2 + KEYS * AREA * 6 + SIDE * width * 8;
-  long backward = 6 * vectors + 2 * vectors * 2 + TOGETHER * (SIDE * width * 8 + AREA * 6) + AREA * 8 +
+  long backward = 6 * vectors + 2 * vectors * 2 + TOGETHER * (SIDE * width * 8 + AREA * 6) + AREA * 16 +
                   TOGETHER * rows * AREA * 2 + SIDE * width * 8;
   return (gradient ? backward : forward) + (64 << 10);
 }
@@ -170,10 +170,14 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
       for (long from = first; from <= j; from += KEYS) {
         const long count = std::min<long>(KEYS, j + 1 - from);
         __m512 now[2] = {most[0], most[1]};
-        for (long b = 0; b < count; b++) {
-          float *s = scores + b * AREA;
-          kernel({k + (from + b) * pieces * AREA, AREA, query, int(pieces)}, {nullptr, 0, nullptr, 0}, s, false);
-          task.hide(s, from + b, j);
+        for (long b = 0; b <= count; b++) {
+          if (b < count)
+            kernel({k + (from + b) * pieces * AREA, AREA, query, int(pieces)}, {nullptr, 0, nullptr, 0},
+                   scores + b * AREA, false);
+          if (!b)
+            continue;
+          float *s = scores + (b - 1) * AREA; // one block behind, while the tiles of the next are at work
+          task.hide(s, from + b - 1, j);
           for (int line = 0; line < SIDE; line++)
             for (int half = 0; half < 2; half++)
               now[half] = _mm512_max_ps(now[half], _mm512_loadu_ps(s + line * SIDE + half * 16));
@@ -230,7 +234,8 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
   float *dk = take<float>(room, size), *dv = take<float>(room, size);
   bf16 *query = take<bf16>(room, TOGETHER * SIDE * width), *query_rows = take<bf16>(room, TOGETHER * SIDE * width);
   bf16 *dpanel = take<bf16>(room, TOGETHER * SIDE * width), *dpanel_rows = take<bf16>(room, TOGETHER * SIDE * width);
-  float *scores = take<float>(room, AREA), *dshares = take<float>(room, AREA), *lines = take<float>(room, SIDE * width);
+  float *scores = take<float>(room, 2 * AREA), *dshares = take<float>(room, 2 * AREA),
+        *lines = take<float>(room, SIDE * width);
   float *dquery = take<float>(room, SIDE * width);
   bf16 *shares = take<bf16>(room, TOGETHER * AREA), *dscores = take<bf16>(room, TOGETHER * AREA);
   bf16 *strip = take<bf16>(room, TOGETHER * rows * AREA);
@@ -274,11 +279,20 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
       for (long b = first; b < j1; b++) {
         const long begin = std::max(b, j0);
         long end = begin;
-        for (long j = begin; j < j1 && task.first_key(j) <= b; j++, end++) {
-          kernel({k + b * pieces * AREA, AREA, query + (j - j0) * pieces * AREA, int(pieces)}, nothing, scores, false);
-          kernel({v + b * pieces * AREA, AREA, dpanel + (j - j0) * pieces * AREA, int(pieces)}, nothing, dshares,
-                 false);
-          task.hide(scores, b, j);
+        while (end < j1 && task.first_key(end) <= b)
+          end++;
+        for (long next = begin; next <= end; next++) {
+          if (next < end) {
+            const long of = (next - j0) * pieces * AREA, to = next % 2 * AREA;
+            kernel({k + b * pieces * AREA, AREA, query + of, int(pieces)}, nothing, scores + to, false);
+            kernel({v + b * pieces * AREA, AREA, dpanel + of, int(pieces)}, nothing, dshares + to, false);
+          }
+          const long j = next - 1; // as above
+          if (j < begin)
+            continue;
+          float *score = scores + j % 2 * AREA;
+          const float *dshare = dshares + j % 2 * AREA;
+          task.hide(score, b, j);
           const float *m = most + (j - j0) * SIDE, *i = by + (j - j0) * SIDE, *l = less + (j - j0) * SIDE;
           bf16 *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA,
                *panel = strip + ((j - j0) * rows + b) * AREA;
@@ -286,9 +300,9 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
           for (int line = 0; line < SIDE; line += 2) {
             __m512i both[2];
             for (int one = 0; one < 2; one++) {
-              Pair s = load(scores + (line + one) * SIDE) - top;
+              Pair s = load(score + (line + one) * SIDE) - top;
               Pair p = Pair{share(s.low), share(s.high)} * share_of;
-              Pair d = p * (load(dshares + (line + one) * SIDE) - sub);
+              Pair d = p * (load(dshare + (line + one) * SIDE) - sub);
               store(to + (line + one) * SIDE, p);
               both[one] = (__m512i)_mm512_cvtne2ps_pbh(d.high, d.low);
               _mm512_storeu_si512(dto + (line + one) * SIDE, both[one]);
