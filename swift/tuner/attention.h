@@ -23,16 +23,8 @@ constexpr int KEYS = 8;    // blocks of keys whose scores are there at a time
 constexpr int TOGETHER = 4; // blocks of queries whose gradient is made at a time
 constexpr long WIDEST = 512; // of a head
 
-// e^x of what becomes a share in bf16: relative error 1e-4
-inline __m512 share(__m512 x) {
-  x = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-80.0f)), _mm512_set1_ps(1.44269504f));
-  __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0096181291f), r, _mm512_set1_ps(0.0555041087f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.2402265069f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6931471806f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, n);
-}
+// e^x of what becomes a share in bf16
+inline __m512 share(__m512 x) { return tiles::power(_mm512_mul_ps(x, _mm512_set1_ps(tiles::LOG2_E))); }
 
 inline void turn(float *x, const bf16 *cos, const bf16 *sin, long rotated, float sign) {
   long half = rotated / 2;

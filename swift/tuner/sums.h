@@ -56,7 +56,7 @@ inline void norm_gradient(In x, In dy, long width, const float *weight, float ep
 }
 
 inline __m512 sigmoid(__m512 x) {
-  __m512 e = tiles::exponential(_mm512_sub_ps(_mm512_setzero_ps(), x));
+  __m512 e = tiles::power(_mm512_mul_ps(x, _mm512_set1_ps(-tiles::LOG2_E)));
   return _mm512_rcp14_ps(_mm512_add_ps(_mm512_set1_ps(1.0f), e));
 }
 inline Pair sigmoid(Pair x) { return {sigmoid(x.low), sigmoid(x.high)}; }
