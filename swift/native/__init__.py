@@ -44,7 +44,7 @@ def load(source: Path) -> ctypes.CDLL:
 def _load(source: Path) -> ctypes.CDLL | str:
     if reason := _why_not():
         return reason
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
     if not compiler:
         return "there is no C++ compiler (g++ or clang++)"
     try:
@@ -75,7 +75,7 @@ def _built(source: Path, compiler: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / name
-            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made)]
+            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made), "-lstdc++"]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(library)
     return library
