@@ -67,11 +67,11 @@ def base(family: str, **changes: Any) -> PreTrainedModel:
     return model
 
 
-def lora(model: PreTrainedModel, dropout: float = 0.0, targets: Any = ALL, **more: Any) -> PeftModel:
+def lora(model: PreTrainedModel, dropout: float = 0.0, targets: Any = ALL, rank: int = 4, **more: Any) -> PeftModel:
     if model.config.model_type == "phi3" and targets is ALL:
         targets = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
     torch.manual_seed(1)
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets, **more)
+    config = LoraConfig(r=rank, lora_alpha=8, lora_dropout=dropout, target_modules=targets, **more)
     tuned = get_peft_model(model, config)
     for name, each in tuned.named_parameters():
         if "lora_B" in name:
@@ -255,6 +255,24 @@ def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() ->
         assert_close(gradients([whole], [], False), gradients(*lanes(whole, 2), False), tolerance=1e-4)
         assert_close(gradients(*lanes(whole, 2), True), gradients(*lanes(whole, 2), True), tolerance=0)
     finally:
+        torch.set_num_threads(before)
+
+
+def test_each_lane_has_half_of_the_threads() -> None:
+    parameter, seen = torch.ones(1, requires_grad=True), []
+
+    def job() -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return parameter.sum()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    many = Lanes()
+    try:
+        many.add_gradients([job], [job, job], [parameter])
+        assert seen == [2, 1, 1]
+    finally:
+        many.close()
         torch.set_num_threads(before)
 
 

@@ -25,6 +25,7 @@ from swift.template import Renderer
 from swift.template.template import template
 from swift.train.lisa import Lisa
 from swift.tuner import attach, compiled, table
+from swift.tuner.fused import FusedBlock
 from swift.tuner.longlora import grouped_attention
 
 ALL = {"lora_target_modules": ["ALL"]}
@@ -123,6 +124,14 @@ def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler
     monkeypatch.setattr(tuning, "WORTH_COMPILING", 1)
     train(place, tmp_path / "long")
     assert "are not compiled, and steps take longer for it: torch.compile: no g++ here" in capsys.readouterr().out
+
+
+def test_a_run_in_bf16_without_cpp_says_so_and_goes_on(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FusedBlock, "why_not_whole", lambda self: "there is no C++ compiler")
+    train(place, tmp_path, dtype="bf16")
+    assert "instead of C++, and steps take longer for it: there is no C++ compiler" in capsys.readouterr().out
 
 
 def resume(place: Path, last: Path, **changes: Any) -> Path:

@@ -26,6 +26,7 @@ class Lanes:
             ready = threading.Barrier(LANES + 1)
 
             def begin() -> None:
+                torch.get_num_threads()  # the first call takes the process's number, whatever was said before
                 torch.set_num_threads(threads // LANES)
                 torch.set_flush_denormal(True)
                 ready.wait()

@@ -19,8 +19,8 @@ struct Heads {
   long outputs() const { return (queries + 2 * keys) * width; }
 };
 
-constexpr int KEYS = 8;    // blocks of keys whose scores are there at a time
-constexpr int TOGETHER = 4; // blocks of queries whose gradient is made at a time
+constexpr int KEYS = 8;      // blocks of keys whose scores are there at a time
+constexpr int TOGETHER = 4;  // blocks of queries whose gradient is made at a time
 constexpr long WIDEST = 512; // of a head
 
 // e^x of what becomes a share in bf16
@@ -38,10 +38,10 @@ inline void turn(float *x, const bf16 *cos, const bf16 *sin, long rotated, float
 // One row of tokens of a batch, for one key head.
 struct Task {
   const Heads &heads;
-  long start, length, key;   // the row's first token and how many; which key head
-  const bf16 *qkv;           // (tokens, heads.outputs()) in blocks
-  const bf16 *cos, *sin;     // (tokens, heads.rotated)
-  float *most, *inverse;     // (heads.queries, tokens): each query's largest score, and one by the sum of its shares
+  long start, length, key; // the row's first token and how many; which key head
+  const bf16 *qkv;         // (tokens, heads.outputs()) in blocks
+  const bf16 *cos, *sin;   // (tokens, heads.rotated)
+  float *most, *inverse;   // (heads.queries, tokens): each query's largest score, and one by the sum of its shares
   long tokens;
 
   long width() const { return heads.width; }
@@ -65,14 +65,17 @@ struct Task {
         Pair each = load(from[p]) * by;
         store(x + p * SIDE, weight ? each * load(weight + p * SIDE) : each);
       }
-      if (turned && heads.rotated) turn(x, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, 1);
-      for (long p = 0; p < pieces(); p++) store(row[p], load(x + p * SIDE) * scale);
+      if (turned && heads.rotated)
+        turn(x, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, 1);
+      for (long p = 0; p < pieces(); p++)
+        store(row[p], load(x + p * SIDE) * scale);
     }
     blank(to);
   }
   void blank(bf16 *to) const {
     for (long t = length; t < rows() * SIDE; t++)
-      for (long p = 0; p < pieces(); p++) std::memset(to + at(t, width()) + p * AREA, 0, SIDE * 2);
+      for (long p = 0; p < pieces(); p++)
+        std::memset(to + at(t, width()) + p * AREA, 0, SIDE * 2);
   }
   void query(bf16 *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
   void keys(bf16 *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
@@ -80,15 +83,19 @@ struct Task {
 
   // The gradient of a head's vector from that of what `prepare` made of it; `g` is (width) and is changed.
   void back(bf16 *dqkv, float *g, long t, long head, const float *weight, float eps, bool turned, float scale) const {
-    for (long i = 0; i < width(); i++) g[i] *= scale;
-    if (turned && heads.rotated) turn(g, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, -1);
+    for (long i = 0; i < width(); i++)
+      g[i] *= scale;
+    if (turned && heads.rotated)
+      turn(g, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, -1);
     Out to = piece(dqkv, t, head, heads.outputs());
     if (weight) {
       bf16 dy[WIDEST];
-      for (long p = 0; p < pieces(); p++) store(dy + p * SIDE, load(g + p * SIDE));
+      for (long p = 0; p < pieces(); p++)
+        store(dy + p * SIDE, load(g + p * SIDE));
       norm_gradient(piece(qkv, t, head, heads.outputs()), {dy}, width(), weight, eps, {}, {}, {}, to);
     } else {
-      for (long p = 0; p < pieces(); p++) store(to[p], load(g + p * SIDE));
+      for (long p = 0; p < pieces(); p++)
+        store(to[p], load(g + p * SIDE));
     }
   }
 
@@ -98,14 +105,16 @@ struct Task {
   // Takes away what the queries of a block may not see: scores (32 keys, 32 queries).
   void hide(float *scores, long keys, long queries) const {
     bool last = keys == queries, old = heads.window && (queries + 1) * SIDE - keys * SIDE > heads.window;
-    if (!last && !old) return;
+    if (!last && !old)
+      return;
     const __m512 none = _mm512_set1_ps(-1e30f);
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int k = 0; k < SIDE; k++)
       for (int half = 0; half < 2; half++) {
         __m512i back = _mm512_add_epi32(lane, _mm512_set1_epi32(int((queries - keys) * SIDE + half * 16 - k)));
         __mmask16 hidden = _mm512_cmplt_epi32_mask(back, _mm512_setzero_si512());
-        if (heads.window) hidden |= _mm512_cmpge_epi32_mask(back, _mm512_set1_epi32(int(heads.window)));
+        if (heads.window)
+          hidden |= _mm512_cmpge_epi32_mask(back, _mm512_set1_epi32(int(heads.window)));
         float *at = scores + k * SIDE + half * 16;
         _mm512_storeu_ps(at, _mm512_mask_mov_ps(_mm512_loadu_ps(at), hidden, none));
       }
@@ -118,9 +127,11 @@ inline void by_query(float *to, const float *from, long pieces) {
     for (int high = 0; high < 2; high++)
       for (int half = 0; half < 2; half++) {
         __m512i r[16];
-        for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + p * AREA + (high * 16 + i) * SIDE + half * 16);
+        for (int i = 0; i < 16; i++)
+          r[i] = _mm512_loadu_si512(from + p * AREA + (high * 16 + i) * SIDE + half * 16);
         transpose16(r);
-        for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + (half * 16 + i) * pieces * SIDE + p * SIDE + high * 16, r[i]);
+        for (int i = 0; i < 16; i++)
+          _mm512_storeu_si512(to + (half * 16 + i) * pieces * SIDE + p * SIDE + high * 16, r[i]);
       }
 }
 
@@ -131,12 +142,6 @@ inline long attention_room(long length, long width, bool gradient) {
   long backward = 6 * vectors + 2 * vectors * 2 + TOGETHER * (SIDE * width * 8 + AREA * 6) + AREA * 8 +
                   TOGETHER * rows * AREA * 2 + SIDE * width * 8;
   return (gradient ? backward : forward) + (64 << 10);
-}
-
-template <class T> inline T *take(char *&room, long count) {
-  T *taken = (T *)room;
-  room += (count * sizeof(T) + 63) / 64 * 64;
-  return taken;
 }
 
 // attended (tokens, queries x width) in blocks.
@@ -151,13 +156,16 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
   task.keys(k);
   task.values(q);
   for (long r = 0; r < rows; r++)
-    for (long p = 0; p < pieces; p++) transpose(v + (p * rows + r) * AREA, q + (r * pieces + p) * AREA);
+    for (long p = 0; p < pieces; p++)
+      transpose(v + (p * rows + r) * AREA, q + (r * pieces + p) * AREA);
   for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
     task.query(q, head);
     for (long j = 0; j < rows; j++) {
-      for (long p = 0; p < pieces; p++) panel_of_columns(query + p * AREA, q + (j * pieces + p) * AREA);
+      for (long p = 0; p < pieces; p++)
+        panel_of_columns(query + p * AREA, q + (j * pieces + p) * AREA);
       __m512 most[2], sum[2];
-      for (int half = 0; half < 2; half++) most[half] = _mm512_set1_ps(-1e30f), sum[half] = _mm512_setzero_ps();
+      for (int half = 0; half < 2; half++)
+        most[half] = _mm512_set1_ps(-1e30f), sum[half] = _mm512_setzero_ps();
       const long first = task.first_key(j);
       for (long from = first; from <= j; from += KEYS) {
         const long count = std::min<long>(KEYS, j + 1 - from);
@@ -181,7 +189,7 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
           }
         }
         most[0] = now[0], most[1] = now[1];
-        for (long line = 0; line < count * SIDE; line += 2)  {
+        for (long line = 0; line < count * SIDE; line += 2) {
           const float *s = scores + line * SIDE;
           __m512 a0 = share(_mm512_sub_ps(_mm512_loadu_ps(s), most[0]));
           __m512 a1 = share(_mm512_sub_ps(_mm512_loadu_ps(s + 16), most[1]));
@@ -204,7 +212,8 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
       by_query(lines, out, pieces);
       for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++) {
         Out to = task.piece(attended, t, head, heads.queries * width);
-        for (long p = 0; p < pieces; p++) store(to[p], load(lines + t % SIDE * width + p * SIDE) * by[t % SIDE]);
+        for (long p = 0; p < pieces; p++)
+          store(to[p], load(lines + t % SIDE * width + p * SIDE) * by[t % SIDE]);
         task.most[head * task.tokens + task.start + t] = top[t % SIDE];
         task.inverse[head * task.tokens + task.start + t] = by[t % SIDE];
       }
@@ -229,14 +238,16 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
   task.keys(k);
   task.values(v);
   for (long r = 0; r < rows; r++)
-    for (long p = 0; p < pieces; p++) transpose(turned + (p * rows + r) * AREA, k + (r * pieces + p) * AREA);
+    for (long p = 0; p < pieces; p++)
+      transpose(turned + (p * rows + r) * AREA, k + (r * pieces + p) * AREA);
   std::memset(dk, 0, size * 4);
   std::memset(dv, 0, size * 4);
   for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
     task.query(q, head);
     for (long t = 0; t < task.length; t++) {
       In from = task.piece(dattended, t, head, heads.queries * width);
-      for (long p = 0; p < pieces; p++) store(dout + at(t, width) + p * AREA, load(from[p]));
+      for (long p = 0; p < pieces; p++)
+        store(dout + at(t, width) + p * AREA, load(from[p]));
     }
     task.blank(dout);
     for (long j0 = 0; j0 < rows; j0 += TOGETHER) {
@@ -245,14 +256,16 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
       for (long t = j0 * SIDE; t < std::min(task.length, j1 * SIDE); t++) {
         In o = task.piece(attended, t, head, heads.queries * width);
         Pair sum{_mm512_setzero_ps(), _mm512_setzero_ps()};
-        for (long p = 0; p < pieces; p++) sum = sum + load(o[p]) * load(dout + at(t, width) + p * AREA);
+        for (long p = 0; p < pieces; p++)
+          sum = sum + load(o[p]) * load(dout + at(t, width) + p * AREA);
         most[t - j0 * SIDE] = task.most[head * task.tokens + task.start + t];
         by[t - j0 * SIDE] = task.inverse[head * task.tokens + task.start + t];
         less[t - j0 * SIDE] = total(sum);
       }
       for (long j = j0; j < j1; j++)
         for (long p = 0; p < pieces; p++) {
-          long panel = ((j - j0) * pieces + p) * AREA, rowwise = (p * TOGETHER + j - j0) * AREA, of = (j * pieces + p) * AREA;
+          long panel = ((j - j0) * pieces + p) * AREA, rowwise = (p * TOGETHER + j - j0) * AREA,
+               of = (j * pieces + p) * AREA;
           panel_of_columns(query + panel, q + of);
           panel_of_columns(dpanel + panel, dout + of);
           panel_of_rows(query_rows + rowwise, q + of);
@@ -263,10 +276,12 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
         long end = begin;
         for (long j = begin; j < j1 && task.first_key(j) <= b; j++, end++) {
           kernel({k + b * pieces * AREA, AREA, query + (j - j0) * pieces * AREA, int(pieces)}, nothing, scores, false);
-          kernel({v + b * pieces * AREA, AREA, dpanel + (j - j0) * pieces * AREA, int(pieces)}, nothing, dshares, false);
+          kernel({v + b * pieces * AREA, AREA, dpanel + (j - j0) * pieces * AREA, int(pieces)}, nothing, dshares,
+                 false);
           task.hide(scores, b, j);
           const float *m = most + (j - j0) * SIDE, *i = by + (j - j0) * SIDE, *l = less + (j - j0) * SIDE;
-          bf16 *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA, *panel = strip + ((j - j0) * rows + b) * AREA;
+          bf16 *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA,
+               *panel = strip + ((j - j0) * rows + b) * AREA;
           const Pair top = load(m), share_of = load(i), sub = load(l);
           for (int line = 0; line < SIDE; line += 2) {
             __m512i both[2];
@@ -281,11 +296,14 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
             interleave(panel + line * 16, both[0], both[1]);
           }
         }
-        if (end == begin) continue;
+        if (end == begin)
+          continue;
         for (long p = 0; p < pieces; p++) {
           long skip = (begin - j0) * AREA, panel = p * TOGETHER * AREA + skip;
-          kernel({shares + skip, AREA, dpanel_rows + panel, int(end - begin)}, nothing, dv + (b * pieces + p) * AREA, true);
-          kernel({dscores + skip, AREA, query_rows + panel, int(end - begin)}, nothing, dk + (b * pieces + p) * AREA, true);
+          kernel({shares + skip, AREA, dpanel_rows + panel, int(end - begin)}, nothing, dv + (b * pieces + p) * AREA,
+                 true);
+          kernel({dscores + skip, AREA, query_rows + panel, int(end - begin)}, nothing, dk + (b * pieces + p) * AREA,
+                 true);
         }
       }
       for (long j = j0; j < j1; j++) {
@@ -302,7 +320,8 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
   for (long t = 0; t < task.length; t++)
     for (bool value : {false, true}) {
       float g[WIDEST];
-      for (long p = 0; p < pieces; p++) store(g + p * SIDE, load((value ? dv : dk) + at(t, width) + p * AREA));
+      for (long p = 0; p < pieces; p++)
+        store(g + p * SIDE, load((value ? dv : dk) + at(t, width) + p * AREA));
       long head = heads.queries + task.key + (value ? heads.keys : 0);
       task.back(dqkv, g, t, head, value ? nullptr : heads.norm_k, heads.eps_k, !value, 1);
     }

@@ -4,27 +4,13 @@
 // Tokens go through everything that needs no other token a stretch at a time, so what lies between the products stays
 // in a processor's cache. Kept for the gradient are the outputs of the products; the rest is computed again.
 #include "attention.h"
+#include "lowrank.h"
 
 #include <omp.h>
 
 using namespace block;
 
 extern "C" {
-
-struct Part { // an adapter (arXiv 2106.09685): down (rank, inputs), up (stop - start, rank), and their gradients
-  const float *down, *up;
-  float *ddown, *dup;
-  int64_t rank, start, stop;
-  double scale;
-};
-
-struct Linear { // layers with one input: their frozen weights as panels, forwards and backwards
-  const bf16 *ahead, *back;
-  const float *bias;
-  const bf16 *mask; // of the adapters' input
-  int64_t inputs, outputs, rank, count; // rank: of all parts together, rounded up to SIDE
-  Part parts[3];
-};
 
 struct Block {
   Linear qkv, o, gate_up, down;
@@ -44,24 +30,17 @@ namespace {
 
 constexpr long STRETCH = 256; // tokens
 
-struct Panels { // adapters as panels: for x A', (x A') B', and back
-  bf16 *down, *up, *back_down, *back_up;
-};
-
 struct Kept {
   bf16 *qkv, *attended, *mid, *gate_up, *inner[4];
   float *most, *inverse;
   char *end;
 };
 
-long stretch(const Block &b, long rows) { return std::clamp<long>(whole((rows + b.threads - 1) / b.threads), SIDE, STRETCH); }
-long real(const Linear &l) {
-  long sum = 0;
-  for (int p = 0; p < l.count; p++) sum += l.parts[p].rank;
-  return sum;
+long stretch(const Block &b, long rows) {
+  return std::clamp<long>(whole((rows + b.threads - 1) / b.threads), SIDE, STRETCH);
 }
 Heads heads(const Block &b) {
-  return {b.queries,       b.keys,   b.width,  b.window,       b.rotated,
+  return {b.queries,      b.keys,   b.width,  b.window,       b.rotated,
           float(b.scale), b.norm_q, b.norm_k, float(b.eps_q), float(b.eps_k)};
 }
 
@@ -81,96 +60,6 @@ Kept kept(const Block &b) {
   k.inverse = take<float>(room, b.queries * b.tokens);
   k.end = room;
   return k;
-}
-
-Panels panels(const Linear &l, char *&room) {
-  return {take<bf16>(room, l.rank * l.inputs), take<bf16>(room, l.rank * l.outputs), take<bf16>(room, l.rank * l.inputs),
-          take<bf16>(room, l.rank * l.outputs)};
-}
-
-// Lays the adapters out, those of all parts as one: beside each other in the rank, each in its part of the outputs.
-void lay_out(const Linear &l, const Panels &to) {
-  alignas(64) bf16 square[AREA];
-  const long ranks = l.rank / SIDE, inputs = l.inputs / SIDE, outputs = l.outputs / SIDE;
-  for (long r = 0; r < ranks; r++) {
-#pragma omp for schedule(static)
-    for (long i = 0; i < inputs; i++) {
-      std::memset(square, 0, sizeof square);
-      for (long p = 0, row = -r * SIDE; p < l.count; row += l.parts[p++].rank)
-        for (long k = std::max(0L, -row); k < std::min<long>(l.parts[p].rank, SIDE - row); k++)
-          store(square + (row + k) * SIDE, load(l.parts[p].down + k * l.inputs + i * SIDE));
-      panel_of_columns(to.down + (r * inputs + i) * AREA, square);
-      panel_of_rows(to.back_down + (i * ranks + r) * AREA, square);
-    }
-#pragma omp for schedule(static)
-    for (long o = 0; o < outputs; o++) {
-      std::memset(square, 0, sizeof square);
-      for (long p = 0, column = -r * SIDE; p < l.count; column += l.parts[p++].rank) {
-        const Part &part = l.parts[p];
-        for (long row = std::max<long>(part.start, o * SIDE); row < std::min<long>(part.stop, (o + 1) * SIDE); row++)
-          for (long k = std::max(0L, -column); k < std::min<long>(part.rank, SIDE - column); k++)
-            square[(row - o * SIDE) * SIDE + column + k] =
-                narrow(float(part.scale) * part.up[(row - part.start) * part.rank + k]);
-      }
-      panel_of_columns(to.up + (o * ranks + r) * AREA, square);
-      panel_of_rows(to.back_up + (r * outputs + o) * AREA, square);
-    }
-  }
-}
-
-// x A' of all adapters, rounded.
-void inward(long count, const bf16 *x, long width, const bf16 *panel, long rank, bf16 *inner) {
-  product(count, x, width, panel, rank, nullptr, 0, nullptr,
-          [&](long r, long p, const float *sum) {
-            bf16 *to = inner + (r * rank / SIDE + p) * AREA;
-            for (long i = 0; i < AREA; i += SIDE) store(to + i, load(sum + i));
-          });
-}
-
-// x W' + b + inner B'; `done(r, p, line, values)` gets 32 columns of a row at a time.
-template <class Done>
-void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x, const bf16 *inner, Done done) {
-  product(count, x, l.inputs, l.ahead, l.outputs, inner, l.rank, adapters.up, [&](long r, long p, const float *sum) {
-    for (long line = 0; line < SIDE; line++) {
-      Pair each = load(sum + line * SIDE);
-      done(r, p, line, l.bias ? each + load(l.bias + p * SIDE) : each);
-    }
-  });
-}
-
-// The gradient of x: dy W, and what comes through the adapters and their mask.
-template <class Done>
-void inputs_gradient(const Linear &l, const Panels &adapters, long first, long valid, const int64_t *places,
-                     const bf16 *dy, const bf16 *dinner, Done done) {
-  alignas(64) float low[AREA];
-  const bool apart = l.mask && l.rank;
-  product(blocks(valid), dy, l.outputs, l.back, l.inputs, dinner, apart ? 0 : l.rank, adapters.back_down,
-          [&](long r, long p, const float *sum) {
-            const int depths = int(l.rank / SIDE);
-            if (apart)
-              kernel({dinner + r * SIDE * l.rank, AREA, adapters.back_down + p * depths * AREA, depths},
-                     {nullptr, 0, nullptr, 0}, low, false);
-            for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
-              Pair each = load(sum + line * SIDE);
-              long row = first + r * SIDE + line;
-              if (apart)
-                each = each + load(low + line * SIDE) *
-                                  load(l.mask + (places ? places[row] : row) * l.inputs + p * SIDE);
-              done(r, p, line, each);
-            }
-          });
-}
-
-In plain(const bf16 *m, long row, long width) { return m ? In{m + row * width, SIDE} : In{}; }
-Out plain(bf16 *m, long row, long width) { return {m + row * width, SIDE}; }
-In inside(const bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
-Out inside(bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
-
-void copy(In from, Out to, long width) {
-  for (long p = 0; p < width / SIDE; p++) store(to[p], load(from[p]));
-}
-void under(In x, In mask, Out to, long width) {
-  for (long p = 0; p < width / SIDE; p++) store(to[p], mask ? load(x[p]) * load(mask[p]) : load(x[p]));
 }
 
 struct Forward { // a thread's memory
@@ -194,7 +83,8 @@ struct Backward {
     long hidden = std::max(b.qkv.inputs, b.o.inputs), rank = 0;
     int number = 0;
     for (const Linear *l : {&b.qkv, &b.o, &b.gate_up, &b.down}) {
-      sums[number][0] = take<float>(room, l->rank * l->inputs), sums[number][1] = take<float>(room, l->rank * l->outputs);
+      sums[number][0] = take<float>(room, l->rank * l->inputs),
+      sums[number][1] = take<float>(room, l->rank * l->outputs);
       rank = std::max<long>(rank, l->rank), number++;
     }
     zeroed = room - begin; // what has to begin at zero
@@ -207,7 +97,8 @@ struct Backward {
 
 long longest(const Block &b) {
   long most = 0;
-  for (long s = 0; s < b.lengths; s++) most = std::max<long>(most, b.length[s]);
+  for (long s = 0; s < b.lengths; s++)
+    most = std::max<long>(most, b.length[s]);
   return most;
 }
 long room_of_thread(const Block &b, bool gradient) {
@@ -232,7 +123,8 @@ template <class Each> void tasks(const Block &b, const Heads &heads, const Kept 
 #pragma omp for schedule(dynamic)
   for (long task = 0; task < b.lengths * b.keys; task++) {
     long start = 0;
-    for (long s = 0; s < task / b.keys; s++) start += b.length[s];
+    for (long s = 0; s < task / b.keys; s++)
+      start += b.length[s];
     each(Task{heads, start, b.length[task / b.keys], task % b.keys, k.qkv, b.cos, b.sin, k.most, k.inverse, b.tokens});
   }
 }
@@ -246,7 +138,8 @@ void run_forward(const Block &b) {
   {
     tiles::begin();
     const Forward mine(b, shared.rest + omp_get_thread_num() * each);
-    lay_out(b.qkv, shared.qkv), lay_out(b.o, shared.o), lay_out(b.gate_up, shared.gate_up), lay_out(b.down, shared.down);
+    lay_out(b.qkv, shared.qkv), lay_out(b.o, shared.o), lay_out(b.gate_up, shared.gate_up),
+        lay_out(b.down, shared.down);
     const long long_ = stretch(b, b.tokens);
 #pragma omp for schedule(static)
     for (long first = 0; first < b.tokens; first += long_) {
@@ -269,12 +162,16 @@ void run_forward(const Block &b) {
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
       const bf16 *x = k.attended + first * wide_, *seen = x;
       for (long t = 0; t < valid && (b.places || b.o.mask); t++) {
-        if (b.places) copy(inside(k.attended, place(t), wide_), inside(mine.y, t, wide_), wide_);
+        if (b.places)
+          copy(inside(k.attended, place(t), wide_), inside(mine.y, t, wide_), wide_);
         if (b.o.mask)
-          under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_), wide_);
+          under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_),
+                wide_);
       }
-      if (b.places) x = seen = mine.y;
-      if (b.o.mask) seen = mine.dropped;
+      if (b.places)
+        x = seen = mine.y;
+      if (b.o.mask)
+        seen = mine.dropped;
       bf16 *low = k.inner[1] + first * b.o.rank, *mid = k.mid + first * hidden;
       inward(count, seen, wide_, shared.o.down, b.o.rank, low);
       outward(b.o, shared.o, count, x, low, [&](long r, long p, long line, Pair values) {
@@ -289,18 +186,21 @@ void run_forward(const Block &b) {
       low = k.inner[2] + first * b.gate_up.rank;
       bf16 *gate_up = k.gate_up + first * 2 * inner;
       inward(count, seen, hidden, shared.gate_up.down, b.gate_up.rank, low);
-      outward(b.gate_up, shared.gate_up, count, mine.y, low, [&](long r, long p, long line, Pair values) {
-        store(gate_up + (r * 2 * inner / SIDE + p) * AREA + line * SIDE, values);
-      });
-      for (long t = 0; t < valid; t++) {
-        In gate = inside(gate_up, t, 2 * inner), up{gate[inner / SIDE], AREA}, mask = plain(b.down.mask, place(t), inner);
-        Out act = inside(mine.act, t, inner), dropped = inside(mine.act_dropped, t, inner);
-        for (long p = 0; p < inner / SIDE; p++) {
-          Pair g = load(gate[p]), y = g * sigmoid(g) * load(up[p]);
-          store(act[p], y);
-          if (mask) store(dropped[p], y * load(mask[p]));
-        }
-      }
+      outward(
+          b.gate_up, shared.gate_up, count, mine.y, low,
+          [&](long r, long p, long line, Pair values) {
+            const long half = inner / SIDE, gate = (r * 2 * half + p) * AREA + line * SIDE;
+            if (p < half)
+              return store(gate_up + gate, values);
+            // its gate came just before
+            Pair g = load(gate_up + gate - half * AREA), y = g * sigmoid(g) * values;
+            const long to = (r * half + p - half) * AREA + line * SIDE, row = r * SIDE + line;
+            stream(gate_up + gate, values);
+            store(mine.act + to, y);
+            if (b.down.mask && row < valid)
+              store(mine.act_dropped + to, y * load(b.down.mask + place(row) * inner + (p - half) * SIDE));
+          },
+          true);
       low = k.inner[3] + first * b.down.rank;
       inward(count, b.down.mask ? mine.act_dropped : mine.act, inner, shared.down.down, b.down.rank, low);
       outward(b.down, shared.down, count, mine.act, low, [&](long r, long p, long line, Pair values) {
@@ -313,14 +213,6 @@ void run_forward(const Block &b) {
   }
 }
 
-// Adds what a stretch gives to the adapters' gradients.
-void adapters_gradient(const Linear &l, long valid, const bf16 *dropped, const bf16 *inner, const bf16 *dy,
-                       const bf16 *dinner, float *const sums[2], bf16 *aside) {
-  if (!l.rank) return;
-  add_product_of_rows(valid, dinner, l.rank, real(l), dropped, l.inputs, sums[0], aside);
-  add_product_of_rows(valid, inner, l.rank, real(l), dy, l.outputs, sums[1], aside);
-}
-
 // The adapters' gradients from all threads' sums, in the order of the threads.
 void hand_out(const Linear &l, const Block &b, const Shared &shared, int number, long each) {
   long row = 0;
@@ -329,7 +221,8 @@ void hand_out(const Linear &l, const Block &b, const Shared &shared, int number,
 #pragma omp for schedule(static)
     for (long r = row; r < row + part.rank; r++) {
       std::memset(part.ddown + (r - row) * l.inputs, 0, l.inputs * 4);
-      for (long o = 0; o < part.stop - part.start; o++) part.dup[o * part.rank + r - row] = 0;
+      for (long o = 0; o < part.stop - part.start; o++)
+        part.dup[o * part.rank + r - row] = 0;
       for (long thread = 0; thread < b.threads; thread++) {
         const Backward other(b, shared.rest + thread * each);
         const float *from = other.sums[number][0] + at(r % SIDE, l.inputs) + r / SIDE * SIDE * l.inputs;
@@ -355,12 +248,14 @@ void run_backward(const Block &b) {
     tiles::begin();
     const Backward mine(b, shared.rest + omp_get_thread_num() * each);
     std::memset(mine.begin, 0, mine.zeroed);
-    lay_out(b.qkv, shared.qkv), lay_out(b.o, shared.o), lay_out(b.gate_up, shared.gate_up), lay_out(b.down, shared.down);
-    if (b.places) {
+    lay_out(b.qkv, shared.qkv), lay_out(b.o, shared.o), lay_out(b.gate_up, shared.gate_up),
+        lay_out(b.down, shared.down);
+    if (b.wanted < b.tokens) {
 #pragma omp for schedule(static)
       for (long t = 0; t < b.tokens; t++) {
         std::memset(b.dx + t * hidden, 0, hidden * 2);
-        for (long p = 0; p < wide_ / SIDE; p++) std::memset(inside(shared.dattended, t, wide_)[p], 0, SIDE * 2);
+        for (long p = 0; p < wide_ / SIDE; p++)
+          std::memset(inside(shared.dattended, t, wide_)[p], 0, SIDE * 2);
       }
     }
     const long some = stretch(b, b.wanted);
@@ -370,9 +265,11 @@ void run_backward(const Block &b) {
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
       const bf16 *gate_up = k.gate_up + first * 2 * inner, *mid = k.mid + first * hidden;
       const auto scaled = [&](In from, long t) {
-        for (long p = 0; p < hidden / SIDE; p++) store(inside(mine.dy, t, hidden)[p], load(from[p]) * float(b.factor));
+        for (long p = 0; p < hidden / SIDE; p++)
+          store(inside(mine.dy, t, hidden)[p], load(from[p]) * float(b.factor));
       };
-      for (long t = 0; t < valid; t++) scaled(plain(b.dy, first + t, hidden), t);
+      for (long t = 0; t < valid; t++)
+        scaled(plain(b.dy, first + t, hidden), t);
       inward(count, mine.dy, hidden, shared.down.back_up, b.down.rank, mine.dinner);
       inputs_gradient(b.down, shared.down, first, valid, b.places, mine.dy, mine.dinner,
                       [&](long r, long p, long line, Pair d) {
@@ -389,10 +286,9 @@ void run_backward(const Block &b) {
       adapters_gradient(b.down, valid, mine.act, k.inner[3] + first * b.down.rank, mine.dy, mine.dinner, mine.sums[3],
                         mine.aside);
       inward(count, mine.dgate_up, 2 * inner, shared.gate_up.back_up, b.gate_up.rank, mine.dinner);
-      inputs_gradient(b.gate_up, shared.gate_up, first, valid, b.places, mine.dgate_up, mine.dinner,
-                      [&](long r, long p, long line, Pair d) {
-                        store(mine.dy + (r * hidden / SIDE + p) * AREA + line * SIDE, d);
-                      });
+      inputs_gradient(
+          b.gate_up, shared.gate_up, first, valid, b.places, mine.dgate_up, mine.dinner,
+          [&](long r, long p, long line, Pair d) { store(mine.dy + (r * hidden / SIDE + p) * AREA + line * SIDE, d); });
       for (long t = 0; t < valid; t++)
         norm_gradient(inside(mid, t, hidden), inside(mine.dy, t, hidden), hidden, b.norm_after, float(b.eps_after),
                       plain(b.gate_up.mask, place(t), hidden), inside(mine.dropped, t, hidden),
@@ -401,7 +297,8 @@ void run_backward(const Block &b) {
                         mine.sums[2], mine.aside);
       for (long t = 0; t < valid; t++) {
         scaled(plain((const bf16 *)b.dx, place(t), hidden), t);
-        under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_), wide_);
+        under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_),
+              wide_);
       }
       inward(count, mine.dy, hidden, shared.o.back_up, b.o.rank, mine.dinner);
       inputs_gradient(b.o, shared.o, first, valid, b.places, mine.dy, mine.dinner,
@@ -411,17 +308,17 @@ void run_backward(const Block &b) {
       adapters_gradient(b.o, valid, mine.dropped, k.inner[1] + first * b.o.rank, mine.dy, mine.dinner, mine.sums[1],
                         mine.aside);
     }
-    tasks(b, of, k, [&](const Task &task) { attend_gradient(task, k.attended, shared.dattended, shared.dqkv, mine.rest); });
+    tasks(b, of, k,
+          [&](const Task &task) { attend_gradient(task, k.attended, shared.dattended, shared.dqkv, mine.rest); });
     const long long_ = stretch(b, b.tokens);
 #pragma omp for schedule(static)
     for (long first = 0; first < b.tokens; first += long_) {
       const long valid = std::min(long_, b.tokens - first), count = blocks(valid);
       const bf16 *dqkv = shared.dqkv + first * b.qkv.outputs;
       inward(count, dqkv, b.qkv.outputs, shared.qkv.back_up, b.qkv.rank, mine.dinner);
-      inputs_gradient(b.qkv, shared.qkv, first, valid, nullptr, dqkv, mine.dinner,
-                      [&](long r, long p, long line, Pair d) {
-                        store(mine.dy + (r * hidden / SIDE + p) * AREA + line * SIDE, d);
-                      });
+      inputs_gradient(
+          b.qkv, shared.qkv, first, valid, nullptr, dqkv, mine.dinner,
+          [&](long r, long p, long line, Pair d) { store(mine.dy + (r * hidden / SIDE + p) * AREA + line * SIDE, d); });
       for (long t = 0; t < valid; t++)
         norm_gradient(plain(b.x, first + t, hidden), inside(mine.dy, t, hidden), hidden, b.norm, float(b.eps),
                       plain(b.qkv.mask, first + t, hidden), inside(mine.dropped, t, hidden),

@@ -18,6 +18,8 @@ using tiles::wide;
 
 constexpr int SIDE = 32;
 constexpr int AREA = SIDE * SIDE;
+constexpr int DEPTHS = 20;       // of a panel at a time
+constexpr long MOST = 16;        // blocks of rows that go through a panel together
 constexpr long NEAR = 800 << 10; // bytes of rows that go through all panels together: within a second-level cache
 
 inline long blocks(long rows) { return (rows + SIDE - 1) / SIDE; }
@@ -26,12 +28,23 @@ inline long whole(long rows) { return blocks(rows) * SIDE; }
 // Where a row begins; its pieces of 32 elements are AREA apart.
 inline long at(long row, long width) { return row / SIDE * SIDE * width + row % SIDE * SIDE; }
 
+// Aligned memory from the front of what is left.
+template <class T> inline T *take(char *&room, long count) {
+  T *taken = (T *)room;
+  room += (count * sizeof(T) + 63) / 64 * 64;
+  return taken;
+}
+
 struct Pair {
   __m512 low, high;
 };
 inline Pair load(const bf16 *x) { return {wide(x), wide(x + 16)}; }
 inline Pair load(const float *x) { return {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)}; }
 inline void store(bf16 *to, Pair x) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low)); }
+// past the caches, for what is read much later
+inline void stream(bf16 *to, Pair x) {
+  _mm512_stream_si512((__m512i *)to, (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low));
+}
 inline void store(float *to, Pair x) {
   _mm512_storeu_ps(to, x.low);
   _mm512_storeu_ps(to + 16, x.high);
@@ -54,6 +67,7 @@ struct Run {
 // lines of 64 bytes at each depth of the first run are fetched from there.
 #if defined(__AMX_BF16__)
 template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, const bf16 *ahead, int lines) {
+  asm volatile("" : : : "memory"); // loads of tiles do not tell GCC what they read
   if (add) {
     _tile_loadd(0, sum, 128);
     _tile_loadd(1, sum + 16, 128);
@@ -70,15 +84,16 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
   for (const Run &run : {one, two}) {
     const bf16 *a = run.a, *b = run.panel;
     for (int d = 0; d < run.depths; d++, a += run.step, b += AREA) {
-      for (int line = 0; line < lines; line++) _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T0);
+      for (int line = 0; line < lines; line++)
+        _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T0);
       ahead += AREA;
-      _tile_loadd(4, a, 64);
+      _tile_stream_loadd(4, a, 64); // so that it does not drive the panel away, which is used again first
       _tile_loadd(6, b, 64);
       _tile_dpbf16ps(0, 4, 6);
       _tile_loadd(7, b + 512, 64);
       _tile_dpbf16ps(1, 4, 7);
       if (HIGH) {
-        _tile_loadd(5, a + 512, 64);
+        _tile_stream_loadd(5, a + 512, 64);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
       }
@@ -159,8 +174,7 @@ inline void interleave(bf16 *to, __m512i row0, __m512i row1) {
   const __m512i both = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   _mm512_storeu_si512(to, _mm512_permutex2var_epi16(row0, both, row1));
-  _mm512_storeu_si512(to + 512,
-                      _mm512_permutex2var_epi16(row0, _mm512_add_epi16(both, _mm512_set1_epi16(16)), row1));
+  _mm512_storeu_si512(to + 512, _mm512_permutex2var_epi16(row0, _mm512_add_epi16(both, _mm512_set1_epi16(16)), row1));
 }
 
 // A block of rows as one depth of a panel: its rows are inputs, the first `rows` of them.
@@ -176,9 +190,11 @@ inline void panel_of_rows(bf16 *to, const bf16 *from, long stride = SIDE, long r
 inline void panel_of_columns(bf16 *to, const bf16 *from, long stride = SIDE) {
   for (int half = 0; half < 2; half++, from += 16 * stride) {
     __m512i r[16];
-    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * stride);
+    for (int i = 0; i < 16; i++)
+      r[i] = _mm512_loadu_si512(from + i * stride);
     transpose16(r);
-    for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + half * 512 + i * 32, r[i]);
+    for (int i = 0; i < 16; i++)
+      _mm512_storeu_si512(to + half * 512 + i * 32, r[i]);
   }
 }
 
@@ -199,29 +215,39 @@ inline void transpose(bf16 *to, const bf16 *from, long rows = SIDE) {
   }
 }
 
-// Rows (in blocks, `inputs` wide) through panels, and `inner` (`rank` wide) through `ups` beside them; `done(r, p, sum)`
-// gets each block of 32 rows x 32 columns.
+// Rows (in blocks, `inputs` wide) through panels, and `inner` (`rank` wide) through `ups` beside them; `done(r, p,
+// sum)` gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by turns.
 template <class Done>
 inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, long outputs, const bf16 *inner,
-                    long rank, const bf16 *ups, Done done) {
-  alignas(64) float sums[2][AREA];
+                    long rank, const bf16 *ups, Done done, bool halves = false) {
+  alignas(64) float sums[MOST][AREA];
   int depths = int(inputs / SIDE), more = int(rank / SIDE);
-  long together = std::max(1L, NEAR / (SIDE * inputs * 2));
+  // of a long panel a part at a time goes to all rows, so that it stays in the nearest cache
+  int parts = (depths + DEPTHS - 1) / DEPTHS, deep = (depths + parts - 1) / parts;
+  long together = std::clamp(NEAR / (SIDE * inputs * 2), 1L, MOST);
   for (long first = 0; first < count; first += together) {
     long last = std::min(count, first + together);
     int lines = int((SIDE + last - first - 1) / (last - first));
-    for (long p = 0; p < outputs / SIDE; p++) {
-      const bf16 *panel = panels + p * depths * AREA;
-      for (long r = first; r < last; r++) {
-        Run one{a + r * SIDE * inputs, AREA, panel, depths};
-        Run two{inner + r * SIDE * rank, AREA, ups + p * more * AREA, more};
-        // the next panel is fetched in as many parts as there are blocks of rows
-        long part = (r - first) * lines;
-        kernel(one, two, sums[r % 2], false, true, panel + depths * AREA + part * 32, part < SIDE ? lines : 0);
-        // one block behind, while the tiles of the next are at work
-        if (r > first) done(r - 1, p, sums[(r - 1) % 2]);
+    for (long turn = 0; turn < outputs / SIDE; turn++) {
+      long p = halves ? turn / 2 + turn % 2 * (outputs / SIDE / 2) : turn, next = p + 1;
+      if (halves)
+        next = turn % 2 ? turn / 2 + 1 : p + outputs / SIDE / 2;
+      for (int from = 0; from < depths; from += deep) {
+        bool end = from + deep >= depths;
+        const bf16 *panel = panels + (p * depths + from) * AREA;
+        const bf16 *ahead = end ? panels + next * depths * AREA : panel + deep * AREA;
+        for (long r = first; r < last; r++) {
+          Run one{a + (r * depths + from) * AREA, AREA, panel, std::min(deep, depths - from)};
+          Run two{inner + r * SIDE * rank, AREA, ups + p * more * AREA, end ? more : 0};
+          // what comes next is fetched in as many shares as there are blocks of rows
+          long share = (r - first) * lines;
+          kernel(one, two, sums[r - first], from > 0, true, ahead + share * 32, share < SIDE ? lines : 0);
+          // one block behind, while the tiles of the next are at work
+          if (end && r > first)
+            done(r - 1, p, sums[r - 1 - first]);
+        }
       }
-      done(last - 1, p, sums[(last - 1) % 2]);
+      done(last - 1, p, sums[last - 1 - first]);
     }
   }
 }

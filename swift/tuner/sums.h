@@ -16,6 +16,21 @@ template <class T> struct Row {
 using In = Row<const bf16>;
 using Out = Row<bf16>;
 
+// A row of a plain matrix, which may be missing, and of one in blocks.
+inline In plain(const bf16 *m, long row, long width) { return m ? In{m + row * width, SIDE} : In{}; }
+inline Out plain(bf16 *m, long row, long width) { return {m + row * width, SIDE}; }
+inline In inside(const bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
+inline Out inside(bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
+
+inline void copy(In from, Out to, long width) {
+  for (long p = 0; p < width / SIDE; p++)
+    store(to[p], load(from[p]));
+}
+inline void under(In x, In mask, Out to, long width) {
+  for (long p = 0; p < width / SIDE; p++)
+    store(to[p], mask ? load(x[p]) * load(mask[p]) : load(x[p]));
+}
+
 inline float inverse(In x, long width, float eps) {
   Pair squares{_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (long p = 0; p < width / SIDE; p++) {
@@ -30,8 +45,10 @@ inline void norm(In x, long width, const float *weight, float eps, In mask, Out 
   float by = inverse(x, width, eps);
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]) * by * load(weight + p * SIDE);
-    if (y) store(y[p], each);
-    if (dropped) store(dropped[p], mask ? each * load(mask[p]) : each);
+    if (y)
+      store(y[p], each);
+    if (dropped)
+      store(dropped[p], mask ? each * load(mask[p]) : each);
   }
 }
 
@@ -40,7 +57,8 @@ inline void norm_gradient(In x, In dy, long width, const float *weight, float ep
                           Out dx) {
   float by = inverse(x, width, eps);
   Pair along{_mm512_setzero_ps(), _mm512_setzero_ps()};
-  for (long p = 0; p < width / SIDE; p++) along = along + load(x[p]) * load(dy[p]) * load(weight + p * SIDE);
+  for (long p = 0; p < width / SIDE; p++)
+    along = along + load(x[p]) * load(dy[p]) * load(weight + p * SIDE);
   float less = total(along) * by * by * by / float(width);
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]), w = load(weight + p * SIDE);

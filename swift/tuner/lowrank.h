@@ -1,0 +1,127 @@
+// Products with a frozen weight and LoRA (arXiv 2106.09685) beside it, and their gradients. Knows no model.
+//
+// Adapters that share an input are one low-rank product: beside each other in the rank, each in its part of the
+// outputs. They are laid out as panels at each call, rounded to bf16; their gradients are summed in fp32.
+#pragma once
+
+#include "sums.h"
+
+namespace block {
+
+struct Part { // an adapter: down (rank, inputs), up (stop - start, rank), and their gradients
+  const float *down, *up;
+  float *ddown, *dup;
+  int64_t rank, start, stop;
+  double scale;
+};
+
+struct Linear { // layers with one input: their frozen weights as panels, forwards and backwards
+  const bf16 *ahead, *back;
+  const float *bias;
+  const bf16 *mask;                     // of the adapters' input
+  int64_t inputs, outputs, rank, count; // rank: of all parts together, rounded up to SIDE
+  Part parts[3];
+};
+
+struct Panels { // adapters as panels: for x A', (x A') B', and back
+  bf16 *down, *up, *back_down, *back_up;
+};
+
+inline long real(const Linear &l) {
+  long sum = 0;
+  for (int p = 0; p < l.count; p++)
+    sum += l.parts[p].rank;
+  return sum;
+}
+inline Panels panels(const Linear &l, char *&room) {
+  return {take<bf16>(room, l.rank * l.inputs), take<bf16>(room, l.rank * l.outputs),
+          take<bf16>(room, l.rank * l.inputs), take<bf16>(room, l.rank * l.outputs)};
+}
+
+// Lays the adapters out, those of all parts as one: beside each other in the rank, each in its part of the outputs.
+inline void lay_out(const Linear &l, const Panels &to) {
+  alignas(64) bf16 square[AREA];
+  const long ranks = l.rank / SIDE, inputs = l.inputs / SIDE, outputs = l.outputs / SIDE;
+  for (long r = 0; r < ranks; r++) {
+#pragma omp for schedule(static)
+    for (long i = 0; i < inputs; i++) {
+      std::memset(square, 0, sizeof square);
+      for (long p = 0, row = -r * SIDE; p < l.count; row += l.parts[p++].rank)
+        for (long k = std::max(0L, -row); k < std::min<long>(l.parts[p].rank, SIDE - row); k++)
+          store(square + (row + k) * SIDE, load(l.parts[p].down + k * l.inputs + i * SIDE));
+      panel_of_columns(to.down + (r * inputs + i) * AREA, square);
+      panel_of_rows(to.back_down + (i * ranks + r) * AREA, square);
+    }
+#pragma omp for schedule(static)
+    for (long o = 0; o < outputs; o++) {
+      std::memset(square, 0, sizeof square);
+      for (long p = 0, column = -r * SIDE; p < l.count; column += l.parts[p++].rank) {
+        const Part &part = l.parts[p];
+        for (long row = std::max<long>(part.start, o * SIDE); row < std::min<long>(part.stop, (o + 1) * SIDE); row++)
+          for (long k = std::max(0L, -column); k < std::min<long>(part.rank, SIDE - column); k++)
+            square[(row - o * SIDE) * SIDE + column + k] =
+                narrow(float(part.scale) * part.up[(row - part.start) * part.rank + k]);
+      }
+      panel_of_columns(to.up + (o * ranks + r) * AREA, square);
+      panel_of_rows(to.back_up + (r * outputs + o) * AREA, square);
+    }
+  }
+}
+
+// x A' of all adapters, rounded.
+inline void inward(long count, const bf16 *x, long width, const bf16 *panel, long rank, bf16 *inner) {
+  product(count, x, width, panel, rank, nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
+    bf16 *to = inner + (r * rank / SIDE + p) * AREA;
+    for (long i = 0; i < AREA; i += SIDE)
+      store(to + i, load(sum + i));
+  });
+}
+
+// x W' + b + inner B'; `done(r, p, line, values)` gets 32 columns of a row at a time.
+template <class Done>
+void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x, const bf16 *inner, Done done,
+             bool halves = false) {
+  product(
+      count, x, l.inputs, l.ahead, l.outputs, inner, l.rank, adapters.up,
+      [&](long r, long p, const float *sum) {
+        for (long line = 0; line < SIDE; line++) {
+          Pair each = load(sum + line * SIDE);
+          done(r, p, line, l.bias ? each + load(l.bias + p * SIDE) : each);
+        }
+      },
+      halves);
+}
+
+// The gradient of x: dy W, and what comes through the adapters and their mask.
+template <class Done>
+void inputs_gradient(const Linear &l, const Panels &adapters, long first, long valid, const int64_t *places,
+                     const bf16 *dy, const bf16 *dinner, Done done) {
+  alignas(64) float low[AREA];
+  const bool apart = l.mask && l.rank;
+  product(blocks(valid), dy, l.outputs, l.back, l.inputs, dinner, apart ? 0 : l.rank, adapters.back_down,
+          [&](long r, long p, const float *sum) {
+            const int depths = int(l.rank / SIDE);
+            if (apart)
+              kernel({dinner + r * SIDE * l.rank, AREA, adapters.back_down + p * depths * AREA, depths},
+                     {nullptr, 0, nullptr, 0}, low, false);
+            for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
+              Pair each = load(sum + line * SIDE);
+              long row = first + r * SIDE + line;
+              if (apart)
+                each =
+                    each + load(low + line * SIDE) * load(l.mask + (places ? places[row] : row) * l.inputs + p * SIDE);
+              done(r, p, line, each);
+            }
+          });
+}
+
+// Adds what a stretch gives to the adapters' gradients.
+inline void adapters_gradient(const Linear &l, long valid, const bf16 *dropped, const bf16 *inner, const bf16 *dy,
+                              const bf16 *dinner, float *const sums[2], bf16 *aside) {
+  if (!l.rank)
+    return;
+  add_product_of_rows(valid, dinner, l.rank, real(l), dropped, l.inputs, sums[0], aside);
+  add_product_of_rows(valid, inner, l.rank, real(l), dy, l.outputs, sums[1], aside);
+}
+
+} // namespace block

@@ -1,0 +1,258 @@
+"""Blocks in C++ against torch's functions and fp32: every family, any rows; memory that comes back; no compiler."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from test_fused import ALL, FAMILIES, base, lora, trainer
+from test_fused import rows as some_rows
+from test_trainer import StopAt, adapter, assert_close
+from torch.autograd.graph import saved_tensors_hooks
+
+from swift.chat import Sample
+from swift.train.batch import lanes, pack
+from swift.train.lanes import Lanes
+from swift.train.loss import output_head, score
+from swift.tuner import block, fused
+
+WIDE = {
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 1024,
+}
+pytestmark = pytest.mark.skipif(bool(block.why_not()), reason=block.why_not())
+
+
+def tuned(family: str, dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0, **more: Any) -> PeftModel:
+    changes = more.pop("changes", {})
+    return lora(base(family, **{**WIDE, **changes}).to(dtype), dropout=dropout, **more).train()
+
+
+def whole(model: PeftModel) -> PeftModel:
+    assert fused.fuse(model) == ""
+    return model
+
+
+def apart(model: PeftModel) -> PeftModel:
+    """On the fast path, by torch's functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block, "why_not", lambda: "no compiler")
+        assert fused.fuse(model)
+    return model
+
+
+def samples(lengths: Sequence[int]) -> list[Sample]:
+    chance = random.Random(3)
+    return [
+        Sample([chance.randrange(3, 48) for _ in range(n)], [chance.choice([0.0, 1.0]) for _ in range(n)])
+        for n in lengths
+    ]
+
+
+def computed(model: PeftModel, lengths: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Losses, and the gradients of all A and of all B; the same dropout for all models."""
+    scores = score(model, output_head(model), {**pack(samples(lengths)), "seed": torch.tensor(3)})
+    scores.loss.div(100).backward()
+    named = [(name, each.grad) for name, each in model.named_parameters() if each.grad is not None]
+    found = {kind: torch.cat([grad.flatten() for name, grad in named if kind in name]) for kind in ("lora_A", "lora_B")}
+    return {"nll": scores.nll.detach(), **found}
+
+
+def assert_as_near(make: Any, lengths: Sequence[int]) -> None:
+    """In C++ as near to fp32 as torch's functions in bf16, but for a tenth more."""
+    exact = computed(apart(make(torch.float32)), lengths)
+    plain, ours = computed(apart(make(torch.bfloat16)), lengths), computed(whole(make(torch.bfloat16)), lengths)
+    for name, right in exact.items():
+        assert (ours[name] - right).norm() < 1.3 * (plain[name] - right).norm() + 1e-3 * right.norm(), name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_as_near_to_fp32_as_by_torchs_functions(family: str, dropout: float) -> None:
+    assert_as_near(lambda dtype: tuned(family, dtype, dropout), [300, 17, 3, 1, 64, 130])
+
+
+@pytest.mark.parametrize("length", [1, 3, 17, 32, 33, 256, 300])
+def test_a_row_alone_may_have_any_length(length: int) -> None:
+    row = Sample(samples([length])[0].tokens, [1.0] * length)
+    if length == 1:  # nothing to predict it from: no gradient, and no failure
+        assert computed(whole(tuned("llama")), [length])["lora_B"].abs().max() == 0
+        return
+    grads = []
+    for model in (apart(tuned("llama", torch.float32)), whole(tuned("llama"))):
+        score(model, output_head(model), pack([row])).loss.div(length).backward()
+        grads.append(torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None]))
+    assert (grads[1] - grads[0]).norm() < 0.04 * grads[0].norm()
+
+
+@pytest.mark.parametrize("window", [None, 20, 300])
+def test_rows_longer_than_what_is_scored_at_a_time_and_windows_in_them(window: int | None) -> None:
+    changes = {"sliding_window": window}
+    assert_as_near(lambda dtype: tuned("mistral", dtype, changes=changes), [700, 290])
+
+
+@pytest.mark.parametrize("rank", [1, 16, 40])
+def test_adapters_of_any_rank(rank: int) -> None:
+    assert_as_near(lambda dtype: tuned("qwen3", dtype, 0.3, rank=rank), [90, 41])
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "v_proj"], ["down_proj"], ["k_proj", "up_proj"], ["o_proj", "gate_proj"]]
+)
+def test_layers_without_an_adapter_stay_as_they_are(targets: list[str]) -> None:
+    assert_as_near(lambda dtype: tuned("llama", dtype, 0.3, targets=targets), [90, 41])
+
+
+def test_adapters_that_are_switched_off_add_nothing() -> None:
+    ours, frozen = whole(tuned("llama")), apart(tuned("llama"))
+    batch = pack(samples([50, 20]))
+    with torch.no_grad(), ours.disable_adapter(), frozen.disable_adapter():
+        one, other = (score(model, output_head(model), batch).nll for model in (ours, frozen))
+    assert (one - other).norm() < 0.01 * other.norm()
+    with torch.no_grad():
+        assert not torch.equal(score(ours, output_head(ours), batch).nll, one)
+
+
+def test_a_batch_without_a_trained_token_gives_gradients_of_zero() -> None:
+    model = whole(tuned("llama"))
+    score(model, output_head(model), pack([Sample([5, 6, 7], [1.0, 0.0, 0.0])])).loss.backward()
+    assert all(each.grad is None or not each.grad.any() for each in model.parameters())
+
+
+def test_the_same_batch_gives_the_same_bits_and_more_threads_the_same_up_to_rounding() -> None:
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 1, 2, 2):
+            torch.set_num_threads(threads)
+            found.append(computed(whole(tuned("llama", dropout=0.3)), [300, 200, 150]))
+    finally:
+        torch.set_num_threads(before)
+    for at in (0, 2):
+        assert all(torch.equal(found[at][name], found[at + 1][name]) for name in found[at])
+    for name, one in found[0].items():
+        assert (found[2][name] - one).norm() < 1e-2 * one.norm()
+
+
+def test_two_lanes_share_memory_without_meeting_in_it() -> None:
+    model = whole(tuned("llama", dropout=0.3))
+    head, trained = output_head(model), [each for each in model.parameters() if each.requires_grad]
+    batches = lanes(pack(some_rows(9)), 2)[1]
+    assert len(batches) >= 2
+    jobs = [
+        partial(lambda batch: score(model, head, batch).loss, {**each, "seed": torch.tensor(7)}) for each in batches
+    ]
+    before, many = torch.get_num_threads(), None
+    found = []
+    torch.set_flush_denormal(True)  # as in the lanes
+    try:
+        torch.set_num_threads(2)
+        many = Lanes()
+        for alone, beside in ((jobs, []), ([], jobs), ([], jobs)):
+            model.zero_grad()
+            torch.set_num_threads(1 if alone else 2)
+            many.add_gradients(alone, beside, trained)
+            found.append(torch.cat([each.grad.flatten() for each in trained if each.grad is not None]))
+    finally:
+        if many:
+            many.close()
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
+    assert torch.equal(found[1], found[2])
+    assert torch.equal(found[0], found[1])
+
+
+def test_gradient_checkpointing_changes_no_bit_even_with_dropout(tmp_path: Path) -> None:
+    plain, saving = (whole(tuned("llama", dropout=0.3)) for _ in range(2))
+    trainer(tmp_path / "1", plain, some_rows(8)).train()
+    trainer(tmp_path / "2", saving, some_rows(8), gradient_checkpointing=True).train()
+    assert_close(adapter(plain), adapter(saving), tolerance=0)
+
+
+def test_a_run_continued_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    def run(folder: Path, **changes: Any) -> Any:
+        model = whole(tuned("llama", dropout=0.3))
+        return trainer(folder, model, some_rows(12), keep=None, save_strategy="steps", save_steps=1, **changes)
+
+    run(tmp_path / "whole").train()
+    run(tmp_path / "parts", watchers=[StopAt(2)]).train()
+    torch.rand(17)
+    run(tmp_path / "parts").train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
+    one, other = (tmp_path / name / "checkpoint-4" / "adapter_model.safetensors" for name in ("whole", "parts"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_is_kept_grows_with_the_row() -> None:
+    kept = []
+    for length in (2048, 4096):
+        model = whole(tuned("llama", changes={"max_position_embeddings": 4096}))
+        held: dict[int, int] = {}
+
+        def hold(tensor: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with saved_tensors_hooks(hold, lambda tensor: tensor):
+            score(model, output_head(model), pack(samples([length]))).loss.backward()
+        kept.append(sum(held.values()))
+    assert kept[1] < 2.1 * kept[0]
+
+
+def test_memory_comes_back_when_its_tensor_is_gone_and_only_then() -> None:
+    memory = block.Memory()
+    one, other = memory.take(100), memory.take(90)
+    assert one.data_ptr() != other.data_ptr() and one.numel() >= 100
+    place, view = one.data_ptr(), one[10:20]
+    del one
+    assert memory.take(100).data_ptr() != place, "a view still needs it"
+    del view
+    assert place in {memory.take(80).data_ptr()}
+    larger = memory.take(3 << 20)
+    del other
+    assert memory.take(10).numel() == larger.numel(), "all pieces are as large as the largest"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: tuned("llama", torch.float32), "it is for bf16"),
+        (lambda: tuned("llama", changes={"head_dim": 8}), "multiples of 32"),
+    ],
+)
+def test_what_it_does_not_know_is_computed_by_torchs_functions_with_the_reason(model: Any, reason: str) -> None:
+    assert reason in fused.fuse(model())
+
+
+def test_a_machine_without_a_compiler_has_the_reason_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(source: Path) -> Any:
+        raise block.native.Unavailable("there is no C++ compiler (g++ or clang++)")
+
+    monkeypatch.setattr(block.native, "load", missing)
+    block.library.cache_clear()
+    try:
+        model = tuned("llama")
+        assert fused.fuse(model) == "there is no C++ compiler (g++ or clang++)"
+        found = computed(model, [40, 20])
+    finally:
+        block.library.cache_clear()
+    monkeypatch.undo()
+    for name, other in computed(whole(tuned("llama")), [40, 20]).items():
+        assert (found[name] - other).norm() < 0.03 * other.norm()
+
+
+def test_all_layers_get_gradients() -> None:
+    model = whole(tuned("llama"))
+    computed(model, [30])
+    for name, each in model.named_parameters():
+        if each.requires_grad:
+            assert any(part in name for part in ALL) and each.grad is not None and each.grad.any(), name
