@@ -100,7 +100,8 @@ class TorchEngine:
         self.model = model.eval()
         self._memory = (memory or _memory(model.device)) // 2
         self._runner = _runner(model, bits, keep, fast, self._memory)
-        self._beside = BESIDE_QUICK if bits != 4 and products.has_tiles(model.device, model.dtype) else BESIDE
+        quick = products.has_tiles(model.device, model.dtype) and (bits != 4 or isinstance(self._runner, NativeDecoder))
+        self._beside = BESIDE_QUICK if quick else BESIDE
         self._prefixes = Prefixes(self._memory)
         self._stop_tokens = frozenset(stop_tokens)
         self._max_batch, self._max_queue, self._whole = max_batch, max_queue, whole

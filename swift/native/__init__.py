@@ -25,8 +25,7 @@ FLAGS = (
     # sums in any order; not -ffast-math, whose libraries change how the whole process treats denormal numbers
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
 )
-LINKED = "-lstdc++"
-"""What g++ adds by itself, and gcc, which $CXX may name, does not."""
+LIBRARIES = ("-lstdc++",)  # a compiler named gcc leaves it out
 HEADER = Path(__file__).with_name("tiles.h")
 
 
@@ -46,11 +45,16 @@ def load(source: Path) -> ctypes.CDLL:
 def _load(source: Path) -> ctypes.CDLL | str:
     if reason := _why_not():
         return reason
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
     if not compiler:
         return "there is no C++ compiler (g++ or clang++)"
     try:
-        return ctypes.CDLL(str(_built(source, compiler)))
+        library = _built(source, compiler)
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError:
+            library.unlink(missing_ok=True)  # the next process makes it anew
+            raise
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
         first = next((line for line in said.splitlines() if "error" in line), said.strip().splitlines()[0])
@@ -69,7 +73,7 @@ def _built(source: Path, compiler: str) -> Path:
     """The library of a source, from the folder of an earlier run or made now."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     headers = [each.read_bytes() for each in (HEADER, *sorted(source.parent.glob("*.h")))]
-    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, LINKED, _processor()]).encode()]
+    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, *LIBRARIES, _processor()]).encode()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     folder = cache_root() / "native"
     library = folder / name
@@ -77,7 +81,7 @@ def _built(source: Path, compiler: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / name
-            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made), LINKED]
+            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made), *LIBRARIES]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(library)
     return library
