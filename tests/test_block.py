@@ -187,6 +187,17 @@ def test_two_lanes_share_memory_without_meeting_in_it() -> None:
     assert torch.equal(found[0], found[1])
 
 
+def test_a_model_too_large_to_lay_out_is_computed_by_torchs_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tuned("llama")
+    layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear) and each.weight.shape[0] > 48]
+    needed = 2 * sum(each.weight.nbytes for each in layers if "lora" not in type(each).__name__.lower())
+    monkeypatch.setattr(block, "free_memory", lambda: needed)
+    assert "GiB, and 0.0 are free" in fused.fuse(model)
+    computed(model, [30, 20])
+    monkeypatch.setattr(block, "free_memory", lambda: 10 * needed)
+    assert fused.fuse(tuned("llama")) == ""
+
+
 def test_gradient_checkpointing_changes_no_bit_even_with_dropout(tmp_path: Path) -> None:
     plain, saving = (whole(tuned("llama", dropout=0.3)) for _ in range(2))
     trainer(tmp_path / "1", plain, some_rows(8)).train()

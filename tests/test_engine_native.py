@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import re
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,7 @@ def test_a_machine_that_cannot_compile_answers_all_the_same(break_it, reason, mo
         native.load(ours.SOURCE)
     engine = TorchEngine(model, ())
     assert type(engine._runner) is Decoder
+    assert re.search(reason, engine.slower)
     reply = [step.token for step in engine.submit(prompt(30), SamplingParams(max_tokens=5, temperature=0))]
     assert len(reply) == 5
     engine.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -81,7 +81,14 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
     )
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
-    engine = partial(TorchEngine, stop_tokens=sorted(stops), max_batch=cfg.backend.max_batch, bits=late, keep=keep)
+
+    def engine(model: Any, whole: int = 0) -> TorchEngine:
+        most = cfg.backend.max_batch
+        started = TorchEngine(model, sorted(stops), max_batch=most, whole=whole, bits=late, keep=keep)
+        if started.slower:
+            print(f"replies take longer than they could: {started.slower}", file=sys.stderr)
+        return started
+
     if not choice.adapter:
         return LocalChat(engine(model), renderer)
     tuned = attach.load(model, choice.adapter)

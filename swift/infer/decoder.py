@@ -20,7 +20,7 @@ from swift.infer.families import Family, drop, weight_bias
 from swift.infer.lora import Lora
 from swift.infer.pasts import LEAST, Pasts, Spot, doubled
 from swift.infer.products import Gate, Product, gate, product
-from swift.infer.runner import Feed, Kept, Past, as_long
+from swift.infer.runner import Feed, as_long
 from swift.infer.sample import likeliest
 
 WASTE = 1.5
@@ -63,26 +63,13 @@ class Decoder:
         self._adapters: dict[str, dict[tuple[int, str], tuple[Tensor, Tensor]]] = {}
         layout = self._heads.layout(len(self._layers), family.dtype, family.device)
         self._pasts = Pasts(layout, memory)
+        self.open, self.close, self.read = self._pasts.open, self._pasts.close, self._pasts.read
+        self.why_not = family.why_not
         self.position_bytes = layout.position_bytes
 
     likeliest = staticmethod(likeliest)
 
-    # pasts
-
-    @torch.inference_mode()
-    def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
-        return self._pasts.open(kept, length)
-
-    def close(self, past: Past) -> None:
-        self._pasts.close(past)
-
-    def read(self, past: Past, start: int, end: int) -> Kept:
-        return self._pasts.read(past, start, end)
-
     # adapters
-
-    def why_not(self, adapter: Lora) -> str:
-        return self._family.why_not(adapter)
 
     def add(self, name: str, adapter: Lora) -> None:
         pairs = self._family.joined(adapter).items()

@@ -75,6 +75,7 @@ class TorchEngine:
     `memory`: bytes for keys and values; None takes a quarter of the machine's. `whole`: a prompt's first so many
     tokens and one more are never taken apart. `bits` 8 or 4 rounds the weights, on a CPU. `keep` False: `model` may
     lose its weights to the layout computed with here. `fast` False: transformers' own layers, whatever the model.
+    `slower` says what this machine lacks for quicker steps.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class TorchEngine:
         self._vocabulary: int = config.vocab_size
         self.model = model.eval()
         self._memory = (memory or _memory(model.device)) // 2
-        self._runner = _runner(model, bits, keep, fast, self._memory)
+        self._runner, self.slower = _runner(model, bits, keep, fast, self._memory)
         quick = products.has_tiles(model.device, model.dtype) and (bits != 4 or isinstance(self._runner, NativeDecoder))
         self._beside = BESIDE_QUICK if quick else BESIDE
         self._prefixes = Prefixes(self._memory)
@@ -488,13 +489,18 @@ def _shares(prompts: Sequence[_Row], limit: int) -> dict[_Row, int]:
     return {row: share for row, share in shares.items() if share}
 
 
-def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> Runner:
+def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> tuple[Runner, str]:
+    """What computes the model, and why not what is several times quicker, where this machine is the reason."""
     reason = families.why_not(model) if fast else "its own layers were asked for"
     if bits and (reason := reason or products.why_not(bits, model.device)):
         raise ValueError(f"the model cannot be served with weights of {bits} bits: {reason}")
     if reason:
-        return Generic(model)
-    return Decoder(model, bits, keep, memory) if native.why_not(model) else NativeDecoder(model, bits, keep, memory)
+        return Generic(model), ""
+    if native.why_not(model):
+        return Decoder(model, bits, keep, memory), ""
+    if missing := native.missing():
+        return Decoder(model, bits, keep, memory), missing
+    return NativeDecoder(model, bits, keep, memory), ""
 
 
 def _memory(device: torch.device) -> int:

@@ -23,7 +23,7 @@ from swift.infer.families import PRODUCTS, Family, Layer, drop, weight_bias
 from swift.infer.lora import Lora
 from swift.infer.pasts import LEAST, Pasts, Spot, doubled
 from swift.infer.products import in_groups, rounded
-from swift.infer.runner import Feed, Kept, Past
+from swift.infer.runner import Feed, Kept
 from swift.infer.sample import Choice
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -36,7 +36,7 @@ MOST_HEADS, MOST_WIDTH = 32, 2048
 
 
 def why_not(model: Any) -> str:
-    """Why a model that `families` knows is not computed here; empty if it can be."""
+    """Why a model that `families` knows is none for here, whatever the machine; empty if it is one."""
     family = Family(model)
     if family.device.type != "cpu" or family.dtype is not torch.bfloat16:
         return f"it is for bf16 on a CPU, not {family.dtype} on {family.device.type}".replace("torch.", "")
@@ -46,6 +46,11 @@ def why_not(model: Any) -> str:
         return f"its widths ({family.width}, {family.inner}, {family.D}) are no multiples of {PANEL}"
     if family.H // family.K > MOST_HEADS:
         return f"{family.H // family.K} heads share a key head"
+    return ""
+
+
+def missing() -> str:
+    """What this machine lacks; empty if nothing."""
     try:
         library = native.load(SOURCE)
     except native.Unavailable as reason:
@@ -142,28 +147,15 @@ class NativeDecoder:
         self._adapters: dict[str, _Adapter] = {}
         layout = _Layout(family)
         self._pasts = Pasts(layout, memory)
+        self.open, self.close, self.read = self._pasts.open, self._pasts.close, self._pasts.read
+        self.why_not = family.why_not
         self.position_bytes = layout.position_bytes
 
     def __del__(self) -> None:
         if decoder := getattr(self, "_decoder", None):
             self._library.decoder_free(decoder)
 
-    # pasts
-
-    @torch.inference_mode()
-    def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
-        return self._pasts.open(kept, length)
-
-    def close(self, past: Past) -> None:
-        self._pasts.close(past)
-
-    def read(self, past: Past, start: int, end: int) -> Kept:
-        return self._pasts.read(past, start, end)
-
     # adapters
-
-    def why_not(self, adapter: Lora) -> str:
-        return self._family.why_not(adapter)
 
     def add(self, name: str, adapter: Lora) -> None:
         pairs = self._family.joined(adapter)

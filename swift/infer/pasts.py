@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from swift.infer.runner import Kept, Past
@@ -47,6 +48,7 @@ class Pasts:
         self.slots = self.room = 0
         self.held = layout.empty(0, 0)
 
+    @torch.inference_mode()
     def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Spot:
         used = {spot.slot for spot in self._spots}
         spot = Spot(next(slot for slot in range(len(used) + 1) if slot not in used))

@@ -55,10 +55,11 @@ def _load(source: Path) -> ctypes.CDLL | str:
         except OSError:
             library.unlink(missing_ok=True)  # the next process makes it anew
             raise
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        first = next((line for line in said.splitlines() if "error" in line), said.strip().splitlines()[0])
-        return f"{compiler} does not compile {source.name}: {first.strip()[:150]}"
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or [str(error)]
+        return f"{compiler} does not compile {source.name}: {next((x for x in lines if 'error' in x), lines[0])[:150]}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{source.name} cannot be compiled: {str(error)[:150]}"
 
 
 def _why_not() -> str:

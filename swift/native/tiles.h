@@ -95,23 +95,14 @@ enum class Keep { BOTH, ROWS, PANEL };
       _tile_loadd(TILE, FROM, BYTES); \
   } while (0)
 
-template <bool TWO, bool ADD, Keep KEEP, typename Between>
+template <bool TWO, Keep KEEP, typename Between>
 inline void multiply_(const bf16 *a, const bf16 *second, long lda, long deep, const bf16 *panel, long stride,
                       int depths, float *sum, long lds, long ahead, const Between &between) {
-  if (ADD) {
-    _tile_loadd(0, sum, lds * 4);
-    _tile_loadd(1, sum + 16, lds * 4);
-    if (TWO) {
-      _tile_loadd(2, sum + 16 * lds, lds * 4);
-      _tile_loadd(3, sum + 16 * lds + 16, lds * 4);
-    }
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    if (TWO) {
-      _tile_zero(2);
-      _tile_zero(3);
-    }
+  _tile_zero(0);
+  _tile_zero(1);
+  if (TWO) {
+    _tile_zero(2);
+    _tile_zero(3);
   }
   for (int d = 0; d < depths; d++, a += deep, second += deep, panel += stride) {
     if (ahead)
@@ -138,13 +129,13 @@ inline void multiply_(const bf16 *a, const bf16 *second, long lda, long deep, co
 
 #undef TILES_LOAD
 
-template <bool ADD, Keep KEEP, typename Between>
+template <Keep KEEP, typename Between>
 inline void any(int rows, const bf16 *a, const bf16 *second, long lda, long deep, const bf16 *panel, long stride,
                 int depths, float *sum, long lds, long ahead, const Between &between) {
   if (rows > ROWS)
-    multiply_<true, ADD, KEEP>(a, second, lda, deep, panel, stride, depths, sum, lds, ahead, between);
+    multiply_<true, KEEP>(a, second, lda, deep, panel, stride, depths, sum, lds, ahead, between);
   else
-    multiply_<false, ADD, KEEP>(a, second, lda, deep, panel, stride, depths, sum, lds, ahead, between);
+    multiply_<false, KEEP>(a, second, lda, deep, panel, stride, depths, sum, lds, ahead, between);
 }
 
 #else
@@ -155,13 +146,12 @@ inline void end() {}
 
 enum class Keep { BOTH, ROWS, PANEL };
 
-template <int R, bool ADD>
+template <int R>
 inline void few(const bf16 *a, long lda, long deep, const bf16 *panel, long stride, int depths, float *sum, long lds,
                 long ahead) {
   __m512 low[R], high[R];
   for (int r = 0; r < R; r++) {
-    low[r] = ADD ? _mm512_loadu_ps(sum + r * lds) : _mm512_setzero_ps();
-    high[r] = ADD ? _mm512_loadu_ps(sum + r * lds + 16) : _mm512_setzero_ps();
+    low[r] = high[r] = _mm512_setzero_ps();
   }
   for (int d = 0; d < depths; d++, a += deep, panel += stride) {
     for (int pair = 0; pair < 16; pair++) {
@@ -186,13 +176,13 @@ inline void few(const bf16 *a, long lda, long deep, const bf16 *panel, long stri
   }
 }
 
-template <bool ADD, Keep, typename Between>
+template <Keep, typename Between>
 inline void any(int rows, const bf16 *a, const bf16 *second, long lda, long deep, const bf16 *panel, long stride,
                 int depths, float *sum, long lds, long ahead, const Between &between) {
   for (int row = 0; row < rows; ahead = 0) {
     const bf16 *from = row < ROWS ? a + row * lda : second + (row - ROWS) * lda;
     const int left = rows - row, some = left >= 8 ? 8 : left >= 4 ? 4 : 1;
-    const auto compute = some == 8 ? few<8, ADD> : some == 4 ? few<4, ADD> : few<1, ADD>;
+    const auto compute = some == 8 ? few<8> : some == 4 ? few<4> : few<1>;
     compute(from, lda, deep, panel, stride, depths, sum + row * lds, lds, ahead);
     row += some;
   }
@@ -201,22 +191,19 @@ inline void any(int rows, const bf16 *a, const bf16 *second, long lda, long deep
 
 #endif
 
-// sum (rows, 32) = a (rows, 32 x depths) x panel, or that added to it. At most MOST rows, but `a` and `sum` can be read
-// and written up to the next multiple of 16. `stride`: elements of the panel from a depth to the next, STEP where it
-// lies in one piece. `ahead`: how many elements ahead of the product memory is fetched; 0 for not at all.
-inline void multiply(int rows, const bf16 *a, long lda, const bf16 *panel, long stride, int depths, float *sum, long lds,
-                     bool add = false, long ahead = 0) {
-  const auto nothing = [](int) {};
-  add ? any<true, Keep::BOTH>(rows, a, a + ROWS * lda, lda, DEPTH, panel, stride, depths, sum, lds, ahead, nothing)
-      : any<false, Keep::BOTH>(rows, a, a + ROWS * lda, lda, DEPTH, panel, stride, depths, sum, lds, ahead, nothing);
+// sum (rows, 32) = a (rows, 32 x depths) x panel. At most MOST rows, but `a` and `sum` can be read and written up to the
+// next multiple of 16. `stride`: elements of the panel from a depth to the next, STEP where it lies in one piece.
+inline void multiply(int rows, const bf16 *a, long lda, const bf16 *panel, long stride, int depths, float *sum,
+                     long lds) {
+  any<Keep::BOTH>(rows, a, a + ROWS * lda, lda, DEPTH, panel, stride, depths, sum, lds, 0, [](int) {});
 }
 
 // The same for rows that lie in tiles (see place; `next` elements between two blocks of 16 rows), while between(depth)
-// does other work.
+// does other work. `ahead`: how many elements ahead of the product memory is fetched; 0 for not at all.
 template <Keep KEEP, typename Between>
 inline void multiply_tiles(int rows, const bf16 *a, long next, const bf16 *panel, long stride, int depths, float *sum,
                            long lds, long ahead, const Between &between) {
-  any<false, KEEP>(rows, a, a + next, DEPTH, ROWS * DEPTH, panel, stride, depths, sum, lds, ahead, between);
+  any<KEEP>(rows, a, a + next, DEPTH, ROWS * DEPTH, panel, stride, depths, sum, lds, ahead, between);
 }
 
 } // namespace tiles

@@ -83,6 +83,20 @@ def why_not() -> str:
     return ""
 
 
+def why_not_room(weights: Sequence[Tensor]) -> str:
+    """Why weights are not laid out here, once for each direction; empty if they take less than half of what is free."""
+    needed, free = 2 * sum(each.nbytes for each in weights), free_memory()
+    if needed < free / 2:
+        return ""
+    return f"weights laid out for it would take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
+
+
+def free_memory() -> int:
+    """Bytes that Linux could give."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 class Memory:
     """Pieces of memory, all of the largest size so far, that come back by themselves when their tensor is gone.
 

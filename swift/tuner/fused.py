@@ -66,6 +66,7 @@ def fuse(model: PeftModel) -> str:
         width = max(each.weight.shape[1] for each in joined)
         base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
     reason = next(filter(None, (each.why_not_whole() for each in made)), "") or whole.why_not()
+    reason = reason or whole.why_not_room([each.weight for each in joined])
     if not reason:
         memory = whole.Both(whole.Memory(), whole.Memory())
         for block in made:
