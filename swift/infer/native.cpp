@@ -2,8 +2,10 @@
 // region for all layers; threads meet between phases alone. Sums, norms and the hidden state are fp32.
 // What the arguments mean is said in native.py.
 #include <omp.h>
+#include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <new>
 #include <vector>
@@ -72,6 +74,31 @@ private:
 
 inline int64_t padded(int64_t rows) { return (rows + MOST - 1) / MOST * MOST; }
 
+// Where threads wait for each other. Those of OpenMP go to sleep after a while, and where other programs want the
+// processor too, waking up costs a turn of theirs each time; these stay awake, but let others before.
+class Meeting {
+public:
+  void begin(int threads) {
+    threads_ = threads;
+    here_ = 0;
+  }
+  void wait() {
+    const unsigned turn = turn_.load(std::memory_order_relaxed);
+    if (here_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+      here_.store(0, std::memory_order_relaxed);
+      turn_.store(turn + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; turn_.load(std::memory_order_acquire) == turn; spins++)
+      spins < 4000 ? _mm_pause() : (void)sched_yield();
+  }
+
+private:
+  int threads_ = 1;
+  alignas(64) std::atomic<int> here_{0};
+  alignas(64) std::atomic<unsigned> turn_{0};
+};
+
 struct Task {
   int feed, head, first; // of the feed's tokens
 };
@@ -110,6 +137,8 @@ public:
     permitted();
 #pragma omp parallel num_threads(s.threads)
     {
+#pragma omp single
+      meeting_.begin(omp_get_num_threads());
       begin();
       embed(s);
       for (int64_t l = 0; l < m.layers; l++) layer(s, l);
@@ -119,6 +148,8 @@ public:
   }
 
 private:
+  void meet() { meeting_.wait(); }
+
   int64_t rank(const Step &s) {
     int64_t most = 1;
     for (int64_t row = 0; row < s.rows; row++)
@@ -128,11 +159,12 @@ private:
   }
 
   void embed(const Step &s) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < s.rows; row++) {
       const bf16 *from = m.embedding + s.tokens[row] * m.width;
       for (int64_t i = 0; i < m.width; i += 16) _mm512_storeu_ps(x_ + row * m.width + i, wide(from + i));
     }
+    meet();
   }
 
   void layer(const Step &s, int64_t l) {
@@ -144,8 +176,9 @@ private:
       std::memcpy(qkv_ + row * O + panel * PANEL, sum, PANEL * sizeof(float));
     });
     place(s, l);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
     for (size_t task = 0; task < tasks_.size(); task++) attend(s, l, tasks_[task]);
+    meet();
     const auto add = [&](int64_t row, int64_t panel, const float *sum) {
       float *x = x_ + row * m.width + panel * PANEL;
       for (int i = 0; i < PANEL; i += 16)
@@ -165,8 +198,9 @@ private:
 
   // RMS norm (arXiv 1910.07467) of so many hidden states.
   void norm(int64_t rows, const float *weight) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < rows; row++) norm(row, weight, row);
+    meet();
   }
 
   void norm(int64_t row, const float *weight, int64_t to) {
@@ -263,13 +297,13 @@ private:
       for (int from = 0; from < whole; from += part)
         for (int64_t panel = first; panel < end; panel++) multiply(panel, from);
     finish(before.count);
-#pragma omp barrier
+    meet();
   }
 
   // What the rows with an adapter are in its rank's few dimensions (arXiv 2106.09685).
   void lows(const Step &s, int64_t l, int which, const bf16 *x, int64_t inputs) {
     if (!s.lows) return;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < s.rows; row++) {
       if (!s.lows[row]) continue;
       const Low &low = s.lows[row][l * PRODUCTS + which];
@@ -281,13 +315,14 @@ private:
         low_[row * rank_ + r] = _mm512_reduce_add_ps(sum);
       }
     }
+    meet();
   }
 
   // Queries and keys get their norms and positions (arXiv 2104.09864); keys and values go where they are kept.
   void place(const Step &s, int64_t l) {
     const Layer &w = m.layer[l];
     const int64_t D = m.D, heads = m.H + 2 * m.K;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < s.rows; row++) {
       const Feed &feed = s.feeds[feed_of_[row]];
       const int64_t position = feed.length - (feed.end - row);
@@ -322,6 +357,7 @@ private:
           for (int64_t c = 0; c < 16; c++) value[d * 32 + c * 2] = line[d + c];
       }
     }
+    meet();
   }
 
   int64_t offset(const Step &s, int64_t l, int64_t slot, int64_t k) const {
@@ -394,8 +430,9 @@ private:
 
   void head(const Step &s) {
     if (!s.wanted) return;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (int64_t i = 0; i < s.wanted; i++) norm(s.which[i], m.norm, i);
+    meet();
     rows(m.head, normed_, s.wanted, false, [&](int64_t row, int64_t panel, const float *sum, bool) {
       std::memcpy(s.logits + row * m.head.outputs + panel * PANEL, sum, PANEL * sizeof(float));
     });
@@ -412,6 +449,7 @@ private:
   std::vector<int> feed_of_;
   std::vector<Task> tasks_;
   std::vector<Own> own_;
+  Meeting meeting_;
 };
 
 } // namespace
