@@ -1,4 +1,4 @@
-"""Blocks in C++ against torch's functions and fp32: every family, any rows; memory that comes back; no compiler."""
+"""Blocks and heads in C++ against torch's functions: every family, any rows; memory that comes back; no compiler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from swift.chat import Sample
 from swift.train.batch import lanes, pack
 from swift.train.lanes import Lanes
 from swift.train.loss import output_head, score
-from swift.tuner import block, fused
+from swift.tuner import block, fused, head
 
 WIDE = {
     "hidden_size": 96,
@@ -31,7 +31,7 @@ WIDE = {
     "head_dim": 32,
     "max_position_embeddings": 1024,
 }
-pytestmark = pytest.mark.skipif(bool(block.why_not()), reason=block.why_not())
+pytestmark = pytest.mark.skipif(bool(block.why_not(torch.bfloat16)), reason=block.why_not(torch.bfloat16))
 
 
 @pytest.fixture(params=["the processor's best", "no tiles"], autouse=True)
@@ -41,10 +41,11 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         yield
         return
     monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-mno-amx-bf16", "-mno-amx-int8", "-mno-amx-tile"))
-    for each in (native._load, block.library):
+    caches = (native._load, block.library, head.library)
+    for each in caches:
         each.cache_clear()
     yield
-    for each in (native._load, block.library):
+    for each in caches:
         each.cache_clear()
 
 
@@ -61,7 +62,7 @@ def whole(model: PeftModel) -> PeftModel:
 def apart(model: PeftModel) -> PeftModel:
     """On the fast path, by torch's functions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block, "why_not", lambda: "no compiler")
+        patch.setattr(block, "why_not", lambda *dtype: "no compiler")
         assert fused.fuse(model)
     return model
 
@@ -95,6 +96,81 @@ def assert_as_near(make: Any, lengths: Sequence[int]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_as_near_to_fp32_as_by_torchs_functions(family: str, dropout: float) -> None:
     assert_as_near(lambda dtype: tuned(family, dtype, dropout), [300, 17, 3, 1, 64, 130])
+
+
+def needs(dtype: torch.dtype) -> None:
+    if reason := block.why_not(dtype):
+        pytest.skip(reason)
+
+
+def rounded(model: PeftModel) -> PeftModel:
+    """With frozen weights that bf16 holds, as published ones are."""
+    for name, each in model.named_parameters():
+        if "lora_" not in name:
+            each.data = each.data.bfloat16().to(each.dtype)
+    return model
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp32_is_exact_whether_bf16_holds_the_weights_or_not(family: str, published: bool, dropout: float) -> None:
+    needs(torch.float32)
+
+    def made() -> PeftModel:
+        model = tuned(family, torch.float32, dropout)
+        return rounded(model) if published else model
+
+    lengths = [300, 17, 3, 1, 64, 130]
+    plain, ours = computed(apart(made()), lengths), computed(whole(made()), lengths)
+    for name, right in plain.items():
+        assert (ours[name] - right).norm() < 5e-6 * right.norm(), name
+
+
+def test_weights_take_three_planes_only_where_they_need_them() -> None:
+    weight = torch.randn(64, 32)
+    assert [block.planes(each) for each in (weight, weight.bfloat16().float(), weight.bfloat16())] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("words", "width", "tokens"), [(100, 96, 77), (32, 32, 1), (1300, 64, 600), (641, 64, 0)])
+def test_a_head_gives_likelihoods_gradients_and_hits_as_fp64_does(
+    words: int, width: int, tokens: int, bias: bool, dtype: torch.dtype
+) -> None:
+    needs(dtype)
+    torch.manual_seed(4)
+    plain = torch.nn.Linear(width, words, bias=bias).requires_grad_(False)
+    plain.weight *= 20
+    plain = plain.to(dtype)
+    x, targets, weights = torch.randn(tokens, width).to(dtype) * 2, torch.randint(words, (tokens,)), torch.rand(tokens)
+    assert head.why_not(plain) == ""
+    ours = x.clone().requires_grad_()
+    nll, hits = head.Head(plain).nll(ours, 0.7, targets, True)
+    (nll * weights).sum().backward()
+    exact = x.double().requires_grad_()
+    logits = plain.double()(exact) * 0.7
+    right = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    (right * weights).sum().backward()
+    assert ours.grad is not None and exact.grad is not None
+    assert (nll - right).norm() <= 1e-6 * right.norm(), "logits are not rounded to the dtype"
+    assert (ours.grad - exact.grad).norm() <= (1e-5 if dtype == torch.float32 else 5e-3) * exact.grad.norm()
+    assert torch.equal(hits, logits.argmax(-1) == targets)
+
+
+def test_logits_that_grow_along_the_vocabulary_do_not_overflow() -> None:
+    needs(torch.float32)
+    plain = torch.nn.Linear(32, 4096, bias=False).requires_grad_(False)
+    plain.weight[:] = torch.linspace(-30, 30, 4096)[:, None]
+    x, targets = torch.ones(40, 32, requires_grad=True), torch.arange(40) * 100
+    nll, _ = head.Head(plain).nll(x, 1.0, targets, False)
+    nll.sum().backward()
+    exact = torch.ones(40, 32, dtype=torch.float64, requires_grad=True)
+    right = torch.nn.functional.cross_entropy(exact @ plain.weight.double().T, targets, reduction="none")
+    right.sum().backward()
+    assert x.grad is not None and exact.grad is not None
+    torch.testing.assert_close(nll.double(), right, rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [1, 3, 17, 32, 33, 256, 300])
@@ -251,7 +327,7 @@ def test_memory_comes_back_when_its_tensor_is_gone_and_only_then() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (lambda: tuned("llama", torch.float32), "it is for bf16"),
+        (lambda: tuned("llama", torch.float16), "it is for bf16 or fp32"),
         (lambda: tuned("llama", changes={"head_dim": 8}), "multiples of 32"),
     ],
 )
@@ -262,7 +338,7 @@ def test_what_it_does_not_know_is_computed_by_torchs_functions_with_the_reason(m
 def test_a_machine_without_a_compiler_has_the_reason_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = native.load
 
-    def missing(source: Path) -> Any:
+    def missing(source: Path, **defined: int) -> Any:
         raise native.Unavailable("there is no C++ compiler (g++ or clang++)")
 
     monkeypatch.setattr(native, "load", missing)

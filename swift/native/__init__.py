@@ -33,23 +33,26 @@ class Unavailable(Exception):
     """Why this machine computes without C++ of ours, in one line."""
 
 
-def load(source: Path) -> ctypes.CDLL:
-    """The functions of a C++ file. Raises Unavailable; other processes may ask for the same at the same time."""
-    loaded = _load(source)
+def load(source: Path, **defined: int) -> ctypes.CDLL:
+    """The functions of a C++ file, compiled with these names defined.
+
+    Raises Unavailable; other processes may ask for the same at the same time.
+    """
+    loaded = _load(source, *(f"-D{name}={value}" for name, value in defined.items()))
     if isinstance(loaded, str):
         raise Unavailable(loaded)
     return loaded
 
 
 @cache
-def _load(source: Path) -> ctypes.CDLL | str:
+def _load(source: Path, *defined: str) -> ctypes.CDLL | str:
     if reason := _why_not():
         return reason
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))), None)
     if not compiler:
         return "there is no C++ compiler (g++ or clang++)"
     try:
-        library = _built(source, compiler)
+        library = _built(source, compiler, defined)
         try:
             return ctypes.CDLL(str(library))
         except OSError:
@@ -70,11 +73,11 @@ def _why_not() -> str:
     return ""
 
 
-def _built(source: Path, compiler: str) -> Path:
+def _built(source: Path, compiler: str, defined: tuple[str, ...]) -> Path:
     """The library of a source, from the folder of an earlier run or made now."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     headers = [each.read_bytes() for each in (HEADER, *sorted(source.parent.glob("*.h")))]
-    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, *LIBRARIES, _processor()]).encode()]
+    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, *defined, *LIBRARIES, _processor()]).encode()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     folder = cache_root() / "native"
     library = folder / name
@@ -82,7 +85,7 @@ def _built(source: Path, compiler: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / name
-            command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(made), *LIBRARIES]
+            command = [compiler, *FLAGS, *defined, f"-I{HEADER.parent}", str(source), "-o", str(made), *LIBRARIES]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(library)
     return library

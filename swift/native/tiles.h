@@ -68,6 +68,8 @@ inline int64_t place(int64_t row, int64_t input, int64_t depths) {
 
 #if defined(__AMX_BF16__)
 
+constexpr bool THERE = true;
+
 // Asks Linux for the tiles, once a process; false where it refuses.
 inline bool permitted() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
@@ -139,6 +141,8 @@ inline void any(int rows, const bf16 *a, const bf16 *second, long lda, long deep
 }
 
 #else
+
+constexpr bool THERE = false;
 
 inline bool permitted() { return true; }
 inline void begin() {}

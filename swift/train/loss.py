@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from peft import PeftModel
@@ -33,6 +33,14 @@ class Scores(NamedTuple):
         return (self.nll * self.weights).sum()
 
 
+@runtime_checkable
+class Likelihood(Protocol):
+    """A frozen head that makes no logits."""
+
+    def nll(self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool) -> tuple[Tensor, Tensor]:
+        """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice."""
+
+
 def trained(weights: Tensor) -> Tensor:
     """Where a token is predicted with weight. The first token of a row has nothing before it to be predicted from."""
     return weights[:, 1:] != 0
@@ -50,10 +58,13 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor], hits: 
         # a mask of four dimensions is passed on as it is, so none is made; the blocks know the rows' ends
         inputs = {name: tensor for name, tensor in batch.items() if name != "weights"}
         inputs |= {"wanted": wanted[0].nonzero()[:, 0], "attention_mask": torch.empty(1, 1, 0, 0)}
-        if isinstance(model, PeftModel) and type(head) is nn.Linear and not head.weight.requires_grad:
+        ours = isinstance(head, Likelihood)
+        if isinstance(model, PeftModel) and (ours or (type(head) is nn.Linear and not head.weight.requires_grad)):
             base = model.get_base_model()
             hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
             scale = 1 / getattr(base.config, "logits_scaling", 1.0)  # Granite's
+            if isinstance(head, Likelihood):
+                return Scores(*head.nll(hidden, scale, targets, hits), weights)
             nll, hit = _HeadNll.apply(hidden, head.weight, head.bias, scale, targets, hits)  # type: ignore[no-untyped-call]
             return Scores(nll, hit, weights)
         logits = model(**inputs, use_cache=False).logits[0]

@@ -23,13 +23,13 @@ constexpr int KEYS = 8;      // blocks of keys whose scores are there at a time
 constexpr int TOGETHER = 4;  // blocks of queries whose gradient is made at a time
 constexpr long WIDEST = 512; // of a head
 
-// e^x of what becomes a share in bf16
-inline __m512 share(__m512 x) { return tiles::power(_mm512_mul_ps(x, _mm512_set1_ps(tiles::LOG2_E))); }
+inline float single(float x) { return x; }
+inline float single(bf16 x) { return wide(x); }
 
-inline void turn(float *x, const bf16 *cos, const bf16 *sin, long rotated, float sign) {
+inline void turn(float *x, const Number *cos, const Number *sin, long rotated, float sign) {
   long half = rotated / 2;
   for (long i = 0; i < half; i++) {
-    float c = wide(cos[i]), s = wide(sin[i]) * sign, before = x[i], after = x[i + half];
+    float c = single(cos[i]), s = single(sin[i]) * sign, before = x[i], after = x[i + half];
     x[i] = before * c - after * s;
     x[i + half] = after * c + before * s;
   }
@@ -40,7 +40,7 @@ struct Task {
   const Heads &heads;
   long start, length, key; // the row's first token and how many; which key head
   const bf16 *qkv;         // (tokens, heads.outputs()) in blocks
-  const bf16 *cos, *sin;   // (tokens, heads.rotated)
+  const Number *cos, *sin; // (tokens, heads.rotated)
   float *most, *inverse;   // (heads.queries, tokens): each query's largest score, and one by the sum of its shares
   long tokens;
 
@@ -74,8 +74,7 @@ struct Task {
   }
   void blank(bf16 *to) const {
     for (long t = length; t < rows() * SIDE; t++)
-      for (long p = 0; p < pieces(); p++)
-        std::memset(to + at(t, width()) + p * AREA, 0, SIDE * 2);
+      clear(inside(to, t, width()), width());
   }
   void query(bf16 *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
   void keys(bf16 *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
@@ -89,10 +88,7 @@ struct Task {
       turn(g, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, -1);
     Out to = piece(dqkv, t, head, heads.outputs());
     if (weight) {
-      bf16 dy[WIDEST];
-      for (long p = 0; p < pieces(); p++)
-        store(dy + p * SIDE, load(g + p * SIDE));
-      norm_gradient(piece(qkv, t, head, heads.outputs()), {dy}, width(), weight, eps, {}, {}, {}, to);
+      norm_gradient(piece(qkv, t, head, heads.outputs()), Row<float>{g}, width(), weight, eps, {}, {}, In{}, to);
     } else {
       for (long p = 0; p < pieces(); p++)
         store(to[p], load(g + p * SIDE));
@@ -128,7 +124,7 @@ inline void by_query(float *to, const float *from, long pieces) {
       for (int half = 0; half < 2; half++) {
         __m512i r[16];
         for (int i = 0; i < 16; i++)
-          r[i] = _mm512_loadu_si512(from + p * AREA + (high * 16 + i) * SIDE + half * 16);
+          r[i] = _mm512_loadu_si512(from + p * SQUARE + (high * 16 + i) * SIDE + half * 16);
         transpose16(r);
         for (int i = 0; i < 16; i++)
           _mm512_storeu_si512(to + (half * 16 + i) * pieces * SIDE + p * SIDE + high * 16, r[i]);
@@ -137,10 +133,10 @@ inline void by_query(float *to, const float *from, long pieces) {
 
 // Memory of a thread for a row of so many tokens, in bytes.
 inline long attention_room(long length, long width, bool gradient) {
-  long rows = blocks(length), vectors = rows * SIDE * width * 2;
-  long forward = 3 * vectors + SIDE * width * 2 + KEYS * AREA * 6 + SIDE * width * 8;
-  long backward = 6 * vectors + 2 * vectors * 2 + TOGETHER * (SIDE * width * 8 + AREA * 6) + AREA * 16 +
-                  TOGETHER * rows * AREA * 2 + SIDE * width * 8;
+  long rows = blocks(length), line = SIDE * width, element = 2 * PLANES; // bytes
+  long forward = (3 * rows + 1) * line * element + KEYS * SQUARE * (4 + element) + line * 8;
+  long backward = (5 * rows + 4 * TOGETHER) * line * element + (2 * rows + 2) * line * 4 + 4 * SQUARE * 4 +
+                  TOGETHER * (rows + 2) * SQUARE * element;
   return (gradient ? backward : forward) + (64 << 10);
 }
 
@@ -148,11 +144,11 @@ inline long attention_room(long length, long width, bool gradient) {
 inline void attend(const Task &task, bf16 *attended, char *room) {
   const Heads &heads = task.heads;
   const long width = heads.width, pieces = task.pieces(), rows = task.rows();
-  bf16 *k = take<bf16>(room, rows * SIDE * width), *v = take<bf16>(room, rows * SIDE * width);
-  bf16 *q = take<bf16>(room, rows * SIDE * width), *query = take<bf16>(room, SIDE * width);
-  float *scores = take<float>(room, KEYS * AREA), *out = take<float>(room, SIDE * width);
+  bf16 *k = take_blocks(room, rows * SIDE, width), *v = take_blocks(room, rows * SIDE, width);
+  bf16 *q = take_blocks(room, rows * SIDE, width), *query = take_blocks(room, SIDE, width);
+  float *scores = take<float>(room, KEYS * SQUARE), *out = take<float>(room, SIDE * width);
   float *lines = take<float>(room, SIDE * width);
-  bf16 *shares = take<bf16>(room, KEYS * AREA);
+  bf16 *shares = take_blocks(room, SIDE, KEYS * SIDE);
   task.keys(k);
   task.values(q);
   for (long r = 0; r < rows; r++)
@@ -173,10 +169,10 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
         for (long b = 0; b <= count; b++) {
           if (b < count)
             kernel({k + (from + b) * pieces * AREA, AREA, query, int(pieces)}, {nullptr, 0, nullptr, 0},
-                   scores + b * AREA, false);
+                   scores + b * SQUARE, false);
           if (!b)
             continue;
-          float *s = scores + (b - 1) * AREA; // one block behind, while the tiles of the next are at work
+          float *s = scores + (b - 1) * SQUARE; // one block behind, while the tiles of the next are at work
           task.hide(s, from + b - 1, j);
           for (int line = 0; line < SIDE; line++)
             for (int half = 0; half < 2; half++)
@@ -184,7 +180,7 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
         }
         if (from != first) {
           for (int half = 0; half < 2; half++) {
-            __m512 by = share(_mm512_sub_ps(most[half], now[half]));
+            __m512 by = exponential(_mm512_sub_ps(most[half], now[half]));
             sum[half] = _mm512_mul_ps(sum[half], by);
             for (long line = 0; line < width; line++) {
               float *o = out + line * SIDE + half * 16;
@@ -195,17 +191,16 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
         most[0] = now[0], most[1] = now[1];
         for (long line = 0; line < count * SIDE; line += 2) {
           const float *s = scores + line * SIDE;
-          __m512 a0 = share(_mm512_sub_ps(_mm512_loadu_ps(s), most[0]));
-          __m512 a1 = share(_mm512_sub_ps(_mm512_loadu_ps(s + 16), most[1]));
-          __m512 b0 = share(_mm512_sub_ps(_mm512_loadu_ps(s + 32), most[0]));
-          __m512 b1 = share(_mm512_sub_ps(_mm512_loadu_ps(s + 48), most[1]));
+          __m512 a0 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s), most[0]));
+          __m512 a1 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s + 16), most[1]));
+          __m512 b0 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s + 32), most[0]));
+          __m512 b1 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s + 48), most[1]));
           sum[0] = _mm512_add_ps(sum[0], _mm512_add_ps(a0, b0));
           sum[1] = _mm512_add_ps(sum[1], _mm512_add_ps(a1, b1));
-          interleave(shares + line / SIDE * AREA + line % SIDE * 16, (__m512i)_mm512_cvtne2ps_pbh(a1, a0),
-                     (__m512i)_mm512_cvtne2ps_pbh(b1, b0));
+          interleave(shares + line / SIDE * AREA + line % SIDE * 16, split({a0, a1}), split({b0, b1}));
         }
         for (long p = 0; p < pieces; p++)
-          kernel({v + (p * rows + from) * AREA, AREA, shares, int(count)}, {nullptr, 0, nullptr, 0}, out + p * AREA,
+          kernel({v + (p * rows + from) * AREA, AREA, shares, int(count)}, {nullptr, 0, nullptr, 0}, out + p * SQUARE,
                  from != first);
       }
       alignas(64) float by[SIDE], top[SIDE];
@@ -228,25 +223,26 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
 // dqkv (tokens, outputs) in blocks, from `attended` and its gradient.
 inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *dattended, bf16 *dqkv, char *room) {
   const Heads &heads = task.heads;
-  const long width = heads.width, pieces = task.pieces(), rows = task.rows(), size = rows * SIDE * width;
-  bf16 *k = take<bf16>(room, size), *v = take<bf16>(room, size), *turned = take<bf16>(room, size);
-  bf16 *q = take<bf16>(room, size), *dout = take<bf16>(room, size);
-  float *dk = take<float>(room, size), *dv = take<float>(room, size);
-  bf16 *query = take<bf16>(room, TOGETHER * SIDE * width), *query_rows = take<bf16>(room, TOGETHER * SIDE * width);
-  bf16 *dpanel = take<bf16>(room, TOGETHER * SIDE * width), *dpanel_rows = take<bf16>(room, TOGETHER * SIDE * width);
-  float *scores = take<float>(room, 2 * AREA), *dshares = take<float>(room, 2 * AREA),
+  const long width = heads.width, pieces = task.pieces(), rows = task.rows(), all = rows * SIDE;
+  bf16 *k = take_blocks(room, all, width), *v = take_blocks(room, all, width), *turned = take_blocks(room, all, width);
+  bf16 *q = take_blocks(room, all, width), *dout = take_blocks(room, all, width);
+  float *dk = take<float>(room, all * width), *dv = take<float>(room, all * width);
+  constexpr long some = TOGETHER * SIDE;
+  bf16 *query = take_blocks(room, some, width), *query_rows = take_blocks(room, some, width);
+  bf16 *dpanel = take_blocks(room, some, width), *dpanel_rows = take_blocks(room, some, width);
+  float *scores = take<float>(room, 2 * SQUARE), *dshares = take<float>(room, 2 * SQUARE),
         *lines = take<float>(room, SIDE * width);
   float *dquery = take<float>(room, SIDE * width);
-  bf16 *shares = take<bf16>(room, TOGETHER * AREA), *dscores = take<bf16>(room, TOGETHER * AREA);
-  bf16 *strip = take<bf16>(room, TOGETHER * rows * AREA);
+  bf16 *shares = take_blocks(room, some, SIDE), *dscores = take_blocks(room, some, SIDE);
+  bf16 *strip = take_blocks(room, some, all);
   const Run nothing{nullptr, 0, nullptr, 0};
   task.keys(k);
   task.values(v);
   for (long r = 0; r < rows; r++)
     for (long p = 0; p < pieces; p++)
       transpose(turned + (p * rows + r) * AREA, k + (r * pieces + p) * AREA);
-  std::memset(dk, 0, size * 4);
-  std::memset(dv, 0, size * 4);
+  std::memset(dk, 0, all * width * 4);
+  std::memset(dv, 0, all * width * 4);
   for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
     task.query(q, head);
     for (long t = 0; t < task.length; t++) {
@@ -283,29 +279,28 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
           end++;
         for (long next = begin; next <= end; next++) {
           if (next < end) {
-            const long of = (next - j0) * pieces * AREA, to = next % 2 * AREA;
+            const long of = (next - j0) * pieces * AREA, to = next % 2 * SQUARE;
             kernel({k + b * pieces * AREA, AREA, query + of, int(pieces)}, nothing, scores + to, false);
             kernel({v + b * pieces * AREA, AREA, dpanel + of, int(pieces)}, nothing, dshares + to, false);
           }
           const long j = next - 1; // as above
           if (j < begin)
             continue;
-          float *score = scores + j % 2 * AREA;
-          const float *dshare = dshares + j % 2 * AREA;
+          float *score = scores + j % 2 * SQUARE;
+          const float *dshare = dshares + j % 2 * SQUARE;
           task.hide(score, b, j);
           const float *m = most + (j - j0) * SIDE, *i = by + (j - j0) * SIDE, *l = less + (j - j0) * SIDE;
           bf16 *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA,
                *panel = strip + ((j - j0) * rows + b) * AREA;
           const Pair top = load(m), share_of = load(i), sub = load(l);
           for (int line = 0; line < SIDE; line += 2) {
-            __m512i both[2];
+            Split both[2];
             for (int one = 0; one < 2; one++) {
               Pair s = load(score + (line + one) * SIDE) - top;
-              Pair p = Pair{share(s.low), share(s.high)} * share_of;
+              Pair p = Pair{exponential(s.low), exponential(s.high)} * share_of;
               Pair d = p * (load(dshare + (line + one) * SIDE) - sub);
               store(to + (line + one) * SIDE, p);
-              both[one] = (__m512i)_mm512_cvtne2ps_pbh(d.high, d.low);
-              _mm512_storeu_si512(dto + (line + one) * SIDE, both[one]);
+              store(dto + (line + one) * SIDE, both[one] = split(d));
             }
             interleave(panel + line * 16, both[0], both[1]);
           }
@@ -314,9 +309,9 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
           continue;
         for (long p = 0; p < pieces; p++) {
           long skip = (begin - j0) * AREA, panel = p * TOGETHER * AREA + skip;
-          kernel({shares + skip, AREA, dpanel_rows + panel, int(end - begin)}, nothing, dv + (b * pieces + p) * AREA,
+          kernel({shares + skip, AREA, dpanel_rows + panel, int(end - begin)}, nothing, dv + (b * pieces + p) * SQUARE,
                  true);
-          kernel({dscores + skip, AREA, query_rows + panel, int(end - begin)}, nothing, dk + (b * pieces + p) * AREA,
+          kernel({dscores + skip, AREA, query_rows + panel, int(end - begin)}, nothing, dk + (b * pieces + p) * SQUARE,
                  true);
         }
       }
@@ -324,7 +319,7 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
         const long from = task.first_key(j);
         for (long p = 0; p < pieces; p++)
           kernel({turned + (p * rows + from) * AREA, AREA, strip + ((j - j0) * rows + from) * AREA, int(j + 1 - from)},
-                 nothing, dquery + p * AREA, false);
+                 nothing, dquery + p * SQUARE, false);
         by_query(lines, dquery, pieces);
         for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++)
           task.back(dqkv, lines + t % SIDE * width, t, head, heads.norm_q, heads.eps_q, true, heads.scale);
@@ -335,7 +330,7 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
     for (bool value : {false, true}) {
       float g[WIDEST];
       for (long p = 0; p < pieces; p++)
-        store(g + p * SIDE, load((value ? dv : dk) + at(t, width) + p * AREA));
+        store(g + p * SIDE, load((value ? dv : dk) + at(t, width, 1) + p * SQUARE));
       long head = heads.queries + task.key + (value ? heads.keys : 0);
       task.back(dqkv, g, t, head, value ? nullptr : heads.norm_k, heads.eps_k, !value, 1);
     }

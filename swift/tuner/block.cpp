@@ -1,4 +1,4 @@
-// A decoder's block with LoRA beside frozen weights, forwards and backwards, for bf16: norm, q k v, attention, o, add,
+// A decoder's block with LoRA beside frozen weights, forwards and backwards, for bf16 or fp32 (PLANES): norm, q k v, attention, o, add,
 // norm, gate and up, SwiGLU, down, add. Knows no family by name; `block.py` fills in what it is told here.
 //
 // Tokens go through everything that needs no other token a stretch at a time, so what lies between the products stays
@@ -20,8 +20,8 @@ struct Block {
   // of a call
   int64_t tokens, wanted, lengths, threads; // wanted: positions that leave attention; all are where `places` is nothing
   const int64_t *places, *length;
-  const bf16 *x, *cos, *sin, *dy;
-  bf16 *y, *dx;
+  const Number *x, *cos, *sin, *dy;
+  Number *y, *dx;
   char *kept, *room;
 };
 }
@@ -48,14 +48,14 @@ Kept kept(const Block &b) {
   char *room = b.kept;
   const long all = whole(b.tokens), some = whole(b.wanted);
   Kept k;
-  k.qkv = take<bf16>(room, all * b.qkv.outputs);
-  k.attended = take<bf16>(room, all * b.o.inputs);
-  k.mid = take<bf16>(room, some * b.o.outputs);
-  k.gate_up = take<bf16>(room, some * b.gate_up.outputs);
-  k.inner[0] = take<bf16>(room, all * b.qkv.rank);
-  k.inner[1] = take<bf16>(room, some * b.o.rank);
-  k.inner[2] = take<bf16>(room, some * b.gate_up.rank);
-  k.inner[3] = take<bf16>(room, some * b.down.rank);
+  k.qkv = take_blocks(room, all, b.qkv.outputs);
+  k.attended = take_blocks(room, all, b.o.inputs);
+  k.mid = take_blocks(room, some, b.o.outputs);
+  k.gate_up = take_blocks(room, some, b.gate_up.outputs);
+  k.inner[0] = take_blocks(room, all, b.qkv.rank);
+  k.inner[1] = take_blocks(room, some, b.o.rank);
+  k.inner[2] = take_blocks(room, some, b.gate_up.rank);
+  k.inner[3] = take_blocks(room, some, b.down.rank);
   k.most = take<float>(room, b.queries * b.tokens);
   k.inverse = take<float>(room, b.queries * b.tokens);
   k.end = room;
@@ -67,8 +67,8 @@ struct Forward { // a thread's memory
   char *rest;
   Forward(const Block &b, char *room) {
     long hidden = std::max(b.qkv.inputs, b.o.inputs);
-    y = take<bf16>(room, STRETCH * hidden), dropped = take<bf16>(room, STRETCH * hidden);
-    act = take<bf16>(room, STRETCH * b.down.inputs), act_dropped = take<bf16>(room, STRETCH * b.down.inputs);
+    y = take_blocks(room, STRETCH, hidden), dropped = take_blocks(room, STRETCH, hidden);
+    act = take_blocks(room, STRETCH, b.down.inputs), act_dropped = take_blocks(room, STRETCH, b.down.inputs);
     rest = room;
   }
 };
@@ -88,9 +88,9 @@ struct Backward {
       rank = std::max<long>(rank, l->rank), number++;
     }
     zeroed = room - begin; // what has to begin at zero
-    dy = take<bf16>(room, STRETCH * hidden), dropped = take<bf16>(room, STRETCH * hidden);
-    act = take<bf16>(room, STRETCH * b.down.inputs), dgate_up = take<bf16>(room, STRETCH * b.gate_up.outputs);
-    dinner = take<bf16>(room, STRETCH * rank), aside = take<bf16>(room, STRETCH * (rank + SIDE));
+    dy = take_blocks(room, STRETCH, hidden), dropped = take_blocks(room, STRETCH, hidden);
+    act = take_blocks(room, STRETCH, b.down.inputs), dgate_up = take_blocks(room, STRETCH, b.gate_up.outputs);
+    dinner = take_blocks(room, STRETCH, rank), aside = take_blocks(room, STRETCH, rank + SIDE);
     rest = room;
   }
 };
@@ -113,8 +113,8 @@ struct Shared { // memory of all threads
   Shared(const Block &b, bool gradient) {
     char *room = b.room;
     qkv = panels(b.qkv, room), o = panels(b.o, room), gate_up = panels(b.gate_up, room), down = panels(b.down, room);
-    dattended = take<bf16>(room, gradient ? whole(b.tokens) * b.o.inputs : 0);
-    dqkv = take<bf16>(room, gradient ? whole(b.tokens) * b.qkv.outputs : 0);
+    dattended = take_blocks(room, gradient ? whole(b.tokens) : 0, b.o.inputs);
+    dqkv = take_blocks(room, gradient ? whole(b.tokens) : 0, b.qkv.outputs);
     rest = room;
   }
 };
@@ -148,7 +148,7 @@ void run_forward(const Block &b) {
       for (long t = 0; t < valid; t++)
         norm(plain(b.x, first + t, hidden), hidden, b.norm, float(b.eps), plain(b.qkv.mask, first + t, hidden),
              inside(mine.y, t, hidden), b.qkv.mask ? inside(mine.dropped, t, hidden) : Out{});
-      bf16 *low = k.inner[0] + first * b.qkv.rank, *to = k.qkv + first * b.qkv.outputs;
+      bf16 *low = k.inner[0] + at(first, b.qkv.rank), *to = k.qkv + at(first, b.qkv.outputs);
       inward(count, seen, hidden, shared.qkv.down, b.qkv.rank, low);
       outward(b.qkv, shared.qkv, count, mine.y, low, [&](long r, long p, long line, Pair values) {
         store(to + (r * b.qkv.outputs / SIDE + p) * AREA + line * SIDE, values);
@@ -160,7 +160,7 @@ void run_forward(const Block &b) {
     for (long first = 0; first < b.wanted; first += some) {
       const long valid = std::min(some, b.wanted - first), count = blocks(valid);
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
-      const bf16 *x = k.attended + first * wide_, *seen = x;
+      const bf16 *x = k.attended + at(first, wide_), *seen = x;
       for (long t = 0; t < valid && (b.places || b.o.mask); t++) {
         if (b.places)
           copy(inside(k.attended, place(t), wide_), inside(mine.y, t, wide_), wide_);
@@ -172,7 +172,7 @@ void run_forward(const Block &b) {
         x = seen = mine.y;
       if (b.o.mask)
         seen = mine.dropped;
-      bf16 *low = k.inner[1] + first * b.o.rank, *mid = k.mid + first * hidden;
+      bf16 *low = k.inner[1] + at(first, b.o.rank), *mid = k.mid + at(first, hidden);
       inward(count, seen, wide_, shared.o.down, b.o.rank, low);
       outward(b.o, shared.o, count, x, low, [&](long r, long p, long line, Pair values) {
         if (r * SIDE + line < valid)
@@ -183,8 +183,8 @@ void run_forward(const Block &b) {
         norm(inside(mid, t, hidden), hidden, b.norm_after, float(b.eps_after), plain(b.gate_up.mask, place(t), hidden),
              inside(mine.y, t, hidden), b.gate_up.mask ? inside(mine.dropped, t, hidden) : Out{});
       seen = b.gate_up.mask ? mine.dropped : mine.y;
-      low = k.inner[2] + first * b.gate_up.rank;
-      bf16 *gate_up = k.gate_up + first * 2 * inner;
+      low = k.inner[2] + at(first, b.gate_up.rank);
+      bf16 *gate_up = k.gate_up + at(first, 2 * inner);
       inward(count, seen, hidden, shared.gate_up.down, b.gate_up.rank, low);
       outward(
           b.gate_up, shared.gate_up, count, mine.y, low,
@@ -201,7 +201,7 @@ void run_forward(const Block &b) {
               store(mine.act_dropped + to, y * load(b.down.mask + place(row) * inner + (p - half) * SIDE));
           },
           true);
-      low = k.inner[3] + first * b.down.rank;
+      low = k.inner[3] + at(first, b.down.rank);
       inward(count, b.down.mask ? mine.act_dropped : mine.act, inner, shared.down.down, b.down.rank, low);
       outward(b.down, shared.down, count, mine.act, low, [&](long r, long p, long line, Pair values) {
         if (r * SIDE + line < valid)
@@ -225,14 +225,14 @@ void hand_out(const Linear &l, const Block &b, const Shared &shared, int number,
         part.dup[o * part.rank + r - row] = 0;
       for (long thread = 0; thread < b.threads; thread++) {
         const Backward other(b, shared.rest + thread * each);
-        const float *from = other.sums[number][0] + at(r % SIDE, l.inputs) + r / SIDE * SIDE * l.inputs;
+        const float *from = other.sums[number][0] + at(r, l.inputs, 1);
         for (long i = 0; i < l.inputs; i += SIDE) {
           float *to = part.ddown + (r - row) * l.inputs + i;
-          store(to, load(to) + load(from + i / SIDE * AREA));
+          store(to, load(to) + load(from + i / SIDE * SQUARE));
         }
-        from = other.sums[number][1] + at(r % SIDE, l.outputs) + r / SIDE * SIDE * l.outputs;
+        from = other.sums[number][1] + at(r, l.outputs, 1);
         for (long o = part.start; o < part.stop; o++)
-          part.dup[(o - part.start) * part.rank + r - row] += float(part.scale) * from[o / SIDE * AREA + o % SIDE];
+          part.dup[(o - part.start) * part.rank + r - row] += float(part.scale) * from[o / SIDE * SQUARE + o % SIDE];
       }
     }
   }
@@ -253,9 +253,8 @@ void run_backward(const Block &b) {
     if (b.wanted < b.tokens) {
 #pragma omp for schedule(static)
       for (long t = 0; t < b.tokens; t++) {
-        std::memset(b.dx + t * hidden, 0, hidden * 2);
-        for (long p = 0; p < wide_ / SIDE; p++)
-          std::memset(inside(shared.dattended, t, wide_)[p], 0, SIDE * 2);
+        std::memset(b.dx + t * hidden, 0, hidden * sizeof(Number));
+        clear(inside(shared.dattended, t, wide_), wide_);
       }
     }
     const long some = stretch(b, b.wanted);
@@ -263,8 +262,8 @@ void run_backward(const Block &b) {
     for (long first = 0; first < b.wanted; first += some) {
       const long valid = std::min(some, b.wanted - first), count = blocks(valid);
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
-      const bf16 *gate_up = k.gate_up + first * 2 * inner, *mid = k.mid + first * hidden;
-      const auto scaled = [&](In from, long t) {
+      const bf16 *gate_up = k.gate_up + at(first, 2 * inner), *mid = k.mid + at(first, hidden);
+      const auto scaled = [&](Row<const Number> from, long t) {
         for (long p = 0; p < hidden / SIDE; p++)
           store(inside(mine.dy, t, hidden)[p], load(from[p]) * float(b.factor));
       };
@@ -273,7 +272,7 @@ void run_backward(const Block &b) {
       inward(count, mine.dy, hidden, shared.down.back_up, b.down.rank, mine.dinner);
       inputs_gradient(b.down, shared.down, first, valid, b.places, mine.dy, mine.dinner,
                       [&](long r, long p, long line, Pair d) {
-                        long here = (r * 2 * inner / SIDE + p) * AREA + line * SIDE, there = here + inner * SIDE;
+                        long here = (r * 2 * inner / SIDE + p) * AREA + line * SIDE, there = here + inner / SIDE * AREA;
                         const Pair one{_mm512_set1_ps(1), _mm512_set1_ps(1)};
                         Pair g = load(gate_up + here), u = load(gate_up + there), s = sigmoid(g), act = g * s;
                         store(mine.dgate_up + here, d * u * s * (one + g - act));
@@ -283,7 +282,7 @@ void run_backward(const Block &b) {
                           y = y * load(b.down.mask + place(r * SIDE + line) * inner + p * SIDE);
                         store(mine.act + (r * inner / SIDE + p) * AREA + line * SIDE, y);
                       });
-      adapters_gradient(b.down, valid, mine.act, k.inner[3] + first * b.down.rank, mine.dy, mine.dinner, mine.sums[3],
+      adapters_gradient(b.down, valid, mine.act, k.inner[3] + at(first, b.down.rank), mine.dy, mine.dinner, mine.sums[3],
                         mine.aside);
       inward(count, mine.dgate_up, 2 * inner, shared.gate_up.back_up, b.gate_up.rank, mine.dinner);
       inputs_gradient(
@@ -293,10 +292,10 @@ void run_backward(const Block &b) {
         norm_gradient(inside(mid, t, hidden), inside(mine.dy, t, hidden), hidden, b.norm_after, float(b.eps_after),
                       plain(b.gate_up.mask, place(t), hidden), inside(mine.dropped, t, hidden),
                       plain(b.dy, first + t, hidden), plain(b.dx, place(t), hidden));
-      adapters_gradient(b.gate_up, valid, mine.dropped, k.inner[2] + first * b.gate_up.rank, mine.dgate_up, mine.dinner,
+      adapters_gradient(b.gate_up, valid, mine.dropped, k.inner[2] + at(first, b.gate_up.rank), mine.dgate_up, mine.dinner,
                         mine.sums[2], mine.aside);
       for (long t = 0; t < valid; t++) {
-        scaled(plain((const bf16 *)b.dx, place(t), hidden), t);
+        scaled(plain((const Number *)b.dx, place(t), hidden), t);
         under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_),
               wide_);
       }
@@ -305,7 +304,7 @@ void run_backward(const Block &b) {
                       [&](long r, long p, long line, Pair d) {
                         store(inside(shared.dattended, place(r * SIDE + line), wide_)[p], d);
                       });
-      adapters_gradient(b.o, valid, mine.dropped, k.inner[1] + first * b.o.rank, mine.dy, mine.dinner, mine.sums[1],
+      adapters_gradient(b.o, valid, mine.dropped, k.inner[1] + at(first, b.o.rank), mine.dy, mine.dinner, mine.sums[1],
                         mine.aside);
     }
     tasks(b, of, k,
@@ -314,7 +313,7 @@ void run_backward(const Block &b) {
 #pragma omp for schedule(static)
     for (long first = 0; first < b.tokens; first += long_) {
       const long valid = std::min(long_, b.tokens - first), count = blocks(valid);
-      const bf16 *dqkv = shared.dqkv + first * b.qkv.outputs;
+      const bf16 *dqkv = shared.dqkv + at(first, b.qkv.outputs);
       inward(count, dqkv, b.qkv.outputs, shared.qkv.back_up, b.qkv.rank, mine.dinner);
       inputs_gradient(
           b.qkv, shared.qkv, first, valid, nullptr, dqkv, mine.dinner,
@@ -322,8 +321,8 @@ void run_backward(const Block &b) {
       for (long t = 0; t < valid; t++)
         norm_gradient(plain(b.x, first + t, hidden), inside(mine.dy, t, hidden), hidden, b.norm, float(b.eps),
                       plain(b.qkv.mask, first + t, hidden), inside(mine.dropped, t, hidden),
-                      plain((const bf16 *)b.dx, first + t, hidden), plain(b.dx, first + t, hidden));
-      adapters_gradient(b.qkv, valid, mine.dropped, k.inner[0] + first * b.qkv.rank, dqkv, mine.dinner, mine.sums[0],
+                      plain((const Number *)b.dx, first + t, hidden), plain(b.dx, first + t, hidden));
+      adapters_gradient(b.qkv, valid, mine.dropped, k.inner[0] + at(first, b.qkv.rank), dqkv, mine.dinner, mine.sums[0],
                         mine.aside);
     }
     hand_out(b.qkv, b, shared, 0, each), hand_out(b.o, b, shared, 1, each);
@@ -336,17 +335,20 @@ void run_backward(const Block &b) {
 
 extern "C" {
 
-// Whether the system lets a process use the tiles; once a process.
+// Whether the system lets a process use the tiles, and whether there are any.
 int allowed() { return tiles::permitted(); }
+int tiled() { return tiles::THERE; }
 
-// A frozen weight (outputs, inputs) as panels for x W' and for dy W.
-void lay_out_weight(const bf16 *weight, int64_t outputs, int64_t inputs, bf16 *ahead, bf16 *back) {
-  const long o32 = outputs / SIDE, i32 = inputs / SIDE;
+// A frozen weight (outputs, inputs) as panels for x W' and for dy W, in so many planes as its numbers need.
+void lay_out_weight(const Number *weight, int64_t outputs, int64_t inputs, int planes, bf16 *ahead, bf16 *back) {
+  alignas(64) bf16 block[AREA];
+  const long o32 = outputs / SIDE, i32 = inputs / SIDE, area = SQUARE * planes;
   for (long o = 0; o < o32; o++)
     for (long i = 0; i < i32; i++) {
-      const bf16 *from = weight + o * SIDE * inputs + i * SIDE;
-      panel_of_columns(ahead + (o * i32 + i) * AREA, from, inputs);
-      panel_of_rows(back + (i * o32 + o) * AREA, from, inputs);
+      for (long line = 0; line < SIDE; line++)
+        store(block + line * SIDE, load(weight + (o * SIDE + line) * inputs + i * SIDE));
+      panel_of_columns(ahead + (o * i32 + i) * area, block, planes);
+      panel_of_rows(back + (i * o32 + o) * area, block, SIDE, planes);
     }
 }
 

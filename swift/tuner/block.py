@@ -1,6 +1,7 @@
-"""A decoder's block as one function forwards and one backwards, in C++ (`block.cpp`). Knows bf16 and plain LoRA.
+"""A decoder's block as one function forwards and one backwards, in C++ (`block.cpp`). Knows plain LoRA.
 
-Weights are laid out once more for it, forwards and backwards. What it keeps for the gradient of one block is one piece
+In bf16, and in fp32 as sums of three numbers of bf16 (`products.h`). Weights are laid out once more for it, forwards
+and backwards. What it keeps for the gradient of one block is one piece
 of memory, taken from those that earlier batches have given back.
 """
 
@@ -28,6 +29,8 @@ PARTS = 3
 """Adapters of layers with one input, at most."""
 WIDEST = 512
 """Features of a head, at most."""
+PLANES = {torch.bfloat16: 1, torch.float32: 3}
+"""Numbers of bf16 that add up to one of these exactly."""
 
 
 class _Part(ctypes.Structure):
@@ -41,7 +44,7 @@ class _Part(ctypes.Structure):
 class _Linear(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("ahead", "back", "bias", "mask")),
-        *((name, c_int64) for name in ("inputs", "outputs", "rank", "count")),
+        *((name, c_int64) for name in ("inputs", "outputs", "planes", "rank", "count")),
         ("parts", _Part * PARTS),
     ]
 
@@ -60,32 +63,45 @@ class _Block(ctypes.Structure):
     ]
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """The functions of `block.cpp`. Raises native.Unavailable."""
-    made = native.load(Path(__file__).with_suffix(".cpp"))
+def load(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
+    """The functions of a source that includes `products.h`, where they are worth it. Raises native.Unavailable."""
+    made = native.load(source, PLANES=PLANES[dtype])
     if not made.allowed():
         raise native.Unavailable("the system does not let a process use AMX")
+    if PLANES[dtype] > 1 and not made.tiled():
+        raise native.Unavailable("fp32 in C++ is for processors with AMX")
+    return made
+
+
+@cache
+def library(dtype: torch.dtype) -> ctypes.CDLL:
+    """The functions of `block.cpp` for such numbers. Raises native.Unavailable."""
+    made = load(Path(__file__).with_suffix(".cpp"), dtype)
     made.kept_bytes.argtypes, made.kept_bytes.restype = [POINTER(_Block)], c_int64
     made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Block), c_int], c_int64
-    made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_void_p, c_void_p]
+    made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p]
     made.forward.argtypes = made.backward.argtypes = [POINTER(_Block)]
     made.lay_out_weight.restype = made.forward.restype = made.backward.restype = None
     return made
 
 
-def why_not() -> str:
-    """Why this machine computes blocks with torch's functions instead; empty where it need not."""
+def why_not(dtype: torch.dtype) -> str:
+    """Why this machine computes such blocks with torch's functions instead; empty where it need not."""
     try:
-        library()
+        library(dtype)
     except native.Unavailable as error:
         return str(error)
     return ""
 
 
+def planes(weight: Tensor) -> int:
+    """In how many numbers of bf16 each number of a weight is laid out: one where that is exact, whatever its dtype."""
+    return 1 if torch.equal(weight.bfloat16().to(weight.dtype), weight) else PLANES[weight.dtype]
+
+
 def why_not_room(weights: Sequence[Tensor]) -> str:
     """Why weights are not laid out here, once for each direction; empty if they take less than half of what is free."""
-    needed, free = 2 * sum(each.nbytes for each in weights), free_memory()
+    needed, free = 2 * sum(2 * planes(each) * each.numel() for each in weights), free_memory()
     if needed < free / 2:
         return ""
     return f"weights laid out for it would take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
@@ -165,15 +181,19 @@ class Block:
         self, layers: Sequence[Layer], norms: Sequence[Norm], head_norms: Sequence[Norm], shape: Shape, memory: Both
     ) -> None:
         self.memory = memory
+        self.library = library(layers[0].weight_OI.dtype)
         self._held: list[Tensor] = []
         self.parts = [layer.parts for layer in layers]
         self._constants = made = _Block()
         for name, layer in zip(LINEARS, layers, strict=True):
             linear = getattr(made, name)
             linear.outputs, linear.inputs = layer.weight_OI.shape
-            ahead, back = (torch.empty_like(layer.weight_OI) for _ in range(2))
             weight = layer.weight_OI.detach().contiguous()
-            library().lay_out_weight(weight.data_ptr(), *weight.shape, ahead.data_ptr(), back.data_ptr())
+            linear.planes = planes(weight)
+            ahead, back = (torch.empty(linear.planes * weight.numel(), dtype=torch.bfloat16) for _ in range(2))
+            self.library.lay_out_weight(
+                weight.data_ptr(), *weight.shape, linear.planes, ahead.data_ptr(), back.data_ptr()
+            )
             linear.ahead, linear.back = self._hold(ahead), self._hold(back)
             if layer.bias_O is not None:
                 linear.bias = self._hold(layer.bias_O.detach().float().contiguous())
@@ -247,10 +267,10 @@ class _Whole(Function):
         plain = [each.detach().float().contiguous() for each in adapters]
         made = call.block.arguments(call, x_TI, plain)
         y_NI = x_TI.new_empty(made.wanted, x_TI.shape[1])
-        kept = call.block.memory.kept.take(library().kept_bytes(made))
-        room = call.block.memory.room.take(library().room_bytes(made, 0))
+        kept = call.block.memory.kept.take(call.block.library.kept_bytes(made))
+        room = call.block.memory.room.take(call.block.library.room_bytes(made, 0))
         made.y, made.kept, made.room = y_NI.data_ptr(), kept.data_ptr(), room.data_ptr()
-        library().forward(made)
+        call.block.library.forward(made)
         # gradient checkpointing makes again what is saved this way, and that is all that grows with the tokens
         ctx.save_for_backward(x_TI, kept, *plain)
         ctx.call, ctx.dtypes = call, [each.dtype for each in adapters]
@@ -272,7 +292,7 @@ class _Whole(Function):
             for field in ("ddown", "dup"):
                 for part in range(count):
                     setattr(parts[part], field, next(found).data_ptr())
-        room = call.block.memory.room.take(library().room_bytes(made, 1))
+        room = call.block.memory.room.take(call.block.library.room_bytes(made, 1))
         made.dy, made.dx, made.kept, made.room = (each.data_ptr() for each in (dy_NI, dx_TI, kept, room))
-        library().backward(made)
+        call.block.library.backward(made)
         return (dx_TI, None, *(each.to(dtype) for each, dtype in zip(gradients, ctx.dtypes, strict=True)))

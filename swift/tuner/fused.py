@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from swift.tuner import block as whole
+from swift.tuner import head as head_of_words
 from swift.tuner.blocks import blocks
 from swift.tuner.functions import AddNorm, Attention, Heads, LowRank, Part, SwiGlu
 
@@ -65,9 +66,14 @@ def fuse(model: PeftModel) -> str:
     if probability:
         width = max(each.weight.shape[1] for each in joined)
         base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
-    reason = next(filter(None, (each.why_not_whole() for each in made)), "") or whole.why_not()
-    reason = reason or whole.why_not_room([each.weight for each in joined])
+    reason = next(filter(None, (each.why_not_whole() for each in made)), "") or whole.why_not(joined[0].weight.dtype)
+    head = base.get_output_embeddings()
+    fast_head = not head_of_words.why_not(head)
+    laid_out = [each.weight for each in joined] + ([head.weight] if fast_head else [])
+    reason = reason or whole.why_not_room(laid_out)
     if not reason:
+        if fast_head:
+            base.set_output_embeddings(head_of_words.Head(head))
         memory = whole.Both(whole.Memory(), whole.Memory())
         for block in made:
             block.make_whole(memory)
@@ -193,8 +199,10 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
     def why_not_whole(self) -> str:
         """Why the block is not computed as a whole; empty if nothing speaks against it."""
         widths = [*(each.weight.shape[1] for each in self.joined), self._heads.width]
-        if self._qkv.weight.dtype != torch.bfloat16:
-            return "it is for bf16"
+        if any(
+            each.weight.dtype not in whole.PLANES or each.weight.dtype != self._o.weight.dtype for each in self.joined
+        ):
+            return "it is for bf16 or fp32"
         if any(each % whole.SIDE for each in widths) or self._heads.width > whole.WIDEST:
             return f"it is for widths that are multiples of {whole.SIDE}, heads' up to {whole.WIDEST}"
         return ""
@@ -223,7 +231,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         assert position_embeddings is not None
         found = [self._mask(masks, number) for number in range(4)]
         turn = (position_embeddings[0][0], position_embeddings[1][0]) if self._turns else None
-        if self._whole is not None and hidden_states.dtype == torch.bfloat16:
+        if self._whole is not None and hidden_states.dtype == self._o.weight.dtype:
             places = wanted if self._last else None
             adapters = [each.tensors() for each in self.joined]
             return self._whole(hidden_states[0], turn, rows, places, found, adapters)[None]

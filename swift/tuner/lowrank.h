@@ -18,8 +18,8 @@ struct Part { // an adapter: down (rank, inputs), up (stop - start, rank), and t
 struct Linear { // layers with one input: their frozen weights as panels, forwards and backwards
   const bf16 *ahead, *back;
   const float *bias;
-  const bf16 *mask;                     // of the adapters' input
-  int64_t inputs, outputs, rank, count; // rank: of all parts together, rounded up to SIDE
+  const Number *mask;                           // of the adapters' input
+  int64_t inputs, outputs, planes, rank, count; // planes of the weights; rank of all parts, rounded up to SIDE
   Part parts[3];
 };
 
@@ -34,13 +34,19 @@ inline long real(const Linear &l) {
   return sum;
 }
 inline Panels panels(const Linear &l, char *&room) {
-  return {take<bf16>(room, l.rank * l.inputs), take<bf16>(room, l.rank * l.outputs),
-          take<bf16>(room, l.rank * l.inputs), take<bf16>(room, l.rank * l.outputs)};
+  return {take_blocks(room, l.rank, l.inputs), take_blocks(room, l.rank, l.outputs),
+          take_blocks(room, l.rank, l.inputs), take_blocks(room, l.rank, l.outputs)};
 }
 
 // Lays the adapters out, those of all parts as one: beside each other in the rank, each in its part of the outputs.
 inline void lay_out(const Linear &l, const Panels &to) {
-  alignas(64) bf16 square[AREA];
+  alignas(64) float square[SQUARE];
+  alignas(64) bf16 block[AREA];
+  const auto ready = [&] {
+    for (long line = 0; line < SQUARE; line += SIDE)
+      store(block + line, load(square + line));
+    return block;
+  };
   const long ranks = l.rank / SIDE, inputs = l.inputs / SIDE, outputs = l.outputs / SIDE;
   for (long r = 0; r < ranks; r++) {
 #pragma omp for schedule(static)
@@ -49,8 +55,8 @@ inline void lay_out(const Linear &l, const Panels &to) {
       for (long p = 0, row = -r * SIDE; p < l.count; row += l.parts[p++].rank)
         for (long k = std::max(0L, -row); k < std::min<long>(l.parts[p].rank, SIDE - row); k++)
           store(square + (row + k) * SIDE, load(l.parts[p].down + k * l.inputs + i * SIDE));
-      panel_of_columns(to.down + (r * inputs + i) * AREA, square);
-      panel_of_rows(to.back_down + (i * ranks + r) * AREA, square);
+      panel_of_columns(to.down + (r * inputs + i) * AREA, ready());
+      panel_of_rows(to.back_down + (i * ranks + r) * AREA, block);
     }
 #pragma omp for schedule(static)
     for (long o = 0; o < outputs; o++) {
@@ -60,19 +66,19 @@ inline void lay_out(const Linear &l, const Panels &to) {
         for (long row = std::max<long>(part.start, o * SIDE); row < std::min<long>(part.stop, (o + 1) * SIDE); row++)
           for (long k = std::max(0L, -column); k < std::min<long>(part.rank, SIDE - column); k++)
             square[(row - o * SIDE) * SIDE + column + k] =
-                narrow(float(part.scale) * part.up[(row - part.start) * part.rank + k]);
+                float(part.scale) * part.up[(row - part.start) * part.rank + k];
       }
-      panel_of_columns(to.up + (o * ranks + r) * AREA, square);
-      panel_of_rows(to.back_up + (r * outputs + o) * AREA, square);
+      panel_of_columns(to.up + (o * ranks + r) * AREA, ready());
+      panel_of_rows(to.back_up + (r * outputs + o) * AREA, block);
     }
   }
 }
 
 // x A' of all adapters, rounded.
 inline void inward(long count, const bf16 *x, long width, const bf16 *panel, long rank, bf16 *inner) {
-  product(count, x, width, panel, rank, nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
+  product(count, x, width, panel, rank, PLANES, nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
     bf16 *to = inner + (r * rank / SIDE + p) * AREA;
-    for (long i = 0; i < AREA; i += SIDE)
+    for (long i = 0; i < SQUARE; i += SIDE)
       store(to + i, load(sum + i));
   });
 }
@@ -82,7 +88,7 @@ template <class Done>
 void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x, const bf16 *inner, Done done,
              bool halves = false) {
   product(
-      count, x, l.inputs, l.ahead, l.outputs, inner, l.rank, adapters.up,
+      count, x, l.inputs, l.ahead, l.outputs, int(l.planes), inner, l.rank, adapters.up,
       [&](long r, long p, const float *sum) {
         for (long line = 0; line < SIDE; line++) {
           Pair each = load(sum + line * SIDE);
@@ -96,13 +102,13 @@ void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x,
 template <class Done>
 void inputs_gradient(const Linear &l, const Panels &adapters, long first, long valid, const int64_t *places,
                      const bf16 *dy, const bf16 *dinner, Done done) {
-  alignas(64) float low[AREA];
+  alignas(64) float low[SQUARE];
   const bool apart = l.mask && l.rank;
-  product(blocks(valid), dy, l.outputs, l.back, l.inputs, dinner, apart ? 0 : l.rank, adapters.back_down,
+  product(blocks(valid), dy, l.outputs, l.back, l.inputs, int(l.planes), dinner, apart ? 0 : l.rank, adapters.back_down,
           [&](long r, long p, const float *sum) {
             const int depths = int(l.rank / SIDE);
             if (apart)
-              kernel({dinner + r * SIDE * l.rank, AREA, adapters.back_down + p * depths * AREA, depths},
+              kernel({dinner + r * depths * AREA, AREA, adapters.back_down + p * depths * AREA, depths},
                      {nullptr, 0, nullptr, 0}, low, false);
             for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
               Pair each = load(sum + line * SIDE);

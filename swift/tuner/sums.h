@@ -17,21 +17,26 @@ using In = Row<const bf16>;
 using Out = Row<bf16>;
 
 // A row of a plain matrix, which may be missing, and of one in blocks.
-inline In plain(const bf16 *m, long row, long width) { return m ? In{m + row * width, SIDE} : In{}; }
-inline Out plain(bf16 *m, long row, long width) { return {m + row * width, SIDE}; }
+template <class T> inline Row<T> plain(T *m, long row, long width) {
+  return m ? Row<T>{m + row * width, SIDE} : Row<T>{};
+}
 inline In inside(const bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
 inline Out inside(bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
 
-inline void copy(In from, Out to, long width) {
+template <class X> inline void copy(Row<X> from, Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
     store(to[p], load(from[p]));
 }
-inline void under(In x, In mask, Out to, long width) {
+inline void clear(Out to, long width) {
+  for (long p = 0; p < width / SIDE; p++)
+    store(to[p], {_mm512_setzero_ps(), _mm512_setzero_ps()});
+}
+inline void under(In x, Row<const Number> mask, Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
     store(to[p], mask ? load(x[p]) * load(mask[p]) : load(x[p]));
 }
 
-inline float inverse(In x, long width, float eps) {
+template <class X> inline float inverse(Row<X> x, long width, float eps) {
   Pair squares{_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]);
@@ -41,7 +46,8 @@ inline float inverse(In x, long width, float eps) {
 }
 
 // y = the RMS norm of x (arXiv 1910.07467), `dropped` = that under a mask.
-inline void norm(In x, long width, const float *weight, float eps, In mask, Out y, Out dropped) {
+template <class X>
+inline void norm(Row<X> x, long width, const float *weight, float eps, Row<const Number> mask, Out y, Out dropped) {
   float by = inverse(x, width, eps);
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]) * by * load(weight + p * SIDE);
@@ -53,8 +59,9 @@ inline void norm(In x, long width, const float *weight, float eps, In mask, Out 
 }
 
 // dx = the gradient of x from that of its norm, and `beside` added; `dropped` is computed again.
-inline void norm_gradient(In x, In dy, long width, const float *weight, float eps, In mask, Out dropped, In beside,
-                          Out dx) {
+template <class X, class D, class B, class T>
+inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, float eps, Row<const Number> mask,
+                          Out dropped, Row<B> beside, Row<T> dx) {
   float by = inverse(x, width, eps);
   Pair along{_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (long p = 0; p < width / SIDE; p++)
@@ -73,9 +80,14 @@ inline void norm_gradient(In x, In dy, long width, const float *weight, float ep
   }
 }
 
+// e^x, as near as the numbers are that it goes to.
+inline __m512 exponential(__m512 x) {
+  return tiles::power<PLANES != 1>(_mm512_mul_ps(x, _mm512_set1_ps(tiles::LOG2_E)));
+}
+
 inline __m512 sigmoid(__m512 x) {
-  __m512 e = tiles::power(_mm512_mul_ps(x, _mm512_set1_ps(-tiles::LOG2_E)));
-  return _mm512_rcp14_ps(_mm512_add_ps(_mm512_set1_ps(1.0f), e));
+  __m512 one = _mm512_set1_ps(1.0f), sum = _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)));
+  return PLANES == 1 ? _mm512_rcp14_ps(sum) : _mm512_div_ps(one, sum);
 }
 inline Pair sigmoid(Pair x) { return {sigmoid(x.low), sigmoid(x.high)}; }
 
