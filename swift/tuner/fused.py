@@ -199,9 +199,8 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
     def why_not_whole(self) -> str:
         """Why the block is not computed as a whole; empty if nothing speaks against it."""
         widths = [*(each.weight.shape[1] for each in self.joined), self._heads.width]
-        if any(
-            each.weight.dtype not in whole.PLANES or each.weight.dtype != self._o.weight.dtype for each in self.joined
-        ):
+        dtypes = {each.weight.dtype for each in self.joined}
+        if len(dtypes) > 1 or not dtypes <= set(whole.PLANES):
             return "it is for bf16 or fp32"
         if any(each % whole.SIDE for each in widths) or self._heads.width > whole.WIDEST:
             return f"it is for widths that are multiples of {whole.SIDE}, heads' up to {whole.WIDEST}"
