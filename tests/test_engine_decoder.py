@@ -45,6 +45,8 @@ SIZES = {
     "pad_token_id": None,
 }
 ROPE = {"rope_theta": 10000.0}
+COARSE = 1 if torch.cpu._is_vnni_supported() else 2
+"""8 bits leave seven for what is multiplied with them where the processor has no VNNI."""
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig, {}),
@@ -176,7 +178,7 @@ def test_rounded_weights_make_nearly_the_same_product_each_row_for_itself(bits, 
     y = made(x.to(dtype)).float()
     assert ((y - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < error
     alone = torch.cat([made(row[None].to(dtype)) for row in x]).float()
-    assert ((y - alone).norm(dim=1) / wanted.norm(dim=1)).max() < 0.01
+    assert ((y - alone).norm(dim=1) / wanted.norm(dim=1)).max() < 0.01 * COARSE
 
 
 @pytest.mark.parametrize("tiles", [True, False])
@@ -197,7 +199,7 @@ def test_many_rows_go_through_rounded_weights_as_few_do(bits, dtype):
     torch.manual_seed(0)
     made, x = product(torch.randn(128, 96).to(dtype) / 10, None, bits), torch.randn(100, 96).to(dtype)
     few, y = torch.cat([made(rows) for rows in x.split(5)]).float(), made(x).float()
-    assert ((y - few).norm(dim=1) / few.norm(dim=1)).max() < 0.01
+    assert ((y - few).norm(dim=1) / few.norm(dim=1)).max() < 0.01 * COARSE
     torch.testing.assert_close(made(x, add_NO=y.to(dtype)).float(), 2 * y, rtol=0.01, atol=0.02)
 
 
@@ -213,7 +215,7 @@ def test_a_model_whose_weights_are_on_the_grid_loses_nothing_by_rounding_them(bi
     runner = engine._runner
     logits = runner.step([Feed(runner.open(), prompt(20, 1)), Feed(runner.open(), prompt(33, 2))])
     wanted = expected(model, prompt(20, 1), prompt(33, 2))
-    assert (logits - wanted).norm() / wanted.norm() < 0.05, "what activations and the head lose"
+    assert (logits - wanted).norm() / wanted.norm() < 0.05 * COARSE, "what activations and the head lose"
     engine.close()
 
 

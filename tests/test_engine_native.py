@@ -237,7 +237,7 @@ def test_models_that_do_not_fit_into_panels_are_computed_by_torch():
             lambda patch: patch.setattr(native, "FLAGS", ("-no-such-flag",)),
             "does not compile native.cpp: .*no-such-flag",
         ),
-        (lambda patch: patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False), "does not multiply bf16"),
+        (lambda patch: patch.setattr(native, "_processor", lambda: "sse2"), "has no AVX2"),
     ],
 )
 def test_a_machine_that_cannot_compile_answers_all_the_same(break_it, reason, monkeypatch):

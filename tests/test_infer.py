@@ -14,8 +14,11 @@ from swift.chat import Conversation, Message, ToolCall
 from swift.commands import infer
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.commands.loading import choose, load_chat, model_name, sampling
+from swift.infer import native
 from swift.infer.chat import collect
+from swift.infer.decoder import Decoder
 from swift.infer.engine import TorchEngine
+from swift.infer.native import NativeDecoder
 from swift.infer.repl import RULE
 from swift.infer.sample import SamplingParams
 from swift.model.load import load_model
@@ -161,6 +164,33 @@ def generated(model, prompt):
     ids = torch.tensor([prompt])
     whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
     return whole[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("inner", "missing", "kind", "dtype"),
+    [
+        (64, "", NativeDecoder, torch.bfloat16),
+        (64, "no compiler", Decoder, torch.float32),
+        (72, "", Decoder, torch.float32),  # no multiple of 32, so not for the engine's C++
+    ],
+)
+def test_a_cpu_without_bf16_serves_weights_published_in_it_as_they_are_where_c_plus_plus_is_there(
+    inner, missing, kind, dtype, tmp_path, monkeypatch, capsys
+):
+    if (reason := native.missing()) and kind is NativeDecoder:
+        pytest.skip(reason)
+    folder = tiny_model_folder(
+        tmp_path / "published", hidden_size=64, intermediate_size=inner, num_attention_heads=2, num_key_value_heads=1
+    )
+    load_model(folder, "bf16", "cpu").save_pretrained(folder)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(native, "missing", lambda: missing)
+    flags = ModelFlags(model_id_or_path=str(folder), dtype="AUTO", device="cpu")
+    chat = load_chat(infer.Config(model=flags, template=TemplateFlags(template_type="qwen")))
+    assert type(chat.engine._runner) is kind
+    assert chat.engine.model.dtype is dtype
+    chat.engine.close()
+    assert ("replies take longer than they could: no compiler" in capsys.readouterr().err) == bool(missing)
 
 
 def test_flags_beat_the_checkpoints_record_even_when_they_say_the_default(adapter):

@@ -58,6 +58,7 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
 
     from swift.commands.rendering import make_renderer
     from swift.commands.tuning import quantisation
+    from swift.infer import families, native
     from swift.infer.chat import LocalChat
     from swift.infer.engine import TorchEngine
     from swift.model import load
@@ -76,17 +77,23 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
     # PyTorch's own kernels round in the engine, after merging; the other methods while the weights are loaded.
     late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
     quant = None if late else quantisation(model_flags)
+    # the engine's C++ multiplies bf16 on any CPU; what else there is would be slow in it where the processor has none
+    widened = model_flags.dtype == "AUTO" and not quant and load.is_widened(path, model_flags.device)
+    missing = native.missing() if widened else ""
+    dtype = "bf16" if widened and not missing else model_flags.dtype
     model = load.load_model(
-        path, model_flags.dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
+        path, dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
     )
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
 
     def engine(model: Any, whole: int = 0) -> TorchEngine:
         most = cfg.backend.max_batch
+        if widened and (families.why_not(model) or native.why_not(model)):
+            model = model.float()
         started = TorchEngine(model, sorted(stops), max_batch=most, whole=whole, bits=late, keep=keep)
-        if started.slower:
-            print(f"replies take longer than they could: {started.slower}", file=sys.stderr)
+        if reason := started.slower or missing:
+            print(f"replies take longer than they could: {reason}", file=sys.stderr)
         return started
 
     if not choice.adapter:

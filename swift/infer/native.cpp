@@ -1,6 +1,6 @@
-// A step of a decoder in bf16: tokens of many requests in, logits out, keys and values kept in panels. One parallel
-// region for all layers; threads meet between phases alone. Sums, norms and the hidden state are fp32.
-// What the arguments mean is said in native.py.
+// A step of a decoder of bf16 weights: tokens of many requests in, logits out, keys and values kept in panels. One
+// parallel region for all layers; threads meet between phases alone. Sums, norms and the hidden state are fp32. What
+// the arguments mean is said in native.py.
 #include <omp.h>
 #include <sched.h>
 
@@ -13,6 +13,7 @@
 #include "weights.h"
 
 using namespace tiles;
+using namespace vectors;
 
 namespace {
 
@@ -104,7 +105,8 @@ struct Task {
 };
 
 struct Own { // of a thread
-  Buffer<bf16> queries, shares, opened;
+  Buffer<Cell> queries, shares;
+  Buffer<Opened> opened;
   Buffer<float> scores;
 };
 
@@ -162,7 +164,7 @@ private:
 #pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < s.rows; row++) {
       const bf16 *from = m.embedding + s.tokens[row] * m.width;
-      for (int64_t i = 0; i < m.width; i += 16) _mm512_storeu_ps(x_ + row * m.width + i, wide(from + i));
+      for (int64_t i = 0; i < m.width; i += LANES) store(x_ + row * m.width + i, wide(from + i));
     }
     meet();
   }
@@ -181,16 +183,14 @@ private:
     meet();
     const auto add = [&](int64_t row, int64_t panel, const float *sum) {
       float *x = x_ + row * m.width + panel * PANEL;
-      for (int i = 0; i < PANEL; i += 16)
-        _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(sum + i)));
+      for (int i = 0; i < PANEL; i += LANES) store(x + i, load(x + i) + load(sum + i));
     };
     lows(s, l, 1, seen_, m.H * m.D);
     product(s, l, 1, w.out, seen_, true, add);
     norm(s.rows, w.norm_mlp);
     lows(s, l, 2, normed_, m.width);
     product(s, l, 2, w.gate_up, normed_, false, [&](int64_t row, int64_t panel, const float *sum) {
-      __m512 y = _mm512_mul_ps(silu(_mm512_loadu_ps(sum)), _mm512_loadu_ps(sum + 16));
-      narrow(inner_ + tiles::place(row, panel * 16, m.inner / DEPTH), y);
+      store(inner_ + tiles::place(row, panel * 16, m.inner / DEPTH), silu(load(sum)) * load(sum + 16));
     });
     lows(s, l, 3, inner_, m.inner);
     product(s, l, 3, w.down, inner_, true, add);
@@ -205,33 +205,27 @@ private:
 
   void norm(int64_t row, const float *weight, int64_t to) {
     const float *x = x_ + row * m.width;
-    const __m512 inverse = _mm512_set1_ps(inverse_size(x, m.width));
-    for (int64_t i = 0; i < m.width; i += 16) {
-      const __m512 y = _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse), _mm512_loadu_ps(weight + i));
-      narrow(normed_ + tiles::place(to, i, m.width / DEPTH), y);
-    }
+    const Vec inverse = every(inverse_size(x, m.width));
+    for (int64_t i = 0; i < m.width; i += LANES)
+      store(normed_ + tiles::place(to, i, m.width / DEPTH), load(x + i) * inverse * load(weight + i));
   }
 
   float inverse_size(const float *x, int64_t width) {
-    __m512 square = _mm512_setzero_ps();
-    for (int64_t i = 0; i < width; i += 16) {
-      const __m512 v = _mm512_loadu_ps(x + i);
-      square = _mm512_fmadd_ps(v, v, square);
-    }
-    return 1 / std::sqrt(_mm512_reduce_add_ps(square) / width + m.eps);
+    Vec square = zero();
+    for (int64_t i = 0; i < width; i += LANES) square = vectors::fma(load(x + i), load(x + i), square);
+    return 1 / std::sqrt(total(square) / width + m.eps);
   }
 
   // use(row, panel, sum) for every row and panel of x W' + b and what adapters add. A thread has panels of its own.
   template <typename Finish>
-  void product(const Step &s, int64_t l, int which, const Product &w, const bf16 *x, bool parts, const Finish &use) {
+  void product(const Step &s, int64_t l, int which, const Product &w, const Cell *x, bool parts, const Finish &use) {
     rows(w, x, s.rows, parts, [&](int64_t row, int64_t panel, float *sum, bool first) {
       if (first && s.lows && s.lows[row]) {
         const Low &low = s.lows[row][l * PRODUCTS + which];
         for (int64_t r = 0; r < low.rank; r++) {
-          const __m512 t = _mm512_set1_ps(low_[row * rank_ + r]);
+          const Vec t = every(low_[row * rank_ + r]);
           const bf16 *b = low.b + r * w.outputs + panel * PANEL;
-          for (int i = 0; i < PANEL; i += 16)
-            _mm512_storeu_ps(sum + i, _mm512_fmadd_ps(t, wide(b + i), _mm512_loadu_ps(sum + i)));
+          for (int i = 0; i < PANEL; i += LANES) store(sum + i, vectors::fma(t, wide(b + i), load(sum + i)));
         }
       }
       use(row, panel, sum);
@@ -240,13 +234,12 @@ private:
 
   // While a block of rows is multiplied, the one before is finished: tiles and vectors work side by side. Sums that are
   // added to something (`parts`) are made of so many inputs at a time that all rows' fit into the cache of a core.
-  template <typename Finish>
-  void rows(const Product &w, const bf16 *x, int64_t rows, bool parts, const Finish &use) {
+  template <typename Finish> void rows(const Product &w, const Cell *x, int64_t rows, bool parts, const Finish &use) {
     const int64_t panels = w.outputs / PANEL, me = omp_get_thread_num(), all = omp_get_num_threads();
     const int64_t next = w.inputs * ROWS;
     const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1;
     const int part = (whole + count - 1) / count;
-    bf16 *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
+    Opened *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
     const int64_t blocks = (rows + MOST - 1) / MOST;
     alignas(64) float sums[2][MOST * PANEL];
     struct {
@@ -265,21 +258,22 @@ private:
         use(before.row + before.done, before.panel, sum, before.first);
       }
     };
+    const auto place_of = [&](int64_t panel, int from) {
+      return w.weight + panel * w.panel_bytes() + from * w.depth_bytes();
+    };
     int turn = 0;
-    const auto multiply = [&](int64_t panel, int from) {
-      const uint8_t *kept = w.weight + panel * w.panel_bytes() + from * w.depth_bytes();
+    const auto multiply = [&](int64_t panel, int from, const auto *weight) {
       const int depths = std::min(part, whole - from);
-      const bf16 *weight = opened(w, kept, depths, room);
       for (int64_t row = 0; row < rows; row += MOST, turn ^= 1) {
         const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
-        const bf16 *of = x + row * w.inputs + from * ROWS * DEPTH;
+        const Cell *of = x + row * w.inputs + from * ROWS * DEPTH;
         const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
         if (blocks == 1) { // waits for memory
           const long ahead = w.bits == 16 ? AHEAD / 2 : 0;
           multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, ahead, between);
         } else { // every block of rows fetches its share of the next panel
           const int64_t share = w.depth_bytes() / blocks;
-          const uint8_t *later = kept + w.panel_bytes() + row / MOST * share * depths;
+          const uint8_t *later = place_of(panel + 1, from) + row / MOST * share * depths;
           multiply_tiles<Keep::PANEL>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 0, [&](int depth) {
             for (int64_t i = depth * share; i < (depth + 1) * share; i += 64)
               _mm_prefetch((const char *)(later + i), _MM_HINT_T1);
@@ -289,30 +283,36 @@ private:
         before = {row, panel, some, 0, sums[turn], from == 0};
       }
     };
+    const auto open = [&](int64_t panel, int from) {
+      const uint8_t *kept = place_of(panel, from);
+      if (w.bits == 16)
+        multiply(panel, from, (const bf16 *)kept);
+      else
+        multiply(panel, from, opened(w, kept, std::min(part, whole - from), room));
+    };
     const int64_t first = panels * me / all, end = panels * (me + 1) / all;
     if (blocks == 1)
       for (int64_t panel = first; panel < end; panel++)
-        for (int from = 0; from < whole; from += part) multiply(panel, from);
+        for (int from = 0; from < whole; from += part) open(panel, from);
     else
       for (int from = 0; from < whole; from += part)
-        for (int64_t panel = first; panel < end; panel++) multiply(panel, from);
+        for (int64_t panel = first; panel < end; panel++) open(panel, from);
     finish(before.count);
     meet();
   }
 
   // What the rows with an adapter are in its rank's few dimensions (arXiv 2106.09685).
-  void lows(const Step &s, int64_t l, int which, const bf16 *x, int64_t inputs) {
+  void lows(const Step &s, int64_t l, int which, const Cell *x, int64_t inputs) {
     if (!s.lows) return;
 #pragma omp for schedule(static) nowait
     for (int64_t row = 0; row < s.rows; row++) {
       if (!s.lows[row]) continue;
       const Low &low = s.lows[row][l * PRODUCTS + which];
       for (int64_t r = 0; r < low.rank; r++) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t i = 0; i < inputs; i += 32)
-          sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(x + tiles::place(row, i, inputs / DEPTH)),
-                                 (__m512bh)_mm512_loadu_si512(low.a + r * inputs + i));
-        low_[row * rank_ + r] = _mm512_reduce_add_ps(sum);
+        Vec sum = zero();
+        for (int64_t i = 0; i < inputs; i += DEPTH)
+          sum = add_products(sum, x + tiles::place(row, i, inputs / DEPTH), low.a + r * inputs + i);
+        low_[row * rank_ + r] = total(sum);
       }
     }
     meet();
@@ -343,15 +343,15 @@ private:
           }
         }
       }
-      for (int64_t i = 0; i < m.H * D; i += 16)
-        narrow(q_ + row * m.H * D + i, _mm512_mul_ps(_mm512_loadu_ps(of + i), _mm512_set1_ps(m.scale * LOG2_E)));
+      for (int64_t i = 0; i < m.H * D; i += LANES)
+        store(q_ + row * m.H * D + i, load(of + i) * every(m.scale * LOG2_E));
       bf16 line[2048];
       for (int64_t k = 0; k < m.K; k++) {
-        for (int64_t i = 0; i < D; i += 16) narrow(line + i, _mm512_loadu_ps(of + (m.H + k) * D + i));
+        for (int64_t i = 0; i < D; i += LANES) store(line + i, load(of + (m.H + k) * D + i));
         bf16 *key = keys(s, l, feed.slot, k) + position / 32 * 32 * D + (position % 32) / 16 * 512 + position % 16 * 2;
         for (int64_t d = 0; d < D; d += 32)
           for (int64_t pair = 0; pair < 16; pair++) std::memcpy(key + d * 32 + pair * 32, line + d + pair * 2, 4);
-        for (int64_t i = 0; i < D; i += 16) narrow(line + i, _mm512_loadu_ps(of + (m.H + m.K + k) * D + i));
+        for (int64_t i = 0; i < D; i += LANES) store(line + i, load(of + (m.H + m.K + k) * D + i));
         bf16 *value = values(s, l, feed.slot, k) + position / 32 * 32 * D + position % 32 / 2 * 32 + position % 2;
         for (int64_t d = 0; d < D; d += 16)
           for (int64_t c = 0; c < 16; c++) value[d * 32 + c * 2] = line[d + c];
@@ -375,10 +375,10 @@ private:
     const int64_t window = m.layer[l].window ? m.layer[l].window : INT64_MAX;
     const int64_t from = std::max<int64_t>(0, position - window + 1) / 32 * 32, wide_ = padded(length - from);
     Own &own = own_[omp_get_thread_num()];
-    bf16 *queries = own.queries.get(MOST * D), *shares = own.shares.get(MOST * wide_);
+    Cell *queries = own.queries.get(MOST * D), *shares = own.shares.get(MOST * wide_);
     float *scores = own.scores.get(MOST * wide_);
     for (int t = 0; t < tokens; t++)
-      std::memcpy(queries + t * G * D, q_ + ((row + t) * m.H + task.head * G) * D, G * D * sizeof(bf16));
+      std::memcpy(queries + t * G * D, q_ + ((row + t) * m.H + task.head * G) * D, G * D * sizeof(Cell));
     const bf16 *key = keys(s, l, feed.slot, task.head) + from * D;
     for (int64_t at = 0; at < wide_; at += PANEL)
       multiply(heads, queries, D, key + at * D, STEP, int(D / DEPTH), scores + at, wide_);
@@ -392,40 +392,31 @@ private:
     for (int64_t d = 0; d < D; d += PANEL) {
       multiply(heads, shares, wide_, value + d * 32, D * 32, int(wide_ / DEPTH), sum, PANEL);
       for (int i = 0; i < heads; i++) {
-        bf16 *to = seen_ + tiles::place(row + i / G, (task.head * G + i % G) * D + d, m.H * D / DEPTH);
-        for (int c = 0; c < PANEL; c += 16)
-          narrow(to + c, _mm512_mul_ps(_mm512_loadu_ps(sum + i * PANEL + c), _mm512_set1_ps(inverse[i])));
+        Cell *to = seen_ + tiles::place(row + i / G, (task.head * G + i % G) * D + d, m.H * D / DEPTH);
+        for (int c = 0; c < PANEL; c += LANES) store(to + c, load(sum + i * PANEL + c) * every(inverse[i]));
       }
     }
   }
 
   // 2^(score - highest) from `first` to `end`, 0 elsewhere; their sum. `width` is a multiple of 32.
-  float softmax(const float *scores, bf16 *shares, int64_t first, int64_t end, int64_t width) {
+  float softmax(const float *scores, Cell *shares, int64_t first, int64_t end, int64_t width) {
     const int64_t low = first / 32 * 32, high = (end + 31) / 32 * 32;
-    const auto within = [&](int64_t i) { // of 32
-      const uint32_t above = first > i ? ~0u << (first - i) : ~0u, below = end < i + 32 ? (1u << (end - i)) - 1 : ~0u;
-      return above & below;
-    };
-    const __m512 least = _mm512_set1_ps(-INFINITY);
-    __m512 most = least;
-    for (int64_t i = low; i < high; i += 32) {
-      const uint32_t mask = within(i);
-      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, __mmask16(mask), scores + i));
-      most = _mm512_max_ps(most, _mm512_mask_loadu_ps(least, __mmask16(mask >> 16), scores + i + 16));
+    const Vec least = every(-INFINITY);
+    Vec most = least;
+    for (int64_t i = low; i < high; i += LANES)
+      most = larger(most, within(first - i, end - i, load(scores + i), least));
+    const Vec highest = every(largest(most));
+    Vec sum = zero();
+    std::memset(shares, 0, low * sizeof(Cell));
+    for (int64_t i = low; i < high; i += 2 * LANES) {
+      const Vec a = within(first - i, end - i, power(load(scores + i) - highest), zero());
+      const Vec b = within(first - i - LANES, end - i - LANES, power(load(scores + i + LANES) - highest), zero());
+      sum = sum + (a + b);
+      store(shares + i, a);
+      store(shares + i + LANES, b);
     }
-    const __m512 highest = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-    __m512 sum = _mm512_setzero_ps();
-    std::memset(shares, 0, low * sizeof(bf16));
-    for (int64_t i = low; i < high; i += 32) {
-      const uint32_t mask = within(i);
-      const __m512 a = power(_mm512_sub_ps(_mm512_loadu_ps(scores + i), highest));
-      const __m512 b = power(_mm512_sub_ps(_mm512_loadu_ps(scores + i + 16), highest));
-      const __m512 c = _mm512_maskz_mov_ps(__mmask16(mask), a), d = _mm512_maskz_mov_ps(__mmask16(mask >> 16), b);
-      sum = _mm512_add_ps(sum, _mm512_add_ps(c, d));
-      _mm512_storeu_si512(shares + i, (__m512i)_mm512_cvtne2ps_pbh(d, c));
-    }
-    std::memset(shares + high, 0, (width - high) * sizeof(bf16));
-    return _mm512_reduce_add_ps(sum);
+    std::memset(shares + high, 0, (width - high) * sizeof(Cell));
+    return total(sum);
   }
 
   void head(const Step &s) {
@@ -443,9 +434,9 @@ private:
   int group_, block_;
   int64_t rank_ = 0;
   Buffer<float> hidden_, qkv_buffer_, low_buffer_;
-  Buffer<bf16> normed_buffer_, queries_, seen_buffer_, inner_buffer_;
+  Buffer<Cell> normed_buffer_, queries_, seen_buffer_, inner_buffer_;
   float *x_ = nullptr, *qkv_ = nullptr, *low_ = nullptr;
-  bf16 *normed_ = nullptr, *q_ = nullptr, *seen_ = nullptr, *inner_ = nullptr;
+  Cell *normed_ = nullptr, *q_ = nullptr, *seen_ = nullptr, *inner_ = nullptr;
   std::vector<int> feed_of_;
   std::vector<Task> tasks_;
   std::vector<Own> own_;
@@ -466,30 +457,17 @@ void likeliest(const float *numbers, int64_t rows, int64_t width, int64_t stride
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t row = 0; row < rows; row++) {
     const float *x = numbers + row * stride;
-    const auto within = [&](int64_t i) { return __mmask16(width - i >= 16 ? 0xffff : (1 << (width - i)) - 1); };
-    const __m512 least = _mm512_set1_ps(-INFINITY);
-    __m512 most = least;
-    __m512i at = _mm512_setzero_si512();
-    for (int64_t i = 0; i < width; i += 16) {
-      const __m512 v = _mm512_mask_loadu_ps(least, within(i), x + i);
-      const __mmask16 higher = _mm512_cmp_ps_mask(v, most, _CMP_GT_OQ);
-      most = _mm512_mask_mov_ps(most, higher, v);
-      at = _mm512_mask_mov_epi32(at, higher, _mm512_set1_epi32(int(i)));
-    }
-    const float highest = _mm512_reduce_max_ps(most);
-    const __mmask16 as_high = _mm512_cmp_ps_mask(most, _mm512_set1_ps(highest), _CMP_EQ_OQ);
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    best[row] = _mm512_mask_reduce_min_epi32(as_high, _mm512_add_epi32(at, lane));
-    __m512 sum = _mm512_setzero_ps();
-    const __m512 scale = _mm512_set1_ps(LOG2_E), shift = _mm512_set1_ps(highest * LOG2_E);
-    for (int64_t i = 0; i < width; i += 16) {
-      const __m512 v = _mm512_maskz_loadu_ps(within(i), x + i);
-      sum = _mm512_mask_add_ps(sum, within(i), sum, power<true>(_mm512_fmsub_ps(v, scale, shift)));
-    }
-    logshare[row] = -std::log(_mm512_reduce_add_ps(sum));
+    Vec most = every(-INFINITY), sum = zero();
+    for (int64_t i = 0; i < width; i += LANES) most = larger(most, load_first(x + i, width - i, most));
+    const float highest = largest(most);
+    best[row] = std::find(x, x + width, highest) - x;
+    const Vec scale = every(LOG2_E), shift = every(-highest * LOG2_E), none = every(-INFINITY);
+    for (int64_t i = 0; i < width; i += LANES)
+      sum = sum +
+            within(0, width - i, power<true>(vectors::fma(load_first(x + i, width - i, none), scale, shift)), zero());
+    logshare[row] = -std::log(total(sum));
   }
 }
 
 bool decoder_ready() { return permitted(); }
-
 }

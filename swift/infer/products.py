@@ -75,8 +75,11 @@ def has_tiles(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _is_packed(weight_OI: Tensor) -> bool:
-    known = weight_OI.device.type == "cpu" and weight_OI.dtype in (torch.bfloat16, torch.float32)
-    return known and bool(torch.backends.mkldnn.is_available())
+    if weight_OI.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight_OI.dtype is torch.bfloat16:  # oneDNN wants AVX-512 for it
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight_OI.dtype is torch.float32
 
 
 class _Plain:

@@ -20,6 +20,10 @@ struct Product {
 
 constexpr int64_t AHEAD = 8192; // bytes that are on their way before they are needed
 
+#if defined(__AVX512BF16__)
+
+using Opened = bf16; // the panel as it is multiplied
+
 inline void open8(const uint8_t *from, bf16 *to) {
   for (int i = 0; i < STEP; i += 32) {
     const __m512i low = _mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)(from + i)));
@@ -33,7 +37,7 @@ inline void open4(const uint8_t *from, bf16 *to) {
   const __m512i first = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
   for (int tile = 0; tile < 2; tile++, to += STEP / 2) {
-    const __m512 scale = wide(scales + tile * 16), low = wide(lows + tile * 16);
+    const __m512 scale = vectors::wide(scales + tile * 16).all, low = vectors::wide(lows + tile * 16).all;
     const __m512 scale0 = _mm512_permutexvar_ps(first, scale), scale1 = _mm512_permutexvar_ps(second, scale);
     const __m512 low0 = _mm512_permutexvar_ps(first, low), low1 = _mm512_permutexvar_ps(second, low);
     const __m256i mask = _mm256_set1_epi8(15);
@@ -48,9 +52,50 @@ inline void open4(const uint8_t *from, bf16 *to) {
   }
 }
 
-// So many depths of a panel in bf16, in `room` where they are not so already.
-inline const bf16 *opened(const Product &w, const uint8_t *from, int depths, bf16 *room) {
-  if (w.bits == 16) return (const bf16 *)from;
+#else
+
+using Opened = float; // (inputs, 32 columns), as fma.h multiplies it
+
+// The bytes of 8 pairs, so that those of even inputs come before those of odd ones.
+inline __m128i apart(__m128i pairs) {
+  return _mm_shuffle_epi8(pairs, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+}
+
+inline void open8(const uint8_t *from, float *to) {
+  for (int tile = 0; tile < 2; tile++)
+    for (int pair = 0; pair < 16; pair++)
+      for (int eight = 0; eight < 16; eight += 8) {
+        const __m128i levels = apart(_mm_load_si128((const __m128i *)(from + tile * 512 + pair * 32 + eight * 2)));
+        float *even = to + pair * 64 + tile * 16 + eight;
+        _mm256_store_ps(even, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(levels)));
+        _mm256_store_ps(even + 32, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(levels, 8))));
+      }
+}
+
+inline void open4(const uint8_t *from, float *to) {
+  const bf16 *scales = (const bf16 *)(from + STEP / 2), *lows = scales + PANEL;
+  const auto eight = [](const bf16 *x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)), 16));
+  };
+  for (int column = 0; column < 32; column += 8) {
+    const __m256 scale = eight(scales + column), low = eight(lows + column);
+    for (int pair = 0; pair < 16; pair++) {
+      __m128i levels = _mm_loadu_si128((const __m128i *)(from + pair * 32 + column % 16 * 2));
+      levels = apart(_mm_and_si128(column < 16 ? levels : _mm_srli_epi16(levels, 4), _mm_set1_epi8(15)));
+      float *even = to + pair * 64 + column;
+      const auto number = [&](__m128i level) {
+        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(level)), scale, low);
+      };
+      _mm256_store_ps(even, number(levels));
+      _mm256_store_ps(even + 32, number(_mm_srli_si128(levels, 8)));
+    }
+  }
+}
+
+#endif
+
+// So many depths of a panel of 8 or 4 bits, opened in `room`.
+inline const Opened *opened(const Product &w, const uint8_t *from, int depths, Opened *room) {
   const int64_t bytes = w.depth_bytes();
   for (int d = 0; d < depths; d++, from += bytes) {
     for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch((const char *)(from + AHEAD + line), _MM_HINT_T0);

@@ -144,6 +144,12 @@ def pick_dtype(dtype: str, device: torch.device, path: Path | None = None) -> st
     return dtype
 
 
+def is_widened(path: Path, device: str) -> bool:
+    """Whether AUTO is fp32 only because this CPU does not multiply the bf16 that the model is published in."""
+    on_cpu = pick_device(device).type == "cpu"
+    return on_cpu and _published_in(path) == "bfloat16" and not _has_bf16()
+
+
 def _published_in(path: Path) -> str:
     config = json_object(path / "config.json") if (path / "config.json").is_file() else {}
     return str(config.get("dtype") or config.get("torch_dtype"))

@@ -1,6 +1,7 @@
 """C++ of ours, compiled once on the user's machine for its processor and called through ctypes. Knows no model.
 
-Sources lie beside the Python that calls them; `tiles.h`, here, is what they share. Plain C functions with numbers and
+Sources lie beside the Python that calls them; the headers here are what they share. One source serves AMX, AVX-512
+with and without bf16, and AVX2, as the processor has them. Plain C functions with numbers and
 addresses, so neither torch's headers nor Python's are needed: a C++ compiler alone, and two seconds.
 """
 
@@ -16,8 +17,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from swift.cache import cache_root
 
 FLAGS = (
@@ -26,7 +25,7 @@ FLAGS = (
     *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
 )
 LIBRARIES = ("-lstdc++",)  # a compiler named gcc leaves it out
-HEADER = Path(__file__).with_name("tiles.h")
+HEADERS = Path(__file__).parent
 
 
 class Unavailable(Exception):
@@ -68,15 +67,15 @@ def _load(source: Path, *defined: str) -> ctypes.CDLL | str:
 def _why_not() -> str:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return f"it is for Linux on x86-64, not {platform.system()} on {platform.machine()}"
-    if not torch.cpu._is_avx512_bf16_supported():
-        return "the processor does not multiply bf16 (AVX-512 BF16, AMX)"
+    if not {"avx2", "fma"} <= set(_processor().split()):
+        return "the processor has no AVX2"
     return ""
 
 
 def _built(source: Path, compiler: str, defined: tuple[str, ...]) -> Path:
     """The library of a source, from the folder of an earlier run or made now."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    headers = [each.read_bytes() for each in (HEADER, *sorted(source.parent.glob("*.h")))]
+    headers = [each.read_bytes() for folder in (HEADERS, source.parent) for each in sorted(folder.glob("*.h"))]
     parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, *defined, *LIBRARIES, _processor()]).encode()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     folder = cache_root() / "native"
@@ -85,7 +84,7 @@ def _built(source: Path, compiler: str, defined: tuple[str, ...]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             made = Path(aside) / name
-            command = [compiler, *FLAGS, *defined, f"-I{HEADER.parent}", str(source), "-o", str(made), *LIBRARIES]
+            command = [compiler, *FLAGS, *defined, f"-I{HEADERS}", str(source), "-o", str(made), *LIBRARIES]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(library)
     return library

@@ -1,16 +1,12 @@
-// Products of bf16 rows with panels, on AMX tiles or, where the processor has none, AVX-512 BF16. Knows no model.
+// Products of rows with panels: of bf16 on AMX tiles or AVX-512 BF16; where the processor has neither, of fp32 rows
+// with panels of bf16. Knows no model.
 //
-// A panel is 32 columns of a matrix of I inputs (rows of the matrix), laid out as both instruction sets read it: for
+// A panel is 32 columns of a matrix of I inputs (rows of the matrix), laid out as all instruction sets read it: for
 // every DEPTH of 32 inputs two tiles, one for 16 columns each, of 16 pairs of inputs x 16 columns x 2. Inputs are a
 // multiple of 32; what is missing is zero. Sums are fp32, in one order whatever the number of rows.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <initializer_list>
+#include "fma.h"
 
 #if defined(__AMX_BF16__)
 #include <sys/syscall.h>
@@ -19,7 +15,15 @@
 
 namespace tiles {
 
-using bf16 = uint16_t;
+using vectors::bf16;
+using vectors::LOG2_E;
+using vectors::Vec;
+
+#if defined(__AVX512BF16__)
+using Cell = bf16; // what rows are made of
+#else
+using Cell = float;
+#endif
 
 constexpr int ROWS = 16;            // of a tile
 constexpr int PANEL = 32;           // columns
@@ -27,39 +31,22 @@ constexpr int DEPTH = 32;           // inputs
 constexpr int STEP = DEPTH * PANEL; // elements of a panel for one depth
 constexpr int MOST = 32;            // rows that go through a product at once
 
-inline float wide(bf16 x) {
-  uint32_t bits = uint32_t(x) << 16;
-  float y;
-  std::memcpy(&y, &bits, 4);
-  return y;
-}
-
-inline bf16 narrow(float x) { return (bf16)_mm256_extract_epi16((__m256i)_mm512_cvtneps_pbh(_mm512_set1_ps(x)), 0); }
-
-inline __m512 wide(const bf16 *x) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16));
-}
-
-inline void narrow(bf16 *to, __m512 x) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x)); }
-
-// 2^x by Taylor's series: relative error below 5e-5, where bf16 has 4e-3, or below 1e-6.
-template <bool CLOSE = false> inline __m512 power(__m512 x) {
-  x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(127.0f)), _mm512_set1_ps(-126.0f));
-  const __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(CLOSE ? 1.5403530e-4f : 9.6181291e-3f);
-  if (CLOSE)
-    for (float c : {1.3333558e-3f, 9.6181291e-3f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  return _mm512_scalef_ps(p, n);
-}
-
-constexpr float LOG2_E = 1.44269504f;
-
 // x / (1 + e^-x), relative error below 2e-4.
-inline __m512 silu(__m512 x) {
-  const __m512 e = power(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
-  return _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(_mm512_set1_ps(1.0f), e)));
+inline Vec silu(Vec x) {
+  return x * vectors::inverse(vectors::every(1.0f) + vectors::power(x * vectors::every(-LOG2_E)));
 }
+
+// sum + x y of 32 numbers, in each lane a part of it.
+#if defined(__AVX512BF16__)
+inline Vec add_products(Vec sum, const bf16 *x, const bf16 *y) {
+  return {_mm512_dpbf16_ps(sum.all, (__m512bh)_mm512_loadu_si512(x), (__m512bh)_mm512_loadu_si512(y))};
+}
+#else
+inline Vec add_products(Vec sum, const float *x, const bf16 *y) {
+  for (int i = 0; i < 32; i += vectors::LANES) sum = vectors::fma(vectors::load(x + i), vectors::wide(y + i), sum);
+  return sum;
+}
+#endif
 
 // Rows of many inputs are quickest read in tiles: for every 16 rows all depths, of each 16 x 32 numbers.
 inline int64_t place(int64_t row, int64_t input, int64_t depths) {
@@ -89,12 +76,12 @@ inline void end() { _tile_release(); }
 enum class Keep { BOTH, ROWS, PANEL };
 
 // A macro because a tile is a constant of the instruction.
-#define TILES_LOAD(ONCE, TILE, FROM, BYTES) \
-  do { \
-    if (ONCE) \
-      _tile_stream_loadd(TILE, FROM, BYTES); \
-    else \
-      _tile_loadd(TILE, FROM, BYTES); \
+#define TILES_LOAD(ONCE, TILE, FROM, BYTES)                                                                            \
+  do {                                                                                                                 \
+    if (ONCE)                                                                                                          \
+      _tile_stream_loadd(TILE, FROM, BYTES);                                                                           \
+    else                                                                                                               \
+      _tile_loadd(TILE, FROM, BYTES);                                                                                  \
   } while (0)
 
 template <bool TWO, Keep KEEP, typename Between>
@@ -150,6 +137,8 @@ inline void end() {}
 
 enum class Keep { BOTH, ROWS, PANEL };
 
+#if defined(__AVX512BF16__)
+
 template <int R>
 inline void few(const bf16 *a, long lda, long deep, const bf16 *panel, long stride, int depths, float *sum, long lds,
                 long ahead) {
@@ -193,19 +182,31 @@ inline void any(int rows, const bf16 *a, const bf16 *second, long lda, long deep
   for (int d = 0; d < depths; d++) between(d);
 }
 
+#else
+
+template <Keep, typename B, typename Between>
+inline void any(int rows, const float *a, const float *second, long lda, long deep, const B *panel, long stride,
+                int depths, float *sum, long lds, long ahead, const Between &between) {
+  const int first = std::min(rows, ROWS);
+  fma_::multiply(first, a, lda, deep, panel, stride, depths, sum, lds, false, ahead);
+  if (rows > ROWS) fma_::multiply(rows - ROWS, second, lda, deep, panel, stride, depths, sum + ROWS * lds, lds, false);
+  for (int d = 0; d < depths; d++) between(d);
+}
+
+#endif
 #endif
 
-// sum (rows, 32) = a (rows, 32 x depths) x panel. At most MOST rows, but `a` and `sum` can be read and written up to the
-// next multiple of 16. `stride`: elements of the panel from a depth to the next, STEP where it lies in one piece.
-inline void multiply(int rows, const bf16 *a, long lda, const bf16 *panel, long stride, int depths, float *sum,
+// sum (rows, 32) = a (rows, 32 x depths) x panel. At most MOST rows, but `a` and `sum` can be read and written up to
+// the next multiple of 16. `stride`: elements of the panel from a depth to the next, STEP where it lies in one piece.
+inline void multiply(int rows, const Cell *a, long lda, const bf16 *panel, long stride, int depths, float *sum,
                      long lds) {
   any<Keep::BOTH>(rows, a, a + ROWS * lda, lda, DEPTH, panel, stride, depths, sum, lds, 0, [](int) {});
 }
 
 // The same for rows that lie in tiles (see place; `next` elements between two blocks of 16 rows), while between(depth)
 // does other work. `ahead`: how many elements ahead of the product memory is fetched; 0 for not at all.
-template <Keep KEEP, typename Between>
-inline void multiply_tiles(int rows, const bf16 *a, long next, const bf16 *panel, long stride, int depths, float *sum,
+template <Keep KEEP, typename B, typename Between>
+inline void multiply_tiles(int rows, const Cell *a, long next, const B *panel, long stride, int depths, float *sum,
                            long lds, long ahead, const Between &between) {
   any<KEEP>(rows, a, a + next, DEPTH, ROWS * DEPTH, panel, stride, depths, sum, lds, ahead, between);
 }

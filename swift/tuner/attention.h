@@ -39,7 +39,7 @@ inline void turn(float *x, const Number *cos, const Number *sin, long rotated, f
 struct Task {
   const Heads &heads;
   long start, length, key; // the row's first token and how many; which key head
-  const bf16 *qkv;         // (tokens, heads.outputs()) in blocks
+  const Cell *qkv;         // (tokens, heads.outputs()) in blocks
   const Number *cos, *sin; // (tokens, heads.rotated)
   float *most, *inverse;   // (heads.queries, tokens): each query's largest score, and one by the sum of its shares
   long tokens;
@@ -47,15 +47,15 @@ struct Task {
   long width() const { return heads.width; }
   long pieces() const { return heads.width / SIDE; }
   long rows() const { return blocks(length); }
-  Out piece(bf16 *m, long token, long head, long columns) const {
+  Out piece(Cell *m, long token, long head, long columns) const {
     return {m + at(start + token, columns) + head * pieces() * AREA, AREA};
   }
-  In piece(const bf16 *m, long token, long head, long columns) const {
+  In piece(const Cell *m, long token, long head, long columns) const {
     return {m + at(start + token, columns) + head * pieces() * AREA, AREA};
   }
 
   // A head's vectors, normed, turned and scaled, in blocks; what fills the last block is zero.
-  void prepare(bf16 *to, long head, const float *weight, float eps, bool turned, float scale) const {
+  void prepare(Cell *to, long head, const float *weight, float eps, bool turned, float scale) const {
     float x[WIDEST];
     for (long t = 0; t < length; t++) {
       In from = piece(qkv, t, head, heads.outputs());
@@ -72,16 +72,16 @@ struct Task {
     }
     blank(to);
   }
-  void blank(bf16 *to) const {
+  void blank(Cell *to) const {
     for (long t = length; t < rows() * SIDE; t++)
       clear(inside(to, t, width()), width());
   }
-  void query(bf16 *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
-  void keys(bf16 *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
-  void values(bf16 *to) const { prepare(to, heads.queries + heads.keys + key, nullptr, 0, false, 1); }
+  void query(Cell *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
+  void keys(Cell *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
+  void values(Cell *to) const { prepare(to, heads.queries + heads.keys + key, nullptr, 0, false, 1); }
 
   // The gradient of a head's vector from that of what `prepare` made of it; `g` is (width) and is changed.
-  void back(bf16 *dqkv, float *g, long t, long head, const float *weight, float eps, bool turned, float scale) const {
+  void back(Cell *dqkv, float *g, long t, long head, const float *weight, float eps, bool turned, float scale) const {
     for (long i = 0; i < width(); i++)
       g[i] *= scale;
     if (turned && heads.rotated)
@@ -103,37 +103,29 @@ struct Task {
     bool last = keys == queries, old = heads.window && (queries + 1) * SIDE - keys * SIDE > heads.window;
     if (!last && !old)
       return;
-    const __m512 none = _mm512_set1_ps(-1e30f);
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int k = 0; k < SIDE; k++)
       for (int half = 0; half < 2; half++) {
-        __m512i back = _mm512_add_epi32(lane, _mm512_set1_epi32(int((queries - keys) * SIDE + half * 16 - k)));
-        __mmask16 hidden = _mm512_cmplt_epi32_mask(back, _mm512_setzero_si512());
-        if (heads.window)
-          hidden |= _mm512_cmpge_epi32_mask(back, _mm512_set1_epi32(int(heads.window)));
-        float *at = scores + k * SIDE + half * 16;
-        _mm512_storeu_ps(at, _mm512_mask_mov_ps(_mm512_loadu_ps(at), hidden, none));
+        const long newest = k - (queries - keys) * SIDE - half * LANES; // the lane whose query has this key's place
+        float *at = scores + k * SIDE + half * LANES;
+        vectors::store(at,
+                       within(newest, heads.window ? newest + heads.window : LANES, vectors::load(at), every(-1e30f)));
       }
   }
 };
 
 // (pieces of 32 x 32) a matrix (width, 32 queries) of fp32 as rows of queries.
 inline void by_query(float *to, const float *from, long pieces) {
-  for (long p = 0; p < pieces; p++)
-    for (int high = 0; high < 2; high++)
-      for (int half = 0; half < 2; half++) {
-        __m512i r[16];
-        for (int i = 0; i < 16; i++)
-          r[i] = _mm512_loadu_si512(from + p * SQUARE + (high * 16 + i) * SIDE + half * 16);
-        transpose16(r);
-        for (int i = 0; i < 16; i++)
-          _mm512_storeu_si512(to + (half * 16 + i) * pieces * SIDE + p * SIDE + high * 16, r[i]);
-      }
+  alignas(64) float turned[SQUARE];
+  for (long p = 0; p < pieces; p++) {
+    transpose(turned, from + p * SQUARE);
+    for (long t = 0; t < SIDE; t++)
+      store(to + t * pieces * SIDE + p * SIDE, load(turned + t * SIDE));
+  }
 }
 
 // Memory of a thread for a row of so many tokens, in bytes.
 inline long attention_room(long length, long width, bool gradient) {
-  long rows = blocks(length), line = SIDE * width, element = 2 * PLANES; // bytes
+  long rows = blocks(length), line = SIDE * width, element = sizeof(bf16) * OWN; // bytes
   long forward = (3 * rows + 1) * line * element + KEYS * SQUARE * (4 + element) + line * 8;
   long backward = (5 * rows + 4 * TOGETHER) * line * element + (2 * rows + 2) * line * 4 + 4 * SQUARE * 4 +
                   TOGETHER * (rows + 2) * SQUARE * element;
@@ -141,14 +133,14 @@ inline long attention_room(long length, long width, bool gradient) {
 }
 
 // attended (tokens, queries x width) in blocks.
-inline void attend(const Task &task, bf16 *attended, char *room) {
+inline void attend(const Task &task, Cell *attended, char *room) {
   const Heads &heads = task.heads;
   const long width = heads.width, pieces = task.pieces(), rows = task.rows();
-  bf16 *k = take_blocks(room, rows * SIDE, width), *v = take_blocks(room, rows * SIDE, width);
-  bf16 *q = take_blocks(room, rows * SIDE, width), *query = take_blocks(room, SIDE, width);
+  Cell *k = take_blocks(room, rows * SIDE, width), *v = take_blocks(room, rows * SIDE, width);
+  Cell *q = take_blocks(room, rows * SIDE, width), *query = take_blocks(room, SIDE, width);
   float *scores = take<float>(room, KEYS * SQUARE), *out = take<float>(room, SIDE * width);
   float *lines = take<float>(room, SIDE * width);
-  bf16 *shares = take_blocks(room, SIDE, KEYS * SIDE);
+  Cell *shares = take_blocks(room, SIDE, KEYS * SIDE);
   task.keys(k);
   task.values(q);
   for (long r = 0; r < rows; r++)
@@ -159,55 +151,40 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
     for (long j = 0; j < rows; j++) {
       for (long p = 0; p < pieces; p++)
         panel_of_columns(query + p * AREA, q + (j * pieces + p) * AREA);
-      __m512 most[2], sum[2];
-      for (int half = 0; half < 2; half++)
-        most[half] = _mm512_set1_ps(-1e30f), sum[half] = _mm512_setzero_ps();
+      Pair most = both(-1e30f), sum = both(0);
       const long first = task.first_key(j);
       for (long from = first; from <= j; from += KEYS) {
         const long count = std::min<long>(KEYS, j + 1 - from);
-        __m512 now[2] = {most[0], most[1]};
+        Pair now = most;
         for (long b = 0; b <= count; b++) {
           if (b < count)
-            kernel({k + (from + b) * pieces * AREA, AREA, query, int(pieces)}, {nullptr, 0, nullptr, 0},
-                   scores + b * SQUARE, false);
+            kernel({k + (from + b) * pieces * AREA, query, pieces}, {}, scores + b * SQUARE, false);
           if (!b)
             continue;
           float *s = scores + (b - 1) * SQUARE; // one block behind, while the tiles of the next are at work
           task.hide(s, from + b - 1, j);
           for (int line = 0; line < SIDE; line++)
-            for (int half = 0; half < 2; half++)
-              now[half] = _mm512_max_ps(now[half], _mm512_loadu_ps(s + line * SIDE + half * 16));
+            now = larger(now, load((const float *)s + line * SIDE));
         }
         if (from != first) {
-          for (int half = 0; half < 2; half++) {
-            __m512 by = exponential(_mm512_sub_ps(most[half], now[half]));
-            sum[half] = _mm512_mul_ps(sum[half], by);
-            for (long line = 0; line < width; line++) {
-              float *o = out + line * SIDE + half * 16;
-              _mm512_storeu_ps(o, _mm512_mul_ps(_mm512_loadu_ps(o), by));
-            }
-          }
+          const Pair by = exponential(most - now);
+          sum = sum * by;
+          for (long line = 0; line < width; line++)
+            store(out + line * SIDE, load((const float *)out + line * SIDE) * by);
         }
-        most[0] = now[0], most[1] = now[1];
+        most = now;
         for (long line = 0; line < count * SIDE; line += 2) {
           const float *s = scores + line * SIDE;
-          __m512 a0 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s), most[0]));
-          __m512 a1 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s + 16), most[1]));
-          __m512 b0 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s + 32), most[0]));
-          __m512 b1 = exponential(_mm512_sub_ps(_mm512_loadu_ps(s + 48), most[1]));
-          sum[0] = _mm512_add_ps(sum[0], _mm512_add_ps(a0, b0));
-          sum[1] = _mm512_add_ps(sum[1], _mm512_add_ps(a1, b1));
-          interleave(shares + line / SIDE * AREA + line % SIDE * 16, split({a0, a1}), split({b0, b1}));
+          const Pair a = exponential(load(s) - most), b = exponential(load(s + SIDE) - most);
+          sum = sum + (a + b);
+          interleave(shares + line / SIDE * AREA + line % SIDE / 2 * PAIR, split(a), split(b));
         }
         for (long p = 0; p < pieces; p++)
-          kernel({v + (p * rows + from) * AREA, AREA, shares, int(count)}, {nullptr, 0, nullptr, 0}, out + p * SQUARE,
-                 from != first);
+          kernel({v + (p * rows + from) * AREA, shares, count}, {}, out + p * SQUARE, from != first);
       }
       alignas(64) float by[SIDE], top[SIDE];
-      for (int half = 0; half < 2; half++) {
-        _mm512_store_ps(by + half * 16, _mm512_div_ps(_mm512_set1_ps(1.0f), sum[half]));
-        _mm512_store_ps(top + half * 16, most[half]);
-      }
+      store(by, {every(1) / sum.low, every(1) / sum.high});
+      store(top, most);
       by_query(lines, out, pieces);
       for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++) {
         Out to = task.piece(attended, t, head, heads.queries * width);
@@ -221,21 +198,20 @@ inline void attend(const Task &task, bf16 *attended, char *room) {
 }
 
 // dqkv (tokens, outputs) in blocks, from `attended` and its gradient.
-inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *dattended, bf16 *dqkv, char *room) {
+inline void attend_gradient(const Task &task, const Cell *attended, const Cell *dattended, Cell *dqkv, char *room) {
   const Heads &heads = task.heads;
   const long width = heads.width, pieces = task.pieces(), rows = task.rows(), all = rows * SIDE;
-  bf16 *k = take_blocks(room, all, width), *v = take_blocks(room, all, width), *turned = take_blocks(room, all, width);
-  bf16 *q = take_blocks(room, all, width), *dout = take_blocks(room, all, width);
+  Cell *k = take_blocks(room, all, width), *v = take_blocks(room, all, width), *turned = take_blocks(room, all, width);
+  Cell *q = take_blocks(room, all, width), *dout = take_blocks(room, all, width);
   float *dk = take<float>(room, all * width), *dv = take<float>(room, all * width);
   constexpr long some = TOGETHER * SIDE;
-  bf16 *query = take_blocks(room, some, width), *query_rows = take_blocks(room, some, width);
-  bf16 *dpanel = take_blocks(room, some, width), *dpanel_rows = take_blocks(room, some, width);
+  Cell *query = take_blocks(room, some, width), *query_rows = take_blocks(room, some, width);
+  Cell *dpanel = take_blocks(room, some, width), *dpanel_rows = take_blocks(room, some, width);
   float *scores = take<float>(room, 2 * SQUARE), *dshares = take<float>(room, 2 * SQUARE),
         *lines = take<float>(room, SIDE * width);
   float *dquery = take<float>(room, SIDE * width);
-  bf16 *shares = take_blocks(room, some, SIDE), *dscores = take_blocks(room, some, SIDE);
-  bf16 *strip = take_blocks(room, some, all);
-  const Run nothing{nullptr, 0, nullptr, 0};
+  Cell *shares = take_blocks(room, some, SIDE), *dscores = take_blocks(room, some, SIDE);
+  Cell *strip = take_blocks(room, some, all);
   task.keys(k);
   task.values(v);
   for (long r = 0; r < rows; r++)
@@ -256,7 +232,7 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
       alignas(64) float most[TOGETHER * SIDE] = {}, by[TOGETHER * SIDE] = {}, less[TOGETHER * SIDE] = {};
       for (long t = j0 * SIDE; t < std::min(task.length, j1 * SIDE); t++) {
         In o = task.piece(attended, t, head, heads.queries * width);
-        Pair sum{_mm512_setzero_ps(), _mm512_setzero_ps()};
+        Pair sum = both(0);
         for (long p = 0; p < pieces; p++)
           sum = sum + load(o[p]) * load(dout + at(t, width) + p * AREA);
         most[t - j0 * SIDE] = task.most[head * task.tokens + task.start + t];
@@ -280,8 +256,8 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
         for (long next = begin; next <= end; next++) {
           if (next < end) {
             const long of = (next - j0) * pieces * AREA, to = next % 2 * SQUARE;
-            kernel({k + b * pieces * AREA, AREA, query + of, int(pieces)}, nothing, scores + to, false);
-            kernel({v + b * pieces * AREA, AREA, dpanel + of, int(pieces)}, nothing, dshares + to, false);
+            kernel({k + b * pieces * AREA, query + of, pieces}, {}, scores + to, false);
+            kernel({v + b * pieces * AREA, dpanel + of, pieces}, {}, dshares + to, false);
           }
           const long j = next - 1; // as above
           if (j < begin)
@@ -290,36 +266,34 @@ inline void attend_gradient(const Task &task, const bf16 *attended, const bf16 *
           const float *dshare = dshares + j % 2 * SQUARE;
           task.hide(score, b, j);
           const float *m = most + (j - j0) * SIDE, *i = by + (j - j0) * SIDE, *l = less + (j - j0) * SIDE;
-          bf16 *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA,
+          Cell *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA,
                *panel = strip + ((j - j0) * rows + b) * AREA;
           const Pair top = load(m), share_of = load(i), sub = load(l);
           for (int line = 0; line < SIDE; line += 2) {
-            Split both[2];
+            Split two[2];
             for (int one = 0; one < 2; one++) {
               Pair s = load(score + (line + one) * SIDE) - top;
-              Pair p = Pair{exponential(s.low), exponential(s.high)} * share_of;
+              Pair p = exponential(s) * share_of;
               Pair d = p * (load(dshare + (line + one) * SIDE) - sub);
               store(to + (line + one) * SIDE, p);
-              store(dto + (line + one) * SIDE, both[one] = split(d));
+              store(dto + (line + one) * SIDE, two[one] = split(d));
             }
-            interleave(panel + line * 16, both[0], both[1]);
+            interleave(panel + line / 2 * PAIR, two[0], two[1]);
           }
         }
         if (end == begin)
           continue;
         for (long p = 0; p < pieces; p++) {
           long skip = (begin - j0) * AREA, panel = p * TOGETHER * AREA + skip;
-          kernel({shares + skip, AREA, dpanel_rows + panel, int(end - begin)}, nothing, dv + (b * pieces + p) * SQUARE,
-                 true);
-          kernel({dscores + skip, AREA, query_rows + panel, int(end - begin)}, nothing, dk + (b * pieces + p) * SQUARE,
-                 true);
+          kernel({shares + skip, dpanel_rows + panel, end - begin}, {}, dv + (b * pieces + p) * SQUARE, true);
+          kernel({dscores + skip, query_rows + panel, end - begin}, {}, dk + (b * pieces + p) * SQUARE, true);
         }
       }
       for (long j = j0; j < j1; j++) {
         const long from = task.first_key(j);
         for (long p = 0; p < pieces; p++)
-          kernel({turned + (p * rows + from) * AREA, AREA, strip + ((j - j0) * rows + from) * AREA, int(j + 1 - from)},
-                 nothing, dquery + p * SQUARE, false);
+          kernel({turned + (p * rows + from) * AREA, strip + ((j - j0) * rows + from) * AREA, j + 1 - from}, {},
+                 dquery + p * SQUARE, false);
         by_query(lines, dquery, pieces);
         for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++)
           task.back(dqkv, lines + t % SIDE * width, t, head, heads.norm_q, heads.eps_q, true, heads.scale);

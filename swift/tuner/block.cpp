@@ -1,5 +1,6 @@
-// A decoder's block with LoRA beside frozen weights, forwards and backwards, for bf16 or fp32 (PLANES): norm, q k v, attention, o, add,
-// norm, gate and up, SwiGLU, down, add. Knows no family by name; `block.py` fills in what it is told here.
+// A decoder's block with LoRA beside frozen weights, forwards and backwards, for bf16 or fp32 (FP32): norm, q k v,
+// attention, o, add, norm, gate and up, SwiGLU, down, add. Knows no family by name; `block.py` fills in what it is told
+// here.
 //
 // Tokens go through everything that needs no other token a stretch at a time, so what lies between the products stays
 // in a processor's cache. Kept for the gradient are the outputs of the products; the rest is computed again.
@@ -31,7 +32,7 @@ namespace {
 constexpr long STRETCH = 256; // tokens
 
 struct Kept {
-  bf16 *qkv, *attended, *mid, *gate_up, *inner[4];
+  Cell *qkv, *attended, *mid, *gate_up, *inner[4];
   float *most, *inverse;
   char *end;
 };
@@ -63,7 +64,7 @@ Kept kept(const Block &b) {
 }
 
 struct Forward { // a thread's memory
-  bf16 *y, *dropped, *act, *act_dropped;
+  Cell *y, *dropped, *act, *act_dropped;
   char *rest;
   Forward(const Block &b, char *room) {
     long hidden = std::max(b.qkv.inputs, b.o.inputs);
@@ -74,7 +75,7 @@ struct Forward { // a thread's memory
 };
 
 struct Backward {
-  bf16 *dy, *dropped, *act, *dgate_up, *dinner, *aside;
+  Cell *dy, *dropped, *act, *dgate_up, *dinner, *aside;
   float *sums[4][2];
   char *begin, *rest;
   long zeroed;
@@ -108,7 +109,7 @@ long room_of_thread(const Block &b, bool gradient) {
 
 struct Shared { // memory of all threads
   Panels qkv, o, gate_up, down;
-  bf16 *dattended, *dqkv;
+  Cell *dattended, *dqkv;
   char *rest;
   Shared(const Block &b, bool gradient) {
     char *room = b.room;
@@ -144,11 +145,11 @@ void run_forward(const Block &b) {
 #pragma omp for schedule(static)
     for (long first = 0; first < b.tokens; first += long_) {
       const long valid = std::min(long_, b.tokens - first), count = blocks(valid);
-      const bf16 *seen = b.qkv.mask ? mine.dropped : mine.y;
+      const Cell *seen = b.qkv.mask ? mine.dropped : mine.y;
       for (long t = 0; t < valid; t++)
         norm(plain(b.x, first + t, hidden), hidden, b.norm, float(b.eps), plain(b.qkv.mask, first + t, hidden),
              inside(mine.y, t, hidden), b.qkv.mask ? inside(mine.dropped, t, hidden) : Out{});
-      bf16 *low = k.inner[0] + at(first, b.qkv.rank), *to = k.qkv + at(first, b.qkv.outputs);
+      Cell *low = k.inner[0] + at(first, b.qkv.rank), *to = k.qkv + at(first, b.qkv.outputs);
       inward(count, seen, hidden, shared.qkv.down, b.qkv.rank, low);
       outward(b.qkv, shared.qkv, count, mine.y, low, [&](long r, long p, long line, Pair values) {
         store(to + (r * b.qkv.outputs / SIDE + p) * AREA + line * SIDE, values);
@@ -160,7 +161,7 @@ void run_forward(const Block &b) {
     for (long first = 0; first < b.wanted; first += some) {
       const long valid = std::min(some, b.wanted - first), count = blocks(valid);
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
-      const bf16 *x = k.attended + at(first, wide_), *seen = x;
+      const Cell *x = k.attended + at(first, wide_), *seen = x;
       for (long t = 0; t < valid && (b.places || b.o.mask); t++) {
         if (b.places)
           copy(inside(k.attended, place(t), wide_), inside(mine.y, t, wide_), wide_);
@@ -172,7 +173,7 @@ void run_forward(const Block &b) {
         x = seen = mine.y;
       if (b.o.mask)
         seen = mine.dropped;
-      bf16 *low = k.inner[1] + at(first, b.o.rank), *mid = k.mid + at(first, hidden);
+      Cell *low = k.inner[1] + at(first, b.o.rank), *mid = k.mid + at(first, hidden);
       inward(count, seen, wide_, shared.o.down, b.o.rank, low);
       outward(b.o, shared.o, count, x, low, [&](long r, long p, long line, Pair values) {
         if (r * SIDE + line < valid)
@@ -184,7 +185,7 @@ void run_forward(const Block &b) {
              inside(mine.y, t, hidden), b.gate_up.mask ? inside(mine.dropped, t, hidden) : Out{});
       seen = b.gate_up.mask ? mine.dropped : mine.y;
       low = k.inner[2] + at(first, b.gate_up.rank);
-      bf16 *gate_up = k.gate_up + at(first, 2 * inner);
+      Cell *gate_up = k.gate_up + at(first, 2 * inner);
       inward(count, seen, hidden, shared.gate_up.down, b.gate_up.rank, low);
       outward(
           b.gate_up, shared.gate_up, count, mine.y, low,
@@ -262,7 +263,7 @@ void run_backward(const Block &b) {
     for (long first = 0; first < b.wanted; first += some) {
       const long valid = std::min(some, b.wanted - first), count = blocks(valid);
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
-      const bf16 *gate_up = k.gate_up + at(first, 2 * inner), *mid = k.mid + at(first, hidden);
+      const Cell *gate_up = k.gate_up + at(first, 2 * inner), *mid = k.mid + at(first, hidden);
       const auto scaled = [&](Row<const Number> from, long t) {
         for (long p = 0; p < hidden / SIDE; p++)
           store(inside(mine.dy, t, hidden)[p], load(from[p]) * float(b.factor));
@@ -273,7 +274,7 @@ void run_backward(const Block &b) {
       inputs_gradient(b.down, shared.down, first, valid, b.places, mine.dy, mine.dinner,
                       [&](long r, long p, long line, Pair d) {
                         long here = (r * 2 * inner / SIDE + p) * AREA + line * SIDE, there = here + inner / SIDE * AREA;
-                        const Pair one{_mm512_set1_ps(1), _mm512_set1_ps(1)};
+                        const Pair one = both(1);
                         Pair g = load(gate_up + here), u = load(gate_up + there), s = sigmoid(g), act = g * s;
                         store(mine.dgate_up + here, d * u * s * (one + g - act));
                         store(mine.dgate_up + there, d * act);
@@ -282,8 +283,8 @@ void run_backward(const Block &b) {
                           y = y * load(b.down.mask + place(r * SIDE + line) * inner + p * SIDE);
                         store(mine.act + (r * inner / SIDE + p) * AREA + line * SIDE, y);
                       });
-      adapters_gradient(b.down, valid, mine.act, k.inner[3] + at(first, b.down.rank), mine.dy, mine.dinner, mine.sums[3],
-                        mine.aside);
+      adapters_gradient(b.down, valid, mine.act, k.inner[3] + at(first, b.down.rank), mine.dy, mine.dinner,
+                        mine.sums[3], mine.aside);
       inward(count, mine.dgate_up, 2 * inner, shared.gate_up.back_up, b.gate_up.rank, mine.dinner);
       inputs_gradient(
           b.gate_up, shared.gate_up, first, valid, b.places, mine.dgate_up, mine.dinner,
@@ -292,8 +293,8 @@ void run_backward(const Block &b) {
         norm_gradient(inside(mid, t, hidden), inside(mine.dy, t, hidden), hidden, b.norm_after, float(b.eps_after),
                       plain(b.gate_up.mask, place(t), hidden), inside(mine.dropped, t, hidden),
                       plain(b.dy, first + t, hidden), plain(b.dx, place(t), hidden));
-      adapters_gradient(b.gate_up, valid, mine.dropped, k.inner[2] + at(first, b.gate_up.rank), mine.dgate_up, mine.dinner,
-                        mine.sums[2], mine.aside);
+      adapters_gradient(b.gate_up, valid, mine.dropped, k.inner[2] + at(first, b.gate_up.rank), mine.dgate_up,
+                        mine.dinner, mine.sums[2], mine.aside);
       for (long t = 0; t < valid; t++) {
         scaled(plain((const Number *)b.dx, place(t), hidden), t);
         under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_),
@@ -313,7 +314,7 @@ void run_backward(const Block &b) {
 #pragma omp for schedule(static)
     for (long first = 0; first < b.tokens; first += long_) {
       const long valid = std::min(long_, b.tokens - first), count = blocks(valid);
-      const bf16 *dqkv = shared.dqkv + at(first, b.qkv.outputs);
+      const Cell *dqkv = shared.dqkv + at(first, b.qkv.outputs);
       inward(count, dqkv, b.qkv.outputs, shared.qkv.back_up, b.qkv.rank, mine.dinner);
       inputs_gradient(
           b.qkv, shared.qkv, first, valid, nullptr, dqkv, mine.dinner,
@@ -335,21 +336,19 @@ void run_backward(const Block &b) {
 
 extern "C" {
 
-// Whether the system lets a process use the tiles, and whether there are any.
+// Whether the system lets a process use the tiles, where there are any.
 int allowed() { return tiles::permitted(); }
-int tiled() { return tiles::THERE; }
 
-// A frozen weight (outputs, inputs) as panels for x W' and for dy W, in so many planes as its numbers need.
+// Room of so many bf16 that a number takes which is none itself.
+int planes() { return OWN; }
+
+// A frozen weight (outputs, inputs) as panels for x W' and for dy W, in numbers of so many bf16.
 void lay_out_weight(const Number *weight, int64_t outputs, int64_t inputs, int planes, bf16 *ahead, bf16 *back) {
-  alignas(64) bf16 block[AREA];
   const long o32 = outputs / SIDE, i32 = inputs / SIDE, area = SQUARE * planes;
   for (long o = 0; o < o32; o++)
-    for (long i = 0; i < i32; i++) {
-      for (long line = 0; line < SIDE; line++)
-        store(block + line * SIDE, load(weight + (o * SIDE + line) * inputs + i * SIDE));
-      panel_of_columns(ahead + (o * i32 + i) * area, block, planes);
-      panel_of_rows(back + (i * o32 + o) * area, block, SIDE, planes);
-    }
+    for (long i = 0; i < i32; i++)
+      frozen_panels(ahead + (o * i32 + i) * area, back + (i * o32 + o) * area, planes,
+                    [&](long line) { return load(weight + (o * SIDE + line) * inputs + i * SIDE); });
 }
 
 // Bytes that `forward` keeps for `backward`, and that a call needs while it runs.

@@ -1,8 +1,8 @@
 """A decoder's block as one function forwards and one backwards, in C++ (`block.cpp`). Knows plain LoRA.
 
-In bf16, and in fp32 as sums of three numbers of bf16 (`products.h`). Weights are laid out once more for it, forwards
-and backwards. What it keeps for the gradient of one block is one piece
-of memory, taken from those that earlier batches have given back.
+In bf16 and fp32, by whatever the processor multiplies best (`products.h`). Weights are laid out once more for it,
+forwards and backwards. What it keeps for the gradient of one block is one piece of memory, taken from those that
+earlier batches have given back.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ PARTS = 3
 """Adapters of layers with one input, at most."""
 WIDEST = 512
 """Features of a head, at most."""
-PLANES = {torch.bfloat16: 1, torch.float32: 3}
-"""Numbers of bf16 that add up to one of these exactly."""
+DTYPES = (torch.bfloat16, torch.float32)
 
 
 class _Part(ctypes.Structure):
@@ -64,12 +63,10 @@ class _Block(ctypes.Structure):
 
 
 def load(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
-    """The functions of a source that includes `products.h`, where they are worth it. Raises native.Unavailable."""
-    made = native.load(source, PLANES=PLANES[dtype])
+    """The functions of a source that includes `products.h`, for such numbers. Raises native.Unavailable."""
+    made = native.load(source, FP32=int(dtype is torch.float32))
     if not made.allowed():
         raise native.Unavailable("the system does not let a process use AMX")
-    if PLANES[dtype] > 1 and not made.tiled():
-        raise native.Unavailable("fp32 in C++ is for processors with AMX")
     return made
 
 
@@ -95,8 +92,8 @@ def why_not(dtype: torch.dtype) -> str:
 
 
 def planes(weight: Tensor) -> int:
-    """In how many numbers of bf16 each number of a weight is laid out: one where that is exact, whatever its dtype."""
-    return 1 if torch.equal(weight.bfloat16().to(weight.dtype), weight) else PLANES[weight.dtype]
+    """The room of so many bf16 that a number of a weight takes: one where bf16 is exact, whatever its dtype."""
+    return 1 if torch.equal(weight.bfloat16().to(weight.dtype), weight) else int(library(weight.dtype).planes())
 
 
 def why_not_room(weights: Sequence[Tensor]) -> str:

@@ -200,7 +200,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         """Why the block is not computed as a whole; empty if nothing speaks against it."""
         widths = [*(each.weight.shape[1] for each in self.joined), self._heads.width]
         dtypes = {each.weight.dtype for each in self.joined}
-        if len(dtypes) > 1 or not dtypes <= set(whole.PLANES):
+        if len(dtypes) > 1 or not dtypes <= set(whole.DTYPES):
             return "it is for bf16 or fp32"
         if any(each % whole.SIDE for each in widths) or self._heads.width > whole.WIDEST:
             return f"it is for widths that are multiples of {whole.SIDE}, heads' up to {whole.WIDEST}"

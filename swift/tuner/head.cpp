@@ -1,4 +1,4 @@
-// The negative log-likelihood of words by a frozen output head, and its gradient, for bf16 or fp32 (PLANES).
+// The negative log-likelihood of words by a frozen output head, and its gradient, for bf16 or fp32 (FP32).
 //
 // It is attention in which the head's rows are keys and values of every token, so it is made as attention is (arXiv
 // 2205.14135): a stretch of words at a time, whose shares are multiplied at once. Logits are never there together.
@@ -33,29 +33,27 @@ constexpr long TOKENS = 256; // together: what is summed for them stays within a
 constexpr float BEYOND = 20; // a logit so far above a token's reference becomes the new one
 
 struct Room { // of a thread
-  bf16 *x, *shares;
+  Cell *x, *shares;
   float *gradient, *reference, *right, *sum, *most; // the last two by lane
   char *rest;
   Room(const Head &h, char *room) {
     x = take_blocks(room, TOKENS, h.width), shares = take_blocks(room, TOKENS, DEPTHS * SIDE);
     gradient = take<float>(room, TOKENS * h.width);
     reference = take<float>(room, TOKENS), right = take<float>(room, TOKENS);
-    sum = take<float>(room, TOKENS * 16), most = take<float>(room, TOKENS * 16);
+    sum = take<float>(room, TOKENS * LANES), most = take<float>(room, TOKENS * LANES);
     rest = room;
   }
 };
 
 long room_of_thread(const Head &h) { return (Room(h, nullptr).rest - (char *)nullptr + 4095) / 4096 * 4096; }
 
-inline __m512 larger(Pair x) { return _mm512_max_ps(x.low, x.high); }
-
 // A new reference for a token, and what was summed with the old one in its terms; `done` blocks of shares are there.
 void raise(const Head &h, const Room &mine, long row, float to, long depths, long done) {
-  alignas(64) float by[16];
-  _mm512_store_ps(by, exponential(_mm512_set1_ps(mine.reference[row] - to)));
+  alignas(64) float by[LANES];
+  vectors::store(by, exponential(every(mine.reference[row] - to)));
   mine.reference[row] = to;
-  for (long i = 0; i < 16; i++)
-    mine.sum[row * 16 + i] *= by[0];
+  for (long i = 0; i < LANES; i++)
+    mine.sum[row * LANES + i] *= by[0];
   if (!h.dx)
     return;
   for (long p = 0; p < h.width / SIDE; p++) {
@@ -63,8 +61,8 @@ void raise(const Head &h, const Room &mine, long row, float to, long depths, lon
     store(sum, load((const float *)sum) * by[0]);
   }
   for (long p = 0; p < done; p++) {
-    bf16 *share = mine.shares + at(row, depths * SIDE) + p * AREA;
-    store(share, load((const bf16 *)share) * by[0]);
+    Cell *share = mine.shares + at(row, depths * SIDE) + p * AREA;
+    store(share, load((const Cell *)share) * by[0]);
   }
 }
 
@@ -74,7 +72,7 @@ void run(const Head &h) {
   const long width = h.width / SIDE, words = blocks(h.words), each = room_of_thread(h);
   const long turns = (h.tokens + h.threads * TOKENS - 1) / (h.threads * TOKENS);
   const long together = whole((h.tokens + h.threads * turns - 1) / (h.threads * turns));
-  const Pair none{_mm512_set1_ps(-1e30f), _mm512_set1_ps(-1e30f)};
+  const Vec none = every(-1e30f);
 #pragma omp parallel num_threads(int(h.threads))
   {
     tiles::begin();
@@ -85,37 +83,33 @@ void run(const Head &h) {
       for (long t = 0; t < valid; t++)
         copy(plain(h.x, first + t, h.width), inside(mine.x, t, h.width), h.width);
       std::memset(mine.gradient, 0, h.dx ? count * SIDE * h.width * 4 : 0);
-      std::memset(mine.sum, 0, TOKENS * 16 * 4);
-      std::fill_n(mine.reference, TOKENS, -1e30f), std::fill_n(mine.most, TOKENS * 16, -1e30f);
+      std::memset(mine.sum, 0, TOKENS * LANES * 4);
+      std::fill_n(mine.reference, TOKENS, -1e30f), std::fill_n(mine.most, TOKENS * LANES, -1e30f);
       for (long from = 0; from < words; from += DEPTHS) {
         const long depths = std::min<long>(DEPTHS, words - from);
-        product(count, mine.x, h.width, h.ahead + from * width * SQUARE * h.planes, depths * SIDE, int(h.planes), nullptr,
-                0, nullptr, [&](long r, long p, const float *sum) {
+        product(count, mine.x, h.width, h.ahead + from * width * SQUARE * h.planes, depths * SIDE, int(h.planes),
+                nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
                   const long word = (from + p) * SIDE, beyond = word + SIDE - h.words;
                   for (long row = r * SIDE; row < std::min(valid, (r + 1) * SIDE); row++, sum += SIDE) {
                     Pair z = load(sum) * float(h.scale);
                     if (h.bias)
                       z = z + load(h.bias + word) * float(h.scale);
-                    if (beyond > 0) {
-                      const uint32_t real = ~0u >> beyond;
-                      z = {_mm512_mask_mov_ps(none.low, real & 0xffff, z.low),
-                           _mm512_mask_mov_ps(none.high, real >> 16, z.high)};
-                    }
+                    if (beyond > 0)
+                      z = {within(0, SIDE - beyond, z.low, none), within(0, LANES - beyond, z.high, none)};
                     const long here = h.target[first + row] - word;
                     if (here >= 0 && here < SIDE) {
                       alignas(64) float line[SIDE];
                       store(line, z);
                       mine.right[row] = line[here];
                     }
-                    const __m512 most = larger(z), limit = _mm512_set1_ps(mine.reference[row] + BEYOND);
-                    if (_mm512_cmp_ps_mask(most, limit, _CMP_GT_OQ))
-                      raise(h, mine, row, _mm512_reduce_max_ps(most), depths, p);
+                    const Vec most = vectors::larger(z.low, z.high);
+                    if (any_above(most, every(mine.reference[row] + BEYOND)))
+                      raise(h, mine, row, largest(most), depths, p);
+                    float *highest = mine.most + row * LANES, *to = mine.sum + row * LANES;
                     if (h.hit)
-                      _mm512_store_ps(mine.most + row * 16, _mm512_max_ps(most, _mm512_load_ps(mine.most + row * 16)));
-                    const __m512 less = _mm512_set1_ps(mine.reference[row]);
-                    const Pair share{exponential(_mm512_sub_ps(z.low, less)), exponential(_mm512_sub_ps(z.high, less))};
-                    float *to = mine.sum + row * 16;
-                    _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), _mm512_add_ps(share.low, share.high)));
+                      vectors::store(highest, vectors::larger(most, vectors::load(highest)));
+                    const Pair share = exponential(z - both(mine.reference[row]));
+                    vectors::store(to, vectors::load(to) + (share.low + share.high));
                     if (h.dx)
                       store(mine.shares + at(row, depths * SIDE) + p * AREA, share);
                   }
@@ -129,10 +123,10 @@ void run(const Head &h) {
                   });
       }
       for (long row = 0; row < valid; row++) {
-        const float sum = _mm512_reduce_add_ps(_mm512_load_ps(mine.sum + row * 16));
+        const float sum = vectors::total(vectors::load(mine.sum + row * LANES));
         h.nll[first + row] = std::log(sum) + mine.reference[row] - mine.right[row];
         if (h.hit)
-          h.hit[first + row] = mine.right[row] >= _mm512_reduce_max_ps(_mm512_load_ps(mine.most + row * 16));
+          h.hit[first + row] = mine.right[row] >= largest(vectors::load(mine.most + row * LANES));
         for (long p = 0; h.dx && p < width; p++) {
           const Pair mean = load((const float *)mine.gradient + at(row, h.width, 1) + p * SQUARE) * (1 / sum);
           store(h.dx + (first + row) * h.width + p * SIDE,
@@ -149,23 +143,22 @@ void run(const Head &h) {
 extern "C" {
 
 int allowed() { return tiles::permitted(); }
-int tiled() { return tiles::THERE; }
 
-// A head (words, width) as panels for x W', and for every DEPTHS blocks of words as panels for shares W.
+// Room of so many bf16 that a number takes which is none itself.
+int planes() { return OWN; }
+
+// A head (words, width) as panels for x W', and for every DEPTHS blocks of words as panels for shares W, in numbers of
+// so many bf16.
 void lay_out_head(const Number *weight, int64_t words, int64_t width, int planes, bf16 *ahead, bf16 *back) {
-  alignas(64) bf16 block[AREA];
   const long all = blocks(words), across = width / SIDE, area = SQUARE * planes;
   for (long w = 0; w < all; w++) {
     const long from = w / DEPTHS * DEPTHS, depths = std::min<long>(DEPTHS, all - from);
-    for (long i = 0; i < across; i++) {
-      for (long line = 0; line < SIDE; line++)
-        if (w * SIDE + line < words)
-          store(block + line * SIDE, load(weight + (w * SIDE + line) * width + i * SIDE));
-        else
-          store(block + line * SIDE, {_mm512_setzero_ps(), _mm512_setzero_ps()});
-      panel_of_columns(ahead + (w * across + i) * area, block, planes);
-      panel_of_rows(back + (from * across + i * depths + w - from) * area, block, SIDE, planes);
-    }
+    for (long i = 0; i < across; i++)
+      frozen_panels(ahead + (w * across + i) * area, back + (from * across + i * depths + w - from) * area, planes,
+                    [&](long line) {
+                      const long word = w * SIDE + line;
+                      return word < words ? load(weight + word * width + i * SIDE) : both(0);
+                    });
   }
 }
 

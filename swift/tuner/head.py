@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from swift import native
-from swift.tuner.block import PLANES, SIDE, Memory, load, planes
+from swift.tuner.block import DTYPES, SIDE, Memory, load, planes
 
 
 class _Head(ctypes.Structure):
@@ -44,7 +44,7 @@ def why_not(head: nn.Module) -> str:
     """Why this head is computed by torch's functions instead; empty where it need not."""
     if type(head) is not nn.Linear or head.weight.requires_grad:
         return "it is no frozen linear layer"
-    if head.weight.dtype not in PLANES or head.in_features % SIDE:
+    if head.weight.dtype not in DTYPES or head.in_features % SIDE:
         return f"it is for bf16 or fp32 and widths that are multiples of {SIDE}"
     try:
         library(head.weight.dtype)

@@ -1,7 +1,7 @@
 // Products with a frozen weight and LoRA (arXiv 2106.09685) beside it, and their gradients. Knows no model.
 //
 // Adapters that share an input are one low-rank product: beside each other in the rank, each in its part of the
-// outputs. They are laid out as panels at each call, rounded to bf16; their gradients are summed in fp32.
+// outputs. They are laid out as panels at each call, as exact as blocks are; their gradients are summed in fp32.
 #pragma once
 
 #include "sums.h"
@@ -24,7 +24,7 @@ struct Linear { // layers with one input: their frozen weights as panels, forwar
 };
 
 struct Panels { // adapters as panels: for x A', (x A') B', and back
-  bf16 *down, *up, *back_down, *back_up;
+  Cell *down, *up, *back_down, *back_up;
 };
 
 inline long real(const Linear &l) {
@@ -41,7 +41,7 @@ inline Panels panels(const Linear &l, char *&room) {
 // Lays the adapters out, those of all parts as one: beside each other in the rank, each in its part of the outputs.
 inline void lay_out(const Linear &l, const Panels &to) {
   alignas(64) float square[SQUARE];
-  alignas(64) bf16 block[AREA];
+  alignas(64) Cell block[AREA];
   const auto ready = [&] {
     for (long line = 0; line < SQUARE; line += SIDE)
       store(block + line, load(square + line));
@@ -74,10 +74,10 @@ inline void lay_out(const Linear &l, const Panels &to) {
   }
 }
 
-// x A' of all adapters, rounded.
-inline void inward(long count, const bf16 *x, long width, const bf16 *panel, long rank, bf16 *inner) {
-  product(count, x, width, panel, rank, PLANES, nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
-    bf16 *to = inner + (r * rank / SIDE + p) * AREA;
+// x A' of all adapters.
+inline void inward(long count, const Cell *x, long width, const Cell *panel, long rank, Cell *inner) {
+  product(count, x, width, (const bf16 *)panel, rank, OWN, nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
+    Cell *to = inner + (r * rank / SIDE + p) * AREA;
     for (long i = 0; i < SQUARE; i += SIDE)
       store(to + i, load(sum + i));
   });
@@ -85,7 +85,7 @@ inline void inward(long count, const bf16 *x, long width, const bf16 *panel, lon
 
 // x W' + b + inner B'; `done(r, p, line, values)` gets 32 columns of a row at a time.
 template <class Done>
-void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x, const bf16 *inner, Done done,
+void outward(const Linear &l, const Panels &adapters, long count, const Cell *x, const Cell *inner, Done done,
              bool halves = false) {
   product(
       count, x, l.inputs, l.ahead, l.outputs, int(l.planes), inner, l.rank, adapters.up,
@@ -101,15 +101,14 @@ void outward(const Linear &l, const Panels &adapters, long count, const bf16 *x,
 // The gradient of x: dy W, and what comes through the adapters and their mask.
 template <class Done>
 void inputs_gradient(const Linear &l, const Panels &adapters, long first, long valid, const int64_t *places,
-                     const bf16 *dy, const bf16 *dinner, Done done) {
+                     const Cell *dy, const Cell *dinner, Done done) {
   alignas(64) float low[SQUARE];
   const bool apart = l.mask && l.rank;
   product(blocks(valid), dy, l.outputs, l.back, l.inputs, int(l.planes), dinner, apart ? 0 : l.rank, adapters.back_down,
           [&](long r, long p, const float *sum) {
             const int depths = int(l.rank / SIDE);
             if (apart)
-              kernel({dinner + r * depths * AREA, AREA, adapters.back_down + p * depths * AREA, depths},
-                     {nullptr, 0, nullptr, 0}, low, false);
+              kernel({dinner + r * depths * AREA, adapters.back_down + p * depths * AREA, depths}, {}, low, false);
             for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
               Pair each = load(sum + line * SIDE);
               long row = first + r * SIDE + line;
@@ -122,8 +121,8 @@ void inputs_gradient(const Linear &l, const Panels &adapters, long first, long v
 }
 
 // Adds what a stretch gives to the adapters' gradients.
-inline void adapters_gradient(const Linear &l, long valid, const bf16 *dropped, const bf16 *inner, const bf16 *dy,
-                              const bf16 *dinner, float *const sums[2], bf16 *aside) {
+inline void adapters_gradient(const Linear &l, long valid, const Cell *dropped, const Cell *inner, const Cell *dy,
+                              const Cell *dinner, float *const sums[2], Cell *aside) {
   if (!l.rank)
     return;
   add_product_of_rows(valid, dinner, l.rank, real(l), dropped, l.inputs, sums[0], aside);

@@ -1,12 +1,14 @@
 // Products of matrices that are laid out in blocks, with what surrounds them. Knows no model.
 //
 // A matrix in blocks is (rows / 32, columns / 32, planes, 32, 32): what a tile reads lies together, whatever the width.
-// Rows are filled up to whole blocks; what stands in the added ones is arbitrary. Panels are those of tiles.h, one piece
-// for every 32 columns.
+// Rows are filled up to whole blocks; what stands in the added ones is arbitrary. Panels are those of tiles.h, one
+// piece for every 32 columns.
 //
-// Numbers of fp32 are three of bf16 that add up to them exactly (8 + 8 + 8 bits of 24; arXiv 1904.06376), each in a
-// plane of its own, so what multiplies bf16 multiplies them too: by a weight that is bf16 all the same, as published
-// ones are, in three products, by another fp32 in six (what three more would add is below fp32's last bit).
+// What is multiplied depends on the processor. With bf16 (AMX, AVX-512 BF16) a number of fp32 is three of bf16 that add
+// up to it exactly (8 + 8 + 8 bits of 24; arXiv 1904.06376), each in a plane of its own: by a weight that is bf16 all
+// the same, as published ones are, in three products, by another fp32 in six (what three more would add is below
+// fp32's last bit). Only tiles are quick enough for that; elsewhere, and for all numbers where nothing multiplies bf16,
+// blocks are of fp32 and weights are widened when they are multiplied.
 #pragma once
 
 #include <algorithm>
@@ -15,24 +17,38 @@
 
 #include "tiles.h"
 
-#ifndef PLANES
-#define PLANES 1 // of a number: 1 for bf16, 3 for fp32
+#ifndef FP32
+#define FP32 0 // whether matrices that are not in blocks are fp32 rather than bf16
 #endif
 
 namespace block {
 
-using tiles::bf16;
-using tiles::narrow;
-using tiles::wide;
+using vectors::any_above;
+using vectors::bf16;
+using vectors::every;
+using vectors::LANES;
+using vectors::largest;
+using vectors::LOG2_E;
+using vectors::Vec;
+using vectors::wide;
+using vectors::within;
+using vectors::zero;
 
-using Number = std::conditional_t<PLANES == 1, bf16, float>; // in matrices that are not in blocks
+using Number = std::conditional_t<FP32, float, bf16>;                       // in matrices that are not in blocks
+using Cell = std::conditional_t<FP32 && !tiles::THERE, float, tiles::Cell>; // in blocks
+
+constexpr bool WIDE = std::is_same_v<Cell, float>;
+constexpr int PLANES = FP32 && !WIDE ? 3 : 1;
+constexpr int OWN = sizeof(Cell) / sizeof(bf16) * PLANES; // bf16 that a number in blocks takes the room of
 
 constexpr int SIDE = 32;
 constexpr int SQUARE = SIDE * SIDE;
 constexpr int AREA = SQUARE * PLANES; // elements of a block
-constexpr int DEPTHS = 20;       // of a panel at a time
-constexpr long MOST = 16;        // blocks of rows that go through a panel together
-constexpr long NEAR = 800 << 10; // bytes of rows that go through all panels together: within a second-level cache
+constexpr int PAIR = WIDE ? 64 : 32;  // elements of a panel from two inputs to the next two
+constexpr int DEPTHS = WIDE ? 8 : 20; // of a panel at a time
+constexpr long MOST = 16;             // blocks of rows that go through a panel together
+constexpr long NEAR =
+    WIDE ? 384 << 10 : 800 << 10; // bytes of rows that go through all panels together: within a second-level cache
 
 inline long blocks(long rows) { return (rows + SIDE - 1) / SIDE; }
 inline long whole(long rows) { return blocks(rows) * SIDE; }
@@ -50,61 +66,138 @@ template <class T> inline T *take(char *&room, long count) {
 }
 
 // Memory for a matrix in blocks.
-inline bf16 *take_blocks(char *&room, long rows, long width) { return take<bf16>(room, rows * width * PLANES); }
+inline Cell *take_blocks(char *&room, long rows, long width) { return take<Cell>(room, rows * width * PLANES); }
 
 struct Pair {
-  __m512 low, high;
+  Vec low, high;
 };
-inline Pair load(const float *x) { return {_mm512_loadu_ps(x), _mm512_loadu_ps(x + 16)}; }
+inline Pair load(const float *x) { return {vectors::load(x), vectors::load(x + LANES)}; }
 inline void store(float *to, Pair x) {
-  _mm512_storeu_ps(to, x.low);
-  _mm512_storeu_ps(to + 16, x.high);
+  vectors::store(to, x.low);
+  vectors::store(to + LANES, x.high);
 }
-inline Pair operator*(Pair x, Pair y) { return {_mm512_mul_ps(x.low, y.low), _mm512_mul_ps(x.high, y.high)}; }
-inline Pair operator+(Pair x, Pair y) { return {_mm512_add_ps(x.low, y.low), _mm512_add_ps(x.high, y.high)}; }
-inline Pair operator-(Pair x, Pair y) { return {_mm512_sub_ps(x.low, y.low), _mm512_sub_ps(x.high, y.high)}; }
-inline Pair operator*(Pair x, float y) { return x * Pair{_mm512_set1_ps(y), _mm512_set1_ps(y)}; }
+inline Pair both(float x) { return {every(x), every(x)}; }
+inline Pair operator*(Pair x, Pair y) { return {x.low * y.low, x.high * y.high}; }
+inline Pair operator+(Pair x, Pair y) { return {x.low + y.low, x.high + y.high}; }
+inline Pair operator-(Pair x, Pair y) { return {x.low - y.low, x.high - y.high}; }
+inline Pair operator*(Pair x, float y) { return x * both(y); }
 inline Pair load(const bf16 *x) {
-  Pair sum{wide(x + (PLANES - 1) * SQUARE), wide(x + (PLANES - 1) * SQUARE + 16)};
+  Pair sum{wide(x + (PLANES - 1) * SQUARE), wide(x + (PLANES - 1) * SQUARE + LANES)};
   for (int plane = PLANES - 2; plane >= 0; plane--)
-    sum = sum + Pair{wide(x + plane * SQUARE), wide(x + plane * SQUARE + 16)};
+    sum = sum + Pair{wide(x + plane * SQUARE), wide(x + plane * SQUARE + LANES)};
   return sum;
 }
-// 32 numbers as the planes have them.
-struct Split {
-  __m512i plane[PLANES];
+inline Pair larger(Pair x, Pair y) { return {vectors::larger(x.low, y.low), vectors::larger(x.high, y.high)}; }
+inline float total(Pair x) { return vectors::total(x.low + x.high); }
+
+// 32 numbers of bf16.
+#if defined(__AVX512F__)
+struct Bits {
+  __m512i all;
 };
-inline Split split(Pair x) {
-  Split made;
+inline Bits load_bits(const bf16 *x) { return {_mm512_loadu_si512(x)}; }
+inline void store_bits(bf16 *to, Bits x) { _mm512_storeu_si512(to, x.all); }
+inline Bits no_bits() { return {_mm512_setzero_si512()}; }
+inline void interleave(bf16 *to, Bits row0, Bits row1) {
+  const __m512i both = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                        5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i after = _mm512_add_epi16(both, _mm512_set1_epi16(16));
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(row0.all, both, row1.all));
+  _mm512_storeu_si512(to + 512, _mm512_permutex2var_epi16(row0.all, after, row1.all));
+}
+#else
+struct Bits {
+  __m256i low, high;
+};
+inline Bits load_bits(const bf16 *x) {
+  return {_mm256_loadu_si256((const __m256i *)x), _mm256_loadu_si256((const __m256i *)(x + 16))};
+}
+inline void store_bits(bf16 *to, Bits x) {
+  _mm256_storeu_si256((__m256i *)to, x.low), _mm256_storeu_si256((__m256i *)(to + 16), x.high);
+}
+inline Bits no_bits() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline void interleave(bf16 *to, __m256i row0, __m256i row1) {
+  const __m256i first = _mm256_unpacklo_epi16(row0, row1), second = _mm256_unpackhi_epi16(row0, row1);
+  store_bits(to, {_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31)});
+}
+inline void interleave(bf16 *to, Bits row0, Bits row1) {
+  interleave(to, row0.low, row1.low), interleave(to + 512, row0.high, row1.high);
+}
+#endif
+
+// 32 numbers as blocks have them.
+#if defined(__AVX512BF16__)
+inline Bits narrow(Pair x) { return {(__m512i)_mm512_cvtne2ps_pbh(x.high.all, x.low.all)}; }
+inline Pair wide(Bits x) {
+  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(x.all));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(x.all, 1));
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(low, 16))}, {_mm512_castsi512_ps(_mm512_slli_epi32(high, 16))}};
+}
+#elif defined(__AVX512F__)
+inline Bits narrow(Pair x) {
+  return {_mm512_inserti64x4(_mm512_castsi256_si512(vectors::narrow(x.low)), vectors::narrow(x.high), 1)};
+}
+#else
+inline Bits narrow(Pair x) { return {vectors::narrow(x.low), vectors::narrow(x.high)}; }
+#endif
+
+struct Planes {
+  Bits plane[PLANES];
+};
+using Split = std::conditional_t<WIDE, Pair, Planes>;
+
+inline void store(bf16 *to, const Planes &x) {
+  for (int plane = 0; plane < PLANES; plane++)
+    store_bits(to + plane * SQUARE, x.plane[plane]);
+}
+inline void interleave(bf16 *to, const Planes &row0, const Planes &row1) {
+  for (int plane = 0; plane < PLANES; plane++)
+    interleave(to + plane * SQUARE, row0.plane[plane], row1.plane[plane]);
+}
+inline void interleave(float *to, Pair row0, Pair row1) { store(to, row0), store(to + SIDE, row1); }
+
+#if defined(__AVX512BF16__)
+inline Planes planes_of(Pair x) {
+  Planes made;
   for (int plane = 0;; plane++) {
-    made.plane[plane] = (__m512i)_mm512_cvtne2ps_pbh(x.high, x.low);
+    made.plane[plane] = narrow(x);
     if (plane + 1 == PLANES)
       return made;
-    __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(made.plane[plane]));
-    __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(made.plane[plane], 1));
-    x = x - Pair{_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(high, 16))};
+    x = x - wide(made.plane[plane]);
   }
 }
-inline void store(bf16 *to, const Split &x) {
-  for (int plane = 0; plane < PLANES; plane++)
-    _mm512_storeu_si512(to + plane * SQUARE, x.plane[plane]);
-}
-inline void store(bf16 *to, Pair x) { store(to, split(x)); }
-// past the caches, for what is read much later
-inline void stream(bf16 *to, Pair x) {
-  const Split made = split(x);
-  for (int plane = 0; plane < PLANES; plane++)
-    _mm512_stream_si512((__m512i *)(to + plane * SQUARE), made.plane[plane]);
-}
-inline float total(Pair x) { return _mm512_reduce_add_ps(_mm512_add_ps(x.low, x.high)); }
+#else
+inline Planes planes_of(Pair x) { return {{narrow(x)}}; }
+#endif
 
-// Some depths of a product: 32 rows of blocks `step` elements apart, and as many depths of a panel.
+inline Pair split(Pair x, float *) { return x; }
+inline Planes split(Pair x, bf16 *) { return planes_of(x); }
+inline Split split(Pair x) { return split(x, (Cell *)nullptr); }
+inline void store(bf16 *to, Pair x) { store(to, planes_of(x)); }
+// past the caches, for what is read much later
+inline void stream(float *to, Pair x) { vectors::stream(to, x.low), vectors::stream(to + LANES, x.high); }
+#if defined(__AVX512BF16__)
+inline void stream(bf16 *to, Pair x) {
+  const Planes made = planes_of(x);
+  for (int plane = 0; plane < PLANES; plane++)
+    _mm512_stream_si512((__m512i *)(to + plane * SQUARE), made.plane[plane].all);
+}
+#endif
+
+// Some depths of a product: 32 rows of blocks `step` elements apart, and as many depths of a panel, whose numbers take
+// the room of so many bf16.
 struct Run {
-  const bf16 *a;
-  long step;
-  const bf16 *panel;
-  int depths;
-  int planes = PLANES; // of the panel
+  const Cell *a = nullptr;
+  long step = 0;
+  const bf16 *panel = nullptr;
+  int depths = 0;
+  int planes = OWN;
+  Run() = default;
+  Run(const Cell *a, long step, const bf16 *panel, int depths, int planes)
+      : a(a), step(step), panel(panel), depths(depths), planes(planes) {}
+  // panels made of blocks
+  Run(const Cell *a, const Cell *panel, long depths, long step = AREA)
+      : a(a), step(step), panel((const bf16 *)panel), depths(int(depths)) {}
 };
 
 // sum (32, 32) = the runs' products, or these added to it. Where `high` is false only 16 rows count. `ahead`: so many
@@ -159,7 +252,23 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
   }
 }
 #else
-template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, const bf16 *, int) {
+template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, const bf16 *ahead, int lines) {
+  if (WIDE) {
+    constexpr int R = HIGH ? 32 : 16;
+    for (const Run &run : {one, two}) {
+      for (int depth = 0; depth < (lines ? run.depths * run.planes : 0); depth++, ahead += SQUARE)
+        for (int line = 0; line < lines; line++)
+          _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T1);
+      if (run.depths && run.planes == 1)
+        fma_::multiply(R, (const float *)run.a, SIDE, run.step, run.panel, SQUARE, run.depths, sum, SIDE, add);
+      else if (run.depths)
+        fma_::multiply(R, (const float *)run.a, SIDE, run.step, (const float *)run.panel, SQUARE, run.depths, sum, SIDE,
+                       add);
+      lines = 0, add = add || run.depths;
+    }
+    return;
+  }
+#if defined(__AVX512BF16__)
   constexpr int R = 8;
   for (int row = 0; row < (HIGH ? 32 : 16); row += R) {
     __m512 low[R], high[R];
@@ -168,28 +277,26 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
       high[r] = add ? _mm512_loadu_ps(sum + (row + r) * 32 + 16) : _mm512_setzero_ps();
     }
     for (const Run &run : {one, two}) {
-      const int planes = PLANES == 1 ? 1 : run.planes;
-      const bf16 *a = run.a + row * 32, *b = run.panel;
-      for (int d = 0; d < run.depths; d++, a += run.step)
-        for (int right = 0; right < planes; right++, b += SQUARE)
-          for (int pair = 0; pair < 16; pair++) {
-            __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + pair * 32);
-            __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + 512 + pair * 32);
-            for (int left = 0; left < PLANES - right; left++)
-              for (int r = 0; r < R; r++) {
-                int both;
-                std::memcpy(&both, a + left * SQUARE + r * 32 + pair * 2, 4);
-                __m512bh x = (__m512bh)_mm512_set1_epi32(both);
-                low[r] = _mm512_dpbf16_ps(low[r], x, b0);
-                high[r] = _mm512_dpbf16_ps(high[r], x, b1);
-              }
+      const bf16 *a = (const bf16 *)run.a + row * 32, *b = run.panel;
+      for (int d = 0; d < run.depths; d++, a += run.step, b += SQUARE)
+        for (int pair = 0; pair < 16; pair++) {
+          __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + pair * 32);
+          __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + 512 + pair * 32);
+          for (int r = 0; r < R; r++) {
+            int both;
+            std::memcpy(&both, a + r * 32 + pair * 2, 4);
+            __m512bh x = (__m512bh)_mm512_set1_epi32(both);
+            low[r] = _mm512_dpbf16_ps(low[r], x, b0);
+            high[r] = _mm512_dpbf16_ps(high[r], x, b1);
           }
+        }
     }
     for (int r = 0; r < R; r++) {
       _mm512_storeu_ps(sum + (row + r) * 32, low[r]);
       _mm512_storeu_ps(sum + (row + r) * 32 + 16, high[r]);
     }
   }
+#endif
 }
 #endif
 
@@ -198,96 +305,100 @@ inline void kernel(Run one, Run two, float *sum, bool add, bool high = true, con
   high ? kernel_<true>(one, two, sum, add, ahead, lines) : kernel_<false>(one, two, sum, add, ahead, lines);
 }
 
-// 16 x 16 elements of 32 bits, the rows made columns.
-inline void transpose16(__m512i r[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; i++) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
-// Two rows as a panel has them: the elements of a column beside each other.
-inline void interleave(bf16 *to, __m512i row0, __m512i row1) {
-  const __m512i both = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
-                                        5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-  _mm512_storeu_si512(to, _mm512_permutex2var_epi16(row0, both, row1));
-  _mm512_storeu_si512(to + 512, _mm512_permutex2var_epi16(row0, _mm512_add_epi16(both, _mm512_set1_epi16(16)), row1));
-}
-inline void interleave(bf16 *to, const Split &row0, const Split &row1) {
-  for (int plane = 0; plane < PLANES; plane++)
-    interleave(to + plane * SQUARE, row0.plane[plane], row1.plane[plane]);
-}
-
 // A block of rows as one depth of a panel, of which the first `planes` are wanted: its rows are inputs, the first
 // `rows` of them.
 inline void panel_of_rows(bf16 *to, const bf16 *from, long rows = SIDE, int planes = PLANES) {
   for (int plane = 0; plane < planes; plane++)
     for (int pair = 0; pair < 16; pair++) {
       const bf16 *two = from + plane * SQUARE + 2 * pair * SIDE;
-      __m512i row0 = 2 * pair < rows ? _mm512_loadu_si512(two) : _mm512_setzero_si512();
-      __m512i row1 = 2 * pair + 1 < rows ? _mm512_loadu_si512(two + SIDE) : _mm512_setzero_si512();
+      Bits row0 = 2 * pair < rows ? load_bits(two) : no_bits();
+      Bits row1 = 2 * pair + 1 < rows ? load_bits(two + SIDE) : no_bits();
       interleave(to + plane * SQUARE + pair * 32, row0, row1);
     }
 }
-
-// The same: its rows are columns.
-inline void panel_of_columns(bf16 *to, const bf16 *from, int planes = PLANES) {
-  for (long half = 0; half < planes * SQUARE; half += 512) {
-    __m512i r[16];
-    for (int i = 0; i < 16; i++)
-      r[i] = _mm512_loadu_si512(from + half + i * SIDE);
-    transpose16(r);
-    for (int i = 0; i < 16; i++)
-      _mm512_storeu_si512(to + half + i * 32, r[i]);
-  }
+inline void panel_of_rows(float *to, const float *from, long rows = SIDE) {
+  rows = std::min<long>(rows, SIDE);
+  std::memcpy(to, from, rows * SIDE * 4);
+  std::memset(to + rows * SIDE, 0, (SIDE - rows) * SIDE * 4);
 }
 
+// A block of 32 x 32 elements of 32 bits with rows and columns exchanged; rows from `rows` on are taken for zero.
+inline void transpose(float *to, const float *from, long rows = SIDE) {
+  for (int high = 0; high < 2; high++)
+    for (int half = 0; half < 2; half++) {
+      Vec r[16];
+      for (int i = 0; i < 16; i++)
+        r[i] = high * 16 + i < rows ? vectors::load(from + (high * 16 + i) * SIDE + half * 16) : zero();
+      vectors::transpose(r);
+      for (int i = 0; i < 16; i++)
+        vectors::store(to + (half * 16 + i) * SIDE + high * 16, r[i]);
+    }
+}
+
+// A block as one depth of a panel: its rows are columns.
+inline void panel_of_columns(bf16 *to, const bf16 *from, int planes = PLANES) {
+  for (long half = 0; half < planes * SQUARE; half += 512) {
+    Vec r[16]; // pairs of inputs
+    for (int i = 0; i < 16; i++)
+      r[i] = vectors::load((const float *)(from + half + i * SIDE));
+    vectors::transpose(r);
+    for (int i = 0; i < 16; i++)
+      vectors::store((float *)(to + half + i * 32), r[i]);
+  }
+}
+inline void panel_of_columns(float *to, const float *from) { transpose(to, from); }
+
+#if defined(__AVX512BF16__)
 // A block with rows and columns exchanged; only the first `rows` of its rows count, the others are zero.
 inline void transpose(bf16 *to, const bf16 *from, long rows = SIDE) {
   const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24,
                                         22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   const __m512i odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
   for (int plane = 0; plane < PLANES; plane++, to += SQUARE, from += SQUARE) {
-    __m512i half[2][16];
+    Vec half[2][16];
     for (int h = 0; h < 2; h++) {
       for (int i = 0; i < 16; i++)
-        half[h][i] = h * 16 + i < rows ? _mm512_loadu_si512(from + (h * 16 + i) * SIDE) : _mm512_setzero_si512();
-      transpose16(half[h]);
+        half[h][i] = h * 16 + i < rows ? vectors::load((const float *)(from + (h * 16 + i) * SIDE)) : zero();
+      vectors::transpose(half[h]);
     }
+    const auto picked = [&](int i, __m512i which) {
+      return _mm512_permutex2var_epi16(_mm512_castps_si512(half[0][i].all), which, _mm512_castps_si512(half[1][i].all));
+    };
     for (int i = 0; i < 16; i++) {
-      _mm512_storeu_si512(to + 2 * i * SIDE, _mm512_permutex2var_epi16(half[0][i], even, half[1][i]));
-      _mm512_storeu_si512(to + (2 * i + 1) * SIDE, _mm512_permutex2var_epi16(half[0][i], odd, half[1][i]));
+      _mm512_storeu_si512(to + 2 * i * SIDE, picked(i, even));
+      _mm512_storeu_si512(to + (2 * i + 1) * SIDE, picked(i, odd));
     }
   }
+}
+#endif
+
+// A block of a frozen weight as one depth of two panels, its rows as columns and as inputs, in numbers that take the
+// room of so many bf16; line(i) gives its rows.
+template <class Line> inline void frozen_panels(bf16 *columns, bf16 *rows, int planes, Line line) {
+  const auto make = [&](auto *block, auto *of_columns, auto *of_rows, auto... planes) {
+    for (long i = 0; i < SIDE; i++)
+      store(block + i * SIDE, line(i));
+    panel_of_columns(of_columns, block, planes...);
+    panel_of_rows(of_rows, block, SIDE, planes...);
+  };
+  alignas(64) bf16 narrow[AREA];
+  alignas(64) float wide[WIDE ? SQUARE : 1];
+  if (!WIDE || planes == 1)
+    make(narrow, columns, rows, planes);
+  else
+    make(wide, (float *)columns, (float *)rows);
 }
 
 // Rows (in blocks, `inputs` wide) through panels, and `inner` (`rank` wide) through `ups` beside them; `done(r, p,
 // sum)` gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by turns.
 template <class Done>
-inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, long outputs, int planes,
-                    const bf16 *inner, long rank, const bf16 *ups, Done done, bool halves = false) {
+inline void product(long count, const Cell *a, long inputs, const bf16 *panels, long outputs, int planes,
+                    const Cell *inner, long rank, const Cell *ups, Done done, bool halves = false) {
   alignas(64) float sums[MOST][SQUARE];
   int depths = int(inputs / SIDE), more = int(rank / SIDE);
   // of a long panel a part at a time goes to all rows, so that it stays in the nearest cache
   int parts = (depths + DEPTHS - 1) / DEPTHS, deep = (depths + parts - 1) / parts;
-  long together = std::clamp(NEAR / (AREA / SIDE * inputs * 2), 1L, MOST);
+  long together = std::clamp(NEAR / (SIDE * inputs * OWN * 2), 1L, MOST);
   for (long first = 0; first < count; first += together) {
     long last = std::min(count, first + together);
     int lines = int((SIDE + last - first - 1) / (last - first));
@@ -301,7 +412,7 @@ inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, 
         const bf16 *ahead = end ? panels + next * depths * SQUARE * planes : panel + deep * SQUARE * planes;
         for (long r = first; r < last; r++) {
           Run one{a + (r * depths + from) * AREA, AREA, panel, std::min(deep, depths - from), planes};
-          Run two{inner + r * more * AREA, AREA, ups + p * more * AREA, end ? more : 0};
+          Run two{inner + r * more * AREA, ups + p * more * AREA, end ? more : 0};
           // what comes next is fetched in as many shares as there are blocks of rows
           long share = (r - first) * lines;
           kernel(one, two, sums[r - first], from > 0, true, ahead + share * 32, share < SIDE ? lines : 0);
@@ -317,10 +428,10 @@ inline void product(long count, const bf16 *a, long inputs, const bf16 *panels, 
 
 // Adds left' x right, (rank, width) of matrices of `rows` rows, to `sums` (in blocks); `real` of the rank's rows count.
 // `aside`: memory for (rank / 32 + 1) x blocks of rows.
-inline void add_product_of_rows(long rows, const bf16 *left, long rank, long real, const bf16 *right, long width,
-                                float *sums, bf16 *aside) {
+inline void add_product_of_rows(long rows, const Cell *left, long rank, long real, const Cell *right, long width,
+                                float *sums, Cell *aside) {
   long count = blocks(rows), ranks = rank / SIDE, columns = width / SIDE;
-  bf16 *panel = aside, *turned = aside + count * AREA;
+  Cell *panel = aside, *turned = aside + count * AREA;
   for (long k = 0; k < ranks; k++)
     for (long r = 0; r < count; r++)
       transpose(turned + (k * count + r) * AREA, left + (r * ranks + k) * AREA, rows - r * SIDE);
@@ -328,8 +439,8 @@ inline void add_product_of_rows(long rows, const bf16 *left, long rank, long rea
     for (long r = 0; r < count; r++)
       panel_of_rows(panel + r * AREA, right + (r * columns + p) * AREA, rows - r * SIDE);
     for (long k = 0; k < ranks; k++)
-      kernel({turned + k * count * AREA, AREA, panel, int(count)}, {nullptr, 0, nullptr, 0},
-             sums + (k * columns + p) * SQUARE, true, real - k * SIDE > 16);
+      kernel({turned + k * count * AREA, panel, count}, {}, sums + (k * columns + p) * SQUARE, true,
+             real - k * SIDE > 16);
   }
 }
 

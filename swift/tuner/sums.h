@@ -13,15 +13,15 @@ template <class T> struct Row {
   explicit operator bool() const { return first != nullptr; }
   operator Row<const T>() const { return {first, step}; }
 };
-using In = Row<const bf16>;
-using Out = Row<bf16>;
+using In = Row<const Cell>;
+using Out = Row<Cell>;
 
 // A row of a plain matrix, which may be missing, and of one in blocks.
 template <class T> inline Row<T> plain(T *m, long row, long width) {
   return m ? Row<T>{m + row * width, SIDE} : Row<T>{};
 }
-inline In inside(const bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
-inline Out inside(bf16 *m, long row, long width) { return {m + at(row, width), AREA}; }
+inline In inside(const Cell *m, long row, long width) { return {m + at(row, width), AREA}; }
+inline Out inside(Cell *m, long row, long width) { return {m + at(row, width), AREA}; }
 
 template <class X> inline void copy(Row<X> from, Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
@@ -29,7 +29,7 @@ template <class X> inline void copy(Row<X> from, Out to, long width) {
 }
 inline void clear(Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
-    store(to[p], {_mm512_setzero_ps(), _mm512_setzero_ps()});
+    store(to[p], both(0));
 }
 inline void under(In x, Row<const Number> mask, Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
@@ -37,7 +37,7 @@ inline void under(In x, Row<const Number> mask, Out to, long width) {
 }
 
 template <class X> inline float inverse(Row<X> x, long width, float eps) {
-  Pair squares{_mm512_setzero_ps(), _mm512_setzero_ps()};
+  Pair squares = both(0);
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]);
     squares = squares + each * each;
@@ -63,7 +63,7 @@ template <class X, class D, class B, class T>
 inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, float eps, Row<const Number> mask,
                           Out dropped, Row<B> beside, Row<T> dx) {
   float by = inverse(x, width, eps);
-  Pair along{_mm512_setzero_ps(), _mm512_setzero_ps()};
+  Pair along = both(0);
   for (long p = 0; p < width / SIDE; p++)
     along = along + load(x[p]) * load(dy[p]) * load(weight + p * SIDE);
   float less = total(along) * by * by * by / float(width);
@@ -81,13 +81,12 @@ inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, 
 }
 
 // e^x, as near as the numbers are that it goes to.
-inline __m512 exponential(__m512 x) {
-  return tiles::power<PLANES != 1>(_mm512_mul_ps(x, _mm512_set1_ps(tiles::LOG2_E)));
-}
+inline Vec exponential(Vec x) { return vectors::power<FP32>(x * every(LOG2_E)); }
+inline Pair exponential(Pair x) { return {exponential(x.low), exponential(x.high)}; }
 
-inline __m512 sigmoid(__m512 x) {
-  __m512 one = _mm512_set1_ps(1.0f), sum = _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)));
-  return PLANES == 1 ? _mm512_rcp14_ps(sum) : _mm512_div_ps(one, sum);
+inline Vec sigmoid(Vec x) {
+  Vec sum = every(1) + exponential(zero() - x);
+  return FP32 ? every(1) / sum : vectors::inverse(sum);
 }
 inline Pair sigmoid(Pair x) { return {sigmoid(x.low), sigmoid(x.high)}; }
 

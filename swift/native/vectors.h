@@ -1,0 +1,233 @@
+// Sixteen numbers of fp32 at a time, on AVX-512 or as two halves on AVX2, and bf16 beside them. Knows no model.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+namespace vectors {
+
+using bf16 = uint16_t;
+
+constexpr int LANES = 16;
+constexpr float LOG2_E = 1.44269504f;
+
+inline float wide(bf16 x) {
+  uint32_t bits = uint32_t(x) << 16;
+  float y;
+  std::memcpy(&y, &bits, 4);
+  return y;
+}
+
+#if defined(__AVX512F__)
+
+struct Vec {
+  __m512 all;
+};
+
+inline Vec every(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec zero() { return {_mm512_setzero_ps()}; }
+inline Vec load(const float *x) { return {_mm512_loadu_ps(x)}; }
+inline void store(float *to, Vec x) { _mm512_storeu_ps(to, x.all); }
+inline void stream(float *to, Vec x) { _mm512_stream_ps(to, x.all); }
+inline Vec operator+(Vec x, Vec y) { return {_mm512_add_ps(x.all, y.all)}; }
+inline Vec operator-(Vec x, Vec y) { return {_mm512_sub_ps(x.all, y.all)}; }
+inline Vec operator*(Vec x, Vec y) { return {_mm512_mul_ps(x.all, y.all)}; }
+inline Vec operator/(Vec x, Vec y) { return {_mm512_div_ps(x.all, y.all)}; }
+inline Vec fma(Vec x, Vec y, Vec z) { return {_mm512_fmadd_ps(x.all, y.all, z.all)}; }
+inline Vec larger(Vec x, Vec y) { return {_mm512_max_ps(x.all, y.all)}; }
+inline Vec smaller(Vec x, Vec y) { return {_mm512_min_ps(x.all, y.all)}; }
+inline Vec nearest(Vec x) { return {_mm512_roundscale_ps(x.all, 0)}; }
+inline Vec scaled(Vec x, Vec n) { return {_mm512_scalef_ps(x.all, n.all)}; } // x 2^n
+inline Vec inverse(Vec x) { return {_mm512_rcp14_ps(x.all)}; }               // relative error below 1e-4
+inline float total(Vec x) { return _mm512_reduce_add_ps(x.all); }
+inline float largest(Vec x) { return _mm512_reduce_max_ps(x.all); }
+inline bool any_above(Vec x, Vec y) { return _mm512_cmp_ps_mask(x.all, y.all, _CMP_GT_OQ); }
+
+inline __mmask16 lanes(long from, long to) {
+  const uint32_t above = from > 0 ? from < LANES ? ~0u << from : 0u : ~0u;
+  return __mmask16(to < LANES ? to > 0 ? above & ((1u << to) - 1) : 0u : above);
+}
+// x in the lanes `from` to `to`, y in the others
+inline Vec within(long from, long to, Vec x, Vec y) { return {_mm512_mask_mov_ps(y.all, lanes(from, to), x.all)}; }
+// the first `count` numbers, y behind them; the others are not read
+inline Vec load_first(const float *x, long count, Vec y) { return {_mm512_mask_loadu_ps(y.all, lanes(0, count), x)}; }
+
+inline Vec wide(const bf16 *x) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16))};
+}
+
+#if defined(__AVX512BF16__)
+inline __m256i narrow(Vec x) { return (__m256i)_mm512_cvtneps_pbh(x.all); }
+#else
+inline __m256i narrow(Vec x) { // to the nearest, to the even one of two
+  const __m512i bits = _mm512_castps_si512(x.all),
+                odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i round = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round, 16));
+}
+#endif
+
+// 16 x 16 elements of 32 bits, the rows made columns.
+inline void transpose(Vec rows[16]) {
+  __m512 t[16], r[16];
+  for (int i = 0; i < 16; i++)
+    r[i] = rows[i].all;
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  const auto low = [](__m512 x, __m512 y) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
+  const auto high = [](__m512 x, __m512 y) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = low(t[i], t[i + 2]);
+    r[i + 1] = high(t[i], t[i + 2]);
+    r[i + 2] = low(t[i + 1], t[i + 3]);
+    r[i + 3] = high(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; i++) {
+    rows[i].all = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    rows[i + 8].all = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
+#else
+
+struct Vec {
+  __m256 low, high;
+};
+
+inline Vec every(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline Vec load(const float *x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+inline void store(float *to, Vec x) { _mm256_storeu_ps(to, x.low), _mm256_storeu_ps(to + 8, x.high); }
+inline void stream(float *to, Vec x) { _mm256_stream_ps(to, x.low), _mm256_stream_ps(to + 8, x.high); }
+inline Vec operator+(Vec x, Vec y) { return {_mm256_add_ps(x.low, y.low), _mm256_add_ps(x.high, y.high)}; }
+inline Vec operator-(Vec x, Vec y) { return {_mm256_sub_ps(x.low, y.low), _mm256_sub_ps(x.high, y.high)}; }
+inline Vec operator*(Vec x, Vec y) { return {_mm256_mul_ps(x.low, y.low), _mm256_mul_ps(x.high, y.high)}; }
+inline Vec operator/(Vec x, Vec y) { return {_mm256_div_ps(x.low, y.low), _mm256_div_ps(x.high, y.high)}; }
+inline Vec fma(Vec x, Vec y, Vec z) {
+  return {_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)};
+}
+inline Vec larger(Vec x, Vec y) { return {_mm256_max_ps(x.low, y.low), _mm256_max_ps(x.high, y.high)}; }
+inline Vec smaller(Vec x, Vec y) { return {_mm256_min_ps(x.low, y.low), _mm256_min_ps(x.high, y.high)}; }
+inline Vec nearest(Vec x) { return {_mm256_round_ps(x.low, 8), _mm256_round_ps(x.high, 8)}; }
+inline __m256 scaled(__m256 x, __m256 n) {
+  const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
+}
+inline Vec scaled(Vec x, Vec n) { return {scaled(x.low, n.low), scaled(x.high, n.high)}; } // x 2^n, n from -126 to 127
+inline Vec inverse(Vec x) { return every(1) / x; }
+inline __m128 halved(__m256 x, bool most) {
+  const __m128 low = _mm256_castps256_ps128(x), high = _mm256_extractf128_ps(x, 1);
+  return most ? _mm_max_ps(low, high) : _mm_add_ps(low, high);
+}
+inline float total(Vec x) {
+  __m128 sum = halved(_mm256_add_ps(x.low, x.high), false);
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+inline float largest(Vec x) {
+  __m128 most = halved(_mm256_max_ps(x.low, x.high), true);
+  most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+  return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+}
+inline bool any_above(Vec x, Vec y) {
+  return _mm256_movemask_ps(
+      _mm256_or_ps(_mm256_cmp_ps(x.low, y.low, _CMP_GT_OQ), _mm256_cmp_ps(x.high, y.high, _CMP_GT_OQ)));
+}
+
+inline __m256i lanes(long from, long to) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i first = _mm256_set1_epi32(int(std::clamp(from, -1L, 16L))),
+                end = _mm256_set1_epi32(int(std::clamp(to, -1L, 16L)));
+  return _mm256_andnot_si256(_mm256_cmpgt_epi32(first, lane), _mm256_cmpgt_epi32(end, lane));
+}
+// x in the lanes `from` to `to`, y in the others
+inline Vec within(long from, long to, Vec x, Vec y) {
+  return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(lanes(from, to))),
+          _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(lanes(from - 8, to - 8)))};
+}
+// the first `count` numbers, y behind them; the others are not read
+inline Vec load_first(const float *x, long count, Vec y) {
+  return within(0, count, {_mm256_maskload_ps(x, lanes(0, count)), _mm256_maskload_ps(x + 8, lanes(0, count - 8))}, y);
+}
+
+inline __m256 wide(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+inline Vec wide(const bf16 *x) {
+  return {wide(_mm_loadu_si128((const __m128i *)x)), wide(_mm_loadu_si128((const __m128i *)(x + 8)))};
+}
+
+inline __m256i narrow(Vec x) { // to the nearest, to the even one of two
+  const auto rounded = [](__m256 half) {
+    const __m256i bits = _mm256_castps_si256(half),
+                  odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  };
+  return _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(x.low), rounded(x.high)), 0xd8);
+}
+
+inline void transpose(__m256 r[8]) {
+  __m256 t[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+    t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+  }
+  std::copy(t, t + 8, r);
+}
+
+// 16 x 16 elements of 32 bits, the rows made columns.
+inline void transpose(Vec rows[16]) {
+  __m256 quarter[4][8];
+  for (int i = 0; i < 8; i++) {
+    quarter[0][i] = rows[i].low, quarter[1][i] = rows[i].high;
+    quarter[2][i] = rows[i + 8].low, quarter[3][i] = rows[i + 8].high;
+  }
+  for (auto &each : quarter)
+    transpose(each);
+  for (int i = 0; i < 8; i++)
+    rows[i] = {quarter[0][i], quarter[2][i]}, rows[i + 8] = {quarter[1][i], quarter[3][i]};
+}
+
+#endif
+
+inline void store(bf16 *to, Vec x) { _mm256_storeu_si256((__m256i *)to, narrow(x)); }
+
+// 2^x by Taylor's series: relative error below 5e-5, where bf16 has 4e-3, or below 1e-6.
+template <bool CLOSE = false> inline Vec power(Vec x) {
+  x = larger(smaller(x, every(127.0f)), every(-126.0f));
+  const Vec n = nearest(x), r = x - n;
+  Vec p = every(CLOSE ? 1.5403530e-4f : 9.6181291e-3f);
+  if (CLOSE)
+    for (float c : {1.3333558e-3f, 9.6181291e-3f})
+      p = fma(p, r, every(c));
+  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
+    p = fma(p, r, every(c));
+  return scaled(p, n);
+}
+
+} // namespace vectors
