@@ -18,10 +18,11 @@ inline Register load(const float *x) { return _mm512_loadu_ps(x); }
 inline void store(float *to, Register x) { _mm512_storeu_ps(to, x); }
 inline Register every(float x) { return _mm512_set1_ps(x); }
 inline Register add(Register x, Register y, Register sum) { return _mm512_fmadd_ps(x, y, sum); }
-inline void both(const bf16 *pairs, Register &even, Register &odd) {
-  const __m512i bits = _mm512_loadu_si512(pairs);
-  even = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-  odd = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff0000)));
+inline Register even(const bf16 *pairs) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16));
+}
+inline Register odd(const bf16 *pairs) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(0xffff0000)));
 }
 #else
 using Register = __m256;
@@ -31,20 +32,23 @@ inline Register load(const float *x) { return _mm256_loadu_ps(x); }
 inline void store(float *to, Register x) { _mm256_storeu_ps(to, x); }
 inline Register every(float x) { return _mm256_set1_ps(x); }
 inline Register add(Register x, Register y, Register sum) { return _mm256_fmadd_ps(x, y, sum); }
-inline void both(const bf16 *pairs, Register &even, Register &odd) {
-  const __m256i bits = _mm256_loadu_si256((const __m256i *)pairs);
-  even = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
-  odd = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(0xffff0000)));
+inline Register even(const bf16 *pairs) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)pairs), 16));
+}
+inline Register odd(const bf16 *pairs) {
+  return _mm256_castsi256_ps(
+      _mm256_and_si256(_mm256_loadu_si256((const __m256i *)pairs), _mm256_set1_epi32(0xffff0000)));
 }
 #endif
 constexpr int LANES = sizeof(Register) / 4;
 
-// Two inputs of LANES columns from `column` on.
-inline void pair(const bf16 *panel, int which, int column, Register &even, Register &odd) {
-  both(panel + column / 16 * 512 + which * 32 + column % 16 * 2, even, odd);
+// One of a pair of inputs, LANES columns from `column` on.
+inline Register input(const bf16 *panel, int pair, bool second, int column) {
+  const bf16 *at = panel + column / 16 * 512 + pair * 32 + column % 16 * 2;
+  return second ? odd(at) : even(at);
 }
-inline void pair(const float *panel, int which, int column, Register &even, Register &odd) {
-  even = load(panel + which * 64 + column), odd = load(panel + which * 64 + 32 + column);
+inline Register input(const float *panel, int pair, bool second, int column) {
+  return load(panel + (pair * 2 + second) * 32 + column);
 }
 
 // R rows x C registers of columns. Rows are `lda` apart, their pieces of 32 inputs `deep`, the panel's `stride`; of it
@@ -53,7 +57,9 @@ template <int R, int C, class B>
 inline void some(const float *a, long lda, long deep, const B *panel, long stride, int depths, int column, float *sum,
                  long lds, bool more, long ahead) {
   Register sums[R][C];
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++)
       sums[r][c] = more ? load(sum + r * lds + column + c * LANES) : zero();
   for (int d = 0; d < depths; d++, a += deep, panel += stride)
@@ -61,21 +67,26 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
       if (ahead)
         for (int line = 0; line < int(64 * sizeof(B)); line += 64)
           _mm_prefetch((const char *)(panel + ahead + which * 64) + line, _MM_HINT_T0);
-      Register even[C], odd[C];
-      for (int c = 0; c < C; c++)
-        pair(panel, which, column + c * LANES, even[c], odd[c]);
-      for (int r = 0; r < R; r++) {
-        const Register x = every(a[r * lda + which * 2]);
-        for (int c = 0; c < C; c++)
-          sums[r][c] = add(x, even[c], sums[r][c]);
-      }
-      for (int r = 0; r < R; r++) {
-        const Register x = every(a[r * lda + which * 2 + 1]);
-        for (int c = 0; c < C; c++)
-          sums[r][c] = add(x, odd[c], sums[r][c]);
+#pragma GCC unroll 8
+      for (int odd = 0; odd < 2; odd++) {
+        Register of[C];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+          of[c] = input(panel, which, odd, column + c * LANES);
+          asm("" : "+v"(of[c])); // GCC would load it anew for every row
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+          const Register x = every(a[r * lda + which * 2 + odd]);
+#pragma GCC unroll 8
+          for (int c = 0; c < C; c++)
+            sums[r][c] = add(x, of[c], sums[r][c]);
+        }
       }
     }
+#pragma GCC unroll 8
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
     for (int c = 0; c < C; c++)
       store(sum + r * lds + column + c * LANES, sums[r][c]);
 }
