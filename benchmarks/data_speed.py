@@ -19,6 +19,7 @@ from pathlib import Path
 from swift.commands.groups import TemplateFlags
 from swift.commands.rendering import make_renderer
 from swift.data.mix import DataPlan, load_datasets
+from swift.data.shelf import IN_MEMORY
 from swift.data.synth import agent_rows, write_jsonl
 from swift.model import bundled, specs
 from swift.template.fit import Lengths, fit_all, processes_for
@@ -39,7 +40,8 @@ def main() -> None:
         rows, _, _ = load_datasets(DataPlan(dataset=(str(file),), dataset_test_ratio=0.0), lambda line: None)
         read, held = time.perf_counter(), peak()
         processes = options.processes or processes_for(len(rows))
-        samples = Compact.of(fit_all(renderer, rows, 2048, "delete", Lengths(), processes))
+        keep = Compact.aside if len(rows) > IN_MEMORY else Compact.of
+        samples = keep(fit_all(renderer, rows, 2048, "delete", Lengths(), processes))
         done, done_cpu = time.perf_counter(), processor_time()
     count = len(samples)
     print(f"{count:,} rows of {sum(samples.lengths) / count:.0f} tokens, {processes} processes")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from levels import LEVELS, compiled_for
 from peft import PeftModel
 from test_fused import ALL, FAMILIES, base, lora, trainer
 from test_fused import rows as some_rows
@@ -34,19 +35,10 @@ WIDE = {
 pytestmark = pytest.mark.skipif(bool(block.why_not(torch.bfloat16)), reason=block.why_not(torch.bfloat16))
 
 
-@pytest.fixture(params=["the processor's best", "no tiles"], autouse=True)
+@pytest.fixture(params=LEVELS, autouse=True)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both ways of multiplying, whatever this processor would choose."""
-    if request.param == "the processor's best":
-        yield
-        return
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-mno-amx-bf16", "-mno-amx-int8", "-mno-amx-tile"))
-    caches = (native._load, block.library, head.library)
-    for each in caches:
-        each.cache_clear()
-    yield
-    for each in caches:
-        each.cache_clear()
+    """All ways of multiplying that this processor can."""
+    yield from compiled_for(request.param, monkeypatch, (block.library, head.library))
 
 
 def tuned(family: str, dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0, **more: Any) -> PeftModel:

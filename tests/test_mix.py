@@ -20,7 +20,8 @@ def file(tmp_path):
 
 
 def load(*dataset: str, **fields):
-    return load_datasets(DataPlan(dataset, **fields), lambda line: None)
+    train, val, report = load_datasets(DataPlan(dataset, **fields), lambda line: None)
+    return list(train), list(val), report
 
 
 def lines(rows):
@@ -109,7 +110,7 @@ def test_a_validation_set_of_its_own_leaves_the_training_rows_whole(file):
 
 def test_a_validation_set_alone_is_read_for_predictions(file):
     train, val, _ = load_datasets(DataPlan(val_dataset=(file("v.jsonl", 30),)), print)
-    assert (train, len(val)) == ([], 30)
+    assert (len(train), len(val)) == (0, 30)
 
 
 def test_sampling_the_training_rows_leaves_the_validation_rows(file):
@@ -148,7 +149,7 @@ def test_the_mix_follows_the_sampled_training_rows(file):
 @pytest.mark.parametrize("plan", [{"self_cognition_sample": 300}, {"dataset": ("self-cognition#300",)}])
 def test_self_cognition_rows_need_no_data_set_and_are_never_held_out(plan):
     train, val, report = load_datasets(DataPlan(**plan, **NAMED), print)
-    assert (len(train), val) == (300, [])
+    assert (len(train), len(val)) == (300, 0)
     assert report.rows["self-cognition"]["kept"] == 300
 
 

@@ -106,6 +106,7 @@ def _plan(cfg: Feeds) -> DataPlan:
 
 def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
+    from swift.data.shelf import IN_MEMORY
     from swift.template.fit import Lengths, fit_all, processes_for
     from swift.train.cache import Compact
     from swift.train.report import abbreviate, mixture
@@ -113,7 +114,7 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
     lengths, limits = Lengths(), cfg.template
     train, val = (
-        Compact.of(
+        (Compact.aside if len(rows) > IN_MEMORY and not renderer.sight else Compact.of)(
             fit_all(
                 renderer,
                 _shown(rows, doing),

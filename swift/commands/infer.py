@@ -198,7 +198,7 @@ def _say_where(results: Results) -> None:
 # Rows
 
 
-def load_rows(wanted: RowFlags, registry: Sequence[str] = ()) -> list[Conversation]:
+def load_rows(wanted: RowFlags, registry: Sequence[str] = ()) -> Sequence[Conversation]:
     """The rows to answer: those of --val_dataset, or those that training with --dataset holds out."""
     from random import Random
 

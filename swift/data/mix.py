@@ -17,9 +17,11 @@ from swift.chat import Conversation
 from swift.data import self_cognition
 from swift.data.check import Report, Say, Strategy, checked
 from swift.data.registry import Catalogue, catalogue
+from swift.data.shelf import Picks, Shelf
 from swift.data.sources import Source, resolve
 
 T = TypeVar("T")
+Rows = Picks[Conversation]
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,11 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[list[Conversation], list[Conversation], Report]:
+def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[Rows, Rows, Report]:
     """(train, val, report) of a plan: data sets in their order, then the mixed-in rows, then self-cognition.
 
-    Mixed-in and self-cognition rows are never held out. `say` gets what the user should read as it happens.
+    Mixed-in and self-cognition rows are never held out. `say` gets what the user should read as it happens. Rows beyond
+    the first of a source lie on the disk.
     """
     _refuse_nonsense(plan)
     loader = _Loader(plan, Report(), say)
@@ -128,31 +131,32 @@ def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[list[Conversat
     _refuse_twice(sources, held_out, mixed_in)
 
     ratio = 0.0 if held_out else plan.dataset_test_ratio
-    train: list[Conversation] = []
-    val: list[Conversation] = []
+    train, val = Rows(), Rows()
     for source in sources:
-        rows, held = choose(loader.good(source), source.count, ratio, loader.random(source.name))
-        train += rows
-        val += held
+        rows = loader.good(source)
+        kept, held = choose(range(len(rows)), source.count, ratio, loader.random(source.name))
+        train.add(rows, kept)
+        val.add(rows, held)
     if sources and not train:
         loader.refuse_emptiness(plan.dataset)
     for source in held_out:
-        val += choose(loader.good(source), source.count, 0.0, loader.random(source.name))[0]
+        loader.add(val, source)
     if held_out and not val:
         loader.refuse_emptiness(plan.val_dataset)
 
     if plan.train_dataset_sample > 0 and train:
         loader.note_repeats("--train_dataset_sample ", plan.train_dataset_sample, len(train))
-        train = sample(train, plan.train_dataset_sample, loader.random("train"))
+        train = train.only(sample(range(len(train)), plan.train_dataset_sample, loader.random("train")))
     if plan.val_dataset_sample is not None and 0 <= plan.val_dataset_sample < len(val):
-        val = sample(val, plan.val_dataset_sample, loader.random("val"))
+        val = val.only(sample(range(len(val)), plan.val_dataset_sample, loader.random("val")))
     if mixed_in:
-        train += loader.mixed(mixed_in, len(train))
+        train.add(loader.mixed(mixed_in, len(train)))
     loader.refuse_unmet_columns()
     for row in cognition:
         loader.report.count(row.source, "read")
         loader.report.count(row.source, "kept")
-    return train + cognition, val, loader.report
+    train.add(cognition)
+    return train, val, loader.report
 
 
 def _without_cognition(plan: DataPlan) -> tuple[list[Conversation], list[Source]]:
@@ -184,28 +188,33 @@ class _Loader:
         """
         return Random(f"{self.plan.dataset_seed} {Path(purpose).name}")
 
-    def good(self, source: Source) -> list[Conversation]:
+    def good(self, source: Source) -> Shelf[Conversation]:
         plan = self.plan
-        found = list(checked(source, plan.check_dataset_strategy, self.report, self.say, plan.columns))
+        found = Shelf(checked(source, plan.check_dataset_strategy, self.report, self.say, plan.columns))
         if not found:
             self.note(f"{source.name}: no row is left")
         elif source.count:
             self.note_repeats(f"{source.name}#", source.count, len(found))
         return found
 
-    def mixed(self, sources: Sequence[Source], trained: int) -> list[Conversation]:
+    def add(self, rows: Rows, source: Source) -> None:
+        """A source of which no row is held out."""
+        found = self.good(source)
+        rows.add(found, choose(range(len(found)), source.count, 0.0, self.random(source.name))[0])
+
+    def mixed(self, sources: Sequence[Source], trained: int) -> Rows:
         plan = self.plan
         wanted = round(trained * plan.train_dataset_mix_ratio)
-        rows: list[Conversation] = []
+        rows = Rows()
         for source in sources:
-            rows += choose(self.good(source), source.count, 0.0, self.random(source.name))[0]
+            self.add(rows, source)
         if not rows:
             self.refuse_emptiness(plan.train_dataset_mix_ds)
         if len(rows) < wanted:
             ratio = f"ratio {len(rows) / trained:.2f} instead of {plan.train_dataset_mix_ratio:g}"
             self.note(f"--train_dataset_mix_ds has {len(rows)} rows where {wanted} were wanted: {ratio}")
             return rows
-        return sample(rows, wanted, self.random("mix"))
+        return rows.only(sample(range(len(rows)), wanted, self.random("mix")))
 
     def note(self, line: str) -> None:
         self.report.notes.append(line)

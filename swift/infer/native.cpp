@@ -126,6 +126,7 @@ public:
     q_ = queries_.get(N * m.H * m.D);
     seen_ = seen_buffer_.get(N * m.H * m.D);
     inner_ = inner_buffer_.get(N * m.inner);
+    if (INTEGERS) eights_ = eights_buffer_.get(N * std::max({m.width, m.H * m.D, m.inner}) / DEPTH);
     if (s.lows) low_ = low_buffer_.get(N * rank(s));
     feed_of_.resize(s.rows);
     tasks_.clear();
@@ -239,6 +240,12 @@ private:
     const int64_t next = w.inputs * ROWS;
     const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1;
     const int part = (whole + count - 1) / count;
+    if (INTEGERS && w.bits == 4) {
+#pragma omp for schedule(static) nowait
+      for (int64_t row = 0; row < rows; row++)
+        for (int d = 0; d < whole; d++) eights_[row * whole + d] = rounded(x + tiles::place(row, d * DEPTH, whole));
+      meet();
+    }
     Opened *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
     const int64_t blocks = (rows + MOST - 1) / MOST;
     alignas(64) float sums[2][MOST * PANEL];
@@ -268,7 +275,10 @@ private:
         const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
         const Cell *of = x + row * w.inputs + from * ROWS * DEPTH;
         const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
-        if (blocks == 1) { // waits for memory
+        if constexpr (std::is_same_v<decltype(weight), const uint8_t *>) {
+          tiles::multiply(some, eights_ + row * whole + from, whole, weight, depths, sums[turn]);
+          finish(before.count);
+        } else if (blocks == 1) { // waits for memory
           const long ahead = w.bits == 16 ? AHEAD / 2 : 0;
           multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, ahead, between);
         } else { // every block of rows fetches its share of the next panel
@@ -287,6 +297,8 @@ private:
       const uint8_t *kept = place_of(panel, from);
       if (w.bits == 16)
         multiply(panel, from, (const bf16 *)kept);
+      else if (INTEGERS && w.bits == 4)
+        multiply(panel, from, kept);
       else
         multiply(panel, from, opened(w, kept, std::min(part, whole - from), room));
     };
@@ -434,6 +446,8 @@ private:
   int group_, block_;
   int64_t rank_ = 0;
   Buffer<float> hidden_, qkv_buffer_, low_buffer_;
+  Buffer<Eights> eights_buffer_;
+  Eights *eights_ = nullptr;
   Buffer<Cell> normed_buffer_, queries_, seen_buffer_, inner_buffer_;
   float *x_ = nullptr, *qkv_ = nullptr, *low_ = nullptr;
   Cell *normed_ = nullptr, *q_ = nullptr, *seen_ = nullptr, *inner_ = nullptr;

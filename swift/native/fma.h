@@ -100,23 +100,22 @@ inline void rows(const float *a, long lda, long deep, const B *panel, long strid
     some<R, C>(a, lda, deep, panel, stride, depths, column, sum, lds, more, ahead);
 }
 
+template <class B, int R = MOST> inline auto rows_of(int count) {
+  if constexpr (R > 1)
+    if (count < R)
+      return rows_of<B, R - 1>(count);
+  return rows<R, B>;
+}
+
 // The same for any number of rows.
 template <class B>
 inline void multiply(int count, const float *a, long lda, long deep, const B *panel, long stride, int depths,
                      float *sum, long lds, bool more, long ahead = 0) {
-  for (int left; count; count -= left) {
+  for (int some; count; count -= some) {
     const int groups = (count + MOST - 1) / MOST;
-    left = (count + groups - 1) / groups;
-    const auto compute = left == 8   ? rows<8, B>
-                         : left == 7 ? rows<7, B>
-                         : left == 6 ? rows<6, B>
-                         : left == 5 ? rows<5, B>
-                         : left == 4 ? rows<4, B>
-                         : left == 3 ? rows<3, B>
-                         : left == 2 ? rows<2, B>
-                                     : rows<1, B>;
-    compute(a, lda, deep, panel, stride, depths, sum, lds, more, ahead);
-    a += left * lda, sum += left * lds, ahead = 0;
+    some = (count + groups - 1) / groups;
+    rows_of<B>(some)(a, lda, deep, panel, stride, depths, sum, lds, more, ahead);
+    a += some * lda, sum += some * lds, ahead = 0;
   }
 }
 

@@ -45,7 +45,7 @@ constexpr int SIDE = 32;
 constexpr int SQUARE = SIDE * SIDE;
 constexpr int AREA = SQUARE * PLANES; // elements of a block
 constexpr int PAIR = WIDE ? 64 : 32;  // elements of a panel from two inputs to the next two
-constexpr int DEPTHS = 20; // of a panel at a time
+constexpr int DEPTHS = 20;            // of a panel at a time
 constexpr long MOST = 16;             // blocks of rows that go through a panel together
 constexpr long NEAR =
     WIDE ? 384 << 10 : 800 << 10; // bytes of rows that go through all panels together: within a second-level cache
