@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 test: lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 # What optional packages can show alone: training beside 4 and 8 bits, GaLore, OpenVINO. They stay in .venv.
 test-extras: $(READY)

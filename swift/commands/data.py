@@ -132,10 +132,10 @@ def _print(cfg: Show, conversation: Conversation, shown: Rendered) -> None:
         print(json.dumps(value, ensure_ascii=False))
         return
     from rich.console import Console
-    from rich.markup import escape
 
     console = Console(highlight=False, soft_wrap=True)
-    console.rule(escape(f"{conversation.source}:{conversation.line}"))
+    # no rule around it, which would cut a long path
+    console.print(f"─── {conversation.source}:{conversation.line}", style="green", markup=False)
     if console.is_terminal:
         console.print(_coloured(shown))
     else:  # colours do not survive a pipe: the weights are written out

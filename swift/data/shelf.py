@@ -9,15 +9,12 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar, overload
 
+from swift import cache
+
 T = TypeVar("T")
 
 IN_MEMORY = 20_000
 """Things of a shelf that stay in memory; what comes behind them is written to the disk."""
-
-
-def folder() -> str | None:
-    """Where large files go that nobody keeps: TMPDIR, or /var/tmp, since /tmp is memory on many systems."""
-    return None if os.environ.get("TMPDIR") or not os.access("/var/tmp", os.W_OK) else "/var/tmp"
 
 
 class _Places(Sequence[T]):
@@ -45,7 +42,7 @@ class Shelf(_Places[T], Generic[T]):
     def __init__(self, things: Iterable[T] = ()) -> None:
         self._first: list[T] = []
         self._ends = array("q", [0])
-        self._file = tempfile.TemporaryFile(dir=folder())  # noqa: SIM115  # open as long as the shelf is there
+        self._file = tempfile.TemporaryFile(dir=cache.passing())  # noqa: SIM115  # open as long as the shelf is there
         for thing in things:
             if len(self._first) < IN_MEMORY:
                 self._first.append(thing)

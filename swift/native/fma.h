@@ -52,10 +52,10 @@ inline Register input(const float *panel, int pair, bool second, int column) {
 }
 
 // R rows x C registers of columns. Rows are `lda` apart, their pieces of 32 inputs `deep`, the panel's `stride`; of it
-// memory `ahead` elements further on is fetched.
+// memory `ahead` elements further on is fetched. Of the last depth only `last` pairs of inputs are not zero.
 template <int R, int C, class B>
 inline void some(const float *a, long lda, long deep, const B *panel, long stride, int depths, int column, float *sum,
-                 long lds, bool more, long ahead) {
+                 long lds, bool more, long ahead, int last) {
   Register sums[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -63,7 +63,7 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
     for (int c = 0; c < C; c++)
       sums[r][c] = more ? load(sum + r * lds + column + c * LANES) : zero();
   for (int d = 0; d < depths; d++, a += deep, panel += stride)
-    for (int which = 0; which < 16; which++) {
+    for (int which = 0; which < (d + 1 < depths ? 16 : last); which++) {
       if (ahead)
         for (int line = 0; line < int(64 * sizeof(B)); line += 64)
           _mm_prefetch((const char *)(panel + ahead + which * 64) + line, _MM_HINT_T0);
@@ -94,10 +94,10 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
 // sum (R, 32) = a (R, 32 x depths) x panel, or that added to it.
 template <int R, class B>
 inline void rows(const float *a, long lda, long deep, const B *panel, long stride, int depths, float *sum, long lds,
-                 bool more, long ahead = 0) {
+                 bool more, long ahead, int last) {
   constexpr int C = std::min(32 / LANES, R > 2 ? 2 : 4); // so that there are sums enough to wait for each other
   for (int column = 0; column < 32; column += C * LANES, ahead = 0)
-    some<R, C>(a, lda, deep, panel, stride, depths, column, sum, lds, more, ahead);
+    some<R, C>(a, lda, deep, panel, stride, depths, column, sum, lds, more, ahead, last);
 }
 
 template <class B, int R = MOST> inline auto rows_of(int count) {
@@ -110,11 +110,11 @@ template <class B, int R = MOST> inline auto rows_of(int count) {
 // The same for any number of rows.
 template <class B>
 inline void multiply(int count, const float *a, long lda, long deep, const B *panel, long stride, int depths,
-                     float *sum, long lds, bool more, long ahead = 0) {
+                     float *sum, long lds, bool more, long ahead = 0, int last = 16) {
   for (int some; count; count -= some) {
     const int groups = (count + MOST - 1) / MOST;
     some = (count + groups - 1) / groups;
-    rows_of<B>(some)(a, lda, deep, panel, stride, depths, sum, lds, more, ahead);
+    rows_of<B>(some)(a, lda, deep, panel, stride, depths, sum, lds, more, ahead, last);
     a += some * lda, sum += some * lds, ahead = 0;
   }
 }

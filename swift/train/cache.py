@@ -15,8 +15,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from swift import cache
 from swift.chat import Sample
-from swift.data import shelf
 
 Inputs = Callable[[], Mapping[str, Any]]
 FACTS = "facts.json"
@@ -59,7 +59,7 @@ class Compact(Sequence[Sample]):
     @classmethod
     def aside(cls, samples: Iterable[Sample]) -> Compact:
         """In files without names that go with the process: six bytes a token on the disk. Not for rows with images."""
-        with tempfile.TemporaryDirectory(dir=shelf.folder()) as folder:
+        with tempfile.TemporaryDirectory(dir=cache.passing()) as folder:
             described = _write_set(Path(folder) / "samples", samples)
             return _mapped(Path(folder) / "samples", described)
 

@@ -88,7 +88,7 @@ template <class Done>
 void outward(const Linear &l, const Panels &adapters, long count, const Cell *x, const Cell *inner, Done done,
              bool halves = false) {
   product(
-      count, x, l.inputs, l.ahead, l.outputs, int(l.planes), inner, l.rank, adapters.up,
+      count, x, l.inputs, l.ahead, l.outputs, int(l.planes), inner, real(l), adapters.up,
       [&](long r, long p, const float *sum) {
         for (long line = 0; line < SIDE; line++) {
           Pair each = load(sum + line * SIDE);
@@ -104,11 +104,11 @@ void inputs_gradient(const Linear &l, const Panels &adapters, long first, long v
                      const Cell *dy, const Cell *dinner, Done done) {
   alignas(64) float low[SQUARE];
   const bool apart = l.mask && l.rank;
-  product(blocks(valid), dy, l.outputs, l.back, l.inputs, int(l.planes), dinner, apart ? 0 : l.rank, adapters.back_down,
+  product(blocks(valid), dy, l.outputs, l.back, l.inputs, int(l.planes), dinner, apart ? 0 : real(l), adapters.back_down,
           [&](long r, long p, const float *sum) {
             const int depths = int(l.rank / SIDE);
             if (apart)
-              kernel({dinner + r * depths * AREA, adapters.back_down + p * depths * AREA, depths}, {}, low, false);
+              kernel(Run::of(dinner + r * depths * AREA, adapters.back_down + p * depths * AREA, real(l)), {}, low, false);
             for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
               Pair each = load(sum + line * SIDE);
               long row = first + r * SIDE + line;

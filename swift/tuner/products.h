@@ -192,12 +192,19 @@ struct Run {
   const bf16 *panel = nullptr;
   int depths = 0;
   int planes = OWN;
+  int last = SIDE / 2; // pairs of the last depth that are not zero
   Run() = default;
   Run(const Cell *a, long step, const bf16 *panel, int depths, int planes)
       : a(a), step(step), panel(panel), depths(depths), planes(planes) {}
   // panels made of blocks
   Run(const Cell *a, const Cell *panel, long depths, long step = AREA)
       : a(a), step(step), panel((const bf16 *)panel), depths(int(depths)) {}
+  // the same for so many inputs
+  static Run of(const Cell *a, const Cell *panel, long inputs) {
+    Run made(a, panel, blocks(inputs));
+    made.last = int(inputs - (made.depths - 1) * SIDE + 1) / 2;
+    return made;
+  }
 };
 
 // sum (32, 32) = the runs' products, or these added to it. Where `high` is false only 16 rows count. `ahead`: so many
@@ -259,11 +266,11 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
       for (int depth = 0; depth < (lines ? run.depths * run.planes : 0); depth++, ahead += SQUARE)
         for (int line = 0; line < lines; line++)
           _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T1);
-      if (run.depths && run.planes == 1)
-        fma_::multiply(R, (const float *)run.a, SIDE, run.step, run.panel, SQUARE, run.depths, sum, SIDE, add);
-      else if (run.depths)
-        fma_::multiply(R, (const float *)run.a, SIDE, run.step, (const float *)run.panel, SQUARE, run.depths, sum, SIDE,
-                       add);
+      const auto multiply = [&](auto *panel) {
+        fma_::multiply(R, (const float *)run.a, SIDE, run.step, panel, SQUARE, run.depths, sum, SIDE, add, 0, run.last);
+      };
+      if (run.depths)
+        run.planes == 1 ? multiply(run.panel) : multiply((const float *)run.panel);
       lines = 0, add = add || run.depths;
     }
     return;
@@ -389,13 +396,13 @@ template <class Line> inline void frozen_panels(bf16 *columns, bf16 *rows, int p
     make(wide, (float *)columns, (float *)rows);
 }
 
-// Rows (in blocks, `inputs` wide) through panels, and `inner` (`rank` wide) through `ups` beside them; `done(r, p,
+// Rows (in blocks, `inputs` wide) through panels, and `inner` (its first `rank` columns) through `ups` beside them; `done(r, p,
 // sum)` gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by turns.
 template <class Done>
 inline void product(long count, const Cell *a, long inputs, const bf16 *panels, long outputs, int planes,
                     const Cell *inner, long rank, const Cell *ups, Done done, bool halves = false) {
   alignas(64) float sums[MOST][SQUARE];
-  int depths = int(inputs / SIDE), more = int(rank / SIDE);
+  int depths = int(inputs / SIDE), more = int(blocks(rank));
   // of a long panel a part at a time goes to all rows, so that it stays in the nearest cache
   int parts = (depths + DEPTHS - 1) / DEPTHS, deep = (depths + parts - 1) / parts;
   long together = std::clamp(NEAR / (SIDE * inputs * OWN * 2), 1L, MOST);
@@ -412,7 +419,7 @@ inline void product(long count, const Cell *a, long inputs, const bf16 *panels, 
         const bf16 *ahead = end ? panels + next * depths * SQUARE * planes : panel + deep * SQUARE * planes;
         for (long r = first; r < last; r++) {
           Run one{a + (r * depths + from) * AREA, AREA, panel, std::min(deep, depths - from), planes};
-          Run two{inner + r * more * AREA, ups + p * more * AREA, end ? more : 0};
+          Run two = Run::of(inner + r * more * AREA, ups + p * more * AREA, end ? rank : 0);
           // what comes next is fetched in as many shares as there are blocks of rows
           long share = (r - first) * lines;
           kernel(one, two, sums[r - first], from > 0, true, ahead + share * 32, share < SIDE ? lines : 0);
