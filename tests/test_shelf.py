@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -77,6 +80,17 @@ def test_a_plan_gives_the_same_rows_in_the_same_order_from_memory_and_from_the_d
     in_memory = load_datasets(plan, lambda line: None)
     assert [list(each) for each in on_disk[:2]] == [list(each) for each in in_memory[:2]]
     assert len(on_disk[0]) == 60 + 120 + 12
+
+
+@pytest.mark.parametrize("keep", [Shelf, Compact.aside])
+def test_a_full_disk_is_said_with_what_to_do(keep: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> Iterator[Sample]:
+        yield from (Sample([1], [1.0]) for _ in range(10))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    with pytest.raises(OSError, match="no room in /tmp for rows and their tokens: set TMPDIR to a disk with more"):
+        keep(rows())
 
 
 def test_samples_in_files_are_those_in_memory_and_the_files_are_gone(

@@ -7,6 +7,7 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Generic, TypeVar, overload
 
 from swift import cache
@@ -40,15 +41,14 @@ class Shelf(_Places[T], Generic[T]):
     """
 
     def __init__(self, things: Iterable[T] = ()) -> None:
-        self._first: list[T] = []
+        left = iter(things)
+        self._first: list[T] = list(islice(left, IN_MEMORY))
         self._ends = array("q", [0])
-        self._file = tempfile.TemporaryFile(dir=cache.passing())  # noqa: SIM115  # open as long as the shelf is there
-        for thing in things:
-            if len(self._first) < IN_MEMORY:
-                self._first.append(thing)
-            else:
+        with cache.passing() as folder:
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # it stays open with the shelf
+            for thing in left:
                 self._ends.append(self._ends[-1] + self._file.write(pickle.dumps(thing, pickle.HIGHEST_PROTOCOL)))
-        self._file.flush()
+            self._file.flush()
 
     def __len__(self) -> int:
         return len(self._first) + len(self._ends) - 1

@@ -6,7 +6,7 @@
 
 #include "vectors.h"
 
-namespace fma_ {
+namespace floats {
 
 using vectors::bf16;
 
@@ -119,4 +119,4 @@ inline void multiply(int count, const float *a, long lda, long deep, const B *pa
   }
 }
 
-} // namespace fma_
+} // namespace floats

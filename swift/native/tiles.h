@@ -188,8 +188,8 @@ template <Keep, typename B, typename Between>
 inline void any(int rows, const float *a, const float *second, long lda, long deep, const B *panel, long stride,
                 int depths, float *sum, long lds, long ahead, const Between &between) {
   const int first = std::min(rows, ROWS);
-  fma_::multiply(first, a, lda, deep, panel, stride, depths, sum, lds, false, ahead);
-  if (rows > ROWS) fma_::multiply(rows - ROWS, second, lda, deep, panel, stride, depths, sum + ROWS * lds, lds, false);
+  floats::multiply(first, a, lda, deep, panel, stride, depths, sum, lds, false, ahead);
+  if (rows > ROWS) floats::multiply(rows - ROWS, second, lda, deep, panel, stride, depths, sum + ROWS * lds, lds, false);
   for (int d = 0; d < depths; d++) between(d);
 }
 

@@ -59,7 +59,7 @@ class Compact(Sequence[Sample]):
     @classmethod
     def aside(cls, samples: Iterable[Sample]) -> Compact:
         """In files without names that go with the process: six bytes a token on the disk. Not for rows with images."""
-        with tempfile.TemporaryDirectory(dir=cache.passing()) as folder:
+        with cache.passing() as place, tempfile.TemporaryDirectory(dir=place) as folder:
             described = _write_set(Path(folder) / "samples", samples)
             return _mapped(Path(folder) / "samples", described)
 

@@ -267,7 +267,7 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
         for (int line = 0; line < lines; line++)
           _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T1);
       const auto multiply = [&](auto *panel) {
-        fma_::multiply(R, (const float *)run.a, SIDE, run.step, panel, SQUARE, run.depths, sum, SIDE, add, 0, run.last);
+        floats::multiply(R, (const float *)run.a, SIDE, run.step, panel, SQUARE, run.depths, sum, SIDE, add, 0, run.last);
       };
       if (run.depths)
         run.planes == 1 ? multiply(run.panel) : multiply((const float *)run.panel);
