@@ -304,7 +304,7 @@ def _general_loss(chat: LocalChat, file: Path) -> float:
     from swift.train.loss import no_grad_scores, output_head
 
     assert isinstance(chat.engine, TorchEngine), "the demo runs the model in this process"
-    model = chat.engine.model
+    model = chat.engine.model.float()  # a processor without bf16 takes minutes for a row in it
     rows = checked(resolve(str(file)), "error", Report(), print)
     samples = sorted((chat.renderer.encode(row) for row in rows), key=lambda sample: len(sample.tokens))
     total, count = 0.0, 0

@@ -78,9 +78,9 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
     late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
     quant = None if late else quantisation(model_flags)
     # the engine's C++ multiplies bf16 on any CPU; what else there is would be slow in it where the processor has none
-    widened = model_flags.dtype == "AUTO" and not quant and load.is_widened(path, model_flags.device)
-    missing = native.missing() if widened else ""
-    dtype = "bf16" if widened and not missing else model_flags.dtype
+    foreign = model_flags.dtype == "AUTO" and not quant and load.has_foreign_bf16(path, model_flags.device)
+    missing = native.missing() if foreign else ""
+    dtype = "bf16" if foreign and not missing else model_flags.dtype
     model = load.load_model(
         path, dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
     )
@@ -89,10 +89,11 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
 
     def engine(model: Any, whole: int = 0) -> TorchEngine:
         most = cfg.backend.max_batch
-        if widened and (families.why_not(model) or native.why_not(model)):
+        known = not families.why_not(model)
+        if foreign and not (known and native.why_not(model) == ""):
             model = model.float()
         started = TorchEngine(model, sorted(stops), max_batch=most, whole=whole, bits=late, keep=keep)
-        if reason := started.slower or missing:
+        if reason := started.slower or (missing if known else ""):
             print(f"replies take longer than they could: {reason}", file=sys.stderr)
         return started
 

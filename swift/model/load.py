@@ -144,8 +144,8 @@ def pick_dtype(dtype: str, device: torch.device, path: Path | None = None) -> st
     return dtype
 
 
-def is_widened(path: Path, device: str) -> bool:
-    """Whether AUTO is fp32 only because this CPU does not multiply the bf16 that the model is published in."""
+def has_foreign_bf16(path: Path, device: str) -> bool:
+    """Whether a model is published in bf16 and meant for a CPU that does not multiply it, so that AUTO is fp32."""
     on_cpu = pick_device(device).type == "cpu"
     return on_cpu and _published_in(path) == "bfloat16" and not _has_bf16()
 

@@ -2,7 +2,7 @@
 
 Sources lie beside the Python that calls them; the headers here are what they share. One source serves AMX, AVX-512
 with and without bf16, and AVX2, as the processor has them. Plain C functions with numbers and
-addresses, so neither torch's headers nor Python's are needed: a C++ compiler alone, and two seconds.
+addresses, so neither torch's headers nor Python's are needed: a C++ compiler alone, and seconds.
 """
 
 from __future__ import annotations
