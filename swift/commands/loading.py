@@ -90,7 +90,7 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
     def engine(model: Any, whole: int = 0) -> TorchEngine:
         most = cfg.backend.max_batch
         known = not families.why_not(model)
-        if foreign and not (known and native.why_not(model) == ""):
+        if foreign and (not known or native.why_not(model)):
             model = model.float()
         started = TorchEngine(model, sorted(stops), max_batch=most, whole=whole, bits=late, keep=keep)
         if reason := started.slower or (missing if known else ""):
