@@ -18,6 +18,10 @@ BEST = "the processor's best"
 LEVELS = [BEST, *(name for name, (needed, _) in LESSER.items() if needed in native._processor().split())]
 
 
+def multiplies_bf16(level: str) -> bool:
+    return level != "AVX2" and "avx512_bf16" in native._processor().split()
+
+
 def compiled_for(level: str, patch: pytest.MonkeyPatch, caches: Sequence[Callable[..., Any]] = ()) -> Iterator[None]:
     """Within it everything is compiled for that level; `caches` remember functions."""
     if level == BEST:

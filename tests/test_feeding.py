@@ -15,6 +15,7 @@ from tiny import tiny_model_folder
 from swift import flags
 from swift.chat import Sample
 from swift.commands import feeding, sft
+from swift.data import shelf
 from swift.train import cache
 from swift.train.streamed import Stream, StreamLoader, mixed
 
@@ -224,6 +225,18 @@ def test_samples_of_the_cache_are_those_that_went_in(tmp_path: Path) -> None:
     assert (sets["train"][-1], list(sets["train"][1:]), sets["train"].lengths) == (samples[2], samples[1:], [3, 1, 2])
     with pytest.raises(IndexError):
         sets["train"][3]
+
+
+def test_rows_and_tokens_in_files_train_to_the_same_bits_as_in_memory(work: Path, monkeypatch: Any) -> None:
+    given = {"dataset_test_ratio": 0.2, "eval_steps": 2, "dataloader_num_workers": 2}
+    train(work, "memory", **given)
+    kept = []
+    aside = cache.Compact.aside
+    monkeypatch.setattr(cache.Compact, "aside", lambda samples: kept.append(aside(samples)) or kept[-1])
+    monkeypatch.setattr(shelf, "IN_MEMORY", 3)
+    train(work, "files", **given)
+    assert [len(each) for each in kept] == [20, 4]
+    assert adapter(work, "files") == adapter(work, "memory")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

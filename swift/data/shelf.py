@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -21,8 +22,8 @@ IN_MEMORY = 20_000
 class _Places(Sequence[T]):
     """What a sequence needs beyond its length and the thing at a place."""
 
-    def at(self, place: int) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    def at(self, place: int) -> T: ...
 
     @overload
     def __getitem__(self, place: int) -> T: ...

@@ -10,7 +10,7 @@
 #include <new>
 #include <vector>
 
-#include "weights.h"
+#include "integers.h"
 
 using namespace tiles;
 using namespace vectors;
@@ -243,7 +243,8 @@ private:
     if (INTEGERS && w.bits == 4) {
 #pragma omp for schedule(static) nowait
       for (int64_t row = 0; row < rows; row++)
-        for (int d = 0; d < whole; d++) eights_[row * whole + d] = rounded(x + tiles::place(row, d * DEPTH, whole));
+        for (int d = 0; d < whole; d++)
+          eights_[row * whole + d] = rounded((const float *)x + tiles::place(row, d * DEPTH, whole));
       meet();
     }
     Opened *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);

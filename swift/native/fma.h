@@ -9,59 +9,30 @@
 namespace floats {
 
 using vectors::bf16;
+using vectors::Vec;
 
-#if defined(__AVX512F__)
-using Register = __m512;
-constexpr int MOST = 8; // rows whose sums stay in registers
-inline Register zero() { return _mm512_setzero_ps(); }
-inline Register load(const float *x) { return _mm512_loadu_ps(x); }
-inline void store(float *to, Register x) { _mm512_storeu_ps(to, x); }
-inline Register every(float x) { return _mm512_set1_ps(x); }
-inline Register add(Register x, Register y, Register sum) { return _mm512_fmadd_ps(x, y, sum); }
-inline Register even(const bf16 *pairs) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16));
-}
-inline Register odd(const bf16 *pairs) {
-  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(0xffff0000)));
-}
-#else
-using Register = __m256;
-constexpr int MOST = 6;
-inline Register zero() { return _mm256_setzero_ps(); }
-inline Register load(const float *x) { return _mm256_loadu_ps(x); }
-inline void store(float *to, Register x) { _mm256_storeu_ps(to, x); }
-inline Register every(float x) { return _mm256_set1_ps(x); }
-inline Register add(Register x, Register y, Register sum) { return _mm256_fmadd_ps(x, y, sum); }
-inline Register even(const bf16 *pairs) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)pairs), 16));
-}
-inline Register odd(const bf16 *pairs) {
-  return _mm256_castsi256_ps(
-      _mm256_and_si256(_mm256_loadu_si256((const __m256i *)pairs), _mm256_set1_epi32(0xffff0000)));
-}
-#endif
-constexpr int LANES = sizeof(Register) / 4;
+constexpr int MOST = vectors::AVX512 ? 8 : 6; // rows whose sums stay in registers
 
-// One of a pair of inputs, LANES columns from `column` on.
-inline Register input(const bf16 *panel, int pair, bool second, int column) {
-  const bf16 *at = panel + column / 16 * 512 + pair * 32 + column % 16 * 2;
-  return second ? odd(at) : even(at);
+// One of a pair of inputs, of 16 columns.
+inline Vec input(const bf16 *panel, int pair, bool second, int half) {
+  const bf16 *at = panel + half * 512 + pair * 32;
+  return second ? vectors::odd(at) : vectors::even(at);
 }
-inline Register input(const float *panel, int pair, bool second, int column) {
-  return load(panel + (pair * 2 + second) * 32 + column);
+inline Vec input(const float *panel, int pair, bool second, int half) {
+  return vectors::load(panel + (pair * 2 + second) * 32 + half * 16);
 }
 
-// R rows x C registers of columns. Rows are `lda` apart, their pieces of 32 inputs `deep`, the panel's `stride`; of it
+// R rows x H halves of a panel. Rows are `lda` apart, their pieces of 32 inputs `deep`, the panel's `stride`; of it
 // memory `ahead` elements further on is fetched. Of the last depth only `last` pairs of inputs are not zero.
-template <int R, int C, class B>
-inline void some(const float *a, long lda, long deep, const B *panel, long stride, int depths, int column, float *sum,
+template <int R, int H, class B>
+inline void some(const float *a, long lda, long deep, const B *panel, long stride, int depths, int half, float *sum,
                  long lds, bool more, long ahead, int last) {
-  Register sums[R][C];
+  Vec sums[R][H];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-    for (int c = 0; c < C; c++)
-      sums[r][c] = more ? load(sum + r * lds + column + c * LANES) : zero();
+    for (int h = 0; h < H; h++)
+      sums[r][h] = more ? vectors::load(sum + r * lds + (half + h) * 16) : vectors::zero();
   for (int d = 0; d < depths; d++, a += deep, panel += stride)
     for (int which = 0; which < (d + 1 < depths ? 16 : last); which++) {
       if (ahead)
@@ -69,35 +40,35 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
           _mm_prefetch((const char *)(panel + ahead + which * 64) + line, _MM_HINT_T0);
 #pragma GCC unroll 8
       for (int odd = 0; odd < 2; odd++) {
-        Register of[C];
+        Vec of[H];
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++) {
-          of[c] = input(panel, which, odd, column + c * LANES);
-          asm("" : "+v"(of[c])); // GCC would load it anew for every row
+        for (int h = 0; h < H; h++) {
+          of[h] = input(panel, which, odd, half + h);
+          vectors::hold(of[h]); // GCC would load it anew for every row
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-          const Register x = every(a[r * lda + which * 2 + odd]);
+          const Vec x = vectors::every(a[r * lda + which * 2 + odd]);
 #pragma GCC unroll 8
-          for (int c = 0; c < C; c++)
-            sums[r][c] = add(x, of[c], sums[r][c]);
+          for (int h = 0; h < H; h++)
+            sums[r][h] = vectors::fma(x, of[h], sums[r][h]);
         }
       }
     }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-    for (int c = 0; c < C; c++)
-      store(sum + r * lds + column + c * LANES, sums[r][c]);
+    for (int h = 0; h < H; h++)
+      vectors::store(sum + r * lds + (half + h) * 16, sums[r][h]);
 }
 
 // sum (R, 32) = a (R, 32 x depths) x panel, or that added to it.
 template <int R, class B>
 inline void rows(const float *a, long lda, long deep, const B *panel, long stride, int depths, float *sum, long lds,
                  bool more, long ahead, int last) {
-  constexpr int C = std::min(32 / LANES, R > 2 ? 2 : 4); // so that there are sums enough to wait for each other
-  for (int column = 0; column < 32; column += C * LANES, ahead = 0)
-    some<R, C>(a, lda, deep, panel, stride, depths, column, sum, lds, more, ahead, last);
+  constexpr int H = vectors::AVX512 || R <= 2 ? 2 : 1; // so that there are sums enough to wait for each other
+  for (int half = 0; half < 2; half += H, ahead = 0)
+    some<R, H>(a, lda, deep, panel, stride, depths, half, sum, lds, more, ahead, last);
 }
 
 template <class B, int R = MOST> inline auto rows_of(int count) {

@@ -25,6 +25,8 @@ inline float wide(bf16 x) {
 
 #if defined(__AVX512F__)
 
+constexpr bool AVX512 = true;
+
 struct Vec {
   __m512 all;
 };
@@ -44,6 +46,7 @@ inline Vec smaller(Vec x, Vec y) { return {_mm512_min_ps(x.all, y.all)}; }
 inline Vec nearest(Vec x) { return {_mm512_roundscale_ps(x.all, 0)}; }
 inline Vec scaled(Vec x, Vec n) { return {_mm512_scalef_ps(x.all, n.all)}; } // x 2^n
 inline Vec inverse(Vec x) { return {_mm512_rcp14_ps(x.all)}; }               // relative error below 1e-4
+inline void hold(Vec &x) { asm("" : "+v"(x.all)); }                          // in a register
 inline float total(Vec x) { return _mm512_reduce_add_ps(x.all); }
 inline float largest(Vec x) { return _mm512_reduce_max_ps(x.all); }
 inline bool any_above(Vec x, Vec y) { return _mm512_cmp_ps_mask(x.all, y.all, _CMP_GT_OQ); }
@@ -59,6 +62,12 @@ inline Vec load_first(const float *x, long count, Vec y) { return {_mm512_mask_l
 
 inline Vec wide(const bf16 *x) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16))};
+}
+
+// of 16 pairs the first numbers, and the second
+inline Vec even(const bf16 *pairs) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))}; }
+inline Vec odd(const bf16 *pairs) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(0xffff0000)))};
 }
 
 #if defined(__AVX512BF16__)
@@ -107,6 +116,8 @@ inline void transpose(Vec rows[16]) {
 
 #else
 
+constexpr bool AVX512 = false;
+
 struct Vec {
   __m256 low, high;
 };
@@ -132,6 +143,7 @@ inline __m256 scaled(__m256 x, __m256 n) {
 }
 inline Vec scaled(Vec x, Vec n) { return {scaled(x.low, n.low), scaled(x.high, n.high)}; } // x 2^n, n from -126 to 127
 inline Vec inverse(Vec x) { return every(1) / x; }
+inline void hold(Vec &x) { asm("" : "+v"(x.low), "+v"(x.high)); } // in registers
 inline __m128 halved(__m256 x, bool most) {
   const __m128 low = _mm256_castps256_ps128(x), high = _mm256_extractf128_ps(x, 1);
   return most ? _mm_max_ps(low, high) : _mm_add_ps(low, high);
@@ -170,6 +182,21 @@ inline Vec load_first(const float *x, long count, Vec y) {
 inline __m256 wide(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
 inline Vec wide(const bf16 *x) {
   return {wide(_mm_loadu_si128((const __m128i *)x)), wide(_mm_loadu_si128((const __m128i *)(x + 8)))};
+}
+
+// of 16 pairs the first numbers, and the second
+inline Vec even(const bf16 *pairs) {
+  const auto eight = [&](int at) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(pairs + at)), 16));
+  };
+  return {eight(0), eight(16)};
+}
+inline Vec odd(const bf16 *pairs) {
+  const auto eight = [&](int at) {
+    const __m256i both = _mm256_loadu_si256((const __m256i *)(pairs + at));
+    return _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xffff0000)));
+  };
+  return {eight(0), eight(16)};
 }
 
 inline __m256i narrow(Vec x) { // to the nearest, to the even one of two

@@ -104,20 +104,20 @@ void inputs_gradient(const Linear &l, const Panels &adapters, long first, long v
                      const Cell *dy, const Cell *dinner, Done done) {
   alignas(64) float low[SQUARE];
   const bool apart = l.mask && l.rank;
-  product(blocks(valid), dy, l.outputs, l.back, l.inputs, int(l.planes), dinner, apart ? 0 : real(l), adapters.back_down,
-          [&](long r, long p, const float *sum) {
-            const int depths = int(l.rank / SIDE);
-            if (apart)
-              kernel(Run::of(dinner + r * depths * AREA, adapters.back_down + p * depths * AREA, real(l)), {}, low, false);
-            for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
-              Pair each = load(sum + line * SIDE);
-              long row = first + r * SIDE + line;
-              if (apart)
-                each =
-                    each + load(low + line * SIDE) * load(l.mask + (places ? places[row] : row) * l.inputs + p * SIDE);
-              done(r, p, line, each);
-            }
-          });
+  product(
+      blocks(valid), dy, l.outputs, l.back, l.inputs, int(l.planes), dinner, apart ? 0 : real(l), adapters.back_down,
+      [&](long r, long p, const float *sum) {
+        const int depths = int(l.rank / SIDE);
+        if (apart)
+          kernel(Run::of(dinner + r * depths * AREA, adapters.back_down + p * depths * AREA, real(l)), {}, low, false);
+        for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
+          Pair each = load(sum + line * SIDE);
+          long row = first + r * SIDE + line;
+          if (apart)
+            each = each + load(low + line * SIDE) * load(l.mask + (places ? places[row] : row) * l.inputs + p * SIDE);
+          done(r, p, line, each);
+        }
+      });
 }
 
 // Adds what a stretch gives to the adapters' gradients.

@@ -47,8 +47,8 @@ constexpr int AREA = SQUARE * PLANES; // elements of a block
 constexpr int PAIR = WIDE ? 64 : 32;  // elements of a panel from two inputs to the next two
 constexpr int DEPTHS = 20;            // of a panel at a time
 constexpr long MOST = 16;             // blocks of rows that go through a panel together
-constexpr long NEAR =
-    WIDE ? 384 << 10 : 800 << 10; // bytes of rows that go through all panels together: within a second-level cache
+// bytes of rows that go through all panels together: within a second-level cache
+constexpr long NEAR = WIDE ? 384 << 10 : 800 << 10;
 
 inline long blocks(long rows) { return (rows + SIDE - 1) / SIDE; }
 inline long whole(long rows) { return blocks(rows) * SIDE; }
@@ -267,7 +267,8 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
         for (int line = 0; line < lines; line++)
           _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T1);
       const auto multiply = [&](auto *panel) {
-        floats::multiply(R, (const float *)run.a, SIDE, run.step, panel, SQUARE, run.depths, sum, SIDE, add, 0, run.last);
+        floats::multiply(R, (const float *)run.a, SIDE, run.step, panel, SQUARE, run.depths, sum, SIDE, add, 0,
+                         run.last);
       };
       if (run.depths)
         run.planes == 1 ? multiply(run.panel) : multiply((const float *)run.panel);
@@ -396,8 +397,9 @@ template <class Line> inline void frozen_panels(bf16 *columns, bf16 *rows, int p
     make(wide, (float *)columns, (float *)rows);
 }
 
-// Rows (in blocks, `inputs` wide) through panels, and `inner` (its first `rank` columns) through `ups` beside them; `done(r, p,
-// sum)` gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by turns.
+// Rows (in blocks, `inputs` wide) through panels, and `inner` (its first `rank` columns) through `ups` beside them;
+// `done(r, p, sum)` gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by
+// turns.
 template <class Done>
 inline void product(long count, const Cell *a, long inputs, const bf16 *panels, long outputs, int planes,
                     const Cell *inner, long rank, const Cell *ups, Done done, bool halves = false) {
