@@ -27,7 +27,7 @@ from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags
 from swift.commands.loading import load_chat
 from swift.data.synth import agent_rows, evaluation_cases, write_jsonl
 from swift.infer.chat import LocalChat, collect
-from swift.infer.guide import Rules
+from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
 
 MODEL = "smollm2-135m-instruct"

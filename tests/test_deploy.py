@@ -24,7 +24,8 @@ from swift.chat import Delta, Message, Tool, Usage
 from swift.commands import deploy, loading
 from swift.commands.deploy import Config
 from swift.infer.engine import TorchEngine
-from swift.infer.guide import Guide, Rules
+from swift.infer.grammar import Rules
+from swift.infer.guide import Guide
 from swift.infer.sample import SamplingParams
 
 PLAIN = SamplingParams()

@@ -14,11 +14,12 @@ from jsonschema import Draft202012Validator
 from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 
-from swift.agent import FORMS, form, shape
+from swift.agent import FORMS, form
 from swift.chat import Message, Tool, ToolCall
 from swift.infer.chat import LocalChat, collect
 from swift.infer.engine import Step
-from swift.infer.guide import Grammar, Rules, Vocabulary
+from swift.infer.grammar import Rules
+from swift.infer.guide import Grammar, Vocabulary
 from swift.infer.sample import SamplingParams, sampler
 from swift.template import Renderer, template
 
@@ -41,7 +42,24 @@ WEATHER = Tool(
 )
 CLOCK = Tool({"name": "clock", "description": "The time"})
 TOOLS = (WEATHER, CLOCK)
-GUIDED = [name for name in FORMS if shape(form(name))]
+SHIP = Tool(
+    {
+        "name": "ship",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "code": {"type": "string", "pattern": "^[0-9]{5}$", "description": "reads as a number"},
+                "size": {"enum": ["1", "2", 3, None]},
+                "note": {"anyOf": [{"type": "string", "maxLength": 8}, {"type": "null"}], "default": None},
+                "fast": {"type": "boolean"},
+                "when": {"$ref": "#/$defs/Day"},
+                "what": {"type": "array", "items": {"$ref": "#/$defs/Day"}, "maxItems": 2},
+            },
+            "required": ["code", "size", "note", "fast", "when", "what"],
+            "$defs": {"Day": {"type": "string", "enum": ["Mon", "Tue"]}},
+        },
+    }
+)
 
 
 def tokenizer_of(name: str) -> Any:
@@ -64,7 +82,7 @@ def keeps(guide: Grammar, tokenizer: Any, text: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", GUIDED)
+@pytest.mark.parametrize("name", FORMS)
 class TestEveryForm:
     def guide(self, name: str, **rules: Any) -> tuple[Grammar, Any]:
         tokenizer = tokenizer_of(name)
@@ -80,7 +98,7 @@ class TestEveryForm:
         guide, tokenizer = self.guide(name, required=True)
         for wrong in (
             ToolCall("get_wether", '{"city": "x"}'),
-            ToolCall("get_weather", '{"city": 3}'),
+            ToolCall("get_weather", '{"city": [1, 2, 3, 4, 5]}'),
             ToolCall("get_weather", '{"days": 3}'),
             ToolCall("get_weather", '{"city": "x", "days": 9}'),
             ToolCall("get_weather", '{"city": "x", "mood": 1}'),
@@ -100,11 +118,12 @@ class TestEveryForm:
     def test_a_model_of_pure_noise_makes_calls_that_fit(self, name: str, seed: int) -> None:
         tokenizer = tokenizer_of(name)
         chat = LocalChat(Noise(tokenizer, seed), Renderer(tokenizer, template("qwen"), name))
-        params = SamplingParams(guide=chat.guide(Rules(TOOLS, required=True, parallel=False)), max_tokens=2000)
-        reply = collect(chat((Message("user", "x"),), TOOLS, params))
+        tools = (*TOOLS, SHIP)
+        params = SamplingParams(guide=chat.guide(Rules(tools, required=True, parallel=False)), max_tokens=2000)
+        reply = collect(chat((Message("user", "x"),), tools, params))
         assert reply.finish == "tool_calls"
         (call,) = reply.message.tool_calls
-        tool = {tool.name: tool for tool in TOOLS}[call.name]
+        tool = {tool.name: tool for tool in tools}[call.name]
         Draft202012Validator({"type": "object", **tool.parameters}).validate(json.loads(call.arguments))
 
 
@@ -178,9 +197,69 @@ def test_a_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(sche
     assert "\n" not in str(caught.value)
 
 
-def test_a_form_whose_arguments_are_no_json_says_so() -> None:
-    with pytest.raises(ValueError, match="its arguments are no JSON"):
-        vocabulary().guide(form("qwen3_coder"), Rules(TOOLS))
+def argument(schema: dict[str, Any], **more: Any) -> Tool:
+    return Tool({"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": ["x"], **more}})
+
+
+def one_of(*schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": list(schemas)}
+
+
+TEXT, NUMBER, NOTHING = {"type": "string"}, {"type": "number"}, {"type": "null"}
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if form(name).marks.tags])
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        (TEXT, ["", "a\nb", "12", "null", '"a"', " x "], []),
+        ({}, ["a", 1, None, [{"b": "c"}]], []),
+        ({**TEXT, "minLength": 2, "maxLength": 3}, ["ab", "123", "北京"], ["a", "abcd", 1234]),
+        ({**TEXT, "pattern": "^a/?b+$"}, ["ab", "a/bb"], ["xab", "abc"]),
+        ({**TEXT, "pattern": "b|c"}, ["abc", "c"], ["a"]),
+        ({"enum": ["1", "x", 2]}, ["1", "x", 2], ["2x", 3]),
+        ({"const": "only"}, ["only"], ["onl"]),
+        ({"type": "boolean"}, [True, False], ["yes", 1]),
+        ({"type": ["integer", "null"]}, [7, None], ["x", 1.5]),
+        (one_of({**TEXT, "maxLength": 5}, NOTHING), ["abc", None], ["abcdef"]),
+        (one_of({"enum": ["low"]}, NUMBER), ["low", 1.5], ["lo"]),
+        (
+            {"type": "object", "properties": {"y": {"type": "integer"}}, "required": ["y"]},
+            [{"y": 1}],
+            [{"y": "1"}, "{"],
+        ),
+        ({"$ref": "#/$defs/City"}, ["Rome"], ["Oslo"]),
+    ],
+)
+def test_a_value_in_tags_of_its_own_is_held_to_its_schema_and_read_by_it(
+    name: str, schema: dict[str, Any], right: list[Any], wrong: list[Any]
+) -> None:
+    tokenizer = tokenizer_of(name)
+    tool = argument(schema, **{"$defs": {"City": {"enum": ["Rome"]}}})
+    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), Rules((tool,), required=True))
+    for value in right:
+        text = form(name).call("", [ToolCall("f", json.dumps({"x": value}))])
+        assert keeps(guide, tokenizer, text), value
+        (call,) = form(name).parse(text, [tool])[1]
+        assert json.loads(call.arguments) == {"x": value}
+    for value in wrong:
+        assert not keeps(guide, tokenizer, form(name).call("", [ToolCall("f", json.dumps({"x": value}))])), value
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [
+        (argument(one_of({**TEXT, "maxLength": 3}, NUMBER)), "argument 'x' is a text with rules, or no text"),
+        (argument({"$ref": "#/$defs/Nowhere"}), "argument 'x' refers to #/\\$defs/Nowhere"),
+        (argument({"$ref": "#/$defs/A"}, **{"$defs": {"A": {"$ref": "#/$defs/A"}}}), "argument 'x' refers to"),
+        (argument({**TEXT, "pattern": "^a|b"}), "argument 'x' has a pattern with anchors on one side"),
+        (argument(TEXT, minProperties=1), "'minProperties', said of arguments"),
+        (argument(TEXT, required=["x", "y"]), "'y', said of arguments"),
+    ],
+)
+def test_what_arguments_in_tags_cannot_be_held_to_is_refused_with_the_reason(tool: Tool, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot be held to this: {reason}"):
+        vocabulary().guide(form("qwen3_coder"), Rules((tool,)))
 
 
 def test_ids_that_only_pad_the_vocabulary_are_never_drawn_and_probabilities_are_the_models_own() -> None:

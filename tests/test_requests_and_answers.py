@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swift.chat import Delta, Logprob, Message, Tool, ToolCall, Usage
-from swift.infer.guide import Rules
+from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
 from swift.serve import answers, requests
 

@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.infer.chat import LocalChat
 from swift.infer.engine import Busy, Step, TorchEngine
-from swift.infer.guide import Rules
+from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
 from swift.serve.server import JsonLines, Limits, create_app
 from swift.template import Renderer, template

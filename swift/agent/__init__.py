@@ -11,13 +11,26 @@ from typing import Literal, NamedTuple, Protocol, cast
 from swift.chat import Tool, ToolCall
 
 
+class Tags(NamedTuple):
+    """The texts around an argument that is no part of a JSON object: `before` name `between` value `after`.
+
+    `ends`: what ends an argument or its call, so no value holds it.
+    """
+
+    before: str
+    between: str
+    after: str
+    ends: tuple[str, ...]
+
+
 class Marks(NamedTuple):
     """The texts by which a form is known.
 
     `stop`: where the model hands over to its environment. `call`: what opens a call. `results`: they go on inside
     the assistant's turn (inline), are told as a turn by the chat template (turn), or are a turn that the form writes
     whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own. `thought`: what opens
-    the line in which the model thinks before it calls.
+    the line in which the model thinks before it calls. `tags`: what is around each argument, where they are no JSON
+    object.
     """
 
     stop: tuple[str, ...]
@@ -25,6 +38,7 @@ class Marks(NamedTuple):
     results: Literal["inline", "turn", "raw"]
     special: tuple[str, ...] = ()
     thought: str = ""
+    tags: Tags | None = None
 
     @property
     def inline(self) -> bool:
@@ -48,8 +62,11 @@ class Form(Protocol):
         """What the calls returned, as the model reads it."""
         ...
 
-    def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
-        """A reply's text -> (content, calls), the inverse of `call`. A call that was cut short stays content."""
+    def parse(self, text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
+        """A reply's text -> (content, calls), the inverse of `call`. A call that was cut short stays content.
+
+        `tools`: those on offer. Where values have tags of their own, their schemas say which are text.
+        """
         ...
 
 
@@ -62,17 +79,22 @@ class Shape(NamedTuple):
     tail: str
 
 
-_NAME, _ARGUMENTS = "\ue000", '{"\ue001": 0}'  # no form writes these of its own accord
+_NAME, _KEY = "\ue000", "\ue001"  # no form writes these of its own accord
+SOME_ARGUMENTS = f'{{"{_KEY}": 0}}'
 
 
-def shape(text_form: Form) -> Shape | None:
-    """What `call` writes around names and arguments; None for a form that rewrites the arguments."""
-    text = text_form.call("", [ToolCall(_NAME, _ARGUMENTS)] * 2)
-    if text.count(_ARGUMENTS) != 2:
-        return None
-    first, second, tail = text.split(_ARGUMENTS)
+def shape(text_form: Form) -> Shape:
+    """What `call` writes around names and arguments."""
+    calls = text_form.call("", [ToolCall(_NAME, SOME_ARGUMENTS)] * 2)
+    first, second, tail = calls.split(some_arguments(text_form.marks))
     head, between = first.split(_NAME)
     return Shape(head, between, second.split(_NAME)[0], tail)
+
+
+def some_arguments(marks: Marks) -> str:
+    """How `call` writes SOME_ARGUMENTS."""
+    tags = marks.tags
+    return f"{tags.before}{_KEY}{tags.between}0{tags.after}" if tags else SOME_ARGUMENTS
 
 
 STOCK_SYSTEM = "You are a helpful assistant."

@@ -52,7 +52,7 @@ def result(texts: Sequence[str]) -> str:
     return "".join(f"{_OUT_BEGIN}{text}{_OUT_END}" for text in texts)
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     content, mark, listed = text.partition(_BEGIN)
     calls = tuple(ToolCall(match[1].strip(), match[2].strip()) for match in _CALL.finditer(listed))
     return (content, calls) if mark and calls else (text, ())

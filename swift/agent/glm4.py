@@ -44,7 +44,7 @@ def result(texts: Sequence[str]) -> str:
     return "\n" + "<|observation|>\n".join(texts) + "<|assistant|>\n"
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     """A call counts once it hands over with <|observation|>."""
     said, mark, _ = text.partition("<|observation|>")
     if not mark:

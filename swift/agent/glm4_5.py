@@ -6,16 +6,17 @@ import json
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
-from swift.agent.jsontext import write_values
-from swift.agent.tagged import read_calls
+from swift.agent import Marks, Tags
+from swift.agent.tagged import read_calls, write_arguments
 from swift.chat import Tool, ToolCall
 
+_TAGS = Tags("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", ("</arg_value>", "</tool_call>"))
 marks = Marks(
     stop=("<|observation|>",),
     call=("<tool_call>",),
     results="inline",
     special=("<|observation|>", "<|assistant|>", "<|system|>"),
+    tags=_TAGS,
 )
 
 _SYSTEM = """# Tools
@@ -47,7 +48,7 @@ def system(tools: Sequence[Tool], text: str) -> str:
 def call(content: str, calls: Sequence[ToolCall]) -> str:
     if not calls:
         return content
-    asked = [f"<tool_call>{each.name}\n{_write(each.arguments)}</tool_call>" for each in calls]
+    asked = [f"<tool_call>{each.name}\n{write_arguments(each.arguments, _TAGS)}</tool_call>" for each in calls]
     return "\n".join([content, *asked] if content else asked) + "<|observation|>"
 
 
@@ -55,10 +56,5 @@ def result(texts: Sequence[str]) -> str:
     return "".join(f"\n<tool_response>\n{text}\n</tool_response>" for text in texts) + "<|assistant|>\n"
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    return read_calls(text, _CALL, _ARGUMENT)
-
-
-def _write(arguments: str) -> str:
-    values = write_values(arguments, "glm4_5")
-    return "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{value}</arg_value>\n" for key, value in values.items())
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
+    return read_calls(text, _CALL, _ARGUMENT, tools)

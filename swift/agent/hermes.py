@@ -43,7 +43,7 @@ def result(texts: Sequence[str]) -> str:
     return "\n".join(f"<tool_response>\n{text}\n</tool_response>" for text in texts)
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     found = [(match, _call(match[1])) for match in _CALL.finditer(text)]
     whole = [(match, each) for match, each in found if each is not None]
     if not whole:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 _DECODER = json.JSONDecoder()
 
@@ -43,22 +42,6 @@ def is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def write_values(arguments: str, form: str) -> dict[str, str]:
-    """The values of a JSON object as text, for forms that write each by itself: a string bare, the rest as JSON."""
-    values = json.loads(arguments) if is_json(arguments) else None
-    if not isinstance(values, dict):
-        raise ValueError(f"{form} writes arguments that are a JSON object, not {arguments[:60]!r}")
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in values.items()
-    }
-
-
-def read_value(text: str) -> Any:
-    """A value that `write_values` wrote."""
-    return json.loads(text) if is_json(text) else text
 
 
 def _skip(text: str, position: int) -> int:

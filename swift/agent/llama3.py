@@ -43,7 +43,7 @@ def result(texts: Sequence[str]) -> str:
     return "".join(f"{_TOOL_HEADER}{text}<|eot_id|>" for text in texts) + _ASSISTANT_HEADER
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     """Objects count where they open a line and nothing but objects follows."""
     start = 0 if text.startswith("{") else text.find("\n{") + 1
     if not text.startswith("{", start):

@@ -41,7 +41,7 @@ def result(texts: Sequence[str]) -> str:
     return "".join(f'[TOOL_RESULTS]{{"content": {text}}}[/TOOL_RESULTS]' for text in texts)
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     """The objects after [TOOL_CALLS], with commas between them or without; a list that is not closed is no call."""
     content, mark, listed = text.partition("[TOOL_CALLS]")
     opening, closing = listed.find("["), listed.rfind("]")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from swift.agent import Marks
-from swift.agent.jsontext import write_values
-from swift.agent.tagged import read_calls
+from swift.agent import Marks, Tags
+from swift.agent.tagged import read_calls, value_schemas, write_arguments
+from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
 
-marks = Marks(stop=(), call=("<tool_call>",), results="turn")
+_TAGS = Tags("<parameter=", ">\n", "\n</parameter>\n", ("</parameter>", "</function>"))
+marks = Marks(stop=(), call=("<tool_call>",), results="turn", tags=_TAGS)
 
 USAGE = """If you choose to call a function ONLY reply in the following format with NO suffix:
 
@@ -40,7 +40,8 @@ def system(tools: Sequence[Tool], text: str) -> str:
 
 def call(content: str, calls: Sequence[ToolCall]) -> str:
     asked = [
-        f"<tool_call>\n<function={each.name}>\n{_write(each.arguments)}</function>\n</tool_call>" for each in calls
+        f"<tool_call>\n<function={each.name}>\n{write_arguments(each.arguments, _TAGS)}</function>\n</tool_call>"
+        for each in calls
     ]
     return "\n".join([content, *asked] if content else asked)
 
@@ -49,21 +50,15 @@ def result(texts: Sequence[str]) -> str:
     return "\n".join(f"<tool_response>\n{text}\n</tool_response>" for text in texts) + "\n"
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
-    return read_calls(text, _CALL, _PARAMETER)
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
+    return read_calls(text, _CALL, _PARAMETER, tools)
 
 
 def _describe(tool: Tool) -> str:
-    properties: dict[str, Any] = tool.parameters.get("properties", {}) if isinstance(tool.parameters, dict) else {}
     parameters = "\n".join(
         f"<parameter>\n<name>{name}</name>\n<type>{about.get('type', 'any')}</type>\n"
         f"<description>{about.get('description', '')}</description>\n</parameter>"
-        for name, about in properties.items()
+        for name, about in value_schemas(argument_schema(tool)).items()
     )
     inside = f"<parameters>\n{parameters}\n</parameters>" if parameters else "<parameters>\n</parameters>"
     return f"<function>\n<name>{tool.name}</name>\n<description>{tool.description}</description>\n{inside}\n</function>"
-
-
-def _write(arguments: str) -> str:
-    values = write_values(arguments, "qwen3_coder")
-    return "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())

@@ -58,7 +58,7 @@ def result(texts: Sequence[str]) -> str:
     return "✿RESULT✿:".join(text if text.endswith("\n") else f"{text}\n" for text in texts)
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     """A call counts once its arguments are followed by the next mark: until then it may go on."""
     calls: list[ToolCall] = []
     start: int | None = None

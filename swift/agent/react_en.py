@@ -71,7 +71,7 @@ def result(texts: Sequence[str]) -> str:
     return "Observation:".join(text if text.endswith("\n") else f"{text}\n" for text in texts)
 
 
-def parse(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     """Pairs each `Action:` with the `Action Input:` after it, in any letter case."""
     calls: list[ToolCall] = []
     start: int | None = None

@@ -1,24 +1,82 @@
-"""Calls in XML-like text, whose parameters are tags of their own. Knows no form's tags."""
+"""Calls in XML-like text, whose arguments have tags of their own. Knows no form's tags."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from swift.agent.jsontext import read_value
-from swift.chat import ToolCall
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from swift.agent import Tags
+from swift.agent.jsontext import is_json
+from swift.agent.tools import argument_schema
+from swift.chat import Tool, ToolCall
 
 
-def read_calls(text: str, call: re.Pattern[str], parameter: re.Pattern[str]) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text before the calls, and the calls. Both patterns have two groups: a name, and what it stands for.
+def write_arguments(arguments: str, tags: Tags) -> str:
+    """The arguments of a call. Raises ValueError where they are no JSON object."""
+    values = json.loads(arguments) if is_json(arguments) else None
+    if not isinstance(values, dict):
+        raise ValueError(f"each argument is written in tags, so they must be a JSON object, not {arguments[:60]!r}")
+    return "".join(
+        f"{tags.before}{name}{tags.between}{write_value(value)}{tags.after}" for name, value in values.items()
+    )
 
-    A value is JSON where it reads as JSON, except a bare text: the text does not say which it was.
-    """
+
+def write_value(value: Any) -> str:
+    """A text bare, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def read_calls(
+    text: str, call: re.Pattern[str], argument: re.Pattern[str], tools: Sequence[Tool] = ()
+) -> tuple[str, tuple[ToolCall, ...]]:
+    """The text before the calls, and the calls. Both patterns have two groups: a name, and what it stands for."""
     found = list(call.finditer(text))
     if not found:
         return text, ()
+    offered = {tool.name: tool for tool in tools}
     calls = []
     for match in found:
-        values = {name: read_value(value) for name, value in parameter.findall(match[2])}
-        calls.append(ToolCall(match[1].strip(), json.dumps(values, ensure_ascii=False)))
+        name = match[1].strip()
+        schemas = value_schemas(argument_schema(offered[name])) if name in offered else {}
+        values = {key: read_value(value, schemas.get(key)) for key, value in argument.findall(match[2])}
+        calls.append(ToolCall(name, json.dumps(values, ensure_ascii=False)))
     return text[: found[0].start()].removesuffix("\n"), tuple(calls)
+
+
+def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
+    """A value that `write_value` wrote: JSON where it reads as JSON, unless only the text itself fits the schema."""
+    if not is_json(text):
+        return text
+    value = json.loads(text)
+    if schema is None:
+        return value
+    either = [text, value] if isinstance(value, str) else [value, text]
+    return next((each for each in either if fits(each, schema)), value)
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """Whether the schema allows the value; one that cannot be read allows all."""
+    try:
+        return Draft202012Validator(schema, registry=Registry()).is_valid(value)
+    except (Unresolvable, re.error):
+        return True
+
+
+def value_schemas(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schema of each argument by itself, with what it may refer to."""
+    shared = definitions(schema)
+    return {
+        name: {**shared, **(about if isinstance(about, dict) else {})}
+        for name, about in schema.get("properties", {}).items()
+    }
+
+
+def definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a schema's parts may refer to."""
+    return {key: value for key, value in schema.items() if key in ("$defs", "definitions")}

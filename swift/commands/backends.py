@@ -36,8 +36,6 @@ def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
     picked = backend.infer_backend
     if picked == "AUTO":
         picked = "vllm" if find_spec("vllm") and _suits_vllm(choice, path) else "pt"
-    if picked != "pt" and backend.max_batch != type(backend)().max_batch:
-        raise ValueError(f"--max_batch is for pt, and the engine is {picked}: leave it out")
     changed = [name for name, value in vars(backend.vllm).items() if value != vars(VllmFlags())[name]]
     if changed and picked != "vllm":
         raise ValueError(

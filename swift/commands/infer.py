@@ -154,7 +154,7 @@ class Results:
 def talk(
     chat: LocalChat, params: SamplingParams, cfg: Config, results: Results, tools: Sequence[BoundTool] = ()
 ) -> None:
-    from swift.infer.guide import Rules
+    from swift.infer.grammar import Rules
     from swift.infer.repl import Repl, as_asked, converse, reader
 
     if cfg.guided_tools:

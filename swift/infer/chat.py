@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 from swift.agent import FORMS, form, shape
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
 from swift.infer.engine import Engine, Step, Steps
-from swift.infer.guide import Guide, Rules, Vocabulary
+from swift.infer.grammar import Rules
+from swift.infer.guide import Guide, Vocabulary
 from swift.infer.sample import SamplingParams
 from swift.infer.stream import Ending, Stream, Talk
 from swift.template import Renderer
@@ -73,8 +74,7 @@ class LocalChat:
         prompt = self.renderer.prompt(messages, tools)
         marks = self.renderer.form.marks
         found = endings(params, self.renderer.stop.texts, marks.stop if tools else ())
-        talk = Talk(marks, shape(self.renderer.form)) if tools else None
-        return self._reply(prompt, found, params, talk, self.renderer.inputs(messages, prompt))
+        return self._reply(prompt, found, params, tools, self.renderer.inputs(messages, prompt))
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
@@ -86,19 +86,20 @@ class LocalChat:
         prompt: Sequence[int],
         found: Sequence[Ending],
         params: SamplingParams,
-        talk: Talk | None = None,
+        tools: Sequence[Tool] = (),
         inputs: Mapping[str, Any] | None = None,
     ) -> Deltas:
         stream = Stream(self.renderer.decode, found, prompt[-CONTEXT:])
         steps = self.engine.submit(prompt, params, inputs)
         deltas = _deltas(steps, stream, len(prompt), self._logprob if params.logprobs else None)
-        return _Reply(steps, self._calling(deltas, talk) if talk else deltas)
+        return _Reply(steps, self._calling(deltas, tools) if tools else deltas)
 
-    def _calling(self, deltas: Generator[Delta, None, None], talk: Talk) -> Iterator[Delta]:
+    def _calling(self, deltas: Generator[Delta, None, None], tools: Sequence[Tool]) -> Iterator[Delta]:
+        talk = Talk(self.renderer.form.marks, shape(self.renderer.form))
         for delta in deltas:
             said, calls = talk.push(delta.text)
             if delta.finish is not None:
-                message = self.renderer.parse(talk.whole)
+                message = self.renderer.parse(talk.whole, tools)
                 rest, others = talk.end(message)
                 said, calls = said + rest, [*calls, *others]
             if said or delta.logprobs:

@@ -110,14 +110,14 @@ class Talk:
     another way is left to `end`, which gets the whole reply as its form reads it.
     """
 
-    def __init__(self, marks: Marks, shape: Shape | None) -> None:
+    def __init__(self, marks: Marks, shape: Shape) -> None:
         # A form without a text before its first call opens with the name: such a call has the first line for itself.
-        bare = shape is not None and not shape.head
-        self._marks = (*marks.call, shape.middle) if shape is not None and bare else marks.call
+        bare = not shape.head
+        self._marks = (*marks.call, shape.middle) if bare else marks.call
         mark = "|".join(map(re.escape, self._marks)) or r"(?!)"
         self._mark = re.compile(rf"\A{_BARE}\n\s*(?=\{{)|{mark}" if bare else mark, re.IGNORECASE)
         self._bare = re.compile(rf"\A{_BARE}?(\n\s*)?\Z" if bare else r"(?!)")
-        self._openings = _openings(shape) if shape is not None else None
+        self._openings = None if marks.tags else _openings(shape)
         self.whole = ""
         self._said = 0
         self._at: int | None = None  # where the call that comes next, or its arguments, go on

@@ -32,7 +32,7 @@ from pydantic_core.core_schema import no_info_plain_validator_function
 
 from swift.agent.tools import argument_schema
 from swift.chat import PLACE, Image, Message, Role, Tool, ToolCall
-from swift.infer.guide import Rules
+from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
 
 MOST_CHOICES, MOST_STOPS = 128, 16

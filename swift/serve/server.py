@@ -25,7 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from swift.chat import Message as ChatMessage
 from swift.infer.chat import Chat, Deltas
 from swift.infer.engine import Busy
-from swift.infer.guide import Guide, Rules
+from swift.infer.grammar import Rules
+from swift.infer.guide import Guide
 from swift.infer.sample import SamplingParams
 from swift.serve import answers, document, requests
 from swift.serve.answers import Reply

@@ -116,9 +116,9 @@ class Renderer:
         shown = Conversation(tuple(messages)).images
         return self.sight.inputs(shown, prompt) if self.sight and shown else None
 
-    def parse(self, text: str, tools: bool = True) -> Message:
-        """The text of a reply -> a message; with `tools`, the calls in it are taken out."""
-        content, calls = self.form.parse(text) if tools else (text, ())
+    def parse(self, text: str, tools: Sequence[Tool] = ()) -> Message:
+        """The text of a reply to whom `tools` were offered -> a message, the calls in it taken out."""
+        content, calls = self.form.parse(text, tools)
         return Message("assistant", content, calls)
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -1,0 +1,111 @@
+"""What a reply must be -> the text of a grammar. Knows no token but those that a mark is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from swift.agent import SOME_ARGUMENTS, Form, shape, some_arguments
+from swift.agent.tools import argument_schema
+from swift.chat import Tool, ToolCall
+from swift.infer import tagged
+from swift.infer.lark import HEAD, json_of, quoted
+
+
+class Rules(NamedTuple):
+    """What a reply must be. `tools`: those that it may call; `required`: it calls one at once; `parallel`: it may call
+    several. `schema`: a JSON schema of what it says where it does not call; None leaves that free."""
+
+    tools: tuple[Tool, ...] = ()
+    required: bool = False
+    parallel: bool = True
+    schema: dict[str, Any] | None = None
+
+
+def write(form: Form, rules: Rules, special: Callable[[str], int | None]) -> str:
+    """The grammar. `special`: the token that a text is alone. Raises ValueError for what no grammar can be made of."""
+    said = f"said: {json_of(rules.schema)}" if rules.schema is not None else "said: TEXT"
+    if not rules.tools:
+        return "\n".join([*HEAD, "start: said", said])
+    calls = _Calls(form, rules, special)
+    if rules.required:
+        return "\n".join([*HEAD, *calls.required()])
+    return "\n".join([*HEAD, said, *calls.free()])
+
+
+class _Calls:
+    """The rules of a grammar that are about calls."""
+
+    def __init__(self, form: Form, rules: Rules, special: Callable[[str], int | None]) -> None:
+        self._form, self._shape, self._rules, self._special = form, shape(form), rules, special
+
+    def required(self) -> list[str]:
+        thought = self._form.marks.thought
+        before = [f"THOUGHT: {quoted(thought)} /[^\\n]{{1,400}}\\n/"] if thought else []
+        start = f"start: {'THOUGHT? ' if thought else ''}{self._literal(self._shape.head)} calls"
+        return [*before, start, *self._rest()]
+
+    def free(self) -> list[str]:
+        """Says what it likes up to a mark; from there on, calls."""
+        head, mark = self._shape.head, self._form.marks.call[0]
+        rest = self._rest()
+        if self._rules.schema is not None:  # then nothing free comes before a call
+            return [f"start: said | {self._literal(head)} calls", *rest]
+        if not head:  # the first call is its first line, or follows where another one would
+            names = " | ".join(f"bare_{index}" for index in range(len(self._rules.tools)))
+            bare = [
+                f"bare_{index}: opening_{index} arguments_{index}\n"
+                f"opening_{index}[lazy]: {self._literal(self._before(tool))}"
+                for index, tool in enumerate(self._rules.tools)
+            ]
+            after = f"TEXT {self._literal(self._shape.middle)} calls"
+            return [f"start: said | {after} | ({names}) {self._others()}", *bare, *rest]
+        if self._special(mark) is not None:
+            return [f"start: said | TEXT {self._literal(head)} calls", *rest]
+        # Where a call in the middle of a line is none, its mark there is text.
+        anywhere = self._form.parse("x " + self._form.call("", [ToolCall("x", "{}")]))[1]
+        before = r"BEFORE: /(.|\n)*/" if anywhere else r"BEFORE: /((.|\n)*\n)?[ \t]*/"
+        opening = f"opening[lazy]: BEFORE {quoted(mark)}"
+        return [f"start: said | opening {self._literal(head.removeprefix(mark))} calls", before, opening, *rest]
+
+    def _rest(self) -> list[str]:
+        tools = self._rules.tools
+        one = " | ".join(f"call_{index}" for index in range(len(tools)))
+        each = [
+            rule
+            for index, tool in enumerate(tools)
+            for rule in (
+                f"call_{index}: {self._literal(self._before(tool))} arguments_{index}",
+                *self._arguments(f"arguments_{index}", _closed(argument_schema(tool))),
+            )
+        ]
+        return [f"calls: one {self._others()}", f"one: {one}", *each]
+
+    def _arguments(self, name: str, schema: dict[str, Any]) -> list[str]:
+        tags = self._form.marks.tags
+        return tagged.rules(name, schema, tags) if tags else [f"{name}: {json_of(schema)}"]
+
+    def _others(self) -> str:
+        more = f"({self._literal(self._shape.middle)} one)* " if self._rules.parallel else ""
+        return more + self._literal(self._shape.tail)
+
+    def _before(self, tool: Tool) -> str:
+        """What the form writes from a tool's name up to its arguments."""
+        text = self._form.call("", [ToolCall(tool.name, SOME_ARGUMENTS)])
+        return text[len(self._shape.head) : text.index(some_arguments(self._form.marks))]
+
+    def _literal(self, text: str) -> str:
+        """The text in the grammar's language; marks that are tokens of their own become these."""
+        marks = [mark for mark in self._form.marks.special if self._special(mark) is not None]
+        parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", text) if marks else [text]
+        return " ".join(f"<[{self._special(part)}]>" if part in marks else quoted(part) for part in parts if part)
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A tool takes the arguments that its schema names and no others, unless the schema says more about others."""
+    return schema if _SAYS_MORE & schema.keys() else {**schema, "additionalProperties": False}
+
+
+_SAYS_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"}
+_SAYS_MORE |= {"$ref", "allOf", "anyOf", "oneOf", "if"}
