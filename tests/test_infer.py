@@ -381,6 +381,10 @@ def test_a_lora_checkpoint_given_as_the_model_is_told_its_flag(swift, adapter):
         (["--model", "{base}", "--tools", "nowhere.py"], "nowhere.py: no such file"),
         (["--model", "{base}", "--tools", "a.py", "--val_dataset", "b.jsonl"], "--tools is for a dialogue"),
         (["--model", "{base}", "--guided_tools", "true"], "--guided_tools true does nothing without --tools"),
+        (
+            ["--model", "{base}", "--tools", "a.py", "--guided_tools", "true", "--infer_backend", "openvino"],
+            "--guided_tools true is not for --infer_backend openvino: take pt or vllm",
+        ),
     ],
 )
 def test_a_wrong_flag_is_one_line(swift, base, adapter, words, said):

@@ -3,18 +3,25 @@
 Starting vLLM on a CPU takes a minute, so one engine, with an adapter beside its weights, serves every test.
 """
 
+import json
 import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 
+from swift.agent.tools import argument_schema
+from swift.chat import Message, Tool
 from swift.commands import backends
 from swift.commands.groups import ModelFlags, TemplateFlags, VllmFlags
 from swift.commands.loading import Choice
+from swift.commands.rendering import make_renderer
+from swift.infer.chat import LocalChat, collect
 from swift.infer.engine import TorchEngine
+from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
-from swift.model import bundled, load
+from swift.model import bundled, load, specs
 from swift.tuner import attach
 
 pytest.importorskip("vllm")
@@ -115,6 +122,35 @@ def test_a_stop_token_can_be_ignored_and_options_are_mapped(engine, prompts):
     first = reply[0].token
     banned = replace(GREEDY, max_tokens=1, logit_bias={first: -100})
     assert tokens(engine.submit(prompts[0], banned)) != [first]
+
+
+def test_the_likeliest_tokens_are_told_as_pytorch_tells_them(engine, by_torch, prompts):
+    params = replace(GREEDY, max_tokens=4, top_logprobs=3)
+    got, expected = ([step.top for step in each.submit(prompts[0], params)] for each in (engine, by_torch))
+    for mine, theirs in zip(got, expected, strict=True):
+        assert [logprob for _, logprob in mine] == pytest.approx([logprob for _, logprob in theirs], abs=0.05)
+    assert got[0][0][0] == expected[0][0][0]
+
+
+def test_no_stop_token_comes_before_the_least_number(engine, prompts):
+    wish = replace(GREEDY, max_tokens=6, logit_bias={2: 100})
+    assert tokens(engine.submit(prompts[0], wish)) == [2]
+    assert 2 not in tokens(engine.submit(prompts[0], replace(wish, min_tokens=4)))[:4]
+
+
+def test_a_call_is_held_to_its_schema(engine, folder):
+    properties = {"city": {"enum": ["Rome", "Oslo"]}, "days": {"type": "integer", "minimum": 1, "maximum": 3}}
+    tool = Tool({"name": "weather", "parameters": {"properties": properties, "required": ["city", "days"]}})
+    for name in ("hermes", "react_en", "qwen3_coder"):
+        chat = LocalChat(
+            engine, make_renderer(folder, TemplateFlags(agent_template=name), specs.find("smollm2-135m-instruct"))
+        )
+        guide = chat.guide(Rules((tool,), required=True, parallel=False))
+        params = SamplingParams(max_tokens=200, temperature=1.5, seed=3, guide=guide)
+        reply = collect(chat([Message("user", "Weather?")], [tool], params))
+        assert reply.finish == "tool_calls"
+        (call,) = reply.message.tool_calls
+        Draft202012Validator(argument_schema(tool)).validate(json.loads(call.arguments))
 
 
 def test_closed_and_dropped_replies_are_aborted_and_others_go_on(engine, prompts):

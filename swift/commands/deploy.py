@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swift import flags, images
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ class Config:
     generation: GenerationFlags = GenerationFlags()
     backend: BackendFlags = BackendFlags()
     server: ServerFlags = ServerFlags()
+
+    def __post_init__(self) -> None:
+        check_guide(self.server.guided_tools, self.backend)
 
 
 def run(argv: Sequence[str]) -> None:

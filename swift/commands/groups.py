@@ -450,3 +450,9 @@ class BackendFlags:
     max_batch: int = 16
     """Most requests that are answered together by pt"""
     vllm: VllmFlags = VllmFlags()
+
+
+def check_guide(guided_tools: bool, backend: BackendFlags) -> None:
+    """ValueError where the engine cannot hold replies to rules."""
+    if guided_tools and backend.infer_backend == "openvino":
+        raise ValueError("--guided_tools true is not for --infer_backend openvino: take pt or vllm")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from swift import flags
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Config:
             raise ValueError("--tools is for a dialogue: leave it out, or add --eval_human true")
         if self.guided_tools and not self.tools:
             raise ValueError("--guided_tools true does nothing without --tools")
+        check_guide(self.guided_tools, self.backend)
         if self.max_turns < 1:
             raise ValueError(f"--max_turns {self.max_turns}: must be 1 or more")
 

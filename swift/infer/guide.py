@@ -33,7 +33,10 @@ class Constraint(Protocol):
 
 
 class Guide(Protocol):
-    """What replies must be; safe to share between requests."""
+    """What replies must be; safe to share between requests. `text`: the same, for engines that hold replies to it."""
+
+    @property
+    def text(self) -> str: ...
 
     def begin(self) -> Constraint: ...
 

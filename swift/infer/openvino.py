@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.infer.request import Reply, ReplySteps, refuse
+from swift.infer.request import Reply, ReplySteps
 from swift.infer.sample import SamplingParams, room
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "AUTO": "f32"}
@@ -54,7 +54,9 @@ class OpenVinoEngine:
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplySteps:
         if inputs is not None:
             raise ValueError("--infer_backend openvino takes text alone: answer images with pt")
-        refuse("openvino", params, CANNOT)
+        for name in CANNOT:
+            if getattr(params, name) not in (None, False, "", 0, {}, ()):
+                raise ValueError(f"{name} is not supported by --infer_backend openvino: leave it out, or take pt")
         changed = params.temperature > 0 or params.repetition_penalty != 1
         if params.logprobs and (changed or params.presence_penalty or params.frequency_penalty):
             raise ValueError(

@@ -1,19 +1,11 @@
-"""What engines of other libraries share: which requests fit, and how a reply gets to the thread that asked for it."""
+"""What engines of other libraries share: how a reply gets to the thread that asked for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from swift.infer.engine import Step
-from swift.infer.sample import SamplingParams
-
-
-def refuse(engine: str, params: SamplingParams, cannot: Sequence[str]) -> None:
-    """ValueError for an option among `cannot` that is not at its default."""
-    for name in cannot:
-        if getattr(params, name) not in (None, False, "", 0, {}, ()):
-            raise ValueError(f"{name} is not supported by --infer_backend {engine}: leave it out, or take pt")
 
 
 class Reply:
@@ -26,12 +18,12 @@ class Reply:
         self._length, self._stops = length, stops
         self._taken = 0
 
-    def put(self, token: int, logprob: float) -> None:
+    def put(self, token: int, logprob: float, top: tuple[tuple[int, float], ...] = ()) -> None:
         """Hands on a token. The reply is over with a stop token, or when it is as long as it may be."""
         self._taken += 1
         stopped = token in self._stops
         self.over = stopped or self._taken == self._length
-        self.queue.put(Step(token, logprob, "stop" if stopped else "length" if self.over else None))
+        self.queue.put(Step(token, logprob, "stop" if stopped else "length" if self.over else None, top))
 
     def end(self, error: Exception | None = None) -> None:
         self.over = True

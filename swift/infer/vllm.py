@@ -9,11 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from swift.infer.request import Reply, ReplySteps, refuse
+from swift.infer.request import Reply, ReplySteps
 from swift.infer.sample import SamplingParams, room
-
-CANNOT = ("guide", "top_logprobs", "min_tokens")
-"""Options of a request that are not handed to vLLM."""
 
 
 class VllmEngine:
@@ -32,6 +29,7 @@ class VllmEngine:
     ) -> None:
         _check_installed()
         from vllm import AsyncEngineArgs
+        from vllm.config import StructuredOutputsConfig
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -50,7 +48,11 @@ class VllmEngine:
 
         async def start() -> Any:
             arguments = AsyncEngineArgs(
-                model=str(model), skip_tokenizer_init=True, enable_log_requests=False, disable_log_stats=True, **options
+                model=str(model),
+                structured_outputs_config=StructuredOutputsConfig(backend="guidance"),  # whose grammars are ours too
+                enable_log_requests=False,
+                disable_log_stats=True,
+                **options,
             )
             return AsyncLLM.from_engine_args(arguments)
 
@@ -67,7 +69,6 @@ class VllmEngine:
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplySteps:
         if inputs is not None:
             raise ValueError("--infer_backend vllm takes text alone here: answer images with pt")
-        refuse("vllm", params, CANNOT)
         name = params.adapter
         if name and name not in self._adapters:
             raise ValueError(
@@ -105,10 +106,10 @@ class VllmEngine:
             outputs = self._engine.generate(TokensPrompt(prompt_token_ids=tokens), asked, name, lora_request=adapter)
             async for output in outputs:
                 new = output.outputs[0]
-                chosen = new.logprobs or [{}] * len(new.token_ids)
-                for token, logprobs in zip(new.token_ids, chosen, strict=True):
+                told = new.logprobs or [{}] * len(new.token_ids)
+                for token, logprobs in zip(new.token_ids, told, strict=True):
                     if not reply.over:
-                        reply.put(token, logprobs[token].logprob if logprobs else 0.0)
+                        reply.put(token, logprobs[token].logprob if logprobs else 0.0, _top(logprobs, asked.logprobs))
             if not reply.over:
                 reply.end(RuntimeError("vLLM ended the reply early"))
         except asyncio.CancelledError:  # closing a reply cancels its request at vLLM too
@@ -121,10 +122,11 @@ class VllmEngine:
 
     def _settings(self, params: SamplingParams, length: int, stops: frozenset[int]) -> Any:
         from vllm import SamplingParams as VllmParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         return VllmParams(
             max_tokens=length,
+            min_tokens=params.min_tokens,
             temperature=params.temperature,
             top_k=params.top_k,
             top_p=params.top_p,
@@ -136,7 +138,8 @@ class VllmEngine:
             seed=params.seed,
             stop_token_ids=sorted(stops),
             ignore_eos=True,  # the tokens above are all that end a reply
-            logprobs=0 if params.logprobs else None,
+            logprobs=params.top_logprobs if params.logprobs else None,
+            structured_outputs=StructuredOutputsParams(grammar=params.guide.text) if params.guide else None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -144,6 +147,12 @@ class VllmEngine:
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+
+def _top(logprobs: Mapping[int, Any], count: int | None) -> tuple[tuple[int, float], ...]:
+    """The likeliest tokens of what vLLM tells of a step, which holds the one that was chosen too."""
+    found = sorted((each.rank, token, each.logprob) for token, each in logprobs.items())
+    return tuple((token, logprob) for _, token, logprob in found[: count or 0])
 
 
 def serves(architectures: Sequence[str]) -> bool:
