@@ -24,7 +24,7 @@ test: lint
 # What optional packages can show alone: training beside 4 and 8 bits, GaLore, OpenVINO. They stay in .venv.
 test-extras: $(READY)
 	$(BIN)/python -m pip install --progress-bar off -q -c constraints.txt -e '.[quant,galore,openvino]'
-	$(BIN)/python -m pytest tests/test_tuners.py tests/test_quantised.py -k "quantised or galore"
+	$(BIN)/python -m pytest tests/test_tuners.py tests/test_quantised.py tests/test_export.py -k "quantised or galore or fewer_bits"
 	$(BIN)/python -m pytest tests/test_openvino.py
 
 lint: $(READY)

@@ -243,12 +243,23 @@ def test_main_returns_the_folder(checkpoint):
 
 
 @pytest.mark.parametrize(
-    "method, bits, package", [("bnb", 4, "bitsandbytes"), ("bnb", 8, "bitsandbytes"), ("torchao", 8, "torchao")]
+    "method, bits, package",
+    [
+        ("bnb", 4, "bitsandbytes"),
+        ("bnb", 8, "bitsandbytes"),
+        ("torchao", 8, "torchao"),
+        ("gptq", 4, "llmcompressor"),
+        ("gptq", 8, "llmcompressor"),
+    ],
 )
 def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys, method, bits, package):
     pytest.importorskip(package)
     checkpoint = make_checkpoint(tmp_path, sizes={"hidden_size": 128, "intermediate_size": 128})
     flags = ["--ckpt_dir", checkpoint, "--quant_bits", bits, "--quant_method", method]
+    if method == "gptq":
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text('{"query": "one", "response": "two"}\n' * 9)
+        flags += ["--dataset", rows, "--quant_n_samples", 8]
     assert swift("export", *flags) == 0
     folder = checkpoint.with_name(f"checkpoint-10-{method}-int{bits}")
     again = load_model(folder, "bf16", "cpu")
@@ -262,14 +273,17 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
 @pytest.mark.parametrize(
     "flags, why",
     [
-        (["--quant_bits", "4", "--quant_method", "gptq"], "made by gptqmodel"),
-        (["--quant_bits", "4", "--quant_method", "awq"], "made by gptqmodel"),
+        (["--quant_bits", "4", "--quant_method", "gptq"], "pip install 'swift-agents[gptq]'"),
+        (["--quant_bits", "4", "--quant_method", "awq"], "pip install 'swift-agents[gptq]'"),
+        (["--quant_bits", "4", "--dataset", "rows.jsonl"], "--dataset is for --quant_bits with --quant_method gptq"),
         (["--quant_bits", "4", "--to_gguf", "F16"], "exclude each other"),
         (["--quantization_bit", "4"], "to write them say --quant_bits"),
         (["--quant_bits", "4", "--quant_method", "hqq"], "hqq needs"),
     ],
 )
-def test_what_cannot_be_quantised_here_is_told_before_anything_is_loaded(checkpoint, capsys, flags, why):
+def test_what_cannot_be_quantised_here_is_told_before_anything_is_loaded(checkpoint, capsys, monkeypatch, flags, why):
+    for module in ("calibrated", "quantise"):
+        monkeypatch.setattr(f"swift.model.{module}.find_spec", lambda name: None)
     assert swift("export", "--ckpt_dir", checkpoint, *flags) == 2
     assert why in capsys.readouterr().err
     assert left_over(checkpoint) == []

@@ -45,6 +45,23 @@ class HubFlags:
 
 
 @dataclass(frozen=True)
+class ExampleFlags:
+    """Examples for --quant_method gptq and awq"""
+
+    dataset: tuple[str, ...] = flag((), commas=True)
+    """Rows like those that the model will see; none takes dialogues with tools and general ones that come along"""
+    quant_n_samples: int = 256
+    """Most examples"""
+    quant_seqlen: int = 2048
+    """Most tokens of an example; longer ones are cut"""
+
+    def __post_init__(self) -> None:
+        for name in ("quant_n_samples", "quant_seqlen"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"--{name} {vars(self)[name]}: must be 1 or more")
+
+
+@dataclass(frozen=True)
 class Config:
     ckpt_dir: str | None = flag(None, alias=("adapters",))
     """Checkpoint that training saved; an adapter in it is merged in memory first"""
@@ -60,6 +77,7 @@ class Config:
     """Folder to write; none means the checkpoint's or the model's name with -merged, -gguf and the like"""
     template_type: str = flag("AUTO", alias=("template",))
     """Chat format of what is written; AUTO takes that of the training, or the model's own"""
+    examples: ExampleFlags = ExampleFlags()
     hub: HubFlags = HubFlags()
     model: ModelFlags = ModelFlags()
 
@@ -69,10 +87,17 @@ class Config:
             raise ValueError("--quantization_bit rounds weights while they are loaded; to write them say --quant_bits")
         if self.bits and (self.to_gguf or self.to_ollama):
             raise ValueError("--quant_bits and --to_gguf exclude each other: --to_gguf Q8_0 has 8 bits")
+        if self.examples != ExampleFlags() and not (self.bits and self.is_by_examples):
+            changed = next(item.name for item in fields(ExampleFlags) if vars(self.examples)[item.name] != item.default)
+            raise ValueError(f"--{changed} is for --quant_bits with --quant_method gptq or awq: leave it out")
 
     @property
     def bits(self) -> int:
         return int(self.quant_bits)
+
+    @property
+    def is_by_examples(self) -> bool:
+        return self.model.quant.quant_method in ("gptq", "awq")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -224,29 +249,40 @@ def _parameters() -> dict[str, float]:
 def write_quantised(config: Config, given: Collection[str]) -> Path:
     """A folder with weights of fewer bits, read back and compared with those in memory."""
     choice = choose(config, given)
-    folder = target(config, choice, f"{config.model.quant.quant_method}-int{config.bits}")
+    method = config.model.quant.quant_method
+    folder = target(config, choice, f"{method}-int{config.bits}")
 
     from swift.commands.tuning import quantisation
-    from swift.model import load, quantise
+    from swift.model import calibrated, load, quantise
 
     wanted = choice.model
     device = load.pick_device(wanted.device)
     dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
-    how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
-    assert how is not None, config.bits
-    quantise.check(how)  # what is missing shows before anything is loaded
-    if how.method == "hqq":
-        raise ValueError(
-            "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
-        )
+    # what is missing shows before anything is loaded
+    if config.is_by_examples:
+        calibrated.check(method)
+    else:
+        how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
+        assert how is not None, config.bits
+        quantise.check(how)
+        if how.method == "hqq":
+            raise ValueError(
+                "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
+            )
     ready = whole(choice)
     tokens = ready.tokenizer(merging.PROBE, return_tensors="pt").input_ids.to(device)
     with merging.aside(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:
         before = merging.logits(ready.model, tokens)
-        ready.model.to(load.pick_dtype(dtype, device)).save_pretrained(between)
+        model, numbers = ready.model, load.DTYPES[load.pick_dtype(dtype, device)]
+        for parameter in model.parameters():  # and no buffers: a loaded model has the angles of its positions in fp32
+            parameter.data = parameter.data.to(numbers)
         _, tokenizer, template, stops, name, spec = ready
-        del ready  # room for the second model
-        model = load.load_model(Path(between), dtype, wanted.device, quantisation=how)
+        if config.is_by_examples:
+            calibrated.calibrate(model, method, config.bits, _examples(config, choice, ready))
+        else:
+            model.save_pretrained(between)
+            del model, ready  # room for the second model
+            model = load.load_model(Path(between), dtype, wanted.device, quantisation=how)
         model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
         # Before the first use: bitsandbytes rearranges weights for the CPU then, and saves them wrong.
         model.save_pretrained(new)
@@ -263,3 +299,29 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         file=sys.stderr,
     )
     return folder
+
+
+def _examples(config: Config, choice: loading.Choice, ready: Whole) -> list[list[int]]:
+    """Tokens of rows as the model is trained and served."""
+    from random import Random
+
+    from swift.chat import Conversation, Message
+    from swift.data.mix import DataPlan, load_datasets, sample
+    from swift.data.synth import agent_rows, general_rows
+    from swift.template import Renderer
+
+    wanted = config.examples
+    rows: Sequence[Conversation]
+    if wanted.dataset:
+        registry = tuple(choice.model.registry)
+        rows, _, _ = load_datasets(DataPlan(dataset=wanted.dataset, dataset_test_ratio=0.0, registry=registry))
+    else:
+        talk = [
+            Conversation((Message("user", row["query"]), Message("assistant", row["response"])))
+            for row in general_rows()
+        ]
+        rows = [*agent_rows(wanted.quant_n_samples // 3 + 1, seed=0, style="messages"), *talk]
+    if len(rows) > wanted.quant_n_samples:
+        rows = sample(rows, wanted.quant_n_samples, Random(0))
+    renderer = Renderer(ready.tokenizer, ready.template, choice.template.agent_template)
+    return [renderer.encode(row).tokens[: wanted.quant_seqlen] for row in rows]

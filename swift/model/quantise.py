@@ -53,8 +53,8 @@ def check(how: Quantisation) -> None:
         )
     if how.method not in PACKAGES:
         raise ValueError(
-            f"--quant_method {how.method} is made by gptqmodel, whose releases need a newer PyTorch and transformers "
-            "than this program works with: take bnb, torchao or hqq"
+            f"--quant_method {how.method} rounds weights by examples, not while they are loaded: swift export "
+            f"--quant_bits {how.bits} --quant_method {how.method} writes such a model; or take bnb, torchao or hqq"
         )
     package = PACKAGES[how.method]
     if find_spec(package) is None:

@@ -103,7 +103,7 @@ def _borders(backend: Tokenizer, added: Sequence[AddedToken]) -> list[str]:
 
 
 def _ids(backend: Tokenizer, text: str) -> list[int]:
-    return backend.encode(text, add_special_tokens=False).ids
+    return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids  # finds no offsets: a quarter quicker
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:
