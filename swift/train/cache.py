@@ -24,6 +24,14 @@ KINDS = {"tokens": np.int32, "weights": np.uint16, "ends": np.int64, "sources": 
 """Files of a set: its tokens and the numbers of their weights one behind the other, where rows end, rows' sources."""
 
 
+class _Numbers(dict[Any, int]):
+    """Numbers things in the order in which they are met."""
+
+    def __missing__(self, thing: Any) -> int:
+        self[thing] = number = len(self)
+        return number
+
+
 class Compact(Sequence[Sample]):
     """Samples as a few arrays, by the names of KINDS; one is put together each time it is asked for.
 
@@ -43,15 +51,14 @@ class Compact(Sequence[Sample]):
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Compact:
         """In memory: eight bytes a token, where lists of Python's numbers take over forty."""
-        weights: dict[float, int] = {}
-        sources: dict[str, int] = {}
+        weights, sources = _Numbers(), _Numbers()
         inputs: dict[int, Inputs] = {}
         arrays = {"tokens": array("i"), "weights": array("i"), "ends": array("q"), "sources": array("i")}
         for at, sample in enumerate(samples):
             arrays["tokens"].extend(sample.tokens)
-            arrays["weights"].extend([weights.setdefault(weight, len(weights)) for weight in sample.weights])
+            arrays["weights"].extend(map(weights.__getitem__, sample.weights))
             arrays["ends"].append(len(arrays["tokens"]))
-            arrays["sources"].append(sources.setdefault(sample.source, len(sources)))
+            arrays["sources"].append(sources[sample.source])
             if sample.inputs is not None:
                 inputs[at] = sample.inputs
         return cls({name: np.asarray(each) for name, each in arrays.items()}, list(weights), list(sources), inputs)
@@ -112,8 +119,7 @@ def write(folder: Path, sets: Mapping[str, Iterable[Sample]], facts: Mapping[str
 
 def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    weights: dict[float, int] = {}
-    sources: dict[str, int] = {}
+    weights, sources = _Numbers(), _Numbers()
     end = 0
     opened = {name: (folder / name).open("wb") for name in KINDS}
     try:
@@ -121,11 +127,10 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
             if sample.inputs is not None:
                 raise ValueError(f"{sample.source}: rows with images are not kept in a token cache")
             end += len(sample.tokens)
-            numbers = [weights.setdefault(weight, len(weights)) for weight in sample.weights]
+            numbers = list(map(weights.__getitem__, sample.weights))
             if len(weights) > 2**16:
                 raise ValueError("the loss scale gives more than 65,536 different weights")
-            source = sources.setdefault(sample.source, len(sources))
-            row = {"tokens": sample.tokens, "weights": numbers, "ends": [end], "sources": [source]}
+            row = {"tokens": sample.tokens, "weights": numbers, "ends": [end], "sources": [sources[sample.source]]}
             for name, kind in KINDS.items():
                 opened[name].write(np.asarray(row[name], kind).tobytes())
     finally:
