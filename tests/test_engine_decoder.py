@@ -219,6 +219,10 @@ def test_a_model_whose_weights_are_on_the_grid_loses_nothing_by_rounding_them(bi
     engine.close()
 
 
+class Packed(torch.nn.Parameter):
+    """As libraries keep weights of few bits."""
+
+
 def test_other_models_go_through_their_own_layers_and_the_reason_is_told():
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=32, n_layer=1, n_head=2)).eval()
     assert "GPT2LMHeadModel is not one of LlamaForCausalLM" in why_not(gpt2)
@@ -231,6 +235,9 @@ def test_other_models_go_through_their_own_layers_and_the_reason_is_told():
     hooked = made("llama")
     hooked.model.layers[0].register_forward_hook(lambda module, args, output: output)
     assert "put into its layers" in why_not(hooked)
+    packed = made("llama")
+    packed.model.layers[0].mlp.down_proj.weight = Packed(packed.model.layers[0].mlp.down_proj.weight.data)
+    assert "kind of tensor" in why_not(packed)
     stretched = {"rope_type": "dynamic", "factor": 2.0, **ROPE}
     assert "dynamic" in why_not(made("llama", rope_parameters=stretched))
 

@@ -9,7 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swift import cli
 from swift.chat import Message
-from swift.commands import export
+from swift.commands import export, infer, loading
+from swift.commands.groups import BackendFlags, ModelFlags
+from swift.infer.chat import collect
+from swift.infer.sample import SamplingParams
 from swift.model.load import load_model
 from swift.template import Renderer, template
 from swift.tuner import attach
@@ -252,7 +255,7 @@ def test_main_returns_the_folder(checkpoint):
         ("gptq", 8, "llmcompressor"),
     ],
 )
-def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys, method, bits, package):
+def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys, monkeypatch, method, bits, package):
     pytest.importorskip(package)
     checkpoint = make_checkpoint(tmp_path, sizes={"hidden_size": 128, "intermediate_size": 128})
     flags = ["--ckpt_dir", checkpoint, "--quant_bits", bits, "--quant_method", method]
@@ -266,6 +269,11 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
     expected = adapter_logits(checkpoint)
     assert torch.cosine_similarity(logits(again).float().flatten(), expected.flatten(), dim=0) > 0.8
     assert "quantization_config" in json.loads((folder / "config.json").read_text())
+    for bf16 in (True, False):
+        monkeypatch.setattr("swift.model.load._has_bf16", lambda bf16=bf16: bf16)
+        chat = loading.load_chat(infer.Config(ModelFlags(device="cpu"), BackendFlags(ckpt_dir=str(folder))))
+        assert collect(chat((Message("user", "Hi"),), params=SamplingParams(max_tokens=2))).usage.completion_tokens
+        chat.engine.close()
     assert swift("export", *flags) == 2
     assert "exists" in capsys.readouterr().err
 

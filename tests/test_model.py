@@ -324,6 +324,15 @@ def test_a_cpu_takes_bf16_where_the_weights_are_published_in_it_and_it_multiplie
     assert load.load_model(folder, device="cpu").dtype == expected
 
 
+@pytest.mark.parametrize("cpu", [True, False])
+def test_only_whole_weights_in_bf16_are_foreign_to_a_cpu_that_does_not_multiply_it(tmp_path, monkeypatch, cpu):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu})
+    (tmp_path / "config.json").write_text('{"dtype": "bfloat16"}')
+    assert load.has_foreign_bf16(tmp_path, "cpu") is not cpu
+    (tmp_path / "config.json").write_text('{"dtype": "bfloat16", "quantization_config": {"quant_method": "gptq"}}')
+    assert not load.has_foreign_bf16(tmp_path, "cpu")
+
+
 def test_fp16_is_refused_on_a_cpu(model):
     with pytest.raises(ValueError, match="fp16 does not work on a CPU"):
         load.load_model(model, "fp16", "cpu")

@@ -35,6 +35,8 @@ def why_not(model: Any) -> str:
         return f"its position encoding, {kind}, moves with the length"
     if any(_is_changed(part) for part in model.modules()):
         return "something was put into its layers"
+    if any(type(tensor) is not nn.Parameter for tensor in model.parameters()):
+        return "its weights are a library's own kind of tensor"
     kinds = {(tensor.device, tensor.dtype) for tensor in model.parameters()}
     if len(kinds) != 1 or not next(iter(kinds))[1].is_floating_point:
         return "its weights have several dtypes or devices"

@@ -145,14 +145,19 @@ def pick_dtype(dtype: str, device: torch.device, path: Path | None = None) -> st
 
 
 def has_foreign_bf16(path: Path, device: str) -> bool:
-    """Whether a model is published in bf16 and meant for a CPU that does not multiply it, so that AUTO is fp32."""
+    """Whether whole weights are published in bf16 and meant for a CPU that does not multiply it: AUTO is fp32 then."""
     on_cpu = pick_device(device).type == "cpu"
-    return on_cpu and _published_in(path) == "bfloat16" and not _has_bf16()
+    whole = "quantization_config" not in _configuration(path)
+    return on_cpu and whole and _published_in(path) == "bfloat16" and not _has_bf16()
 
 
 def _published_in(path: Path) -> str:
-    config = json_object(path / "config.json") if (path / "config.json").is_file() else {}
+    config = _configuration(path)
     return str(config.get("dtype") or config.get("torch_dtype"))
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    return json_object(path / "config.json") if (path / "config.json").is_file() else {}
 
 
 def _has_bf16() -> bool:
