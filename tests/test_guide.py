@@ -197,11 +197,11 @@ def test_a_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(sche
     assert "\n" not in str(caught.value)
 
 
-def argument(schema: dict[str, Any], **more: Any) -> Tool:
+def argument(schema: Any, **more: Any) -> Tool:
     return Tool({"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": ["x"], **more}})
 
 
-def one_of(*schemas: dict[str, Any]) -> dict[str, Any]:
+def one_of(*schemas: Any) -> dict[str, Any]:
     return {"anyOf": list(schemas)}
 
 
@@ -223,6 +223,8 @@ TEXT, NUMBER, NOTHING = {"type": "string"}, {"type": "number"}, {"type": "null"}
         ({"type": ["integer", "null"]}, [7, None], ["x", 1.5]),
         (one_of({**TEXT, "maxLength": 5}, NOTHING), ["abc", None], ["abcdef"]),
         (one_of({"enum": ["low"]}, NUMBER), ["low", 1.5], ["lo"]),
+        (one_of({**TEXT, "minLength": 2, "pattern": "^a"}, NOTHING, False), ["ab", None], ["a", "xx"]),
+        (True, ["a", 1], []),
         (
             {"type": "object", "properties": {"y": {"type": "integer"}}, "required": ["y"]},
             [{"y": 1}],
@@ -232,7 +234,7 @@ TEXT, NUMBER, NOTHING = {"type": "string"}, {"type": "number"}, {"type": "null"}
     ],
 )
 def test_a_value_in_tags_of_its_own_is_held_to_its_schema_and_read_by_it(
-    name: str, schema: dict[str, Any], right: list[Any], wrong: list[Any]
+    name: str, schema: Any, right: list[Any], wrong: list[Any]
 ) -> None:
     tokenizer = tokenizer_of(name)
     tool = argument(schema, **{"$defs": {"City": {"enum": ["Rome"]}}})
@@ -250,6 +252,7 @@ def test_a_value_in_tags_of_its_own_is_held_to_its_schema_and_read_by_it(
     ("tool", "reason"),
     [
         (argument(one_of({**TEXT, "maxLength": 3}, NUMBER)), "argument 'x' is a text with rules, or no text"),
+        (argument(False), ".*"),
         (argument({"$ref": "#/$defs/Nowhere"}), "argument 'x' refers to #/\\$defs/Nowhere"),
         (argument({"$ref": "#/$defs/A"}, **{"$defs": {"A": {"$ref": "#/$defs/A"}}}), "argument 'x' refers to"),
         (argument({**TEXT, "pattern": "^a|b"}), "argument 'x' has a pattern with anchors on one side"),

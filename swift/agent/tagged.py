@@ -71,10 +71,12 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 def value_schemas(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The schema of each argument by itself, with what it may refer to."""
     shared = definitions(schema)
-    return {
-        name: {**shared, **(about if isinstance(about, dict) else {})}
-        for name, about in schema.get("properties", {}).items()
-    }
+    return {name: {**shared, **as_object(about)} for name, about in schema.get("properties", {}).items()}
+
+
+def as_object(schema: Any) -> dict[str, Any]:
+    """A schema may be true or false instead: anything, nothing."""
+    return schema if isinstance(schema, dict) else {} if schema else {"not": {}}
 
 
 def definitions(schema: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from swift.agent import Tags
-from swift.agent.tagged import definitions, fits, value_schemas, write_value
+from swift.agent.tagged import as_object, definitions, fits, value_schemas, write_value
 from swift.infer.lark import json_of, quoted
 
 _NOTES = {"title", "description", "default", "examples", "deprecated", "$comment", "$schema", "$defs", "definitions"}
@@ -26,7 +26,8 @@ class Kind(NamedTuple):
 def rules(name: str, schema: dict[str, Any], tags: Tags) -> list[str]:
     """The rule `name`, and those that it is made of: the arguments that a schema names, in its order, and no others.
 
-    Raises ValueError for what a schema may say and tags cannot be held to. Texts are not held to their `format`.
+    Raises ValueError for what a schema may say and tags cannot be held to. Texts are not held to their `format`,
+    and what ends an argument is not kept out of the texts within JSON.
     """
     values, required = value_schemas(schema), schema.get("required", ())
     wrong = [*sorted(schema.keys() - _OF_OBJECT), *(key for key in required if key not in values)]
@@ -70,8 +71,8 @@ def _kinds(schema: dict[str, Any], key: str, within: tuple[str, ...] = ()) -> It
         found = schema["enum"] if "enum" in said else [schema["const"]]
         yield from (Kind(quoted(write_value(value))) for value in found if fits(value, schema))
     elif said == {"anyOf"}:
-        for branch in schema["anyOf"]:
-            yield from _kinds({**shared, **branch}, key, within)
+        for branch in (each for each in schema["anyOf"] if each is not False):
+            yield from _kinds({**shared, **as_object(branch)}, key, within)
     elif not said:
         yield Kind("TEXT", free=True)
     elif said == {"type"} or ("string" in types and said <= _OF_TEXT | {"type"}):
@@ -107,7 +108,7 @@ def _text(schema: dict[str, Any], key: str) -> str:
     terms = [rf"/(.|\n){{{least},{most}}}/"] if least or most != "" else []
     if "pattern" in schema:
         terms.append(_found(schema["pattern"], key))
-    return " & ".join(terms) or "TEXT"
+    return f"({' & '.join(terms)})" if terms else "TEXT"
 
 
 def _found(pattern: str, key: str) -> str:
