@@ -26,6 +26,7 @@ from urllib import request
 from urllib.error import URLError
 from urllib.parse import unquote, unquote_to_bytes
 
+from swift import hubs
 from swift.cache import cache_root
 from swift.chat import PLACE, Image, Message
 
@@ -226,8 +227,8 @@ def _fetched(url: str, access: Access) -> Image:
 
 
 def _download(url: str, public: bool) -> bytes:
-    if "1" in (os.environ.get("SWIFT_OFFLINE"), os.environ.get("HF_HUB_OFFLINE")):
-        raise ValueError("not fetched (SWIFT_OFFLINE or HF_HUB_OFFLINE is set)")
+    if variable := hubs.offline():
+        raise ValueError(f"not fetched ({variable} is set)")
     # Only these: the usual opener would follow a redirect to ftp, and a proxy would hide whom it reaches.
     opener = request.OpenerDirector()
     for handler in (

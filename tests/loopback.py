@@ -1,4 +1,4 @@
-"""A stand-in for Hugging Face on this machine, from which repositories are fetched. Knows nothing of swift."""
+"""Stand-ins for Hugging Face and ModelScope on this machine, from which repositories are fetched. No swift here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 COMMIT = "0123456789012345678901234567890123456789"
 
@@ -38,6 +39,11 @@ class Hub(BaseHTTPRequestHandler):
             return
         if self.path.startswith(f"/api/{self.kind}/org/name"):
             return self._answer(json.dumps(self._about()).encode(), {"Content-Type": "application/json"})
+        self._file(name)
+
+    do_HEAD = do_GET
+
+    def _file(self, name: str) -> None:
         if name not in self.files:
             return self._answer(b"", {}, 404)
         body = self.files[name]
@@ -50,8 +56,6 @@ class Hub(BaseHTTPRequestHandler):
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         self._answer(body[start:], headers, 206 if start else 200, name in self.cut and self.command == "GET")
-
-    do_HEAD = do_GET
 
     def _about(self) -> Any:
         if "/tree/" not in self.path:
@@ -85,11 +89,36 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+class ModelScope(Hub):
+    """The same for ModelScope, whose client asks other questions; a model or a data set, as it is asked."""
+
+    def do_GET(self) -> None:
+        url = urlparse(self.path)
+        if url.path == "/":
+            return self._answer(b"ok", {})
+        asked = re.fullmatch(r"/api/v1/(models|datasets)/org/name/repo(/files|/tree)?", url.path)
+        if asked and not asked[2]:
+            return self._file(parse_qs(url.query)["FilePath"][0])
+        if asked:
+            files = [
+                {"Path": name, "Name": name, "Size": len(body), "Type": "blob", "Revision": COMMIT}
+                | {"Sha256": hashlib.sha256(body).hexdigest(), "CommittedDate": 1_700_000_000}
+                for name, body in self.files.items()
+            ]
+            return self._said({"Code": 200, "Success": True, "Data": {"Files": files}, "TotalCount": len(files)})
+        self._said({"Code": 404, "Success": False, "Message": "not found"}, 404)
+
+    do_HEAD = do_GET
+
+    def _said(self, content: Any, status: int = 200) -> None:
+        self._answer(json.dumps(content).encode(), {"Content-Type": "application/json"}, status)
+
+
 @contextmanager
-def serving(kind: str, files: Mapping[str, bytes]) -> Iterator[tuple[type[Hub], str]]:
+def serving(kind: str, files: Mapping[str, bytes], of: type[Hub] = Hub) -> Iterator[tuple[type[Hub], str]]:
     """The hub, with its address, as long as it is needed. `kind`: `models` or `datasets`."""
     state = {"kind": kind, "files": files, "asked": [], "cut": set(), "altered": set(), "mute": False}
-    hub: type[Hub] = type("OneHub", (Hub,), state)
+    hub: type[Hub] = type("OneHub", (of,), state)
     server = ThreadingHTTPServer(("127.0.0.1", 0), hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

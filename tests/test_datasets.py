@@ -13,7 +13,7 @@ from published import PUBLISHED
 from swift import cli, flags
 from swift.commands import datasets, infer
 from swift.commands.groups import DataFlags
-from swift.data import hubs, layout, registry
+from swift.data import layout, registry
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.registry import catalogue, known
 from swift.data.repairs import REPAIRS
@@ -431,7 +431,7 @@ def test_the_program_of_modelscope_is_asked_for_files_that_can_be_read(tmp_path,
     monkeypatch.setitem(sys.modules, "modelscope", Program)
     monkeypatch.setitem(sys.modules, "modelscope.hub", Program)
     monkeypatch.setitem(sys.modules, "modelscope.hub.snapshot_download", Program)
-    monkeypatch.setattr(hubs, "_reach", lambda url: None)
+    monkeypatch.setattr("swift.hubs.reach", lambda url: None)
     monkeypatch.delenv("SWIFT_OFFLINE")
     assert len(load("MS::org/name")[0]) == 1
     assert wanted[0] == "org/name" and {"*.jsonl", "*.jsonl.zst", "*.parquet", "README.md"} < set(wanted)

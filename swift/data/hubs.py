@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import importlib
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from swift import hubs
 from swift.data import layout
-
-SECONDS = 5.0  # how long a hub may take to answer at all
 
 LISTING = ".swift-listing.json"
 """The hub's list of a repository's files with their sizes, kept beside those that were fetched."""
@@ -29,24 +25,22 @@ Raises ValueError where there are none.
 def cached(ms: str, hf: str, tried: list[str]) -> Iterator[Path]:
     """Folders on this machine that hold the repository, or a part of it. The places go into `tried`."""
     if ms:
-        root = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
-        tried.append(f"the ModelScope cache {root}")
-        yield from _modelscope_folders(root, ms)
+        tried.append(f"the ModelScope cache {hubs.modelscope_root()}")
+        yield from _modelscope_folders(ms)
     if hf:
         tried.append(f"the Hugging Face cache {_hugging_face_cache()}")
         snapshots = _hugging_face_cache() / f"datasets--{hf.replace('/', '--')}" / "snapshots"
         if snapshots.is_dir():
-            yield from sorted(snapshots.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+            yield from _newest_first(snapshots)
 
 
 def fetched(ms: str, hf: str, pick: Pick, tried: list[str]) -> Iterator[Path]:
     """Folders fetched from the hubs, ModelScope first unless USE_HF says otherwise. What fails goes into `tried`."""
-    for name in ("SWIFT_OFFLINE", "HF_HUB_OFFLINE"):
-        if _is_on(name):
-            tried.append(f"no network ({name} is set)")
-            return
+    if variable := hubs.offline():
+        tried.append(f"no network ({variable} is set)")
+        return
     fetches = [(ms, "ModelScope", from_modelscope), (hf, "Hugging Face", from_hugging_face)]
-    for repository, hub, fetch in reversed(fetches) if _is_on("USE_HF") else fetches:
+    for repository, hub, fetch in reversed(fetches) if hubs.is_on("USE_HF") else fetches:
         if not repository:
             continue
         try:
@@ -73,14 +67,20 @@ def picked(folder: Path, pick: Pick) -> tuple[Path, ...]:
 # Caches ---------------------------------------------------------------------------------------------------------------
 
 
-def _modelscope_folders(root: Path, repository: str) -> Iterator[Path]:
+def _modelscope_folders(repository: str) -> Iterator[Path]:
     owner, _, name = repository.rpartition("/")
     for below in ("hub/datasets", "datasets", "hub"):
         # ModelScope writes a dot in a name as ___, since Python could not import a folder with a dot.
         for spelled in dict.fromkeys((name, name.replace(".", "___"))):
-            folder = root / below / owner / spelled
+            folder = hubs.modelscope_root() / below / owner / spelled
             if folder.is_dir():
                 yield folder
+    for snapshots in hubs.modelscope_snapshots("datasets", repository):
+        yield from _newest_first(snapshots)
+
+
+def _newest_first(snapshots: Path) -> list[Path]:
+    return sorted(snapshots.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
 
 
 def _hugging_face_cache() -> Path:
@@ -95,9 +95,13 @@ def _listing(folder: Path) -> dict[str, int] | None:
 
 def _unfinished(folder: Path) -> str:
     """What the hubs' own programs leave where they were interrupted; empty where there is nothing of it."""
-    hugging_face = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else folder
+    blobs = folder.parent.parent / "blobs"
     modelscope = folder.parent.parent / "._____temp" / folder.parent.name / folder.name
-    left = [*hugging_face.glob("*.incomplete"), *(file for file in modelscope.rglob("*") if file.is_file())]
+    left = [
+        *blobs.glob("*.incomplete"),
+        *folder.rglob("*.incomplete"),
+        *(file for file in modelscope.rglob("*") if file.is_file()),
+    ]
     return f"{left[0]} is left" if left else ""
 
 
@@ -106,18 +110,17 @@ def _unfinished(folder: Path) -> str:
 
 def from_hugging_face(repository: str, pick: Pick) -> Path:
     """Fetches the files of a data set that `pick` wants, with progress; what was begun before is gone on with."""
-    http = importlib.import_module("huggingface_hub.utils").httpx  # of whichever name it uses
     try:
         return _from_hugging_face(repository, pick)
-    except http.HTTPError as error:  # the program of the hub lets some of these through, and not all are OSErrors
+    except hubs.http_error() as error:
         raise OSError(f"{type(error).__name__}: {error}") from None
 
 
 def _from_hugging_face(repository: str, pick: Pick) -> Path:
     hub = importlib.import_module("huggingface_hub")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    _reach(endpoint)
-    info = hub.HfApi(endpoint).repo_info(repository, repo_type="dataset", timeout=SECONDS, files_metadata=True)
+    hubs.reach(endpoint)
+    info = hub.HfApi(endpoint).repo_info(repository, repo_type="dataset", timeout=hubs.SECONDS, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings}
     declaring = [name for name, size in sizes.items() if layout.says_what_is_where(name) and size <= layout.SMALL]
 
@@ -131,7 +134,7 @@ def _from_hugging_face(repository: str, pick: Pick) -> Path:
                 endpoint=endpoint,
                 cache_dir=_hugging_face_cache(),
                 allow_patterns=patterns,
-                etag_timeout=SECONDS,
+                etag_timeout=hubs.SECONDS,
             )
         )
 
@@ -146,24 +149,14 @@ def from_modelscope(repository: str, pick: Pick) -> Path:
     It shows its progress, goes on with what was begun before, and checks each file's hash.
     """
     hub = importlib.import_module("modelscope.hub.snapshot_download")
-    _reach("https://www.modelscope.cn")  # the package waits a minute and retries
     kinds = [f"*{kind}{packing}" for kind in layout.SUFFIXES for packing in ("", *layout.PACKED)]
-    return Path(hub.dataset_snapshot_download(repository, allow_file_pattern=[layout.README, *kinds]))
+    with hubs.modelscope_errors():
+        return Path(hub.dataset_snapshot_download(repository, allow_file_pattern=[layout.README, *kinds]))
 
 
 def _keep_listing(folder: Path, sizes: Mapping[str, int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LISTING).write_text(json.dumps(sizes), encoding="utf-8")
-
-
-def _reach(url: str) -> None:
-    """Raises OSError if nothing answers at `url`; the hubs' own programs can wait for minutes."""
-    with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a kind one
-        urllib.request.urlopen(url, timeout=SECONDS).close()
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,20 +6,13 @@ import importlib
 import importlib.util
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-TIMEOUT_S = 5
-"""How long a hub may take to answer at all before it counts as out of reach."""
-
-
-def offline() -> bool:
-    return "1" in (os.environ.get("SWIFT_OFFLINE"), os.environ.get("HF_HUB_OFFLINE"))
+from swift import hubs
 
 
 def cached(name: str, revision: str) -> Iterator[Path]:
@@ -28,19 +21,16 @@ def cached(name: str, revision: str) -> Iterator[Path]:
     yield from _hf_cache(name, revision)
 
 
-def modelscope_root() -> Path:
-    return Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
-
-
 def _modelscope_cache(name: str, revision: str) -> Iterator[Path]:
     """Folders of a model in the layouts that ModelScope's client has used; the case of names has varied too."""
     for layout in (("hub", "models"), ("hub",), ("models",), ()):
-        folders = [modelscope_root().joinpath(*layout)]
+        folders = [hubs.modelscope_root().joinpath(*layout)]
         for part in name.lower().split("/"):
             wanted = (part, part.replace(".", "___"))
             below = [inner for folder in folders if folder.is_dir() for inner in sorted(folder.iterdir())]
             folders = [inner for inner in below if inner.name.lower() in wanted and inner.is_dir()]
         yield from (folder for folder in folders if _has_revision(folder, revision))
+    yield from filter(Path.is_dir, (every / revision for every in hubs.modelscope_snapshots("models", name)))
 
 
 def _has_revision(folder: Path, revision: str) -> bool:
@@ -68,19 +58,18 @@ def _hf_revision(revision: str) -> str:
 def from_modelscope(name: str, revision: str) -> Path:
     if importlib.util.find_spec("modelscope") is None:
         raise ValueError("ModelScope (its package `modelscope` is not installed)")
-    _reach("https://www.modelscope.cn", "ModelScope")
     modelscope = importlib.import_module("modelscope")
-    return Path(modelscope.snapshot_download(name, revision=revision))
+    with hubs.modelscope_errors():
+        return Path(modelscope.snapshot_download(name, revision=revision))
 
 
 def from_hf(name: str, revision: str) -> Path:
     """Fetches a model with progress, goes on with what was begun before, and checks every file's hash."""
-    _reach(constants.ENDPOINT, "Hugging Face")
+    hubs.reach(constants.ENDPOINT)
     print(f"fetching {name} from {constants.ENDPOINT}", file=sys.stderr)
-    http = importlib.import_module("huggingface_hub.utils").httpx  # of whichever name it uses
     try:
         return _from_hf(name, _hf_revision(revision))
-    except http.HTTPError as error:  # some of these are no OSErrors
+    except hubs.http_error() as error:
         raise OSError(f"{constants.ENDPOINT}: {type(error).__name__}: {error}") from None
 
 
@@ -104,8 +93,8 @@ def check_push(name: str, use_hf: bool) -> None:
     """ValueError for what would make a push fail, before there is anything to push."""
     if name.count("/") != 1 or not all(name.split("/")):
         raise ValueError(f"--hub_model_id {name}: a hub id is OWNER/NAME")
-    if offline():
-        raise ValueError("--push_to_hub needs the network, but SWIFT_OFFLINE or HF_HUB_OFFLINE is set")
+    if variable := hubs.offline():
+        raise ValueError(f"--push_to_hub needs the network, but {variable} is set")
     if not use_hf and importlib.util.find_spec("modelscope") is None:
         raise ValueError(
             "--push_to_hub goes to ModelScope, whose package is not installed: pip install modelscope, "
@@ -119,11 +108,11 @@ def push(folder: Path, name: str, token: str | None, private: bool, message: str
         hub = importlib.import_module("modelscope.hub.api").HubApi(
             token=token or os.environ.get("MODELSCOPE_API_TOKEN")
         )
-        _reach("https://www.modelscope.cn", "ModelScope")
-        hub.create_repo(name, repo_type="model", visibility="private" if private else "public", exist_ok=True)
-        hub.upload_folder(repo_id=name, folder_path=str(folder), commit_message=message, repo_type="model")
-        return f"https://www.modelscope.cn/models/{name}"
-    _reach(constants.ENDPOINT, "Hugging Face")
+        with hubs.modelscope_errors():
+            hub.create_repo(name, repo_type="model", visibility="private" if private else "public", exist_ok=True)
+            hub.upload_folder(repo_id=name, folder_path=str(folder), commit_message=message, repo_type="model")
+        return f"{hubs.modelscope_url()}/models/{name}"
+    hubs.reach(constants.ENDPOINT)
     api = HfApi(endpoint=constants.ENDPOINT, token=token)
     try:
         api.create_repo(name, private=private, exist_ok=True)
@@ -131,13 +120,3 @@ def push(folder: Path, name: str, token: str | None, private: bool, message: str
     except HfHubHTTPError as error:
         raise OSError(f"{constants.ENDPOINT} refuses {name}: {str(error).splitlines()[0]}") from None
     return f"{constants.ENDPOINT}/{name}"
-
-
-def _reach(url: str, hub: str) -> None:
-    """Raises OSError if nothing answers at `url` in a few seconds; the hubs' own clients can wait for minutes."""
-    try:
-        urllib.request.urlopen(url, timeout=TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        return  # it did answer
-    except OSError as error:
-        raise OSError(f"{hub} ({url} cannot be reached: {error})") from None

@@ -25,6 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
 from swift import own
+from swift.hubs import modelscope_root, offline
 from swift.model import attention, bundled, convert, gguf, hubs, quantise, specs, vision
 from swift.model.files import json_object
 from swift.model.quantise import Quantisation
@@ -387,13 +388,13 @@ def _in_caches(ids: list[str], revision: str, tried: list[str]) -> Path | None:
             return check(folder)
         except ValueError as error:  # cut short; a download would complete it
             tried.append(str(error))
-    tried += [f"ModelScope's cache {hubs.modelscope_root()}", f"Hugging Face's cache {constants.HF_HUB_CACHE}"]
+    tried += [f"ModelScope's cache {modelscope_root()}", f"Hugging Face's cache {constants.HF_HUB_CACHE}"]
     return None
 
 
 def _download(ms: str, hf: str, revision: str, use_hf: bool, tried: list[str]) -> Path | None:
-    if hubs.offline():
-        tried.append("no download (SWIFT_OFFLINE or HF_HUB_OFFLINE is set)")
+    if variable := offline():
+        tried.append(f"no download ({variable} is set)")
         return None
     ways = [(hubs.from_modelscope, ms), (hubs.from_hf, hf)]
     for fetch, name in reversed(ways) if use_hf else ways:
