@@ -39,7 +39,10 @@ def nothing_left_running() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scale")
-    tiny_model_folder(folder / "tiny")
+    # wide enough for blocks in C++, where the machine has a compiler
+    tiny_model_folder(
+        folder / "tiny", hidden_size=64, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1
+    )
     rows = [{"query": f"twice {n}?", "response": f"It is {2 * n}." + "!" * (n % 7)} for n in range(19)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
