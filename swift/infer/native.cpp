@@ -29,6 +29,9 @@ struct Low {
 };
 
 constexpr int PART = 24;    // depths of many rows that go through a product before the others
+// Bytes of rows that go through all panels together, so that a second-level cache holds them; bf16 takes half the room
+// of fp32, and what multiplies it comes with larger caches.
+constexpr int64_t NEAR = std::is_same_v<Cell, float> ? 256 << 10 : int64_t(1) << 40;
 constexpr int PRODUCTS = 4; // of a layer that an adapter may be on
 
 struct Model {
@@ -248,7 +251,8 @@ private:
       meet();
     }
     Opened *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
-    const int64_t blocks = (rows + MOST - 1) / MOST;
+    const int64_t fits = NEAR / (part * DEPTH * int64_t(sizeof(Cell))) / MOST * MOST;
+    const int64_t together = w.bits == 16 ? std::max<int64_t>(fits, MOST) : rows; // a panel is opened once
     alignas(64) float sums[2][MOST * PANEL];
     struct {
       int64_t row, panel;
@@ -270,10 +274,11 @@ private:
       return w.weight + panel * w.panel_bytes() + from * w.depth_bytes();
     };
     int turn = 0;
+    int64_t begin = 0, end = 0, blocks = 0; // of the rows that go together
     const auto multiply = [&](int64_t panel, int from, const auto *weight) {
       const int depths = std::min(part, whole - from);
-      for (int64_t row = 0; row < rows; row += MOST, turn ^= 1) {
-        const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
+      for (int64_t row = begin; row < end; row += MOST, turn ^= 1) {
+        const int some = int(std::min<int64_t>(MOST, end - row)), each = (before.count + depths - 1) / depths;
         const Cell *of = x + row * w.inputs + from * ROWS * DEPTH;
         const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
         if constexpr (std::is_same_v<decltype(weight), const uint8_t *>) {
@@ -284,7 +289,7 @@ private:
           multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, ahead, between);
         } else { // every block of rows fetches its share of the next panel
           const int64_t share = w.depth_bytes() / blocks;
-          const uint8_t *later = place_of(panel + 1, from) + row / MOST * share * depths;
+          const uint8_t *later = place_of(panel + 1, from) + (row - begin) / MOST * share * depths;
           multiply_tiles<Keep::PANEL>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 0, [&](int depth) {
             for (int64_t i = depth * share; i < (depth + 1) * share; i += 64)
               _mm_prefetch((const char *)(later + i), _MM_HINT_T1);
@@ -303,13 +308,16 @@ private:
       else
         multiply(panel, from, opened(w, kept, std::min(part, whole - from), room));
     };
-    const int64_t first = panels * me / all, end = panels * (me + 1) / all;
-    if (blocks == 1)
-      for (int64_t panel = first; panel < end; panel++)
-        for (int from = 0; from < whole; from += part) open(panel, from);
-    else
-      for (int from = 0; from < whole; from += part)
-        for (int64_t panel = first; panel < end; panel++) open(panel, from);
+    const int64_t first = panels * me / all, last = panels * (me + 1) / all;
+    for (; begin < rows; begin = end) {
+      end = std::min(rows, begin + together), blocks = (end - begin + MOST - 1) / MOST;
+      if (blocks == 1)
+        for (int64_t panel = first; panel < last; panel++)
+          for (int from = 0; from < whole; from += part) open(panel, from);
+      else
+        for (int from = 0; from < whole; from += part)
+          for (int64_t panel = first; panel < last; panel++) open(panel, from);
+    }
     finish(before.count);
     meet();
   }
