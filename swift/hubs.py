@@ -54,8 +54,9 @@ def modelscope_snapshots(kind: Literal["models", "datasets"], name: str) -> Iter
 
 
 @contextlib.contextmanager
-def modelscope_errors() -> Iterator[None]:
-    """Whatever ModelScope's client raises, as OSError: over its versions its errors have nothing in common."""
+def asking_modelscope() -> Iterator[None]:
+    """OSError where ModelScope is out of reach, and for whatever its client raises: nothing narrower holds for all its
+    versions."""
     reach(modelscope_url())
     try:
         yield

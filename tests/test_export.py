@@ -245,6 +245,14 @@ def test_main_returns_the_folder(checkpoint):
 # Fewer bits
 
 
+def test_rows_that_are_not_there_are_told_before_the_model_is_loaded(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr("swift.model.calibrated.check", lambda method: None)
+    monkeypatch.setattr(export, "whole", lambda choice: pytest.fail("the model was loaded"))
+    flags = ["--quant_bits", 4, "--quant_method", "gptq", "--dataset", "nowhere.jsonl"]
+    assert swift("export", "--ckpt_dir", checkpoint, *flags) == 2
+    assert "nowhere.jsonl: no such file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "method, bits, package",
     [

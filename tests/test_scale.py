@@ -21,6 +21,7 @@ from tiny import tiny_model_folder
 from swift import flags, launch
 from swift.commands import sft
 from swift.train import checkpoint
+from swift.tuner import block
 
 ROOT = Path(__file__).parent.parent
 STARTED: list[subprocess.Popen[str]] = []
@@ -114,6 +115,7 @@ def test_two_nodes_train_as_one_process_with_twice_the_accumulation(work: Path, 
     where = {"NNODES": "2", "NPROC_PER_NODE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     given = settings(work, work / "nodes")
     said = [finished(each) for each in [start(given, NODE_RANK=rank, **where) for rank in "01"]]
+    assert any("instead of C++" in text for text in said) == bool(block.why_not(torch.float32))
     assert losses(work / "nodes") == pytest.approx(alone, rel=1e-4)
     assert ["a step: 2 x 2 x 2 rows" in text for text in said] == [True, False]
 

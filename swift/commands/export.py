@@ -17,6 +17,7 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from swift.chat import Conversation
     from swift.model.specs import ModelSpec
     from swift.template.template import Template
 
@@ -254,13 +255,16 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
 
     from swift.commands.tuning import quantisation
     from swift.model import calibrated, load, quantise
+    from swift.template import Renderer
 
     wanted = choice.model
     device = load.pick_device(wanted.device)
     dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
     # what is missing shows before anything is loaded
+    rows: Sequence[Conversation] = ()
     if config.is_by_examples:
         calibrated.check(method)
+        rows = _examples(config.examples, choice.model.registry)
     else:
         how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
         assert how is not None, config.bits
@@ -278,7 +282,11 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
             parameter.data = parameter.data.to(numbers)
         _, tokenizer, template, stops, name, spec = ready
         if config.is_by_examples:
-            calibrated.calibrate(model, method, config.bits, _examples(config, choice, ready))
+            renderer = Renderer(tokenizer, template, choice.template.agent_template)
+            tokens_of = (renderer.encode(row).tokens for row in rows)  # as it is trained and served
+            calibrated.calibrate(
+                model, method, config.bits, [each[: config.examples.quant_seqlen] for each in tokens_of]
+            )
         else:
             model.save_pretrained(between)
             del model, ready  # room for the second model
@@ -301,27 +309,20 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     return folder
 
 
-def _examples(config: Config, choice: loading.Choice, ready: Whole) -> list[list[int]]:
-    """Tokens of rows as the model is trained and served."""
+def _examples(wanted: ExampleFlags, registry: Sequence[str]) -> Sequence[Conversation]:
     from random import Random
 
     from swift.chat import Conversation, Message
     from swift.data.mix import DataPlan, load_datasets, sample
     from swift.data.synth import agent_rows, general_rows
-    from swift.template import Renderer
 
-    wanted = config.examples
     rows: Sequence[Conversation]
     if wanted.dataset:
-        registry = tuple(choice.model.registry)
-        rows, _, _ = load_datasets(DataPlan(dataset=wanted.dataset, dataset_test_ratio=0.0, registry=registry))
+        rows, _, _ = load_datasets(DataPlan(dataset=wanted.dataset, dataset_test_ratio=0.0, registry=tuple(registry)))
     else:
         talk = [
             Conversation((Message("user", row["query"]), Message("assistant", row["response"])))
             for row in general_rows()
         ]
         rows = [*agent_rows(wanted.quant_n_samples // 3 + 1, seed=0, style="messages"), *talk]
-    if len(rows) > wanted.quant_n_samples:
-        rows = sample(rows, wanted.quant_n_samples, Random(0))
-    renderer = Renderer(ready.tokenizer, ready.template, choice.template.agent_template)
-    return [renderer.encode(row).tokens[: wanted.quant_seqlen] for row in rows]
+    return rows if len(rows) <= wanted.quant_n_samples else sample(rows, wanted.quant_n_samples, Random(0))

@@ -150,7 +150,7 @@ def from_modelscope(repository: str, pick: Pick) -> Path:
     """
     hub = importlib.import_module("modelscope.hub.snapshot_download")
     kinds = [f"*{kind}{packing}" for kind in layout.SUFFIXES for packing in ("", *layout.PACKED)]
-    with hubs.modelscope_errors():
+    with hubs.asking_modelscope():
         return Path(hub.dataset_snapshot_download(repository, allow_file_pattern=[layout.README, *kinds]))
 
 
