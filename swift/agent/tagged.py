@@ -71,7 +71,7 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 def value_schemas(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The schema of each argument by itself, with what it may refer to."""
     shared = definitions(schema)
-    return {name: {**shared, **as_object(about)} for name, about in schema.get("properties", {}).items()}
+    return {name: {**shared, **as_object(about)} for name, about in (schema.get("properties") or {}).items()}
 
 
 def as_object(schema: Any) -> dict[str, Any]:
