@@ -60,7 +60,7 @@ def asking_modelscope() -> Iterator[None]:
     reach(modelscope_url())
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of the client, see above
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise OSError(f"{modelscope_url()}: {lines[0] if lines else type(error).__name__}") from error
 
