@@ -330,7 +330,7 @@ class TestRowsThatAreTooLong:
         found = []
         for processes in (1, 2):
             lengths = Lengths()
-            samples = list(fit_all(make(tokenizer), iter(rows), limit, "delete", lengths, processes))
+            samples = list(fit_all(make(tokenizer), rows, limit, "delete", lengths, processes))
             found.append((samples, lengths.fates, lengths.reasons))
         assert found[0] == found[1]
         assert len(found[0][0]) == 598

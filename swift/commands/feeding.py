@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from swift.data.check import Report
     from swift.data.mix import DataPlan
     from swift.template import Renderer
-    from swift.template.fit import Lengths
+    from swift.template.fit import Lengths, Settled
     from swift.train.ranks import Ranks
     from swift.train.report import Share
     from swift.train.streamed import Stream
@@ -117,12 +118,13 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
         (Compact.aside if len(rows) > IN_MEMORY and not renderer.sight else Compact.of)(
             fit_all(
                 renderer,
-                _shown(rows, doing),
+                rows,
                 limits.max_length,
                 limits.truncation_strategy,
                 lengths,
                 # what makes the pixels of a row stays in this process
                 1 if renderer.sight else cfg.train.preprocess_num_proc or processes_for(len(rows)),
+                partial(_shown, doing=doing, total=len(rows)),
             )
         )
         for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
@@ -133,11 +135,11 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     return Data(train, val, mixture(train), fates, said, shown)
 
 
-def _shown(rows: Sequence[Conversation], doing: str) -> Iterable[Conversation]:
+def _shown(rows: Iterable[Settled], doing: str, total: int) -> Iterable[Settled]:
     """The rows, with a progress bar where they are many and somebody looks."""
     from rich.progress import track
 
-    return track(rows, doing, disable=not sys.stderr.isatty() or len(rows) < 1000, transient=True)
+    return track(rows, doing, total, disable=not sys.stderr.isatty() or total < 1000, transient=True)
 
 
 def _told(report: Report, lengths: Lengths, say: Say) -> tuple[dict[str, Any], list[str]]:

@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -33,6 +33,16 @@ class Fitted(NamedTuple):
     reason: str = ""
 
 
+class Settled(NamedTuple):
+    """What became of a row, and which it was; less than a Fitted, for it is sent from process to process."""
+
+    sample: Sample | None
+    source: str
+    line: int
+    fate: Fate
+    reason: str
+
+
 class Lengths:
     """How many rows of each source were kept, cut and dropped, and the reasons of the dropped ones."""
 
@@ -40,10 +50,10 @@ class Lengths:
         self.fates: dict[str, Counter[Fate]] = {}
         self.reasons: list[str] = []
 
-    def add(self, conversation: Conversation, fitted: Fitted) -> None:
-        self.fates.setdefault(conversation.source, Counter())[fitted.fate] += 1
-        if fitted.reason:
-            self.reasons.append(f"{conversation.source}:{conversation.line}: {fitted.reason}")
+    def add(self, source: str, line: int, fate: Fate, reason: str) -> None:
+        self.fates.setdefault(source, Counter())[fate] += 1
+        if reason:
+            self.reasons.append(f"{source}:{line}: {reason}")
 
     def lines(self, named: int = 5) -> list[str]:
         """For people: a line a source, then the first `named` rows that were dropped."""
@@ -88,17 +98,26 @@ def fit_all(
     strategy: Strategy,
     lengths: Lengths,
     processes: int = 1,
+    watch: Callable[[Iterable[Settled]], Iterable[Settled]] = iter,
 ) -> Iterator[Sample]:
-    """The samples of the rows that fit, in order; `lengths` keeps account of all of them.
+    """The samples of the rows that fit, in order; `lengths` keeps account of all of them, and `watch` sees them pass.
 
-    With several `processes` no more rows are read ahead than keep them busy.
+    A sequence can be shared out among `processes`, which read it themselves and are never far ahead.
     """
-    one = partial(fit, renderer, max_length=max_length, strategy=strategy)
-    found = _shared_out(one, rows, processes) if processes > 1 else ((row, one(row)) for row in rows)
-    for conversation, fitted in found:
-        lengths.add(conversation, fitted)
-        if fitted.sample is not None:
-            yield fitted.sample
+    settle = partial(_settle, renderer, max_length, strategy)
+    if processes > 1 and isinstance(rows, Sequence):
+        found: Iterable[Settled] = _shared_out(settle, rows, processes)
+    else:
+        found = map(settle, rows)
+    for sample, source, line, fate, reason in watch(found):
+        lengths.add(source, line, fate, reason)
+        if sample is not None:
+            yield sample
+
+
+def _settle(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> Settled:
+    fitted = fit(renderer, row, max_length, strategy)
+    return Settled(fitted.sample, row.source, row.line, fitted.fate, fitted.reason)
 
 
 def processes_for(rows: int) -> int:
@@ -108,32 +127,30 @@ def processes_for(rows: int) -> int:
 
 
 def _shared_out(
-    one: Callable[[Conversation], Fitted], rows: Iterable[Conversation], processes: int
-) -> Iterator[tuple[Conversation, Fitted]]:
-    source = iter(rows)
-    # forked, so that nothing has to be sent and loaded again
+    settle: Callable[[Conversation], Settled], rows: Sequence[Conversation], processes: int
+) -> Iterator[Settled]:
+    chunks = iter([range(at, min(at + CHUNK, len(rows))) for at in range(0, len(rows), CHUNK)])
+    # forked, so that neither the tokenizer nor rows have to be sent
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, context, _begin, (one,)) as pool:
-        waiting: deque[tuple[list[Conversation], Future[list[_Fate]]]] = deque()
-        while (chunk := list(islice(source, CHUNK))) or waiting:
-            if chunk:
-                waiting.append((chunk, pool.submit(_fit_chunk, chunk)))
-            if not chunk or len(waiting) > 2 * processes:
-                before, result = waiting.popleft()
-                yield from ((row, Fitted(row, *fate)) for row, fate in zip(before, result.result(), strict=True))
+    with ProcessPoolExecutor(processes, context, _begin, (settle, rows)) as pool:
+        waiting = deque(pool.submit(_settle_chunk, chunk) for chunk in islice(chunks, 2 * processes + 1))
+        while waiting:
+            settled = waiting.popleft().result()
+            waiting += [pool.submit(_settle_chunk, chunk) for chunk in islice(chunks, 1)]
+            yield from settled
 
 
-_Fate = tuple[Sample | None, Fate, str]
-"""What a process sends back: all of a Fitted but the row, which takes longer to send than its tokens."""
-_ONE: list[Callable[[Conversation], Fitted]] = []  # in a process of the pool: what it does to a row
+_WORK: list[tuple[Callable[[Conversation], Settled], Sequence[Conversation]]] = []
+"""In a process of the pool: what it does to a row, and the rows."""
 
 
-def _begin(one: Callable[[Conversation], Fitted]) -> None:
-    _ONE[:] = [one]
+def _begin(settle: Callable[[Conversation], Settled], rows: Sequence[Conversation]) -> None:
+    _WORK[:] = [(settle, rows)]
 
 
-def _fit_chunk(chunk: list[Conversation]) -> list[_Fate]:
-    return [_ONE[0](row)[1:] for row in chunk]
+def _settle_chunk(places: range) -> list[Settled]:
+    settle, rows = _WORK[0]
+    return [settle(rows[place]) for place in places]
 
 
 def _shorter(conversation: Conversation) -> Iterator[Conversation]:

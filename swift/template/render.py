@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from swift.agent import Form, form
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
+from swift.template.cuts import Encoded
 from swift.template.sight import Sight
 from swift.template.template import Template
 from swift.template.weigh import environment, loss_scale
-from swift.template.words import Encoded, Special, Words
+from swift.template.words import Special, Words
 from swift.template.write import JinjaWriter, Kind, Piece, TableWriter, Turn, Writer
 
 _RESULT = "\ue003"  # stands for a tool's text while the form writes around it

@@ -9,6 +9,7 @@ import tempfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, overload
@@ -30,6 +31,14 @@ class _Numbers(dict[Any, int]):
     def __missing__(self, thing: Any) -> int:
         self[thing] = number = len(self)
         return number
+
+
+def _numbered(weights: Sequence[float], numbers: _Numbers) -> array[int]:
+    """The number of each weight. Few runs of equal ones make a row, so these are what is looked up."""
+    found = array("i")
+    for weight, run in groupby(weights):
+        found.extend(array("i", [numbers[weight]]) * len(list(run)))
+    return found
 
 
 class Compact(Sequence[Sample]):
@@ -55,8 +64,8 @@ class Compact(Sequence[Sample]):
         inputs: dict[int, Inputs] = {}
         arrays = {"tokens": array("i"), "weights": array("i"), "ends": array("q"), "sources": array("i")}
         for at, sample in enumerate(samples):
-            arrays["tokens"].extend(sample.tokens)
-            arrays["weights"].extend(map(weights.__getitem__, sample.weights))
+            arrays["tokens"].extend(array("i", sample.tokens))
+            arrays["weights"].extend(_numbered(sample.weights, weights))
             arrays["ends"].append(len(arrays["tokens"]))
             arrays["sources"].append(sources[sample.source])
             if sample.inputs is not None:
@@ -127,10 +136,11 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
             if sample.inputs is not None:
                 raise ValueError(f"{sample.source}: rows with images are not kept in a token cache")
             end += len(sample.tokens)
-            numbers = list(map(weights.__getitem__, sample.weights))
+            numbers = _numbered(sample.weights, weights)
             if len(weights) > 2**16:
                 raise ValueError("the loss scale gives more than 65,536 different weights")
-            row = {"tokens": sample.tokens, "weights": numbers, "ends": [end], "sources": [sources[sample.source]]}
+            tokens = array("i", sample.tokens)
+            row = {"tokens": tokens, "weights": numbers, "ends": [end], "sources": [sources[sample.source]]}
             for name, kind in KINDS.items():
                 opened[name].write(np.asarray(row[name], kind).tobytes())
     finally:
