@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import PreTrainedTokenizerFast
 
 from swift.template import cuts
-from swift.template.words import Words
+from swift.template.words import LONG_WORD, Vocabulary, Words
 
 TEXTS = [
     'Thought: the weather. Action: get_weather\nAction Input: {"city": "Paris", "days": 3}\nObservation: it\'s ok',
@@ -120,10 +120,11 @@ def test_a_text_is_whole_where_a_token_takes_spaces_along_or_holds_them() -> Non
         assert not _cut(tokenizer)
 
 
-def test_words_are_forgotten_before_they_are_too_many(monkeypatch) -> None:
+def test_short_words_are_kept_and_forgotten_before_they_are_too_many(monkeypatch) -> None:
     monkeypatch.setattr("swift.template.words.WORDS", 3)
-    tokenizer = _tokenizer("gpt2")
-    words = Words(tokenizer)
-    text = " ".join("abcdefgh")
-    for _ in range(2):
-        assert words.encode(text, "all").ids == tokenizer(text)["input_ids"]
+    backend = _tokenizer("gpt2").backend_tokenizer
+    known = Vocabulary(backend)
+    for word in ("a", "b", "a", "c" * (LONG_WORD + 1), "d"):
+        assert known[word] == cuts.encode(backend, word)
+    assert set(known) == {"a", "b", "d"}
+    assert known["e"].ids and set(known) == {"e"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 from functools import partial
 from typing import get_args
 
@@ -334,6 +335,22 @@ class TestRowsThatAreTooLong:
             found.append((samples, lengths.fates, lengths.reasons))
         assert found[0] == found[1]
         assert len(found[0][0]) == 598
+
+    def test_a_sequence_is_shared_out_and_an_iterator_is_left_to_this_process(self, tokenizer) -> None:
+        def read(place: int) -> Conversation:
+            return dataclasses.replace(self.row, source=str(os.getpid()))
+
+        class Rows(list):
+            def __getitem__(self, place):
+                return read(place)
+
+        readers = []
+        for rows in (Rows(range(300)), map(read, range(300))):
+            lengths = Lengths()
+            assert len(list(fit_all(make(tokenizer), rows, -1, "delete", lengths, 2))) == 300
+            readers.append(set(lengths.fates))
+        assert str(os.getpid()) not in readers[0]
+        assert readers[1] == {str(os.getpid())}
 
     def test_an_error_in_a_process_is_told_as_one_in_this(self, tokenizer) -> None:
         with pytest.raises(ValueError, match=r"a\.jsonl:7: .*--max_length 10"):

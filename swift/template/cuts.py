@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
@@ -34,6 +35,13 @@ def encode(backend: Tokenizer, text: str) -> Encoded:
     return Encoded(encoding.ids, [start for start, _ in encoding.offsets])
 
 
+def join(texts: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
+    """The tokens of `texts` one behind the other, of which `parts` are each by itself."""
+    begins = accumulate(map(len, texts), initial=0)
+    starts = [begin + start for begin, part in zip(begins, parts, strict=False) for start in part.starts]
+    return Encoded([token for part in parts for token in part.ids], starts)
+
+
 def special_tokens(backend: Tokenizer, added: Sequence[AddedToken]) -> list[str]:
     """Tokens before and behind which a text can be cut: all that are found before a text is normalised.
 
@@ -61,15 +69,8 @@ def words(backend: Tokenizer, added: Sequence[AddedToken]) -> re.Pattern[str]:
         return WHOLE
     if any(map(_goes_on(space, newline).search, backend.get_vocab().keys() - own)):
         return WHOLE
-    ids: list[int] = []
-    starts: list[int] = []
-    at = 0
-    for word in _WORD.findall(_PROBE):
-        part = encode(backend, word)
-        ids += part.ids
-        starts += [at + start for start in part.starts]
-        at += len(word)
-    return _WORD if Encoded(ids, starts) == encode(backend, _PROBE) else WHOLE
+    parts = _WORD.findall(_PROBE)
+    return _WORD if join(parts, [encode(backend, part) for part in parts]) == encode(backend, _PROBE) else WHOLE
 
 
 def _goes_on(space: str, newline: str) -> re.Pattern[str]:

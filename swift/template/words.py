@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from itertools import accumulate, chain
+from itertools import chain, cycle
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ LONG_WORD = 64
 """Characters of a word beyond which its tokens are not kept."""
 
 
-class _Vocabulary(dict[str, Encoded]):
+class Vocabulary(dict[str, Encoded]):
     """The tokens of words; those of short ones are kept. A dict finds them quicker than an lru_cache."""
 
     def __init__(self, backend: Tokenizer) -> None:
@@ -56,11 +56,10 @@ class Words:
         special = [token.content for token in added if token.special]
         self._special = _any_of(special)
         self._marks = _any_of([mark for mark in marks if mark in special])
-        borders = _any_of(cuts.special_tokens(self._backend, list(added)))
-        self._borders = re.compile(f"({borders.pattern})")
+        self._borders = _any_of(cuts.special_tokens(self._backend, list(added)))
         self._words = cuts.words(self._backend, list(added))
         self._known = lru_cache(REPEATED)(self._tokens)
-        self._tokens_of = _Vocabulary(self._backend).__getitem__
+        self._tokens_of = Vocabulary(self._backend).__getitem__
         opening = self._backend.encode("").ids
         self.opening: int | None = opening[0] if opening else None
 
@@ -93,29 +92,16 @@ class Words:
         """Tokens of `text`: characters of special tokens become these tokens all, if they are marks, or not at all."""
         if special == "all" or not self.typed(text):
             return self._plain(text)
-        marks = list(self._marks.finditer(text)) if special == "marks" else []
-        ids: list[int] = []
-        starts: list[int] = []
-        done = 0
-        for match in [*marks, None]:
-            between = cuts.encode(self._literal, text[done : match.start() if match else len(text)])
-            ids += between.ids
-            starts += [done + start for start in between.starts]
-            if match:
-                mark = cuts.encode(self._backend, match[0])
-                ids += mark.ids
-                starts += [match.start() + start for start in mark.starts]
-                done = match.end()
-        return Encoded(ids, starts)
+        texts = self._marks.split(text) if special == "marks" else [text]
+        backends = cycle((self._literal, self._backend))
+        return cuts.join(texts, [cuts.encode(backend, part) for part, backend in zip(texts, backends, strict=False)])
 
     def _plain(self, text: str) -> Encoded:
         words = self._words.findall(text)
-        parts = list(map(self._tokens_of, words))
-        begins = accumulate(map(len, words), initial=0)
-        starts = [at + start for at, part in zip(begins, parts, strict=False) for start in part.starts]
-        return Encoded([id for part in parts for id in part.ids], starts)
+        return cuts.join(words, [self._tokens_of(word) for word in words])
 
 
 def _any_of(words: Sequence[str]) -> re.Pattern[str]:
-    """A pattern that finds any of `words`, the longest first; none of them: it finds nothing."""
-    return re.compile("|".join(re.escape(each) for each in sorted(words, key=len, reverse=True)) or r"(?!)")
+    """A pattern that finds any of `words`, the longest first; none of them: it finds nothing. A split keeps them."""
+    any_of = "|".join(re.escape(each) for each in sorted(words, key=len, reverse=True))
+    return re.compile(f"({any_of or '(?!)'})")
