@@ -261,7 +261,8 @@ def test_wrong_input_is_one_line_that_says_what_and_where(
     )
     assert "rows.jsonl:1: 74 tokens, more than --max_length 10" in failure(capsys, *trained, "--max_length", 10)
     assert "--report_to abacus is not installed" in failure(capsys, *trained, "--report_to", "abacus")
-    assert "--batch_size 0: must be 1 or more" in failure(capsys, *trained, "--batch_size", 0)
+    unread = ("--model", model, *output, "--dataset", tmp_path / "nowhere.jsonl")  # told before rows are looked for
+    assert "--batch_size 0: must be 1 or more" in failure(capsys, *unread, "--batch_size", 0)
     assert "--warmup_ratio 3.0: must be" in failure(capsys, *trained, "--warmup_ratio", 3)
     assert "did you mean" in failure(capsys, *trained, "--learning_rat", "1")
     assert not (tmp_path / "output" / "tiny" / "v0").exists()

@@ -69,6 +69,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     from swift.train.ranks import Ranks, take_one_gpu
     from swift.tuner import attach
 
+    _check_numbers(cfg.train)
     tuning.check(cfg)
     feeding.check(cfg)
     spread = scaling.check(cfg)
@@ -154,7 +155,6 @@ def _derived(cfg: Config, ranks: int, model_type: str | None) -> Config:
     from swift.tuner.table import TUNERS
 
     train = cfg.train
-    _check_numbers(train)
     adapters = not TUNERS[train.sft_type].whole
     rate = ADAPTER_RATE if adapters else WHOLE_RATE
     rows_at_once = train.batch_size * ranks
