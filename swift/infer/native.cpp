@@ -29,10 +29,12 @@ struct Low {
 };
 
 constexpr int PART = 24;    // depths of many rows that go through a product before the others
-// Bytes of rows that go through all panels together, so that a second-level cache holds them; bf16 takes half the room
-// of fp32, and what multiplies it comes with larger caches.
-constexpr int64_t NEAR = std::is_same_v<Cell, float> ? 256 << 10 : int64_t(1) << 40;
 constexpr int PRODUCTS = 4; // of a layer that an adapter may be on
+
+constexpr bool WIDE = std::is_same_v<Cell, float>;
+constexpr int64_t MANY = 12;      // rows of fp32 that are gathered before they are multiplied
+constexpr int64_t PANELS = 4;     // by so many panels or more
+constexpr int64_t TOGETHER = 256; // and so many of them at a time
 
 struct Model {
   int64_t layers, width, inner, H, K, D, turned;
@@ -110,7 +112,7 @@ struct Task {
 struct Own { // of a thread
   Buffer<Cell> queries, shares;
   Buffer<Opened> opened;
-  Buffer<float> scores;
+  Buffer<float> scores, sums;
 };
 
 class Decoder {
@@ -240,19 +242,23 @@ private:
   // added to something (`parts`) are made of so many inputs at a time that all rows' fit into the cache of a core.
   template <typename Finish> void rows(const Product &w, const Cell *x, int64_t rows, bool parts, const Finish &use) {
     const int64_t panels = w.outputs / PANEL, me = omp_get_thread_num(), all = omp_get_num_threads();
-    const int64_t next = w.inputs * ROWS;
+    const int64_t next = w.inputs * ROWS, blocks = (rows + MOST - 1) / MOST;
     const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1;
     const int part = (whole + count - 1) / count;
-    if (INTEGERS && w.bits == 4) {
+    const bool integers = INTEGERS && w.bits == 4;
+    if (integers) {
 #pragma omp for schedule(static) nowait
       for (int64_t row = 0; row < rows; row++)
         for (int d = 0; d < whole; d++)
           eights_[row * whole + d] = rounded((const float *)x + tiles::place(row, d * DEPTH, whole));
       meet();
     }
+    const int64_t first = panels * me / all, last = panels * (me + 1) / all;
+    if (WIDE && !integers && rows >= MANY && last - first >= PANELS) {
+      gathered(w, x, rows, part, first, last, use);
+      return meet();
+    }
     Opened *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
-    const int64_t fits = NEAR / (part * DEPTH * int64_t(sizeof(Cell))) / MOST * MOST;
-    const int64_t together = w.bits == 16 ? std::max<int64_t>(fits, MOST) : rows; // a panel is opened once
     alignas(64) float sums[2][MOST * PANEL];
     struct {
       int64_t row, panel;
@@ -261,24 +267,14 @@ private:
       bool first;
     } before;
     const auto finish = [&](int end) {
-      for (; before.done < end; before.done++) {
-        float *sum = before.sum + before.done * PANEL;
-        if (w.scale)
-          for (int c = 0; c < PANEL; c++) sum[c] *= w.scale[before.panel * PANEL + c];
-        if (w.bias && before.first)
-          for (int c = 0; c < PANEL; c++) sum[c] += w.bias[before.panel * PANEL + c];
-        use(before.row + before.done, before.panel, sum, before.first);
-      }
-    };
-    const auto place_of = [&](int64_t panel, int from) {
-      return w.weight + panel * w.panel_bytes() + from * w.depth_bytes();
+      for (; before.done < end; before.done++)
+        finished(w, before.row + before.done, before.panel, before.sum + before.done * PANEL, before.first, use);
     };
     int turn = 0;
-    int64_t begin = 0, end = 0, blocks = 0; // of the rows that go together
     const auto multiply = [&](int64_t panel, int from, const auto *weight) {
       const int depths = std::min(part, whole - from);
-      for (int64_t row = begin; row < end; row += MOST, turn ^= 1) {
-        const int some = int(std::min<int64_t>(MOST, end - row)), each = (before.count + depths - 1) / depths;
+      for (int64_t row = 0; row < rows; row += MOST, turn ^= 1) {
+        const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
         const Cell *of = x + row * w.inputs + from * ROWS * DEPTH;
         const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
         if constexpr (std::is_same_v<decltype(weight), const uint8_t *>) {
@@ -289,7 +285,7 @@ private:
           multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, ahead, between);
         } else { // every block of rows fetches its share of the next panel
           const int64_t share = w.depth_bytes() / blocks;
-          const uint8_t *later = place_of(panel + 1, from) + (row - begin) / MOST * share * depths;
+          const uint8_t *later = w.at(panel + 1, from) + row / MOST * share * depths;
           multiply_tiles<Keep::PANEL>(some, of, next, weight, STEP, depths, sums[turn], PANEL, 0, [&](int depth) {
             for (int64_t i = depth * share; i < (depth + 1) * share; i += 64)
               _mm_prefetch((const char *)(later + i), _MM_HINT_T1);
@@ -300,26 +296,61 @@ private:
       }
     };
     const auto open = [&](int64_t panel, int from) {
-      const uint8_t *kept = place_of(panel, from);
+      const uint8_t *kept = w.at(panel, from);
       if (w.bits == 16)
         multiply(panel, from, (const bf16 *)kept);
-      else if (INTEGERS && w.bits == 4)
+      else if (integers)
         multiply(panel, from, kept);
       else
         multiply(panel, from, opened(w, kept, std::min(part, whole - from), room));
     };
-    const int64_t first = panels * me / all, last = panels * (me + 1) / all;
-    for (; begin < rows; begin = end) {
-      end = std::min(rows, begin + together), blocks = (end - begin + MOST - 1) / MOST;
-      if (blocks == 1)
-        for (int64_t panel = first; panel < last; panel++)
-          for (int from = 0; from < whole; from += part) open(panel, from);
-      else
-        for (int from = 0; from < whole; from += part)
-          for (int64_t panel = first; panel < last; panel++) open(panel, from);
-    }
+    if (blocks == 1)
+      for (int64_t panel = first; panel < last; panel++)
+        for (int from = 0; from < whole; from += part) open(panel, from);
+    else
+      for (int from = 0; from < whole; from += part)
+        for (int64_t panel = first; panel < last; panel++) open(panel, from);
     finish(before.count);
     meet();
+  }
+
+  // The same for the panels `first` to `last` and many rows of fp32.
+  template <typename Finish>
+  void gathered(const Product &w, const Cell *x, int64_t rows, int part, int64_t first, int64_t last,
+                const Finish &use) {
+    if constexpr (WIDE) {
+      const int whole = int(w.inputs / DEPTH);
+      const int64_t together = w.bits == 16 ? std::min(rows, TOGETHER) : rows; // a panel is opened once
+      Own &own = own_[omp_get_thread_num()];
+      Opened *room = w.bits == 16 ? nullptr : own.opened.get(w.inputs * PANEL);
+      float *sums = own.sums.get(together * PANEL);
+      for (int64_t begin = 0; begin < rows; begin += together)
+        for (int from = 0; from < whole; from += part) {
+          const int depths = std::min(part, whole - from);
+          const floats::Gathered some(std::min(together, rows - begin), depths, [&](long row, int depth) {
+            return x + tiles::place(begin + row, (from + depth) * DEPTH, whole);
+          });
+          for (int64_t panel = first; panel < last; panel++) {
+            const uint8_t *kept = w.at(panel, from);
+            if (w.bits == 16)
+              some.multiply((const bf16 *)kept, STEP, (const bf16 *)w.at(panel + 1, from), sums);
+            else
+              some.multiply(opened(w, kept, depths, room), STEP, (const Opened *)nullptr, sums);
+            for (int64_t row = 0; row < some.rows(); row++)
+              finished(w, begin + row, panel, sums + row * PANEL, from == 0, use);
+          }
+        }
+    }
+  }
+
+  // What is left to do with a row's sums of a panel; `first`: of its inputs.
+  template <typename Finish>
+  void finished(const Product &w, int64_t row, int64_t panel, float *sum, bool first, const Finish &use) {
+    if (w.scale)
+      for (int c = 0; c < PANEL; c++) sum[c] *= w.scale[panel * PANEL + c];
+    if (w.bias && first)
+      for (int c = 0; c < PANEL; c++) sum[c] += w.bias[panel * PANEL + c];
+    use(row, panel, sum, first);
   }
 
   // What the rows with an adapter are in its rank's few dimensions (arXiv 2106.09685).

@@ -18,6 +18,7 @@ struct Product {
 
   int64_t depth_bytes() const { return bits == 16 ? STEP * 2 : bits == 8 ? STEP : FOURS; }
   int64_t panel_bytes() const { return inputs / DEPTH * depth_bytes(); }
+  const uint8_t *at(int64_t panel, int depth) const { return weight + panel * panel_bytes() + depth * depth_bytes(); }
 };
 
 constexpr int64_t AHEAD = 8192; // bytes that are on their way before they are needed

@@ -4,6 +4,9 @@
 // multiplied. Sums are made in one order, however many rows go through together.
 #pragma once
 
+#include <memory>
+#include <new>
+
 #include "vectors.h"
 
 namespace floats {
@@ -12,6 +15,12 @@ using vectors::bf16;
 using vectors::Vec;
 
 constexpr int MOST = vectors::AVX512 ? 8 : 6; // rows whose sums stay in registers
+
+// How many of so many rows go through together.
+inline int group(long rows) {
+  const long groups = (rows + MOST - 1) / MOST;
+  return int((rows + groups - 1) / groups);
+}
 
 // One of a pair of inputs, of 16 columns.
 inline Vec input(const bf16 *panel, int pair, bool second, int half) {
@@ -23,8 +32,9 @@ inline Vec input(const float *panel, int pair, bool second, int half) {
 }
 
 // R rows x H halves of a panel. Rows are `lda` apart, their pieces of 32 inputs `deep`, the panel's `stride`; of it
-// memory `ahead` elements further on is fetched. Of the last depth only `last` pairs of inputs are not zero.
-template <int R, int H, class B>
+// memory `ahead` elements further on is fetched. Of the last depth only `last` pairs of inputs are not zero. Rows that
+// are GATHERED lie as a part of `Gathered` does.
+template <int R, int H, bool GATHERED = false, class B>
 inline void some(const float *a, long lda, long deep, const B *panel, long stride, int depths, int half, float *sum,
                  long lds, bool more, long ahead, int last) {
   Vec sums[R][H];
@@ -33,11 +43,11 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
 #pragma GCC unroll 8
     for (int h = 0; h < H; h++)
       sums[r][h] = more ? vectors::load(sum + r * lds + (half + h) * 16) : vectors::zero();
-  for (int d = 0; d < depths; d++, a += deep, panel += stride)
+  for (int d = 0; d < depths; d++, a += GATHERED ? 32 * R : deep, panel += stride)
     for (int which = 0; which < (d + 1 < depths ? 16 : last); which++) {
       if (ahead)
         for (int line = 0; line < int(64 * sizeof(B)); line += 64)
-          _mm_prefetch((const char *)(panel + ahead + which * 64) + line, _MM_HINT_T0);
+          _mm_prefetch((const char *)(panel + ahead + which * 64) + line, GATHERED ? _MM_HINT_T1 : _MM_HINT_T0);
 #pragma GCC unroll 8
       for (int odd = 0; odd < 2; odd++) {
         Vec of[H];
@@ -48,7 +58,7 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-          const Vec x = vectors::every(a[r * lda + which * 2 + odd]);
+          const Vec x = vectors::every(GATHERED ? a[(which * 2 + odd) * R + r] : a[r * lda + which * 2 + odd]);
 #pragma GCC unroll 8
           for (int h = 0; h < H; h++)
             sums[r][h] = vectors::fma(x, of[h], sums[r][h]);
@@ -83,11 +93,82 @@ template <class B>
 inline void multiply(int count, const float *a, long lda, long deep, const B *panel, long stride, int depths,
                      float *sum, long lds, bool more, long ahead = 0, int last = 16) {
   for (int some; count; count -= some) {
-    const int groups = (count + MOST - 1) / MOST;
-    some = (count + groups - 1) / groups;
+    some = group(count);
     rows_of<B>(some)(a, lda, deep, panel, stride, depths, sum, lds, more, ahead, last);
     a += some * lda, sum += some * lds, ahead = 0;
   }
 }
+
+// Many rows, laid out as they are multiplied: in groups, and of a group the numbers of all its rows beside each other,
+// input by input. Half a panel goes to all groups, so that it stays in the nearest cache, where they come by one behind
+// the other; so few depths at a time that both fit. A thread has one such matrix at a time.
+class Gathered {
+public:
+  // piece(row, depth) is where 32 inputs of a row lie.
+  template <class Piece> Gathered(long rows, int depths, Piece piece) : rows_(rows), depths_(depths) {
+    const int parts = (depths + DEPTHS - 1) / DEPTHS;
+    deep_ = (depths + parts - 1) / parts;
+    data_ = room(rows * depths * 32 + 8);
+    float *to = data_;
+    for (int from = 0; from < depths; from += deep_)
+      for (long row = 0, some; row < rows; row += some) {
+        some = group(rows - row);
+        for (int d = from; d < std::min(depths, from + deep_); d++)
+          for (int input = 0; input < 32; input += 8, to += 8 * some) {
+            __m256 of[8];
+            for (int r = 0; r < 8; r++)
+              of[r] = r < some ? _mm256_loadu_ps(piece(row + r, d) + input) : _mm256_setzero_ps();
+            vectors::transpose(of);
+            for (int i = 0; i < 8; i++)
+              _mm256_storeu_ps(to + i * some, of[i]); // what is too much is written over by the next
+          }
+      }
+  }
+
+  long rows() const { return rows_; }
+
+  // sum (rows, 32) = the rows x panel. `next`: what is multiplied next, which is fetched; or null.
+  template <class B> void multiply(const B *panel, long stride, const B *next, float *sum) const {
+    for (int from = 0; from < depths_; from += deep_, panel += deep_ * stride) {
+      const int depths = std::min(deep_, depths_ - from);
+      const float *a = data_ + from * rows_ * 32;
+      const B *then = from + depths < depths_ ? panel + depths * stride : next;
+      for (int half = 0; half < 2; half += HALVES)
+        for (long row = 0, some; row < rows_; row += some, then = nullptr) {
+          some = group(rows_ - row);
+          some_of<B>(int(some))(a + row * depths * 32, 0, 0, panel, stride, depths, half, sum + row * 32, 32, from > 0,
+                                then ? then - panel : 0, 16);
+        }
+    }
+  }
+
+private:
+  static constexpr int DEPTHS = 16, HALVES = vectors::AVX512 ? 2 : 1;
+
+  template <class B, int R = MOST> static auto some_of(int count) {
+    if constexpr (R > 1)
+      if (count < R)
+        return some_of<B, R - 1>(count);
+    return some<R, HALVES, true, B>;
+  }
+
+  // A thread's memory, as much as it has needed so far.
+  static float *room(long numbers) {
+    struct Delete {
+      void operator()(float *data) { ::operator delete[](data, std::align_val_t(64)); }
+    };
+    static thread_local std::unique_ptr<float[], Delete> data;
+    static thread_local long size = 0;
+    if (numbers > size) {
+      data.reset(static_cast<float *>(::operator new[](numbers * sizeof(float), std::align_val_t(64))));
+      size = numbers;
+    }
+    return data.get();
+  }
+
+  float *data_;
+  long rows_;
+  int depths_, deep_;
+};
 
 } // namespace floats

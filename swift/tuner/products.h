@@ -47,8 +47,7 @@ constexpr int AREA = SQUARE * PLANES; // elements of a block
 constexpr int PAIR = WIDE ? 64 : 32;  // elements of a panel from two inputs to the next two
 constexpr int DEPTHS = 20;            // of a panel at a time
 constexpr long MOST = 16;             // blocks of rows that go through a panel together
-// bytes of rows that go through all panels together: within a second-level cache
-constexpr long NEAR = WIDE ? 384 << 10 : 800 << 10;
+constexpr long NEAR = 800 << 10;      // bytes of rows that go through all panels together: within a second-level cache
 
 inline long blocks(long rows) { return (rows + SIDE - 1) / SIDE; }
 inline long whole(long rows) { return blocks(rows) * SIDE; }
@@ -397,12 +396,58 @@ template <class Line> inline void frozen_panels(bf16 *columns, bf16 *rows, int p
     make(wide, (float *)columns, (float *)rows);
 }
 
+struct Order {
+  long panel, next;
+};
+// Which of so many panels has its turn, and the next; `halves`: of the first half and of the second by turns.
+inline Order order(long turn, long panels, bool halves) {
+  if (!halves)
+    return {turn, turn + 1};
+  const long panel = turn / 2 + turn % 2 * (panels / 2);
+  return {panel, turn % 2 ? turn / 2 + 1 : panel + panels / 2};
+}
+
+// `product` for blocks of fp32, whose rows are gathered first where there are panels enough to make up for it.
+constexpr long GATHERED = 4;      // panels
+constexpr long BLOCKS = 8;        // of rows, at most
+constexpr long WITHIN = 3L << 19; // bytes of rows
+
+template <class Done>
+inline void product_of_gathered(long count, const Cell *a, long inputs, const bf16 *panels, long outputs, int planes,
+                                const Cell *inner, long rank, const Cell *ups, Done done, bool halves) {
+  alignas(64) float sums[BLOCKS][SQUARE];
+  const long depths = inputs / SIDE, more = blocks(rank);
+  const long together = std::clamp(WITHIN / (SIDE * inputs * 4), 1L, BLOCKS);
+  for (long first = 0; first < count; first += together) {
+    const long here = std::min(together, count - first);
+    const floats::Gathered rows(here * SIDE, int(depths), [&](long row, int depth) {
+      return a + ((first + row / SIDE) * depths + depth) * SQUARE + row % SIDE * SIDE;
+    });
+    for (long turn = 0; turn < outputs / SIDE; turn++) {
+      const auto [p, next] = order(turn, outputs / SIDE, halves);
+      const bf16 *panel = panels + p * depths * SQUARE * planes, *then = panels + next * depths * SQUARE * planes;
+      if (planes == 1)
+        rows.multiply(panel, SQUARE, then, sums[0]);
+      else
+        rows.multiply((const float *)panel, SQUARE, (const float *)then, sums[0]);
+      for (long r = 0; r < here; r++) {
+        if (rank)
+          kernel({}, Run::of(inner + (first + r) * more * SQUARE, ups + p * more * SQUARE, rank), sums[r], true);
+        done(first + r, p, sums[r]);
+      }
+    }
+  }
+}
+
 // Rows (in blocks, `inputs` wide) through panels, and `inner` (its first `rank` columns) through `ups` beside them;
 // `done(r, p, sum)` gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by
 // turns.
 template <class Done>
 inline void product(long count, const Cell *a, long inputs, const bf16 *panels, long outputs, int planes,
                     const Cell *inner, long rank, const Cell *ups, Done done, bool halves = false) {
+  if constexpr (WIDE)
+    if (outputs / SIDE >= GATHERED)
+      return product_of_gathered(count, a, inputs, panels, outputs, planes, inner, rank, ups, done, halves);
   alignas(64) float sums[MOST][SQUARE];
   int depths = int(inputs / SIDE), more = int(blocks(rank));
   // of a long panel a part at a time goes to all rows, so that it stays in the nearest cache
@@ -412,9 +457,7 @@ inline void product(long count, const Cell *a, long inputs, const bf16 *panels, 
     long last = std::min(count, first + together);
     int lines = int((SIDE + last - first - 1) / (last - first));
     for (long turn = 0; turn < outputs / SIDE; turn++) {
-      long p = halves ? turn / 2 + turn % 2 * (outputs / SIDE / 2) : turn, next = p + 1;
-      if (halves)
-        next = turn % 2 ? turn / 2 + 1 : p + outputs / SIDE / 2;
+      const auto [p, next] = order(turn, outputs / SIDE, halves);
       for (int from = 0; from < depths; from += deep) {
         bool end = from + deep >= depths;
         const bf16 *panel = panels + (p * depths + from) * SQUARE * planes;
