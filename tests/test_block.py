@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,25 @@ def test_fp32_is_exact_whether_bf16_holds_the_weights_or_not(family: str, publis
         model = tuned(family, torch.float32, dropout)
         return rounded(model) if published else model
 
-    lengths = [300, 17, 3, 1, 64, 130]
-    plain, ours = computed(apart(made()), lengths), computed(whole(made()), lengths)
+    assert_exact(made, [300, 17, 3, 1, 64, 130])
+
+
+def assert_exact(make: Callable[[], PeftModel], lengths: Sequence[int]) -> None:
+    plain, ours = computed(apart(make()), lengths), computed(whole(make()), lengths)
     for name, right in plain.items():
         assert (ours[name] - right).norm() < 5e-6 * right.norm(), name
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_so_it_is_for_widths_of_which_a_part_is_multiplied_at_a_time(published: bool) -> None:
+    needs(torch.float32)
+    changes = {"hidden_size": 640, "intermediate_size": 3104, "num_hidden_layers": 1}
+
+    def made() -> PeftModel:
+        model = tuned("llama", torch.float32, 0.3, changes=changes)
+        return rounded(model) if published else model
+
+    assert_exact(made, [300, 41])
 
 
 def test_weights_take_more_room_than_bf16_only_where_they_need_it() -> None:
@@ -232,25 +248,23 @@ def test_the_same_batch_gives_the_same_bits_and_more_threads_the_same_up_to_roun
 def test_two_lanes_share_memory_without_meeting_in_it() -> None:
     model = whole(tuned("llama", dropout=0.3))
     head, trained = output_head(model), [each for each in model.parameters() if each.requires_grad]
-    batches = lanes(pack(some_rows(9)), 2)[1]
-    assert len(batches) >= 2
+    both = lanes(pack(some_rows(9)), 2)[1]
+    assert all(both)
     jobs = [
-        partial(lambda batch: score(model, head, batch).loss, {**each, "seed": torch.tensor(7)}) for each in batches
+        [partial(lambda batch: score(model, head, batch).loss, {**each, "seed": torch.tensor(7)}) for each in lane]
+        for lane in both
     ]
-    before, many = torch.get_num_threads(), None
+    before = torch.get_num_threads()
     found = []
     torch.set_flush_denormal(True)  # as in the lanes
     try:
-        torch.set_num_threads(2)
-        many = Lanes()
-        for alone, beside in ((jobs, []), ([], jobs), ([], jobs)):
+        for threads in (1, 2, 2):
             model.zero_grad()
-            torch.set_num_threads(1 if alone else 2)
-            many.add_gradients(alone, beside, trained)
+            torch.set_num_threads(threads)
+            with closing(Lanes()) as many:
+                many.add_gradients([], jobs, trained)
             found.append(torch.cat([each.grad.flatten() for each in trained if each.grad is not None]))
     finally:
-        if many:
-            many.close()
         torch.set_num_threads(before)
         torch.set_flush_denormal(False)
     assert torch.equal(found[1], found[2])

@@ -103,6 +103,16 @@ def test_a_rows_numbers_do_not_depend_on_who_is_beside_it():
     assert torch.equal(runner.step([*others, Feed(runner.open(), prompt(20))])[-1:], alone)
 
 
+def test_nor_do_those_of_wide_rows_few_or_many():
+    sizes = WIDE | {"hidden_size": 640, "intermediate_size": 896}
+    model = made("llama", **sizes).bfloat16()
+    runner = NativeDecoder(model)
+    alone = runner.step([Feed(runner.open(), prompt(5))]).clone()
+    near(alone, model, copy.deepcopy(model).float(), prompt(5))
+    beside = runner.step([Feed(runner.open(), prompt(300, 1)), Feed(runner.open(), prompt(5))])
+    assert torch.equal(beside[-1:], alone)
+
+
 def test_its_numbers_do_not_depend_on_how_many_threads_compute_them(monkeypatch):
     model, _ = wide("llama")
     runner = NativeDecoder(model)

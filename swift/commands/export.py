@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -250,63 +250,82 @@ def _parameters() -> dict[str, float]:
 def write_quantised(config: Config, given: Collection[str]) -> Path:
     """A folder with weights of fewer bits, read back and compared with those in memory."""
     choice = choose(config, given)
-    method = config.model.quant.quant_method
-    folder = target(config, choice, f"{method}-int{config.bits}")
+    folder = target(config, choice, f"{config.model.quant.quant_method}-int{config.bits}")
 
-    from swift.commands.tuning import quantisation
-    from swift.model import calibrated, load, quantise
-    from swift.template import Renderer
+    from swift.model import load
 
     wanted = choice.model
     device = load.pick_device(wanted.device)
     dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
     # what is missing shows before anything is loaded
-    rows: Sequence[Conversation] = ()
-    if config.is_by_examples:
-        calibrated.check(method)
-        rows = _examples(config.examples, choice.model.registry)
-    else:
-        how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
-        assert how is not None, config.bits
-        quantise.check(how)
-        if how.method == "hqq":
-            raise ValueError(
-                "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
-            )
+    rounding = (_by_examples if config.is_by_examples else _by_weights)(config, choice, dtype)
     ready = whole(choice)
     tokens = ready.tokenizer(merging.PROBE, return_tensors="pt").input_ids.to(device)
     with merging.aside(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:
         before = merging.logits(ready.model, tokens)
-        model, numbers = ready.model, load.DTYPES[load.pick_dtype(dtype, device)]
-        for parameter in model.parameters():  # and no buffers: a loaded model has the angles of its positions in fp32
+        numbers = load.DTYPES[load.pick_dtype(dtype, device)]
+        for parameter in ready.model.parameters():  # no buffers: a loaded model has angles of its positions in fp32
             parameter.data = parameter.data.to(numbers)
-        _, tokenizer, template, stops, name, spec = ready
-        if config.is_by_examples:
-            renderer = Renderer(tokenizer, template, choice.template.agent_template)
-            tokens_of = (renderer.encode(row).tokens for row in rows)  # as it is trained and served
-            calibrated.calibrate(
-                model, method, config.bits, [each[: config.examples.quant_seqlen] for each in tokens_of]
-            )
-        else:
-            model.save_pretrained(between)
-            del model, ready  # room for the second model
-            model = load.load_model(Path(between), dtype, wanted.device, quantisation=how)
-        model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+        model = rounding(ready, Path(between))
+        model.generation_config.eos_token_id = ready.stops if len(ready.stops) > 1 else ready.stops[0]
         # Before the first use: bitsandbytes rearranges weights for the CPU then, and saves them wrong.
         model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        merging.write_records(new, {"model_type": wanted.model_type}, spec, template, choice.source, dtype)
+        ready.tokenizer.save_pretrained(new)
+        merging.write_records(new, {"model_type": wanted.model_type}, ready.spec, ready.template, choice.source, dtype)
         after = merging.logits(model, tokens)
         again = merging.logits(load.load_model(new, dtype, wanted.device), tokens)
         merging.agree("the folder, read back, computes something else than what was written", again, after)
         same = int((before.argmax(-1) == after.argmax(-1)).sum())
     moved = merging.difference(after.float(), before.float())
     print(
-        f"{folder}: {name} with {config.bits} bits, read back; after a golden prompt of {tokens.shape[1]} tokens "
+        f"{folder}: {ready.name} with {config.bits} bits, read back; after a golden prompt of {tokens.shape[1]} tokens "
         f"{same} likeliest tokens are the same, and logits differ by up to {moved:.1e} of the greatest",
         file=sys.stderr,
     )
     return folder
+
+
+Rounding = Callable[[Whole, Path], "PreTrainedModel"]
+"""Makes a model of fewer bits from a whole one, which is of no use afterwards; the folder is for what lies between."""
+
+
+def _by_examples(config: Config, choice: loading.Choice, dtype: str) -> Rounding:
+    """So that a model's answers to examples change least."""
+    from swift.model import calibrated
+    from swift.template import Renderer
+
+    method, most = config.model.quant.quant_method, config.examples.quant_seqlen
+    calibrated.check(method)
+    rows = _examples(config.examples, choice.model.registry)
+
+    def rounding(ready: Whole, between: Path) -> PreTrainedModel:
+        renderer = Renderer(ready.tokenizer, ready.template, choice.template.agent_template)
+        tokens = [renderer.encode(row).tokens[:most] for row in rows]  # as it is trained and served
+        calibrated.calibrate(ready.model, method, config.bits, tokens)
+        return ready.model
+
+    return rounding
+
+
+def _by_weights(config: Config, choice: loading.Choice, dtype: str) -> Rounding:
+    """Each weight for itself, by the library that also loads it so."""
+    from swift.commands.tuning import quantisation
+    from swift.model import load, quantise
+
+    how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
+    assert how is not None, config.bits
+    quantise.check(how)
+    if how.method == "hqq":
+        raise ValueError(
+            "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
+        )
+
+    def rounding(ready: Whole, between: Path) -> PreTrainedModel:
+        ready.model.save_pretrained(between)
+        ready.model.to("meta")  # room for the second
+        return load.load_model(between, dtype, choice.model.device, quantisation=how)
+
+    return rounding
 
 
 def _examples(wanted: ExampleFlags, registry: Sequence[str]) -> Sequence[Conversation]:

@@ -264,6 +264,7 @@ def _trainer(
     from swift.train.progress import ShowProgress
     from swift.train.report import WriteLog
     from swift.train.trainer import SftTrainer
+    from swift.tuner import fused
 
     extra = tuning.loop(model, cfg)
     watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.watchers]
@@ -287,6 +288,7 @@ def _trainer(
         penalty=extra.penalty,
         stream=_stream(data, args),
         packed=packed,
+        any_length=fused.takes_any_length(model),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -123,27 +124,46 @@ def fill(rows: Sequence[int], lengths: Sequence[int], room: int) -> list[list[in
     return filled
 
 
-def lanes(batch: Batch, at_once: int) -> tuple[list[Batch], list[Batch]]:
-    """The rows of a packed batch as batches that need all memory, and batches of which two can be computed at a time.
+def rounded(length: int) -> int:
+    """The next length of 16 for each doubling, 3 % more on average: libraries prepare products for each shape anew,
+    and keep some hundreds."""
+    step = 1 << max(0, length.bit_length() - 5)
+    return -(-length // step) * step
 
-    At a time there are no more tokens than in the `at_once` longest rows, or than `AT_ONCE`.
-    Longest first, so that two lanes end together.
+
+def lanes(
+    batch: Batch, at_once: int, round_up: Callable[[int], int] = rounded
+) -> tuple[list[Batch], list[list[Batch]]]:
+    """The rows of a packed batch as batches that need all memory, and as those of two lanes with about as many tokens.
+
+    At a time, by a batch alone or by one of each lane, there are no more tokens than in the `at_once` longest rows, or
+    than `AT_ONCE`. `round_up`: the length of a row, and of a batch -> the one that it is filled up to.
     """
     lengths = batch["rows"].tolist()
     room = max(AT_ONCE, sum(sorted(lengths)[-at_once:]))
     parts = fill(range(len(lengths)), lengths, min(AT_ONCE, sum(lengths)) // 2)
     parts.sort(key=lambda rows: sum(lengths[row] for row in rows), reverse=True)
     sizes = [sum(lengths[row] for row in part) for part in parts]
-    alone = next((at for at, pair in enumerate(pairwise(sizes)) if sum(pair) <= room), len(parts))
-    cut = [_only(batch, part) for part in parts]
-    return cut[:alone], cut[alone:]
+    number = next((at for at, pair in enumerate(pairwise(sizes)) if sum(pair) <= room), len(parts))
+    alone, beside = parts[:number], [row for part in parts[number:] for row in part]
+    most = min(AT_ONCE // 2, room - max((lengths[row] for row in beside), default=0))
+    cut = partial(_only, batch, round_up=round_up)
+    return list(map(cut, alone)), [list(map(cut, fill(half, lengths, most))) for half in halves(beside, lengths)]
 
 
-def _only(batch: Batch, rows: Sequence[int]) -> Batch:
+def halves(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """The rows in two parts with about as many tokens: each, the longest first, goes where there are fewer."""
+    made: list[list[int]] = [[], []]
+    for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
+        min(made, key=lambda part: sum(lengths[other] for other in part)).append(row)
+    return made
+
+
+def _only(batch: Batch, rows: Sequence[int], round_up: Callable[[int], int]) -> Batch:
     """Some rows of a packed batch, and all of them together, of rounded lengths: what is added has no weight."""
     starts = [0, *accumulate(batch["rows"].tolist())]
-    lengths = [rounded(starts[row + 1] - starts[row]) for row in rows]
-    lengths[-1] += rounded(sum(lengths)) - sum(lengths)
+    lengths = [round_up(starts[row + 1] - starts[row]) for row in rows]
+    lengths[-1] += round_up(sum(lengths)) - sum(lengths)
 
     def taken(tensor: Tensor) -> Tensor:
         spans = (tensor[:, starts[row] : starts[row + 1]] for row in rows)
@@ -152,13 +172,6 @@ def _only(batch: Batch, rows: Sequence[int]) -> Batch:
 
     parts = {name: taken(each) for name, each in batch.items() if name != "rows"}
     return {**parts, "rows": torch.tensor(lengths)}
-
-
-def rounded(length: int) -> int:
-    """The next length of 16 for each doubling, 3 % more on average: libraries prepare products for each shape anew,
-    and keep some hundreds."""
-    step = 1 << max(0, length.bit_length() - 5)
-    return -(-length // step) * step
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

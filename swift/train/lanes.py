@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 LANES = 2
+Job = Callable[[], Tensor]
+"""Computes a loss."""
 
 
 class Lanes:
-    """Two lanes of half the threads each. Gradients are added in the order of the jobs, so a run can be repeated."""
+    """Two lanes of half the threads each. Gradients are added in a fixed order, so a run can be repeated."""
 
     def __init__(self) -> None:
         threads = torch.get_num_threads()
@@ -42,32 +44,35 @@ class Lanes:
             self._pool.shutdown(cancel_futures=True)
 
     def add_gradients(
-        self,
-        alone: Sequence[Callable[[], Tensor]],
-        beside: Sequence[Callable[[], Tensor]],
-        parameters: Sequence[Tensor],
+        self, alone: Sequence[Job], beside: Sequence[Sequence[Job]], parameters: Sequence[Tensor]
     ) -> Tensor:
         """The sum of the losses that the jobs compute; their gradients are added to the parameters' `grad`.
 
-        Jobs of `alone` have all threads, one after the other, then those of `beside` run in the lanes.
+        Jobs of `alone` have all threads, one after the other, then those of each list `beside` have a lane.
         """
 
-        def gradients(job: Callable[[], Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
-            loss = job()
-            return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+        def gradients(jobs: Sequence[Job]) -> tuple[Tensor, list[Tensor | None]]:
+            loss = torch.zeros(())
+            sums: list[Tensor | None] = [None] * len(parameters)
+            for job in jobs:
+                found = job()
+                loss += found.detach()
+                sums = list(map(_sum, sums, torch.autograd.grad(found, parameters, allow_unused=True)))
+            return loss, sums
 
-        if not self._together or len(beside) < LANES:
-            alone, beside = [*alone, *beside], []
-        losses = []
-
-        def keep(loss: Tensor, found: Sequence[Tensor | None]) -> None:
-            losses.append(loss)
+        done = [gradients(alone)]
+        if self._together:
+            done += [each.result() for each in [self._pool.submit(gradients, jobs) for jobs in beside]]
+        else:
+            done += map(gradients, beside)
+        for _, found in done:
             for parameter, gradient in zip(parameters, found, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient.contiguous() if parameter.grad is None else parameter.grad.add_(gradient)
+                parameter.grad = _sum(parameter.grad, gradient)
+        return torch.stack([loss for loss, _ in done]).sum()
 
-        for job in alone:
-            keep(*gradients(job))
-        for each in [self._pool.submit(gradients, job) for job in beside]:
-            keep(*each.result())
-        return torch.stack(losses).sum()
+
+def _sum(sum_: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Adds to the first, where there is one."""
+    if sum_ is None or more is None:
+        return sum_ if more is None else more.contiguous()
+    return sum_.add_(more)

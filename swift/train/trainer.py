@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from swift.chat import Sample
 from swift.train import checkpoint
-from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack
+from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack, rounded
 from swift.train.lanes import Lanes
 from swift.train.loss import no_grad_scores, output_head, score, trained
 from swift.train.report import peak_memory
@@ -119,7 +119,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `watchers`
     see every log line, evaluation and step. `penalty(model)` is added to the loss of each step. `packed` is for a
-    model that takes rows without padding.
+    model that takes rows without padding, `any_length` for one that is not quicker where their lengths are few.
     """
 
     loss_is_scaled_for_ga = True
@@ -142,12 +142,14 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         store: Store | None = None,
         penalty: Callable[[Any], Tensor] | None = None,
         packed: bool = False,
+        any_length: bool = False,
         stream: Stream[Any] | None = None,
     ) -> None:
         self.folder = folder
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
         self.store, self.penalty, self.stream = store, penalty, stream
         self.packed, self.together = packed, pack if packed else collate
+        self.any_length = any_length
         self.head = output_head(model)
         self.pace, self.flow = Pace(), Flow()
         self._told_to_stop = False
@@ -218,7 +220,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         if not inputs["weights"].any():
             return torch.zeros(())  # a batch whose rows are in another
         model.train()
-        alone, beside = lanes(inputs, self.args.per_device_train_batch_size)
+        alone, beside = lanes(inputs, self.args.per_device_train_batch_size, int if self.any_length else rounded)
 
         def job(batch: Batch) -> Callable[[], Tensor]:
             seed = torch.randint(2**62, ())  # here, so that the order of drawing is that of the batches
@@ -226,7 +228,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
         parameters = [each for each in self.model.parameters() if each.requires_grad]
         self._lanes = self._lanes or Lanes()
-        return self._lanes.add_gradients([job(each) for each in alone], [job(each) for each in beside], parameters)
+        return self._lanes.add_gradients(list(map(job, alone)), [list(map(job, lane)) for lane in beside], parameters)
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.lora_lr_ratio is None or self.optimizer is not None:

@@ -80,6 +80,12 @@ def fuse(model: PeftModel) -> str:
     return reason
 
 
+def takes_any_length(model: Any) -> bool:
+    """Whether the model is not quicker where the lengths of batches are few: its blocks are computed in C++."""
+    found = list(blocks(model.get_base_model())) if isinstance(model, PeftModel) else []
+    return bool(found) and all(isinstance(each, FusedBlock) and each.is_whole for each in found)
+
+
 def _with_masks(
     width: int, probability: float, decoder: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -195,6 +201,10 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         self._normed = hasattr(attention, "q_norm")
         self._factor = float(getattr(block, "residual_multiplier", 1.0))
         self._whole: whole.Block | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self._whole is not None
 
     def why_not_whole(self) -> str:
         """Why the block is not computed as a whole; empty if nothing speaks against it."""

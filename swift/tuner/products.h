@@ -191,7 +191,8 @@ struct Run {
   const bf16 *panel = nullptr;
   int depths = 0;
   int planes = OWN;
-  int last = SIDE / 2; // pairs of the last depth that are not zero
+  int last = SIDE / 2;  // pairs of the last depth that are not zero
+  long stride = SQUARE; // elements of the panel from a depth to the next; another for fp32 alone
   Run() = default;
   Run(const Cell *a, long step, const bf16 *panel, int depths, int planes)
       : a(a), step(step), panel(panel), depths(depths), planes(planes) {}
@@ -202,6 +203,12 @@ struct Run {
   static Run of(const Cell *a, const Cell *panel, long inputs) {
     Run made(a, panel, blocks(inputs));
     made.last = int(inputs - (made.depths - 1) * SIDE + 1) / 2;
+    return made;
+  }
+  // blocks of fp32 are panels of their rows as they lie, so many elements apart
+  static Run of_rows(const Cell *a, const Cell *rows, long depths, long stride) {
+    Run made(a, rows, depths);
+    made.stride = stride;
     return made;
   }
 };
@@ -266,7 +273,7 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
         for (int line = 0; line < lines; line++)
           _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T1);
       const auto multiply = [&](auto *panel) {
-        floats::multiply(R, (const float *)run.a, SIDE, run.step, panel, SQUARE, run.depths, sum, SIDE, add, 0,
+        floats::multiply(R, (const float *)run.a, SIDE, run.step, panel, run.stride, run.depths, sum, SIDE, add, 0,
                          run.last);
       };
       if (run.depths)
@@ -487,12 +494,16 @@ inline void add_product_of_rows(long rows, const Cell *left, long rank, long rea
   for (long k = 0; k < ranks; k++)
     for (long r = 0; r < count; r++)
       transpose(turned + (k * count + r) * AREA, left + (r * ranks + k) * AREA, rows - r * SIDE);
+  const long there = WIDE ? rows / SIDE : 0; // blocks that are panels already; what fills up the last one is not zero
   for (long p = 0; p < columns; p++) {
-    for (long r = 0; r < count; r++)
+    for (long r = there; r < count; r++)
       panel_of_rows(panel + r * AREA, right + (r * columns + p) * AREA, rows - r * SIDE);
-    for (long k = 0; k < ranks; k++)
-      kernel({turned + k * count * AREA, panel, count}, {}, sums + (k * columns + p) * SQUARE, true,
+    for (long k = 0; k < ranks; k++) {
+      const Cell *a = turned + k * count * AREA;
+      kernel({a + there * AREA, panel + there * AREA, count - there},
+             Run::of_rows(a, right + p * AREA, there, columns * AREA), sums + (k * columns + p) * SQUARE, true,
              real - k * SIDE > 16);
+    }
   }
 }
 
