@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 import time
@@ -348,6 +349,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
                 return super().train(*args, **settings)
         except RuntimeError as error:
             if reason := _death(error):
+                multiprocessing.active_children()  # takes leave of the dead, so that torch tells of them once
                 last = checkpoint.newest(self.folder)
                 stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
                 raise ChildProcessError(f"step {self.state.global_step + 1}: {reason}; {stands}") from error
