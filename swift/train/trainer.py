@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import threading
 import time
@@ -349,7 +348,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
                 return super().train(*args, **settings)
         except RuntimeError as error:
             if reason := _death(error):
-                multiprocessing.active_children()  # takes leave of the dead, so that torch tells of them once
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would tell of it again, wherever we are then
                 last = checkpoint.newest(self.folder)
                 stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
                 raise ChildProcessError(f"step {self.state.global_step + 1}: {reason}; {stands}") from error
