@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from swift import garbage
 from swift.chat import Conversation
 from swift.commands.groups import TemplateFlags
 from swift.commands.rendering import make_renderer
@@ -42,13 +43,14 @@ def main() -> None:
         file = Path(folder) / "rows.jsonl"
         made = (row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed))
         write_jsonl(islice(made, options.rows), file)
-        started, began, began_cpu = peak(), time.perf_counter(), processor_time()
-        rows, _, _ = load_datasets(DataPlan(dataset=(str(file),), dataset_test_ratio=0.0), lambda line: None)
-        read, held = time.perf_counter(), peak()
-        processes = options.processes or processes_for(len(rows))
-        keep = Compact.aside if len(rows) > IN_MEMORY else Compact.of
-        samples = keep(fit_all(renderer, rows, 2048, "delete", Lengths(), processes))
-        done, done_cpu = time.perf_counter(), processor_time()
+        with garbage.seldom():  # as `swift sft` does
+            started, began, began_cpu = peak(), time.perf_counter(), processor_time()
+            rows, _, _ = load_datasets(DataPlan(dataset=(str(file),), dataset_test_ratio=0.0), lambda line: None)
+            read, held = time.perf_counter(), peak()
+            processes = options.processes or processes_for(len(rows))
+            keep = Compact.aside if len(rows) > IN_MEMORY else Compact.of
+            samples = keep(fit_all(renderer, rows, 2048, "delete", Lengths(), processes))
+            done, done_cpu = time.perf_counter(), processor_time()
     count = len(samples)
     print(f"{count:,} rows of {sum(samples.lengths) / count:.0f} tokens, {processes} processes")
     print(f"reading and checking: {len(rows) / (read - began):,.0f} rows/s")

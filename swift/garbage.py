@@ -12,7 +12,10 @@ SELDOM = 50_000
 
 @contextmanager
 def seldom() -> Iterator[None]:
-    """Looks for it seldom meanwhile: rows are many things that stay, and none of them refers to itself."""
+    """Looks for it seldom meanwhile: rows are many things that stay, and none of them refers to itself.
+
+    Not for generators: what is within has to end in the order in which it began.
+    """
     before = gc.get_threshold()
     gc.set_threshold(SELDOM, *before[1:])
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from itertools import islice
@@ -12,7 +13,7 @@ import pytest
 import torch
 from tiny import tiny_model_folder
 
-from swift import flags
+from swift import flags, garbage
 from swift.chat import Sample
 from swift.commands import feeding, sft
 from swift.data import shelf
@@ -189,6 +190,22 @@ def kept(config: sft.Config, work: Path, template: str = "chatml") -> feeding.Da
     config = flags.update(config, {"template_type": template})
     renderer = make_renderer(work / "tiny", config.template, None)
     return feeding.read(config, renderer, print, Ranks(True, 1))
+
+
+def test_garbage_is_looked_for_seldom_while_rows_are_read_and_as_before_afterwards(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, during = gc.get_threshold(), []
+    of = cache.Compact.of
+
+    def kept_as(samples: Any) -> Any:
+        during.append(gc.get_threshold())
+        return of(samples)
+
+    monkeypatch.setattr(cache.Compact, "of", kept_as)
+    kept(flags.from_dict(sft.Config, {"dataset": [str(work / "rows.jsonl")]}), work)
+    assert during and set(during) == {(garbage.SELDOM, *before[1:])}
+    assert gc.get_threshold() == before
 
 
 def test_other_bytes_or_another_template_are_other_tokens(work: Path) -> None:

@@ -22,17 +22,17 @@ MAY_IMPORT = {
     "own": set(),
     "cli": {"flags", "launch"},
     "agent": {"chat"},
-    "data": {"chat", "cache", "garbage", "hubs", "images", "own"},
+    "data": {"chat", "cache", "hubs", "images", "own"},
     "train": {"chat", "cache"},
     "model": {"own", "cache", "hubs"},
     "tuner": {"native"},
-    "template": {"chat", "garbage", "agent", "images"},
+    "template": {"chat", "agent", "images"},
     "infer": {"chat", "images", "template", "agent", "native"},
     "serve": {"chat", "infer", "agent"},
     "eval": {"chat", "data", "agent", "infer"},
     "commands": {
-        "chat", "cache", "flags", "cli", "images", "agent", "data", "train", "model", "tuner", "template", "infer",
-        "serve", "eval",
+        "chat", "cache", "garbage", "flags", "cli", "images", "agent", "data", "train", "model", "tuner", "template",
+        "infer", "serve", "eval",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

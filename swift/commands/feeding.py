@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from swift import flags
+from swift import flags, garbage
 from swift.commands.groups import DataFlags, FeedFlags, ModelFlags, TemplateFlags, TrainFlags
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def check(cfg: Feeds) -> None:
         raise ValueError("--streaming true needs --max_steps: nobody knows how many rows there are")
 
 
+@garbage.seldom()  # in processes that share rows out too: they are forked within
 def read(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
     """The rows of the flags; `say` hears what became of them."""
     feed = cfg.feed

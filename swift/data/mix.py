@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from swift import garbage
 from swift.chat import Conversation
 from swift.data import self_cognition
 from swift.data.check import Report, Say, Strategy, checked
@@ -117,7 +116,6 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-@garbage.seldom()
 def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[Rows, Rows, Report]:
     """(train, val, report) of a plan: data sets in their order, then the mixed-in rows, then self-cognition.
 

@@ -12,7 +12,6 @@ from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from swift import garbage
 from swift.chat import Conversation, Message, Sample
 from swift.template.render import Renderer
 
@@ -110,11 +109,10 @@ def fit_all(
         found: Iterable[Settled] = _shared_out(settle, rows, processes)
     else:
         found = map(settle, rows)
-    with garbage.seldom():  # in the processes too, which are forked within
-        for sample, source, line, fate, reason in watch(found):
-            lengths.add(source, line, fate, reason)
-            if sample is not None:
-                yield sample
+    for sample, source, line, fate, reason in watch(found):
+        lengths.add(source, line, fate, reason)
+        if sample is not None:
+            yield sample
 
 
 def _settle(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> Settled:
