@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import test_trainer as t
 import torch
+from torch.multiprocessing import reductions
 from transformers import TrainerCallback
 
 from swift.train import checkpoint
@@ -150,10 +151,24 @@ def test_weights_that_broke_after_a_good_loss_are_not_saved(tmp_path: Path) -> N
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
 
 
-def test_a_dead_process_that_makes_batches_is_one_line(tmp_path: Path) -> None:
-    def kill_one() -> None:
-        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+def _kill_one(of: list[Any]) -> None:
+    os.kill(of[0].pid, signal.SIGKILL)
 
+
+def _kill_one_as_it_hands_over(of: list[Any]) -> None:
+    def broken(*_: Any) -> None:
+        _kill_one(of)
+        raise ConnectionResetError  # as the socket does, before the process counts as dead
+
+    reductions.rebuild_storage_fd = broken
+
+
+@pytest.mark.parametrize("deed", [_kill_one, _kill_one_as_it_hands_over])
+def test_a_dead_process_that_makes_batches_is_one_line(
+    tmp_path: Path, deed: Callable[[list[Any]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = multiprocessing.active_children()
+    monkeypatch.setattr(reductions, "rebuild_storage_fd", reductions.rebuild_storage_fd)
     one = t.trainer(
         tmp_path,
         t.lora(t.base_model()),
@@ -162,13 +177,24 @@ def test_a_dead_process_that_makes_batches_is_one_line(tmp_path: Path) -> None:
         save_strategy="steps",
         save_steps=2,
         dataloader_num_workers=2,
-        watchers=[At(4, kill_one)],
+        watchers=[At(4, lambda: deed([each for each in multiprocessing.active_children() if each not in others]))],
     )
     with pytest.raises(
         ChildProcessError, match=r"step \d+: a process that makes batches .*; the last whole checkpoint"
     ):
         one.train()
     assert checkpoint.newest(tmp_path)
+
+
+def test_an_error_in_a_process_that_makes_batches_is_told_as_what_it_is(tmp_path: Path) -> None:
+    one = t.trainer(tmp_path, t.lora(t.base_model()), t.rows(40), dataloader_num_workers=1)
+    one.together = _too_large
+    with pytest.raises(RuntimeError, match="the picture is too large"):
+        one.train()
+
+
+def _too_large(samples: Any) -> Any:
+    raise RuntimeError("the picture is too large")
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -346,10 +347,10 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         try:
             with self._listening():
                 return super().train(*args, **settings)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would tell of a death again, wherever we are then
             if reason := _death(error):
-                if threading.current_thread() is threading.main_thread():
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would tell of it again, wherever we are then
                 last = checkpoint.newest(self.folder)
                 stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
                 raise ChildProcessError(f"step {self.state.global_step + 1}: {reason}; {stands}") from error
@@ -421,10 +422,15 @@ def _give_out(model: Any, folder: Path) -> None:
             shard.copy_(whole)
 
 
-def _death(error: RuntimeError) -> str:
+def _death(error: Exception) -> str:
     """Whose death a library's error tells of; empty for any other error."""
     text = str(error)
-    if "DataLoader worker" in text:
+    told = "DataLoader worker" in text and not text.startswith("Caught ")  # caught: an error of what a worker does
+    # one that dies while it hands a batch over breaks the connection before it counts as dead
+    broken = isinstance(error, ConnectionError | EOFError) and any(
+        frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)
+    )
+    if told or broken:
         return "a process that makes batches (--dataloader_num_workers) died, as one that is out of memory does"
     if any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL communicator")):
         return "another process of this run is gone"
