@@ -106,7 +106,8 @@ private:
 };
 
 struct Task {
-  int feed, head, first; // of the feed's tokens
+  int feed, head, first, tokens; // of the feed's tokens
+  int64_t to;                    // the row that sees
 };
 
 struct Own { // of a thread
@@ -136,11 +137,14 @@ public:
     feed_of_.resize(s.rows);
     tasks_.clear();
     for (int f = 0; f < s.count; f++) {
-      const int tokens = int(s.feeds[f].end - s.feeds[f].start);
-      std::fill(feed_of_.begin() + s.feeds[f].start, feed_of_.begin() + s.feeds[f].end, f);
+      const int64_t start = s.feeds[f].start;
+      const int tokens = int(s.feeds[f].end - start);
+      std::fill(feed_of_.begin() + start, feed_of_.begin() + s.feeds[f].end, f);
       for (int first = (tokens - 1) / block_ * block_; first >= 0; first -= block_) // the longest first
-        for (int head = 0; head < m.K; head++) tasks_.push_back({f, head, first});
+        for (int head = 0; head < m.K; head++)
+          tasks_.push_back({f, head, first, std::min(block_, tokens - first), start + first});
     }
+    const Step ending = end_of(s);
     own_.resize(std::max<size_t>(own_.size(), s.threads));
     permitted();
 #pragma omp parallel num_threads(s.threads)
@@ -149,8 +153,18 @@ public:
       meeting_.begin(omp_get_num_threads());
       begin();
       embed(s);
-      for (int64_t l = 0; l < m.layers; l++) layer(s, l);
-      head(s);
+      for (int64_t l = 0; l < m.layers - 1; l++) {
+        keys_and_values(s, l);
+        attention(s, l, tasks_);
+        feed_forward(s, l);
+      }
+      keys_and_values(s, m.layers - 1);
+      if (s.wanted) {
+        leave(s);
+        attention(s, m.layers - 1, ending_tasks_);
+        feed_forward(ending, m.layers - 1);
+        head(ending);
+      }
       end();
     }
   }
@@ -175,7 +189,28 @@ private:
     meet();
   }
 
-  void layer(const Step &s, int64_t l) {
+  // What goes on behind the last layer's keys and values: the wanted rows alone, one behind the other.
+  Step end_of(const Step &s) {
+    ending_tasks_.clear();
+    ending_lows_.clear();
+    for (int64_t i = 0; i < s.wanted; i++) {
+      const int feed = feed_of_[s.which[i]];
+      for (int head = 0; head < m.K; head++)
+        ending_tasks_.push_back({feed, head, int(s.which[i] - s.feeds[feed].start), 1, i});
+      if (s.lows) ending_lows_.push_back(s.lows[s.which[i]]);
+    }
+    Step ending = s;
+    ending.rows = s.wanted;
+    ending.lows = s.lows ? ending_lows_.data() : nullptr;
+    return ending;
+  }
+
+  void leave(const Step &s) {
+    if (omp_get_thread_num() == 0) // attention, which is next, does not read them
+      for (int64_t i = 0; i < s.wanted; i++) std::copy_n(x_ + s.which[i] * m.width, m.width, x_ + i * m.width);
+  }
+
+  void keys_and_values(const Step &s, int64_t l) {
     const Layer &w = m.layer[l];
     const int64_t O = w.qkv.outputs;
     norm(s.rows, w.norm);
@@ -184,9 +219,16 @@ private:
       std::memcpy(qkv_ + row * O + panel * PANEL, sum, PANEL * sizeof(float));
     });
     place(s, l);
+  }
+
+  void attention(const Step &s, int64_t l, const std::vector<Task> &tasks) {
 #pragma omp for schedule(dynamic, 1) nowait
-    for (size_t task = 0; task < tasks_.size(); task++) attend(s, l, tasks_[task]);
+    for (size_t task = 0; task < tasks.size(); task++) attend(s, l, tasks[task]);
     meet();
+  }
+
+  void feed_forward(const Step &s, int64_t l) {
+    const Layer &w = m.layer[l];
     const auto add = [&](int64_t row, int64_t panel, const float *sum) {
       float *x = x_ + row * m.width + panel * PANEL;
       for (int i = 0; i < PANEL; i += LANES) store(x + i, load(x + i) + load(sum + i));
@@ -205,15 +247,13 @@ private:
   // RMS norm (arXiv 1910.07467) of so many hidden states.
   void norm(int64_t rows, const float *weight) {
 #pragma omp for schedule(static) nowait
-    for (int64_t row = 0; row < rows; row++) norm(row, weight, row);
+    for (int64_t row = 0; row < rows; row++) {
+      const float *x = x_ + row * m.width;
+      const Vec inverse = every(inverse_size(x, m.width));
+      for (int64_t i = 0; i < m.width; i += LANES)
+        store(normed_ + tiles::place(row, i, m.width / DEPTH), load(x + i) * inverse * load(weight + i));
+    }
     meet();
-  }
-
-  void norm(int64_t row, const float *weight, int64_t to) {
-    const float *x = x_ + row * m.width;
-    const Vec inverse = every(inverse_size(x, m.width));
-    for (int64_t i = 0; i < m.width; i += LANES)
-      store(normed_ + tiles::place(to, i, m.width / DEPTH), load(x + i) * inverse * load(weight + i));
   }
 
   float inverse_size(const float *x, int64_t width) {
@@ -422,7 +462,7 @@ private:
   void attend(const Step &s, int64_t l, const Task &task) {
     const Feed &feed = s.feeds[task.feed];
     const int64_t D = m.D, G = group_, row = feed.start + task.first;
-    const int tokens = int(std::min<int64_t>(block_, feed.end - row)), heads = int(tokens * G);
+    const int tokens = task.tokens, heads = int(tokens * G);
     const int64_t position = feed.length - (feed.end - row), length = position + tokens;
     const int64_t window = m.layer[l].window ? m.layer[l].window : INT64_MAX;
     const int64_t from = std::max<int64_t>(0, position - window + 1) / 32 * 32, wide_ = padded(length - from);
@@ -444,7 +484,7 @@ private:
     for (int64_t d = 0; d < D; d += PANEL) {
       multiply(heads, shares, wide_, value + d * 32, D * 32, int(wide_ / DEPTH), sum, PANEL);
       for (int i = 0; i < heads; i++) {
-        Cell *to = seen_ + tiles::place(row + i / G, (task.head * G + i % G) * D + d, m.H * D / DEPTH);
+        Cell *to = seen_ + tiles::place(task.to + i / G, (task.head * G + i % G) * D + d, m.H * D / DEPTH);
         for (int c = 0; c < PANEL; c += LANES) store(to + c, load(sum + i * PANEL + c) * every(inverse[i]));
       }
     }
@@ -472,11 +512,8 @@ private:
   }
 
   void head(const Step &s) {
-    if (!s.wanted) return;
-#pragma omp for schedule(static) nowait
-    for (int64_t i = 0; i < s.wanted; i++) norm(s.which[i], m.norm, i);
-    meet();
-    rows(m.head, normed_, s.wanted, false, [&](int64_t row, int64_t panel, const float *sum, bool) {
+    norm(s.rows, m.norm);
+    rows(m.head, normed_, s.rows, false, [&](int64_t row, int64_t panel, const float *sum, bool) {
       std::memcpy(s.logits + row * m.head.outputs + panel * PANEL, sum, PANEL * sizeof(float));
     });
   }
@@ -492,7 +529,8 @@ private:
   float *x_ = nullptr, *qkv_ = nullptr, *low_ = nullptr;
   Cell *normed_ = nullptr, *q_ = nullptr, *seen_ = nullptr, *inner_ = nullptr;
   std::vector<int> feed_of_;
-  std::vector<Task> tasks_;
+  std::vector<Task> tasks_, ending_tasks_;
+  std::vector<const Low *> ending_lows_;
   std::vector<Own> own_;
   Meeting meeting_;
 };
