@@ -257,18 +257,19 @@ class NativeDecoder:
         outputs, inputs = weight_OI.shape
         size = weight_OI.numel() * _BYTES[bits] // PANEL
         place, self._free = self._free.split([size, len(self._free) - size])
-        depths, scale = place.view(-1, PANEL * _BYTES[bits]), None
-        if bits == 16:
-            depths.view(torch.bfloat16).copy_(_in_panels(weight_OI))
-        elif bits == 8:
-            rounded_OI, scale = rounded(weight_OI)
-            depths.view(torch.int8).copy_(_in_panels(rounded_OI))
-        else:
+        scale = None
+        if bits == 4:
             levels_OI, scale_OG, low_OG = in_groups(weight_OI)
-            first, second = _in_panels(levels_OI).chunk(2, dim=1)
+            depths = place.view(-1, PANEL * _BYTES[bits])
+            first, second = _in_panels(levels_OI).flatten(2).flatten(0, 1).view(torch.uint8).chunk(2, dim=1)
             depths[:, : first.shape[1]] = first | second << 4
             groups = torch.stack([scale_OG, low_OG], dim=-1).bfloat16().unflatten(0, (-1, PANEL))
             depths[:, first.shape[1] :].view(torch.bfloat16).copy_(groups.permute(0, 2, 3, 1).flatten(2).flatten(0, 1))
+        else:
+            if bits == 8:
+                weight_OI, scale = rounded(weight_OI)
+            panels = _in_panels(weight_OI)
+            place.view(panels.dtype).view(panels.shape).copy_(panels)
         bias = None if bias_O is None else _padded(bias_O)
         return _Product(place.data_ptr(), self._numbers(bias), self._numbers(scale), inputs, outputs, bits)
 
@@ -340,11 +341,10 @@ class _Layout:
 
 
 def _in_panels(weight_OI: Tensor) -> Tensor:
-    """(Panels x depths, their numbers) of a weight."""
-    halves = weight_OI.unflatten(0, (-1, 2, HALF)).unflatten(-1, (-1, HALF, 2))
-    # columns of a panel: tile, number; inputs: depth, pair, number
-    panels: Tensor = halves.permute(0, 3, 1, 4, 2, 5)
-    return panels.flatten(2).flatten(0, 1)
+    """Pairs of a weight's neighbouring inputs, each as one number: (panel, depth, tile, pair, column)."""
+    pairs_OI = weight_OI.contiguous().view(torch.int16 if weight_OI.itemsize == 1 else torch.int32)
+    panels: Tensor = pairs_OI.unflatten(0, (-1, 2, HALF)).unflatten(-1, (-1, HALF)).permute(0, 3, 1, 4, 2)
+    return panels
 
 
 def _parts(layer: Layer) -> list[nn.Linear]:
