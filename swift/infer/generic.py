@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -179,6 +178,8 @@ class Generic:
     # adapters: PEFT runs several in one batch itself
 
     def why_not(self, adapter: Lora) -> str:
+        from peft import PeftModel  # who serves no adapter need not wait for it
+
         if isinstance(self._model, PeftModel) and not self._adapters:
             return "the model has an adapter of its own, which stays beside its weights"
         modules = dict(self._model.named_modules()) if not self._adapters else {}
@@ -194,6 +195,8 @@ class Generic:
         return ""
 
     def add(self, name: str, adapter: Lora) -> None:
+        from peft import PeftModel, set_peft_model_state_dict
+
         if self._adapters:
             self._model.add_adapter(name, adapter.config)
         else:

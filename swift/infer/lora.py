@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -47,6 +50,8 @@ class Lora:
 
 def read_lora(folder: Path | str) -> Lora:
     """The adapter of a folder. ValueError where it is none, or of a kind that cannot run beside others."""
+    from peft import PeftConfig  # who serves no adapter need not wait for it
+
     folder = Path(folder).expanduser()
     for file in (folder / CONFIG, folder / WEIGHTS):
         if not file.is_file():
@@ -62,6 +67,8 @@ def read_lora(folder: Path | str) -> Lora:
 
 
 def _why_not(config: PeftConfig) -> str:
+    from peft import LoraConfig
+
     kind = getattr(config.peft_type, "value", config.peft_type)  # an enum of PEFT's, a text where it has none
     if kind != "LORA" or not isinstance(config, LoraConfig):
         return f"the adapter is of type {kind}"
