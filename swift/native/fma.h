@@ -22,6 +22,9 @@ inline int group(long rows) {
   return int((rows + groups - 1) / groups);
 }
 
+// Halves of a panel that so many rows go through at once, so that there are sums enough to wait for each other.
+constexpr int halves(int rows) { return vectors::AVX512 || rows <= 2 ? 2 : 1; }
+
 // One of a pair of inputs, of 16 columns.
 inline Vec input(const bf16 *panel, int pair, bool second, int half) {
   const bf16 *at = panel + half * 512 + pair * 32;
@@ -31,13 +34,23 @@ inline Vec input(const float *panel, int pair, bool second, int half) {
   return vectors::load(panel + (pair * 2 + second) * 32 + half * 16);
 }
 
-// R rows x H halves of a panel. Rows are `lda` apart, their pieces of 32 inputs `deep`, the panel's `stride`; of it
-// memory `ahead` elements further on is fetched. Of the last depth only `last` pairs of inputs are not zero. Rows that
-// are GATHERED lie as a part of `Gathered` does.
+// What is fetched while a panel is multiplied: what lies `by` elements further on. Where it goes through several times,
+// each of the first `times` (a power of two) fetches a part of it, so that memory is not waited for in one of them.
+struct Ahead {
+  long by = 0;
+  int times = 1, time = 0;
+  Ahead(long by, long most) : by(by), times(most < 2 ? 1 : most < 4 ? 2 : 4) {}
+};
+
+// R rows x H halves of a panel. Rows are `lda` apart, their pieces of 32 inputs `deep`, the panel's `stride`. Of the
+// last depth only `last` pairs of inputs are not zero. Rows that are GATHERED lie as a part of `Gathered` does.
 template <int R, int H, bool GATHERED = false, class B>
 inline void some(const float *a, long lda, long deep, const B *panel, long stride, int depths, int half, float *sum,
-                 long lds, bool more, long ahead, int last) {
+                 long lds, bool more, Ahead ahead, int last) {
   Vec sums[R][H];
+  const long by = ahead.by;
+  const int mask = ahead.times - 1;
+  constexpr bool ONCE = !GATHERED && R <= 2; // of few rows there is one group
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -45,9 +58,9 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
       sums[r][h] = more ? vectors::load(sum + r * lds + (half + h) * 16) : vectors::zero();
   for (int d = 0; d < depths; d++, a += GATHERED ? 32 * R : deep, panel += stride)
     for (int which = 0; which < (d + 1 < depths ? 16 : last); which++) {
-      if (ahead)
+      if (by && (ONCE || (which & mask) == ahead.time))
         for (int line = 0; line < int(64 * sizeof(B)); line += 64)
-          _mm_prefetch((const char *)(panel + ahead + which * 64) + line, GATHERED ? _MM_HINT_T1 : _MM_HINT_T0);
+          _mm_prefetch((const char *)(panel + by + which * 64) + line, GATHERED ? _MM_HINT_T1 : _MM_HINT_T0);
 #pragma GCC unroll 8
       for (int odd = 0; odd < 2; odd++) {
         Vec of[H];
@@ -75,9 +88,9 @@ inline void some(const float *a, long lda, long deep, const B *panel, long strid
 // sum (R, 32) = a (R, 32 x depths) x panel, or that added to it.
 template <int R, class B>
 inline void rows(const float *a, long lda, long deep, const B *panel, long stride, int depths, float *sum, long lds,
-                 bool more, long ahead, int last) {
-  constexpr int H = vectors::AVX512 || R <= 2 ? 2 : 1; // so that there are sums enough to wait for each other
-  for (int half = 0; half < 2; half += H, ahead = 0)
+                 bool more, Ahead ahead, int last) {
+  constexpr int H = halves(R);
+  for (int half = 0; half < 2; half += H, ahead.time++)
     some<R, H>(a, lda, deep, panel, stride, depths, half, sum, lds, more, ahead, last);
 }
 
@@ -88,14 +101,17 @@ template <class B, int R = MOST> inline auto rows_of(int count) {
   return rows<R, B>;
 }
 
-// The same for any number of rows.
+// The same for any number of rows. Memory `ahead` elements further on is fetched, or where panels go through several
+// times the next one.
 template <class B>
 inline void multiply(int count, const float *a, long lda, long deep, const B *panel, long stride, int depths,
                      float *sum, long lds, bool more, long ahead = 0, int last = 16) {
+  const int each = 2 / halves(group(count)), times = (count + MOST - 1) / MOST * each;
+  Ahead next(ahead && times > 1 ? depths * stride : ahead, times);
   for (int some; count; count -= some) {
     some = group(count);
-    rows_of<B>(some)(a, lda, deep, panel, stride, depths, sum, lds, more, ahead, last);
-    a += some * lda, sum += some * lds, ahead = 0;
+    rows_of<B>(some)(a, lda, deep, panel, stride, depths, sum, lds, more, next, last);
+    a += some * lda, sum += some * lds, next.time += each;
   }
 }
 
@@ -133,11 +149,12 @@ public:
       const int depths = std::min(deep_, depths_ - from);
       const float *a = data_ + from * rows_ * 32;
       const B *then = from + depths < depths_ ? panel + depths * stride : next;
+      Ahead ahead(then ? then - panel : 0, (rows_ + MOST - 1) / MOST * (2 / HALVES));
       for (int half = 0; half < 2; half += HALVES)
-        for (long row = 0, some; row < rows_; row += some, then = nullptr) {
+        for (long row = 0, some; row < rows_; row += some, ahead.time++) {
           some = group(rows_ - row);
           some_of<B>(int(some))(a + row * depths * 32, 0, 0, panel, stride, depths, half, sum + row * 32, 32, from > 0,
-                                then ? then - panel : 0, 16);
+                                ahead, 16);
         }
     }
   }
