@@ -189,8 +189,13 @@ def test_a_dead_process_that_makes_batches_is_one_line(
 def test_an_error_in_a_process_that_makes_batches_is_told_as_what_it_is(tmp_path: Path) -> None:
     one = t.trainer(tmp_path, t.lora(t.base_model()), t.rows(40), dataloader_num_workers=1)
     one.together = _too_large
-    with pytest.raises(RuntimeError, match="the picture is too large"):
-        one.train()
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        with pytest.raises(RuntimeError, match="the picture is too large"):
+            one.train()
+        assert callable(signal.getsignal(signal.SIGCHLD))  # as it was
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _too_large(samples: Any) -> Any:

@@ -144,7 +144,7 @@ public:
         for (int head = 0; head < m.K; head++)
           tasks_.push_back({f, head, first, std::min(block_, tokens - first), start + first});
     }
-    const Step ending = end_of(s);
+    const Step ending = of_wanted(s);
     own_.resize(std::max<size_t>(own_.size(), s.threads));
     permitted();
 #pragma omp parallel num_threads(s.threads)
@@ -160,7 +160,7 @@ public:
       }
       keys_and_values(s, m.layers - 1);
       if (s.wanted) {
-        leave(s);
+        move_wanted(s);
         attention(s, m.layers - 1, ending_tasks_);
         feed_forward(ending, m.layers - 1);
         head(ending);
@@ -190,7 +190,7 @@ private:
   }
 
   // What goes on behind the last layer's keys and values: the wanted rows alone, one behind the other.
-  Step end_of(const Step &s) {
+  Step of_wanted(const Step &s) {
     ending_tasks_.clear();
     ending_lows_.clear();
     for (int64_t i = 0; i < s.wanted; i++) {
@@ -205,7 +205,7 @@ private:
     return ending;
   }
 
-  void leave(const Step &s) {
+  void move_wanted(const Step &s) {
     if (omp_get_thread_num() == 0) // attention, which is next, does not read them
       for (int64_t i = 0; i < s.wanted; i++) std::copy_n(x_ + s.which[i] * m.width, m.width, x_ + i * m.width);
   }

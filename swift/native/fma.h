@@ -37,8 +37,8 @@ inline Vec input(const float *panel, int pair, bool second, int half) {
 // What is fetched while a panel is multiplied: what lies `by` elements further on. Where it goes through several times,
 // each of the first `times` (a power of two) fetches a part of it, so that memory is not waited for in one of them.
 struct Ahead {
-  long by = 0;
-  int times = 1, time = 0;
+  long by;
+  int times, time = 0;
   Ahead(long by, long most) : by(by), times(most < 2 ? 1 : most < 4 ? 2 : 4) {}
 };
 
@@ -106,7 +106,7 @@ template <class B, int R = MOST> inline auto rows_of(int count) {
 template <class B>
 inline void multiply(int count, const float *a, long lda, long deep, const B *panel, long stride, int depths,
                      float *sum, long lds, bool more, long ahead = 0, int last = 16) {
-  const int each = 2 / halves(group(count)), times = (count + MOST - 1) / MOST * each;
+  const int each = 2 / halves(count), times = (count + MOST - 1) / MOST * each;
   Ahead next(ahead && times > 1 ? depths * stride : ahead, times);
   for (int some; count; count -= some) {
     some = group(count);

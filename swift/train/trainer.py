@@ -348,12 +348,15 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             with self._listening():
                 return super().train(*args, **settings)
         except (RuntimeError, ConnectionError, EOFError) as error:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would tell of a death again, wherever we are then
+            main = threading.current_thread() is threading.main_thread()
+            # torch's handler would tell of a death again, wherever we are then
+            heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
             if reason := _death(error):
                 last = checkpoint.newest(self.folder)
                 stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
                 raise ChildProcessError(f"step {self.state.global_step + 1}: {reason}; {stands}") from error
+            if main:
+                signal.signal(signal.SIGCHLD, heard or signal.SIG_DFL)
             raise
         finally:
             if self._lanes:
