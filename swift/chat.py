@@ -72,6 +72,7 @@ class Message:
     """One turn. `weight` None leaves the loss to the loss scale; a number multiplies it, 0 never trains it.
 
     Each of the `images` stands at a PLACE of the content, in order; without images that character is text.
+    `reasoning` is what the assistant thinks before it answers or calls; it is not part of the content.
     """
 
     role: Role
@@ -81,6 +82,7 @@ class Message:
     tool_call_id: str = ""
     name: str = ""
     images: tuple[Image, ...] = ()
+    reasoning: str = ""
 
     @property
     def parts(self) -> tuple[str | Image, ...]:
@@ -159,7 +161,7 @@ class Logprob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A step of a reply while it is made: new text, a call or more of one, or (last) why it ended and its cost.
+    """A step of a reply while it is made: new text or reasoning, more of a call, or (last) why it ended and its cost.
 
     A `tool_call` with a name begins a call; one without a name adds to the arguments of the call before.
     """
@@ -169,6 +171,7 @@ class Delta:
     finish: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[Logprob, ...] = field(default=())
+    reasoning: str = ""
 
 
 class Draft:
@@ -179,9 +182,11 @@ class Draft:
         self.finish: FinishReason | None = None
         self.usage = Usage(0, 0)
         self._text: list[str] = []
+        self._reasoning: list[str] = []
 
     def add(self, delta: Delta) -> None:
         self._text.append(delta.text)
+        self._reasoning.append(delta.reasoning)
         if delta.tool_call is not None:
             if delta.tool_call.name:
                 self.calls.append(delta.tool_call)
@@ -193,4 +198,5 @@ class Draft:
 
     @property
     def message(self) -> Message:
-        return Message("assistant", "".join(self._text), tuple(self.calls))
+        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        return Message("assistant", text, tuple(self.calls), reasoning=reasoning)
