@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple, get_args
 from swift import images
 from swift.chat import Conversation
 from swift.data import rows
+from swift.data.fields import BadRow, Row
 from swift.data.repairs import outcome
-from swift.data.rows import BadRow, Row
 from swift.data.sources import Source, data_files, read_rows
 
 Strategy = Literal["none", "discard", "error", "warning"]

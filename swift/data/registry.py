@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from swift import own
+from swift.data.fields import BadRow, Row
 from swift.data.repairs import REPAIRS, Repair, asked, labelled, outcome
-from swift.data.rows import BadRow, Row
 
 if sys.version_info >= (3, 11):
     import tomllib

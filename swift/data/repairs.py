@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from swift.data.rows import BadRow, Row, parsed
+from swift.data.fields import BadRow, Row, parsed
 
 Repair = Callable[[Row], "Row | Sequence[Row] | None"]
 

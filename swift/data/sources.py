@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from swift.data import hubs, layout, registry, self_cognition
+from swift.data.fields import BadRow, Row
 from swift.data.registry import Catalogue, Entry, near
 from swift.data.repairs import Repair, as_it_is
-from swift.data.rows import BadRow, Row
 
 Numbered = Iterator[tuple[int, "Row | BadRow"]]
 
