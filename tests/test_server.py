@@ -26,7 +26,9 @@ from swift.infer.chat import LocalChat
 from swift.infer.engine import Busy, Step, TorchEngine
 from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
-from swift.serve.server import JsonLines, Limits, create_app
+from swift.serve.body import Limits
+from swift.serve.log import JsonLines
+from swift.serve.server import create_app
 from swift.template import Renderer, template
 
 PLAIN = SamplingParams()

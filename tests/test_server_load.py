@@ -25,7 +25,8 @@ from swift.infer.chat import LocalChat
 from swift.infer.engine import Step
 from swift.infer.sample import SamplingParams
 from swift.serve import connection
-from swift.serve.server import Limits, create_app
+from swift.serve.body import Limits
+from swift.serve.server import create_app
 from swift.template import Renderer, template
 
 TOKENIZER = tiny_tokenizer()

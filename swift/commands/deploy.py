@@ -103,7 +103,8 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
     """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
     from swift.commands.loading import load_chat, model_name, sampling
     from swift.infer.engine import TorchEngine
-    from swift.serve.server import LIMITS, create_app
+    from swift.serve.body import LIMITS
+    from swift.serve.server import create_app
 
     if not cfg.generation.stream:
         raise ValueError("--stream false: whether a reply is streamed is said by each request")
@@ -222,7 +223,7 @@ def _url(listening: socket.socket, options: ServerFlags) -> str:
 @contextmanager
 def _request_log(form: str) -> Iterator[None]:
     """The server's own lines on standard error, and nobody else's."""
-    from swift.serve.server import JsonLines
+    from swift.serve.log import JsonLines
 
     log = logging.getLogger("swift.serve")
     handler = logging.StreamHandler(sys.stderr)

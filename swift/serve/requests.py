@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import Draft202012Validator
@@ -22,7 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
-    PlainValidator,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -31,66 +28,13 @@ from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
 from swift.agent.tools import argument_schema
-from swift.chat import PLACE, Image, Message, Role, Tool, ToolCall
+from swift.chat import Message, Tool
 from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
+from swift.serve.messages import Known, RequestMessage, dialogue
+from swift.serve.refusal import BadRequest, wrong
 
 MOST_CHOICES, MOST_STOPS = 128, 16
-
-
-class BadRequest(ValueError):
-    """A request that is refused, as OpenAI's error object tells it."""
-
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
-
-
-def _wrong(param: str, what: str) -> BadRequest:
-    return BadRequest(f"{param or 'the body'}: {what}", param=param or None)
-
-
-def _text(value: Any) -> Any:
-    """A list of text parts as one text; anything else is left to the field's type."""
-    if not isinstance(value, list):
-        return value
-    texts = [part["text"] for part in value if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
-    if len(texts) < len(value) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("only parts of type text and image_url are supported")
-    return "\n".join(texts)
-
-
-class _Shown(NamedTuple):
-    """A content with images: its text with their places, and what they are called."""
-
-    text: str
-    images: tuple[Image, ...]
-
-
-def _content(value: Any) -> str | _Shown | None:
-    """A text or text parts as one text, with image parts as `_Shown`."""
-    if not isinstance(value, list) or not any(map(_shows, value)):
-        text = _text(value)
-        if text is not None and not isinstance(text, str):
-            raise ValueError("a text or a list of parts is expected")
-        return text
-    images = tuple(Image(_url(part.get("image_url"))) for part in value if _shows(part))
-    runs = [(at_image, list(parts)) for at_image, parts in groupby(value, _shows)]
-    texts = [PLACE * len(parts) if at_image else str(_text(parts)) for at_image, parts in runs]
-    if "".join(texts).count(PLACE) > len(images):
-        raise ValueError("the text holds U+FFFC, which stands for an image")
-    return _Shown("".join(texts), images)
-
-
-def _shows(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "image_url"
-
-
-def _url(value: Any) -> str:
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str) or not url:
-        raise ValueError('an image is {"type": "image_url", "image_url": {"url": ...}}')
-    return url
 
 
 def _one_or_more(value: Any) -> Any:
@@ -128,71 +72,13 @@ class _Only:
         raise ValueError(f"only {known or 'null'} is supported, not {json.dumps(value)[:80]}")
 
 
-Content = Annotated[
-    str | _Shown | None,
-    PlainValidator(_content),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": ["string", "null"]},
-                {
-                    "type": "array",
-                    "items": {
-                        "anyOf": [
-                            {
-                                "type": "object",
-                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                                "required": ["type", "text"],
-                            },
-                            {
-                                "type": "object",
-                                "properties": {
-                                    "type": {"const": "image_url"},
-                                    "image_url": {
-                                        "type": "object",
-                                        "properties": {"url": {"type": "string"}},
-                                        "required": ["url"],
-                                    },
-                                },
-                                "required": ["type", "image_url"],
-                            },
-                        ]
-                    },
-                },
-            ]
-        }
-    ),
-]
 Optional64 = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:/-]+$")]
 """What a text form can write without marks of its own."""
 
 
-class _Known(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
-
-
-class _CalledFunction(_Known):
-    name: Annotated[str, Field(min_length=1)]
-    arguments: str = "{}"
-
-
-class _Call(_Known):
-    id: str = ""
-    type: Literal["function"] = "function"
-    function: _CalledFunction
-
-
-class _Message(_Known):
-    role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: Content = None
-    tool_calls: list[_Call] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-
-
-class _Function(_Known):
+class _Function(Known):
     model_config = ConfigDict(extra="allow")  # a tool reaches the prompt as it was given
     name: Name
     description: str | None = None
@@ -200,52 +86,52 @@ class _Function(_Known):
     strict: bool | None = None
 
 
-class _Tool(_Known):
+class _Tool(Known):
     model_config = ConfigDict(extra="allow")
     type: Literal["function"]
     function: _Function
 
 
-class _Named(_Known):
+class _Named(Known):
     name: str
 
 
-class _Reference(_Known):
+class _Reference(Known):
     type: Literal["function"]
     function: _Named
 
 
-class _AllowedTools(_Known):
+class _AllowedTools(Known):
     mode: Literal["auto", "required"]
     tools: Annotated[list[_Reference], Field(min_length=1)]
 
 
-class _Allowed(_Known):
+class _Allowed(Known):
     type: Literal["allowed_tools"]
     allowed_tools: _AllowedTools
 
 
-class _JsonSchema(_Known):
+class _JsonSchema(Known):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
-class _Plain(_Known):
+class _Plain(Known):
     type: Literal["text", "json_object"]
 
 
-class _Schema(_Known):
+class _Schema(Known):
     type: Literal["json_schema"]
     json_schema: _JsonSchema
 
 
-class _StreamOptions(_Known):
+class _StreamOptions(Known):
     include_usage: bool | None = None
 
 
-class _Request(_Known):
+class _Request(Known):
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -272,10 +158,10 @@ class _Request(_Known):
     @model_validator(mode="after")
     def _fits_together(self) -> _Request:
         if self.stream_options and not self.stream:
-            raise _wrong("stream_options", "only for requests with stream: true")
+            raise wrong("stream_options", "only for requests with stream: true")
         for token in self.logit_bias or ():
             if not token.isdecimal():
-                raise _wrong("logit_bias", f"'{token[:40]}' is not a token id")
+                raise wrong("logit_bias", f"'{token[:40]}' is not a token id")
         return self
 
     @property
@@ -348,7 +234,7 @@ class TextRequest(_Request):
 class ChatRequest(_Request):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[_Message], Field(min_length=1)]
+    messages: Annotated[list[RequestMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
@@ -366,18 +252,18 @@ class ChatRequest(_Request):
     def _tools_fit(self) -> ChatRequest:
         names = [tool.function.name for tool in self.tools or ()]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise _wrong("tools", f"two tools are called '{twice}'")
+            raise wrong("tools", f"two tools are called '{twice}'")
         for index, tool in enumerate(self.tools or ()):
             _check_schema(argument_schema(_given(tool)), f"tools[{index}].function.parameters")
         for name in self._chosen or ():
             if name not in names:
-                raise _wrong(
+                raise wrong(
                     "tool_choice", f"'{name[:80]}' is none of the tools ({', '.join(names) or 'there are none'})"
                 )
         if self.tool_choice == "required" and not names:
-            raise _wrong("tool_choice", "there are no tools to choose from")
+            raise wrong("tool_choice", "there are no tools to choose from")
         if self.top_logprobs and not self.logprobs:
-            raise _wrong("top_logprobs", "only for requests with logprobs: true")
+            raise wrong("top_logprobs", "only for requests with logprobs: true")
         if isinstance(self.response_format, _Schema):
             _check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
         return self
@@ -431,23 +317,17 @@ class ChatRequest(_Request):
     @property
     def dialogue(self) -> tuple[Message, ...]:
         """The messages as ours: one system text at the front, results in the order of their calls."""
-        written = [_message(message, f"messages[{index}]") for index, message in enumerate(self.messages)]
-        first = next((index for index, message in enumerate(written) if message.role != "system"), len(written))
-        for index, message in enumerate(written[first:], first):
-            if message.role == "system":
-                raise _wrong(f"messages[{index}].role", "system and developer messages come before all others")
-        system = [Message("system", "\n\n".join(message.content for message in written[:first]))] if first else []
-        return (*system, *_in_order_of_calls(written[first:]))
+        return dialogue(self.messages)
 
 
-class LoadRequest(_Known):
+class LoadRequest(Known):
     """The body of POST /v1/load_lora_adapter, as vLLM has it."""
 
     lora_name: Name
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-class UnloadRequest(_Known):
+class UnloadRequest(Known):
     """The body of POST /v1/unload_lora_adapter."""
 
     lora_name: str
@@ -468,8 +348,8 @@ def read(shape: type[Body], body: bytes) -> Body:
         if first["type"] == "json_invalid":
             raise BadRequest(f"the body is not JSON: {cause}") from None
         if first["loc"][:1] == ("tool_choice",):
-            raise _wrong("tool_choice", _CHOICES) from None
-        raise _wrong(_path(first["loc"]), first["msg"].removeprefix("Value error, ")) from None
+            raise wrong("tool_choice", _CHOICES) from None
+        raise wrong(_path(first["loc"]), first["msg"].removeprefix("Value error, ")) from None
 
 
 _CHOICES = (
@@ -496,32 +376,4 @@ def _check_schema(schema: dict[str, Any], place: str) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise _wrong(place, f"no JSON schema: {error.message[:200]}") from None
-
-
-def _message(message: _Message, place: str) -> Message:
-    calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in message.tool_calls or ())
-    if calls and message.role != "assistant":
-        raise _wrong(f"{place}.tool_calls", "only assistant messages can hold them")
-    if message.content is None and not calls:
-        raise _wrong(f"{place}.content", "a message needs it")
-    text, images = message.content if isinstance(message.content, _Shown) else (message.content or "", ())
-    if images and message.role != "user":
-        raise _wrong(f"{place}.content", "only a user's message can show images")
-    role: Role = "system" if message.role == "developer" else message.role
-    call_id, name = message.tool_call_id or "", message.name or ""
-    return Message(role, text, calls, tool_call_id=call_id, name=name, images=images)
-
-
-def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
-    """Clients may send the results of parallel calls in any order; text forms tell them apart by order alone."""
-    ordered: list[Message] = []
-    order: dict[str, int] = {}
-    start = 0  # of the results that are being read
-    for message in messages:
-        if message.role != "tool":
-            order = {call.id: index for index, call in enumerate(message.tool_calls)}
-            start = len(ordered) + 1
-        ordered.append(message)
-        ordered[start:] = sorted(ordered[start:], key=lambda result: order.get(result.tool_call_id, len(order)))
-    return ordered
+        raise wrong(place, f"no JSON schema: {error.message[:200]}") from None

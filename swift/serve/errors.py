@@ -1,0 +1,45 @@
+"""Every error leaves in OpenAI's shape, whoever raised it. Knows no route."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from swift.infer.engine import Busy
+from swift.serve import answers
+from swift.serve.refusal import BadRequest
+from swift.serve.respond import GONE, json_response
+
+RETRY_AFTER = "1"  # seconds
+
+
+def tell_errors(app: FastAPI) -> None:
+    """Every error leaves in OpenAI's shape."""
+
+    @app.exception_handler(BadRequest)
+    async def refused(request: Request, error: BadRequest) -> Response:
+        # A body that is not read to its end cannot be followed by another request.
+        closing = {"Connection": "close"} if error.status in (408, 413) else None
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else closing
+        text = answers.error_json(str(error), error.status, param=error.param, code=error.code)
+        return json_response(text, error.status, headers)
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Busy) -> Response:
+        text = answers.error_json("the server is busy: try again", 429, code="rate_limit_exceeded")
+        return json_response(text, 429, {"Retry-After": RETRY_AFTER})
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        what = {404: "there is nothing at", 405: "this method is not allowed at"}.get(error.status_code, error.detail)
+        text = answers.error_json(f"{what} {request.url.path} ({request.method})", error.status_code)
+        return json_response(text, error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=GONE)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return json_response(answers.error_json("the server failed; its log says how", 500), 500)

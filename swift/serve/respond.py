@@ -1,0 +1,130 @@
+"""How a reply goes out: in one piece, or as server-sent events while it is made. Knows no JSON shape and no model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from swift.serve import answers
+from swift.serve.answers import Reply
+from swift.serve.refusal import BadRequest
+from swift.serve.replies import Counter, Replies, Start
+
+log = logging.getLogger("swift.serve")
+
+GONE = 499  # nginx's number for a client that left; it is only ever logged
+
+
+async def begin(request: Request, starts: Sequence[Start], counter: Counter, reply: Reply) -> Answer:
+    """Waits for the first delta, so that what cannot be answered is refused with a status."""
+    replies = Replies(starts, counter)
+    try:
+        async with _watched(request, replies):
+            answer = Answer(request, replies, reply, await replies.read())
+    except ValueError as error:
+        replies.stop()
+        raise BadRequest(str(error)) from error
+    except BaseException:
+        replies.stop()
+        raise
+    request.state.answer = answer  # for the log
+    return answer
+
+
+class Answer:
+    """A reply that has begun, and how it goes out: in one piece, or as server-sent events while it is made."""
+
+    def __init__(self, request: Request, replies: Replies, reply: Reply, first: Sequence[tuple[int, Any]]) -> None:
+        self._request, self._replies, self._first = request, replies, first
+        self.reply = reply
+
+    @property
+    def first_delta(self) -> float | None:
+        return self._replies.first_delta
+
+    async def response(self, stream: bool) -> Response:
+        return _EventStream(self) if stream else await self._whole()
+
+    async def _whole(self) -> Response:
+        try:
+            async with _watched(self._request, self._replies):
+                deltas = self._first
+                while deltas:
+                    for index, delta in deltas:
+                        self.reply.add(index, delta)
+                    deltas = await self._replies.read()
+            if self._replies.stopped:
+                return Response(status_code=GONE)
+        finally:
+            self._replies.stop()
+        return json_response(answers.as_json(self.reply.whole()))
+
+    async def send(self, send: Send) -> None:
+        """What has come since the last event goes out in one write: a slow reader gets fewer and larger ones."""
+        try:
+            async with _watched(self._request, self._replies):
+                async for text in self._events():
+                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._replies.stop()
+
+    async def _events(self) -> AsyncIterator[str]:
+        deltas = self._first
+        begun = self.reply.start()
+        while deltas:
+            yield _told([*begun, *(event for index, delta in deltas for event in self.reply.add(index, delta))])
+            begun = []
+            try:
+                deltas = await self._replies.read()
+            except Exception:  # the status is sent: what went wrong can only be told as an event
+                log.exception("a stream broke")
+                yield _event(answers.error_json("the reply broke off; the server's log says how", 500))
+                return
+        if not self._replies.stopped:
+            yield _told(self.reply.end()) + _event("[DONE]")
+
+
+class _EventStream(Response):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        del self.headers["content-length"]
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await self._answer.send(send)
+
+
+@asynccontextmanager
+async def _watched(request: Request, replies: Replies) -> AsyncIterator[None]:
+    """Stops the replies as soon as the client is gone; the body has been read, so nothing else can arrive."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        replies.stop()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+def _told(events: Iterable[Any]) -> str:
+    return "".join(_event(answers.as_json(event)) for event in events)
+
+
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"
+
+
+def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(text, status, headers, "application/json")
