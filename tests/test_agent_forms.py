@@ -88,6 +88,19 @@ def test_hermes_writes_arguments_that_are_no_json_as_a_string() -> None:
     assert form("hermes").parse(text)[1] == (ToolCall("f", "not json"),)
 
 
+@pytest.mark.parametrize("arguments", ['{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": "\\ud83d"}'])
+def test_what_other_readers_of_json_refuse_is_no_json_in_any_form(arguments: str) -> None:
+    for name, text in (
+        ("hermes", f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'),
+        ("mistral", f'[TOOL_CALLS][{{"name": "f", "arguments": {arguments}}}]'),
+        ("llama3", f'{{"name": "f", "parameters": {arguments}}}'),
+    ):
+        assert form(name).parse(text) == (text, ())
+        assert json.dumps(arguments) in form(name).call("", [ToolCall("f", arguments)])
+    with pytest.raises(ValueError, match="must be a JSON object"):
+        form("qwen3_coder").call("", [ToolCall("f", arguments)])
+
+
 def test_an_unknown_form_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'hermes'"):
         form("hermess")

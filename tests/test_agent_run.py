@@ -180,6 +180,10 @@ def test_arguments_are_read_as_json_or_python(written: str, read: str) -> None:
         "{'a': open('x')}",
         '{"a": NaN}',
         "{'a': 1e999}",
+        '{"a": 1e999}',
+        '{"a": -Infinity}',
+        '{"a": "\\ud83d"}',
+        '{"\\udc00": 1}',
         "{",
         "[" * 99999,
     ],
@@ -189,6 +193,13 @@ def test_arguments_that_are_no_object_have_a_reason(written: str) -> None:
     assert not text
     assert reason.startswith(("the arguments are not a JSON object: ", "the arguments must be one JSON object, not "))
     assert len(reason) < 400
+
+
+def test_a_result_is_text_that_utf8_and_json_can_hold() -> None:
+    bound = from_schema({"name": "f"}, lambda: {"mean": float("nan"), "all": [float("inf"), 1.5], "city": "北京"})
+    assert call([bound], ToolCall("f")).text == '{"mean": null, "all": [null, 1.5], "city": "北京"}'
+    bound = from_schema({"name": "f"}, lambda: "a name: \udcff")
+    assert call([bound], ToolCall("f")).text == "a name: \\udcff"
 
 
 def test_arguments_are_checked_against_the_schema_before_the_call() -> None:

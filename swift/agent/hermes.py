@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from swift.agent import Marks
-from swift.agent.jsontext import is_json, slice_value
+from swift.agent.jsontext import is_json, loads, slice_value
 from swift.chat import Tool, ToolCall
 
 marks = Marks(stop=(), call=("<tool_call>",), results="turn")
@@ -59,7 +59,7 @@ def _object(each: ToolCall) -> str:
 
 def _call(text: str) -> ToolCall | None:
     try:
-        value = json.loads(text)
+        value = loads(text)
         arguments = slice_value(text, ("arguments", "parameters"))
     except ValueError:
         return None

@@ -1,17 +1,75 @@
-"""JSON as text: a value is cut out of its object without being rewritten. Knows no tool."""
+"""JSON as RFC 8259 has it: text to value, value to text, and a value cut out of its object. Knows no tool."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from typing import Any, NoReturn
 
-_DECODER = json.JSONDecoder()
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class DuplicateKeyError(ValueError):
+    """An object has a key twice, of which a reader would see one."""
+
+
+class LoneSurrogateError(ValueError):
+    """A text holds a surrogate without its other half."""
+
+
+def loads(text: str, once: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Raises ValueError for what other programs cannot read: NaN and Infinity, a number beyond a double, a lone
+    surrogate (which UTF-8 cannot hold), nesting that is too deep; with `once`, a key that an object has twice.
+    """
+    try:
+        value = (_ONCE if once else _DECODER).decode(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if may_hold_lone_surrogate(text):
+        refuse_lone_surrogates(value)
+    return value
+
+
+def raw_decode(text: str, at: int = 0, once: bool = False) -> tuple[Any, int]:
+    """The value that begins at `at`, and where it ends. Raises ValueError as `loads` does."""
+    try:
+        value, end = (_ONCE if once else _DECODER).raw_decode(text, at)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if may_hold_lone_surrogate(text[at:end]):
+        refuse_lone_surrogates(value)
+    return value, end
+
+
+def dumps(value: Any) -> str:
+    """The JSON text of a value, letters as they are. Raises ValueError for a value that `loads` would not give."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not text.isascii():
+        refuse_lone_surrogates(text)
+    return text
+
+
+def is_json(text: str) -> bool:
+    """Whether `text` is JSON from end to end."""
+    try:
+        loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def slice_value(text: str, keys: tuple[str, ...]) -> str | None:
     """The text of the first of `keys` at the top level of the JSON object `text`; None where there is none.
 
-    Raises json.JSONDecodeError when `text` is no JSON object.
+    Raises ValueError when `text` is no JSON object.
     """
     position = _skip(text, 0)
     if text[position : position + 1] != "{":
@@ -19,12 +77,12 @@ def slice_value(text: str, keys: tuple[str, ...]) -> str | None:
     position = _skip(text, position + 1)
     found: str | None = None
     while text[position : position + 1] != "}":
-        key, position = _DECODER.raw_decode(text, position)
+        key, position = raw_decode(text, position)
         position = _skip(text, position)
         if text[position : position + 1] != ":":
             raise json.JSONDecodeError("expected ':'", text, position)
         start = _skip(text, position + 1)
-        _, position = _DECODER.raw_decode(text, start)
+        _, position = raw_decode(text, start)
         if key in keys and found is None:
             found = text[start:position]
         position = _skip(text, position)
@@ -35,13 +93,64 @@ def slice_value(text: str, keys: tuple[str, ...]) -> str | None:
     return found
 
 
-def is_json(text: str) -> bool:
-    """Whether `text` is JSON from end to end."""
+# Surrogates -----------------------------------------------------------------------------------------------------------
+
+
+def may_hold_lone_surrogate(text: str) -> bool:
+    """Whether a value read from this JSON text can hold a lone surrogate."""
+    return _ESCAPED.search(text) is not None or has_lone_surrogate(text)
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a text holds a surrogate without its other half, so that it cannot be written as UTF-8."""
     try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def refuse_lone_surrogates(value: Any, where: str = "") -> None:
+    """Raises LoneSurrogateError for a text or key at any depth that holds one; `where` names the value."""
+    if isinstance(value, str):
+        if has_lone_surrogate(value):
+            half = next(letter for letter in value if "\ud800" <= letter <= "\udfff")
+            place = f"{where} holds " if where else ""
+            raise LoneSurrogateError(f"{place}\\u{ord(half):04x}, a lone surrogate, which UTF-8 cannot hold")
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            refuse_lone_surrogates(key, f"a key of {where}" if where else "a key")
+            refuse_lone_surrogates(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            refuse_lone_surrogates(part, f"{where}[{number}]")
+
+
+# What the standard library leaves open --------------------------------------------------------------------------------
+
+
+def _constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits[:20]} is beyond what a double can hold")
+    return number
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DuplicateKeyError(f"an object has the key {twice!r} twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_float)
+_ONCE = json.JSONDecoder(parse_constant=_constant, parse_float=_float, object_pairs_hook=_once)
 
 
 def _skip(text: str, position: int) -> int:

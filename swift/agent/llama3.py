@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from swift.agent import Marks
-from swift.agent.jsontext import is_json, slice_value
+from swift.agent.jsontext import is_json, raw_decode, slice_value
 from swift.chat import Tool, ToolCall
 
 _TOOL_HEADER = "<|start_header_id|>tool<|end_header_id|>\n\n"
@@ -26,7 +26,6 @@ Respond in the format {"name": function name, "parameters": dictionary of argume
 Do not use variables.
 
 """
-_DECODER = json.JSONDecoder()
 
 
 def system(tools: Sequence[Tool], text: str) -> str:
@@ -52,7 +51,7 @@ def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, .
     position = start
     while position < len(text):
         try:
-            value, end = _DECODER.raw_decode(text, position)
+            value, end = raw_decode(text, position)
         except ValueError:
             return text, ()
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):

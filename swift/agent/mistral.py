@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from swift.agent import Marks
-from swift.agent.jsontext import is_json, slice_value
+from swift.agent.jsontext import is_json, raw_decode, slice_value
 from swift.chat import Tool, ToolCall
 
 marks = Marks(
@@ -21,8 +21,6 @@ marks = Marks(
         "[/TOOL_RESULTS]",
     ),
 )
-
-_DECODER = json.JSONDecoder()
 
 
 def system(tools: Sequence[Tool], text: str) -> str:
@@ -51,7 +49,7 @@ def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, .
     body = listed[opening + 1 : closing].strip()
     while body:
         try:
-            value, end = _DECODER.raw_decode(body)
+            value, end = raw_decode(body)
         except ValueError:
             return text, ()
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +11,14 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from swift.agent import Tags
-from swift.agent.jsontext import is_json
+from swift.agent.jsontext import dumps, is_json, loads
 from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
 
 
 def write_arguments(arguments: str, tags: Tags) -> str:
     """The arguments of a call. Raises ValueError where they are no JSON object."""
-    values = json.loads(arguments) if is_json(arguments) else None
+    values = loads(arguments) if is_json(arguments) else None
     if not isinstance(values, dict):
         raise ValueError(f"each argument is written in tags, so they must be a JSON object, not {arguments[:60]!r}")
     return "".join(
@@ -29,7 +28,7 @@ def write_arguments(arguments: str, tags: Tags) -> str:
 
 def write_value(value: Any) -> str:
     """A text bare, the rest as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else dumps(value)
 
 
 def read_calls(
@@ -45,7 +44,7 @@ def read_calls(
         name = match[1].strip()
         schemas = value_schemas(argument_schema(offered[name])) if name in offered else {}
         values = {key: read_value(value, schemas.get(key)) for key, value in argument.findall(match[2])}
-        calls.append(ToolCall(name, json.dumps(values, ensure_ascii=False)))
+        calls.append(ToolCall(name, dumps(values)))
     return text[: found[0].start()].removesuffix("\n"), tuple(calls)
 
 
@@ -53,7 +52,7 @@ def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
     """A value that `write_value` wrote: JSON where it reads as JSON, unless only the text itself fits the schema."""
     if not is_json(text):
         return text
-    value = json.loads(text)
+    value = loads(text)
     if schema is None:
         return value
     either = [text, value] if isinstance(value, str) else [value, text]

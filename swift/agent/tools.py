@@ -26,6 +26,7 @@ from pydantic_core import to_jsonable_python
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from swift.agent.jsontext import dumps, loads
 from swift.chat import Tool, ToolCall
 
 JSON_CONSTANTS = {"true": True, "false": False, "null": None}
@@ -48,21 +49,17 @@ def json_arguments(text: str) -> Arguments:
         return Arguments("{}")
     is_json = True
     try:
-        value = json.loads(text, parse_constant=_no_json)
-    except (ValueError, RecursionError):
+        value = loads(text)
+    except ValueError:
         is_json = False
         try:
             value = _python_literal(text)
-            written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            written = dumps(value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             return Arguments(reason=f"the arguments are not a JSON object: {_excerpt(text)}")
     if not isinstance(value, dict):
         return Arguments(reason=f"the arguments must be one JSON object, not {_excerpt(text)}")
     return Arguments(text if is_json else written)
-
-
-def _no_json(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _python_literal(text: str) -> Any:
@@ -187,10 +184,10 @@ def call(tools: Sequence[BoundTool], wanted: ToolCall, timeout: float = 30.0) ->
     if bound is None:
         return _failed("unknown tool", _no_such_tool(wanted.name, list(by_name)))
     arguments = json_arguments(wanted.arguments)
-    reason = arguments.reason or _misfit(bound.validator, json.loads(arguments.text))
+    reason = arguments.reason or _misfit(bound.validator, loads(arguments.text))
     if reason:
         return _failed("bad arguments", f"{wanted.name}: {reason}")
-    return _timed(bound.function, json.loads(arguments.text), timeout)
+    return _timed(bound.function, loads(arguments.text), timeout)
 
 
 def _timed(function: Callable[..., object], arguments: dict[str, Any], timeout: float) -> Result:
@@ -235,9 +232,12 @@ def _no_such_tool(name: str, names: list[str]) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)
+    """What a function returned, as the model reads it: a text, or JSON in which NaN and Infinity are null."""
+    if not isinstance(value, str):
+        written = json.dumps(to_jsonable_python(value, fallback=str))
+        value = json.dumps(json.loads(written, parse_constant=lambda _: None), ensure_ascii=False)
+    # The operating system's own names may hold bytes that are no text.
+    return value.encode(errors="backslashreplace").decode()
 
 
 def _excerpt(text: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
 from swift.agent import form
+from swift.agent.jsontext import loads
 from swift.agent.tools import json_arguments
 from swift.chat import Message, Tool, ToolCall
 from swift.infer.chat import Chat, collect
@@ -94,4 +94,4 @@ def shares(verdicts: Sequence[Verdict]) -> Shares:
 def _object(arguments: str) -> dict[str, object] | None:
     """Arguments as a JSON object; None when they are none."""
     written = json_arguments(arguments)
-    return None if written.reason else json.loads(written.text)
+    return None if written.reason else loads(written.text)
