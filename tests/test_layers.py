@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "own": set(),
     "cli": {"flags", "launch"},
     "agent": {"chat"},
-    "data": {"chat", "cache", "hubs", "images", "own"},
+    "data": {"chat", "agent", "cache", "hubs", "images", "own"},
     "train": {"chat", "cache"},
     "model": {"own", "cache", "hubs"},
     "tuner": {"native"},

@@ -212,6 +212,19 @@ def test_a_dialogue_may_open_with_a_greeting():
         ({"weight": 2.5}, 2.5),
         ({"loss_scale": 3}, 3.0),
         ({"loss": False, "weight": 2}, 0.0),
+        ({"loss": 1, "weight": 2}, 2.0),
+        ({"loss_weight": 0.5}, 0.5),
+        *[
+            ({key: value}, float(value))
+            for key in ("train", "training", "trainable", "train_on")
+            for value in (True, 0)
+        ],
+        ({"train": True, "loss_scale": 3}, 3.0),
+        ({"mask": True}, 0.0),
+        ({"mask": 1}, 0.0),
+        ({"mask": 0}, 1.0),
+        ({"mask": False, "train": True}, 1.0),
+        ({"mask": True, "train": False, "weight": 2}, 0.0),
     ],
 )
 def test_a_message_carries_its_weight(keys, weight):
@@ -219,7 +232,20 @@ def test_a_message_carries_its_weight(keys, weight):
     assert conversation(row).messages[-1].weight == weight
 
 
-@pytest.mark.parametrize("keys", [{"loss": "yes"}, {"weight": -1}, {"weight": "2"}, {"weight": float("nan")}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"loss": "yes"},
+        {"weight": -1},
+        {"weight": "2"},
+        {"weight": float("nan")},
+        {"train": "no"},
+        {"mask": 0.5},
+        {"train_on": ["assistant"]},
+        {"train": True, "mask": True},
+        {"weight": 1, "loss_weight": 2},
+    ],
+)
 def test_a_weight_that_is_none_is_refused(keys):
     row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"} | keys]}
     assert rule_of(row) == "bad-weight"
@@ -230,9 +256,197 @@ def test_a_question_with_a_weight_is_refused_since_it_is_never_trained():
     assert rule_of(row) == "weight-on-prompt"
 
 
+def test_a_question_may_say_that_it_is_not_trained():
+    marked = {"role": "user", "content": "q", "mask": 1, "train": False}
+    assert conversation({"messages": [marked, {"role": "assistant", "content": "r"}]}).messages[0].weight == 0
+
+
+# --- shapes of calls, tools and replies that others write
+
+F = ToolCall("f", '{"a":  1}')
+WRITTEN = '{"name": "f", "arguments": {"a":  1}}'
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "tool_call", "name": "f", "arguments": '{"a":  1}'},
+        {"role": "function_call", "content": None, "name": "f", "arguments": '{"a":  1}'},
+        {"role": "tool_call", "content": WRITTEN},
+        {"role": "tool_call", "content": [{"type": "text", "text": WRITTEN}]},
+        {"role": "tool_calls", "content": f"[{WRITTEN}]"},
+        {"role": "tool_call", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": '{"a":  1}'}}]},
+        {"role": "function_call", "function_call": {"name": "f", "arguments": '{"a":  1}'}},
+        {"role": "assistant", "function_call": {"name": "f", "arguments": '{"a":  1}'}, "tool_calls": None},
+        {"role": "assistant", "function_call": WRITTEN, "tool_calls": []},
+        {"role": "assistant", "content": "", "tool_calls": f"[{WRITTEN}]"},
+        {"role": "assistant", "tool_calls": [WRITTEN]},
+        {"role": "assistant", "tool_calls": json.dumps([WRITTEN])},
+        {"role": "model", "tool_calls": f"  [ {WRITTEN} ]"},
+    ],
+)
+def test_a_call_may_be_written_in_every_way_that_others_write_one(message):
+    row = {"messages": [{"role": "user", "content": "q"}, message]}
+    assert conversation(row).messages[1:] == (Message("assistant", "", (F,)),)
+
+
+def test_calls_as_text_and_as_objects_may_stand_in_one_list():
+    listed = f'[{json.dumps(WRITTEN)}, {{"name": "g", "arguments": {{"b":2}}}}]'
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": listed}]}
+    assert conversation(row).messages[1].tool_calls == (F, ToolCall("g", '{"b":2}'))
+
+
+@pytest.mark.parametrize("none", [None, "", " ", "[]", "null", "None", []])
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+def test_no_calls_are_no_calls(key, none):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r", key: none}]}
+    assert conversation(row) == Conversation(HELLO)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "refusal": "r"},
+        {"content": "", "refusal": "r", "tool_calls": None},
+        {"content": "r", "refusal": None},
+        {"content": [{"type": "refusal", "refusal": "r"}]},
+    ],
+)
+def test_a_refusal_is_what_the_assistant_says(message):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", **message}]}
+    assert conversation(row) == Conversation(HELLO)
+
+
+@pytest.mark.parametrize(
+    "answers", ['[{"name": "f", "arguments": {"a":  1}}]', [{"name": "f", "arguments": '{"a":  1}'}]]
+)
+def test_a_list_of_calls_that_answers_a_question_with_tools_is_calls(answers):
+    tools = json.dumps([{"name": "f", "parameters": {}}])
+    assert conversation({"query": "q", "tools": tools, "answers": answers}).messages[1] == Message(
+        "assistant", "", (F,)
+    )
+
+
+def test_a_list_of_calls_without_tools_is_text():
+    assert conversation({"query": "q", "answers": f"[{WRITTEN}]"}).messages[1] == Message("assistant", f"[{WRITTEN}]")
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        WEATHER | {"parameters": json.dumps(WEATHER["parameters"])},
+        {"type": "function", "function": json.dumps(WEATHER)},
+        {"type": "function", "function": WEATHER | {"parameters": json.dumps(WEATHER["parameters"])}},
+        json.dumps({"type": "function", "function": WEATHER}),
+    ],
+)
+def test_parts_of_a_tool_may_be_json_text(tool):
+    assert conversation({"query": "q", "response": "r", "tools": [tool]}).tools[0].function == WEATHER
+
+
+def test_the_same_dialogue_under_two_keys_is_one():
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]
+    assert conversation({"messages": turns, "conversations": turns}) == Conversation(HELLO)
+    assert conversation({"messages": [], "conversations": turns}) == Conversation(HELLO)
+
+
+# --- keys that nobody reads
+
+
+def unread(row):
+    found = []
+    read(row, unread=lambda *key: found.append(key))
+    return sorted(found)
+
+
+def test_every_key_that_says_something_and_that_nobody_reads_is_told():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", "strict": True}, "cost": 3}
+    row = {
+        "id": 7,
+        "tools": [],
+        "system": "s",
+        "query": "another",
+        "empty": "",
+        "nothing": None,
+        "messages": [
+            {"role": "user", "content": "q", "value": "else", "tool_calls": [], "name": "Ann"},
+            {
+                "role": "assistant",
+                "content": "r",
+                "tool_calls": [call],
+                "final": True,
+                "reasoning": "t",
+                "thinking": "t",
+            },
+            {"role": "tool", "content": "1", "tool_call_id": "1", "name": "f", "seconds": 0},
+            {"role": "assistant", "content": "r", "train": False, "refusal": None, "audio": None, "annotations": []},
+        ],
+    }
+    assert unread(row) == [
+        ("calls", "cost"),
+        ("calls", "strict"),
+        ("messages", "final"),
+        ("messages", "name"),
+        ("messages", "seconds"),
+        ("messages", "value"),
+        ("rows", "id"),
+        ("rows", "query"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "keys"),
+    [
+        ({"query": "q", "response": "r", "history": [["a", "b"]], "system": "s", "tools": "[]"}, []),
+        ({"query": "q", "prompt": "p", "response": "r", "label": 0}, ["label", "prompt"]),
+        ({"instruction": "q", "input": "x", "output": "r", "text": "all"}, ["text"]),
+        ({"text": "t", "url": "u"}, ["url"]),
+        ({"conversation": [{"human": "q", "assistant": "r"}], "topic": "t"}, ["topic"]),
+    ],
+)
+def test_every_shape_knows_the_keys_that_it_reads(row, keys):
+    assert unread(row) == [("rows", key) for key in keys]
+
+
+# --- JSON as RFC 8259 has it
+
+HALF = "\ud83d"
+CALLED = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": [{"b": HALF}]}}]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": HALF, "response": "r"},
+        {"query": "q", "response": "r", "history": [["a", HALF]]},
+        {"query": "q", "response": "r", "anything": {"deep": [{HALF: 1}]}},
+        {"query": "q", "response": "r", "tools": [{"name": "f", "description": HALF}]},
+        {"query": "q", "response": "r", "tools": '[{"name": "f", "description": "\\ud83d"}]'},
+        turns(("user", "q"), ("assistant", HALF)),
+        turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": {"\\uD83D": 1}}')),
+        turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": "{\\"a\\": \\"\\\\udc00\\"}"}')),
+        {"messages": [{"role": "user", "content": "q"}, CALLED]},
+    ],
+)
+def test_a_lone_surrogate_at_any_depth_breaks_one_rule(row):
+    assert rule_of(row) == "lone-surrogate"
+
+
+def test_a_lone_surrogate_is_said_with_its_place():
+    row = {"messages": [{"role": "user", "content": "q"}, CALLED]}
+    with pytest.raises(BadRow, match=r"messages\[1\]\.tool_calls\[0\]\.arguments\.a\[0\]\.b holds \\ud83d"):
+        conversation(row)
+
+
+def test_a_whole_surrogate_pair_is_a_letter():
+    row = turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": {"a": "\\ud83d\\ude00"}}'))
+    assert conversation(row).messages[1].tool_calls[0].arguments == '{"a": "\\ud83d\\ude00"}'
+
+
 # --- bad rows
 
 CALL = '{"name": "f", "arguments": {}}'
+BOTH = {"tool_calls": [{"name": "f"}], "function_call": {"name": "g"}}
 
 
 @pytest.mark.parametrize(
@@ -273,6 +487,24 @@ CALL = '{"name": "f", "arguments": {}}'
         ("bad-tools", {"query": "q", "response": "r", "tools": [{"description": "no name"}]}),
         ("bad-tools", {"query": "q", "response": "r", "tools": {"name": "f"}}),
         ("bad-tools", {"query": "q", "response": "r", "tools": [1]}),
+        ("bad-tools", {"query": "q", "response": "r", "tools": [{"name": "f", "parameters": '{"a": NaN}'}]}),
+        ("bad-tools", {"query": "q", "response": "r", "tools": [{"name": "f", "parameters": "{"}]}),
+        ("empty-reply", {"query": "q", "answers": "[]", "tools": [WEATHER]}),
+        ("two-dialogues", turns(("user", "q"), ("bot", "r")) | {"conversations": [{"from": "human", "value": "x"}]}),
+        ("duplicate-key", {"conversations": '[{"from": "human", "from": "gpt", "value": "q"}]'}),
+        ("duplicate-key", {"query": "q", "response": "r", "tools": '[{"name": "f", "name": "g"}]'}),
+        ("duplicate-key", turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": {"a": 1, "a": 2}}'))),
+        (
+            "duplicate-key",
+            turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": "{\\"a\\": 1, \\"a\\": 2}"}')),
+        ),
+        ("bad-call", {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"} | BOTH]}),
+        ("bad-call", turns(("user", "q"), ("tool_call", "[]"))),
+        ("bad-call", turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": {"a": NaN}}'))),
+        ("bad-arguments", turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": "{\\"a\\": Infinity}"}'))),
+        ("bad-arguments", turns(("user", "q"), ("tool_call", {"name": "f", "arguments": {"a": float("nan")}}))),
+        ("bad-arguments", turns(("user", "q"), ("tool_call", '{"name": "f", "arguments": "{\\"a\\": 1e999}"}'))),
+        ("wrong-type", turns(("user", "q"), ("tool_call", CALL), ("tool", {"a": float("inf")}), ("bot", "r"))),
         ("bad-call", turns(("user", "q"), ("function_call", "weather(city)"))),
         ("bad-call", turns(("user", "q"), ("function_call", '{"arguments": {}}'))),
         ("bad-call", turns(("user", "q"), ("function_call", "[1]"))),

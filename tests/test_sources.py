@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from swift.data import hubs
+from swift.data.readers import read_rows
 from swift.data.rows import BadRow, conversation
-from swift.data.sources import Item, parse, read_rows, resolve
+from swift.data.sources import Item, parse, resolve
 
 ROWS = [{"query": "q1", "response": "é 北京"}, {"query": "q2", "response": "r2"}]
 
@@ -95,6 +97,89 @@ def test_a_cell_may_hold_lines_and_more_than_128_kilobytes(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+@pytest.mark.parametrize("above", ["", "sep={}\r\n"])
+def test_a_csv_may_have_another_separator_which_is_told(tmp_path, separator, above):
+    text = 'query;response;note\r\n"one; two, three";r1;\r\nq2;r2;n\r\n'.replace(";", separator)
+    path = write(tmp_path / "a.csv", "\ufeff" + above.format(separator) + text)
+    said, at = [], 3 if above else 2
+    assert list(read_rows(path, said.append)) == [
+        (at, {"query": "one; two, three".replace(";", separator), "response": "r1", "note": ""}),
+        (at + 1, {"query": "q2", "response": "r2", "note": "n"}),
+    ]
+    name = {";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}[separator]
+    assert said == [f"columns are separated by {name}"]
+
+
+def test_a_csv_with_commas_keeps_other_separators_in_its_cells(tmp_path):
+    said = []
+    path = write(tmp_path / "a.csv", "query,response\na;b|c,d;e;f\n")
+    assert list(read_rows(path, said.append)) == [(2, {"query": "a;b|c", "response": "d;e;f"})]
+    assert said == []
+
+
+BROKEN = {"query": "café", "response": "r"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("a.jsonl", lines([ROWS[0], BROKEN, ROWS[1]]), 2),
+        ("a.json", json.dumps([ROWS[0], BROKEN, ROWS[1]], ensure_ascii=False, indent=1), 6),
+        ("a.json", lines([ROWS[0], BROKEN, ROWS[1]]), 2),
+        ("a.csv", "query,response\nq1,é 北京\ncafé,r\nq2,r2\n", 3),
+    ],
+)
+def test_a_stray_byte_costs_its_row_alone(tmp_path, name, text, line):
+    found = list(read_rows(write(tmp_path / name, text.encode().replace("café".encode(), b"caf\xe9"))))
+    assert [row for _, row in found if isinstance(row, dict)] == ROWS
+    ((at, bad),) = [(at, row) for at, row in found if isinstance(row, BadRow)]
+    assert (at, bad.rule) == (line, "not-utf8")
+    assert "is not UTF-8" in bad.message and "GB18030" not in bad.message
+    bad.excerpt.encode()
+
+
+def test_a_line_in_gb18030_says_what_it_is(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl", lines([{"text": "ascii"}]).encode() + '{"text": "北京欢迎你"}\n'.encode("gb18030")
+    )
+    (_, good), (_, bad) = read_rows(path)
+    assert good == {"text": "ascii"}
+    assert bad.message == "byte 11 is not UTF-8; all of it reads as GB18030 (GBK): save it as UTF-8"
+
+
+def test_files_that_were_joined_may_hold_marks_in_the_middle(tmp_path):
+    path = write(tmp_path / "a.jsonl", b"".join(b"\xef\xbb\xbf" + lines([row]).encode() for row in ROWS))
+    assert [row for _, row in read_rows(path)] == ROWS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "list.json"])
+@pytest.mark.parametrize(
+    ("value", "rule", "message"),
+    [
+        ("NaN", "bad-json", "NaN is not JSON"),
+        ("[-Infinity]", "bad-json", "-Infinity is not JSON"),
+        ("1e999", "bad-json", "1e999 is beyond"),
+        ('"\\ud83d"', "lone-surrogate", r"deep\.x holds \\ud83d"),
+        ('{"\\udc00": 1}', "lone-surrogate", r"a key of deep\.x holds \\udc00"),
+        ('{"k": 1, "k": 2}', "duplicate-key", "the key 'k' twice"),
+    ],
+)
+def test_a_row_that_is_no_strict_json_is_bad_and_the_others_are_read(tmp_path, name, value, rule, message):
+    rows = [lines([ROWS[0]]), f'{{"query": "q", "response": "r", "deep": {{"x": {value}}}}}\n', lines([ROWS[1]])]
+    path = write(tmp_path / name, f"[{','.join(rows)}]" if name == "list.json" else "".join(rows))
+    first, (line, bad), last = read_rows(path)
+    assert [first[1], last[1]] == ROWS
+    assert (line, bad.rule) == (2, rule)
+    assert re.search(message, bad.message)
+    bad.excerpt.encode()
+
+
+def test_one_row_over_many_lines_that_is_no_strict_json_is_one_bad_row(tmp_path):
+    ((line, bad),) = read_rows(write(tmp_path / "a.json", '{\n"query": "q",\n"response": NaN\n}\n'))
+    assert (line, bad.rule, bad.message) == (1, "bad-json", "NaN is not JSON")
+
+
 def test_a_broken_line_is_a_bad_row_and_the_file_goes_on(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"query": "q1"\n[1]\n\n{"query": "\xff"}\n{"query": "q2"}\n'.encode("latin-1"))
     found = dict(read_rows(path))
@@ -133,8 +218,11 @@ def test_a_csv_row_with_too_many_cells_is_a_bad_row(tmp_path):
         ("a.csv", b"", "empty"),
         ("a.csv", b"query,response\n", "empty"),
         ("a.csv", b"query,query\na,b\n", "twice"),
-        ("a.csv", b"query,response\n\xff,b\n", "not UTF-8"),
-        ("a.json", b"[\xff]", "not UTF-8"),
+        ("a.csv", b"query,r\xe9ponse\na,b\n", "header: byte 8 is not UTF-8"),
+        ("a.csv", "问题,答案\na,b\n".encode("gb18030"), "not UTF-8.*GB18030"),
+        ("a.json", json.dumps(ROWS, ensure_ascii=False).encode("gb18030"), "not UTF-8.*GB18030.*save it as UTF-8"),
+        ("a.jsonl", lines(ROWS).encode("utf-16-le"), "UTF-16"),
+        ("a.csv", "query\tresponse\na\tb".encode("utf-16"), "UTF-16"),
         ("a.jsonl", '{"text": "t"}'.encode("utf-16"), "UTF-16"),
         ("a.parquet", b"", "Parquet"),
         ("a.parquet", b"PAR1 and nothing else", "Parquet"),

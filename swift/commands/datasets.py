@@ -96,6 +96,58 @@ rows = "my_rows.py:chat"                # a function row -> row, list of rows, o
 
 `swift/data/datasets.toml` has the same keys and says what each means.
 
+## What a row may look like
+
+Files are JSON lines, JSON (a list, one row, or lines), CSV and Parquet, each also as `.gz` and `.zst`. A row's own
+keys say which shape it has, so one file may mix them:
+
+| shape | keys |
+|---|---|
+| messages | `messages`, `conversations` or `conversation`: a list of `{"role", "content"}` or `{"from", "value"}` |
+| pairs | `conversation`: a list of `{"human", "assistant"}` |
+| question and answer | `query` (`prompt`, `question`, ...), `response` (`answer`, `output`, ...), `history` |
+| instruction | `instruction`, `input`, `output` |
+| text | `text` or a response alone: plain text to pre-train on |
+
+`system` and `tools` (or `functions`) stand beside each. Lists and objects may also be given as their JSON text. A row
+with two dialogues that differ is `two-dialogues`.
+
+**Tools** are a list of objects, a list of JSON texts, or the JSON text of a list; `function` and `parameters` within
+may be JSON text too. **Calls** are `tool_calls` or `function_call` of the assistant, or a message of the role
+`tool_call` (`function_call`) with the call in its content or in its own `name` and `arguments`. Each may be an
+object, a list, or JSON text; `[]` and `null` are no call. Arguments written as text are trained byte for byte. Where
+a question comes with tools, a response that is a list of calls is the calls. A `refusal` is the assistant's text.
+
+**What is trained.** Keys of a message say which reply is trained and how much:
+
+| key of a message | values | means |
+|---|---|---|
+| `loss`, `train`, `training`, `trainable`, `train_on` | true or 1, false or 0 | true: trained; false: not |
+| `mask` | true or 1, false or 0 | true: **not** trained |
+| `weight`, `loss_scale`, `loss_weight` | a number from 0 on | the loss of the message is multiplied by it |
+
+Several may stand together unless they contradict each other (`bad-weight`). A message that is not trained has the
+weight 0, whatever its number says. Questions and results are never trained, so a weight on one is `weight-on-prompt`.
+
+**JSON** is that of RFC 8259: `NaN`, `Infinity` and numbers beyond a double are `bad-json` (`bad-arguments` in a
+call), half of a surrogate pair (`\\ud83d`) in any text or key is `lone-surrogate`, and a key that an object has twice
+is `duplicate-key`.
+
+**Parquet.** A struct has the keys of all rows, and null where a row lacks one. Nobody can tell such a null from one
+that was written, so a null in a struct means that the key is absent, at every depth. Nulls in lists, in maps and in
+JSON text stay; tools and arguments whose nulls or order of keys matter belong into a column of JSON text.
+
+**CSV.** The separator is a comma, semicolon, tab or vertical bar, whichever makes the most columns of the header (or
+the one after `sep=`); one that is no comma is named.
+
+**Encoding.** Text is UTF-8, with or without a byte order mark. A row with another byte is `not-utf8`, and the others
+are read. A file in UTF-16, or a JSON list in GB18030, is refused in one line.
+
+`swift data lint FILE` names every bad row by file, line and rule; `swift data show FILE --model NAME` shows what is
+trained.
+
+
+
 ## All of them
 
 `rows` is how many there are to train on after the set's own filter, as last counted; the subsets are those that are

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
+from swift.agent.jsontext import loads
 from swift.chat import Conversation, Message, ToolCall
-from swift.data.fields import BadRow
+from swift.data.fields import BadRow, rule_of
 
 
 def examine(found: Conversation) -> None:
@@ -48,8 +47,9 @@ def _examine_call(call: ToolCall, offered: set[str], number: int) -> None:
     if offered and call.name not in offered:
         raise BadRow("unknown-tool", f"message {number} calls {call.name!r}, offered: {', '.join(sorted(offered))}")
     try:
-        arguments = json.loads(call.arguments)
+        arguments = loads(call.arguments, once=True)
     except ValueError as error:
-        raise BadRow("bad-arguments", f"message {number}, {call.name}: arguments are no JSON: {error}") from None
+        what = f"message {number}, {call.name}: bad arguments: {error}"
+        raise BadRow(rule_of(error, "bad-arguments"), what) from None
     if not isinstance(arguments, dict):
         raise BadRow("bad-arguments", f"message {number}, {call.name}: arguments must be an object")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 from typing import Any
+
+from swift.agent.jsontext import DuplicateKeyError, LoneSurrogateError, dumps, loads, refuse_lone_surrogates
 
 Row = dict[str, Any]
 
@@ -22,27 +23,38 @@ class BadRow(ValueError):
 def parsed(value: str) -> Any:
     """JSON text, or else a Python literal, as a value; ValueError when it is neither."""
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return loads(value, once=True)
+    except (DuplicateKeyError, LoneSurrogateError):
+        raise
+    except ValueError as error:
         try:
-            return ast.literal_eval(value.strip())
+            found = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise ValueError(f"neither JSON nor a Python literal: {error}") from None
+        refuse_lone_surrogates(found)
+        return found
 
 
 def parsed_field(value: str, key: str, rule: str = "wrong-type") -> Any:
     try:
         return parsed(value)
     except ValueError as error:
-        raise BadRow(rule, f"{key!r} is {error}") from None
+        raise BadRow(rule_of(error, rule), f"{key!r} is {error}") from None
 
 
-def first(row: Row, keys: tuple[str, ...]) -> str | None:
-    """The first of `keys` that the row has a value for."""
-    for key in keys:
-        if row.get(key) is not None:
-            return key
-    return None
+def rule_of(error: ValueError, otherwise: str) -> str:
+    """The rule that a text breaks which is not read as JSON: one of its own, or `otherwise`."""
+    if isinstance(error, DuplicateKeyError):
+        return "duplicate-key"
+    return "lone-surrogate" if isinstance(error, LoneSurrogateError) else otherwise
+
+
+def json_text(value: Any, where: str, rule: str = "wrong-type") -> str:
+    """A value as JSON text."""
+    try:
+        return dumps(value)
+    except ValueError as error:
+        raise BadRow(rule_of(error, rule), f"{where} cannot be written as JSON: {error}") from None
 
 
 def text_of(value: Any, where: str) -> str:
@@ -59,15 +71,29 @@ def are_parts(value: list[Any]) -> bool:
 
 
 def _part(part: Row, where: str) -> str:
-    if part["type"] != "text" or not isinstance(part.get("text"), str):
+    key = "refusal" if part["type"] == "refusal" else "text"
+    if part["type"] != key or not isinstance(part.get(key), str):
         raise BadRow("not-text", f"{where} has a part of type {part['type']!r}; only text can stand there")
-    return str(part["text"])
+    return str(part[key])
 
 
 def optional(value: Any, key: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     raise BadRow("wrong-type", f"{key!r} must be text, this is {kind(value)}")
+
+
+def first(row: Row, keys: tuple[str, ...]) -> str | None:
+    """The first of `keys` that the row has a value for."""
+    for key in keys:
+        if row.get(key) is not None:
+            return key
+    return None
+
+
+def says_something(value: Any) -> bool:
+    """Whether a value is anything at all: null and what is empty are not."""
+    return value is not None and value not in ("", [], {})
 
 
 def kind(value: Any) -> str:

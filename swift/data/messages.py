@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
-import math
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from swift.chat import Message
-from swift.data.calls import read_calls
-from swift.data.fields import BadRow, Row, are_parts, optional, text_of
+from swift.chat import Message, ToolCall
+from swift.data.calls import CALL_KEYS, read_calls, unread_of_calls
+from swift.data.fields import BadRow, Row, are_parts, json_text, optional, says_something, text_of
 from swift.data.pictures import illustrated
+from swift.data.weights import WEIGHT_KEYS, weight_of
 
 # "call" is a turn of its own in some formats; it becomes a tool call of the assistant.
 ROLES = {
@@ -21,12 +21,19 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
     "function_call": "call",
     "tool_call": "call",
+    "tool_calls": "call",
     "tool": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
     "function": "tool",
     "function_response": "tool",
+    "function_result": "tool",
+    "ipython": "tool",
     "observation": "tool",
     "observations": "tool",
 }
@@ -34,30 +41,88 @@ ROLES = {
 
 def read_message(item: Row, number: int) -> Message:
     """One {role, content} or {from, value}; a turn that is a call becomes an assistant message with tool calls."""
-    name = item.get("role") if item.get("role") is not None else item.get("from")
-    role = ROLES.get(name) if isinstance(name, str) else None
+    name = _named(item)
+    role = _role(name)
     content = item.get("content") if item.get("content") is not None else item.get("value")
-    weight = _weight(item, number)
+    weight = weight_of(item, number)
     if role == "system":
         return Message("system", text_of(content, f"message {number}"), weight=weight)
     if role == "user":
         body, images = illustrated(content, f"message {number}")
         return Message("user", body, weight=weight, images=images)
     if role == "call":
-        return Message("assistant", "", read_calls(content, number), weight)
+        return Message("assistant", "", _turn_of_calls(item, content, number), weight)
     if role == "tool":
         if isinstance(content, dict) or (isinstance(content, list) and not are_parts(content)):
-            content = json.dumps(content, ensure_ascii=False)
+            content = json_text(content, f"message {number}")
         identity, tool = item.get("tool_call_id"), item.get("name")
         body = text_of(content, f"message {number}")
         return Message("tool", body, (), weight, optional(identity, "tool_call_id"), optional(tool, "name"))
     if role == "assistant":
         if item.get("reasoning_content"):
             raise BadRow("reasoning-content", f"message {number}: write the reasoning into the content, as <think>...")
-        given = item.get("tool_calls") or item.get("function_call") or ()
-        calls = read_calls(given, number) if given else ()
-        return Message("assistant", "" if content is None else text_of(content, f"message {number}"), calls, weight)
+        given = _given_calls(item, number)
+        return Message("assistant", _said(item, content, number), read_calls(given, number) if given else (), weight)
     _unknown_role(name, number)
+
+
+def unread_keys(item: Row) -> Iterator[tuple[str, str]]:
+    """(what has the key, the key) of a message, for the keys that say something and that nobody reads."""
+    role = _role(_named(item))
+    for key in item.keys() - _READ - _READ_OF.get(role or "", frozenset()):
+        if says_something(item[key]):
+            yield "messages", key
+    for read, other in (("role", "from"), ("content", "value")):
+        if item.get(read) is not None and item.get(other) not in (None, item[read]):
+            yield "messages", other
+    for key in ("tool_calls", "function_call"):
+        for unread in unread_of_calls(item.get(key)):
+            yield "calls", unread
+
+
+_READ = frozenset({"role", "from", "content", "value", *WEIGHT_KEYS, "reasoning_content", "reasoning", "thinking"})
+_READ_OF = {
+    "assistant": frozenset({"tool_calls", "function_call", "refusal"}),
+    "call": frozenset({"tool_calls", "function_call", *CALL_KEYS}),
+    "tool": frozenset({"tool_call_id", "name"}),
+}
+
+
+def _named(item: Row) -> Any:
+    return item.get("role") if item.get("role") is not None else item.get("from")
+
+
+def _role(name: Any) -> str | None:
+    return ROLES.get(name) if isinstance(name, str) else None
+
+
+def _said(item: Row, content: Any, number: int) -> str:
+    """The assistant's text; a refusal is one."""
+    text = "" if content is None else text_of(content, f"message {number}")
+    refusal = optional(item.get("refusal"), "refusal")
+    if text and refusal:
+        raise BadRow("wrong-type", f"message {number} has a content and a refusal, which are one text")
+    return text or refusal
+
+
+def _given_calls(item: Row, number: int) -> Any:
+    given = [item[key] for key in ("tool_calls", "function_call") if says_something(item.get(key))]
+    if len(given) > 1:
+        raise BadRow("bad-call", f"message {number} has 'tool_calls' and 'function_call': leave one of them out")
+    return given[0] if given else None
+
+
+def _turn_of_calls(item: Row, content: Any, number: int) -> tuple[ToolCall, ...]:
+    """The calls of a turn that is nothing else: in its text, in a key of their own, or the message itself."""
+    if isinstance(content, list) and are_parts(content):
+        content = text_of(content, f"message {number}")
+    given = content if says_something(content) else _given_calls(item, number)
+    if given is None and item.get("name") is not None:
+        given = {key: value for key, value in item.items() if key in CALL_KEYS and key != "function"}
+    calls = read_calls(given, number) if given is not None else ()
+    if not calls:
+        raise BadRow("bad-call", f"message {number} holds no call")
+    return calls
 
 
 def _unknown_role(name: Any, number: int) -> NoReturn:
@@ -85,18 +150,3 @@ def append(turns: list[Message], message: Message, number: int) -> None:
     # Joined without a separator: nothing is trained that the row does not hold.
     weight = last.weight if message.weight is None else message.weight
     turns[-1] = Message("assistant", last.content + message.content, last.tool_calls + message.tool_calls, weight)
-
-
-def _weight(item: Row, number: int) -> float | None:
-    """The weight that `loss` (a bool) and `weight` or `loss_scale` (a number) give a message."""
-    weight = item.get("weight") if item.get("weight") is not None else item.get("loss_scale")
-    loss = item.get("loss")
-    if weight is None and loss is None:
-        return None
-    if loss is not None and loss not in (0, 1):
-        raise BadRow("bad-weight", f"message {number}: 'loss' must be true or false, this is {loss!r}")
-    if weight is None:
-        return 1.0 if loss else 0.0
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise BadRow("bad-weight", f"message {number}: the weight must be a number from 0 on, this is {weight!r}")
-    return float(weight) if loss is None or loss else 0.0

@@ -6,18 +6,21 @@ dialogue (keys, types, order of turns), `examine` that the dialogue makes sense 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from swift.agent.jsontext import LoneSurrogateError, refuse_lone_surrogates
 from swift.chat import Conversation, Message
-from swift.data.calls import read_tools
+from swift.data.calls import TOOLS_KEYS, read_calls, read_tools
 from swift.data.examine import examine
 from swift.data.fields import BadRow as BadRow
-from swift.data.fields import Row, first, kind, parsed_field, text_of
-from swift.data.messages import append, read_message
+from swift.data.fields import Row, first, kind, parsed, parsed_field, says_something, text_of
+from swift.data.messages import append, read_message, unread_keys
 from swift.data.pictures import IMAGE_KEYS, with_images
 
 Shape = Callable[[Row], Conversation]
+Unread = Callable[[str, str], None]
+"""Hears what has a key that nobody reads (`rows`, `messages` or `calls`), and the key."""
 
 DIALOGUE_KEYS = ("messages", "conversations", "conversation")
 QUERY_KEYS = ("query", "prompt", "input", "instruction", "question", "problem")
@@ -29,14 +32,11 @@ SYSTEM_KEYS = ("system", "system_prompt")
 MEDIA_KEYS = ("videos", "audios", "video", "audio")
 
 
-def conversation(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
-    """A row of any known shape -> a conversation that makes sense. `columns` renames keys, {theirs: ours}."""
-    found = read(row, columns)
-    examine(found)
-    return found
+def _not_told(what: str, key: str) -> None:
+    pass
 
 
-def read(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
+def read(row: Row, columns: Mapping[str, str] | None = None, unread: Unread = _not_told) -> Conversation:
     """A row of any known shape -> a conversation: the right types in the right order, but not yet examined."""
     if not isinstance(row, dict):
         raise BadRow("not-an-object", f"a row must be a JSON object, this is {kind(row)}")
@@ -46,7 +46,23 @@ def read(row: Row, columns: Mapping[str, str] | None = None) -> Conversation:
     for key in MEDIA_KEYS:
         if row.get(key):
             raise BadRow("not-text", f"the row has {key!r}; only text and images can be trained on")
-    return shape_of(row)(row)
+    try:
+        refuse_lone_surrogates(row)
+    except LoneSurrogateError as error:
+        raise BadRow("lone-surrogate", str(error)) from None
+    row = _with_dialogue(row)
+    shape = shape_of(row)
+    found = shape(row)
+    for what, key in _unread(row, shape):
+        unread(what, key)
+    return found
+
+
+def conversation(row: Row, columns: Mapping[str, str] | None = None, unread: Unread = _not_told) -> Conversation:
+    """A row of any known shape -> a conversation that makes sense. `columns` renames keys, {theirs: ours}."""
+    found = read(row, columns, unread)
+    examine(found)
+    return found
 
 
 def shape_of(row: Row) -> Shape:
@@ -113,12 +129,24 @@ def text(row: Row) -> Conversation:
 # Parts of rows --------------------------------------------------------------------------------------------------------
 
 
+def _with_dialogue(row: Row) -> Row:
+    """The row with its dialogue, where it has one, as a value under one key."""
+    keys = [key for key in DIALOGUE_KEYS if row.get(key) is not None]
+    keys = [key for key in keys if says_something(row[key])] or keys[:1]
+    if not keys:
+        return row
+    for other in keys[1:]:
+        if row[other] != row[keys[0]]:
+            raise BadRow("two-dialogues", f"the row has {keys[0]!r} and {other!r}, which differ: leave one of them out")
+    value = row[keys[0]]
+    kept = {key: each for key, each in row.items() if key not in DIALOGUE_KEYS}
+    return kept | {keys[0]: parsed_field(value, keys[0]) if isinstance(value, str) else value}
+
+
 def _dialogue(row: Row) -> list[Any]:
     key = first(row, DIALOGUE_KEYS)
     assert key is not None, row
     items = row[key]
-    if isinstance(items, str):
-        items = parsed_field(items, key)
     if not isinstance(items, list):
         raise BadRow("wrong-type", f"{key!r} must be a list, this is {kind(items)}")
     if not items:
@@ -127,10 +155,23 @@ def _dialogue(row: Row) -> list[Any]:
 
 
 def _looks_like_pairs(items: Any) -> bool:
-    if isinstance(items, str):
-        return "human" in items and "assistant" in items and _looks_like_pairs(parsed_field(items, "conversation"))
     first = items[0] if isinstance(items, list) and items else None
     return isinstance(first, dict) and "human" in first and "role" not in first and "from" not in first
+
+
+def _unread(row: Row, shape: Shape) -> Iterator[tuple[str, str]]:
+    """(what has the key, the key), for the keys that say something and that nobody reads."""
+    choices = [DIALOGUE_KEYS, SYSTEM_KEYS, TOOLS_KEYS, IMAGE_KEYS]
+    if shape not in (messages, pairs):
+        choices += [RESPONSE_KEYS, ("history",)]
+        choices += [("instruction",), ("input",)] if shape is alpaca else [QUERY_KEYS]
+    read = {first(row, keys) for keys in choices}
+    yield from (("rows", key) for key, value in row.items() if key not in read and says_something(value))
+    for item in _dialogue(row) if shape in (messages, pairs) else ():
+        if shape is messages:
+            yield from unread_keys(item)
+        else:
+            yield from (("messages", key) for key in item.keys() - {"human", "assistant"} if says_something(item[key]))
 
 
 def _rounds(row: Row, query: str) -> Conversation:
@@ -152,7 +193,7 @@ def _rounds(row: Row, query: str) -> Conversation:
         raise BadRow("no-query", "the row has a system text or a history, but no question")
     else:
         return text(row)
-    turns.append(Message("assistant", _response(row)))
+    turns.append(_reply(row, len(turns) + 1))
     return _whole(row, turns)
 
 
@@ -170,6 +211,29 @@ def _whole(row: Row, turns: list[Message]) -> Conversation:
     if len(turns) > 1 and not any(turn.role == "user" for turn in turns):
         raise BadRow("no-query", "the dialogue has no user message")
     return Conversation(tuple(with_images(row, turns)), read_tools(row))
+
+
+def _reply(row: Row, number: int) -> Message:
+    """The response as a message; where tools are offered, a list of calls is the calls."""
+    key = first(row, RESPONSE_KEYS)
+    value = row[key] if key is not None else None
+    if first(row, TOOLS_KEYS) is not None and (calls := _calls_alone(value)) is not None:
+        if not calls:
+            raise BadRow("empty-reply", f"{key!r} is an empty list of calls")
+        return Message("assistant", "", read_calls(value, number))
+    return Message("assistant", _response(row))
+
+
+def _calls_alone(value: Any) -> list[Any] | None:
+    """The list of calls that a response is, or the text of one; None where it is anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = parsed(value)
+        except ValueError:
+            return None
+    if not isinstance(value, list):
+        return None
+    return value if all(isinstance(each, dict) and {"name", "arguments"} <= each.keys() for each in value) else None
 
 
 def _response(row: Row) -> str:
