@@ -16,10 +16,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, get_scheduler
 
 from swift.chat import Sample
-from swift.train import checkpoint
+from swift.train import checkpoint, schedule
 from swift.train.batch import StepBatches
 from swift.train.report import WriteLog, read_log
 from swift.train.trainer import SftTrainer, arguments
@@ -329,18 +329,77 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(tmp_path: Pa
         trainer(tmp_path, model, rows(4)).train()
 
 
-def test_sigterm_saves_and_returns_after_the_step_under_way(tmp_path: Path) -> None:
-    class Terminate(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
+class Send(TrainerCallback):
+    """Sends this process a signal at the end of a step."""
 
-    before = signal.getsignal(signal.SIGTERM)
-    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=9, save_strategy="steps", watchers=[Terminate()])
+    def __init__(self, number: int, step: int = 2) -> None:
+        self.number, self.step = number, step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_returns_after_the_step_under_way(
+    tmp_path: Path, number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    watchers = [Send(number)]
+    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=9, save_strategy="steps", watchers=watchers)
     one.train()
-    assert one.stopped
+    assert one.stopped == number
     assert list(checkpoint.steps(tmp_path)) == [3]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    assert ("saves a checkpoint after this step" in capfd.readouterr().err) == (number == signal.SIGINT)
+
+
+def test_a_signal_in_the_last_step_leaves_a_whole_run(tmp_path: Path) -> None:
+    watchers = [Send(signal.SIGINT, step=4)]
+    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=4, save_strategy="steps", watchers=watchers)
+    one.train()
+    assert not one.stopped
+    assert list(checkpoint.steps(tmp_path)) == [4]
+
+
+TWICE = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_trainer as t
+
+class Twice(t.TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        os.kill(os.getpid(), signal.SIGINT)
+        print("once", state.global_step, flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("twice", flush=True)
+
+t.trainer(Path({folder!r}), t.lora(t.base_model()), t.rows(40), save_strategy="steps", watchers=[Twice()]).train()
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    code = TWICE.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "once 1\n"), done.stderr  # 130 in a shell
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_the_last_step_is_evaluated_so_that_a_best_checkpoint_is_chosen(tmp_path: Path) -> None:
+    often = {
+        "eval_strategy": "steps",
+        "eval_steps": 50,
+        "save_strategy": "steps",
+        "save_steps": 50,
+        "logging_steps": 50,
+    }
+    one = trainer(tmp_path, lora(base_model()), rows(12), rows(30, seed=5), max_steps=3, **often)
+    one.train()
+    assert one.state.best_model_checkpoint == str(tmp_path / "checkpoint-3")
+    assert [line["step"] for line in one.state.log_history if "eval_loss" in line] == [3]
+    assert [line["step"] for line in one.state.log_history if "loss" in line] == [3]
 
 
 def test_the_log_has_a_line_for_every_step_and_none_twice_after_a_stop(tmp_path: Path) -> None:
@@ -422,5 +481,66 @@ def test_a_run_that_is_out_of_time_saves_and_ends_well(tmp_path: Path) -> None:
     one = SftTrainer(lora(base_model()), tmp_path, args, rows(8), max_minutes=0.02)
     one.train()
     assert 0 < one.state.global_step < 100000
-    assert not one.stopped
+    assert (one.stopped, one.late) == (0, True)
     assert checkpoint.newest(tmp_path)
+
+
+KINDS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt")
+
+
+def rates(one: SftTrainer) -> list[float]:
+    return [line["learning_rate"] for line in one.state.log_history if "loss" in line]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("warmup", [0, 0.05, 0.5, 1, 3])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_no_step_has_rate_0_warm_up_ends_at_the_peak_and_the_rest_is_transformers_own(
+    kind: str, warmup: float, steps: int
+) -> None:
+    rising = schedule.warmup_steps(warmup, steps)
+    ours = [schedule.course(kind, rising, steps, 1e-3)(step) for step in range(steps + 1)]
+    assert all(rate > 0 for rate in ours[:-1])
+    if kind == "constant":
+        assert ours == [1.0] * (steps + 1)
+        return
+    begun = min(rising, steps)
+    assert ours[:begun] == pytest.approx([(step + 1) / (rising + 1) for step in range(begun)])
+    if warmup < 1:
+        assert 1.0 in ours[:-1]  # a share leaves a step at the peak
+    if rising < steps:
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+        theirs = get_scheduler(kind, optimizer, rising, steps).lr_lambdas[0]
+        assert ours[rising:] == pytest.approx([theirs(step) for step in range(rising, steps + 1)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_takes_its_steps_at_the_rates_of_the_schedule(tmp_path: Path, kind: str) -> None:
+    one = trainer(tmp_path, lora(base_model()), rows(8), lr_scheduler_type=kind, max_steps=5, warmup_steps=2)
+    one.train()
+    assert rates(one) == [1e-2 * schedule.course(kind, 2, 5, 1e-2)(step) for step in range(5)]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_a_run_continued_with_more_steps_follows_the_schedule_of_all_of_them(tmp_path: Path, kind: str) -> None:
+    def run(folder: str, steps: int, begin: str | None = None, **changes: Any) -> SftTrainer:
+        given = {"max_steps": steps, "lr_scheduler_type": kind, "warmup_steps": 0.25, **changes}
+        one = trainer(tmp_path / folder, lora(base_model()), rows(12), save_strategy="steps", save_steps=4, **given)
+        one.train(resume_from_checkpoint=begin)
+        return one
+
+    first = run("short", 4)
+    more = run("short", 8, str(tmp_path / "short" / "checkpoint-4"))
+    long = run("long", 8)
+    assert rates(more) == rates(first) + rates(long)[4:]
+    rates_of_optimizer = [group["lr"] for group in more.optimizer.param_groups]
+    assert rates_of_optimizer == [group["lr"] for group in long.optimizer.param_groups]
+
+
+def test_a_run_continued_with_other_rates_and_weight_decay_takes_them(tmp_path: Path) -> None:
+    common = {"save_strategy": "steps", "save_steps": 2, "keep": None}
+    trainer(tmp_path, lora(base_model()), rows(12), **common).train()
+    one = trainer(tmp_path, lora(base_model()), rows(12), **common, learning_rate=1e-3, weight_decay=0.3)
+    one.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert rates(one) == [1e-2, 7.5e-3, 5e-4, 2.5e-4]
+    assert {group["weight_decay"] for group in one.optimizer.param_groups} == {0.3, 0.0}

@@ -132,7 +132,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     _say_footer(result, say)
     ranks.leave()
     if trainer.stopped:
-        raise SystemExit(128 + 15)  # as a process that SIGTERM ended
+        raise SystemExit(128 + trainer.stopped)  # as a process that the signal ended
     return result
 
 

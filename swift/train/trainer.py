@@ -7,7 +7,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,15 +19,17 @@ from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from swift.chat import Sample
-from swift.train import checkpoint
+from swift.train import checkpoint, schedule
 from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack, rounded
 from swift.train.lanes import Lanes
 from swift.train.loss import no_grad_scores, output_head, score, trained
 from swift.train.report import peak_memory
+from swift.train.signals import Signals
 from swift.train.streamed import Stream, StreamLoader, lengths
 
 
@@ -93,14 +94,17 @@ def _rate(tokens: int, seconds: float) -> float:
 
 @dataclass
 class Flow(TrainerCallback):  # type: ignore[misc]
-    """Ends what is begun: the last step is logged, and a run that is told to stop, or is out of time, saves first."""
+    """Ends what is begun: the last step is logged and evaluated, and a run that has to stop early saves first."""
 
-    stop: bool = False
+    stop: int = 0
+    """A signal's number."""
     late: bool = False
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         if self.stop or self.late:
             control.should_save = control.should_training_stop = True
+        elif state.global_step >= state.max_steps and args.eval_strategy == "steps":
+            control.should_evaluate = True  # so that a best checkpoint is chosen, however few the steps are
         control.should_log |= control.should_training_stop
 
 
@@ -126,6 +130,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     loss_is_scaled_for_ga = True
     optimizer: Any
     control: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -153,7 +158,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.any_length = any_length
         self.head = output_head(model)
         self.pace, self.flow = Pace(), Flow()
-        self._told_to_stop = False
+        self.signals = Signals()
         self._minutes = float("inf") if max_minutes is None else max_minutes
         self._began = time.monotonic()
         self._batches_in_step = 1
@@ -189,15 +194,19 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             sum(int(trained(batch["weights"]).sum()) for batch in batches),
             sum(_tokens(batch) for batch in batches),
             sum(batch["input_ids"].numel() for batch in batches),
-            int(self._told_to_stop),  # the ranks hear a signal at different moments, and must stop at the same step
+            # the ranks hear a signal at different moments, and must stop at the same step
+            int(self.signals.received == signal.SIGTERM),
+            int(self.signals.received == signal.SIGINT),
             int(time.monotonic() - self._began > self._minutes * 60),
         ]
-        counted, tokens, area, stop, late = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").unbind()
-        self.pace.trained += int(counted)
-        self.pace.tokens += int(tokens)
-        self.pace.area += int(area)
-        self.flow.stop, self.flow.late = bool(stop), bool(late)
-        return batches, counted.clamp(min=1)
+        counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
+        counted, tokens, area, terminated, interrupted, late = counts
+        self.pace.trained += counted
+        self.pace.tokens += tokens
+        self.pace.area += area
+        self.flow.stop = signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
+        self.flow.late = bool(late)
+        return batches, torch.tensor(max(counted, 1), device=device)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
@@ -243,6 +252,23 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             **settings,
         )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            args = self.args
+            warmup = schedule.warmup_steps(args.warmup_steps, num_training_steps)
+            name, steps = str(args.lr_scheduler_type.value), num_training_steps
+            at = schedule.course(name, warmup, steps, args.learning_rate)
+            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, at)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # DeepSpeed has loaded its optimizer by then, and the scheduler of its own wrapper is not ours
+        fresh = [{**group} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and isinstance(self.lr_scheduler, LambdaLR):
+            schedule.go_on(self.lr_scheduler, fresh)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with checkpoint.saving(self.folder, self.state.global_step):
@@ -335,7 +361,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def train(self, *args: Any, **settings: Any) -> Any:
-        """As transformers' own; a SIGTERM makes it save and return after the step under way.
+        """As transformers' own; SIGTERM and Ctrl-C make it save and return after the step under way.
 
         A stream goes on where a run that is resumed has got to.
         Raises ChildProcessError where another process of the run has died.
@@ -345,7 +371,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             done = TrainerState.load_from_json(str(Path(resumed) / checkpoint.STATE)).global_step
             self.stream.skip(done * self.args.gradient_accumulation_steps)
         try:
-            with self._listening():
+            with self.signals.heard(aloud=self.args.process_index == 0):
                 return super().train(*args, **settings)
         except (RuntimeError, ConnectionError, EOFError) as error:
             main = threading.current_thread() is threading.main_thread()
@@ -372,24 +398,14 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             self.is_fsdp_enabled = True
 
     @property
-    def stopped(self) -> bool:
-        """Whether a signal ended the run."""
-        return self.flow.stop
+    def stopped(self) -> int:
+        """The number of the signal that ended the run before its last step; 0 for none."""
+        return self.flow.stop if self.state.global_step < self.state.max_steps else 0
 
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python allows signal handlers in the main thread only
-            return
-
-        def hear(*_: Any) -> None:
-            self._told_to_stop = True
-
-        before = signal.signal(signal.SIGTERM, hear)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    @property
+    def late(self) -> bool:
+        """Whether `max_minutes` ended the run before its last step."""
+        return self.flow.late and self.state.global_step < self.state.max_steps
 
 
 def _local(tensor: Tensor) -> Tensor:

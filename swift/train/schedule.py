@@ -1,0 +1,76 @@
+"""How many steps a run has, and the learning rate of each. Knows numbers of rows; no model and no data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+HYPERPARAMETERS = ("lr", "initial_lr", "weight_decay", "betas", "eps")
+"""What an optimizer's groups hold of the flags; other values of theirs belong to the state of a run."""
+
+
+class Steps(NamedTuple):
+    """The counts that decide how many steps a run has. `rows` is None where nobody knows how many there are."""
+
+    rows: int | None
+    batch_size: int
+    accumulation: int
+    world: int
+    epochs: float
+    max_steps: int = -1
+    """Above 0 it decides alone."""
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_size * self.accumulation * self.world
+
+    @property
+    def in_epoch(self) -> int:
+        """Steps of one pass over the rows; the last of them can be short."""
+        assert self.rows is not None, "an endless stream has no epochs"
+        return max(math.ceil(self.rows / self.rows_per_step), 1)
+
+    @property
+    def total(self) -> int:
+        return self.max_steps if self.max_steps > 0 else math.ceil(self.epochs * self.in_epoch)
+
+
+def warmup_steps(given: float, steps: int) -> int:
+    """Steps before the peak: `given` itself from 1 on, below it a share of `steps` that leaves the last at the peak."""
+    return int(given) if given >= 1 else min(math.ceil(steps * given), steps - 1)
+
+
+def course(name: str, warmup: int, steps: int, peak: float) -> Callable[[int], float]:
+    """The step, counted from 0 -> its learning rate as a multiple of the peak.
+
+    Warm-up is the linear one of arXiv 1910.04209, min(1, t / T) with t from 1 and T = warmup + 1: the first step has
+    1 / (warmup + 1), the one after warm-up the peak. transformers' own begins with a step at rate 0, which moves
+    nothing. What follows the peak is theirs, step for step. Raises ValueError for a peak that 'polynomial' cannot fall
+    from (1e-7 is its end).
+    """
+    parameter = torch.optim.SGD([torch.zeros(1)], lr=peak)  # only its rate is looked at
+    # their default, which would otherwise follow the shift
+    more = {"timescale": warmup or 10_000} if name == "inverse_sqrt" else None
+    theirs = get_scheduler(name, parameter, warmup + 1, max(steps, warmup + 1) + 1, more).lr_lambdas[0]
+    return lambda step: float(theirs(step + 1))
+
+
+def go_on(scheduler: LambdaLR, fresh: list[dict[str, Any]]) -> None:
+    """Makes a scheduler and an optimizer that were loaded from a checkpoint follow the flags of this run.
+
+    `fresh`: the optimizer's groups before they were loaded. Where the flags are the same nothing changes, bit for bit.
+    """
+    groups = scheduler.optimizer.param_groups
+    for group, new in zip(groups, fresh, strict=True):
+        group.update({name: new[name] for name in HYPERPARAMETERS if name in new})
+    scheduler.base_lrs = [group["initial_lr"] for group in fresh]
+    step = scheduler.last_epoch
+    rates = [base * at(step) for base, at in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
