@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -109,7 +110,8 @@ def test_with_tools_on_offer_a_call_comes_whole_and_its_text_is_not_shown(form):
     chat, engine = local(CALLED[form], form=form)
     deltas = list(chat(ASK, (WEATHER,)))
     reply = collect(iter(deltas))
-    assert reply.message.content in ("Thought: I look.", "I look.")
+    said = reply.message
+    assert (said.content, said.reasoning) == (("", "I look.") if form == "react_en" else ("I look.", ""))
     (call,) = reply.message.tool_calls
     assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "厦门"})
     assert call.id.startswith("call_")
@@ -128,17 +130,48 @@ def test_a_call_and_its_result_read_back_as_the_model_wrote_them(form):
 
 
 def test_with_tools_on_offer_a_reply_without_a_call_is_all_text():
-    said = "Final Answer: it rains.\n"
-    chat, _ = local(said + END)
+    chat, _ = local("Final Answer: it rains.\n" + END)
     reply = collect(chat(ASK, (WEATHER,)))
-    assert (reply.message, reply.finish) == (Message("assistant", said), "stop")
+    assert (reply.message, reply.finish) == (Message("assistant", "it rains.\n"), "stop")
+
+
+def test_a_thought_comes_as_reasoning_and_an_answer_as_text_piece_by_piece():
+    said = "Thought: I now know the final answer\nFinal Answer: It rains."
+    chat, _ = local(said + END)
+    deltas = list(chat(ASK, (WEATHER,)))
+    assert "".join(delta.reasoning for delta in deltas) == "I now know the final answer"
+    assert "".join(delta.text for delta in deltas) == "It rains."
+    assert not any(delta.reasoning and delta.text for delta in deltas)
+    assert len(deltas) > 20
+
+
+def test_what_comes_back_without_its_thought_is_an_answer_of_the_form_and_with_it_what_was_said():
+    chat, engine = local(END, END)
+    answered = Message("assistant", "It rains.", reasoning="I know")
+    for message in (answered, replace(answered, reasoning="")):
+        collect(chat((*ASK, message, *ASK), (WEATHER,)))
+    assert "assistant\nThought: I know\nFinal Answer: It rains.<|im_end|>" in engine.prompts[0]
+    assert "assistant\nFinal Answer: It rains.<|im_end|>" in engine.prompts[1]
+
+
+def test_raw_replies_keep_their_thoughts():
+    said = "Thought: I know\nFinal Answer: It rains."
+    engine = ScriptedEngine(said + END)
+    chat = LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "react_en"), raw=True)
+    assert collect(chat(ASK, (WEATHER,))).message == Message("assistant", said)
+
+
+def test_without_tools_a_reply_is_what_the_model_wrote():
+    said = "Thought: I know\nFinal Answer: It rains."
+    chat, _ = local(said + END)
+    assert collect(chat(ASK)).message == Message("assistant", said)
 
 
 def test_a_call_cut_short_is_told_as_far_as_it_came():
     said = 'Thought: x\nAction: weather\nAction Input: {"city": '
     chat, _ = local(said + "......", limit=len(said))
     reply = collect(chat(ASK, (WEATHER,)))
-    assert (reply.message.content, reply.finish) == ("Thought: x", "length")
+    assert (reply.message.reasoning, reply.message.content, reply.finish) == ("x", "", "length")
     assert [(call.name, call.arguments) for call in reply.message.tool_calls] == [("weather", '{"city": ')]
 
 

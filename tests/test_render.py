@@ -11,6 +11,7 @@ from tiny import tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from swift import agent
 from swift.agent import FORMS
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.template import Renderer, jinja, names, template
@@ -175,10 +176,55 @@ def test_a_single_round_template_refuses_a_second(tokenizer, name: str) -> None:
         make(tokenizer, name).encode(Conversation(PLAIN))
 
 
+INLINE = [name for name in FORMS if agent.form(name).marks.inline]
+
+
+@pytest.mark.parametrize("name", INLINE)
+def test_an_observation_typed_into_a_reply_is_rendered_as_a_result_is(tokenizer, name: str) -> None:
+    renderer = make(tokenizer, form=name)
+    asked, called = CALLING[0], agent.form(name).call("", CALLING[1].tool_calls)
+    told = renderer.prompt([asked, Message("assistant", called), Message("tool", "[1]")])
+    opening, closing = agent.form(name).result(["\ue000"]).split("\ue000")
+    for typed in ("[1]", f"[1]{closing}", f"{opening}[1]", f"{opening}[1]{closing}"):
+        assert renderer.prompt([asked, Message("assistant", called + typed)]) == told
+    whole = Message("assistant", f"{called}{opening}[1]{closing}{_said(name)}")
+    answered = renderer.encode(Conversation((asked, whole)))
+    assert answered.tokens[: len(told)] == told
+    assert not any(answered.weights[: len(told)][-4:]) and all(answered.weights[len(told) :])
+
+
+def _said(name: str) -> str:
+    """What opens an answer, so that the environment's text is seen to end."""
+    return f"{agent.form(name).marks.answer or agent.form(name).marks.thought or 'so'} ok"
+
+
+def test_the_tutorials_client_goes_on_where_training_does(tokenizer) -> None:
+    renderer = make(tokenizer)
+    begun = "Thought: t\nAction: look\nAction Input: {}\nObservation:"
+    seen = "\n[{'coordinate': [101.1, 200.9], 'on_fire': True}]"
+    row = Conversation((PLAIN[0], Message("assistant", f"{begun}{seen}\nThought: I know\nFinal Answer: yes")))
+    prompt = renderer.prompt([PLAIN[0], Message("assistant", begun + seen)])
+    trained = renderer.encode(row)
+    assert trained.tokens[: len(prompt)] == prompt
+    assert trained.weights[len(prompt) :] == [1.0] * (len(trained.tokens) - len(prompt))
+    assert renderer.prompt([PLAIN[0], Message("assistant", begun), Message("assistant", seen)]) == prompt
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "default"])
+def test_a_prompt_written_by_hand_is_cut_and_closed_as_a_dialogue_is(tokenizer, name: str) -> None:
+    renderer = make(tokenizer, name)
+    begun = Message("assistant", "Thought: t\nAction: look\nAction Input: {}\nObservation: [1]")
+    prompt = renderer.prompt([PLAIN[0], begun])
+    by_hand = renderer.decode(prompt).removesuffix("\n")
+    assert renderer.continued(by_hand) == renderer.continued(f"{by_hand}\n") == prompt
+    for text in ("Once", renderer.decode(renderer.prompt(PLAIN[:1])), "Action: a\nObservation: b"):
+        assert renderer.continued(text) == tokenizer(text).input_ids
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_reply_is_parsed_back(tokenizer, form: str) -> None:
     renderer = make(tokenizer, form=form)
-    message = Message("assistant", "Thought: t", CALLING[1].tool_calls)
+    message = Message("assistant", "so", CALLING[1].tool_calls)
     assert renderer.parse(renderer.form.call(message.content, message.tool_calls)) == message
 
 
@@ -247,6 +293,45 @@ def test_a_system_text_is_the_rows_own_or_the_templates_or_none(tokenizer) -> No
     assert "You are a helpful assistant." in make(tokenizer).show(Conversation(ask)).text
     assert "system" not in make(tokenizer).show(Conversation((Message("system", ""), *ask))).text
     assert "SYS" in make(tokenizer).show(Conversation((SYSTEM, *ask))).text
+
+
+LATE = (*CALLING[:1], Message("assistant", "A1"), Message("system", "Be brief."), Message("user", "Q2"))
+CHATML_JINJA = (
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_system_message_after_the_first_turn_stands_in_its_place(own: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = CHATML_JINJA
+    renderer = make(tokenizer, None if own else "chatml")
+    after = [*LATE[:2], LATE[3], LATE[2]]
+    for messages in (LATE, after, [*LATE[:2], LATE[2]], [SYSTEM, *LATE]):
+        told = (
+            messages if own or messages[0].role == "system" else [Message("system", renderer.default_system), *messages]
+        )
+        wire = [{"role": each.role, "content": each.content} for each in told]
+        expected = tokenizer.apply_chat_template(wire, tokenize=False, add_generation_prompt=True)
+        assert renderer.decode(renderer.prompt(messages)) == expected
+    row = Conversation((*LATE, Message("assistant", "A2")))
+    assert renderer.encode(row).tokens[: len(renderer.prompt(LATE))] == renderer.prompt(LATE)
+
+
+def test_where_a_template_has_no_place_for_it_a_late_system_message_is_the_users() -> None:
+    tokenizer = tiny_tokenizer()
+    refusing = "{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system first') }}{% endif %}"
+    silent = "{% if m['role'] != 'system' or loop.first %}"
+    for template_text in (
+        CHATML_JINJA.replace("{{'<|im_start|>'", refusing + "{{'<|im_start|>'", 1),
+        CHATML_JINJA.replace("{{'<|im_start|>'", silent + "{{'<|im_start|>'", 1).replace(
+            "{% endfor", "{% endif %}{% endfor"
+        ),
+    ):
+        tokenizer.chat_template = template_text
+        assert "user\nBe brief.\nQ2<|im_end|>" in tokenizer.decode(make(tokenizer, None).prompt(LATE))
+    assert "Be brief.\nQ2 [/INST]" in tokenizer.decode(make(tokenizer, "llama").prompt(LATE))
 
 
 def test_a_template_without_a_place_for_system_text_says_so(tokenizer) -> None:

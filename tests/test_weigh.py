@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from swift.template.weigh import SCALES, environment, loss_scale
+from swift.agent.reply import environment
+from swift.chat import Conversation, Message
+from swift.template import Renderer, Template
+from swift.template.weigh import SCALES, loss_scale
 
 CALL = "Thought: t\nAction: a\nAction Input: b\nObservation:"
 
@@ -49,6 +54,33 @@ def test_agentflan_counts_what_names_and_fills_a_call_three_times() -> None:
 
 def test_alpha_umi_counts_the_next_speaker_twice() -> None:
     assert loss_scale("alpha_umi")("Next: caller") == [("Next:", 2.0), (" caller", 2.0)]
+
+
+def test_a_token_that_begins_with_white_space_takes_the_weight_of_what_follows() -> None:
+    words = {"I": 0, " say": 1, " Next": 2, ":": 3, " go": 4, "\n": 5, "!": 6, "?": 7}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_of_words(words), eos_token="!", clean_up_tokenization_spaces=False
+    )
+    plain = Template("plain", prompt=("{{QUERY}}",), suffix=("!",), chat_sep=("!",))
+    renderer = Renderer(tokenizer, plain, scale="alpha_umi")
+    row = Conversation((Message("user", "I"), Message("assistant", "I say Next: go\n")))
+    sample = renderer.encode(row)
+    assert list(zip(tokenizer.convert_ids_to_tokens(sample.tokens), sample.weights, strict=True)) == [
+        ("I", 0.0),
+        ("I", 1.0),
+        (" say", 1.0),
+        (" Next", 2.0),
+        (":", 2.0),
+        (" go", 2.0),
+        ("\n", 2.0),
+        ("!", 1.0),
+    ]
+
+
+def _of_words(words: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|[:\n!]"), "isolated")
+    return tokenizer
 
 
 def test_an_empty_thought_counts_nothing() -> None:

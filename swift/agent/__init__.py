@@ -29,8 +29,9 @@ class Marks(NamedTuple):
     `stop`: where the model hands over to its environment. `call`: what opens a call. `results`: they go on inside
     the assistant's turn (inline), are told as a turn by the chat template (turn), or are a turn that the form writes
     whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own. `thought`: what opens
-    the line in which the model thinks before it calls. `tags`: what is around each argument, where they are no JSON
-    object.
+    the line in which the model thinks before it calls or answers. `answer`: what opens its answer where tools are on
+    offer; with `answer_after_result` only behind a tool's result. `tags`: what is around each argument, where they are
+    no JSON object.
     """
 
     stop: tuple[str, ...]
@@ -38,6 +39,8 @@ class Marks(NamedTuple):
     results: Literal["inline", "turn", "raw"]
     special: tuple[str, ...] = ()
     thought: str = ""
+    answer: str = ""
+    answer_after_result: bool = False
     tags: Tags | None = None
 
     @property
@@ -100,7 +103,7 @@ def some_arguments(marks: Marks) -> str:
 STOCK_SYSTEM = "You are a helpful assistant."
 """The sentence that templates put where nobody wrote a system text. ReAct's header says as much: it replaces it."""
 
-_NOT_FORMS = ("__init__", "tools", "run", "jsontext", "tagged")
+_NOT_FORMS = ("__init__", "tools", "run", "jsontext", "tagged", "reply")
 FORMS: tuple[str, ...] = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_FORMS)
 )

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from swift.agent import Marks
 from swift.chat import Tool, ToolCall
 
-marks = Marks(stop=("✿RESULT✿:",), call=("✿FUNCTION✿:",), results="inline")
+marks = Marks(
+    stop=("✿RESULT✿:",), call=("✿FUNCTION✿:",), results="inline", answer="✿RETURN✿:", answer_after_result=True
+)
 
 TITLE = "# Tools\n\n## You have access to the following tools:"
 TOOL = "### {label}\n\n{name}: {description} Parameters: {parameters} Format the arguments as a JSON object."

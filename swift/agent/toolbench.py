@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from swift.agent import STOCK_SYSTEM
-from swift.agent.react_en import call, marks, parse, result
+from swift.agent import STOCK_SYSTEM, react_en
+from swift.agent.react_en import call, parse, result
 from swift.chat import Tool
 
 __all__ = ["call", "marks", "parse", "result", "system"]
+
+marks = react_en.marks._replace(answer="")  # its models answer by calling Finish
 
 _SYSTEM = """You can use many tools(functions) to do the following task.
 First I will give you the task description, and your task start.

@@ -47,6 +47,8 @@ class ServerFlags:
     """Adapters to serve beside the model, NAME=FOLDER each; a request's model picks one by its name"""
     guided_tools: bool = False
     """Hold calls to the tools on offer and their schemas in every request, not only where a request asks for it"""
+    raw_react: bool = False
+    """Leave thoughts in the content of replies, as the model writes them, instead of in reasoning_content"""
     max_queue: int = 256
     """Replies that may wait for their turn; requests beyond are refused with status 429"""
     log_format: Literal["text", "json"] = "text"
@@ -102,6 +104,7 @@ def run(argv: Sequence[str]) -> None:
 def main(cfg: Config, given: Collection[str] = ()) -> None:
     """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
     from swift.commands.loading import load_chat, model_name, sampling
+    from swift.infer.chat import LocalChat
     from swift.infer.engine import TorchEngine
     from swift.serve.body import LIMITS
     from swift.serve.server import create_app
@@ -120,6 +123,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
         if name in adapters:
             raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: give the adapter another")
         chat = load_chat(cfg, given)
+        chat = LocalChat(chat.engine, chat.renderer, raw=cfg.server.raw_react)
         with closing(chat.engine) as engine:
             host = engine if isinstance(engine, TorchEngine) else None
             if adapters and host is None:

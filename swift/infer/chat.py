@@ -7,7 +7,8 @@ from contextlib import closing
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-from swift.agent import FORMS, form, shape
+from swift.agent import FORMS, Marks, form, shape
+from swift.agent.reply import Split
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
 from swift.infer.engine import Engine, Step, Steps
 from swift.infer.grammar import Rules
@@ -56,12 +57,13 @@ def collect(deltas: Iterator[Delta]) -> Reply:
 
 
 class LocalChat:
-    """A model of this process. Where tools are offered, the reply ends at the text form's stop marks and its calls
-    come as tool calls; otherwise everything is text."""
+    """A model of this process. Where tools are offered, the reply ends at the text form's stop marks, its calls come
+    as tool calls and its thought as reasoning; otherwise everything is text. `raw` leaves thoughts in the text."""
 
-    def __init__(self, engine: Engine, renderer: Renderer) -> None:
+    def __init__(self, engine: Engine, renderer: Renderer, raw: bool = False) -> None:
         self.engine = engine
         self.renderer = renderer
+        self._marks = Marks((), (), "turn") if raw else renderer.form.marks
         self._vocabulary = Vocabulary(renderer.tokenizer, renderer.stop.tokens)
 
     def guide(self, rules: Rules) -> Guide:
@@ -78,7 +80,7 @@ class LocalChat:
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
-        tokens = self.renderer.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt
+        tokens = self.renderer.continued(prompt) if isinstance(prompt, str) else prompt
         return self._reply(tokens, endings(params), params)
 
     def _reply(
@@ -95,19 +97,23 @@ class LocalChat:
         return _Reply(steps, self._calling(deltas, tools) if tools else deltas)
 
     def _calling(self, deltas: Generator[Delta, None, None], tools: Sequence[Tool]) -> Iterator[Delta]:
-        talk = Talk(self.renderer.form.marks, shape(self.renderer.form))
+        form = self.renderer.form
+        talk, split = Talk(form.marks, shape(form)), Split(self._marks)
         for delta in deltas:
             said, calls = talk.push(delta.text)
-            if delta.finish is not None:
-                message = self.renderer.parse(talk.whole, tools)
-                rest, others = talk.end(message)
-                said, calls = said + rest, [*calls, *others]
-            if said or delta.logprobs:
-                yield Delta(said, logprobs=delta.logprobs)
+            if delta.finish is None:
+                told = split.push(said)
+            else:
+                content, found = form.parse(talk.whole, tools)
+                rest, others = talk.end(Message("assistant", content, found))
+                calls = [*calls, *others]
+                called = bool(found) or (talk.called and delta.finish == "stop")
+                told = split.push(said + rest) + split.end(answers=delta.finish == "stop" and not called)
+            if told.reasoning or told.content or delta.logprobs:
+                yield Delta(told.content, logprobs=delta.logprobs, reasoning=told.reasoning)
             for call in calls:
                 yield Delta(tool_call=call)
             if delta.finish is not None:
-                called = message.tool_calls or (talk.called and delta.finish == "stop")
                 yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage)
 
     def _logprob(self, step: Step) -> Logprob:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from openai.types import Completion, CompletionChoice, CompletionUsage, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage, ChatCompletionTokenLogprob
@@ -99,6 +99,8 @@ class ChatReply(_Head):
         delta = _for_clients(delta)
         self._take(index, delta)
         events: list[BaseModel] = []
+        if delta.reasoning:
+            events.append(self._chunk(index, _extended(ChoiceDelta(), reasoning_content=delta.reasoning)))
         if delta.text or delta.logprobs:
             events.append(self._chunk(index, ChoiceDelta(content=delta.text), logprobs=delta.logprobs))
         if delta.tool_call is not None:
@@ -131,8 +133,11 @@ class ChatReply(_Head):
         return ChoiceDeltaToolCall(index=number, function=ChoiceDeltaToolCallFunction(arguments=call.arguments))
 
     def _choice(self, index: int) -> Choice:
-        text, calls = self.drafts[index].message.content, self.drafts[index].calls
+        said = self.drafts[index].message
+        text, calls = said.content, said.tool_calls
         message = ChatCompletionMessage(role="assistant", content=text if text or not calls else None, refusal=None)
+        if said.reasoning:
+            message = _extended(message, reasoning_content=said.reasoning)
         if calls:
             message.tool_calls = [
                 ChatCompletionMessageFunctionToolCall(
@@ -233,6 +238,14 @@ class TextReply(_Head):
         if self.asked.include_usage:
             event.usage = usage
         return event
+
+
+Extended = TypeVar("Extended", bound=BaseModel)
+
+
+def _extended(value: Extended, **fields: str) -> Extended:
+    """With fields that servers share and OpenAI's types do not name: reasoning_content came with DeepSeek's API."""
+    return type(value).model_validate({**value.model_dump(exclude_unset=True), **fields})
 
 
 def _for_clients(delta: Delta) -> Delta:

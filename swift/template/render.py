@@ -9,18 +9,20 @@ token, and each prompt is a prefix of the next.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from swift.agent import Form, form
+from swift.agent.reply import environment, read_reply, write_reply
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
 from swift.template.cuts import Encoded
 from swift.template.sight import Sight
 from swift.template.template import Template
-from swift.template.weigh import environment, loss_scale
+from swift.template.weigh import loss_scale
 from swift.template.words import Special, Words
-from swift.template.write import JinjaWriter, Kind, Piece, TableWriter, Turn, Writer
+from swift.template.write import NOTHING, JinjaWriter, Kind, Piece, Spoken, TableWriter, Turn, Writer
 
 _RESULT = "\ue003"  # stands for a tool's text while the form writes around it
 _SPECIAL: dict[Kind, Special] = {
@@ -29,6 +31,7 @@ _SPECIAL: dict[Kind, Special] = {
     "form": "marks",
     "reply": "marks",
     "given": "none",
+    "system": "none",
     "environment": "none",
 }
 
@@ -75,6 +78,7 @@ class Renderer:
         self.writer: Writer = (
             TableWriter(template, tokenizer, self._words.opening, mark) if template else JinjaWriter(tokenizer, mark)
         )
+        self._opening = self._reply_opening()
         self.default_system = self.writer.default_system if system is None else system
         self.stop = self._stop()
 
@@ -112,6 +116,14 @@ class Renderer:
         pieces = self._layout(Conversation(tuple(messages), tuple(tools)), close=False)
         return [token for piece in _merged(pieces, self._words) for token in self._ids(piece)]
 
+    def continued(self, text: str) -> list[int]:
+        """The tokens of a prompt written by hand. A reply that it begins is cut and closed as in a dialogue."""
+        before, opening, begun = text.rpartition(self._opening)
+        if not opening or not any(outside for _, outside in environment(begun)):
+            return list(self.tokenizer(text).input_ids)
+        said = [Piece(part, kind) for part, kind, _ in self._said(begun, tools=False, weight=None)]
+        return [*self.tokenizer(before + opening).input_ids, *(token for piece in said for token in self._ids(piece))]
+
     def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
         """What the model needs beside `prompt`, made of the same messages; None where they hold no image."""
         shown = Conversation(tuple(messages)).images
@@ -119,8 +131,7 @@ class Renderer:
 
     def parse(self, text: str, tools: Sequence[Tool] = ()) -> Message:
         """The text of a reply to whom `tools` were offered -> a message, the calls in it taken out."""
-        content, calls = self.form.parse(text, tools)
-        return Message("assistant", content, calls)
+        return read_reply(self.form, text, tools)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
@@ -168,23 +179,27 @@ class Renderer:
         """Group messages into rounds; inline tool results belong to the assistant's side of theirs."""
         told: list[Piece] = []
         by_tool = False
-        reply: list[tuple[str, Kind, float | None]] = []
-        for role, group in groupby(messages, key=lambda message: message.role):
+        reply: list[Spoken] = []
+        for role, group in groupby(self._placed(messages), key=lambda message: message.role):
             run = list(group)
             if role == "assistant":
-                for message in run:
-                    said = self.form.call(message.content, message.tool_calls)
-                    parts = environment(said, agent=tools)
-                    reply += [(text, "environment" if outside else "reply", message.weight) for text, outside in parts]
+                # one text where neighbours weigh the same: the second may be what the environment wrote
+                for weight, texts in groupby(run, key=lambda message: message.weight):
+                    after_result = by_tool or bool(reply and reply[-1][1] != "reply")
+                    said = "".join(write_reply(self.form, message, tools, after_result) for message in texts)
+                    reply += self._said(said, tools, weight)
             elif role == "tool" and self.form.marks.inline and reply:
                 results = self._results([message.content for message in run], "environment")
                 reply += [(piece.text, piece.kind, None) for piece in results]
             else:
                 if reply:
                     yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
-                    told, reply = [], []
+                    told, by_tool, reply = [], False, []
+                if role == "system":
+                    told += [Piece(message.content, "system") for message in run if message.content]
+                    continue
+                told += [Piece("\n", "given")] if told and told[-1].kind != "system" else []
                 by_tool = role == "tool"
-                told += [Piece("\n", "given")] if told else []
                 if by_tool:
                     told += self._results([message.content for message in run], "given")
                 else:
@@ -192,6 +207,31 @@ class Renderer:
         if not told and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
         yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
+
+    def _placed(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, where a form writes results as a whole turn with system texts behind them in the result."""
+        placed: list[Message] = []
+        for message in messages:
+            last = placed[-1] if placed else None
+            if message.role == "system" and last and last.role == "tool" and self.form.marks.results == "raw":
+                placed[-1] = replace(last, content=f"{last.content}\n\n{message.content}")
+            else:
+                placed.append(message)
+        return placed
+
+    def _said(self, text: str, tools: bool, weight: float | None) -> Iterator[Spoken]:
+        """Who wrote what of an assistant's text. An observation ends as a result that the form writes itself does."""
+        spoken = ""
+        for part, outside in environment(text, agent=tools):
+            if not outside:
+                yield part, "reply", weight
+            elif self.form.marks.special and spoken.endswith(self.form.marks.stop):
+                opening, between, closing = self.form.result([_RESULT] * 2).split(_RESULT)
+                results = part.removeprefix(opening).removesuffix(closing).split(between)
+                yield from ((piece.text, piece.kind, None) for piece in self._results(results, "environment"))
+            else:
+                yield part if part.endswith("\n") else f"{part}\n", "environment", None
+            spoken = part
 
     def _asked(self, run: Sequence[Message]) -> list[Piece]:
         """What users say, message by message on lines of their own."""
@@ -218,7 +258,7 @@ class Renderer:
             pieces += [Piece(text, kind), after]
         return [piece for piece in pieces if piece.text]
 
-    def _spoken(self, part: tuple[str, Kind, float | None], query: str, last: bool) -> Piece:
+    def _spoken(self, part: Spoken, query: str, last: bool) -> Piece:
         text, kind, weight = part
         if kind != "reply" or weight == 0:
             return Piece(text, kind, ((text, 0.0),))
@@ -244,6 +284,11 @@ class Renderer:
     def _ids(self, piece: Piece) -> Sequence[int]:
         return piece.ids or self._words.ids(piece.text, _SPECIAL[piece.kind])
 
+    def _reply_opening(self) -> str:
+        """What the template writes between the user's text and a reply."""
+        [asking] = self.writer.asking(NOTHING, [Turn((Piece(_RESULT, "given"),), False, False, ())])
+        return _text(asking).rpartition(_RESULT)[2]
+
     def _stop(self) -> Stop:
         ids = [token for piece in self.writer.closing for token in self._ids(piece)]
         tokens = dict.fromkeys([*(ids if len(ids) == 1 else ()), self.tokenizer.eos_token_id])
@@ -254,7 +299,9 @@ def _merged(pieces: Sequence[Piece], words: Words) -> Iterator[Piece]:
     """Join what the template and the user wrote, so that it is tokenised as one text, as other programs do it."""
 
     def joins(piece: Piece) -> bool:
-        return not piece.ids and (piece.kind == "template" or (piece.kind == "given" and not words.typed(piece.text)))
+        return not piece.ids and (
+            piece.kind == "template" or (piece.kind in ("given", "system") and not words.typed(piece.text))
+        )
 
     for together, run in groupby(pieces, key=joins):
         if together:
@@ -264,14 +311,17 @@ def _merged(pieces: Sequence[Piece], words: Words) -> Iterator[Piece]:
 
 
 def _laid_on(scale: Sequence[tuple[str, float]], encoded: Encoded) -> list[float]:
-    """The weight of each token: that of the character it begins with."""
+    """The weight of each token: that of its first character, white space aside if it has any other."""
     if not scale:
         return [0.0] * len(encoded.ids)
     weights: list[float] = []
     pieces = iter(scale)
     text, weight = next(pieces)
     end = len(text)
-    for start in encoded.starts:
+    whole = "".join(text for text, _ in scale)
+    for start, after in zip(encoded.starts, [*encoded.starts[1:], len(whole)], strict=True):
+        token = whole[start:after]
+        start += len(token) - len(token.lstrip() or token)
         while start >= end and (following := next(pieces, None)):
             text, weight = following
             end += len(text)
@@ -297,7 +347,7 @@ def _closing_weight(turn: Turn, spoken: Sequence[Piece]) -> float:
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
-    """The system text (None: not given) and the rest; later system messages, which servers get, count as the user's."""
+    """The system text at the front (None: not given), and the rest."""
     if messages and messages[0].role == "system":
         return messages[0].content, messages[1:]
     return None, messages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Literal, NamedTuple, Protocol
 
 from jinja2 import TemplateError
@@ -11,8 +12,11 @@ from jinja2 import TemplateError
 from swift.chat import PLACE, Image
 from swift.template.template import Element, Template
 
-Kind = Literal["template", "form", "given", "environment", "reply", "stop"]
-"""Who wrote a text. Special tokens are read in what a template wrote, a form's marks in what it and the model wrote."""
+Kind = Literal["template", "form", "given", "system", "environment", "reply", "stop"]
+"""Who wrote a text. Special tokens are read in what a template wrote, a form's marks in what it and the model wrote.
+
+`system` is the text of a system message that comes after the first turn.
+"""
 
 
 class Piece(NamedTuple):
@@ -28,8 +32,12 @@ class Piece(NamedTuple):
 NOTHING = Piece("", "given")
 
 
+Spoken = tuple[str, Kind, float | None]
+"""A part of the assistant's turn: its text, who wrote it, and the weight that the message itself gives."""
+
+
 class Turn(NamedTuple):
-    """What the model is told by whom, and what it answers: (text, who wrote it, the message's own weight) in order.
+    """What the model is told by whom, and what it answers, in order.
 
     `raw`: what it is told is a whole turn already, up to where the assistant speaks.
     """
@@ -37,11 +45,23 @@ class Turn(NamedTuple):
     told: tuple[Piece, ...]
     by_tool: bool
     raw: bool
-    reply: tuple[tuple[str, Kind, float | None], ...]
+    reply: tuple[Spoken, ...]
 
     @property
     def query(self) -> str:
         return "".join(piece.text for piece in self.told)
+
+    @property
+    def by_user(self) -> Turn:
+        """The same turn with its system messages as words of the user's, each on lines of its own."""
+        pieces: list[Piece] = []
+        before: Kind = "given"
+        for piece in self.told:
+            if pieces and "system" in (piece.kind, before):
+                pieces.append(Piece("\n", "given"))
+            pieces.append(piece._replace(kind="given") if piece.kind == "system" else piece)
+            before = piece.kind
+        return self._replace(told=tuple(pieces))
 
 
 class Writer(Protocol):
@@ -72,6 +92,7 @@ class TableWriter:
         bos = tokenizer.bos_token_id
         begins = template.auto_add_bos and bos is not None and bos == opening
         self._bos = [Piece(tokenizer.decode([bos]), "template", ids=(bos,))] if begins else []
+        self._apart = _turns_apart(template)
 
     def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
         """Raises ValueError for a system text or a further round that the template has no place for."""
@@ -80,11 +101,30 @@ class TableWriter:
         between = self._elements(self.template.chat_sep or (), "template")
         asked: list[list[Piece]] = []
         for index, turn in enumerate(turns):
-            shape = (self.template.tool_prompt if turn.by_tool else None) or self.template.prompt
-            told = self._framed(turn.told)
-            prompt = told if turn.raw else self._elements(shape, "template", query=told, round=index)
-            asked.append((between if index else self._open(system)) + prompt)
+            asked.append((between if index else self._open(system)) + self._asked(turn, index))
         return asked
+
+    def _asked(self, turn: Turn, index: int) -> list[Piece]:
+        """What the turn is told, up to where the assistant speaks."""
+        if turn.raw:
+            return self._framed(turn.told)
+        if any(piece.kind == "system" for piece in turn.told):
+            return self._with_system(turn, index)
+        shape = (self.template.tool_prompt if turn.by_tool else None) or self.template.prompt
+        return self._elements(shape, "template", query=self._framed(turn.told), round=index)
+
+    def _with_system(self, turn: Turn, index: int) -> list[Piece]:
+        """System messages in their place, where the template's system text is a turn of its own; else as the user's."""
+        if self._apart is None or turn.by_tool:
+            return self._asked(turn.by_user, index)
+        pieces: list[Piece] = []
+        for system, run in groupby(turn.told, key=lambda piece: piece.kind == "system"):
+            if system:
+                for piece in run:
+                    pieces += self._elements((self._apart.system,), "template", system=piece)
+            else:
+                pieces += self._elements((self._apart.user,), "template", query=self._framed(list(run)), round=index)
+        return [*pieces, Piece(self._apart.assistant, "template")]
 
     def _framed(self, told: Sequence[Piece]) -> list[Piece]:
         pieces: list[Piece] = []
@@ -128,6 +168,33 @@ class TableWriter:
         return int(token)
 
 
+class _Apart(NamedTuple):
+    """The turns of a template one by one; `assistant` is what opens a reply."""
+
+    system: str
+    user: str
+    assistant: str
+
+
+def _turns_apart(of: Template) -> _Apart | None:
+    """The turns of a template whose every turn ends with the text that ends a reply; None for other templates."""
+    system, asked, end = _one_text(of.system_prefix), _one_text(of.prompt), _one_text(of.suffix)
+    if not (system and asked and end):
+        return None
+    after_system, after_query = system.partition("{{SYSTEM}}")[2], asked.partition("{{QUERY}}")[2]
+    if not (after_system.startswith(end) and after_query.startswith(end)):
+        return None
+    between = after_system.removeprefix(end)
+    if between.strip() or not after_query.startswith(end + between):
+        return None
+    opening = after_query.removeprefix(end + between)
+    return _Apart(system.removeprefix(_one_text(of.prefix) or ""), asked.removesuffix(opening), opening)
+
+
+def _one_text(elements: Sequence[Element] | None) -> str | None:
+    return elements[0] if elements and len(elements) == 1 and isinstance(elements[0], str) else None
+
+
 class JinjaWriter:
     """Writes by the chat template that came with the tokenizer.
 
@@ -151,6 +218,15 @@ class JinjaWriter:
         self.closing = [Piece(stop, "stop")]
 
     def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
+        """System messages after the first turn stand in their place if the template has one, else as the user's."""
+        if any(piece.kind == "system" for turn in turns for piece in turn.told):
+            try:
+                return self._asking(system, turns)
+            except ValueError:
+                turns = [turn.by_user for turn in turns]
+        return self._asking(system, turns)
+
+    def _asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
         asked: list[list[Piece]] = []
         before = ""
         for index, turn in enumerate(turns):
@@ -175,7 +251,7 @@ class JinjaWriter:
             if turn.raw and messages:
                 messages[-1]["content"] += _reply(index)
                 continue
-            messages.append({"role": "user", "content": _query(turn.told)})
+            messages += _messages(turn.told)
             if index < len(turns) - 1 or not generate:
                 messages.append({"role": "assistant", "content": _reply(index)})
         if self._mark:  # templates of models that see want parts, and some of them nothing else
@@ -194,17 +270,23 @@ def _reply(index: int) -> str:
     return f"\ue002{index};"
 
 
-def _query(told: Sequence[Piece]) -> str:
-    """A mark for every run of texts, and a place for every image between them."""
-    runs = _runs(told)
-    return "".join(PLACE if run[0].image else f"{_QUERY}{number};" for number, run in enumerate(runs))
+def _messages(told: Sequence[Piece]) -> list[dict[str, Any]]:
+    """A mark for every run of texts, and a place for every image between them; a message for each who speaks."""
+    messages: list[dict[str, Any]] = []
+    for number, run in enumerate(_runs(told)):
+        role = "system" if run[0].kind == "system" else "user"
+        if not messages or messages[-1]["role"] != role:
+            messages.append({"role": role, "content": ""})
+        messages[-1]["content"] += PLACE if run[0].image else f"{_QUERY}{number};"
+    return messages
 
 
 def _runs(told: Sequence[Piece]) -> list[list[Piece]]:
-    """What a turn is told, cut before and after each image."""
+    """What a turn is told, cut before and after each image and each system message."""
     runs: list[list[Piece]] = []
     for piece in told:
-        if piece.image or not runs or runs[-1][0].image:
+        alone = piece.image or piece.kind == "system"
+        if alone or not runs or runs[-1][0].image or runs[-1][0].kind == "system":
             runs.append([])
         runs[-1].append(piece)
     return runs or [[NOTHING]]
@@ -221,16 +303,21 @@ def _filled(text: str, system: Piece, told: Sequence[Piece], mark: str) -> list[
     images = [piece for piece in told if piece.image]
     shown = iter(images)
     pieces: list[Piece] = []
+    missing = {number for number, run in enumerate(runs) if not run[0].image}
     for part in re.split(f"({_SYSTEM}|{_QUERY}[0-9]+;)", text):
         if part == _SYSTEM:
             pieces.append(system)
         elif part.startswith(_QUERY):
-            pieces += runs[int(part[1:-1])]
+            number = int(part[1:-1])
+            pieces += runs[number]
+            missing.discard(number)
         else:
             first, *others = part.split(mark) if images else [part]
             pieces.append(Piece(first, "template"))
             for other in others:
                 pieces += [next(shown, NOTHING), Piece(other, "template")]
+    if missing:
+        raise ValueError("the chat template leaves a message of this dialogue out: name one with --template_type")
     if sum(piece.image is not None for piece in pieces) != len(images) or next(shown, None):
         raise ValueError(
             f"the chat template has no place for {len(images)} images in a turn: name one with --template_type"
