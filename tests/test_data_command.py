@@ -56,6 +56,32 @@ def test_show_shows_one_row_with_the_flags_of_training(
     assert "[1] 'A<|im_end|>'" in out
 
 
+def test_show_goes_on_behind_a_row_that_cannot_be_shown(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = {"query": "Q", "response": "R", "history": [["a", "b"]]}
+    file = write(tmp_path / "a.jsonl", GOOD, torn, GOOD)
+    with Path(file).open("a") as out:
+        out.write(json.dumps({"query": "Q", "response": "\ud83d"}) + "\n" + json.dumps(GOOD) + "\n")
+    words = ["--model", model, "--template_type", "default-generation", "--json"]
+    assert cli.main(["data", "show", file, *words]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == 3
+    refused, lone = sorted(shown.err.splitlines())
+    assert refused.startswith(f"{file}:2: unrendered: template 'default-generation' takes a single round")
+    assert lone.startswith(f"{file}:4: lone-surrogate: response holds \\ud83d")
+
+
+def test_lint_names_a_lone_surrogate_and_prints_it_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "a.jsonl", GOOD)
+    with Path(file).open("a") as out:
+        out.write(json.dumps({"query": "Q", "response": "R", "meta": {"\udc00": [1]}}) + "\n")
+    assert cli.main(["data", "lint", file]) == 1
+    found = capsys.readouterr()
+    assert found.out.startswith(f"{file}:2: lone-surrogate: a key of meta holds \\udc00")
+    found.out.encode()
+
+
 def test_lint_names_every_bad_row_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "a.jsonl", GOOD, {"query": "Q"}, {"messages": [{"role": "wizard", "content": "x"}]})
     with Path(file).open("a") as out:

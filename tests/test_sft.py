@@ -240,6 +240,22 @@ def test_every_row_that_is_cut_or_dropped_is_counted_and_named(tmp_path: Path, m
     assert any(f"{data}:9: " in note and "--max_length 200" in note for note in mixture["left_out"])
 
 
+def test_a_row_that_cannot_be_rendered_is_named_under_its_own_rule(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[1]"}]}
+    refused = {"messages": [{"role": "user", "content": "q"}, call]}
+    torn = {"query": "q", "response": "\ud83d"}
+    unexamined = {"check_dataset_strategy": "none", "dataset_test_ratio": 0}
+    data = write(tmp_path / "rows.jsonl", [*plain_rows(8), refused, torn])
+    result = train(tmp_path, model, data, agent_template="qwen3_coder", max_steps=1, **unexamined)
+    said = capsys.readouterr()
+    assert f"unrendered: {data}:9: each argument is written in tags" in said.out + said.err
+    assert f"{data}:10: lone-surrogate: response holds \\ud83d" in said.out + said.err
+    mixture = json.loads((Path(result["output_dir"]) / "mixture.json").read_text())
+    assert mixture["lengths"][str(data)] == {"kept": 8, "unrendered": 1}
+
+
 def failure(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     capsys.readouterr()
     assert cli.main(["sft", *map(str, words)]) == 2

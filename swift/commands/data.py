@@ -96,7 +96,7 @@ def show(cfg: Show) -> int:
     for conversation in rows:
         fitted = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
         if fitted.sample is None:
-            print(f"{conversation.source}:{conversation.line}: {fitted.reason}", file=sys.stderr)
+            print(f"{conversation.source}:{conversation.line}: {fitted.rule}: {fitted.reason}", file=sys.stderr)
             bad += 1
             continue
         _print(cfg, conversation, renderer.show(fitted.conversation))

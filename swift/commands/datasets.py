@@ -143,6 +143,8 @@ the one after `sep=`); one that is no comma is named.
 **Encoding.** Text is UTF-8, with or without a byte order mark. A row with another byte is `not-utf8`, and the others
 are read. A file in UTF-16, or a JSON list in GB18030, is refused in one line.
 
+A row that the template or the text form refuses is `unrendered`, one that is too long is `length`.
+
 `swift data lint FILE` names every bad row by file, line and rule; `swift data show FILE --model NAME` shows what is
 trained.
 

@@ -145,10 +145,10 @@ def _shown(rows: Iterable[Settled], doing: str, total: int) -> Iterable[Settled]
 
 def _told(report: Report, lengths: Lengths, say: Say) -> tuple[dict[str, Any], list[str]]:
     """What became of the rows, as JSON and as it is said here."""
-    said = [*(f"data: {line}" for line in report.lines()), *(f"length: {line}" for line in lengths.lines())]
+    said = [*(f"data: {line}" for line in report.lines()), *lengths.lines()]
     for line in said:
         say(line)
-    return {**report.as_dict(), "lengths": lengths.fates, "left_out": lengths.reasons}, said
+    return {**report.as_dict(), "lengths": lengths.fates, "left_out": lengths.unrendered + lengths.reasons}, said
 
 
 def _refuse_untrained(data: Data, cfg: Feeds) -> None:
@@ -309,7 +309,7 @@ def _maker(cfg: Feeds, renderer: Renderer) -> Callable[[Conversation], Sample | 
     def make(row: Conversation) -> Sample | None:
         fitted = fit(renderer, row, limits.max_length, limits.truncation_strategy)
         if fitted.sample is None and next(left_out, None) is not None:
-            _to_stderr(f"length: {row.source}:{row.line}: {fitted.reason}")
+            _to_stderr(f"{fitted.rule}: {row.source}:{row.line}: {fitted.reason}")
         return fitted.sample
 
     return make

@@ -16,8 +16,9 @@ from swift.chat import Conversation, Message, Sample
 from swift.template.render import Renderer
 
 Strategy = Literal["delete", "truncation_left", "error"]
-Fate = Literal["kept", "cut", "dropped"]
+Fate = Literal["kept", "cut", "dropped", "unrendered"]
 FATES: tuple[Fate, ...] = ("kept", "cut", "dropped")
+"""What becomes of a row by its length. One that the template or the text form refuses is `unrendered`."""
 CHUNK = 128
 """Rows that a process takes at a time."""
 MANY = 2000
@@ -32,6 +33,11 @@ class Fitted(NamedTuple):
     fate: Fate
     reason: str = ""
 
+    @property
+    def rule(self) -> str:
+        """The rule that a row breaks which is left out."""
+        return "unrendered" if self.fate == "unrendered" else "length"
+
 
 class Settled(NamedTuple):
     """What became of a row, and which it was; less than a Fitted, for it is sent from process to process."""
@@ -44,42 +50,63 @@ class Settled(NamedTuple):
 
 
 class Lengths:
-    """How many rows of each source were kept, cut and dropped, and the reasons of the dropped ones."""
+    """How many rows of each source met each fate, and the reasons of those that were dropped or not rendered."""
 
     def __init__(self) -> None:
         self.fates: dict[str, Counter[Fate]] = {}
         self.reasons: list[str] = []
+        self.unrendered: list[str] = []
 
     def add(self, source: str, line: int, fate: Fate, reason: str) -> None:
         self.fates.setdefault(source, Counter())[fate] += 1
         if reason:
-            self.reasons.append(f"{source}:{line}: {reason}")
+            (self.unrendered if fate == "unrendered" else self.reasons).append(f"{source}:{line}: {reason}")
 
     def lines(self, named: int = 5) -> list[str]:
-        """For people: a line a source, then the first `named` rows that were dropped."""
+        """For people: a line a source, then the first `named` rows of each fate that has reasons."""
         found = [
-            f"{source}: " + ", ".join(f"{fates[fate]} {fate}" for fate in FATES) for source, fates in self.fates.items()
+            f"length: {source}: " + ", ".join(f"{fates[fate]} {fate}" for fate in FATES)
+            for source, fates in self.fates.items()
         ]
-        more = len(self.reasons) - named
-        return [*found, *self.reasons[:named], *([f"... and {more} more rows dropped"] if more > 0 else [])]
+        return [
+            *found,
+            *_first("length", self.reasons, named, "dropped"),
+            *_first("unrendered", self.unrendered, named, "not rendered"),
+        ]
+
+
+def _first(rule: str, reasons: list[str], named: int, fate: str) -> list[str]:
+    more = len(reasons) - named
+    rest = [f"{rule}: ... and {more} more rows {fate}"] if more > 0 else []
+    return [*(f"{rule}: {reason}" for reason in reasons[:named]), *rest]
 
 
 def fit(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> Fitted:
     """Render a row within `max_length` tokens (-1: no limit).
 
     `truncation_left` leaves out the oldest rounds, never the system text or the closing token; plain text loses
-    its beginning. Raises ValueError under `error`.
+    its beginning. Raises ValueError under `error`, for a row that is too long.
     """
     try:
-        sample = renderer.encode(conversation)
+        return _fit(renderer, conversation, max_length, strategy)
+    except _TooLongError:
+        raise
     except ValueError as reason:
-        return Fitted(conversation, None, "dropped", str(reason))
+        return Fitted(conversation, None, "unrendered", str(reason))
+
+
+class _TooLongError(ValueError):
+    """A row is longer than it may be."""
+
+
+def _fit(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> Fitted:
+    sample = renderer.encode(conversation)
     length = len(sample.tokens)
     if max_length < 0 or length <= max_length:
         return Fitted(conversation, sample, "kept")
     over = f"{length} tokens, more than --max_length {max_length}"
     if strategy == "error":
-        raise ValueError(f"{conversation.source}:{conversation.line}: {over}")
+        raise _TooLongError(f"{conversation.source}:{conversation.line}: {over}")
     if strategy == "delete":
         return Fitted(conversation, None, "dropped", over)
     if conversation.is_text:
