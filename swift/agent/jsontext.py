@@ -110,8 +110,21 @@ def has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def refuse_lone_surrogates(value: Any, where: str = "") -> None:
-    """Raises LoneSurrogateError for a text or key at any depth that holds one; `where` names the value."""
+def refuse_lone_surrogates(value: Any) -> None:
+    """Raises LoneSurrogateError, which says where, for a text or key at any depth that holds one."""
+    if _any_lone_surrogate(value):
+        _refuse_lone_surrogates(value, "")
+
+
+def _any_lone_surrogate(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.isascii() and has_lone_surrogate(value)
+    if isinstance(value, dict):
+        return any(map(_any_lone_surrogate, value)) or any(map(_any_lone_surrogate, value.values()))
+    return isinstance(value, list | tuple) and any(map(_any_lone_surrogate, value))
+
+
+def _refuse_lone_surrogates(value: Any, where: str) -> None:
     if isinstance(value, str):
         if has_lone_surrogate(value):
             half = next(letter for letter in value if "\ud800" <= letter <= "\udfff")
@@ -119,11 +132,11 @@ def refuse_lone_surrogates(value: Any, where: str = "") -> None:
             raise LoneSurrogateError(f"{place}\\u{ord(half):04x}, a lone surrogate, which UTF-8 cannot hold")
     elif isinstance(value, dict):
         for key, part in value.items():
-            refuse_lone_surrogates(key, f"a key of {where}" if where else "a key")
-            refuse_lone_surrogates(part, f"{where}.{key}" if where else str(key))
+            _refuse_lone_surrogates(key, f"a key of {where}" if where else "a key")
+            _refuse_lone_surrogates(part, f"{where}.{key}" if where else str(key))
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
-            refuse_lone_surrogates(part, f"{where}[{number}]")
+            _refuse_lone_surrogates(part, f"{where}[{number}]")
 
 
 # What the standard library leaves open --------------------------------------------------------------------------------

@@ -68,23 +68,22 @@ def read_message(item: Row, number: int) -> Message:
 
 def unread_keys(item: Row) -> Iterator[tuple[str, str]]:
     """(what has the key, the key) of a message, for the keys that say something and that nobody reads."""
-    role = _role(_named(item))
-    for key in item.keys() - _READ - _READ_OF.get(role or "", frozenset()):
+    for key in item.keys() - _READ_OF.get(_role(_named(item)) or "", _READ):
         if says_something(item[key]):
             yield "messages", key
     for read, other in (("role", "from"), ("content", "value")):
-        if item.get(read) is not None and item.get(other) not in (None, item[read]):
+        if read in item and other in item and item[read] is not None and item[other] not in (None, item[read]):
             yield "messages", other
     for key in ("tool_calls", "function_call"):
-        for unread in unread_of_calls(item.get(key)):
-            yield "calls", unread
+        if key in item:
+            yield from (("calls", unread) for unread in unread_of_calls(item[key]))
 
 
 _READ = frozenset({"role", "from", "content", "value", *WEIGHT_KEYS, "reasoning_content", "reasoning", "thinking"})
 _READ_OF = {
-    "assistant": frozenset({"tool_calls", "function_call", "refusal"}),
-    "call": frozenset({"tool_calls", "function_call", *CALL_KEYS}),
-    "tool": frozenset({"tool_call_id", "name"}),
+    "assistant": _READ | {"tool_calls", "function_call", "refusal"},
+    "call": _READ | {"tool_calls", "function_call", *CALL_KEYS},
+    "tool": _READ | {"tool_call_id", "name"},
 }
 
 

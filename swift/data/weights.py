@@ -17,10 +17,13 @@ NUMBERS = ("weight", "loss_scale", "loss_weight")
 """Keys with the number that the message's loss is multiplied by."""
 
 WEIGHT_KEYS = (*TRAINED, *MASKED, *NUMBERS)
+_KEYS = frozenset(WEIGHT_KEYS)
 
 
 def weight_of(item: Row, number: int) -> float | None:
     """The weight of message `number`; None where no key says anything. What is not trained has the weight 0."""
+    if _KEYS.isdisjoint(item):
+        return None
     switches = {key: _switch(item[key], key, number) for key in (*TRAINED, *MASKED) if item.get(key) is not None}
     weights = {key: _number(item[key], key, number) for key in NUMBERS if item.get(key) is not None}
     trained = _agreed({key: on != (key in MASKED) for key, on in switches.items()}, number)
