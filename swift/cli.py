@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from swift import flags, launch
+from swift import flags, launch, utf8
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
 SHARED = ("__init__", "backends", "feeding", "groups", "loading", "merging", "rendering", "scaling", "tuning")
@@ -23,8 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     A command is a module with `Config` and `main(config)`, or with `run(argv) -> exit code or None`.
     """
     gc.set_threshold(20_000)  # of the objects that libraries make at the start nearly all stay: look through them less
+    utf8.escape_what_does_not_fit(sys.stdout)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        utf8.check_words(words, os.environ)
+        code = _dispatch(words)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

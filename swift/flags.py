@@ -21,6 +21,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
+from swift import utf8
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -158,7 +160,7 @@ def load(path: str) -> dict[str, object]:
     if not path.lower().endswith(FILES):
         raise ValueError(f"{path}: a file of flags ends in {', '.join(FILES)}")
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = utf8.read(Path(path).expanduser())
         values = json.loads(text, object_pairs_hook=_once) if path.lower().endswith(".json") else _yaml(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from None
@@ -321,7 +323,7 @@ def _convert(value: object, kind: Any, spec: Spec) -> object:
             parts = [part.strip() for part in parts[0].split(",") if part.strip()]
         return origin(_convert(part, inner[0], spec) for part in parts)
     if origin is dict:
-        return {str(key): _convert(part, inner[1], spec) for key, part in _object(value).items()}
+        return {_text(key): _convert(part, inner[1], spec) for key, part in _object(value).items()}
     return READ[kind](value)
 
 
@@ -359,6 +361,8 @@ def _text(value: object) -> str:
         return str(value).lower()
     if not isinstance(value, (str, int, float)):
         raise ValueError(f"{value!r} is not text")
+    if not utf8.is_whole(str(value)):
+        raise ValueError(f"{value!r} holds half of a surrogate pair, which UTF-8 cannot hold")
     return str(value)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
+from swift.agent.described import read_descriptions
 from swift.agent.run import run
 from swift.agent.tools import BoundTool, argument_schema, call, from_function, from_schema, json_arguments, read_tools
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
@@ -199,7 +200,7 @@ def test_a_result_is_text_that_utf8_and_json_can_hold() -> None:
     bound = from_schema({"name": "f"}, lambda: {"mean": float("nan"), "all": [float("inf"), 1.5], "city": "北京"})
     assert call([bound], ToolCall("f")).text == '{"mean": null, "all": [null, 1.5], "city": "北京"}'
     bound = from_schema({"name": "f"}, lambda: "a name: \udcff")
-    assert call([bound], ToolCall("f")).text == "a name: \\udcff"
+    assert call([bound], ToolCall("f")).text == "a name: \ufffd"
 
 
 def test_arguments_are_checked_against_the_schema_before_the_call() -> None:
@@ -331,3 +332,80 @@ def test_a_file_without_tools_is_told_in_one_line(tmp_path: Path, name: str, tex
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=f"{name}: .*{said}"):
         read_tools(tmp_path / name)
+
+
+LOOK = {"type": "function", "function": {"name": "look", "description": "看", "parameters": {"type": "object"}}}
+ADD = {"name": "add", "parameters": [{"name": "numbers", "description": "n", "required": "True"}]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([LOOK, ADD]),
+        json.dumps({"tools": [LOOK, ADD]}, indent=2),
+        f"{json.dumps(LOOK, ensure_ascii=False)}\n\n{json.dumps(ADD)}\n",
+        "\ufeff" + json.dumps([LOOK, ADD]),
+    ],
+)
+def test_tools_are_described_by_a_list_an_object_or_lines(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tools.json").write_text(text, encoding="utf-8")
+    assert read_descriptions(tmp_path / "tools.json") == [Tool(LOOK), Tool(ADD)]
+
+
+def test_one_tool_alone_is_described_by_its_object(tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps(LOOK, indent=1))
+    assert read_descriptions(tmp_path / "tools.json") == [Tool(LOOK)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"name": "a"},\n {"name" "b"}]', r"line 2, column 10: not JSON: Expecting ':' delimiter"),
+        ('{"name": "a"}\n{"name": }\n', r"line 2, column 10: not JSON: Expecting value"),
+        ("", "line 1, column 1: not JSON"),
+        ("3", r"tools are a JSON list, .*one JSON object a line"),
+        ('[{"name": "a"}, 3]', "tool 2 is no JSON object: 3"),
+        ('[{"name": "a"}, {"description": "b"}]', "tool 2: a tool needs a name"),
+        ('[{"name": "a", "parameters": {"type": "objekt"}}]', "tool 1: tool 'a': parameters is no JSON schema"),
+        ('[{"name": "a"}, {"name": "a"}]', "two tools are called 'a'"),
+        ('[{"name": "a", "description": "\\ud800"}]', ".*ud800, a lone surrogate, which UTF-8 cannot hold"),
+        ('{"name": "a"}\n{"name": "b", "name": "c"}', "line 2: .*name"),
+        ("[]", "it describes no tool"),
+        ("[" * 100_000, "."),
+        ("[1,\n\udcc4]", "'utf-8' codec can't decode byte 0xc4 in line 2: save the file as UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_described_tools_is_said_in_a_line_with_its_place(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "tools.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=rf"tools\.json: {said}") as raised:
+        read_descriptions(tmp_path / "tools.json")
+    assert "\n" not in str(raised.value)
+
+
+def test_results_that_utf_8_cannot_hold_are_replaced_and_marked() -> None:
+    gbk = "你".encode("gbk")
+
+    def given(value: object) -> tuple[str, bool]:
+        def tool() -> object:
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        result = call([from_function(tool)], ToolCall("tool"))
+        result.text.encode("utf-8")
+        return result.text, result.replaced
+
+    assert given("你") == ("你", False)
+    assert given("你".encode()) == ("你", False)
+    assert given(gbk) == ("\ufffd\ufffd", True)
+    assert given("a\ud800") == ("a\ufffd", True)
+    assert given({"a": [gbk], "b": ("\udcff",)}) == ('{"a": ["\ufffd\ufffd"], "b": ["\ufffd"]}', True)
+    assert given({b"\xff": 1})[0] == '{"\ufffd": 1}'
+    assert given(ValueError("\udcff")) == ("Error: ValueError: \ufffd", True)
+
+
+def test_a_tool_whose_description_utf_8_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="tool 'a': its description holds half of a surrogate pair"):
+        from_schema({"name": "a", "description": "\udcff"}, dict)

@@ -75,7 +75,14 @@ def swift_(folder: Path, *argv: str, before: str = "", **env: str) -> subprocess
     code = f"import sys, swift.commands; swift.commands.__path__.insert(0, {str(folder)!r})\n{before}\n"
     code += "import swift.cli\nsys.exit(swift.cli.main(sys.argv[1:]))"
     env = {name: value for name, value in os.environ.items() if name not in launch.SETTINGS} | env
-    return subprocess.run([sys.executable, "-c", code, *argv], env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        env=env,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=60,
+    )
 
 
 def test_a_verb_runs_its_module_with_its_config(capsys):
@@ -221,3 +228,32 @@ def test_the_program_can_be_started_as_a_module():
     done = subprocess.run([sys.executable, "-m", "swift.cli", "nothing"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == textwrap.dedent("swift: error: unknown command nothing (swift --help lists them)\n")
+
+
+def test_a_word_that_is_not_utf_8_is_refused_in_a_line(commands):
+    word = os.fsdecode("你".encode("gbk"))
+    ran = swift_(commands, "greet", "--whom", word)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("swift: error: --whom \ufffd\ufffd: not UTF-8")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_variable_that_is_not_utf_8_is_refused_without_showing_its_value(commands):
+    ran = swift_(commands, "greet", HF_TOKEN=os.fsdecode(b"secret\xff"))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "swift: error: environment variable HF_TOKEN: its value is not UTF-8\n"
+    assert swift_(commands, "greet", OTHERS=os.fsdecode(b"\xff")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", r"hello \u4f60\ud83d\ude00 \u00e9"), ("utf-8", "hello 你😀 é"), ("gbk", None)]
+)
+def test_what_standard_output_cannot_show_is_escaped_as_json_does(commands, encoding, shown):
+    ran = swift_(commands, "greet", "--whom", "你😀 é", PYTHONIOENCODING=encoding)
+    assert ran.returncode == 0
+    assert shown is None or ran.stdout == f"{shown}\n"
+
+
+def test_in_the_plain_locale_text_is_utf_8(commands):
+    ran = swift_(commands, "greet", "--whom", "你", LC_ALL="C")
+    assert (ran.returncode, ran.stdout) == (0, "hello 你\n")

@@ -1,6 +1,7 @@
 """`swift data`: what is wrong with rows, and what is trained of them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,25 @@ def test_show_shows_one_row_with_the_flags_of_training(
     out = capsys.readouterr().out
     assert "<tools>" in out and "a.jsonl:2" in out and "a.jsonl:1" not in out
     assert "[1] 'A<|im_end|>'" in out
+    assert out.startswith("loss weight of each piece: [0] x0, not trained; [1] x1, trained; [2] x2, counts twice")
+
+
+def test_a_terminal_has_a_legend_of_its_colours(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    words = ["data", "show", write(tmp_path / "a.jsonl", GOOD), "--model", model, "--template_type", "qwen"]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "\x1b[90mgrey x0, not trained\x1b[0m" in out
+    assert "\x1b[1;31mred more than x1, such as x2\x1b[0m" in out
+    assert "\x1b[1;31mAction: a\x1b[0m" in out
+    assert re.search(r"\d+ tokens, \d+ trained \(\d+%\): \d+ x0, \d+ x1, \d+ x2", out)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.main(words) == 0
+    assert "\n[2] 'Action: a" in capsys.readouterr().out
 
 
 def test_show_goes_on_behind_a_row_that_cannot_be_shown(

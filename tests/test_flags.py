@@ -83,7 +83,7 @@ def parse(*argv: str) -> Config:
 
 
 def file(tmp_path: Path, name: str, text: str) -> str:
-    (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     return str(tmp_path / name)
 
 
@@ -264,6 +264,9 @@ def test_an_empty_yaml_file_sets_nothing(tmp_path):
         ("a.json", '{\n"model": }', r"a\.json: line 2: "),
         ("a.yaml", "model: a\n  b: [", r"a\.yaml: line 2: "),
         ("a.yaml", "\x07", r"a\.yaml: .*not allowed"),
+        ("a.yaml", "a: 1\nmodel: \udcc4", r"a\.yaml: 'utf-8' codec can't decode byte 0xc4 in line 2: save the file as"),
+        ("a.yaml", 'model: "\\ud800"', r"a\.yaml: model: '.ud800' holds half of a surrogate pair"),
+        ("a.json", '{"columns": {"\\ud800": "q"}}', r"a\.json: columns: '.ud800' holds half of a surrogate pair"),
         ("a.json", "[]", r"a\.json: must hold one mapping"),
         ("a.yaml", "just text", r"a\.yaml: must hold one mapping"),
         ("a.yaml", "1: x", r"a\.yaml: must hold one mapping"),

@@ -127,9 +127,55 @@ def test_without_save_result_no_file_appears(swift, base, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_of_a_checkpoint_are_kept_with_it(swift, adapter):
+def test_results_lie_outside_the_checkpoint_which_each_record_names(swift, adapter, tmp_path, rows):
+    before = sorted(adapter.iterdir())
     assert swift("--ckpt_dir", adapter, "--max_new_tokens", 2, typed="hello\n")[0] == 0
-    assert rows_of(adapter / "infer_result")[0]["query"] == "hello"
+    assert sorted(adapter.iterdir()) == before
+    (said,) = rows_of(tmp_path / "output" / "infer_result")
+    assert (said["query"], said["ckpt_dir"]) == ("hello", str(adapter))
+    flags = ("--val_dataset", rows, "--show_dataset_sample", 1, "--max_new_tokens", 2, "--result_dir", tmp_path / "own")
+    assert swift("--ckpt_dir", adapter, *flags)[0] == 0
+    (answered,) = rows_of(tmp_path / "own")
+    assert answered["ckpt_dir"] == str(adapter)
+    assert sorted(adapter.iterdir()) == before
+
+
+def test_runs_that_begin_in_the_same_second_write_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for query in "ab":
+        infer.Results(infer.Config()).add({"query": query})
+    files = sorted((tmp_path / "output" / "infer_result").iterdir())
+    assert sorted(json.loads(file.read_text())["query"] for file in files) == ["a", "b"]
+
+
+def test_results_are_rows_to_train_on_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = infer.Results(infer.Config(backend=BackendFlags(ckpt_dir=str(tmp_path))))
+    results.add({"system": "s", "query": "q", "response": "r", "history": []})
+    assert cli.main(["data", "lint", str(results.written)]) == 0
+
+
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_tools_that_a_file_describes_are_offered_to_the_model(swift, base, tmp_path):
+    (tmp_path / "tools.json").write_text(json.dumps({"tools": [LOOK]}))
+    flags = ("--model", base, "--template_type", "qwen", "--max_new_tokens", 2, "--tools", "tools.json")
+    code, out, err = swift(*flags, typed="hello\n")
+    assert (code, out.count(RULE)) == (0, 1)
+    assert "tools: look (what they give is typed in)\n" in err
+
+
+def test_bytes_that_are_not_utf_8_end_no_dialogue(swift, base, monkeypatch):
+    piped = io.TextIOWrapper(io.BytesIO("你好\n".encode("gbk") + b"fine\n"), "utf-8")
+    monkeypatch.setattr(io, "StringIO", lambda typed: piped)
+    flags = ("--model", base, "--template_type", "qwen", "--max_new_tokens", 2, "--save_result", "false")
+    code, out, _ = swift(*flags)
+    assert code == 0
+    assert out.startswith(
+        "<<< \ufffd\ufffd\ufffd\ufffd\n[not UTF-8: U+FFFD stands for each byte that could not be read]\n"
+    )
+    assert out.count(RULE) == 2
 
 
 def test_a_dialogue_that_fills_the_context_says_so_and_goes_on(swift, base):
@@ -379,6 +425,7 @@ def test_a_lora_checkpoint_given_as_the_model_is_told_its_flag(swift, adapter):
         (["--model", "{base}", "--template_type", "qwem"], "did you mean 'qwen'"),
         (["--model", "{base}", "--stopwords", "a"], "did you mean --stop_words"),
         (["--model", "{base}", "--tools", "nowhere.py"], "nowhere.py: no such file"),
+        (["--model", "{base}", "--tools", "nowhere.json"], "nowhere.json: no such file"),
         (["--model", "{base}", "--tools", "a.py", "--val_dataset", "b.jsonl"], "--tools is for a dialogue"),
         (["--model", "{base}", "--guided_tools", "true"], "--guided_tools true does nothing without --tools"),
         (

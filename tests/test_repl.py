@@ -1,6 +1,7 @@
 """The terminal dialogue, line by line, against a scripted Chat."""
 
 import io
+import re
 import signal
 import threading
 from dataclasses import replace
@@ -8,11 +9,12 @@ from queue import SimpleQueue
 
 import pytest
 
-from swift.agent import form
+from swift.agent import FORMS, form
 from swift.agent.tools import from_function
-from swift.chat import Delta, Message, ToolCall, Usage
-from swift.infer.repl import RULE, Repl, converse, reader
+from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.infer.repl import RULE, Cleared, Repl, converse, reader
 from swift.infer.sample import SamplingParams
+from swift.infer.screen import wants_colour
 
 REACT = form("react_en")
 
@@ -201,7 +203,8 @@ def test_an_empty_system_text_brings_back_the_first_one():
 
 def test_clear_forgets_the_dialogue_and_keeps_the_system_text():
     chat = ScriptedChat("one", "two")
-    talk(chat, "first\nclear\nsecond", system="Be kind.")
+    shown = talk(chat, "first\nclear\nsecond", system="Be kind.")
+    assert "[the dialogue starts afresh; the system prompt stays]" in shown
     assert chat.asked[1] == [Message("system", "Be kind."), Message("user", "second")]
 
 
@@ -260,11 +263,108 @@ def test_ctrl_c_reaches_a_chat_that_waits_for_its_model():
     assert "half\n[stopped]" in talk(ScriptedChat(["half", wait_for_ctrl_c], "ok"), "one\ntwo")
 
 
-def test_ctrl_c_at_the_prompt_leaves():
+def typing(chat, *steps, **options):
+    """What is shown to somebody who types at a terminal: each step is a line, or a function called in its place."""
+    out, prompts, typed = io.StringIO(), [], iter(steps)
+
+    def read(prompt):
+        prompts.append(prompt)
+        step = next(typed, None)
+        if step is None:
+            raise EOFError
+        return step() if callable(step) else step
+
+    converse(Repl(chat, SamplingParams(), options.pop("form", REACT), out, terminal=True, **options), read)
+    return out.getvalue(), prompts
+
+
+def test_ctrl_c_at_an_empty_prompt_asks_for_a_second_one_that_leaves():
+    shown, prompts = typing(ScriptedChat("ok"), "one", press_ctrl_c, press_ctrl_c, "never asked")
+    assert shown == f"ok\n{RULE}\n[press Ctrl-C again or type exit to leave]\n"
+    assert len(prompts) == 3
+
+
+@pytest.mark.parametrize("between", ["one", "", raising(Cleared())])
+def test_a_single_ctrl_c_at_the_prompt_never_leaves(between):
+    chat = ScriptedChat("ok", "ok")
+    typing(chat, press_ctrl_c, between, press_ctrl_c, "two")
+    assert chat.asked[-1][-1] == Message("user", "two")
+
+
+def test_ctrl_c_gives_up_an_entry_of_several_lines_and_a_new_system_text():
+    chat = ScriptedChat("ok")
+    shown, prompts = typing(chat, "multi-line#", "first", press_ctrl_c, "reset-system#", press_ctrl_c, "go#")
+    assert "[the entry is dropped]" in shown and "[the system prompt stays as it was]" in shown
+    assert chat.asked == [[Message("user", "go")]]
+    assert prompts == ["<<< ", "<<<[M] ", "", "<<<[M] ", "<<<[MS] ", "<<<[M] ", "<<<[M] "]
+
+
+def test_an_entry_without_its_end_is_named_when_the_input_ends():
+    assert "[not sent: the last entry does not end with #]" in talk(ScriptedChat(), "multi-line\nfirst\nsecond")
+
+
+@pytest.mark.parametrize("word", ["help", "?", "HELP", "reset-system\nhelp", "multi-line\nhelp#"])
+def test_help_lists_the_words_with_a_line_each(word):
+    chat = ScriptedChat()
+    shown = talk(chat, word)
+    for name in ("help", "reset-system", "multi-line", "single-line", "clear", "exit"):
+        assert len([line for line in shown.splitlines() if line.split()[:1] == [name] and len(line.split()) > 2]) == 1
+    assert "Ctrl-C stops a reply" in shown
+    assert chat.asked == []
+
+
+@pytest.mark.parametrize(
+    "word, meant",
+    [
+        ("reset-systm", "reset-system"),
+        ("reset_system", "reset-system"),
+        ("multi line", "multi-line"),
+        ("/clear", "clear"),
+        ("exti", "exit"),
+        ("Quit.", "quit"),
+    ],
+)
+def test_a_word_that_is_nearly_a_command_is_asked_about_and_sent_when_typed_again(word, meant):
+    chat = ScriptedChat("ok")
+    shown = talk(chat, f"{word}\n")
+    assert f"[not sent: did you mean {meant}? Enter {word} once more to send it]" in shown
+    assert chat.asked == []
+    talk(chat, f"{word}\n{word}")
+    assert chat.asked == [[Message("user", word)]]
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "exit the building", "help me", "clearly", "你好", "quote", "rest", "exiting"]
+)
+def test_other_short_texts_are_sent(text):
+    chat = ScriptedChat("ok")
+    talk(chat, text)
+    assert chat.asked == [[Message("user", text)]]
+
+
+def test_a_short_word_is_an_observation_where_one_is_awaited():
+    chat = ScriptedChat("a\nObservation:", "b")
+    talk(chat, "go\nexist")
+    assert chat.asked[1][-1].content == "a\nObservation:exist\n"
+
+
+def test_at_a_terminal_the_prompt_says_that_an_observation_is_awaited():
+    chat = ScriptedChat("a\nObservation:", "b", "c\nObservation:", "d")
+    _, prompts = typing(chat, "go", "1", "multi-line", "go#", "2#")
+    assert prompts == ["<<< ", "<<<[Observation] ", "<<< ", "<<<[M] ", "<<<[M Observation] ", "<<<[M] "]
+
+
+def test_what_is_not_utf_8_is_replaced_and_named():
+    chat = ScriptedChat("ok", "ok")
+    piped = io.TextIOWrapper(io.BytesIO("你好".encode("gbk") + b"\nfine\n"), "utf-8")
     out = io.StringIO()
-    typed = iter([lambda: "one", press_ctrl_c, lambda: "two"])
-    converse(Repl(ScriptedChat("ok"), SamplingParams(), REACT, out), lambda prompt: next(typed)())
-    assert out.getvalue() == f"ok\n{RULE}\n"
+    converse(Repl(chat, SamplingParams(), REACT, out), reader(piped, out))
+    assert chat.asked[0] == [Message("user", "\ufffd" * 4)]
+    assert chat.asked[1][-1] == Message("user", "fine")
+    assert out.getvalue().count("[not UTF-8: U+FFFD stands for each byte that could not be read]") == 1
+    chat = ScriptedChat("ok")
+    typing(chat, "\udcc4 and \ud83d\ude00")
+    assert chat.asked == [[Message("user", "\ufffd and 😀")]]
 
 
 def test_a_second_ctrl_c_while_the_reply_is_being_stopped_leaves():
@@ -381,3 +481,174 @@ def test_ctrl_c_while_a_tool_is_at_work_takes_the_question_back():
     shown = talk(chat, "one\ntwo", tools=[replace(ADD, function=interrupted)])
     assert f"[stopped]\n{RULE}\n<<< two\nok" in shown
     assert [message.content for message in chat.asked[1]] == ["two"]
+
+
+# Tools whose observations are typed in
+
+
+DESCRIBED = [Tool({"name": name, "parameters": {}}) for name in ("look", "add")]
+
+
+@pytest.mark.parametrize("form_name", ["react_en", "hermes"])
+def test_what_a_described_tool_gives_is_typed_in_and_the_reply_goes_on(form_name):
+    chat = CallingChat(calling("Thought: I look.", "look", '{"at": 1}'), saying("Seen."), saying("Yes."))
+    saved = []
+    typed = {"described": DESCRIBED, "save": saved.append, "form": form(form_name)}
+    shown, prompts = typing(chat, "go", "a cat", "sure?", **typed)
+    assert chat.offered == ["look", "add"]
+    assert prompts == ["<<< ", "<<<[Observation look] ", "<<< ", "<<< "]
+    call = form(form_name).call("Thought: I look.", [ToolCall("look", '{"at": 1}')])
+    assert shown == f"{call}\n{RULE}\nSeen.\n{RULE}\nYes.\n{RULE}\n"
+    asked = [Message("user", "go"), Message("assistant", "Thought: I look.", (ToolCall("look", '{"at": 1}', "c1"),))]
+    assert chat.asked[1] == [*asked, Message("tool", "a cat", tool_call_id="c1", name="look")]
+    assert [row["query"] for row in saved][-1] == "sure?"
+    assert len(saved) == 2
+
+
+def test_each_call_of_a_reply_has_its_own_observation_also_from_a_pipe():
+    both = [
+        Delta(tool_call=ToolCall("look", '{"at": 1}', "c1")),
+        Delta(tool_call=ToolCall("add", "{}", "c2")),
+        Delta(finish="tool_calls", usage=Usage(1, 1)),
+    ]
+    chat = CallingChat(both, saying("Done."))
+    shown = talk(chat, "go\n1\n2", described=DESCRIBED)
+    assert "<<<[Observation look] 1\n<<<[Observation add] 2\nDone.\n" in shown
+    assert [message.content for message in chat.asked[1][-2:]] == ["1", "2"]
+
+
+def test_commands_work_while_a_tools_observation_is_awaited():
+    chat = CallingChat(calling("", "look", "{}"), saying("Hello."))
+    _, prompts = typing(chat, "go", "clear", "hello", described=DESCRIBED)
+    assert chat.asked[1] == [Message("user", "hello")]
+    assert prompts == ["<<< ", "<<<[Observation look] ", "<<< ", "<<< "]
+
+
+def test_half_a_call_of_a_stopped_reply_asks_for_no_observation():
+    chat = CallingChat([Delta("I look."), Delta(tool_call=ToolCall("look", '{"a', "c1")), press_ctrl_c], saying("ok"))
+    _, prompts = typing(chat, "go", "again", described=DESCRIBED)
+    assert prompts[1] == "<<< "
+    assert chat.asked[1][1] == Message("assistant", "I look.")
+
+
+def test_an_observation_that_does_not_fit_can_be_typed_again():
+    chat = CallingChat(calling("", "look", "{}"), [raising(ValueError("too long"))], saying("Seen."))
+    shown, prompts = typing(chat, "go", "x" * 9, "short", described=DESCRIBED)
+    assert "error: too long" in shown
+    assert prompts[1:3] == ["<<<[Observation look] "] * 2
+    assert [message.content for message in chat.asked[2] if message.role == "tool"] == ["short"]
+
+
+# Thoughts and colours
+
+DIM, YELLOW, BLUE, RESET = "\x1b[2m", "\x1b[33m", "\x1b[34m", "\x1b[0m"
+
+
+def colours_of(shown):
+    """(text, colour) of what a terminal would show."""
+    parts, colour = [], ""
+    for piece in re.split(r"(\x1b\[\d*m)", shown):
+        if piece.startswith("\x1b"):
+            colour = "" if piece == RESET else piece
+        elif piece and parts and parts[-1][1] == colour:
+            parts[-1] = (parts[-1][0] + piece, colour)
+        elif piece:
+            parts.append((piece, colour))
+    return parts
+
+
+def test_the_parts_of_a_reply_that_is_all_text_have_colours_by_the_words_that_open_their_lines():
+    text = "Thought: t\nmore: Action: no\nAction: a\nAction Input: {\n1}\nObservation: o\nThought: t\nFinal Answer: d"
+    shown, _ = typing(ScriptedChat(text), "go", colours=True)
+    assert colours_of(shown) == [
+        ("Thought: t\nmore: Action: no\n", DIM),
+        ("Action: a\nAction Input: {\n1}\n", YELLOW),
+        ("Observation: o\n", BLUE),
+        ("Thought: t\n", DIM),
+        (f"Final Answer: d\n{RULE}\n", ""),
+    ]
+
+
+def test_colours_change_no_letter_and_hold_back_only_what_may_open_a_part():
+    seen = []
+
+    class Watched(io.StringIO):
+        def flush(self):
+            seen.append(re.sub(r"\x1b\[\d*m", "", self.getvalue()))
+
+    text = "That is\nAct one.\n"
+    Repl(ScriptedChat(text), SamplingParams(), REACT, Watched(), colours=True).feed("go")
+    assert seen[-1] == f"{text}{RULE}\n"
+    assert "Tha" in seen and "That is\nAct " in seen and "That is\nAc" not in seen
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_thought_a_call_and_what_it_gave_have_colours_where_tools_run(stream):
+    thought = [Delta(reasoning="I "), Delta(reasoning="add.")]
+    chat = CallingChat(
+        [*thought, *calling("", "add", '{"numbers": [1]}')[1:]],
+        [Delta(reasoning="Done."), *saying("It is 1.")],
+    )
+    shown, _ = typing(chat, "1?", tools=[ADD], colours=True, stream=stream)
+    parts = [(text.strip("\n"), colour) for text, colour in colours_of(shown) if text.strip("\n")]
+    assert parts == [
+        ("Thought: I add.", DIM),
+        ('Action: add\nAction Input: {"numbers": [1]}', YELLOW),
+        ("Observation:1.0", BLUE),
+        ("Thought: Done.", DIM),
+        (f"It is 1.\n{RULE}", ""),
+    ]
+
+
+def test_without_colours_a_thought_stands_on_a_line_of_its_own_with_its_word():
+    chat = CallingChat([Delta(reasoning="Easy."), *saying("It is 1.")])
+    assert talk(chat, "1?", tools=[ADD]) == f"<<< 1?\nThought: Easy.\nIt is 1.\n{RULE}\n"
+
+
+def test_a_call_is_shown_while_it_is_written():
+    seen = []
+
+    class Watched(io.StringIO):
+        def flush(self):
+            seen.append(self.getvalue())
+
+    chat = CallingChat(calling("I add.", "add", '{"numbers": [1]}'), saying("1"))
+    Repl(chat, SamplingParams(), REACT, Watched(), tools=[ADD]).feed("1?")
+    assert 'I add.\nAction: add\nAction Input: {"num' in seen
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("content", ["", "I add."])
+def test_a_call_reads_the_same_whether_it_is_shown_piece_by_piece_or_at_once(name, content):
+    asked = [("add", '{"numbers": [1, 2]}'), ("look", '{"at": {"x": "}"}}')]
+    deltas = [delta for each in asked for delta in calling("", *each)[1:-1]]
+
+    def shown(stream):
+        chat = CallingChat([Delta(content), *deltas, Delta(finish="tool_calls")])
+        return typing(chat, "go", described=DESCRIBED, stream=stream, form=form(name))[0]
+
+    whole = form(name).call(content, [ToolCall(*each) for each in asked])
+    assert shown(True) == shown(False) == f"{whole.rstrip(chr(10))}\n{RULE}\n"
+
+
+@pytest.mark.parametrize(
+    "terminal, env, wanted",
+    [(True, {}, True), (False, {}, False), (True, {"NO_COLOR": "1"}, False), (True, {"TERM": "dumb"}, False)],
+)
+def test_colours_are_for_terminals_that_nobody_asked_to_do_without(monkeypatch, terminal, env, wanted):
+    class Out(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert wants_colour(Out()) is wanted
+
+
+def test_a_tool_that_returns_what_is_not_utf_8_is_named_and_the_model_reads_replacements():
+    chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("ok"))
+    shown = talk(chat, "go", tools=[replace(ADD, function=lambda numbers: "你".encode("gbk"))])
+    assert "[a tool returned what is not UTF-8" in shown
+    assert chat.asked[1][-1].content == "\ufffd\ufffd"

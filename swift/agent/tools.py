@@ -26,6 +26,7 @@ from pydantic_core import to_jsonable_python
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from swift import utf8
 from swift.agent.jsontext import dumps, loads
 from swift.chat import Tool, ToolCall
 
@@ -113,7 +114,7 @@ def read_tools(file: Path) -> list[BoundTool]:
     if file.suffix != ".py" or not file.is_file():
         raise ValueError(
             f"{file}: {'not a Python file' if file.is_file() else 'no such file'}: tools are the public "
-            "functions of a .py file"
+            "functions of a .py file, or described in a .json or .jsonl file"
         )
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None, file
@@ -137,6 +138,8 @@ def from_schema(spec: dict[str, Any], function: Callable[..., object]) -> BoundT
     tool = Tool(spec)
     if not tool.name:
         raise ValueError(f"a tool needs a name: {_excerpt(json.dumps(spec, ensure_ascii=False, default=str))}")
+    if not utf8.is_whole(json.dumps(spec, ensure_ascii=False, default=str)):
+        raise ValueError(f"tool '{utf8.whole(tool.name)}': its description holds half of a surrogate pair")
     schema = argument_schema(tool)
     kind = validator_for(schema, default=Draft202012Validator)
     try:
@@ -167,11 +170,15 @@ Failure = Literal["", "unknown tool", "bad arguments", "raised", "timeout"]
 
 
 class Result(NamedTuple):
-    """What a call gave: the text for the model, how long it took, and what went wrong (`""`: nothing)."""
+    """What a call gave: the text for the model, how long it took, and what went wrong (`""`: nothing).
+
+    `replaced`: the function returned bytes that are not UTF-8, or half of a surrogate pair; U+FFFD stands for them.
+    """
 
     text: str
     seconds: float
     failure: Failure = ""
+    replaced: bool = False
 
 
 def call(tools: Sequence[BoundTool], wanted: ToolCall, timeout: float = 30.0) -> Result:
@@ -199,7 +206,9 @@ def _timed(function: Callable[..., object], arguments: dict[str, Any], timeout: 
             value = function(**arguments)
             if inspect.iscoroutine(value):
                 value = asyncio.run(value)
-            results.append(Result(_text(value), time.perf_counter() - started))
+            text = _text(value)
+            seconds = time.perf_counter() - started
+            results.append(Result(utf8.whole(text), seconds, replaced=not utf8.is_whole(text)))
         except (Exception, SystemExit) as error:  # a user's tool may raise anything; the model reads what
             results.append(_failed("raised", f"{type(error).__name__}: {error}", time.perf_counter() - started))
 
@@ -210,7 +219,7 @@ def _timed(function: Callable[..., object], arguments: dict[str, Any], timeout: 
 
 
 def _failed(failure: Failure, text: str, seconds: float = 0.0) -> Result:
-    return Result(f"Error: {text}", seconds, failure)
+    return Result(utf8.whole(f"Error: {text}"), seconds, failure, not utf8.is_whole(text))
 
 
 def _misfit(validator: Validator, arguments: dict[str, Any]) -> str:
@@ -232,12 +241,29 @@ def _no_such_tool(name: str, names: list[str]) -> str:
 
 
 def _text(value: object) -> str:
-    """What a function returned, as the model reads it: a text, or JSON in which NaN and Infinity are null."""
-    if not isinstance(value, str):
-        written = json.dumps(to_jsonable_python(value, fallback=str))
-        value = json.dumps(json.loads(written, parse_constant=lambda _: None), ensure_ascii=False)
-    # The operating system's own names may hold bytes that are no text.
-    return value.encode(errors="backslashreplace").decode()
+    """What a function returned, as the model reads it: a text, or JSON in which NaN and Infinity are null.
+
+    A byte that is not UTF-8 is a lone surrogate.
+    """
+    value = _without_bytes(value)
+    if isinstance(value, str):
+        return value
+    written = json.dumps(to_jsonable_python(value, fallback=str))
+    return json.dumps(json.loads(written, parse_constant=lambda _: None), ensure_ascii=False)
+
+
+def _without_bytes(value: object) -> object:
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, dict):
+        return {_key(_without_bytes(key)): _without_bytes(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return [_without_bytes(part) for part in cast(Sequence[object], value)]
+    return value
+
+
+def _key(name: object) -> object:
+    return utf8.whole(name) if isinstance(name, str) else name  # pydantic takes no other
 
 
 def _excerpt(text: str) -> str:

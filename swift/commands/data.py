@@ -15,6 +15,7 @@ from swift.commands.groups import ModelFlags, TemplateFlags
 from swift.flags import flag
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from swift.chat import Conversation
@@ -93,6 +94,8 @@ def show(cfg: Show) -> int:
     spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
     bad = 0
+    if not cfg.json:
+        _print_legend()
     for conversation in rows:
         fitted = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
         if fitted.sample is None:
@@ -125,6 +128,24 @@ def _rows(cfg: Show) -> Iterable[Conversation]:
     return found
 
 
+def _print_legend() -> None:
+    """What stands for the loss weights below: colours on a terminal, numbers in a pipe."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not _has_colours(console):
+        console.print(
+            "loss weight of each piece: [0] x0, not trained; [1] x1, trained; [2] x2, counts twice in the loss",
+            markup=False,
+        )
+        return
+    legend = Text("loss weight of each token: ")
+    for weight, meaning in LEGEND:
+        legend.append(meaning, _style(weight)).append("  ")
+    console.print(legend)
+
+
 def _print(cfg: Show, conversation: Conversation, shown: Rendered) -> None:
     if cfg.json:
         sample = shown.sample
@@ -136,21 +157,37 @@ def _print(cfg: Show, conversation: Conversation, shown: Rendered) -> None:
     console = Console(highlight=False, soft_wrap=True)
     # no rule around it, which would cut a long path
     console.print(f"─── {conversation.source}:{conversation.line}", style="green", markup=False)
-    if console.is_terminal:
+    if _has_colours(console):
         console.print(_coloured(shown))
-    else:  # colours do not survive a pipe: the weights are written out
+    else:  # the weights are written out
         for text, weight in shown.pieces:
             console.print(f"[{weight:g}] {text!r}", markup=False)
     trained, total = shown.sample.trained, len(shown.sample.tokens)
-    console.print(f"{total} tokens, {trained} trained ({trained / max(total, 1):.0%})", style="dim")
+    weights = ", ".join(f"{number} x{weight:g}" for weight, number in sorted(Counter(shown.sample.weights).items()))
+    console.print(f"{total} tokens, {trained} trained ({trained / max(total, 1):.0%}): {weights}", style="dim")
+
+
+LEGEND = (
+    (0.0, "grey x0, not trained"),
+    (0.5, "yellow less than x1"),
+    (1.0, "green x1"),
+    (2.0, "red more than x1, such as x2"),
+)
+
+
+def _has_colours(console: Console) -> bool:
+    """False in a pipe, and where NO_COLOR or the terminal says so."""
+    return console.is_terminal and not console.no_color and console.color_system is not None
+
+
+def _style(weight: float) -> str:
+    return "bright_black" if weight == 0 else "green" if weight == 1 else "yellow" if weight < 1 else "bold red"
 
 
 def _coloured(shown: Rendered) -> Text:
-    """Grey: not trained. Green: weight 1. Yellow: less. Red: more."""
     from rich.text import Text
 
     text = Text()
     for piece, weight in shown.pieces:
-        style = "bright_black" if weight == 0 else "green" if weight == 1 else "yellow" if weight < 1 else "bold red"
-        text.append(piece, style)
+        text.append(piece, _style(weight))
     return text

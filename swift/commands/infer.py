@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -19,13 +21,13 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from swift.agent import Form
     from swift.agent.tools import BoundTool
-    from swift.chat import Conversation, Message
+    from swift.chat import Conversation, Message, Tool
     from swift.infer.chat import LocalChat, Reply
     from swift.infer.sample import SamplingParams
 
 
 class Record(TypedDict, total=False):
-    """A row and its reply, as they are saved; `error` says why there is none."""
+    """A row and its reply, as they are saved; `error` says why there is none, `ckpt_dir` which checkpoint answered."""
 
     system: str | None
     query: str
@@ -35,6 +37,7 @@ class Record(TypedDict, total=False):
     source: str
     error: str
     images: list[str]
+    ckpt_dir: str
 
 
 AT_ONCE = 16
@@ -73,9 +76,10 @@ class Config:
     generation: GenerationFlags = GenerationFlags()
     rows: RowFlags = RowFlags()
     tools: str | None = None
-    """Python file whose public functions the model may call in a dialogue; they really run"""
+    """Tools of a dialogue: a Python file, whose public functions really run, or a .json or .jsonl file that describes
+    them as OpenAI does; what those give is typed in"""
     max_turns: int = 8
-    """Most replies to one message, where --tools lets the model act"""
+    """Most replies to one message, where the functions of --tools run"""
     guided_tools: bool = False
     """Hold calls to the tools of --tools and their schemas: a call, once begun, cannot be malformed"""
     eval_human: bool | None = None
@@ -83,7 +87,7 @@ class Config:
     save_result: bool = True
     """Keep what was said as JSON lines"""
     result_dir: str | None = None
-    """Folder for them; none means infer_result in --ckpt_dir, or in output"""
+    """Folder for them; none means output/infer_result"""
     verbose: bool | None = None
     """Print each row with its reply; none prints fewer than 100 rows"""
 
@@ -114,17 +118,20 @@ def run(argv: Sequence[str]) -> None:
 
 def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
+    from swift.agent.described import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
     from swift.commands.loading import load_chat, sampling
 
     params = sampling(cfg.generation)
-    tools = read_tools(Path(cfg.tools).expanduser()) if cfg.tools else []
+    file = Path(cfg.tools).expanduser() if cfg.tools else None
+    described = read_descriptions(file) if file and file.suffix.lower() in SUFFIXES else []
+    tools = read_tools(file) if file and not described else []
     rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
     chat = load_chat(cfg, given)
     try:
         if cfg.talks:
-            talk(chat, params, cfg, results, tools)
+            talk(chat, params, cfg, results, tools, described)
         else:
             answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
     finally:
@@ -133,36 +140,61 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
 
 
 class Results:
-    """The JSONL file of a run, made when there is something to write. Without --save_result nothing is written."""
+    """The JSONL file of a run, made when there is something to write. Without --save_result nothing is written.
+
+    It lies outside of checkpoints, which are copied, pushed and deleted; each record names its own.
+    """
 
     def __init__(self, cfg: Config) -> None:
-        folder = cfg.result_dir or f"{cfg.backend.ckpt_dir or 'output'}/infer_result"
-        self._file = Path(folder).expanduser() / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl" if cfg.save_result else None
+        self._folder = Path(cfg.result_dir or "output/infer_result").expanduser() if cfg.save_result else None
+        checkpoint = cfg.backend.ckpt_dir
+        self._named = {"ckpt_dir": str(Path(checkpoint).expanduser().resolve())} if checkpoint else {}
         self.written: Path | None = None
 
     def add(self, record: Mapping[str, object]) -> None:
-        if self._file is None:
+        if self._folder is None:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self.written = self._file
+        if self.written is None:
+            self.written = _new_file(self._folder)
+        with self.written.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**record, **self._named}, ensure_ascii=False) + "\n")
+
+
+def _new_file(folder: Path) -> Path:
+    """A file named by the time, of this run alone: runs may begin in the same second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    began = f"{datetime.now():%Y%m%d-%H%M%S}"
+    for number in count():
+        file = folder / f"{began}{f'-{number}' if number else ''}.jsonl"
+        with suppress(FileExistsError):
+            file.open("x").close()
+            return file
+    raise AssertionError("count() has no end")
 
 
 # In the terminal
 
 
 def talk(
-    chat: LocalChat, params: SamplingParams, cfg: Config, results: Results, tools: Sequence[BoundTool] = ()
+    chat: LocalChat,
+    params: SamplingParams,
+    cfg: Config,
+    results: Results,
+    tools: Sequence[BoundTool] = (),
+    described: Sequence[Tool] = (),
 ) -> None:
     from swift.infer.grammar import Rules
     from swift.infer.repl import Repl, as_asked, converse, reader
+    from swift.infer.screen import wants_colour
+    from swift.infer.words import COMMANDS
 
+    offered = [*(bound.tool for bound in tools), *described]
     if cfg.guided_tools:
-        params = replace(params, guide=chat.guide(Rules(tuple(bound.tool for bound in tools))))
-    print("A message, or one of: reset-system, multi-line, single-line, clear, exit", file=sys.stderr)
-    if tools:
-        print(f"tools: {', '.join(tool.name for tool in tools)}", file=sys.stderr)
+        params = replace(params, guide=chat.guide(Rules(tuple(offered))))
+    print(f"A message, or one of: {', '.join(COMMANDS)}", file=sys.stderr)
+    if offered:
+        typed = " (what they give is typed in)" if described else ""
+        print(f"tools: {', '.join(tool.name for tool in offered)}{typed}", file=sys.stderr)
     if sees := chat.renderer.sight is not None:
         print("<img>path or URL</img> in a message shows an image", file=sys.stderr)
     repl = Repl(
@@ -176,6 +208,9 @@ def talk(
         tools,
         cfg.max_turns,
         ask_with_images if sees else as_asked,
+        described,
+        terminal=sys.stdin.isatty(),
+        colours=wants_colour(sys.stdout),
     )
     converse(repl, reader(sys.stdin, sys.stdout))
     _say_where(results)

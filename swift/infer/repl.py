@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, takewhile
 from typing import Literal, TextIO, TypedDict
 
-from swift import images
+from swift import images, utf8
 from swift.agent import Form, form
 from swift.agent.run import run
 from swift.agent.tools import BoundTool
-from swift.chat import Delta, Draft, Message, Tool
+from swift.chat import Delta, Draft, FinishReason, Message, Tool, ToolCall
+from swift.infer import words
 from swift.infer.chat import Chat
 from swift.infer.sample import SamplingParams
+from swift.infer.screen import Screen
+from swift.infer.written import Written
 
 RULE = "-" * 50
-LEAVE = ("exit", "quit")
+LEAVING = "[press Ctrl-C again or type exit to leave]"
+NOT_UTF8 = "[not UTF-8: U+FFFD stands for each byte that could not be read]"
 REACT = form("react_en")
 End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns"]
 NOTES: dict[End, str] = {
@@ -62,11 +68,14 @@ def rounds(form: Form, messages: Sequence[Message]) -> list[list[str]]:
 class Repl:
     """A dialogue fed line by line; what it says goes to `out`.
 
-    Commands: reset-system, multi-line, single-line, clear, exit, quit. In multi-line mode an entry ends with a line
-    that ends in `#`. `form` is how the model writes calls. `tools` are offered to it and really run, for at most
-    `max_turns` replies to an entry; without any, a reply that ends with a stop mark of ReAct waits for its
-    observation: the next entry is that, and the same reply goes on. `save` gets each exchange when its reply is
-    complete. `ask` makes a message of an entry: for a model that sees, with the images it names.
+    Its words are `words.COMMANDS`; what is nearly one of them is asked about, and sent if it is typed again. In
+    multi-line mode an entry ends with a line that ends in `#`. `form` is how the model writes calls. `tools` are
+    offered to it and really run, for at most `max_turns` replies to an entry. `described` are offered too, and what
+    their calls give is typed in, an entry a call. Without any, a reply that ends with a stop mark of ReAct waits for
+    its observation: the next entry is that, and the same reply goes on. `save` gets each exchange when its reply is
+    complete. `ask` makes a message of an entry: for a model that sees, with the images it names. `terminal`: somebody
+    types, so the prompt says when it waits for an observation; a pipe's transcript has one prompt for all entries.
+    `colours`: the parts of a reply have colours.
     """
 
     def __init__(
@@ -81,22 +90,27 @@ class Repl:
         tools: Sequence[BoundTool] = (),
         max_turns: int = 8,
         ask: Callable[[str], Message] = as_asked,
+        described: Sequence[Tool] = (),
+        terminal: bool = False,
+        colours: bool = False,
     ) -> None:
         self._chat = chat
         self._params = params
         self._form = form
         self._inline = form if form.marks.inline else REACT  # a system text may ask for ReAct whatever the form is
-        self._out = out
+        self._screen = Screen(out, colours)
         self._first_system = self._system = system
         self._stream = stream
         self._save = save
-        self._tools, self._max_turns = tools, max_turns
+        self._tools, self._described, self._max_turns = tools, described, max_turns
         self._ask = ask
+        self._terminal = terminal
         self._dialogue: list[Message] = []  # the system text apart
         self._unsaved = False
         self._multi = False
         self._reading_system = False
         self._lines: list[str] = []
+        self._held = ""  # the entry that was nearly a command
 
     @property
     def prompt(self) -> str:
@@ -104,6 +118,8 @@ class Repl:
         if self._lines:
             return ""
         mode = "M" * self._multi + "S" * self._reading_system
+        if not self._reading_system and (self._awaited or (self._terminal and self._awaits_observation)):
+            mode += f"{' ' * bool(mode)}Observation{f' {self._awaited[0].name}' if self._awaited else ''}"
         return f"<<<[{mode}] " if mode else "<<< "
 
     def feed(self, line: str) -> bool:
@@ -112,23 +128,49 @@ class Repl:
         if entry is None:
             return True
         command = entry.strip().removesuffix("#").casefold()
-        if command in LEAVE:
+        if command in words.LEAVE:
             return False
         if command in ("multi-line", "single-line"):
             self._multi = command == "multi-line"
+        elif command in ("help", "?"):
+            self.note(words.help_text())
         elif self._reading_system:
             self._take_system(entry)
         elif command == "reset-system":
             self._reading_system = True
         elif command == "clear":
             self._forget()
-            self._print("[the dialogue starts afresh]\n")
+            self.note("[the dialogue starts afresh; the system prompt stays]")
+        elif command != self._held and (near := words.nearly(command, bool(self._awaited) or self._awaits_observation)):
+            self._held = command
+            self.note(f"[not sent: did you mean {near}? Enter {entry.strip()} once more to send it]")
+            return True
         elif entry.strip():
             self._answer(entry)
+        self._held = ""
+        return True
+
+    def note(self, text: str) -> None:
+        """Shows a line of the program's own."""
+        self._screen.show(f"{text}\n")
+
+    def drop(self) -> bool:
+        """Gives up an entry of several lines, or a new system text, that has been begun; False if there is none."""
+        if not self._lines and not self._reading_system:
+            return False
+        self.note("[the entry is dropped]" if self._lines else "[the system prompt stays as it was]")
+        self._reading_system = self._reading_system and bool(self._lines)
+        self._lines = []
         return True
 
     def close(self) -> None:
-        """Saves an exchange that still waits for its observation."""
+        """Saves an exchange that still waits for its observation, and names an entry that has no end."""
+        if self._lines:
+            self.note("[not sent: the last entry does not end with #]")
+            self._lines = []
+        self._keep()
+
+    def _keep(self) -> None:
         if self._unsaved:
             pairs = rounds(self._form, self._dialogue)
             query, response = pairs.pop()
@@ -140,7 +182,7 @@ class Repl:
 
     def _entry(self, line: str) -> str | None:
         """The whole entry that `line` ends, or None while it goes on."""
-        if not self._multi or (not self._lines and line.strip().casefold() in LEAVE):
+        if not self._multi or (not self._lines and line.strip().casefold() in words.LEAVE):
             return line
         self._lines.append(line)
         if not line.rstrip().endswith("#"):
@@ -158,44 +200,63 @@ class Repl:
         self._reading_system = False
 
     def _forget(self) -> None:
-        self.close()
+        self._keep()
         self._dialogue = []
 
     @property
+    def _awaited(self) -> Sequence[ToolCall]:
+        """The calls whose observations are typed in, and have not been yet."""
+        if not self._described:
+            return ()
+        told = list(takewhile(lambda message: message.role == "tool", reversed(self._dialogue)))
+        said = self._dialogue[-len(told) - 1 :][:1]
+        return said[0].tool_calls[len(told) :] if said else ()
+
+    @property
     def _awaits_observation(self) -> bool:
-        return bool(self._dialogue) and self._dialogue[-1].content.endswith(self._inline.marks.stop)
+        last = self._dialogue[-1] if self._dialogue else None
+        return last is not None and last.role == "assistant" and last.content.endswith(self._inline.marks.stop)
 
     def _answer(self, entry: str) -> None:
         said = ""
         system = [] if self._system is None else [Message("system", self._system)]
         try:
-            if self._awaits_observation:
+            if self._awaited:
+                call = self._awaited[0]
+                asked = [*self._dialogue, Message("tool", entry, tool_call_id=call.id, name=call.name)]
+                if len(self._awaited) > 1:
+                    self._dialogue = asked
+                    return
+            elif self._awaits_observation:
                 said = self._dialogue[-1].content + self._inline.result((entry,))
-                asked = [*self._dialogue[:-1], Message("assistant", said)]
+                asked = [*self._dialogue[:-1], replace(self._dialogue[-1], content=said)]
             else:
                 asked = [*self._dialogue, self._ask(entry)]
             made, end = (self._act if self._tools else self._reply)([*system, *asked])
         except (ValueError, OSError) as error:
-            self._print(f"error: {error}\n")
+            self.note(f"error: {error}")
             return
-        if end != "cancelled" or any(message.content for message in made):
+        if end != "cancelled" or any(message.content or message.reasoning for message in made):
             self._dialogue = (
-                [*asked, *made] if not said else [*asked[:-1], Message("assistant", said + made[0].content)]
+                [*asked, *made] if not said else [*asked[:-1], replace(made[0], content=said + made[0].content)]
             )
             self._unsaved = True
-        note = NOTES.get(end)
-        whole = bool(made) and made[-1].content.endswith("\n")
-        self._print(("" if whole else "\n") + (f"{note}\n" if note else "") + f"{RULE}\n")
-        if not self._awaits_observation:
-            self.close()
+        self._ended(end)
+
+    def _ended(self, end: End) -> None:
+        self._screen.fresh()
+        if note := NOTES.get(end):
+            self.note(note)
+        self.note(RULE)
+        if not (self._awaits_observation or self._awaited):
+            self._keep()
 
     def _reply(self, asked: Sequence[Message]) -> tuple[list[Message], End]:
-        text: list[str] = []
-        end: End = "cancelled"
-        for delta in self._shown(asked, (), self._params):
-            text.append(delta.text)
-            end = delta.finish or end
-        return [Message("assistant", "".join(text))], end
+        draft = Draft()
+        for delta in self._shown(asked, self._described, self._params):
+            draft.add(delta)
+        end = draft.finish or "cancelled"
+        return [_without_half_calls(draft.message, end)], end
 
     def _act(self, asked: Sequence[Message]) -> tuple[list[Message], End]:
         """The model's replies, and between them what its calls gave, until it answers."""
@@ -203,42 +264,69 @@ class Repl:
             trace = run(self._shown, self._tools, asked, self._max_turns, params=self._params)
         except KeyboardInterrupt:  # while a tool was at work
             return [], "cancelled"
-        return list(trace.messages[len(asked) :]), trace.end
+        if any(result.replaced for result in trace.results):
+            self._screen.fresh()
+            self.note("[a tool returned what is not UTF-8: U+FFFD stands for each byte that could not be read]")
+        *made, last = trace.messages[len(asked) :]
+        return [*made, _without_half_calls(last, trace.end)], trace.end
 
     def _shown(self, asked: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Iterator[Delta]:
         """A reply's deltas, shown as they pass by; before them, what the calls of the reply before gave."""
         results = list(takewhile(lambda message: message.role == "tool", reversed(asked)))
-        if results:
+        if results and self._tools:  # what was typed in is on the screen
             told = self._form.result([message.content for message in reversed(results)])
-            self._print(told if self._form.marks.inline else f"\n{told}\n")
+            self._screen.show(told if self._form.marks.inline else f"\n{told}\n", "observation")
         deltas = self._chat(asked, tools, params)
-        draft = Draft()
+        written = Written(self._form, self._screen)
+        finish: FinishReason | None = None
         try:
             for delta in deltas:
-                draft.add(delta)
-                self._print(delta.text if self._stream else "")
+                written.add(delta)
+                finish = delta.finish or finish
+                if self._stream:
+                    written.show()
                 yield delta
         except KeyboardInterrupt:
-            yield Delta(finish="cancelled")
+            finish = "cancelled"
+            yield Delta(finish=finish)
         except (ValueError, OSError):
-            self._print("\n" if self._stream and draft.message.content else "")
+            self._screen.fresh()
             raise
         finally:
             deltas.close()
-        said = draft.message
-        self._print(self._form.call(said.content, said.tool_calls)[len(said.content) if self._stream else 0 :])
+        written.show(whole=finish not in ("cancelled", "length"))
 
-    def _print(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+
+def _without_half_calls(reply: Message, end: End) -> Message:
+    """A reply that was cut may hold half a call, which nobody can answer."""
+    return replace(reply, tool_calls=()) if end in ("cancelled", "length") else reply
 
 
 def converse(repl: Repl, read: Callable[[str], str]) -> None:
-    """Feeds `repl` until it ends, the input ends, or Ctrl-C comes at the prompt."""
+    """Feeds `repl` until it ends, the input ends, or Ctrl-C comes twice at an empty prompt.
+
+    `read` raises Cleared for a Ctrl-C that took back what was typed.
+    """
+    warned = False
     try:
         while True:
+            try:
+                text = read(repl.prompt)
+            except Cleared:
+                warned = False
+                continue
+            except KeyboardInterrupt:
+                if not repl.drop():
+                    if warned:
+                        return
+                    warned = True
+                    repl.note(LEAVING)
+                continue
+            warned = False
+            if not utf8.is_whole(text):
+                repl.note(NOT_UTF8)
             # A terminal may hand over several pasted lines at once.
-            for line in read(repl.prompt).split("\n"):
+            for line in utf8.whole(text).split("\n"):
                 if not repl.feed(line):
                     return
     except (EOFError, KeyboardInterrupt):
@@ -247,27 +335,57 @@ def converse(repl: Repl, read: Callable[[str], str]) -> None:
         repl.close()
 
 
+class Cleared(KeyboardInterrupt):
+    """Ctrl-C took back a line that was not empty."""
+
+
 def reader(lines: TextIO, out: TextIO) -> Callable[[str], str]:
     """A function (prompt) -> line. From a pipe it writes the line after the prompt, so that `out` reads as a dialogue.
 
-    It raises EOFError where `lines` end.
+    It raises EOFError where `lines` end, or where Ctrl-C comes and nobody types. A byte that is not UTF-8 is a lone
+    surrogate in the line.
     """
-    if lines.isatty() and out.isatty():
-        from prompt_toolkit import PromptSession  # slow to import, and of no use to a pipe
-
-        return PromptSession[str](reserve_space_for_menu=0).prompt
+    if isinstance(lines, io.TextIOWrapper):
+        encoding = "utf-8" if lines.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968") else None
+        lines.reconfigure(encoding=encoding, errors="surrogateescape")
+    typed = lines.isatty()
+    if typed and out.isatty():
+        return _terminal()
 
     def read(prompt: str) -> str:
-        if lines.isatty():
+        if typed:
             out.write(prompt)
             out.flush()
-        line = lines.readline()
+        try:
+            line = lines.readline()
+        except KeyboardInterrupt:
+            if typed:
+                out.write("\n")
+                raise
+            raise EOFError from None
         if not line:
             raise EOFError
         line = line.rstrip("\r\n")
-        if not lines.isatty():
-            out.write(f"{prompt}{line}\n")
+        if not typed:
+            out.write(f"{prompt}{utf8.whole(line)}\n")
             out.flush()
         return line
 
     return read
+
+
+def _terminal() -> Callable[[str], str]:
+    """Lines that are edited as they are typed."""
+    from prompt_toolkit import PromptSession  # slow to import, and of no use to a pipe
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("c-c")
+    @keys.add("<sigint>")
+    def _(event: KeyPressEvent) -> None:
+        event.app.exit(
+            exception=Cleared if event.app.current_buffer.text else KeyboardInterrupt, style="class:aborting"
+        )
+
+    return PromptSession[str](reserve_space_for_menu=0, key_bindings=keys).prompt

@@ -1,0 +1,73 @@
+"""Tools that a file describes as OpenAI does, without code. Knows no text form and no model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from swift import utf8
+from swift.agent.jsontext import loads
+from swift.agent.tools import from_schema
+from swift.chat import Tool
+
+SUFFIXES = (".json", ".jsonl")
+
+
+def read_descriptions(file: Path) -> list[Tool]:
+    """The tools of a list, of `{"tools": [...]}`, or one a line. ValueError names the file and the place."""
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    try:
+        specs = _specs(utf8.read(file))
+        tools = [_tool(spec, number) for number, spec in enumerate(specs, 1)]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    names = [tool.name for tool in tools]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{file}: two tools are called '{twice}'")
+    if not tools:
+        raise ValueError(f"{file}: it describes no tool")
+    return tools
+
+
+def _specs(text: str) -> list[Any]:
+    try:
+        value = loads(text, once=True)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        return _lines(text)
+    if isinstance(value, dict) and "tools" in value:
+        value = value["tools"]
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        return [value]
+    raise ValueError('tools are a JSON list, {"tools": [...]}, or one JSON object a line')
+
+
+def _lines(text: str) -> list[Any]:
+    specs = []
+    at = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                specs.append(loads(line, once=True))
+            except json.JSONDecodeError as error:
+                raise json.JSONDecodeError(error.msg, text, at + error.pos) from None
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+        at += len(line) + 1
+    return specs
+
+
+def _tool(spec: Any, number: int) -> Tool:
+    if not isinstance(spec, dict):
+        raise ValueError(f"tool {number} is no JSON object: {json.dumps(spec, ensure_ascii=False)[:60]}")
+    try:
+        return from_schema(spec, dict).tool  # which checks it; the function is never called
+    except ValueError as error:
+        raise ValueError(f"tool {number}: {error}") from None

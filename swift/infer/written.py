@@ -1,0 +1,68 @@
+"""A reply's thought, text and calls on the screen, while they come. Knows no model and no prompt."""
+
+from __future__ import annotations
+
+from swift.agent import SOME_ARGUMENTS, Form, shape
+from swift.chat import Delta, Draft, ToolCall
+from swift.infer.screen import Screen
+
+_NAME = "\ue000"  # no form writes it of its own accord
+
+
+class Written:
+    """Shows of a reply what is not shown yet: `show` after each delta, or once at the end."""
+
+    def __init__(self, form: Form, screen: Screen) -> None:
+        self._form = form
+        self._screen = screen
+        self._draft = Draft()
+        self._thought = self._text = 0  # how much of each is on the screen
+        self._calls = ""
+
+    def add(self, delta: Delta) -> None:
+        self._draft.add(delta)
+
+    def show(self, whole: bool = False) -> None:
+        """`whole`: the reply is over and was not cut, so its last call is whole."""
+        reply = self._draft.message
+        if thought := reply.reasoning[self._thought :]:
+            opening = self._form.marks.thought
+            if opening and not self._thought and not reply.reasoning.lstrip().startswith(opening):
+                thought = f"{opening} {thought.lstrip()}"
+            self._screen.show(thought, "thought")
+            self._thought = len(reply.reasoning)
+        if text := reply.content[self._text :]:
+            if not self._text and self._thought:
+                self._screen.fresh()
+            self._screen.say(text)
+            self._text = len(reply.content)
+        if reply.tool_calls:
+            self._show_calls(whole)
+
+    def _show_calls(self, whole: bool) -> None:
+        reply = self._draft.message
+        calls = self._begun()
+        if whole:
+            written = self._form.call(reply.content, reply.tool_calls)[len(reply.content) :]
+            # arguments that are no JSON object after all stay as they came
+            calls = written if written.startswith(self._calls) else calls + shape(self._form).tail
+        if not self._calls and self._thought and not self._text and calls:
+            self._screen.fresh()
+        new = calls.removeprefix(self._calls)
+        mark = next((mark for mark in self._form.marks.stop if new.endswith(mark)), "")
+        self._screen.show(new.removesuffix(mark), "call")
+        self._screen.show(mark, "observation")
+        self._calls = calls
+
+    def _begun(self) -> str:
+        """What the form will have written of the calls by now, where their arguments are written as they come."""
+        reply = self._draft.message
+        if self._form.marks.tags or not all(call.arguments.startswith("{") for call in reply.tool_calls[:-1]):
+            return self._calls
+        parts = shape(self._form)
+        first = self._form.call(reply.content, [ToolCall(_NAME, SOME_ARGUMENTS)])
+        opening = first[len(reply.content) : first.index(_NAME, len(reply.content))]
+        *before, last = reply.tool_calls
+        written = "".join(f"{call.name}{parts.between}{call.arguments}{parts.middle}" for call in before)
+        arguments = last.arguments if last.arguments.startswith("{") else ""
+        return f"{opening}{written}{last.name}{parts.between}{arguments}"
