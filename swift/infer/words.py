@@ -9,8 +9,7 @@ from itertools import takewhile
 LEAVE = ("exit", "quit")
 COMMANDS = {
     "help": "lists these words; so does ?",
-    "reset-system": "the next entry is the new system prompt (\\n in it is a new line), an empty one brings the first "
-    "one back; the dialogue starts afresh",
+    "reset-system": "the next entry is the new system prompt; an empty one restores the first",
     "multi-line": "an entry may have several lines; # at the end of a line ends it",
     "single-line": "a line is an entry",
     "clear": "forgets the dialogue; the system prompt stays",
