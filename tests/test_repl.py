@@ -600,9 +600,30 @@ def test_a_thought_a_call_and_what_it_gave_have_colours_where_tools_run(stream):
     ]
 
 
-def test_without_colours_a_thought_stands_on_a_line_of_its_own_with_its_word():
-    chat = CallingChat([Delta(reasoning="Easy."), *saying("It is 1.")])
-    assert talk(chat, "1?", tools=[ADD]) == f"<<< 1?\nThought: Easy.\nIt is 1.\n{RULE}\n"
+@pytest.mark.parametrize("stream", [True, False])
+def test_without_colours_a_thought_stands_on_a_line_of_its_own_with_its_word(stream):
+    chat, saved = CallingChat([Delta(reasoning="Easy."), *saying("It is 1.")]), []
+    shown = talk(chat, "1?", tools=[ADD], save=saved.append, stream=stream)
+    assert shown == f"<<< 1?\nThought: Easy.\nIt is 1.\n{RULE}\n"
+    assert saved[0]["response"] == "Thought: Easy.\nFinal Answer: It is 1."
+
+
+def test_a_thought_that_is_the_answer_too_is_shown_once():
+    chat = CallingChat([Delta(reasoning="It is 1."), Delta("It is 1."), Delta(finish="stop", usage=Usage(1, 1))])
+    assert talk(chat, "1?", tools=[ADD]) == f"<<< 1?\nThought: It is 1.\n{RULE}\n"
+
+
+def test_a_reply_goes_on_in_order_after_the_observation_of_a_call_that_could_not_be_read():
+    chat = CallingChat(
+        [Delta(reasoning="I look."), *saying("Action: look\nObservation:")],
+        [Delta(reasoning="A cat."), *saying("It is a cat.")],
+    )
+    saved = []
+    _, prompts = typing(chat, "go", "seen", described=DESCRIBED, save=saved.append)
+    assert prompts[1] == "<<<[Observation] "
+    begun = "Thought: I look.\nAction: look\nObservation:seen\n"
+    assert chat.asked[1][-1] == Message("assistant", begun)
+    assert saved[0]["response"] == f"{begun}Thought: A cat.\nFinal Answer: It is a cat."
 
 
 def test_a_call_is_shown_while_it_is_written():

@@ -260,6 +260,8 @@ def answer_rows(
     chat: LocalChat, rows: Sequence[Conversation], params: SamplingParams, verbose: bool, results: Results
 ) -> None:
     """Answers the last turn of each row and writes the reply beside the row's own."""
+    from swift.agent.reply import write_reply
+
     form, began = chat.renderer.form, time.monotonic()
     equal = cut = failed = tokens = 0
     for row, reply in zip(rows, _replies(chat, rows, params), strict=True):
@@ -268,7 +270,8 @@ def answer_rows(
             failed += 1
             record["response"], record["error"] = None, reply
         else:
-            response = f"{record['response']}{form.call(reply.message.content, reply.message.tool_calls)}"
+            after_result = _asked(row)[-1].role == "tool"
+            response = f"{record['response']}{write_reply(form, reply.message, bool(row.tools), after_result)}"
             record["response"] = response
             equal += response.strip() == (record["label"] or "").strip()
             cut += reply.finish == "length"
@@ -306,12 +309,15 @@ def _asked(row: Conversation) -> Sequence[Message]:
 
 def describe(form: Form, row: Conversation) -> Record:
     """A row as it is saved. Where the last turn had begun before its last message, that beginning is the response."""
+    from swift.agent.reply import write_reply
     from swift.infer.repl import rounds
 
-    history = rounds(form, _asked(row))
+    asked, offered = _asked(row), bool(row.tools)
+    history = rounds(form, asked, offered)
     query, begun = history.pop() if history else ["", ""]
     last = row.messages[-1]
-    label = form.call(last.content, last.tool_calls) if last.role == "assistant" else None
+    after_result = bool(asked) and asked[-1].role == "tool"
+    label = write_reply(form, last, offered, after_result) if last.role == "assistant" else None
     record: Record = {
         "system": row.messages[0].content if row.messages[0].role == "system" else None,
         "query": query,

@@ -10,6 +10,7 @@ from typing import Literal, TextIO, TypedDict
 
 from swift import images, utf8
 from swift.agent import Form, form
+from swift.agent.reply import write_reply
 from swift.agent.run import run
 from swift.agent.tools import BoundTool
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, ToolCall
@@ -48,9 +49,13 @@ def as_asked(entry: str) -> Message:
     return Message("user", entry)
 
 
-def rounds(form: Form, messages: Sequence[Message]) -> list[list[str]]:
-    """What the model is told and what it answers, in turn, as texts; inline results are a part of the answer."""
+def rounds(form: Form, messages: Sequence[Message], offered: bool = False) -> list[list[str]]:
+    """What the model is told and what it answers, in turn, as texts; inline results are a part of the answer.
+
+    `offered`: thoughts and answers are written with the words that the form has for them where tools are on offer.
+    """
     found: list[list[str]] = []
+    by_tool = False
     for role, group in groupby(messages, key=lambda message: message.role):
         if role == "system":
             continue
@@ -60,7 +65,9 @@ def rounds(form: Form, messages: Sequence[Message]) -> list[list[str]]:
         if role == "tool":
             text = form.result([message.content for message in group])
         else:
-            text = "".join(form.call(images.told(message), message.tool_calls) for message in group)
+            said = [replace(message, content=images.told(message)) for message in group]
+            text = "".join(write_reply(form, message, offered, by_tool) for message in said)
+        by_tool = role == "tool"
         found[-1][not told] += text
     return found
 
@@ -172,7 +179,8 @@ class Repl:
 
     def _keep(self) -> None:
         if self._unsaved:
-            pairs = rounds(self._form, self._dialogue)
+            thinks = any(message.reasoning for message in self._dialogue)
+            pairs = rounds(self._form, self._dialogue, thinks)
             query, response = pairs.pop()
             record = Record(system=self._system, query=query, response=response, history=pairs)
             if shown := [image.source for message in self._dialogue for image in message.images]:
@@ -217,6 +225,10 @@ class Repl:
         last = self._dialogue[-1] if self._dialogue else None
         return last is not None and last.role == "assistant" and last.content.endswith(self._inline.marks.stop)
 
+    @property
+    def _offers(self) -> bool:
+        return bool(self._tools or self._described)
+
     def _answer(self, entry: str) -> None:
         said = ""
         system = [] if self._system is None else [Message("system", self._system)]
@@ -228,8 +240,8 @@ class Repl:
                     self._dialogue = asked
                     return
             elif self._awaits_observation:
-                said = self._dialogue[-1].content + self._inline.result((entry,))
-                asked = [*self._dialogue[:-1], replace(self._dialogue[-1], content=said)]
+                said = write_reply(self._form, self._dialogue[-1], self._offers) + self._inline.result((entry,))
+                asked = [*self._dialogue[:-1], Message("assistant", said)]
             else:
                 asked = [*self._dialogue, self._ask(entry)]
             made, end = (self._act if self._tools else self._reply)([*system, *asked])
@@ -237,11 +249,14 @@ class Repl:
             self.note(f"error: {error}")
             return
         if end != "cancelled" or any(message.content or message.reasoning for message in made):
-            self._dialogue = (
-                [*asked, *made] if not said else [*asked[:-1], replace(made[0], content=said + made[0].content)]
-            )
+            self._dialogue = [*asked, *made] if not said else [*asked[:-1], self._continued(said, made[0])]
             self._unsaved = True
         self._ended(end)
+
+    def _continued(self, said: str, more: Message) -> Message:
+        """One reply, of which `said` came before an observation and at it."""
+        text = write_reply(self._form, replace(more, tool_calls=()), self._offers, after_result=True)
+        return Message("assistant", said + text, more.tool_calls)
 
     def _ended(self, end: End) -> None:
         self._screen.fresh()

@@ -31,7 +31,8 @@ class Written:
                 thought = f"{opening} {thought.lstrip()}"
             self._screen.show(thought, "thought")
             self._thought = len(reply.reasoning)
-        if text := reply.content[self._text :]:
+        shown = reply.content == reply.reasoning  # a thought alone is the answer too
+        if (text := reply.content[self._text :]) and not shown:
             if not self._text and self._thought:
                 self._screen.fresh()
             self._screen.say(text)
