@@ -15,6 +15,7 @@ from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 
 from swift.agent import FORMS, form
+from swift.agent.reply import write_reply
 from swift.chat import Message, Tool, ToolCall
 from swift.infer.chat import LocalChat, collect
 from swift.infer.engine import Step
@@ -94,6 +95,32 @@ class TestEveryForm:
         for content, calls in (("", [one]), ("I look.", [one]), ("", [two, one]), ("Hello, {you}:\nyes", [])):
             assert keeps(guide, tokenizer, form(name).call(content, calls)), (content, calls)
 
+    def test_lets_json_or_a_call_through_each_behind_the_forms_own_words(self, name: str) -> None:
+        tokenizer = tokenizer_of(name)
+        rules = Rules(TOOLS, schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+        guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), rules)
+        call = (ToolCall("clock", "{}"),)
+        for thought in ("", "I know") if form(name).marks.thought else ("",):
+            for message in (
+                Message("assistant", '{"n": 1}', reasoning=thought),
+                Message("assistant", "", call, reasoning=thought),
+            ):
+                text = write_reply(form(name), message, offered=True, after_result=True)
+                if form(name).marks.answer or not thought or message.tool_calls:
+                    assert keeps(guide, tokenizer, text), text
+        assert keeps(guide, tokenizer, '{"n": 1}'), "the words are the model's to leave out"
+        for wrong in ("It is one.", '{"n": "1"}', f"{form(name).marks.answer} one"):
+            assert not keeps(guide, tokenizer, wrong)
+
+    @settings(max_examples=8, deadline=None)
+    @given(seed=st.integers(0, 2**32))
+    def test_a_model_of_pure_noise_gives_json_without_the_forms_words_or_calls(self, name: str, seed: int) -> None:
+        tokenizer = tokenizer_of(name)
+        chat = LocalChat(Noise(tokenizer, seed), Renderer(tokenizer, template("qwen"), name))
+        rules = Rules(TOOLS, parallel=False, schema={"enum": [{"n": 1}]})
+        reply = collect(chat((Message("user", "x"),), TOOLS, SamplingParams(guide=chat.guide(rules), max_tokens=2000)))
+        assert reply.message.tool_calls or json.loads(reply.message.content) == {"n": 1}
+
     def test_lets_no_wrong_call_through(self, name: str) -> None:
         guide, tokenizer = self.guide(name, required=True)
         for wrong in (
@@ -166,6 +193,18 @@ def test_a_call_may_stand_in_for_what_is_held_to_a_schema() -> None:
     assert keeps(guide, tiny_tokenizer(), '{"a": 1}')
     assert keeps(guide, tiny_tokenizer(), form("hermes").call("", [ToolCall("clock", "{}")]))
     assert not keeps(guide, tiny_tokenizer(), "free talk")
+
+
+def test_an_answer_may_begin_as_a_call_does() -> None:
+    named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    guide = vocabulary().guide(form("llama3"), Rules(TOOLS, schema=named))
+    calls = [ToolCall("clock", "{}"), ToolCall("get_weather", '{"city": "x"}')]
+    for text in ('{"name": "Bo"}', '{"name": "clock"}', *(form("llama3").call("", calls[:n]) for n in (1, 2))):
+        assert keeps(guide, tiny_tokenizer(), text), text
+    assert not keeps(guide, tiny_tokenizer(), '{"nam": "Bo"}')
+    once = vocabulary().guide(form("llama3"), Rules(TOOLS, parallel=False, schema={"const": 1}))
+    assert not keeps(once, tiny_tokenizer(), form("llama3").call("", calls))
+    assert not keeps(once, tiny_tokenizer(), form("llama3").call("", [ToolCall("get_weather", '{"city": 1}')]))
 
 
 def test_react_may_think_one_line_before_a_call_that_it_must_make() -> None:

@@ -10,7 +10,7 @@ from swift.agent import SOME_ARGUMENTS, Form, shape, some_arguments
 from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
 from swift.infer import tagged
-from swift.infer.lark import HEAD, json_of, quoted
+from swift.infer.lark import HEAD, json_of, plain_json_of, quoted
 
 
 class Rules(NamedTuple):
@@ -41,17 +41,28 @@ class _Calls:
         self._form, self._shape, self._rules, self._special = form, shape(form), rules, special
 
     def required(self) -> list[str]:
-        thought = self._form.marks.thought
-        before = [f"THOUGHT: {quoted(thought)} /[^\\n]{{1,400}}\\n/"] if thought else []
-        start = f"start: {'THOUGHT? ' if thought else ''}{self._literal(self._shape.head)} calls"
-        return [*before, start, *self._rest()]
+        thought, terminals = self._thought()
+        return [*terminals, f"start: {thought}{self._literal(self._shape.head)} calls", *self._rest()]
+
+    def _thought(self) -> tuple[str, list[str]]:
+        """What may come before a call or an answer: a line of thought, where the form has a word for it."""
+        word = self._form.marks.thought
+        return ("THOUGHT? ", [f"THOUGHT: {quoted(word)} /[^\\n]{{1,400}}\\n/"]) if word else ("", [])
+
+    def _said_or_calls(self) -> list[str]:
+        """JSON of the schema or calls, and nothing free: each may have its thought, the JSON the form's word for it."""
+        thought, terminals = self._thought()
+        answer = self._form.marks.answer
+        opening = f"({thought}ANSWER)? " if answer else ""
+        terminals += [f'ANSWER: {quoted(answer)} " "?'] if answer else []
+        return [*terminals, f"start: {opening}said | {thought}{self._literal(self._shape.head)} calls"]
 
     def free(self) -> list[str]:
         """Says what it likes up to a mark; from there on, calls."""
         head, mark = self._shape.head, self._form.marks.call[0]
         rest = self._rest()
-        if self._rules.schema is not None:  # then nothing free comes before a call
-            return [f"start: said | {self._literal(head)} calls", *rest]
+        if self._rules.schema is not None:
+            return self._objects() if head.startswith("{") else [*self._said_or_calls(), *rest]
         if not head:  # the first call is its first line, or follows where another one would
             names = " | ".join(f"bare_{index}" for index in range(len(self._rules.tools)))
             bare = [
@@ -68,6 +79,22 @@ class _Calls:
         before = r"BEFORE: /(.|\n)*/" if anywhere else r"BEFORE: /((.|\n)*\n)?[ \t]*/"
         opening = f"opening[lazy]: BEFORE {quoted(mark)}"
         return [f"start: said | opening {self._literal(head.removeprefix(mark))} calls", before, opening, *rest]
+
+    def _objects(self) -> list[str]:
+        """The same for a form whose calls are JSON objects: one that is written as text would rule out an answer that
+        begins alike."""
+        [name], [arguments] = (re.findall(r"\w+", text) for text in (self._shape.head, self._shape.between))
+        between = self._shape.middle.removeprefix(self._shape.tail).removesuffix(self._shape.head)
+        calls = [{name: {"const": tool.name}, arguments: _closed(argument_schema(tool))} for tool in self._rules.tools]
+        each = [
+            f"call_{index}: {plain_json_of(_closed({'type': 'object', 'properties': call, 'required': list(call)}))}"
+            for index, call in enumerate(calls)
+        ]
+        one = " | ".join(f"call_{index}" for index in range(len(calls)))
+        more = f" ({quoted(between)} one)*" if self._rules.parallel else ""
+        # with white space of the same kind in both, or the lexer would have to choose before it can know
+        said = f"answer: {plain_json_of(self._rules.schema or {})}"
+        return [f"start: answer | one{more}", said, f"one: {one}", *each]
 
     def _rest(self) -> list[str]:
         tools = self._rules.tools

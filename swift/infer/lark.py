@@ -19,3 +19,9 @@ def quoted(text: str) -> str:
 def json_of(schema: dict[str, Any]) -> str:
     """JSON text that fits the schema."""
     return "%json " + json.dumps({**schema, "x-guidance": _JSON}, ensure_ascii=False)
+
+
+def plain_json_of(schema: dict[str, Any]) -> str:
+    """JSON text that fits the schema, with the white space that Python's json writes."""
+    options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
