@@ -350,6 +350,20 @@ def test_the_same_dialogue_under_two_keys_is_one():
     assert conversation({"messages": [], "conversations": turns}) == Conversation(HELLO)
 
 
+def test_a_prompt_and_a_completion_of_messages_are_one_dialogue_of_which_the_completion_is_trained():
+    example = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    row = {
+        "prompt": [*example, {"role": "user", "content": "q"}],
+        "completion": [{"role": "assistant", "content": "r"}],
+    }
+    found = conversation(row).messages
+    assert [(message.content, message.weight) for message in found if message.role == "assistant"] == [
+        ("b", 0),
+        ("r", None),
+    ]
+    assert unread(row) == []
+
+
 # --- keys that nobody reads
 
 

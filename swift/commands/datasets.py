@@ -104,6 +104,7 @@ keys say which shape it has, so one file may mix them:
 | shape | keys |
 |---|---|
 | messages | `messages`, `conversations` or `conversation`: a list of `{"role", "content"}` or `{"from", "value"}` |
+| prompt and completion | `prompt`, `completion`: two lists of messages, the second of which is trained |
 | pairs | `conversation`: a list of `{"human", "assistant"}` |
 | question and answer | `query` (`prompt`, `question`, ...), `response` (`answer`, `output`, ...), `history` |
 | instruction | `instruction`, `input`, `output` |

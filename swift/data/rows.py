@@ -7,7 +7,7 @@ dialogue (keys, types, order of turns), `examine` that the dialogue makes sense 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from swift.agent.jsontext import LoneSurrogateError, refuse_lone_surrogates
 from swift.chat import Conversation, Message
@@ -17,6 +17,7 @@ from swift.data.fields import BadRow as BadRow
 from swift.data.fields import Row, first, kind, parsed, parsed_field, says_something, text_of
 from swift.data.messages import append, read_message, unread_keys
 from swift.data.pictures import IMAGE_KEYS, with_images
+from swift.data.weights import WEIGHT_KEYS
 
 Shape = Callable[[Row], Conversation]
 Unread = Callable[[str, str], None]
@@ -134,13 +135,27 @@ def _with_dialogue(row: Row) -> Row:
     keys = [key for key in DIALOGUE_KEYS if row.get(key) is not None]
     keys = [key for key in keys if says_something(row[key])] or keys[:1]
     if not keys:
-        return row
+        return _with_completion(row)
     for other in keys[1:]:
         if row[other] != row[keys[0]]:
             raise BadRow("two-dialogues", f"the row has {keys[0]!r} and {other!r}, which differ: leave one of them out")
     value = row[keys[0]]
     kept = {key: each for key, each in row.items() if key not in DIALOGUE_KEYS}
     return kept | {keys[0]: parsed_field(value, keys[0]) if isinstance(value, str) else value}
+
+
+def _with_completion(row: Row) -> Row:
+    """`prompt` and `completion` as lists of messages are one dialogue, of which the completion is trained."""
+    asked, reply = (row.get(key) for key in ("prompt", "completion"))
+    if not _are_messages(asked) or not _are_messages(reply):
+        return row
+    untrained = [item | {"train": False} if item.keys().isdisjoint(WEIGHT_KEYS) else item for item in asked]
+    kept = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
+    return kept | {"messages": [*untrained, *reply]}
+
+
+def _are_messages(value: Any) -> TypeGuard[list[Row]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) and "role" in each for each in value)
 
 
 def _dialogue(row: Row) -> list[Any]:
