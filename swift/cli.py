@@ -13,7 +13,10 @@ from pathlib import Path
 from swift import flags, launch, utf8
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
-SHARED = ("__init__", "backends", "feeding", "groups", "loading", "merging", "rendering", "scaling", "tuning")
+SHARED = (
+    *("__init__", "backends", "feeding", "groups", "loading", "merging", "planning", "rendering", "resuming"),
+    *("scaling", "tuning"),
+)
 """Modules of `swift.commands` that are no verbs: what verbs have in common."""
 
 

@@ -143,7 +143,7 @@ def test_fsdp_trains_the_same_saves_all_in_one_piece_and_goes_on_to_the_same_byt
         sft.main(flags.from_dict(sft.Config, {**by(f"fsdp-{kind}"), **before}))
 
 
-def test_a_dead_process_ends_the_run_with_one_line_and_sigterm_saves_on_all(work: Path) -> None:
+def test_a_dead_process_ends_the_run_with_one_line_and_signals_save_on_all(work: Path) -> None:
     folder = work / "killed"
     given = settings(work, folder, max_steps=100_000, save_steps=20, save_total_limit=2)
 
@@ -174,6 +174,19 @@ def test_a_dead_process_ends_the_run_with_one_line_and_sigterm_saves_on_all(work
     last = checkpoint.newest(folder)
     assert last and not (folder / checkpoint.ASIDE).exists()
     assert int(last.name.removeprefix(checkpoint.PREFIX)) > step + 40
+
+    step = int(last.name.removeprefix(checkpoint.PREFIX))
+    interrupted = start({**given, "resume_from_checkpoint": "newest"}, NPROC_PER_NODE="2")
+    begun(interrupted, step + 20)
+    interrupted.send_signal(signal.SIGINT)  # to the launcher alone, as its processes have sessions of their own
+    out, err = interrupted.communicate(timeout=60)
+    assert (interrupted.returncode, "Traceback" in out + err) == (130, False), err
+    assert err.count("saves a checkpoint after this step") == 1
+    last = checkpoint.newest(folder)
+    assert last and int(last.name.removeprefix(checkpoint.PREFIX)) > step + 20
+    (command,) = [line for line in out.splitlines() if line.startswith("to go on: ")]
+    assert command.startswith("to go on: NPROC_PER_NODE=2 swift sft --model_id_or_path ")
+    assert command.endswith(f"--resume_from_checkpoint {last}")
 
 
 def _parent(pid: str) -> int:

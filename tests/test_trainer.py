@@ -22,6 +22,7 @@ from swift.chat import Sample
 from swift.train import checkpoint, schedule
 from swift.train.batch import StepBatches
 from swift.train.report import WriteLog, read_log
+from swift.train.steps import warmup_steps
 from swift.train.trainer import SftTrainer, arguments
 
 VOCABULARY = 48
@@ -498,7 +499,7 @@ def rates(one: SftTrainer) -> list[float]:
 def test_no_step_has_rate_0_warm_up_ends_at_the_peak_and_the_rest_is_transformers_own(
     kind: str, warmup: float, steps: int
 ) -> None:
-    rising = schedule.warmup_steps(warmup, steps)
+    rising = warmup_steps(warmup, steps)
     ours = [schedule.course(kind, rising, steps, 1e-3)(step) for step in range(steps + 1)]
     assert all(rate > 0 for rate in ours[:-1])
     if kind == "constant":

@@ -300,9 +300,9 @@ class TrainFlags:
     eval_batch_size: int | None = flag(None, alias=("per_device_eval_batch_size",))
     """Rows a device takes at once in evaluation; none means batch_size"""
     gradient_accumulation_steps: int | None = None
-    """Batches to a step; none makes a step of 16 rows over all devices"""
-    num_train_epochs: float = 1.0
-    """Passes over the data"""
+    """Batches to a step; none makes steps of 16 rows over all devices, or of fewer where that leaves under 200 steps"""
+    num_train_epochs: float | None = None
+    """Passes over the data; none means 1, or as many as make about 200 steps, up to 30"""
     max_steps: int = -1
     """Steps to train; -1 lets num_train_epochs decide"""
     max_minutes: float | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands import feeding, scaling, tuning
+from swift.commands import feeding, planning, resuming, scaling, tuning
 from swift.commands.groups import (
     DataFlags,
     FeedFlags,
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from swift.train.streamed import Stream
     from swift.train.trainer import SftTrainer
 
-RECORD = "sft_args.json"
 ADAPTER_RATE, WHOLE_RATE = 1e-4, 1e-5
-ROWS_PER_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ def _train(cfg: Config) -> dict[str, Any]:
 
     from swift.commands.rendering import make_renderer
     from swift.model import load, specs
+    from swift.train import checkpoint
     from swift.train.ranks import Ranks, take_one_gpu
     from swift.tuner import attach
 
@@ -91,9 +90,11 @@ def _train(cfg: Config) -> dict[str, Any]:
 
     say(f"model: {name} ({path})")
     data = feeding.read(cfg, renderer, say, ranks)
-    cfg = _derived(cfg, ranks.world, spec.model_type if spec else None)
+    given, cfg = cfg, _derived(cfg, spec.model_type if spec else None)
     runs = _runs(cfg, path)
-    resume = _resume_from(cfg, runs, spread.engine, say)
+    versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
+    resume = resuming.find(cfg.train.resume_from_checkpoint, runs, versions, spread.engine, say)
+    cfg, plan = _planned(given, cfg, data, ranks.world, resume, say)
     folder = ranks.agree(lambda: _run_folder(cfg, runs, resume))
 
     set_seed(cfg.train.seed)
@@ -119,7 +120,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
-    trainer = _trainer(cfg, model, data, folder, args, packed, _finish(cfg, renderer, path))
+    trainer = _trainer(cfg, model, data, folder, args, packed, _finish(cfg, plan, renderer, path))
     if ranks.first:
         _write_record(cfg, folder)
         (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
@@ -129,11 +130,46 @@ def _train(cfg: Config) -> dict[str, Any]:
     result = _result(trainer, data, folder, time.perf_counter() - began)
     if ranks.first:
         _write_summary(cfg, result, data, folder)
+    unmoved = trainer.unmoved()
     _say_footer(result, say)
+    if trainer.stopped or trainer.late:
+        say(_why_early(trainer))
+        say(resuming.how_to_go_on(given, checkpoint.newest_saved(folder)))
     ranks.leave()
     if trainer.stopped:
         raise SystemExit(128 + trainer.stopped)  # as a process that the signal ended
+    if unmoved:
+        raise ValueError(
+            f"nothing was learned: after {result['global_step']} steps {unmoved}, so {result['last_model_checkpoint']} "
+            f"answers as the model did before: raise --learning_rate {cfg.train.learning_rate:g}, or train longer"
+        )
     return result
+
+
+def _planned(
+    given: Config, cfg: Config, data: Data, world: int, resume: Path | None, say: Callable[[str], None]
+) -> tuple[Config, dict[str, Any]]:
+    """The flags with the steps of the run filled in, and what its checkpoints record. ValueError for none to train."""
+    before = resuming.recorded(resume)
+    rows = None if data.stream else len(data.train)
+    steps = planning.steps_of(cfg.train, rows, world, before)
+    cfg = flags.update(
+        cfg,
+        {"gradient_accumulation_steps": steps.accumulation, "num_train_epochs": steps.epochs},
+        "derived flags",
+    )
+    plan = resuming.plan(steps, data.train, streaming=data.stream is not None)
+    if resume:
+        resuming.check(resume, before, {**flags.to_dict(cfg), **plan}, steps, say)
+    planning.say_plan(given.train, cfg.train, steps, len(data.val), say)
+    return cfg, plan
+
+
+def _why_early(trainer: SftTrainer) -> str:
+    step = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+    if trainer.late:
+        return f"stopped after {step}: the time of --max_minutes is over"
+    return f"stopped after {step} by {signal.Signals(trainer.stopped).name}"
 
 
 def _tokens(cfg: Config, data: Data, world: int) -> float:
@@ -141,7 +177,7 @@ def _tokens(cfg: Config, data: Data, world: int) -> float:
     from swift.train.streamed import lengths
 
     train, each = cfg.train, lengths(data.train)
-    passes = train.num_train_epochs
+    passes = train.num_train_epochs or 1
     if train.max_steps > 0:
         passes = train.max_steps * train.batch_size * (train.gradient_accumulation_steps or 1) * world / len(each)
     return sum(each) * passes
@@ -150,14 +186,13 @@ def _tokens(cfg: Config, data: Data, world: int) -> float:
 # --- flags -> settings ----------------------------------------------------------------------------------------------
 
 
-def _derived(cfg: Config, ranks: int, model_type: str | None) -> Config:
+def _derived(cfg: Config, model_type: str | None) -> Config:
     """The flags with what follows from others filled in."""
     from swift.tuner.table import TUNERS
 
     train = cfg.train
     adapters = not TUNERS[train.sft_type].whole
     rate = ADAPTER_RATE if adapters else WHOLE_RATE
-    rows_at_once = train.batch_size * ranks
     name = cfg.model.model_id_or_path
     here = name is not None and Path(name).expanduser().exists()
     return flags.update(
@@ -168,7 +203,6 @@ def _derived(cfg: Config, ranks: int, model_type: str | None) -> Config:
             "model_id_or_path": str(Path(str(name)).expanduser().resolve()) if here else name,
             "registry": [str(Path(file).expanduser().resolve()) for file in cfg.model.registry],
             "learning_rate": rate if train.learning_rate is None else train.learning_rate,
-            "gradient_accumulation_steps": train.gradient_accumulation_steps or math.ceil(ROWS_PER_STEP / rows_at_once),
             "eval_batch_size": train.eval_batch_size or train.batch_size,
             "save_steps": train.save_steps or train.eval_steps,
             "save_only_model": not adapters if train.save_only_model is None else train.save_only_model,
@@ -193,7 +227,7 @@ def _check_numbers(train: TrainFlags) -> None:
             raise ValueError(f"--{name} {values[name]}: must be 1 or more")
     if not 0 <= train.warmup_ratio < 1:
         raise ValueError(f"--warmup_ratio {train.warmup_ratio}: must be from 0 on and below 1")
-    if train.max_steps < 1 and train.num_train_epochs <= 0:
+    if train.max_steps < 1 and train.num_train_epochs is not None and train.num_train_epochs <= 0:
         raise ValueError(f"--num_train_epochs {train.num_train_epochs}: must be more than 0")
 
 
@@ -311,36 +345,6 @@ def _runs(cfg: Config, model: Path) -> Path:
     return root / (cfg.model.model_type or model.resolve().stem or "model")
 
 
-def _resume_from(cfg: Config, runs: Path, engine: str, say: Callable[[str], None]) -> Path | None:
-    """The checkpoint to go on from. ValueError where there is none, or it is not whole, or of another engine."""
-    from swift.train import checkpoint
-
-    asked = cfg.train.resume_from_checkpoint
-    if asked is None:
-        return None
-    if asked != "newest":
-        path = Path(asked).expanduser()
-        if fault := checkpoint.fault(path):
-            raise ValueError(f"--resume_from_checkpoint: {fault}")
-        return _of_engine(path, engine)
-    versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
-    for number in sorted(versions, reverse=True):
-        if found := checkpoint.newest(versions[number], say):
-            say(f"goes on from {found}")
-            return _of_engine(found, engine)
-    raise ValueError(f"--resume_from_checkpoint: there is no whole checkpoint in {runs}")
-
-
-def _of_engine(path: Path, engine: str) -> Path:
-    from swift.train import checkpoint
-
-    saved = checkpoint.engine_of(path)
-    if saved != engine:
-        said = f"was saved with --{saved}: give it again" if saved else f"was saved without --{engine}: leave it out"
-        raise ValueError(f"--resume_from_checkpoint: {path} {said}")
-    return path.resolve()
-
-
 def _run_folder(cfg: Config, runs: Path, resume: Path | None) -> Path:
     """The folder of this run, made. A run that is continued goes on in its own, unless another one is named."""
     if not cfg.train.add_output_dir_suffix:
@@ -364,16 +368,17 @@ def _versions(runs: Path) -> dict[int, Path]:
 
 def _write_record(cfg: Config, folder: Path) -> None:
     text = json.dumps(flags.to_dict(cfg), indent=2, ensure_ascii=False)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    (folder / resuming.RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _finish(cfg: Config, renderer: Renderer, source: Path) -> Callable[[Path], None]:
+def _finish(cfg: Config, plan: dict[str, Any], renderer: Renderer, source: Path) -> Callable[[Path], None]:
     """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
     from swift.model import vision
     from swift.tuner.table import TUNERS
 
     def finish(folder: Path) -> None:
         _write_record(cfg, folder)
+        (folder / resuming.PLAN).write_text(json.dumps(plan) + "\n", encoding="utf-8")
         if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
             if renderer.sight:

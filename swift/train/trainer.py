@@ -28,8 +28,10 @@ from swift.train import checkpoint, schedule
 from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack, rounded
 from swift.train.lanes import Lanes
 from swift.train.loss import no_grad_scores, output_head, score, trained
+from swift.train.moved import Start
 from swift.train.report import peak_memory
 from swift.train.signals import Signals
+from swift.train.steps import warmup_steps
 from swift.train.streamed import Stream, StreamLoader, lengths
 
 
@@ -157,13 +159,13 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.packed, self.together = packed, pack if packed else collate
         self.any_length = any_length
         self.head = output_head(model)
-        self.pace, self.flow = Pace(), Flow()
+        self.pace, self.flow, self.start = Pace(), Flow(), Start()
         self.signals = Signals()
         self._minutes = float("inf") if max_minutes is None else max_minutes
         self._began = time.monotonic()
         self._batches_in_step = 1
         self._lanes: Lanes | None = None
-        callbacks = [self.pace, self.flow, checkpoint.Publish(folder, keep, finish), *watchers]
+        callbacks = [self.start, self.pace, self.flow, checkpoint.Publish(folder, keep, finish), *watchers]
         super().__init__(model, args, train_dataset=samples, eval_dataset=held_out or None, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
 
@@ -256,7 +258,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             args = self.args
-            warmup = schedule.warmup_steps(args.warmup_steps, num_training_steps)
+            warmup = warmup_steps(args.warmup_steps, num_training_steps)
             name, steps = str(args.lr_scheduler_type.value), num_training_steps
             at = schedule.course(name, warmup, steps, args.learning_rate)
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, at)
@@ -401,6 +403,12 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     def stopped(self) -> int:
         """The number of the signal that ended the run before its last step; 0 for none."""
         return self.flow.stop if self.state.global_step < self.state.max_steps else 0
+
+    def unmoved(self) -> str:
+        """How what was trained equals its start, in words; empty if it does not. Every rank has to ask."""
+        said = self.start.equals(self.model)
+        same = self.accelerator.reduce(torch.tensor(int(bool(said)), device=self.args.device), "sum")
+        return said if int(same) == self.accelerator.num_processes else ""
 
     @property
     def late(self) -> bool:

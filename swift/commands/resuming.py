@@ -1,0 +1,172 @@
+"""Resuming: which checkpoint, how its plan differs from this run's, and the command that goes on from one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swift import flags
+from swift.commands.groups import LoraFlags, TunerFlags
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from swift.chat import Sample
+    from swift.train.steps import Steps
+
+RECORD = "sft_args.json"
+PLAN = "plan.json"
+COMPARED = (
+    *("model_type", "model_id_or_path", "sft_type", "max_length", "loss_scale", "agent_template", "seed"),
+    *("batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+    *("learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
+    *(field.name for group in (LoraFlags, TunerFlags) for field in fields(group)),
+)
+"""Flags that decide what a run ends with."""
+
+
+def find(
+    asked: str | None, runs: Path, versions: Mapping[int, Path], engine: str, say: Callable[[str], None]
+) -> Path | None:
+    """The checkpoint to go on from. ValueError where there is none, or it is not whole, or of another engine."""
+    from swift.train import checkpoint
+
+    if asked is None:
+        return None
+    if asked != "newest":
+        path = Path(asked).expanduser()
+        if fault := checkpoint.fault(path):
+            raise ValueError(f"--resume_from_checkpoint: {fault}")
+        return _of_engine(path, engine)
+    for number in sorted(versions, reverse=True):
+        if found := checkpoint.newest(versions[number], say):
+            say(f"goes on from {found}")
+            return _of_engine(found, engine)
+    raise ValueError(f"--resume_from_checkpoint: there is no whole checkpoint in {runs}")
+
+
+def _of_engine(path: Path, engine: str) -> Path:
+    from swift.train import checkpoint
+
+    saved = checkpoint.engine_of(path)
+    if saved != engine:
+        said = f"was saved with --{saved}: give it again" if saved else f"was saved without --{engine}: leave it out"
+        raise ValueError(f"--resume_from_checkpoint: {path} {said}")
+    return path.resolve()
+
+
+# --- the plan of a run ----------------------------------------------------------------------------------------------
+
+
+def plan(steps: Steps, samples: Sequence[Sample], streaming: bool) -> dict[str, Any]:
+    """What a checkpoint records beside the flags, to tell another run by."""
+    data = "" if streaming else _fingerprint(samples)
+    return {"rows": steps.rows, "data": data, "world": steps.world, "steps": steps.total}
+
+
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    """By lengths alone for rows that are made samples only when they are trained on."""
+    from swift.train.streamed import Lazy, lengths
+
+    found = hashlib.sha256(array("q", lengths(samples)).tobytes())
+    if not isinstance(samples, Lazy):
+        for sample in samples:
+            found.update(array("q", sample.tokens).tobytes())
+            found.update(array("f", sample.weights).tobytes())
+    return found.hexdigest()[:16]
+
+
+def recorded(checkpoint: Path | None) -> dict[str, Any]:
+    """The flags and the plan of a checkpoint, as far as they are there."""
+    found: dict[str, Any] = {}
+    for name in (RECORD, PLAN) if checkpoint else ():
+        try:
+            found |= json.loads((Path(str(checkpoint)) / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of another program, or edited: what it lacks is not compared
+            continue
+    return found
+
+
+def check(
+    path: Path, before: Mapping[str, Any], now: Mapping[str, Any], steps: Steps, say: Callable[[str], None]
+) -> None:
+    """Says what differs between a checkpoint's plan and this run's. ValueError where nothing is left to train."""
+    from transformers import TrainerState
+
+    from swift.train import checkpoint
+
+    done = TrainerState.load_from_json(str(path / checkpoint.STATE)).global_step
+    differs = [name for name in (*COMPARED, "rows", "world", "data") if name in before and before[name] != now[name]]
+    for name in differs:
+        if name == "data" and "rows" not in differs:
+            say("resume: the rows or their tokens are others than the checkpoint's")
+        elif name != "data":
+            shown = {"rows": "the number of rows", "world": "the number of processes"}.get(name, f"--{name}")
+            say(f"resume: {shown} is {_text(now[name])}, the checkpoint's run had {_text(before[name])}")
+    if done >= steps.total:
+        raise ValueError(
+            f"--resume_from_checkpoint: {path} is at step {done} of {steps.total}, so nothing is left to train: "
+            f"give {_further(steps, done)}, or leave out --resume_from_checkpoint"
+        )
+    if _order({**now, **before}) != _order(now):
+        say("resume: rows come in another order than in the checkpoint's run, so some come again and others are missed")
+    say(f"resume: {done:,} of {steps.total:,} steps are done")
+
+
+def _further(steps: Steps, done: int) -> str:
+    if steps.max_steps > 0 or steps.rows is None:
+        return f"--max_steps above {done}"
+    return f"--num_train_epochs {max(done // steps.in_epoch, int(steps.epochs)) + 1}"
+
+
+def _order(made: Mapping[str, Any]) -> tuple[object, ...]:
+    """What decides which rows make which step."""
+    rows_per_step = made["batch_size"] * made["gradient_accumulation_steps"] * made["world"]
+    return made["seed"], made["rows"], made["data"], rows_per_step
+
+
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# --- the command that goes on ---------------------------------------------------------------------------------------
+
+
+def how_to_go_on(cfg: DataclassInstance, saved: Path | None, env: Mapping[str, str] = os.environ) -> str:
+    """One line: the command that goes on from what an interrupted run has saved, or why there is none."""
+    from swift.train import checkpoint
+
+    if saved is None:
+        return "nothing is saved yet: the same command begins again"
+    if fault := checkpoint.fault(saved):
+        return f"cannot be continued: {fault}"
+    words = ["swift", "sft", *_words(cfg), "--resume_from_checkpoint", str(saved)]
+    processes, nodes = env.get("LOCAL_WORLD_SIZE", "1"), env.get("GROUP_WORLD_SIZE", "1")
+    if nodes != "1":
+        return f"to go on, add to the command of every node: --resume_from_checkpoint {shlex.quote(str(saved))}"
+    return f"to go on: {f'NPROC_PER_NODE={processes} ' if processes != '1' else ''}{shlex.join(words)}"
+
+
+def _words(cfg: DataclassInstance) -> list[str]:
+    """The flags that do not have their default, as words of a command line."""
+    default = {item.name: item.default for item in flags.walk(type(cfg))}
+    words: list[str] = []
+    for item in flags.walk(type(cfg), cfg):
+        value = item.default
+        if value == default[item.name] or value is None or item.name == "resume_from_checkpoint":
+            continue
+        if isinstance(value, dict):
+            texts = [json.dumps(value, ensure_ascii=False)]
+        elif isinstance(value, tuple):
+            texts = [str(each) for each in value]
+        else:
+            texts = [str(value).lower() if isinstance(value, bool) else str(value)]
+        words += [f"--{item.name}", *texts]
+    return words
