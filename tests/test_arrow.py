@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -119,6 +120,15 @@ def test_arguments_that_json_cannot_hold_are_a_bad_row(tmp_path, value):
     with pytest.raises(BadRow, match=r"open: arguments cannot be written as JSON") as caught:
         conversation(bad)
     assert caught.value.rule == "bad-arguments"
+
+
+@pytest.mark.parametrize("default", [float("nan"), datetime(2024, 1, 1)])
+def test_tools_that_json_cannot_hold_are_a_bad_row(tmp_path, default):
+    offered = tool("at", when={"type": "string", "default": default})
+    ((_, bad),) = read_rows(parquet(tmp_path / "a.parquet", [{"query": "q", "response": "r", "tools": [offered]}]))
+    with pytest.raises(BadRow, match=r"tool 1 cannot be written as JSON") as caught:
+        conversation(bad)
+    assert caught.value.rule == "bad-tools"
 
 
 # --- any rows that have types

@@ -57,6 +57,17 @@ def dumps(value: Any) -> str:
     return text
 
 
+def can_dump(value: Any) -> bool:
+    """Whether a value is made of what JSON has: no NaN, no dates, no bytes. Lone surrogates are another matter."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(can_dump, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(can_dump, value))
+    return value is None or isinstance(value, str | int)
+
+
 def is_json(text: str) -> bool:
     """Whether `text` is JSON from end to end."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from swift.agent.jsontext import loads, raw_decode
+from swift.agent.jsontext import can_dump, loads, raw_decode
 from swift.chat import Tool, ToolCall
 from swift.data.fields import BadRow, Row, first, json_text, kind, optional, parsed, parsed_field, rule_of
 
@@ -34,6 +34,8 @@ def _tool(spec: Any, where: str) -> Tool:
     value = _opened(_opened(value, "function", where), "parameters", where)
     if isinstance(value.get("function"), dict):
         value = value | {"function": _opened(value["function"], "parameters", where)}
+    if not can_dump(value):
+        json_text(value, where, "bad-tools")
     tool = Tool(value)
     if not tool.name:
         raise BadRow("bad-tools", f"{where} has no name")
