@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,16 +27,16 @@ KINDS = {0: "F16", 8: "Q8_0"}
 """--quantization_bit -> format of the GGUF file that OpenVINO reads."""
 
 
-def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
+def pick(backend: BackendFlags, choice: Choice, path: Path, log: Path | None = None) -> str:
     """pt, vllm or openvino. AUTO: vLLM on a GPU where it is installed and has the model, its weights are whole ones
     (no adapter, no --quantization_bit) and it is shown no images; else pt. On a CPU vLLM takes a minute to start, so
-    it must be asked for.
+    it must be asked for. `log`: where vLLM writes instead of standard output and error.
 
     Raises ValueError for flags of vLLM that another engine would ignore.
     """
     picked = backend.infer_backend
     if picked == "AUTO":
-        picked = "vllm" if find_spec("vllm") and _suits_vllm(choice, path) else "pt"
+        picked = "vllm" if find_spec("vllm") and _suits_vllm(choice, path, log) else "pt"
     changed = [name for name, value in vars(backend.vllm).items() if value != vars(VllmFlags())[name]]
     if changed and picked != "vllm":
         raise ValueError(
@@ -46,14 +47,26 @@ def pick(backend: BackendFlags, choice: Choice, path: Path) -> str:
     return picked
 
 
-def start(name: str, backend: BackendFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
-    """The engine `name`. It ends a reply at `stops` and at what the model itself ends one with, as PyTorch's does."""
+def start(
+    name: str, backend: BackendFlags, choice: Choice, path: Path, stops: Sequence[int], log: Path | None = None
+) -> Engine:
+    """The engine `name`. It ends a reply at `stops` and at what the model itself ends one with, as PyTorch's does.
+
+    `log`: where vLLM writes instead of standard output and error.
+    """
     from transformers import GenerationConfig
 
     if (path / "generation_config.json").is_file():
         own = GenerationConfig.from_pretrained(path).eos_token_id
         stops = sorted({*stops, *(own if isinstance(own, list) else [own] if own is not None else [])})
-    return vllm(backend.vllm, choice, path, stops) if name == "vllm" else openvino(choice, path, stops)
+    if name != "vllm":
+        return openvino(choice, path, stops)
+    if log is None:
+        return vllm(backend.vllm, choice, path, stops)
+    from swift.infer.aside import AsideEngine
+
+    print(f"vLLM's log: {log}", file=sys.stderr)
+    return AsideEngine(lambda: vllm(backend.vllm, choice, path, stops), log)
 
 
 def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
@@ -83,17 +96,20 @@ def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) ->
     return VllmEngine(path, stops, options, {"": choice.adapter} if choice.adapter else {})
 
 
-def _suits_vllm(choice: Choice, path: Path) -> bool:
+def _suits_vllm(choice: Choice, path: Path, log: Path | None) -> bool:
     import torch
 
     from swift.infer import vllm as engine
+    from swift.infer.aside import Aside
     from swift.model import load
 
     if choice.adapter or choice.model.quant.bits or not torch.cuda.is_available() or not path.is_dir():
         return False
     if load.takes_images(path):  # which vLLM is not given here
         return False
-    return engine.serves(json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [])
+    architectures = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    with Aside(log).during() if log else nullcontext():
+        return engine.serves(architectures)
 
 
 def _check_lora(adapter: Path, most: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -120,6 +121,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
     from swift.agent.described import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
+    from swift.cache import cache_root
     from swift.commands.loading import load_chat, sampling
 
     params = sampling(cfg.generation)
@@ -128,7 +130,8 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     tools = read_tools(file) if file and not described else []
     rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
-    chat = load_chat(cfg, given)
+    log = cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    chat = load_chat(cfg, given, log=log)
     try:
         if cfg.talks:
             talk(chat, params, cfg, results, tools, described)

@@ -47,12 +47,13 @@ class Choice(NamedTuple):
         return self.model.model_id_or_path or self.model.model_type or ""
 
 
-def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> LocalChat:
+def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False, log: Path | None = None) -> LocalChat:
     """The model of the flags behind an engine and a renderer.
 
     What training recorded beside a checkpoint holds for flags left at their defaults; `given` names those that the
     user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
-    they are. `keep`: the engine's model will be used beside the engine.
+    they are. `keep`: the engine's model will be used beside the engine. `log`: where vLLM writes instead of standard
+    output and error.
     """
     choice = choose(cfg, given)
 
@@ -67,13 +68,13 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False) -> Lo
 
     model_flags = choice.model
     path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
-    backend = backends.pick(cfg.backend, choice, path)
+    backend = backends.pick(cfg.backend, choice, path, log)
     found = spec(choice, path)
     if choice.adapter:
         attach.check(choice.adapter)
     renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code)
     if backend != "pt":
-        return LocalChat(backends.start(backend, cfg.backend, choice, path, renderer.stop.tokens), renderer)
+        return LocalChat(backends.start(backend, cfg.backend, choice, path, renderer.stop.tokens, log), renderer)
     # PyTorch's own kernels round in the engine, after merging; the other methods while the weights are loaded.
     late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
     quant = None if late else quantisation(model_flags)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ class VllmEngine:
         self._under_way: set[Reply] = set()
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="swift-vllm", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="swift-vllm", daemon=True)
         self._thread.start()
 
         async def start() -> Any:
@@ -143,6 +145,15 @@ class VllmEngine:
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
+
+    def _run(self) -> None:
+        """The loop, and where vLLM starts its processes: they inherit that no Ctrl-C reaches them.
+
+        A terminal sends it to all processes, and vLLM's end at it, when it was meant to stop a reply alone.
+        """
+        ensure_running()  # it lets the signal through where it is started
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._loop.run_forever()
 
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
