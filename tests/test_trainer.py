@@ -322,12 +322,26 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_model_whose_loss_is_no_number_is_not_told_to_lower_its_learning_rate(tmp_path: Path, number: str) -> None:
     model = base_model()
     with torch.no_grad():
-        model.lm_head.weight[0] = float("nan")
-    with pytest.raises(ValueError, match=r"the loss became nan at step 1: lower --learning_rate"):
+        model.lm_head.weight[0] = float(number)
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step 1, before anything is trained: the model's"):
         trainer(tmp_path, model, rows(4)).train()
+
+
+def test_a_loss_that_becomes_no_number_says_what_to_do_and_which_checkpoint_stands(tmp_path: Path) -> None:
+    class Break(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step == 2:
+                with torch.no_grad():
+                    model.lm_head.weight[0] = float("nan")
+
+    saves = {"save_strategy": "steps", "save_steps": 1, "watchers": [Break()]}
+    with pytest.raises(ValueError, match="the loss became nan at step 3: lower --learning_rate") as error:
+        trainer(tmp_path, lora(base_model()), rows(8), **saves).train()
+    assert str(error.value).endswith(f"; the last whole checkpoint is {tmp_path / 'checkpoint-2'}")
 
 
 class Send(TrainerCallback):

@@ -224,8 +224,18 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise ValueError(f"the loss became {loss.item()} at step {self.state.global_step + 1}: {_CALMER}")
+            raise ValueError(self._not_finite(loss.item()))
         return loss
+
+    def _not_finite(self, loss: float) -> str:
+        step, last = self.state.global_step + 1, checkpoint.newest(self.folder)
+        if step == 1:
+            return (
+                f"the loss is {loss} at step 1, before anything is trained: the model's weights are damaged, or too "
+                "large for fp16 (--dtype bf16 or fp32)"
+            )
+        stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
+        return f"the loss became {loss} at step {step}: {_CALMER}; {stands}"
 
     def _step_in_lanes(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None) -> Tensor:
         """The rows of one process's step, without padding, on a CPU."""
