@@ -136,7 +136,8 @@ is `duplicate-key`.
 
 **Parquet.** A struct has the keys of all rows, and null where a row lacks one. Nobody can tell such a null from one
 that was written, so a null in a struct means that the key is absent, at every depth. Nulls in lists, in maps and in
-JSON text stay; tools and arguments whose nulls or order of keys matter belong into a column of JSON text.
+JSON text stay. A struct also loses the order of a row's keys and may turn 5 into 5.0: where that matters, write tools
+and arguments as JSON text.
 
 **CSV.** The separator is a comma, semicolon, tab or vertical bar, whichever makes the most columns of the header (or
 the one after `sep=`); one that is no comma is named.
