@@ -13,7 +13,7 @@ from swift.commands import export, infer, loading
 from swift.commands.groups import BackendFlags, ModelFlags
 from swift.infer.chat import collect
 from swift.infer.sample import SamplingParams
-from swift.model.load import load_model
+from swift.model.load import DTYPES, load_model
 from swift.template import Renderer, template
 from swift.tuner import attach
 
@@ -25,14 +25,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def make_checkpoint(tmp_path, tie=True, recorded=CONFIG, sizes=None, **options):
+def make_checkpoint(tmp_path, tie=True, recorded=CONFIG, sizes=None, strength=0.1, **options):
     """A base model, and a LoRA checkpoint that changes what it computes."""
     base = tiny_model_folder(tmp_path / "base", tie=tie, **(sizes or {}))
     tuned = attach.attach(load_model(base, device="cpu"), attach.LoraOptions(**{"targets": ("ALL",), **options}))
     torch.manual_seed(1)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
-            parameter.data += torch.randn_like(parameter) * 0.1
+            parameter.data += torch.randn_like(parameter) * strength
     checkpoint = tmp_path / "run" / "checkpoint-10"
     attach.save(tuned, checkpoint)
     record = {**recorded, "model_id_or_path": str(base)}
@@ -129,6 +129,32 @@ def test_weights_are_saved_in_the_dtype_asked_for(checkpoint):
     as_fp32 = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     expected = adapter_logits(checkpoint)
     assert (logits(as_fp32) - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def strong_in_bf16(tmp_path):
+    """A bf16 model, and an adapter saved in bf16 that outweighs it; what it computes in fp32."""
+    checkpoint = make_checkpoint(tmp_path, strength=1.0, dtype="bf16")
+    base = checkpoint.parents[1] / "base"
+    load_model(base, "bf16", device="cpu").save_pretrained(base)
+    tuned = attach.load(load_model(base, "fp32", device="cpu"), checkpoint)
+    assert {p.dtype for name, p in tuned.named_parameters() if "lora_" in name} == {torch.bfloat16}
+    return checkpoint, attach.merge(tuned.float())
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_a_strong_adapter_in_bf16_is_merged_in_fp32_and_rounded_once(tmp_path, dtype):
+    checkpoint, expected = strong_in_bf16(tmp_path)
+    assert swift("merge-lora", "--ckpt_dir", checkpoint, "--dtype", dtype) == 0
+    merged = AutoModelForCausalLM.from_pretrained(f"{checkpoint}-merged").state_dict()
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(merged[name], weight.to(DTYPES[dtype])), name
+
+
+def test_a_wrong_merge_of_a_strong_adapter_in_bf16_is_refused(tmp_path, capsys, monkeypatch):
+    checkpoint, _ = strong_in_bf16(tmp_path)
+    monkeypatch.setattr(attach, "merge", lambda model: model.unload())
+    assert swift("merge-lora", "--ckpt_dir", checkpoint, "--dtype", "bf16") == 2
+    assert "compute something else than the adapter" in capsys.readouterr().err
 
 
 def test_an_adapter_of_another_program_needs_a_template(checkpoint, capsys):
@@ -289,8 +315,8 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
 @pytest.mark.parametrize(
     "flags, why",
     [
-        (["--quant_bits", "4", "--quant_method", "gptq"], "pip install 'swift-agents[gptq]'"),
-        (["--quant_bits", "4", "--quant_method", "awq"], "pip install 'swift-agents[gptq]'"),
+        (["--quant_bits", "4", "--quant_method", "gptq"], "pip install -e '.[gptq]'"),
+        (["--quant_bits", "4", "--quant_method", "awq"], "pip install -e '.[gptq]'"),
         (["--quant_bits", "4", "--dataset", "rows.jsonl"], "--dataset is for --quant_bits with --quant_method gptq"),
         (["--quant_bits", "4", "--to_gguf", "F16"], "exclude each other"),
         (["--quantization_bit", "4"], "to write them say --quant_bits"),

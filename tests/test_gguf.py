@@ -20,7 +20,7 @@ from transformers import (
 
 from swift import cli
 from swift.model import gguf as reading
-from swift.model import gguf_write
+from swift.model import gguf_check, gguf_write
 from swift.model.gguf_words import vocabulary
 from swift.model.load import load_model
 from swift.tuner import attach
@@ -139,7 +139,7 @@ def test_transformers_reads_the_file_as_the_model_that_was_written(tmp_path, con
 def test_each_format_stays_within_its_rounding(tmp_path, kind, room):
     model, tokenizer = random_model(LlamaConfig), byte_tokenizer()
     gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", kind, "tiny")
-    assert 0 < gguf_write.verify(tmp_path / "m.gguf", model, tokenizer, kind) < room
+    assert 0 < gguf_check.verify(tmp_path / "m.gguf", model, tokenizer) < room
     kept = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     assert kept["blk.0.ffn_up.weight"] == kind and kept["blk.0.attn_norm.weight"] == "F32"
 
@@ -149,7 +149,7 @@ def test_a_file_that_computes_something_else_is_told(tmp_path):
     gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", "F16", "tiny")
     model.model.layers[1].self_attn.q_proj.weight.data.mul_(1.5)
     with pytest.raises(ValueError, match="read back, computes something else"):
-        gguf_write.verify(tmp_path / "m.gguf", model, tokenizer, "F16")
+        gguf_check.verify(tmp_path / "m.gguf", model, tokenizer)
 
 
 def test_a_value_too_great_for_f16_is_refused_and_bf16_takes_it(tmp_path):
@@ -213,7 +213,7 @@ def test_sentencepiece_words_come_back_in_the_same_order(tmp_path):
     tokenizer = sentencepiece_tokenizer()
     model = random_model(LlamaConfig, vocab_size=len(tokenizer))
     gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", "F16", "tiny")
-    gguf_write.verify(tmp_path / "m.gguf", model, tokenizer, "F16")
+    gguf_check.verify(tmp_path / "m.gguf", model, tokenizer)
 
 
 def test_llama_cpp_cuts_sentencepiece_text_as_the_tokenizer_does(tmp_path):
@@ -269,6 +269,47 @@ def test_a_checkpoint_is_merged_in_memory_and_its_template_and_stops_go_into_the
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
 
 
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
+def test_a_strong_adapter_in_bf16_is_held_against_its_own_rounding(tmp_path, kind):
+    base = folder_with_merges(tmp_path / "base")
+    load_model(base, "bf16", device="cpu").save_pretrained(base)
+    tuned = attach.attach(load_model(base, device="cpu"), attach.LoraOptions(targets=("ALL",), dtype="bf16"))
+    torch.manual_seed(1)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter)
+    checkpoint = tmp_path / "checkpoint-1"
+    attach.save(tuned, checkpoint)
+    flags = ("--ckpt_dir", checkpoint, "--model", base, "--template_type", "chatml", "--to_gguf", kind)
+    assert swift("export", *flags) == 0
+    expected = attach.merge(attach.load(load_model(base, "fp32", device="cpu"), checkpoint).float())
+    again = reading.read_model(only_file(tmp_path / "checkpoint-1-gguf"), torch.float32).state_dict()
+    for name, weight in expected.state_dict().items():
+        room = {"F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 1 / 200}[kind] * weight.abs().max()
+        assert (again[name] - weight).abs().max() <= room + 1e-7, name
+
+
+def test_llama_cpp_writes_four_bits_that_transformers_reads(tmp_path):
+    pytest.importorskip("llama_cpp")
+    folder = folder_with_merges(tmp_path / "base", hidden_size=256, intermediate_size=256)
+    assert swift("export", "--model", folder, "--template_type", "chatml", "--to_gguf", "Q4_K_M") == 0
+    file = only_file(tmp_path / "base-gguf")
+    kept = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
+    assert kept["blk.0.ffn_up.weight"] == "Q4_K" and kept["blk.0.attn_norm.weight"] == "F32"
+    again = reading.read_model(file, torch.float32).state_dict()
+    for name, weight in load_model(folder, "fp32", device="cpu").state_dict().items():
+        assert (again[name] - weight).abs().max() <= 2 / 15 * weight.abs().max(), name
+
+
+def test_four_bits_without_llama_cpp_are_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
+    folder = folder_with_merges(tmp_path / "base")
+    monkeypatch.setattr("swift.model.gguf_mixed.find_spec", lambda name: None)
+    monkeypatch.setattr("swift.commands.export.whole", lambda choice: pytest.fail("the model was loaded"))
+    assert swift("export", "--model", folder, "--to_gguf", "Q4_K_M") == 2
+    assert "pip install llama-cpp-python" in capsys.readouterr().err
+    assert not (tmp_path / "base-gguf").exists()
+
+
 def test_what_is_there_is_never_written_over_and_a_failure_leaves_nothing(tmp_path, capsys):
     folder = folder_with_merges(tmp_path / "base", model_type="qwen2")
     flags = ("export", "--model", folder, "--template_type", "chatml", "--to_gguf", "Q8_0")
@@ -290,5 +331,19 @@ def test_ollama_gets_a_modelfile_beside_the_weights(tmp_path):
     assert swift("export", "--model", folder, "--template_type", "chatml", "--to_ollama", "true") == 0
     written = (tmp_path / "base-ollama" / "Modelfile").read_text()
     assert written.startswith(f"FROM ./{only_file(tmp_path / 'base-ollama').name}\n")
-    assert "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ else }}{{ end }}" in written
-    assert 'PARAMETER stop "<|im_end|>"' in written and "PARAMETER temperature 0.3" in written
+    assert "{{ if .Tools }}" in written and "Use the following format:" in written
+    for line in ('stop "<|im_end|>"', 'stop "Observation:"', "temperature 0.3"):
+        assert f"\nPARAMETER {line}\n" in written
+
+
+@pytest.mark.parametrize("form, offers", [("hermes", True), ("qwen3_coder", False)])
+def test_ollama_gets_the_text_form_of_the_training_or_it_is_told_why_not(tmp_path, capsys, form, offers):
+    folder = folder_with_merges(tmp_path / "base")
+    (folder / "sft_args.json").write_text(json.dumps({"template_type": "chatml", "agent_template": form}))
+    assert swift("export", "--ckpt_dir", folder, "--to_ollama", "true") == 0
+    written = (tmp_path / "base-ollama" / "Modelfile").read_text()
+    assert ("<tool_call>" in written, ".Tools" in written, "Observation:" in written) == (offers, offers, False)
+    told = (
+        "offers no tools: Ollama's templates cannot write qwen3_coder: it writes each argument between tags of its own"
+    )
+    assert (told in capsys.readouterr().err) != offers

@@ -151,7 +151,7 @@ def _gguf(choice: Choice, path: Path, kind: str) -> Path:
     """The model as a GGUF file in the cache, named by what it was made from; the first call writes and checks it."""
     from swift.cache import cache_root
     from swift.commands import export, merging
-    from swift.model import gguf, gguf_write
+    from swift.model import gguf, gguf_check, gguf_write
 
     made_from = [path, *([choice.adapter] if choice.adapter else [])]
     files = [file for folder in made_from for file in sorted(folder.iterdir()) if file.is_file()]
@@ -163,7 +163,7 @@ def _gguf(choice: Choice, path: Path, kind: str) -> Path:
         ready = export.whole(choice._replace(model=flags.update(choice.model, {"quantization_bit": 0})))
         with merging.aside(folder) as new:
             gguf_write.write(ready.model, ready.tokenizer, ready.stops, new / file.name, kind, ready.name)
-            gguf_write.verify(new / file.name, ready.model, ready.tokenizer, kind)
+            gguf_check.verify(new / file.name, ready.model, ready.tokenizer)
             shape = gguf.shape(new / file.name)
             (new / SHAPE).write_text(json.dumps(shape._asdict()), encoding="utf-8")
     return file

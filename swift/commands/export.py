@@ -68,7 +68,7 @@ class Config:
     """Checkpoint that training saved; an adapter in it is merged in memory first"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
     """Write the merged model as a folder of its own"""
-    to_gguf: Literal["F16", "BF16", "Q8_0"] | None = flag(None, values={"true": "F16"}, bare="F16")
+    to_gguf: Literal["F16", "BF16", "Q8_0", "Q4_K_M"] | None = flag(None, values={"true": "F16"}, bare="F16")
     """Write a GGUF file for llama.cpp, Ollama or OpenVINO, with matrices in this format; true means F16"""
     to_ollama: bool = False
     """Write a Modelfile for Ollama beside the GGUF file"""
@@ -87,7 +87,7 @@ class Config:
         if self.model.quant.bits:
             raise ValueError("--quantization_bit rounds weights while they are loaded; to write them say --quant_bits")
         if self.bits and (self.to_gguf or self.to_ollama):
-            raise ValueError("--quant_bits and --to_gguf exclude each other: --to_gguf Q8_0 has 8 bits")
+            raise ValueError("--quant_bits and --to_gguf exclude each other: --to_gguf Q8_0 has 8 bits, Q4_K_M has 4")
         if self.examples != ExampleFlags() and not (self.bits and self.is_by_examples):
             changed = next(item.name for item in fields(ExampleFlags) if vars(self.examples)[item.name] != item.default)
             raise ValueError(f"--{changed} is for --quant_bits with --quant_method gptq or awq: leave it out")
@@ -166,7 +166,10 @@ def choose(config: Config, given: Collection[str] = ()) -> loading.Choice:
 
 
 def whole(choice: loading.Choice) -> Whole:
-    """The model of the flags, an adapter merged into it in memory. ValueError where an adapter cannot be merged."""
+    """The model of the flags in fp32, an adapter merged into it in memory, its weights rounded to what --dtype says.
+
+    ValueError where an adapter cannot be merged.
+    """
     from swift.model import load
     from swift.template import template
     from swift.tuner import attach
@@ -180,17 +183,18 @@ def whole(choice: loading.Choice) -> Whole:
     if table and system is not None:
         table = replace(table, default_system=system)
     stops = merging.give_template(tokenizer, table)
-    # AUTO without the folder: on a CPU fp32, so that an adapter is added before anything is rounded
-    dtype = load.pick_dtype(choice.model.dtype, load.pick_device(choice.model.device))
-    model: Any = load.load_model(path, dtype, choice.model.device, choice.model.trust_remote_code, spec=spec)
+    # fp32 whatever --dtype says, so that an adapter is added before anything is rounded
+    model: Any = load.load_model(path, "fp32", choice.model.device, choice.model.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
         raise ValueError(f"{path}: the weights are quantised: export the model that they were made from")
     if choice.adapter:
         attach.check(choice.adapter)
-        model = attach.load(model, choice.adapter)
+        model = attach.load(model, choice.adapter).float()
         if reason := attach.why_unmergeable(model):
             raise ValueError(f"{choice.adapter}: this adapter cannot be merged: {reason}")
         model = attach.merge(model)
+    if choice.model.dtype != "AUTO":
+        merging.round_weights(model, load.DTYPES[choice.model.dtype])
     own = model.generation_config.eos_token_id
     stops += [each for each in (own if isinstance(own, list) else [own]) if each is not None and each not in stops]
     return Whole(model, tokenizer, table, stops, loading.name(choice), spec)
@@ -214,20 +218,36 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
     kind = config.to_gguf or "F16"
     folder = target(config, choice, "ollama" if config.to_ollama else "gguf")
 
-    from swift.model import gguf_write
+    from swift import agent
+    from swift.model import gguf_check, gguf_mixed, gguf_write
     from swift.template import ollama
 
+    if kind in gguf_mixed.KINDS:
+        gguf_mixed.check()
     ready = whole(choice)
     if config.to_ollama and ready.template is None:
         raise ValueError("--to_ollama needs a chat format of the table: name it with --template_type")
     with merging.aside(folder) as new:
         file = new / f"{ready.name}-{kind}.gguf"
         begins = ready.template is None or ready.template.auto_add_bos
-        gguf_write.write(ready.model, ready.tokenizer, ready.stops, file, kind, ready.name, begins)
+        first = new / "whole.gguf" if kind in gguf_mixed.KINDS else file
+        in_full = "F32" if kind in gguf_mixed.KINDS else kind
+        gguf_write.write(ready.model, ready.tokenizer, ready.stops, first, in_full, ready.name, begins)
+        if first != file:
+            gguf_mixed.quantise(first, file, kind)
+            first.unlink()
         if config.to_ollama and ready.template:
-            text = ollama.modelfile(file.name, ready.template, ready.tokenizer, ready.stops, _parameters())
+            form = agent.form(choice.template.agent_template)
+            text, missing = ollama.modelfile(
+                file.name, ready.template, form, ready.tokenizer, ready.stops, _parameters()
+            )
             (new / "Modelfile").write_text(text, encoding="utf-8")
-        away = gguf_write.verify(file, ready.model, ready.tokenizer, kind)
+            if missing:
+                name = choice.template.agent_template
+                print(
+                    f"the Modelfile offers no tools: Ollama's templates cannot write {name}: {missing}", file=sys.stderr
+                )
+        away = gguf_check.verify(file, ready.model, ready.tokenizer)
     print(
         f"{folder / file.name}: written and read back; {kind} moves no logit by more than {away:.1e}", file=sys.stderr
     )
@@ -276,7 +296,7 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         again = merging.logits(load.load_model(new, dtype, wanted.device), tokens)
         merging.agree("the folder, read back, computes something else than what was written", again, after)
         same = int((before.argmax(-1) == after.argmax(-1)).sum())
-    moved = merging.difference(after.float(), before.float())
+    moved = merging.difference(after, before)
     print(
         f"{folder}: {ready.name} with {config.bits} bits, read back; after a golden prompt of {tokens.shape[1]} tokens "
         f"{same} likeliest tokens are the same, and logits differ by up to {moved:.1e} of the greatest",

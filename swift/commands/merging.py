@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 RECORD = "sft_args.json"
 TOLERANCE = 1e-4
 """What the order of sums in fp32 can change in the logits, relative to the greatest of them."""
+STEPS = 4
+"""The same for logits in fewer bits, in steps of their dtype."""
 PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气怎么样？"
 
 
@@ -89,8 +91,9 @@ def _merge_into(
 ) -> float:
     """Writes weights and tokenizer. Returns how far the greatest difference of logits is, by the greatest logit.
 
-    All is computed in fp32, so that rounding to the folder's dtype is the only difference that remains, and happens
-    once for each weight. Its effect is taken from the model in memory; what is read back must agree with that.
+    All is computed in fp32, the adapter too, so that rounding to the folder's dtype is the only difference that
+    remains, and happens once for each weight. Its effect is taken from the model in memory; what is read back must
+    agree with that.
     """
     from swift.model import load
     from swift.tuner import attach
@@ -100,12 +103,11 @@ def _merge_into(
     if "quantization_config" in model.config.to_dict():
         raise ValueError(f"{source}: a quantised model cannot take an adapter into its weights")
     tokens = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
-    tuned = attach.load(model, checkpoint)
+    tuned = attach.load(model, checkpoint).float()  # saved in bf16, it would compute in bf16
     expected = logits(tuned, tokens)
     merged = attach.merge(tuned)
     agree("the merged weights compute something else than the adapter", logits(merged, tokens), expected)
-    for parameter in merged.parameters():
-        parameter.data = parameter.data.to(rounded_to).float()
+    round_weights(merged, rounded_to)
     in_memory = logits(merged, tokens)
     merged.to(rounded_to)
     merged.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
@@ -118,6 +120,12 @@ def _merge_into(
     return difference(read_back, expected)
 
 
+def round_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Weights that `dtype` can hold, still in fp32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+
+
 def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     import torch
 
@@ -127,13 +135,18 @@ def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found, expected = found.float(), expected.float()
     return float((found - expected).abs().max() / expected.abs().max())
 
 
 def agree(problem: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """ValueError where two computations in the dtype of `found` differ by more than its rounding."""
+    import torch
+
+    room = max(TOLERANCE, STEPS * torch.finfo(found.dtype).eps)
     away = difference(found, expected)
-    if not away <= TOLERANCE:  # a NaN is no agreement
-        raise ValueError(f"{problem}: logits differ by {away:.1e} of the greatest ({TOLERANCE:.0e} is rounding)")
+    if not away <= room:  # a NaN is no agreement
+        raise ValueError(f"{problem}: logits differ by {away:.1e} of the greatest ({room:.0e} is rounding)")
 
 
 def _recorded(checkpoint: Path) -> dict[str, Any]:

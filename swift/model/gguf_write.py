@@ -11,18 +11,17 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swift.model import gguf as reading
 from swift.model.gguf_words import Vocabulary, vocabulary
 
 KINDS = {
-    "F16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16, 1e-2),
-    "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16, 5e-2),
-    "Q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0, 1e-1),
+    "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "F16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "Q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-"""How matrices are kept, the file's own mark for it, and how far rounding may move a logit, by the greatest logit."""
-PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气怎么样？"
+"""How matrices are kept, and the file's own mark for it. llama.cpp writes others (`gguf_mixed`)."""
 
 
 class Family(NamedTuple):
@@ -87,7 +86,7 @@ def write(
     config = model.config
     family = check(config)
     words = vocabulary(tokenizer, config.vocab_size)
-    matrix, mark, _ = KINDS[kind]
+    matrix, mark = KINDS[kind]
     writer = GGUFWriter(file, family.architecture)
     writer.add_type("model")
     writer.add_name(name)
@@ -95,7 +94,7 @@ def write(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _settings(writer, config)
     _words(writer, words, tokenizer, stops, begins)
-    tensors = _tensors(model, family)
+    tensors = tensors_of(model, family)
     for own, tensor in tensors:
         kept = _kept(tensor, matrix)
         shape = gguf.quant_shape_to_byte_shape(tensor.shape, kept)
@@ -108,41 +107,6 @@ def write(
     for own, tensor in tensors:
         writer.write_tensor_data(_numbers(own, tensor, _kept(tensor, matrix), family, config))
     writer.close()
-
-
-def read_back(file: Path, config: Any) -> PreTrainedModel:
-    """The file's weights in a model of `config`, through transformers' own reader."""
-    fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "architectures")}
-    # What transformers reads of a file's own settings leaves out how rotary embedding is stretched.
-    shape = AutoConfig.for_model(FAMILIES[config.model_type].architecture, **fields)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.float32, config=shape
-    )
-    return model.eval()
-
-
-def verify(file: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str) -> float:
-    """How far the file, read back, moves the logits after a golden prompt, by the greatest of them.
-
-    Raises ValueError if that is more than rounding, or if the file's tokenizer is another.
-    """
-    tokens = tokenizer(PROBE, add_special_tokens=False).input_ids
-    again = reading.read_tokenizer(file)
-    if again(PROBE, add_special_tokens=False).input_ids != tokens:
-        raise ValueError(f"{file}: the tokenizer, read back, cuts a text into other tokens")
-    if again.chat_template != tokenizer.chat_template:
-        raise ValueError(f"{file}: the chat template, read back, is another")
-    ids = torch.tensor([tokens])
-    with torch.no_grad():
-        expected = model(ids.to(model.device)).logits.float().cpu()
-        logits = read_back(file, model.config)(ids).logits
-    away = float((logits - expected).abs().max() / expected.abs().max())
-    if not away <= KINDS[kind][2]:  # a NaN is no agreement
-        raise ValueError(
-            f"{file}: the file, read back, computes something else: logits differ by {away:.1e} of the greatest "
-            f"({KINDS[kind][2]:.0e} is rounding)"
-        )
-    return away
 
 
 def _settings(writer: GGUFWriter, config: Any) -> None:
@@ -200,7 +164,7 @@ def _words(
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _tensors(model: PreTrainedModel, family: Family) -> list[tuple[str, Tensor]]:
+def tensors_of(model: PreTrainedModel, family: Family) -> list[tuple[str, Tensor]]:
     """The weights under their names in the file; those of a rotary embedding that is stretched unevenly among them."""
     architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
@@ -235,12 +199,16 @@ def _numbers(
         raise ValueError(f"the weight {name} holds numbers that are not finite")
     if kept == GGMLQuantizationType.F16 and np.abs(numbers).max(initial=0) > np.finfo(np.float16).max:
         raise ValueError(f"the weight {name} holds numbers too great for F16: take --to_gguf BF16")
-    if family.paired and ".attn_q." in name:
-        numbers = _paired(numbers, config.num_attention_heads)
-    if family.paired and ".attn_k." in name:
-        numbers = _paired(numbers, config.num_key_value_heads)
+    if heads := heads_of(name, family, config):
+        numbers = _paired(numbers, heads)
     written: np.ndarray[Any, Any] = gguf.quantize(np.ascontiguousarray(numbers), kept)
     return written
+
+
+def heads_of(name: str, family: Family, config: Any) -> int:
+    """How many heads the rows of a tensor are paired in; 0: they stand as they are."""
+    found = {".attn_q.": config.num_attention_heads, ".attn_k.": config.num_key_value_heads}
+    return next((heads for part, heads in found.items() if family.paired and part in name), 0)
 
 
 def _paired(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

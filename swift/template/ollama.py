@@ -2,56 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from swift.agent import Form
+from swift.template import ollama_tools
+from swift.template.ollama_tools import Tools
 from swift.template.template import Element, Template
+
+_SYSTEM, _QUERY = "\ue000", "\ue001"  # stand for the texts until it is known where they come from
 
 
 def modelfile(
-    weights: str, template: Template, tokenizer: Any, stops: Sequence[int], parameters: Mapping[str, float]
-) -> str:
-    """The Modelfile of the GGUF file `weights` beside it. ValueError for a template that Ollama's cannot say."""
-    words = dict.fromkeys(tokenizer.decode([token]) for token in stops)
-    lines = [f"FROM ./{weights}", f'TEMPLATE """{_template(template, tokenizer)}"""']
+    weights: str,
+    template: Template,
+    form: Form,
+    tokenizer: Any,
+    stops: Sequence[int],
+    parameters: Mapping[str, float],
+) -> tuple[str, str]:
+    """The Modelfile of the GGUF file `weights` beside it, and why it cannot offer tools in `form` ("": it can).
+
+    ValueError for a template that Ollama's cannot say.
+    """
+    tools, missing = None, ""
+    try:
+        if template.system_prefix is None:
+            raise ValueError(f"template {template.name!r} has no place for a system text")
+        tools = ollama_tools.tools(form)
+    except ValueError as reason:
+        missing = str(reason)
+    words = dict.fromkeys([*(tokenizer.decode([token]) for token in stops), *(form.marks.stop if tools else ())])
+    lines = [f"FROM ./{weights}", f'TEMPLATE """{_template(template, tools, tokenizer)}"""']
     if template.default_system:
         lines.append(f'SYSTEM """{template.default_system}"""')
     lines += [f"PARAMETER stop {_quoted(word)}" for word in words]
     lines += [f"PARAMETER {name} {value:g}" for name, value in parameters.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", missing
 
 
-def _template(of: Template, tokenizer: Any) -> str:
+_SAID, _BEFORE = "{{ $said := false }}", '{{ $before := "" }}'
+_FOLLOWED = (
+    "{{ $after := slice $.Messages $i }}{{ $next := false }}"
+    '{{ if gt (len $after) 1 }}{{ $next = eq (index $after 1).Role "tool" }}{{ end }}'
+)
+"""`$next`: another result follows."""
+
+
+def _template(of: Template, tools: Tools | None, tokenizer: Any) -> str:
     """Ollama hands over all messages; `.System` is the system text, which is among them too."""
     if of.chat_sep is None:
         raise ValueError(f"template {of.name!r} takes a single round: Ollama's templates are for dialogues")
 
-    def write(elements: Sequence[Element]) -> str:
-        return "".join(_element(of, each, tokenizer) for each in elements)
+    def write(elements: Sequence[Element], system: str = "{{ .System }}", query: str = "{{ .Content }}") -> str:
+        filled = "".join(_element(of, each, tokenizer) for each in elements)
+        return filled.replace(_SYSTEM, system).replace(_QUERY, query)
 
     opening = write(of.prefix)
     if of.system_prefix is not None:
-        opening = f"{{{{ if .System }}}}{write(of.system_prefix)}{{{{ else }}}}{opening}{{{{ end }}}}"
-    last = "eq (len (slice $.Messages $i)) 1"
+        text, any_text = "{{ .System }}", ".System"
+        if tools:
+            text, any_text = f"{{{{ if .Tools }}}}{tools.system}{{{{ else }}}}{text}{{{{ end }}}}", "or .System .Tools"
+        opening = f"{{{{ if {any_text} }}}}{write(of.system_prefix, text)}{{{{ else }}}}{opening}{{{{ end }}}}"
+    between = f"{{{{ if $said }}}}{write(of.chat_sep)}{{{{ end }}}}"
+    calls, result = "", ""
+    if tools:
+        said = f"{{{{ $calls := .ToolCalls }}}}{{{{ if and $calls .Content }}}}{tools.said}{{{{ end }}}}"
+        # Ollama takes the text behind the first `if .ToolCalls` for the mark that opens a call
+        calls = f"{said}{{{{ if .ToolCalls }}}}{tools.calls}{{{{ end }}}}"
+        result = f'{{{{ else if eq .Role "tool" }}}}{_results(of, tools, between, write)}'
     return (
-        f'{opening}{{{{ range $i, $_ := .Messages }}}}{{{{ if eq .Role "assistant" }}}}{{{{ .Content }}}}'
-        f"{{{{ if not ({last}) }}}}{write(of.chat_sep)}{{{{ end }}}}"
-        f'{{{{ else if ne .Role "system" }}}}{write(of.prompt)}{{{{ end }}}}{{{{ end }}}}'
+        f"{opening}{_SAID}{_BEFORE}{{{{ range $i, $_ := .Messages }}}}"
+        f'{{{{ if eq .Role "assistant" }}}}{{{{ .Content }}}}'
+        f"{calls}{{{{ $said = true }}}}"
+        f'{result}{{{{ else if ne .Role "system" }}}}{between}{write(of.prompt)}{{{{ end }}}}'
+        "{{ $before = .Role }}{{ end }}"
+    )
+
+
+def _results(of: Template, tools: Tools, between: str, write: Callable[..., str]) -> str:
+    """What tools returned: within the assistant's turn, as a turn of the chat template, or as a turn of the form's."""
+    first, last = "", ""
+    if tools.results != "inline":
+        first = between
+    if tools.results == "turn":
+        before, after = write(of.tool_prompt or of.prompt, query=_QUERY).split(_QUERY)
+        first, last = first + before, after
+    opening = f'{{{{ if ne $before "tool" }}}}{first}{tools.opening}{{{{ end }}}}'
+    return (
+        f"{_FOLLOWED}{opening}{{{{ .Content }}}}"
+        f"{{{{ if $next }}}}{tools.between}{{{{ else }}}}{tools.closing}{last}{{{{ end }}}}"
     )
 
 
 def _element(of: Template, element: Element, tokenizer: Any) -> str:
     if isinstance(element, tuple):
         ids = [each if isinstance(each, int) else getattr(tokenizer, each) for each in element]
-        return "".join(_literal(tokenizer.decode([each])) for each in ids if each is not None)
+        return "".join(ollama_tools.literal(tokenizer.decode([each])) for each in ids if each is not None)
     if "{{ROUND" in element:
         raise ValueError(f"template {of.name!r} counts rounds: Ollama's templates cannot")
-    parts = element.replace("{{SYSTEM}}", "\0.System\0").replace("{{QUERY}}", "\0.Content\0").split("\0")
-    return "".join(f"{{{{ {part} }}}}" if index % 2 else _literal(part) for index, part in enumerate(parts))
-
-
-def _literal(text: str) -> str:
-    return text.replace("{{", '{{ "{{" }}')
+    parts = re.split(f"({_SYSTEM}|{_QUERY})", element.replace("{{SYSTEM}}", _SYSTEM).replace("{{QUERY}}", _QUERY))
+    return "".join(part if index % 2 else ollama_tools.literal(part) for index, part in enumerate(parts))
 
 
 def _quoted(text: str) -> str:

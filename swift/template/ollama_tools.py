@@ -1,0 +1,123 @@
+"""A text form for tool calls -> the same in the language of Ollama's templates. Knows no chat template.
+
+What a form writes is read off: it is asked to write with characters that stand for names, arguments and results.
+Ollama writes JSON as Go does, without spaces and with keys in an order of its own; all else is as the form writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from swift.agent import STOCK_SYSTEM, Form, shape
+from swift.chat import Tool, ToolCall
+
+_TOOLS = 3  # two show what stands between, the third that it is the same again
+_FIRST = 0xE010  # private-use characters, which no form writes of its own accord
+_FIELDS = ("{{ .Function.Name }}", "{{ .Function.Description }}", "{{ json .Function.Parameters }}")
+_WHOLE, _BARE = "{{ json . }}", "{{ json .Function }}"
+_KEY, _CONTENT, _TEXT = "\ue00a", "\ue00b", "\ue00c"
+
+
+class Tools(NamedTuple):
+    """A form's texts in Ollama's language. `system` is the system text where tools are on offer; `said` stands between
+    what an assistant says and its calls; `calls` holds them; `opening`, `between` and `closing` are around results."""
+
+    system: str
+    said: str
+    calls: str
+    opening: str
+    between: str
+    closing: str
+    results: Literal["inline", "turn", "raw"]
+
+
+def literal(text: str) -> str:
+    """Text as Ollama's language writes it: no brace may be taken for the beginning of an action."""
+    text = text.replace("{{", '{{ "{{" }}')
+    return f'{text[:-1]}{{{{ "{{" }}}}' if text.endswith("{") else text
+
+
+def tools(form: Form) -> Tools:
+    """ValueError, which says why, where Ollama's language cannot say what the form writes."""
+    if form.marks.tags:
+        raise ValueError("it writes each argument between tags of its own")
+    opening, between, closing = form.result([_TEXT] * 2).split(_TEXT)
+    around = shape(form)
+    tail = around.tail
+    # Ollama cuts a reply before its stop text, so that this is written with the result
+    for stop in form.marks.stop if form.marks.inline else ():
+        if tail.endswith(stop):
+            tail, opening = tail.removesuffix(stop), stop + opening
+    arguments = "{{ json .Function.Arguments }}"
+    calls = (
+        f"{{{{ range $n, $_ := .ToolCalls }}}}{{{{ if not $n }}}}{literal(around.head)}{{{{ else }}}}"
+        f"{literal(around.middle)}{{{{ end }}}}"
+        f"{{{{ .Function.Name }}}}{literal(around.between)}{arguments}{{{{ end }}}}"
+        f"{literal(tail)}"
+    )
+    return Tools(
+        _system(form), _said(form), calls, literal(opening), literal(between), literal(closing), form.marks.results
+    )
+
+
+def _said(form: Form) -> str:
+    call = ToolCall(_KEY, "{}")
+    alone, after = form.call("", [call]), form.call(_CONTENT, [call])
+    if not (after.startswith(_CONTENT) and after.endswith(alone)):
+        raise ValueError("what it says beside a call does not stand before it")
+    return literal(after.removeprefix(_CONTENT).removesuffix(alone))
+
+
+def _system(form: Form) -> str:
+    marked = [_tool(index) for index in range(_TOOLS)]
+    offer = form.system(marked, "")
+    with_text = form.system(marked, _CONTENT)
+    if not (with_text.startswith(_CONTENT) and with_text.endswith(offer)):
+        raise ValueError("a system text does not stand before its tools")
+    own = literal(with_text.removeprefix(_CONTENT).removesuffix(offer))
+    is_own = ".System"
+    if form.system(marked, STOCK_SYSTEM) == offer:
+        is_own = f'and .System (ne .System "{STOCK_SYSTEM}")'
+    return f"{{{{ if {is_own} }}}}{{{{ .System }}}}{own}{{{{ end }}}}{''.join(_loops(_marked(offer, marked)))}"
+
+
+def _tool(index: int) -> Tool:
+    name, about, key = (chr(_FIRST + 8 * index + place) for place in range(3))
+    return Tool({"type": "function", "function": {"name": name, "description": about, "parameters": {key: 0}}})
+
+
+def _marked(text: str, marked: list[Tool]) -> str:
+    """The offer with one character for each JSON text."""
+    for index, tool in enumerate(marked):
+        first = _FIRST + 8 * index
+        for place, value in ((4, tool.wrapped), (5, tool.function), (2, tool.parameters)):
+            for indent in (None, 2, 4):
+                text = text.replace(json.dumps(value, ensure_ascii=False, indent=indent), chr(first + place))
+    return text
+
+
+def _loops(text: str) -> Iterator[str]:
+    """The offer with a loop for each place where something stands once for every tool."""
+    written = dict(enumerate([*_FIELDS, "", _WHOLE, _BARE]))
+    pieces = re.split(f"([{chr(_FIRST)}-{chr(_FIRST + 8 * _TOOLS - 1)}])", text)
+    texts, marks = pieces[::2], [divmod(ord(each) - _FIRST, 8) for each in pieces[1::2]]
+    at = 0
+    while at < len(marks):
+        size = next((n for n in range(1, len(marks) - at) if marks[at + n][0] == 1), 0)
+        run = marks[at : at + size * _TOOLS]
+        repeated = [(index, place) for index in range(_TOOLS) for _, place in marks[at : at + size]]
+        inner = [texts[at + 1 + size * index : at + size * (index + 1)] for index in range(_TOOLS)]
+        between = {texts[at + size * index] for index in range(1, _TOOLS)}
+        if not size or run != repeated or any(each != inner[0] for each in inner) or len(between) != 1:
+            raise ValueError("it lists tools in a way that is no plain loop")
+        yield literal(texts[at])
+        body = "".join(
+            written[place] + literal(after) for (_, place), after in zip(run[:size], [*inner[0], ""], strict=True)
+        )
+        apart = f"{{{{ if $n }}}}{literal(between.pop())}{{{{ end }}}}"
+        yield f"{{{{ range $n, $_ := $.Tools }}}}{apart}{body}{{{{ end }}}}"
+        at += size * _TOOLS
+    yield literal(texts[at])
