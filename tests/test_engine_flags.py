@@ -45,7 +45,7 @@ def test_every_name_of_deepspeed_is_a_whole_configuration(name: str, monkeypatch
 
 def test_a_missing_deepspeed_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "find_spec", lambda package: None)
-    with pytest.raises(ValueError, match=r"needs the package deepspeed: pip install 'swift-agents\[deepspeed\]'"):
+    with pytest.raises(ValueError, match=r"needs the package deepspeed: pip install -e '\.\[deepspeed\]'"):
         engine.deepspeed("default-zero2")
 
 

@@ -324,7 +324,7 @@ def test_loftq_says_what_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="'loftq' are computed on a GPU"):
         attach.attach(base(place), attach.LoraOptions(init="loftq"))
     monkeypatch.setattr(attach, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"scipy: pip install 'swift-agents\[quant\]'"):
+    with pytest.raises(ValueError, match=r"scipy: pip install -e '\.\[quant\]'"):
         attach.attach(base(place), attach.LoraOptions(init="loftq"))
 
 
@@ -441,7 +441,7 @@ def test_a_missing_quantiser_is_named_with_its_extra(
     place: Path, method: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swift.model.quantise.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=rf"needs the package {package}: pip install 'swift-agents\[quant\]'"):
+    with pytest.raises(ValueError, match=rf"needs the package {package}: pip install -e '\.\[quant\]'"):
         load_model(place / "tiny", "fp32", "cpu", quantisation=Quantisation(4, method))
 
 
@@ -470,7 +470,7 @@ def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, b
 
 def test_galore_names_the_package_that_is_missing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs the package galore_torch: pip install 'swift-agents\[galore\]'"):
+    with pytest.raises(ValueError, match=r"needs the package galore_torch: pip install -e '\.\[galore\]'"):
         train(place, tmp_path, sft_type="full", use_galore=True)
 
 

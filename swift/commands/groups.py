@@ -23,7 +23,7 @@ class QuantFlags:
     quantization_bit: Literal["0", "4", "8"] = "0"
     """Bits of the frozen weights while they are loaded (QLoRA); 0 leaves them as they are"""
     quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq", "torch"] = flag("bnb", alias=("quantization_method",))
-    """Library that quantises: bitsandbytes, HQQ, torchao (pip install 'swift-agents[quant]'); torch: answers on CPUs"""
+    """Library that quantises: bitsandbytes, HQQ, torchao (pip install -e '.[quant]'); torch: answers on CPUs"""
     bnb_4bit_comp_dtype: Dtype = flag("AUTO", alias=("bnb_4bit_compute_dtype",), values=DTYPES)
     """What bitsandbytes computes in at 4 bits; AUTO takes --dtype"""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
@@ -254,7 +254,7 @@ class TunerFlags:
     lisa_step_interval: int = 20
     """full: steps between two draws of LISA"""
     use_galore: bool = False
-    """full: AdamW on gradients projected to a low rank (pip install 'swift-agents[galore]')"""
+    """full: AdamW on gradients projected to a low rank (pip install -e '.[galore]')"""
     galore_rank: int = 128
     """GaLore: rank of the gradients"""
     galore_target_modules: tuple[str, ...] = flag((), commas=True)

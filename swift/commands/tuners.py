@@ -89,7 +89,7 @@ Made by `swift tuners --markdown true`. The column *trained* counts the paramete
 at their defaults (trainable_tokens: {tokens} tokens). A flag that the chosen tuner would ignore is an error.
 
 Weights of 4 or 8 bits are made while the model is loaded: `--quantization_bit 4`, by bitsandbytes, or as
-`--quant_method hqq` or `torchao` (8 bits) says; `pip install 'swift-agents[quant]'`. A checkpoint that is quantised
+`--quant_method hqq` or `torchao` (8 bits) says; `pip install -e '.[quant]'`. A checkpoint that is quantised
 already (GPTQ, AWQ, AQLM) needs no flag, but its own package. Such a base stays as it is: LoRA trains beside it, and is
 merged into the whole weights of the same model where there are some.
 """

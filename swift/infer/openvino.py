@@ -148,9 +148,7 @@ class _Request(NamedTuple):
 def check_installed() -> None:
     """ValueError that names the extra where it is missing."""
     if find_spec("openvino_genai") is None:
-        raise ValueError(
-            "--infer_backend openvino needs the package openvino-genai: pip install 'swift-agents[openvino]'"
-        )
+        raise ValueError("--infer_backend openvino needs the package openvino-genai: pip install -e '.[openvino]'")
 
 
 def _library() -> tuple[Any, Any]:

@@ -24,8 +24,7 @@ def check(method: str) -> None:
     """ValueError where the package is missing, or the processor it wants."""
     if find_spec("llmcompressor") is None:
         raise ValueError(
-            f"--quant_method {method} needs the package llmcompressor: pip install 'swift-agents[gptq]', "
-            "or take bnb or torchao"
+            f"--quant_method {method} needs the package llmcompressor: pip install -e '.[gptq]', or take bnb or torchao"
         )
     if method == "awq" and not torch.accelerator.is_available():
         raise ValueError("--quant_method awq needs a GPU in llmcompressor: take gptq, bnb or torchao here")

@@ -318,7 +318,7 @@ def _init(word: str) -> dict[str, Any]:
     if word.startswith("pissa_niter"):
         raise ValueError(f"start values {word!r} are random, so a saved adapter could not find them again: take pissa")
     if word == "loftq" and find_spec("scipy") is None:
-        raise ValueError("start values 'loftq' need the package scipy: pip install 'swift-agents[quant]'")
+        raise ValueError("start values 'loftq' need the package scipy: pip install -e '.[quant]'")
     if word not in INITS:
         raise ValueError(f"unknown start values {word!r}: true, false, {', '.join(INITS)}")
     more = {"loftq": {"loftq_config": LoftQConfig(loftq_bits=4)}, "lora_ga": {"lora_ga_config": LoraGAConfig()}}
