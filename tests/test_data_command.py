@@ -9,7 +9,7 @@ from tiny import tiny_model_folder
 
 from swift import cli
 
-GOOD = {"query": "Q", "response": "Thought: t\nAction: a\nAction Input: b\nObservation: c\nFinal Answer: d"}
+GOOD = {"query": "Q", "response": "Thought: t\nAction: a\nAction Input: {}\nObservation: c\nFinal Answer: d"}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_show_writes_the_row_as_it_is_trained(tmp_path: Path, model: str, capsys
             0.0,
         ],
         ["Thought: t\n", 1.0],
-        ["Action: a\nAction Input: b\nObservation:", 2.0],
+        ["Action: a\nAction Input: {}\nObservation:", 2.0],
         [" c\n", 0.0],
         ["Final Answer: d<|im_end|>", 1.0],
     ]

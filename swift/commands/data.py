@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lint:
-    """Name every bad row of the files: file, line, rule and excerpt. Exit 1 if there is any."""
+    """Name every bad row of the files, and what looks odd in others: file, line, rule, excerpt. Exit 1 for bad rows."""
 
     files: tuple[str, ...] = flag(positional=True)
     """Data files or folders"""
@@ -69,15 +69,18 @@ def run(argv: Sequence[str]) -> int:
 def lint(cfg: Lint) -> int:
     from swift.data import check
 
-    found: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
+    odd: Counter[str] = Counter()
     for finding in check.lint(cfg.files, cfg.columns or None):
-        found[finding.rule] += 1
+        (odd if finding.warning else bad)[finding.rule] += 1
         print(finding)
-    if not found:
-        print("nothing wrong", file=sys.stderr)
-        return 0
-    print("bad rows: " + ", ".join(f"{number} {rule}" for rule, number in found.most_common()), file=sys.stderr)
-    return 1
+    for what, found in (("bad rows", bad), ("warnings", odd)):
+        if found:
+            counts = ", ".join(f"{number} {rule}" for rule, number in found.most_common())
+            print(f"{what}: {counts}", file=sys.stderr)
+    if not bad:
+        print("no bad rows" if odd else "nothing wrong", file=sys.stderr)
+    return 1 if bad else 0
 
 
 def show(cfg: Show) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from swift.data import rules
 from swift.data.registry import TRAINABLE, Entry, catalogue, near
 from swift.flags import flag
 
@@ -147,11 +148,7 @@ are read. A file in UTF-16, or a JSON list in GB18030, is refused in one line.
 
 A row that the template or the text form refuses is `unrendered`, one that is too long is `length`.
 
-`swift data lint FILE` names every bad row by file, line and rule; `swift data show FILE --model NAME` shows what is
-trained.
-
-
-
+{RULES}
 ## All of them
 
 `rows` is how many there are to train on after the set's own filter, as last counted; the subsets are those that are
@@ -165,7 +162,7 @@ def page(entries: Mapping[str, Entry]) -> str:
         about = ", ".join([*([entry.modality] if entry.modality != "text" else []), *entry.tags])
         cells = [f"`{name}`", entry.ms, entry.hf, ", ".join(entry.read_by_default), _rows(entry), about]
         table.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
-    return "\n".join([HEAD, *table, "", f"{len(entries)} data sets.", ""])
+    return "\n".join([HEAD.replace("{RULES}", rules.page()), *table, "", f"{len(entries)} data sets.", ""])
 
 
 def _rows(entry: Entry) -> str:

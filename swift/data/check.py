@@ -6,47 +6,64 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from swift import images
 from swift.chat import Conversation
 from swift.data import rows
-from swift.data.fields import BadRow, Row
+from swift.data.examine import examine
+from swift.data.fields import BadRow, Oddity, Row
 from swift.data.repairs import outcome
 from swift.data.sources import Source, data_files, read_rows
+from swift.data.twice import MOST, Seen
 
 Strategy = Literal["none", "discard", "error", "warning"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Say = Callable[[str], None]
+Look = Callable[[Conversation, Path, int], tuple[Conversation, list[Oddity]]]
+"""Makes sure of a conversation of a file's line: the conversation with its images, and what looks odd in it."""
 
 FATES = ("read", "kept", "bad", "filtered")
 
 
 class Finding(NamedTuple):
-    """A bad row and where it stands; line 0 is a file that cannot be read."""
+    """A bad row, or one that looks odd (`warning`), and where it stands; line 0 is a file that cannot be read."""
 
     file: str
     line: int
     rule: str
     message: str
     excerpt: str = ""
+    warning: bool = False
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {self.rule}: {self.message}" + (f": {self.excerpt}" if self.excerpt else "")
+        rule = f"warning: {self.rule}" if self.warning else self.rule
+        return f"{where}: {rule}: {self.message}" + (f": {self.excerpt}" if self.excerpt else "")
+
+
+class Warned(NamedTuple):
+    """How many rows look odd in one way, and the first of them."""
+
+    rows: int
+    first: Finding
 
 
 @dataclass
 class Report:
     """What became of every row: `rows[source][fate]`.
 
-    Fates: read; kept; bad (broke a rule); filtered (left out by the set's own filter).
+    Fates: read; kept; bad (broke a rule); filtered (left out by the set's own filter). `warned`: what looks odd in
+    rows that are kept, by rule. `seen`: the dialogues that were read, to find those that come twice.
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     rules: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+    warned: dict[str, Warned] = field(default_factory=dict)
+    seen: Seen = field(default_factory=Seen)
     notes: list[str] = field(default_factory=list)
     columns_met: set[str] = field(default_factory=set)
 
@@ -59,6 +76,10 @@ class Report:
         self.rules[finding.rule] += 1
         self.findings.append(finding)
 
+    def warn(self, finding: Finding) -> None:
+        known = self.warned.get(finding.rule)
+        self.warned[finding.rule] = known._replace(rows=known.rows + 1) if known else Warned(1, finding)
+
     def total(self, fate: str) -> int:
         return sum(counts[fate] for counts in self.rows.values())
 
@@ -70,6 +91,16 @@ class Report:
             found.append(f"{source}: " + ", ".join(f"{counts[fate]} {fate}" for fate in shown))
         if self.rules:
             found.append("bad rows by rule: " + ", ".join(f"{rule} {n}" for rule, n in self.rules.most_common()))
+        return found + self.warnings()
+
+    def warnings(self) -> list[str]:
+        """A line for each way in which rows look odd: how many, and the first."""
+        found = [
+            f"warning: {rule}: {rows} row{'s' * (rows > 1)}, first {first.file}:{first.line}: {first.message}"
+            for rule, (rows, first) in self.warned.items()
+        ]
+        if self.seen.full:
+            found.append(f"warning: rows that come twice were looked for among the first {MOST:,} different ones")
         return found
 
     def as_dict(self) -> dict[str, object]:
@@ -78,6 +109,7 @@ class Report:
             "rows": {source: {fate: counts[fate] for fate in FATES} for source, counts in self.rows.items()},
             "rules": dict(self.rules),
             "findings": [finding._asdict() for finding in self.findings],
+            "warnings": {rule: {"rows": rows, "first": first._asdict()} for rule, (rows, first) in self.warned.items()},
             "notes": list(self.notes),
         }
 
@@ -91,10 +123,12 @@ def checked(
     discard  bad rows are left out and counted
     warning  bad rows are left out, counted and named
     error    the first bad row ends the run: ValueError
+
+    Rows that look odd are kept, and `report.warned` counts them; `none` looks for no such rows.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"--check_dataset_strategy {strategy}: choose one of {', '.join(STRATEGIES)}")
-    read = rows.read if strategy == "none" else rows.conversation
+    look = _nothing if strategy == "none" else partial(_looked_at, report.seen)
     renamed = {**source.columns, **(columns or {})}
     report.count(source.name, "read", 0)
     for file in source.files:
@@ -103,7 +137,7 @@ def checked(
             if columns and isinstance(row, dict):
                 report.columns_met.update(columns.keys() & row.keys())
             try:
-                found = _conversations(source, file, row, read, renamed)
+                found = _conversations(source, file, line, row, look, renamed)
             except BadRow as bad:
                 finding = _finding(file, line, row, bad)
                 report.add(source.name, finding)
@@ -115,11 +149,16 @@ def checked(
             if not found:
                 report.count(source.name, "filtered")
             report.count(source.name, "kept", len(found))
-            yield from (replace(conversation, source=source.name, line=line) for conversation in found)
+            for conversation, odd in found:
+                if odd:
+                    for oddity in {each.rule: each for each in reversed(odd)}.values():
+                        report.warn(_warning(file, line, row, oddity))
+                yield replace(conversation, source=source.name, line=line)
 
 
 def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) -> Iterator[Finding]:
-    """Everything that is wrong in files and in the files of folders; one bad file does not hide the next."""
+    """All that is wrong or odd in files and in the files of folders; one bad file does not hide the next."""
+    seen = Seen()
     for path in paths:
         try:
             files = data_files(Path(path))
@@ -127,32 +166,43 @@ def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) 
             yield Finding(str(path), 0, "unreadable-file", str(error))
             continue
         for file in files:
-            yield from _lint_file(file, columns)
+            yield from _lint_file(file, columns, seen)
 
 
-def _lint_file(file: Path, columns: Mapping[str, str] | None) -> Iterator[Finding]:
-    source = Source(str(file), (file,))
+def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: Seen) -> Iterator[Finding]:
+    source, look = Source(str(file), (file,)), partial(_looked_at, seen)
     try:
         for line, row in read_rows(file):
             try:
-                _conversations(source, file, row, rows.conversation, columns or {})
+                found = _conversations(source, file, line, row, look, columns or {})
             except BadRow as bad:
                 yield _finding(file, line, row, bad)
+                continue
+            for oddity in (oddity for _, odd in found for oddity in odd):
+                yield _warning(file, line, row, oddity)
     except ValueError as error:
         yield Finding(str(file), 0, "unreadable-file", str(error).removeprefix(f"{file}: "))
 
 
 def _conversations(
-    source: Source,
-    file: Path,
-    row: Row | BadRow,
-    read: Callable[[Row, Mapping[str, str]], Conversation],
-    columns: Mapping[str, str],
-) -> list[Conversation]:
-    """None where the set's own filter leaves the row out; several where one row holds several."""
+    source: Source, file: Path, line: int, row: Row | BadRow, look: Look, columns: Mapping[str, str]
+) -> list[tuple[Conversation, list[Oddity]]]:
+    """The row's conversations: none where the set's own filter leaves it out, several where it holds several."""
     if isinstance(row, BadRow):
         raise row
-    return [_with_images(read(repaired, columns), file.parent) for repaired in outcome(source.repair(row))]
+    return [look(rows.read(repaired, columns), file, line) for repaired in outcome(source.repair(row))]
+
+
+def _nothing(found: Conversation, file: Path, line: int) -> tuple[Conversation, list[Oddity]]:
+    return _with_images(found, file.parent), []
+
+
+def _looked_at(seen: Seen, found: Conversation, file: Path, line: int) -> tuple[Conversation, list[Oddity]]:
+    odd = examine(found)
+    found = _with_images(found, file.parent)
+    if before := seen.before(found, file, line):
+        odd.append(Oddity("duplicate-row", f"the same dialogue stands in {before}"))
+    return found, odd
 
 
 def _with_images(found: Conversation, folder: Path) -> Conversation:
@@ -167,6 +217,15 @@ def _with_images(found: Conversation, folder: Path) -> Conversation:
 
 
 def _finding(file: Path, line: int, row: Row | BadRow, bad: BadRow) -> Finding:
-    excerpt = bad.excerpt if isinstance(row, BadRow) else json.dumps(row, ensure_ascii=False, default=str)
+    return Finding(str(file), line, bad.rule, bad.message, _excerpt(row, bad.excerpt))
+
+
+def _warning(file: Path, line: int, row: Row | BadRow, oddity: Oddity) -> Finding:
+    return Finding(str(file), line, oddity.rule, oddity.message, _excerpt(row), warning=True)
+
+
+def _excerpt(row: Row | BadRow, text: str = "") -> str:
+    """What a row begins with; `text` where there is no row to take it from."""
+    excerpt = text if isinstance(row, BadRow) else json.dumps(row, ensure_ascii=False, default=str)
     short = excerpt if len(excerpt) <= 120 else excerpt[:117] + "..."
-    return Finding(str(file), line, bad.rule, bad.message, short.replace("\n", " "))
+    return short.replace("\n", " ")

@@ -1,15 +1,26 @@
-"""Whether a well-formed dialogue makes sense: its calls, results and replies. Reads no row."""
+"""Whether a well-formed dialogue makes sense: its calls, results and replies. Reads no row.
+
+What would train something wrong is a BadRow; what only looks odd is an Oddity, and the row is trained on.
+"""
 
 from __future__ import annotations
 
+import difflib
+
 from swift.agent.jsontext import loads
-from swift.chat import Conversation, Message, ToolCall
-from swift.data.fields import BadRow, rule_of
+from swift.chat import Conversation, Message, Tool, ToolCall
+from swift.data.arguments import examine_arguments, examine_tools
+from swift.data.fields import BadRow, Oddity, rule_of
+from swift.data.react import examine_dialogue, form_of
 
 
-def examine(found: Conversation) -> None:
-    """Raises BadRow when calls, results or replies of a well-formed conversation do not make sense."""
-    offered = {tool.name for tool in found.tools}
+def examine(found: Conversation) -> list[Oddity]:
+    """What looks odd. Raises BadRow when calls, results or replies do not make sense."""
+    odd: list[Oddity] = []
+    offered: dict[str, Tool] = {}
+    if found.tools:
+        odd += examine_tools(found.tools)
+        offered = {tool.name: tool for tool in found.tools}
     calls: tuple[ToolCall, ...] = ()
     waiting: list[str] = []  # ids of the calls that still have no result
     results, allowed = 0, 0
@@ -31,21 +42,36 @@ def examine(found: Conversation) -> None:
         # Without ids results are matched by order, and one message may bring the results of all calls.
         waiting = [call.id for call in calls if call.id]
         if message.role == "assistant":
-            _examine_reply(message, offered, number)
+            odd += _examine_reply(message, offered, number)
             if message.content.rstrip().endswith("Observation:"):
                 allowed = max(allowed, 1)  # ReAct text: the call is in the words, its result a message of its own
+        elif message.role == "user" and not message.content.strip():
+            odd.append(Oddity("empty-user", f"message {number} is the user's and is empty"))
+    if len(found.messages) > 1:
+        first = found.messages[found.messages[0].role == "system"]
+        if first.role == "assistant":
+            odd.append(Oddity("assistant-first", "the dialogue begins with the assistant, whom nobody asked"))
+        if keywords := form_of(found):
+            odd += examine_dialogue(found, keywords)
+    return odd
 
 
-def _examine_reply(message: Message, offered: set[str], number: int) -> None:
+def _examine_reply(message: Message, offered: dict[str, Tool], number: int) -> list[Oddity]:
     if not message.tool_calls and not message.content.strip():
         raise BadRow("empty-reply", f"message {number} is an empty reply")
+    odd: list[Oddity] = []
     for call in message.tool_calls:
-        _examine_call(call, offered, number)
+        odd += _examine_call(call, offered, number, trained=message.weight != 0)
+    return odd
 
 
-def _examine_call(call: ToolCall, offered: set[str], number: int) -> None:
+def _examine_call(call: ToolCall, offered: dict[str, Tool], number: int, trained: bool) -> list[Oddity]:
     if offered and call.name not in offered:
-        raise BadRow("unknown-tool", f"message {number} calls {call.name!r}, offered: {', '.join(sorted(offered))}")
+        near = difflib.get_close_matches(call.name, offered, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; offered: {', '.join(sorted(offered))}"
+        raise BadRow("unknown-tool", f"message {number} calls {call.name!r}{hint}")
+    if not call.name.strip():
+        raise BadRow("bad-call", f"message {number} calls a tool whose name is empty")
     try:
         arguments = loads(call.arguments, once=True)
     except ValueError as error:
@@ -53,3 +79,6 @@ def _examine_call(call: ToolCall, offered: set[str], number: int) -> None:
         raise BadRow(rule_of(error, "bad-arguments"), what) from None
     if not isinstance(arguments, dict):
         raise BadRow("bad-arguments", f"message {number}, {call.name}: arguments must be an object")
+    if not offered or not trained:
+        return []
+    return list(examine_arguments(offered[call.name], arguments, f"message {number}, {call.name}"))

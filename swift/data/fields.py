@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Any
+from typing import Any, NamedTuple
 
 from swift.agent.jsontext import DuplicateKeyError, LoneSurrogateError, dumps, loads, refuse_lone_surrogates
 
@@ -18,6 +18,13 @@ class BadRow(ValueError):
         self.rule = rule
         self.message = message
         self.excerpt = excerpt  # only where there is no row to take one from
+
+
+class Oddity(NamedTuple):
+    """What looks odd in a row that is trained on all the same; `rule` is a short stable name."""
+
+    rule: str
+    message: str
 
 
 def parsed(value: str) -> Any:

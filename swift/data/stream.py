@@ -34,7 +34,10 @@ def rows(plan: DataPlan, say: Say) -> Callable[[int, bool], Iterator[Conversatio
 
 
 def _good(source: Source, plan: DataPlan, say: Say) -> Iterator[Conversation]:
-    return checked(source, plan.check_dataset_strategy, Report(), say, plan.columns)
+    report = Report()
+    yield from checked(source, plan.check_dataset_strategy, report, say, plan.columns)
+    for line in report.warnings():
+        say(line)
 
 
 def _side_by_side(
