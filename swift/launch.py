@@ -33,7 +33,9 @@ def launch(argv: Sequence[str]) -> int:
     if here.isdigit() and int(here):  # left alone, torch gives each process of several one thread
         os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // int(here), 1)))
     os.environ[MARK] = "1"
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.stdout.flush()
     try:
         words = options(os.environ, run.get_args_parser().format_help())

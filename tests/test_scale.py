@@ -182,6 +182,7 @@ def test_a_dead_process_ends_the_run_with_one_line_and_signals_save_on_all(work:
     out, err = interrupted.communicate(timeout=60)
     assert (interrupted.returncode, "Traceback" in out + err) == (130, False), err
     assert err.count("saves a checkpoint after this step") == 1
+    assert "death signal" not in err
     last = checkpoint.newest(folder)
     assert last and int(last.name.removeprefix(checkpoint.PREFIX)) > step + 20
     (command,) = [line for line in out.splitlines() if line.startswith("to go on: ")]
