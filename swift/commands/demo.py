@@ -258,6 +258,7 @@ class _Loads(NamedTuple):
 
     demo: Config
     adapter: str | None
+    vllm_log: None = None
 
     @property
     def model(self) -> ModelFlags:

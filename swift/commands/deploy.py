@@ -95,6 +95,10 @@ class Config:
     def __post_init__(self) -> None:
         check_guide(self.server.guided_tools, self.backend)
 
+    @property
+    def vllm_log(self) -> None:
+        """A server's log stands with its engine's."""
+
 
 def run(argv: Sequence[str]) -> None:
     parsed = flags.parse(Config, argv, prog="swift deploy")

@@ -108,6 +108,13 @@ class Config:
         return bool(self.rows.dataset or self.rows.val_dataset)
 
     @property
+    def vllm_log(self) -> Path:
+        """A file that is this process's alone."""
+        from swift.cache import cache_root
+
+        return cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+
+    @property
     def talks(self) -> bool:
         return not self.has_rows if self.eval_human is None else self.eval_human
 
@@ -121,7 +128,6 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
     from swift.agent.described import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
-    from swift.cache import cache_root
     from swift.commands.loading import load_chat, sampling
 
     params = sampling(cfg.generation)
@@ -130,8 +136,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     tools = read_tools(file) if file and not described else []
     rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
-    log = cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    chat = load_chat(cfg, given, log=log)
+    chat = load_chat(cfg, given)
     try:
         if cfg.talks:
             talk(chat, params, cfg, results, tools, described)

@@ -35,6 +35,14 @@ class Loads(Protocol):
     def backend(self) -> BackendFlags: ...
 
 
+class Starts(Loads, Protocol):
+    """A command's config, as far as starting an engine goes."""
+
+    @property
+    def vllm_log(self) -> Path | None:
+        """Where vLLM writes instead of standard output and error; None leaves it these."""
+
+
 class Choice(NamedTuple):
     """What is to be loaded, once the checkpoint's own record has had its say. `adapter`: an adapter's checkpoint."""
 
@@ -47,13 +55,12 @@ class Choice(NamedTuple):
         return self.model.model_id_or_path or self.model.model_type or ""
 
 
-def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False, log: Path | None = None) -> LocalChat:
+def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> LocalChat:
     """The model of the flags behind an engine and a renderer.
 
     What training recorded beside a checkpoint holds for flags left at their defaults; `given` names those that the
     user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
-    they are. `keep`: the engine's model will be used beside the engine. `log`: where vLLM writes instead of standard
-    output and error.
+    they are. `keep`: the engine's model will be used beside the engine.
     """
     choice = choose(cfg, given)
 
@@ -68,13 +75,14 @@ def load_chat(cfg: Loads, given: Collection[str] = (), keep: bool = False, log: 
 
     model_flags = choice.model
     path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
-    backend = backends.pick(cfg.backend, choice, path, log)
+    backend = backends.pick(cfg.backend, choice, path, cfg.vllm_log)
     found = spec(choice, path)
     if choice.adapter:
         attach.check(choice.adapter)
     renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code)
     if backend != "pt":
-        return LocalChat(backends.start(backend, cfg.backend, choice, path, renderer.stop.tokens, log), renderer)
+        stop = renderer.stop.tokens
+        return LocalChat(backends.start(backend, cfg.backend, choice, path, stop, cfg.vllm_log), renderer)
     # PyTorch's own kernels round in the engine, after merging; the other methods while the weights are loaded.
     late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
     quant = None if late else quantisation(model_flags)
