@@ -11,12 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from llguidance import LLParserLimits
 from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 
 from swift.agent import FORMS, form
 from swift.agent.reply import write_reply
 from swift.chat import Message, Tool, ToolCall
+from swift.infer import guide as guides
 from swift.infer.chat import LocalChat, collect
 from swift.infer.engine import Step
 from swift.infer.grammar import Rules
@@ -230,10 +232,13 @@ def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> 
         {"enum": [str(number) for number in range(200_000)]},
     ],
 )
-def test_a_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="cannot be held to this") as caught:
-        vocabulary().guide(form("hermes"), Rules(schema=schema))
+def test_a_strict_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="cannot be held to") as caught:
+        vocabulary().guide(form("hermes"), Rules(schema=schema, strict_schema=True))
     assert "\n" not in str(caught.value)
+    lenient = vocabulary().guide(form("hermes"), Rules(schema=schema))
+    assert lenient.dropped
+    assert keeps(lenient, tiny_tokenizer(), '"xy"'), "what is dropped forbids nothing"
 
 
 def argument(schema: Any, **more: Any) -> Tool:
@@ -292,16 +297,51 @@ def test_a_value_in_tags_of_its_own_is_held_to_its_schema_and_read_by_it(
     [
         (argument(one_of({**TEXT, "maxLength": 3}, NUMBER)), "argument 'x' is a text with rules, or no text"),
         (argument(False), ".*"),
-        (argument({"$ref": "#/$defs/Nowhere"}), "argument 'x' refers to #/\\$defs/Nowhere"),
-        (argument({"$ref": "#/$defs/A"}, **{"$defs": {"A": {"$ref": "#/$defs/A"}}}), "argument 'x' refers to"),
+        (argument({"$ref": "#/$defs/Nowhere"}), "'\\$ref' at /properties/x: .* does not exist"),
+        (
+            argument({"$ref": "#/$defs/A"}, **{"$defs": {"A": {"$ref": "#/$defs/A"}}}),
+            "'\\$ref' at /\\$defs/A: nothing fits it, or it only refers to itself",
+        ),
         (argument({**TEXT, "pattern": "^a|b"}), "argument 'x' has a pattern with anchors on one side"),
-        (argument(TEXT, minProperties=1), "'minProperties', said of arguments"),
-        (argument(TEXT, required=["x", "y"]), "'y', said of arguments"),
+        (argument(TEXT, minProperties=1), "'minProperties' at its top: it is said of arguments that have tags"),
+        (argument(TEXT, required=["x", "y"]), "'required' at its top: 'y' is no argument"),
     ],
 )
-def test_what_arguments_in_tags_cannot_be_held_to_is_refused_with_the_reason(tool: Tool, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"cannot be held to this: {reason}"):
-        vocabulary().guide(form("qwen3_coder"), Rules((tool,)))
+def test_what_arguments_in_tags_cannot_be_held_to_is_refused_where_they_are_strict(tool: Tool, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"tool 'f': a reply cannot be held to .*{reason}"):
+        vocabulary().guide(form("qwen3_coder"), Rules((tool,), strict=frozenset(["f"])))
+    guide = vocabulary().guide(form("qwen3_coder"), Rules((tool,)))
+    assert {each.tool for each in guide.dropped} == {"f"}
+    call = form("qwen3_coder").call("", [ToolCall("f", '{"x": "ab"}')])
+    assert keeps(guide, tiny_tokenizer(), call), "what is dropped forbids nothing"
+
+
+MAIL = argument({**TEXT, "format": "email", "pattern": r"^(?!\.)[a-z@.]+$"})
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_tool_with_a_keyword_that_no_grammar_holds_is_guided_by_the_rest(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), Rules((MAIL, CLOCK), required=True))
+    (dropped,) = (each for each in guide.dropped)
+    assert (dropped.tool, dropped.pointer, dropped.keyword) == ("f", "/properties/x", "pattern")
+    assert "look-ahead" in dropped.reason
+    assert keeps(guide, tokenizer, form(name).call("", [ToolCall("f", '{"x": "a@b.de"}')]))
+    assert not keeps(guide, tokenizer, form(name).call("", [ToolCall("f", '{"x": "a@b.de", "y": 1}')]))
+    assert not keeps(guide, tokenizer, form(name).call("", [ToolCall("f", "{}")]))
+
+
+def test_tools_that_are_too_large_together_leave_the_largest_unguided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guides, "LIMITS", LLParserLimits(max_grammar_size=400))
+    wide = Tool({"name": "wide", "parameters": {"properties": {f"p{n}": {"type": "integer"} for n in range(60)}}})
+    guide = vocabulary().guide(form("hermes"), Rules((wide, argument(NUMBER)), required=True))
+    (dropped,) = guide.dropped
+    assert (dropped.tool, dropped.pointer) == ("wide", "")
+    assert "too big" in dropped.reason
+    assert keeps(guide, tiny_tokenizer(), form("hermes").call("", [ToolCall("wide", '{"q": 1}')]))
+    assert not keeps(guide, tiny_tokenizer(), form("hermes").call("", [ToolCall("f", '{"x": "a"}')]))
+    with pytest.raises(ValueError, match=r"tool 'wide': a reply cannot be held to the schema: .*too big"):
+        vocabulary().guide(form("hermes"), Rules((wide,), required=True, strict=frozenset(["wide"])))
 
 
 def test_ids_that_only_pad_the_vocabulary_are_never_drawn_and_probabilities_are_the_models_own() -> None:

@@ -273,6 +273,20 @@ def test_a_model_rounded_after_loading_answers(swift, tmp_path, monkeypatch, bit
     assert fewer["query"] == whole["query"] == "hi"
 
 
+def test_what_guided_calls_are_not_held_to_is_named_once(swift, base, tmp_path):
+    (tmp_path / "tools.py").write_text(
+        "from pathlib import Path\n\ndef read(at: Path, lines: set[int]) -> str:\n    return str(at)\n"
+    )
+    words = ("--model", base, "--template_type", "chatml", "--max_new_tokens", 3, "--tools", "tools.py")
+    code, _, told = swift(*words, "--guided_tools", "true", typed="hi\nand?\n")
+    assert code == 0
+    named = [line for line in told.splitlines() if line.startswith("tool 'read': calls are not held to")]
+    assert [line.split(":")[1] for line in named] == [
+        " calls are not held to 'format' at /properties/at",
+        " calls are not held to 'uniqueItems' at /properties/lines",
+    ]
+
+
 def test_calls_in_a_dialogue_are_held_to_the_tools_of_its_file(swift, base, tmp_path, monkeypatch):
     (tmp_path / "tools.py").write_text('def look(at: int) -> str:\n    """Look somewhere."""\n    return "seen"\n')
     held = []

@@ -208,6 +208,7 @@ def test_what_is_not_supported_says_what_is() -> None:
 WATER = {"type": "function", "function": {"name": "water", "description": "Sprinklers"}}
 NAMED = {"type": "function", "function": {"name": "water"}}
 STRICT = {"type": "function", "function": {"name": "water", "strict": True}}
+IN_FULL = frozenset({"water"})
 
 
 def allowed(mode: str) -> dict[str, Any]:
@@ -221,11 +222,11 @@ def allowed(mode: str) -> dict[str, Any]:
         ({"tool_choice": "auto"}, None),
         ({"tool_choice": "none", "parallel_tool_calls": False}, None),
         ({"tool_choice": "required"}, Rules((Tool(FIRE), Tool(WATER)), required=True)),
-        ({"tool_choice": NAMED}, Rules((Tool(WATER),), required=True, parallel=False)),
+        ({"tool_choice": NAMED}, Rules((Tool(WATER),), required=True, parallel=False, strict=IN_FULL)),
         ({"tool_choice": allowed("auto")}, Rules((Tool(WATER),))),
         ({"tool_choice": allowed("required")}, Rules((Tool(WATER),), required=True)),
         ({"parallel_tool_calls": False}, Rules((Tool(FIRE), Tool(WATER)), parallel=False)),
-        ({"tools": [STRICT]}, Rules((Tool(STRICT),))),
+        ({"tools": [STRICT]}, Rules((Tool(STRICT),), strict=IN_FULL)),
         ({"response_format": {"type": "text"}}, None),
         ({"tools": [], "response_format": {"type": "json_object"}}, Rules(schema={"type": "object"})),
         (
@@ -236,6 +237,41 @@ def allowed(mode: str) -> dict[str, Any]:
 )
 def test_what_a_reply_must_be_follows_from_the_request(fields: dict[str, Any], rules: Rules | None) -> None:
     assert chat(**{"tools": [FIRE, WATER], **fields}).rules(guide_tools=False) == rules
+
+
+@pytest.mark.parametrize(
+    ("fields", "strict", "strict_schema"),
+    [
+        ({"tool_choice": "required"}, (), False),
+        ({"tool_choice": {"type": "function", "function": {"name": "fire"}}}, ("fire",), False),
+        ({"tools": [{**FIRE, "function": {**FIRE["function"], "strict": True}}, WATER]}, ("fire",), False),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}, (), False),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}, "strict": True}}},
+            (),
+            True,
+        ),
+    ],
+)
+def test_only_what_is_asked_for_strictly_must_be_held_in_full(
+    fields: dict[str, Any], strict: tuple[str, ...], strict_schema: bool
+) -> None:
+    rules = chat(**{"tools": [FIRE, WATER], **fields}).rules(guide_tools=False)
+    assert rules is not None
+    assert (rules.strict, rules.strict_schema) == (frozenset(strict), strict_schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"at": {"type": "array", "items": [{"type": "number"}] * 2}}},
+        {"properties": {"n": {"type": "number", "minimum": 0, "exclusiveMinimum": True}}},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "properties": {"at": {"items": [{}]}}},
+    ],
+)
+def test_schemas_of_earlier_drafts_are_schemas(schema: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    assert chat(tools=[tool]).offered[0].name == "f"
 
 
 def test_a_server_may_hold_every_offered_tool_to_its_schema() -> None:

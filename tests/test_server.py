@@ -18,14 +18,17 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tiny import tiny_model_folder
+from tiny import tiny_model_folder, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from swift.agent import form
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.infer.chat import LocalChat
 from swift.infer.engine import Busy, Step, TorchEngine
 from swift.infer.grammar import Rules
+from swift.infer.guide import Guide, Vocabulary
 from swift.infer.sample import SamplingParams
+from swift.infer.schemas import Dropped
 from swift.serve.body import Limits
 from swift.serve.log import JsonLines
 from swift.serve.server import create_app
@@ -351,6 +354,7 @@ def test_without_a_key_nobody_changes_adapters() -> None:
 def test_what_a_reply_must_be_reaches_the_chat_or_is_refused() -> None:
     class Held(NamedTuple):
         rules: Rules
+        dropped: tuple[Dropped, ...] = ()
 
         def begin(self) -> Any: ...
 
@@ -370,6 +374,100 @@ def test_what_a_reply_must_be_reaches_the_chat_or_is_refused() -> None:
         raise ValueError("no grammar for this")
 
     assert "no grammar" in error(ask(client(guide=refuse), **must), 400)["message"]
+
+
+MAIL = {
+    "type": "function",
+    "function": {
+        "name": "mail",
+        "parameters": {
+            "type": "object",
+            "properties": {"to": {"type": "string", "pattern": r"^(?!\.)[a-z@.]+$"}, "cc": {"type": "string"}},
+            "required": ["to"],
+        },
+    },
+}
+
+
+class Guiding(Scripted):
+    """A scripted chat, with the guides of a model whose text form is Hermes's."""
+
+    def __init__(self, arguments: str = '{"to": "a@b.de"}') -> None:
+        call = ToolCall("mail", arguments, "1")
+        super().__init__(lambda messages: iter([Delta(tool_call=call), Delta(finish="tool_calls", usage=Usage(1, 1))]))
+        self._vocabulary = Vocabulary(tiny_tokenizer(), [2])
+
+    def guide(self, rules: Rules) -> Guide:
+        return self._vocabulary.guide(form("hermes"), rules)
+
+
+def test_a_keyword_that_no_grammar_holds_leaves_the_request_answered_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chat = Guiding()
+    http = client(chat, guide=chat.guide, guide_tools=True)
+    with caplog.at_level(logging.WARNING, "swift.serve"):
+        for fields in ({}, {}, {"tool_choice": "required"}, {"tools": [MAIL, CLOCK]}):
+            assert ask(http, **{"tools": [MAIL], **fields}).status_code == 200
+    assert chat.params.guide is not None
+    (told,) = caplog.messages
+    assert told.startswith("tool 'mail': replies are not held to 'pattern' at /properties/to: ")
+    assert "look-ahead" in told
+    assert told.endswith("checked afterwards")
+
+
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+NAMED = {"type": "function", "function": {"name": "mail"}}
+STRICT = {**MAIL, "function": {**MAIL["function"], "strict": True}}  # type: ignore[dict-item]
+FORMAT = {"name": "n", "strict": True, "schema": {"type": "object", "properties": {"a": {"not": {}}}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"tools": [CLOCK, MAIL], "tool_choice": NAMED}, "tools[1].function.parameters", "'pattern' at /properties/to"),
+        ({"tools": [STRICT]}, "tools[0].function.parameters", "tool 'mail': a reply cannot be held to 'pattern' at"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": FORMAT}},
+            "response_format.json_schema.schema",
+            "'not' at /properties/a",
+        ),
+    ],
+)
+def test_what_must_be_held_in_full_and_cannot_is_refused_by_its_name_and_place(
+    fields: dict[str, Any], param: str, said: str
+) -> None:
+    chat = Guiding()
+    told = error(ask(client(chat, guide=chat.guide), **fields), 400)
+    assert told["param"] == param
+    assert said in told["message"]
+    assert not chat.asked
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_that_breaks_what_was_not_held_says_so_in_the_log(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    right, wrong = Guiding(), Guiding('{"to": ".a@b.de"}')
+    with caplog.at_level(logging.WARNING, "swift.serve"):
+        for chat in (right, wrong):
+            http = client(chat, guide=chat.guide, guide_tools=True)
+            assert ask(http, tools=[MAIL], stream=stream).status_code == 200
+    broken = [text for text in caplog.messages if "breaks" in text]
+    assert len(broken) == 1
+    assert broken[0].startswith("tool 'mail': a reply breaks its schema at /to: 'pattern': '.a@b.de' does not match")
+
+
+def test_what_is_said_in_place_of_a_call_is_checked_too(caplog: pytest.LogCaptureFixture) -> None:
+    vocabulary = Vocabulary(tiny_tokenizer(), [2])
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    chat = Scripted(lambda messages: iter([Delta("[1, 1]"), Delta(finish="stop", usage=Usage(1, 1))]))
+    http = client(chat, guide=lambda rules: vocabulary.guide(form("hermes"), rules))
+    with caplog.at_level(logging.WARNING, "swift.serve"):
+        assert ask(http, response_format=wanted).json()["choices"][0]["message"]["content"] == "[1, 1]"
+    assert [text.split(":")[0] for text in caplog.messages] == ["response_format"] * 2
+    assert "'uniqueItems': [1, 1] has non-unique elements" in caplog.messages[1]
 
 
 def test_embeddings_are_not_offered_and_say_so() -> None:

@@ -6,13 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from referencing import Registry
+from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
 
 from swift.agent import Tags
 from swift.agent.jsontext import dumps, is_json, loads
-from swift.agent.tools import argument_schema
+from swift.agent.tools import argument_schema, checker
 from swift.chat import Tool, ToolCall
 
 
@@ -62,8 +61,8 @@ def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
 def fits(value: Any, schema: dict[str, Any]) -> bool:
     """Whether the schema allows the value; one that cannot be read allows all."""
     try:
-        return Draft202012Validator(schema, registry=Registry()).is_valid(value)
-    except (Unresolvable, re.error):
+        return checker(schema).is_valid(value)
+    except (SchemaError, Unresolvable, re.error):
         return True
 
 

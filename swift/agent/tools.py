@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft4Validator, Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import SchemaError, best_match
 from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
@@ -141,13 +142,34 @@ def from_schema(spec: dict[str, Any], function: Callable[..., object]) -> BoundT
     if not utf8.is_whole(json.dumps(spec, ensure_ascii=False, default=str)):
         raise ValueError(f"tool '{utf8.whole(tool.name)}': its description holds half of a surrogate pair")
     schema = argument_schema(tool)
-    kind = validator_for(schema, default=Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        return BoundTool(tool, function, checker(schema))
     except SchemaError as error:
         raise ValueError(f"tool '{tool.name}': parameters is no JSON schema: {_excerpt(error.message)}") from error
-    # An empty registry: a schema of unknown origin must not make us fetch what it refers to.
-    return BoundTool(tool, function, kind(schema, registry=Registry()))
+
+
+def checker(schema: dict[str, Any]) -> Validator:
+    """The validator of the draft that a schema is written in: the one that it names, or the latest that it fits.
+
+    Raises SchemaError for what fits none.
+    """
+    return _checker(json.dumps(schema, default=str))
+
+
+@lru_cache(maxsize=256)
+def _checker(text: str) -> Validator:
+    schema = json.loads(text)
+    latest: type[Validator] = validator_for(schema, default=Draft202012Validator)
+    drafts: list[type[Validator]] = [latest, *([] if "$schema" in schema else [Draft7Validator, Draft4Validator])]
+    for draft in drafts:
+        try:
+            draft.check_schema(schema)
+        except SchemaError:
+            continue
+        # An empty registry: a schema of unknown origin must not make us fetch what it refers to.
+        return draft(schema, registry=Registry())
+    latest.check_schema(schema)
+    raise AssertionError(schema)
 
 
 def argument_schema(tool: Tool) -> dict[str, Any]:

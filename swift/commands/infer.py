@@ -198,7 +198,12 @@ def talk(
 
     offered = [*(bound.tool for bound in tools), *described]
     if cfg.guided_tools:
-        params = replace(params, guide=chat.guide(Rules(tuple(offered))))
+        guide = chat.guide(Rules(tuple(offered)))
+        params = replace(params, guide=guide)
+        run = {bound.name for bound in tools}
+        for each in guide.dropped:
+            then = "; each call is checked before it runs" if each.tool in run else ""
+            print(f"tool '{each.tool}': calls are not held to {each}{then}", file=sys.stderr)
     print(f"A message, or one of: {', '.join(COMMANDS)}", file=sys.stderr)
     if offered:
         typed = " (what they give is typed in)" if described else ""

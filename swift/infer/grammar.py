@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from swift.agent import SOME_ARGUMENTS, Form, shape, some_arguments
-from swift.agent.tools import argument_schema
+from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.infer import tagged
 from swift.infer.lark import HEAD, json_of, plain_json_of, quoted
@@ -15,20 +15,28 @@ from swift.infer.lark import HEAD, json_of, plain_json_of, quoted
 
 class Rules(NamedTuple):
     """What a reply must be. `tools`: those that it may call; `required`: it calls one at once; `parallel`: it may call
-    several. `schema`: a JSON schema of what it says where it does not call; None leaves that free."""
+    several. `schema`: a JSON schema of what it says where it does not call; None leaves that free. `strict`: names of
+    the tools whose schemas are held in full or refused, `strict_schema` the same of `schema`."""
 
     tools: tuple[Tool, ...] = ()
     required: bool = False
     parallel: bool = True
     schema: dict[str, Any] | None = None
+    strict: frozenset[str] = frozenset()
+    strict_schema: bool = False
 
 
-def write(form: Form, rules: Rules, special: Callable[[str], int | None]) -> str:
-    """The grammar. `special`: the token that a text is alone. Raises ValueError for what no grammar can be made of."""
+def write(
+    form: Form, rules: Rules, special: Callable[[str], int | None], arguments: Mapping[str, dict[str, Any]]
+) -> str:
+    """The grammar. `special`: the token that a text is alone; `arguments`: the schema of each tool's, by its name.
+
+    Raises ValueError for what arguments in tags cannot be held to.
+    """
     said = f"said: {json_of(rules.schema)}" if rules.schema is not None else "said: TEXT"
     if not rules.tools:
         return "\n".join([*HEAD, "start: said", said])
-    calls = _Calls(form, rules, special)
+    calls = _Calls(form, rules, special, arguments)
     if rules.required:
         return "\n".join([*HEAD, *calls.required()])
     return "\n".join([*HEAD, said, *calls.free()])
@@ -37,8 +45,11 @@ def write(form: Form, rules: Rules, special: Callable[[str], int | None]) -> str
 class _Calls:
     """The rules of a grammar that are about calls."""
 
-    def __init__(self, form: Form, rules: Rules, special: Callable[[str], int | None]) -> None:
+    def __init__(
+        self, form: Form, rules: Rules, special: Callable[[str], int | None], schemas: Mapping[str, dict[str, Any]]
+    ) -> None:
         self._form, self._shape, self._rules, self._special = form, shape(form), rules, special
+        self._schemas = schemas
 
     def required(self) -> list[str]:
         thought, terminals = self._thought()
@@ -85,11 +96,16 @@ class _Calls:
         begins alike."""
         [name], [arguments] = (re.findall(r"\w+", text) for text in (self._shape.head, self._shape.between))
         between = self._shape.middle.removeprefix(self._shape.tail).removesuffix(self._shape.head)
-        calls = [{name: {"const": tool.name}, arguments: _closed(argument_schema(tool))} for tool in self._rules.tools]
-        each = [
-            f"call_{index}: {plain_json_of(_closed({'type': 'object', 'properties': call, 'required': list(call)}))}"
-            for index, call in enumerate(calls)
+        schemas = [self._schemas[tool.name] for tool in self._rules.tools]
+        calls = [
+            {name: {"const": tool.name}, arguments: schema}
+            for tool, schema in zip(self._rules.tools, schemas, strict=True)
         ]
+        objects = [  # what a schema refers to is found from the top
+            {**definitions(schema), **closed({"type": "object", "properties": call, "required": list(call)})}
+            for schema, call in zip(schemas, calls, strict=True)
+        ]
+        each = [f"call_{index}: {plain_json_of(whole)}" for index, whole in enumerate(objects)]
         one = " | ".join(f"call_{index}" for index in range(len(calls)))
         more = f" ({quoted(between)} one)*" if self._rules.parallel else ""
         # with white space of the same kind in both, or the lexer would have to choose before it can know
@@ -104,7 +120,7 @@ class _Calls:
             for index, tool in enumerate(tools)
             for rule in (
                 f"call_{index}: {self._literal(self._before(tool))} arguments_{index}",
-                *self._arguments(f"arguments_{index}", _closed(argument_schema(tool))),
+                *self._arguments(f"arguments_{index}", self._schemas[tool.name]),
             )
         ]
         return [f"calls: one {self._others()}", f"one: {one}", *each]
@@ -129,9 +145,10 @@ class _Calls:
         return " ".join(f"<[{self._special(part)}]>" if part in marks else quoted(part) for part in parts if part)
 
 
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
     """A tool takes the arguments that its schema names and no others, unless the schema says more about others."""
-    return schema if _SAYS_MORE & schema.keys() else {**schema, "additionalProperties": False}
+    others = set(schema.get("required", ())) - (schema.get("properties") or {}).keys()
+    return schema if others or _SAYS_MORE & schema.keys() else {**schema, "additionalProperties": False}
 
 
 _SAYS_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "propertyNames"}

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
 from swift.agent import Form
-from swift.infer.grammar import Rules, write
+from swift.agent.tools import argument_schema
+from swift.chat import Tool
+from swift.infer import tagged
+from swift.infer.grammar import Rules, closed, write
+from swift.infer.schemas import LIMITS, Dropped, failure, guidable
 
-LARGEST = 20_000
-"""Symbols of a grammar: schemas of thousands of optional fields take seconds to compile, and twice as many four times
-as long."""
 
-_CANNOT = "a reply cannot be held to this"
+class NotHeld(ValueError):
+    """A reply cannot be held to a schema that is strict, or to any part of it. `tool`: whose; "" for what is said."""
+
+    def __init__(self, tool: str, dropped: Sequence[Dropped]) -> None:
+        more = f" (and {len(dropped) - 1} more)" if len(dropped) > 1 else ""
+        whose = f"tool '{tool}': " if tool else ""
+        super().__init__(f"{whose}a reply cannot be held to {dropped[0]}{more}")
+        self.tool = tool
 
 
 class Constraint(Protocol):
@@ -33,10 +42,14 @@ class Constraint(Protocol):
 
 
 class Guide(Protocol):
-    """What replies must be; safe to share between requests. `text`: the same, for engines that hold replies to it."""
+    """What replies must be; safe to share between requests. `text`: the same, for engines that hold replies to it;
+    `dropped`: what of the schemas a reply may break all the same."""
 
     @property
     def text(self) -> str: ...
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]: ...
 
     def begin(self) -> Constraint: ...
 
@@ -62,16 +75,50 @@ class Vocabulary:
         return token if known is not None and known.special and known.content == text else None
 
     def guide(self, form: Form, rules: Rules) -> Grammar:
-        """Raises ValueError for what no grammar can be made of."""
-        try:
-            text = write(form, rules, self.special)
-        except ValueError as error:
-            raise ValueError(f"{_CANNOT}: {error}") from error
-        matcher = LLMatcher(self.tokens, text, log_level=0, limits=LLParserLimits(max_grammar_size=LARGEST))
-        matcher.compute_bitmask()  # some grammars, as one that only holds itself, show here that they allow nothing
-        if matcher.is_error():
-            raise ValueError(f"{_CANNOT}: {matcher.get_error().splitlines()[0]}")
-        return Grammar(text, matcher)
+        """What the schemas say is held as far as a grammar can, and in full where they are strict.
+
+        Raises NotHeld for strict schemas that say more, and for what no grammar can be made of.
+        """
+        said = [] if rules.schema is None else [_Held("", *guidable(rules.schema), rules.strict_schema)]
+        held = [*said, *(_arguments(form, tool, tool.name in rules.strict) for tool in rules.tools)]
+        for each in held:
+            if each.strict and each.dropped:
+                raise NotHeld(each.tool, each.dropped)
+        while True:
+            if said:
+                rules = rules._replace(schema=held[0].schema)
+            text = write(form, rules, self.special, {each.tool: each.schema for each in held[len(said) :]})
+            matcher = LLMatcher(self.tokens, text, log_level=0, limits=LIMITS)
+            if not (reason := failure(matcher)):
+                return Grammar(text, matcher, tuple(each for one in held for each in one.dropped))
+            largest = max((each for each in held if not each.strict and each.schema != _ANY), key=_size, default=None)
+            if largest is None:
+                raise NotHeld(held[0].tool, [Dropped("", "", reason)])
+            held[held.index(largest)] = _Held(largest.tool, _ANY, (Dropped("", "", reason, largest.tool),))
+
+
+_ANY: dict[str, Any] = {"type": "object"}
+
+
+class _Held(NamedTuple):
+    """A schema as far as a grammar holds it. `tool`: whose arguments; "" for what is said."""
+
+    tool: str
+    schema: dict[str, Any]
+    dropped: tuple[Dropped, ...] = ()
+    strict: bool = False
+
+
+def _arguments(form: Form, tool: Tool, strict: bool) -> _Held:
+    schema, dropped = guidable(closed(argument_schema(tool)))
+    if tags := form.marks.tags:
+        schema, more = tagged.guidable(schema, tags)
+        dropped += more
+    return _Held(tool.name, schema, tuple(each._replace(tool=tool.name) for each in dropped), strict)
+
+
+def _size(held: _Held) -> int:
+    return len(json.dumps(held.schema))
 
 
 @dataclass(frozen=True)
@@ -80,6 +127,7 @@ class Grammar:
 
     text: str
     matcher: LLMatcher
+    dropped: tuple[Dropped, ...] = ()
 
     def begin(self) -> Constraint:
         return _Matched(self.matcher.deep_copy())

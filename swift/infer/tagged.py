@@ -9,10 +9,40 @@ from typing import Any, NamedTuple
 from swift.agent import Tags
 from swift.agent.tagged import as_object, definitions, fits, value_schemas, write_value
 from swift.infer.lark import json_of, quoted
+from swift.infer.schemas import Dropped, token, why_no_grammar
 
 _NOTES = {"title", "description", "default", "examples", "deprecated", "$comment", "$schema", "$defs", "definitions"}
 _OF_OBJECT = _NOTES | {"type", "properties", "required", "additionalProperties"}
 _OF_TEXT = {"minLength", "maxLength", "pattern"}
+
+
+def guidable(schema: dict[str, Any], tags: Tags) -> tuple[dict[str, Any], tuple[Dropped, ...]]:
+    """The schema without what arguments in tags cannot be held to: the same one where there is nothing."""
+    if not why_not(schema, tags):
+        return schema, ()
+    values, dropped, apart = schema.get("properties") or {}, [], "it is said of arguments that have tags of their own"
+    for key in sorted(schema.keys() - _OF_OBJECT):
+        dropped.append(Dropped("", key, apart))
+    if missing := [key for key in schema.get("required", ()) if key not in values]:
+        dropped.append(Dropped("", "required", f"{missing[0]!r} is no argument that has a tag of its own"))
+    kept: dict[str, Any] = {}
+    for key, about in values.items():
+        within = definitions(schema) | {"type": "object", "properties": {key: about}}
+        kept[key] = about
+        if reason := why_not(within, tags):
+            dropped.append(Dropped(f"/properties/{token(key)}", "", reason))
+            kept[key] = {}
+    made = {key: value for key, value in schema.items() if key in _OF_OBJECT}
+    made |= {"properties": kept, "required": [key for key in schema.get("required", ()) if key in values]}
+    return made, tuple(dropped)
+
+
+def why_not(schema: dict[str, Any], tags: Tags) -> str:
+    """Why arguments in tags cannot be held to the schema; "" if they can."""
+    try:
+        return why_no_grammar("\n".join(["start: arguments", *rules("arguments", schema, tags)]))
+    except ValueError as error:
+        return str(error)
 
 
 class Kind(NamedTuple):
@@ -69,7 +99,8 @@ def _kinds(schema: dict[str, Any], key: str, within: tuple[str, ...] = ()) -> It
         yield from _kinds(_referred(schema["$ref"], shared, key, within), key, (*within, schema["$ref"]))
     elif said & {"enum", "const"}:
         found = schema["enum"] if "enum" in said else [schema["const"]]
-        yield from (Kind(quoted(write_value(value))) for value in found if fits(value, schema))
+        rest = {name: value for name, value in schema.items() if name != "enum"}  # thousands would be sought in it
+        yield from (Kind(quoted(write_value(value))) for value in found if fits(value, rest))
     elif said == {"anyOf"}:
         for branch in (each for each in schema["anyOf"] if each is not False):
             yield from _kinds({**shared, **as_object(branch)}, key, within)

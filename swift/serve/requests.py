@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from jsonschema.exceptions import SchemaError
-from jsonschema.validators import Draft202012Validator
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,7 +26,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-from swift.agent.tools import argument_schema
+from swift.agent.tools import argument_schema, checker
 from swift.chat import Message, Tool
 from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
@@ -297,7 +296,9 @@ class ChatRequest(_Request):
             or isinstance(self.tool_choice, _Reference)
             or (isinstance(self.tool_choice, _Allowed) and self.tool_choice.allowed_tools.mode == "required")
         )
-        strict = any(tool.function.strict for tool in self.tools or ())
+        strict = {tool.function.name for tool in self.tools or () if tool.function.strict}
+        if isinstance(self.tool_choice, _Reference):
+            strict.add(self.tool_choice.function.name)
         single = self.parallel_tool_calls is False
         if not tools or not (guide_tools or required or chosen is not None or strict or single or self._json):
             tools = ()
@@ -305,7 +306,9 @@ class ChatRequest(_Request):
             return None
         may = tuple(tool for tool in tools if chosen is None or tool.name in chosen)
         # Whoever names one function gets one call of it.
-        return Rules(may, required, not single and not isinstance(self.tool_choice, _Reference), self._json)
+        several = not single and not isinstance(self.tool_choice, _Reference)
+        in_full = frozenset(tool.name for tool in may if tool.name in strict)
+        return Rules(may, required, several, self._json, in_full, self._strict_schema)
 
     @property
     def _json(self) -> dict[str, Any] | None:
@@ -313,6 +316,17 @@ class ChatRequest(_Request):
             return self.response_format.json_schema.schema_ or {"type": "object"}
         plain = self.response_format
         return {"type": "object"} if plain is not None and plain.type == "json_object" else None
+
+    @property
+    def _strict_schema(self) -> bool:
+        return isinstance(self.response_format, _Schema) and bool(self.response_format.json_schema.strict)
+
+    def place_of_schema(self, tool: str) -> str:
+        """The field with the schema of a tool's arguments, or ("") of what is said."""
+        if not tool:
+            return "response_format.json_schema.schema"
+        names = [each.function.name for each in self.tools or ()]
+        return f"tools[{names.index(tool)}].function.parameters"
 
     @property
     def dialogue(self) -> tuple[Message, ...]:
@@ -374,6 +388,7 @@ def _given(tool: _Tool) -> Tool:
 
 def _check_schema(schema: dict[str, Any], place: str) -> None:
     try:
-        Draft202012Validator.check_schema(schema)
+        checker(schema)
     except SchemaError as error:
-        raise wrong(place, f"no JSON schema: {error.message[:200]}") from None
+        within = error.json_path.removeprefix("$").removeprefix(".")
+        raise wrong(place, f"no JSON schema: {f'{within}: ' if within else ''}{error.message[:200]}") from None

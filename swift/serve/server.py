@@ -24,6 +24,7 @@ from swift.serve.answers import Reply
 from swift.serve.body import LIMITS, Limits
 from swift.serve.body import body as read_body
 from swift.serve.errors import tell_errors
+from swift.serve.guided import CheckedReply, Guides
 from swift.serve.log import RequestLog
 from swift.serve.metrics import CONTENT_TYPE, Metrics
 from swift.serve.refusal import BadRequest
@@ -112,6 +113,7 @@ def create_app(
     app.add_middleware(RequestLog, metrics=metrics)
     tell_errors(app)
     models = Models(model_name, owned_by, adapter_names)
+    guides = Guides(guide)
     changing = asyncio.Lock()  # adapters, one at a time
     silent = defaults or SamplingParams()
     seeds = random.Random(silent.seed)
@@ -163,11 +165,13 @@ def create_app(
         body = await read(request, requests.ChatRequest)
         params, tools = drawn(body), body.offered
         messages = await _seen(see, body.dialogue)
-        if rules := body.rules(guide_tools and guide is not None):
-            params = replace(params, guide=await _guided(guide, rules))
         asked = answers.Asked(body.model, body.include_usage, body.choices, 1, body.told)
+        reply = answers.ChatReply(asked)
+        if rules := body.rules(guide_tools and guide is not None):
+            held = await run_in_threadpool(guides.guide, rules, body)
+            params, reply = replace(params, guide=held), CheckedReply(asked, rules, held.dropped)
         starts = [partial(chat, messages, tools)] * body.choices
-        replies = await answer(request, starts, params, answers.ChatReply(asked))
+        replies = await answer(request, starts, params, reply)
         return await replies.response(bool(body.stream))
 
     @app.post("/v1/completions")
@@ -232,16 +236,6 @@ def _adapter_host(adapters: Adapters | None, api_key: str | None) -> Adapters:
     if api_key is None:
         raise BadRequest("adapters are only changed behind a key: start the server with --api_key", status=403)
     return adapters
-
-
-async def _guided(guide: Callable[[Rules], Guide] | None, rules: Rules) -> Guide:
-    what, param = ("tool_choice", "tool_choice") if rules.tools else ("response_format", "response_format")
-    if guide is None:
-        raise BadRequest(f"{what}: this server cannot hold replies to it", param=param)
-    try:
-        return await run_in_threadpool(guide, rules)
-    except ValueError as error:
-        raise BadRequest(f"{what}: {error}", param=param) from error
 
 
 def _reseeded(params: SamplingParams, index: int) -> SamplingParams:
