@@ -100,6 +100,32 @@ def test_rows_that_a_set_filters_out_are_counted_and_are_not_bad(tmp_path, monke
     assert report.rows["ms-bench"] == {"read": 2, "kept": 1, "filtered": 1}
 
 
+def test_keys_that_nobody_reads_are_counted_and_told_with_their_first_place(tmp_path):
+    rows = [{"query": str(n), "response": "r", **({"train": n} if n else {})} for n in range(3)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _, _, report = load_datasets(DataPlan((str(tmp_path / "a.jsonl"),)), lambda line: None)
+    place = f"{tmp_path / 'a.jsonl'}:2"
+    assert report.lines()[-1] == f"warning: unread-key: the key 'train' of rows is not read (2 times, first {place})"
+    (saved,) = json.loads(json.dumps(report.as_dict()))["unread_keys"]
+    assert (saved["of"], saved["key"], saved["met"], saved["line"]) == ("rows", "train", 2, 2)
+
+
+def test_keys_of_rows_are_not_told_where_the_set_has_a_row_function(tmp_path):
+    (tmp_path / "rows.py").write_text("def turned(row):\n    return row | {'query': row['q']}\n")
+    (tmp_path / "a.jsonl").write_text('{"q": "x", "response": "r"}')
+    (tmp_path / "my.toml").write_text('[datasets.mine]\npath = "a.jsonl"\nrows = "rows.py:turned"\n')
+    _, _, report = load_datasets(DataPlan(("mine",), registry=(str(tmp_path / "my.toml"),)), lambda line: None)
+    assert report.unread.found() == []
+
+
+def test_a_separator_that_is_no_comma_is_said(tmp_path):
+    (tmp_path / "a.csv").write_text("query\tresponse\nq\tr\n")
+    said = []
+    train, _, report = load_datasets(DataPlan((str(tmp_path / "a.csv"),)), said.append)
+    assert len(train) == 1
+    assert said == report.notes == [f"{tmp_path / 'a.csv'}: columns are separated by a tab"]
+
+
 def test_the_report_can_be_saved_as_json(path):
     _, report, _ = run(path, "discard")
     saved = json.loads(json.dumps(report.as_dict()))

@@ -93,7 +93,7 @@ def test_show_goes_on_behind_a_row_that_cannot_be_shown(
 
 
 def test_lint_names_a_lone_surrogate_and_prints_it_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path / "a.jsonl", GOOD)
+    file = write(tmp_path / "a.jsonl", {"query": "q", "response": "r"})
     with Path(file).open("a") as out:
         out.write(json.dumps({"query": "Q", "response": "R", "meta": {"\udc00": [1]}}) + "\n")
     assert cli.main(["data", "lint", file]) == 1
@@ -110,6 +110,30 @@ def test_lint_names_every_bad_row_and_fails(tmp_path: Path, capsys: pytest.Captu
     found = capsys.readouterr()
     assert [line.split(": ")[0] for line in found.out.splitlines()] == [f"{file}:{line}" for line in (2, 3, 4)]
     assert "bad rows: " in found.err
+
+
+def test_lint_names_each_key_that_nobody_reads_once_and_does_not_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(number: int, **keys: object) -> dict[str, object]:
+        turns = [{"role": "user", "content": f"q{number}"}, {"role": "assistant", "content": "r", **keys}]
+        return {"id": number, "topic": number, "messages": turns}
+
+    file = write(tmp_path / "a.jsonl", row(1), row(2, wieght=0), row(3, wieght=0, train=False, reasoning="t"))
+    assert cli.main(["data", "lint", file]) == 0
+    found = capsys.readouterr()
+    assert found.out.splitlines() == [
+        f"{file}:2: warning: unread-key: the key 'wieght' of messages is not read; did you mean 'weight'? (2 times)",
+        f"{file}:1: warning: unread-key: the key 'topic' of rows is not read (3 times)",
+    ]
+    assert "warnings: 2 unread-key" in found.err
+
+
+def test_lint_names_the_separator_of_a_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("query;response\nq;r\n")
+    assert cli.main(["data", "lint", str(tmp_path / "a.csv")]) == 0
+    out = capsys.readouterr().out
+    assert out == f"{tmp_path / 'a.csv'}: warning: csv-separator: columns are separated by a semicolon\n"
 
 
 def test_lint_is_content_with_good_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -377,6 +377,7 @@ def test_every_key_that_says_something_and_that_nobody_reads_is_told():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", "strict": True}, "cost": 3}
     row = {
         "id": 7,
+        "origin": "here",
         "tools": [],
         "system": "s",
         "query": "another",
@@ -403,7 +404,7 @@ def test_every_key_that_says_something_and_that_nobody_reads_is_told():
         ("messages", "name"),
         ("messages", "seconds"),
         ("messages", "value"),
-        ("rows", "id"),
+        ("rows", "origin"),
         ("rows", "query"),
     ]
 

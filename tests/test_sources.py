@@ -108,7 +108,7 @@ def test_a_csv_may_have_another_separator_which_is_told(tmp_path, separator, abo
         (at + 1, {"query": "q2", "response": "r2", "note": "n"}),
     ]
     name = {";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}[separator]
-    assert said == [f"columns are separated by {name}"]
+    assert said == [f"{path}: columns are separated by {name}"]
 
 
 def test_a_csv_with_commas_keeps_other_separators_in_its_cells(tmp_path):

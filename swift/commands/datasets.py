@@ -131,6 +131,9 @@ a question comes with tools, a response that is a list of calls is the calls. A 
 Several may stand together unless they contradict each other (`bad-weight`). A message that is not trained has the
 weight 0, whatever its number says. Questions and results are never trained, so a weight on one is `weight-on-prompt`.
 
+Any other key of a row (but `id`), message or call that holds something is not read. `swift data lint` and `swift sft`
+name each once, as the warning `unread-key` with its count and its first place; the row is trained on.
+
 **JSON** is that of RFC 8259: `NaN`, `Infinity` and numbers beyond a double are `bad-json` (`bad-arguments` in a
 call), half of a surrogate pair (`\\ud83d`) in any text or key is `lone-surrogate`, and a key that an object has twice
 is `duplicate-key`.

@@ -15,9 +15,11 @@ from swift.chat import Conversation
 from swift.data import rows
 from swift.data.examine import examine
 from swift.data.fields import BadRow, Oddity, Row
-from swift.data.repairs import outcome
-from swift.data.sources import Source, data_files, read_rows
+from swift.data.readers import read_rows
+from swift.data.repairs import as_it_is, outcome
+from swift.data.sources import Source, data_files
 from swift.data.twice import MOST, Seen
+from swift.data.unread import RULE, Unread
 
 Strategy = Literal["none", "discard", "error", "warning"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -56,7 +58,8 @@ class Report:
     """What became of every row: `rows[source][fate]`.
 
     Fates: read; kept; bad (broke a rule); filtered (left out by the set's own filter). `warned`: what looks odd in
-    rows that are kept, by rule. `seen`: the dialogues that were read, to find those that come twice.
+    rows that are kept, by rule. `seen`: the dialogues that were read, to find those that come twice. `unread`: the
+    keys that nobody reads. `notes`: remarks on files and on the choice of rows.
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     warned: dict[str, Warned] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
+    unread: Unread = field(default_factory=lambda: Unread(rows.KNOWN_KEYS))
     notes: list[str] = field(default_factory=list)
     columns_met: set[str] = field(default_factory=set)
 
@@ -94,14 +98,14 @@ class Report:
         return found + self.warnings()
 
     def warnings(self) -> list[str]:
-        """A line for each way in which rows look odd: how many, and the first."""
+        """A line for each way in which rows look odd, and for each key that nobody reads: how many, and the first."""
         found = [
             f"warning: {rule}: {rows} row{'s' * (rows > 1)}, first {first.file}:{first.line}: {first.message}"
             for rule, (rows, first) in self.warned.items()
         ]
         if self.seen.full:
             found.append(f"warning: rows that come twice were looked for among the first {MOST:,} different ones")
-        return found
+        return found + [str(key) for key in self.unread.found()]
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON: the counts, the rules, every bad row and the remarks."""
@@ -110,6 +114,7 @@ class Report:
             "rules": dict(self.rules),
             "findings": [finding._asdict() for finding in self.findings],
             "warnings": {rule: {"rows": rows, "first": first._asdict()} for rule, (rows, first) in self.warned.items()},
+            "unread_keys": [key._asdict() for key in self.unread.found()],
             "notes": list(self.notes),
         }
 
@@ -131,13 +136,19 @@ def checked(
     look = _nothing if strategy == "none" else partial(_looked_at, report.seen)
     renamed = {**source.columns, **(columns or {})}
     report.count(source.name, "read", 0)
+
+    def note(remark: str) -> None:
+        report.notes.append(remark)
+        say(remark)
+
     for file in source.files:
-        for line, row in read_rows(file):
+        for line, row in read_rows(file, note):
             report.count(source.name, "read")
             if columns and isinstance(row, dict):
                 report.columns_met.update(columns.keys() & row.keys())
             try:
-                found = _conversations(source, file, line, row, look, renamed)
+                hear = partial(report.unread.add, source.name, str(file), line)
+                found = _conversations(source, file, line, row, look, renamed, hear)
             except BadRow as bad:
                 finding = _finding(file, line, row, bad)
                 report.add(source.name, finding)
@@ -171,10 +182,12 @@ def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) 
 
 def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: Seen) -> Iterator[Finding]:
     source, look = Source(str(file), (file,)), partial(_looked_at, seen)
+    unread, notes = Unread(rows.KNOWN_KEYS), list[str]()
     try:
-        for line, row in read_rows(file):
+        for line, row in read_rows(file, notes.append):
             try:
-                found = _conversations(source, file, line, row, look, columns or {})
+                hear = partial(unread.add, source.name, str(file), line)
+                found = _conversations(source, file, line, row, look, columns or {}, hear)
             except BadRow as bad:
                 yield _finding(file, line, row, bad)
                 continue
@@ -182,15 +195,32 @@ def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: Seen) -> Ite
                 yield _warning(file, line, row, oddity)
     except ValueError as error:
         yield Finding(str(file), 0, "unreadable-file", str(error).removeprefix(f"{file}: "))
+    for remark in notes:
+        yield Finding(str(file), 0, "csv-separator", remark.removeprefix(f"{file}: "), warning=True)
+    for key in unread.found():
+        yield Finding(str(file), key.line, RULE, f"{key.message} ({key.times})", warning=True)
 
 
 def _conversations(
-    source: Source, file: Path, line: int, row: Row | BadRow, look: Look, columns: Mapping[str, str]
+    source: Source,
+    file: Path,
+    line: int,
+    row: Row | BadRow,
+    look: Look,
+    columns: Mapping[str, str],
+    unread: rows.Unread,
 ) -> list[tuple[Conversation, list[Oddity]]]:
     """The row's conversations: none where the set's own filter leaves it out, several where it holds several."""
     if isinstance(row, BadRow):
         raise row
-    return [look(rows.read(repaired, columns), file, line) for repaired in outcome(source.repair(row))]
+    hear = unread if source.repair is as_it_is else partial(_not_of_rows, unread)
+    return [look(rows.read(repaired, columns, hear), file, line) for repaired in outcome(source.repair(row))]
+
+
+def _not_of_rows(unread: rows.Unread, of: str, key: str) -> None:
+    """A set's own row function reads what keys of rows it likes."""
+    if of != "rows":
+        unread(of, key)
 
 
 def _nothing(found: Conversation, file: Path, line: int) -> tuple[Conversation, list[Oddity]]:
@@ -228,4 +258,4 @@ def _excerpt(row: Row | BadRow, text: str = "") -> str:
     """What a row begins with; `text` where there is no row to take it from."""
     excerpt = text if isinstance(row, BadRow) else json.dumps(row, ensure_ascii=False, default=str)
     short = excerpt if len(excerpt) <= 120 else excerpt[:117] + "..."
-    return short.replace("\n", " ")
+    return short.replace("\n", " ").encode(errors="backslashreplace").decode()

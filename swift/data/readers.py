@@ -237,7 +237,7 @@ def _csv(path: Path, note: Note) -> Numbered:
         header = text.readline() if told else header
         separator = told[1] if told else _separator(header)
         if separator != ",":
-            note(f"columns are separated by {SEPARATORS.get(separator, repr(separator))}")
+            note(f"{path}: columns are separated by {SEPARATORS.get(separator, repr(separator))}")
         yield from _cells(path, _following(header, text), separator, 1 if told else 0)
 
 

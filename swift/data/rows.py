@@ -30,6 +30,11 @@ RESPONSE_KEYS = (
     *("answers", "solution", "text", "completion", "content"),
 )
 SYSTEM_KEYS = ("system", "system_prompt")
+KNOWN_KEYS = (
+    *(*DIALOGUE_KEYS, *SYSTEM_KEYS, *TOOLS_KEYS, *IMAGE_KEYS, *WEIGHT_KEYS, "history", "role", "content"),
+    *("tool_calls", "function_call", "tool_call_id", "refusal", "name", "arguments"),
+)
+"""What somebody may have meant by a key that nobody reads."""
 MEDIA_KEYS = ("videos", "audios", "video", "audio")
 
 
@@ -181,7 +186,8 @@ def _unread(row: Row, shape: Shape) -> Iterator[tuple[str, str]]:
         choices += [RESPONSE_KEYS, ("history",)]
         choices += [("instruction",), ("input",)] if shape is alpaca else [QUERY_KEYS]
     read = {first(row, keys) for keys in choices}
-    yield from (("rows", key) for key, value in row.items() if key not in read and says_something(value))
+    names = (key for key in row if key not in read and key != "id")  # an id says which row it is
+    yield from (("rows", key) for key in names if says_something(row[key]))
     for item in _dialogue(row) if shape in (messages, pairs) else ():
         if shape is messages:
             yield from unread_keys(item)

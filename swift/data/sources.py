@@ -12,7 +12,6 @@ from pathlib import Path
 
 from swift.data import hubs, layout, registry, self_cognition
 from swift.data.readers import READERS, neighbours
-from swift.data.readers import read_rows as read_rows
 from swift.data.registry import Catalogue, Entry, near
 from swift.data.repairs import Repair, as_it_is
 
