@@ -14,7 +14,8 @@ from swift import flags, launch, utf8
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
 SHARED = (
-    *("__init__", "backends", "feeding", "groups", "loading", "merging", "planning", "rendering", "resuming"),
+    *("__init__", "backends", "card", "closing", "early", "feeding", "groups", "loading", "merging", "planning"),
+    *("rendering", "resuming"),
     *("scaling", "tuning"),
 )
 """Modules of `swift.commands` that are no verbs: what verbs have in common."""

@@ -36,6 +36,7 @@ def launch(argv: Sequence[str]) -> int:
     for name in list(logging.root.manager.loggerDict):  # each has a level of its own
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("SWIFT_PROGRAM", sys.argv[0])  # for what the processes tell the user to type
     sys.stdout.flush()
     try:
         words = options(os.environ, run.get_args_parser().format_help())

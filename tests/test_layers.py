@@ -15,6 +15,8 @@ MAY_IMPORT = {
     "cache": set(),
     "garbage": set(),
     "hubs": set(),
+    "modes": set(),
+    "program": set(),
     "native": {"cache"},
     "images": {"chat", "cache", "hubs"},
     "utf8": set(),
@@ -24,7 +26,7 @@ MAY_IMPORT = {
     "cli": {"flags", "launch", "utf8"},
     "agent": {"chat", "utf8"},
     "data": {"chat", "agent", "cache", "hubs", "images", "own"},
-    "train": {"chat", "cache"},
+    "train": {"chat", "cache", "modes"},
     "model": {"own", "cache", "hubs"},
     "tuner": {"native"},
     "template": {"chat", "agent", "images"},
@@ -32,8 +34,8 @@ MAY_IMPORT = {
     "serve": {"chat", "infer", "agent"},
     "eval": {"chat", "data", "agent", "infer"},
     "commands": {
-        "chat", "cache", "garbage", "flags", "cli", "images", "agent", "data", "train", "model", "tuner", "template",
-        "infer", "serve", "eval",
+        "chat", "cache", "garbage", "flags", "cli", "images", "agent", "data", "train", "model", "modes", "program",
+        "tuner", "template", "infer", "serve", "eval",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -112,12 +113,47 @@ def test_progress_on_a_terminal_is_a_bar_with_loss_speed_and_time_left(tmp_path:
     progress.on_train_begin(args, state, control)
     state.global_step = 10
     progress.on_step_end(args, state, control)
-    progress.on_log(args, state, control, logs={"loss": 1.0, "tokens_per_second": 99.0})
+    numbers = {"loss": 1.0, "learning_rate": 1e-4, "tokens_per_second": 99.0, "memory_gib": 1.5}
+    progress.on_log(args, state, control, logs=numbers)
     progress.on_train_end(args, state, control)
     shown = stream.getvalue()
     assert "10/20" in shown
-    assert "loss 1.0000  99 tokens/s" in shown
-    assert "left" in shown
+    assert "left 0:0" in shown
+
+
+def test_loss_lines_on_a_terminal_stay_above_the_bar(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = ShowProgress(Console(file=stream, width=120, force_terminal=True))
+    args, control = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), TrainerControl()
+    state = TrainerState(global_step=0, max_steps=2, is_world_process_zero=True)
+    progress.on_train_begin(args, state, control)
+    for step, loss in ((1, 2.0), (2, 1.0)):
+        state.global_step = step
+        progress.on_step_end(args, state, control)
+        numbers = {"loss": loss, "learning_rate": 1e-4, "tokens_per_second": 99.0, "memory_gib": 1.5}
+        progress.on_log(args, state, control, logs=numbers)
+    progress.on_train_end(args, state, control)
+    drawn = re.split(r"\x1b\[2K|[\r\n]", stream.getvalue())  # each line is cleared before it is written
+    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in drawn]
+    assert [line.split("  ")[:2] for line in lines if line.startswith("step ")] == [
+        ["step 1/2", "loss 2.0000"],
+        ["step 2/2", "loss 1.0000"],
+    ]
+
+
+def test_the_bar_speaks_from_the_first_step_on(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = ShowProgress(Console(file=stream, width=120, force_terminal=True))
+    args, control = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), TrainerControl()
+    state = TrainerState(global_step=0, max_steps=20, is_world_process_zero=True)
+    progress.on_train_begin(args, state, control)
+    progress.bar.refresh()
+    assert "the first step is under way" in stream.getvalue()
+    state.global_step = 1
+    progress.on_step_end(args, state, control)
+    progress.bar.refresh()
+    assert "s a step" in stream.getvalue()
+    progress.on_train_end(args, state, control)
 
 
 def test_only_the_first_process_shows_progress(tmp_path: Path) -> None:

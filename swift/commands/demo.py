@@ -91,7 +91,7 @@ def main(cfg: Config) -> dict[str, Any]:
     """Returns what `summary.json` holds."""
     from rich.console import Console
 
-    from swift.commands import sft
+    from swift.commands import closing, sft
     from swift.model.load import locate
 
     console = Console(highlight=False)
@@ -106,7 +106,8 @@ def main(cfg: Config) -> dict[str, Any]:
     with _step(console, "4. Training"):
         trained = sft.main(_training(cfg, folder, plan))
     with _step(console, "5. After training"):
-        tuned = _measure(cfg, folder / "data", trained["last_model_checkpoint"], console)
+        best = Path(trained["best_model_checkpoint"] or trained["last_model_checkpoint"])
+        tuned = _measure(cfg, folder / "data", str(best), console)
     with _step(console, "6. Before and after"):
         summary = {
             "base": base._asdict(),
@@ -117,10 +118,9 @@ def main(cfg: Config) -> dict[str, Any]:
         (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         _write_page(folder, summary, trained["log_history"])
         _print_table(console, base, tuned, cfg.eval_cases)
-        console.print(f"figures {folder / 'summary.json'}, page {folder / 'summary.html'}")
-        console.print(
-            f"talk to it: swift infer --ckpt_dir {trained['last_model_checkpoint']} --stop_words Observation:"
-        )
+        console.print(f"figures: {folder / 'summary.json'}, report: {folder / 'summary.html'}", soft_wrap=True)
+        lines = closing.commands(best, ModelFlags(), ("--stop_words", "Observation:"))
+        console.print("next:", *lines, sep="\n  ", markup=False, soft_wrap=True)
     return summary
 
 

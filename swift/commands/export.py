@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from swift import flags
-from swift.commands import loading, merging
+from swift.commands import card, loading, merging
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.flags import flag
 
@@ -292,6 +292,9 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         model.save_pretrained(new)
         ready.tokenizer.save_pretrained(new)
         merging.write_records(new, {"model_type": wanted.model_type}, ready.spec, ready.template, choice.source, dtype)
+        how = f"with weights of {config.bits} bits ({config.model.quant.quant_method})"
+        named = ready.template.name if ready.template else None
+        card.merged(new, card.base_name(ready.spec, choice.source), named, choice.adapter, how)
         after = merging.logits(model, tokens)
         again = merging.logits(load.load_model(new, dtype, wanted.device), tokens)
         merging.agree("the folder, read back, computes something else than what was written", again, after)

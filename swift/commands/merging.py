@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from swift import modes
+from swift.commands import card
 from swift.commands.groups import ModelFlags
 from swift.model.files import json_object
 
@@ -75,6 +77,8 @@ def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
         if processor:
             vision.copy_processor(source, folder)
         write_records(folder, recorded, spec, template, name, dtype)
+        how = f"with an adapter ({recorded.get('sft_type') or 'lora'}) merged into its weights"
+        card.merged(folder, card.base_name(spec, name), template.name if template else None, checkpoint, how)
     print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
     return target
 
@@ -246,6 +250,7 @@ def aside(target: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
+        modes.share(folder)
         if target.exists():
             target.rename(former)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands import feeding, planning, resuming, scaling, tuning
+from swift.commands import card, closing, feeding, planning, resuming, scaling, tuning
 from swift.commands.groups import (
     DataFlags,
     FeedFlags,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from swift.commands.feeding import Data
+    from swift.model.specs import ModelSpec
     from swift.template import Renderer
     from swift.train.streamed import Stream
     from swift.train.trainer import SftTrainer
@@ -120,7 +121,8 @@ def _train(cfg: Config) -> dict[str, Any]:
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
-    trainer = _trainer(cfg, model, data, folder, args, packed, _finish(cfg, plan, renderer, path))
+    finish = _finish(cfg, plan, renderer, path, spec, data)
+    trainer = _trainer(cfg, model, data, folder, args, packed, finish)
     if ranks.first:
         _write_record(cfg, folder)
         (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
@@ -131,7 +133,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     if ranks.first:
         _write_summary(cfg, result, data, folder)
     unmoved = trainer.unmoved()
-    _say_footer(result, say)
+    closing.say_end(result, cfg.model, say)
     if trainer.stopped or trainer.late:
         say(_why_early(trainer))
         say(resuming.how_to_go_on(given, checkpoint.newest_saved(folder)))
@@ -273,6 +275,7 @@ def _training_arguments(
         save_steps=train.save_steps,
         save_only_model=train.save_only_model,
         logging_steps=train.logging_steps,
+        logging_first_step=True,
         dataloader_num_workers=train.dataloader_num_workers,
         dataloader_pin_memory=device == "cuda",
         seed=train.seed,
@@ -371,14 +374,20 @@ def _write_record(cfg: Config, folder: Path) -> None:
     (folder / resuming.RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _finish(cfg: Config, plan: dict[str, Any], renderer: Renderer, source: Path) -> Callable[[Path], None]:
+def _finish(
+    cfg: Config, plan: dict[str, Any], renderer: Renderer, source: Path, spec: ModelSpec | None, data: Data
+) -> Callable[[Path], None]:
     """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
     from swift.model import vision
     from swift.tuner.table import TUNERS
 
+    name = cfg.model.model_id_or_path or cfg.model.model_type or ""
+    base, hub_id = card.base_name(spec, name), card.published(spec, name)
+
     def finish(folder: Path) -> None:
         _write_record(cfg, folder)
         (folder / resuming.PLAN).write_text(json.dumps(plan) + "\n", encoding="utf-8")
+        card.finish(folder, base, hub_id, data.shares, flags.to_dict(cfg))
         if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
             if renderer.sight:
@@ -454,17 +463,6 @@ def _write_summary(cfg: Config, result: dict[str, Any], data: Data, folder: Path
         ],
     )
     (folder / "summary.html").write_text(page, encoding="utf-8")
-
-
-def _say_footer(result: dict[str, Any], say: Callable[[str], None]) -> None:
-    from swift.train.progress import duration
-
-    speed = f"{result['tokens_per_second']:,.0f} tokens/s, {result['padding_share']:.1%} padding"
-    say(f"{result['global_step']} steps in {duration(result['train_time'])}: {speed}, {result['memory_gib']:.2f} GiB")
-    if result["best_model_checkpoint"]:
-        say(f"best: {result['best_model_checkpoint']} (held-out loss {result['best_metric']:.4f})")
-    say(f"last: {result['last_model_checkpoint']}")
-    say(f"all about it: {Path(result['output_dir']) / 'summary.html'}")
 
 
 def _silence(_: str) -> None:

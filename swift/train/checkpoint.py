@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from swift import modes
+
 ASIDE = ".unfinished"  # transformers.Trainer writes here; what is whole is moved out
 STATE = "trainer_state.json"
 SUMS = "checksums.json"
@@ -172,6 +174,7 @@ class Publish(TrainerCallback):  # type: ignore[misc]
         state.save_to_json(str(aside / STATE))
         self.finish(aside)
         _seal(aside)
+        modes.share(aside)
         if final.exists():  # a run that was continued from an earlier step comes by again
             self._drop(final)
         aside.rename(final)

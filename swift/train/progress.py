@@ -6,12 +6,15 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class ShowProgress(TrainerCallback):  # type: ignore[misc]
-    """Loss, tokens per second and time left. Only the first process shows anything."""
+    """Loss, tokens per second and time left. Only the first process shows anything.
+
+    Each log line stays in the terminal's history; a live bar stands below the last one and moves with each step.
+    """
 
     def __init__(self, console: Console | None = None, live: bool = True) -> None:
         self.console = console or Console(stderr=True)
@@ -21,8 +24,7 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[facts]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("left {task.fields[left]}"),
             console=self.console,
             disable=not self.live,
         )
@@ -33,11 +35,16 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
             return
         self._began, self._first = time.perf_counter(), state.global_step
         self.bar.start()
-        self.task = self.bar.add_task("train", total=state.max_steps, completed=state.global_step, facts="")
+        self.task = self.bar.add_task(
+            "train", total=state.max_steps, completed=state.global_step, facts="the first step is under way", left="?"
+        )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            self.bar.update(self.task, completed=state.global_step)
+            pace = (time.perf_counter() - self._began) / max(state.global_step - self._first, 1)
+            self.bar.update(
+                self.task, completed=state.global_step, facts=f"{pace:.2g} s a step", left=self._left(state)
+            )
 
     def on_log(
         self,
@@ -53,10 +60,8 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
             self._say(state, f"held-out loss {logs['eval_loss']:.4f}  accuracy {logs['eval_acc']:.3f}")
         elif "loss" in logs:
             facts = f"loss {logs['loss']:.4f}  {logs['tokens_per_second']:,.0f} tokens/s"
-            self.bar.update(self.task, facts=facts)
-            if not self.live:
-                memory, rate = f"{logs['memory_gib']:.1f} GiB", f"lr {logs['learning_rate']:.2e}"
-                self._say(state, f"{facts}  {rate}  {memory}  left {self._left(state)}")
+            memory, rate = f"{logs['memory_gib']:.1f} GiB", f"lr {logs['learning_rate']:.2e}"
+            self._say(state, f"{facts}  {rate}  {memory}  left {self._left(state)}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
