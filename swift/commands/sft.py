@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands import card, closing, feeding, planning, resuming, scaling, tuning
+from swift.commands import card, closing, early, feeding, planning, resuming, scaling, tuning
 from swift.commands.groups import (
     DataFlags,
     FeedFlags,
@@ -79,6 +79,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     scaling.check_device(spread, device)
     attention = tuning.attention(cfg.train, device.type)
     tuning.kernels(cfg.train, device.type)
+    early.check(cfg, device, spread.engine)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
 
@@ -87,6 +88,7 @@ def _train(cfg: Config) -> dict[str, Any]:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
     path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = specs.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
+    early.check_model(cfg, path, spec)
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
 
     say(f"model: {name} ({path})")
@@ -236,16 +238,11 @@ def _check_numbers(train: TrainFlags) -> None:
 def _training_arguments(
     cfg: Config, folder: Path, device: str, dtype: str, evaluates: bool, spread: dict[str, Any]
 ) -> TrainingArguments:
-    from transformers.integrations import get_available_reporting_integrations
-
     from swift.train.trainer import arguments
     from swift.tuner.table import TUNERS
 
     train = cfg.train
     trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
-    for name in trackers:
-        if name not in (known := get_available_reporting_integrations()):
-            raise ValueError(f"--report_to {name} is not installed; there is {', '.join(['none', *known])}")
     return arguments(
         folder,
         report_to=trackers or "none",

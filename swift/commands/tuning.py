@@ -159,6 +159,8 @@ def attention(train: TrainFlags, device: str) -> str | None:
     asked = "flash_attention_2" if train.use_flash_attn else train.attn_impl
     if asked.startswith("flash") and device != "cuda":
         raise ValueError(f"--attn_impl {asked} needs a GPU: leave it out, or say sdpa")
+    if asked.startswith("flash") and not any(map(find_spec, ("flash_attn", "flash_attn_interface", "kernels"))):
+        raise ValueError(f"--attn_impl {asked} needs the package flash-attn, which is not installed: say sdpa")
     return None if asked == "AUTO" else asked
 
 

@@ -19,6 +19,7 @@ from swift.data.check import Report, Say, Strategy, checked
 from swift.data.registry import Catalogue, catalogue
 from swift.data.shelf import Picks, Shelf
 from swift.data.sources import Source, resolve
+from swift.data.sources import check as check_source
 
 T = TypeVar("T")
 Rows = Picks[Conversation]
@@ -234,12 +235,26 @@ class _Loader:
             raise ValueError(f"--columns: no row has the column {sorted(unmet)[0]!r}")
 
 
+def check(plan: DataPlan) -> None:
+    """ValueError for a plan that contradicts itself or names a set that there is not. Asks no hub and reads no row."""
+    _refuse_nonsense(plan)
+    known = catalogue(plan.registry)
+    mixed_in = plan.train_dataset_mix_ds if plan.train_dataset_mix_ratio else ()
+    for name in _apart((*plan.dataset, *plan.val_dataset, *mixed_in)):
+        check_source(name, known)
+    if plan.self_cognition_sample:
+        self_cognition.conversations(plan.model_name, plan.model_author)
+
+
 def resolved(names: Sequence[str], known: Catalogue, held_out: bool = False) -> list[Source]:
     """The sources of a list of names; a single comma-joined text is a list too."""
-    found = []
+    return [resolve(name, known, held_out) for name in _apart(names)]
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    found: list[str] = []
     for name in names:
-        parts = [name] if Path(name.partition("#")[0]).expanduser().exists() else name.split(",")
-        found += [resolve(part.strip(), known, held_out) for part in parts]
+        found += [name] if Path(name.partition("#")[0]).expanduser().exists() else map(str.strip, name.split(","))
     return found
 
 

@@ -69,16 +69,31 @@ def resolve(text: str, catalogue: Catalogue | None = None, held_out: bool = Fals
     if name == self_cognition.NAME:
         return Source(name, (self_cognition.FILE,), item.count)
     if not entry.ids and not entry.path:
-        what = (
-            "no such file" if layout.suffix(path.name) in READERS else "no file, folder or known data set of that name"
-        )
-        raise ValueError(f"{text}: {what}{near(path.name, neighbours(path)) or near(item.name, catalogue)}")
+        raise _no_such(text, item, catalogue)
     if entry.modality not in registry.TRAINABLE:
         raise ValueError(f"{text}: its rows hold {entry.modality}; only text can be trained on")
     repair = registry.row_function(name, entry)
     split = entry.held_out or entry.split if held_out else entry.split
     files = _files(text, item, entry, split, "" if name in catalogue else near(item.name, catalogue))
     return Source(name, files, item.count or entry.count, entry.columns, repair)
+
+
+def check(text: str, catalogue: Catalogue) -> None:
+    """ValueError for a value of --dataset that is neither here nor a name that a hub could have. Asks no hub."""
+    item = parse(text)
+    path = Path(item.name).expanduser()
+    if not item.hub and path.exists():
+        data_files(path)
+        return
+    name, entry = _entry(item, catalogue)
+    if name != self_cognition.NAME and not entry.ids and not entry.path:
+        raise _no_such(text, item, catalogue)
+
+
+def _no_such(text: str, item: Item, catalogue: Catalogue) -> ValueError:
+    path = Path(item.name).expanduser()
+    what = "no such file" if layout.suffix(path.name) in READERS else "no file, folder or known data set of that name"
+    return ValueError(f"{text}: {what}{near(path.name, neighbours(path)) or near(item.name, catalogue)}")
 
 
 def data_files(path: Path) -> tuple[Path, ...]:

@@ -317,11 +317,17 @@ def _auto(path: Path) -> Any:
     return AutoModelForImageTextToText if vision.sees(_model_type(path)) else AutoModelForCausalLM
 
 
-def blank_model(path: Path) -> PreTrainedModel:
-    """A model of the shape of a folder's, its weights whatever the memory held: for counting."""
+def shape_of(path: Path) -> PreTrainedModel:
+    """A model of the shape of a folder's, without weights: for the names of its modules."""
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):
         model: PreTrainedModel = _auto(path).from_config(config)
+    return model
+
+
+def blank_model(path: Path) -> PreTrainedModel:
+    """A model of the shape of a folder's, its weights whatever the memory held: for counting."""
+    model = shape_of(path)
     model.to_empty(device="cpu")
     model.tie_weights()
     return model

@@ -93,13 +93,7 @@ def attach(
         if model.dtype == torch.float16:
             raise ValueError("a whole model cannot be trained in fp16: its steps are lost; take --dtype bf16 or fp32")
         return model.requires_grad_(True)
-    init = _init(options.init)
-    if options.init == "loftq" and model.device.type == "cpu":
-        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
-    if options.init == "pissa" and _is_quantised(model):
-        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
-    if options.init == "lora_ga" and (options.dora or _is_quantised(model)):
-        raise ValueError("start values 'lora_ga' need whole weights and no --use_dora")
+    init = check_start(options.init, options.dora, _is_quantised(model), model.device.type)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
@@ -308,6 +302,18 @@ def _saved(weights: Path) -> dict[str, str]:
             return {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{weights}: half-written or damaged ({error})") from None
+
+
+def check_start(word: str, dora: bool, quantised: bool, device: str) -> dict[str, Any]:
+    """LoraConfig's arguments for start values; ValueError for ones that there are not, or not for such a model."""
+    found = _init(word)
+    if word == "loftq" and device == "cpu":
+        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
+    if word == "pissa" and quantised:
+        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
+    if word == "lora_ga" and (dora or quantised):
+        raise ValueError("start values 'lora_ga' need whole weights and no --use_dora")
+    return found
 
 
 def _init(word: str) -> dict[str, Any]:
