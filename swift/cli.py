@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("SWIFT_TRACEBACK"):
             raise
-        if not launch.tell(_line(error), os.environ):
-            print(f"swift: error: {_line(error)}", file=sys.stderr)
+        line = _line(error)
+        if not (launch.tell(line, os.environ) or launch.is_said(line, os.environ)):
+            print(f"swift: error: {line}", file=sys.stderr)
         return 2
 
 

@@ -31,7 +31,8 @@ def reach(url: str) -> None:
         with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a kind one
             urllib.request.urlopen(url, timeout=SECONDS).close()
     except OSError as error:
-        raise OSError(f"{url} cannot be reached: {error}") from None
+        reason = getattr(error, "reason", None) or error  # of urllib's own wrapper
+        raise OSError(f"{url} cannot be reached ({getattr(reason, 'strerror', None) or reason})") from None
 
 
 def modelscope_url() -> str:

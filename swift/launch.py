@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -66,6 +67,24 @@ def tell(line: str, env: Mapping[str, str]) -> bool:
     message = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
     Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
     return True
+
+
+def is_said(line: str, env: Mapping[str, str]) -> bool:
+    """Whether another process of this machine, started by torchrun, has printed the line; if not, this one is to.
+
+    What is wrong with the flags is wrong in all of them.
+    """
+    file = env.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return False
+    mark = Path(file).parent.parent / f"{hashlib.sha256(line.encode()).hexdigest()[:16]}.said"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    except OSError:
+        pass  # said twice rather than never
+    return False
 
 
 def reason(failures: Mapping[int, Any]) -> tuple[int, str]:

@@ -219,6 +219,17 @@ def test_other_verbs_stay_one_process(commands, launcher):
     assert swift_(commands, "greet", PYTHONPATH=launcher, NPROC_PER_NODE="2").stdout == "hello world\n"
 
 
+def test_what_is_wrong_in_every_process_of_torchrun_is_said_by_one(commands, tmp_path):
+    told = []
+    for rank in "01":
+        file = tmp_path / "attempt_0" / rank / "error.json"
+        file.parent.mkdir(parents=True)
+        env = {"LOCAL_RANK": rank, "TORCHELASTIC_ERROR_FILE": str(file)}
+        told.append(swift_(commands, "greet", "--whom", "nobody", **env))
+    assert [done.returncode for done in told] == [2, 2]
+    assert [done.stderr for done in told] == ["swift: error: --whom: nobody is there\n", ""]
+
+
 def test_a_wrong_flag_is_named_once_before_processes_start(commands, launcher):
     done = swift_(commands, "sft", "--whm", "x", PYTHONPATH=launcher, NNODES="2")
     assert (done.returncode, done.stderr) == (2, "swift: error: unknown flag --whm: did you mean --whom?\n")

@@ -130,7 +130,8 @@ def _files(text: str, item: Item, entry: Entry, split: tuple[str, ...], hint: st
                 tried.append(f"{folder} ({error})")
     unknown = entry.subsets and set(item.subsets) - set(entry.subsets)
     known = f"; its subsets are {', '.join(entry.subsets)}" if unknown else ""
-    raise ValueError(f"{text}: not found{hint}; tried {', '.join(tried)}{known}")
+    away = "; copy its files here and give them as --dataset" * any("cannot be reached" in way for way in tried)
+    raise ValueError(f"{text}: not found{hint}; tried {', '.join(tried)}{known}{away}")
 
 
 def _entry(item: Item, catalogue: Catalogue) -> tuple[str, Entry]:

@@ -72,7 +72,8 @@ def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, re
     found = found or _download(ms, hf, revision, use_hf, tried)
     if found is None:
         hint = "" if spec else _hint(name_or_path, registry)
-        raise ValueError(f"model {name_or_path!r} was not found{hint}. Tried: {'; '.join(tried)}")
+        away = any("cannot be reached" in way or way.startswith("no download") for way in tried)
+        raise ValueError(f"model {name_or_path!r} was not found{hint}. Tried: {'; '.join(tried)}{_INSTEAD * away}")
     return found
 
 
@@ -410,6 +411,9 @@ def _download(ms: str, hf: str, revision: str, use_hf: bool, tried: list[str]) -
         except (OSError, ValueError) as error:
             tried.append(" ".join(str(error).split()))
     return None
+
+
+_INSTEAD = f"; copy its folder here and give that as --model FOLDER, or take what comes along: {bundled.MODEL_TYPE}"
 
 
 def _hint(name: str, registry: Sequence[str]) -> str:
