@@ -108,7 +108,8 @@ def finished(process: subprocess.Popen[str]) -> str:
     ids=["a flag", "a hub out of reach"],
 )
 def test_what_is_wrong_in_every_process_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    rows = write(tmp_path / "rows.jsonl", plain_rows(4))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"query": "twice 1?", "response": "2"}\n' * 4)
     given = {"model": str(tmp_path), "template_type": "chatml", "dataset": str(rows), "device": "cpu", **changes}
     here = {"MODELSCOPE_ENDPOINT": "http://127.0.0.1:9", "HF_ENDPOINT": "http://127.0.0.1:9"}
     process = start(given, NPROC_PER_NODE="2", **here)
@@ -117,9 +118,8 @@ def test_what_is_wrong_in_every_process_is_one_line(tmp_path: Path, changes: dic
     (line,) = err.splitlines()
     assert line.startswith(f"swift: error: {said}")
     if "model" in changes:
-        assert line.endswith(
-            "copy its folder here and give that as --model FOLDER, or take what comes along: smollm2-135m-instruct"
-        )
+        assert "copy its folder here and give that as --model FOLDER" in line
+        assert line.endswith("smollm2-135m-instruct")
 
 
 def losses(folder: Path) -> list[float]:
