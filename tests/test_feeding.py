@@ -221,6 +221,14 @@ def test_other_bytes_or_another_template_are_other_tokens(work: Path) -> None:
     assert count() == 3
 
 
+@pytest.mark.parametrize("way", [{}, {"lazy_tokenize": True}, {"streaming": True, "dataset_test_ratio": 0}])
+def test_a_named_loss_scale_that_finds_nothing_is_told(work: Path, way: dict[str, Any], capsys: Any) -> None:
+    train(work, "named", loss_scale="hermes+last_round", max_steps=1, **way)
+    assert "--loss_scale hermes finds nothing to weigh in the first" in capsys.readouterr().out
+    train(work, "default", max_steps=1, **way)
+    assert "finds nothing to weigh" not in capsys.readouterr().out
+
+
 def test_samples_held_in_few_bytes_are_those_that_went_in() -> None:
     def inputs() -> dict[str, Any]:
         return {}

@@ -390,8 +390,8 @@ def test_every_shared_flag_has_a_meaning_and_a_name_of_its_own(config):
 @pytest.mark.parametrize(
     ("argv", "scale"),
     [
-        ("", "react"),
-        ("--use_loss_scale true", "react"),
+        ("", "AUTO"),
+        ("--use_loss_scale true", "AUTO"),
         ("--use_loss_scale false", "default"),
         ("--use_loss_scale true --loss_scale hermes", "hermes"),
         ("--loss_scale last_round+react", "last_round+react"),

@@ -9,10 +9,13 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny import tiny_tokenizer
 
 from swift.chat import Conversation, Message
 from swift.data import scenario, synth
 from swift.data.rows import conversation
+from swift.template import Renderer
+from swift.template import template as chat_template
 
 CALL = re.compile(r"Action: (.*)\nAction Input: (.*)\nObservation:\s?(.*)\nThought: ")
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -230,3 +233,21 @@ def test_general_rows_are_distinct_short_and_partly_held_out() -> None:
     assert len(set(queries)) == len(queries)
     assert all(row["response"].strip() and len(row["response"].split()) <= 80 for row in (*train, *test))
     assert 0.1 < sum(bool(CHINESE.search(query)) for query in queries) / len(queries) < 0.16
+
+
+def test_some_histories_are_as_clients_send_them_back() -> None:
+    rows = synth.agent_rows(40, seed=3, style="messages", rounds=(2, 2))
+    sent_back = [row for row in rows if any(message.weight == 0 for message in row.messages)]
+    assert len(sent_back) == 10
+    for row in sent_back:
+        *before, last = (message for message in row.messages if message.role == "assistant")
+        assert last.weight is None and last.content.startswith("Thought: ")
+        assert all(message.weight == 0 for message in before)
+        assert not any(word in message.content for message in before for word in ("Thought", "Final Answer"))
+        assert all(message.content or message.tool_calls for message in before)
+    renderer = Renderer(tiny_tokenizer(), chat_template("chatml"))
+    row = next(row for row in sent_back if any(message.content and message.weight == 0 for message in row.messages))
+    shown = renderer.show(row)
+    earlier = next(message for message in row.messages if message.content and message.weight == 0)
+    assert f"Final Answer: {earlier.content}<|im_end|>" in shown.text
+    assert "".join(text for text, weight in shown.pieces if weight).startswith("Thought: ")

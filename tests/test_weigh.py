@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from swift.agent import FORMS
 from swift.agent.reply import environment
-from swift.chat import Conversation, Message
-from swift.template import Renderer, Template
+from swift.chat import Conversation, Message, Tool, ToolCall
+from swift.template import Renderer, Template, template
 from swift.template.weigh import SCALES, loss_scale
 
 CALL = "Thought: t\nAction: a\nAction Input: b\nObservation:"
@@ -94,6 +96,39 @@ def test_an_empty_thought_counts_nothing() -> None:
 def test_last_round_leaves_earlier_replies_out() -> None:
     assert loss_scale("last_round+react")("Action: a", last=False) == [("Action: a", 0.0)]
     assert loss_scale("last_round+react")("Action: a", last=True) == [("Action:", 2.0), (" a", 2.0)]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_by_default_calls_count_twice_in_every_text_form_and_results_never(name: str) -> None:
+    call = ToolCall("look_up", '{"key": "wert"}')
+    row = Conversation(
+        (
+            Message("user", "Q"),
+            Message("assistant", "so", (call,)),
+            Message("tool", "[1]"),
+            Message("assistant", "done"),
+        ),
+        (Tool({"name": "look_up", "parameters": {}}),),
+    )
+    shown = Renderer(tiny_tokenizer(), template("chatml"), name).show(row)
+    twice = "".join(text for text, weight in shown.pieces if weight == 2)
+    assert "look_up" in twice and "key" in twice and "wert" in twice
+    assert not any(word in twice for word in ("so", "done", "[1]"))
+    once = "".join(text for text, weight in shown.pieces if weight == 1)
+    assert "so" in once and "done" in once and "[1]" not in once
+
+
+def test_by_default_react_text_counts_in_a_dialogue_of_another_form_too() -> None:
+    scale = loss_scale("AUTO", "hermes")
+    assert scale(f"{CALL} ") == loss_scale("react")(f"{CALL} ")
+    assert scale("Action: is what we need.") == [("Action: is what we need.", 1.0)]
+    assert loss_scale("AUTO", "react_en")(CALL) == loss_scale("react")(CALL)
+
+
+def test_a_named_scale_tells_where_it_finds_nothing() -> None:
+    texts = ["hello", '<tool_call>\n{"name": "a"}\n</tool_call>']
+    assert loss_scale("hermes").unmatched(texts) == []
+    assert loss_scale("react+hermes+last_round+ignore_empty_think").unmatched(texts) == ["react"]
 
 
 def test_names_compose_by_multiplying() -> None:

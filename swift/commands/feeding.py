@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 LOOK = 256
+SCALED = 100
+"""Rows in which a named loss scale must find something."""
 """Rows that are looked at before a run whose rows are not tokenised beforehand."""
 NAMED = 100
 """Rows left out on the way that a process names, before it only counts on."""
@@ -93,6 +95,7 @@ def read(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
     else:
         data = _tokenised(cfg, renderer, say)
     _refuse_untrained(data, cfg)
+    _warn_unmatched(data, renderer, say)
     return data
 
 
@@ -167,6 +170,19 @@ def _refuse_untrained(data: Data, cfg: Feeds) -> None:
         raise ValueError(
             "the token that ends a reply is never trained, so the model would not learn to stop: "
             f"look at a row with `swift data show`, and at --loss_scale {cfg.template.scale}"
+        )
+
+
+def _warn_unmatched(data: Data, renderer: Renderer, say: Say) -> None:
+    """Tells of a named loss scale that finds nothing to weigh."""
+    if renderer.scale.names == ("AUTO",):
+        return
+    seen = data.train[:SCALED]
+    trained = [[token for token, weight in zip(row.tokens, row.weights, strict=True) if weight] for row in seen]
+    for name in renderer.scale.unmatched([renderer.decode(tokens) for tokens in trained]):
+        say(
+            f"warning: --loss_scale {name} finds nothing to weigh in the first {len(seen)} rows: "
+            "leave the flag out, and calls count twice as the text form writes them"
         )
 
 

@@ -71,10 +71,10 @@ class TemplateFlags:
     """System text of dialogues that bring none; none keeps the template's own, '' leaves it out"""
     agent_template: str = flag("react_en", alias=("tools_prompt",))
     """Text form in which tools are offered and called"""
-    loss_scale: str = "react"
-    """Loss weights inside replies: names joined by + (react, hermes, qwen, last_round, default ...) or a JSON file"""
+    loss_scale: str = "AUTO"
+    """Loss weights in replies: AUTO (calls count twice), names joined by + (react, last_round ...) or a JSON file"""
     use_loss_scale: bool | None = None
-    """Older switch for loss_scale: true means react, false means default"""
+    """Older switch for loss_scale: true means AUTO, false means default"""
     max_length: int = 2048
     """Most tokens in a row; -1 sets no limit"""
     truncation_strategy: Literal["delete", "truncation_left", "error"] = flag(
@@ -88,7 +88,7 @@ class TemplateFlags:
         """ValueError if use_loss_scale and loss_scale say opposite things, or a limit is none."""
         if self.max_pixels is not None and self.max_pixels < 1:
             raise ValueError(f"--max_pixels {self.max_pixels}: must be 1 or more")
-        if self.use_loss_scale is False and self.loss_scale not in ("react", "default", "none"):
+        if self.use_loss_scale is False and self.loss_scale not in ("AUTO", "react", "default", "none"):
             raise ValueError(f"--use_loss_scale false contradicts --loss_scale {self.loss_scale}: give one of them")
         if self.use_loss_scale and self.loss_scale in ("default", "none"):
             raise ValueError(f"--use_loss_scale true contradicts --loss_scale {self.loss_scale}: give one of them")
@@ -98,7 +98,7 @@ class TemplateFlags:
     @property
     def scale(self) -> str:
         """The loss scale that holds once `use_loss_scale` has had its say."""
-        return "default" if self.use_loss_scale is False and self.loss_scale == "react" else self.loss_scale
+        return "default" if self.use_loss_scale is False and self.loss_scale in ("AUTO", "react") else self.loss_scale
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 import string
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ else:
 
 Style = Literal["ms_agent", "messages"]
 HERE = Path(__file__).parent
+SENT_BACK = 4
+"""One in so many rows of style "messages" has its history as an API's client sends it back: without thoughts."""
 
 DONE = "I now know the final answer"
 NO_TOOL = "I do not need a tool."
@@ -181,11 +183,11 @@ def agent_rows(
     rng = random.Random(seed)
     deck = _deck(held_out, rng)
     rows = []
-    for _ in range(n):
+    for number in range(1, n + 1):
         leads = [next(deck) for _ in range(rng.randint(*rounds))]
         entries = _offer(leads, rng.randint(*offered), rng)
         asked = [_round(lead, entries, chinese, rng) for lead in leads]
-        rows.append(_conversation(entries, asked, style))
+        rows.append(_conversation(entries, asked, style, sent_back=number % SENT_BACK == 0))
     return rows
 
 
@@ -282,13 +284,18 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "string")
 
 
-def _conversation(entries: Sequence[Entry], rounds: Sequence[Round], style: Style) -> Conversation:
+def _conversation(
+    entries: Sequence[Entry], rounds: Sequence[Round], style: Style, sent_back: bool = False
+) -> Conversation:
     if style == "ms_agent":
         messages = [Message("system", system_text(entries))]
         for asked in rounds:
             messages += [Message("user", asked.question), Message("assistant", react_text(asked))]
         return Conversation(tuple(messages), source="synth")
     messages = [message for asked in rounds for message in _turns(asked)]
+    if sent_back:
+        *before, last = messages
+        messages = [*map(_as_sent_back, before), last]
     return Conversation(tuple(messages), tuple(Tool(entry.spec) for entry in entries), source="synth")
 
 
@@ -298,6 +305,14 @@ def _turns(asked: Round) -> Iterator[Message]:
         yield Message("assistant", f"Thought: {call.thought}\n", (ToolCall(call.name, call.text),))
         yield Message("tool", call.observation.strip())
     yield Message("assistant", f"Thought: {DONE if asked.calls else NO_TOOL}\nFinal Answer: {asked.answer}")
+
+
+def _as_sent_back(message: Message) -> Message:
+    """A message without its thought, as clients send it back; not trained, since the model would write one."""
+    if message.role != "assistant":
+        return message
+    answer = message.content.partition("Final Answer: ")[2]
+    return replace(message, content=answer, weight=0.0)
 
 
 def react_text(asked: Round) -> str:
@@ -360,4 +375,4 @@ def _as_message(message: Message) -> dict[str, object]:
     if message.tool_calls:
         calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
         turn["tool_calls"] = [{"type": "function", "function": call} for call in calls]
-    return turn
+    return turn if message.weight is None else {**turn, "loss": message.weight > 0}

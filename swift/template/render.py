@@ -20,7 +20,7 @@ from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
 from swift.template.cuts import Encoded
 from swift.template.sight import Sight
 from swift.template.template import Template
-from swift.template.weigh import loss_scale
+from swift.template.weigh import AUTO, loss_scale
 from swift.template.words import Special, Words
 from swift.template.write import NOTHING, JinjaWriter, Kind, Piece, Spoken, TableWriter, Turn, Writer
 
@@ -64,7 +64,7 @@ class Renderer:
         tokenizer: Any,
         template: Template | None,
         form_name: str = "react_en",
-        scale: str = "react",
+        scale: str = AUTO,
         system: str | None = None,
         sight: Sight | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class Renderer:
         self.sight = sight
         self.form: Form = form(form_name)
         self.form_name = form_name
-        self.scale = loss_scale(scale)
+        self.scale = loss_scale(scale, form_name)
         self._words = Words(tokenizer, self.form.marks.special)
         mark = sight.mark if sight else ""
         self.writer: Writer = (

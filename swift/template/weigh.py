@@ -1,7 +1,7 @@
 """Loss scales: a reply's text -> pieces and their weights. Knows no token.
 
-The weights of ReAct's keywords follow ModelScope-Agent (arXiv 2309.00986): what names a call and its arguments counts
-twice, what the environment answered not at all.
+AUTO weighs calls as the dialogue's text form writes them. The weights of ReAct's keywords follow ModelScope-Agent
+(arXiv 2309.00986): what names a call and its arguments counts twice, what the environment answered not at all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from swift.agent import Form, form
+
 Pieces = list[tuple[str, float]]
 """Pieces of a text in order with the weight of each; joined they are the text."""
 
@@ -23,15 +25,18 @@ class Rules(NamedTuple):
     """One scale. `keywords`: keyword -> (its own weight, that of the text up to the next keyword).
 
     `patterns`: regular expression -> weight of each match. `queries`: what the user's text contains -> weight of the
-    whole reply. `last_round`: replies before the last user turn weigh nothing.
+    whole reply. `last_round`: replies before the last user turn weigh nothing. `calls`: calls that this form reads
+    count twice, and ReAct's in a reply that has none of them.
     """
 
     keywords: Mapping[str, tuple[float, float]] = MappingProxyType({})
     patterns: Mapping[str, float] = MappingProxyType({})
     queries: Mapping[str, float] = MappingProxyType({})
     last_round: bool = False
+    calls: Form | None = None
 
 
+AUTO = "AUTO"
 _REACT = {
     "Action:": (2.0, 2.0),
     "Action Input:": (2.0, 2.0),
@@ -64,8 +69,8 @@ SCALES: dict[str, Rules] = {
 class LossScale:
     """One or several scales whose weights multiply."""
 
-    def __init__(self, rules: Sequence[Rules]) -> None:
-        self.rules = tuple(rules)
+    def __init__(self, named: Mapping[str, Rules]) -> None:
+        self.names, self.rules = tuple(named), tuple(named.values())
 
     def __call__(self, reply: str, query: str = "", last: bool = True) -> Pieces:
         """Weigh `reply`, the answer to `query`; `last`: no user turn comes after it."""
@@ -74,25 +79,44 @@ class LossScale:
         weighed = [_apply(rules, reply, query) for rules in self.rules if not rules.last_round]
         return _multiply(weighed) if weighed else [(reply, 1.0)]
 
+    def unmatched(self, texts: Sequence[str]) -> list[str]:
+        """The names of scales that look for something, and find nothing of it in the texts of trained tokens."""
+        return [
+            name
+            for name, rules in zip(self.names, self.rules, strict=True)
+            if (wanted := _wanted(rules)) and not any(re.search(each, text) for text in texts for each in wanted)
+        ]
+
+
+def _wanted(rules: Rules) -> list[str]:
+    """Regular expressions for what a scale gives a weight of its own, zero aside: that is not trained."""
+    patterns = [pattern for pattern, weight in rules.patterns.items() if weight]
+    return [*map(re.escape, rules.keywords), *patterns] if not rules.queries else []
+
 
 @cache
-def loss_scale(spec: str) -> LossScale:
-    """`react`, `last_round+hermes`, or the path of a JSON file -> a scale.
+def loss_scale(spec: str, form_name: str = "react_en") -> LossScale:
+    """`AUTO`, `react`, `last_round+hermes`, or the path of a JSON file -> a scale.
 
-    The file maps a keyword to two weights (its own, the following text's) or a regular expression to one, at its top
-    or under "response"; under "query", a text that the user's turn contains to the weight of the whole reply.
+    AUTO counts names and arguments of calls twice as the form `form_name` writes them. The file maps a keyword to two
+    weights (its own, the following text's) or a regular expression to one, at its top or under "response"; under
+    "query", a text that the user's turn contains to the weight of the whole reply.
     Raises ValueError for an unknown name or a malformed file.
     """
-    return LossScale([_rules(name.strip()) for name in spec.split("+")])
+    return LossScale({name: _rules(name, form_name) for name in map(str.strip, spec.split("+"))})
 
 
-def _rules(name: str) -> Rules:
+def _rules(name: str, form_name: str) -> Rules:
+    if name == AUTO:
+        text_form = form(form_name)
+        return SCALES["react"] if "Action:" in text_form.marks.call else Rules(calls=text_form)
     if name in SCALES:
         return SCALES[name]
     if name.endswith(".json") or Path(name).is_file():
         return _read(Path(name))
-    near = difflib.get_close_matches(name, SCALES, n=1, cutoff=0.0)[0]
-    raise ValueError(f"unknown loss scale {name!r}: did you mean {near!r}? ({', '.join(SCALES)}, or a JSON file)")
+    known = [AUTO, *SCALES]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise ValueError(f"unknown loss scale {name!r}: did you mean {near!r}? ({', '.join(known)}, or a JSON file)")
 
 
 def _read(path: Path) -> Rules:
@@ -134,6 +158,7 @@ def _apply(rules: Rules, reply: str, query: str) -> Pieces:
             return [(reply, weight)]
     layers = [_by_keyword(rules.keywords, reply)] if rules.keywords else []
     layers += [_by_pattern(pattern, weight, reply) for pattern, weight in rules.patterns.items()]
+    layers += [_by_call(rules.calls, reply)] if rules.calls else []
     return _multiply(layers) if layers else [(reply, 1.0)]
 
 
@@ -153,6 +178,16 @@ def _by_keyword(keywords: Mapping[str, tuple[float, float]], text: str) -> Piece
 @cache
 def _any_keyword(keywords: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(each) for each in keywords))
+
+
+def _by_call(text_form: Form, text: str) -> Pieces:
+    content, calls = text_form.parse(text)
+    if calls:
+        return [(text[: len(content)], 1.0), (text[len(content) :], 2.0)]
+    return _by_keyword(_REACT, text) if _REACT_CALL.search(text) else [(text, 1.0)]
+
+
+_REACT_CALL = re.compile(r"^[ \t]*Action:.*\n\s*Action Input:", re.MULTILINE)
 
 
 def _by_pattern(pattern: str, weight: float, text: str) -> Pieces:
