@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import PreTrainedTokenizerFast
 
 from swift.template import cuts
+from swift.template.bound import Bound
 from swift.template.words import LONG_WORD, Vocabulary, Words
 
 TEXTS = [
@@ -128,3 +129,40 @@ def test_short_words_are_kept_and_forgotten_before_they_are_too_many(monkeypatch
         assert known[word] == cuts.encode(backend, word)
     assert set(known) == {"a", "b", "d"}
     assert known["e"].ids and set(known) == {"e"}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ".join(TEXTS) * 400,
+        "x" * 150_000,
+        "中文" * 70_000,
+        f"{TEXTS[0]} " * 900 + "=" * 140_000 + f"\n{TEXTS[1]}" * 900,
+        ("word " * 3000 + "<|im_end|>\n") * 12,
+    ],
+    ids=["words", "one word", "no spaces", "a long word between", "marks"],
+)
+def test_long_texts_have_the_tokens_of_the_whole(split: str, text: str) -> None:
+    tokenizer = _tokenizer(split)
+    words = Words(tokenizer)
+    assert "".join(cuts.blocks(text)) == text
+    if not words.typed(text):
+        assert words.ids(text, "none") == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    else:
+        assert words.ids(text, "none") == words.encode(text, "none").ids
+    assert words.ids(text, "all") == words.encode(text, "all").ids
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@settings(max_examples=60, deadline=None)
+@given(text=(LETTERS | PIECES.map("".join)).map(lambda text: text * 20))
+def test_the_bound_of_a_text_is_never_above_its_tokens(split, text) -> None:
+    tokenizer = _tokenizer(split)
+    assert Bound(tokenizer)(text, 10**9) <= len(tokenizer(text).input_ids)
+
+
+def test_the_bound_tells_much_of_a_long_text_and_nothing_where_parts_are_dropped() -> None:
+    tokenizer = _tokenizer("gpt2")
+    assert Bound(tokenizer)("x" * 100_000, 10**9) > 1000
+    assert Bound(_sentencepiece())("x" * 100_000, 10**9) == 0, "unknown letters become one token"

@@ -123,6 +123,10 @@ class _Prefixed:
     def __init__(self, engine: Engine, length: int) -> None:
         self._engine, self._virtual = engine, [0] * length
 
+    @property
+    def context(self) -> int | None:
+        return self._engine.context
+
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         if inputs:
             raise ValueError("this checkpoint's virtual tokens do not go together with images")

@@ -56,6 +56,11 @@ class Steps(Iterator[Step], Protocol):
 
 
 class Engine(Protocol):
+    @property
+    def context(self) -> int | None:
+        """The most tokens of a prompt and its reply together; None: as many as memory holds."""
+        ...
+
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served.
 

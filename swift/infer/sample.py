@@ -74,10 +74,17 @@ class SamplingParams:
                 raise ValueError(f"logit_bias of token {token} must be from -100 to 100, not {bias}")
 
 
+class TooLong(ValueError):
+    """A prompt, or a prompt and its reply, that the context does not hold."""
+
+
 def room(
     tokens: Sequence[int], params: SamplingParams, context: int, vocabulary: int, whose: str = "the model's context"
 ) -> int:
-    """How many tokens the reply may have in `whose` context. ValueError for a request that cannot be taken."""
+    """How many tokens the reply may have in `whose` context.
+
+    Raises ValueError for a request that cannot be taken, TooLong for one that is too long.
+    """
     if not tokens:
         raise ValueError("the prompt is empty")
     for what, ids in (("the prompt", tokens), ("logit_bias", params.logit_bias)):
@@ -87,7 +94,7 @@ def room(
     left = context - len(tokens)
     asked = 1 if params.max_tokens is None or params.clip else params.max_tokens
     if asked > left:
-        raise ValueError(
+        raise TooLong(
             f"the prompt has {len(tokens)} tokens and the reply may have {asked}: "
             f"that is more than {whose} of {context}"
         )

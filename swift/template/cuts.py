@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -16,6 +16,11 @@ _WORD = re.compile(
     r"(?s:.)[^ \n]*(?:(?:(?<![!-~]) | (?![!-~])|(?<![A-Za-z0-9])\n|\n(?![!-~]))[^ \n]*)*"
 )
 """Up to a space between two visible characters, or a newline between a letter or digit and a visible character."""
+_BORDER = re.compile(r"(?<=[!-~])(?= [!-~])|(?<=[A-Za-z0-9])(?=\n[!-~])")
+"""Between two of these words."""
+LONG = 1 << 12
+"""Characters of a text that is tokenised without Python's lock, so that other threads go on."""
+BLOCK = 1 << 16
 _PROBE = (
     "It's a test, isn't it? WE'LL see 3 of 1,234.5 (or  two   spaces)  \n\n Indented\n\ttab\n- item\nend of line \n"
     'Action: get_weather\nAction Input: {"city": "Zürich", "days": [1, 2], "note": "a\\nb"}\n\n\nObservation: \r\nok\n'
@@ -31,8 +36,30 @@ class Encoded(NamedTuple):
 
 
 def encode(backend: Tokenizer, text: str) -> Encoded:
-    encoding = backend.encode(text, add_special_tokens=False)
+    if len(text) < LONG:
+        encoding = backend.encode(text, add_special_tokens=False)
+    else:
+        encoding = backend.encode_batch([text], add_special_tokens=False)[0]  # `encode` alone keeps the lock
     return Encoded(encoding.ids, [start for start, _ in encoding.offsets])
+
+
+def ids(backend: Tokenizer, text: str) -> list[int]:
+    """The tokens alone, which takes less time; without Python's lock."""
+    found: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return found
+
+
+def blocks(text: str) -> Iterator[str]:
+    """The text in parts of whole words, each of about BLOCK characters where there are words at all."""
+    start, at = 0, BLOCK
+    while at < len(text):
+        if border := _BORDER.search(text, at, at + LONG):
+            yield text[start : border.start()]
+            start = border.start()
+            at = start + BLOCK
+        else:
+            at += LONG
+    yield text[start:]
 
 
 def join(texts: Sequence[str], parts: Sequence[Encoded]) -> Encoded:
