@@ -276,6 +276,15 @@ def called(**function):
     return {"tool_calls": [{"index": 0, "id": "c1" if "name" in function else None, "function": function}]}
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_what_a_server_elsewhere_thinks_is_reasoning_and_goes_back(field):
+    with ScriptedServer([chunk({field: "hm"}), chunk({"content": "yes"}), chunk({}, "stop")]) as it:
+        reply = collect(RemoteChat(it.url, "m")(ASK))
+        assert reply.message == Message("assistant", "yes", reasoning="hm")
+        collect(RemoteChat(it.url, "m")((*ASK, reply.message, *ASK)))
+        assert it.asked[1]["messages"][1] == {"role": "assistant", "content": "yes", "reasoning_content": "hm"}
+
+
 def test_a_server_elsewhere_answers_in_the_same_deltas():
     usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
     with ScriptedServer(

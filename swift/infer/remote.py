@@ -50,6 +50,8 @@ class RemoteChat:
                     if chunk.usage is not None:
                         usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
                     for choice in chunk.choices:
+                        if reasoning := _reasoning(choice.delta):
+                            yield Delta(reasoning=reasoning)
                         if choice.delta.content:
                             yield Delta(choice.delta.content)
                         for part in choice.delta.tool_calls or ():
@@ -67,6 +69,14 @@ def _joined(call: ToolCall, part: Any) -> ToolCall:
     return ToolCall(call.name + (name or ""), call.arguments + (arguments or ""), call.id or part.id or "")
 
 
+def _reasoning(delta: Any) -> str:
+    """What the model thinks. OpenAI's protocol has no field for it; servers use one of these two."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(text := getattr(delta, name, None), str):
+            return text
+    return ""
+
+
 def _message(message: Message) -> dict[str, Any]:
     wire: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.images:
@@ -76,6 +86,8 @@ def _message(message: Message) -> dict[str, Any]:
             {"id": each.id, "type": "function", "function": {"name": each.name, "arguments": each.arguments}}
             for each in message.tool_calls
         ]
+    if message.reasoning:
+        wire["reasoning_content"] = message.reasoning
     if message.tool_call_id:
         wire["tool_call_id"] = message.tool_call_id
     return wire
