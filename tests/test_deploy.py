@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -36,8 +35,9 @@ class Scripted:
 
     def __init__(self) -> None:
         self.begun = threading.Event()
-        self.engine: Any = io.BytesIO()  # anything that can be closed
-        self.renderer = SimpleNamespace(sight=None)
+        self.engine: Any = SimpleNamespace(closed=False, context=None)
+        self.engine.close = lambda: setattr(self.engine, "closed", True)
+        self.renderer = SimpleNamespace(sight=None, tokenizer=None, writer=None)
         self.params: list[SamplingParams] = []
 
     def guide(self, rules: Rules) -> Guide:
@@ -125,6 +125,7 @@ class Adapting(TorchEngine):
 
     def __init__(self) -> None:
         self.added: dict[str, str] = {}
+        self.context = None
 
     def close(self) -> None: ...
 
@@ -132,6 +133,27 @@ class Adapting(TorchEngine):
         self.added[name] = folder
 
     def remove_adapter(self, name: str) -> None: ...
+
+
+def test_keys_come_from_the_flag_the_file_and_the_environment(
+    chat: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apps: list[Any] = []
+    monkeypatch.setattr(deploy, "serve", lambda app, *_: apps.append(app))
+    monkeypatch.setenv("SWIFT_API_KEY", "from the environment")
+    keys, empty = tmp_path / "keys", tmp_path / "empty"
+    keys.write_text("one\n\ntwo \n", encoding="utf-8")
+    empty.write_text("\n", encoding="utf-8")
+    how = ["deploy", "--model_type", "tiny", "--port", "0"]
+    assert cli.main([*how, "--api_key", "flag", "--api_key_file", str(keys), "--allow_origins", "https://a.b"]) == 0
+    http = TestClient(apps[0])
+    for key, status in (("flag", 200), ("one", 200), ("two", 200), ("from the environment", 200), ("", 401)):
+        assert http.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == status, key
+    assert http.get("/health", headers={"Origin": "https://a.b"}).headers["access-control-allow-origin"]
+    capsys.readouterr()
+    assert "no key in it" in refused(capsys, "--port", "0", "--api_key_file", str(empty))
+    assert "no such file" in refused(capsys, "--port", "0", "--api_key_file", str(tmp_path / "none"))
+    assert "without a path" in refused(capsys, "--allow_origins", "https://a.b/c")
 
 
 def test_adapters_are_served_beside_the_model(chat: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +242,21 @@ def test_a_server_told_to_end_finishes_its_reply_and_exits_with_0(
     params = chat.params[0]
     assert (params.temperature, params.top_p, params.top_k, params.repetition_penalty) == (0.3, 0.7, 20, 1.0)
     assert (params.max_tokens, params.clip, params.stop) == (2048, True, ("END",))
+
+
+def test_the_json_log_tells_that_the_server_is_ready(chat: Scripted, capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+
+    def end() -> None:
+        await_server(port)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    assert cli.main(["deploy", "--model_type", "tiny", "--port", str(port), "--log_format", "json"]) == 0
+    ending.join(10)
+    ready = json.loads(capsys.readouterr().err.splitlines()[0])
+    assert (ready["message"], ready["url"]) == ("ready", f"http://127.0.0.1:{port}/v1")
 
 
 def free_port() -> int:

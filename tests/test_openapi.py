@@ -48,14 +48,14 @@ def test_no_request_makes_the_server_fail(case: schemathesis.Case) -> None:
 
 def test_every_route_is_in_the_document_and_no_other() -> None:
     built = app()
-    served = {(route.path.replace(":path", ""), next(iter(route.methods))) for route in built.routes}  # type: ignore[attr-defined]
+    served = {(route.path.replace(":path", ""), next(iter(route.methods - {"HEAD"}))) for route in built.routes}  # type: ignore[attr-defined]
     told = {(path, method.upper()) for path, methods in openapi()["paths"].items() for method in methods}
     assert served - told == {("/openapi.json", "GET")}
     assert told <= served
 
 
 def test_the_document_needs_no_key() -> None:
-    http = TestClient(app(api_key="k"))
+    http = TestClient(app(api_keys=["k"]))
     assert http.get("/openapi.json").json() == openapi()
 
 

@@ -30,7 +30,7 @@ def refusal(shape: Any = requests.ChatRequest, body: bytes | None = None, **fiel
         request.params(DEFAULTS)
         if isinstance(request, requests.ChatRequest):
             _ = request.dialogue
-    assert caught.value.status == 400
+    assert caught.value.status in (400, 413)
     return caught.value
 
 
@@ -58,21 +58,90 @@ def test_every_role_and_kind_of_content_is_read() -> None:
     )
 
 
-def test_several_system_texts_become_one_and_a_late_one_is_refused() -> None:
+def test_system_texts_at_the_front_become_one_and_a_late_one_stays_in_its_place() -> None:
     first, second = {"role": "system", "content": "a"}, {"role": "developer", "content": "b"}
-    assert chat(messages=[first, second, USER]).dialogue[0] == Message("system", "a\n\nb")
-    error = refusal(messages=[USER, second])
-    assert error.param == "messages[1].role"
+    said = chat(messages=[first, second, USER, {"role": "assistant", "content": "yes"}, second, USER]).dialogue
+    assert [(message.role, message.content) for message in said] == [
+        ("system", "a\n\nb"),
+        ("user", "hi"),
+        ("assistant", "yes"),
+        ("system", "b"),
+        ("user", "hi"),
+    ]
+
+
+def result(id: str | None, content: str = "") -> dict[str, str]:
+    return {"role": "tool", "content": content or str(id), **({} if id is None else {"tool_call_id": id})}
+
+
+def calling(*ids: str | None) -> dict[str, Any]:
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"type": "function", "function": function, **({} if id is None else {"id": id})} for id in ids]
+    return {"role": "assistant", "tool_calls": calls}
+
+
+def results(*messages: Any) -> list[tuple[str, str]]:
+    said = chat(messages=[USER, *messages]).dialogue
+    return [(message.tool_call_id, message.content) for message in said if message.role == "tool"]
 
 
 def test_results_of_parallel_calls_are_put_in_the_order_of_the_calls() -> None:
-    def result(id: str) -> dict[str, str]:
-        return {"role": "tool", "tool_call_id": id, "content": id}
+    asked = calling("a", "b", "c")
+    said = results(asked, result("c"), result("a"), result("b"), asked, result("b"), result("a"), result("c"), USER)
+    assert said == [(id, id) for id in "abcabc"]
 
-    calls = [{"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}} for id in "abc"]
-    asked = {"role": "assistant", "tool_calls": calls}
-    request = chat(messages=[USER, asked, result("c"), result("a"), result("b"), asked, result("b"), result("a")])
-    assert [message.content for message in request.dialogue if message.role == "tool"] == ["a", "b", "c", "a", "b"]
+
+def test_results_without_ids_are_taken_where_they_can_belong_to_one_call_only() -> None:
+    assert results(calling("a"), result(None, "x")) == [("a", "x")]
+    assert results(calling(None), result("lost", "x")) == [("lost", "x")]
+    assert results(calling(None, None), result(None, "x"), result(None, "y")) == [("", "x"), ("", "y")]
+    assert results(calling("a", "b"), result("b"), result(None, "x")) == [("a", "x"), ("b", "b")]
+    error = refusal(messages=[USER, calling("a", "b"), result(None, "x"), result("b")])
+    assert error.param == "messages[2].tool_call_id" and "say which" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("messages", "param", "said"),
+    [
+        ([calling("a")], "messages[1].tool_calls", "these did not have response messages: a"),
+        ([calling("a"), USER], "messages[1].tool_calls", "response messages: a"),
+        ([calling("a", "b"), result("b"), USER], "messages[1].tool_calls", "response messages: a"),
+        ([calling("a"), calling("b"), result("b")], "messages[1].tool_calls", "response messages: a"),
+        ([calling(None)], "messages[1].tool_calls", "response messages: f"),
+        ([result("a")], "messages[1].role", "must be a response to a preceding message with 'tool_calls'"),
+        ([calling("a"), result("a"), USER, result("a")], "messages[4].role", "must be a response"),
+        ([calling("a"), result("a"), result("a")], "messages[3].tool_call_id", "two results for the call 'a'"),
+        ([calling("a"), result("a"), result(None, "x")], "messages[3]", "more results than the 1 calls"),
+        ([calling("a"), result("b")], "messages[2].tool_call_id", "'b' is no call of the message before (a)"),
+        ([calling("a", "a"), result("a"), result("a")], "messages[1].tool_calls", "two calls have the id 'a'"),
+    ],
+)
+def test_calls_and_results_that_do_not_fit_are_refused(messages: list[Any], param: str, said: str) -> None:
+    error = refusal(messages=[USER, *messages])
+    assert error.param == param and said in str(error)
+
+
+def test_thoughts_and_refusals_of_the_assistant_are_read() -> None:
+    def last(**fields: Any) -> tuple[str, str]:
+        message = chat(messages=[USER, {"role": "assistant", **fields}]).dialogue[-1]
+        return message.content, message.reasoning
+
+    assert last(content="yes", reasoning_content="hm") == ("yes", "hm")
+    assert last(content="yes", reasoning="hm") == ("yes", "hm")
+    assert last(content="", reasoning_content=None, refusal=None) == ("", "")
+    assert last(content=None, refusal="no") == ("no", "")
+    assert last(content=[{"type": "refusal", "refusal": "no"}]) == ("no", "")
+    thought = {"type": "thinking", "thinking": "hm"}
+    assert last(content=[thought, {"type": "text", "text": "yes"}]) == ("yes", "hm")
+    assert last(content=[{**thought, "thinking": [{"type": "text", "text": "hm"}]}]) == ("", "hm")
+    assert last(content=[{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "yes"}]) == ("yes", "hm")
+    assert (
+        chat(messages=[{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]).dialogue[0].content == "x"
+    )
+    for wrong in ({"content": [thought]}, {"content": [{"type": "refusal", "refusal": "no"}]}):
+        assert refusal(messages=[{"role": "user", **wrong}]).param == "messages[0].content"
+    assert refusal(messages=[{"role": "user", "content": "x", "reasoning": "hm"}]).param == "messages[0].reasoning"
+    assert refusal(messages=[{"role": "assistant", "content": [{"type": "thinking"}]}]).param == "messages[0].content"
 
 
 def test_a_silent_request_gets_the_servers_defaults() -> None:
@@ -115,6 +184,11 @@ def test_every_option_of_a_request_wins_over_the_defaults() -> None:
     assert chat(max_tokens=5, max_completion_tokens=9).params(DEFAULTS).max_tokens == 9
 
 
+def test_a_top_p_of_0_takes_the_likeliest_token() -> None:
+    params = chat(top_p=0, temperature=1).params(DEFAULTS)
+    assert (params.temperature, params.top_p) == (0, 1)
+
+
 def test_tools_are_kept_as_given_and_left_out_when_not_to_be_used() -> None:
     assert chat(tools=[FIRE]).offered == (Tool(FIRE),)
     assert chat(tools=[FIRE], tool_choice="auto").offered == (Tool(FIRE),)
@@ -151,7 +225,11 @@ def test_tools_are_kept_as_given_and_left_out_when_not_to_be_used() -> None:
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": True}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"stop": ["x" * 1001]}, "stop[0]"),
+        ({"messages": [USER] * 16_385}, "messages"),
+        ({"tools": [FIRE] * 513}, "tools"),
+        ({"logit_bias": {str(token): 1 for token in range(4097)}}, "logit_bias"),
         ({"top_k": -2}, "top_k"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -290,6 +368,8 @@ def test_a_server_may_hold_every_offered_tool_to_its_schema() -> None:
         (b"[]", "the body: Input should be an object"),
         (b"null", "the body: Input should be an object"),
         (b"[" * 100_000, "the body is not JSON"),
+        (b"\xef\xbb\xbf{}", "it begins with a byte order mark"),
+        (b'{"model": "m", "x": [' + b"1," * 1_000_000 + b"1]}", "too many values"),
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> None:

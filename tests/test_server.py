@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import logging
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,7 +29,7 @@ from swift.infer.chat import LocalChat
 from swift.infer.engine import Busy, Step, TorchEngine
 from swift.infer.grammar import Rules
 from swift.infer.guide import Guide, Vocabulary
-from swift.infer.sample import SamplingParams
+from swift.infer.sample import SamplingParams, TooLong
 from swift.infer.schemas import Dropped
 from swift.serve.body import Limits
 from swift.serve.log import JsonLines
@@ -178,7 +180,7 @@ def test_a_plain_text_is_continued_without_chat() -> None:
 
 def test_a_key_is_asked_for_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    http = client(api_key="sécret")
+    http = client(api_keys=["sécret"])
     for header in (
         {},
         {"Authorization": "Bearer secret"},
@@ -322,7 +324,7 @@ KEY = {"Authorization": "Bearer k"}
 def test_adapters_are_models_and_come_and_go_behind_the_key() -> None:
     host, chat = Host(), Scripted()
     host.add_adapter("first", "/good/1")
-    http = client(chat, adapters=host, adapter_names=["first"], api_key="k")
+    http = client(chat, adapters=host, adapter_names=["first"], api_keys=["k"])
 
     def post(path: str, **body: str) -> Any:
         return http.post(f"/v1/{path}_lora_adapter", json=body, headers=KEY)
@@ -348,7 +350,7 @@ def test_adapters_are_models_and_come_and_go_behind_the_key() -> None:
 def test_without_a_key_nobody_changes_adapters() -> None:
     body = {"lora_name": "x", "lora_path": "/good"}
     assert "--api_key" in error(client(adapters=Host()).post("/v1/load_lora_adapter", json=body), 403)["message"]
-    assert error(client(api_key="k").post("/v1/load_lora_adapter", json=body, headers=KEY), 404)
+    assert error(client(api_keys=["k"]).post("/v1/load_lora_adapter", json=body, headers=KEY), 404)
 
 
 def test_what_a_reply_must_be_reaches_the_chat_or_is_refused() -> None:
@@ -470,8 +472,114 @@ def test_what_is_said_in_place_of_a_call_is_checked_too(caplog: pytest.LogCaptur
     assert "'uniqueItems': [1, 1] has non-unique elements" in caplog.messages[1]
 
 
-def test_embeddings_are_not_offered_and_say_so() -> None:
+def test_what_is_not_offered_says_so_and_what_to_use() -> None:
     assert "not offered" in error(client().post("/v1/embeddings", json={}), 404)["message"]
+    assert "use /v1/chat/completions" in error(client().post("/v1/responses", json={}), 404)["message"]
+    assert "did you mean /v1/chat/completions" in error(client().post("/chat/completions", json={}), 404)["message"]
+
+
+def test_the_root_says_what_this_is_to_programs_and_people() -> None:
+    http = client(api_keys=["k"])
+    assert "/v1/chat/completions" in http.get("/").json()["routes"]
+    page = http.get("/", headers={"Accept": "text/html,*/*"})
+    assert page.headers["content-type"].startswith("text/html") and "/openapi.json" in page.text
+
+
+def test_head_is_answered_wherever_get_is() -> None:
+    http = client()
+    for path in ("/", "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/models/tiny"):
+        assert http.head(path).status_code == 200, path
+    assert http.head("/v1/models/big").status_code == 404
+    assert http.delete("/v1/models").headers["allow"] in ("GET, HEAD", "HEAD, GET")
+
+
+def test_web_pages_may_ask_where_their_origin_is_allowed() -> None:
+    asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    asks["Access-Control-Request-Headers"] = "authorization,content-type"
+    http = client(allow_origins=["https://app.example"], api_keys=["k"])
+    allowed = http.options("/v1/chat/completions", headers=asks)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    refused = http.post("/v1/chat/completions", json={}, headers={"Origin": "https://app.example"})
+    assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == "https://app.example"
+    other = http.options("/v1/chat/completions", headers={**asks, "Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+    assert error(client().options("/v1/chat/completions", headers=asks), 405)
+
+
+def test_a_packed_body_is_unpacked_within_the_limit() -> None:
+    sent = json.dumps({"model": "tiny", "messages": [USER]}).encode()
+
+    def post(content: bytes, encoding: str, **options: Any) -> Any:
+        return client(**options).post("/v1/chat/completions", content=content, headers={"Content-Encoding": encoding})
+
+    for packed, encoding in (
+        (gzip.compress(sent), "gzip"),
+        (gzip.compress(sent[:9]) + gzip.compress(sent[9:]), "GZIP"),
+        (zlib.compress(sent), "deflate"),
+        (sent, "identity"),
+    ):
+        assert post(packed, encoding).status_code == 200, encoding
+    bomb = gzip.compress(b" " * 10_000_000)
+    assert "100000 bytes" in error(post(bomb, "gzip", limits=Limits(body=100_000)), 413)["message"]
+    assert "unpacked" in error(post(sent, "gzip"), 400)["message"]
+    assert "end is missing" in error(post(gzip.compress(sent)[:-9], "gzip"), 400)["message"]
+    assert "gzip, deflate" in error(post(sent, "br"), 415)["message"]
+
+
+def test_any_of_several_keys_lets_in() -> None:
+    http = client(api_keys=["one", "two"])
+    statuses = {key: http.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code for key in KEYS}
+    assert statuses == {"one": 200, "two": 200, "three": 401, "one two": 401}
+
+
+KEYS = ("one", "two", "three", "one two")
+
+
+def test_no_tokens_can_be_asked_for_of_a_text() -> None:
+    asked: list[SamplingParams] = []
+
+    def complete(prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
+        asked.append(params)
+        yield Delta("x", finish="length", usage=Usage(7, 1))
+
+    for fields in ({}, {"stream": True}):
+        response = ask(client(complete=complete), "/v1/completions", max_tokens=0, **fields)
+        assert response.status_code == 200 and '"text":"x"' not in response.text
+    body = ask(client(complete=complete), "/v1/completions", max_tokens=0).json()
+    assert body["choices"][0]["text"] == "" and body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}
+    assert error(ask(client(), max_tokens=0), 400)["param"] == "max_tokens"
+
+
+def test_an_unknown_field_is_told_once_with_the_one_it_is_like(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="swift.serve")
+    http = client()
+    tool = {"type": "function", "function": {"name": "f", "paramters": {}}}
+    fields: dict[str, Any] = {"max_token": 5, "guided_json": {"type": ["object"] * 3}, "tools": [tool], "zzz": 1}
+    fields |= {"stream": True, "stream_options": {"include_usag": True}, "user": "me", "metadata": {"a": "b"}}
+    fields["messages"] = [{**USER, "contnt": "x"}, {**USER, "contnt": "y"}]
+    for _ in range(2):
+        assert ask(http, **fields).status_code == 200
+    told = sorted(record.getMessage().removeprefix("a request holds the unknown field ") for record in caplog.records)
+    assert told == [
+        "guided_json, which is ignored; did you mean response_format?",
+        "max_token, which is ignored; did you mean max_tokens?",
+        "messages[].contnt, which is ignored; did you mean content?",
+        "stream_options.include_usag, which is ignored; did you mean include_usage?",
+        "tools[].function.paramters, which is ignored; did you mean parameters?",
+        "zzz, which is ignored",
+    ]
+
+
+def test_a_prompt_that_is_too_long_has_openais_code() -> None:
+    def refuse(messages: Sequence[Message]) -> Iterator[Delta]:
+        raise TooLong("the prompt has 9 tokens")
+        yield
+
+    told = error(ask(client(Scripted(refuse))), 400)
+    assert (told["code"], told["param"]) == ("context_length_exceeded", "messages")
 
 
 def test_an_engine_whose_queue_is_full_is_a_429() -> None:
@@ -655,11 +763,11 @@ def test_the_manual_style_goes_on_beside_tools(tmp_path: Path) -> None:
     assert called["finish_reason"] == "tool_calls" and called["message"]["content"] is None
     assert called["message"]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
     after = ask(http, tools=[look], messages=[USER, going_on]).json()["choices"][0]
-    assert (after["message"]["content"], after["finish_reason"]) == ("Final Answer: fire", "stop")
+    assert (after["message"]["content"], after["finish_reason"]) == ("fire", "stop")
 
 
 def test_the_official_client_understands_our_errors() -> None:
-    with served(create_app(Scripted(), "tiny", api_key="k")) as url:
+    with served(create_app(Scripted(), "tiny", api_keys=["k"])) as url:
         with openai.OpenAI(api_key="wrong", base_url=f"{url}/v1") as api, pytest.raises(openai.AuthenticationError):
             api.models.list()
         with openai.OpenAI(api_key="k", base_url=f"{url}/v1") as api:

@@ -23,7 +23,8 @@ from tiny import tiny_tokenizer
 
 from swift.infer.chat import LocalChat
 from swift.infer.engine import Step
-from swift.infer.sample import SamplingParams
+from swift.infer.length import Length
+from swift.infer.sample import SamplingParams, room
 from swift.serve import connection
 from swift.serve.body import Limits
 from swift.serve.server import create_app
@@ -71,6 +72,16 @@ class Beat:
                 room = self._batch - len(self._speaking)
                 self._speaking, self._waiting = self._speaking + self._waiting[:room], self._waiting[room:]
                 self._speaking = [each for each in self._speaking if each.speak()]
+
+
+class Short(Beat):
+    """An engine with a context, which no prompt of these tests fits."""
+
+    context = 2048
+
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Said:
+        room(tokens, params, self.context, len(TOKENIZER))
+        return super().submit(tokens, params, inputs)
 
 
 class Said:
@@ -190,6 +201,21 @@ def test_whoever_leaves_is_not_answered_on_speaking_or_waiting(stream: bool, bat
         assert figure(url, "swift_replies_waiting") == figure(url, "swift_replies_running") == 0
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_log_tells_what_a_reply_cost_whose_client_left(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="swift.serve")
+    engine = Beat()
+    with served(engine) as url, socket.create_connection(address(url)) as leaving:
+        leaving.sendall(request(body("la ", ignore_eos=True, stream=stream)))
+        assert eventually(lambda: engine.open == 1)
+        time.sleep(0.1)
+        leaving.close()
+        assert eventually(lambda: caplog.records)
+    told = caplog.records[0].told  # type: ignore[attr-defined]
+    assert (told["status"], told["finish"]) == (499, "cancelled")
+    assert told["prompt_tokens"] > 3 and told["completion_tokens"] > 0
+
+
 def test_all_choices_of_one_who_leaves_end() -> None:
     engine = Beat()
     with served(engine) as url, socket.create_connection(address(url)) as leaving:
@@ -275,6 +301,47 @@ def test_a_prompt_beyond_any_bound_is_refused_before_it_is_run() -> None:
     with served(engine, limits=Limits(body=10_000)) as url:
         assert httpx.post(f"{url}/v1/chat/completions", json=body("x" * 20_000)).status_code == 413
     assert engine.open == 0
+
+
+HEAVY = {
+    "a letter": ("chat/completions", body("x" * 4_000_000)),
+    "no spaces": ("chat/completions", body("北京欢迎你" * 100_000)),
+    "words": ("chat/completions", body("The quick brown fox. " * 150_000)),
+    "a text": ("completions", {"model": "tiny", "prompt": "x" * 4_000_000}),
+    "messages": ("chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "x"}] * 16_000}),
+}
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("name", HEAVY)
+def test_others_are_answered_while_a_long_body_is_read(name: str, bounded: bool) -> None:
+    """The longest wait meanwhile is under 0.2 s, or a few of the waits that this machine has without the body."""
+    path, sent = HEAVY[name]
+    content = json.dumps(sent, ensure_ascii=False).encode()
+
+    def waits(url: str, over: threading.Event, least: int) -> list[float]:
+        found: list[float] = []
+        with httpx.Client(base_url=url, timeout=60) as http:
+            while len(found) < least or not over.is_set():
+                began = time.perf_counter()
+                assert http.get("/health").status_code == 200
+                found.append(time.perf_counter() - began)
+        return found
+
+    with served(Short(), **({"fits": Length(TOKENIZER, Short.context).check} if bounded else {})) as url:
+        over = threading.Event()
+        over.set()
+        idle = max(waits(url, over, 100))
+        over.clear()
+        meanwhile: list[float] = []
+        watching = threading.Thread(target=lambda: meanwhile.extend(waits(url, over, 1)))
+        watching.start()
+        answer = httpx.post(f"{url}/v1/{path}", content=content, timeout=120)
+        over.set()
+        watching.join()
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert max(meanwhile) < max(0.2, 20 * idle)
 
 
 NESTED = b'{"a":' * 5000 + b"1" + b"}" * 5000

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 import signal
 import socket
 import ssl
@@ -22,6 +24,10 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from swift.infer.chat import LocalChat
+    from swift.infer.length import Length
+
+KEY_VARIABLE = "SWIFT_API_KEY"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 STALL = 60
 """Seconds after which a client that takes nothing of its answer is dropped."""
@@ -38,7 +44,11 @@ class ServerFlags:
     port: int = 8000
     """Port to listen at; 0 takes a free one"""
     api_key: str | None = None
-    """Key that clients must send; none lets everybody in"""
+    """Key that clients must send; without any key everybody is let in"""
+    api_key_file: str | None = None
+    """File of such keys, one a line; the environment's SWIFT_API_KEY is one more"""
+    allow_origins: tuple[str, ...] = ()
+    """Web pages whose scripts may ask, as https://app.example; '*' is all of them"""
     served_model_name: str | None = None
     """Name of the model to clients; none means its model_type"""
     owned_by: str = "swift"
@@ -68,6 +78,9 @@ class ServerFlags:
             raise ValueError(f"--port: {self.port} is no port (0 to 65535)")
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("--api_key is empty: leave the flag out to let everybody in")
+        for origin in self.allow_origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ValueError(f"--allow_origins {origin}: SCHEME://HOST is expected, without a path, or '*'")
         if self.served_model_name is not None and not self.served_model_name.strip():
             raise ValueError("--served_model_name is empty")
         if self.max_queue < 1:
@@ -117,17 +130,19 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
         raise ValueError("--stream false: whether a reply is streamed is said by each request")
     _check_certificate(cfg.server)
     defaults = sampling(cfg.generation)
+    keys = api_keys(cfg.server)
     with _bound(cfg.server) as listening:
         # named without merging: the merged folder is the same model, and loading is about to write it
         unmerged = replace(cfg, backend=replace(cfg.backend, merge_lora=False))
         name = cfg.server.served_model_name or model_name(unmerged, given)
-        if cfg.server.api_key is None and cfg.server.host not in LOCAL:
+        if not keys and cfg.server.host not in LOCAL:
             _warn(f"whoever reaches {cfg.server.host} can use the model; --api_key asks for a key")
         adapters = dict(module.split("=", 1) for module in cfg.server.lora_modules)
         if name in adapters:
             raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: give the adapter another")
         chat = load_chat(cfg, given)
-        chat = LocalChat(chat.engine, chat.renderer, raw=cfg.server.raw_react)
+        if cfg.server.raw_react:
+            chat = LocalChat(chat.engine, chat.renderer, raw=True)
         with closing(chat.engine) as engine:
             host = engine if isinstance(engine, TorchEngine) else None
             if adapters and host is None:
@@ -145,11 +160,35 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 adapter_names=adapters,
                 see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.sight else None,
                 defaults=defaults,
-                api_key=cfg.server.api_key,
+                api_keys=keys,
+                allow_origins=cfg.server.allow_origins,
+                fits=_length(chat).check,
                 owned_by=cfg.server.owned_by,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
             )
             serve(app, listening, cfg.server)
+
+
+def api_keys(options: ServerFlags) -> tuple[str, ...]:
+    """The keys of the flag, of the file and of the environment. ValueError for a file without any."""
+    keys = [options.api_key or "", os.environ.get(KEY_VARIABLE, "")]
+    if options.api_key_file is not None:
+        path = Path(options.api_key_file).expanduser()
+        if not path.is_file():
+            raise ValueError(f"--api_key_file {options.api_key_file}: there is no such file")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        if not any(lines):
+            raise ValueError(f"--api_key_file {options.api_key_file}: there is no key in it, one a line is expected")
+        keys += lines
+    return tuple(dict.fromkeys(key.strip() for key in keys if key.strip()))
+
+
+def _length(chat: LocalChat) -> Length:
+    from swift.infer.length import Length
+    from swift.template.write import JinjaWriter
+
+    trims = isinstance(chat.renderer.writer, JinjaWriter)  # many do, around each message
+    return Length(chat.renderer.tokenizer, chat.engine.context, trims)
 
 
 def access(options: ServerFlags) -> images.Access:
@@ -181,7 +220,10 @@ def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
         while not server.started and not serving.done():
             await asyncio.sleep(0.02)
         if server.started:
-            print(f"swift: ready at {_url(listening, options)}", flush=True)
+            url = _url(listening, options)
+            print(f"swift: ready at {url}", flush=True)
+            if options.log_format == "json":
+                logging.getLogger("swift.serve").info("ready", extra={"told": {"message": "ready", "url": url}})
         await serving
 
     with _request_log(options.log_format), _quiet_end():

@@ -88,6 +88,10 @@ class AsideEngine:
             raise
         self._aside.ours()
 
+    @property
+    def context(self) -> int | None:
+        return self._engine.context
+
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
         return self._engine.submit(tokens, params, inputs)
 

@@ -35,7 +35,8 @@ _STATUSES = {
     404: "No such route or model",
     405: "Another method",
     408: "The body did not arrive in time",
-    413: "The body is too long",
+    413: "The body is too long, or holds too many values",
+    415: "The body is packed in a way that is not known",
     429: "Too many replies wait; Retry-After says when to come back",
 }
 _MODELS: tuple[type[BaseModel], ...] = (ChatRequest, TextRequest, LoadRequest, UnloadRequest)
@@ -56,6 +57,7 @@ def openapi() -> dict[str, Any]:
         "security": [{}, {"key": []}],
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "paths": {
+            "/": {"get": _operation("What this is", _json({"type": "object"}) | {"text/html": {}})},
             "/health": {"get": _operation("Whether the server is up", _json({"type": "object"}))},
             "/metrics": {"get": _operation("Figures for Prometheus", {"text/plain": {}})},
             "/v1/models": {"get": _operation("The base model and its adapters", _json({"type": "object"}), 401)},
@@ -70,6 +72,7 @@ def openapi() -> dict[str, Any]:
                 "post": _posted("Goes on with a text", "TextRequest", _json(text) | {"text/event-stream": {}}, 404, 429)
             },
             "/v1/embeddings": {"post": _operation("Not offered", {}, 401, 404)},
+            "/v1/responses": {"post": _operation("Not offered", {}, 401, 404)},
             "/v1/load_lora_adapter": {"post": _posted("Adds an adapter", "LoadRequest", {"text/plain": {}}, 403, 404)},
             "/v1/unload_lora_adapter": {
                 "post": _posted("Takes an adapter away", "UnloadRequest", {"text/plain": {}}, 403, 404)
@@ -92,5 +95,5 @@ def _operation(summary: str, answer: dict[str, Any], *statuses: int) -> dict[str
 
 
 def _posted(summary: str, body: str, answer: dict[str, Any], *statuses: int) -> dict[str, Any]:
-    operation = _operation(summary, answer, *sorted({400, 401, 408, 413, *statuses}))
+    operation = _operation(summary, answer, *sorted({400, 401, 408, 413, 415, *statuses}))
     return {**operation, "requestBody": {"required": True, "content": _json(_ref(body))}}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from swift.infer.engine import Busy
 from swift.serve import answers
@@ -20,10 +23,10 @@ def tell_errors(app: FastAPI) -> None:
     @app.exception_handler(BadRequest)
     async def refused(request: Request, error: BadRequest) -> Response:
         # A body that is not read to its end cannot be followed by another request.
-        closing = {"Connection": "close"} if error.status in (408, 413) else None
-        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else closing
+        closing = {"Connection": "close"} if error.status in (408, 413, 415) else None
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 415: {"Accept-Encoding": "gzip, deflate", **(closing or {})}}
         text = answers.error_json(str(error), error.status, param=error.param, code=error.code)
-        return json_response(text, error.status, headers)
+        return json_response(text, error.status, headers.get(error.status, closing))
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:
@@ -33,7 +36,9 @@ def tell_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = {404: "there is nothing at", 405: "this method is not allowed at"}.get(error.status_code, error.detail)
-        text = answers.error_json(f"{what} {request.url.path} ({request.method})", error.status_code)
+        near = get_close_matches(request.url.path, _paths(app), 1) if error.status_code == 404 else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        text = answers.error_json(f"{what} {request.url.path[:200]} ({request.method}){hint}", error.status_code)
         return json_response(text, error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
@@ -43,3 +48,7 @@ def tell_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
         return json_response(answers.error_json("the server failed; its log says how", 500), 500)
+
+
+def _paths(app: FastAPI) -> list[str]:
+    return [route.path for route in app.routes if isinstance(route, Route) and "{" not in route.path]

@@ -45,6 +45,8 @@ class RequestLog:
 
     def _tell(self, scope: Scope, status: int, started: float, answer: Answer | None) -> None:
         seconds = time.perf_counter() - started
+        if answer is not None and answer.left:  # a stream's status was sent before
+            status = GONE
         route = scope.get("route")
         self._metrics.request(route.path if route else "none", status, seconds)
         told: dict[str, Any] = {"method": scope["method"], "path": quote(scope["path"]), "status": status}

@@ -2,52 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
 
 from swift.chat import PLACE, Image, Message, Role, ToolCall
 from swift.serve.refusal import wrong
 
+MOST_MESSAGES, MOST_CALLS = 16_384, 128
+_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Kinds of parts that are text, and the field that has it."""
+_THOUGHTS = {"thinking": "thinking", "reasoning": "text"}
+_ASSISTANTS = {"output_text", "refusal", *_THOUGHTS}
+"""Parts of an assistant message alone."""
+
+
+class _Name:
+    """What an unknown field holds: nothing that is made of it, only its name is kept."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_default_schema(core_schema.none_schema(), default=None, on_error="default")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: Any) -> dict[str, Any]:
+        return {}
+
 
 class Known(BaseModel):
-    """An object of a request, with the fields that are honoured."""
+    """An object of a request, with the fields that are honoured; of others `model_extra` has the names."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
-
-
-def _text(value: Any) -> Any:
-    """A list of text parts as one text; anything else is left to the field's type."""
-    if not isinstance(value, list):
-        return value
-    texts = [part["text"] for part in value if isinstance(part, dict) and part.get("type") == "text" and "text" in part]
-    if len(texts) < len(value) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("only parts of type text and image_url are supported")
-    return "\n".join(texts)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+    __pydantic_extra__: dict[str, Annotated[Any, _Name]]
 
 
-class _Shown(NamedTuple):
-    """A content with images: its text with their places, and what they are called."""
+class _Read(NamedTuple):
+    """A content: its text with places for its images, the images, what was thought, and parts of assistants alone."""
 
     text: str
-    images: tuple[Image, ...]
+    images: tuple[Image, ...] = ()
+    reasoning: str = ""
+    assistants: str = ""
 
 
-def _content(value: Any) -> str | _Shown | None:
-    """A text or text parts as one text, with image parts as `_Shown`."""
-    if not isinstance(value, list) or not any(map(_shows, value)):
-        text = _text(value)
-        if text is not None and not isinstance(text, str):
-            raise ValueError("a text or a list of parts is expected")
-        return text
+def _content(value: Any) -> _Read | None:
+    """A text or a list of parts. Texts stand on lines of their own, images where they are."""
+    if value is None or isinstance(value, str):
+        return None if value is None else _Read(value)
+    if not isinstance(value, list):
+        raise ValueError("a text or a list of parts is expected")
     images = tuple(Image(_url(part.get("image_url"))) for part in value if _shows(part))
-    runs = [(at_image, list(parts)) for at_image, parts in groupby(value, _shows)]
-    texts = [PLACE * len(parts) if at_image else str(_text(parts)) for at_image, parts in runs]
-    if "".join(texts).count(PLACE) > len(images):
+    thoughts = [_thought(part) for part in value if _kind(part) in _THOUGHTS]
+    said = [part for part in value if _kind(part) not in _THOUGHTS]
+    runs = [(at_image, list(parts)) for at_image, parts in groupby(said, _shows)]
+    text = "".join(PLACE * len(parts) if at_image else "\n".join(map(_text, parts)) for at_image, parts in runs)
+    if images and text.count(PLACE) > len(images):
         raise ValueError("the text holds U+FFFC, which stands for an image")
-    return _Shown("".join(texts), images)
+    assistants = next((kind for kind in map(_kind, value) if kind in _ASSISTANTS), "")
+    return _Read(text, images, "\n".join(thoughts), assistants)
+
+
+def _kind(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def _text(part: Any) -> str:
+    kind = _kind(part)
+    if kind not in _TEXTS:
+        raise ValueError("only parts of type text and image_url are supported")
+    text = part.get(_TEXTS[kind])
+    if not isinstance(text, str):
+        raise ValueError(f'a part of type {kind} has a text in "{_TEXTS[kind]}"')
+    return text
+
+
+def _thought(part: dict[str, Any]) -> str:
+    kind = _kind(part)
+    thought = part.get(_THOUGHTS[kind])
+    if isinstance(thought, list):  # some APIs have parts in it
+        return "\n".join(map(_text, thought))
+    if not isinstance(thought, str):
+        raise ValueError(f'a part of type {kind} has a text in "{_THOUGHTS[kind]}"')
+    return thought
 
 
 def _shows(part: Any) -> bool:
@@ -62,7 +103,7 @@ def _url(value: Any) -> str:
 
 
 Content = Annotated[
-    str | _Shown | None,
+    _Read | None,
     PlainValidator(_content),
     WithJsonSchema(
         {
@@ -72,11 +113,14 @@ Content = Annotated[
                     "type": "array",
                     "items": {
                         "anyOf": [
-                            {
-                                "type": "object",
-                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                                "required": ["type", "text"],
-                            },
+                            *(
+                                {
+                                    "type": "object",
+                                    "properties": {"type": {"const": kind}, field: {"type": "string"}},
+                                    "required": ["type", field],
+                                }
+                                for kind, field in {**_TEXTS, **_THOUGHTS}.items()
+                            ),
                             {
                                 "type": "object",
                                 "properties": {
@@ -112,45 +156,103 @@ class _Call(Known):
 class RequestMessage(Known):
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: Content = None
-    tool_calls: list[_Call] | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: Annotated[list[_Call] | None, Field(max_length=MOST_CALLS)] = None
     tool_call_id: str | None = None
     name: str | None = None
 
 
 def dialogue(messages: Sequence[RequestMessage]) -> tuple[Message, ...]:
-    """The messages as ours: one system text at the front, results in the order of their calls."""
+    """The messages as ours: system texts at the front are one, results stand in the order of their calls.
+
+    Raises BadRequest for what cannot be: calls without results, results without a call.
+    """
     written = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
     first = next((index for index, message in enumerate(written) if message.role != "system"), len(written))
-    for index, message in enumerate(written[first:], first):
-        if message.role == "system":
-            raise wrong(f"messages[{index}].role", "system and developer messages come before all others")
     system = [Message("system", "\n\n".join(message.content for message in written[:first]))] if first else []
-    return (*system, *_in_order_of_calls(written[first:]))
+    return (*system, *_answered(written, first))
 
 
 def _message(message: RequestMessage, place: str) -> Message:
     calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in message.tool_calls or ())
-    if calls and message.role != "assistant":
-        raise wrong(f"{place}.tool_calls", "only assistant messages can hold them")
-    if message.content is None and not calls:
+    content = message.content or _Read(message.refusal or "")
+    reasoning = message.reasoning_content or message.reasoning or content.reasoning
+    if message.role != "assistant":
+        thoughts = {"reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
+        for field, value in {"tool_calls": calls, **thoughts}.items():
+            if value:
+                raise wrong(f"{place}.{field}", "only assistant messages can hold it")
+        if content.assistants:
+            raise wrong(f"{place}.content", f"only assistant messages can hold parts of type {content.assistants}")
+    if message.content is None and message.refusal is None and not calls and not reasoning:
         raise wrong(f"{place}.content", "a message needs it")
-    text, images = message.content if isinstance(message.content, _Shown) else (message.content or "", ())
-    if images and message.role != "user":
+    if content.images and message.role != "user":
         raise wrong(f"{place}.content", "only a user's message can show images")
     role: Role = "system" if message.role == "developer" else message.role
-    call_id, name = message.tool_call_id or "", message.name or ""
-    return Message(role, text, calls, tool_call_id=call_id, name=name, images=images)
+    return Message(
+        role,
+        content.text,
+        calls,
+        tool_call_id=message.tool_call_id or "",
+        name=message.name or "",
+        images=content.images,
+        reasoning=reasoning if role == "assistant" else "",
+    )
 
 
-def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
-    """Clients may send the results of parallel calls in any order; text forms tell them apart by order alone."""
-    ordered: list[Message] = []
-    order: dict[str, int] = {}
-    start = 0  # of the results that are being read
-    for message in messages:
-        if message.role != "tool":
-            order = {call.id: index for index, call in enumerate(message.tool_calls)}
-            start = len(ordered) + 1
-        ordered.append(message)
-        ordered[start:] = sorted(ordered[start:], key=lambda result: order.get(result.tool_call_id, len(order)))
-    return ordered
+def _answered(written: Sequence[Message], first: int) -> Iterator[Message]:
+    """The messages from `first` on, each call with its result: text forms tell results apart by order alone."""
+    index = first
+    while index < len(written):
+        message = written[index]
+        if message.role == "tool":
+            raise wrong(
+                f"messages[{index}].role",
+                "messages with role 'tool' must be a response to a preceding message with 'tool_calls'",
+            )
+        yield message
+        index += 1
+        if message.tool_calls:
+            end = index
+            while end < len(written) and written[end].role == "tool":
+                end += 1
+            yield from _results(message.tool_calls, written[index:end], index)
+            index = end
+
+
+def _results(calls: Sequence[ToolCall], results: Sequence[Message], start: int) -> list[Message]:
+    """The results of `calls` in their order; `start`: the place of the first among the messages.
+
+    A result without an id, or for calls without ids, is that of the one call that has none yet, or of the next
+    where no call has an id.
+    """
+    ids = [call.id for call in calls]
+    if twice := next((id for id in ids if id and ids.count(id) > 1), None):
+        raise wrong(f"messages[{start - 1}].tool_calls", f"two calls have the id '{twice[:80]}'")
+    found: dict[int, Message] = {}
+    for at, result in enumerate(results, start):
+        left = [number for number in range(len(calls)) if number not in found]
+        given = result.tool_call_id
+        if given and given in ids:
+            number = ids.index(given)
+            if number in found:
+                raise wrong(f"messages[{at}].tool_call_id", f"there are two results for the call '{given[:80]}'")
+        elif given and any(ids):
+            known = ", ".join(id[:80] for id in ids if id)
+            raise wrong(f"messages[{at}].tool_call_id", f"'{given[:80]}' is no call of the message before ({known})")
+        elif not left:
+            raise wrong(f"messages[{at}]", f"there are more results than the {len(calls)} calls of the message before")
+        elif len(left) > 1 and any(ids):
+            raise wrong(f"messages[{at}].tool_call_id", "several calls wait for a result: say which one this is")
+        else:
+            number = left[0]
+        found[number] = replace(result, tool_call_id=ids[number] or given)
+    if missing := [call.id or call.name for number, call in enumerate(calls) if number not in found]:
+        raise wrong(
+            f"messages[{start - 1}].tool_calls",
+            "an assistant message with 'tool_calls' must be followed by tool messages responding to each "
+            "'tool_call_id'; these did not have response messages: " + ", ".join(each[:80] for each in missing[:8]),
+        )
+    return [found[number] for number in range(len(calls))]

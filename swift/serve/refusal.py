@@ -14,3 +14,8 @@ class BadRequest(ValueError):
 def wrong(param: str, what: str) -> BadRequest:
     """What is wrong with the field `param`; "" is the whole body."""
     return BadRequest(f"{param or 'the body'}: {what}", param=param or None)
+
+
+def too_long(error: ValueError, param: str) -> BadRequest:
+    """A prompt that the context does not hold."""
+    return BadRequest(str(error), param=param, code="context_length_exceeded")

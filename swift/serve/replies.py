@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from anyio import move_on_after
+
 from swift.chat import Delta
 from swift.infer.chat import Deltas
 from swift.infer.engine import Busy
@@ -46,6 +48,7 @@ class Replies:
         self._open: dict[int, Deltas] = {}
         self._waiting = set(range(len(starts)))
         self._speaking: set[int] = set()
+        self._making = set(range(len(starts)))
         self.stopped = False
         self.first_delta: float | None = None
         """When the first delta was read, on the clock of time.perf_counter."""
@@ -74,6 +77,23 @@ class Replies:
         for deltas in list(self._open.values()):
             _close(deltas)
 
+    async def rest(self, patience: float) -> list[tuple[int, Delta]]:
+        """What was made between the last `read` and the end of what `stop` ended, within `patience` seconds."""
+        deltas: list[tuple[int, Delta]] = []
+        with move_on_after(patience):
+            while True:
+                self._arrived.clear()
+                while self._made:
+                    index, made = self._made.popleft()
+                    if isinstance(made, Delta):
+                        deltas.append((index, made))
+                    else:
+                        self._making.discard(index)
+                if not self._making:
+                    break
+                await self._arrived.wait()
+        return deltas
+
     def _take(self) -> list[tuple[int, Delta]]:
         deltas: list[tuple[int, Delta]] = []
         while self._made:
@@ -91,6 +111,7 @@ class Replies:
                 self._made.appendleft((index, made))
                 return deltas
             self._leave(index)
+            self._making.discard(index)
             if made is not None:
                 raise made
         return deltas
@@ -113,9 +134,8 @@ class Replies:
                 _close(deltas)
             for delta in deltas:
                 self._tell(index, delta)
-                if self.stopped:
+                if self.stopped:  # a model of ours says now what it cost
                     _close(deltas)
-                    break
         except Exception as error:  # whatever it is, it is told where the reply is read
             end = error
         self._tell(index, end)

@@ -1,14 +1,16 @@
 """What clients ask: OpenAI's requests -> our values. Knows no HTTP and no model.
 
-The pydantic models name what is honoured. A field that nobody knows is ignored, as OpenAI does; a known one that cannot
-be honoured is refused.
+The pydantic models name what is honoured. A field that nobody knows is ignored, and its name kept; a known one that
+cannot be honoured is refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from dataclasses import replace
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from jsonschema.exceptions import SchemaError
@@ -16,7 +18,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     ValidationError,
@@ -30,10 +31,16 @@ from swift.agent.tools import argument_schema, checker
 from swift.chat import Message, Tool
 from swift.infer.grammar import Rules
 from swift.infer.sample import SamplingParams
-from swift.serve.messages import Known, RequestMessage, dialogue
+from swift.serve.messages import MOST_MESSAGES, Known, RequestMessage, dialogue
 from swift.serve.refusal import BadRequest, wrong
 
-MOST_CHOICES, MOST_STOPS = 128, 16
+MOST_CHOICES, MOST_STOPS, MOST_TOOLS, MOST_BIASES = 128, 16, 512, 4096
+LONGEST_STOP = 1000
+"""Characters."""
+MOST_VALUES = 300_000
+"""Strings and commas of a body: Python's lock is held while JSON is read, a microsecond for each."""
+LONGEST_TOOLS = 1 << 18
+"""Bytes of a request's tools as JSON: jsonschema takes up to 20 us a byte to check their schemas."""
 
 
 def _one_or_more(value: Any) -> Any:
@@ -78,7 +85,8 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:/-]+$"
 
 
 class _Function(Known):
-    model_config = ConfigDict(extra="allow")  # a tool reaches the prompt as it was given
+    # A tool reaches the prompt as it was given.
+    __pydantic_extra__: dict[str, Any]
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | list[dict[str, Any]] | None = None
@@ -86,7 +94,7 @@ class _Function(Known):
 
 
 class _Tool(Known):
-    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Any]
     type: Literal["function"]
     function: _Function
 
@@ -136,16 +144,19 @@ class _Request(Known):
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=-1)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0)] = None
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, Field(max_length=MOST_BIASES)] = (
+        None
+    )
     seed: Optional64 = None
     stop: Annotated[
-        Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=MOST_STOPS)] | None,
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]], Field(max_length=MOST_STOPS)]
+        | None,
         BeforeValidator(_one_or_more),
         WithJsonSchema({"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}}]}),
     ] = None
@@ -200,6 +211,8 @@ class _Request(Known):
             "logprobs": self.told is not None or None,
             "top_logprobs": self.told,
         }
+        if self.top_p == 0:  # no share of the probability but the first token's
+            given |= {"top_p": 1.0, "temperature": 0.0}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -221,23 +234,33 @@ class TextRequest(_Request):
         ),
     ]
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    max_tokens: Annotated[int | None, Field(ge=0)] = None
     best_of: Annotated[Any, _Only(None, 1)] = None
     echo: Annotated[Any, _Only(None, False)] = None
     suffix: Annotated[Any, _Only(None, "")] = None
 
     @property
+    def longest(self) -> int | None:
+        return self.max_tokens or (None if self.max_tokens is None else 1)
+
+    @property
     def told(self) -> int | None:
         return self.logprobs
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """What each prompt has to hold at least."""
+        return [[prompt] for prompt in self.prompt if isinstance(prompt, str)]
 
 
 class ChatRequest(_Request):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[RequestMessage], Field(min_length=1)]
+    messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    tools: list[_Tool] | None = None
+    tools: Annotated[list[_Tool] | None, Field(max_length=MOST_TOOLS)] = None
     tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
@@ -250,8 +273,11 @@ class ChatRequest(_Request):
     @model_validator(mode="after")
     def _tools_fit(self) -> ChatRequest:
         names = [tool.function.name for tool in self.tools or ()]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
             raise wrong("tools", f"two tools are called '{twice}'")
+        if self.tools and len(self.model_dump_json(include={"tools"})) > LONGEST_TOOLS:
+            raise wrong("tools", f"at most {LONGEST_TOOLS} bytes of them are supported")
         for index, tool in enumerate(self.tools or ()):
             _check_schema(argument_schema(_given(tool)), f"tools[{index}].function.parameters")
         for name in self._chosen or ():
@@ -328,10 +354,15 @@ class ChatRequest(_Request):
         names = [each.function.name for each in self.tools or ()]
         return f"tools[{names.index(tool)}].function.parameters"
 
-    @property
+    @cached_property
     def dialogue(self) -> tuple[Message, ...]:
-        """The messages as ours: one system text at the front, results in the order of their calls."""
+        """The messages as ours."""
         return dialogue(self.messages)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """What each prompt has to hold at least: chat templates may drop what an assistant thought."""
+        return [[message.content for message in self.dialogue if message.role != "assistant"]]
 
 
 class LoadRequest(Known):
@@ -352,6 +383,13 @@ Body = TypeVar("Body", bound=BaseModel)
 
 def read(shape: type[Body], body: bytes) -> Body:
     """A request's body as `shape`. Raises BadRequest that names the field."""
+    strings = (body.count(b'"') - body.count(b'\\"')) // 2
+    if body.count(b",") + strings > MOST_VALUES:
+        raise BadRequest(
+            f"the body holds too many values: at most {MOST_VALUES}, each string and each comma counted", status=413
+        )
+    if body.startswith(BOM_UTF8):
+        raise BadRequest("the body is not JSON: it begins with a byte order mark")
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:

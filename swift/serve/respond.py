@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from swift.infer.sample import TooLong
 from swift.serve import answers
 from swift.serve.answers import Reply
 from swift.serve.refusal import BadRequest
@@ -19,14 +20,19 @@ from swift.serve.replies import Counter, Replies, Start
 log = logging.getLogger("swift.serve")
 
 GONE = 499  # nginx's number for a client that left; it is only ever logged
+LEAVING = 2.0
+"""Seconds that are waited for the number of tokens of a reply whose client left."""
 
 
 async def begin(request: Request, starts: Sequence[Start], counter: Counter, reply: Reply) -> Answer:
-    """Waits for the first delta, so that what cannot be answered is refused with a status."""
+    """Waits for the first delta, so that what cannot be answered is refused with a status. Raises TooLong too."""
     replies = Replies(starts, counter)
     try:
         async with _watched(request, replies):
             answer = Answer(request, replies, reply, await replies.read())
+    except TooLong:
+        replies.stop()
+        raise
     except ValueError as error:
         replies.stop()
         raise BadRequest(str(error)) from error
@@ -43,10 +49,18 @@ class Answer:
     def __init__(self, request: Request, replies: Replies, reply: Reply, first: Sequence[tuple[int, Any]]) -> None:
         self._request, self._replies, self._first = request, replies, first
         self.reply = reply
+        self.left = False
+        """Whether the client left before the reply's end."""
 
     @property
     def first_delta(self) -> float | None:
         return self._replies.first_delta
+
+    async def _count(self) -> None:
+        """What the reply cost until its client left; the model says it with its next step."""
+        self.left = True
+        for index, delta in await self._replies.rest(LEAVING):
+            self.reply.add(index, delta)
 
     async def response(self, stream: bool) -> Response:
         return _EventStream(self) if stream else await self._whole()
@@ -60,6 +74,7 @@ class Answer:
                         self.reply.add(index, delta)
                     deltas = await self._replies.read()
             if self._replies.stopped:
+                await self._count()
                 return Response(status_code=GONE)
         finally:
             self._replies.stop()
@@ -71,6 +86,8 @@ class Answer:
             async with _watched(self._request, self._replies):
                 async for text in self._events():
                     await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            if self._replies.stopped:
+                await self._count()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._replies.stop()

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
-from swift.chat import Message
+from swift.chat import Delta, Message, Usage
 from swift.infer.chat import Chat, Deltas
 from swift.infer.grammar import Rules
 from swift.infer.guide import Guide
-from swift.infer.sample import SamplingParams
-from swift.serve import answers, document, requests
+from swift.infer.sample import SamplingParams, TooLong
+from swift.serve import about, answers, document, requests
 from swift.serve.answers import Reply
 from swift.serve.body import LIMITS, Limits
 from swift.serve.body import body as read_body
 from swift.serve.errors import tell_errors
 from swift.serve.guided import CheckedReply, Guides
+from swift.serve.keys import Keys
 from swift.serve.log import RequestLog
 from swift.serve.metrics import CONTENT_TYPE, Metrics
-from swift.serve.refusal import BadRequest
+from swift.serve.refusal import BadRequest, too_long
 from swift.serve.replies import Counter
 from swift.serve.respond import Answer, begin, json_response
+from swift.serve.unknown import Unknown
 
 Complete = Callable[[str | Sequence[int], SamplingParams], Deltas]
 """Who goes on with a plain text, or with tokens."""
@@ -37,6 +40,13 @@ Complete = Callable[[str | Sequence[int], SamplingParams], Deltas]
 Drawn = Callable[[SamplingParams], Deltas]
 See = Callable[[Sequence[Message]], Sequence[Message]]
 """Who fetches and opens the images of messages. Raises ValueError for one that is none."""
+
+
+Fits = Callable[[Sequence[str]], None]
+"""Who knows whether a prompt that holds these texts can fit the context. Raises TooLong."""
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+LONG = 1 << 16
+"""Bytes of a body that is read on a thread."""
 
 
 class Adapters(Protocol):
@@ -95,7 +105,9 @@ def create_app(
     adapter_names: Iterable[str] = (),
     see: See | None = None,
     defaults: SamplingParams | None = None,
-    api_key: str | None = None,
+    api_keys: Collection[str] = (),
+    allow_origins: Sequence[str] = (),
+    fits: Fits | None = None,
     owned_by: str = "swift",
     limits: Limits = LIMITS,
 ) -> FastAPI:
@@ -103,15 +115,19 @@ def create_app(
 
     `complete` None: there is no /v1/completions. `guide` makes what holds replies to a schema or to calls that fit;
     None refuses such requests; `guide_tools` asks for it wherever tools are offered. `adapter_names` are those that
-    `adapters` has. `see` None: messages with images are refused. `defaults` holds where a request is silent, `stop`
-    included; its seed starts the sequence of seeds that silent requests get, so a server's run can be repeated. No
-    interactive docs: they would load foreign scripts.
+    `adapters` has. `fits` refuses texts that are too long before they are tokenised. `allow_origins`: the web pages
+    that may ask, "*" for all. `see` None: messages with images are refused. `defaults` holds where a request is
+    silent, `stop` included; its seed starts the sequence of seeds that silent requests get, so a server's run can be
+    repeated. No interactive docs: they would load foreign scripts.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
     counter = Counter(limits.queue)
     metrics = Metrics(counter)
+    if allow_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=allow_origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(RequestLog, metrics=metrics)
     tell_errors(app)
+    keys, unknown = Keys(api_keys), Unknown()
     models = Models(model_name, owned_by, adapter_names)
     guides = Guides(guide)
     changing = asyncio.Lock()  # adapters, one at a time
@@ -119,8 +135,17 @@ def create_app(
     seeds = random.Random(silent.seed)
 
     async def read(request: Request, shape: type[requests.Body]) -> requests.Body:
-        _check_key(request, api_key)
-        return requests.read(shape, await read_body(request, limits))
+        keys.check(request)
+        content = await read_body(request, limits)
+        # A short one is read sooner than a thread is woken.
+        return read_json(shape, content) if len(content) < LONG else await run_in_threadpool(read_json, shape, content)
+
+    def read_json(shape: type[requests.Body], content: bytes) -> requests.Body:
+        body = requests.read(shape, content)
+        unknown.look(body)
+        if isinstance(body, (requests.ChatRequest, requests.TextRequest)) and fits is not None:
+            _check_length(fits, body)
+        return body
 
     def drawn(body: requests.ChatRequest | requests.TextRequest) -> SamplingParams:
         seeded = replace(silent, seed=seeds.getrandbits(63), adapter=models.adapter(body.model))
@@ -131,38 +156,52 @@ def create_app(
         starts: Sequence[Drawn],
         params: SamplingParams,
         reply: Reply,
+        param: str,
     ) -> Answer:
         """Starts `n` choices a prompt, each with a seed of its own, and waits for a sign that they can be answered."""
         drawn = [partial(start, _reseeded(params, index)) for index, start in enumerate(starts)]
-        if len(drawn) > limits.queue:
-            raise BadRequest(f"n: {len(drawn)} replies in one request; at most {limits.queue} can wait", param="n")
-        return await begin(request, drawn, counter, reply)
+        try:
+            return await begin(request, drawn, counter, reply)
+        except TooLong as error:
+            raise too_long(error, param) from error
 
-    @app.get("/health")
+    def get(path: str) -> Callable[[Handler], Handler]:
+        return app.api_route(path, methods=["GET", "HEAD"])
+
+    def check_choices(replies: int) -> None:
+        if replies > limits.queue:
+            raise BadRequest(f"n: {replies} replies in one request; at most {limits.queue} can wait", param="n")
+
+    @get("/")
+    async def root(request: Request) -> Response:
+        return about.page("text/html" in request.headers.get("Accept", ""))
+
+    @get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/metrics")
+    @get("/metrics")
     async def figures() -> Response:
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    @app.get("/openapi.json")
+    @get("/openapi.json")
     async def openapi() -> Response:
         return json_response(json.dumps(document.openapi()))
 
-    @app.get("/v1/models")
+    @get("/v1/models")
     async def list_models(request: Request) -> Response:
-        _check_key(request, api_key)
+        keys.check(request)
         return json_response(answers.model_list(list(models)))
 
-    @app.get("/v1/models/{name:path}")
+    @get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
-        _check_key(request, api_key)
+        keys.check(request)
         return json_response(answers.as_json(models.find(name)))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = await read(request, requests.ChatRequest)
+        check_choices(body.choices)
         params, tools = drawn(body), body.offered
         messages = await _seen(see, body.dialogue)
         asked = answers.Asked(body.model, body.include_usage, body.choices, 1, body.told)
@@ -171,7 +210,7 @@ def create_app(
             held = await run_in_threadpool(guides.guide, rules, body)
             params, reply = replace(params, guide=held), CheckedReply(asked, rules, held.dropped)
         starts = [partial(chat, messages, tools)] * body.choices
-        replies = await answer(request, starts, params, reply)
+        replies = await answer(request, starts, params, reply, "messages")
         return await replies.response(bool(body.stream))
 
     @app.post("/v1/completions")
@@ -181,18 +220,29 @@ def create_app(
         if complete is None:
             raise BadRequest("this server only chats: use /v1/chat/completions", status=404)
         asked = answers.Asked(body.model, body.include_usage, body.choices, len(body.prompt), body.told)
-        starts = [partial(complete, prompt) for prompt in body.prompt for _ in range(body.choices)]
-        replies = await answer(request, starts, params, answers.TextReply(asked))
+        check_choices(len(body.prompt) * body.choices)
+        go_on: Complete = partial(_only_read, complete) if body.max_tokens == 0 else complete
+        starts = [partial(go_on, prompt) for prompt in body.prompt for _ in range(body.choices)]
+        replies = await answer(request, starts, params, answers.TextReply(asked), "prompt")
         return await replies.response(bool(body.stream))
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
-        _check_key(request, api_key)
+        keys.check(request)
         raise BadRequest("embeddings are not offered: this server generates text", status=404, code="not_offered")
+
+    @app.post("/v1/responses")
+    async def responses(request: Request) -> Response:
+        keys.check(request)
+        raise BadRequest(
+            "responses are not offered: use /v1/chat/completions, for which clients have a setting",
+            status=404,
+            code="not_offered",
+        )
 
     @app.post("/v1/load_lora_adapter")
     async def load_adapter(request: Request) -> Response:
-        host = _adapter_host(adapters, api_key)
+        host = _adapter_host(adapters, keys)
         body = await read(request, requests.LoadRequest)
         async with changing:
             if body.lora_name in models:
@@ -206,7 +256,7 @@ def create_app(
 
     @app.post("/v1/unload_lora_adapter")
     async def unload_adapter(request: Request) -> Response:
-        host = _adapter_host(adapters, api_key)
+        host = _adapter_host(adapters, keys)
         body = await read(request, requests.UnloadRequest)
         async with changing:
             if not models.adapter(body.lora_name):
@@ -230,10 +280,27 @@ async def _seen(see: See | None, messages: Sequence[Message]) -> Sequence[Messag
         raise BadRequest(f"messages: {error}", param="messages") from error
 
 
-def _adapter_host(adapters: Adapters | None, api_key: str | None) -> Adapters:
+def _check_length(fits: Fits, body: requests.ChatRequest | requests.TextRequest) -> None:
+    try:
+        for texts in body.texts:
+            fits(texts)
+    except TooLong as error:
+        raise too_long(error, "messages" if isinstance(body, requests.ChatRequest) else "prompt") from error
+
+
+def _only_read(complete: Complete, prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
+    """A reply of no tokens: the prompt is read, and its first token thrown away."""
+    usage = Usage(0, 0)
+    with closing(complete(prompt, replace(params, max_tokens=1, logprobs=False))) as deltas:
+        for delta in deltas:
+            usage = delta.usage or usage
+    yield Delta(finish="length", usage=Usage(usage.prompt_tokens, 0))
+
+
+def _adapter_host(adapters: Adapters | None, keys: Keys) -> Adapters:
     if adapters is None:
         raise BadRequest("this model takes no adapters", status=404)
-    if api_key is None:
+    if not keys:
         raise BadRequest("adapters are only changed behind a key: start the server with --api_key", status=403)
     return adapters
 
@@ -242,14 +309,3 @@ def _reseeded(params: SamplingParams, index: int) -> SamplingParams:
     assert params.seed is not None
     seed = params.seed + index
     return replace(params, seed=seed if seed < 2**63 else seed - 2**64) if index else params
-
-
-def _check_key(request: Request, api_key: str | None) -> None:
-    if api_key is None:
-        return
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    # Header bytes arrive as Latin-1. compare_digest takes the same time wherever the first difference is.
-    right = hmac.compare_digest(given.strip().encode("latin-1"), api_key.encode())
-    if scheme.lower() != "bearer" or not right:
-        what = "incorrect API key" if given else "no API key: send it as 'Authorization: Bearer KEY'"
-        raise BadRequest(what, status=401, code="invalid_api_key")

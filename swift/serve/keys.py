@@ -1,0 +1,32 @@
+"""Who may ask: the keys of a server. Knows no route."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection
+
+from fastapi import Request
+
+from swift.serve.refusal import BadRequest
+
+
+class Keys:
+    """The keys that let somebody in; without any, everybody is."""
+
+    def __init__(self, keys: Collection[str] = ()) -> None:
+        self._keys = [key.encode() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def check(self, request: Request) -> None:
+        """Raises BadRequest for a request without one of the keys."""
+        if not self._keys:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        # Header bytes arrive as Latin-1. compare_digest takes the same time wherever the first difference is, and
+        # every key is compared.
+        right = [hmac.compare_digest(given.strip().encode("latin-1"), key) for key in self._keys]
+        if scheme.lower() != "bearer" or not any(right):
+            what = "incorrect API key" if given else "no API key: send it as 'Authorization: Bearer KEY'"
+            raise BadRequest(what, status=401, code="invalid_api_key")
