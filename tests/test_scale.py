@@ -96,6 +96,32 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"optim": "adamw_torhc"},
+            "--optim adamw_torhc: transformers has no such optimizer: did you mean adamw_torch?",
+        ),
+        ({"model": "owner/name"}, "model 'owner/name' was not found"),
+    ],
+    ids=["a flag", "a hub out of reach"],
+)
+def test_what_is_wrong_in_every_process_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"query": "twice 1?", "response": "2"}\n' * 4)
+    given = {"model": str(tmp_path), "template_type": "chatml", "dataset": str(rows), "device": "cpu", **changes}
+    here = {"MODELSCOPE_ENDPOINT": "http://127.0.0.1:9", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    process = start(given, NPROC_PER_NODE="2", **here)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    (line,) = err.splitlines()
+    assert line.startswith(f"swift: error: {said}")
+    if "model" in changes:
+        assert "copy its folder here and give that as --model FOLDER" in line
+        assert line.endswith("smollm2-135m-instruct")
+
+
 def losses(folder: Path) -> list[float]:
     lines = map(json.loads, (folder / "logging.jsonl").read_text(encoding="utf-8").splitlines())
     return [line["loss"] for line in lines if "loss" in line]
