@@ -120,9 +120,9 @@ class Renderer:
         """The tokens of a prompt written by hand. A reply that it begins is cut and closed as in a dialogue."""
         before, opening, begun = text.rpartition(self._opening)
         if not opening or not any(outside for _, outside in environment(begun)):
-            return list(self.tokenizer(text).input_ids)
+            return self._words.opened(text)
         said = [Piece(part, kind) for part, kind, _ in self._said(begun, tools=False, weight=None)]
-        return [*self.tokenizer(before + opening).input_ids, *(token for piece in said for token in self._ids(piece))]
+        return [*self._words.opened(before + opening), *(token for piece in said for token in self._ids(piece))]
 
     def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
         """What the model needs beside `prompt`, made of the same messages; None where they hold no image."""

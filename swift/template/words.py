@@ -82,6 +82,11 @@ class Words:
             ids += self._known(part) if len(part) <= LONGEST else self._tokens(part)
         return ids
 
+    def opened(self, text: str) -> list[int]:
+        """The tokens of a whole prompt, with those that the tokenizer itself puts around a text."""
+        ids: list[int] = self._backend.encode_batch_fast([text])[0].ids  # a batch leaves Python's lock free
+        return ids
+
     def _tokens(self, text: str) -> list[int]:
         if self._words is cuts.WHOLE:
             return cuts.ids(self._backend, text)
