@@ -156,12 +156,21 @@ def test_keys_come_from_the_flag_the_file_and_the_environment(
     assert "without a path" in refused(capsys, "--allow_origins", "https://a.b/c")
 
 
-def test_adapters_are_served_beside_the_model(chat: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_are_served_beside_the_model(chat: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / "x", tmp_path / "y=z"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
     chat.engine = Adapting()
     apps: list[Any] = []
     monkeypatch.setattr(deploy, "serve", lambda app, *_: apps.append(app))
-    assert cli.main(["deploy", "--model_type", "tiny", "--port", "0", "--lora_modules", "a=/x", "b=/y=z"]) == 0
-    assert chat.engine.added == {"a": "/x", "b": "/y=z"}
+    assert (
+        cli.main(
+            ["deploy", "--model_type", "tiny", "--port", "0", "--lora_modules", f"a={folders[0]}", f"b={folders[1]}"]
+        )
+        == 0
+    )
+    assert chat.engine.added == {"a": str(folders[0]), "b": str(folders[1])}
     names = [model["id"] for model in TestClient(apps[0]).get("/v1/models").json()["data"]]
     assert names == ["tiny", "a", "b"]
 

@@ -104,3 +104,24 @@ def test_a_folder_that_this_account_may_not_write_to_is_told(
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     assert cli.main([*TRAIN, "--output_dir", "out"]) == 2
     assert f"--output_dir out: this account may not write to {place}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("infer --ckpt_dir gone --dataset rows.jsonl", "--ckpt_dir gone: no such folder"),
+        ("infer --ckpt_dir tiny --dataset rows.jsonl --result_dir a_file", "--result_dir a_file: "),
+        (
+            "deploy --model tiny --port 0 --lora_modules a=gone",
+            "--lora_modules a=gone: no adapter_config.json is there",
+        ),
+        ("export --model tiny --to_gguf F16 --output_dir a_file/out", "a_file is a file, not a folder"),
+        ("export --model tiny --quant_bits 3 --output_dir out", "--quant_bits"),
+    ],
+)
+def test_other_commands_refuse_such_flags_as_early(
+    place: Path, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    assert cli.main(words.split()) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and said in told[0], told

@@ -140,6 +140,9 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
         adapters = dict(module.split("=", 1) for module in cfg.server.lora_modules)
         if name in adapters:
             raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: give the adapter another")
+        for adapter, folder in adapters.items():
+            if not (Path(folder).expanduser() / "adapter_config.json").is_file():
+                raise ValueError(f"--lora_modules {adapter}={folder}: no adapter_config.json is there")
         chat = load_chat(cfg, given)
         if cfg.server.raw_react:
             chat = LocalChat(chat.engine, chat.renderer, raw=True)

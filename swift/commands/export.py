@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from swift import flags
 from swift.commands import card, loading, merging
+from swift.commands.early import writable
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.flags import flag
 
@@ -209,6 +210,7 @@ def target(config: Config, choice: loading.Choice, suffix: str) -> Path:
     folder = Path(config.output_dir).expanduser().resolve() if config.output_dir else Path(f"{stem}-{suffix}")
     if folder.exists():
         raise ValueError(f"{folder} exists: remove it, or give another --output_dir")
+    writable(folder, "--output_dir")
     return folder
 
 

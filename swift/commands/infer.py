@@ -128,12 +128,17 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
     from swift.agent.described import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
-    from swift.commands.loading import load_chat, sampling
+    from swift.commands.early import writable
+    from swift.commands.loading import checkpoint, load_chat, sampling
 
     params = sampling(cfg.generation)
     file = Path(cfg.tools).expanduser() if cfg.tools else None
     described = read_descriptions(file) if file and file.suffix.lower() in SUFFIXES else []
     tools = read_tools(file) if file and not described else []
+    if cfg.backend.ckpt_dir:
+        checkpoint(cfg.backend.ckpt_dir)
+    if cfg.save_result and cfg.result_dir:
+        writable(cfg.result_dir, "--result_dir")
     rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
     chat = load_chat(cfg, given)

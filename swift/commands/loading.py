@@ -181,7 +181,7 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
         if cfg.backend.merge_lora:
             raise ValueError("--merge_lora true needs --ckpt_dir: the LoRA checkpoint to merge")
         return Choice(cfg.model, cfg.template, None)
-    folder = _checkpoint(cfg.backend.ckpt_dir)
+    folder = checkpoint(cfg.backend.ckpt_dir)
     record = _record(folder) if cfg.backend.load_args_from_ckpt_dir else {}
     template = _adopted(cfg.template, TEMPLATE, record, given)
     if not (folder / "adapter_config.json").exists():
@@ -201,7 +201,8 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
     return Choice(model, template, folder)
 
 
-def _checkpoint(text: str) -> Path:
+def checkpoint(text: str) -> Path:
+    """The folder that --ckpt_dir names. ValueError where it holds neither an adapter nor a model."""
     folder = Path(text).expanduser().resolve()
     if not folder.is_dir():
         raise ValueError(f"--ckpt_dir {text}: no such folder")
