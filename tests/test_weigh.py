@@ -101,21 +101,24 @@ def test_last_round_leaves_earlier_replies_out() -> None:
 @pytest.mark.parametrize("name", FORMS)
 def test_by_default_calls_count_twice_in_every_text_form_and_results_never(name: str) -> None:
     call = ToolCall("look_up", '{"key": "wert"}')
-    row = Conversation(
-        (
-            Message("user", "Q"),
-            Message("assistant", "so", (call,)),
-            Message("tool", "[1]"),
-            Message("assistant", "done"),
-        ),
-        (Tool({"name": "look_up", "parameters": {}}),),
-    )
-    shown = Renderer(tiny_tokenizer(), template("chatml"), name).show(row)
-    twice = "".join(text for text, weight in shown.pieces if weight == 2)
-    assert "look_up" in twice and "key" in twice and "wert" in twice
-    assert not any(word in twice for word in ("so", "done", "[1]"))
-    once = "".join(text for text, weight in shown.pieces if weight == 1)
-    assert "so" in once and "done" in once and "[1]" not in once
+    renderer = Renderer(tiny_tokenizer(), template("chatml"), name)
+    for said in ("so", ""):
+        row = Conversation(
+            (
+                Message("user", "Q"),
+                Message("assistant", said, (call,)),
+                Message("tool", "[1]"),
+                Message("assistant", "done"),
+            ),
+            (Tool({"name": "look_up", "parameters": {}}),),
+        )
+        sample = renderer.encode(row)
+        weighed = list(zip(sample.tokens, sample.weights, strict=True))
+        twice = renderer.decode([token for token, weight in weighed if weight == 2])
+        once = renderer.decode([token for token, weight in weighed if weight == 1])
+        assert "look_up" in twice and "key" in twice and "wert" in twice
+        assert not any(word in twice for word in ("so", "done", "[1]"))
+        assert said in once and "done" in once and "[1]" not in once
 
 
 def test_by_default_react_text_counts_in_a_dialogue_of_another_form_too() -> None:

@@ -87,14 +87,15 @@ class Renderer:
         tokens: list[int] = []
         weights: list[float] = []
         for piece in _merged(self.pieces(conversation), self._words):
-            if len({weight for text, weight in piece.scale if text}) > 1:
+            laid = {weight for text, weight in piece.scale if text}
+            if len(laid) > 1:
                 encoded = self._encoded(piece)
                 tokens += encoded.ids
                 weights += _laid_on(piece.scale, encoded)
             else:
                 ids = self._ids(piece)
                 tokens += ids
-                weights += [piece.scale[0][1] if piece.scale else 0.0] * len(ids)
+                weights += [*laid, 0.0][:1] * len(ids)
         shown = conversation.images
         inputs = partial(self.sight.inputs, shown, tokens) if self.sight and shown else None
         return Sample(tokens, weights, conversation.source, inputs)

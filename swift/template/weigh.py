@@ -183,7 +183,8 @@ def _any_keyword(keywords: tuple[str, ...]) -> re.Pattern[str]:
 def _by_call(text_form: Form, text: str) -> Pieces:
     content, calls = text_form.parse(text)
     if calls:
-        return [(text[: len(content)], 1.0), (text[len(content) :], 2.0)]
+        said = [(content, 1.0)] if content else []
+        return [*said, (text[len(content) :], 2.0)]
     return _by_keyword(_REACT, text) if _REACT_CALL.search(text) else [(text, 1.0)]
 
 
