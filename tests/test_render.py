@@ -210,6 +210,12 @@ def test_the_tutorials_client_goes_on_where_training_does(tokenizer) -> None:
     assert renderer.prompt([PLAIN[0], Message("assistant", begun), Message("assistant", seen)]) == prompt
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_prompt_that_begins_no_reply_is_tokenised_as_the_tokenizer_does(tokenizer, name: str) -> None:
+    for text in ("Once", "Action: a\nObservation: b"):
+        assert make(tokenizer, name).continued(text) == tokenizer(text).input_ids
+
+
 @pytest.mark.parametrize("name", ["chatml", "llama3", "default"])
 def test_a_prompt_written_by_hand_is_cut_and_closed_as_a_dialogue_is(tokenizer, name: str) -> None:
     renderer = make(tokenizer, name)

@@ -119,7 +119,8 @@ class Renderer:
 
     def continued(self, text: str) -> list[int]:
         """The tokens of a prompt written by hand. A reply that it begins is cut and closed as in a dialogue."""
-        before, opening, begun = text.rpartition(self._opening)
+        # a template of plain text has nothing that opens a reply
+        before, opening, begun = text.rpartition(self._opening) if self._opening else ("", "", text)
         if not opening or not any(outside for _, outside in environment(begun)):
             return self._words.opened(text)
         said = [Piece(part, kind) for part, kind, _ in self._said(begun, tools=False, weight=None)]
