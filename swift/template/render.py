@@ -87,15 +87,9 @@ class Renderer:
         tokens: list[int] = []
         weights: list[float] = []
         for piece in _merged(self.pieces(conversation), self._words):
-            laid = {weight for text, weight in piece.scale if text}
-            if len(laid) > 1:
-                encoded = self._encoded(piece)
-                tokens += encoded.ids
-                weights += _laid_on(piece.scale, encoded)
-            else:
-                ids = self._ids(piece)
-                tokens += ids
-                weights += [*laid, 0.0][:1] * len(ids)
+            ids, laid = self._weighed(piece)
+            tokens += ids
+            weights += laid
         shown = conversation.images
         inputs = partial(self.sight.inputs, shown, tokens) if self.sight and shown else None
         return Sample(tokens, weights, conversation.source, inputs)
@@ -104,8 +98,7 @@ class Renderer:
         """The row as training sees it, with its text."""
         spans: list[tuple[str, float]] = []
         for piece in _merged(self.pieces(conversation), self._words):
-            encoded = self._encoded(piece)
-            spans += zip(_texts(piece.text, encoded), _laid_on(piece.scale, encoded), strict=True)
+            spans += zip(_texts(piece.text, self._encoded(piece)), self._weighed(piece)[1], strict=True)
         grouped = groupby(spans, key=lambda span: span[1])
         runs = [("".join(text for text, _ in run), weight) for weight, run in grouped]
         return Rendered(self.encode(conversation), "".join(text for text, _ in runs), runs)
@@ -282,6 +275,15 @@ class Renderer:
         if piece.ids:
             return Encoded(list(piece.ids), [0] * len(piece.ids))
         return self._words.encode(piece.text, _SPECIAL[piece.kind])
+
+    def _weighed(self, piece: Piece) -> tuple[Sequence[int], list[float]]:
+        """The tokens of a piece and the weight of each; offsets are only asked for where it has several weights."""
+        weights = {weight for text, weight in piece.scale if text}
+        if len(weights) > 1:
+            encoded = self._encoded(piece)
+            return encoded.ids, _laid_on(piece.scale, encoded)
+        ids = self._ids(piece)
+        return ids, [*weights, 0.0][:1] * len(ids)
 
     def _ids(self, piece: Piece) -> Sequence[int]:
         return piece.ids or self._words.ids(piece.text, _SPECIAL[piece.kind])
