@@ -104,13 +104,15 @@ class Conversation:
 
     A system message, where there is one, comes first; an empty one means "no system text" and a missing one
     means "the template's default". One assistant message alone is text for pre-training. `source` and `line`
-    say where the row came from, for reports.
+    say where the row came from, for reports. `template_kwargs` are variables for the model's own chat template,
+    such as `enable_thinking`.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     source: str = ""
     line: int = 0
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_text(self) -> bool:

@@ -23,6 +23,14 @@ class Tags(NamedTuple):
     ends: tuple[str, ...]
 
 
+class Thinking(NamedTuple):
+    """The texts around a thought in a reply: `open` thought `close` `answer` content. `answer` is often empty."""
+
+    open: str
+    close: str
+    answer: str = ""
+
+
 class Marks(NamedTuple):
     """The texts by which a form is known.
 

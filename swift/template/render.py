@@ -8,13 +8,13 @@ token, and each prompt is a prefix of the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from swift.agent import Form, form
+from swift.agent import Form, Thinking, form
 from swift.agent.reply import environment, read_reply, write_reply
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
 from swift.template.cuts import Encoded
@@ -41,6 +41,13 @@ class Stop(NamedTuple):
 
     tokens: tuple[int, ...]
     texts: tuple[str, ...]
+
+
+class Asked(NamedTuple):
+    """A prompt, and what of the reply stands in it already: a thought that the template opens, for example."""
+
+    tokens: list[int]
+    begun: str = ""
 
 
 class Rendered(NamedTuple):
@@ -72,6 +79,7 @@ class Renderer:
         self.sight = sight
         self.form: Form = form(form_name)
         self.form_name = form_name
+        self.thinking: Thinking | None = None
         self.scale = loss_scale(scale, form_name)
         self._words = Words(tokenizer, self.form.marks.special)
         mark = sight.mark if sight else ""
@@ -109,6 +117,12 @@ class Renderer:
             raise ValueError("there are no messages to answer")
         pieces = self._layout(Conversation(tuple(messages), tuple(tools)), close=False)
         return [token for piece in _merged(pieces, self._words) for token in self._ids(piece)]
+
+    def ask(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
+    ) -> Asked:
+        """`prompt`, and what it holds of the reply. `template_kwargs` reach the model's own chat template."""
+        return Asked(self.prompt(messages, tools))
 
     def continued(self, text: str) -> list[int]:
         """The tokens of a prompt written by hand. A reply that it begins is cut and closed as in a dialogue."""
