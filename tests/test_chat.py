@@ -8,12 +8,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from tiny import tiny_tokenizer
 
+from swift.agent import Thinking
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.infer.chat import LocalChat, collect
 from swift.infer.engine import Step
 from swift.infer.remote import RemoteChat
 from swift.infer.sample import SamplingParams
 from swift.template import Renderer, Template, template
+from swift.template.render import Asked
 
 TOKENIZER = tiny_tokenizer()
 WEATHER = Tool({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}})
@@ -218,6 +220,108 @@ def test_what_cannot_be_answered_is_an_error_before_the_first_delta():
         chat(())
 
 
+# Thoughts in blocks
+
+THINK = Thinking("<think>", "</think>")
+HARMONY = Thinking("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
+
+
+def thinker(*script, begun="", form="hermes", marks=THINK, limit=None, raw=False):
+    """A chat with a model whose template opens replies with `begun`, and the template variables it was given."""
+    engine = ScriptedEngine(*script, limit=limit)
+    renderer = Renderer(TOKENIZER, template("qwen"), form)
+    renderer.thinking = marks
+    asked, ask = [], renderer.ask
+
+    def opened(messages, tools=(), template_kwargs=None):
+        asked.append(template_kwargs)
+        tokens, _ = ask(messages, tools)
+        return Asked([*tokens, *TOKENIZER.encode(begun, add_special_tokens=False)], begun)
+
+    renderer.ask = opened
+    return LocalChat(engine, renderer, raw), engine, asked
+
+
+@pytest.mark.parametrize("tools", [(), (WEATHER,)])
+@pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        ("", "<think>\n雨 or sun?\n</think>\n\nIt rains."),
+        ("<think>\n", "雨 or sun?\n</think>\n\nIt rains."),
+        ("\n<think></think>", "\nIt rains."),
+    ],
+)
+def test_a_block_of_thought_comes_as_reasoning_piece_by_piece_with_tools_and_without(tools, begun, said):
+    chat, engine, _ = thinker(said + END, begun=begun)
+    deltas = list(chat(ASK, tools))
+    reasoning = "雨 or sun?" if "雨" in said else ""
+    assert collect(iter(deltas)).message == Message("assistant", "It rains.", reasoning=reasoning)
+    assert engine.prompts[0].endswith("assistant\n" + begun)
+    assert not any(delta.reasoning and delta.text for delta in deltas)
+    assert len(deltas) >= len((reasoning + "It rains.").replace(" ", "")), "only white space and marks wait"
+    assert deltas[-1].finish == "stop" and deltas[-1].usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize("tools", [(), (WEATHER,)])
+def test_a_reply_cut_within_its_thought_is_reasoning_alone(tools):
+    chat, _, _ = thinker("It rains", begun="<think>\n", limit=4)
+    reply = collect(chat(ASK, tools))
+    assert (reply.message, reply.finish) == (Message("assistant", "", reasoning="It r"), "length")
+
+
+@pytest.mark.parametrize("form", CALLED)
+def test_a_call_behind_a_block_of_thought_is_read_and_one_within_it_is_not(form):
+    call = CALLED[form].removesuffix(END).removesuffix(" sunny")
+    chat, _, _ = thinker(
+        f"Shall I?\n{call.removesuffix('Observation:')}\n</think>\n\n{CALLED[form]}", begun="<think>\n", form=form
+    )
+    reply = collect(chat(ASK, (WEATHER,)))
+    assert [call.name for call in reply.message.tool_calls] == ["weather"]
+    assert reply.message.reasoning.startswith("Shall I?")
+    assert reply.message.reasoning.endswith("I look." if form == "react_en" else "</tool_call>")
+    assert reply.message.content == ("" if form == "react_en" else "I look.")
+    assert reply.finish == "tool_calls"
+
+
+def test_parts_of_a_harmony_reply_are_told_apart():
+    said = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>It rains."
+    )
+    chat, _, _ = thinker(said + END, marks=HARMONY)
+    assert collect(chat(ASK)).message == Message("assistant", "I look.\nIt rains.", reasoning="Hm.")
+
+
+def test_a_block_and_the_forms_own_thought_stand_on_lines_of_their_own():
+    chat, _, _ = thinker("<think>a</think>\n\nThought: b\nFinal Answer: c" + END, form="react_en")
+    assert collect(chat(ASK, (WEATHER,))).message == Message("assistant", "c", reasoning="a\nb")
+
+
+def test_a_raw_reply_keeps_its_block():
+    said = "It rains?\n</think>\n\nYes."
+    for tools in ((), (WEATHER,)):
+        chat, _, _ = thinker(said + END, begun="<think>\n", raw=True)
+        assert collect(chat(ASK, tools)).message == Message("assistant", said)
+
+
+def test_a_reply_that_was_begun_goes_on_in_its_content():
+    chat, _, _ = thinker(" cold." + END, begun="<think>\n\n</think>\n\nIt is")
+    assert collect(chat(ASK)).message == Message("assistant", " cold.")
+
+
+def test_variables_reach_the_template():
+    chat, _, asked = thinker("a" + END, "b" + END)
+    collect(chat(ASK, template_kwargs={"enable_thinking": False}))
+    collect(chat(ASK))
+    assert asked == [{"enable_thinking": False}, None]
+
+
+def test_log_probabilities_of_a_thought_come_too():
+    chat, _, _ = thinker("a</think>b" + END, begun="<think>\n")
+    shown = [each for delta in chat(ASK, (), SamplingParams(logprobs=True)) for each in delta.logprobs]
+    assert TOKENIZER.decode([each.token for each in shown]) == "a</think>b"
+
+
 # A server elsewhere
 
 
@@ -301,6 +405,15 @@ def test_a_server_elsewhere_answers_in_the_same_deltas():
         "seed": 1,
         "max_tokens": 9,
     }
+
+
+def test_a_server_elsewhere_gets_the_variables_of_its_template():
+    with ScriptedServer([chunk({"content": "yes"}), chunk({}, "stop")]) as it:
+        collect(RemoteChat(it.url, "m")(ASK, (), SamplingParams(top_k=5), {"enable_thinking": False}))
+        collect(RemoteChat(it.url, "m")(ASK))
+    assert it.asked[0]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert it.asked[0]["top_k"] == 5
+    assert "chat_template_kwargs" not in it.asked[1]
 
 
 def test_a_server_elsewhere_is_offered_tools_and_its_calls_come_whole():

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swift.agent import FORMS, form
-from swift.agent.reply import Said, Split, read_reply, write_reply
+from swift.agent import FORMS, Thinking, form
+from swift.agent.reply import Split, read_reply, write_reply
+from swift.agent.thoughts import Said, Thoughts
 from swift.chat import Message, ToolCall
 
 CALL = ToolCall("look", '{"at": "é"}')
@@ -106,3 +107,119 @@ def test_however_the_text_is_cut_the_parts_are_the_same(
 def test_a_form_without_such_words_passes_text_on_at_once() -> None:
     split = Split(form("hermes").marks)
     assert split.push("Thought: a \n") == Said("", "Thought: a \n")
+
+
+THINK = Thinking("<think>", "</think>")
+HARMONY = Thinking("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
+GEMMA = Thinking("<|channel>thought\n", "<channel|>")
+ADDRESSED = Thinking(" to=self<|message|>", "<|eom|><|start|>assistant", " to=user<|message|>")
+
+
+@pytest.mark.parametrize(
+    ("thinking", "begun", "text", "reasoning", "content"),
+    [
+        (THINK, "", "<think>\nIt rains.\n</think>\n\nYes.", "It rains.", "Yes."),
+        (THINK, "", "\n<think>It rains.</think>\nYes.\n", "It rains.", "Yes.\n"),
+        (THINK, "<think>\n", "It rains.\n</think>\n\nYes.", "It rains.", "Yes."),
+        (THINK, "<think>\n\n</think>\n\n", "Yes.", "", "Yes."),
+        (THINK, "\n<think></think>", "\nYes.", "", "Yes."),
+        (THINK, "<think>\n\n</think>\n\n", "<think>a</think>Yes.", "a", "Yes."),
+        (THINK, "", "<think>a</think>\n<think>\n</think> <think> b</think>c", "a\nb", "c"),
+        (THINK, "<think>\n", "It ra", "It ra", ""),
+        (THINK, "<think>\n", "It rains.\n</thi", "It rains.\n</thi", ""),
+        (THINK, "<think>\nIt", " rains.</think>Yes.", " rains.", "Yes."),
+        (THINK, "", " Yes, <think>a</think>", "", " Yes, <think>a</think>"),
+        (THINK, "", "<thin ice>", "", "<thin ice>"),
+        (THINK, "", "<", "", "<"),
+        (THINK, "", " ", "", " "),
+        (THINK, "<think>\n\n</think>\n\nIt is", " cold.", "", " cold."),
+        (THINK, "It is <", "b>", "", "b>"),
+        (GEMMA, "", "<|channel>thought\nIt rains.\n<channel|>Yes.", "It rains.", "Yes."),
+        (
+            HARMONY,
+            "",
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+            "a",
+            "Yes.",
+        ),
+        (HARMONY, "", "<|channel|>final<|message|>Yes.", "", "Yes."),
+        (
+            HARMONY,
+            "<|channel|>analysis<|message|>",
+            "a<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+            "a",
+            "Yes.",
+        ),
+        (
+            HARMONY,
+            "",
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
+            "<|start|>assistant<|channel|>analysis<|message|>b<|end|><|start|>assistant to=functions.f",
+            "a\nb",
+            "I look.\nto=functions.f",
+        ),
+        (ADDRESSED, "", " to=self<|message|>a<|eom|><|start|>assistant to=user<|message|>Yes.", "a", "Yes."),
+        (None, "<think>\n", "a</think>\n\nYes.", "", "a</think>\n\nYes."),
+    ],
+)
+def test_a_block_of_thought_is_reasoning_and_no_content_however_it_comes(
+    thinking: Thinking | None, begun: str, text: str, reasoning: str, content: str
+) -> None:
+    thoughts = Thoughts(thinking, begun)
+    assert thoughts.push(text) + thoughts.end() == Said(reasoning, content)
+    letters, told = Thoughts(thinking, begun), Said()
+    for letter in text:
+        told += letters.push(letter)
+    assert told + letters.end() == Said(reasoning, content)
+
+
+parts = st.lists(
+    st.sampled_from(
+        ["<think>", "</think>", "a", "\n", " ", "<", "</", "é", *HARMONY, "<|channel|>commentary<|message|>", "<|end|>"]
+    ),
+    max_size=8,
+).map("".join)
+
+
+@given(st.data(), st.sampled_from([THINK, HARMONY, GEMMA, ADDRESSED]), parts, parts)
+def test_however_a_reply_is_cut_its_thoughts_are_the_same(
+    data: st.DataObject, thinking: Thinking, begun: str, text: str
+) -> None:
+    whole = Thoughts(thinking, begun)
+    expected = whole.push(text) + whole.end()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    thoughts, told = Thoughts(thinking, begun), Said()
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        told += thoughts.push(text[start:end])
+    assert told + thoughts.end() == expected
+
+
+def test_content_is_told_as_soon_as_no_mark_can_begin_with_it() -> None:
+    thoughts = Thoughts(THINK, "<think>\n")
+    assert thoughts.push("It rains") == Said("It rains")
+    assert thoughts.push(". \n") == Said("."), "white space may be the edge"
+    assert thoughts.push("</think>\n\n") == Said()
+    assert thoughts.push("Yes <") == Said("", "Yes <")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_thought_before_a_call_is_reasoning_in_every_form_and_a_call_within_it_is_none(name: str) -> None:
+    call = form(name).call("", [CALL])
+    for begun, opening in (("", "<think>\n"), ("<think>\n", "")):
+        message = read_reply(form(name), f"{opening}I need {call}.\n</think>\n\n{call}", (), THINK, begun)
+        assert (message.reasoning, message.content, message.tool_calls) == (f"I need {call}.", "", (CALL,))
+
+
+def test_a_block_and_the_forms_own_thought_are_both_reasoning() -> None:
+    message = read_reply(form("react_en"), "<think>a</think>\nThought: b\nFinal Answer: c", (), THINK)
+    assert (message.reasoning, message.content) == ("a\nb", "c")
+
+
+def test_a_thought_may_be_written_as_a_block_in_every_form() -> None:
+    for name in FORMS:
+        message = Message("assistant", "It is dry.", (CALL,), reasoning="I look.")
+        text = write_reply(form(name), message, block=True)
+        assert text == "<think>\nI look.\n</think>\n\n" + form(name).call("It is dry.", [CALL])
+    answer = Message("assistant", "It is dry.", reasoning="I know")
+    text = write_reply(form("react_en"), answer, offered=True, block=True)
+    assert text == "<think>\nI know\n</think>\n\nFinal Answer: It is dry."

@@ -4,49 +4,52 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from swift.agent import Form, Marks
+from swift.agent import Form, Marks, Thinking
+from swift.agent.thoughts import Said, Thoughts
 from swift.chat import Message, Tool
+
+BLOCK = Thinking("<think>", "</think>")
+"""How a thought is written for people and in saved rows, whatever the model's own marks are."""
 
 # Writing and reading -------------------------------------------------------------------------------------------------
 
 
-def write_reply(form: Form, message: Message, offered: bool = False, after_result: bool = False) -> str:
+def write_reply(
+    form: Form, message: Message, offered: bool = False, after_result: bool = False, block: bool = False
+) -> str:
     """The text of an assistant's message; `offered`: there are tools, `after_result`: it follows a tool's result.
 
     Where tools are on offer, a form that has words for a thought and an answer opens them with these. Content in which
-    such words stand already is text of the form and stays as it is.
+    such words stand already is text of the form and stays as it is. `block`: the thought is a block of its own before
+    all that, whatever words the form has.
     """
     said, marks = form.call(message.content, message.tool_calls), form.marks
+    thought = f"{BLOCK.open}\n{message.reasoning}\n{BLOCK.close}\n\n" if block and message.reasoning else ""
     if not offered:
-        return said
-    thinks = marks.thought and message.reasoning and not _opens_line((marks.thought,), message.content)
-    thought = f"{marks.thought} {message.reasoning}\n" if thinks else ""
+        return thought + said
+    if marks.thought and message.reasoning and not block and not _opens_line((marks.thought,), message.content):
+        thought = f"{marks.thought} {message.reasoning}\n"
     names_answer = marks.answer and (after_result or not marks.answer_after_result)
     if message.tool_calls or not said or not names_answer or _opens_line(_words(marks), message.content):
         return thought + said
     return f"{thought}{marks.answer} {said}"
 
 
-def read_reply(form: Form, text: str, tools: Sequence[Tool] = ()) -> Message:
-    """The text of a reply to whom `tools` were offered -> a message, the inverse of `write_reply`."""
-    content, calls = form.parse(text, tools)
-    split = Split(form.marks)
+def read_reply(
+    form: Form, text: str, tools: Sequence[Tool] = (), thinking: Thinking | None = None, begun: str = ""
+) -> Message:
+    """The text of a reply to whom `tools` were offered -> a message, the inverse of `write_reply`.
+
+    `thinking`: the texts around the model's thoughts; `begun`: what of the reply the prompt holds already.
+    """
+    thoughts, split = Thoughts(thinking, begun), Split(form.marks)
+    told = thoughts.push(text) + thoughts.end()
+    content, calls = form.parse(told.content, tools)
     said = split.push(content) + split.end(answers=not calls)
-    return Message("assistant", said.content, calls, reasoning=said.reasoning)
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A part of a reply, thought and content apart."""
-
-    reasoning: str = ""
-    content: str = ""
-
-    def __add__(self, after: Said) -> Said:
-        return Said(self.reasoning + after.reasoning, self.content + after.content)
+    reasoning = "\n".join(filter(None, (told.reasoning, said.reasoning)))
+    return Message("assistant", said.content, calls, reasoning=reasoning)
 
 
 class Split:

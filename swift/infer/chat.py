@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 from swift.agent import FORMS, Marks, form, shape
 from swift.agent.reply import Split
+from swift.agent.thoughts import Thoughts
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
 from swift.infer.engine import Engine, Step, Steps
 from swift.infer.grammar import Rules
@@ -32,11 +34,16 @@ class Chat(Protocol):
     """Who answers messages: a model here, a server elsewhere, a script in a test.
 
     A trailing assistant message is continued: the deltas are the new text. The last delta says why the reply ended
-    and what it cost. Raises ValueError, before the first delta, for what cannot be answered.
+    and what it cost. `template_kwargs` are variables for the model's own chat template, such as `enable_thinking`;
+    who has none need not pass them. Raises ValueError, before the first delta, for what cannot be answered.
     """
 
     def __call__(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        params: SamplingParams = PLAIN,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> Deltas: ...
 
 
@@ -57,12 +64,14 @@ def collect(deltas: Iterator[Delta]) -> Reply:
 
 
 class LocalChat:
-    """A model of this process. Where tools are offered, the reply ends at the text form's stop marks, its calls come
-    as tool calls and its thought as reasoning; otherwise everything is text. `raw` leaves thoughts in the text."""
+    """A model of this process. Blocks of thought come as reasoning. Where tools are offered, the reply ends at the
+    text form's stop marks, its calls come as tool calls and the form's thought as reasoning too; otherwise everything
+    else is text. `raw` leaves thoughts in the text."""
 
     def __init__(self, engine: Engine, renderer: Renderer, raw: bool = False) -> None:
         self.engine = engine
         self.renderer = renderer
+        self._raw = raw
         self._marks = Marks((), (), "turn") if raw else renderer.form.marks
         self._vocabulary = Vocabulary(renderer.tokenizer, renderer.stop.tokens)
 
@@ -71,12 +80,18 @@ class LocalChat:
         return self._vocabulary.guide(self.renderer.form, rules)
 
     def __call__(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        params: SamplingParams = PLAIN,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> Deltas:
-        prompt = self.renderer.prompt(messages, tools)
+        prompt, begun = self.renderer.ask(messages, tools, template_kwargs)
         marks = self.renderer.form.marks
         found = endings(params, self.renderer.stop.texts, marks.stop if tools else ())
-        return self._reply(prompt, found, params, tools, self.renderer.inputs(messages, prompt))
+        return self._reply(
+            prompt, found, params, self.renderer.inputs(messages, prompt), partial(self._read, begun, tools)
+        )
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
@@ -88,18 +103,25 @@ class LocalChat:
         prompt: Sequence[int],
         found: Sequence[Ending],
         params: SamplingParams,
-        tools: Sequence[Tool] = (),
         inputs: Mapping[str, Any] | None = None,
+        read: Callable[[Iterator[Delta]], Iterator[Delta]] = iter,
     ) -> Deltas:
         stream = Stream(self.renderer.decode, found, prompt[-CONTEXT:])
         steps = self.engine.submit(prompt, params, inputs)
-        deltas = _deltas(steps, stream, len(prompt), self._logprob if params.logprobs else None)
-        return _Reply(steps, self._calling(deltas, tools) if tools else deltas)
+        return _Reply(steps, read(_deltas(steps, stream, len(prompt), self._logprob if params.logprobs else None)))
 
-    def _calling(self, deltas: Generator[Delta, None, None], tools: Sequence[Tool]) -> Iterator[Delta]:
+    def _read(self, begun: str, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
+        """The deltas of a reply's text, with what is thought and called in it apart."""
+        if self.renderer.thinking and not self._raw:
+            deltas = _thinking(deltas, Thoughts(self.renderer.thinking, begun))
+        return self._calling(deltas, tools) if tools else deltas
+
+    def _calling(self, deltas: Iterator[Delta], tools: Sequence[Tool]) -> Iterator[Delta]:
         form = self.renderer.form
         talk, split = Talk(form.marks, shape(form)), Split(self._marks)
+        thought = ""  # "\n" while only a block was thought, before what the form has words for
         for delta in deltas:
+            thought = "\n" if delta.reasoning else thought
             said, calls = talk.push(delta.text)
             if delta.finish is None:
                 told = split.push(said)
@@ -109,8 +131,11 @@ class LocalChat:
                 calls = [*calls, *others]
                 called = bool(found) or (talk.called and delta.finish == "stop")
                 told = split.push(said + rest) + split.end(answers=delta.finish == "stop" and not called)
-            if told.reasoning or told.content or delta.logprobs:
-                yield Delta(told.content, logprobs=delta.logprobs, reasoning=told.reasoning)
+            reasoning = delta.reasoning
+            if told.reasoning:
+                reasoning, thought = f"{reasoning}{thought}{told.reasoning}", ""
+            if reasoning or told.content or delta.logprobs:
+                yield Delta(told.content, logprobs=delta.logprobs, reasoning=reasoning)
             for call in calls:
                 yield Delta(tool_call=call)
             if delta.finish is not None:
@@ -156,6 +181,15 @@ def endings(params: SamplingParams, template: Sequence[str] = (), offered: Seque
 def agent_marks() -> frozenset[str]:
     """The texts, of any form, at which a model hands over to its environment."""
     return frozenset(mark for name in FORMS for mark in form(name).marks.stop)
+
+
+def _thinking(deltas: Iterator[Delta], thoughts: Thoughts) -> Iterator[Delta]:
+    for delta in deltas:
+        told = thoughts.push(delta.text)
+        if delta.finish is not None:
+            told += thoughts.end()
+        if told.reasoning or told.content or delta.logprobs or delta.finish is not None:
+            yield replace(delta, text=told.content, reasoning=told.reasoning)
 
 
 def _deltas(

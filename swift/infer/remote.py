@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import openai
@@ -24,14 +24,18 @@ class RemoteChat:
         self.model = model
 
     def __call__(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        params: SamplingParams = PLAIN,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> Generator[Delta, None, None]:
         request = {
             "messages": [_message(each) for each in messages],
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"tools": [{"type": "function", "function": each.function} for each in tools]} if tools else {}),
-            **_options(params),
+            **_options(params, template_kwargs or {}),
         }
         try:
             self.model = self.model or next(iter(self._client.models.list())).id
@@ -99,7 +103,7 @@ def _part(part: str | Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": as_url(part)}}
 
 
-def _options(params: SamplingParams) -> dict[str, Any]:
+def _options(params: SamplingParams, template_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Only what was asked for: what OpenAI's protocol lacks goes in the body under the names that servers share."""
     wanted: dict[str, tuple[object, object]] = {
         "max_tokens": (params.max_tokens, None),
@@ -116,6 +120,7 @@ def _options(params: SamplingParams) -> dict[str, Any]:
         "repetition_penalty": (params.repetition_penalty, 1.0),
         "include_stop_str_in_output": (params.include_stop, None),
         "ignore_eos": (params.ignore_eos, False),
+        "chat_template_kwargs": (dict(template_kwargs), {}),
     }
     options = {name: value for name, (value, default) in wanted.items() if value != default}
     body = {name: value for name, (value, default) in extra.items() if value != default}
