@@ -111,7 +111,7 @@ def some_arguments(marks: Marks) -> str:
 STOCK_SYSTEM = "You are a helpful assistant."
 """The sentence that templates put where nobody wrote a system text. ReAct's header says as much: it replaces it."""
 
-_NOT_FORMS = ("__init__", "tools", "described", "run", "jsontext", "tagged", "reply", "thoughts")
+_NOT_FORMS = ("__init__", "tools", "described", "run", "jsontext", "tagged", "listed", "reply", "thoughts")
 FORMS: tuple[str, ...] = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_FORMS)
 )

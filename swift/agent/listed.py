@@ -1,0 +1,74 @@
+"""Calls as objects in a JSON list, and tools offered by an example. Knows no form's marks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from swift.agent.jsontext import is_json, raw_decode, slice_value
+from swift.chat import Tool, ToolCall
+
+CallWriter = Callable[[str, Sequence[ToolCall]], str]
+"""A form's `call`."""
+
+
+def offer(tools: Sequence[Tool], text: str, call: CallWriter) -> str:
+    """A system text: the user's own, the tools as JSON, and how the form writes a call."""
+    described = "\n".join(json.dumps(each.wrapped, ensure_ascii=False) for each in tools)
+    example = call("", [ToolCall("TOOL", '{"ARGUMENT": "VALUE"}')])
+    own = f"{text}\n\n" if text else ""
+    return f"{own}# Tools\n\nThese tools can be called:\n{described}\n\nA call is written:\n{example}"
+
+
+def write_objects(calls: Sequence[ToolCall], more: Callable[[ToolCall], str] = lambda each: "") -> str:
+    """`{"name": ..., "arguments": ...}` for each call, with commas between; `more` goes on inside an object."""
+    return ", ".join(
+        f'{{"name": {json.dumps(each.name, ensure_ascii=False)}, "arguments": {write_value(each)}{more(each)}}}'
+        for each in calls
+    )
+
+
+def write_value(each: ToolCall) -> str:
+    """Arguments that are no JSON travel as a JSON string."""
+    return each.arguments if is_json(each.arguments) else json.dumps(each.arguments, ensure_ascii=False)
+
+
+class Listed(NamedTuple):
+    """The calls of a list, and where it ends in the text that holds it."""
+
+    calls: tuple[ToolCall, ...]
+    end: int
+
+
+_OPENING, _NEXT = re.compile(r"\s*\[\s*"), re.compile(r"\s*([,\]])\s*")
+
+
+def read_list(text: str, at: int = 0) -> Listed | None:
+    """The list of calls that begins at `at`; None where there is none, or it is cut short."""
+    found = _OPENING.match(text, at)
+    calls: list[ToolCall] = []
+    while found:
+        call = read_object(text, found.end())
+        found = call and _NEXT.match(text, call.end)
+        if not call or not found:
+            return None
+        calls += call.calls
+        if found[1] == "]":
+            return Listed(tuple(calls), found.end(1))
+    return None
+
+
+def read_object(text: str, at: int = 0) -> Listed | None:
+    """The one call that the JSON object at `at` is, if it is one."""
+    try:
+        value, end = raw_decode(text, at)
+    except ValueError:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    given = value.get("arguments", value.get("parameters", {}))
+    arguments = given if isinstance(given, str) else slice_value(text[at:end], ("arguments", "parameters")) or "{}"
+    number = value.get("id")
+    return Listed((ToolCall(value["name"], arguments, number if isinstance(number, str) else ""),), end)

@@ -1,0 +1,154 @@
+"""The text forms of Kimi K2, MiniMax M2, Granite 4, Mistral with ids, SmolLM3, Hunyuan and Phi-4-mini."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swift.agent import form
+from swift.chat import Tool, ToolCall
+
+NAMES = (
+    "granite4", "hunyuan", "kimi_k2", "minimax_m2", "mistral_ids", "mistral_v11", "mistral_v13", "phi4_mini", "smollm3",
+)  # fmt: skip
+WITH_IDS = ("kimi_k2", "mistral_ids", "mistral_v11")
+
+names = st.from_regex(r"[a-z][\w.-]{0,12}", fullmatch=True).filter(str.isascii)
+contents = st.text(st.sampled_from("ab é.:\n{}[],\"'<>|/"), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+arguments = st.dictionaries(st.from_regex(r"[a-z_]{1,6}", fullmatch=True).filter(str.isascii), values, max_size=3)
+
+
+def described(name: str, given: dict[str, Any]) -> Tool:
+    """A tool whose schema says of each argument what its value is."""
+    kinds = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+    return Tool(
+        {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {key: {"type": kinds.get(type(value), "null")} for key, value in given.items()},
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize("form_name", NAMES)
+@settings(max_examples=40)
+@given(content=contents, asked=st.dictionaries(names, arguments, min_size=1, max_size=3))
+def test_what_a_form_writes_it_reads_back(form_name: str, content: str, asked: dict[str, dict[str, Any]]) -> None:
+    calls = tuple(ToolCall(name, json.dumps(given, ensure_ascii=False)) for name, given in asked.items())
+    tools = [described(name, given) for name, given in asked.items()]
+    said, found = form(form_name).parse(form(form_name).call(content, calls), tools)
+    assert said == content
+    assert [(each.name, json.loads(each.arguments)) for each in found] == list(asked.items())
+    if not form(form_name).marks.tags:
+        assert found == calls
+
+
+LOOK = ToolCall("look", '{"at": "北", "n": [1, 2]}', "abc123XYZ")
+GO = ToolCall("go", "{}", "000000001")
+
+
+@pytest.mark.parametrize(
+    ("form_name", "text"),
+    [
+        (
+            "granite4",
+            'So.\n<tool_call>\n{"name": "look", "arguments": {"at": "北", "n": [1, 2]}}\n</tool_call>\n'
+            '<tool_call>\n{"name": "go", "arguments": {}}\n</tool_call>',
+        ),
+        (
+            "hunyuan",
+            'So.<tool_calls>[{"name": "look", "arguments": {"at": "北", "n": [1, 2]}}, '
+            '{"name": "go", "arguments": {}}]</tool_calls>',
+        ),
+        (
+            "minimax_m2",
+            'So.\n<minimax:tool_call>\n<invoke name="look">\n<parameter name="at">北</parameter>\n'
+            '<parameter name="n">[1, 2]</parameter>\n</invoke>\n<invoke name="go">\n</invoke>\n</minimax:tool_call>',
+        ),
+        (
+            "mistral_ids",
+            'So.[TOOL_CALLS] [{"name": "look", "arguments": {"at": "北", "n": [1, 2]}, "id": "abc123XYZ"}, '
+            '{"name": "go", "arguments": {}, "id": "000000001"}]',
+        ),
+        (
+            "mistral_v11",
+            'So.[TOOL_CALLS]look[CALL_ID]abc123XYZ[ARGS]{"at": "北", "n": [1, 2]}'
+            "[TOOL_CALLS]go[CALL_ID]000000001[ARGS]{}",
+        ),
+        ("mistral_v13", 'So.[TOOL_CALLS]look[ARGS]{"at": "北", "n": [1, 2]}[TOOL_CALLS]go[ARGS]{}'),
+        (
+            "phi4_mini",
+            'So.functools[{"name": "look", "arguments": {"at": "北", "n": [1, 2]}}, {"name": "go", "arguments": {}}]',
+        ),
+    ],
+)
+def test_calls_are_written_as_the_family_writes_them(form_name: str, text: str) -> None:
+    assert form(form_name).call("So.", [LOOK, GO]) == text
+    said, found = form(form_name).parse(text)
+    assert (said, [(each.name, each.arguments) for each in found]) == (
+        "So.",
+        [(each.name, each.arguments) for each in (LOOK, GO)],
+    )
+
+
+def test_kimi_names_a_tool_in_the_id_of_its_call() -> None:
+    calls = [ToolCall("look", '{"n": 1}', "functions.look:3"), ToolCall("a.b-c", "{}", "functions.a.b-c:4")]
+    text = form("kimi_k2").call("So.", calls)
+    assert text == (
+        'So.<|tool_calls_section_begin|><|tool_call_begin|>functions.look:3<|tool_call_argument_begin|>{"n": 1}'
+        "<|tool_call_end|><|tool_call_begin|>functions.a.b-c:4<|tool_call_argument_begin|>{}<|tool_call_end|>"
+        "<|tool_calls_section_end|>"
+    )
+    assert form("kimi_k2").parse(text) == ("So.", tuple(calls))
+    for other in ("call_0123", "functions.go:1"):
+        assert "functions.look:" in form("kimi_k2").call("", [ToolCall("look", "{}", other)])
+    for loose in (text.replace(":3<", ":3 <"), text.replace("functions.look", "look")):
+        assert [each.name for each in form("kimi_k2").parse(loose)[1]] == ["look", "a.b-c"]
+    nameless = text.replace("functions.look:3", "0")
+    assert [each.name for each in form("kimi_k2").parse(nameless)[1]] == ["a.b-c"]
+
+
+@pytest.mark.parametrize("form_name", WITH_IDS)
+def test_an_id_that_was_written_is_read_back_and_one_that_will_not_do_is_replaced(form_name: str) -> None:
+    written = {"kimi_k2": "functions.look:12"}.get(form_name, "abc123XYZ")
+    for identity, kept in ((written, written), ("", ""), ("né", "")):
+        call = ToolCall("look", "{}", identity)
+        assert form(form_name).parse(form(form_name).call("", [call])) == ("", (ToolCall("look", "{}", kept),))
+
+
+def test_mistral_shortens_the_id_of_a_server_as_its_template_does() -> None:
+    call = ToolCall("look", "{}", "call_0123456789abcdef")
+    assert '"id": "789abcdef"' in form("mistral_ids").call("", [call])
+
+
+def test_mistral_reads_calls_with_and_without_ids() -> None:
+    for name in ("mistral_v11", "mistral_v13"):
+        for text in ("[TOOL_CALLS]f[ARGS]{} [TOOL_CALLS] g [CALL_ID]000000001[ARGS] {}", "[TOOL_CALLS]f[ARGS]{}\n"):
+            assert form(name).parse(f"a {text}")[0] == "a "
+            assert form(name).parse(text)[1][0] == ToolCall("f", "{}")
+    assert form("mistral_v11").parse("[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]g[ARGS]{") == ("", (ToolCall("f", "{}"),))
+
+
+@pytest.mark.parametrize("call", ['{"name": "f", "arguments": {"a": 1}}', '[{"name": "f", "parameters": {"a": 1}}]'])
+def test_phi_reads_the_mark_of_its_vocabulary_too(call: str) -> None:
+    assert form("phi4_mini").parse(f"So.<|tool_call|>{call}<|/tool_call|>") == ("So.", (ToolCall("f", '{"a": 1}'),))
+    assert form("phi4_mini").parse(f"functools[1] <|tool_call|>{call}")[1] == (ToolCall("f", '{"a": 1}'),)
+
+
+@pytest.mark.parametrize("form_name", NAMES)
+@pytest.mark.parametrize("mark", ["functools[", "[TOOL_CALLS]", "<tool_calls>", "<minimax:tool_call>", "<tool_call>"])
+def test_a_mark_without_a_call_behind_it_is_text(form_name: str, mark: str) -> None:
+    for text in (f"I write {mark} so.", f"{mark}[", f"{mark}[1]", f'{mark}[{{"nam": "f"}}]', f'{mark}{{"name": 1}}'):
+        assert form(form_name).parse(text) == (text, ())
