@@ -150,3 +150,33 @@ PUBLISHED = [
 )
 def test_tools_are_offered_in_the_words_that_models_were_trained_with(name: str, length: int) -> None:
     assert len(form(name).system(PUBLISHED, "You are a helpful assistant.")) == length
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        " to=functions.look<|channel|>commentary json<|message|>",
+        "<|channel|>commentary to=functions.look <|constrain|>json<|message|>",
+        "<|channel|>analysis to=functions.look code<|message|>",
+        " to=functions.look<|channel|>commentary <|constrain|>json<|message|>",
+    ],
+)
+@pytest.mark.parametrize("ended", ["<|call|>", ""])
+def test_harmony_reads_calls_however_their_header_is_ordered(header: str, ended: str) -> None:
+    said = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant"
+    call = (ToolCall("look", '{"at": " to=functions.x"}'),)
+    assert form("harmony").parse(f"{header}{call[0].arguments}{ended}") == ("", call)
+    assert form("harmony").parse(f"{header.lstrip()}{call[0].arguments}{ended}") == ("", call)
+    assert form("harmony").parse(f"{said}{header}{call[0].arguments}{ended}") == (said, call)
+
+
+def test_values_that_stand_bare_are_read_in_the_words_of_json_and_of_python() -> None:
+    kinds = {"on": {"type": "boolean"}, "none": {"type": "null"}, "text": {"type": "string"}}
+    tool = Tool({"name": "f", "parameters": {"type": "object", "properties": kinds}})
+    for on, none in (("True", "None"), ("true", "null")):
+        written = {"on": on, "none": none, "text": on}
+        parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in written.items())
+        text = f"<tool_call>\n<function=f>\n{parameters}</function>\n</tool_call>"
+        for name in ("qwen3_coder", "qwen3_6", "nemotron3"):
+            (call,) = form(name).parse(text, [tool])[1]
+            assert json.loads(call.arguments) == {"on": True, "none": None, "text": on}

@@ -11,16 +11,34 @@ from typing import Literal, NamedTuple, Protocol, cast
 from swift.chat import Tool, ToolCall
 
 
+class Notation(NamedTuple):
+    """How a value is written where it is no part of a JSON object: numbers as JSON, `words` for true, false and null.
+
+    `quote`: what is on both sides of a text; "" for a bare one. `escapes`: letters of a text, and what is written for
+    them. `deep`: lists and objects are written in it too, keys in alphabetical order; otherwise they are JSON.
+    """
+
+    words: tuple[str, str, str] = ("true", "false", "null")
+    quote: str = ""
+    escapes: tuple[tuple[str, str], ...] = ()
+    deep: bool = False
+
+
+PYTHON_WORDS = ("True", "False", "None")
+
+
 class Tags(NamedTuple):
     """The texts around an argument that is no part of a JSON object: `before` name `between` value `after`.
 
-    `ends`: what ends an argument or its call, so no value holds it.
+    `ends`: what ends an argument or its call, so no bare value holds it. `joint` stands between two arguments.
     """
 
     before: str
     between: str
     after: str
     ends: tuple[str, ...]
+    joint: str = ""
+    notation: Notation = Notation()
 
 
 class Thinking(NamedTuple):

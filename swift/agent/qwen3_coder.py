@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks, Tags
+from swift.agent import PYTHON_WORDS, Marks, Notation, Tags
 from swift.agent.tagged import read_calls, value_schemas, write_arguments
 from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
 
-_TAGS = Tags("<parameter=", ">\n", "\n</parameter>\n", ("</parameter>", "</function>"))
-marks = Marks(stop=(), call=("<tool_call>",), results="turn", tags=_TAGS)
+TAGS = Tags(
+    before="<parameter=",
+    between=">\n",
+    after="\n</parameter>\n",
+    ends=("</parameter>", "</function>"),
+    notation=Notation(PYTHON_WORDS),
+)
+marks = Marks(stop=(), call=("<tool_call>",), results="turn", tags=TAGS)
 
 USAGE = """If you choose to call a function ONLY reply in the following format with NO suffix:
 
@@ -39,11 +45,7 @@ def system(tools: Sequence[Tool], text: str) -> str:
 
 
 def call(content: str, calls: Sequence[ToolCall]) -> str:
-    asked = [
-        f"<tool_call>\n<function={each.name}>\n{write_arguments(each.arguments, _TAGS)}</function>\n</tool_call>"
-        for each in calls
-    ]
-    return "\n".join([content, *asked] if content else asked)
+    return write(content, calls, TAGS)
 
 
 def result(texts: Sequence[str]) -> str:
@@ -52,6 +54,15 @@ def result(texts: Sequence[str]) -> str:
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
     return read_calls(text, _CALL, _PARAMETER, tools)
+
+
+def write(content: str, calls: Sequence[ToolCall], tags: Tags) -> str:
+    asked = "\n".join(write_call(each, tags) for each in calls)
+    return "\n\n".join(filter(None, [content, asked]))
+
+
+def write_call(each: ToolCall, tags: Tags) -> str:
+    return f"<tool_call>\n<function={each.name}>\n{write_arguments(each.arguments, tags)}</function>\n</tool_call>"
 
 
 def _describe(tool: Tool) -> str:

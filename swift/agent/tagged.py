@@ -9,7 +9,7 @@ from typing import Any
 from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
 
-from swift.agent import Tags
+from swift.agent import PYTHON_WORDS, Notation, Tags
 from swift.agent.jsontext import dumps, is_json, loads
 from swift.agent.tools import argument_schema, checker
 from swift.chat import Tool, ToolCall
@@ -21,19 +21,30 @@ def write_arguments(arguments: str, tags: Tags) -> str:
     if not isinstance(values, dict):
         raise ValueError(f"each argument is written in tags, so they must be a JSON object, not {arguments[:60]!r}")
     return "".join(
-        f"{tags.before}{name}{tags.between}{write_value(value)}{tags.after}" for name, value in values.items()
+        f"{tags.before}{name}{tags.between}{write_value(value, tags.notation)}{tags.after}"
+        for name, value in values.items()
     )
 
 
-def write_value(value: Any) -> str:
-    """A text bare, the rest as JSON."""
-    return value if isinstance(value, str) else dumps(value)
+def write_value(value: Any, notation: Notation) -> str:
+    """A value as the notation has it. Raises ValueError for one that JSON does not know."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return notation.words[_CONSTANTS.index(value)]
+    return dumps(value)
+
+
+_CONSTANTS = (True, False, None)
 
 
 def read_calls(
     text: str, call: re.Pattern[str], argument: re.Pattern[str], tools: Sequence[Tool] = ()
 ) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text before the calls, and the calls. Both patterns have two groups: a name, and what it stands for."""
+    """The text before the calls, without the white space between, and the calls.
+
+    Both patterns have two groups: a name, and what it stands for.
+    """
     found = list(call.finditer(text))
     if not found:
         return text, ()
@@ -44,14 +55,20 @@ def read_calls(
         schemas = value_schemas(argument_schema(offered[name])) if name in offered else {}
         values = {key: read_value(value, schemas.get(key)) for key, value in argument.findall(match[2])}
         calls.append(ToolCall(name, dumps(values)))
-    return text[: found[0].start()].removesuffix("\n"), tuple(calls)
+    return text[: found[0].start()].rstrip(), tuple(calls)
 
 
 def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
-    """A value that `write_value` wrote: JSON where it reads as JSON, unless only the text itself fits the schema."""
-    if not is_json(text):
+    """A value that stands bare: a text only where it reads as nothing else, or where nothing else fits the schema.
+
+    JSON and Python's words for true, false and null are read in every notation: models mix them.
+    """
+    if text in PYTHON_WORDS:
+        value: Any = _CONSTANTS[PYTHON_WORDS.index(text)]
+    elif is_json(text):
+        value = loads(text)
+    else:
         return text
-    value = loads(text)
     if schema is None:
         return value
     either = [text, value] if isinstance(value, str) else [value, text]

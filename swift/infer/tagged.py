@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from swift.agent import Tags
+from swift.agent import Notation, Tags
 from swift.agent.tagged import as_object, definitions, fits, value_schemas, write_value
 from swift.infer.lark import json_of, quoted
 from swift.infer.schemas import Dropped, token, why_no_grammar
@@ -71,7 +71,7 @@ def rules(name: str, schema: dict[str, Any], tags: Tags) -> list[str]:
         part = f"{name}_{index}"
         parts.append(part if key in required else f"{part}?")
         made.append(f"{part}: {quoted(tags.before + key + tags.between)} {part}_value")
-        made += _value(f"{part}_value", list(_kinds(about, key)), quoted(tags.after), never, key)
+        made += _value(f"{part}_value", list(_kinds(about, key, tags.notation)), quoted(tags.after), never, key)
     return [f"{name}: {' '.join(parts)}" if parts else f'{name}: ""', *made]
 
 
@@ -92,31 +92,32 @@ def _value(name: str, kinds: list[Kind], after: str, never: str, key: str) -> It
         yield f"{name}_json_{index}_: {json_of(schema)}"
 
 
-def _kinds(schema: dict[str, Any], key: str, within: tuple[str, ...] = ()) -> Iterator[Kind]:
+def _kinds(schema: dict[str, Any], key: str, notation: Notation, within: tuple[str, ...] = ()) -> Iterator[Kind]:
     said, types = schema.keys() - _NOTES - {"format"}, _types(schema)
     shared = definitions(schema)
     if said == {"$ref"}:
-        yield from _kinds(_referred(schema["$ref"], shared, key, within), key, (*within, schema["$ref"]))
+        referred = _referred(schema["$ref"], shared, key, within)
+        yield from _kinds(referred, key, notation, (*within, schema["$ref"]))
     elif said & {"enum", "const"}:
         found = schema["enum"] if "enum" in said else [schema["const"]]
         rest = {name: value for name, value in schema.items() if name != "enum"}  # thousands would be sought in it
-        yield from (Kind(quoted(write_value(value))) for value in found if fits(value, rest))
+        yield from (Kind(quoted(write_value(value, notation))) for value in found if fits(value, rest))
     elif said == {"anyOf"}:
         for branch in (each for each in schema["anyOf"] if each is not False):
-            yield from _kinds({**shared, **as_object(branch)}, key, within)
+            yield from _kinds({**shared, **as_object(branch)}, key, notation, within)
     elif not said:
         yield Kind("TEXT", free=True)
     elif said == {"type"} or ("string" in types and said <= _OF_TEXT | {"type"}):
         if "string" in types:
             yield Kind(_text(schema, key), free=True)
-        yield from (Kind(quoted(word)) for kind in types for word in _WORDS.get(kind, ()))
-        if others := [kind for kind in types if kind not in ("string", *_WORDS)]:
+        yield from (Kind(quoted(write_value(value, notation))) for kind in types for value in _VALUES.get(kind, ()))
+        if others := [kind for kind in types if kind not in ("string", *_VALUES)]:
             yield Kind(schema={**shared, "type": others})
     else:
         yield Kind(schema=schema)
 
 
-_WORDS = {"null": ("null",), "boolean": ("true", "false")}
+_VALUES: dict[str, tuple[bool | None, ...]] = {"null": (None,), "boolean": (True, False)}
 
 
 def _types(schema: dict[str, Any]) -> list[str]:
