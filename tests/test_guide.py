@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from llguidance import LLParserLimits
+from llguidance import LLMatcher, LLParserLimits
 from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 
-from swift.agent import FORMS, form
+from swift.agent import FORMS, Thinking, form
 from swift.agent.reply import write_reply
 from swift.chat import Message, Tool, ToolCall
 from swift.infer import guide as guides
@@ -25,6 +25,7 @@ from swift.infer.grammar import Rules
 from swift.infer.guide import Grammar, Vocabulary
 from swift.infer.sample import SamplingParams, sampler
 from swift.template import Renderer, template
+from swift.template.render import Asked
 
 WEATHER = Tool(
     {
@@ -154,6 +155,100 @@ class TestEveryForm:
         (call,) = reply.message.tool_calls
         tool = {tool.name: tool for tool in tools}[call.name]
         Draft202012Validator({"type": "object", **tool.parameters}).validate(json.loads(call.arguments))
+
+
+THINK = Thinking("<think>", "</think>")
+HARMONY = Thinking("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
+OPENED = {  # what the prompt holds, and what the model writes of its thought then
+    "": ("<think>\nOr {not}?\n</think>\n\n", "\n<think></think>\n", ""),
+    "<think>\n": ("Or {not}?\n</think>\n\n", "</think>"),
+    "<think>\n\n</think>\n\n": ("",),
+    "\n<think></think>": ("", "\n"),
+}
+
+
+def as_text(guide: Grammar, tokenizer: Any) -> Grammar:
+    """The same guide, of which an engine knows the text alone."""
+    return Grammar(guide.text, LLMatcher(Vocabulary(tokenizer, [tokenizer.eos_token_id]).tokens, guide.text))
+
+
+@pytest.mark.parametrize(
+    ("name", "special"), [*((name, False) for name in FORMS), ("hermes", True), ("react_en", True), ("chatglm4", True)]
+)
+class TestThoughts:
+    def guide(self, name: str, special: bool, **rules: Any) -> tuple[Grammar, Any]:
+        tokenizer = tokenizer_of(name)
+        if special:
+            tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]}, False)
+        vocabulary = Vocabulary(tokenizer, [tokenizer.eos_token_id])
+        return vocabulary.guide(form(name), Rules(thinking=THINK, **rules)), tokenizer
+
+    def test_come_before_what_was_asked_for(self, name: str, special: bool) -> None:
+        call = form(name).call("", [ToolCall("get_weather", '{"city": "北京"}')])
+        for rules, right, wrong in (
+            ({"tools": TOOLS, "required": True}, call, "Hello"),
+            ({"schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}, '{"n": 1}', '{"n": "1"}'),
+            ({"tools": TOOLS}, call, form(name).call("", [ToolCall("get_wether", "{}")])),
+        ):
+            guide, tokenizer = self.guide(name, special, **rules)
+            for begun, thoughts in OPENED.items():
+                opened = guide.after(begun)
+                for thought in thoughts:
+                    assert keeps(opened, tokenizer, thought + right), (begun, thought, right)
+                    assert not keeps(opened, tokenizer, thought + wrong), (begun, thought, wrong)
+                assert keeps(as_text(opened, tokenizer), tokenizer, thoughts[0] + right)
+                assert not keeps(as_text(opened, tokenizer), tokenizer, f"<think>a</think>{wrong}")
+
+    def test_hold_no_call_and_end_before_the_reply_does(self, name: str, special: bool) -> None:
+        guide, tokenizer = self.guide(name, special, tools=TOOLS)
+        opened = guide.after("<think>\n")
+        call = form(name).call("Or", [ToolCall("get_wether", "{}")])
+        assert keeps(opened, tokenizer, f"{call if not form(name).marks.special else 'Or'}\n</think>\n\nHello")
+        assert not keeps(opened, tokenizer, "Hello")
+        assert not keeps(guide, tokenizer, "<think>\nHello")
+
+    def test_are_over_where_content_is_continued(self, name: str, special: bool) -> None:
+        guide, tokenizer = self.guide(name, special, schema={"const": {"n": 1}})
+        assert keeps(guide.after("<think>a</think>It is"), tokenizer, '{"n": 1}')
+        assert not keeps(guide.after("It is"), tokenizer, '<think></think>{"n": 1}')
+
+
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32), begun=st.sampled_from(list(OPENED)))
+def test_thoughts_of_a_model_of_pure_noise_come_before_a_call_that_fits(seed: int, begun: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    renderer = Renderer(tokenizer, template("qwen"), "hermes")
+    renderer.thinking = THINK
+    renderer.ask = lambda messages, tools=(), kwargs=None: Asked(renderer.prompt(messages, tools), begun)  # type: ignore[method-assign]
+    chat = LocalChat(Noise(tokenizer, seed), renderer)
+    rules = Rules((CLOCK,), required=True, parallel=False)
+    params = SamplingParams(guide=chat.guide(rules), max_tokens=9000)
+    reply = collect(chat((Message("user", "x"),), (CLOCK,), params))
+    assert [call.name for call in reply.message.tool_calls] == ["clock"]
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["text", "tokens"])
+def test_content_with_an_opening_of_its_own_has_it_before_json(special: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    if special:
+        marks = ["<|channel|>", "<|message|>", "<|start|>", "<|end|>"]
+        tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    rules = Rules(schema={"const": {"n": 1}}, thinking=HARMONY)
+    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form("hermes"), rules)
+    thought = f"{HARMONY.open}Hm.{HARMONY.close}"
+    for begun, text in (
+        ("", f'{HARMONY.answer}{{"n": 1}}'),
+        ("", f'{thought}{HARMONY.answer}{{"n": 1}}'),
+        (HARMONY.open, f'Hm.{HARMONY.close}{HARMONY.answer}{{"n": 1}}'),
+        (thought, f'{HARMONY.answer}{{"n": 1}}'),
+        (HARMONY.answer, '{"n": 1}'),
+    ):
+        opened = guide.after(begun)
+        for held in (opened, as_text(opened, tokenizer)):
+            assert keeps(held, tokenizer, text), (begun, text)
+            assert not keeps(held, tokenizer, text.replace("1", "2"))
+    assert not keeps(guide, tokenizer, '{"n": 1}')
 
 
 class Noise:

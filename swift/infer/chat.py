@@ -76,7 +76,11 @@ class LocalChat:
         self._vocabulary = Vocabulary(renderer.tokenizer, renderer.stop.tokens)
 
     def guide(self, rules: Rules) -> Guide:
-        """What holds a reply to `rules`, for SamplingParams. Raises ValueError for what it cannot be held to."""
+        """What holds a reply to `rules`, for SamplingParams; a model that thinks may do so before.
+
+        Raises ValueError for what it cannot be held to.
+        """
+        rules = rules._replace(thinking=self.renderer.thinking)
         return self._vocabulary.guide(self.renderer.form, rules)
 
     def __call__(
@@ -87,6 +91,8 @@ class LocalChat:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Deltas:
         prompt, begun = self.renderer.ask(messages, tools, template_kwargs)
+        if params.guide:
+            params = replace(params, guide=params.guide.after(begun))
         marks = self.renderer.form.marks
         found = endings(params, self.renderer.stop.texts, marks.stop if tools else ())
         return self._reply(

@@ -6,17 +6,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from swift.agent import SOME_ARGUMENTS, Form, shape, some_arguments
+from swift.agent import SOME_ARGUMENTS, Form, Thinking, shape, some_arguments
 from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.infer import tagged
 from swift.infer.lark import HEAD, json_of, plain_json_of, quoted
+from swift.infer.thoughts import thinking_first
 
 
 class Rules(NamedTuple):
     """What a reply must be. `tools`: those that it may call; `required`: it calls one at once; `parallel`: it may call
     several. `schema`: a JSON schema of what it says where it does not call; None leaves that free. `strict`: names of
-    the tools whose schemas are held in full or refused, `strict_schema` the same of `schema`."""
+    the tools whose schemas are held in full or refused, `strict_schema` the same of `schema`. `thinking`: the texts
+    around a thought, which may come before all that and is free."""
 
     tools: tuple[Tool, ...] = ()
     required: bool = False
@@ -24,6 +26,7 @@ class Rules(NamedTuple):
     schema: dict[str, Any] | None = None
     strict: frozenset[str] = frozenset()
     strict_schema: bool = False
+    thinking: Thinking | None = None
 
 
 def write(
@@ -33,13 +36,18 @@ def write(
 
     Raises ValueError for what arguments in tags cannot be held to.
     """
+    lines = [*HEAD, *_written(form, rules, special, arguments)]
+    return "\n".join(thinking_first(lines, rules.thinking, special) if rules.thinking else lines)
+
+
+def _written(
+    form: Form, rules: Rules, special: Callable[[str], int | None], arguments: Mapping[str, dict[str, Any]]
+) -> list[str]:
     said = f"said: {json_of(rules.schema)}" if rules.schema is not None else "said: TEXT"
     if not rules.tools:
-        return "\n".join([*HEAD, "start: said", said])
+        return ["start: said", said]
     calls = _Calls(form, rules, special, arguments)
-    if rules.required:
-        return "\n".join([*HEAD, *calls.required()])
-    return "\n".join([*HEAD, said, *calls.free()])
+    return calls.required() if rules.required else [said, *calls.free()]
 
 
 class _Calls:

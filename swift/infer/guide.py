@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -13,12 +13,13 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
-from swift.agent import Form
+from swift.agent import Form, Thinking
 from swift.agent.tools import argument_schema
 from swift.chat import Tool
 from swift.infer import tagged
 from swift.infer.grammar import Rules, closed, write
 from swift.infer.schemas import LIMITS, Dropped, failure, guidable
+from swift.infer.thoughts import reached, starting
 
 
 class NotHeld(ValueError):
@@ -52,6 +53,9 @@ class Guide(Protocol):
     def dropped(self) -> tuple[Dropped, ...]: ...
 
     def begin(self) -> Constraint: ...
+    def after(self, begun: str) -> Guide:
+        """The same for a reply of which the prompt holds `begun` already."""
+        ...
 
 
 class Vocabulary:
@@ -90,11 +94,15 @@ class Vocabulary:
             text = write(form, rules, self.special, {each.tool: each.schema for each in held[len(said) :]})
             matcher = LLMatcher(self.tokens, text, log_level=0, limits=LIMITS)
             if not (reason := failure(matcher)):
-                return Grammar(text, matcher, tuple(each for one in held for each in one.dropped))
+                dropped = tuple(each for one in held for each in one.dropped)
+                return Grammar(text, matcher, dropped, rules.thinking, self._encode)
             largest = max((each for each in held if not each.strict and each.schema != _ANY), key=_size, default=None)
             if largest is None:
                 raise NotHeld(held[0].tool, [Dropped("", "", reason)])
             held[held.index(largest)] = _Held(largest.tool, _ANY, (Dropped("", "", reason, largest.tool),))
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 
 _ANY: dict[str, Any] = {"type": "object"}
@@ -123,14 +131,29 @@ def _size(held: _Held) -> int:
 
 @dataclass(frozen=True)
 class Grammar:
-    """A Guide in the language of llguidance, a dialect of Lark, and its matcher before the first token."""
+    """A Guide in the language of llguidance, a dialect of Lark, and its matcher before the first token.
+
+    `thinking`: the texts around the thought that a reply may begin with, and `encode` makes tokens of them.
+    """
 
     text: str
     matcher: LLMatcher
     dropped: tuple[Dropped, ...] = ()
+    thinking: Thinking | None = None
+    encode: Callable[[str], list[int]] = lambda text: []
 
     def begin(self) -> Constraint:
         return _Matched(self.matcher.deep_copy())
+
+    def after(self, begun: str) -> Grammar:
+        if self.thinking is None:
+            return self
+        rule, marks = reached(self.thinking, begun)
+        if not marks:
+            return self
+        matcher = self.matcher.deep_copy()
+        matcher.consume_tokens(self.encode(marks))  # sooner than the grammar is compiled once more
+        return replace(self, text=starting(self.text, rule), matcher=matcher)
 
 
 class _Matched:
