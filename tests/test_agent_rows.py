@@ -321,6 +321,58 @@ def test_oddities_of_a_dialogue_keep_the_row(tmp_path: Path) -> None:
     assert only(tmp_path, called({"city": "Oslo"}, [WEATHER, WEATHER]))[0] == "warning tool-twice"
 
 
+def thinking(content: str = "r", thought: str = "", **more: object) -> dict[str, Any]:
+    reply = {"role": "assistant", "content": content, "reasoning_content": thought, **more}
+    return {"messages": [{"role": "user", "content": "q"}, reply]}
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        (thinking("", "hm"), "error empty-reply"),
+        (thinking(" \n", "hm"), "error empty-reply"),
+        (thinking("<think>\nhm\n</think>\n\nr", "hm"), "error two-thoughts"),
+        (thinking("r", "<think>hm"), "error thought-tag"),
+        (thinking("r", "hm\n</think>\n\nr"), "error thought-tag"),
+        (thinking("<think>hm"), "warning open-thought"),
+        (thinking("<think>hm</think>\n"), "warning thought-alone"),
+        (thinking("r", 'I call.\n<tool_call>{"name": "f"}</tool_call>'), "warning call-in-thought"),
+        (thinking("r", "I call.\nAction: f\nAction Input: {}"), "warning call-in-thought"),
+        (thinking("r", "✿FUNCTION✿: f"), "warning call-in-thought"),
+    ],
+)
+def test_a_thought_has_to_make_sense(tmp_path: Path, row: dict[str, Any], rule: str) -> None:
+    found, message = only(tmp_path, row)
+    assert found == rule and message.startswith("message 2 ")
+    row["messages"][1]["loss"] = False
+    assert [each.rule for each in lint(tmp_path, row)] == (["empty-reply"] if "empty" in rule else [])
+
+
+def test_thoughts_that_make_sense_are_left_alone(tmp_path: Path) -> None:
+    called = thinking("", "hm", tool_calls=[{"name": "f"}])
+    called["messages"] += [{"role": "tool", "content": "1"}, {"role": "assistant", "content": "r", "thinking": "So."}]
+    within = thinking("<think>\nhm\n</think>", tool_calls=[{"name": "f"}])
+    rows = [
+        thinking("r", "Action is needed. Thought: none.\nIs it <b>? [1]"),
+        *(thinking("<think>\nhm\n</think>\n\nr"), thinking("hm</think>r"), thinking("Write <think> and </think>.")),
+        *(called, within),
+    ]
+    assert lint(tmp_path, *rows) == []
+
+
+def test_a_call_in_a_thought_is_not_looked_at_as_a_call(tmp_path: Path) -> None:
+    row = thinking("Final Answer: r", "Action: nothing\nAction Input: {oops") | {"tools": [WEATHER]}
+    assert [each.rule for each in lint(tmp_path, row)] == ["call-in-thought"]
+
+
+def test_rows_that_think_otherwise_or_ask_otherwise_of_the_template_are_not_the_same(tmp_path: Path) -> None:
+    row = thinking("r", "hm")
+    others = [thinking("r", "oh"), thinking("r"), row | {"enable_thinking": True}, row | {"enable_thinking": False}]
+    assert lint(tmp_path, row, *others) == []
+    again = lint(tmp_path, row, thinking("r", reasoning="hm"))
+    assert [each.rule for each in again] == ["duplicate-row"]
+
+
 def test_a_dialogue_that_comes_again_is_named_with_its_first_place(tmp_path: Path) -> None:
     again, other = react(REPLY), react(REPLY.replace("There", "Here"))
     file, first = tmp_path / "rows.jsonl", lint(tmp_path, again, other, again)

@@ -1,9 +1,14 @@
 """Bad rows are named, counted, and never lost in silence."""
 
+import csv
 import json
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
+from swift.data import shelf
 from swift.data.check import STRATEGIES, Report, checked, lint
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.sources import resolve
@@ -131,6 +136,44 @@ def test_the_report_can_be_saved_as_json(path):
     saved = json.loads(json.dumps(report.as_dict()))
     assert saved["rows"][str(path)]["bad"] == 3
     assert saved["findings"][0]["line"] == 2
+
+
+def test_thoughts_and_variables_are_the_same_from_every_kind_of_file_by_way_of_the_disk_and_the_mixture(
+    tmp_path, monkeypatch
+):
+    rows = [
+        {"query": f"q{n}", "response": "r", "reasoning_content": f"hm {n}", "enable_thinking": n % 2 == 0}
+        for n in range(4)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        cells = csv.DictWriter(file, rows[0])
+        cells.writeheader()
+        cells.writerows(rows)
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
+    monkeypatch.setattr(shelf, "IN_MEMORY", 1)
+    jsonl, array, table, columns = map(str, sorted(tmp_path.iterdir()))
+    for dataset, mixed_in in ((jsonl, array), (table, columns)):
+        plan = DataPlan((f"{dataset}#9",), train_dataset_mix_ratio=0.5, train_dataset_mix_ds=(mixed_in,))
+        train, val, _ = load_datasets(replace(plan, dataset_test_ratio=0.3), lambda line: None)
+        assert {row.source for row in train} == {dataset, mixed_in}
+        for row in (*train, *val):
+            number = int(row.messages[0].content[1:])
+            assert row.messages[1].reasoning == f"hm {number}"
+            assert row.template_kwargs == {"enable_thinking": number % 2 == 0}
+
+
+def test_structs_of_parquet_give_thoughts_only_where_there_are_any(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r", "thinking": "hm"}]
+    rows = [
+        {"messages": turns, "chat_template_kwargs": {"reasoning_effort": "low"}},
+        {"messages": [*turns[:1], {"role": "assistant", "content": "r"}], "chat_template_kwargs": {"a": 1}},
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    one, other = run(tmp_path / "a.parquet", "error")[0]
+    assert (one.messages[1].reasoning, one.template_kwargs) == ("hm", {"reasoning_effort": "low"})
+    assert (other.messages[1].reasoning, other.template_kwargs) == ("", {"a": 1})
 
 
 def test_lint_goes_on_behind_bad_rows_and_bad_files(path, tmp_path):

@@ -129,6 +129,27 @@ def test_lint_names_each_key_that_nobody_reads_once_and_does_not_fail(
     assert "warnings: 2 unread-key" in found.err
 
 
+def test_lint_names_each_thought_that_would_train_something_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(content: str, **keys: object) -> dict[str, object]:
+        return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": content, **keys}]}
+
+    odd = row("r", reasoning="I call <tool_call>.")
+    good = {"query": "q", "response": "r", "reasoning_content": "hm", "enable_thinking": True}
+    bad = [row("", thinking="hm"), row("<think>a</think>r", thinking="b"), row("r", thinking=["hm"])]
+    file = write(tmp_path / "a.jsonl", good, odd, *bad, good | {"enable_thinking": "often"})
+    assert cli.main(["data", "lint", file]) == 1
+    found = capsys.readouterr()
+    assert [line[len(file) + 1 :].split(": ")[:3] for line in found.out.splitlines()] == [
+        ["2", "warning", "call-in-thought"],
+        ["3", "empty-reply", "message 2 thinks, but says and calls nothing"],
+        ["4", "two-thoughts", "message 2 has a thought, and <think> in its content"],
+        ["5", "wrong-type", "message 2"],
+        ["6", "bad-variables", "'enable_thinking' must be true or false, this is text"],
+    ]
+
+
 def test_lint_names_the_separator_of_a_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.csv").write_text("query;response\nq;r\n")
     assert cli.main(["data", "lint", str(tmp_path / "a.csv")]) == 0

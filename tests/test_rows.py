@@ -1,6 +1,8 @@
 """Rows of every shape -> conversations."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -575,7 +577,249 @@ def test_replies_that_would_be_joined_must_agree_on_their_weight():
     assert rule_of(row) == "mixed-weights"
 
 
-def test_reasoning_beside_the_content_is_refused_rather_than_lost():
-    row = turns(("user", "q"), ("assistant", "r"))
-    row["messages"][1]["reasoning_content"] = "hm"  # type: ignore[index]
-    assert rule_of(row) == "reasoning-content"
+# --- thoughts
+
+THOUGHT = (Message("user", "q"), Message("assistant", "r", reasoning="hm"))
+KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+
+
+def reply(**fields: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"} | fields]}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_thought_may_stand_under_each_of_its_names_in_every_shape(key):
+    for row in (
+        reply(**{key: "hm"}),
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r", key: "hm"}]},
+        {"conversation": [{"human": "q", "assistant": "r", key: "hm"}]},
+        {"query": "q", "response": "r", key: "hm"},
+        {"input": "q", "content": "r", key: "hm"},
+        {"instruction": "q", "output": "r", key: "hm"},
+        {"prompt": reply()["messages"][:1], "completion": [{"role": "assistant", "content": "r", key: "hm"}]},
+    ):
+        assert [(each.content, each.reasoning) for each in conversation(row).messages] == [("q", ""), ("r", "hm")], row
+        assert unread(row) == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": "hm", "signature": "x"},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}], "closed": True},
+        {"type": "reasoning", "text": "hm"},
+        {"type": "reasoning", "reasoning": "hm"},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}], "summary": []},
+        {"type": "reasoning_text", "text": "hm"},
+    ],
+)
+def test_a_thought_may_be_a_part_of_the_content(part):
+    said = {"type": "text", "text": "r"}
+    assert conversation(reply(content=[part, said])).messages == THOUGHT
+    assert conversation(reply(content=[part, said], reasoning="hm")).messages == THOUGHT
+    assert conversation({"query": "q", "response": [part, said]}).messages == THOUGHT
+    assert conversation({"conversation": [{"human": "q", "assistant": [part, said]}]}).messages == THOUGHT
+    call = {"function": {"name": "f", "arguments": '{"a":  1}'}}
+    called = Message("assistant", "", (F,), reasoning="hm\nhm")
+    assert conversation(reply(content=[part, part], tool_calls=[call])).messages[1] == called
+
+
+def test_the_thought_of_a_call_goes_with_it():
+    for called in (
+        {"role": "assistant", "content": None, "function_call": WRITTEN, "reasoning": "hm"},
+        {"role": "tool_call", "content": WRITTEN, "reasoning": "hm"},
+    ):
+        row = {"messages": [{"role": "user", "content": "q"}, called]}
+        assert conversation(row).messages[1] == Message("assistant", "", (F,), reasoning="hm")
+        assert unread(row) == []
+    row = {"query": "q", "tools": [{"name": "f"}], "answers": f"[{WRITTEN}]", "thinking": "hm"}
+    assert conversation(row).messages[1] == Message("assistant", "", (F,), reasoning="hm")
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n", [], {}])
+def test_no_thought_is_no_thought(nothing):
+    assert conversation(reply(reasoning_content=nothing)) == Conversation(HELLO)
+    assert conversation(reply(reasoning_content=nothing, thinking="hm")).messages == THOUGHT
+    asked = {"role": "user", "content": "q", "thinking": nothing}
+    assert conversation({"messages": [asked, {"role": "assistant", "content": "r"}]}) == Conversation(HELLO)
+
+
+def test_a_thought_within_the_content_stays_there_byte_for_byte():
+    written = "<think>\n hm \n</think>\n\nr"
+    assert conversation(reply(content=written)).messages[1] == Message("assistant", written)
+
+
+def test_a_thought_that_is_a_message_of_its_own_is_that_of_the_reply_behind_it():
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "reasoning": "hm"}]}
+    row["messages"].append({"role": "assistant", "content": "r"})
+    assert conversation(row).messages == THOUGHT
+
+
+@pytest.mark.parametrize(
+    ("rule", "row", "said"),
+    [
+        ("wrong-type", reply(reasoning_content=["hm"]), "message 2: 'reasoning_content' must be text, this is a list"),
+        ("wrong-type", reply(reasoning={"a": 1}), "message 2: 'reasoning' must be text, this is an object"),
+        ("wrong-type", reply(thinking=3), "message 2: 'thinking' must be text, this is a number"),
+        ("wrong-type", reply(thinking=True), "message 2: 'thinking' must be text, this is true or false"),
+        ("wrong-type", {"query": "q", "response": "r", "reasoning": 1}, "the row: 'reasoning' must be text"),
+        ("wrong-type", reply(content=[{"type": "reasoning", "encrypted_content": "x"}]), "without a text in 'text'"),
+        ("wrong-type", reply(content=[{"type": "thinking", "thinking": 3}]), "without a text in 'thinking'"),
+        ("not-text", reply(content=[{"type": "redacted_thinking", "data": "x"}]), "'redacted_thinking', whose text is"),
+        ("two-thoughts", reply(reasoning="a", thinking="b"), "different thoughts in 'reasoning' and 'thinking'"),
+        ("two-thoughts", {"query": "q", "response": "r", "reasoning": "a", "thinking": "b"}, "the row has different"),
+        (
+            "two-thoughts",
+            reply(reasoning="a", content=[{"type": "thinking", "thinking": "b"}, {"type": "text", "text": "r"}]),
+            "different thoughts in 'reasoning' and the content",
+        ),
+        (
+            "late-thought",
+            reply(content=[{"type": "text", "text": "r"}, {"type": "thinking", "thinking": "b"}]),
+            "behind what it says",
+        ),
+        ("no-query", {"messages": [{"role": "assistant", "content": "r", "reasoning": "hm"}]}, "no question"),
+    ],
+)
+def test_a_thought_that_cannot_be_used_is_one_clear_line(rule, row, said):
+    with pytest.raises(BadRow, match=said.replace("(", r"\(")) as caught:
+        read(row)
+    assert caught.value.rule == rule and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+def test_nobody_but_the_assistant_thinks(role):
+    row = {"messages": [{"role": role, "content": "x", "reasoning_content": "hm"}]}
+    with pytest.raises(BadRow, match=f"message 1 is the {role}'s and has 'reasoning_content': only the assistant"):
+        read(row)
+    assert rule_of(row) == "thought-on-prompt"
+
+
+def test_a_thought_stands_before_what_its_turn_says_and_calls():
+    begun = {"role": "assistant", "content": "I look."}
+    called = {"role": "tool_call", "content": WRITTEN}
+    for first, second, rule in (
+        (begun, called | {"reasoning": "hm"}, "late-thought"),
+        (called, called | {"reasoning": "hm"}, "call-without-result"),
+    ):
+        assert rule_of({"messages": [{"role": "user", "content": "q"}, first, second]}) == rule
+
+
+# --- harmony
+
+
+def in_channel(channel: str, content: object, **more: object) -> dict[str, object]:
+    return {"role": "assistant", "channel": channel, "content": content, **more}
+
+
+def test_the_channels_of_harmony_are_thought_call_and_content():
+    row = {
+        "messages": [
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": "q"},
+            in_channel("analysis", "hm", recipient=None),
+            in_channel("commentary", [{"type": "text", "text": "I look."}]),
+            in_channel("commentary", '{"a":  1}', recipient="functions.f", content_type="<|constrain|>json"),
+            {"role": "tool", "name": "functions.f", "recipient": "assistant", "channel": "commentary", "content": "1"},
+            in_channel("analysis", [{"type": "text", "text": "So."}]),
+            in_channel("final", "r"),
+        ]
+    }
+    assert conversation(row).messages == (
+        Message("system", "Be kind."),
+        Message("user", "q"),
+        Message("assistant", "I look.", (F,), reasoning="hm"),
+        Message("tool", "1", name="f"),
+        Message("assistant", "r", reasoning="So."),
+    )
+    assert unread(row) == []
+
+
+def test_a_channel_beside_ready_fields_changes_nothing():
+    assert conversation(reply(channel="final", thinking="hm")).messages == THOUGHT
+    assert conversation(reply(channel="e-mail")) == Conversation(HELLO)
+    assert unread(reply(channel="e-mail", recipient="Ann")) == [("messages", "channel"), ("messages", "recipient")]
+
+
+def test_a_misspelt_channel_is_named_with_the_nearest():
+    with pytest.raises(BadRow, match="message 2 has the channel 'anlysis'; did you mean 'analysis'"):
+        read(reply(channel="anlysis"))
+    assert rule_of(reply(channel="final", recipient=3)) == "wrong-type"
+
+
+def test_an_analysis_that_no_reply_follows_is_an_empty_reply():
+    row = {"messages": [{"role": "user", "content": "q"}, in_channel("analysis", "hm")]}
+    with pytest.raises(BadRow, match="message 2 thinks, but says and calls nothing"):
+        conversation(row)
+    assert rule_of(row) == "empty-reply"
+
+
+# --- variables for the chat template
+
+
+@pytest.mark.parametrize(
+    ("keys", "variables"),
+    [
+        ({}, {}),
+        ({"chat_template_kwargs": None, "enable_thinking": None}, {}),
+        ({"chat_template_kwargs": "", "enable_thinking": ""}, {}),
+        ({"enable_thinking": False}, {"enable_thinking": False}),
+        ({"enable_thinking": "true"}, {"enable_thinking": True}),
+        ({"chat_template_kwargs": {"reasoning_effort": "low"}}, {"reasoning_effort": "low"}),
+        ({"chat_template_kwargs": '{"reasoning_effort": "low"}'}, {"reasoning_effort": "low"}),
+        (
+            {"chat_template_kwargs": {"reasoning_effort": "low"}, "enable_thinking": True},
+            {"reasoning_effort": "low", "enable_thinking": True},
+        ),
+        ({"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": True}, {"enable_thinking": True}),
+    ],
+)
+def test_a_row_gives_variables_to_the_chat_template_in_every_shape(keys, variables):
+    for row in (
+        reply(),
+        {"query": "q", "response": "r"},
+        {"instruction": "q", "output": "r"},
+        {"conversation": [{"human": "q", "assistant": "r"}]},
+    ):
+        assert conversation(row | keys) == Conversation(HELLO, template_kwargs=variables)
+        assert unread(row | keys) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"chat_template_kwargs": ["a"]}, "'chat_template_kwargs' must be an object, this is a list"),
+        ({"chat_template_kwargs": True}, "'chat_template_kwargs' must be an object, this is true or false"),
+        ({"chat_template_kwargs": "{a"}, "'chat_template_kwargs' is neither JSON nor a Python literal"),
+        ({"chat_template_kwargs": {"a": float("nan")}}, "'chat_template_kwargs' cannot be written as JSON"),
+        ({"chat_template_kwargs": {"tools": []}}, "'chat_template_kwargs' has 'tools', which every chat template gets"),
+        ({"chat_template_kwargs": {"enable_thinking": "no"}}, "'enable_thinking' must be true or false, this is text"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": "true"}},
+            "'enable_thinking' must be true or false, this is text",
+        ),
+        ({"enable_thinking": 1}, "'enable_thinking' must be true or false, this is a number"),
+        ({"enable_thinking": {"a": 1}}, "'enable_thinking' must be true or false, this is an object"),
+        ({"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": False}, "differ: leave one of them"),
+    ],
+)
+def test_variables_that_are_none_are_one_clear_line(keys, said):
+    with pytest.raises(BadRow, match=said) as caught:
+        read(reply() | keys)
+    assert caught.value.rule == "bad-variables"
+
+
+def test_text_to_pretrain_on_has_no_thought_and_no_variables():
+    row = {"text": "t", "reasoning": "hm", "enable_thinking": True}
+    assert conversation(row) == Conversation((Message("assistant", "t"),))
+    assert unread(row) == [("rows", "enable_thinking"), ("rows", "reasoning")]
+
+
+def test_the_thoughts_of_the_docs_are_rows():
+    page = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    rows = [json.loads(row) for block in blocks for row in re.split(r"\n(?=\{)", block)]
+    found = [conversation(row) for row in rows]
+    assert len(rows) == 4 and [unread(row) for row in rows] == [[]] * len(rows)
+    assert all(any(message.reasoning for message in row.messages) for row in found[:3])
+    assert found[3].template_kwargs == {"enable_thinking": False, "reasoning_effort": "low"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_tokenizer
 
-from swift.chat import Conversation, Message
+from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.data import scenario, synth
 from swift.data.rows import conversation
 from swift.template import Renderer
@@ -219,6 +219,19 @@ def test_rows_are_written_as_users_have_them_and_read_back_the_same(tmp_path: Pa
         assert [(each.role, each.content, calls(each)) for each in read.messages] == [
             (each.role, each.content, calls(each)) for each in row.messages
         ]
+
+
+def test_thoughts_and_variables_are_written_too_and_read_back(tmp_path: Path) -> None:
+    said = Message("user", "q"), Message("assistant", "r", reasoning="hm")
+    called = Message("assistant", "", (ToolCall("f", "{}"),), reasoning="I look.")
+    rows = [
+        Conversation(said, template_kwargs={"enable_thinking": True}),
+        Conversation((said[0], called, Message("tool", "1"), said[1]), (Tool({"name": "f"}),)),
+    ]
+    synth.write_jsonl(rows, tmp_path / "rows.jsonl")
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [conversation(json.loads(line)) for line in lines] == rows
+    assert json.loads(lines[0])["chat_template_kwargs"] == {"enable_thinking": True}
 
 
 def calls(message: Message) -> list[tuple[str, object]]:

@@ -131,6 +131,38 @@ a question comes with tools, a response that is a list of calls is the calls. A 
 Several may stand together unless they contradict each other (`bad-weight`). A message that is not trained has the
 weight 0, whatever its number says. Questions and results are never trained, so a weight on one is `weight-on-prompt`.
 
+**Thoughts.** What the assistant thinks before it answers or calls is `reasoning_content` of its message, or beside a
+`response` or `output`; `reasoning`, `thinking` and `reasoning_text` mean the same, and so do parts of the content of
+the types `thinking` and `reasoning`:
+
+```json
+{"query": "2 + 2?", "reasoning": "Two more.", "response": "4"}
+{"messages": [{"role": "user", "content": "2 + 2?"},
+              {"role": "assistant", "reasoning_content": "Two more.", "content": "4"}]}
+```
+
+The model's own chat template decides how it is written. `<think>...</think>` in a content stays there byte for byte.
+Two different thoughts in one message are `two-thoughts`, a thought of the user or a tool is `thought-on-prompt`, one
+behind what its turn says is `late-thought`, and a hidden one (`redacted_thinking`) is `not-text`. Several parts become
+one thought, each on a line of its own.
+
+Messages may have harmony's channels: `analysis` is the thought of the assistant's message behind it, `commentary` and
+`final` are its content, and what has a `recipient` is a call of it. A message of the role `developer` is the system
+text.
+
+```json
+{"messages": [{"role": "user", "content": "2 + 2?"},
+              {"role": "assistant", "channel": "analysis", "content": "Two more."},
+              {"role": "assistant", "channel": "final", "content": "4"}]}
+```
+
+**Variables for the chat template** stand in `chat_template_kwargs`; `enable_thinking` may also stand alone. What is no
+object, or neither true nor false, is `bad-variables`.
+
+```json
+{"query": "2 + 2?", "response": "4", "enable_thinking": false, "chat_template_kwargs": {"reasoning_effort": "low"}}
+```
+
 Any other key of a row (but `id`), message or call that holds something is not read. `swift data lint` and `swift sft`
 name each once, as the warning `unread-key` with its count and its first place; the row is trained on.
 

@@ -11,7 +11,9 @@ from swift.agent.jsontext import loads
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.data.arguments import examine_arguments, examine_tools
 from swift.data.fields import BadRow, Oddity, rule_of
-from swift.data.react import examine_dialogue, form_of
+from swift.data.react import examine_dialogue, form_of, writes_call
+
+_OPEN, _CLOSE = "<think>", "</think>"
 
 
 def examine(found: Conversation) -> list[Oddity]:
@@ -58,11 +60,34 @@ def examine(found: Conversation) -> list[Oddity]:
 
 def _examine_reply(message: Message, offered: dict[str, Tool], number: int) -> list[Oddity]:
     if not message.tool_calls and not message.content.strip():
-        raise BadRow("empty-reply", f"message {number} is an empty reply")
-    odd: list[Oddity] = []
+        what = "thinks, but says and calls nothing" if message.reasoning else "is an empty reply"
+        raise BadRow("empty-reply", f"message {number} {what}")
+    odd = _examine_thought(message, number) if message.weight != 0 else []
     for call in message.tool_calls:
         odd += _examine_call(call, offered, number, trained=message.weight != 0)
     return odd
+
+
+def _examine_thought(message: Message, number: int) -> list[Oddity]:
+    """What is odd in a thought, in its own field or between <think> and </think> in the content."""
+    content = message.content.strip()
+    if not message.reasoning:
+        if not content.startswith(_OPEN):
+            return []
+        if _CLOSE not in content:
+            return [Oddity("open-thought", f"message {number} opens {_OPEN} and never closes it")]
+        if content.endswith(_CLOSE) and not message.tool_calls:
+            return [Oddity("thought-alone", f"message {number} ends with {_CLOSE} and says nothing behind it")]
+        return []
+    where = f"message {number}"
+    if content.startswith(_OPEN):
+        raise BadRow("two-thoughts", f"{where} has a thought, and {_OPEN} in its content: leave one of them out")
+    for tag in (_OPEN, _CLOSE):
+        if tag in message.reasoning:
+            raise BadRow("thought-tag", f"{where} has {tag} in its thought; templates write it around that")
+    if writes_call(message.reasoning):
+        return [Oddity("call-in-thought", f"{where} writes a call into its thought, where it is none")]
+    return []
 
 
 def _examine_call(call: ToolCall, offered: dict[str, Tool], number: int, trained: bool) -> list[Oddity]:

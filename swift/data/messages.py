@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from swift.chat import Message, ToolCall
 from swift.data.calls import CALL_KEYS, read_calls, unread_of_calls
+from swift.data.channels import CHANNEL_KEYS, in_channel, without_channel
 from swift.data.fields import BadRow, Row, are_parts, json_text, optional, says_something, text_of
 from swift.data.pictures import illustrated
+from swift.data.thoughts import THOUGHT_KEYS, refuse_thought, spoken, thought
 from swift.data.weights import WEIGHT_KEYS, weight_of
 
 # "call" is a turn of its own in some formats; it becomes a tool call of the assistant.
@@ -42,33 +45,39 @@ ROLES = {
 def read_message(item: Row, number: int) -> Message:
     """One {role, content} or {from, value}; a turn that is a call becomes an assistant message with tool calls."""
     name = _named(item)
-    role = _role(name)
+    role, where = _role(name), f"message {number}"
+    if role in ("assistant", "tool"):
+        item = without_channel(item, where)
+    if role in ("system", "user", "tool"):
+        refuse_thought(item, where, role)
     content = item.get("content") if item.get("content") is not None else item.get("value")
     weight = weight_of(item, number)
     if role == "system":
-        return Message("system", text_of(content, f"message {number}"), weight=weight)
+        return Message("system", text_of(content, where), weight=weight)
     if role == "user":
-        body, images = illustrated(content, f"message {number}")
+        body, images = illustrated(content, where)
         return Message("user", body, weight=weight, images=images)
     if role == "call":
-        return Message("assistant", "", _turn_of_calls(item, content, number), weight)
+        calls = _turn_of_calls(item, content, number)
+        return Message("assistant", "", calls, weight, reasoning=thought(item, where))
     if role == "tool":
         if isinstance(content, dict) or (isinstance(content, list) and not are_parts(content)):
-            content = json_text(content, f"message {number}")
+            content = json_text(content, where)
         identity, tool = item.get("tool_call_id"), item.get("name")
-        body = text_of(content, f"message {number}")
+        body = text_of(content, where)
         return Message("tool", body, (), weight, optional(identity, "tool_call_id"), optional(tool, "name"))
     if role == "assistant":
-        if item.get("reasoning_content"):
-            raise BadRow("reasoning-content", f"message {number}: write the reasoning into the content, as <think>...")
         given = _given_calls(item, number)
-        return Message("assistant", _said(item, content, number), read_calls(given, number) if given else (), weight)
+        calls = read_calls(given, number) if given else ()
+        text, parts = spoken(content, where)
+        return Message("assistant", _said(item, text, where), calls, weight, reasoning=thought(item, where, parts))
     _unknown_role(name, number)
 
 
 def unread_keys(item: Row) -> Iterator[tuple[str, str]]:
     """(what has the key, the key) of a message, for the keys that say something and that nobody reads."""
-    for key in item.keys() - _READ_OF.get(_role(_named(item)) or "", _READ):
+    known = _READ_OF.get(_role(_named(item)) or "", _READ)
+    for key in item.keys() - (known | CHANNEL_KEYS if in_channel(item) else known):
         if says_something(item[key]):
             yield "messages", key
     for read, other in (("role", "from"), ("content", "value")):
@@ -79,10 +88,10 @@ def unread_keys(item: Row) -> Iterator[tuple[str, str]]:
             yield from (("calls", unread) for unread in unread_of_calls(item[key]))
 
 
-_READ = frozenset({"role", "from", "content", "value", *WEIGHT_KEYS, "reasoning_content", "reasoning", "thinking"})
+_READ = frozenset({"role", "from", "content", "value", *WEIGHT_KEYS})
 _READ_OF = {
-    "assistant": _READ | {"tool_calls", "function_call", "refusal"},
-    "call": _READ | {"tool_calls", "function_call", *CALL_KEYS},
+    "assistant": _READ | {"tool_calls", "function_call", "refusal", *THOUGHT_KEYS},
+    "call": _READ | {"tool_calls", "function_call", *CALL_KEYS, *THOUGHT_KEYS},
     "tool": _READ | {"tool_call_id", "name"},
 }
 
@@ -95,12 +104,11 @@ def _role(name: Any) -> str | None:
     return ROLES.get(name) if isinstance(name, str) else None
 
 
-def _said(item: Row, content: Any, number: int) -> str:
+def _said(item: Row, text: str, where: str) -> str:
     """The assistant's text; a refusal is one."""
-    text = "" if content is None else text_of(content, f"message {number}")
     refusal = optional(item.get("refusal"), "refusal")
     if text and refusal:
-        raise BadRow("wrong-type", f"message {number} has a content and a refusal, which are one text")
+        raise BadRow("wrong-type", f"{where} has a content and a refusal, which are one text")
     return text or refusal
 
 
@@ -142,10 +150,18 @@ def append(turns: list[Message], message: Message, number: int) -> None:
         return
     if message.role == "user":
         raise BadRow("two-users", f"message {number} is a second user message in a row")
-    if last.tool_calls and message.content:
+    if last.tool_calls and (message.content or message.reasoning):
         raise BadRow("call-without-result", f"message {number} follows a call that has no result")
+    if message.reasoning and last.content.strip():
+        raise BadRow("late-thought", f"message {number} continues a turn, but thinks; a thought is first")
     if (1.0 if last.weight is None else last.weight) != (1.0 if message.weight is None else message.weight):
         raise BadRow("mixed-weights", f"message {number} continues a turn, but has another weight")
     # Joined without a separator: nothing is trained that the row does not hold.
     weight = last.weight if message.weight is None else message.weight
-    turns[-1] = Message("assistant", last.content + message.content, last.tool_calls + message.tool_calls, weight)
+    turns[-1] = replace(
+        last,
+        content=last.content + message.content,
+        tool_calls=last.tool_calls + message.tool_calls,
+        weight=weight,
+        reasoning="\n".join(filter(None, (last.reasoning, message.reasoning))),
+    )

@@ -10,9 +10,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from swift.agent import FORMS, form
 from swift.agent.jsontext import DuplicateKeyError, LoneSurrogateError, loads
 from swift.agent.tools import json_arguments
 from swift.chat import Conversation, Message, Tool
@@ -85,6 +87,17 @@ def form_of(found: Conversation) -> Keywords | None:
             if found.tools and (content.startswith(("Thought:", "Final Answer:")) or "\nFinal Answer:" in content):
                 return REACT
     return None
+
+
+def writes_call(text: str) -> bool:
+    """Whether a text holds a call as one of the text forms writes it."""
+    return any(mark in text for mark in _marks_of_calls()) or _CALL_IN_A_REPLY.search(text) is not None
+
+
+@cache
+def _marks_of_calls() -> tuple[str, ...]:
+    """The tags that open calls; words and JSON, which stand in prose too, are not among them."""
+    return tuple({mark for name in FORMS for mark in form(name).marks.call if mark.startswith(("<", "["))})
 
 
 def offer_of(found: Conversation) -> Offer:

@@ -17,6 +17,8 @@ from swift.data.fields import BadRow as BadRow
 from swift.data.fields import Row, first, kind, parsed, parsed_field, says_something, text_of
 from swift.data.messages import append, read_message, unread_keys
 from swift.data.pictures import IMAGE_KEYS, with_images
+from swift.data.thoughts import THOUGHT_KEYS, spoken, thought
+from swift.data.variables import VARIABLE_KEYS, read_variables
 from swift.data.weights import WEIGHT_KEYS
 
 Shape = Callable[[Row], Conversation]
@@ -33,6 +35,7 @@ SYSTEM_KEYS = ("system", "system_prompt")
 KNOWN_KEYS = (
     *(*DIALOGUE_KEYS, *SYSTEM_KEYS, *TOOLS_KEYS, *IMAGE_KEYS, *WEIGHT_KEYS, "history", "role", "content"),
     *("tool_calls", "function_call", "tool_call_id", "refusal", "name", "arguments"),
+    *(*THOUGHT_KEYS, *VARIABLE_KEYS, "channel", "recipient"),
 )
 """What somebody may have meant by a key that nobody reads."""
 MEDIA_KEYS = ("videos", "audios", "video", "audio")
@@ -109,7 +112,8 @@ def pairs(row: Row) -> Conversation:
         if not isinstance(item, dict) or "human" not in item or "assistant" not in item:
             raise BadRow("wrong-type", f"pair {number} must be an object with 'human' and 'assistant'")
         turns.append(Message("user", text_of(item["human"], f"'human' of pair {number}")))
-        turns.append(Message("assistant", text_of(item["assistant"], f"'assistant' of pair {number}")))
+        answer, parts = spoken(item["assistant"], f"'assistant' of pair {number}")
+        turns.append(Message("assistant", answer, reasoning=thought(item, f"pair {number}", parts)))
     return _whole(row, turns)
 
 
@@ -129,7 +133,9 @@ def text(row: Row) -> Conversation:
     """A response alone (or `text`): plain text to pre-train on."""
     if key := first(row, IMAGE_KEYS):
         raise BadRow("no-query", f"the row has {key!r}, but no question that they belong to")
-    return Conversation((Message("assistant", _response(row)),))
+    key = first(row, RESPONSE_KEYS)
+    assert key is not None, row
+    return Conversation((Message("assistant", _filled(text_of(row[key], repr(key)), key)),))
 
 
 # Parts of rows --------------------------------------------------------------------------------------------------------
@@ -185,14 +191,19 @@ def _unread(row: Row, shape: Shape) -> Iterator[tuple[str, str]]:
     if shape not in (messages, pairs):
         choices += [RESPONSE_KEYS, ("history",)]
         choices += [("instruction",), ("input",)] if shape is alpaca else [QUERY_KEYS]
-    read = {first(row, keys) for keys in choices}
-    names = (key for key in row if key not in read and key != "id")  # an id says which row it is
+    read = {"id", *(first(row, keys) for keys in choices)}  # an id says which row it is
+    if shape is not text:
+        read.update(VARIABLE_KEYS)
+    if shape in (query_response, alpaca):
+        read.update(THOUGHT_KEYS)
+    names = (key for key in row if key not in read)
     yield from (("rows", key) for key in names if says_something(row[key]))
     for item in _dialogue(row) if shape in (messages, pairs) else ():
         if shape is messages:
             yield from unread_keys(item)
         else:
-            yield from (("messages", key) for key in item.keys() - {"human", "assistant"} if says_something(item[key]))
+            names = (key for key in item if key not in ("human", "assistant", *THOUGHT_KEYS))
+            yield from (("messages", key) for key in names if says_something(item[key]))
 
 
 def _rounds(row: Row, query: str) -> Conversation:
@@ -231,7 +242,9 @@ def _whole(row: Row, turns: list[Message]) -> Conversation:
         raise BadRow("no-reply", f"the dialogue ends with the {turns[-1].role}, not with a reply")
     if len(turns) > 1 and not any(turn.role == "user" for turn in turns):
         raise BadRow("no-query", "the dialogue has no user message")
-    return Conversation(tuple(with_images(row, turns)), read_tools(row))
+    if len(turns) == 1 and turns[0].reasoning:
+        raise BadRow("no-query", "the reply has a thought, but no question that it belongs to")
+    return Conversation(tuple(with_images(row, turns)), read_tools(row), template_kwargs=read_variables(row))
 
 
 def _reply(row: Row, number: int) -> Message:
@@ -241,8 +254,9 @@ def _reply(row: Row, number: int) -> Message:
     if first(row, TOOLS_KEYS) is not None and (calls := _calls_alone(value)) is not None:
         if not calls:
             raise BadRow("empty-reply", f"{key!r} is an empty list of calls")
-        return Message("assistant", "", read_calls(value, number))
-    return Message("assistant", _response(row))
+        return Message("assistant", "", read_calls(value, number), reasoning=thought(row, "the row"))
+    answer, parts = spoken(value, repr(key))
+    return Message("assistant", _filled(answer, key), reasoning=thought(row, "the row", parts))
 
 
 def _calls_alone(value: Any) -> list[Any] | None:
@@ -257,10 +271,7 @@ def _calls_alone(value: Any) -> list[Any] | None:
     return value if all(isinstance(each, dict) and {"name", "arguments"} <= each.keys() for each in value) else None
 
 
-def _response(row: Row) -> str:
-    key = first(row, RESPONSE_KEYS)
-    assert key is not None, row
-    reply = text_of(row[key], repr(key))
+def _filled(reply: str, key: str | None) -> str:
     if not reply.strip():
         raise BadRow("empty-reply", f"{key!r} is empty")
     return reply

@@ -74,7 +74,7 @@ IN_TEXT = (
     Rule(
         "empty-reply",
         "error",
-        "nothing follows `Final Answer:`; a reply is empty",
+        "nothing follows `Final Answer:`; a reply is empty, or has a thought alone",
         "add the answer",
     ),
     Rule(
@@ -126,6 +126,39 @@ OF_TOOLS = (
         "rename one",
     ),
 )
+OF_THOUGHTS = (
+    Rule(
+        "two-thoughts",
+        "error",
+        "a thought beside the content, and `<think>` at the beginning of the content",
+        "leave one of them out",
+    ),
+    Rule(
+        "thought-tag",
+        "error",
+        "`<think>` or `</think>` within `reasoning_content`: the chat template writes them around it",
+        "leave the tags out",
+    ),
+    Rule(
+        "open-thought",
+        "warning",
+        "the content opens `<think>` and never closes it: the model learns to think without an end",
+        "close it, or leave out replies that were cut short",
+    ),
+    Rule(
+        "thought-alone",
+        "warning",
+        "nothing follows `</think>`: the model learns to end with its thought",
+        "add the answer",
+    ),
+    Rule(
+        "call-in-thought",
+        "warning",
+        "a call as text within `reasoning_content`, such as `<tool_call>`: it is no call. ReAct's words would make one "
+        "of it",
+        "write it into `tool_calls`, or as the content",
+    ),
+)
 OF_DIALOGUES = (
     Rule("weight-on-prompt", "error", "a weight on a question or a result, which are never trained", "take it away"),
     Rule("bad-image", "error", "an image that is missing, cut short or none", "see docs/images.md"),
@@ -149,7 +182,7 @@ OF_DIALOGUES = (
     ),
 )
 
-RULES = (*IN_TEXT, *OF_TOOLS, *OF_DIALOGUES)
+RULES = (*IN_TEXT, *OF_TOOLS, *OF_THOUGHTS, *OF_DIALOGUES)
 
 
 _PAGE = """\
@@ -176,6 +209,10 @@ tool (`1. a: Call this tool ... Parameters: [...]`), a misfit is odd, never an e
 
 {OF_TOOLS}
 
+**Thoughts.** A thought stands beside the content, or in it between `<think>` and `</think>`.
+
+{OF_THOUGHTS}
+
 **Dialogues.**
 
 {OF_DIALOGUES}
@@ -187,7 +224,13 @@ A tool's result may be empty.
 def page() -> str:
     """The rules in Markdown."""
     text = _PAGE
-    for place, rules in (("{IN_TEXT}", IN_TEXT), ("{OF_TOOLS}", OF_TOOLS), ("{OF_DIALOGUES}", OF_DIALOGUES)):
+    tables = {
+        "{IN_TEXT}": IN_TEXT,
+        "{OF_TOOLS}": OF_TOOLS,
+        "{OF_THOUGHTS}": OF_THOUGHTS,
+        "{OF_DIALOGUES}": OF_DIALOGUES,
+    }
+    for place, rules in tables.items():
         lines = [f"| `{name}` | {kind} | {meaning} | {remedy} |" for name, kind, meaning, remedy in rules]
         head = "| rule | | what it means | what to do |\n|---|---|---|---|"
         text = text.replace(place, "\n".join([head, *lines]))

@@ -356,6 +356,7 @@ def write_jsonl(rows: Iterable[Conversation], path: str | Path) -> int:
     """Writes rows as a user would have them; returns how many.
 
     The ms-agent style is `{"id", "conversations": [{"from", "value"}]}`, the other OpenAI's `{"messages", "tools"}`.
+    Thoughts are `reasoning_content`, variables for the chat template `chat_template_kwargs`.
     """
     count = 0
     with Path(path).open("w", encoding="utf-8") as file:
@@ -364,15 +365,21 @@ def write_jsonl(rows: Iterable[Conversation], path: str | Path) -> int:
                 turns = [_as_message(message) for message in row.messages]
                 line: dict[str, object] = {"messages": turns, "tools": [tool.spec for tool in row.tools]}
             else:
-                said = [{"from": message.role, "value": message.content} for message in row.messages]
+                said = [{"from": each.role, "value": each.content} | _thought(each) for each in row.messages]
                 line = {"id": f"{row.source or 'row'}_{count}", "conversations": said}
+            if row.template_kwargs:
+                line["chat_template_kwargs"] = dict(row.template_kwargs)
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return count
 
 
 def _as_message(message: Message) -> dict[str, object]:
-    turn: dict[str, object] = {"role": message.role, "content": message.content}
+    turn: dict[str, object] = {"role": message.role, "content": message.content, **_thought(message)}
     if message.tool_calls:
         calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
         turn["tool_calls"] = [{"type": "function", "function": call} for call in calls]
     return turn if message.weight is None else {**turn, "loss": message.weight > 0}
+
+
+def _thought(message: Message) -> dict[str, str]:
+    return {"reasoning_content": message.reasoning} if message.reasoning else {}

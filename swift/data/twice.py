@@ -30,6 +30,10 @@ class Seen:
         if found.tools:
             said += [repr(tool.spec) for tool in found.tools]
             said += [message.tool_calls for message in found.messages]
+        if any(message.reasoning for message in found.messages):
+            said += [message.reasoning for message in found.messages]
+        if found.template_kwargs:
+            said.append(repr(sorted(found.template_kwargs.items())))
         said += found.images
         key = hash(tuple(said))
         place = self._places.get(key)
