@@ -27,7 +27,7 @@ def test_the_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == PAGE.read_text(encoding="utf-8"), "swift models --markdown > docs/models.md"
 
 
-def test_a_line_says_name_way_template_class_and_ids(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_says_name_way_template_class_what_is_verified_and_ids(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "qwen-7b-chat"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("qwen-7b-chat "))
     assert line.split() == [
@@ -35,6 +35,7 @@ def test_a_line_says_name_way_template_class_and_ids(capsys: pytest.CaptureFixtu
         "converted",
         "qwen",
         "QWenLMHeadModel",
+        "weights",
         "MS::qwen/Qwen-7B-Chat",
         "HF::Qwen/Qwen-7B-Chat",
     ]

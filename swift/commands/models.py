@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,17 @@ from swift.flags import flag
 
 if TYPE_CHECKING:
     from swift.model.specs import ModelSpec
+    from swift.model.verified import Verified
     from swift.model.ways import Way
+
+    Row = tuple[ModelSpec, Way, Verified]
 
 
 @dataclass(frozen=True)
 class Config:
     word: tuple[str, ...] = flag((), positional=True)
-    """Words that the name, a hub id, the template, the class or the way of loading must hold; none lists all"""
+    """Words that the name, a hub id, the template, the class, the way of loading or what is verified must hold; none
+    lists all"""
     json: bool = False
     """One JSON list of all that is known about them"""
     markdown: bool = False
@@ -29,9 +33,10 @@ class Config:
 
 def main(cfg: Config) -> None:
     from swift.model import specs
+    from swift.model.verified import verified
     from swift.model.ways import way
 
-    known = {name: (spec, way(spec)) for name, spec in specs.table(cfg.registry).items()}
+    known = {name: (spec, way(spec), verified(spec)) for name, spec in specs.table(cfg.registry).items()}
     found = {name: row for name, row in known.items() if all(_holds(*row, word) for word in cfg.word)}
     if not found:
         near = next(filter(None, (specs.nearest(word, cfg.registry) for word in cfg.word)), "")
@@ -44,30 +49,42 @@ def main(cfg: Config) -> None:
         print("\n".join(lines(found)))
 
 
-def as_json(spec: ModelSpec, way: Way) -> dict[str, object]:
-    return {**asdict(spec), "loads": way.kind, "why": way.why, "needs": way.needs}
+def as_json(spec: ModelSpec, way: Way, verified: Verified) -> dict[str, object]:
+    return {
+        **asdict(spec),
+        **{"loads": way.kind, "why": way.why, "needs": way.needs},
+        "verified": verified._asdict(),
+    }
 
 
-def lines(rows: Mapping[str, tuple[ModelSpec, Way]]) -> list[str]:
-    """A line a model: name, how it loads, template, class, hub ids; and what it needs where that is something."""
+def lines(rows: Mapping[str, Row]) -> list[str]:
+    """A line a model: name, how it loads, template, class, what is verified, hub ids, and what it needs if anything."""
     found = []
-    for name, (spec, way) in rows.items():
+    for name, (spec, way, verified) in rows.items():
         needs = "" if way.kind in ("native", "converted") else f"  ({way.why})"
         ids = [f"{hub}::{id}" for hub, id in (("MS", spec.ms), ("HF", spec.hf)) if id]
         where = " ".join([*ids, *([spec.path] if spec.path else [])])
-        found.append([name, way.kind, spec.template or "its own", spec.arch or "its own", where + needs])
-    head = ["name", "loads", "template", "class", "where"]
-    wide = [max(len(row[column]) for row in [head, *found]) for column in range(4)]
+        found.append([name, way.kind, spec.template or "its own", spec.arch or "its own", str(verified), where + needs])
+    head = ["name", "loads", "template", "class", "verified", "where"]
+    wide = [max(len(row[column]) for row in [head, *found]) for column in range(5)]
     text = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, wide, strict=False)), row[4]])
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, wide, strict=False)), row[5]])
         for row in [head, *found]
     ]
     return [*text, counted(rows)]
 
 
-def counted(rows: Mapping[str, tuple[ModelSpec, Way]]) -> str:
-    kinds = Counter(way.kind for _, way in rows.values())
-    return f"{len(rows)} models: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+def counted(rows: Mapping[str, Row]) -> str:
+    from swift.model.verified import PARTS
+
+    kinds = Counter(way.kind for _, way, _ in rows.values())
+    shown = Counter(part for _, _, verified in rows.values() for part in verified.parts)
+    return "; ".join(
+        [
+            f"{len(rows)} models: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
+            "verified by tests: " + (", ".join(f"{part} of {shown[part]}" for part in PARTS if shown[part]) or "none"),
+        ]
+    )
 
 
 HEAD = """\
@@ -121,20 +138,60 @@ files of your own.
 """
 
 
-def page(rows: Mapping[str, tuple[ModelSpec, Way]]) -> str:
+VERIFIED = """\
+## What tests have verified
+
+`swift models` says of each model what tests show, not what should work:
+
+| verified | a test |
+|---|---|
+| weights | reads a tiny random checkpoint of its class, or of the layout that is converted, and finds the same logits |
+| prompts | serves dialogues of up to so many rounds: each prompt is what its tokenizer's published template gives |
+| calls | reads back the calls that the published template writes, by the text form named |
+| nothing | shows none of that; it may work all the same |
+
+No test downloads the models themselves. Published weights that are quantised (GPTQ, AWQ, FP8, MXFP4) are not among
+"weights", and that a tokenizer brings a template is taken from who published it. `swift/model/verified.toml` has the
+claims; a test fails for each that nothing shows.
+
+A model that is not in the table needs no entry: its class is the one that its `config.json` names, and its prompts,
+tools and thoughts are written by the chat template of its tokenizer. These published templates have been rendered,
+also of families that are newer than the table:
+"""
+
+
+def page(rows: Mapping[str, Row]) -> str:
     from swift.model.convert import families
+    from swift.model.verified import templates
 
     saved = ["| converter | saved as |", "|---|---|"]
     saved += [f"| `{name}` | {family.SAVES} |" for name, family in families().items()]
-    table = ["| name | ModelScope | Hugging Face | template | class | loads | needs |", "|---|---|---|---|---|---|---|"]
-    for name, (spec, way) in rows.items():
+    shown = ["| published template | of | rounds | with tools | calls read by |", "|---|---|---|---|---|"]
+    for name, each in sorted(templates().items()):
+        cells = [
+            f"`{name}`",
+            each.of,
+            str(each.rounds or ""),
+            "yes" if each.tools else "",
+            each.form and f"`{each.form}`",
+        ]
+        shown.append(_line(cells))
+    table = ["| name | ModelScope | Hugging Face | template | class | verified | loads | needs |"]
+    table.append("|---|---|---|---|---|---|---|---|")
+    for name, (spec, way, verified) in rows.items():
         loads = f"converted (`{spec.convert}`)" if way.kind == "converted" else way.kind
         needs = "" if way.kind in ("native", "converted") else way.why
-        cells = [f"`{name}`", spec.ms, spec.hf, spec.template or "its own", spec.arch, loads, needs]
-        table.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
-    return "\n".join([HEAD, *saved, "", "## All of them", "", *table, "", f"{counted(rows)}.", ""])
+        cells = [f"`{name}`", spec.ms, spec.hf, spec.template or "its own", spec.arch, str(verified), loads, needs]
+        table.append(_line(cells))
+    return "\n".join(
+        [HEAD, *saved, "", VERIFIED, *shown, "", "## All of them", "", *table, "", f"{counted(rows)}.", ""]
+    )
 
 
-def _holds(spec: ModelSpec, way: Way, word: str) -> bool:
-    texts = (*spec.names, spec.template, spec.arch, spec.modality, spec.quant, spec.convert, way.kind)
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def _holds(spec: ModelSpec, way: Way, verified: Verified, word: str) -> bool:
+    texts = (*spec.names, spec.template, spec.arch, spec.modality, spec.quant, spec.convert, way.kind, str(verified))
     return any(word.lower() in text.lower() for text in texts)

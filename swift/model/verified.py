@@ -1,0 +1,96 @@
+"""What tests have shown of each known model, by verified.toml. Loads nothing.
+
+The claims are about a model's class and its chat template; nobody downloads all models to test them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from swift.model.specs import ModelSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Published(NamedTuple):
+    """A published chat template that tests render. `rounds`: how many are served as it writes them, 0: not compared.
+
+    `tools`: with tools and their results too; `form`: the text form that reads the calls it writes, "" for none.
+    `of`: whose it is; `models`: the known ones whose tokenizers bring it.
+    """
+
+    of: str
+    models: tuple[str, ...]
+    rounds: int = 0
+    tools: bool = False
+    form: str = ""
+
+
+class Verified(NamedTuple):
+    """`weights`: a tiny checkpoint of its class is read and computes the same. `template`: its published chat template,
+    and what is known of that."""
+
+    weights: bool = False
+    template: str = ""
+    rounds: int = 0
+    tools: bool = False
+    form: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        shown = {"weights": self.weights, "prompts": self.rounds, "calls": self.form}
+        return tuple(part for part in PARTS if shown[part])
+
+    def __str__(self) -> str:
+        rounds = f"{self.rounds} rounds" if self.rounds > 1 else "1 round"
+        words = {
+            "weights": "weights",
+            "prompts": f"prompts ({rounds}{' with tools' * self.tools})",
+            "calls": f"calls ({self.form})",
+        }
+        return ", ".join(words[part] for part in self.parts) or "nothing"
+
+
+PARTS = ("weights", "prompts", "calls")
+
+
+def verified(spec: ModelSpec) -> Verified:
+    """What tests have shown of a model. Quantised weights and those that its own code reads are not among it."""
+    read = spec.convert in converters() if spec.convert else spec.arch in classes()
+    weights = read and not (spec.quant or spec.model or spec.model_type in _table()["quantised"])
+    name, template = _of_models().get(spec.model_type, ("", Published("", ())))
+    return Verified(weights, name, template.rounds, template.tools, template.form)
+
+
+def classes() -> frozenset[str]:
+    """The classes of transformers of which a tiny checkpoint is read in tests."""
+    return frozenset(_table()["classes"])
+
+
+def converters() -> frozenset[str]:
+    """The families of `swift.model.convert` of which a tiny checkpoint is read in tests."""
+    return frozenset(_table()["converters"])
+
+
+@cache
+def templates() -> Mapping[str, Published]:
+    """The published chat templates that tests render, by the name of their file in the package trl."""
+    found = _table()["templates"]
+    return {name: Published(**{**each, "models": tuple(each["models"])}) for name, each in found.items()}
+
+
+@cache
+def _of_models() -> Mapping[str, tuple[str, Published]]:
+    return {model: (name, each) for name, each in templates().items() for model in each.models}
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "verified.toml").read_text(encoding="utf-8"))
