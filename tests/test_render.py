@@ -361,19 +361,32 @@ class TestTheTokenizersOwnTemplate:
 
     def test_agrees_with_the_table_it_was_written_from(self) -> None:
         tokenizer = tiny_tokenizer()
-        for name in ("chatml", "qwen", "default", "deepseek"):
+        for name in ("chatml", "qwen", "deepseek"):
             tokenizer.chat_template = jinja(template(name))
             row = Conversation((SYSTEM, *PLAIN))
             assert Renderer(tokenizer, None).show(row).text == make(tokenizer, name).show(row).text, name
 
-    def test_refuses_one_that_rewrites_earlier_turns(self) -> None:
+    def test_a_reply_whose_end_stands_only_after_the_last_is_trained_with_it_in_each_round(self) -> None:
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = jinja(template("default"))
+        first, second = Renderer(tokenizer, None).show_samples(Conversation((SYSTEM, *PLAIN)))
+        assert first.text.endswith("A1<|im_end|>") and first.sample.weights[-1] == 1
+        assert "A1\n\n" in second.text and second.text.endswith("<|im_end|>") and second.sample.weights[-1] == 1
+        assert not any("A1" in text for text, weight in second.pieces if weight)
+
+    def test_takes_one_that_writes_every_turn_anew(self) -> None:
         tokenizer = tiny_tokenizer()
         tokenizer.chat_template = (
             "{% for m in messages %}{{ loop.revindex }}{{ m.content }}<|im_end|>{% endfor %}"
             "{% if add_generation_prompt %}A:{% endif %}"
         )
-        with pytest.raises(ValueError, match="rewrites round 1"):
-            Renderer(tokenizer, None).encode(Conversation(PLAIN))
+        texts = [each.text for each in Renderer(tokenizer, None).show_samples(Conversation(PLAIN[:4]))]
+        assert texts == [
+            "1Q1 你好<|im_end|>A:A1<|im_end|>",
+            f"3Q1 你好<|im_end|>2A1<|im_end|>1Q2<|im_end|>A:{PLAIN[3].content}<|im_end|>",
+        ]
+        with pytest.raises(ValueError, match="takes 2 samples"):
+            Renderer(tokenizer, None).encode(Conversation(PLAIN[:4]))
 
     def test_a_refusal_of_the_template_is_one_line(self) -> None:
         tokenizer = tiny_tokenizer()
@@ -403,12 +416,12 @@ class TestRowsThatAreTooLong:
     def test_are_cut_at_a_turn_and_keep_system_text_and_closing_token(self, tokenizer) -> None:
         renderer = make(tokenizer)
         last = renderer.encode(Conversation((SYSTEM, *PLAIN[2:])))
-        fitted = fit(renderer, self.row, len(last.tokens), "truncation_left")
+        [fitted] = fit(renderer, self.row, len(last.tokens), "truncation_left")
         assert fitted.fate == "cut" and fitted.sample is not None
         assert fitted.sample.tokens == last.tokens
 
     def test_are_dropped_when_one_round_is_too_long(self, tokenizer) -> None:
-        fitted = fit(make(tokenizer), self.row, 10, "truncation_left")
+        [fitted] = fit(make(tokenizer), self.row, 10, "truncation_left")
         assert fitted.sample is None and "last round" in fitted.reason
 
     def test_stop_the_run_when_asked(self, tokenizer) -> None:
@@ -450,5 +463,5 @@ class TestRowsThatAreTooLong:
     def test_plain_text_keeps_its_end(self, tokenizer) -> None:
         renderer = make(tokenizer)
         row = Conversation((Message("assistant", "abcdefghij"),))
-        fitted = fit(renderer, row, 4, "truncation_left")
+        [fitted] = fit(renderer, row, 4, "truncation_left")
         assert fitted.sample is not None and renderer.decode(fitted.sample.tokens) == "hij<|im_end|>"

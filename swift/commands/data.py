@@ -100,12 +100,15 @@ def show(cfg: Show) -> int:
     if not cfg.json:
         _print_legend()
     for conversation in rows:
-        fitted = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
-        if fitted.sample is None:
-            print(f"{conversation.source}:{conversation.line}: {fitted.rule}: {fitted.reason}", file=sys.stderr)
-            bad += 1
-            continue
-        _print(cfg, conversation, renderer.show(fitted.conversation))
+        for fitted in fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy):
+            if fitted.sample is None:
+                print(f"{conversation.source}:{conversation.line}: {fitted.rule}: {fitted.reason}", file=sys.stderr)
+                bad += 1
+                continue
+            found = renderer.show_samples(fitted.conversation)
+            _print(
+                cfg, conversation, found[-1] if fitted.fate == "cut" else found[fitted.part], fitted.part, len(found)
+            )
     return 1 if bad else 0
 
 
@@ -149,7 +152,7 @@ def _print_legend() -> None:
     console.print(legend)
 
 
-def _print(cfg: Show, conversation: Conversation, shown: Rendered) -> None:
+def _print(cfg: Show, conversation: Conversation, shown: Rendered, part: int = 0, parts: int = 1) -> None:
     if cfg.json:
         sample = shown.sample
         value = {"tokens": sample.tokens, "weights": sample.weights, "text": shown.text, "pieces": shown.pieces}
@@ -159,7 +162,8 @@ def _print(cfg: Show, conversation: Conversation, shown: Rendered) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     # no rule around it, which would cut a long path
-    console.print(f"─── {conversation.source}:{conversation.line}", style="green", markup=False)
+    which = f" (sample {part + 1} of {parts})" if parts > 1 else ""
+    console.print(f"─── {conversation.source}:{conversation.line}{which}", style="green", markup=False)
     if _has_colours(console):
         console.print(_coloured(shown))
     else:  # the weights are written out

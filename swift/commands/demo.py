@@ -307,7 +307,9 @@ def _general_loss(chat: LocalChat, file: Path) -> float:
     assert isinstance(chat.engine, TorchEngine), "the demo runs the model in this process"
     model = chat.engine.model.float()  # a processor without bf16 takes minutes for a row in it
     rows = checked(resolve(str(file)), "error", Report(), print)
-    samples = sorted((chat.renderer.encode(row) for row in rows), key=lambda sample: len(sample.tokens))
+    samples = sorted(
+        (each for row in rows for each in chat.renderer.samples(row)), key=lambda sample: len(sample.tokens)
+    )
     total, count = 0.0, 0
     for start in range(0, len(samples), 8):
         scores = no_grad_scores(model, output_head(model), collate(samples[start : start + 8]))

@@ -188,9 +188,8 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
 
 def _length(chat: LocalChat) -> Length:
     from swift.infer.length import Length
-    from swift.template.write import JinjaWriter
 
-    trims = isinstance(chat.renderer.writer, JinjaWriter)  # many do, around each message
+    trims = chat.renderer.own  # many templates do, around each message
     return Length(chat.renderer.tokenizer, chat.engine.context, trims)
 
 

@@ -325,7 +325,9 @@ def _by_examples(config: Config, choice: loading.Choice, dtype: str) -> Rounding
 
     def rounding(ready: Whole, between: Path) -> PreTrainedModel:
         renderer = Renderer(ready.tokenizer, ready.template, choice.template.agent_template)
-        tokens = [renderer.encode(row).tokens[:most] for row in rows]  # as it is trained and served
+        tokens = [
+            sample.tokens[:most] for row in rows for sample in renderer.samples(row)
+        ]  # as it is trained and served
         calibrated.calibrate(ready.model, method, config.bits, tokens)
         return ready.model
 

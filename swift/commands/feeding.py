@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -17,20 +17,20 @@ from swift import flags, garbage
 from swift.commands.groups import DataFlags, FeedFlags, ModelFlags, TemplateFlags, TrainFlags
 
 if TYPE_CHECKING:
-    from swift.chat import Conversation, Sample
+    from swift.chat import Sample
     from swift.data.check import Report
     from swift.data.mix import DataPlan
     from swift.template import Renderer
-    from swift.template.fit import Lengths, Settled
+    from swift.template.fit import Lengths, Part, Settled
     from swift.train.ranks import Ranks
     from swift.train.report import Share
     from swift.train.streamed import Stream
 
 Say = Callable[[str], None]
 LOOK = 256
+"""Rows that are looked at before a run whose rows are not tokenised beforehand."""
 SCALED = 100
 """Rows in which a named loss scale must find something."""
-"""Rows that are looked at before a run whose rows are not tokenised beforehand."""
 NAMED = 100
 """Rows left out on the way that a process names, before it only counts on."""
 RULES = ("agent", "data", "template", "chat.py", "train/cache.py")
@@ -135,11 +135,11 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     )
     fates, said = _told(report, lengths, say)
     first = next((row for row in train_rows if train and row.source == train[0].source), None)
-    shown = abbreviate(renderer.show(first).pieces) if first else ""
+    shown = abbreviate(renderer.show_samples(first)[0].pieces) if first else ""
     return Data(train, val, mixture(train), fates, said, shown)
 
 
-def _shown(rows: Iterable[Settled], doing: str, total: int) -> Iterable[Settled]:
+def _shown(rows: Iterable[list[Settled]], doing: str, total: int) -> Iterable[list[Settled]]:
     """The rows, with a progress bar where they are many and somebody looks."""
     from rich.progress import track
 
@@ -252,7 +252,7 @@ def _key(cfg: Feeds, renderer: Renderer) -> str:
 
 def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
-    from swift.template.fit import Lengths, fit_all
+    from swift.template.fit import Lengths, Parts, fit_all
     from swift.train.report import abbreviate, mixture
     from swift.train.streamed import LEFT_OUT, Lazy
 
@@ -260,9 +260,9 @@ def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     lengths, limits = Lengths(), cfg.template
     val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths))
     fates, said = _told(report, lengths, say)
-    train = Lazy(train_rows, _size, _maker(cfg, renderer))
+    train = Lazy(Parts(renderer, train_rows), _size, _maker(cfg, renderer))
     say(f"tokens: rows are tokenised when they are trained on; what follows is of the first {LOOK}")
-    shown = abbreviate(renderer.show(train_rows[0]).pieces) if train_rows else ""
+    shown = abbreviate(renderer.show_samples(train_rows[0])[0].pieces) if train_rows else ""
     looked_at = [sample for sample in train[:LOOK] if sample is not LEFT_OUT]
     return Data(train, val, mixture(looked_at), fates, said, shown)
 
@@ -273,7 +273,7 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.check import Report
     from swift.data.mix import load_datasets
     from swift.data.stream import rows
-    from swift.template.fit import Lengths, fit_all
+    from swift.template.fit import Lengths, fit_all, parts
     from swift.train.report import abbreviate, mixture
     from swift.train.streamed import Stream
 
@@ -292,9 +292,12 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     fates, said = _told(report, lengths, say)
     say(f"stream: what follows is of the first {len(looked_at)} rows")
 
-    def stream(batch_size: int, accumulation: int, rank: int, world: int) -> Stream[Conversation]:
+    def begin_parts(number: int, aloud: bool) -> Iterator[Part]:
+        return chain.from_iterable(parts(renderer, row) for row in begin(number, aloud))
+
+    def stream(batch_size: int, accumulation: int, rank: int, world: int) -> Stream[Part]:
         return Stream(
-            begin,
+            begin_parts,
             _size,
             _maker(cfg, renderer),
             batch_size,
@@ -305,25 +308,27 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
             seed=cfg.train.seed,
         )
 
-    shown = abbreviate(renderer.show(looked_at[0]).pieces) if looked_at else ""
+    shown = abbreviate(renderer.show_samples(looked_at[0])[0].pieces) if looked_at else ""
     return Data(train, val, mixture(train), fates, said, shown, stream)
 
 
-def _size(row: Conversation) -> int:
+def _size(part: Part) -> int:
     """Characters: what is known of a row's length before it is tokenised."""
     return sum(
-        len(message.content) + sum(len(call.arguments) for call in message.tool_calls) for message in row.messages
+        len(message.content) + len(message.reasoning) + sum(len(call.arguments) for call in message.tool_calls)
+        for message in part.row.messages
     )
 
 
-def _maker(cfg: Feeds, renderer: Renderer) -> Callable[[Conversation], Sample | None]:
+def _maker(cfg: Feeds, renderer: Renderer) -> Callable[[Part], Sample | None]:
     """Tokenises a row where it is trained on; a row that does not fit is named there."""
     from swift.template.fit import fit
 
     limits, left_out = cfg.template, iter(range(NAMED))
 
-    def make(row: Conversation) -> Sample | None:
-        fitted = fit(renderer, row, limits.max_length, limits.truncation_strategy)
+    def make(part: Part) -> Sample | None:
+        row = part.row
+        fitted = fit(renderer, row, limits.max_length, limits.truncation_strategy)[part.number]
         if fitted.sample is None and next(left_out, None) is not None:
             _to_stderr(f"{fitted.rule}: {row.source}:{row.line}: {fitted.reason}")
         return fitted.sample

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 from swift.chat import Conversation, Message, Sample
 from swift.template.render import Renderer
@@ -26,17 +26,59 @@ MANY = 2000
 
 
 class Fitted(NamedTuple):
-    """A row within the limit, or None and why there is none. `conversation` is the row as it was kept."""
+    """A sample within the limit, or None and why there is none. `conversation` is its row as it was kept.
+
+    `part` counts the samples of a dialogue that takes several, from 0.
+    """
 
     conversation: Conversation
     sample: Sample | None
     fate: Fate
     reason: str = ""
+    part: int = 0
 
     @property
     def rule(self) -> str:
         """The rule that a row breaks which is left out."""
         return "unrendered" if self.fate == "unrendered" else "length"
+
+
+class Part(NamedTuple):
+    """One sample of a row, by its number, where rows are tokenised when they are needed."""
+
+    row: Conversation
+    number: int
+
+
+class Parts(Sequence[Part]):
+    """The parts of rows, which are read when they are asked for. Lays each row out once to count its samples."""
+
+    def __init__(self, renderer: Renderer, rows: Sequence[Conversation]) -> None:
+        self._rows = rows
+        self._places = [(at, part.number) for at, row in enumerate(rows) for part in parts(renderer, row)]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> Part: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Part]: ...
+    def __getitem__(self, at: int | slice) -> Part | list[Part]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        row, number = self._places[at]
+        return Part(self._rows[row], number)
+
+
+def parts(renderer: Renderer, row: Conversation) -> list[Part]:
+    """The parts of a row; one that cannot be laid out is one part."""
+    if not renderer.own:
+        return [Part(row, 0)]
+    try:
+        return [Part(row, number) for number in range(len(renderer.stretches(row)))]
+    except ValueError:
+        return [Part(row, 0)]
 
 
 class Settled(NamedTuple):
@@ -50,10 +92,11 @@ class Settled(NamedTuple):
 
 
 class Lengths:
-    """How many rows of each source met each fate, and the reasons of those that were dropped or not rendered."""
+    """How many samples of each source met each fate, and the reasons of those that were dropped or not rendered."""
 
     def __init__(self) -> None:
         self.fates: dict[str, Counter[Fate]] = {}
+        self.rows: Counter[str] = Counter()
         self.reasons: list[str] = []
         self.unrendered: list[str] = []
 
@@ -65,7 +108,7 @@ class Lengths:
     def lines(self, named: int = 5) -> list[str]:
         """For people: a line a source, then the first `named` rows of each fate that has reasons."""
         found = [
-            f"length: {source}: " + ", ".join(f"{fates[fate]} {fate}" for fate in FATES)
+            f"length: {source}: " + ", ".join(f"{fates[fate]} {fate}" for fate in FATES) + self._samples(source)
             for source, fates in self.fates.items()
         ]
         return [
@@ -74,6 +117,11 @@ class Lengths:
             *_first("unrendered", self.unrendered, named, "not rendered"),
         ]
 
+    def _samples(self, source: str) -> str:
+        """Told where dialogues take several samples: the template rewrites their earlier rounds."""
+        samples, rows = self.fates[source].total(), self.rows[source]
+        return f" ({samples} samples of {rows} rows)" if samples > rows else ""
+
 
 def _first(rule: str, reasons: list[str], named: int, fate: str) -> list[str]:
     more = len(reasons) - named
@@ -81,41 +129,67 @@ def _first(rule: str, reasons: list[str], named: int, fate: str) -> list[str]:
     return [*(f"{rule}: {reason}" for reason in reasons[:named]), *rest]
 
 
-def fit(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> Fitted:
-    """Render a row within `max_length` tokens (-1: no limit).
+def fit(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> list[Fitted]:
+    """Render the samples of a row within `max_length` tokens (-1: no limit).
 
     `truncation_left` leaves out the oldest rounds, never the system text or the closing token; plain text loses
     its beginning. Raises ValueError under `error`, for a row that is too long.
     """
     try:
-        return _fit(renderer, conversation, max_length, strategy)
+        samples = renderer.samples(conversation)
+        return [
+            _fit(renderer, conversation, sample, part, samples, max_length, strategy)
+            for part, sample in enumerate(samples)
+        ]
     except _TooLongError:
         raise
     except ValueError as reason:
-        return Fitted(conversation, None, "unrendered", str(reason))
+        return [Fitted(conversation, None, "unrendered", str(reason))]
 
 
 class _TooLongError(ValueError):
     """A row is longer than it may be."""
 
 
-def _fit(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> Fitted:
-    sample = renderer.encode(conversation)
+def _fit(
+    renderer: Renderer,
+    conversation: Conversation,
+    sample: Sample,
+    part: int,
+    samples: Sequence[Sample],
+    max_length: int,
+    strategy: Strategy,
+) -> Fitted:
     length = len(sample.tokens)
     if max_length < 0 or length <= max_length:
-        return Fitted(conversation, sample, "kept")
+        return Fitted(conversation, sample, "kept", part=part)
     over = f"{length} tokens, more than --max_length {max_length}"
+    if len(samples) > 1:
+        over = f"sample {part + 1} of {len(samples)}: {over}"
     if strategy == "error":
         raise _TooLongError(f"{conversation.source}:{conversation.line}: {over}")
     if strategy == "delete":
-        return Fitted(conversation, None, "dropped", over)
+        return Fitted(conversation, None, "dropped", over, part)
     if conversation.is_text:
         return Fitted(conversation, _tail(sample, max_length), "cut")
-    for shorter in _shorter(conversation):
-        cut = renderer.encode(shorter)
+    # a dialogue up to its part's last reply is one with the part at its end
+    whole = conversation if part == len(samples) - 1 else _up_to(renderer, conversation, part)
+    for shorter in _shorter(whole):
+        cut = renderer.samples(shorter)[-1]
         if len(cut.tokens) <= max_length:
-            return Fitted(shorter, cut, "cut")
-    return Fitted(conversation, None, "dropped", f"{over}, and its last round alone is too long")
+            return Fitted(shorter, cut, "cut", part=part)
+    return Fitted(conversation, None, "dropped", f"{over}, and its last round alone is too long", part)
+
+
+def _up_to(renderer: Renderer, conversation: Conversation, part: int) -> Conversation:
+    """The longest beginning of a dialogue that takes `part + 1` samples."""
+    messages = conversation.messages
+    ends = [index + 1 for index, message in enumerate(messages) if message.role == "assistant"]
+    for end in reversed(ends):
+        begun = conversation.with_messages(messages[:end])
+        if len(renderer.samples(begun)) == part + 1:
+            return begun
+    return conversation
 
 
 def fit_all(
@@ -125,7 +199,7 @@ def fit_all(
     strategy: Strategy,
     lengths: Lengths,
     processes: int = 1,
-    watch: Callable[[Iterable[Settled]], Iterable[Settled]] = iter,
+    watch: Callable[[Iterable[list[Settled]]], Iterable[list[Settled]]] = iter,
 ) -> Iterator[Sample]:
     """The samples of the rows that fit, in order; `lengths` keeps account of all of them, and `watch` sees them pass.
 
@@ -133,18 +207,20 @@ def fit_all(
     """
     settle = partial(_settle, renderer, max_length, strategy)
     if processes > 1 and isinstance(rows, Sequence):
-        found: Iterable[Settled] = _shared_out(settle, rows, processes)
+        found: Iterable[list[Settled]] = _shared_out(settle, rows, processes)
     else:
         found = map(settle, rows)
-    for sample, source, line, fate, reason in watch(found):
-        lengths.add(source, line, fate, reason)
-        if sample is not None:
-            yield sample
+    for row in watch(found):
+        for sample, source, line, fate, reason in row:
+            lengths.add(source, line, fate, reason)
+            if sample is not None:
+                yield sample
+        lengths.rows[row[0].source] += 1
 
 
-def _settle(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> Settled:
+def _settle(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> list[Settled]:
     fitted = fit(renderer, row, max_length, strategy)
-    return Settled(fitted.sample, row.source, row.line, fitted.fate, fitted.reason)
+    return [Settled(each.sample, row.source, row.line, each.fate, each.reason) for each in fitted]
 
 
 def processes_for(rows: int) -> int:
@@ -154,8 +230,8 @@ def processes_for(rows: int) -> int:
 
 
 def _shared_out(
-    settle: Callable[[Conversation], Settled], rows: Sequence[Conversation], processes: int
-) -> Iterator[Settled]:
+    settle: Callable[[Conversation], list[Settled]], rows: Sequence[Conversation], processes: int
+) -> Iterator[list[Settled]]:
     chunks = iter([range(at, min(at + CHUNK, len(rows))) for at in range(0, len(rows), CHUNK)])
     # forked, so that neither the tokenizer nor rows have to be sent
     context = multiprocessing.get_context("fork")
@@ -167,15 +243,15 @@ def _shared_out(
             yield from settled
 
 
-_WORK: list[tuple[Callable[[Conversation], Settled], Sequence[Conversation]]] = []
+_WORK: list[tuple[Callable[[Conversation], list[Settled]], Sequence[Conversation]]] = []
 """In a process of the pool: what it does to a row, and the rows."""
 
 
-def _begin(settle: Callable[[Conversation], Settled], rows: Sequence[Conversation]) -> None:
+def _begin(settle: Callable[[Conversation], list[Settled]], rows: Sequence[Conversation]) -> None:
     _WORK[:] = [(settle, rows)]
 
 
-def _settle_chunk(places: range) -> list[Settled]:
+def _settle_chunk(places: range) -> list[list[Settled]]:
     settle, rows = _WORK[0]
     return [settle(rows[place]) for place in places]
 

@@ -10,21 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from swift.agent import Form, Thinking, form
 from swift.agent.reply import environment, read_reply, write_reply
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
 from swift.template.cuts import Encoded
+from swift.template.nature import PLAIN
+from swift.template.own import HistoryReasoning, OwnLayout
 from swift.template.sight import Sight
+from swift.template.spoken import Speech, closing_weight
 from swift.template.template import Template
-from swift.template.weigh import AUTO, loss_scale
+from swift.template.weigh import AUTO, loss_scale, with_thoughts
 from swift.template.words import Special, Words
-from swift.template.write import NOTHING, JinjaWriter, Kind, Piece, Spoken, TableWriter, Turn, Writer
+from swift.template.write import NOTHING, Kind, Piece, Spoken, TableWriter, Turn
 
-_RESULT = "\ue003"  # stands for a tool's text while the form writes around it
+T = TypeVar("T")
+_QUERY = "\ue000"  # stands for the user's text while a template writes around it
 _SPECIAL: dict[Kind, Special] = {
     "template": "all",
     "stop": "all",
@@ -62,67 +67,124 @@ class Renderer:
     """One chat template, one text form for tools and one loss scale over one tokenizer.
 
     `tokenizer` is a fast tokenizer of transformers; `template` None takes the chat template that came with it.
+    `form_name` AUTO is the text form in which that template itself writes calls, else ReAct.
     `system` replaces the template's default system text; "" means none. `sight` is what the model sees images with;
-    None: it sees none. Raises ValueError for what does not fit.
+    None: it sees none. `eos`: more ids that end a reply, of the model's generation_config. The rest is for the
+    tokenizer's own template: `reasoning_weight` multiplies the loss of thoughts, `history_reasoning` says what becomes
+    of those of earlier rounds, `template_kwargs` are its variables, `today` its date (None: the day it is).
+    Raises ValueError for what does not fit.
     """
 
     def __init__(
         self,
         tokenizer: Any,
         template: Template | None,
-        form_name: str = "react_en",
+        form_name: str = "AUTO",
         scale: str = AUTO,
         system: str | None = None,
         sight: Sight | None = None,
+        eos: Sequence[int] = (),
+        reasoning_weight: float = 1.0,
+        history_reasoning: HistoryReasoning = "template",
+        template_kwargs: Mapping[str, Any] | None = None,
+        today: date | None = None,
     ) -> None:
+        if form_name != "AUTO":
+            form(form_name)  # names first
+        loss_scale(scale)
         self.tokenizer = tokenizer
         self.sight = sight
-        self.form: Form = form(form_name)
-        self.form_name = form_name
-        self.thinking: Thinking | None = None
-        self.scale = loss_scale(scale, form_name)
-        self._words = Words(tokenizer, self.form.marks.special)
+        self._eos = tuple(dict.fromkeys(each for each in (tokenizer.eos_token_id, *eos) if each is not None))
         mark = sight.mark if sight else ""
-        self.writer: Writer = (
-            TableWriter(template, tokenizer, self._words.opening, mark) if template else JinjaWriter(tokenizer, mark)
-        )
+        layout = None
+        if template is None:
+            stops = [str(each) for each in tokenizer.convert_ids_to_tokens(list(self._eos))]
+            layout = OwnLayout(tokenizer, stops, form_name, mark, history_reasoning, template_kwargs, today)
+        elif template_kwargs:
+            names = ", ".join(template_kwargs)
+            raise ValueError(f"{names}: template {template.name!r} has no variables, the model's own template may have")
+        self.form_name = (layout.nature.form if layout else "") or ("react_en" if form_name == "AUTO" else form_name)
+        self.form: Form = form(self.form_name)
+        self.scale = loss_scale(scale, self.form_name)
+        self._words = Words(tokenizer, self.form.marks.special)
+        scale_of_text = self.scale if layout else with_thoughts(self.scale, PLAIN, reasoning_weight)
+        self._speech = Speech(self.form, scale_of_text, reasoning_weight)
+        self._own = layout.bind(self._speech, self._words) if layout else None
+        self._table = TableWriter(template, tokenizer, self._words.opening, mark) if template else None
+        self.thinking: Thinking | None = layout.thinking if layout else None
         self._opening = self._reply_opening()
-        self.default_system = self.writer.default_system if system is None else system
+        self._closing = layout.closing if layout else self.writer.closing
+        default_system = "" if layout else self.writer.default_system
+        self.default_system = default_system if system is None else system
         self.stop = self._stop()
 
+    @property
+    def own(self) -> bool:
+        """Whether the chat template that came with the tokenizer lays dialogues out."""
+        return self._own is not None
+
+    @property
+    def writer(self) -> TableWriter:
+        """What lays dialogues out where a table of ours does. Raises ValueError where the model's own template does."""
+        if self._table is None:
+            raise ValueError("the tokenizer's own chat template lays dialogues out")
+        return self._table
+
+    def samples(self, conversation: Conversation) -> list[Sample]:
+        """The row as training sees it: one sample, or one for each stretch of a dialogue whose template rewrites
+        earlier rounds; no reply is trained twice. Raises ValueError for a dialogue it cannot lay out."""
+        return [self._sample(conversation, pieces) for pieces in self.stretches(conversation)]
+
     def encode(self, conversation: Conversation) -> Sample:
-        """The row as training sees it, closed by the stop token. Raises ValueError for a dialogue it cannot lay out."""
+        """The only sample of a row, closed by the stop token. Raises ValueError, also where it takes several."""
+        return _only(self.samples(conversation))
+
+    def show(self, conversation: Conversation) -> Rendered:
+        """The only sample of a row with its text. Raises ValueError as `encode` does."""
+        return _only(self.show_samples(conversation))
+
+    def show_samples(self, conversation: Conversation) -> list[Rendered]:
+        """`samples` with their texts."""
+        return [self._shown_sample(conversation, pieces) for pieces in self.stretches(conversation)]
+
+    def _sample(self, conversation: Conversation, pieces: Sequence[Piece]) -> Sample:
         tokens: list[int] = []
         weights: list[float] = []
-        for piece in _merged(self.pieces(conversation), self._words):
+        for piece in _merged(pieces, self._words):
             ids, laid = self._weighed(piece)
             tokens += ids
             weights += laid
-        shown = conversation.images
+        shown = tuple(piece.image for piece in pieces if piece.image)
         inputs = partial(self.sight.inputs, shown, tokens) if self.sight and shown else None
         return Sample(tokens, weights, conversation.source, inputs)
 
-    def show(self, conversation: Conversation) -> Rendered:
-        """The row as training sees it, with its text."""
+    def _shown_sample(self, conversation: Conversation, pieces: Sequence[Piece]) -> Rendered:
         spans: list[tuple[str, float]] = []
-        for piece in _merged(self.pieces(conversation), self._words):
+        for piece in _merged(pieces, self._words):
             spans += zip(_texts(piece.text, self._encoded(piece)), self._weighed(piece)[1], strict=True)
         grouped = groupby(spans, key=lambda span: span[1])
         runs = [("".join(text for text, _ in run), weight) for weight, run in grouped]
-        return Rendered(self.encode(conversation), "".join(text for text, _ in runs), runs)
+        return Rendered(self._sample(conversation, pieces), "".join(text for text, _ in runs), runs)
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[int]:
+    def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """What generation starts from. A trailing assistant message, or an inline tool result, is continued."""
-        if not messages:
-            raise ValueError("there are no messages to answer")
-        pieces = self._layout(Conversation(tuple(messages), tuple(tools)), close=False)
-        return [token for piece in _merged(pieces, self._words) for token in self._ids(piece)]
+        return self.ask(messages, tools, template_kwargs).tokens
 
     def ask(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
     ) -> Asked:
         """`prompt`, and what it holds of the reply. `template_kwargs` reach the model's own chat template."""
-        return Asked(self.prompt(messages, tools))
+        if not messages:
+            raise ValueError("there are no messages to answer")
+        conversation = Conversation(tuple(messages), tuple(tools), template_kwargs=template_kwargs or {})
+        if self._own:
+            pieces, begun = self._own.asking(*self._with_system(conversation))
+            pieces = self._shown(pieces)
+        else:
+            pieces, begun = self._layout(conversation, close=False), ""
+        return Asked([token for piece in _merged(pieces, self._words) for token in self._ids(piece)], begun)
 
     def continued(self, text: str) -> list[int]:
         """The tokens of a prompt written by hand. A reply that it begins is cut and closed as in a dialogue."""
@@ -130,7 +192,7 @@ class Renderer:
         before, opening, begun = text.rpartition(self._opening) if self._opening else ("", "", text)
         if not opening or not any(outside for _, outside in environment(begun)):
             return self._words.opened(text)
-        said = [Piece(part, kind) for part, kind, _ in self._said(begun, tools=False, weight=None)]
+        said = [Piece(part, kind) for part, kind, _ in self._speech.said(begun, tools=False, weight=None)]
         return [*self._words.opened(before + opening), *(token for piece in said for token in self._ids(piece))]
 
     def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
@@ -138,28 +200,40 @@ class Renderer:
         shown = Conversation(tuple(messages)).images
         return self.sight.inputs(shown, prompt) if self.sight and shown else None
 
-    def parse(self, text: str, tools: Sequence[Tool] = ()) -> Message:
-        """The text of a reply to whom `tools` were offered -> a message, the calls in it taken out."""
-        return read_reply(self.form, text, tools)
+    def parse(self, text: str, tools: Sequence[Tool] = (), begun: str = "") -> Message:
+        """The text of a reply to whom `tools` were offered -> a message, its thought and calls taken out.
+
+        `begun` is what the prompt holds of the reply.
+        """
+        return read_reply(self.form, text, tools, self.thinking, begun)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def pieces(self, conversation: Conversation) -> list[Piece]:
-        """What `encode` tokenises, in order."""
+    def stretches(self, conversation: Conversation) -> list[list[Piece]]:
+        """What `samples` tokenises, in order."""
         if conversation.is_text:
             message = conversation.messages[0]
             weight = 1.0 if message.weight is None else message.weight
-            return [Piece(message.content, "reply", ((message.content, weight),)), *self._close(weight)]
+            return [[Piece(message.content, "reply", ((message.content, weight),)), *self._close(weight)]]
         if conversation.messages[-1].role != "assistant":
             raise ValueError("the last message is not the assistant's: there is nothing to learn")
-        return self._layout(conversation, close=True)
+        if self._own:
+            return [self._shown(pieces) for pieces in self._own.stretches(*self._with_system(conversation))]
+        return [self._layout(conversation, close=True)]
+
+    def _with_system(self, conversation: Conversation) -> tuple[Conversation, str]:
+        """A dialogue for the model's own template, and its system text apart."""
+        _check_images(conversation, self.sight)
+        system, messages = _split_system(conversation.messages)
+        text = self.default_system if system is None else system
+        assert self._own
+        if conversation.tools and not self._own.offers:
+            text = self.form.system(conversation.tools, text)
+        return conversation.with_messages(tuple(messages)), text
 
     def _layout(self, conversation: Conversation, close: bool) -> list[Piece]:
-        if conversation.images and (
-            strange := [m.role for m in conversation.messages if m.images and m.role != "user"]
-        ):
-            raise ValueError(f"only a user's message can show an image, not the {strange[0]}'s")
+        _check_images(conversation, self.sight)
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
         offer = Piece(text, "given")
@@ -170,9 +244,9 @@ class Renderer:
         closing = 0.0
         for index, (turn, asking) in enumerate(zip(turns, self.writer.asking(offer, turns), strict=True)):
             pieces += self._ending(asking, closing) if index else asking
-            spoken = [self._spoken(part, turn.query, index == len(turns) - 1) for part in turn.reply]
+            spoken = [self._speech.weighed(part, turn.query, index == len(turns) - 1) for part in turn.reply]
             pieces += spoken
-            closing = _closing_weight(turn, spoken)
+            closing = closing_weight(spoken, turn.reply[-1][2] if turn.reply else None)
         return self._shown(pieces + self._close(closing) if close else pieces)
 
     def _shown(self, pieces: list[Piece]) -> list[Piece]:
@@ -195,10 +269,10 @@ class Renderer:
                 # one text where neighbours weigh the same: the second may be what the environment wrote
                 for weight, texts in groupby(run, key=lambda message: message.weight):
                     after_result = by_tool or bool(reply and reply[-1][1] != "reply")
-                    said = "".join(write_reply(self.form, message, tools, after_result) for message in texts)
-                    reply += self._said(said, tools, weight)
+                    said = "".join(self._written(message, tools, after_result) for message in texts)
+                    reply += self._speech.said(said, tools, weight)
             elif role == "tool" and self.form.marks.inline and reply:
-                results = self._results([message.content for message in run], "environment")
+                results = self._speech.results([message.content for message in run], "environment")
                 reply += [(piece.text, piece.kind, None) for piece in results]
             else:
                 if reply:
@@ -210,12 +284,19 @@ class Renderer:
                 told += [Piece("\n", "given")] if told and told[-1].kind != "system" else []
                 by_tool = role == "tool"
                 if by_tool:
-                    told += self._results([message.content for message in run], "given")
+                    told += self._speech.results([message.content for message in run], "given")
                 else:
                     told += self._asked(run)
         if not told and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
         yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
+
+    def _written(self, message: Message, tools: bool, after_result: bool) -> str:
+        """A reply's text. A thought for which the form has no word opens it, as most models write thoughts."""
+        text = write_reply(self.form, message, tools, after_result)
+        if not message.reasoning or (tools and self.form.marks.thought):
+            return text
+        return f"{PLAIN.open}\n{message.reasoning}\n{PLAIN.close}\n\n{text}"
 
     def _placed(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, where a form writes results as a whole turn with system texts behind them in the result."""
@@ -228,26 +309,10 @@ class Renderer:
                 placed.append(message)
         return placed
 
-    def _said(self, text: str, tools: bool, weight: float | None) -> Iterator[Spoken]:
-        """Who wrote what of an assistant's text. An observation ends as a result that the form writes itself does."""
-        spoken = ""
-        for part, outside in environment(text, agent=tools):
-            if not outside:
-                yield part, "reply", weight
-            elif self.form.marks.special and spoken.endswith(self.form.marks.stop):
-                opening, between, closing = self.form.result([_RESULT] * 2).split(_RESULT)
-                results = part.removeprefix(opening).removesuffix(closing).split(between)
-                yield from ((piece.text, piece.kind, None) for piece in self._results(results, "environment"))
-            else:
-                yield part if part.endswith("\n") else f"{part}\n", "environment", None
-            spoken = part
-
     def _asked(self, run: Sequence[Message]) -> list[Piece]:
         """What users say, message by message on lines of their own."""
         if not any(message.images for message in run):
             return [Piece("\n".join(message.content for message in run), "given")]
-        if self.sight is None:
-            raise ValueError("this model takes no images")
         pieces: list[Piece] = []
         for message in run:
             pieces += [Piece("\n", "given")] if pieces else []
@@ -256,30 +321,12 @@ class Renderer:
                 pieces.append(Piece(PLACE, "given", image=image) if image else Piece(str(part), "given"))
         return pieces
 
-    def _results(self, texts: Sequence[str], kind: Kind) -> list[Piece]:
-        """What tools returned as the form tells it, the form's own marks apart from the same characters in a result."""
-        if not self.form.marks.special:
-            return [Piece(self.form.result(texts), kind)]
-        written = self.form.result([_RESULT] * len(texts)).split(_RESULT)
-        between = [Piece(text, "form") for text in written]
-        pieces = [between[0]]
-        for text, after in zip(texts, between[1:], strict=True):
-            pieces += [Piece(text, kind), after]
-        return [piece for piece in pieces if piece.text]
-
-    def _spoken(self, part: Spoken, query: str, last: bool) -> Piece:
-        text, kind, weight = part
-        if kind != "reply" or weight == 0:
-            return Piece(text, kind, ((text, 0.0),))
-        factor = 1.0 if weight is None else weight
-        return Piece(text, kind, tuple((piece, w * factor) for piece, w in self.scale(text, query, last)))
-
     def _close(self, weight: float) -> list[Piece]:
-        return [piece._replace(scale=((piece.text, weight),)) for piece in self.writer.closing]
+        return [piece._replace(scale=((piece.text, weight),)) for piece in self._closing]
 
     def _ending(self, following: list[Piece], weight: float) -> list[Piece]:
         """What follows a turn; where it opens with the stop token, that token ends the turn and is trained with it."""
-        text, stop = _text(following), _text(self.writer.closing)
+        text, stop = _text(following), _text(self._closing)
         if not text.startswith(stop) or not following[0].text.startswith(stop):
             return following
         rest = following[0].text[len(stop) :]
@@ -288,6 +335,8 @@ class Renderer:
     def _encoded(self, piece: Piece) -> Encoded:
         if piece.ids:
             return Encoded(list(piece.ids), [0] * len(piece.ids))
+        if piece.behind:
+            return self._words.after(piece.behind, piece.text, _SPECIAL[piece.kind])
         return self._words.encode(piece.text, _SPECIAL[piece.kind])
 
     def _weighed(self, piece: Piece) -> tuple[Sequence[int], list[float]]:
@@ -300,17 +349,26 @@ class Renderer:
         return ids, [*weights, 0.0][:1] * len(ids)
 
     def _ids(self, piece: Piece) -> Sequence[int]:
+        if piece.behind:
+            return self._encoded(piece).ids
         return piece.ids or self._words.ids(piece.text, _SPECIAL[piece.kind])
 
     def _reply_opening(self) -> str:
         """What the template writes between the user's text and a reply."""
-        [asking] = self.writer.asking(NOTHING, [Turn((Piece(_RESULT, "given"),), False, False, ())])
-        return _text(asking).rpartition(_RESULT)[2]
+        if self._own:
+            return self._own.layout.opening
+        [asking] = self.writer.asking(NOTHING, [Turn((Piece(_QUERY, "given"),), False, False, ())])
+        return _text(asking).rpartition(_QUERY)[2]
 
     def _stop(self) -> Stop:
-        ids = [token for piece in self.writer.closing for token in self._ids(piece)]
-        tokens = dict.fromkeys([*(ids if len(ids) == 1 else ()), self.tokenizer.eos_token_id])
-        return Stop(tuple(t for t in tokens if t is not None), () if len(ids) == 1 else (_text(self.writer.closing),))
+        if self._own:
+            ends = [self._words.ids(end, "all") for end in self._own.layout.ends]
+            texts = [end for end, ids in zip(self._own.layout.ends, ends, strict=True) if len(ids) > 1]
+        else:
+            ends = [[token for piece in self._closing for token in self._ids(piece)]]
+            texts = [_text(self._closing)] if len(ends[0]) > 1 else []
+        tokens = dict.fromkeys([*(ids[0] for ids in ends if len(ids) == 1), *self._eos])
+        return Stop(tuple(tokens), tuple(texts))
 
 
 def _merged(pieces: Sequence[Piece], words: Words) -> Iterator[Piece]:
@@ -357,11 +415,18 @@ def _text(pieces: Sequence[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def _closing_weight(turn: Turn, spoken: Sequence[Piece]) -> float:
-    """The weight of the token that ends a turn: the message's own, where anything of its end is trained."""
-    trained = any(weight for piece in spoken[-1:] for _, weight in piece.scale)
-    own = turn.reply[-1][2] if turn.reply else None
-    return (1.0 if own is None else own) if trained else 0.0
+def _only(found: Sequence[T]) -> T:
+    if len(found) > 1:
+        raise ValueError(f"the chat template rewrites earlier rounds: this dialogue takes {len(found)} samples")
+    return found[0]
+
+
+def _check_images(conversation: Conversation, sight: Sight | None) -> None:
+    strange = [message.role for message in conversation.messages if message.images and message.role != "user"]
+    if strange:
+        raise ValueError(f"only a user's message can show an image, not the {strange[0]}'s")
+    if conversation.images and sight is None:
+        raise ValueError("this model takes no images")
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from swift.agent import Form, form
+from swift.agent import Form, Thinking, form
 
 Pieces = list[tuple[str, float]]
 """Pieces of a text in order with the weight of each; joined they are the text."""
@@ -61,7 +61,7 @@ SCALES: dict[str, Rules] = {
     ),
     "qwen": Rules({"✿FUNCTION✿:": (2.0, 2.0), "✿ARGS✿:": (2.0, 2.0), "✿RETURN✿:": (1.0, 1.0), "✿RESULT✿:": (2.0, 0.0)}),
     "hermes": Rules(patterns={r"(?s)<tool_call>.+?</tool_call>": 2.0}),
-    "ignore_empty_think": Rules(patterns={r"\A<think>\s*</think>\s*": 0.0}),
+    "ignore_empty_think": Rules(patterns={r"\A(?:<think>)?\s*</think>\s*": 0.0}),
     "last_round": Rules(last_round=True),
 }
 
@@ -104,6 +104,15 @@ def loss_scale(spec: str, form_name: str = "react_en") -> LossScale:
     Raises ValueError for an unknown name or a malformed file.
     """
     return LossScale({name: _rules(name, form_name) for name in map(str.strip, spec.split("+"))})
+
+
+def with_thoughts(scale: LossScale, thinking: Thinking, weight: float) -> LossScale:
+    """The scale, times `weight` in a thought that opens a reply."""
+    if weight == 1:
+        return scale
+    opening, closing = re.escape(thinking.open), re.escape(thinking.close)
+    thought = Rules(patterns={rf"(?s)(?<=\A{opening}\n).+?(?=\n{closing})": weight})
+    return LossScale({**dict(zip(scale.names, scale.rules, strict=True)), "reasoning": thought})
 
 
 def _rules(name: str, form_name: str) -> Rules:
@@ -183,9 +192,15 @@ def _any_keyword(keywords: tuple[str, ...]) -> re.Pattern[str]:
 def _by_call(text_form: Form, text: str) -> Pieces:
     content, calls = text_form.parse(text)
     if calls:
-        said = [(content, 1.0)] if content else []
-        return [*said, (text[len(content) :], 2.0)]
+        begins = len(content) if text.startswith(content) else _first(text_form.marks.call, text)
+        said = [(text[:begins], 1.0)] if begins else []
+        return [*said, (text[begins:], 2.0)]
     return _by_keyword(_REACT, text) if _REACT_CALL.search(text) else [(text, 1.0)]
+
+
+def _first(marks: Sequence[str], text: str) -> int:
+    """Where the first of the marks stands in a text."""
+    return min((at for mark in marks if (at := text.find(mark)) >= 0), default=0)
 
 
 _REACT_CALL = re.compile(r"^[ \t]*Action:.*\n\s*Action Input:", re.MULTILINE)

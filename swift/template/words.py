@@ -82,6 +82,19 @@ class Words:
             ids += self._known(part) if len(part) <= LONGEST else self._tokens(part)
         return ids
 
+    def joins(self, behind: str, text: str) -> bool:
+        """Whether `text` begins with a token of its own where it stands behind another, without a special token."""
+        first = self.ids(behind, "all")
+        word = self._words.match(text)
+        return self.ids(behind + (word[0] if word else text), "all")[: len(first)] == first
+
+    def after(self, behind: str, text: str, special: Special) -> Encoded:
+        """The tokens of `text` where it stands behind a text that it `joins`."""
+        if not behind or self._words is not cuts.WHOLE:
+            return self.encode(text, special)
+        first, whole = len(self.ids(behind, "all")), self.encode(behind + text, special)
+        return Encoded(whole.ids[first:], [max(start - len(behind), 0) for start in whole.starts[first:]])
+
     def opened(self, text: str) -> list[int]:
         """The tokens of a whole prompt, with those that the tokenizer itself puts around a text."""
         ids: list[int] = self._backend.encode_batch_fast([text])[0].ids  # a batch leaves Python's lock free

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Literal, NamedTuple, Protocol
 
-from jinja2 import TemplateError
-
-from swift.chat import PLACE, Image
+from swift.chat import Image
 from swift.template.template import Element, Template
 
 Kind = Literal["template", "form", "given", "system", "environment", "reply", "stop"]
@@ -20,13 +18,17 @@ Kind = Literal["template", "form", "given", "system", "environment", "reply", "s
 
 
 class Piece(NamedTuple):
-    """A stretch of a rendered dialogue. `ids` stand for a piece that is tokens, `image` for one that is a picture."""
+    """A part of a rendered dialogue. `ids` stand for a piece that is tokens, `image` for one that is a picture.
+
+    `behind` is the text before it, back to the last special token, where the piece is tokenised as going on from it.
+    """
 
     text: str
     kind: Kind
     scale: tuple[tuple[str, float], ...] = ()
     ids: tuple[int, ...] = ()
     image: Image | None = None
+    behind: str = ""
 
 
 NOTHING = Piece("", "given")
@@ -193,133 +195,3 @@ def _turns_apart(of: Template) -> _Apart | None:
 
 def _one_text(elements: Sequence[Element] | None) -> str | None:
     return elements[0] if elements and len(elements) == 1 and isinstance(elements[0], str) else None
-
-
-class JinjaWriter:
-    """Writes by the chat template that came with the tokenizer.
-
-    Texts are put into the finished prompt afterwards, so that a template never trims or rewrites them. Each prompt
-    must begin with the prompt and the reply before it: a template that rewrites earlier turns is refused.
-    """
-
-    default_system = ""
-
-    def __init__(self, tokenizer: Any, mark: str = "") -> None:
-        if not tokenizer.chat_template:
-            raise ValueError("the tokenizer brings no chat template: name one with --template_type")
-        self.tokenizer = tokenizer
-        self._mark = mark
-        probe = Turn((NOTHING,), False, False, (("", "reply", None),))
-        after = self._render(NOTHING, [probe], generate=False).rsplit(_reply(0), 1)[1]
-        special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
-        stop = next((each for each in special if after.lstrip().startswith(each)), tokenizer.eos_token)
-        if stop is None:
-            raise ValueError("neither the chat template nor the tokenizer says what ends a reply")
-        self.closing = [Piece(stop, "stop")]
-
-    def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
-        """System messages after the first turn stand in their place if the template has one, else as the user's."""
-        if any(piece.kind == "system" for turn in turns for piece in turn.told):
-            try:
-                return self._asking(system, turns)
-            except ValueError:
-                turns = [turn.by_user for turn in turns]
-        return self._asking(system, turns)
-
-    def _asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
-        asked: list[list[Piece]] = []
-        before = ""
-        for index, turn in enumerate(turns):
-            if turn.raw:
-                asked.append([*self.closing, *turn.told])
-                before += _reply(index)
-                continue
-            prompt = self._render(system, turns[: index + 1], generate=True)
-            if not prompt.startswith(before):
-                raise ValueError(
-                    f"the tokenizer's chat template rewrites round {index} once round {index + 1} follows, so a prompt "
-                    "would not be a prefix of the whole dialogue: name a template with --template_type"
-                )
-            asked.append(_filled(prompt[len(before) :], system, turn.told, self._mark))
-            before = prompt + _reply(index)
-        return asked
-
-    def _render(self, system: Piece, turns: Sequence[Turn], generate: bool) -> str:
-        """The prompt with marks for the texts. A raw turn and the reply after it count to the reply before."""
-        messages: list[dict[str, Any]] = [{"role": "system", "content": _SYSTEM}] if system.text else []
-        for index, turn in enumerate(turns):
-            if turn.raw and messages:
-                messages[-1]["content"] += _reply(index)
-                continue
-            messages += _messages(turn.told)
-            if index < len(turns) - 1 or not generate:
-                messages.append({"role": "assistant", "content": _reply(index)})
-        if self._mark:  # templates of models that see want parts, and some of them nothing else
-            messages = [{**each, "content": _parts(each["content"])} for each in messages]
-        try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
-        except TemplateError as reason:
-            raise ValueError(f"the tokenizer's chat template refuses this dialogue: {reason}") from None
-
-
-# Private-use characters stand for texts while Jinja renders: no template looks for them.
-_SYSTEM, _QUERY = "\ue000", "\ue001"
-
-
-def _reply(index: int) -> str:
-    return f"\ue002{index};"
-
-
-def _messages(told: Sequence[Piece]) -> list[dict[str, Any]]:
-    """A mark for every run of texts, and a place for every image between them; a message for each who speaks."""
-    messages: list[dict[str, Any]] = []
-    for number, run in enumerate(_runs(told)):
-        role = "system" if run[0].kind == "system" else "user"
-        if not messages or messages[-1]["role"] != role:
-            messages.append({"role": role, "content": ""})
-        messages[-1]["content"] += PLACE if run[0].image else f"{_QUERY}{number};"
-    return messages
-
-
-def _runs(told: Sequence[Piece]) -> list[list[Piece]]:
-    """What a turn is told, cut before and after each image and each system message."""
-    runs: list[list[Piece]] = []
-    for piece in told:
-        alone = piece.image or piece.kind == "system"
-        if alone or not runs or runs[-1][0].image or runs[-1][0].kind == "system":
-            runs.append([])
-        runs[-1].append(piece)
-    return runs or [[NOTHING]]
-
-
-def _parts(content: str) -> list[dict[str, str]]:
-    cut = re.split(f"({PLACE})", content)
-    return [{"type": "image"} if text == PLACE else {"type": "text", "text": text} for text in cut if text]
-
-
-def _filled(text: str, system: Piece, told: Sequence[Piece], mark: str) -> list[Piece]:
-    """The template's text with what its marks stand for. Images come in the order that the template gives them."""
-    runs = _runs(told)
-    images = [piece for piece in told if piece.image]
-    shown = iter(images)
-    pieces: list[Piece] = []
-    missing = {number for number, run in enumerate(runs) if not run[0].image}
-    for part in re.split(f"({_SYSTEM}|{_QUERY}[0-9]+;)", text):
-        if part == _SYSTEM:
-            pieces.append(system)
-        elif part.startswith(_QUERY):
-            number = int(part[1:-1])
-            pieces += runs[number]
-            missing.discard(number)
-        else:
-            first, *others = part.split(mark) if images else [part]
-            pieces.append(Piece(first, "template"))
-            for other in others:
-                pieces += [next(shown, NOTHING), Piece(other, "template")]
-    if missing:
-        raise ValueError("the chat template leaves a message of this dialogue out: name one with --template_type")
-    if sum(piece.image is not None for piece in pieces) != len(images) or next(shown, None):
-        raise ValueError(
-            f"the chat template has no place for {len(images)} images in a turn: name one with --template_type"
-        )
-    return [piece for piece in pieces if piece.text]
