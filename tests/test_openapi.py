@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,10 @@ PLAIN = SamplingParams()
 
 
 def chat(
-    messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    params: SamplingParams = PLAIN,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Generator[Delta, None, None]:
     yield Delta("Hello")
     yield Delta(finish="stop", usage=Usage(1, 1))
@@ -63,3 +66,5 @@ def test_the_document_needs_no_key() -> None:
 def test_the_document_tells_each_field(name: str) -> None:
     fields = openapi()["components"]["schemas"][name]["properties"]
     assert {"model", "n", "seed", "stop", "stream", "logprobs", "logit_bias", "user"} <= fields.keys()
+    thinking = {"chat_template_kwargs", "enable_thinking", "reasoning_effort"}
+    assert fields.keys() & thinking == (thinking if name == "ChatRequest" else set())

@@ -58,6 +58,51 @@ def test_every_role_and_kind_of_content_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "variables"),
+    [
+        ({}, {}),
+        ({"chat_template_kwargs": {}, "enable_thinking": None, "reasoning_effort": None}, {}),
+        ({"chat_template_kwargs": {"enable_thinking": False, "x": [1]}}, {"enable_thinking": False, "x": [1]}),
+        ({"enable_thinking": True}, {"enable_thinking": True}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "none", "enable_thinking": False}, {"enable_thinking": False}),
+        (
+            {"reasoning_effort": "high", "chat_template_kwargs": {"a": 1}, "enable_thinking": False},
+            {"reasoning_effort": "high", "a": 1, "enable_thinking": False},
+        ),
+    ],
+)
+def test_variables_of_the_chat_template_are_read(fields: dict[str, Any], variables: dict[str, Any]) -> None:
+    assert chat(**fields).template_kwargs == variables
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"chat_template_kwargs": ["a"]}, "chat_template_kwargs", "should be an object"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages is no variable of a request's"),
+        ({"enable_thinking": "no"}, "enable_thinking", "valid boolean"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort", "'low', 'medium', 'high'"),
+        (
+            {"reasoning_effort": "none", "enable_thinking": True},
+            "enable_thinking",
+            "two values of it are given, true and false",
+        ),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
+            "reasoning_effort",
+            'two values of it are given, "high" and "low"',
+        ),
+    ],
+)
+def test_variables_that_cannot_be_are_refused(fields: dict[str, Any], param: str, said: str) -> None:
+    error = refusal(**fields)
+    assert error.param == param and said in str(error)
+    assert "\n" not in str(error)
+
+
 def test_system_texts_at_the_front_become_one_and_a_late_one_stays_in_its_place() -> None:
     first, second = {"role": "system", "content": "a"}, {"role": "developer", "content": "b"}
     said = chat(messages=[first, second, USER, {"role": "assistant", "content": "yes"}, second, USER]).dialogue
@@ -128,6 +173,9 @@ def test_thoughts_and_refusals_of_the_assistant_are_read() -> None:
 
     assert last(content="yes", reasoning_content="hm") == ("yes", "hm")
     assert last(content="yes", reasoning="hm") == ("yes", "hm")
+    assert last(content="yes", reasoning_text="hm") == ("yes", "hm")
+    assert last(content="yes", thinking="hm") == ("yes", "hm")
+    assert last(content="yes", reasoning_content=None, reasoning="hm") == ("yes", "hm")
     assert last(content="", reasoning_content=None, refusal=None) == ("", "")
     assert last(content=None, refusal="no") == ("no", "")
     assert last(content=[{"type": "refusal", "refusal": "no"}]) == ("no", "")

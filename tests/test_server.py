@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from tiny import tiny_model_folder, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from swift.agent import form
+from swift.agent import Thinking, form
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.infer.chat import LocalChat
 from swift.infer.engine import Busy, Step, TorchEngine
@@ -35,9 +35,11 @@ from swift.serve.body import Limits
 from swift.serve.log import JsonLines
 from swift.serve.server import create_app
 from swift.template import Renderer, template
+from swift.template.render import Asked
 
 PLAIN = SamplingParams()
 USER = {"role": "user", "content": "hi"}
+THINK = Thinking("<think>", "</think>")
 Script = Callable[[Sequence[Message]], Iterator[Delta]]
 
 
@@ -50,10 +52,16 @@ class Scripted:
         )
         self.asked: list[tuple[tuple[Message, ...], tuple[Tool, ...], SamplingParams]] = []
         self.closed = threading.Event()
+        self.template_kwargs: Mapping[str, Any] | None = None
 
     def __call__(
-        self, messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        params: SamplingParams = PLAIN,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> Generator[Delta, None, None]:
+        self.template_kwargs = template_kwargs
         self.asked.append((tuple(messages), tuple(tools), params))
         try:
             yield from self.script(messages)
@@ -776,3 +784,62 @@ def test_the_official_client_understands_our_errors() -> None:
             with pytest.raises(openai.BadRequestError) as caught:
                 api.chat.completions.create(model="tiny", messages=[])
             assert caught.value.param == "messages"
+
+
+def test_variables_of_the_chat_template_reach_the_chat() -> None:
+    chat = Scripted()
+    for fields, variables in (
+        ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}),
+        ({"reasoning_effort": "high", "n": 2}, {"reasoning_effort": "high"}),
+        ({}, None),
+    ):
+        assert ask(client(chat), **fields).status_code == 200
+        assert chat.template_kwargs == variables
+    assert "enable_thinking" in error(ask(client(chat), enable_thinking=1), 400)["message"]
+
+
+def test_a_chat_of_three_arguments_serves_requests_without_variables() -> None:
+    def chat(
+        messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN
+    ) -> Generator[Delta, None, None]:
+        yield Delta("Hello", finish="stop", usage=Usage(1, 1))
+
+    assert ask(TestClient(create_app(chat, "tiny"))).status_code == 200  # type: ignore[arg-type]
+
+
+def thinking_chat(*said: str) -> tuple[LocalChat, Any]:
+    """A chat with a model that says one text after the other, whose template opens a thought."""
+    tokenizer = tiny_tokenizer()
+
+    class Engine:
+        context = None
+        prompts: ClassVar[list[str]] = []
+
+        def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Any:
+            Engine.prompts.append(tokenizer.decode(tokens))
+            text = said[len(Engine.prompts) - 1]
+            return (Step(token, 0.0, None) for token in [*tokenizer.encode(text, add_special_tokens=False)])
+
+    renderer = Renderer(tokenizer, template("qwen"), "hermes")
+    renderer.thinking = THINK
+
+    def opened(messages: Sequence[Message], tools: Sequence[Tool] = (), variables: Any = None) -> Asked:
+        begun = "<think>\n\n</think>\n\n" if variables == {"enable_thinking": False} else "<think>\n"
+        return Asked([*renderer.prompt(messages, tools), *tokenizer.encode(begun, add_special_tokens=False)], begun)
+
+    renderer.ask = opened  # type: ignore[method-assign]
+    return LocalChat(Engine(), renderer), Engine  # type: ignore[arg-type]
+
+
+def test_a_block_of_thought_is_sent_as_reasoning_content_whole_and_streamed_and_comes_back() -> None:
+    chat, _ = thinking_chat("Hm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes.", "Yes.", "Hm.")
+    http = TestClient(create_app(chat, "tiny"))
+    message = ask(http).json()["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
+    sent = [each["choices"][0]["delta"] for each in events(ask(http, stream=True).text)[:-1]]
+    assert "".join(delta.get("reasoning_content", "") for delta in sent) == "Hm."
+    assert "".join(delta.get("content") or "" for delta in sent) == "Yes."
+    message = ask(http, enable_thinking=False).json()["choices"][0]["message"]
+    assert "reasoning_content" not in message and message["content"] == "Yes."
+    message = ask(http, messages=[USER, {"role": "assistant", **message}, USER]).json()["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", ""), "it ended within its thought"

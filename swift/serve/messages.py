@@ -159,6 +159,8 @@ class RequestMessage(Known):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_text: str | None = None
+    thinking: str | None = None
     tool_calls: Annotated[list[_Call] | None, Field(max_length=MOST_CALLS)] = None
     tool_call_id: str | None = None
     name: str | None = None
@@ -178,9 +180,10 @@ def dialogue(messages: Sequence[RequestMessage]) -> tuple[Message, ...]:
 def _message(message: RequestMessage, place: str) -> Message:
     calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in message.tool_calls or ())
     content = message.content or _Read(message.refusal or "")
-    reasoning = message.reasoning_content or message.reasoning or content.reasoning
+    thoughts = {"reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
+    thoughts |= {"reasoning_text": message.reasoning_text, "thinking": message.thinking}
+    reasoning = next(filter(None, thoughts.values()), content.reasoning)
     if message.role != "assistant":
-        thoughts = {"reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
         for field, value in {"tool_calls": calls, **thoughts}.items():
             if value:
                 raise wrong(f"{place}.{field}", "only assistant messages can hold it")

@@ -39,6 +39,19 @@ LONGEST_STOP = 1000
 """Characters."""
 MOST_VALUES = 300_000
 """Strings and commas of a body: Python's lock is held while JSON is read, a microsecond for each."""
+NO_VARIABLES = frozenset(
+    [
+        "messages",
+        "conversation",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+    ]
+)
+"""What of a chat template's surroundings the server sets."""
 LONGEST_TOOLS = 1 << 18
 """Bytes of a request's tools as JSON: jsonschema takes up to 20 us a byte to check their schemas."""
 
@@ -253,6 +266,12 @@ class TextRequest(_Request):
         return [[prompt] for prompt in self.prompt if isinstance(prompt, str)]
 
 
+def _variables(value: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(value.keys() & NO_VARIABLES):
+        raise ValueError(f"{taken[0]} is no variable of a request's: it is what the server itself sets")
+    return value
+
+
 class ChatRequest(_Request):
     """The body of POST /v1/chat/completions."""
 
@@ -264,6 +283,9 @@ class ChatRequest(_Request):
     tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     functions: Annotated[Any, _Only(None, [])] = None
     function_call: Annotated[Any, _Only(None, "none", "auto")] = None
     modalities: Annotated[Any, _Only(None, ["text"])] = None
@@ -292,6 +314,31 @@ class ChatRequest(_Request):
         if isinstance(self.response_format, _Schema):
             _check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
         return self
+
+    @model_validator(mode="after")
+    def _variables_agree(self) -> ChatRequest:
+        given = dict(self.chat_template_kwargs or {})
+        for name, value in self._named_variables:
+            if (other := given.setdefault(name, value)) != value:
+                raise wrong(name, f"two values of it are given, {json.dumps(other)[:80]} and {json.dumps(value)}")
+        return self
+
+    @property
+    def _named_variables(self) -> list[tuple[str, Any]]:
+        """The variables of the chat template that have fields of their own."""
+        named: list[tuple[str, Any]] = []
+        if self.enable_thinking is not None:
+            named.append(("enable_thinking", self.enable_thinking))
+        if self.reasoning_effort == "none":
+            named.append(("enable_thinking", False))
+        elif self.reasoning_effort is not None:
+            named.append(("reasoning_effort", self.reasoning_effort))
+        return named
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """Variables for the model's own chat template."""
+        return {**(self.chat_template_kwargs or {}), **dict(self._named_variables)}
 
     @property
     def longest(self) -> int | None:

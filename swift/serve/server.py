@@ -209,7 +209,10 @@ def create_app(
         if rules := body.rules(guide_tools and guide is not None):
             held = await run_in_threadpool(guides.guide, rules, body)
             params, reply = replace(params, guide=held), CheckedReply(asked, rules, held.dropped)
-        starts = [partial(chat, messages, tools)] * body.choices
+        start = partial(chat, messages, tools)
+        if variables := body.template_kwargs:
+            start = partial(start, template_kwargs=variables)
+        starts = [start] * body.choices
         replies = await answer(request, starts, params, reply, "messages")
         return await replies.response(bool(body.stream))
 

@@ -39,6 +39,9 @@ ALSO = {
     "json_schema": "response_format",
     "structured_outputs": "response_format",
     "input_schema": "parameters",
+    "thinking": "enable_thinking",
+    "reasoning": "reasoning_effort",
+    "template_kwargs": "chat_template_kwargs",
 }
 """What other servers call a field that there is."""
 MOST = 1000
