@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tiny import tiny_model_folder
 
 from swift import cli
 from swift.agent import form
-from swift.chat import Conversation, Message, ToolCall
+from swift.chat import Conversation, Delta, Message, ToolCall, Usage
 from swift.commands import infer
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.commands.loading import choose, load_chat, model_name, sampling
@@ -411,6 +412,27 @@ def test_a_reply_that_went_on_after_a_tools_result_is_saved_whole():
     assert (record["response"], record["label"]) == ("", "Final Answer: a")
     assert record["history"][0][0] == "q"
     assert "<tool_call>" in record["history"][0][1]
+
+
+def test_rows_are_answered_with_their_variables_and_thoughts_are_saved_but_not_compared(capsys):
+    asked = []
+
+    class Thinks:
+        renderer = SimpleNamespace(form=form("hermes"))
+
+        def __call__(self, messages, tools, params, template_kwargs):
+            asked.append(template_kwargs)
+            return iter([Delta(reasoning="Hm."), Delta("Yes."), Delta(finish="stop", usage=Usage(1, 1))])
+
+    said = Message("assistant", "Yes.", reasoning="Easy.")
+    row = Conversation((Message("user", "q"), said), template_kwargs={"enable_thinking": True})
+    saved = []
+    results = SimpleNamespace(add=saved.append, written=None)
+    infer.answer_rows(Thinks(), [row], SamplingParams(), False, results)
+    assert asked == [{"enable_thinking": True}]
+    assert saved[0]["response"] == "<think>\nHm.\n</think>\n\nYes."
+    assert saved[0]["label"] == "<think>\nEasy.\n</think>\n\nYes."
+    assert "1 rows: 1 replies equal the reference" in capsys.readouterr().out
 
 
 # What is wrong is said in a line

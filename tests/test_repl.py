@@ -608,6 +608,51 @@ def test_without_colours_a_thought_stands_on_a_line_of_its_own_with_its_word(str
     assert saved[0]["response"] == "Thought: Easy.\nFinal Answer: It is 1."
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", ["react_en", "hermes"])
+def test_a_thought_that_the_form_has_no_word_for_is_a_dim_block_and_is_saved_as_one(stream, name):
+    reply = [Delta(reasoning="Ea"), Delta(reasoning="sy."), *saying("It is 1.")]
+    chat, saved = CallingChat(reply, saying("Yes.")), []
+    shown, _ = typing(chat, "1?", "Sure?", form=form(name), colours=True, save=saved.append, stream=stream)
+    assert colours_of(shown) == [
+        ("<think>\nEasy.\n</think>\n\n", DIM),
+        (f"It is 1.\n{RULE}\nYes.\n{RULE}\n", ""),
+    ]
+    assert chat.asked[1][1] == Message("assistant", "It is 1.", reasoning="Easy.")
+    assert saved[0]["response"] == saved[1]["history"][0][1] == "<think>\nEasy.\n</think>\n\nIt is 1."
+    assert talk(CallingChat(reply), "1?", stream=stream).endswith(f"<think>\nEasy.\n</think>\n\nIt is 1.\n{RULE}\n")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_block_before_a_call_alone_and_cut_is_shown_as_far_as_it_came(stream):
+    thought = [Delta(reasoning="I add.")]
+    chat = CallingChat(
+        [*thought, *calling("", "add", '{"numbers": [1]}')[1:]],
+        [*thought, Delta("So: "), *thought, *saying("1")],
+        [*thought, Delta(finish="stop")],
+        [*thought, Delta(finish="length")],
+    )
+    shown, _ = typing(chat, "1?", "a", "b", tools=[ADD], form=form("hermes"), stream=stream)
+    block = "<think>\nI add.\n</think>\n"
+    call = form("hermes").call("", [ToolCall("add", '{"numbers": [1]}')])
+    assert shown.startswith(f"{block}\n{call}")
+    assert shown.endswith(f"{RULE}\n{block}{RULE}\n<think>\nI add.\n[the reply reached its greatest length]\n{RULE}\n")
+
+
+def test_a_block_before_a_typed_observation_stays_with_its_reply():
+    chat = CallingChat(
+        [Delta(reasoning="I look."), *saying("Action: look\nObservation:")],
+        [Delta(reasoning="A cat."), *saying("It is a cat.")],
+        saying("Yes."),
+    )
+    saved = []
+    typing(chat, "go", "seen", "Sure?", save=saved.append)
+    begun = "Action: look\nObservation:seen\n"
+    assert chat.asked[1][-1] == Message("assistant", begun, reasoning="I look.")
+    assert chat.asked[2][1] == Message("assistant", f"{begun}It is a cat.", reasoning="I look.\nA cat.")
+    assert saved[0]["response"] == f"<think>\nI look.\nA cat.\n</think>\n\n{begun}It is a cat."
+
+
 def test_a_thought_that_is_the_answer_too_is_shown_once():
     chat = CallingChat([Delta(reasoning="It is 1."), Delta("It is 1."), Delta(finish="stop", usage=Usage(1, 1))])
     assert talk(chat, "1?", tools=[ADD]) == f"<<< 1?\nThought: It is 1.\n{RULE}\n"

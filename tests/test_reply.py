@@ -215,11 +215,15 @@ def test_a_block_and_the_forms_own_thought_are_both_reasoning() -> None:
     assert (message.reasoning, message.content) == ("a\nb", "c")
 
 
-def test_a_thought_may_be_written_as_a_block_in_every_form() -> None:
+def test_a_thought_that_the_form_has_no_word_for_may_be_written_as_a_block() -> None:
+    message = Message("assistant", "It is dry.", (CALL,), reasoning="I look.")
     for name in FORMS:
-        message = Message("assistant", "It is dry.", (CALL,), reasoning="I look.")
-        text = write_reply(form(name), message, block=True)
-        assert text == "<think>\nI look.\n</think>\n\n" + form(name).call("It is dry.", [CALL])
+        said = form(name).call("It is dry.", [CALL])
+        assert write_reply(form(name), message) == said
+        assert write_reply(form(name), message, block=True) == f"<think>\nI look.\n</think>\n\n{said}"
+        if name not in THINKING:
+            text = write_reply(form(name), message, offered=True, block=True)
+            assert text == f"<think>\nI look.\n</think>\n\n{said}"
     answer = Message("assistant", "It is dry.", reasoning="I know")
     text = write_reply(form("react_en"), answer, offered=True, block=True)
-    assert text == "<think>\nI know\n</think>\n\nFinal Answer: It is dry."
+    assert text == "Thought: I know\nFinal Answer: It is dry."

@@ -22,15 +22,18 @@ def write_reply(
     """The text of an assistant's message; `offered`: there are tools, `after_result`: it follows a tool's result.
 
     Where tools are on offer, a form that has words for a thought and an answer opens them with these. Content in which
-    such words stand already is text of the form and stays as it is. `block`: the thought is a block of its own before
-    all that, whatever words the form has.
+    such words stand already is text of the form and stays as it is. A thought for which there is no word is left out,
+    or (`block`) stands before all that in a BLOCK.
     """
     said, marks = form.call(message.content, message.tool_calls), form.marks
-    thought = f"{BLOCK.open}\n{message.reasoning}\n{BLOCK.close}\n\n" if block and message.reasoning else ""
+    word = marks.thought if offered else ""
+    thought = ""
+    if message.reasoning and not word and block:
+        thought = f"{BLOCK.open}\n{message.reasoning}\n{BLOCK.close}\n\n"
     if not offered:
         return thought + said
-    if marks.thought and message.reasoning and not block and not _opens_line((marks.thought,), message.content):
-        thought = f"{marks.thought} {message.reasoning}\n"
+    if message.reasoning and word and not _opens_line((word,), message.content):
+        thought = f"{word} {message.reasoning}\n"
     names_answer = marks.answer and (after_result or not marks.answer_after_result)
     if message.tool_calls or not said or not names_answer or _opens_line(_words(marks), message.content):
         return thought + said

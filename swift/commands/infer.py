@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -288,10 +289,10 @@ def answer_rows(
             failed += 1
             record["response"], record["error"] = None, reply
         else:
-            after_result = _asked(row)[-1].role == "tool"
-            response = f"{record['response']}{write_reply(form, reply.message, bool(row.tools), after_result)}"
-            record["response"] = response
-            equal += response.strip() == (record["label"] or "").strip()
+            written = partial(write_reply, form, offered=bool(row.tools), after_result=_asked(row)[-1].role == "tool")
+            record["response"] = f"{record['response']}{written(reply.message, block=True)}"
+            expected = written(row.messages[-1]) if record["label"] is not None else ""
+            equal += written(reply.message).strip() == expected.strip()
             cut += reply.finish == "length"
             tokens += reply.usage.completion_tokens
         results.add(record)
@@ -310,7 +311,7 @@ def _replies(chat: LocalChat, rows: Sequence[Conversation], params: SamplingPara
 
     def reply(row: Conversation) -> Reply | str:
         try:
-            return collect(chat(_asked(row), row.tools, params))
+            return collect(chat(_asked(row), row.tools, params, row.template_kwargs))
         except ValueError as error:  # this row is at fault, not the run
             return str(error)
 
@@ -335,7 +336,7 @@ def describe(form: Form, row: Conversation) -> Record:
     query, begun = history.pop() if history else ["", ""]
     last = row.messages[-1]
     after_result = bool(asked) and asked[-1].role == "tool"
-    label = write_reply(form, last, offered, after_result) if last.role == "assistant" else None
+    label = write_reply(form, last, offered, after_result, block=True) if last.role == "assistant" else None
     record: Record = {
         "system": row.messages[0].content if row.messages[0].role == "system" else None,
         "query": query,

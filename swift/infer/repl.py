@@ -53,6 +53,7 @@ def rounds(form: Form, messages: Sequence[Message], offered: bool = False) -> li
     """What the model is told and what it answers, in turn, as texts; inline results are a part of the answer.
 
     `offered`: thoughts and answers are written with the words that the form has for them where tools are on offer.
+    Other thoughts are blocks.
     """
     found: list[list[str]] = []
     by_tool = False
@@ -66,7 +67,7 @@ def rounds(form: Form, messages: Sequence[Message], offered: bool = False) -> li
             text = form.result([message.content for message in group])
         else:
             said = [replace(message, content=images.told(message)) for message in group]
-            text = "".join(write_reply(form, message, offered, by_tool) for message in said)
+            text = "".join(write_reply(form, message, offered, by_tool, block=True) for message in said)
         by_tool = role == "tool"
         found[-1][not told] += text
     return found
@@ -180,7 +181,7 @@ class Repl:
     def _keep(self) -> None:
         if self._unsaved:
             thinks = any(message.reasoning for message in self._dialogue)
-            pairs = rounds(self._form, self._dialogue, thinks)
+            pairs = rounds(self._form, self._dialogue, thinks and self._offers)
             query, response = pairs.pop()
             record = Record(system=self._system, query=query, response=response, history=pairs)
             if shown := [image.source for message in self._dialogue for image in message.images]:
@@ -240,8 +241,9 @@ class Repl:
                     self._dialogue = asked
                     return
             elif self._awaits_observation:
-                said = write_reply(self._form, self._dialogue[-1], self._offers) + self._inline.result((entry,))
-                asked = [*self._dialogue[:-1], Message("assistant", said)]
+                last = self._dialogue[-1]
+                said = write_reply(self._form, last, self._offers) + self._inline.result((entry,))
+                asked = [*self._dialogue[:-1], Message("assistant", said, reasoning=self._apart(last))]
             else:
                 asked = [*self._dialogue, self._ask(entry)]
             made, end = (self._act if self._tools else self._reply)([*system, *asked])
@@ -249,14 +251,19 @@ class Repl:
             self.note(f"error: {error}")
             return
         if end != "cancelled" or any(message.content or message.reasoning for message in made):
-            self._dialogue = [*asked, *made] if not said else [*asked[:-1], self._continued(said, made[0])]
+            self._dialogue = [*asked, *made] if not said else [*asked[:-1], self._continued(asked[-1], made[0])]
             self._unsaved = True
         self._ended(end)
 
-    def _continued(self, said: str, more: Message) -> Message:
-        """One reply, of which `said` came before an observation and at it."""
+    def _continued(self, begun: Message, more: Message) -> Message:
+        """One reply, of which `begun` came before an observation and at it."""
         text = write_reply(self._form, replace(more, tool_calls=()), self._offers, after_result=True)
-        return Message("assistant", said + text, more.tool_calls)
+        reasoning = "\n".join(filter(None, (begun.reasoning, self._apart(more))))
+        return Message("assistant", begun.content + text, more.tool_calls, reasoning=reasoning)
+
+    def _apart(self, message: Message) -> str:
+        """The thought of a message, where the form has no word for it that stands in its text."""
+        return "" if self._offers and self._form.marks.thought else message.reasoning
 
     def _ended(self, end: End) -> None:
         self._screen.fresh()
@@ -292,7 +299,7 @@ class Repl:
             told = self._form.result([message.content for message in reversed(results)])
             self._screen.show(told if self._form.marks.inline else f"\n{told}\n", "observation")
         deltas = self._chat(asked, tools, params)
-        written = Written(self._form, self._screen)
+        written = Written(self._form, self._screen, self._offers)
         finish: FinishReason | None = None
         try:
             for delta in deltas:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swift.agent import SOME_ARGUMENTS, Form, shape
+from swift.agent.reply import BLOCK
 from swift.chat import Delta, Draft, ToolCall
 from swift.infer.screen import Screen
 
@@ -10,10 +11,15 @@ _NAME = "\ue000"  # no form writes it of its own accord
 
 
 class Written:
-    """Shows of a reply what is not shown yet: `show` after each delta, or once at the end."""
+    """Shows of a reply what is not shown yet: `show` after each delta, or once at the end.
 
-    def __init__(self, form: Form, screen: Screen) -> None:
+    `offered`: there are tools, so a thought opens with the form's word for it, if any. Otherwise it is a BLOCK.
+    """
+
+    def __init__(self, form: Form, screen: Screen, offered: bool) -> None:
         self._form = form
+        self._word = form.marks.thought if offered else ""
+        self._in_block = False
         self._screen = screen
         self._draft = Draft()
         self._thought = self._text = 0  # how much of each is on the screen
@@ -26,19 +32,35 @@ class Written:
         """`whole`: the reply is over and was not cut, so its last call is whole."""
         reply = self._draft.message
         if thought := reply.reasoning[self._thought :]:
-            opening = self._form.marks.thought
-            if opening and not self._thought and not reply.reasoning.lstrip().startswith(opening):
-                thought = f"{opening} {thought.lstrip()}"
-            self._screen.show(thought, "thought")
+            self._show_thought(thought)
             self._thought = len(reply.reasoning)
-        shown = reply.content == reply.reasoning  # a thought alone is the answer too
+        shown = self._word and reply.content == reply.reasoning  # a thought alone is the answer too
         if (text := reply.content[self._text :]) and not shown:
-            if not self._text and self._thought:
-                self._screen.fresh()
+            self._leave_thought()
             self._screen.say(text)
             self._text = len(reply.content)
         if reply.tool_calls:
             self._show_calls(whole)
+        if whole and self._in_block:
+            self._screen.show(f"\n{BLOCK.close}\n", "thought")
+
+    def _show_thought(self, thought: str) -> None:
+        begins = not self._thought
+        if self._word and begins and not thought.lstrip().startswith(self._word):
+            thought = f"{self._word} {thought.lstrip()}"
+        if not self._word and not self._in_block:
+            self._screen.fresh()
+            thought = f"{BLOCK.open}\n{thought}" if begins else f"{BLOCK.open}{thought}"
+            self._in_block = True
+        self._screen.show(thought, "thought")
+
+    def _leave_thought(self) -> None:
+        """Before what is said, or the first call where nothing is."""
+        if self._in_block:
+            self._screen.show(f"\n{BLOCK.close}\n\n", "thought")
+            self._in_block = False
+        elif self._word and self._thought and not self._text:
+            self._screen.fresh()
 
     def _show_calls(self, whole: bool) -> None:
         reply = self._draft.message
@@ -47,8 +69,8 @@ class Written:
             written = self._form.call(reply.content, reply.tool_calls)[len(reply.content) :]
             # arguments that are no JSON object after all stay as they came
             calls = written if written.startswith(self._calls) else calls + shape(self._form).tail
-        if not self._calls and self._thought and not self._text and calls:
-            self._screen.fresh()
+        if not self._calls and calls:
+            self._leave_thought()
         new = calls.removeprefix(self._calls)
         mark = next((mark for mark in self._form.marks.stop if new.endswith(mark)), "")
         self._screen.show(new.removesuffix(mark), "call")
