@@ -20,10 +20,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tiny import tiny_model_folder, tiny_tokenizer
+from tiny import thinking_tokenizer, tiny_model_folder, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from swift.agent import Thinking, form
+from swift.agent import form
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.infer.chat import LocalChat
 from swift.infer.engine import Busy, Step, TorchEngine
@@ -35,11 +35,9 @@ from swift.serve.body import Limits
 from swift.serve.log import JsonLines
 from swift.serve.server import create_app
 from swift.template import Renderer, template
-from swift.template.render import Asked
 
 PLAIN = SamplingParams()
 USER = {"role": "user", "content": "hi"}
-THINK = Thinking("<think>", "</think>")
 Script = Callable[[Sequence[Message]], Iterator[Delta]]
 
 
@@ -807,32 +805,25 @@ def test_a_chat_of_three_arguments_serves_requests_without_variables() -> None:
     assert ask(TestClient(create_app(chat, "tiny"))).status_code == 200  # type: ignore[arg-type]
 
 
-def thinking_chat(*said: str) -> tuple[LocalChat, Any]:
-    """A chat with a model that says one text after the other, whose template opens a thought."""
-    tokenizer = tiny_tokenizer()
+def thinking_chat(*said: str) -> tuple[LocalChat, list[str]]:
+    """A chat with a model that says one text after the other, whose template opens a thought; and its prompts."""
+    tokenizer, prompts = thinking_tokenizer(), []
 
     class Engine:
         context = None
-        prompts: ClassVar[list[str]] = []
 
         def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Any:
-            Engine.prompts.append(tokenizer.decode(tokens))
-            text = said[len(Engine.prompts) - 1]
-            return (Step(token, 0.0, None) for token in [*tokenizer.encode(text, add_special_tokens=False)])
+            text = said[len(prompts)]
+            prompts.append(tokenizer.decode(tokens))
+            return (Step(token, 0.0, None) for token in tokenizer.encode(text, add_special_tokens=False))
 
-    renderer = Renderer(tokenizer, template("qwen"), "hermes")
-    renderer.thinking = THINK
+        def close(self) -> None: ...
 
-    def opened(messages: Sequence[Message], tools: Sequence[Tool] = (), variables: Any = None) -> Asked:
-        begun = "<think>\n\n</think>\n\n" if variables == {"enable_thinking": False} else "<think>\n"
-        return Asked([*renderer.prompt(messages, tools), *tokenizer.encode(begun, add_special_tokens=False)], begun)
-
-    renderer.ask = opened  # type: ignore[method-assign]
-    return LocalChat(Engine(), renderer), Engine  # type: ignore[arg-type]
+    return LocalChat(Engine(), Renderer(tokenizer, None)), prompts
 
 
 def test_a_block_of_thought_is_sent_as_reasoning_content_whole_and_streamed_and_comes_back() -> None:
-    chat, _ = thinking_chat("Hm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes.", "Yes.", "Hm.")
+    chat, prompts = thinking_chat("Hm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes.", "Yes.", "Hm.")
     http = TestClient(create_app(chat, "tiny"))
     message = ask(http).json()["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
@@ -843,3 +834,16 @@ def test_a_block_of_thought_is_sent_as_reasoning_content_whole_and_streamed_and_
     assert "reasoning_content" not in message and message["content"] == "Yes."
     message = ask(http, messages=[USER, {"role": "assistant", **message}, USER]).json()["choices"][0]["message"]
     assert (message["reasoning_content"], message["content"]) == ("Hm.", ""), "it ended within its thought"
+    ends = [prompt.rpartition("assistant\n")[2] for prompt in prompts]
+    assert ends == ["<think>\n", "<think>\n", "<think>\n\n</think>\n\n", "<think>\n"]
+
+
+def test_a_dialogue_whose_template_rewrites_earlier_rounds_is_served_and_continued() -> None:
+    chat, prompts = thinking_chat("a</think>b", " c", "d", "e")
+    http = TestClient(create_app(chat, "tiny"))
+    thought = {"role": "assistant", "content": "It is", "reasoning_content": "Hm."}
+    assert ask(http, messages=[USER, thought, USER]).status_code == 200
+    assert "Hm." not in prompts[0]
+    message = ask(http, messages=[USER, thought]).json()["choices"][0]["message"]
+    assert message["content"] == " c"
+    assert prompts[1].endswith("<think>\nHm.\n</think>\n\nIt is")

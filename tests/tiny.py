@@ -10,6 +10,19 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+THINKING = """
+{%- for each in messages -%}
+{{ '<|im_start|>' + each.role + '\\n' }}
+{%- if each.reasoning_content and loop.last -%}
+{{ '<think>\\n' + each.reasoning_content + '\\n</think>\\n\\n' }}
+{%- endif -%}
+{{ each.content + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' + ('<think>\\n' if enable_thinking is not false else '<think>\\n\\n</think>\\n\\n') }}
+{%- endif -%}
+"""
+"""A chat template of models that think: it opens a thought, or closes it, and leaves out those of earlier rounds."""
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -36,6 +49,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
     )
+
+
+def thinking_tokenizer() -> PreTrainedTokenizerFast:
+    """The same tokenizer with the chat template of a model that thinks."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = THINKING
+    return tokenizer
 
 
 def tiny_model_folder(path: Path, tie: bool = True, **config: Any) -> Path:
