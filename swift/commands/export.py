@@ -183,7 +183,7 @@ def whole(choice: loading.Choice) -> Whole:
     table = template(named) if named else None
     if table and system is not None:
         table = replace(table, default_system=system)
-    stops = merging.give_template(tokenizer, table)
+    stops = merging.give_template(tokenizer, table, path)
     # fp32 whatever --dtype says, so that an adapter is added before anything is rounded
     model: Any = load.load_model(path, "fp32", choice.model.device, choice.model.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
@@ -239,13 +239,14 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
             gguf_mixed.quantise(first, file, kind)
             first.unlink()
         if config.to_ollama and ready.template:
-            form = agent.form(choice.template.agent_template)
+            name = choice.template.agent_template
+            name = "react_en" if name == "AUTO" else name
+            form = agent.form(name)
             text, missing = ollama.modelfile(
                 file.name, ready.template, form, ready.tokenizer, ready.stops, _parameters()
             )
             (new / "Modelfile").write_text(text, encoding="utf-8")
             if missing:
-                name = choice.template.agent_template
                 print(
                     f"the Modelfile offers no tools: Ollama's templates cannot write {name}: {missing}", file=sys.stderr
                 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from datetime import date
+from typing import Any, Literal
 
 from swift.flags import flag
 
@@ -69,8 +70,18 @@ class TemplateFlags:
     """Chat format; AUTO takes the one that belongs to the model"""
     system: str | None = None
     """System text of dialogues that bring none; none keeps the template's own, '' leaves it out"""
-    agent_template: str = flag("react_en", alias=("tools_prompt",))
-    """Text form in which tools are offered and called"""
+    agent_template: str = flag("AUTO", alias=("tools_prompt",))
+    """Text form in which tools are offered and called; AUTO takes that of the model's own chat template, else ReAct"""
+    enable_thinking: bool | None = None
+    """Let a model think before it answers, where its own chat template has a switch for it; none leaves it alone"""
+    chat_template_kwargs: dict[str, Any] = flag({})
+    """Variables of the model's own chat template, as JSON: {"reasoning_effort": "low"}"""
+    history_reasoning: Literal["template", "keep", "strip"] = "template"
+    """Thoughts of earlier rounds: as the model's own template has them, all kept, or none"""
+    reasoning_weight: float = 1.0
+    """Loss weight of what a reply thinks, beside its other weights; 0 trains no thought"""
+    template_date: str = "AUTO"
+    """Date in chat templates that name one, as 2026-01-31; AUTO: today, but 2025-01-01 for training and its models"""
     loss_scale: str = "AUTO"
     """Loss weights in replies: AUTO (calls count twice), names joined by + (react, last_round ...) or a JSON file"""
     use_loss_scale: bool | None = None
@@ -88,12 +99,37 @@ class TemplateFlags:
         """ValueError if use_loss_scale and loss_scale say opposite things, or a limit is none."""
         if self.max_pixels is not None and self.max_pixels < 1:
             raise ValueError(f"--max_pixels {self.max_pixels}: must be 1 or more")
+        if self.reasoning_weight < 0:
+            raise ValueError(f"--reasoning_weight {self.reasoning_weight}: must be 0 or more")
+        said = self.chat_template_kwargs.get("enable_thinking", self.enable_thinking)
+        if self.enable_thinking is not None and said != self.enable_thinking:
+            raise ValueError("--enable_thinking contradicts --chat_template_kwargs: give one of them")
+        if taken := next(
+            (name for name in ("messages", "tools", "add_generation_prompt") if name in self.kwargs), None
+        ):
+            raise ValueError(f"--chat_template_kwargs: {taken!r} is what every template gets anyway: leave it out")
+        self.date(trained=True)
         if self.use_loss_scale is False and self.loss_scale not in ("AUTO", "react", "default", "none"):
             raise ValueError(f"--use_loss_scale false contradicts --loss_scale {self.loss_scale}: give one of them")
         if self.use_loss_scale and self.loss_scale in ("default", "none"):
             raise ValueError(f"--use_loss_scale true contradicts --loss_scale {self.loss_scale}: give one of them")
         if self.max_length < -1 or self.max_length == 0:
             raise ValueError(f"--max_length: {self.max_length} is no length (-1 sets no limit)")
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The variables of the model's own chat template."""
+        thinking = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        return {**self.chat_template_kwargs, **thinking}
+
+    def date(self, trained: bool) -> date | None:
+        """The date that chat templates see; None: the day it is. `trained`: for training, or a model it made."""
+        if self.template_date == "AUTO":
+            return date(2025, 1, 1) if trained else None
+        try:
+            return date.fromisoformat(self.template_date)
+        except ValueError:
+            raise ValueError(f"--template_date {self.template_date}: not a date, such as 2026-01-31") from None
 
     @property
     def scale(self) -> str:

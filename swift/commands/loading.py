@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 RECORD = "sft_args.json"
 MODEL = ("model_type", "model_id_or_path", "model_revision", "registry", *flags.names(QuantFlags))
-TEMPLATE = ("template_type", "system", "agent_template", "max_pixels")
+TEMPLATE = (
+    *("template_type", "system", "agent_template", "max_pixels"),
+    *("enable_thinking", "chat_template_kwargs", "history_reasoning", "template_date"),
+)
 Group = TypeVar("Group", ModelFlags, TemplateFlags)
 
 
@@ -49,6 +52,8 @@ class Choice(NamedTuple):
     model: ModelFlags
     template: TemplateFlags
     adapter: Path | None
+    trained: bool = False
+    """Whether training of ours made it."""
 
     @property
     def source(self) -> str:
@@ -79,7 +84,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     found = spec(choice, path)
     if choice.adapter:
         attach.check(choice.adapter)
-    renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code)
+    renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code, choice.trained)
     if backend != "pt":
         stop = renderer.stop.tokens
         return LocalChat(backends.start(backend, cfg.backend, choice, path, stop, cfg.vllm_log), renderer)
@@ -189,7 +194,7 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
             raise ValueError(f"{folder}: a whole model, with no adapter to merge: leave --merge_lora out")
         # The checkpoint is the model; its record says what it was made from, which still names its template.
         model = _adopted(cfg.model, ("model_type", "registry"), record, given)
-        return Choice(flags.update(model, {"model_id_or_path": str(folder)}), template, None)
+        return Choice(flags.update(model, {"model_id_or_path": str(folder)}), template, None, bool(record))
     if cfg.model.model_id_or_path or cfg.model.model_type:
         model = cfg.model
     else:
@@ -197,8 +202,8 @@ def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
         if not (model.model_id_or_path or model.model_type):
             model = flags.update(model, {"model_id_or_path": _base(folder)})
     if cfg.backend.merge_lora:
-        return Choice(flags.update(model, {"model_id_or_path": _merged(folder, model, template)}), template, None)
-    return Choice(model, template, folder)
+        return Choice(flags.update(model, {"model_id_or_path": _merged(folder, model, template)}), template, None, True)
+    return Choice(model, template, folder, True)
 
 
 def checkpoint(text: str) -> Path:

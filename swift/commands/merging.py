@@ -69,7 +69,7 @@ def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
     tokenizer = load.load_tokenizer(source, config.model.trust_remote_code, spec)
     processor = load.load_processor(source, tokenizer)
     template = _template(config.template_type, recorded, spec)
-    stops = give_template(tokenizer, template, Sight(processor) if processor else None)
+    stops = give_template(tokenizer, template, source, Sight(processor) if processor else None)
     dtype = config.model.dtype if config.model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
 
     with aside(target) as folder:
@@ -207,9 +207,10 @@ def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> T
 
 
 def give_template(
-    tokenizer: PreTrainedTokenizerBase, template: Template | None, sight: Sight | None = None
+    tokenizer: PreTrainedTokenizerBase, template: Template | None, source: Path, sight: Sight | None = None
 ) -> list[int]:
-    """Writes the chat template into the tokenizer. Returns the tokens that end a reply."""
+    """Writes the chat template into the tokenizer of the folder `source`. Returns the tokens that end a reply."""
+    from swift.model.files import end_tokens
     from swift.template import Renderer
     from swift.template.template import jinja
 
@@ -217,7 +218,8 @@ def give_template(
         tokenizer.chat_template = jinja(template, sight.mark if sight else "")
     elif not tokenizer.chat_template:
         raise ValueError("nothing says which chat format the model was trained with: give --template_type")
-    stops = list(Renderer(tokenizer, template, sight=sight).stop.tokens)
+    eos = () if template else end_tokens(source)
+    stops = list(Renderer(tokenizer, template, sight=sight, eos=eos).stop.tokens)
     if not stops:
         raise ValueError("neither the template nor the tokenizer has a token that ends a reply")
     return stops

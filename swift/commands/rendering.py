@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from swift.template import Renderer
 
 
-def make_renderer(path: Path, flags: TemplateFlags, spec: ModelSpec | None, trust: bool = False) -> Renderer:
+def make_renderer(
+    path: Path, flags: TemplateFlags, spec: ModelSpec | None, trust: bool = False, trained: bool = True
+) -> Renderer:
     """The renderer of a model's folder. `--template_type AUTO` takes the model's registered template, else its own.
 
-    Raises ValueError with the nearest right name for an unknown template, form or scale.
+    `trained`: the renderer is for training, or for a model that training made. Raises ValueError with the nearest right
+    name for an unknown template, form or scale.
     """
     from swift.model import load
+    from swift.model.files import end_tokens
     from swift.template import Renderer, template
     from swift.template.sight import Sight
 
@@ -28,4 +32,16 @@ def make_renderer(path: Path, flags: TemplateFlags, spec: ModelSpec | None, trus
     if flags.max_pixels is not None and sight is None:
         raise ValueError("--max_pixels is for models that see images, which this one does not: leave it out")
     chosen = template(named) if named else None
-    return Renderer(tokenizer, chosen, flags.agent_template, flags.scale, flags.system, sight)
+    return Renderer(
+        tokenizer,
+        chosen,
+        flags.agent_template,
+        flags.scale,
+        flags.system,
+        sight,
+        eos=() if chosen else end_tokens(path),
+        reasoning_weight=flags.reasoning_weight,
+        history_reasoning=flags.history_reasoning,
+        template_kwargs=flags.kwargs,
+        today=flags.date(trained),
+    )

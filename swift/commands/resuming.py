@@ -25,6 +25,7 @@ RECORD = "sft_args.json"
 PLAN = "plan.json"
 COMPARED = (
     *("model_type", "model_id_or_path", "sft_type", "max_length", "loss_scale", "agent_template", "seed"),
+    *("enable_thinking", "chat_template_kwargs", "history_reasoning", "reasoning_weight", "template_date"),
     *("batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
     *(field.name for group in (LoraFlags, TunerFlags) for field in fields(group)),

@@ -16,3 +16,11 @@ def json_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{file}: not a JSON object")
     return value
+
+
+def end_tokens(folder: Path) -> tuple[int, ...]:
+    """The ids that end a reply by the model's generation_config.json; none where it says nothing."""
+    file = folder / "generation_config.json"
+    own = json_object(file).get("eos_token_id") if file.is_file() else None
+    ids = own if isinstance(own, list) else [own]
+    return tuple(each for each in ids if isinstance(each, int))

@@ -126,11 +126,14 @@ class _Explorer:
 
     def _plain_end(self) -> str:
         """The token that ends a plain reply: from those behind it, where it is the last and where a turn follows."""
-        last = self._template.render([self._ask, self._said()]).rpartition(_SAY)[2]
+        whole = self._template.render([self._ask, self._said()])
+        if not (_ASK in whole and _SAY in whole):
+            raise Refused("the tokenizer's chat template leaves out what is said: name one with --template_type")
+        last = whole.rpartition(_SAY)[2]
         within = self._try([self._ask, self._said(), self._ask]).partition(_SAY)[2].partition(_ASK)[0]
         ends, inner = self._run(last), self._run(within)
         shared = [one for one, other in takewhile(lambda pair: pair[0] == pair[1], zip(ends, inner, strict=False))]
-        return next(iter([*reversed(shared), *ends, *inner, *self._stops]), "")
+        return next(iter([*shared, *ends, *inner, *self._stops]), "")
 
     def _run(self, text: str) -> list[str]:
         """The added tokens at the beginning of a text, with nothing but white space between them."""

@@ -23,6 +23,7 @@ from swift.template.nature import PLAIN
 from swift.template.own import HistoryReasoning, OwnLayout
 from swift.template.sight import Sight
 from swift.template.spoken import Speech, closing_weight
+from swift.template.stretches import Dialogues
 from swift.template.template import Template
 from swift.template.weigh import AUTO, loss_scale, with_thoughts
 from swift.template.words import Special, Words
@@ -109,7 +110,7 @@ class Renderer:
         self._words = Words(tokenizer, self.form.marks.special)
         scale_of_text = self.scale if layout else with_thoughts(self.scale, PLAIN, reasoning_weight)
         self._speech = Speech(self.form, scale_of_text, reasoning_weight)
-        self._own = layout.bind(self._speech, self._words) if layout else None
+        self._own = Dialogues(layout, self._speech, self._words) if layout else None
         self._table = TableWriter(template, tokenizer, self._words.opening, mark) if template else None
         self.thinking: Thinking | None = layout.thinking if layout else None
         self._opening = self._reply_opening()

@@ -1,0 +1,363 @@
+"""Dialogues by a tokenizer's own chat template, as stretches of pieces. Runs no Jinja itself.
+
+A stretch is a prompt of the template's and the replies that follow in it. While each prompt begins with the one before
+and its reply, a dialogue is one stretch. Where the template writes earlier rounds otherwise once a later one follows
+(most leave thoughts out), a new stretch begins, in which the earlier replies are part of the prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
+
+from swift.chat import PLACE, Conversation, Message
+from swift.template.exchange import Exchange, Exchanges, Reply, Wire
+from swift.template.own import AFTER, BEFORE, MASKED, SWITCH, OwnLayout
+from swift.template.sandbox import Refused
+from swift.template.spoken import Speech, closing_weight
+from swift.template.variants import variants
+from swift.template.words import Words
+from swift.template.write import Kind, Piece, Spoken
+
+log = logging.getLogger("swift.template")
+T = TypeVar("T")
+_CONTENT, _THOUGHT = "\ue000", "\ue001"  # stand for a reply's texts while the template writes around them
+
+
+class Asking(NamedTuple):
+    """A prompt as pieces, and what of the reply stands in it."""
+
+    pieces: list[Piece]
+    begun: str
+
+
+class Dialogues:
+    """A layout, the speech of its replies and the words of its tokenizer."""
+
+    def __init__(self, layout: OwnLayout, speech: Speech, words: Words) -> None:
+        self.layout = layout
+        self._words = words
+        self.native = bool(layout.nature.form)
+        self._speech = speech
+        self._exchanges = Exchanges(speech, layout.nature, self.native)
+
+    @property
+    def offers(self) -> bool:
+        """Whether the template itself tells of tools."""
+        return self.native and self.layout.nature.offers
+
+    def stretches(self, conversation: Conversation, system: str) -> list[list[Piece]]:
+        """The pieces of each stretch, closed. `system` is the system text, "" for none."""
+        return self._tried(conversation, system, _Dialogue.stretches)
+
+    def asking(self, conversation: Conversation, system: str) -> Asking:
+        """What generation starts from. A trailing assistant message is continued."""
+        return self._tried(conversation, system, _Dialogue.asking)
+
+    def _tried(self, conversation: Conversation, system: str, lay: Callable[[_Dialogue], T]) -> T:
+        """The dialogue as it is; where the template refuses or leaves out a part of it, what comes closest to it."""
+        refusal: Refused | None = None
+        for messages, told in variants(conversation.messages, system, self.native):
+            try:
+                dialogue = self._dialogue(conversation, messages, told)
+                laid = lay(dialogue)
+            except Refused as reason:
+                refusal = refusal or reason
+                continue
+            if not dialogue.left_out:
+                return laid
+            refusal = refusal or Refused(dialogue.left_out)
+        dialogue = self._dialogue(conversation, conversation.messages, system)
+        try:
+            laid = lay(dialogue)
+        except Refused:
+            raise refusal or Refused("the chat template takes no messages") from None
+        _tell_once(dialogue.left_out)
+        return laid
+
+    def _dialogue(self, conversation: Conversation, messages: Sequence[Message], system: str) -> _Dialogue:
+        exchanges = self._exchanges.of(messages, bool(conversation.tools))
+        tools = [tool.wrapped for tool in conversation.tools] if self.native else []
+        return _Dialogue(self.layout, self._speech, self._words, conversation, exchanges, tools, system)
+
+
+class _Stretch:
+    """A stretch while it grows. `text` is all of it, `whole`: its tokens are those of the text, cut where they were."""
+
+    def __init__(self, images: Iterable[Piece]) -> None:
+        self.pieces: list[Piece] = []
+        self.text = ""
+        self.whole = True
+        self.images = iter(images)
+
+    def goes_on(self, prompt: str) -> bool:
+        return self.whole and prompt.startswith(self.text)
+
+
+class _Dialogue:
+    """One dialogue while it is laid out. Texts are masked until they are pieces."""
+
+    def __init__(
+        self,
+        layout: OwnLayout,
+        speech: Speech,
+        words: Words,
+        conversation: Conversation,
+        exchanges: list[Exchange],
+        tools: list[Wire],
+        system: str,
+    ) -> None:
+        self._layout = layout
+        self._nature = layout.nature
+        self._speech = speech
+        self._words = words
+        self._exchanges = exchanges
+        self._images = [Piece(PLACE, "given", image=image) for image in conversation.images]
+        self._tools = layout.masked(tools)
+        self._variables = conversation.template_kwargs
+        self._allowed = speech.form.marks.special
+        self._system = [Wire(role="system", content=layout.masked(system))] if system else []
+        self._history: list[Wire] = [*self._system]
+        for exchange in exchanges:
+            self._history += map(layout.masked, exchange.told)
+            if exchange.reply:
+                self._history.append(self._past(exchange.reply))
+        self.left_out = ""
+
+    # Prompts ---------------------------------------------------------------------------------------------------------
+
+    def stretches(self) -> list[list[Piece]]:
+        if any(each.reply and each.reply.thought for each in self._exchanges) and self._layout.is_off(self._variables):
+            self._variables = {**self._variables, SWITCH: True}
+            _tell_once(
+                f"rows bring thoughts, and this model's chat template leaves them off: they are trained with {SWITCH} "
+                f"true, which serving then needs too (--{SWITCH} true); --{SWITCH} false leaves thoughts out"
+            )
+        return [stretch.pieces for stretch in self._stretches(len(self._exchanges))]
+
+    def asking(self) -> Asking:
+        index, exchange = len(self._exchanges) - 1, self._exchanges[-1]
+        prompt = self._prompt(index)
+        stretch = _Stretch(self._images)
+        if any(each.reply and each.reply.mixed for each in self._exchanges[:-1]):  # what the environment wrote is cut
+            *_, stretch = self._stretches(index)
+        self._ask(stretch if stretch.goes_on(prompt) else (stretch := _Stretch(self._images)), prompt)
+        opened = self._layout.opened.search(prompt)
+        begun = opened[0] if opened else ""
+        if exchange.reply:
+            spoken, text = self._continued(index, exchange, exchange.reply, prompt)
+            stretch.pieces += spoken
+            begun += text
+        return Asking(stretch.pieces, self._layout.typed(begun))
+
+    def _stretches(self, count: int) -> Iterator[_Stretch]:
+        """The stretches of the first `count` exchanges."""
+        stretch = _Stretch(self._images)
+        for index, exchange in enumerate(self._exchanges[:count]):
+            assert exchange.reply
+            prompt = self._prompt(index)
+            if not stretch.goes_on(prompt):
+                yield stretch
+                stretch = _Stretch(self._images)
+            self._ask(stretch, prompt)
+            self._reply(stretch, index, exchange, exchange.reply)
+        yield stretch
+
+    def _prompt(self, index: int) -> str:
+        """The template's prompt for a reply."""
+        messages = self._before(index)
+        prompt = self._layout.render(messages, self._tools, True, self._variables)
+        self.left_out = self.left_out or _missing(messages, prompt)
+        return prompt
+
+    def _before(self, index: int) -> list[Wire]:
+        count = len(self._system) + sum(len(each.told) + 1 for each in self._exchanges[:index])
+        return self._history[: count + len(self._exchanges[index].told)]
+
+    def _past(self, reply: Reply) -> Wire:
+        """A reply as a part of the history."""
+        wire: Wire = self._layout.masked(reply.history, self._allowed)
+        key = self._nature.key
+        others = {name: value for name, value in wire.items() if name != key}
+        if self._layout.history == "strip":
+            return others
+        if self._layout.history == "keep" and reply.thought and not self._layout.keeping:
+            thought = f"{BEFORE}{self._layout.masked(reply.thought.strip())}{AFTER}"
+            content = str(others.get("content") or "").removeprefix(wire.get(key) or "")
+            return {**others, "content": thought + content}
+        return wire
+
+    def _ask(self, stretch: _Stretch, prompt: str) -> None:
+        """Adds what a prompt has more than the stretch, what was typed in it apart from what the template wrote."""
+        mark = self._layout.mark
+        more = prompt[len(stretch.text) :]
+        stretch.text = prompt
+        for number, part in enumerate(more.split(mark) if mark and self._images else [more]):
+            if number:
+                stretch.pieces.append(_next(stretch.images))
+            if MASKED not in part:
+                stretch.pieces.append(Piece(part, "template"))
+                continue
+            for place, segment in enumerate(self._layout.special.split(part)):
+                kind: Kind = "given" if MASKED in segment and not place % 2 else "template"
+                stretch.pieces.append(Piece(self._layout.typed(segment), kind))
+        stretch.pieces = [piece for piece in stretch.pieces if piece.text]
+
+    # Replies ---------------------------------------------------------------------------------------------------------
+
+    def _reply(self, stretch: _Stretch, index: int, exchange: Exchange, reply: Reply) -> None:
+        """Adds a reply and the token that ends it."""
+        parts = _stripped(reply.parts) if self._nature.trims else list(reply.parts)
+        body, end = self._body(index, reply, parts, stretch.text)
+        spoken, joint = self._spoken(exchange, reply, parts, body, stretch.text)
+        closing = Piece(end, "stop", ((end, closing_weight(spoken, reply.weight)),))
+        stretch.pieces += [*spoken, closing]
+        stretch.text += self._text(body, reply, parts) + end
+        stretch.whole = joint or reply.mixed
+
+    def _continued(self, index: int, exchange: Exchange, reply: Reply, prompt: str) -> tuple[list[Piece], str]:
+        """A reply that is to go on."""
+        parts = list(reply.parts)
+        if not (parts or reply.thought or reply.calls):
+            return [], ""
+        body, _ = self._body(index, reply, parts, prompt)
+        last = "" if reply.calls else _CONTENT if parts else _THOUGHT
+        if last and last in body:
+            body = body[: body.rfind(last) + 1]
+        return self._spoken(exchange, reply, parts, body, prompt)[0], self._text(body, reply, parts)
+
+    def _text(self, body: str, reply: Reply, parts: Sequence[Spoken]) -> str:
+        """The text of a body, masked."""
+        text = self._layout.masked("".join(part for part, _, _ in parts), self._allowed)
+        return body.replace(_THOUGHT, self._layout.masked(reply.thought.strip())).replace(_CONTENT, text)
+
+    def _body(self, index: int, reply: Reply, parts: Sequence[Spoken], prompt: str) -> tuple[str, str]:
+        """What the model writes behind the prompt, with marks for its thought and its content, and the token that
+        ends it."""
+        nature, opened = self._nature, self._layout.opened.search(prompt)
+        off = opened is not None and opened["closed"] is not None  # thoughts are
+        content = _CONTENT if parts else ""
+        target = nature.calling.message([], content) if reply.calls else Wire(role="assistant", content=content)
+        if reply.calls:
+            target["tool_calls"] = self._layout.masked(reply.calls, self._allowed)
+        if reply.thought and nature.key and not off:
+            target[nature.key] = _THOUGHT
+        whole = self._layout.render([*self._before(index), target], self._tools, False, self._variables)
+        tail = self._behind(prompt, opened, whole)
+        if tail is None:  # it writes finished replies in a way of their own: the reply as the form has it
+            tail = self._speech.form.call(content, reply.called) + nature.end
+        if content and _CONTENT not in tail and not opened:  # a template that leaves words beside calls out
+            told = self._speech.form.call(content, reply.called)
+            tail = told.removesuffix(self._speech.form.call("", reply.called)) + tail
+        thinks = bool(reply.thought) and not off and _THOUGHT not in tail  # a template that leaves thoughts out
+        if opened and not off and _THOUGHT not in tail:
+            closing = nature.thinking.close
+            rest = tail.lstrip().removeprefix(closing).lstrip() if tail.lstrip().startswith(closing) else tail
+            tail = (_THOUGHT + nature.after + rest) if thinks else tail if rest != tail else nature.after + tail
+        elif thinks:
+            rest = tail.lstrip()
+            tail = tail[: len(tail) - len(rest)] + nature.before.lstrip() + _THOUGHT + nature.after + rest
+        return self._cut(tail, bool(reply.calls))
+
+    def _behind(self, prompt: str, opened: re.Match[str] | None, whole: str) -> str | None:
+        """What the template writes of a finished reply behind the prompt for it; None where that is not to be told."""
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        if opened and whole.startswith(prompt[: opened.start()]):
+            rest = whole[opened.start() :]
+            opening, closing = self._nature.thinking[:2]
+            if not rest.lstrip().startswith(opening):
+                return rest.lstrip()
+            within = rest.lstrip().removeprefix(opening)
+            return within.partition(closing)[2].lstrip() if opened["closed"] else within.lstrip()
+        return None
+
+    def _cut(self, tail: str, calls: bool) -> tuple[str, str]:
+        """What the model writes up to the token that ends its turn, and that token."""
+        end = self._nature.call_end if calls else self._nature.end
+        ends = {end, self._nature.end, *self._layout.stops, *self._speech.form.marks.stop}
+        run = self._layout.trailing.search(tail)
+        for found in self._layout.added.finditer(tail, run.start()) if run else ():
+            if found[0] in ends:
+                return tail[: found.start()], found[0]
+        return tail, end
+
+    def _spoken(
+        self, exchange: Exchange, reply: Reply, parts: Sequence[Spoken], body: str, prompt: str
+    ) -> tuple[list[Piece], bool]:
+        """A reply's pieces, and whether their tokens are those that they have behind the prompt in one text."""
+        said: list[Piece] = []
+        before, thought, rest = body.rpartition(_THOUGHT)
+        if thought:
+            opening = self._layout.typed(before)
+            said.append(self._speech.thought(opening, reply.thought.strip(), reply.weight, exchange.last))
+        lead, content, trail = rest.partition(_CONTENT)
+        first: Spoken = (self._layout.typed(lead), "reply", reply.weight)
+        last: Spoken = (self._layout.typed(trail), "reply", reply.weight)
+        for part in _joined([first, *(parts if content else ()), last]):
+            if part[1] == "stop":
+                said.append(Piece(part[0], "stop", ((part[0], closing_weight(said, reply.weight)),)))
+            else:
+                said.append(self._speech.weighed(part, exchange.query, exchange.last))
+        said = _together(said)
+        behind = self._layout.special.split(prompt)[-1]
+        if not said or not behind or MASKED in behind or said[0].kind != "reply":
+            return said, True
+        joint = self._words.joins(behind, said[0].text)
+        return [said[0]._replace(behind=behind if joint else ""), *said[1:]], joint
+
+
+def _missing(messages: Sequence[Wire], prompt: str) -> str:
+    """Why a prompt does not say all that it is given; "" if it does."""
+    for message in messages:
+        if message["role"] in ("system", "user"):
+            for text in map(str.strip, str(message["content"]).split(PLACE)):
+                if text not in prompt:
+                    return f"the chat template leaves out the {message['role']}'s message {text[:40]!r}"
+    return ""
+
+
+def _next(images: Iterator[Piece]) -> Piece:
+    if image := next(images, None):
+        return image
+    raise Refused("the chat template shows more images than there are: name one with --template_type")
+
+
+def _stripped(parts: Sequence[Spoken]) -> list[Spoken]:
+    """The parts of a text without the white space around it."""
+    text = "".join(part for part, _, _ in parts)
+    front, back = len(text) - len(text.lstrip()), len(text.rstrip())
+    kept: list[Spoken] = []
+    at = 0
+    for part, kind, weight in parts:
+        kept.append((part[max(front - at, 0) : max(back - at, 0)], kind, weight))
+        at += len(part)
+    return [part for part in kept if part[0]]
+
+
+def _joined(parts: Iterable[Spoken]) -> list[Spoken]:
+    """The parts, neighbours by the same writer and of the same weight as one."""
+    runs = groupby(filter(itemgetter(0), parts), itemgetter(1, 2))
+    return [("".join(text for text, _, _ in run), kind, weight) for (kind, weight), run in runs]
+
+
+def _together(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces, neighbours that the model wrote as one: they are tokenised together."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if found and piece.kind == found[-1].kind == "reply":
+            last = found[-1]
+            found[-1] = Piece(last.text + piece.text, "reply", last.scale + piece.scale)
+        else:
+            found.append(piece)
+    return found
+
+
+@cache
+def _tell_once(text: str) -> None:
+    log.warning("%s", text)

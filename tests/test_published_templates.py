@@ -1,0 +1,105 @@
+"""Every prompt is what the model's published chat template gives, and what is trained is that prompt and the reply."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from dialogues import Dialogue, dialogues
+from published_templates import templates, tokenizer
+
+from swift.template import Renderer
+
+NAMES = sorted(templates())
+NO_TOOLS = {
+    "cohere", "cohere2", "gemma", "gemma3", "idefics3", "lfm2", "llama3", "llava_next", "phi3", "phi3_5",
+    "qwen2_5_vl", "smolvlm", "deepseek_r1_distill", "deepseekv3",
+}  # fmt: skip
+"""Templates that do not tell of tools: their models are offered tools by ReAct."""
+
+
+def expected(tok: Any, renderer: Renderer, wire: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int] | None:
+    """The tokens of `apply_chat_template`; None where the template refuses the messages."""
+    nature = renderer._own.layout.nature
+    told = copy.deepcopy(wire)
+    for message in told:
+        thought = message.pop("reasoning_content", "")
+        if thought and nature.key:
+            message[nature.key] = thought
+        if message.get("tool_calls") and not message["content"]:
+            if nature.calling.empty == "absent":
+                del message["content"]
+            else:
+                message["content"] = nature.calling.empty
+        if isinstance(message.get("content"), str) and renderer._own.layout._parts:
+            message["content"] = [{"type": "text", "text": message["content"]}]
+    try:
+        return list(tok.apply_chat_template(told, tools=tools or None, add_generation_prompt=True, return_dict=False))
+    except Exception:
+        return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_served_prompt_is_what_the_template_gives(name: str) -> None:
+    tok = tokenizer(name)
+    renderer = Renderer(tok, None)
+    compared = 0
+    for dialogue in _taken(renderer, name):
+        for number in dialogue.asks:
+            wanted = expected(tok, renderer, dialogue.wire[:number], dialogue.tools)
+            if wanted is not None:
+                got = renderer.prompt(dialogue.conversation.messages[:number], dialogue.conversation.tools)
+                assert tok.decode(got) == tok.decode(wanted), (dialogue.name, number)
+                assert got == wanted, (dialogue.name, number)
+                compared += 1
+    assert compared >= 19
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_reply_is_trained_once_behind_the_prompt_that_is_served(name: str) -> None:
+    tok = tokenizer(name)
+    renderer = Renderer(tok, None, template_kwargs={"enable_thinking": True})
+    for dialogue in _taken(renderer, name):
+        samples = renderer.samples(dialogue.conversation)
+        trained = 0
+        for number in dialogue.asks:
+            message, tools = dialogue.conversation.messages[number], dialogue.conversation.tools
+            prompt, begun = renderer.ask(dialogue.conversation.messages[:number], tools)
+            size = len(prompt)
+            [sample] = [
+                each
+                for each in samples
+                if each.tokens[:size] == prompt and len(each.tokens) > size and each.weights[size]
+            ]  # exactly one sample trains it
+            end = next(at for at in range(size, len(sample.tokens)) if sample.tokens[at] in renderer.stop.tokens)
+            assert all(sample.weights[size : end + 1]), (dialogue.name, number)
+            trained += end + 1 - size
+            said = renderer.parse(tok.decode(sample.tokens[size:end]), tools, begun)
+            if not renderer.thinking and message.reasoning:  # written as most models write thoughts, and text for it
+                message = replace(
+                    message, content=f"<think>\n{message.reasoning}\n</think>\n\n{message.content}", reasoning=""
+                )
+            if name == "gptoss" and message.tool_calls:  # which has words before a call as a thought
+                thought = "\n".join(filter(None, [message.reasoning, message.content]))
+                message = replace(message, reasoning=thought, content="")
+            assert said.content.strip() == message.content.strip(), (dialogue.name, number)
+            assert said.reasoning == message.reasoning, (dialogue.name, number)
+            assert [(call.name, json.loads(call.arguments)) for call in said.tool_calls] == [
+                (call.name, json.loads(call.arguments)) for call in message.tool_calls
+            ], (dialogue.name, number)
+        assert trained == sum(sample.trained for sample in samples), dialogue.name
+
+
+def _taken(renderer: Renderer, name: str) -> Iterator[Dialogue]:
+    for dialogue in dialogues():
+        if dialogue.tools and name in NO_TOOLS:
+            continue
+        if not renderer._own.layout.nature.parallel and any(
+            len(m.tool_calls) > 1 for m in dialogue.conversation.messages
+        ):
+            continue
+        yield dialogue
