@@ -388,14 +388,23 @@ class TestTheTokenizersOwnTemplate:
         with pytest.raises(ValueError, match="takes 2 samples"):
             Renderer(tokenizer, None).encode(Conversation(PLAIN[:4]))
 
-    def test_a_refusal_of_the_template_is_one_line(self) -> None:
+    def test_a_system_text_that_the_template_refuses_is_told_before_the_users_first(self) -> None:
         tokenizer = tiny_tokenizer()
         tokenizer.chat_template = (
             "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
             "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
         )
-        with pytest.raises(ValueError, match="no system here"):
-            Renderer(tokenizer, None).prompt([SYSTEM, *PLAIN[:1]])
+        renderer = Renderer(tokenizer, None)
+        assert renderer.decode(renderer.prompt([SYSTEM, *PLAIN[:1]])) == f"{SYSTEM.content}\n\nQ1 你好<|im_end|>"
+
+    def test_a_refusal_of_the_template_is_one_line(self) -> None:
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = (
+            "{% if messages | length > 2 %}{{ raise_exception('one round only') }}{% endif %}"
+            "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+        )
+        with pytest.raises(ValueError, match="refuses this dialogue: one round only"):
+            Renderer(tokenizer, None).prompt([*PLAIN[:3]])
 
     def test_a_tokenizer_without_one_asks_for_a_name(self) -> None:
         tokenizer = tiny_tokenizer()
