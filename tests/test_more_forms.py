@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_guide import tokenizer_of
 
 from swift.agent import form
-from swift.chat import Tool, ToolCall
+from swift.chat import Conversation, Message, Tool, ToolCall
+from swift.template import Renderer
 
 NAMES = (
     "granite4", "hunyuan", "kimi_k2", "minimax_m2", "mistral_ids", "mistral_v11", "mistral_v13", "phi4_mini", "smollm3",
@@ -152,3 +154,78 @@ def test_phi_reads_the_mark_of_its_vocabulary_too(call: str) -> None:
 def test_a_mark_without_a_call_behind_it_is_text(form_name: str, mark: str) -> None:
     for text in (f"I write {mark} so.", f"{mark}[", f"{mark}[1]", f'{mark}[{{"nam": "f"}}]', f'{mark}{{"name": 1}}'):
         assert form(form_name).parse(text) == (text, ())
+
+
+# By the tokenizer's own chat template ---------------------------------------------------------------------------------
+
+ARGUMENTS = "{{ c.function.arguments | tojson }}"
+OBJECT = f'{{"name": "{{{{ c.function.name }}}}", "arguments": {ARGUMENTS}'
+COMMA = "{{ ', ' if not loop.last }}"
+NINE = "{% if c.id | length != 9 %}{{ raise_exception('ids have 9 letters') }}{% endif %}"
+WRITTEN = {
+    "hermes": ("", f"{{{{ '\\n' if m.content or not loop.first }}}}<tool_call>\n{OBJECT}}}\n</tool_call>", ""),
+    "hunyuan": ("<tool_calls>[", OBJECT + "}" + COMMA, "]</tool_calls>"),
+    "kimi_k2": (
+        "<|tool_calls_section_begin|>",
+        f"<|tool_call_begin|>{{{{ c.id }}}}<|tool_call_argument_begin|>{ARGUMENTS}<|tool_call_end|>",
+        "<|tool_calls_section_end|>",
+    ),
+    "minimax_m2": (
+        "{{ '\\n' if m.content }}<minimax:tool_call>\n",
+        '<invoke name="{{ c.function.name }}">{{ "\\n" }}{% for k, v in c.function.arguments | items %}'
+        '<parameter name="{{ k }}">{{ v if v is string else v | tojson }}</parameter>{{ "\\n" }}{% endfor %}'
+        '</invoke>{{ "\\n" }}',
+        "</minimax:tool_call>",
+    ),
+    "mistral_ids": ("[TOOL_CALLS] [", NINE + OBJECT + ', "id": "{{ c.id }}"}' + COMMA, "]"),
+    "mistral_v11": ("", f"{NINE}[TOOL_CALLS]{{{{ c.function.name }}}}[CALL_ID]{{{{ c.id }}}}[ARGS]{ARGUMENTS}", ""),
+    "mistral_v13": ("", f"[TOOL_CALLS]{{{{ c.function.name }}}}[ARGS]{ARGUMENTS}", ""),
+    "phi4_mini": ("functools[", OBJECT + "}" + COMMA, "]"),
+}
+"""What a chat template writes before the calls `c` of a message `m`, for each of them, and after them."""
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content or '' }}"
+    "{% if m.tool_calls %}BEFORE{% for c in m.tool_calls %}EACH{% endfor %}AFTER{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CITY = Tool({"name": "city", "parameters": {"type": "object", "properties": {"of": {"type": "string"}}}})
+
+
+@pytest.mark.parametrize("form_name", WRITTEN)
+def test_the_form_of_a_chat_template_is_found_by_what_it_writes(form_name: str) -> None:
+    tokenizer = tokenizer_of(form_name)
+    before, each, after = WRITTEN[form_name]
+    tokenizer.chat_template = TEMPLATE.replace("BEFORE", before).replace("EACH", each).replace("AFTER", after)
+    renderer = Renderer(tokenizer, None)
+    assert renderer.form_name == form_name
+    calls = (ToolCall("city", '{"of": "x"}', "call_0123456789abcdef"), ToolCall("city", '{"of": "y"}'))
+    asked, called = Message("user", "Where?"), Message("assistant", "So.", calls)
+    results = (Message("tool", "1", tool_call_id="call_0123456789abcdef"), Message("tool", "2"))
+    shown = renderer.decode(renderer.prompt((asked, called, *results), (CITY,)))
+    reply = shown.split("<|im_start|>assistant\n")[1].partition("<|im_end|>")[0]
+    said, found = form(form_name).parse(reply, (CITY,))
+    assert (said, [(call.name, call.arguments) for call in found]) == (
+        "So.",
+        [(call.name, call.arguments) for call in calls],
+    )
+    sample = renderer.encode(Conversation((asked, called), (CITY,)))
+    trained = [token for token, weight in zip(sample.tokens, sample.weights, strict=True) if weight]
+    assert renderer.decode(trained).partition("<|im_end|>")[0] == reply
+
+
+def test_a_template_that_tells_tools_by_the_ids_of_calls_alone_is_given_ids_that_name_them() -> None:
+    tokenizer = tokenizer_of("kimi_k2")
+    before, each, after = WRITTEN["kimi_k2"]
+    result = "{% if m.role == 'tool' %}## Return of {{ m.tool_call_id }}\n{% endif %}{{ m.content or '' }}"
+    written = TEMPLATE.replace("BEFORE", before).replace("EACH", each).replace("AFTER", after)
+    tokenizer.chat_template = written.replace("{{ m.content or '' }}", result)
+    calls = (ToolCall("city", "{}", "call_b"), ToolCall("town", "{}", "call_a"))
+    results = (Message("tool", "A", tool_call_id="call_a"), Message("tool", "B", tool_call_id="call_b"))
+    again = Message("assistant", "", (ToolCall("city", "{}", "functions.city:7"),))
+    messages = (Message("user", "Where?"), Message("assistant", "", calls), *results, again, Message("tool", "C"))
+    renderer = Renderer(tokenizer, None)
+    shown = renderer.decode(renderer.prompt(messages, (CITY, Tool({"name": "town"}))))
+    assert "functions.city:0<|tool_call_arg" in shown and "functions.town:1<|tool_call_arg" in shown
+    assert "## Return of functions.town:1\nA" in shown and "## Return of functions.city:0\nB" in shown
+    assert "functions.city:7<|tool_call_arg" in shown and "## Return of functions.city:7\nC" in shown

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any, NamedTuple
 
 from swift.agent.reply import write_reply
 from swift.chat import Message, ToolCall
-from swift.template.nature import Nature
+from swift.template.nature import Nature, named
 from swift.template.spoken import Speech
 from swift.template.write import Spoken
 
@@ -63,6 +63,8 @@ class Exchanges:
 
     def of(self, messages: Sequence[Message], tools: bool) -> list[Exchange]:
         """Raises ValueError for messages that ask nothing."""
+        if self.native and self._nature.calling.by_id:
+            messages = list(_named(messages))
         if self.native and not self._nature.parallel:
             messages = list(_one_call_at_a_time(messages))
         found = list(self._exchanges(messages, tools))
@@ -166,6 +168,22 @@ class Exchanges:
 
 def _said(text: str) -> Wire:
     return {"role": "assistant", "content": text}
+
+
+def _named(messages: Sequence[Message]) -> Iterator[Message]:
+    """The messages with ids that tell the names of the tools, for the results too."""
+    numbers = count()
+    ids: dict[str, str] = {}
+    waiting: list[str] = []
+    for message in messages:
+        calls = tuple(named(call, next(numbers)) for call in message.tool_calls)
+        ids |= {old.id: new.id for old, new in zip(message.tool_calls, calls, strict=True) if old.id}
+        waiting = [call.id for call in calls] or waiting
+        if message.role == "tool":
+            own = ids.get(message.tool_call_id) or next(iter(waiting), "")
+            waiting = [each for each in waiting if each != own]
+            message = replace(message, tool_call_id=own)
+        yield replace(message, tool_calls=calls)
 
 
 def _one_call_at_a_time(messages: Sequence[Message]) -> Iterator[Message]:

@@ -27,15 +27,18 @@ _TOOL: dict[str, Any] = {
     },
 }
 _CALL = ToolCall("zcall", f'{{"zkey": "{_VALUE}"}}', "zcall0000")
+_TYPES = replace(_CALL, arguments=f'{{"zkey": "{_VALUE}", "z1": true, "z2": null, "z3": [1, "z"], "z4": {{"z": 0.5}}}}')
+"""A call by whose values forms differ that write texts alike."""
 _ABSENT = "absent"
 
 
 class Calling(NamedTuple):
     """How a template wants a message with calls: arguments as objects or as JSON text, and what the content is where
-    the assistant says nothing: "", None or _ABSENT."""
+    the assistant says nothing: "", None or _ABSENT. `by_id`: it tells the tool's name by the call's id alone."""
 
     as_object: bool = True
     empty: str | None = ""
+    by_id: bool = False
 
     def message(self, calls: Sequence[ToolCall], content: Any = "") -> dict[str, Any]:
         """A message with calls, as OpenAI's clients send it."""
@@ -91,6 +94,7 @@ class _Explorer:
         self._parts = parts
         any_of = "|".join(re.escape(each) for each in sorted(filter(None, added), key=len, reverse=True))
         self._token = re.compile(rf"\s*({any_of or '(?!)'})")
+        self._closed = re.compile(rf"(?:{any_of or '(?!)'})\s*\Z")
         self._ends_with = re.compile(rf"(?:\s*(?:{any_of or '(?!)'}))+\s*\Z")
 
     def nature(self, wanted: str) -> Nature:
@@ -178,19 +182,22 @@ class _Explorer:
         """How a message that only calls has to look; None where the template writes no call."""
         for calling in (Calling(as_object, empty) for as_object in (True, False) for empty in ("", None, _ABSENT)):
             whole = self._try([self._ask, self._call(calling)], tools=[_TOOL])
-            if whole.count(_VALUE) == 1 and "zcall" in whole[_shared(told, whole) :]:
-                return calling
+            called = whole[_shared(told, whole) :]
+            if whole.count(_VALUE) == 1 and _CALL.name in called:
+                return calling._replace(by_id=_CALL.name not in called.replace(_CALL.id, ""))
         return None
 
     def _with_tools(self, plain: Nature, calling: Calling, wanted: str) -> Nature:
         said = self._call(calling)
         told = self._try([self._ask], generate=True, tools=[_TOOL])
         whole = self._try([self._ask, said], tools=[_TOOL])
-        found = self._form(whole[_shared(told, whole) :], wanted)
+        types = self._try([self._ask, self._call(calling, call=_TYPES)], tools=[_TOOL])
+        found = self._form(whole[_shared(told, whole) :], types, wanted)
         if not found:
             return plain
         ends = (plain.end, *self._stops, *form(found).marks.stop)
-        result = {"role": "tool", "name": "zcall", "tool_call_id": "zcall0000", **self._content(_RESULT)}
+        result = {"role": "tool", "name": _CALL.name, "tool_call_id": said["tool_calls"][0]["id"]}
+        result |= self._content(_RESULT)
         within = self._try([self._ask, said, result], tools=[_TOOL]).rpartition(_VALUE)[2].partition(_RESULT)[0]
         last = self._tail(whole.rpartition(_VALUE)[2])
         inner = self._tail_run(within, last)
@@ -214,22 +221,38 @@ class _Explorer:
             return self._run(within[first.start() :]) if first else []
         return self._run(within[start:])
 
-    def _call(self, calling: Calling, times: int = 1) -> dict[str, Any]:
-        said = calling.message([_CALL] * times)
+    def _call(self, calling: Calling, times: int = 1, call: ToolCall = _CALL) -> dict[str, Any]:
+        calls = [named(call, number) if calling.by_id else call for number in range(times)]
+        said = calling.message(calls)
         return {**said, "content": self._content("")["content"]} if said.get("content") == "" else said
 
     def _content(self, text: str) -> dict[str, Any]:
         return {"content": self._message("user", text)["content"] if text else ""}
 
-    def _form(self, reply: str, wanted: str) -> str:
-        """The form that reads the call in a reply; of several the one that writes it as it stands there."""
+    def _form(self, reply: str, types: str, wanted: str) -> str:
+        """The form that reads the call in a reply; of several the one that writes it, and `_TYPES`, most alike.
+
+        Of forms that write the same, it is the one whose own text that is.
+        """
         names = [wanted] if wanted in FORMS else FORMS
         texts = [reply]  # the tokens that end the turn are none of the form's
         while (cut := re.sub(rf"{self._token.pattern}\s*\Z", "", texts[-1])) != texts[-1]:
             texts.append(cut)
+        closed = self._closed.sub("", reply)
+
+        def likeness(name: str) -> tuple[bool, ...]:
+            call = form(name).call
+            written, own = call("", [_CALL]), call.__module__.endswith(f".{name}")
+            return (written.strip() in reply, call("", [_TYPES]).strip() in types, closed.endswith(written), own)
+
         readers = [name for name in names if any(_reads(name, text) for text in texts)]
-        writers = [name for name in readers if form(name).call("", [_CALL]).strip() in reply]
-        return next(iter([*writers, *readers]), "")
+        return max(readers, key=likeness, default="")
+
+
+def named(call: ToolCall, number: int) -> ToolCall:
+    """The call with an id that tells its name, as Kimi's do; one that has such an id keeps it."""
+    told = f"functions.{call.name}:"
+    return call if call.id.startswith(told) else replace(call, id=f"{told}{number}")
 
 
 def _shared(one: str, other: str) -> int:
