@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import published_templates
 import pytest
 import test_convert_baichuan
 import test_convert_chatglm
@@ -14,7 +15,11 @@ import test_convert_internlm
 import test_convert_minicpm
 import test_convert_others
 import test_convert_qwen
+import test_published_forms
+import test_published_templates
 import torch
+from dialogues import dialogues
+from jinja2 import TemplateError
 from original import SENTENCE, logits
 from tiny_classes import tiny_checkpoint
 
@@ -22,6 +27,7 @@ from swift.cli import main
 from swift.model import convert, load, specs, verified
 from swift.model.files import json_object
 from swift.model.ways import way
+from swift.template import Renderer, template
 
 ORIGINALS: dict[str, Callable[[Path], Any]] = {
     "baichuan": partial(test_convert_baichuan.baichuan, kind="7b"),
@@ -89,9 +95,43 @@ def test_each_model_says_what_is_verified(capsys: pytest.CaptureFixture[str]) ->
     assert "gpt-oss-20b" in capsys.readouterr().out
 
 
-def test_forms_that_are_said_to_read_a_template_are_those_that_the_tests_of_forms_read_it_by() -> None:
-    from test_published_forms import TEMPLATES  # which is skipped without the published templates
+TEMPLATES = sorted(verified.templates())
 
-    for name, each in verified.templates().items():
-        if each.form:
-            assert TEMPLATES[name].form == each.form, name
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_claimed_of_a_published_template_is_what_the_tests_of_templates_show(name: str) -> None:
+    each = verified.templates()[name]
+    assert name in test_published_templates.NAMES and each.tools == (name not in test_published_templates.NO_TOOLS)
+    rounds = [dialogue for dialogue in dialogues() if bool(dialogue.tools) == each.tools]
+    assert 0 < each.rounds <= max(sum(message["role"] == "user" for message in each.wire) for each in rounds)
+    renderer = Renderer(published_templates.tokenizer(name), None)
+    read = test_published_forms.TEMPLATES.get(name)
+    assert each.form == (renderer.form_name if renderer.own and each.tools else read.form if read else "")
+
+
+def served_by_ours() -> list[tuple[str, str]]:
+    """Published templates, and the templates of ours by which models that bring them are served."""
+    known = specs.table()
+    pairs = {(name, known[model].template) for name in TEMPLATES for model in verified.templates()[name].models}
+    return sorted(pair for pair in pairs if pair[1])
+
+
+@pytest.mark.parametrize(("published", "ours"), served_by_ours())
+def test_a_template_of_ours_writes_the_prompts_of_the_published_one(published: str, ours: str) -> None:
+    tokenizer = published_templates.tokenizer(published)
+    if ours == "llama3":  # whose own text the beginning is
+        tokenizer.bos_token = "<|begin_of_text|>"
+    renderer = Renderer(tokenizer, template(ours))
+    compared = set()
+    for dialogue in dialogues():
+        if dialogue.tools or any("reasoning_content" in message for message in dialogue.wire):
+            continue
+        for number in dialogue.asks:
+            asked = dialogue.wire[:number]
+            try:
+                wanted = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+            except TemplateError:  # it knows no system text
+                continue
+            assert renderer.prompt(dialogue.conversation.messages[:number]) == wanted, dialogue.name
+            compared.add(sum(message["role"] == "user" for message in asked))
+    assert max(compared) >= verified.templates()[published].rounds

@@ -27,7 +27,7 @@ class Published(NamedTuple):
     """
 
     of: str
-    models: tuple[str, ...]
+    models: tuple[str, ...] = ()
     rounds: int = 0
     tools: bool = False
     form: str = ""
@@ -65,8 +65,10 @@ def verified(spec: ModelSpec) -> Verified:
     """What tests have shown of a model. Quantised weights and those that its own code reads are not among it."""
     read = spec.convert in converters() if spec.convert else spec.arch in classes()
     weights = read and not (spec.quant or spec.model or spec.model_type in _table()["quantised"])
-    name, template = _of_models().get(spec.model_type, ("", Published("", ())))
-    return Verified(weights, name, template.rounds, template.tools, template.form)
+    name, each = _of_models().get(spec.model_type, ("", Published("")))
+    if spec.template:  # one of ours, which has the rounds in common with the published one, not the tools
+        each = each._replace(tools=False, form="")
+    return Verified(weights, name, each.rounds, each.tools, each.form)
 
 
 def classes() -> frozenset[str]:
@@ -83,7 +85,7 @@ def converters() -> frozenset[str]:
 def templates() -> Mapping[str, Published]:
     """The published chat templates that tests render, by the name of their file in the package trl."""
     found = _table()["templates"]
-    return {name: Published(**{**each, "models": tuple(each["models"])}) for name, each in found.items()}
+    return {name: Published(**{**each, "models": tuple(each.get("models", ()))}) for name, each in found.items()}
 
 
 @cache
