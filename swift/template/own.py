@@ -73,6 +73,7 @@ class OwnLayout:
         opening, closing = (re.escape(each) for each in self.nature.thinking[:2])
         self.opened = re.compile(rf"{opening}\s*(?P<closed>{closing}\s*)?\Z")
         self._empty = re.compile(rf"\s*{opening}\s*{closing}\s*(?={BEFORE})")
+        self.tails: dict[tuple[object, ...], str] = {}
         self.closing = [Piece(self.nature.end, "stop")]
         if history == "keep" and not self.keeping and self.nature.thinking.answer:
             raise ValueError("--history_reasoning keep: this chat template has no place for thoughts of earlier rounds")

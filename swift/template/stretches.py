@@ -26,6 +26,8 @@ from swift.template.write import Kind, Piece, Spoken
 
 log = logging.getLogger("swift.template")
 T = TypeVar("T")
+TAILS = 1 << 12
+"""Shapes of dialogues for which it is kept how a reply ends."""
 _CONTENT, _THOUGHT = "\ue000", "\ue001"  # stand for a reply's texts while the template writes around them
 
 
@@ -247,8 +249,7 @@ class _Dialogue:
             target["tool_calls"] = self._layout.masked(reply.calls, self._allowed)
         if reply.thought and nature.key and not off:
             target[nature.key] = _THOUGHT
-        whole = self._layout.render([*self._before(index), target], self._tools, False, self._variables)
-        tail = self._behind(prompt, opened, whole)
+        tail = self._tail(index, target, prompt, opened)
         if tail is None:  # it writes finished replies in a way of their own: the reply as the form has it
             tail = self._speech.form.call(content, reply.called) + nature.end
         if content and _CONTENT not in tail and not opened:  # a template that leaves words beside calls out
@@ -263,6 +264,24 @@ class _Dialogue:
             rest = tail.lstrip()
             tail = tail[: len(tail) - len(rest)] + nature.before.lstrip() + _THOUGHT + nature.after + rest
         return self._cut(tail, bool(reply.calls))
+
+    def _tail(self, index: int, target: Wire, prompt: str, opened: re.Match[str] | None) -> str | None:
+        """What the template writes of a finished reply behind the prompt for it; None where that is not to be told.
+
+        Where texts alone differ it is the same: a reply without calls is rendered once for all dialogues of its shape.
+        """
+        before = self._before(index)
+        shape: tuple[object, ...] = ()
+        if "tool_calls" not in target and not self._variables:
+            roles = tuple((each["role"], "tool_calls" in each) for each in before)
+            shape = (roles, bool(self._tools), opened[0] if opened else "", *target.items())
+            if shape in self._layout.tails:
+                return self._layout.tails[shape]
+        whole = self._layout.render([*before, target], self._tools, False, self._variables)
+        tail = self._behind(prompt, opened, whole)
+        if shape and tail is not None and len(self._layout.tails) < TAILS:
+            self._layout.tails[shape] = tail
+        return tail
 
     def _behind(self, prompt: str, opened: re.Match[str] | None, whole: str) -> str | None:
         """What the template writes of a finished reply behind the prompt for it; None where that is not to be told."""
