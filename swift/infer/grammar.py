@@ -11,7 +11,6 @@ from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.infer import tagged
 from swift.infer.lark import HEAD, json_of, plain_json_of, quoted
-from swift.infer.thoughts import thinking_first
 
 
 class Rules(NamedTuple):
@@ -31,23 +30,17 @@ class Rules(NamedTuple):
 
 def write(
     form: Form, rules: Rules, special: Callable[[str], int | None], arguments: Mapping[str, dict[str, Any]]
-) -> str:
-    """The grammar. `special`: the token that a text is alone; `arguments`: the schema of each tool's, by its name.
+) -> list[str]:
+    """The lines of the grammar, without a thought. `special`: the token that a text is alone; `arguments`: the schema
+    of each tool's, by its name.
 
     Raises ValueError for what arguments in tags cannot be held to.
     """
-    lines = [*HEAD, *_written(form, rules, special, arguments)]
-    return "\n".join(thinking_first(lines, rules.thinking, special) if rules.thinking else lines)
-
-
-def _written(
-    form: Form, rules: Rules, special: Callable[[str], int | None], arguments: Mapping[str, dict[str, Any]]
-) -> list[str]:
     said = f"said: {json_of(rules.schema)}" if rules.schema is not None else "said: TEXT"
     if not rules.tools:
-        return ["start: said", said]
+        return [*HEAD, "start: said", said]
     calls = _Calls(form, rules, special, arguments)
-    return calls.required() if rules.required else [said, *calls.free()]
+    return [*HEAD, *(calls.required() if rules.required else [said, *calls.free()])]
 
 
 class _Calls:

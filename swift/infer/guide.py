@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from swift.chat import Tool
 from swift.infer import tagged
 from swift.infer.grammar import Rules, closed, write
 from swift.infer.schemas import LIMITS, Dropped, failure, guidable
-from swift.infer.thoughts import reached, starting
+from swift.infer.thoughts import reached, starting, thinking_first
 
 
 class NotHeld(ValueError):
@@ -66,7 +66,13 @@ class Vocabulary:
 
     @cached_property
     def tokens(self) -> LLTokenizer:
-        return from_tokenizer(self._tokenizer, eos_token=self._stops or None)
+        """llguidance takes every `<mark>` for a token that no text is made of; in models many of them are text."""
+        read = from_tokenizer(self._tokenizer, eos_token=self._stops or None)
+        texts = [token for token in self._tokenizer.added_tokens_decoder if not self._is_special(token)]
+        if not any(map(read.is_special_token, texts)):
+            return read
+        specials = {token for token in range(read.vocab_size) if read.is_special_token(token)}.difference(texts)
+        return LLTokenizer(TokenizerWrapper(_Bytes(self._tokenizer, read, sorted(specials))), eos_token=read.eos_tokens)
 
     def bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; none for one of the ids that only pad the vocabulary."""
@@ -74,9 +80,17 @@ class Vocabulary:
 
     def special(self, text: str) -> int | None:
         """The token that `text` is alone, if it is a special one."""
+        token = self.added(text)
+        return token if token is not None and self._is_special(token) else None
+
+    def added(self, text: str) -> int | None:
+        """The token that `text` is alone, if it is one of those that stand beside the vocabulary."""
         token = self._tokenizer.convert_tokens_to_ids(text)
         known = self._tokenizer.added_tokens_decoder.get(token)
-        return token if known is not None and known.special and known.content == text else None
+        return token if known is not None and known.content == text else None
+
+    def _is_special(self, token: int) -> bool:
+        return bool(self._tokenizer.added_tokens_decoder[token].special)
 
     def guide(self, form: Form, rules: Rules) -> Grammar:
         """What the schemas say is held as far as a grammar can, and in full where they are strict.
@@ -91,7 +105,10 @@ class Vocabulary:
         while True:
             if said:
                 rules = rules._replace(schema=held[0].schema)
-            text = write(form, rules, self.special, {each.tool: each.schema for each in held[len(said) :]})
+            lines = write(form, rules, self.special, {each.tool: each.schema for each in held[len(said) :]})
+            if rules.thinking:
+                lines = thinking_first(lines, rules.thinking, self.special, self.added)
+            text = "\n".join(lines)
             matcher = LLMatcher(self.tokens, text, log_level=0, limits=LIMITS)
             if not (reason := failure(matcher)):
                 dropped = tuple(each for one in held for each in one.dropped)
@@ -102,6 +119,19 @@ class Vocabulary:
             held[held.index(largest)] = _Held(largest.tool, _ANY, (Dropped("", "", reason, largest.tool),))
 
     def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+class _Bytes:
+    """A tokenizer for llguidance: the bytes of all tokens, of which those called special are no text."""
+
+    def __init__(self, tokenizer: Any, read: LLTokenizer, specials: Sequence[int]) -> None:
+        self.eos_token_id, self.bos_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id
+        self.tokens = [read.decode_bytes([token]) for token in range(read.vocab_size)]
+        self.special_token_ids = specials
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 

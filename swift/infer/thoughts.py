@@ -10,8 +10,8 @@ from swift.agent import Thinking
 from swift.agent.thoughts import Thoughts
 from swift.infer.lark import quoted
 
-Special = Callable[[str], int | None]
-"""The token that a text is alone, if it is a special one."""
+Token = Callable[[str], int | None]
+"""The token that a text is alone, if there is one."""
 Rule = Literal["edge", "inside", "after", "content"]
 """What a reply begins with: a thought or none, the rest of a thought, what follows a thought, the rest of content."""
 
@@ -37,26 +37,33 @@ def reached(thinking: Thinking, text: str) -> Reached:
     return Reached("after", ended) if thoughts.parted else Reached("edge", "")
 
 
-def thinking_first(lines: Sequence[str], thinking: Thinking, special: Special) -> list[str]:
+def thinking_first(lines: Sequence[str], thinking: Thinking, special: Token, added: Token) -> list[str]:
     """The lines of a grammar, for replies that may think before. Content opens as it does in such replies.
 
-    Text that begins like a thought is one, so nothing in it can be taken for a call.
+    `special` finds tokens that no text is made of, `added` those that some engines take for such. Text that begins like
+    a thought is one, so nothing in it can be taken for a call.
     """
     opening, closing, answer = (_parts(text.strip(), special) for text in thinking)
     words = opening[0] if special(opening[0]) is None else ""
-    first, rest = ("OPEN", opening[1:]) if words else ("WS?", opening)
+    opens = [f"WS? {_literals(opening, special)}"]
+    if words:
+        opens = [f"OPEN {_literals(opening[1:], special)}", *_as_token("WS?", opening, added)]
+    ends = [f"FREE {_literals(closing, special)}"]
+    if special(closing[0]) is None:
+        ends = [f"ends {_literals(closing[1:], special)}", *_as_token("FREE", closing, added)]
     return [
-        *(_changed(line, " ".join(_literals(answer, special))) for line in lines),
+        *(_changed(line, _literals(answer, special)) for line in lines),
         "start: edge",
-        f"edge: ({' '.join([first, *_literals(rest, special)])} thought)? after",
+        f"edge: (({' | '.join(opens)}) thought)? after",
         "inside: thought after",
         "after: WS? body",
+        f"thought: {' | '.join(ends)}",
         # white space is told apart by the lexer alone, so no other text begins with it
         r"WS: /[ \n]{1,16}/",
-        *([rf"OPEN: /[ \n]{{0,16}}/ {quoted(words)}"] if words else []),
-        rf"BLOCK: (/[ \n]/{f' | {quoted(words)}' if words else ''}) FREE",
+        rf"OPEN: /[ \n]{{0,16}}/ {quoted(words or ' ')}",
+        rf"SAID: FREE & ~((/[ \n]/{f' | {quoted(words)}' if words else ''}) FREE)",
         r"FREE: /(.|\n)*/",
-        *_ending(closing, special),
+        f"ends[lazy]: FREE {quoted(closing[0])}",
     ]
 
 
@@ -69,21 +76,20 @@ def starting(text: str, rule: Rule) -> str:
 def _changed(line: str, answer: str) -> str:
     name, _, what = line.partition(": ")
     if name == "start":
-        return f"body: {what}"
-    if name == "said" and answer:
-        return f"said: {answer} plain\nplain: {what}"
-    return f"{line} & ~BLOCK" if name in ("TEXT", "BEFORE") else line
+        return f"body: {re.sub(r'(?<=[|] )TEXT(?= )', 'SAID', what)}"
+    if name == "said":
+        what = "SAID" if what == "TEXT" else what
+        return f"said: {answer} plain\nplain: {what}" if answer else f"said: {what}"
+    return f"{line} & SAID" if name == "BEFORE" else line
 
 
-def _ending(closing: Sequence[str], special: Special) -> list[str]:
-    """The rules of a thought: what ends it is looked for in free text, or is a token that no free text holds."""
-    if special(closing[0]) is not None:
-        return [f"thought: {' '.join(['FREE', *_literals(closing, special)])}"]
-    ends = f"ends[lazy]: FREE {quoted(closing[0])}"
-    return [f"thought: {' '.join(['ends', *_literals(closing[1:], special)])}", ends]
+def _as_token(before: str, parts: Sequence[str], added: Token) -> list[str]:
+    """A mark, after what may stand before it, for engines that take it for a special token."""
+    token = added(parts[0]) if len(parts) == 1 else None
+    return [] if token is None else [f"{before} <[{token}]>"]
 
 
-def _parts(text: str, special: Special) -> list[str]:
+def _parts(text: str, special: Token) -> list[str]:
     """The text, cut around special tokens."""
     parts: list[str] = []
     for part in filter(None, _MARK.split(text)):
@@ -94,6 +100,6 @@ def _parts(text: str, special: Special) -> list[str]:
     return parts
 
 
-def _literals(parts: Sequence[str], special: Special) -> list[str]:
+def _literals(parts: Sequence[str], special: Token) -> str:
     tokens = [(part, special(part)) for part in parts]
-    return [quoted(part) if token is None else f"<[{token}]>" for part, token in tokens]
+    return " ".join(quoted(part) if token is None else f"<[{token}]>" for part, token in tokens)
