@@ -18,7 +18,7 @@ WEATHER = Tool(
     }
 )
 CLOCK = Tool({"name_for_model": "clock", "name_for_human": "时钟", "description": "The time"})
-CALLS = (ToolCall("get_weather", '{"place": "北京", "n": [1, 2.5]}'), ToolCall("clock", "{}"))
+CALLS = (ToolCall("get_weather", '{"n": [1, 2.5], "place": "北京"}'), ToolCall("clock", "{}"))
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -57,7 +57,7 @@ class Marks(NamedTuple):
     whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own. `thought`: what opens
     the line in which the model thinks before it calls or answers. `answer`: what opens its answer where tools are on
     offer; with `answer_after_result` only behind a tool's result. `tags`: what is around each argument, where they are
-    no JSON object.
+    no JSON object. `opens_line`: a call mark counts only where it opens a line.
     """
 
     stop: tuple[str, ...]
@@ -68,6 +68,7 @@ class Marks(NamedTuple):
     answer: str = ""
     answer_after_result: bool = False
     tags: Tags | None = None
+    opens_line: bool = False
 
     @property
     def inline(self) -> bool:
@@ -129,7 +130,19 @@ def some_arguments(marks: Marks) -> str:
 STOCK_SYSTEM = "You are a helpful assistant."
 """The sentence that templates put where nobody wrote a system text. ReAct's header says as much: it replaces it."""
 
-_NOT_FORMS = ("__init__", "tools", "described", "run", "jsontext", "tagged", "listed", "reply", "thoughts")
+_NOT_FORMS = (
+    "__init__",
+    "tools",
+    "described",
+    "run",
+    "jsontext",
+    "tagged",
+    "listed",
+    "pythonic",
+    "braces",
+    "reply",
+    "thoughts",
+)
 FORMS: tuple[str, ...] = tuple(
     sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_FORMS)
 )

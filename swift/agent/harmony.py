@@ -18,7 +18,7 @@ _TO = " to=functions."
 
 marks = Marks(
     stop=(_CALL,),
-    call=(_TO, _TO.lstrip(), f"{_CHANNEL}commentary{_TO}", f"{_CHANNEL}analysis{_TO}"),
+    call=(_TO.lstrip(), f"{_CHANNEL}commentary{_TO}", f"{_CHANNEL}analysis{_TO}"),
     results="raw",
     special=(_START, _CHANNEL, _MESSAGE, _CALL, _END, "<|constrain|>"),
 )

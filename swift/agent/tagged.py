@@ -20,19 +20,34 @@ def write_arguments(arguments: str, tags: Tags) -> str:
     values = loads(arguments) if is_json(arguments) else None
     if not isinstance(values, dict):
         raise ValueError(f"each argument is written in tags, so they must be a JSON object, not {arguments[:60]!r}")
-    return "".join(
+    return tags.joint.join(
         f"{tags.before}{name}{tags.between}{write_value(value, tags.notation)}{tags.after}"
-        for name, value in values.items()
+        for name, value in in_order(values, tags.notation)
     )
 
 
 def write_value(value: Any, notation: Notation) -> str:
     """A value as the notation has it. Raises ValueError for one that JSON does not know."""
     if isinstance(value, str):
-        return value
+        return f"{notation.quote}{escape(value, notation)}{notation.quote}"
     if value is None or isinstance(value, bool):
         return notation.words[_CONSTANTS.index(value)]
+    if notation.deep and isinstance(value, list):
+        return f"[{','.join(write_value(each, notation) for each in value)}]"
+    if notation.deep and isinstance(value, dict):
+        members = in_order(value, notation)
+        return f"{{{','.join(f'{key}:{write_value(each, notation)}' for key, each in members)}}}"
     return dumps(value)
+
+
+def escape(text: str, notation: Notation) -> str:
+    """The letters of a text as they stand between its quotes."""
+    return text.translate({ord(letter): written for letter, written in notation.escapes})
+
+
+def in_order(values: dict[str, Any], notation: Notation) -> list[tuple[str, Any]]:
+    """Names and values in the order in which they are written."""
+    return sorted(values.items(), key=lambda item: item[0].lower()) if notation.deep else list(values.items())
 
 
 _CONSTANTS = (True, False, None)
@@ -64,7 +79,7 @@ def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
     JSON and Python's words for true, false and null are read in every notation: models mix them.
     """
     if text in PYTHON_WORDS:
-        value: Any = _CONSTANTS[PYTHON_WORDS.index(text)]
+        value = constant(text)
     elif is_json(text):
         value = loads(text)
     else:
@@ -73,6 +88,11 @@ def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
         return value
     either = [text, value] if isinstance(value, str) else [value, text]
     return next((each for each in either if fits(each, schema)), value)
+
+
+def constant(word: str) -> bool | None:
+    """What one of Python's words stands for."""
+    return _CONSTANTS[PYTHON_WORDS.index(word)]
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:

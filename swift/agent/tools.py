@@ -55,7 +55,7 @@ def json_arguments(text: str) -> Arguments:
     except ValueError:
         is_json = False
         try:
-            value = _python_literal(text)
+            value = python_literal(text)
             written = dumps(value)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             return Arguments(reason=f"the arguments are not a JSON object: {_excerpt(text)}")
@@ -64,7 +64,8 @@ def json_arguments(text: str) -> Arguments:
     return Arguments(text if is_json else written)
 
 
-def _python_literal(text: str) -> Any:
+def python_literal(text: str) -> Any:
+    """The value of a Python literal, in which JSON's words may stand too. Raises what `ast.literal_eval` does."""
     tree = ast.parse(text.strip(), mode="eval")
     return ast.literal_eval(_JsonConstants().visit(tree))
 

@@ -54,7 +54,7 @@ class _Calls:
 
     def required(self) -> list[str]:
         thought, terminals = self._thought()
-        return [*terminals, f"start: {thought}{self._literal(self._shape.head)} calls", *self._rest()]
+        return [*terminals, f"start: {thought}{self._head} calls", *self._rest()]
 
     def _thought(self) -> tuple[str, list[str]]:
         """What may come before a call or an answer: a line of thought, where the form has a word for it."""
@@ -67,7 +67,7 @@ class _Calls:
         answer = self._form.marks.answer
         opening = f"({thought}ANSWER)? " if answer else ""
         terminals += [f'ANSWER: {quoted(answer)} " "?'] if answer else []
-        return [*terminals, f"start: {opening}said | {thought}{self._literal(self._shape.head)} calls"]
+        return [*terminals, f"start: {opening}said | {thought}{self._head} calls"]
 
     def free(self) -> list[str]:
         """Says what it likes up to a mark; from there on, calls."""
@@ -85,12 +85,12 @@ class _Calls:
             after = f"TEXT {self._literal(self._shape.middle)} calls"
             return [f"start: said | {after} | ({names}) {self._others()}", *bare, *rest]
         if self._special(mark) is not None:
-            return [f"start: said | TEXT {self._literal(head)} calls", *rest]
+            return [f"start: said | TEXT {self._head} calls", *rest]
         # Where a call in the middle of a line is none, its mark there is text.
         anywhere = self._form.parse("x " + self._form.call("", [ToolCall("x", "{}")]))[1]
         before = r"BEFORE: /(.|\n)*/" if anywhere else r"BEFORE: /((.|\n)*\n)?[ \t]*/"
         opening = f"opening[lazy]: BEFORE {quoted(mark)}"
-        return [f"start: said | opening {self._literal(head.removeprefix(mark))} calls", before, opening, *rest]
+        return [f"start: said | opening {self._literal(head.partition(mark)[2])} calls", before, opening, *rest]
 
     def _objects(self) -> list[str]:
         """The same for a form whose calls are JSON objects: one that is written as text would rule out an answer that
@@ -128,7 +128,7 @@ class _Calls:
 
     def _arguments(self, name: str, schema: dict[str, Any]) -> list[str]:
         tags = self._form.marks.tags
-        return tagged.rules(name, schema, tags) if tags else [f"{name}: {json_of(schema)}"]
+        return tagged.rules(name, schema, tags, self._literal) if tags else [f"{name}: {json_of(schema)}"]
 
     def _others(self) -> str:
         more = f"({self._literal(self._shape.middle)} one)* " if self._rules.parallel else ""
@@ -138,6 +138,13 @@ class _Calls:
         """What the form writes from a tool's name up to its arguments."""
         text = self._form.call("", [ToolCall(tool.name, SOME_ARGUMENTS)])
         return text[len(self._shape.head) : text.index(some_arguments(self._form.marks))]
+
+    @property
+    def _head(self) -> str:
+        """What opens the first call; behind a thought, white space at its beginning is told already."""
+        head = self._shape.head
+        either = {head: None, head.lstrip(): None} if self._rules.thinking else {head: None}
+        return f"({' | '.join(map(self._literal, either))})"
 
     def _literal(self, text: str) -> str:
         """The text in the grammar's language; marks that are tokens of their own become these."""

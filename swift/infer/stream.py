@@ -115,7 +115,8 @@ class Talk:
         bare = not shape.head
         self._marks = (*marks.call, shape.middle) if bare else marks.call
         mark = "|".join(map(re.escape, self._marks)) or r"(?!)"
-        self._mark = re.compile(rf"\A{_BARE}\n\s*(?=\{{)|{mark}" if bare else mark, re.IGNORECASE)
+        mark = rf"^[ \t]*(?:{mark})" if marks.opens_line else mark
+        self._mark = re.compile(rf"\A{_BARE}\n\s*(?=\{{)|{mark}" if bare else mark, re.IGNORECASE | re.MULTILINE)
         self._bare = re.compile(rf"\A{_BARE}?(\n\s*)?\Z" if bare else r"(?!)")
         self._openings = None if marks.tags else _openings(shape)
         self.whole = ""

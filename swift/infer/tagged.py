@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from swift.agent import Notation, Tags
-from swift.agent.tagged import as_object, definitions, fits, value_schemas, write_value
+from swift.agent.tagged import as_object, definitions, fits, in_order, value_schemas, write_value
 from swift.infer.lark import json_of, quoted
+from swift.infer.notated import FREE, NOTES, Literal, Values, joint, pattern, referred
 from swift.infer.schemas import Dropped, token, why_no_grammar
 
-_NOTES = {"title", "description", "default", "examples", "deprecated", "$comment", "$schema", "$defs", "definitions"}
-_OF_OBJECT = _NOTES | {"type", "properties", "required", "additionalProperties"}
+_OF_OBJECT = NOTES | {"type", "properties", "required", "additionalProperties"}
 _OF_TEXT = {"minLength", "maxLength", "pattern"}
 
 
@@ -53,7 +52,7 @@ class Kind(NamedTuple):
     schema: dict[str, Any] | None = None
 
 
-def rules(name: str, schema: dict[str, Any], tags: Tags) -> list[str]:
+def rules(name: str, schema: dict[str, Any], tags: Tags, literal: Literal = quoted) -> list[str]:
     """The rule `name`, and those that it is made of: the arguments that a schema names, in its order, and no others.
 
     Raises ValueError for what a schema may say and tags cannot be held to. Texts are not held to their `format`,
@@ -63,26 +62,40 @@ def rules(name: str, schema: dict[str, Any], tags: Tags) -> list[str]:
     wrong = [*sorted(schema.keys() - _OF_OBJECT), *(key for key in required if key not in values)]
     if wrong:
         raise ValueError(f"{wrong[0]!r}, said of arguments that have tags of their own")
-    ends = " | ".join(map(quoted, tags.ends))
-    never = f"{name.upper()}_NEVER"
-    made = [f"{never}: TEXT ({ends}) TEXT"]
-    parts = []
-    for index, (key, about) in enumerate(values.items()):
+    made, members = [], []
+    for index, (key, about) in enumerate(in_order(values, tags.notation)):
         part = f"{name}_{index}"
-        parts.append(part if key in required else f"{part}?")
-        made.append(f"{part}: {quoted(tags.before + key + tags.between)} {part}_value")
-        made += _value(f"{part}_value", list(_kinds(about, key, tags.notation)), quoted(tags.after), never, key)
-    return [f"{name}: {' '.join(parts)}" if parts else f'{name}: ""', *made]
+        members.append((part, key in required))
+        try:
+            made += _argument(part, key, about, tags, literal)
+        except ValueError as error:
+            raise ValueError(f"argument {key!r} {error}") from None
+    if tags.joint:
+        return [*joint(name, members, literal(tags.joint)), *made]
+    parts = " ".join(part if needed else f"{part}?" for part, needed in members)
+    return [f"{name}: {parts or quoted('')}", *made]
 
 
-def _value(name: str, kinds: list[Kind], after: str, never: str, key: str) -> Iterator[str]:
+def _argument(name: str, key: str, about: dict[str, Any], tags: Tags, literal: Literal) -> list[str]:
+    opening = literal(tags.before + key + tags.between)
+    if tags.notation.quote:
+        values = Values(f"{name}_value", tags.notation, literal)
+        return [f"{name}: {opening} {values.rule(about)}", *values.rules]
+    never = f"{name.upper()}_NEVER"
+    ends = " | ".join(map(quoted, tags.ends))
+    kinds = list(_kinds(about, tags.notation))
+    value = _value(f"{name}_value", kinds, quoted(tags.after), never)
+    return [f"{name}: {opening} {name}_value", f"{never}: {FREE} ({ends}) {FREE}", *value]
+
+
+def _value(name: str, kinds: list[Kind], after: str, never: str) -> Iterator[str]:
     """A value up to its end: bare texts as one term, which ends as soon as it can, and JSON."""
     texts = [kind.term for kind in kinds if kind.schema is None]
     schemas = [kind.schema for kind in kinds if kind.schema is not None]
-    if "TEXT" in texts:  # which JSON is too
+    if FREE in texts:  # which JSON is too
         schemas = []
     if schemas and any(kind.free for kind in kinds):
-        raise ValueError(f"argument {key!r} is a text with rules, or no text")
+        raise ValueError("is a text with rules, or no text")
     names = [f"{name}_text"] * bool(texts) + [f"{name}_json_{index}" for index in range(len(schemas))]
     yield f"{name}: {' | '.join(names)}"
     if texts:
@@ -92,24 +105,24 @@ def _value(name: str, kinds: list[Kind], after: str, never: str, key: str) -> It
         yield f"{name}_json_{index}_: {json_of(schema)}"
 
 
-def _kinds(schema: dict[str, Any], key: str, notation: Notation, within: tuple[str, ...] = ()) -> Iterator[Kind]:
-    said, types = schema.keys() - _NOTES - {"format"}, _types(schema)
+def _kinds(schema: dict[str, Any], notation: Notation, within: tuple[str, ...] = ()) -> Iterator[Kind]:
+    said, types = schema.keys() - NOTES - {"format"}, _types(schema)
     shared = definitions(schema)
     if said == {"$ref"}:
-        referred = _referred(schema["$ref"], shared, key, within)
-        yield from _kinds(referred, key, notation, (*within, schema["$ref"]))
+        place = schema["$ref"]
+        yield from _kinds(referred(place, shared, within), notation, (*within, place))
     elif said & {"enum", "const"}:
         found = schema["enum"] if "enum" in said else [schema["const"]]
         rest = {name: value for name, value in schema.items() if name != "enum"}  # thousands would be sought in it
         yield from (Kind(quoted(write_value(value, notation))) for value in found if fits(value, rest))
     elif said == {"anyOf"}:
         for branch in (each for each in schema["anyOf"] if each is not False):
-            yield from _kinds({**shared, **as_object(branch)}, key, notation, within)
+            yield from _kinds({**shared, **as_object(branch)}, notation, within)
     elif not said:
-        yield Kind("TEXT", free=True)
+        yield Kind(FREE, free=True)
     elif said == {"type"} or ("string" in types and said <= _OF_TEXT | {"type"}):
         if "string" in types:
-            yield Kind(_text(schema, key), free=True)
+            yield Kind(_text(schema), free=True)
         yield from (Kind(quoted(write_value(value, notation))) for kind in types for value in _VALUES.get(kind, ()))
         if others := [kind for kind in types if kind not in ("string", *_VALUES)]:
             yield Kind(schema={**shared, "type": others})
@@ -125,31 +138,9 @@ def _types(schema: dict[str, Any]) -> list[str]:
     return [types] if isinstance(types, str) else list(types)
 
 
-def _referred(place: str, shared: dict[str, Any], key: str, within: tuple[str, ...]) -> dict[str, Any]:
-    _, *path = place.split("/")
-    found: Any = shared if place.startswith("#/") and place not in within else None
-    for step in path:
-        found = found.get(step) if isinstance(found, dict) else None
-    if not isinstance(found, dict):
-        raise ValueError(f"argument {key!r} refers to {place}")
-    return {**shared, **found}
-
-
-def _text(schema: dict[str, Any], key: str) -> str:
+def _text(schema: dict[str, Any]) -> str:
     least, most = schema.get("minLength", 0), schema.get("maxLength", "")
     terms = [rf"/(.|\n){{{least},{most}}}/"] if least or most != "" else []
     if "pattern" in schema:
-        terms.append(_found(schema["pattern"], key))
-    return f"({' & '.join(terms)})" if terms else "TEXT"
-
-
-def _found(pattern: str, key: str) -> str:
-    """A text in which a pattern is found; anchors are for its two ends."""
-    start, end = pattern.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$\Z", pattern) is not None
-    bare = re.sub(r"\\.|\[[^]]*\]", "", pattern)
-    while (without := re.sub(r"\([^()]*\)", "", bare)) != bare:
-        bare = without
-    if (start or end) and "|" in bare:
-        raise ValueError(f"argument {key!r} has a pattern with anchors on one side of |")
-    inner = re.sub(r"(?<!\\)/", r"\/", pattern[start : len(pattern) - end])
-    return f"({'' if start else 'TEXT '}/(?:{inner})/{'' if end else ' TEXT'})"
+        terms.append(pattern(schema["pattern"]))
+    return f"({' & '.join(terms)})" if terms else FREE

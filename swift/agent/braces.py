@@ -1,0 +1,114 @@
+"""Objects as Gemma writes them, `{key:value,...}`, texts between quotes of their own. Knows no form's marks."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from swift.agent import PYTHON_WORDS, Notation, Tags
+from swift.agent.jsontext import dumps, is_json, loads
+from swift.agent.tagged import constant
+from swift.chat import ToolCall
+
+
+class Read(NamedTuple):
+    """A value, and where it ends in the text that holds it."""
+
+    value: Any
+    end: int
+
+
+def tags(quote: str) -> Tags:
+    return Tags(before="", between=":", after="", ends=(), joint=",", notation=Notation(quote=quote, deep=True))
+
+
+def read_calls(text: str, begin: str, end: str, stop: str, quote: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """What is said before, between and behind calls, and the calls: `begin` call:name{...} `end`, `stop` behind all."""
+    said, calls = "", []
+    opening = re.compile(re.escape(begin) + r"\s*call:\s*([^\s{}]+)\s*(?=\{)")
+    at = 0
+    while found := opening.search(text, at):
+        try:
+            values, after = _object(text, found.end(), quote)
+        except (ValueError, RecursionError):
+            break
+        said += text[at : found.start()]
+        calls.append(ToolCall(found[1], dumps(values)))
+        at = after + len(end) * text.startswith(end, after)
+    return said + (text[at:].removesuffix(stop) if calls else text), tuple(calls)
+
+
+_KEY = re.compile(r"[^\s:,{}\[\]]+")
+_BARE = re.compile(r"[^,{}\[\]]+")
+_SPACE = re.compile(r"\s*")
+
+
+def _value(text: str, at: int, quote: str) -> Read:
+    if text.startswith(quote, at):
+        return _text(text, at, quote)
+    if text.startswith("{", at):
+        return _object(text, at, quote)
+    if text.startswith("[", at):
+        return _list(text, at, quote)
+    return _bare(text, at)
+
+
+def _object(text: str, at: int, quote: str) -> Read:
+    values: dict[str, Any] = {}
+    at = _past(text, at, "{")
+    while not text.startswith("}", at):
+        key = _text(text, at, quote) if text.startswith(quote, at) else _matched(_KEY, text, at)
+        values[key.value], at = _value(text, _past(text, key.end, ":"), quote)
+        at = _separated(text, at, "}")
+    return Read(values, at + 1)
+
+
+def _list(text: str, at: int, quote: str) -> Read:
+    values: list[Any] = []
+    at = _past(text, at, "[")
+    while not text.startswith("]", at):
+        value, at = _value(text, at, quote)
+        values.append(value)
+        at = _separated(text, at, "]")
+    return Read(values, at + 1)
+
+
+def _text(text: str, at: int, quote: str) -> Read:
+    start = at + len(quote)
+    end = text.index(quote, start)
+    return Read(text[start:end], end + len(quote))
+
+
+def _bare(text: str, at: int) -> Read:
+    """A number, or a word of JSON's or Python's. A text without its quotes is read too."""
+    word, end = _matched(_BARE, text, at)
+    word = word.strip()
+    if word in PYTHON_WORDS:
+        return Read(constant(word), end)
+    return Read(loads(word) if is_json(word) else word, end)
+
+
+def _matched(pattern: re.Pattern[str], text: str, at: int) -> Read:
+    found = pattern.match(text, at)
+    if not found:
+        raise ValueError(f"nothing at {at}")
+    return Read(found[0], found.end())
+
+
+def _past(text: str, at: int, mark: str) -> int:
+    """Behind a mark and the white space around it."""
+    found = _skip(text, at)
+    if not text.startswith(mark, found):
+        raise ValueError(f"no {mark} at {at}")
+    return _skip(text, found + len(mark))
+
+
+def _separated(text: str, at: int, closing: str) -> int:
+    """Where the next member begins, or `closing` stands."""
+    at = _skip(text, at)
+    return at if text.startswith(closing, at) else _past(text, at, ",")
+
+
+def _skip(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return space.end() if space else at

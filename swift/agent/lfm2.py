@@ -1,0 +1,31 @@
+"""LFM2's and 2.5's form: a list of Python calls between tokens of its own; results as the bare text of a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swift.agent import Marks, listed, pythonic
+from swift.agent.listed import offer
+from swift.chat import Tool, ToolCall
+
+_BEGIN, _END = "<|tool_call_start|>", "<|tool_call_end|>"
+marks = Marks(stop=(), call=(_BEGIN,), results="turn", special=(_BEGIN, _END), tags=pythonic.TAGS)
+
+
+def system(tools: Sequence[Tool], text: str) -> str:
+    return offer(tools, text, call)
+
+
+def call(content: str, calls: Sequence[ToolCall]) -> str:
+    return f"{content}{_BEGIN}[{', '.join(map(pythonic.write_call, calls))}]{_END}" if calls else content
+
+
+def result(texts: Sequence[str]) -> str:
+    return "\n".join(texts)
+
+
+def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
+    """What stands behind the calls is said too. A list of JSON objects counts: the model can be asked for it."""
+    content, mark, rest = text.partition(_BEGIN)
+    found = pythonic.read_list(rest, 0) or listed.read_list(rest, 0)
+    return (content + rest[found.end :].removeprefix(_END), found.calls) if mark and found else (text, ())
