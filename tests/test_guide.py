@@ -232,7 +232,7 @@ def test_thoughts_of_a_model_of_pure_noise_come_before_a_call_that_fits(seed: in
     assert [call.name for call in reply.message.tool_calls] == ["clock"]
 
 
-def test_marks_that_are_added_tokens_and_no_special_ones_are_written_as_these_or_letter_by_letter() -> None:
+def test_marks_that_are_added_tokens_and_no_special_ones_are_written_as_these() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in ("<think>", "</think>", "<tool_call>", "<b>")])
     vocabulary = Vocabulary(tokenizer, [tokenizer.eos_token_id])
@@ -246,11 +246,6 @@ def test_marks_that_are_added_tokens_and_no_special_ones_are_written_as_these_or
     ):
         guide = vocabulary.guide(form("hermes"), rules)
         assert keeps(guide, tokenizer, text), text
-        spelled = [token for letter in text for token in tokenizer.encode(letter, add_special_tokens=False)]
-        constraint = guide.begin()
-        for token in spelled:
-            assert constraint.mask(torch.zeros(len(tokenizer)))[token] == 0
-            constraint.accept(token)
 
 
 @pytest.mark.parametrize("special", [False, True], ids=["text", "tokens"])
