@@ -6,6 +6,8 @@ import time
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     LogitsProcessorList,
@@ -103,6 +105,43 @@ def test_a_model_with_sliding_attention_sees_its_window_only():
     assert [tokens(each) for each in replies] == [
         reference(sliding, prompt(length, length), 12) for length in (30, 200)
     ]
+    engine.close()
+
+
+STATE = {
+    **{"linear_conv_kernel_dim": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 2, "head_dim": 8},
+}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+RECURRENT = {
+    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], **STATE},
+    "qwen3_next": {
+        **{"layer_types": ["linear_attention", "full_attention"], **STATE, **EXPERTS},
+        **{"num_experts": 4, "shared_expert_intermediate_size": 16},
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "nemotron_h": {
+        **{"layer_types": ["linear_attention", "full_attention", "moe", "mlp"], "num_hidden_layers": 4, **EXPERTS},
+        **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 2, "head_dim": 8},
+        **{"n_routed_experts": 4, "moe_shared_expert_intermediate_size": 16, "n_group": 1, "topk_group": 1},
+    },
+    "falcon_h1": {
+        **{"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1},
+    },
+}
+"""Families with layers that keep a state, by model_type."""
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_model_with_recurrent_layers_gives_what_transformers_generates_alone_and_beside_others(kind):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **RECURRENT[kind]})).eval()
+    prompts = [prompt(length, seed=length) for length in (3, 1, 40, BESIDE + 30)]
+    expected = [reference(model, each, 12) for each in prompts]
+    engine = TorchEngine(model, stop_tokens=())
+    replies = [engine.submit(each, GREEDY) for each in prompts]
+    assert [tokens(each) for each in replies] == expected
+    assert tokens(engine.submit(prompts[-1], GREEDY)) == expected[-1]  # what was computed before is not read again
     engine.close()
 
 

@@ -66,6 +66,7 @@ class Decoder:
         self.open, self.close, self.read = self._pasts.open, self._pasts.close, self._pasts.read
         self.why_not = family.why_not
         self.position_bytes = layout.position_bytes
+        self.readable = True
 
     likeliest = staticmethod(likeliest)
 

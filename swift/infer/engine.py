@@ -295,7 +295,7 @@ class TorchEngine:
 
     def _awaits(self, row: _Row) -> bool:
         """Whether an earlier prompt is about to compute what this one begins with."""
-        if row.inputs is not None:
+        if not self._reusable(row):
             return False
         for other in self._rows[: self._rows.index(row)]:
             end = (other.past.length // BLOCK + 1) * BLOCK
@@ -306,7 +306,7 @@ class TorchEngine:
 
     def _open(self, row: _Row) -> None:
         """Gives a row its past, with what is known of its prompt."""
-        kept = [] if row.inputs is not None else self._prefixes.find(row.adapter, row.tokens[:-1])
+        kept = self._prefixes.find(row.adapter, row.tokens[:-1]) if self._reusable(row) else []
         length = len(kept) * BLOCK
         # Whatever goes wrong belongs to the thread that waits for this row, not to the worker.
         try:
@@ -372,11 +372,15 @@ class TorchEngine:
             self._waiting.appendleft(row)
 
     def _keep(self, row: _Row) -> None:
-        if row.inputs is None:
+        if self._reusable(row):
             past = row.past
             self._prefixes.keep(
                 row.adapter, row.tokens[: past.length], lambda start, end: self._runner.read(past, start, end)
             )
+
+    def _reusable(self, row: _Row) -> bool:
+        """Whether what is computed of its tokens serves others that begin with the same."""
+        return row.inputs is None and self._runner.readable
 
     def _retire(self) -> None:
         """Drops removed adapters that nobody is waiting for any more."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from swift.infer.lora import Lora
 from swift.infer.runner import Feed, Kept, Past
@@ -16,6 +17,9 @@ from swift.infer.sample import likeliest
 
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, (batch, heads, length, width) each."""
+ATTENTION = {"full_attention", "sliding_attention"}
+STATES = {"linear_attention", "conv", "hybrid", "moe", "mlp"}
+"""Layers of which transformers' cache keeps a state that each token changes, or nothing."""
 
 
 class _Own(Past):
@@ -33,14 +37,18 @@ class _Own(Past):
 class Generic:
     """A runner (see runner.py) over a model's own forward. Rows of the batch are padded on the left.
 
-    The model must keep its past in keys and values alone (no recurrent layers).
+    A model with recurrent layers computes each request alone, and nothing of a past can be read for another: a state
+    holds all tokens up to the last.
     """
 
     def __init__(self, model: Any) -> None:
+        config = model.config.get_text_config()
         # Most configurations name no layer types: attention alone.
-        kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-        if other := kinds - {"full_attention", "sliding_attention"}:
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if other := kinds - ATTENTION - STATES:
             raise ValueError(f"this engine cannot serve layers of type {', '.join(sorted(other))}")
+        self._recurrent = config if kinds & STATES else None
+        self.readable = self._recurrent is None
         self._model: Any = model
         names = inspect.signature(model.forward).parameters
         # Nearly every model can skip the logits of the positions before the last; wrappers hide the argument.
@@ -60,7 +68,7 @@ class Generic:
 
     def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
         if not kept:
-            return _Own(DynamicCache(), 0)
+            return _Own(DynamicCache(config=self._recurrent), 0)
         whole = [
             torch.cat(pieces, dim=-2)[..., :length, :]
             for pieces in zip(*(piece.tensors for piece in kept), strict=True)
@@ -84,6 +92,8 @@ class Generic:
     def step(self, feeds: Sequence[Feed]) -> Tensor:
         logits: dict[int, Tensor] = {}
         together = [index for index, feed in enumerate(feeds) if len(feed.tokens) == 1 and feed.past.length]
+        if self._recurrent:
+            together = []
         for index, feed in enumerate(feeds):
             if index in together:
                 self._join(feed.past)
@@ -102,13 +112,13 @@ class Generic:
         if feed.inputs is not None:
             options = {name: tensor.to(self._model.device) for name, tensor in feed.inputs.items()}
         elif self._shifted is not None:
-            options["position_ids"] = torch.arange(past.length, past.length + len(feed.tokens))[None]
+            options["position_ids"] = torch.arange(past.length, past.length + len(feed.tokens))[None] + past.shift
         logits_BV = self._forward(torch.tensor([list(feed.tokens)]), past.cache, [feed.adapter], options)
         past.length += len(feed.tokens)
         if feed.inputs is not None and self._shifted is not None and self._shifted.rope_deltas is not None:
             past.shift = int(self._shifted.rope_deltas.reshape(-1)[0])
         if not self.position_bytes:
-            self.position_bytes = sum(each.nbytes for pair in _layers(past.cache) for each in pair) // past.length
+            self.position_bytes = sum(each.nbytes for pair in _attention(past.cache) for each in pair) // past.length
         return logits_BV[0]
 
     def _together(self, feeds: Mapping[Past, tuple[int, Feed]]) -> dict[int, Tensor]:
@@ -227,3 +237,8 @@ def _filled(layers: Layers) -> DynamicCache:
 
 def _layers(cache: DynamicCache) -> Layers:
     return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _attention(cache: DynamicCache) -> Layers:
+    """Of the layers that have some."""
+    return [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]

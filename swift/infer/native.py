@@ -150,6 +150,7 @@ class NativeDecoder:
         self.open, self.close, self.read = self._pasts.open, self._pasts.close, self._pasts.read
         self.why_not = family.why_not
         self.position_bytes = layout.position_bytes
+        self.readable = True
 
     def __del__(self) -> None:
         if decoder := getattr(self, "_decoder", None):

@@ -43,6 +43,8 @@ class Runner(Protocol):
 
     position_bytes: int
     """What keys and values of one position cost; 0 until known."""
+    readable: bool
+    """Whether positions of a past can be read for another; where not, `open` is given none and `read` not called."""
 
     def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
         """A past that begins with `length` positions read from another."""
