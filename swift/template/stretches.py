@@ -251,7 +251,9 @@ class _Dialogue:
             target[nature.key] = _THOUGHT
         tail = self._tail(index, target, prompt, opened)
         if tail is None:  # it writes finished replies in a way of their own: the reply as the form has it
-            tail = self._speech.form.call(content, reply.called) + nature.end
+            plain = nature.thinking.answer and not (reply.calls or reply.thought)
+            opening = nature.after.partition(nature.thinking.close)[2] if plain else ""
+            tail = opening + self._speech.form.call(content, reply.called) + nature.end
         if content and _CONTENT not in tail and not opened:  # a template that leaves words beside calls out
             told = self._speech.form.call(content, reply.called)
             tail = told.removesuffix(self._speech.form.call("", reply.called)) + tail
