@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_guide import tokenizer_of
+from test_guide import keeps, tokenizer_of
 
-from swift.agent import form
-from swift.chat import Conversation, Message, Tool, ToolCall
+from swift.agent import form, shape
+from swift.chat import Conversation, Delta, Draft, Message, Tool, ToolCall
+from swift.infer.grammar import Rules
+from swift.infer.guide import Vocabulary
+from swift.infer.stream import Talk
 from swift.template import Renderer
 
 NAMES = (
@@ -154,6 +157,43 @@ def test_phi_reads_the_mark_of_its_vocabulary_too(call: str) -> None:
 def test_a_mark_without_a_call_behind_it_is_text(form_name: str, mark: str) -> None:
     for text in (f"I write {mark} so.", f"{mark}[", f"{mark}[1]", f'{mark}[{{"nam": "f"}}]', f'{mark}{{"name": 1}}'):
         assert form(form_name).parse(text) == (text, ())
+
+
+def with_ids(form_name: str) -> tuple[ToolCall, ToolCall]:
+    """Two calls whose ids a model of the form would write."""
+    if form_name == "kimi_k2":
+        return ToolCall("look", '{"n": [1, 2]}', "functions.look:7"), ToolCall("go", "{}", "functions.go:8")
+    return ToolCall("look", '{"n": [1, 2]}', "abc123XYZ"), ToolCall("go", "{}", "Zyx987qwe")
+
+
+@pytest.mark.parametrize("form_name", WITH_IDS)
+def test_calls_are_read_along_whatever_ids_the_model_gives_them(form_name: str) -> None:
+    marks = form(form_name).marks
+    talk, draft = Talk(marks, shape(form(form_name))), Draft()
+    begun_at = []
+    text = form(form_name).call("So.", with_ids(form_name))
+    for number, letter in enumerate(text):
+        said, calls = talk.push(letter)
+        draft.add(Delta(said))
+        for call in calls:
+            draft.add(Delta(tool_call=call))
+            begun_at += [number] if call.name else []
+    assert draft.message.content == "So."
+    assert [(call.name, call.arguments) for call in draft.calls] == [("look", '{"n": [1, 2]}'), ("go", "{}")]
+    assert len(text) > begun_at[1] > begun_at[0] > len("So.")
+
+
+@pytest.mark.parametrize("form_name", WITH_IDS)
+def test_a_model_that_is_guided_gives_its_calls_the_ids_that_it_likes(form_name: str) -> None:
+    tokenizer = tokenizer_of(form_name)
+    look = Tool({"name": "look", "parameters": {"type": "object", "properties": {"n": {"type": "array"}}}})
+    for rules in (Rules((look, Tool({"name": "go"}))), Rules((look, Tool({"name": "go"})), required=True)):
+        guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(form_name), rules)
+        text = form(form_name).call("", with_ids(form_name))
+        assert keeps(guide, tokenizer, text)
+        for identity, wrong in (("abc123XYZ", "abc1"), ("abc123XYZ", "abc-23XYZ"), ("look:7", "look:x")):
+            if identity in text:
+                assert not keeps(guide, tokenizer, text.replace(identity, wrong))
 
 
 # By the tokenizer's own chat template ---------------------------------------------------------------------------------

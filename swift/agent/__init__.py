@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +42,13 @@ class Tags(NamedTuple):
     notation: Notation = Notation()
 
 
+class Ids(NamedTuple):
+    """How a form writes the id of a call: it stands behind `before` and is like `pattern`, a regular expression."""
+
+    before: str
+    pattern: str
+
+
 class Thinking(NamedTuple):
     """The texts around a thought in a reply: `open` thought `close` `answer` content. `answer` is often empty."""
 
@@ -57,7 +65,8 @@ class Marks(NamedTuple):
     whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own. `thought`: what opens
     the line in which the model thinks before it calls or answers. `answer`: what opens its answer where tools are on
     offer; with `answer_after_result` only behind a tool's result. `tags`: what is around each argument, where they are
-    no JSON object. `opens_line`: a call mark counts only where it opens a line.
+    no JSON object. `opens_line`: a call mark counts only where it opens a line. `ids`:
+    calls have ids in the text; `call` makes one up where a call has none that will do.
     """
 
     stop: tuple[str, ...]
@@ -69,6 +78,7 @@ class Marks(NamedTuple):
     answer_after_result: bool = False
     tags: Tags | None = None
     opens_line: bool = False
+    ids: Ids | None = None
 
     @property
     def inline(self) -> bool:
@@ -125,6 +135,11 @@ def some_arguments(marks: Marks) -> str:
     """How `call` writes SOME_ARGUMENTS."""
     tags = marks.tags
     return f"{tags.before}{_KEY}{tags.between}0{tags.after}" if tags else SOME_ARGUMENTS
+
+
+def without_ids(text: str, ids: Ids | None) -> list[str]:
+    """A text of a form's cut at the ids of calls, which are left out."""
+    return re.split(f"(?<={re.escape(ids.before)}){ids.pattern}", text) if ids else [text]
 
 
 STOCK_SYSTEM = "You are a helpful assistant."

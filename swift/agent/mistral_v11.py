@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Ids, Marks
 from swift.agent.jsontext import raw_decode
 from swift.agent.listed import offer, write_value
-from swift.agent.mistral_ids import identity, known, result
+from swift.agent.mistral_ids import ID, identity, known, result
 from swift.chat import Tool, ToolCall
 
 __all__ = ["call", "marks", "parse", "result", "system"]
@@ -18,6 +18,7 @@ marks = Marks(
     call=("[TOOL_CALLS]",),
     results="raw",
     special=("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+    ids=Ids("[CALL_ID]", ID),
 )
 
 _CALL = re.compile(r"\s*\[TOOL_CALLS\]\s*(?P<name>[^\[\]{}\s]+)\s*(?:\[CALL_ID\]\s*(?P<id>\w+)\s*)?\[ARGS\]\s*")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swift.agent.listed import offer, write_value
-from swift.agent.mistral_v11 import marks, parse, result
+from swift.agent.mistral_v11 import marks as with_ids
+from swift.agent.mistral_v11 import parse, result
 from swift.chat import Tool, ToolCall
 
 __all__ = ["call", "marks", "parse", "result", "system"]
+
+marks = with_ids._replace(ids=None)
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from swift.agent import SOME_ARGUMENTS, Form, Thinking, shape, some_arguments
+from swift.agent import SOME_ARGUMENTS, Form, Thinking, shape, some_arguments, without_ids
 from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.infer import tagged
@@ -147,7 +147,12 @@ class _Calls:
         return f"({' | '.join(map(self._literal, either))})"
 
     def _literal(self, text: str) -> str:
-        """The text in the grammar's language; marks that are tokens of their own become these."""
+        """The text in the grammar's language: marks that are tokens of their own become these, ids any that will do."""
+        ids = self._form.marks.ids
+        parts = (self._literal_between(part) for part in without_ids(text, ids))
+        return f" /{ids.pattern}/ ".join(parts) if ids else next(parts)
+
+    def _literal_between(self, text: str) -> str:
         marks = [mark for mark in self._form.marks.special if self._special(mark) is not None]
         parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", text) if marks else [text]
         return " ".join(f"<[{self._special(part)}]>" if part in marks else quoted(part) for part in parts if part)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from uuid import uuid4
 
-from swift.agent import Marks, Shape
+from swift.agent import Ids, Marks, Shape, without_ids
 from swift.agent.tools import json_arguments
 from swift.chat import Message, ToolCall
 
@@ -118,7 +118,7 @@ class Talk:
         mark = rf"^[ \t]*(?:{mark})" if marks.opens_line else mark
         self._mark = re.compile(rf"\A{_BARE}\n\s*(?=\{{)|{mark}" if bare else mark, re.IGNORECASE | re.MULTILINE)
         self._bare = re.compile(rf"\A{_BARE}?(\n\s*)?\Z" if bare else r"(?!)")
-        self._openings = None if marks.tags else _openings(shape)
+        self._openings = None if marks.tags else _openings(shape, marks.ids)
         self.whole = ""
         self._said = 0
         self._at: int | None = None  # where the call that comes next, or its arguments, go on
@@ -180,17 +180,18 @@ class Talk:
 _BARE = r"[\w.-]+"  # a name alone on its line
 
 
-def _openings(shape: Shape) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What comes before the arguments of the first call, and of the others: white space may differ."""
+def _openings(shape: Shape, ids: Ids | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What comes before the arguments of the first call, and of the others: white space and ids may differ."""
     name = r"(?P<name>[^\s\"<>]+?)"
-    between = _loosely(shape.between) if shape.between.strip() else r"\s*\n\s*"
-    middle = _loosely(shape.middle)
-    head = _loosely(shape.head) if shape.head else rf"(?:{middle})?"
+    between = _loosely(shape.between, ids) if shape.between.strip() else r"\s*\n\s*"
+    middle = _loosely(shape.middle, ids)
+    head = _loosely(shape.head, ids) if shape.head else rf"(?:{middle})?"
     return re.compile(head + name + between, re.IGNORECASE), re.compile(middle + name + between, re.IGNORECASE)
 
 
-def _loosely(text: str) -> str:
-    return r"\s*".join(re.escape(part) for part in re.split(r"\s+", text))
+def _loosely(text: str, ids: Ids | None) -> str:
+    parts = (r"\s*".join(re.escape(word) for word in re.split(r"\s+", part)) for part in without_ids(text, ids))
+    return rf"\s*{ids.pattern}\s*".join(parts) if ids else next(parts)
 
 
 def _new_id() -> str:
