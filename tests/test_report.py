@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,13 +20,12 @@ HISTORY = [{"step": step, "loss": 1 / step, "learning_rate": 1e-4} for step in r
 ]
 
 
-def test_the_mixture_counts_rows_tokens_and_trained_tokens_of_each_source() -> None:
+def test_the_mixture_counts_rows_samples_tokens_and_trained_tokens_of_each_source() -> None:
     samples = [Sample([1, 2, 3], [1, 0, 1], "a"), Sample([1, 2], [0, 2.0], "a"), Sample([4, 5], [0, 0], "b")]
-    shares = report.mixture(samples)
-    assert shares == {"a": report.Share(2, 5, 2), "b": report.Share(1, 2, 0)}
-    written = json.loads(report.mixture_json(shares))
-    assert written["sources"]["a"] == {"rows": 2, "tokens": 5, "trained_tokens": 2}
-    assert written["total"] == {"rows": 3, "tokens": 7, "trained_tokens": 2}
+    shares = report.mixture(samples, {"a": 1, "b": 1})
+    assert shares == {"a": report.Share(1, 2, 5, 2), "b": report.Share(1, 1, 2, 0)}
+    assert report.total(shares) == report.Share(2, 3, 7, 2)
+    assert [share.counted for share in shares.values()] == ["1 rows (2 samples)", "1 rows"]
 
 
 def test_an_abbreviated_row_cuts_long_masked_text_and_names_weights() -> None:

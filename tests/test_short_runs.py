@@ -213,7 +213,7 @@ def test_nothing_left_to_train_is_an_error_with_the_flag_that_helps(
     assert "give --max_steps above 4" in refusal(place, max_steps=4)
     write(place / "rows.jsonl", plain_rows(4))
     assert "at step 4 of 2" in refusal(place)
-    assert "resume: the number of rows is 4, the checkpoint's run had 8" in capsys.readouterr().out
+    assert "resume: the number of samples is 4, the checkpoint's run had 8" in capsys.readouterr().out
     assert refusal(place).endswith("give --num_train_epochs 5, or leave out --resume_from_checkpoint")
     assert train(place, resume_from_checkpoint="newest", num_train_epochs=5)["global_step"] == 5
 

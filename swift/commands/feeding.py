@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
@@ -17,7 +18,7 @@ from swift import flags, garbage
 from swift.commands.groups import DataFlags, FeedFlags, ModelFlags, TemplateFlags, TrainFlags
 
 if TYPE_CHECKING:
-    from swift.chat import Sample
+    from swift.chat import Conversation, Sample
     from swift.data.check import Report
     from swift.data.mix import DataPlan
     from swift.template import Renderer
@@ -33,8 +34,8 @@ SCALED = 100
 """Rows in which a named loss scale must find something."""
 NAMED = 100
 """Rows left out on the way that a process names, before it only counts on."""
-RULES = ("agent", "data", "template", "chat.py", "train/cache.py")
-"""What of this package decides the tokens of a row."""
+RULES = ("agent", "data", "template", "chat.py", "train/cache.py", "train/report.py", "commands/feeding.py")
+"""What of this package decides the tokens of a row and what is kept beside them."""
 
 
 class Feeds(Protocol):
@@ -55,7 +56,7 @@ class Feeds(Protocol):
 class Data(NamedTuple):
     """What is trained on, what is held out, what became of every row, and the first row as the model sees it.
 
-    With a `stream` on, `train` is what was looked at of it.
+    `val` is the samples of `held_out` rows. With a `stream` on, `train` is what was looked at of it.
     """
 
     train: Sequence[Sample]
@@ -64,6 +65,7 @@ class Data(NamedTuple):
     fates: dict[str, Any]
     said: list[str]
     first_row: str
+    held_out: int
     stream: Callable[[int, int, int, int], Stream[Any]] | None = None
     """(batch size, accumulation, rank, world) -> the stream."""
 
@@ -118,6 +120,7 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
     lengths, limits = Lengths(), cfg.template
+    trained, held_out = Counter[str](), Counter[str]()
     train, val = (
         (Compact.aside if len(rows) > IN_MEMORY and not renderer.sight else Compact.of)(
             fit_all(
@@ -128,22 +131,33 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
                 lengths,
                 # what makes the pixels of a row stays in this process
                 1 if renderer.sight else cfg.train.preprocess_num_proc or processes_for(len(rows)),
-                partial(_shown, doing=doing, total=len(rows)),
+                partial(_shown, doing=doing, total=len(rows), kept=kept),
             )
         )
-        for rows, doing in ((train_rows, "reading rows"), (val_rows, "reading held-out rows"))
+        for rows, doing, kept in (
+            (train_rows, "reading rows", trained),
+            (val_rows, "reading held-out rows", held_out),
+        )
     )
     fates, said = _told(report, lengths, say)
     first = next((row for row in train_rows if train and row.source == train[0].source), None)
     shown = abbreviate(renderer.show_samples(first)[0].pieces) if first else ""
-    return Data(train, val, mixture(train), fates, said, shown)
+    return Data(train, val, mixture(train, trained), fates, said, shown, held_out.total())
 
 
-def _shown(rows: Iterable[list[Settled]], doing: str, total: int) -> Iterable[list[Settled]]:
-    """The rows, with a progress bar where they are many and somebody looks."""
+def _shown(rows: Iterable[list[Settled]], doing: str, total: int, kept: Counter[str]) -> Iterable[list[Settled]]:
+    """The rows, counted, with a progress bar where they are many and somebody looks."""
     from rich.progress import track
 
-    return track(rows, doing, total, disable=not sys.stderr.isatty() or total < 1000, transient=True)
+    disable = not sys.stderr.isatty() or total < 1000
+    return track(_counted(rows, kept), doing, total, disable=disable, transient=True)
+
+
+def _counted(rows: Iterable[list[Settled]], kept: Counter[str]) -> Iterator[list[Settled]]:
+    """The rows; `kept` counts those of each source that have a sample."""
+    for row in rows:
+        kept[row[0].source] += any(each.sample is not None for each in row)
+        yield row
 
 
 def _told(report: Report, lengths: Lengths, say: Say) -> tuple[dict[str, Any], list[str]]:
@@ -204,7 +218,10 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
             if any(sample.inputs for samples in (data.train, data.val) for sample in samples):
                 raise ValueError("--token_cache keeps tokens, not images: take --lazy_tokenize true for these rows")
             shares = {source: share._asdict() for source, share in data.shares.items()}
-            facts = {"fates": data.fates, "said": data.said, "shares": shares, "first_row": data.first_row}
+            facts = {
+                **{"fates": data.fates, "said": data.said, "shares": shares, "first_row": data.first_row},
+                "held_out": data.held_out,
+            }
             folder.parent.mkdir(parents=True, exist_ok=True)
             cache.write(folder, {"train": data.train, "val": data.val}, facts)
             say(f"tokens: kept in {folder}")
@@ -220,7 +237,8 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
         raise ValueError(f"--token_cache {word}: {folder} is not there, or changed: all processes have to see it")
     sets, facts = found
     shares = {source: Share(**share) for source, share in facts["shares"].items()}
-    return Data(sets["train"], sets["val"], shares, facts["fates"], facts["said"], facts["first_row"])
+    said, first_row, held_out = (facts[name] for name in ("said", "first_row", "held_out"))
+    return Data(sets["train"], sets["val"], shares, facts["fates"], said, first_row, held_out)
 
 
 def _key(cfg: Feeds, renderer: Renderer) -> str:
@@ -257,14 +275,22 @@ def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.train.streamed import LEFT_OUT, Lazy
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
-    lengths, limits = Lengths(), cfg.template
-    val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths))
+    lengths, held_out, limits = Lengths(), Counter[str](), cfg.template
+    count = partial(_counted, kept=held_out)
+    val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths, watch=count))
     fates, said = _told(report, lengths, say)
-    train = Lazy(Parts(renderer, train_rows), _size, _maker(cfg, renderer))
-    say(f"tokens: rows are tokenised when they are trained on; what follows is of the first {LOOK}")
+    places = Parts(renderer, train_rows)
+    train = Lazy(places, _size, _maker(cfg, renderer))
+    say(f"tokens: rows are tokenised when they are trained on; what follows is of the first {LOOK} samples")
     shown = abbreviate(renderer.show_samples(train_rows[0])[0].pieces) if train_rows else ""
-    looked_at = [sample for sample in train[:LOOK] if sample is not LEFT_OUT]
-    return Data(train, val, mixture(looked_at), fates, said, shown)
+    looked_at, rows, first = [], Counter[str](), True
+    for part, sample in zip(places[:LOOK], train[:LOOK], strict=True):
+        first = part.number == 0 or first
+        if sample is not LEFT_OUT:
+            looked_at.append(sample)
+            rows[sample.source] += first
+            first = False
+    return Data(train, val, mixture(looked_at, rows), fates, said, shown, held_out.total())
 
 
 def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
@@ -281,12 +307,18 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     begin = rows(plan, _to_stderr)
     looked_at = list(islice(begin(0, False), LOOK))
     lengths, limits = Lengths(), cfg.template
-    train = list(fit_all(renderer, looked_at, limits.max_length, limits.truncation_strategy, lengths))
+    trained, held_out = Counter[str](), Counter[str]()
+
+    def fitted(rows: Iterable[Conversation], kept: Counter[str]) -> list[Sample]:
+        limit, count = limits.max_length, partial(_counted, kept=kept)
+        return list(fit_all(renderer, rows, limit, limits.truncation_strategy, lengths, watch=count))
+
+    train = fitted(looked_at, trained)
     val: list[Sample] = []
     report = Report()
     if plan.val_dataset:
         _, val_rows, report = load_datasets(replace(plan, dataset=()), say)
-        val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths))
+        val = fitted(val_rows, held_out)
     else:
         say("stream: no rows are held out, give --val_dataset for some")
     fates, said = _told(report, lengths, say)
@@ -309,7 +341,7 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
         )
 
     shown = abbreviate(renderer.show_samples(looked_at[0])[0].pieces) if looked_at else ""
-    return Data(train, val, mixture(train), fates, said, shown, stream)
+    return Data(train, val, mixture(train, trained), fates, said, shown, held_out.total(), stream)
 
 
 def _size(part: Part) -> int:

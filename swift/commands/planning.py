@@ -42,8 +42,13 @@ def steps_of(train: TrainFlags, rows: int | None, world: int, recorded: Mapping[
     return Steps(rows, train.batch_size, accumulation, world, epochs, train.max_steps)
 
 
-def say_plan(given: TrainFlags, train: TrainFlags, steps: Steps, held_out: int, say: Callable[[str], None]) -> None:
-    """What was chosen for a small set, and what about the run is odd, a line each. `given`: before the choice."""
+def say_plan(
+    given: TrainFlags, train: TrainFlags, steps: Steps, held_out: int, say: Callable[[str], None], unit: str = "row"
+) -> None:
+    """What was chosen for a small set, and what about the run is odd, a line each. `given`: before the choice.
+
+    `unit`: what steps are made of, rows or samples.
+    """
     open_flags = [
         f"--{name}"
         for name in ("gradient_accumulation_steps", "num_train_epochs")
@@ -51,13 +56,13 @@ def say_plan(given: TrainFlags, train: TrainFlags, steps: Steps, held_out: int, 
     ]
     usual = (math.ceil(ROWS_PER_STEP / (steps.batch_size * steps.world)), 1.0)
     if open_flags and steps.rows is not None and (steps.accumulation, steps.epochs) != usual:
-        made = f"{_count(steps.total, 'step')} of {_count(steps.rows_per_step, 'row')}, {steps.epochs:g} epochs"
-        say(f"small set: {_count(steps.rows, 'row')} trained in {made} ({' and '.join(open_flags)} left open)")
-    for line in _oddities(train, steps, held_out):
+        made = f"{_count(steps.total, 'step')} of {_count(steps.rows_per_step, unit)}, {steps.epochs:g} epochs"
+        say(f"small set: {_count(steps.rows, unit)} trained in {made} ({' and '.join(open_flags)} left open)")
+    for line in _oddities(train, steps, held_out, unit):
         say(f"note: {line}")
 
 
-def _oddities(train: TrainFlags, steps: Steps, held_out: int) -> list[str]:
+def _oddities(train: TrainFlags, steps: Steps, held_out: int, unit: str) -> list[str]:
     found = []
     if steps.total < FEW_STEPS:
         found.append(f"the run has {_count(steps.total, 'step')}, in which a model learns little: {_more(steps)}")
@@ -70,7 +75,7 @@ def _oddities(train: TrainFlags, steps: Steps, held_out: int) -> list[str]:
         )
     if steps.rows is not None and held_out > steps.rows:
         found.append(
-            f"{held_out:,} rows are held out and {steps.rows:,} are trained, so evaluation takes most of the time: "
+            f"{held_out:,} {unit}s are held out and {steps.rows:,} are trained, so evaluation takes most of the time: "
             f"--val_dataset_sample {steps.rows} evaluates fewer, --eval_strategy no none"
         )
     return found

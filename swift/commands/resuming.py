@@ -109,7 +109,7 @@ def check(
         if name == "data" and "rows" not in differs:
             say("resume: the rows or their tokens are others than the checkpoint's")
         elif name != "data":
-            shown = {"rows": "the number of rows", "world": "the number of processes"}.get(name, f"--{name}")
+            shown = {"rows": "the number of samples", "world": "the number of processes"}.get(name, f"--{name}")
             say(f"resume: {shown} is {_text(now[name])}, the checkpoint's run had {_text(before[name])}")
     if done >= steps.total:
         raise ValueError(

@@ -127,8 +127,8 @@ def _train(cfg: Config) -> dict[str, Any]:
     trainer = _trainer(cfg, model, data, folder, args, packed, finish)
     if ranks.first:
         _write_record(cfg, folder)
-        (folder / "mixture.json").write_text(_mixture_json(data), encoding="utf-8")
-    _say_header(data, trainer, say)
+        (folder / "mixture.json").write_text(_mixture_json(data, plan["steps"]), encoding="utf-8")
+    _say_header(data, trainer, plan["steps"], say)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     result = _result(trainer, data, folder, time.perf_counter() - began)
@@ -165,7 +165,7 @@ def _planned(
     plan = resuming.plan(steps, data.train, streaming=data.stream is not None)
     if resume:
         resuming.check(resume, before, {**flags.to_dict(cfg), **plan}, steps, say)
-    planning.say_plan(given.train, cfg.train, steps, len(data.val), say)
+    planning.say_plan(given.train, cfg.train, steps, len(data.val), say, _unit(data))
     return cfg, plan
 
 
@@ -393,30 +393,38 @@ def _finish(
     return finish
 
 
-def _mixture_json(data: Data) -> str:
+def _mixture_json(data: Data, steps: int) -> str:
     from swift.train.report import total
 
     content = {
         "sources": {name: share._asdict() for name, share in data.shares.items()},
         "total": total(data.shares)._asdict(),
-        "held_out_rows": len(data.val),
+        "steps": steps,
+        "held_out_rows": data.held_out,
+        "held_out_samples": len(data.val),
         **data.fates,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _say_header(data: Data, trainer: SftTrainer, say: Callable[[str], None]) -> None:
-    from swift.train.report import total
+def _say_header(data: Data, trainer: SftTrainer, steps: int, say: Callable[[str], None]) -> None:
+    from swift.train.report import counted, total
 
     args, everything = trainer.args, total(data.shares)
     for name, share in data.shares.items():
         part = share.trained_tokens / everything.trained_tokens
-        say(f"mixture: {name}: {share.rows:,} rows, {share.trained_tokens:,} trained tokens ({part:.1%} of all)")
+        say(f"mixture: {name}: {share.counted}, {share.trained_tokens:,} trained tokens ({part:.1%} of all)")
     part = everything.trained_tokens / everything.tokens
-    say(f"mixture: {everything.rows:,} rows, {everything.tokens:,} tokens, {part:.1%} of them trained")
-    rows = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}"
-    say(f"a step: {rows} rows (batch x accumulation x processes); held out: {len(data.val):,} rows")
+    say(f"mixture: {everything.counted}, {everything.tokens:,} tokens, {part:.1%} of them trained")
+    size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}"
+    held_out = counted(data.held_out, len(data.val))
+    say(f"steps: {steps:,} of {size} {_unit(data)}s (batch x accumulation x processes); held out: {held_out}")
     say(f"first row:\n{data.first_row}\n")
+
+
+def _unit(data: Data) -> str:
+    """What steps are counted in: samples, which are rows where no dialogue takes several."""
+    return "row" if all(share.samples == share.rows for share in data.shares.values()) else "sample"
 
 
 def _result(trainer: SftTrainer, data: Data, folder: Path, seconds: float) -> dict[str, Any]:
@@ -453,7 +461,7 @@ def _write_summary(cfg: Config, result: dict[str, Any], data: Data, folder: Path
         [
             report.Section("Outcome", report.table(("", ""), numbers)),
             report.Section("Loss", report.chart(losses)),
-            report.Section("Mixture", report.table(("source", "rows", "tokens", "trained tokens"), shares)),
+            report.Section("Mixture", report.table(("source", "rows", "samples", "tokens", "trained tokens"), shares)),
             report.Section("First row", report.code(data.first_row)),
             report.Section("Curves", "".join(report.chart({name: points}) for name, points in others.items())),
             report.Section("Flags", report.table(("flag", "value"), flags.to_dict(cfg).items())),

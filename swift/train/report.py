@@ -116,33 +116,38 @@ def _picture(drawn: Mapping[str, Points], kind: str = "png") -> bytes:
 
 
 class Share(NamedTuple):
-    """What one source puts into the run."""
+    """What one source puts into the run. A dialogue whose chat template rewrites earlier rounds is several samples."""
 
     rows: int = 0
+    samples: int = 0
     tokens: int = 0
     trained_tokens: int = 0
 
     def plus(self, sample: Sample) -> Share:
         # The first token of a row is never predicted, so its weight trains nothing.
         trained = sum(weight != 0 for weight in sample.weights[1:])
-        return Share(self.rows + 1, self.tokens + len(sample.tokens), self.trained_tokens + trained)
+        return Share(self.rows, self.samples + 1, self.tokens + len(sample.tokens), self.trained_tokens + trained)
+
+    @property
+    def counted(self) -> str:
+        """Rows, and samples where these are others."""
+        return counted(self.rows, self.samples)
 
 
-def mixture(samples: Iterable[Sample]) -> dict[str, Share]:
-    """Source -> rows, tokens and trained tokens, as they will be trained on in one epoch."""
+def counted(rows: int, samples: int) -> str:
+    return f"{rows:,} rows" + (f" ({samples:,} samples)" if samples != rows else "")
+
+
+def mixture(samples: Iterable[Sample], rows: Mapping[str, int]) -> dict[str, Share]:
+    """Source -> what is trained on in one epoch. `rows`: how many rows of each source the samples are of."""
     found: dict[str, Share] = {}
     for sample in samples:
-        found[sample.source] = found.get(sample.source, Share()).plus(sample)
+        found[sample.source] = found.get(sample.source, Share(rows[sample.source])).plus(sample)
     return found
 
 
 def total(shares: Mapping[str, Share]) -> Share:
     return Share(*(sum(column) for column in zip(*shares.values(), strict=True))) if shares else Share()
-
-
-def mixture_json(shares: Mapping[str, Share]) -> str:
-    content = {"sources": {name: share._asdict() for name, share in shares.items()}, "total": total(shares)._asdict()}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def abbreviate(pieces: Iterable[tuple[str, float]], keep: int = 60) -> str:
