@@ -283,6 +283,17 @@ def test_a_call_behind_a_block_of_thought_is_read_and_one_within_it_is_not(form)
     assert reply.finish == "tool_calls"
 
 
+def test_stop_texts_end_what_is_said_and_no_thought():
+    thought = "I wait for the Observation: then."
+    said = f"{thought}</think>\n\nAction: weather\nAction Input: {{}}\nObservation: sunny"
+    for tools, params in (((WEATHER,), SamplingParams()), ((), SamplingParams(stop=("Observation",)))):
+        chat, _, _ = thinker(said, begun="<think>\n", form="react_en")
+        reply = collect(chat(ASK, tools, params))
+        assert reply.message.reasoning == thought
+        assert [call.name for call in reply.message.tool_calls] == ["weather"] * len(tools)
+        assert tools or reply.message.content.endswith("Action Input: {}\nObservation:")
+
+
 def test_parts_of_a_harmony_reply_are_told_apart():
     said = (
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"

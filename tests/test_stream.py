@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from swift.agent import FORMS, form, shape
+from swift.agent import FORMS, Thinking, form, shape
+from swift.agent.thoughts import Thoughts
 from swift.chat import Delta, Draft, Message, ToolCall
 from swift.infer.stream import Detokenizer, Ending, Gate, Stream, Talk, Value
 
@@ -21,6 +22,10 @@ def ids(text):
 def pieces(stream, tokens):
     shown = [stream.push(token) for token in tokens]
     return [*shown, stream.flush()]
+
+
+def said(stream, tokens):
+    return [each.content for each in pieces(stream, tokens)]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
@@ -50,7 +55,7 @@ def test_the_space_before_a_first_word_survives_a_decoder_that_drops_it():
 
 def test_a_stop_text_across_token_borders_is_never_shown():
     stream = Stream(TOKENIZER.decode, [Ending("<END>", keep=False)])
-    shown = pieces(stream, ids("a<b <EN <END> more"))
+    shown = said(stream, ids("a<b <EN <END> more"))
     assert "".join(shown) == "a<b <EN "
     assert stream.ended == Ending("<END>", keep=False)
     assert shown[1:3] == ["", "<b"], "what may begin a stop text is held back, and no longer"
@@ -58,12 +63,26 @@ def test_a_stop_text_across_token_borders_is_never_shown():
 
 def test_a_stop_text_that_is_kept_ends_the_text():
     stream = Stream(TOKENIZER.decode, [Ending("Observation:", keep=True)])
-    assert "".join(pieces(stream, ids("Action: a\nObservation: [1]"))) == "Action: a\nObservation:"
+    assert "".join(said(stream, ids("Action: a\nObservation: [1]"))) == "Action: a\nObservation:"
+
+
+@pytest.mark.parametrize("ends", ["Observation:", "<END>"])
+def test_a_stop_text_within_a_thought_is_thought_but_the_end_of_a_turn_is_its_end_anywhere(ends):
+    thoughts = Thoughts(Thinking("<think>", "</think>"), "<think>\n")
+    stream = Stream(TOKENIZER.decode, [Ending("Observation:", keep=True)], (), thoughts, [Ending("<END>", keep=False)])
+    text = f"Then Observation: follows {ends} x</think>\n\nAction: a\nObservation: b"
+    told = [*pieces(stream, ids(text))]
+    thought, content = ("".join(getattr(each, name) for each in told) for name in ("reasoning", "content"))
+    if ends == "<END>":
+        assert (thought, content) == ("Then Observation: follows", "")
+    else:
+        assert (thought, content) == ("Then Observation: follows Observation: x", "Action: a\nObservation:")
+    assert stream.ended.text == ends
 
 
 def test_the_beginning_of_a_stop_text_at_the_end_of_a_reply_is_shown():
     stream = Stream(TOKENIZER.decode, [Ending("Observation:", keep=True)])
-    assert "".join(pieces(stream, ids("My Observ"))) == "My Observ"
+    assert "".join(said(stream, ids("My Observ"))) == "My Observ"
     assert stream.ended is None
 
 
@@ -91,7 +110,7 @@ def test_the_gate_passes_what_a_look_at_the_whole_text_would_pass(text, endings,
 
 
 def test_without_endings_nothing_is_held_back():
-    assert pieces(Stream(TOKENIZER.decode), ids("abc")) == ["a", "b", "c", ""]
+    assert said(Stream(TOKENIZER.decode), ids("abc")) == ["a", "b", "c", ""]
 
 
 CALLS = (ToolCall("look", '{"at": ["a}", {"b": "\\\\\\"{"}], "北": 1}'), ToolCall("go", "{}"))

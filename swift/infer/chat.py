@@ -93,36 +93,35 @@ class LocalChat:
         prompt, begun = self.renderer.ask(messages, tools, template_kwargs)
         if params.guide:
             params = replace(params, guide=params.guide.after(begun))
-        marks = self.renderer.form.marks
-        found = endings(params, self.renderer.stop.texts, marks.stop if tools else ())
-        return self._reply(
-            prompt, found, params, self.renderer.inputs(messages, prompt), partial(self._read, begun, tools)
+        ends, marks = self.renderer.stop.texts, self.renderer.form.marks
+        found = endings(params, ends, marks.stop if tools else ())
+        stream = Stream(
+            self.renderer.decode,
+            [ending for ending in found if ending.text not in ends],
+            prompt[-CONTEXT:],
+            Thoughts(None if self._raw else self.renderer.thinking, begun),
+            [ending for ending in found if ending.text in ends],
         )
+        inputs = self.renderer.inputs(messages, prompt)
+        return self._reply(prompt, stream, params, inputs, partial(self._calling, tools) if tools else iter)
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
         tokens = self.renderer.continued(prompt) if isinstance(prompt, str) else prompt
-        return self._reply(tokens, endings(params), params)
+        return self._reply(tokens, Stream(self.renderer.decode, endings(params), tokens[-CONTEXT:]), params)
 
     def _reply(
         self,
         prompt: Sequence[int],
-        found: Sequence[Ending],
+        stream: Stream,
         params: SamplingParams,
         inputs: Mapping[str, Any] | None = None,
         read: Callable[[Iterator[Delta]], Iterator[Delta]] = iter,
     ) -> Deltas:
-        stream = Stream(self.renderer.decode, found, prompt[-CONTEXT:])
         steps = self.engine.submit(prompt, params, inputs)
         return _Reply(steps, read(_deltas(steps, stream, len(prompt), self._logprob if params.logprobs else None)))
 
-    def _read(self, begun: str, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
-        """The deltas of a reply's text, with what is thought and called in it apart."""
-        if self.renderer.thinking and not self._raw:
-            deltas = _thinking(deltas, Thoughts(self.renderer.thinking, begun))
-        return self._calling(deltas, tools) if tools else deltas
-
-    def _calling(self, deltas: Iterator[Delta], tools: Sequence[Tool]) -> Iterator[Delta]:
+    def _calling(self, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
         form = self.renderer.form
         talk, split = Talk(form.marks, shape(form)), Split(self._marks)
         thought = ""  # "\n" while only a block was thought, before what the form has words for
@@ -189,15 +188,6 @@ def agent_marks() -> frozenset[str]:
     return frozenset(mark for name in FORMS for mark in form(name).marks.stop)
 
 
-def _thinking(deltas: Iterator[Delta], thoughts: Thoughts) -> Iterator[Delta]:
-    for delta in deltas:
-        told = thoughts.push(delta.text)
-        if delta.finish is not None:
-            told += thoughts.end()
-        if told.reasoning or told.content or delta.logprobs or delta.finish is not None:
-            yield replace(delta, text=told.content, reasoning=told.reasoning)
-
-
 def _deltas(
     steps: Steps, stream: Stream, prompt_tokens: int, told: Callable[[Step], Logprob] | None
 ) -> Generator[Delta, None, None]:
@@ -212,13 +202,15 @@ def _deltas(
                 break
             if told:
                 pending.append(told(step))
-            if text := stream.push(step.token):
-                yield Delta(text, logprobs=tuple(pending))
+            said = stream.push(step.token)
+            if said.content or said.reasoning:
+                yield Delta(said.content, logprobs=tuple(pending), reasoning=said.reasoning)
                 pending = []
             if stream.ended is not None:
                 finish = "stop"
                 break
-        text = stream.flush()
+        said = stream.flush()
         if stream.ended is not None:
             finish = "stop"
-        yield Delta(text, finish=finish, usage=Usage(prompt_tokens, spent), logprobs=tuple(pending))
+        usage = Usage(prompt_tokens, spent)
+        yield Delta(said.content, finish=finish, usage=usage, logprobs=tuple(pending), reasoning=said.reasoning)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from swift.agent import Ids, Marks, Shape, without_ids
+from swift.agent.thoughts import Said, Thoughts
 from swift.agent.tools import json_arguments
 from swift.chat import Message, ToolCall
 
@@ -83,23 +84,36 @@ class Gate:
 
 
 class Stream:
-    """Tokens -> text: a Detokenizer, then a Gate. `ended` is the ending that was met, if any."""
+    """Tokens -> what is thought and what is said: a Detokenizer, then Thoughts and Gates. `ended` is the ending that
+    was met, if any: one of the `turn`'s anywhere, one of the others in what is said alone."""
 
     def __init__(
-        self, decode: Callable[[list[int]], str], endings: Sequence[Ending] = (), before: Sequence[int] = ()
+        self,
+        decode: Callable[[list[int]], str],
+        endings: Sequence[Ending] = (),
+        before: Sequence[int] = (),
+        thoughts: Thoughts | None = None,
+        turn: Sequence[Ending] = (),
     ) -> None:
         self._characters = Detokenizer(decode, before)
-        self._gate = Gate(endings)
+        self._turn, self._content = Gate(turn), Gate(endings)
+        self._thoughts = thoughts or Thoughts(None)
 
     @property
     def ended(self) -> Ending | None:
-        return self._gate.ended
+        return self._content.ended or self._turn.ended
 
-    def push(self, token: int) -> str:
-        return self._gate.push(self._characters.push(token))
+    def push(self, token: int) -> Said:
+        return self._told(self._turn.push(self._characters.push(token)))
 
-    def flush(self) -> str:
-        return self._gate.push(self._characters.flush()) + self._gate.flush()
+    def flush(self) -> Said:
+        told = self._told(self._turn.push(self._characters.flush()) + self._turn.flush())
+        rest = self._thoughts.end()
+        return told + Said(rest.reasoning, self._content.push(rest.content) + self._content.flush())
+
+    def _told(self, text: str) -> Said:
+        told = self._thoughts.push(text)
+        return Said(told.reasoning, self._content.push(told.content))
 
 
 class Talk:
