@@ -18,7 +18,7 @@ KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 PLAIN = Thinking("<think>", "</think>")
 """How a thought is written where the template does not say."""
 _ASK, _SAY, _THOUGHT, _VALUE, _RESULT = "Zask", "Zsay", "Zthought", "Zvalue", "Zresult"
-_TOOL: dict[str, Any] = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "zcall",
@@ -26,8 +26,8 @@ _TOOL: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {"zkey": {"type": "string", "description": "Zkey"}}},
     },
 }
-_CALL = ToolCall("zcall", f'{{"zkey": "{_VALUE}"}}', "zcall0000")
-_TYPES = replace(_CALL, arguments=f'{{"zkey": "{_VALUE}", "z1": true, "z2": null, "z3": [1, "z"], "z4": {{"z": 0.5}}}}')
+CALL = ToolCall("zcall", f'{{"zkey": "{_VALUE}"}}', "zcall0000")
+_TYPES = replace(CALL, arguments=f'{{"zkey": "{_VALUE}", "z1": true, "z2": null, "z3": [1, "z"], "z4": {{"z": 0.5}}}}')
 """A call by whose values forms differ that write texts alike."""
 _ABSENT = "absent"
 
@@ -99,8 +99,8 @@ class _Explorer:
 
     def nature(self, wanted: str) -> Nature:
         end = self._plain_end()
-        told = self._try([self._ask], generate=True, tools=[_TOOL])
-        calling = self._how_to_call(told) if _CALL.name in told or wanted in FORMS else None
+        told = self._try([self._ask], generate=True, tools=[TOOL])
+        calling = self._how_to_call(told) if CALL.name in told or wanted in FORMS else None
         key, thinking, before, after, thinks = self._thinking(calling)
         spaced = f" {_SAY} "
         trims = spaced not in self._try([self._ask, self._message("assistant", spaced)])
@@ -152,7 +152,7 @@ class _Explorer:
 
     def _thinking(self, calling: Calling | None) -> tuple[str, Thinking, str, str, bool]:
         """The field of a thought, how it is read, the exact texts around it, and whether the template knows of any."""
-        for said, tools in [(self._said(), []), *([(self._call(calling), [_TOOL])] if calling else [])]:
+        for said, tools in [(self._said(), []), *([(self._call(calling), [TOOL])] if calling else [])]:
             for key in KEYS:
                 if _THOUGHT in (thought := self._try([self._ask, {**said, key: _THOUGHT}], tools=tools)):
                     return (key, *self._around(said, tools, thought), True)
@@ -163,15 +163,15 @@ class _Explorer:
     def _around(self, said: dict[str, Any], tools: Sequence[Any], thought: str) -> tuple[Thinking, str, str]:
         asked, silent = self._try([self._ask], True, tools), self._try([self._ask, said], tools=tools)
         front, _, rest = thought.partition(_THOUGHT)
-        shared = front[: _shared(asked, front)]
+        shared = front[: shared_length(asked, front)]
         before = front[len(shared) :]
         if not before.strip():  # the prompt opens the thought itself
             before = (re.search(r"\S+\s*\Z", shared) or [""])[0] + before
-        told = silent[_shared(asked, silent) :]  # without a thought
+        told = silent[shared_length(asked, silent) :]  # without a thought
         if _SAY in told:
             answer, after = told.partition(_SAY)[0].strip(), rest.partition(_SAY)[0]
         else:
-            answer, after = "", rest.removesuffix(rest[len(rest) - _shared(rest[::-1], told[::-1]) :])
+            answer, after = "", rest.removesuffix(rest[len(rest) - shared_length(rest[::-1], told[::-1]) :])
         if before.strip() in answer or not after.strip().endswith(answer) or answer == after.strip():
             answer = ""
         return Thinking(before.strip(), after.strip().removesuffix(answer).strip(), answer), before, after
@@ -181,31 +181,31 @@ class _Explorer:
     def _how_to_call(self, told: str) -> Calling | None:
         """How a message that only calls has to look; None where the template writes no call."""
         for calling in (Calling(as_object, empty) for as_object in (True, False) for empty in ("", None, _ABSENT)):
-            whole = self._try([self._ask, self._call(calling)], tools=[_TOOL])
-            called = whole[_shared(told, whole) :]
-            if whole.count(_VALUE) == 1 and _CALL.name in called:
-                return calling._replace(by_id=_CALL.name not in called.replace(_CALL.id, ""))
+            whole = self._try([self._ask, self._call(calling)], tools=[TOOL])
+            called = whole[shared_length(told, whole) :]
+            if whole.count(_VALUE) == 1 and CALL.name in called:
+                return calling._replace(by_id=CALL.name not in called.replace(CALL.id, ""))
         return None
 
     def _with_tools(self, plain: Nature, calling: Calling, wanted: str) -> Nature:
         said = self._call(calling)
-        told = self._try([self._ask], generate=True, tools=[_TOOL])
-        whole = self._try([self._ask, said], tools=[_TOOL])
-        types = self._try([self._ask, self._call(calling, call=_TYPES)], tools=[_TOOL])
-        found = self._form(whole[_shared(told, whole) :], types, wanted)
+        told = self._try([self._ask], generate=True, tools=[TOOL])
+        whole = self._try([self._ask, said], tools=[TOOL])
+        types = self._try([self._ask, self._call(calling, call=_TYPES)], tools=[TOOL])
+        found = self._form(whole[shared_length(told, whole) :], types, wanted)
         if not found:
             return plain
         ends = (plain.end, *self._stops, *form(found).marks.stop)
-        result = {"role": "tool", "name": _CALL.name, "tool_call_id": said["tool_calls"][0]["id"]}
+        result = {"role": "tool", "name": CALL.name, "tool_call_id": said["tool_calls"][0]["id"]}
         result |= self._content(_RESULT)
-        within = self._try([self._ask, said, result], tools=[_TOOL]).rpartition(_VALUE)[2].partition(_RESULT)[0]
+        within = self._try([self._ask, said, result], tools=[TOOL]).rpartition(_VALUE)[2].partition(_RESULT)[0]
         last = self._tail(whole.rpartition(_VALUE)[2])
         inner = self._tail_run(within, last)
         shared = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, inner, strict=False))]
         following = inner[len(shared)] if len(inner) > len(shared) else ""
         end = next((token for token in (*reversed(shared), *last) if token in ends), "") or following or plain.end
-        twice = self._try([self._ask, self._call(calling, 2)], tools=[_TOOL])
-        offers, parallel = _CALL.name in told, twice.count(_VALUE) == 2
+        twice = self._try([self._ask, self._call(calling, 2)], tools=[TOOL])
+        offers, parallel = CALL.name in told, twice.count(_VALUE) == 2
         return replace(plain, call_end=end, form=found, offers=offers, calling=calling, parallel=parallel)
 
     def _tail(self, text: str) -> list[str]:
@@ -221,7 +221,7 @@ class _Explorer:
             return self._run(within[first.start() :]) if first else []
         return self._run(within[start:])
 
-    def _call(self, calling: Calling, times: int = 1, call: ToolCall = _CALL) -> dict[str, Any]:
+    def _call(self, calling: Calling, times: int = 1, call: ToolCall = CALL) -> dict[str, Any]:
         calls = [named(call, number) if calling.by_id else call for number in range(times)]
         said = calling.message(calls)
         return {**said, "content": self._content("")["content"]} if said.get("content") == "" else said
@@ -242,7 +242,7 @@ class _Explorer:
 
         def likeness(name: str) -> tuple[bool, ...]:
             call = form(name).call
-            written, own = call("", [_CALL]), call.__module__.endswith(f".{name}")
+            written, own = call("", [CALL]), call.__module__.endswith(f".{name}")
             return (written.strip() in reply, call("", [_TYPES]).strip() in types, closed.endswith(written), own)
 
         readers = [name for name in names if any(_reads(name, text) for text in texts)]
@@ -255,7 +255,7 @@ def named(call: ToolCall, number: int) -> ToolCall:
     return call if call.id.startswith(told) else replace(call, id=f"{told}{number}")
 
 
-def _shared(one: str, other: str) -> int:
+def shared_length(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -266,7 +266,7 @@ def _shared(one: str, other: str) -> int:
 
 def _reads(name: str, reply: str) -> bool:
     try:
-        _, calls = form(name).parse(reply, [Tool(_TOOL)])
-        return [(call.name, loads(call.arguments)) for call in calls] == [(_CALL.name, loads(_CALL.arguments))]
+        _, calls = form(name).parse(reply, [Tool(TOOL)])
+        return [(call.name, loads(call.arguments)) for call in calls] == [(CALL.name, loads(CALL.arguments))]
     except ValueError:
         return False

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from swift.agent import Thinking
 from swift.chat import PLACE
 from swift.template.exchange import Wire
-from swift.template.nature import Nature, explore
+from swift.template.nature import CALL, TOOL, Nature, explore, shared_length
 from swift.template.sandbox import ChatTemplate, Refused
 from swift.template.write import Piece
 
@@ -87,6 +87,24 @@ class OwnLayout:
     def ends(self) -> tuple[str, ...]:
         """The tokens that end a reply."""
         return tuple(dict.fromkeys([self.nature.end, self.nature.call_end]))
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """The special tokens that the template writes in replies."""
+        asked: Wire = {"role": "user", "content": _CONTENT}
+        said: Wire = {
+            "role": "assistant",
+            "content": _CONTENT,
+            **({self.nature.key: _CONTENT} if self.nature.key else {}),
+        }
+        found = self.special.findall(self.nature.before + self.nature.after)
+        for reply, tools in ((said, []), (self.nature.calling.message([CALL]), [TOOL])):
+            try:
+                prompt, whole = self.render([asked], tools, True, {}), self.render([asked, reply], tools, False, {})
+            except Refused:
+                continue
+            found += self.special.findall(whole[shared_length(prompt, whole) :])
+        return tuple(dict.fromkeys(found))
 
     @cached_property
     def opening(self) -> str:

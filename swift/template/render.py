@@ -107,7 +107,7 @@ class Renderer:
         self.form_name = (layout.nature.form if layout else "") or ("react_en" if form_name == "AUTO" else form_name)
         self.form: Form = form(self.form_name)
         self.scale = loss_scale(scale, self.form_name)
-        self._words = Words(tokenizer, self.form.marks.special)
+        self._words = Words(tokenizer, [*self.form.marks.special, *(layout.marks if layout else ())])
         scale_of_text = self.scale if layout else with_thoughts(self.scale, PLAIN, reasoning_weight)
         self._speech = Speech(self.form, scale_of_text, reasoning_weight)
         self._own = Dialogues(layout, self._speech, self._words) if layout else None

@@ -122,7 +122,7 @@ class _Dialogue:
         self._images = [Piece(PLACE, "given", image=image) for image in conversation.images]
         self._tools = layout.masked(tools)
         self._variables = conversation.template_kwargs
-        self._allowed = speech.form.marks.special
+        self._allowed = (*speech.form.marks.special, *layout.marks)
         self._system = [Wire(role="system", content=layout.masked(system))] if system else []
         self._history: list[Wire] = [*self._system]
         for exchange in exchanges:
