@@ -17,9 +17,9 @@ from swift.template import Renderer
 NAMES = sorted(templates())
 NO_TOOLS = {
     "cohere", "cohere2", "gemma", "gemma3", "idefics3", "lfm2", "llama3", "llava_next", "phi3", "phi3_5",
-    "qwen2_5_vl", "smolvlm", "deepseek_r1_distill", "deepseekv3",
+    "qwen2_5_vl", "smolvlm", "deepseek_r1_distill", "deepseekv3", "muse_glimmer",
 }  # fmt: skip
-"""Templates that do not tell of tools: their models are offered tools by ReAct."""
+"""Templates that do not tell of tools, or in a form that no module reads: ReAct offers their models tools."""
 
 
 def expected(tok: Any, renderer: Renderer, wire: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int] | None:
@@ -86,6 +86,8 @@ def test_each_reply_is_trained_once_behind_the_prompt_that_is_served(name: str) 
             if name == "gptoss" and message.tool_calls:  # which has words before a call as a thought
                 thought = "\n".join(filter(None, [message.reasoning, message.content]))
                 message = replace(message, reasoning=thought, content="")
+            if name == "diffusion_gemma":  # which opens the turn behind a result within the reply
+                said = replace(said, content=said.content.removeprefix("<|turn>model\n"))
             assert said.content.strip() == message.content.strip(), (dialogue.name, number)
             assert said.reasoning == message.reasoning, (dialogue.name, number)
             assert [(call.name, json.loads(call.arguments)) for call in said.tool_calls] == [
