@@ -37,7 +37,7 @@ class Scripted:
         self.begun = threading.Event()
         self.engine: Any = SimpleNamespace(closed=False, context=None)
         self.engine.close = lambda: setattr(self.engine, "closed", True)
-        self.renderer = SimpleNamespace(sight=None, tokenizer=None, writer=None)
+        self.renderer = SimpleNamespace(sight=None, tokenizer=None, own=False, variables=frozenset())
         self.params: list[SamplingParams] = []
 
     def guide(self, rules: Rules) -> Guide:

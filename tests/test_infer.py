@@ -241,10 +241,10 @@ def test_a_cpu_without_bf16_serves_weights_published_in_it_as_they_are_where_c_p
 
 
 def test_flags_beat_the_checkpoints_record_even_when_they_say_the_default(adapter):
-    typed = config(ckpt_dir=adapter, system="Be brief.", agent_template="react_en")
+    typed = config(ckpt_dir=adapter, system="Be brief.", agent_template="AUTO")
     assert choose(typed).template.system == "Be brief."
-    assert choose(typed).template.agent_template == "hermes", "nobody is known to have said react_en"
-    assert choose(typed, {"agent_template"}).template.agent_template == "react_en"
+    assert choose(typed).template.agent_template == "hermes", "nobody is known to have said AUTO"
+    assert choose(typed, {"agent_template"}).template.agent_template == "AUTO"
 
 
 def test_the_command_line_tells_a_default_said_from_one_not_said(swift, adapter, monkeypatch):

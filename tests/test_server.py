@@ -796,6 +796,17 @@ def test_variables_of_the_chat_template_reach_the_chat() -> None:
     assert "enable_thinking" in error(ask(client(chat), enable_thinking=1), 400)["message"]
 
 
+def test_a_variable_that_the_chat_template_does_not_read_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    read = Renderer(thinking_tokenizer(), None).variables
+    http = client(variables=read)
+    for _ in range(2):
+        assert ask(http, reasoning_effort="low", enable_thinking=False).status_code == 200
+    assert [record.getMessage() for record in caplog.records] == [
+        "a request sets reasoning_effort, which the model's chat template does not read"
+    ]
+    assert not Renderer(tiny_tokenizer(), template("qwen")).variables
+
+
 def test_a_chat_of_three_arguments_serves_requests_without_variables() -> None:
     def chat(
         messages: Sequence[Message], tools: Sequence[Tool] = (), params: SamplingParams = PLAIN

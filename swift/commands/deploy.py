@@ -166,6 +166,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 api_keys=keys,
                 allow_origins=cfg.server.allow_origins,
                 fits=_length(chat).check,
+                variables=chat.renderer.variables,
                 owned_by=cfg.server.owned_by,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
             )

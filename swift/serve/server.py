@@ -108,6 +108,7 @@ def create_app(
     api_keys: Collection[str] = (),
     allow_origins: Sequence[str] = (),
     fits: Fits | None = None,
+    variables: Collection[str] | None = None,
     owned_by: str = "swift",
     limits: Limits = LIMITS,
 ) -> FastAPI:
@@ -115,10 +116,11 @@ def create_app(
 
     `complete` None: there is no /v1/completions. `guide` makes what holds replies to a schema or to calls that fit;
     None refuses such requests; `guide_tools` asks for it wherever tools are offered. `adapter_names` are those that
-    `adapters` has. `fits` refuses texts that are too long before they are tokenised. `allow_origins`: the web pages
-    that may ask, "*" for all. `see` None: messages with images are refused. `defaults` holds where a request is
-    silent, `stop` included; its seed starts the sequence of seeds that silent requests get, so a server's run can be
-    repeated. No interactive docs: they would load foreign scripts.
+    `adapters` has. `fits` refuses texts that are too long before they are tokenised. `variables` are those that the
+    chat template reads (None: not known); others are told in the log. `allow_origins`: the web pages that may ask, "*"
+    for all. `see` None: messages with images are refused. `defaults` holds where a request is silent, `stop` included;
+    its seed starts the sequence of seeds that silent requests get, so a server's run can be repeated. No interactive
+    docs: they would load foreign scripts.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
     counter = Counter(limits.queue)
@@ -210,8 +212,9 @@ def create_app(
             held = await run_in_threadpool(guides.guide, rules, body)
             params, reply = replace(params, guide=held), CheckedReply(asked, rules, held.dropped)
         start = partial(chat, messages, tools)
-        if variables := body.template_kwargs:
-            start = partial(start, template_kwargs=variables)
+        if given := body.template_kwargs:
+            start = partial(start, template_kwargs=given)
+            unknown.look_at_variables(given, given if variables is None else variables)
         starts = [start] * body.choices
         replies = await answer(request, starts, params, reply, "messages")
         return await replies.response(bool(body.stream))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 
 from pydantic import BaseModel
@@ -49,12 +49,22 @@ MOST = 1000
 
 
 class Unknown:
-    """Tells each unknown field once, with the known one that it is like."""
+    """Tells each unknown field, and each variable that no chat template reads, once."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
 
+    def look_at_variables(self, given: Iterable[str], read: Collection[str]) -> None:
+        """`read`: the variables that the model's chat template reads."""
+        for name in given:
+            variable = json.dumps(name[:80])[1:-1]
+            field = f"chat_template_kwargs.{variable}"
+            if name not in read and field not in self._told and len(self._told) < MOST:
+                self._told.add(field)
+                log.warning("a request sets %s, which the model's chat template does not read", variable)
+
     def look(self, body: BaseModel) -> None:
+        """Tells unknown fields with the known ones that they are like."""
         for place, name, known in _found(body):
             field = f"{place}{json.dumps(name[:80])[1:-1]}"
             if field in self._told or len(self._told) >= MOST:

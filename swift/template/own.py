@@ -84,6 +84,11 @@ class OwnLayout:
         return self.nature.thinking if self.nature.thinks else None
 
     @property
+    def variables(self) -> frozenset[str]:
+        """The names that the template reads."""
+        return self._plain.variables | self._tooled.variables
+
+    @property
     def ends(self) -> tuple[str, ...]:
         """The tokens that end a reply."""
         return tuple(dict.fromkeys([self.nature.end, self.nature.call_end]))

@@ -125,6 +125,11 @@ class Renderer:
         return self._own is not None
 
     @property
+    def variables(self) -> frozenset[str]:
+        """The names of variables that the tokenizer's own chat template reads; a table of ours reads none."""
+        return self._own.layout.variables if self._own else frozenset()
+
+    @property
     def writer(self) -> TableWriter:
         """What lays dialogues out where a table of ours does. Raises ValueError where the model's own template does."""
         if self._table is None:
