@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model_folder
+from tiny import thinking_tokenizer, tiny_model_folder
 
 from swift import cli
 
@@ -74,6 +74,69 @@ def test_a_terminal_has_a_legend_of_its_colours(
     monkeypatch.setenv("NO_COLOR", "1")
     assert cli.main(words) == 0
     assert "\n[2] 'Action: a" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model whose chat template leaves out the thoughts of earlier rounds."""
+    folder = tmp_path_factory.mktemp("thinking") / "tiny"
+    tiny_model_folder(folder)
+    thinking_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def dialogue(*replies: str, ask: str = "Q") -> dict[str, object]:
+    turns = []
+    for reply in replies:
+        turns += [
+            {"role": "user", "content": ask},
+            {"role": "assistant", "content": reply, "reasoning_content": "Hm."},
+        ]
+    return {"messages": turns}
+
+
+def test_a_row_of_several_samples_is_shown_sample_by_sample_and_says_why(
+    tmp_path: Path, thinking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.jsonl", dialogue("A", "B"), dialogue("C", "D"))
+    assert cli.main(["data", "show", file, "--model", thinking]) == 0
+    out = capsys.readouterr().out
+    heads = [line for line in out.splitlines() if line.startswith("───")]
+    assert heads == [f"─── {file}:{row}, sample {sample} of 2" for row in (1, 2) for sample in (1, 2)]
+    why = "several samples: the chat template rewrites earlier rounds once a later one follows\n"
+    assert out.count(why) == 1 and f"{heads[0]}\n{why}" in out
+    assert "[1] 'Hm.\\n'\n    '</think>\\n\\n'\n    'A<|im_end|>'\n" in out
+
+
+def test_a_long_beginning_that_samples_share_is_written_once(
+    tmp_path: Path, thinking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.jsonl", dialogue("A", "B", ask="\n".join(f"line {n}" for n in range(20))))
+    assert cli.main(["data", "show", file, "--model", thinking]) == 0
+    out = capsys.readouterr().out
+    [first, second] = out.split("─── ")[1:]
+    assert first.count("line 7") == 1 and second.count("line 7") == 1  # that of the second round
+    assert "... begins with the same 22 lines as sample 1 ...\n[0] 'A<|im_end|>\\n'\n" in second
+    assert cli.main(["data", "show", file, "--model", thinking, "--json", "true"]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["source"], each["line"], each["sample"], each["of"]) for each in shown] == [
+        (file, 1, 1, 2),
+        (file, 1, 2, 2),
+    ]
+    assert shown[1]["text"].count("line 7") == 2
+
+
+def test_a_row_that_is_cut_to_its_limit_is_shown_as_it_is_trained(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.jsonl", {"text": "one two three"}, dialogue("A", "B"))
+    words = ["--template_type", "chatml", "--system", "", "--truncation_strategy", "truncation_left"]
+    assert cli.main(["data", "show", file, "--model", model, *words, "--max_length", "9"]) == 1
+    out, err = capsys.readouterr()
+    assert f"─── {file}:1, its oldest part cut off\n[1] 'wo three<|im_end|>'\n9 tokens" in out
+    assert f"{file}:2: length: " in err
+    assert cli.main(["data", "show", file, "--model", model, *words, "--max_length", "70"]) == 0
+    assert f"─── {file}:2, its oldest part cut off\n[0] '<|im_start|>user\\n'\n    'Q" in capsys.readouterr().out
 
 
 def test_show_goes_on_behind_a_row_that_cannot_be_shown(

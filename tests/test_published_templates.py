@@ -24,7 +24,7 @@ NO_TOOLS = {
 
 def expected(tok: Any, renderer: Renderer, wire: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int] | None:
     """The tokens of `apply_chat_template`; None where the template refuses the messages."""
-    nature = renderer._own.layout.nature
+    nature = renderer.layout.nature
     told = copy.deepcopy(wire)
     for message in told:
         thought = message.pop("reasoning_content", "")
@@ -35,7 +35,7 @@ def expected(tok: Any, renderer: Renderer, wire: list[dict[str, Any]], tools: li
                 del message["content"]
             else:
                 message["content"] = nature.calling.empty
-        if isinstance(message.get("content"), str) and renderer._own.layout._parts:
+        if isinstance(message.get("content"), str) and renderer.layout._parts:
             message["content"] = [{"type": "text", "text": message["content"]}]
     try:
         return list(tok.apply_chat_template(told, tools=tools or None, add_generation_prompt=True, return_dict=False))
@@ -100,8 +100,6 @@ def _taken(renderer: Renderer, name: str) -> Iterator[Dialogue]:
     for dialogue in dialogues():
         if dialogue.tools and name in NO_TOOLS:
             continue
-        if not renderer._own.layout.nature.parallel and any(
-            len(m.tool_calls) > 1 for m in dialogue.conversation.messages
-        ):
+        if not renderer.layout.nature.parallel and any(len(m.tool_calls) > 1 for m in dialogue.conversation.messages):
             continue
         yield dialogue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,11 +14,10 @@ from swift.commands.groups import ModelFlags, TemplateFlags
 from swift.flags import flag
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
     from swift.chat import Conversation
-    from swift.template import Rendered
+    from swift.template import Rendered, Renderer
+    from swift.template.against import Against, Compared
+    from swift.template.fit import Fitted
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,9 @@ class Show:
     row: int | None = None
     """Show this row alone, counted from 1; none shows all"""
     json: bool = False
-    """One JSON object a row: tokens, weights, text, and the pieces of equal weight"""
+    """One JSON object a sample: tokens, weights, text, and the pieces of equal weight"""
+    against_template: bool = False
+    """Tell where prompts and dialogues first differ from what the model's own chat template gives"""
     columns: dict[str, str] = flag({})
     """Other names of a file's columns, as JSON: {"question": "query"}"""
 
@@ -85,6 +85,7 @@ def lint(cfg: Lint) -> int:
 
 def show(cfg: Show) -> int:
     from swift.commands.rendering import make_renderer
+    from swift.commands.showing import Lines, Page, Shown
     from swift.model.load import locate
     from swift.model.specs import choose
     from swift.template.fit import fit
@@ -96,20 +97,66 @@ def show(cfg: Show) -> int:
     path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
+    against = _against(cfg, renderer, name) if cfg.against_template else None
+    view: Lines | Page = Lines(renderer.decode) if cfg.json else Page(renderer.decode)
     bad = 0
-    if not cfg.json:
-        _print_legend()
+    beside: Counter[str] = Counter()
     for conversation in rows:
-        for fitted in fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy):
+        found = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
+        whole = renderer.show_samples(conversation) if any(each.fate == "kept" for each in found) else []
+        for fitted in found:
             if fitted.sample is None:
                 print(f"{conversation.source}:{conversation.line}: {fitted.rule}: {fitted.reason}", file=sys.stderr)
                 bad += 1
                 continue
-            found = renderer.show_samples(fitted.conversation)
-            _print(
-                cfg, conversation, found[-1] if fitted.fate == "cut" else found[fitted.part], fitted.part, len(found)
+            cut = fitted.fate == "cut"
+            rendered = _cut(renderer, fitted) if cut else whole[fitted.part]
+            compared = None
+            if against:
+                every = against.compare(fitted.conversation)
+                part = every[-1].part if cut and every else fitted.part
+                compared = [each for each in every if each.part == part]
+                beside.update(_fate(each) for each in compared)
+            view.show(
+                Shown(conversation.source, conversation.line, fitted.part + 1, len(found), cut, rendered, compared)
             )
+    if against:
+        counts = ", ".join(f"{beside[fate]} {fate}" for fate in FATES if beside[fate])
+        print(f"prompts and dialogues beside the chat template: {counts or 'none'}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _against(cfg: Show, renderer: Renderer, name: str) -> Against:
+    from swift.template import Renderer
+    from swift.template.against import Against
+
+    if not renderer.tokenizer.chat_template:
+        raise ValueError(f"--against_template: the tokenizer of {name} brings no chat template: leave it out")
+    own = renderer
+    if not renderer.own:
+        own = Renderer(renderer.tokenizer, None, sight=renderer.sight, today=cfg.template.date(trained=True))
+    return Against(renderer, own.layout, cfg.template.system)
+
+
+FATES = ("same", "different", "different as the template leaves its own prompt", "refused")
+
+
+def _fate(compared: Compared) -> str:
+    same, different, leaves, refused = FATES
+    if compared.refusal:
+        return refused
+    return same if compared.is_same else leaves if compared.leaves_prompt else different
+
+
+def _cut(renderer: Renderer, fitted: Fitted) -> Rendered:
+    """A sample that lost its oldest part: the last of a shorter dialogue, or the end of a text."""
+    from swift.template import Rendered
+
+    if not fitted.conversation.is_text:
+        return renderer.show_samples(fitted.conversation)[-1]
+    assert fitted.sample
+    text = renderer.decode(fitted.sample.tokens)
+    return Rendered(fitted.sample, text, [(text, fitted.sample.weights[0])])
 
 
 def _rows(cfg: Show) -> Iterable[Conversation]:
@@ -132,69 +179,3 @@ def _rows(cfg: Show) -> Iterable[Conversation]:
     if not found:
         raise ValueError(f"--row {cfg.row}: there are {report.total('kept')} good rows")
     return found
-
-
-def _print_legend() -> None:
-    """What stands for the loss weights below: colours on a terminal, numbers in a pipe."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-    if not _has_colours(console):
-        console.print(
-            "loss weight of each piece: [0] x0, not trained; [1] x1, trained; [2] x2, counts twice in the loss",
-            markup=False,
-        )
-        return
-    legend = Text("loss weight of each token: ")
-    for weight, meaning in LEGEND:
-        legend.append(meaning, _style(weight)).append("  ")
-    console.print(legend)
-
-
-def _print(cfg: Show, conversation: Conversation, shown: Rendered, part: int = 0, parts: int = 1) -> None:
-    if cfg.json:
-        sample = shown.sample
-        value = {"tokens": sample.tokens, "weights": sample.weights, "text": shown.text, "pieces": shown.pieces}
-        print(json.dumps(value, ensure_ascii=False))
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    # no rule around it, which would cut a long path
-    which = f" (sample {part + 1} of {parts})" if parts > 1 else ""
-    console.print(f"─── {conversation.source}:{conversation.line}{which}", style="green", markup=False)
-    if _has_colours(console):
-        console.print(_coloured(shown))
-    else:  # the weights are written out
-        for text, weight in shown.pieces:
-            console.print(f"[{weight:g}] {text!r}", markup=False)
-    trained, total = shown.sample.trained, len(shown.sample.tokens)
-    weights = ", ".join(f"{number} x{weight:g}" for weight, number in sorted(Counter(shown.sample.weights).items()))
-    console.print(f"{total} tokens, {trained} trained ({trained / max(total, 1):.0%}): {weights}", style="dim")
-
-
-LEGEND = (
-    (0.0, "grey x0, not trained"),
-    (0.5, "yellow less than x1"),
-    (1.0, "green x1"),
-    (2.0, "red more than x1, such as x2"),
-)
-
-
-def _has_colours(console: Console) -> bool:
-    """False in a pipe, and where NO_COLOR or the terminal says so."""
-    return console.is_terminal and not console.no_color and console.color_system is not None
-
-
-def _style(weight: float) -> str:
-    return "bright_black" if weight == 0 else "green" if weight == 1 else "yellow" if weight < 1 else "bold red"
-
-
-def _coloured(shown: Rendered) -> Text:
-    from rich.text import Text
-
-    text = Text()
-    for piece, weight in shown.pieces:
-        text.append(piece, _style(weight))
-    return text

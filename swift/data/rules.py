@@ -189,7 +189,8 @@ _PAGE = """\
 ## What is wrong with rows
 
 `swift data lint FILE...` names every bad row and everything odd by file, line and rule, and exits with 1 if there is a
-bad row; `swift data show FILE --model NAME` shows what is trained. `swift sft` applies the same rules:
+bad row; `swift data show FILE --model NAME` shows what is trained, and with `--against_template true` where that first
+differs from what the model's own chat template gives. `swift sft` applies the same rules:
 `--check_dataset_strategy warning` (the default) leaves bad rows out and names them, `discard` counts them, `error`
 stops at the first, `none` looks at no dialogue.
 

@@ -93,18 +93,11 @@ class Exchanges:
         return self._form.marks.results != "turn"
 
     def _exchange(self, told: list[Message], said: list[Message], tools: bool) -> Exchange:
-        wire = [self._wire(message) for message in told] if self.native else list(self._told(told))
+        wire = [self._nature.wire(message) for message in told] if self.native else list(self._told(told))
         query = "\n".join(str(each["content"]) for each in wire)
         after_result = bool(told) and told[-1].role == "tool"
         reply = self._reply(said, tools, after_result) if said else None
         return Exchange(tuple(wire), tuple(told), query, reply)
-
-    def _wire(self, message: Message) -> Wire:
-        wire: Wire = {"role": message.role, "content": message.content}
-        if message.role == "tool":
-            wire |= {"name": message.name} if message.name else {}
-            wire |= {"tool_call_id": message.tool_call_id} if message.tool_call_id else {}
-        return wire
 
     def _told(self, told: Sequence[Message]) -> Iterator[Wire]:
         """The same where the form writes results: as a user's message."""
@@ -113,7 +106,7 @@ class Exchanges:
             if role == "tool":
                 yield {"role": "user", "content": self._form.result([message.content for message in run])}
             else:
-                yield from map(self._wire, run)
+                yield from map(self._nature.wire, run)
 
     # Replies ---------------------------------------------------------------------------------------------------------
 

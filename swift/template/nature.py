@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from swift.agent import FORMS, Thinking, form
 from swift.agent.jsontext import is_json, loads
-from swift.chat import Tool, ToolCall
+from swift.chat import Message, Tool, ToolCall
 from swift.template.sandbox import ChatTemplate, Refused
 
 KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
@@ -74,6 +74,19 @@ class Nature:
     offers: bool = True
     calling: Calling = Calling()
     parallel: bool = True
+
+    def wire(self, message: Message) -> dict[str, Any]:
+        """A message as OpenAI's clients send it, in the shape that the template reads."""
+        if message.tool_calls:
+            wire = self.calling.message(message.tool_calls, message.content)
+        else:
+            wire = {"role": message.role, "content": message.content}
+        if message.reasoning and self.key:
+            wire[self.key] = message.reasoning
+        if message.role == "tool":
+            wire |= {"name": message.name} if message.name else {}
+            wire |= {"tool_call_id": message.tool_call_id} if message.tool_call_id else {}
+        return wire
 
 
 def explore(

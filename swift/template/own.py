@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from swift.agent import Thinking
-from swift.chat import PLACE
+from swift.chat import PLACE, Message
 from swift.template.exchange import Wire
 from swift.template.nature import CALL, TOOL, Nature, explore, shared_length
 from swift.template.sandbox import ChatTemplate, Refused
@@ -139,6 +139,16 @@ class OwnLayout:
         if BEFORE not in text:
             return text
         return self._empty.sub("", text).replace(BEFORE, self.nature.before).replace(AFTER, self.nature.after)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The variables that reach every rendering: the user's, and the date's."""
+        return {**self._plain.dated, **self._variables}
+
+    def wire(self, message: Message) -> Wire:
+        """A message as OpenAI's clients send it, in the shape that the template reads."""
+        wire = self.nature.wire(message)
+        return self._shaped(wire) if self._parts else wire
 
     def _shaped(self, message: Wire) -> Wire:
         """The message with its content as parts."""

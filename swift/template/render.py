@@ -136,6 +136,13 @@ class Renderer:
             raise ValueError("the tokenizer's own chat template lays dialogues out")
         return self._table
 
+    @property
+    def layout(self) -> OwnLayout:
+        """The model's own template. Raises ValueError where a table of ours lays dialogues out."""
+        if self._own is None:
+            raise ValueError("a table of ours lays dialogues out, not the tokenizer's own chat template")
+        return self._own.layout
+
     def samples(self, conversation: Conversation) -> list[Sample]:
         """The row as training sees it: one sample, or one for each stretch of a dialogue whose template rewrites
         earlier rounds; no reply is trained twice. Raises ValueError for a dialogue it cannot lay out."""

@@ -57,7 +57,7 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """What `apply_chat_template` gives. Raises Refused for messages that the template does not take."""
-        given = {**self._tokens, **self._dated(), **(variables or {})}
+        given = {**self._tokens, **self.dated, **(variables or {})}
         given |= {"messages": messages, "tools": list(tools) or None, "documents": None}
         written: list[str] = []
         size = 0
@@ -76,7 +76,9 @@ class ChatTemplate:
             raise Refused(f"the tokenizer's chat template refuses this dialogue: {reason}") from None
         return "".join(written)
 
-    def _dated(self) -> dict[str, Any]:
+    @property
+    def dated(self) -> dict[str, Any]:
+        """The variables that say which day it is."""
         if self._today is None:
             return {}
         day = datetime(self._today.year, self._today.month, self._today.day)

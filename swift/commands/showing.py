@@ -1,0 +1,184 @@
+"""Samples as people read them: the text in colours or with its weights, and how the chat template would write it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from swift.template import Rendered
+    from swift.template.against import Compared, Difference
+
+LEGEND = (
+    (0.0, "grey x0, not trained"),
+    (0.5, "yellow less than x1"),
+    (1.0, "green x1"),
+    (2.0, "red more than x1, such as x2"),
+)
+LONG = 12
+"""Lines from which on a beginning that the sample before has too is not written again."""
+Decode = Callable[[Sequence[int]], str]
+
+
+class Shown(NamedTuple):
+    """One of a row's samples. `number` counts them from 1 to `of`; `cut`: it lost its oldest rounds.
+
+    `compared` are its prompts beside the chat template's, None where nobody asks.
+    """
+
+    source: str
+    line: int
+    number: int
+    of: int
+    cut: bool
+    rendered: Rendered
+    compared: Sequence[Compared] | None = None
+
+
+class Lines:
+    """A JSON object a sample."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+
+    def show(self, shown: Shown) -> None:
+        sample = shown.rendered.sample
+        value: dict[str, Any] = {"source": shown.source, "line": shown.line, "sample": shown.number, "of": shown.of}
+        value |= {"tokens": sample.tokens, "weights": sample.weights}
+        value |= {"text": shown.rendered.text, "pieces": shown.rendered.pieces}
+        if shown.compared is not None:
+            value["against_template"] = [self._compared(each) for each in shown.compared]
+        print(json.dumps(value, ensure_ascii=False))
+
+    def _compared(self, compared: Compared) -> dict[str, Any]:
+        value = {"message": compared.message, "round": compared.round, "same": compared.is_same}
+        if compared.refusal:
+            return {**value, "refusal": compared.refusal}
+        if not (difference := compared.difference):
+            return value
+        value["leaves_prompt"] = compared.leaves_prompt
+        ours, template = ({"text": self._decode(ids), "tokens": ids} for ids in (difference.ours, difference.template))
+        return {**value, "at": difference.at, "before": difference.before, "ours": ours, "template": template}
+
+
+class Page:
+    """Text for people: colours on a terminal, weights as numbers in a pipe."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._console = Console(highlight=False, soft_wrap=True)
+        # no colours in a pipe, and where NO_COLOR or the terminal says so
+        console = self._console
+        self._colours = console.is_terminal and not console.no_color and console.color_system is not None
+        self._before: Shown | None = None
+        self._told = False
+        self._legend()
+
+    def show(self, shown: Shown) -> None:
+        # no rule around it, which would cut a long path
+        which = f", sample {shown.number} of {shown.of}" if shown.of > 1 else ""
+        cut = ", its oldest part cut off" if shown.cut else ""
+        self._say(f"─── {shown.source}:{shown.line}{which}{cut}", "green")
+        if shown.of > 1 and not self._told:
+            self._say("several samples: the chat template rewrites earlier rounds once a later one follows", "dim")
+            self._told = True
+        self._text(shown)
+        self._before = shown
+        sample = shown.rendered.sample
+        trained, total = sample.trained, len(sample.tokens)
+        weights = ", ".join(f"{number} x{weight:g}" for weight, number in sorted(Counter(sample.weights).items()))
+        self._say(f"{total} tokens, {trained} trained ({trained / max(total, 1):.0%}): {weights}", "dim")
+        if shown.compared is not None:
+            self._compare(shown.compared)
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(text, style=style, markup=False)
+
+    def _legend(self) -> None:
+        """What stands for the loss weights."""
+        if not self._colours:
+            self._say(
+                "loss weight of each piece: [0] x0, not trained; [1] x1, trained; [2] x2, counts twice in the loss"
+            )
+            return
+        legend = Text("loss weight of each token: ")
+        for weight, meaning in LEGEND:
+            legend.append(meaning, _style(weight)).append("  ")
+        self._console.print(legend)
+
+    def _text(self, shown: Shown) -> None:
+        known = self._known(shown)
+        if known and self._before:
+            self._say(f"... begins with the same {len(known)} lines as sample {self._before.number} ...", "dim")
+        left_out = sum(map(len, known))
+        coloured = Text()
+        for piece, weight in shown.rendered.pieces:
+            text = piece[left_out:]
+            left_out = max(left_out - len(piece), 0)
+            coloured.append(text, _style(weight))
+            if not self._colours and text:
+                mark = f"[{weight:g}] "
+                self._say(mark + f"\n{' ' * len(mark)}".join(map(repr, _lines(text))))
+        if self._colours:
+            self._console.print(coloured)
+
+    def _known(self, shown: Shown) -> list[str]:
+        """The lines that need not be written again: those that the sample before begins with, none of them trained."""
+        before = self._before
+        if shown.number == 1 or before is None or (before.source, before.line) != (shown.source, shown.line):
+            return []
+        first, weight = shown.rendered.pieces[0]
+        pairs = zip(_lines(before.rendered.text), _lines(first if weight == 0 else ""), strict=False)
+        known = [line for line, other in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        return known if len(known) >= LONG else []
+
+    # Beside the chat template ----------------------------------------------------------------------------------------
+
+    def _compare(self, compared: Sequence[Compared]) -> None:
+        others = [each for each in compared if not each.is_same]
+        if not others:
+            what = "; ".join(map(_named, compared)) or "plain text has none"
+            self._say(f"chat template: the same ({what})" if compared else f"chat template: {what}", "dim")
+            return
+        self._say(f"chat template: not the same in {len(others)} of {len(compared)}", "yellow")
+        told: set[Difference] = set()
+        for each in compared:
+            if not (found := each.difference):
+                self._say(f"  {_named(each)}: {each.refusal or 'the same'}")
+            elif found in told:
+                self._say(f"  {_named(each)}: the same difference, at token {found.at + 1}")
+            else:
+                why = ", where the template leaves its own prompt for the last reply" if each.leaves_prompt else ""
+                self._say(f"  {_named(each)}: the first difference is token {found.at + 1}{why}")
+                self._differ(found)
+                told.add(found)
+
+    def _differ(self, found: Difference) -> None:
+        self._say(f"    both      {found.before!r}")
+        ours, template = self._decode(found.ours), self._decode(found.template)
+        in_other_tokens = ours.startswith(template) or template.startswith(ours)
+        for name, text, ids in (("ours", ours, found.ours), ("template", template, found.template)):
+            tokens = f", in tokens {list(ids)}" if in_other_tokens and found.ours and found.template else ""
+            self._say(f"    {name:9} {text!r}{tokens}" if ids else f"    {name:9} ends here")
+
+
+def _named(compared: Compared) -> str:
+    if compared.message is None:
+        return "the whole dialogue"
+    return f"round {compared.round}, prompt of message {compared.message}"
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text, empty ones with the line before them."""
+    return re.findall(r"[^\n]*\n+|[^\n]+", text)
+
+
+def _style(weight: float) -> str:
+    return "bright_black" if weight == 0 else "green" if weight == 1 else "yellow" if weight < 1 else "bold red"

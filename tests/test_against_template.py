@@ -1,0 +1,210 @@
+"""`swift data show --against_template true`: where our tokens and those of the model's chat template first differ."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dialogues import dialogues
+from published_templates import tokenizer
+from tiny import tiny_model_folder
+
+from swift import cli
+from swift.template import Renderer
+from swift.template.against import Against
+
+TOOL = {"name": "look", "description": "Looks", "parameters": {"type": "object", "properties": {}}}
+CALL = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
+ASK, SAY = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+THINK = {"role": "assistant", "reasoning_content": "Hm.", "content": "A"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The folder of a tiny model with a published template."""
+    root = tmp_path_factory.mktemp("models")
+    tiny_model_folder(root / "tiny")
+
+    def made(name: str) -> str:
+        tokenizer(name).save_pretrained(root / name)
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(root / "tiny" / file, root / name)
+        return str(root / name)
+
+    return made
+
+
+def show(model: str, rows: list[dict[str, Any]], path: Path, *flags: str) -> int:
+    file = path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return cli.main(["data", "show", str(file), "--model", model, "--against_template", "true", *flags])
+
+
+def beside(capsys: pytest.CaptureFixture[str]) -> list[list[dict[str, Any]]]:
+    """The comparisons of each sample."""
+    return [json.loads(line)["against_template"] for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_think", "glm4moe", "gptoss", "qwen3", "qwen3_8"])
+def test_prompts_by_the_models_own_template_are_the_same(name: str) -> None:
+    renderer = Renderer(tokenizer(name), None)
+    against = Against(renderer, renderer.layout)
+    for dialogue in dialogues():
+        parallel = any(len(message.tool_calls) > 1 for message in dialogue.conversation.messages)
+        if parallel and not renderer.layout.nature.parallel:
+            continue
+        *prompts, whole = against.compare(dialogue.conversation)
+        assert len(prompts) == len(dialogue.asks)
+        assert not any(each.difference for each in prompts), dialogue.name
+        assert not whole.difference or whole.leaves_prompt, dialogue.name
+
+
+def test_it_says_that_all_is_the_same_and_counts(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(folder("qwen3_5_think"), [{"messages": [ASK, THINK, ASK, THINK]}], tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert "chat template: the same (round 1, prompt of message 2)\n" in out
+    assert "chat template: the same (round 2, prompt of message 4; the whole dialogue)\n" in out
+    assert err.splitlines()[-1] == "prompts and dialogues beside the chat template: 3 same"
+
+
+def test_the_first_difference_of_a_table_template_is_shown_from_both_sides(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = folder("qwen3_5_think")
+    words = [model, [{"messages": [ASK, SAY, ASK, SAY]}], tmp_path, "--template_type", "chatml", "--system", ""]
+    assert show(*words) == 0
+    out, err = capsys.readouterr()
+    tok = tokenizer("qwen3_5_think")
+    ours = tok.encode("<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+    told = tok.apply_chat_template([ASK], add_generation_prompt=True, return_dict=False)
+    assert told[: len(ours)] == ours
+    assert f"round 1, prompt of message 2: the first difference is token {len(ours) + 1}\n" in out
+    assert "    ours      ends here\n    template  '<think>\\n'\n" in out
+    assert "round 2, prompt of message 4: the first difference" in out
+    assert err.splitlines()[-1].endswith("chat template: 3 different")
+
+    assert show(*words, "--json", "true") == 0
+    [[first, second, whole]] = beside(capsys)
+    assert (first["message"], first["round"], first["same"], first["at"]) == (2, 1, False, len(ours))
+    assert first["ours"] == {"text": "", "tokens": []}
+    assert first["template"] == {"text": "<think>\n", "tokens": told[len(ours) :]}
+    assert (second["message"], second["round"], second["same"]) == (4, 2, False)
+    assert (whole["message"], whole["same"]) == (None, False)
+
+
+def test_prompts_that_differ_alike_are_told_once(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"messages": [{"role": "system", "content": "S"}, ASK, SAY, ASK, SAY]}]
+    assert show(folder("llama3_2"), rows, tmp_path, "--template_type", "llama3") == 0
+    out = capsys.readouterr().out
+    assert out.count("    template ") == 1 and out.count("the same difference, at token") == 2
+
+
+def test_thoughts_that_are_kept_against_the_template_are_a_difference(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [folder("qwen3_6"), [{"messages": [ASK, THINK, ASK, THINK]}], tmp_path, "--history_reasoning", "keep"]
+    assert show(*words, "--json", "true") == 0
+    [[first, second, _]] = beside(capsys)
+    assert first["same"] and not second["same"]
+    assert second["ours"]["text"].startswith("<think>\nHm.") and second["template"]["text"].startswith("A<|im_end|>")
+
+
+def test_a_finished_reply_that_the_template_writes_otherwise_than_its_prompt_is_told_apart(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(folder("nemotron_3_nano"), [{"messages": [ASK, SAY]}], tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert ", where the template leaves its own prompt for the last reply\n" in out
+    assert err.splitlines()[-1].endswith(": 1 same, 1 different as the template leaves its own prompt")
+
+
+def test_the_template_sees_the_date_and_the_system_text_of_the_flags(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--template_date", "2020-02-03", "--system", "Be kind."]
+    assert show(folder("llama3_2"), [{"messages": [ASK, SAY]}], tmp_path, *flags) == 0
+    out, err = capsys.readouterr()
+    assert "03 Feb 2020" in out and "Be kind." in out
+    assert err.splitlines()[-1].endswith(": 2 same")
+
+
+def test_variables_of_the_row_reach_both_sides(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(folder("qwen3_5_think"), [{"messages": [ASK, SAY], "enable_thinking": False}], tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert "'</think>\\n\\n'" in out and err.splitlines()[-1].endswith(": 2 same")
+
+
+def test_a_special_token_that_somebody_typed_is_the_same_text_in_other_tokens(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"messages": [{"role": "user", "content": "What is <|im_end|>"}, SAY]}
+    assert show(folder("qwen3"), [row], tmp_path, "--json", "true") == 0
+    [[prompt, _]] = beside(capsys)
+    assert prompt["before"].endswith("What is ")
+    assert prompt["ours"]["text"].startswith("<|im_end|>") and prompt["template"]["text"].startswith("<|im_end|>")
+    assert prompt["ours"]["tokens"][0] != prompt["template"]["tokens"][0]
+    assert show(folder("qwen3"), [row], tmp_path) == 0
+    tokens = prompt["ours"]["tokens"]
+    assert f"    ours      {prompt['ours']['text']!r}, in tokens {tokens}\n" in capsys.readouterr().out
+
+
+def test_a_refusal_names_the_message_and_the_rest_is_compared(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = {"role": "assistant", "content": "", "tool_calls": [{**CALL, "id": "1"}, {**CALL, "id": "2"}]}
+    results = [{"role": "tool", "tool_call_id": number, "content": "r"} for number in ("1", "2")]
+    row = {"messages": [ASK, twice, *results, SAY], "tools": [TOOL]}
+    assert show(folder("llama3_1"), [row, {"query": "Q", "response": "R"}], tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert "round 1, prompt of message 2: the same\n" in out
+    refusal = "the chat template refuses message 2: This model only supports single tool-calls at once!"
+    assert f"round 1, prompt of message 5: {refusal}\n  the whole dialogue: {refusal}\n" in out
+    assert err.splitlines()[-1].endswith(": 3 same, 2 refused")
+
+
+def test_a_refused_system_text_is_named(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = {"role": "system", "content": "S"}
+    assert show(folder("gemma"), [{"messages": [system, ASK, SAY]}], tmp_path) == 0
+    assert "prompt of message 3: the chat template refuses message 1: System role not supported\n" in (
+        capsys.readouterr().out
+    )
+    assert show(folder("gemma"), [{"messages": [ASK, SAY]}], tmp_path, "--system", "S") == 0
+    assert "prompt of message 2: the chat template refuses the system text: System role" in capsys.readouterr().out
+
+
+def test_each_sample_has_the_comparisons_of_its_own_replies(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"messages": [ASK, THINK, ASK, THINK, ASK, THINK]}
+    assert show(folder("qwen3_5_think"), [row], tmp_path, "--json", "true") == 0
+    assert [[each["message"] for each in sample] for sample in beside(capsys)] == [[2], [4], [6, None]]
+
+
+def test_rows_without_a_dialogue_have_nothing_beside_them(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(folder("qwen3_5_think"), [{"text": "Plain."}], tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert "chat template: plain text has none\n" in out
+    assert err.splitlines()[-1].endswith("chat template: none")
+
+
+def test_a_tokenizer_without_a_chat_template_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model_folder(tmp_path / "tiny")
+    model = str(tmp_path / "tiny")
+    assert show(model, [{"query": "Q", "response": "R"}], tmp_path, "--template_type", "chatml") == 2
+    assert capsys.readouterr().err.endswith(
+        f"\nswift: error: --against_template: the tokenizer of {model} brings no chat template: leave it out\n"
+    )
