@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from dialogues import Dialogue, dialogues
-from published_templates import tokenizer
+from published_templates import templates, tokenizer
 
-from swift.chat import Message
+from swift.chat import Message, Tool
 from swift.infer.chat import LocalChat, collect
 from swift.infer.engine import Step
 from swift.infer.grammar import Rules
@@ -136,3 +136,15 @@ def test_json_may_be_forced_behind_a_thought(name: str) -> None:
         engine.reply = [*renderer.tokenizer.encode(text, add_special_tokens=False), stop]
         reply = collect(chat(ask, (), SamplingParams(guide=guide), variables)).message
         assert said(reply) == ("One." if thought else "", '{"n": 1}', [])
+
+
+@pytest.mark.parametrize("name", sorted(templates()))
+def test_tools_of_which_the_name_alone_is_told_are_offered(name: str) -> None:
+    renderer = Renderer(tokenizer(name), None)
+    for spec in (
+        {"name": "tell_time"},
+        {"name": "tell_time", "parameters": {}},
+        {"name": "tell_time", "parameters": None},
+    ):
+        tools = (Tool({"type": "function", "function": spec}),)
+        assert "tell_time" in renderer.decode(renderer.prompt((Message("user", "Now?"),), tools))

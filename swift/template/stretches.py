@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
-from swift.chat import PLACE, Conversation, Message
+from swift.chat import PLACE, Conversation, Message, Tool
 from swift.template.exchange import Exchange, Exchanges, Reply, Wire
 from swift.template.own import AFTER, BEFORE, MASKED, SWITCH, OwnLayout
 from swift.template.sandbox import Refused
@@ -62,6 +63,19 @@ class Dialogues:
         return self._tried(conversation, system, _Dialogue.asking)
 
     def _tried(self, conversation: Conversation, system: str, lay: Callable[[_Dialogue], T]) -> T:
+        """The dialogue; where the template refuses tools as they are, these have what they need not say."""
+        try:
+            return self._closest(conversation, system, lay)
+        except Refused as refusal:
+            whole = tuple(map(_whole, conversation.tools))
+            if whole == conversation.tools:
+                raise
+            try:
+                return self._closest(replace(conversation, tools=whole), system, lay)
+            except Refused:
+                raise refusal from None
+
+    def _closest(self, conversation: Conversation, system: str, lay: Callable[[_Dialogue], T]) -> T:
         """The dialogue as it is; where the template refuses or leaves out a part of it, what comes closest to it."""
         refusal: Refused | None = None
         for messages, told in variants(conversation.messages, system, self.native):
@@ -331,6 +345,14 @@ class _Dialogue:
             return said, True
         joint = self._words.joins(behind, said[0].text)
         return [said[0]._replace(behind=behind if joint else ""), *said[1:]], joint
+
+
+def _whole(tool: Tool) -> Tool:
+    """The tool with a description and parameters, which OpenAI's tools need not have."""
+    function = tool.function
+    given = function.get("parameters") or {}
+    parameters = {"type": "object", "properties": {}, **given} if isinstance(given, dict) else given
+    return Tool({"type": "function", "function": {"description": "", **function, "parameters": parameters}})
 
 
 def _missing(messages: Sequence[Wire], prompt: str) -> str:
