@@ -95,7 +95,7 @@ class OwnLayout:
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
-        """The special tokens that the template writes in replies."""
+        """The special tokens that the template writes within replies."""
         asked: Wire = {"role": "user", "content": _CONTENT}
         said: Wire = {
             "role": "assistant",
@@ -109,7 +109,7 @@ class OwnLayout:
             except Refused:
                 continue
             found += self.special.findall(whole[shared_length(prompt, whole) :])
-        return tuple(dict.fromkeys(found))
+        return tuple(mark for mark in dict.fromkeys(found) if mark not in self.ends)
 
     @cached_property
     def opening(self) -> str:
