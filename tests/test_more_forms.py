@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_guide import keeps, tokenizer_of
 
-from swift.agent import form, shape
+from swift.agent import Thinking, form, shape
 from swift.chat import Conversation, Delta, Draft, Message, Tool, ToolCall
 from swift.infer.grammar import Rules
 from swift.infer.guide import Vocabulary
@@ -269,3 +269,25 @@ def test_a_template_that_tells_tools_by_the_ids_of_calls_alone_is_given_ids_that
     assert "functions.city:0<|tool_call_arg" in shown and "functions.town:1<|tool_call_arg" in shown
     assert "## Return of functions.town:1\nA" in shown and "## Return of functions.city:0\nB" in shown
     assert "functions.city:7<|tool_call_arg" in shown and "## Return of functions.city:7\nC" in shown
+
+
+def test_a_thought_takes_the_place_of_the_empty_block_that_a_template_writes_for_none() -> None:
+    tokenizer = tokenizer_of("kimi_k2")
+    before, each, after = WRITTEN["kimi_k2"]
+    thought = "{% if m.role == 'assistant' %}<think>{{ m.reasoning_content if m.tool_calls }}</think>{% endif %}"
+    written = TEMPLATE.replace("BEFORE", before).replace("EACH", each).replace("AFTER", after)
+    tokenizer.chat_template = written.replace("{{ m.content or '' }}", thought + "{{ m.content or '' }}")
+    renderer = Renderer(tokenizer, None)
+    assert renderer.thinking == Thinking("<think>", "</think>")
+    call = (ToolCall("city", "{}", "functions.city:0"),)
+    for said, wanted in (
+        (Message("assistant", "Here.", reasoning="I know."), "<think>I know.</think>Here."),
+        (Message("assistant", "Here."), "<think></think>Here."),
+        (
+            Message("assistant", "", call, reasoning="I ask."),
+            f"<think>I ask.</think>{form('kimi_k2').call('', call)}",
+        ),
+    ):
+        sample = renderer.encode(Conversation((Message("user", "Where?"), said), (CITY,)))
+        trained = [token for token, weight in zip(sample.tokens, sample.weights, strict=True) if weight]
+        assert renderer.decode(trained) == f"{wanted}<|im_end|>"

@@ -183,6 +183,9 @@ class _Explorer:
         told = silent[shared_length(asked, silent) :]  # without a thought
         if _SAY in told:
             answer, after = told.partition(_SAY)[0].strip(), rest.partition(_SAY)[0]
+        elif before.strip() and told.startswith(before):  # an empty block stands in for a thought
+            closing = re.match(rf"\s*{re.escape(before.strip().replace('<', '</', 1))}\s*", rest)
+            answer, after = "", closing[0] if closing else ""
         else:
             answer, after = "", rest.removesuffix(rest[len(rest) - shared_length(rest[::-1], told[::-1]) :])
         if before.strip() in answer or not after.strip().endswith(answer) or answer == after.strip():

@@ -72,6 +72,7 @@ class OwnLayout:
         self.trailing = re.compile(rf"(?:\s*{self.added.pattern})+\s*\Z")
         opening, closing = (re.escape(each) for each in self.nature.thinking[:2])
         self.opened = re.compile(rf"{opening}\s*(?P<closed>{closing}\s*)?\Z")
+        self.nothing = re.compile(rf"\A{opening}\s*{closing}\s*")
         self._empty = re.compile(rf"\s*{opening}\s*{closing}\s*(?={BEFORE})")
         self.tails: dict[tuple[object, ...], str] = {}
         self.closing = [Piece(self.nature.end, "stop")]

@@ -278,7 +278,8 @@ class _Dialogue:
             tail = (_THOUGHT + nature.after + rest) if thinks else tail if rest != tail else nature.after + tail
         elif thinks:
             rest = tail.lstrip()
-            tail = tail[: len(tail) - len(rest)] + nature.before.lstrip() + _THOUGHT + nature.after + rest
+            front = tail[: len(tail) - len(rest)] + nature.before.lstrip()
+            tail = front + _THOUGHT + nature.after + self._layout.nothing.sub("", rest)
         return self._cut(tail, bool(reply.calls))
 
     def _tail(self, index: int, target: Wire, prompt: str, opened: re.Match[str] | None) -> str | None:
