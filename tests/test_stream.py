@@ -195,3 +195,25 @@ def test_white_space_is_said_once_something_follows_it():
     talk = Talk(form("hermes").marks, shape(form("hermes")))
     assert [talk.push(text)[0] for text in ("a ", "\n", "b", " ")] == ["a", "", " \nb", ""]
     assert talk.end(Message("assistant", "a \nb ")) == (" ", [])
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    "header",
+    [
+        " to=functions.look<|channel|>commentary json<|message|>",
+        "<|channel|>commentary to=functions.look <|constrain|>json<|message|>",
+    ],
+)
+def test_a_call_of_gpt_oss_comes_piece_by_piece_however_its_header_is_ordered(header, size):
+    content, calls, parts = told("harmony", f'{header}{{"at": "home"}}<|call|>', size)
+    assert (content, calls) == ("", [("look", '{"at": "home"}')])
+    if size == 1:
+        assert len([call for _, found in parts for call in found]) > len('{"at": "home"}')
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_a_mark_that_opens_a_line_is_text_elsewhere(size):
+    text = "See [this](x) and a[0]\n[look(at='home')]"
+    content, calls, _ = told("llama4", text, size)
+    assert (content, calls) == ("See [this](x) and a[0]", [("look", '{"at": "home"}')])

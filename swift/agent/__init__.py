@@ -66,7 +66,8 @@ class Marks(NamedTuple):
     the line in which the model thinks before it calls or answers. `answer`: what opens its answer where tools are on
     offer; with `answer_after_result` only behind a tool's result. `tags`: what is around each argument, where they are
     no JSON object. `opens_line`: a call mark counts only where it opens a line. `ids`:
-    calls have ids in the text; `call` makes one up where a call has none that will do.
+    calls have ids in the text; `call` makes one up where a call has none that will do. `opening`: a regular expression
+    of a call up to its arguments, its group `name` the name, where models write that in more ways than the form does.
     """
 
     stop: tuple[str, ...]
@@ -79,6 +80,7 @@ class Marks(NamedTuple):
     tags: Tags | None = None
     opens_line: bool = False
     ids: Ids | None = None
+    opening: str = ""
 
     @property
     def inline(self) -> bool:
@@ -111,7 +113,10 @@ class Form(Protocol):
 
 
 class Shape(NamedTuple):
-    """The texts around a form's calls: `head` name `between` arguments (`middle` name `between` arguments)* `tail`."""
+    """The texts around a form's calls: `head` name `between` arguments (`middle` name `between` arguments)* `tail`.
+
+    A form that writes a name twice has it in `between` too.
+    """
 
     head: str
     between: str
@@ -127,7 +132,7 @@ def shape(text_form: Form) -> Shape:
     """What `call` writes around names and arguments."""
     calls = text_form.call("", [ToolCall(_NAME, SOME_ARGUMENTS)] * 2)
     first, second, tail = calls.split(some_arguments(text_form.marks))
-    head, between = first.split(_NAME)
+    head, between = first.split(_NAME, 1)
     return Shape(head, between, second.split(_NAME)[0], tail)
 
 

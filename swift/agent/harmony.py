@@ -21,12 +21,11 @@ marks = Marks(
     call=(_TO.lstrip(), f"{_CHANNEL}commentary{_TO}", f"{_CHANNEL}analysis{_TO}"),
     results="raw",
     special=(_START, _CHANNEL, _MESSAGE, _CALL, _END, "<|constrain|>"),
+    opening=r"(?:<\|call\|><\|start\|>assistant)?\s*(?:<\|channel\|>\w+ )?\bto=functions\.(?P<name>[^\s<]+)\s*"
+    r"(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\s*\w*\s*<\|message\|>\s*",
 )
 
-_HEADER = re.compile(
-    r"\s*(?:\bto=functions\.(?P<first>[^\s<]+)\s*<\|channel\|>\w+|<\|channel\|>\w+ to=functions\.(?P<second>[^\s<]+))"
-    r"\s*(?:<\|constrain\|>)?\s*\w*\s*<\|message\|>\s*"
-)
+_HEADER = re.compile(marks.opening)
 
 
 def system(tools: Sequence[Tool], text: str) -> str:
@@ -58,6 +57,6 @@ def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, .
             continue
         if isinstance(value, dict):
             content = content if calls else text[: header.start()]
-            calls.append(ToolCall(header["first"] or header["second"], text[at:end]))
+            calls.append(ToolCall(header["name"], text[at:end]))
             at = end
     return content, tuple(calls)

@@ -132,7 +132,7 @@ class Talk:
         mark = rf"^[ \t]*(?:{mark})" if marks.opens_line else mark
         self._mark = re.compile(rf"\A{_BARE}\n\s*(?=\{{)|{mark}" if bare else mark, re.IGNORECASE | re.MULTILINE)
         self._bare = re.compile(rf"\A{_BARE}?(\n\s*)?\Z" if bare else r"(?!)")
-        self._openings = None if marks.tags else _openings(shape, marks.ids)
+        self._openings = None if marks.tags else _openings(shape, marks)
         self.whole = ""
         self._said = 0
         self._at: int | None = None  # where the call that comes next, or its arguments, go on
@@ -194,8 +194,11 @@ class Talk:
 _BARE = r"[\w.-]+"  # a name alone on its line
 
 
-def _openings(shape: Shape, ids: Ids | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
+def _openings(shape: Shape, marks: Marks) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """What comes before the arguments of the first call, and of the others: white space and ids may differ."""
+    if marks.opening:
+        return re.compile(marks.opening), re.compile(marks.opening)
+    ids = marks.ids
     name = r"(?P<name>[^\s\"<>]+?)"
     between = _loosely(shape.between, ids) if shape.between.strip() else r"\s*\n\s*"
     middle = _loosely(shape.middle, ids)
