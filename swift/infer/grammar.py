@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from swift.agent import SOME_ARGUMENTS, Form, Thinking, shape, some_arguments, without_ids
 from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.infer import tagged
-from swift.infer.lark import HEAD, json_of, plain_json_of, quoted
+from swift.infer.lark import HEAD, Special, json_of, literals, parts_of, plain_json_of, quoted
 
 
 class Rules(NamedTuple):
@@ -28,9 +28,7 @@ class Rules(NamedTuple):
     thinking: Thinking | None = None
 
 
-def write(
-    form: Form, rules: Rules, special: Callable[[str], int | None], arguments: Mapping[str, dict[str, Any]]
-) -> list[str]:
+def write(form: Form, rules: Rules, special: Special, arguments: Mapping[str, dict[str, Any]]) -> list[str]:
     """The lines of the grammar, without a thought. `special`: the token that a text is alone; `arguments`: the schema
     of each tool's, by its name.
 
@@ -46,9 +44,7 @@ def write(
 class _Calls:
     """The rules of a grammar that are about calls."""
 
-    def __init__(
-        self, form: Form, rules: Rules, special: Callable[[str], int | None], schemas: Mapping[str, dict[str, Any]]
-    ) -> None:
+    def __init__(self, form: Form, rules: Rules, special: Special, schemas: Mapping[str, dict[str, Any]]) -> None:
         self._form, self._shape, self._rules, self._special = form, shape(form), rules, special
         self._schemas = schemas
 
@@ -149,13 +145,8 @@ class _Calls:
     def _literal(self, text: str) -> str:
         """The text in the grammar's language: marks that are tokens of their own become these, ids any that will do."""
         ids = self._form.marks.ids
-        parts = (self._literal_between(part) for part in without_ids(text, ids))
+        parts = (literals(parts_of(part, self._special), self._special) for part in without_ids(text, ids))
         return f" /{ids.pattern}/ ".join(parts) if ids else next(parts)
-
-    def _literal_between(self, text: str) -> str:
-        marks = [mark for mark in self._form.marks.special if self._special(mark) is not None]
-        parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", text) if marks else [text]
-        return " ".join(f"<[{self._special(part)}]>" if part in marks else quoted(part) for part in parts if part)
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:

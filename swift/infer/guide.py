@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from swift.agent.tools import argument_schema
 from swift.chat import Tool
 from swift.infer import tagged
 from swift.infer.grammar import Rules, closed, write
+from swift.infer.lark import Special
 from swift.infer.schemas import LIMITS, Dropped, failure, guidable
 from swift.infer.thoughts import reached, starting, thinking_first
 
@@ -80,10 +81,15 @@ class Vocabulary:
 
     def special(self, text: str) -> int | None:
         """The token that `text` is alone, if it is a special one."""
-        token = self.added(text)
+        token = self._added(text)
         return token if token is not None and self._is_special(token) else None
 
-    def added(self, text: str) -> int | None:
+    def _mark(self, text: str) -> int | None:
+        """The same as llguidance has it, where other engines use it: any `<mark>` is special."""
+        bracketed = text.startswith("<") and text.endswith(">")
+        return self._added(text) if bracketed else self.special(text)
+
+    def _added(self, text: str) -> int | None:
         """The token that `text` is alone, if it is one of those that stand beside the vocabulary."""
         token = self._tokenizer.convert_tokens_to_ids(text)
         known = self._tokenizer.added_tokens_decoder.get(token)
@@ -105,14 +111,12 @@ class Vocabulary:
         while True:
             if said:
                 rules = rules._replace(schema=held[0].schema)
-            lines = write(form, rules, self.special, {each.tool: each.schema for each in held[len(said) :]})
-            if rules.thinking:
-                lines = thinking_first(lines, rules.thinking, self.special, self.added)
-            text = "\n".join(lines)
-            matcher = LLMatcher(self.tokens, text, log_level=0, limits=LIMITS)
+            arguments = {each.tool: each.schema for each in held[len(said) :]}
+            texts = [_text(form, rules, arguments, special) for special in (self.special, self._mark)]
+            matcher = LLMatcher(self.tokens, texts[0], log_level=0, limits=LIMITS)
             if not (reason := failure(matcher)):
                 dropped = tuple(each for one in held for each in one.dropped)
-                return Grammar(text, matcher, dropped, rules.thinking, self._encode)
+                return Grammar(texts[1], matcher, dropped, rules.thinking, self._encode)
             largest = max((each for each in held if not each.strict and each.schema != _ANY), key=_size, default=None)
             if largest is None:
                 raise NotHeld(held[0].tool, [Dropped("", "", reason)])
@@ -133,6 +137,11 @@ class _Bytes:
 
     def __call__(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def _text(form: Form, rules: Rules, arguments: Mapping[str, dict[str, Any]], special: Special) -> str:
+    lines = write(form, rules, special, arguments)
+    return "\n".join(thinking_first(lines, rules.thinking, special) if rules.thinking else lines)
 
 
 _ANY: dict[str, Any] = {"type": "object"}
@@ -161,7 +170,8 @@ def _size(held: _Held) -> int:
 
 @dataclass(frozen=True)
 class Grammar:
-    """A Guide in the language of llguidance, a dialect of Lark, and its matcher before the first token.
+    """A Guide in the language of llguidance, a dialect of Lark, and its matcher before the first token. `text` is for
+    engines that bring llguidance, with their view of the vocabulary; the matcher has ours.
 
     `thinking`: the texts around the thought that a reply may begin with, and `encode` makes tokens of them.
     """

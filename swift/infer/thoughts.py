@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from swift.agent import Thinking
 from swift.agent.thoughts import Thoughts
-from swift.infer.lark import quoted
+from swift.infer.lark import Special, literals, parts_of, quoted
 
-Token = Callable[[str], int | None]
-"""The token that a text is alone, if there is one."""
 Rule = Literal["edge", "inside", "after", "content"]
 """What a reply begins with: a thought or none, the rest of a thought, what follows a thought, the rest of content."""
-
-_MARK = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])")
-"""What is a token of its own in many vocabularies."""
 
 
 class Reached(NamedTuple):
@@ -37,27 +32,24 @@ def reached(thinking: Thinking, text: str) -> Reached:
     return Reached("after", ended) if thoughts.parted else Reached("edge", "")
 
 
-def thinking_first(lines: Sequence[str], thinking: Thinking, special: Token, added: Token) -> list[str]:
+def thinking_first(lines: Sequence[str], thinking: Thinking, special: Special) -> list[str]:
     """The lines of a grammar, for replies that may think before. Content opens as it does in such replies.
 
-    `special` finds tokens that no text is made of, `added` those that some engines take for such. Text that begins like
-    a thought is one, so nothing in it can be taken for a call.
+    Text that begins like a thought is one, so nothing in it can be taken for a call.
     """
-    opening, closing, answer = (_parts(text.strip(), special) for text in thinking)
+    opening, closing, answer = (parts_of(text.strip(), special) for text in thinking)
     words = opening[0] if special(opening[0]) is None else ""
-    opens = [f"WS? {_literals(opening, special)}"]
-    if words:
-        opens = [f"OPEN {_literals(opening[1:], special)}", *_as_token("WS?", opening, added)]
-    ends = [f"FREE {_literals(closing, special)}"]
+    opens = f"OPEN {literals(opening[1:], special)}" if words else f"WS? {literals(opening, special)}"
+    ends = f"FREE {literals(closing, special)}"
     if special(closing[0]) is None:
-        ends = [f"ends {_literals(closing[1:], special)}", *_as_token("FREE", closing, added)]
+        ends = f"ends {literals(closing[1:], special)}"
     return [
-        *(_changed(line, _literals(answer, special)) for line in lines),
+        *(_changed(line, literals(answer, special)) for line in lines),
         "start: edge",
-        f"edge: (({' | '.join(opens)}) thought)? after",
+        f"edge: ({opens} thought)? after",
         "inside: thought after",
         "after: WS? body",
-        f"thought: {' | '.join(ends)}",
+        f"thought: {ends}",
         # white space is told apart by the lexer alone, so no other text begins with it
         r"WS: /[ \n]{1,16}/",
         rf"OPEN: /[ \n]{{0,16}}/ {quoted(words or ' ')}",
@@ -81,25 +73,3 @@ def _changed(line: str, answer: str) -> str:
         what = "SAID" if what == "TEXT" else what
         return f"said: {answer} plain\nplain: {what}" if answer else f"said: {what}"
     return f"{line} & SAID" if name == "BEFORE" else line
-
-
-def _as_token(before: str, parts: Sequence[str], added: Token) -> list[str]:
-    """A mark, after what may stand before it, for engines that take it for a special token."""
-    token = added(parts[0]) if len(parts) == 1 else None
-    return [] if token is None else [f"{before} <[{token}]>"]
-
-
-def _parts(text: str, special: Token) -> list[str]:
-    """The text, cut around special tokens."""
-    parts: list[str] = []
-    for part in filter(None, _MARK.split(text)):
-        if parts and special(part) is None and special(parts[-1]) is None:
-            parts[-1] += part
-        else:
-            parts.append(part)
-    return parts
-
-
-def _literals(parts: Sequence[str], special: Token) -> str:
-    tokens = [(part, special(part)) for part in parts]
-    return " ".join(quoted(part) if token is None else f"<[{token}]>" for part, token in tokens)
