@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -19,8 +20,9 @@ from tiny_published import FAMILIES, published_folder
 from transformers import AutoTokenizer
 
 from swift import cli
+from swift.chat import Sample
 from swift.commands import deploy
-from swift.infer.engine import TorchEngine
+from swift.infer.engine import Step, TorchEngine
 from swift.train import cache as kept_tokens
 
 Wire = dict[str, Any]
@@ -108,6 +110,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return made
 
 
+def kept_samples(run: Path) -> Sequence[Sample]:
+    """What a run was trained on."""
+    (kept,) = (run / "tokens").iterdir()
+    found = kept_tokens.read(kept)
+    assert found
+    return found[0]["train"]
+
+
 @pytest.fixture
 def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """What the engine is asked with, in order."""
@@ -132,10 +142,7 @@ def test_a_step_is_taken_on_samples_behind_the_prompts_of_the_template(name: str
     first, *_ = map(json.loads, (folder / "logging.jsonl").read_text().splitlines())
     assert math.isfinite(first["loss"]) and first["grad_norm"] > 0
 
-    (kept,) = (folder / "tokens").iterdir()
-    found = kept_tokens.read(kept)
-    assert found
-    samples = found[0]["train"]
+    samples = kept_samples(folder)
     assert sum(len(sample.tokens) for sample in samples) == share["tokens"]
     asked = [(SUMS[:1], None), (SUMS[:3], None)]
     if name not in WITHOUT_TOOLS:
@@ -176,6 +183,101 @@ def test_a_dialogue_is_served_round_for_round_with_the_prompts_of_the_template(
     monkeypatch.setattr(deploy, "serve", talk)
     swift("deploy", "--ckpt_dir", folder, "--port", 0, "--served_model_name", "m")
     assert len(prompts) == 8
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Has engines say to each prompt what the samples of a run train behind it, as a model that learned them would."""
+
+    def learn(run: Path) -> None:
+        samples = kept_samples(run)
+
+        def says(self: TorchEngine, tokens: list[int], *_: Any, **__: Any) -> Iterator[Step]:
+            size = len(tokens)
+            (sample,) = [s for s in samples if s.tokens[:size] == list(tokens) and s.weights[size]]
+            for token, weight in zip(sample.tokens[size:], sample.weights[size:], strict=True):
+                assert weight, "what is trained ends with what ends a reply"
+                ends = token in self._stop_tokens
+                yield Step(token, 0.0, "stop" if ends else None)
+                if ends:
+                    return
+
+        monkeypatch.setattr(TorchEngine, "submit", says)
+
+    return learn
+
+
+@pytest.mark.parametrize("name", OUR_OWN)
+def test_a_model_that_learned_a_dialogue_serves_its_replies(
+    name: str, checkpoint: Checkpoint, learned: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint(name)
+    learned(folder.parent)
+
+    def talk(app: Any, *_: Any) -> None:
+        http = TestClient(app)
+        for messages, tools in ((WEATHER, TOOLS), (SUMS, [])):
+            for at in (number for number, message in enumerate(messages) if message["role"] == "assistant"):
+                body = {"model": "m", "messages": messages[:at], **({"tools": tools} if tools else {})}
+                answer = http.post("/v1/chat/completions", json=body)
+                assert answer.status_code == 200, answer.text
+                (choice,) = answer.json()["choices"]
+                assert choice["finish_reason"] == ("tool_calls" if "tool_calls" in messages[at] else "stop")
+                assert bare(choice["message"]) == bare(messages[at])
+                streamed = http.post("/v1/chat/completions", json={**body, "stream": True})
+                assert bare(joined(streamed.text)) == bare(messages[at])
+
+    monkeypatch.setattr(deploy, "serve", talk)
+    swift("deploy", "--ckpt_dir", folder, "--port", 0, "--served_model_name", "m")
+
+
+def bare(message: Wire) -> tuple[str, str, list[tuple[str, Wire]]]:
+    """Content, thought and calls."""
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    said = [(call["name"], json.loads(call["arguments"])) for call in calls]
+    return message.get("content") or "", message.get("reasoning_content") or "", said
+
+
+def joined(text: str) -> Wire:
+    """The message that a stream of events gives, of at most one call."""
+    whole: Wire = {"content": "", "reasoning_content": ""}
+    for line in text.split("\n\n"):
+        if not line.startswith("data: {"):
+            continue
+        delta = json.loads(line[6:])["choices"][0]["delta"]
+        for key in ("content", "reasoning_content"):
+            whole[key] += delta.get(key) or ""
+        for call in delta.get("tool_calls") or []:
+            own = whole.setdefault("tool_calls", [{"function": {"name": "", "arguments": ""}}])[0]["function"]
+            for key in ("name", "arguments"):
+                own[key] += call["function"].get(key) or ""
+    return whole
+
+
+@pytest.mark.parametrize("name", OUR_OWN)
+def test_a_model_that_learned_a_dialogue_talks_it_in_the_terminal(
+    name: str,
+    checkpoint: Checkpoint,
+    learned: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What its call gives is typed in."""
+    folder = checkpoint(name)
+    learned(folder.parent)
+    (tmp_path / "described.json").write_text(json.dumps(TOOLS))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ROME['content']}\nblue\n{THANKS['content']}\nexit\n"))
+    where = ("--ckpt_dir", folder, "--tools", tmp_path / "described.json", "--result_dir", tmp_path / "results")
+    swift("infer", *where)
+    shown = capsys.readouterr().out
+    for text in ("I look.", "sky", "Rome", "Blue it is.", "It is blue.", "They doubt.", "Yes."):
+        assert text in shown
+    (results,) = (tmp_path / "results").iterdir()
+    saved = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [record["history"][0][0] for record in saved if record["history"]][-1] == ROME["content"]
+    assert saved[-1]["query"] == THANKS["content"]
+    assert saved[-1]["response"].index("They doubt.") < saved[-1]["response"].index("Yes.")
 
 
 @pytest.mark.parametrize("name", OUR_OWN)

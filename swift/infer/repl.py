@@ -65,6 +65,8 @@ def rounds(form: Form, messages: Sequence[Message], offered: bool = False) -> li
             found.append(["", ""])
         if role == "tool":
             text = form.result([message.content for message in group])
+        elif role == "user":
+            text = "".join(images.told(message) for message in group)
         else:
             said = [replace(message, content=images.told(message)) for message in group]
             text = "".join(write_reply(form, message, offered, by_tool, block=True) for message in said)
