@@ -6,13 +6,15 @@ The files come with the trl package, a dependency of the tests. Those made for t
 from __future__ import annotations
 
 import re
+from contextlib import redirect_stderr
 from functools import cache
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from jinja2 import nodes
-from tiny import tiny_tokenizer
+from tiny import tiny_model_folder, tiny_tokenizer
 from tokenizers import AddedToken
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -68,3 +70,12 @@ def tokenizer(name: str) -> Any:
     made.eos_token, made.bos_token = eos, "<bos>"
     made.chat_template = source
     return made
+
+
+def model_folder(root: Path, name: str) -> str:
+    """The folder under `root` of a tiny model whose tokenizer has the template called `name`."""
+    if not (root / name).exists():
+        with redirect_stderr(StringIO()):  # where transformers shows its progress
+            tiny_model_folder(root / name)
+        tokenizer(name).save_pretrained(root / name)
+    return str(root / name)

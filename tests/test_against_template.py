@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dialogues import dialogues
-from published_templates import tokenizer
+from published_templates import model_folder, tokenizer
 from tiny import tiny_model_folder
 
 from swift import cli
@@ -26,16 +26,7 @@ THINK = {"role": "assistant", "reasoning_content": "Hm.", "content": "A"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """The folder of a tiny model with a published template."""
-    root = tmp_path_factory.mktemp("models")
-    tiny_model_folder(root / "tiny")
-
-    def made(name: str) -> str:
-        tokenizer(name).save_pretrained(root / name)
-        for file in ("config.json", "model.safetensors"):
-            shutil.copy(root / "tiny" / file, root / name)
-        return str(root / name)
-
-    return made
+    return partial(model_folder, tmp_path_factory.mktemp("models"))
 
 
 def show(model: str, rows: list[dict[str, Any]], path: Path, *flags: str) -> int:

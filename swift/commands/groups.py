@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
@@ -99,22 +101,43 @@ class TemplateFlags:
         """ValueError if use_loss_scale and loss_scale say opposite things, or a limit is none."""
         if self.max_pixels is not None and self.max_pixels < 1:
             raise ValueError(f"--max_pixels {self.max_pixels}: must be 1 or more")
-        if self.reasoning_weight < 0:
-            raise ValueError(f"--reasoning_weight {self.reasoning_weight}: must be 0 or more")
-        said = self.chat_template_kwargs.get("enable_thinking", self.enable_thinking)
-        if self.enable_thinking is not None and said != self.enable_thinking:
-            raise ValueError("--enable_thinking contradicts --chat_template_kwargs: give one of them")
-        if taken := next(
-            (name for name in ("messages", "tools", "add_generation_prompt") if name in self.kwargs), None
-        ):
-            raise ValueError(f"--chat_template_kwargs: {taken!r} is what every template gets anyway: leave it out")
+        if not 0 <= self.reasoning_weight < math.inf:
+            raise ValueError(f"--reasoning_weight {self.reasoning_weight:g}: must be 0 or more, and not infinite")
+        self._check_variables()
         self.date(trained=True)
+        for name, value in (("template_type", self.template_type), ("agent_template", self.agent_template)):
+            if value != "AUTO" and value.upper() == "AUTO":
+                raise ValueError(f"--{name} {value}: did you mean AUTO?")
+        if self.template_type != "AUTO":
+            self.check_table(self.template_type)
         if self.use_loss_scale is False and self.loss_scale not in ("AUTO", "react", "default", "none"):
             raise ValueError(f"--use_loss_scale false contradicts --loss_scale {self.loss_scale}: give one of them")
         if self.use_loss_scale and self.loss_scale in ("default", "none"):
             raise ValueError(f"--use_loss_scale true contradicts --loss_scale {self.loss_scale}: give one of them")
         if self.max_length < -1 or self.max_length == 0:
             raise ValueError(f"--max_length: {self.max_length} is no length (-1 sets no limit)")
+
+    def _check_variables(self) -> None:
+        """ValueError for variables that no chat template could be given."""
+        said = self.chat_template_kwargs.get("enable_thinking", self.enable_thinking)
+        if said is not None and not isinstance(said, bool):
+            raise ValueError(f"--chat_template_kwargs: enable_thinking must be true or false, not {json.dumps(said)}")
+        if self.enable_thinking is not None and said != self.enable_thinking:
+            raise ValueError("--enable_thinking contradicts --chat_template_kwargs: give one of them")
+        given = ("messages", "tools", "documents", "add_generation_prompt")
+        if taken := next((name for name in given if name in self.kwargs), None):
+            raise ValueError(f"--chat_template_kwargs: {taken!r} is what every template gets anyway: leave it out")
+
+    def check_table(self, name: str) -> None:
+        """ValueError for flags that the template called `name`, a table of ours, would ignore."""
+        without = f"template {name!r} is a table without"
+        if self.kwargs:
+            flag = "--chat_template_kwargs" if self.chat_template_kwargs else "--enable_thinking"
+            raise ValueError(f"{flag}: {without} variables: leave it out")
+        if self.history_reasoning == "strip":
+            raise ValueError(f"--history_reasoning strip: template {name!r} keeps all thoughts: take keep")
+        if self.template_date != "AUTO":
+            raise ValueError(f"--template_date {self.template_date}: {without} a date: leave it out")
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -127,9 +150,12 @@ class TemplateFlags:
         if self.template_date == "AUTO":
             return date(2025, 1, 1) if trained else None
         try:
-            return date.fromisoformat(self.template_date)
+            day = date.fromisoformat(self.template_date)
         except ValueError:
-            raise ValueError(f"--template_date {self.template_date}: not a date, such as 2026-01-31") from None
+            day = None
+        if day is None or day.isoformat() != self.template_date:  # other writings of a date are newer Pythons' alone
+            raise ValueError(f"--template_date {self.template_date}: not a date, such as 2026-01-31")
+        return day
 
     @property
     def scale(self) -> str:

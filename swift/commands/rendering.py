@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,11 @@ from swift.commands.groups import TemplateFlags
 if TYPE_CHECKING:
     from swift.model.specs import ModelSpec
     from swift.template import Renderer
+
+SWITCHES = ("enable_thinking", "thinking", "reasoning_effort", "reasoning_strength")
+"""Variables by which chat templates are told whether, or how much, a model thinks."""
+DATES = {"strftime_now", "date_string"}
+"""What chat templates ask for the date."""
 
 
 def make_renderer(
@@ -32,7 +39,9 @@ def make_renderer(
     if flags.max_pixels is not None and sight is None:
         raise ValueError("--max_pixels is for models that see images, which this one does not: leave it out")
     chosen = template(named) if named else None
-    return Renderer(
+    if chosen:
+        flags.check_table(chosen.name)
+    renderer = Renderer(
         tokenizer,
         chosen,
         flags.agent_template,
@@ -45,3 +54,21 @@ def make_renderer(
         template_kwargs=flags.kwargs,
         today=flags.date(trained),
     )
+    if not chosen:
+        _check_read(flags, renderer.variables)
+    return renderer
+
+
+def _check_read(flags: TemplateFlags, read: Collection[str]) -> None:
+    """ValueError for variables, and a date, that the model's own chat template does not read."""
+    for name in flags.kwargs:
+        if name not in read:
+            given = name in flags.chat_template_kwargs
+            flag = f"--chat_template_kwargs: {name!r}" if given else f"--{name}"
+            near = difflib.get_close_matches(name, read, n=1) or [each for each in SWITCHES if each in read]
+            other = f": it reads {near[0]}" if near else ": leave it out"
+            raise ValueError(f"{flag} is not read by this model's chat template{other}")
+    if flags.template_date != "AUTO" and not DATES & set(read):
+        raise ValueError(
+            f"--template_date {flags.template_date}: this model's chat template names no date: leave it out"
+        )

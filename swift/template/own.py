@@ -77,7 +77,10 @@ class OwnLayout:
         self.tails: dict[tuple[object, ...], str] = {}
         self.closing = [Piece(self.nature.end, "stop")]
         if history == "keep" and not self.keeping and self.nature.thinking.answer:
-            raise ValueError("--history_reasoning keep: this chat template has no place for thoughts of earlier rounds")
+            raise ValueError(
+                "--history_reasoning keep: this chat template has no place for thoughts of earlier rounds: "
+                "take template or strip"
+            )
 
     @property
     def thinking(self) -> Thinking | None:

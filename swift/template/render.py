@@ -23,7 +23,7 @@ from swift.template.nature import PLAIN
 from swift.template.own import HistoryReasoning, OwnLayout
 from swift.template.sight import Sight
 from swift.template.spoken import Speech, closing_weight
-from swift.template.stretches import Dialogues
+from swift.template.stretches import Dialogues, tell_once
 from swift.template.template import Template
 from swift.template.weigh import AUTO, loss_scale, with_thoughts
 from swift.template.words import Special, Words
@@ -225,6 +225,9 @@ class Renderer:
 
     def stretches(self, conversation: Conversation) -> list[list[Piece]]:
         """What `samples` tokenises, in order."""
+        for name in conversation.template_kwargs:
+            if name not in self.variables:
+                tell_once(f"rows set {name!r}, which this chat template does not read")
         if conversation.is_text:
             message = conversation.messages[0]
             weight = 1.0 if message.weight is None else message.weight

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError, nodes
-from jinja2.meta import find_undeclared_variables
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 SECONDS = 10.0
@@ -44,10 +43,12 @@ class ChatTemplate:
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """The names that the template reads from outside, and those that it calls `defined`."""
+        """The names that the template reads before it gives them a value itself."""
         tree = self._template.environment.parse(self.source)
-        tested = {node.node.name for node in tree.find_all(nodes.Test) if isinstance(node.node, nodes.Name)}
-        return frozenset(find_undeclared_variables(tree) | tested)
+        first = {macro.name: "store" for macro in tree.find_all(nodes.Macro)}
+        for name in _names(tree):
+            first.setdefault(name.name, name.ctx)
+        return frozenset(name for name, use in first.items() if use == "load")
 
     def render(
         self,
@@ -83,6 +84,15 @@ class ChatTemplate:
             return {}
         day = datetime(self._today.year, self._today.month, self._today.day)
         return {"strftime_now": day.strftime, "date_string": day.strftime("%d %b %Y")}
+
+
+def _names(node: nodes.Node) -> Iterator[nodes.Name]:
+    """The names in a part of a template, in the order in which they are read and set."""
+    if isinstance(node, nodes.Name):
+        yield node
+    children = [node.node, node.target] if isinstance(node, nodes.Assign) else node.iter_child_nodes()
+    for child in children:
+        yield from _names(child)
 
 
 # Limits of time ------------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Dialogues:
             laid = lay(dialogue)
         except Refused:
             raise refusal or Refused("the chat template takes no messages") from None
-        _tell_once(dialogue.left_out)
+        tell_once(dialogue.left_out)
         return laid
 
     def _dialogue(self, conversation: Conversation, messages: Sequence[Message], system: str) -> _Dialogue:
@@ -150,7 +150,7 @@ class _Dialogue:
     def stretches(self) -> list[list[Piece]]:
         if any(each.reply and each.reply.thought for each in self._exchanges) and self._layout.is_off(self._variables):
             self._variables = {**self._variables, SWITCH: True}
-            _tell_once(
+            tell_once(
                 f"rows bring thoughts, and this model's chat template leaves them off: they are trained with {SWITCH} "
                 f"true, which serving then needs too (--{SWITCH} true); --{SWITCH} false leaves thoughts out"
             )
@@ -403,5 +403,6 @@ def _together(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 @cache
-def _tell_once(text: str) -> None:
+def tell_once(text: str) -> None:
+    """Warns of what holds for many rows."""
     log.warning("%s", text)
