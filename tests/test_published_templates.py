@@ -17,9 +17,9 @@ from swift.template import Renderer
 NAMES = sorted(templates())
 NO_TOOLS = {
     "cohere", "cohere2", "gemma", "gemma3", "idefics3", "lfm2", "llama3", "llava_next", "phi3", "phi3_5",
-    "qwen2_5_vl", "smolvlm", "deepseek_r1_distill", "deepseekv3", "muse_glimmer",
+    "qwen2_5_vl", "smolvlm", "deepseek_r1_distill", "deepseekv3",
 }  # fmt: skip
-"""Templates that do not tell of tools, or in a form that no module reads: ReAct offers their models tools."""
+"""Templates that do not tell of tools: ReAct offers their models tools."""
 
 
 def expected(tok: Any, renderer: Renderer, wire: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int] | None:
@@ -57,6 +57,26 @@ def test_every_served_prompt_is_what_the_template_gives(name: str) -> None:
                 assert got == wanted, (dialogue.name, number)
                 compared += 1
     assert compared >= 19
+
+
+@pytest.mark.parametrize("name", ["deepseek_r1_distill", "deepseekv3"])
+def test_calls_and_results_are_the_templates_own_where_the_form_tells_of_the_tools(name: str) -> None:
+    tok = tokenizer(name)
+    renderer = Renderer(tok, None, "deepseek_v3")
+    compared = 0
+    for dialogue in dialogues():
+        if not dialogue.tools or any(len(message.tool_calls) > 1 for message in dialogue.conversation.messages):
+            continue  # the distilled models' template leaves a second call open
+        system = next((each["content"] for each in dialogue.wire if each["role"] == "system"), "")
+        offer = {"role": "system", "content": renderer.form.system(dialogue.conversation.tools, system)}
+        for number in dialogue.asks:
+            told = [offer, *(each for each in copy.deepcopy(dialogue.wire[:number]) if each["role"] != "system")]
+            for call in (call for each in told for call in each.get("tool_calls", ())):
+                call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+            got = renderer.prompt(dialogue.conversation.messages[:number], dialogue.conversation.tools)
+            assert tok.decode(got) == tok.decode(expected(tok, renderer, told, []) or []), (dialogue.name, number)
+            compared += 1
+    assert compared > 20
 
 
 # diffusion_gemma writes no text from left to right; its template opens the turn behind a result within the reply

@@ -176,11 +176,11 @@ class _Explorer:
     def _around(self, said: dict[str, Any], tools: Sequence[Any], thought: str) -> tuple[Thinking, str, str]:
         asked, silent = self._try([self._ask], True, tools), self._try([self._ask, said], tools=tools)
         front, _, rest = thought.partition(_THOUGHT)
-        shared = front[: shared_length(asked, front)]
+        shared = front[: asked_length(asked, front)]
         before = front[len(shared) :]
         if not before.strip():  # the prompt opens the thought itself
             before = (re.search(r"\S+\s*\Z", shared) or [""])[0] + before
-        told = silent[shared_length(asked, silent) :]  # without a thought
+        told = silent[asked_length(asked, silent) :]  # without a thought
         if _SAY in told:
             answer, after = told.partition(_SAY)[0].strip(), rest.partition(_SAY)[0]
         elif before.strip() and told.startswith(before):  # an empty block stands in for a thought
@@ -198,7 +198,7 @@ class _Explorer:
         """How a message that only calls has to look; None where the template writes no call."""
         for calling in (Calling(as_object, empty) for as_object in (True, False) for empty in ("", None, _ABSENT)):
             whole = self._try([self._ask, self._call(calling)], tools=[TOOL])
-            called = whole[shared_length(told, whole) :]
+            called = whole[asked_length(told, whole) :]
             if whole.count(_VALUE) == 1 and CALL.name in called:
                 return calling._replace(by_id=CALL.name not in called.replace(CALL.id, ""))
         return None
@@ -208,7 +208,7 @@ class _Explorer:
         told = self._try([self._ask], generate=True, tools=[TOOL])
         whole = self._try([self._ask, said], tools=[TOOL])
         types = self._try([self._ask, self._call(calling, call=_TYPES)], tools=[TOOL])
-        found = self._form(whole[shared_length(told, whole) :], types, wanted)
+        found = self._form(whole[asked_length(told, whole) :], types, wanted)
         if not found:
             return plain
         ends = (plain.end, *self._stops, *form(found).marks.stop)
@@ -269,6 +269,14 @@ def named(call: ToolCall, number: int) -> ToolCall:
     """The call with an id that tells its name, as Kimi's do; one that has such an id keeps it."""
     told = f"functions.{call.name}:"
     return call if call.id.startswith(told) else replace(call, id=f"{told}{number}")
+
+
+def asked_length(prompt: str, whole: str) -> int:
+    """How much of a prompt a text begins with that has the reply too, never a part of a token or word."""
+    if whole.startswith(prompt):
+        return len(prompt)
+    alike = whole[: shared_length(prompt, whole)]
+    return len(alike) - len(re.split(r"(?<=[\s>\]])", alike)[-1])
 
 
 def shared_length(one: str, other: str) -> int:

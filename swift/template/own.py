@@ -11,7 +11,7 @@ from typing import Any, Literal
 from swift.agent import Thinking
 from swift.chat import PLACE, Message
 from swift.template.exchange import Wire
-from swift.template.nature import CALL, TOOL, Nature, explore, shared_length
+from swift.template.nature import CALL, TOOL, Nature, explore, asked_length
 from swift.template.sandbox import ChatTemplate, Refused
 from swift.template.write import Piece
 
@@ -112,7 +112,7 @@ class OwnLayout:
                 prompt, whole = self.render([asked], tools, True, {}), self.render([asked, reply], tools, False, {})
             except Refused:
                 continue
-            found += self.special.findall(whole[shared_length(prompt, whole) :])
+            found += self.special.findall(whole[asked_length(prompt, whole) :])
         return tuple(mark for mark in dict.fromkeys(found) if mark not in self.ends)
 
     @cached_property

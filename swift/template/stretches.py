@@ -270,7 +270,9 @@ class _Dialogue:
             tail = opening + self._speech.form.call(content, reply.called) + nature.end
         if content and _CONTENT not in tail and not opened:  # a template that leaves words beside calls out
             told = self._speech.form.call(content, reply.called)
-            tail = told.removesuffix(self._speech.form.call("", reply.called)) + tail
+            words = told.removesuffix(self._speech.form.call("", reply.called))
+            thought, closing, rest = tail.partition(nature.thinking.close) if _THOUGHT in tail else ("", "", tail)
+            tail = thought + closing + words + rest
         thinks = bool(reply.thought) and not off and _THOUGHT not in tail  # a template that leaves thoughts out
         if opened and not off and _THOUGHT not in tail:
             closing = nature.thinking.close
