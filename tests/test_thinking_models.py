@@ -378,3 +378,15 @@ def test_packed_samples_have_the_losses_of_padded_ones(work: Path, capsys: pytes
 def test_samples_that_are_made_late_are_those_that_are_made_at_once(work: Path, way: tuple[object, ...]) -> None:
     early, late = (steps(work, "late", "--max_steps", 2, *more).mixture for more in ((), way))
     assert late["sources"] == early["sources"]
+
+
+def test_a_run_is_filed_under_the_whole_name_of_its_model_and_experts_want_no_dropout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, rows = published_folder(tmp_path / "GLM-4.5-Tiny", FAMILIES["GLM-4.5"]), write(tmp_path / "rows.jsonl", ROWS)
+    words = ["sft", "--model", model, "--dataset", rows, "--output_dir", tmp_path / "runs", "--max_steps", 1]
+    words += ["--lora_target_modules", "ALL", "--device", "cpu", "--dataset_test_ratio", 0]
+    assert cli.main(list(map(str, words))) == 2
+    assert "add --lora_dropout_p 0 to --lora_target_modules ALL" in capsys.readouterr().err
+    assert cli.main([*map(str, words), "--lora_dropout_p", "0", "--report_to", "none"]) == 0
+    assert list((tmp_path / "runs" / "GLM-4.5-Tiny").glob("v*-*/checkpoint-1"))

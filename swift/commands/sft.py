@@ -342,7 +342,8 @@ def _runs(cfg: Config, model: Path) -> Path:
     root = Path(cfg.train.output_dir).expanduser()
     if not cfg.train.add_output_dir_suffix:
         return root
-    return root / (cfg.model.model_type or model.resolve().stem or "model")
+    found = model.resolve()
+    return root / (cfg.model.model_type or (found.stem if found.is_file() else found.name) or "model")
 
 
 def _run_folder(cfg: Config, runs: Path, resume: Path | None) -> Path:

@@ -111,7 +111,15 @@ def attach(
         raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
     if options.init == "lora_ga":
         loraga.estimate(model, config, batches)
-    tuned = wrap(model, config, dtype)
+    try:
+        tuned = wrap(model, config, dtype)
+    except ValueError as error:
+        if "ParamWrapper" not in str(error) or not config.lora_dropout:  # experts' weights are in no layer of their own
+            raise
+        raise ValueError(
+            f"LoRA on the weights of experts knows no dropout: add --lora_dropout_p 0 to "
+            f"--lora_target_modules {' '.join(options.targets)}, or name targets beside the experts"
+        ) from None
     if options.init == "lora_ga":
         loraga.keep_start(tuned)
     if options.init == "eva":
