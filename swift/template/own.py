@@ -11,7 +11,7 @@ from typing import Any, Literal
 from swift.agent import Thinking
 from swift.chat import PLACE, Message
 from swift.template.exchange import Wire
-from swift.template.nature import CALL, TOOL, Nature, explore, asked_length
+from swift.template.nature import CALL, TOOL, Nature, asked_length, explore
 from swift.template.sandbox import ChatTemplate, Refused
 from swift.template.write import Piece
 
