@@ -199,3 +199,16 @@ def test_a_tokenizer_without_a_chat_template_is_one_line(tmp_path: Path, capsys:
     assert capsys.readouterr().err.endswith(
         f"\nswift: error: --against_template: the tokenizer of {model} brings no chat template: leave it out\n"
     )
+
+
+def test_a_reply_for_which_the_template_has_no_prompt_is_history_of_the_next(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"messages": [{"role": "assistant", "content": "Welcome!"}, ASK, SAY]}
+    assert show(folder("qwen3_5_think"), [row], tmp_path, "--json", "true") == 0
+    [line] = capsys.readouterr().out.splitlines()
+    shown = json.loads(line)
+    [before, reply] = shown["pieces"]
+    assert before[0].startswith("<|im_start|>assistant\nWelcome!<|im_end|>\n<|im_start|>user\nQ") and before[1] == 0
+    assert reply == ["\n</think>\n\nA<|im_end|>", 1.0]
+    assert [(each["message"], each["same"]) for each in shown["against_template"]] == [(3, True), (None, True)]

@@ -176,6 +176,8 @@ class _Dialogue:
         stretch = _Stretch(self._images)
         for index, exchange in enumerate(self._exchanges[:count]):
             assert exchange.reply
+            if self._is_greeting(index):
+                continue
             prompt = self._prompt(index)
             if not stretch.goes_on(prompt):
                 yield stretch
@@ -183,6 +185,17 @@ class _Dialogue:
             self._ask(stretch, prompt)
             self._reply(stretch, index, exchange, exchange.reply)
         yield stretch
+
+    def _is_greeting(self, index: int) -> bool:
+        """Whether the assistant speaks first, and the template has no prompt for that: it is a part of the next."""
+        if self._exchanges[index].told or len(self._exchanges) == 1:
+            return False
+        try:
+            self._prompt(index)
+        except Refused:
+            tell_once("the assistant speaks first in rows, and this chat template has no prompt for that: not trained")
+            return True
+        return False
 
     def _prompt(self, index: int) -> str:
         """The template's prompt for a reply."""
