@@ -282,10 +282,7 @@ class _Dialogue:
             opening = nature.after.partition(nature.thinking.close)[2] if plain else ""
             tail = opening + self._speech.form.call(content, reply.called) + nature.end
         if content and _CONTENT not in tail and not opened:  # a template that leaves words beside calls out
-            told = self._speech.form.call(content, reply.called)
-            words = told.removesuffix(self._speech.form.call("", reply.called))
-            thought, closing, rest = tail.partition(nature.thinking.close) if _THOUGHT in tail else ("", "", tail)
-            tail = thought + closing + words + rest
+            tail = self._with_words(tail, content, reply)
         thinks = bool(reply.thought) and not off and _THOUGHT not in tail  # a template that leaves thoughts out
         if opened and not off and _THOUGHT not in tail:
             closing = nature.thinking.close
@@ -296,6 +293,16 @@ class _Dialogue:
             front = tail[: len(tail) - len(rest)] + nature.before.lstrip()
             tail = front + _THOUGHT + nature.after + self._layout.nothing.sub("", rest)
         return self._cut(tail, bool(reply.calls))
+
+    def _with_words(self, tail: str, content: str, reply: Reply) -> str:
+        """The same with words before the calls, behind a thought: as the form has them, or as a part of their own."""
+        close = self._nature.thinking.close
+        told, calls = (self._speech.form.call(text, reply.called) for text in (content, ""))
+        opening = self._nature.after.partition(close)[2] if self._nature.thinking.answer else ""
+        words = f"{opening}{content}{close}" if opening else told.removesuffix(calls)
+        front, thought, rest = tail.rpartition(_THOUGHT)
+        before, closing, rest = rest.partition(close) if thought else ("", "", rest)
+        return front + thought + before + closing + words + rest
 
     def _tail(self, index: int, target: Wire, prompt: str, opened: re.Match[str] | None) -> str | None:
         """What the template writes of a finished reply behind the prompt for it; None where that is not to be told.
