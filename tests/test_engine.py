@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from tiny_classes import SETTINGS
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -108,23 +109,11 @@ def test_a_model_with_sliding_attention_sees_its_window_only():
     engine.close()
 
 
-STATE = {
-    **{"linear_conv_kernel_dim": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
-    **{"linear_num_key_heads": 2, "linear_num_value_heads": 2, "head_dim": 8},
-}
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 RECURRENT = {
-    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"], **STATE},
-    "qwen3_next": {
-        **{"layer_types": ["linear_attention", "full_attention"], **STATE, **EXPERTS},
-        **{"num_experts": 4, "shared_expert_intermediate_size": 16},
-    },
+    "qwen3_5_text": SETTINGS["qwen3_5"]["text_config"],
+    "qwen3_next": SETTINGS["qwen3_next"],
     "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "nemotron_h": {
-        **{"layer_types": ["linear_attention", "full_attention", "moe", "mlp"], "num_hidden_layers": 4, **EXPERTS},
-        **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 2, "head_dim": 8},
-        **{"n_routed_experts": 4, "moe_shared_expert_intermediate_size": 16, "n_group": 1, "topk_group": 1},
-    },
+    "nemotron_h": SETTINGS["nemotron_h"],
     "falcon_h1": {
         **{"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1},
     },

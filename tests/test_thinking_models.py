@@ -31,7 +31,7 @@ TRAINED_ON = date(2025, 1, 1)
 """The date that chat templates see in training, and when what was trained is served."""
 WITHOUT_TOOLS = ("DeepSeek V3", "DeepSeek R1")
 """Families whose templates do not tell of tools: these are offered by ReAct."""
-OUR_OWN = ("Qwen3.5", "GLM-4.5", "gpt-oss", *WITHOUT_TOOLS)
+OUR_OWN = ("Qwen3.5", "GLM-4.5", "gpt-oss", "Nemotron 3", *WITHOUT_TOOLS)
 
 TOOLS = [
     {

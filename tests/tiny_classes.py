@@ -47,6 +47,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 4, "time_step_rank": 4},
     "minicpm3": {**_LATENT, "head_dim": 16},
     "mixtral": _MOE,
+    "nemotron_h": {
+        **{"layer_types": ["linear_attention", "full_attention", "moe", "mlp"], "num_hidden_layers": 4, **_HEAD},
+        **{"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 2, "num_experts_per_tok": 2},
+        **{"n_routed_experts": 4, "moe_intermediate_size": 16, "moe_shared_expert_intermediate_size": 16},
+        **{"n_group": 1, "topk_group": 1},
+    },
     "qwen2_moe": _EXPERTS,
     "qwen3": _HEAD,
     "qwen3_moe": {**_HEAD, **_EXPERTS},

@@ -27,6 +27,7 @@ FAMILIES = {
     "gpt-oss": Family("gpt_oss", "gptoss", ("<|return|>", "<|endoftext|>", "<|call|>")),
     "DeepSeek V3": Family("deepseek_v3", "deepseekv3", ("<｜end▁of▁sentence｜>",)),
     "DeepSeek R1": Family("deepseek_v3", "deepseek_r1_distill", ("<｜end▁of▁sentence｜>",)),
+    "Nemotron 3": Family("nemotron_h", "nemotron_3_nano", ("<|im_end|>",)),
     "Llama": Family("llama", "qwen3_5_think", ("<|im_end|>", "<|endoftext|>")),
 }
 """The last is a model that the fast path trains, with a template that it was not published with."""
