@@ -12,8 +12,12 @@ import pytest
 from dialogues import dialogues
 from published_templates import model_folder, tokenizer
 from tiny import tiny_model_folder
+from tiny_images import png, tiny_image_model
 
 from swift import cli
+from swift.chat import PLACE, Conversation, Image, Message
+from swift.commands.groups import TemplateFlags
+from swift.commands.rendering import make_renderer
 from swift.template import Renderer
 from swift.template.against import Against
 
@@ -212,3 +216,24 @@ def test_a_reply_for_which_the_template_has_no_prompt_is_history_of_the_next(
     assert before[0].startswith("<|im_start|>assistant\nWelcome!<|im_end|>\n<|im_start|>user\nQ") and before[1] == 0
     assert reply == ["\n</think>\n\nA<|im_end|>", 1.0]
     assert [(each["message"], each["same"]) for each in shown["against_template"]] == [(3, True), (None, True)]
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava", "smolvlm"])
+def test_images_are_as_many_tokens_on_both_sides(tmp_path: Path, family: str) -> None:
+    renderer = make_renderer(tiny_image_model(tmp_path / family, family), TemplateFlags(), None)
+    first, second = Image("first", png((60, 40), 1)), Image("second", png((30, 70), 2))
+    told = [Message("user", f"{PLACE}this", images=(first,)), Message("assistant", "noise")]
+    told += [Message("user", f"and {PLACE} this?", images=(second,)), Message("assistant", "more")]
+    compared = Against(renderer, renderer.layout).compare(Conversation(tuple(told)))
+    assert len(compared) == 3 and all(each.is_same for each in compared), compared
+
+
+def test_calls_have_the_shape_that_a_template_reads_which_tells_of_no_tools(
+    tmp_path: Path, folder: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{**CALL, "id": "1"}]}
+    row = {"messages": [ASK, call, {"role": "tool", "tool_call_id": "1", "content": "r"}, SAY], "tools": [TOOL]}
+    assert show(folder("deepseekv3"), [row], tmp_path, "--json", "true") == 0
+    first, second, whole = (each for sample in beside(capsys) for each in sample)
+    assert first["ours"]["text"] == second["ours"]["text"] == "Answer the f"  # ReAct offers the tools
+    assert "refusal" not in second and "refusal" not in whole

@@ -113,11 +113,12 @@ class _Explorer:
     def nature(self, wanted: str) -> Nature:
         end = self._plain_end()
         told = self._try([self._ask], generate=True, tools=[TOOL])
-        calling = self._how_to_call(told) if CALL.name in told or wanted in FORMS else None
+        how = self._how_to_call(told)
+        calling = how if CALL.name in told or wanted in FORMS else None
         key, thinking, before, after, thinks = self._thinking(calling)
         spaced = f" {_SAY} "
         trims = spaced not in self._try([self._ask, self._message("assistant", spaced)])
-        plain = Nature(end, end, key, thinking, before, after, thinks, trims)
+        plain = Nature(end, end, key, thinking, before, after, thinks, trims, calling=how or Calling())
         return self._with_tools(plain, calling, wanted) if calling else plain
 
     # Texts -----------------------------------------------------------------------------------------------------------
