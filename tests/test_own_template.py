@@ -209,10 +209,10 @@ class TestStretches:
             Message("assistant", f"A{n}", weight=weight, reasoning="R") for n, weight in enumerate((0.0, 0.5, None))
         ]
         row = Conversation((ASK, said[0], ASK, said[1], ASK, said[2]))
-        first, second, third = renderer.samples(row)
-        assert first.trained == 0 and set(second.weights) == {0.0, 0.5} and set(third.weights) == {0.0, 1.0}
+        second, third = renderer.samples(row)  # the first would teach nothing
+        assert set(second.weights) == {0.0, 0.5} and set(third.weights) == {0.0, 1.0}
 
     def test_last_round_trains_the_last_sample_alone(self) -> None:
         renderer = Renderer(tokenizer("qwen3_5_think"), None, scale="last_round")
-        trained = [each.trained for each in renderer.samples(dialogue("thoughts and calls in each of two rounds"))]
-        assert trained[0] == 0 and trained[1] > 0
+        [sample] = renderer.samples(dialogue("thoughts and calls in each of two rounds"))
+        assert "In Paris." in renderer.decode(sample.tokens) and sample.trained

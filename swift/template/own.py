@@ -74,7 +74,6 @@ class OwnLayout:
         self.opened = re.compile(rf"{opening}\s*(?P<closed>{closing}\s*)?\Z")
         self.nothing = re.compile(rf"\A{opening}\s*{closing}\s*")
         self._empty = re.compile(rf"\s*{opening}\s*{closing}\s*(?={BEFORE})")
-        self.tails: dict[tuple[object, ...], str] = {}
         self.closing = [Piece(self.nature.end, "stop")]
         if history == "keep" and not self.keeping and self.nature.thinking.answer:
             raise ValueError(

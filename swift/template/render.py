@@ -224,7 +224,7 @@ class Renderer:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def stretches(self, conversation: Conversation) -> list[list[Piece]]:
-        """What `samples` tokenises, in order."""
+        """What `samples` tokenises, in order. Of several, those in which nothing is trained are left out."""
         for name in conversation.template_kwargs:
             if name not in self.variables:
                 tell_once(f"rows set {name!r}, which this chat template does not read")
@@ -235,7 +235,9 @@ class Renderer:
         if conversation.messages[-1].role != "assistant":
             raise ValueError("the last message is not the assistant's: there is nothing to learn")
         if self._own:
-            return [self._shown(pieces) for pieces in self._own.stretches(*self._with_system(conversation))]
+            found = self._own.stretches(*self._with_system(conversation))
+            teaching = [pieces for pieces in found if any(weight for piece in pieces for _, weight in piece.scale)]
+            return [self._shown(pieces) for pieces in teaching or found[-1:]]
         return [self._layout(conversation, close=True)]
 
     def _with_system(self, conversation: Conversation) -> tuple[Conversation, str]:

@@ -8,7 +8,6 @@ and its reply, a dialogue is one stretch. Where the template writes earlier roun
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,6 +16,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from swift.chat import PLACE, Conversation, Message, Tool
+from swift.template.bodies import CONTENT, THOUGHT, Bodies, Body
 from swift.template.exchange import Exchange, Exchanges, Reply, Wire
 from swift.template.own import AFTER, BEFORE, MASKED, SWITCH, OwnLayout
 from swift.template.sandbox import Refused
@@ -27,9 +27,6 @@ from swift.template.write import Kind, Piece, Spoken
 
 log = logging.getLogger("swift.template")
 T = TypeVar("T")
-TAILS = 1 << 12
-"""Shapes of dialogues for which it is kept how a reply ends."""
-_CONTENT, _THOUGHT = "\ue000", "\ue001"  # stand for a reply's texts while the template writes around them
 
 
 class Asking(NamedTuple):
@@ -48,6 +45,7 @@ class Dialogues:
         self.native = bool(layout.nature.form)
         self._speech = speech
         self._exchanges = Exchanges(speech, layout.nature, self.native)
+        self._bodies = Bodies(layout, speech.form)
 
     @property
     def offers(self) -> bool:
@@ -99,7 +97,7 @@ class Dialogues:
     def _dialogue(self, conversation: Conversation, messages: Sequence[Message], system: str) -> _Dialogue:
         exchanges = self._exchanges.of(messages, bool(conversation.tools))
         tools = [tool.wrapped for tool in conversation.tools] if self.native else []
-        return _Dialogue(self.layout, self._speech, self._words, conversation, exchanges, tools, system)
+        return _Dialogue(self.layout, self._bodies, self._speech, self._words, conversation, exchanges, tools, system)
 
 
 class _Stretch:
@@ -121,6 +119,7 @@ class _Dialogue:
     def __init__(
         self,
         layout: OwnLayout,
+        bodies: Bodies,
         speech: Speech,
         words: Words,
         conversation: Conversation,
@@ -130,6 +129,7 @@ class _Dialogue:
     ) -> None:
         self._layout = layout
         self._nature = layout.nature
+        self._bodies = bodies
         self._speech = speech
         self._words = words
         self._exchanges = exchanges
@@ -255,7 +255,7 @@ class _Dialogue:
         if not (parts or reply.thought or reply.calls):
             return [], ""
         body, _ = self._body(index, reply, parts, prompt)
-        last = "" if reply.calls else _CONTENT if parts else _THOUGHT
+        last = "" if reply.calls else CONTENT if parts else THOUGHT
         if last and last in body:
             body = body[: body.rfind(last) + 1]
         return self._spoken(exchange, reply, parts, body, prompt)[0], self._text(body, reply, parts)
@@ -263,98 +263,21 @@ class _Dialogue:
     def _text(self, body: str, reply: Reply, parts: Sequence[Spoken]) -> str:
         """The text of a body, masked."""
         text = self._layout.masked("".join(part for part, _, _ in parts), self._allowed)
-        return body.replace(_THOUGHT, self._layout.masked(reply.thought.strip())).replace(_CONTENT, text)
+        return body.replace(THOUGHT, self._layout.masked(reply.thought.strip())).replace(CONTENT, text)
 
-    def _body(self, index: int, reply: Reply, parts: Sequence[Spoken], prompt: str) -> tuple[str, str]:
-        """What the model writes behind the prompt, with marks for its thought and its content, and the token that
-        ends it."""
-        nature, opened = self._nature, self._layout.opened.search(prompt)
-        off = opened is not None and opened["closed"] is not None  # thoughts are
-        content = _CONTENT if parts else ""
-        target = nature.calling.message([], content) if reply.calls else Wire(role="assistant", content=content)
-        if reply.calls:
-            target["tool_calls"] = self._layout.masked(reply.calls, self._allowed)
-        if reply.thought and nature.key and not off:
-            target[nature.key] = _THOUGHT
-        tail = self._tail(index, target, prompt, opened)
-        if tail is None:  # it writes finished replies in a way of their own: the reply as the form has it
-            plain = nature.thinking.answer and not (reply.calls or reply.thought)
-            opening = nature.after.partition(nature.thinking.close)[2] if plain else ""
-            tail = opening + self._speech.form.call(content, reply.called) + nature.end
-        if content and _CONTENT not in tail and not opened:  # a template that leaves words beside calls out
-            tail = self._with_words(tail, content, reply)
-        thinks = bool(reply.thought) and not off and _THOUGHT not in tail  # a template that leaves thoughts out
-        if opened and not off and _THOUGHT not in tail:
-            closing = nature.thinking.close
-            rest = tail.lstrip().removeprefix(closing).lstrip() if tail.lstrip().startswith(closing) else tail
-            tail = (_THOUGHT + nature.after + rest) if thinks else tail if rest != tail else nature.after + tail
-        elif thinks:
-            rest = tail.lstrip()
-            front = tail[: len(tail) - len(rest)] + nature.before.lstrip()
-            tail = front + _THOUGHT + nature.after + self._layout.nothing.sub("", rest)
-        return self._cut(tail, bool(reply.calls))
-
-    def _with_words(self, tail: str, content: str, reply: Reply) -> str:
-        """The same with words before the calls, behind a thought: as the form has them, or as a part of their own."""
-        close = self._nature.thinking.close
-        told, calls = (self._speech.form.call(text, reply.called) for text in (content, ""))
-        opening = self._nature.after.partition(close)[2] if self._nature.thinking.answer else ""
-        words = f"{opening}{content}{close}" if opening else told.removesuffix(calls)
-        front, thought, rest = tail.rpartition(_THOUGHT)
-        before, closing, rest = rest.partition(close) if thought else ("", "", rest)
-        return front + thought + before + closing + words + rest
-
-    def _tail(self, index: int, target: Wire, prompt: str, opened: re.Match[str] | None) -> str | None:
-        """What the template writes of a finished reply behind the prompt for it; None where that is not to be told.
-
-        Where texts alone differ it is the same: a reply without calls is rendered once for all dialogues of its shape.
-        """
-        before = self._before(index)
-        shape: tuple[object, ...] = ()
-        if "tool_calls" not in target and not self._variables:
-            roles = tuple((each["role"], "tool_calls" in each) for each in before)
-            shape = (roles, bool(self._tools), opened[0] if opened else "", *target.items())
-            if shape in self._layout.tails:
-                return self._layout.tails[shape]
-        whole = self._layout.render([*before, target], self._tools, False, self._variables)
-        tail = self._behind(prompt, opened, whole)
-        if shape and tail is not None and len(self._layout.tails) < TAILS:
-            self._layout.tails[shape] = tail
-        return tail
-
-    def _behind(self, prompt: str, opened: re.Match[str] | None, whole: str) -> str | None:
-        """What the template writes of a finished reply behind the prompt for it; None where that is not to be told."""
-        if whole.startswith(prompt):
-            return whole[len(prompt) :]
-        if opened and whole.startswith(prompt[: opened.start()]):
-            rest = whole[opened.start() :]
-            opening, closing = self._nature.thinking[:2]
-            if not rest.lstrip().startswith(opening):
-                return rest.lstrip()
-            within = rest.lstrip().removeprefix(opening)
-            return within.partition(closing)[2].lstrip() if opened["closed"] else within.lstrip()
-        return None
-
-    def _cut(self, tail: str, calls: bool) -> tuple[str, str]:
-        """What the model writes up to the token that ends its turn, and that token."""
-        end = self._nature.call_end if calls else self._nature.end
-        ends = {end, self._nature.end, *self._layout.stops, *self._speech.form.marks.stop}
-        run = self._layout.trailing.search(tail)
-        for found in self._layout.added.finditer(tail, run.start()) if run else ():
-            if found[0] in ends:
-                return tail[: found.start()], found[0]
-        return tail, end
+    def _body(self, index: int, reply: Reply, parts: Sequence[Spoken], prompt: str) -> Body:
+        return self._bodies.of(reply, bool(parts), prompt, self._before(index), self._tools, self._variables)
 
     def _spoken(
         self, exchange: Exchange, reply: Reply, parts: Sequence[Spoken], body: str, prompt: str
     ) -> tuple[list[Piece], bool]:
         """A reply's pieces, and whether their tokens are those that they have behind the prompt in one text."""
         said: list[Piece] = []
-        before, thought, rest = body.rpartition(_THOUGHT)
+        before, thought, rest = body.rpartition(THOUGHT)
         if thought:
             opening = self._layout.typed(before)
             said.append(self._speech.thought(opening, reply.thought.strip(), reply.weight, exchange.last))
-        lead, content, trail = rest.partition(_CONTENT)
+        lead, content, trail = rest.partition(CONTENT)
         first: Spoken = (self._layout.typed(lead), "reply", reply.weight)
         last: Spoken = (self._layout.typed(trail), "reply", reply.weight)
         for part in _joined([first, *(parts if content else ()), last]):
