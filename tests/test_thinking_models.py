@@ -15,14 +15,19 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from dialogues import dialogues
 from fastapi.testclient import TestClient
+from published_templates import tokenizer as published_tokenizer
 from tiny_published import FAMILIES, published_folder
 from transformers import AutoTokenizer
 
 from swift import cli
-from swift.chat import Sample
+from swift.chat import Message, Sample
 from swift.commands import deploy
+from swift.infer.chat import LocalChat
 from swift.infer.engine import Step, TorchEngine
+from swift.serve.server import create_app
+from swift.template import Renderer
 from swift.train import cache as kept_tokens
 
 Wire = dict[str, Any]
@@ -83,17 +88,16 @@ def train(model: Path, rows: Path, run: Path, *more: object) -> Path:
     return run
 
 
-def wanted(model: Path, messages: list[Wire], tools: list[Wire] | None = None) -> list[int]:
+def wanted(tokenizer: Any, messages: Sequence[Wire], tools: Sequence[Wire] = ()) -> list[int]:
     """The prompt of `apply_chat_template`, which reads arguments as objects, and thoughts under its own name."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    told = copy.deepcopy(messages)
+    told = copy.deepcopy(list(messages))
     for message in told:
         if "message.thinking" in tokenizer.chat_template and "reasoning_content" in message:
             message["thinking"] = message.pop("reasoning_content")
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = json.loads(call["function"]["arguments"])
     given: Wire = {"add_generation_prompt": True, "return_dict": False, "strftime_now": TRAINED_ON.strftime}
-    return list(tokenizer.apply_chat_template(told, tools=tools or None, **given))
+    return list(tokenizer.apply_chat_template(told, tools=list(tools) or None, **given))
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +148,12 @@ def test_a_step_is_taken_on_samples_behind_the_prompts_of_the_template(name: str
 
     samples = kept_samples(folder)
     assert sum(len(sample.tokens) for sample in samples) == share["tokens"]
-    asked = [(SUMS[:1], None), (SUMS[:3], None)]
+    asked: list[tuple[list[Wire], list[Wire]]] = [(SUMS[:1], []), (SUMS[:3], [])]
     if name not in WITHOUT_TOOLS:
         asked += [(WEATHER[:at], TOOLS) for at in (1, 3, 5)]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     for messages, tools in asked:
-        prompt = wanted(folder / "model", messages, tools)
+        prompt = wanted(tokenizer, messages, tools)
         (trained,) = [s for s in samples if s.tokens[: len(prompt)] == prompt and s.weights[len(prompt)]]
         assert trained.weights[len(prompt) - 1] == 0
 
@@ -158,17 +163,18 @@ def test_a_dialogue_is_served_round_for_round_with_the_prompts_of_the_template(
     name: str, checkpoint: Checkpoint, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = checkpoint(name)
-    (letter,) = AutoTokenizer.from_pretrained(folder.parent / "model").encode("a", add_special_tokens=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder.parent / "model")
+    (letter,) = tokenizer.encode("a", add_special_tokens=False)
 
     def talk(app: Any, *_: Any) -> None:
         http = TestClient(app)
 
-        def ask(messages: list[Wire], tools: list[Wire] | None = None, **more: Any) -> Wire:
+        def ask(messages: list[Wire], tools: Sequence[Wire] = (), **more: Any) -> Wire:
             body = {"model": "m", "messages": messages, "max_tokens": 12, "temperature": 1, "seed": 1, **more}
             answer = http.post("/v1/chat/completions", json={**body, **({"tools": tools} if tools else {})})
             assert answer.status_code == 200, answer.text
             if name not in WITHOUT_TOOLS or not tools:
-                assert prompts[-1] == wanted(folder.parent / "model", messages, tools)
+                assert prompts[-1] == wanted(tokenizer, messages, tools)
             message: Wire = {} if "stream" in more else answer.json()["choices"][0]["message"]
             return message
 
@@ -280,6 +286,59 @@ def test_a_model_that_learned_a_dialogue_talks_it_in_the_terminal(
     assert saved[-1]["response"].index("They doubt.") < saved[-1]["response"].index("Yes.")
 
 
+class Learned:
+    """An engine that says to a prompt what samples train behind it."""
+
+    context = None
+
+    def __init__(self, samples: Sequence[Sample], stops: Sequence[int]) -> None:
+        self.samples, self.stops = samples, stops
+        self.prompt: list[int] = []
+
+    def submit(self, tokens: Sequence[int], *_: Any) -> Iterator[Step]:
+        self.prompt, size = list(tokens), len(tokens)
+        (sample,) = [s for s in self.samples if s.tokens[:size] == self.prompt and s.weights[size]]
+        for token, weight in zip(sample.tokens[size:], sample.weights[size:], strict=True):
+            assert weight, "what is trained ends with what ends a reply"
+            yield Step(token, 0.0, "stop" if token in self.stops else None)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("template", ["qwen3_5_think", "glm4moe", "gptoss", "deepseekv3"])
+def test_each_reply_of_each_dialogue_comes_back_from_the_server_as_it_was_trained(template: str) -> None:
+    tokenizer = published_tokenizer(template)
+    renderer = Renderer(tokenizer, None, today=TRAINED_ON)
+    for dialogue in dialogues():
+        messages, tools = dialogue.conversation.messages, dialogue.tools
+        if any(words_are_thoughts(template, message) for message in messages):
+            continue
+        engine = Learned(renderer.samples(dialogue.conversation), renderer.stop.tokens)
+        http = TestClient(create_app(LocalChat(engine, renderer), "m"))
+        wire = [with_texts(message) for message in dialogue.wire]
+        for at in dialogue.asks:
+            body = {"model": "m", "messages": wire[:at], **({"tools": tools} if tools else {})}
+            answer = http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, (dialogue.name, at, answer.text)
+            if not tools or template != "deepseekv3":
+                assert engine.prompt == wanted(tokenizer, wire[:at], tools), (dialogue.name, at)
+            assert bare(answer.json()["choices"][0]["message"]) == bare(wire[at]), (dialogue.name, at)
+
+
+def words_are_thoughts(template: str, message: Message) -> bool:
+    """Whether the template, or ReAct, tells words before a call as a thought, or knows one call at a time alone."""
+    spoken = bool(message.tool_calls and message.content)
+    return template in ("gptoss", "deepseekv3") and (spoken or (template == "gptoss" and len(message.tool_calls) > 1))
+
+
+def with_texts(message: Wire) -> Wire:
+    """A message whose calls have their arguments as text, as clients send them."""
+    told = copy.deepcopy(message)
+    for call in told.get("tool_calls", ()):
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return told
+
+
 @pytest.mark.parametrize("name", OUR_OWN)
 def test_rows_are_answered_behind_the_prompts_of_the_template(
     name: str, checkpoint: Checkpoint, prompts: list[list[int]], tmp_path: Path
@@ -291,7 +350,8 @@ def test_rows_are_answered_behind_the_prompts_of_the_template(
     file = write(tmp_path / "asked.jsonl", rows)
     where = ("--ckpt_dir", folder, "--val_dataset", file, "--result_dir", tmp_path / "results")
     swift("infer", *where, "--show_dataset_sample", -1, "--max_new_tokens", 8, "--stream", "true")
-    asked = [wanted(folder.parent / "model", row["messages"][:-1], row.get("tools")) for row in rows]
+    tokenizer = AutoTokenizer.from_pretrained(folder.parent / "model")
+    asked = [wanted(tokenizer, row["messages"][:-1], row.get("tools", ())) for row in rows]
     assert sorted(prompts) == sorted(asked)
     (results,) = (tmp_path / "results").iterdir()
     assert not any("error" in json.loads(line) for line in results.read_text().splitlines())
