@@ -223,7 +223,7 @@ def test_thoughts_of_a_model_of_pure_noise_come_before_a_call_that_fits(seed: in
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     renderer = Renderer(tokenizer, template("qwen"), "hermes")
-    renderer.thinking = THINK
+    renderer.thinking, renderer.thinks = THINK, True
     prompt = renderer.prompt((Message("user", "x"),), (CLOCK,))
     renderer.ask = lambda messages, tools=(), kwargs=None: Asked(prompt, begun)  # type: ignore[method-assign]
     chat = LocalChat(Noise(tokenizer, seed), renderer)

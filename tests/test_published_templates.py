@@ -100,10 +100,6 @@ def test_each_reply_is_trained_once_behind_the_prompt_that_is_served(name: str) 
             assert all(sample.weights[size : end + 1]), (dialogue.name, number)
             trained += end + 1 - size
             said = renderer.parse(tok.decode(sample.tokens[size:end]), tools, begun)
-            if not renderer.thinking and message.reasoning:  # written as most models write thoughts, and text for it
-                message = replace(
-                    message, content=f"<think>\n{message.reasoning}\n</think>\n\n{message.content}", reasoning=""
-                )
             if name == "gptoss" and message.tool_calls:  # which has words before a call as a thought
                 thought = "\n".join(filter(None, [message.reasoning, message.content]))
                 message = replace(message, reasoning=thought, content="")

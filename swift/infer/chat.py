@@ -80,7 +80,7 @@ class LocalChat:
 
         Raises ValueError for what it cannot be held to.
         """
-        rules = rules._replace(thinking=self.renderer.thinking)
+        rules = rules._replace(thinking=self.renderer.thinking if self.renderer.thinks else None)
         return self._vocabulary.guide(self.renderer.form, rules)
 
     def __call__(

@@ -8,7 +8,6 @@ from datetime import date
 from functools import cached_property
 from typing import Any, Literal
 
-from swift.agent import Thinking
 from swift.chat import PLACE, Message
 from swift.template.exchange import Wire
 from swift.template.nature import CALL, TOOL, Nature, asked_length, explore
@@ -27,6 +26,7 @@ KEEPING: Mapping[str, bool] = {
 """Variables by which templates are told to leave the thoughts of earlier rounds where they are."""
 _CONTENT = "\ue000"  # stands for a text while the template writes around it
 BEFORE, AFTER = "\ue002", "\ue003"  # for what is written around a thought that the template is not to see
+ALONE = "\ue004"  # the same behind a thought without content: calls have a space of their own
 MASKED = "\ue010"
 _MASK = re.compile("\ue010([0-9]+)\ue011")
 
@@ -80,11 +80,6 @@ class OwnLayout:
                 "--history_reasoning keep: this chat template has no place for thoughts of earlier rounds: "
                 "take template or strip"
             )
-
-    @property
-    def thinking(self) -> Thinking | None:
-        """How thoughts are written by a template that knows of any."""
-        return self.nature.thinking if self.nature.thinks else None
 
     @property
     def variables(self) -> frozenset[str]:
@@ -141,7 +136,9 @@ class OwnLayout:
         text = template.render(shaped, tools, generate, {**keeping, **self._variables, **variables})
         if BEFORE not in text:
             return text
-        return self._empty.sub("", text).replace(BEFORE, self.nature.before).replace(AFTER, self.nature.after)
+        before, after = self.nature.before, self.nature.after
+        text = self._empty.sub("", text).replace(BEFORE, before)
+        return text.replace(AFTER, after).replace(ALONE, after.rstrip())
 
     @property
     def given(self) -> dict[str, Any]:

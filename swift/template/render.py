@@ -112,7 +112,8 @@ class Renderer:
         self._speech = Speech(self.form, scale_of_text, reasoning_weight)
         self._own = Dialogues(layout, self._speech, self._words) if layout else None
         self._table = TableWriter(template, tokenizer, self._words.opening, mark) if template else None
-        self.thinking: Thinking | None = layout.thinking if layout else None
+        self.thinking: Thinking | None = layout.nature.thinking if layout else PLAIN
+        self.thinks = layout is not None and layout.nature.thinks
         self._opening = self._reply_opening()
         self._closing = layout.closing if layout else self.writer.closing
         default_system = "" if layout else self.writer.default_system

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from swift.chat import PLACE, Conversation, Message, Tool
 from swift.template.bodies import CONTENT, THOUGHT, Bodies, Body
 from swift.template.exchange import Exchange, Exchanges, Reply, Wire
-from swift.template.own import AFTER, BEFORE, MASKED, SWITCH, OwnLayout
+from swift.template.own import AFTER, ALONE, BEFORE, MASKED, SWITCH, OwnLayout
 from swift.template.sandbox import Refused
 from swift.template.spoken import Speech, closing_weight
 from swift.template.variants import variants
@@ -216,8 +216,8 @@ class _Dialogue:
         if self._layout.history == "strip":
             return others
         if self._layout.history == "keep" and reply.thought and not self._layout.keeping:
-            thought = f"{BEFORE}{self._layout.masked(reply.thought.strip())}{AFTER}"
             content = str(others.get("content") or "").removeprefix(wire.get(key) or "")
+            thought = f"{BEFORE}{self._layout.masked(reply.thought.strip())}{AFTER if content else ALONE}"
             return {**others, "content": thought + content}
         return wire
 
