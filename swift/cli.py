@@ -16,7 +16,7 @@ SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or 
 SHARED = (
     *("__init__", "backends", "card", "closing", "early", "feeding", "groups", "loading", "merging", "planning"),
     *("rendering", "resuming"),
-    *("scaling", "tuning"),
+    *("scaling", "showing", "tuning"),
 )
 """Modules of `swift.commands` that are no verbs: what verbs have in common."""
 

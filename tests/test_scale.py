@@ -143,7 +143,7 @@ def test_two_nodes_train_as_one_process_with_twice_the_accumulation(work: Path, 
     said = [finished(each) for each in [start(given, NODE_RANK=rank, **where) for rank in "01"]]
     assert any("instead of C++" in text for text in said) == bool(block.why_not(torch.float32))
     assert losses(work / "nodes") == pytest.approx(alone, rel=1e-4)
-    assert ["a step: 2 x 2 x 2 rows" in text for text in said] == [True, False]
+    assert [" of 2 x 2 x 2 rows (batch" in text for text in said] == [True, False]
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

@@ -96,8 +96,9 @@ def writes_call(text: str) -> bool:
 
 @cache
 def _marks_of_calls() -> tuple[str, ...]:
-    """The tags that open calls; words and JSON, which stand in prose too, are not among them."""
-    return tuple({mark for name in FORMS for mark in form(name).marks.call if mark.startswith(("<", "["))})
+    """The tags that open calls; words, JSON and lone brackets, which stand in prose too, are not among them."""
+    marks = {mark for name in FORMS for mark in form(name).marks.call}
+    return tuple(mark for mark in marks if mark.startswith(("<", "[")) and any(map(str.isalpha, mark)))
 
 
 def offer_of(found: Conversation) -> Offer:

@@ -446,6 +446,8 @@ def _check_images(conversation: Conversation, sight: Sight | None) -> None:
         raise ValueError(f"only a user's message can show an image, not the {strange[0]}'s")
     if conversation.images and sight is None:
         raise ValueError("this model takes no images")
+    for message in conversation.messages:
+        _ = message.parts  # which are as many as its images and their places say
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
