@@ -1,13 +1,14 @@
-"""Objects as Gemma writes them, `{key:value,...}`, texts between quotes of their own. Knows no form's marks."""
+"""Calls as Gemma's models write them, `call:name{key:value,...}`, texts between quotes of their own, in any marks."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from swift.agent import PYTHON_WORDS, Notation, Tags
+from swift.agent import PYTHON_WORDS, Marks, Notation, Tags
 from swift.agent.jsontext import dumps, is_json, loads
-from swift.agent.tagged import constant
+from swift.agent.tagged import constant, write_arguments
 from swift.chat import ToolCall
 
 
@@ -18,8 +19,37 @@ class Read(NamedTuple):
     end: int
 
 
-def tags(quote: str) -> Tags:
-    return Tags(before="", between=":", after="", ends=(), joint=",", notation=Notation(quote=quote, deep=True))
+class Braces(NamedTuple):
+    """The marks of one form: around a call, around a result, and before and behind a text."""
+
+    begin: str
+    end: str
+    result_begin: str
+    result_end: str
+    quote: str
+
+    @property
+    def tags(self) -> Tags:
+        return Tags(
+            before="", between=":", after="", ends=(), joint=",", notation=Notation(quote=self.quote, deep=True)
+        )
+
+    @property
+    def marks(self) -> Marks:
+        return Marks(stop=(self.result_begin,), call=(self.begin,), results="turn", special=tuple(self), tags=self.tags)
+
+    def call(self, content: str, calls: Sequence[ToolCall]) -> str:
+        if not calls:
+            return content
+        asked = [f"call:{each.name}{{{write_arguments(each.arguments, self.tags)}}}" for each in calls]
+        return content + "".join(f"{self.begin}{each}{self.end}" for each in asked) + self.result_begin
+
+    def result(self, texts: Sequence[str]) -> str:
+        told = [f"response:tool{{value:{self.quote}{text}{self.quote}}}" for text in texts]
+        return "".join(f"{self.result_begin}{each}{self.result_end}" for each in told)
+
+    def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
+        return read_calls(text, self.begin, self.end, self.result_begin, self.quote)
 
 
 def read_calls(text: str, begin: str, end: str, stop: str, quote: str) -> tuple[str, tuple[ToolCall, ...]]:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent import Marks
-from swift.agent.braces import read_calls, tags
+from swift.agent.braces import Braces
 from swift.agent.listed import offer
-from swift.agent.tagged import write_arguments
 from swift.chat import Tool, ToolCall
 
-_BEGIN, _END, _QUOTE = "<start_function_call>", "<end_function_call>", "<escape>"
-_RESULT, _RESULT_END = "<start_function_response>", "<end_function_response>"
-_TAGS = tags(_QUOTE)
-marks = Marks(
-    stop=(_RESULT,),
-    call=(_BEGIN,),
-    results="turn",
-    special=(_BEGIN, _END, _RESULT, _RESULT_END, _QUOTE),
-    tags=_TAGS,
+_BRACES = Braces(
+    begin="<start_function_call>",
+    end="<end_function_call>",
+    result_begin="<start_function_response>",
+    result_end="<end_function_response>",
+    quote="<escape>",
 )
+marks = _BRACES.marks
 
 
 def system(tools: Sequence[Tool], text: str) -> str:
@@ -27,15 +23,12 @@ def system(tools: Sequence[Tool], text: str) -> str:
 
 
 def call(content: str, calls: Sequence[ToolCall]) -> str:
-    if not calls:
-        return content
-    asked = [f"{_BEGIN}call:{each.name}{{{write_arguments(each.arguments, _TAGS)}}}{_END}" for each in calls]
-    return content + "".join(asked) + _RESULT
+    return _BRACES.call(content, calls)
 
 
 def result(texts: Sequence[str]) -> str:
-    return "".join(f"{_RESULT}response:tool{{value:{_QUOTE}{text}{_QUOTE}}}{_RESULT_END}" for text in texts)
+    return _BRACES.result(texts)
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    return read_calls(text, _BEGIN, _END, _RESULT, _QUOTE)
+    return _BRACES.parse(text)
