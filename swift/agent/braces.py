@@ -53,7 +53,7 @@ class Braces(NamedTuple):
 
 
 def read_calls(text: str, begin: str, end: str, stop: str, quote: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """What is said before, between and behind calls, and the calls: `begin` call:name{...} `end`, `stop` behind all."""
+    """The content around the calls, and the calls: `begin` call:name{...} `end` for each, `stop` after the last."""
     said, calls = "", []
     opening = re.compile(re.escape(begin) + r"\s*call:\s*([^\s{}]+)\s*(?=\{)")
     at = 0

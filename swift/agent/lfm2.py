@@ -25,7 +25,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """What stands behind the calls is said too. A list of JSON objects counts: the model can be asked for it."""
+    """Text after the calls is content too. A list of JSON objects counts, since the model can be asked for one."""
     content, mark, rest = text.partition(_BEGIN)
     found = pythonic.read_list(rest, 0) or listed.read_list(rest, 0)
     return (content + rest[found.end :].removeprefix(_END), found.calls) if mark and found else (text, ())

@@ -31,7 +31,7 @@ def write_objects(calls: Sequence[ToolCall], more: Callable[[ToolCall], str] = l
 
 
 def write_value(each: ToolCall) -> str:
-    """Arguments that are no JSON travel as a JSON string."""
+    """The arguments as JSON; those that are none as a JSON string."""
     return each.arguments if is_json(each.arguments) else json.dumps(each.arguments, ensure_ascii=False)
 
 

@@ -115,7 +115,7 @@ def _text_end(text: str, at: int) -> int:
 
 
 def _value(text: str) -> Any:
-    """JSON or a Python literal; a text that is neither is what stands between its quotes."""
+    """JSON or a Python literal; of other texts, the part between the quotes."""
     try:
         return loads(text)
     except ValueError:

@@ -146,7 +146,7 @@ VERIFIED = """\
 | verified | a test |
 |---|---|
 | weights | reads a tiny random checkpoint of its class, or of the layout that is converted, and finds the same logits |
-| prompts | serves dialogues of up to so many rounds: each prompt is what its tokenizer's published template gives |
+| prompts | each prompt equals what the published chat template gives, in dialogues of up to so many rounds |
 | calls | reads back the calls that the published template writes, by the text form named |
 | nothing | shows none of that; it may work all the same |
 

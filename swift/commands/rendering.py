@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from swift.template import Renderer
 
 SWITCHES = ("enable_thinking", "thinking", "reasoning_effort", "reasoning_strength")
-"""Variables by which chat templates are told whether, or how much, a model thinks."""
+"""Variables of chat templates that say whether, or how much, a model thinks."""
 DATES = {"strftime_now", "date_string"}
 """What chat templates ask for the date."""
 

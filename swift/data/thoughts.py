@@ -48,7 +48,7 @@ def _given(item: Row) -> list[tuple[str, Any]]:
 
 
 def _apart(parts: list[Any], where: str) -> tuple[list[Any], str]:
-    """The parts that are said, and the thoughts before them as one text, each on lines of its own."""
+    """The content parts, and the reasoning before them as one text, a line break between its parts."""
     said: list[Any] = []
     thoughts: list[str] = []
     for part in parts:
