@@ -12,7 +12,7 @@ from datetime import date, datetime
 from functools import cached_property
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import TemplateError, nodes
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 SECONDS = 10.0
@@ -37,7 +37,7 @@ class ChatTemplate:
         self._tokens = dict(tokens)
         self._today = today
         try:
-            self._template = _bounded(_compile_jinja_template(source), source)
+            self._template = _compile_jinja_template(source)
         except TemplateError as reason:
             raise Refused(f"the tokenizer's chat template is no Jinja: {reason}") from None
 
@@ -93,30 +93,6 @@ def _names(node: nodes.Node) -> Iterator[nodes.Name]:
     children = [node.node, node.target] if isinstance(node, nodes.Assign) else node.iter_child_nodes()
     for child in children:
         yield from _names(child)
-
-
-# Limits of products ---------------------------------------------------------------------------------------------------
-
-
-def _bounded(template: Template, source: str) -> Template:
-    """The template, its products within limits: `'x' * 10 ** 10` would fill the memory before anything is written."""
-    if not any(template.environment.parse(source).find_all((nodes.Mul, nodes.Pow))):
-        return template
-    environment: Any = template.environment.overlay()
-    environment.intercepted_binops = frozenset({"*", "**"})
-    environment.call_binop = _product
-    return environment.from_string(source)  # type: ignore[no-any-return]
-
-
-def _product(context: object, operator: str, left: Any, right: Any) -> Any:
-    if operator == "**" and not (isinstance(right, int | float) and abs(right) <= 64):
-        raise Refused("the tokenizer's chat template computes a power above 64")
-    if operator == "**":
-        return left**right
-    for text, times in ((left, right), (right, left)):
-        if isinstance(text, str | list | tuple) and isinstance(times, int) and len(text) * times > MOST:
-            raise Refused(f"the tokenizer's chat template writes more than {MOST} characters")
-    return left * right
 
 
 # Limits of time ------------------------------------------------------------------------------------------------------
