@@ -74,6 +74,15 @@ class TestLimits:
         with pytest.raises(ValueError, match="writes more than 1000 characters"):
             made("{% for a in range(90000) %}{{ a }}, {% endfor %}")
 
+    @pytest.mark.parametrize("product", ["'x' * 10000000000", "10000000000 * ['x']", "9 ** (9 ** 9)"])
+    def test_a_product_that_would_fill_the_memory_is_one_line(self, product: str) -> None:
+        with pytest.raises(ValueError, match=r"chat template (writes more|computes a power)"):
+            made(f"{{{{ {product} }}}}{CHATML}")
+
+    def test_products_within_reason_are_computed(self) -> None:
+        renderer = made("{{ '-' * 3 }}{{ 2 * 3 }}{{ 2 ** 3 }}" + CHATML)
+        assert renderer.decode(renderer.prompt([ASK])).startswith("---68<|im_start|>user")
+
     def test_a_template_that_is_no_jinja_is_one_line(self) -> None:
         with pytest.raises(ValueError, match="is no Jinja"):
             made("{% for %}")
