@@ -6,7 +6,8 @@ import logging
 
 import pytest
 from dialogues import dialogues
-from published_templates import tokenizer
+from published_templates import templates, tokenizer
+from test_published_templates import NO_TOOLS
 from tiny import tiny_tokenizer
 
 from swift.chat import Conversation, Message, Tool, ToolCall
@@ -225,3 +226,17 @@ class TestStretches:
         renderer = Renderer(tokenizer("qwen3_5_think"), None, scale="last_round")
         [sample] = renderer.samples(dialogue("thoughts and calls in each of two rounds"))
         assert "In Paris." in renderer.decode(sample.tokens) and sample.trained
+
+
+@pytest.mark.parametrize("name", [each for each in templates() if each not in NO_TOOLS])
+def test_calls_weigh_twice_and_thoughts_and_words_once(name: str) -> None:
+    renderer = Renderer(tokenizer(name), None, template_kwargs={"enable_thinking": True})
+    for which in ("a thought before a call and before the answer", "words before a call"):
+        shown = renderer.show_samples(dialogue(which))
+        by_weight = {
+            weight: "".join(text for each in shown for text, w in each.pieces if w == weight) for weight in (1.0, 2.0)
+        }
+        assert "get_weather" in by_weight[2.0] and "Paris" in by_weight[2.0], which
+        said = ("Thought 2", "It is sunny in Paris.") if which.startswith("a thought") else ("Sunny.",)
+        assert all(text in by_weight[1.0] and text not in by_weight[2.0] for text in said), which
+        assert "I will look it up." not in by_weight[2.0]

@@ -193,8 +193,10 @@ def _by_call(text_form: Form, text: str) -> Pieces:
     content, calls = text_form.parse(text)
     if calls:
         begins = len(content) if text.startswith(content) else _first(text_form.marks.call, text)
-        said = [(text[:begins], 1.0)] if begins else []
-        return [*said, (text[begins:], 2.0)]
+        behind = "" if begins else content.strip()  # Gemma's templates put words behind the calls
+        ends = len(text.removesuffix(behind))
+        parts = ((text[:begins], 1.0), (text[begins:ends], 2.0), (text[ends:], 1.0))
+        return [(part, weight) for part, weight in parts if part]
     return _by_keyword(_REACT, text) if _REACT_CALL.search(text) else [(text, 1.0)]
 
 
