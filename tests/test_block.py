@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from levels import LEVELS, compiled_for
+from levels import SETS
 from peft import PeftModel
 from test_fused import ALL, FAMILIES, base, lora, trainer
 from test_fused import rows as some_rows
@@ -36,10 +36,10 @@ WIDE = {
 pytestmark = pytest.mark.skipif(bool(block.why_not(torch.bfloat16)), reason=block.why_not(torch.bfloat16))
 
 
-@pytest.fixture(params=LEVELS, autouse=True)
-def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(params=SETS, autouse=True)
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All ways of multiplying that this processor can."""
-    yield from compiled_for(request.param, monkeypatch, (block.library, head.library))
+    monkeypatch.setenv("SWIFT_KERNELS", request.param)
 
 
 def tuned(family: str, dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0, **more: Any) -> PeftModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from levels import LEVELS, compiled_for, multiplies_bf16
+from levels import SETS, multiplies_bf16
 from test_engine_decoder import ALL, FAMILIES, adapted, expected, made, prompt
 
 from swift import native
@@ -20,6 +20,7 @@ from swift.infer.native import NativeDecoder, why_not
 from swift.infer.products import in_groups, rounded
 from swift.infer.runner import Feed
 from swift.infer.sample import SamplingParams, likeliest
+from swift.native import processor
 
 WIDE = {"hidden_size": 96, "intermediate_size": 160, "head_dim": 32, "vocab_size": 100}
 """Widths that go into panels; a vocabulary that does not."""
@@ -36,11 +37,11 @@ def _missing() -> str:
 pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing() or "there")
 
 
-@pytest.fixture(params=LEVELS, autouse=True)
+@pytest.fixture(params=SETS, autouse=True)
 def instructions(request, monkeypatch):
     """All ways of multiplying that this processor can."""
-    for _ in compiled_for(request.param, monkeypatch):
-        yield request.param
+    monkeypatch.setenv("SWIFT_KERNELS", request.param)
+    return request.param
 
 
 def wide(name, **more):
@@ -246,11 +247,12 @@ def test_models_that_do_not_fit_into_panels_are_computed_by_torch():
             lambda patch: patch.setattr(native, "FLAGS", ("-no-such-flag",)),
             "does not compile native.cpp: .*no-such-flag",
         ),
-        (lambda patch: patch.setattr(native, "_processor", lambda: "sse2"), "has no AVX2"),
+        (lambda patch: patch.setattr(processor, "flags", lambda: "sse2"), "has no AVX2"),
     ],
 )
 def test_a_machine_that_cannot_compile_answers_all_the_same(break_it, reason, monkeypatch):
     model, _ = wide("llama")
+    monkeypatch.delenv("SWIFT_KERNELS")
     break_it(monkeypatch)
     native._load.cache_clear()
     with pytest.raises(native.Unavailable, match=reason):

@@ -49,10 +49,10 @@ def why_not(model: Any) -> str:
     return ""
 
 
-def missing() -> str:
-    """What this machine lacks; empty if nothing."""
+def missing(kernels: str = "") -> str:
+    """What this machine lacks for an instruction set (see native.load); empty if nothing."""
     try:
-        library = native.load(SOURCE)
+        library = native.load(SOURCE, kernels)
     except native.Unavailable as reason:
         return str(reason)
     library.decoder_ready.restype = ctypes.c_bool
@@ -107,12 +107,13 @@ class NativeDecoder:
 
     `bits` 8 or 4 rounds the weights; what they are multiplied with stays bf16. `keep` False: the model's own weights
     are dropped, so that memory holds one of each.
-    `memory`: bytes of keys and values beyond which the cache is made no larger than it must be.
+    `memory`: bytes of keys and values beyond which the cache is made no larger than it must be. `kernels`: an
+    instruction set (see native.load).
     """
 
-    def __init__(self, model: Any, bits: int = 0, keep: bool = True, memory: int = 1 << 62) -> None:
+    def __init__(self, model: Any, bits: int = 0, keep: bool = True, memory: int = 1 << 62, kernels: str = "") -> None:
         self._family = family = Family(model)
-        self._library = native.load(SOURCE)
+        self._library = native.load(SOURCE, kernels)
         self._library.decoder_new.restype = ctypes.c_void_p
         head = _padded(model.lm_head.weight.detach())
         self._vocabulary, self._padded = len(model.lm_head.weight), len(head)

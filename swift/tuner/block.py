@@ -62,18 +62,25 @@ class _Block(ctypes.Structure):
     ]
 
 
-def load(source: Path, dtype: torch.dtype) -> ctypes.CDLL:
+def load(source: Path, dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
     """The functions of a source that includes `products.h`, for such numbers. Raises native.Unavailable."""
-    made = native.load(source, FP32=int(dtype is torch.float32))
+    made = native.load(source, kernels, FP32=int(dtype is torch.float32))
     if not made.allowed():
         raise native.Unavailable("the system does not let a process use AMX")
     return made
 
 
+def library(dtype: torch.dtype, kernels: str = "") -> ctypes.CDLL:
+    """The functions of `block.cpp` for such numbers and an instruction set (see native.load).
+
+    Raises native.Unavailable.
+    """
+    return _library(dtype, kernels or native.default())
+
+
 @cache
-def library(dtype: torch.dtype) -> ctypes.CDLL:
-    """The functions of `block.cpp` for such numbers. Raises native.Unavailable."""
-    made = load(Path(__file__).with_suffix(".cpp"), dtype)
+def _library(dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
+    made = load(Path(__file__).with_suffix(".cpp"), dtype, kernels)
     made.kept_bytes.argtypes, made.kept_bytes.restype = [POINTER(_Block)], c_int64
     made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Block), c_int], c_int64
     made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p]
@@ -82,23 +89,25 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     return made
 
 
-def why_not(dtype: torch.dtype) -> str:
+def why_not(dtype: torch.dtype, kernels: str = "") -> str:
     """Why this machine computes such blocks with torch's functions instead; empty where it need not."""
     try:
-        library(dtype)
+        library(dtype, kernels)
     except native.Unavailable as error:
         return str(error)
     return ""
 
 
-def planes(weight: Tensor) -> int:
+def planes(weight: Tensor, kernels: str = "") -> int:
     """The room of so many bf16 that a number of a weight takes: one where bf16 is exact, whatever its dtype."""
-    return 1 if torch.equal(weight.bfloat16().to(weight.dtype), weight) else int(library(weight.dtype).planes())
+    return (
+        1 if torch.equal(weight.bfloat16().to(weight.dtype), weight) else int(library(weight.dtype, kernels).planes())
+    )
 
 
-def why_not_room(weights: Sequence[Tensor]) -> str:
+def why_not_room(weights: Sequence[Tensor], kernels: str = "") -> str:
     """Why weights are not laid out here, once for each direction; empty if they take less than half of what is free."""
-    needed, free = 2 * sum(2 * planes(each) * each.numel() for each in weights), free_memory()
+    needed, free = 2 * sum(2 * planes(each, kernels) * each.numel() for each in weights), free_memory()
     if needed < free / 2:
         return ""
     return f"weights laid out for it would take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
@@ -175,10 +184,16 @@ class Block:
     """The constants of one block: its weights in `block.cpp`'s layout."""
 
     def __init__(
-        self, layers: Sequence[Layer], norms: Sequence[Norm], head_norms: Sequence[Norm], shape: Shape, memory: Both
+        self,
+        layers: Sequence[Layer],
+        norms: Sequence[Norm],
+        head_norms: Sequence[Norm],
+        shape: Shape,
+        memory: Both,
+        kernels: str = "",
     ) -> None:
         self.memory = memory
-        self.library = library(layers[0].weight_OI.dtype)
+        self.library = library(layers[0].weight_OI.dtype, kernels)
         self._held: list[Tensor] = []
         self.parts = [layer.parts for layer in layers]
         self._constants = made = _Block()
@@ -186,7 +201,7 @@ class Block:
             linear = getattr(made, name)
             linear.outputs, linear.inputs = layer.weight_OI.shape
             weight = layer.weight_OI.detach().contiguous()
-            linear.planes = planes(weight)
+            linear.planes = planes(weight, kernels)
             ahead, back = (torch.empty(linear.planes * weight.numel(), dtype=torch.bfloat16) for _ in range(2))
             self.library.lay_out_weight(
                 weight.data_ptr(), *weight.shape, linear.planes, ahead.data_ptr(), back.data_ptr()

@@ -51,10 +51,11 @@ def why_not(model: Any) -> str:
     return next(filter(None, map(_why_not_block, blocks(base))), "")
 
 
-def fuse(model: PeftModel) -> str:
+def fuse(model: PeftModel, kernels: str = "") -> str:
     """Exchanges the model's blocks, where `why_not` has nothing against it.
 
-    Gives why they are computed by torch's functions rather than as a whole in C++; empty where they are not.
+    `kernels`: an instruction set (see native.load). Gives why they are computed by torch's functions rather than as a
+    whole in C++; empty where they are not.
     """
     base = model.get_base_model()
     found = blocks(base)
@@ -66,17 +67,18 @@ def fuse(model: PeftModel) -> str:
     if probability:
         width = max(each.weight.shape[1] for each in joined)
         base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
-    reason = next(filter(None, (each.why_not_whole() for each in made)), "") or whole.why_not(joined[0].weight.dtype)
+    reason = next(filter(None, (each.why_not_whole() for each in made)), "")
+    reason = reason or whole.why_not(joined[0].weight.dtype, kernels)
     head = base.get_output_embeddings()
-    fast_head = not head_of_words.why_not(head)
+    fast_head = not head_of_words.why_not(head, kernels)
     laid_out = [each.weight for each in joined] + ([head.weight] if fast_head else [])
-    reason = reason or whole.why_not_room(laid_out)
+    reason = reason or whole.why_not_room(laid_out, kernels)
     if not reason:
         if fast_head:
-            base.set_output_embeddings(head_of_words.Head(head))
+            base.set_output_embeddings(head_of_words.Head(head, kernels))
         memory = whole.Both(whole.Memory(), whole.Memory())
         for block in made:
-            block.make_whole(memory)
+            block.make_whole(memory, kernels)
     return reason
 
 
@@ -216,13 +218,13 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             return f"it is for widths that are multiples of {whole.SIDE}, heads' up to {whole.WIDEST}"
         return ""
 
-    def make_whole(self, memory: whole.Both) -> None:
+    def make_whole(self, memory: whole.Both, kernels: str) -> None:
         layers = [whole.Layer(each.weight, each.bias, each.parts) for each in self.joined]
         attention: Any = self.self_attn
         norms = [self.input_layernorm, self.post_attention_layernorm]
         of_heads = [attention.q_norm, attention.k_norm] if self._normed else []
         said, of_heads_said = ([whole.Norm(n.weight, n.variance_epsilon) for n in each] for each in (norms, of_heads))
-        self._whole = whole.Block(layers, said, of_heads_said, whole.Shape(*self._heads, self._factor), memory)
+        self._whole = whole.Block(layers, said, of_heads_said, whole.Shape(*self._heads, self._factor), memory, kernels)
 
     def forward(
         self,

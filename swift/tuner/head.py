@@ -29,10 +29,17 @@ class _Head(ctypes.Structure):
     ]
 
 
+def library(dtype: torch.dtype, kernels: str = "") -> ctypes.CDLL:
+    """The functions of `head.cpp` for such numbers and an instruction set (see native.load).
+
+    Raises native.Unavailable.
+    """
+    return _library(dtype, kernels or native.default())
+
+
 @cache
-def library(dtype: torch.dtype) -> ctypes.CDLL:
-    """The functions of `head.cpp` for such numbers. Raises native.Unavailable."""
-    made = load(Path(__file__).with_suffix(".cpp"), dtype)
+def _library(dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
+    made = load(Path(__file__).with_suffix(".cpp"), dtype, kernels)
     made.lay_out_head.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p]
     made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Head)], c_int64
     made.negative_log_likelihood.argtypes = [POINTER(_Head)]
@@ -40,14 +47,14 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     return made
 
 
-def why_not(head: nn.Module) -> str:
+def why_not(head: nn.Module, kernels: str = "") -> str:
     """Why this head is computed by torch's functions instead; empty where it need not."""
     if type(head) is not nn.Linear or head.weight.requires_grad:
         return "it is no frozen linear layer"
     if head.weight.dtype not in DTYPES or head.in_features % SIDE:
         return f"it is for bf16 or fp32 and widths that are multiples of {SIDE}"
     try:
-        library(head.weight.dtype)
+        library(head.weight.dtype, kernels)
     except native.Unavailable as error:
         return str(error)
     return ""
@@ -56,19 +63,21 @@ def why_not(head: nn.Module) -> str:
 class Head(nn.Linear):
     """Stands for a frozen `nn.Linear` that `why_not` has nothing against, and holds its parameters."""
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Linear, kernels: str = "") -> None:
         nn.Module.__init__(self)
+        self._kernels = kernels or native.default()
         self.in_features, self.out_features = head.in_features, head.out_features
         self.weight, self.bias = head.weight, head.bias
         weight = head.weight.detach().contiguous()
         rows = -(-self.out_features // SIDE) * SIDE
         self._constants = made = _Head()
-        made.words, made.width, made.planes = *weight.shape, planes(weight)
+        made.words, made.width, made.planes = *weight.shape, planes(weight, self._kernels)
         self._ahead, self._back = (
             torch.empty(made.planes * rows * self.in_features, dtype=torch.bfloat16) for _ in range(2)
         )
         made.ahead, made.back = self._ahead.data_ptr(), self._back.data_ptr()
-        library(weight.dtype).lay_out_head(weight.data_ptr(), *weight.shape, made.planes, made.ahead, made.back)
+        functions = library(weight.dtype, self._kernels)
+        functions.lay_out_head(weight.data_ptr(), *weight.shape, made.planes, made.ahead, made.back)
         self._bias = torch.zeros(rows)
         if head.bias is not None:
             self._bias[: self.out_features] = head.bias.detach()
@@ -93,7 +102,7 @@ class Head(nn.Linear):
         weight = self.weight.detach().contiguous()
         made.weight, made.x, made.target, made.nll = (each.data_ptr() for each in (weight, x_NI, targets_N, nll_N))
         made.hit, made.dx = hit_N.data_ptr() if hits else None, None if dx_NI is None else dx_NI.data_ptr()
-        functions = library(weight.dtype)
+        functions = library(weight.dtype, self._kernels)
         room = self._memory.take(functions.room_bytes(made))
         made.room = room.data_ptr()
         functions.negative_log_likelihood(made)
