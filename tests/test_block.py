@@ -346,17 +346,17 @@ def test_what_it_does_not_know_is_computed_by_torchs_functions_with_the_reason(m
 def test_a_machine_without_a_compiler_has_the_reason_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = native.load
 
-    def missing(source: Path, **defined: int) -> Any:
+    def missing(source: Path, kernels: str, **defined: int) -> Any:
         raise native.Unavailable("there is no C++ compiler (g++ or clang++)")
 
     monkeypatch.setattr(native, "load", missing)
-    block.library.cache_clear()
+    block._library.cache_clear()
     try:
         model = tuned("llama")
         assert fused.fuse(model) == "there is no C++ compiler (g++ or clang++)"
         found = computed(model, [40, 20])
     finally:
-        block.library.cache_clear()
+        block._library.cache_clear()
     monkeypatch.setattr(native, "load", loads)
     for name, other in computed(whole(tuned("llama")), [40, 20]).items():
         assert (found[name] - other).norm() < 0.03 * other.norm()
