@@ -34,8 +34,8 @@ MAY_IMPORT = {
     "serve": {"chat", "infer", "agent"},
     "eval": {"chat", "data", "agent", "infer"},
     "commands": {
-        "chat", "cache", "garbage", "flags", "cli", "images", "agent", "data", "train", "model", "modes", "program",
-        "tuner", "template", "infer", "serve", "eval",
+        "chat", "cache", "garbage", "flags", "cli", "images", "agent", "data", "train", "model", "modes", "native",
+        "program", "tuner", "template", "infer", "serve", "eval",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

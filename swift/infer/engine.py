@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from swift.infer import families, native, openmp, products
+from swift.infer import families, kernels, native, openmp, products
 from swift.infer.decoder import Decoder
 from swift.infer.generic import Generic
 from swift.infer.lora import Lora, read_lora
@@ -22,6 +22,7 @@ from swift.infer.native import NativeDecoder
 from swift.infer.prefix import BLOCK, Prefixes
 from swift.infer.runner import Feed, Past, Runner
 from swift.infer.sample import Choice, SamplingParams, is_greedy, room, sampler
+from swift.native import processor
 
 PREFILL = 512
 """Most tokens of prompts in one step, while nobody is being answered."""
@@ -509,7 +510,10 @@ def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> tuple
         return Decoder(model, bits, keep, memory), ""
     if missing := native.missing():
         return Decoder(model, bits, keep, memory), missing
-    return NativeDecoder(model, bits, keep, memory), ""
+    quickest = kernels.selection(model.config, bits).kernels
+    if quickest == processor.TORCH:
+        return Decoder(model, bits, keep, memory), ""
+    return NativeDecoder(model, bits, keep, memory, quickest), ""
 
 
 def _memory(device: torch.device) -> int:

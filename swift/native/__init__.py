@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from swift.cache import cache_root
@@ -28,7 +29,7 @@ LIBRARIES = ("-lstdc++",)  # a compiler named gcc leaves it out
 HEADERS = Path(__file__).parent
 
 
-class Unavailable(Exception):
+class Unavailable(RuntimeError):
     """Why this machine computes without C++ of ours, in one line."""
 
 
@@ -38,7 +39,10 @@ def load(source: Path, kernels: str = "", **defined: int) -> ctypes.CDLL:
     `kernels`: one of `processor.sets()`; empty takes what SWIFT_KERNELS says, else the most able. Raises Unavailable,
     and ValueError where SWIFT_KERNELS is wrong; other processes may ask for the same at the same time.
     """
-    loaded = _load(source, kernels or default(), *(f"-D{name}={value}" for name, value in defined.items()))
+    kernels = kernels or default()
+    if kernels == processor.TORCH:
+        raise Unavailable("torch's own functions were chosen")
+    loaded = _load(source, kernels, *(f"-D{name}={value}" for name, value in defined.items()))
     if isinstance(loaded, str):
         raise Unavailable(loaded)
     return loaded
@@ -47,11 +51,16 @@ def load(source: Path, kernels: str = "", **defined: int) -> ctypes.CDLL:
 def default() -> str:
     """The instruction set that is taken where none was measured. Raises Unavailable where there is none."""
     kernels = processor.forced() or next(iter(processor.sets()), "")
-    if kernels == processor.TORCH:
-        raise Unavailable(f"{processor.VARIABLE} is {processor.TORCH}")
     if not kernels:
         raise Unavailable(processor.why_none())
     return kernels
+
+
+def fingerprint(source: Path) -> dict[str, str]:
+    """What the speed of a source's functions depends on beside what they are given: processor, code and torch."""
+    read = hashlib.sha256(b"|".join([" ".join(FLAGS).encode(), *_code(source)])).hexdigest()[:16]
+    able = hashlib.sha256(processor.flags().encode()).hexdigest()[:16]
+    return {"processor": processor.name(), "able": able, "code": read, "torch": version("torch")}
 
 
 def compiler() -> str:
@@ -80,9 +89,8 @@ def _load(source: Path, kernels: str, *defined: str) -> ctypes.CDLL | str:
 
 def _built(source: Path, compiler: str, more: tuple[str, ...]) -> Path:
     """The library of a source, from the folder of an earlier run or made now."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    headers = [each.read_bytes() for folder in (HEADERS, source.parent) for each in sorted(folder.glob("*.h"))]
-    parts = [source.read_bytes(), *headers, " ".join([version, *FLAGS, *more, *LIBRARIES, processor.flags()]).encode()]
+    made_by = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    parts = [*_code(source), " ".join([made_by, *FLAGS, *more, *LIBRARIES, processor.flags()]).encode()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     folder = cache_root() / "native"
     library = folder / name
@@ -94,3 +102,9 @@ def _built(source: Path, compiler: str, more: tuple[str, ...]) -> Path:
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             made.replace(library)
     return library
+
+
+def _code(source: Path) -> list[bytes]:
+    """A source and all that it may include."""
+    headers = [each.read_bytes() for folder in (HEADERS, source.parent) for each in sorted(folder.glob("*.h"))]
+    return [source.read_bytes(), *headers]

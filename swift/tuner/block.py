@@ -23,6 +23,7 @@ from torch.autograd import Function
 
 from swift import native
 
+SOURCE = Path(__file__).with_suffix(".cpp")
 SIDE = 32
 """What widths have to be a multiple of."""
 PARTS = 3
@@ -80,7 +81,7 @@ def library(dtype: torch.dtype, kernels: str = "") -> ctypes.CDLL:
 
 @cache
 def _library(dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
-    made = load(Path(__file__).with_suffix(".cpp"), dtype, kernels)
+    made = load(SOURCE, dtype, kernels)
     made.kept_bytes.argtypes, made.kept_bytes.restype = [POINTER(_Block)], c_int64
     made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Block), c_int], c_int64
     made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p]

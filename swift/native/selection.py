@@ -1,0 +1,132 @@
+"""Which kernels are quickest on this machine for a kind of work: measured once and remembered. Knows no model.
+
+As FFTW keeps its wisdom and cuDNN its benchmark: candidates are timed in turns, the choice is kept in a file for the
+processor, the versions and the shapes that it was made for, and later runs read it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from swift.cache import cache_root
+
+MARGIN = 1.05
+"""How many times quicker kernels must be than those that the processor's order puts first, so that noise decides
+nothing."""
+BUDGET = 1.0
+"""Seconds that all timings together take, about; each work is done at least twice by each candidate."""
+TURNS = 7
+"""Times that a work is done by each, at most."""
+HOPELESS = 4.0
+"""Kernels so many times slower at a work than others are not timed again."""
+
+Works = Mapping[str, Callable[[], object]]
+"""Name of a kind of work -> a function that does it once."""
+
+
+class Selection(NamedTuple):
+    """`seconds`: kernels -> kind of work -> what it took, empty where nothing was measured; `how` in a few words."""
+
+    kernels: str
+    how: str
+    seconds: Mapping[str, Mapping[str, float]]
+
+
+def select(
+    about: Mapping[str, object], candidates: Sequence[str], works: Callable[[str], Works], again: bool = False
+) -> Selection:
+    """The candidate that is quickest over all kinds of work (geometric mean), or the first where none is by `MARGIN`.
+
+    `about`: all that the choice depends on, in values that JSON has. `works` prepares a candidate; it may raise
+    RuntimeError for one that does not run. `again` measures though a choice is remembered. Processes that ask at the
+    same time measure one behind the other, and those that come later read what the first has found.
+    """
+    if len(candidates) == 1:
+        return Selection(candidates[0], "there is no other", {})
+    file = _file(about)
+    with _alone(file):
+        if not again and (found := _read(file, candidates)):
+            return found
+        seconds = _measured(candidates, works)
+        made = Selection(_quickest(candidates, seconds), time.strftime("measured on %Y-%m-%d"), seconds)
+        text = json.dumps({**made._asdict(), "about": about, "candidates": list(candidates)}, indent=2)
+        aside = file.with_suffix(".new")
+        aside.write_text(text + "\n", encoding="utf-8")
+        aside.replace(file)
+    return made
+
+
+def _file(about: Mapping[str, object]) -> Path:
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache_root() / "native"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"selection-{key}.json"
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read(file: Path, candidates: Sequence[str]) -> Selection | None:
+    """What was found before among the same candidates; None where the file is not there, or half written."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if held["candidates"] != list(candidates) or held["kernels"] not in candidates:
+            return None
+        return Selection(held["kernels"], held["how"], held["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _measured(candidates: Sequence[str], works: Callable[[str], Works]) -> dict[str, dict[str, float]]:
+    """The least seconds of each work by each candidate, in turns, so that a busy moment is none's fault."""
+    ready: dict[str, Works] = {}
+    for kernels in candidates:
+        try:
+            ready[kernels] = works(kernels)
+        except RuntimeError:
+            continue
+    found: dict[str, dict[str, float]] = {kernels: {} for kernels in ready}
+    kinds = list(next(iter(ready.values()), {}))
+    for work in kinds:
+        for kernels, of in ready.items():
+            of[work]()  # what is made at the first call is not timed
+            found[kernels][work] = _timed(of[work])
+        best = min(seconds[work] for seconds in found.values())
+        hopeful = [kernels for kernels in ready if found[kernels][work] < HOPELESS * best]
+        turn = sum(found[kernels][work] for kernels in hopeful)
+        for _ in range(min(TURNS, int(BUDGET / len(kinds) / turn))):
+            for kernels in hopeful:
+                found[kernels][work] = min(found[kernels][work], _timed(ready[kernels][work]))
+    return found
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _quickest(candidates: Sequence[str], seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """By the geometric mean of how many times longer than the best each work takes."""
+
+    def slower(kernels: str) -> float:
+        logs = [math.log(took) for took in seconds[kernels].values()]
+        return sum(logs) / max(len(logs), 1)
+
+    timed = [kernels for kernels in candidates if kernels in seconds]
+    if not timed:
+        return candidates[0]
+    best = min(timed, key=slower)
+    return best if slower(timed[0]) - slower(best) > math.log(MARGIN) else timed[0]
