@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from swift.agent import FORMS, Thinking, form
 from swift.agent.jsontext import is_json, loads
 from swift.chat import Message, Tool, ToolCall
-from swift.template.sandbox import ChatTemplate, Refused
+from swift.template.environment import Refused
+from swift.template.sandbox import ChatTemplate
 
 KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 """The names under which templates read what the assistant thought."""

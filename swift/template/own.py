@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from swift.chat import PLACE, Message
+from swift.template.environment import Refused
 from swift.template.exchange import Wire
 from swift.template.nature import CALL, TOOL, Nature, asked_length, explore
-from swift.template.sandbox import ChatTemplate, Refused
+from swift.template.sandbox import ChatTemplate
 from swift.template.write import Piece
 
 HistoryReasoning = Literal["template", "keep", "strip"]

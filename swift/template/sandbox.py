@@ -12,19 +12,12 @@ from datetime import date, datetime
 from functools import cached_property
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
-from transformers.utils.chat_template_utils import _compile_jinja_template
+from jinja2 import TemplateError, nodes
+
+from swift.template.environment import MOST, Refused, compiled
 
 SECONDS = 10.0
 """Most time that one rendering may take."""
-MOST = 1 << 26
-"""Most characters that it may write."""
-POWER = 1 << 16
-"""Most bits of a power that it may compute."""
-
-
-class Refused(ValueError):
-    """A chat template does not render a dialogue, or not within its limits."""
 
 
 class ChatTemplate:
@@ -39,7 +32,7 @@ class ChatTemplate:
         self._tokens = dict(tokens)
         self._today = today
         try:
-            self._template = _compiled(source)
+            self._template = compiled(source)
         except TemplateError as reason:
             raise Refused(f"the tokenizer's chat template is no Jinja: {reason}") from None
 
@@ -60,13 +53,13 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """What `apply_chat_template` gives. Raises Refused for messages that the template does not take."""
-        given = {**self._tokens, **self.dated, **(variables or {})}
+        given = {**self._tokens, **self.dated, **(variables or {}), "add_generation_prompt": generate}
         given |= {"messages": messages, "tools": list(tools) or None, "documents": None}
         written: list[str] = []
         size = 0
         try:
             with _within(SECONDS):
-                for text in self._template.generate(**given, add_generation_prompt=generate):
+                for text in self._template.root_render_func(self._template.new_context(given)):
                     written.append(text)
                     size += len(text)
                     if size > MOST:
@@ -79,7 +72,7 @@ class ChatTemplate:
             raise Refused(f"the tokenizer's chat template refuses this dialogue: {reason}") from None
         return "".join(written)
 
-    @property
+    @cached_property
     def dated(self) -> dict[str, Any]:
         """The variables that say which day it is."""
         if self._today is None:
@@ -95,34 +88,6 @@ def _names(node: nodes.Node) -> Iterator[nodes.Name]:
     children = [node.node, node.target] if isinstance(node, nodes.Assign) else node.iter_child_nodes()
     for child in children:
         yield from _names(child)
-
-
-# Limits of products ---------------------------------------------------------------------------------------------------
-
-
-def _compiled(source: str) -> Template:
-    """The template, its products within limits: `'x' * 10 ** 10` would fill the memory before anything is written.
-
-    Jinja computes products of constants while it compiles, so they are looked for before.
-    """
-    shared = _compile_jinja_template("").environment
-    if not any(shared.parse(source).find_all((nodes.Mul, nodes.Pow))):
-        return _compile_jinja_template(source)  # type: ignore[no-any-return]
-    environment: Any = shared.overlay()
-    environment.intercepted_binops = frozenset({"*", "**"})
-    environment.call_binop = _product
-    return environment.from_string(source)  # type: ignore[no-any-return]
-
-
-def _product(context: object, operator: str, left: Any, right: Any) -> Any:
-    if operator == "**":
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > POWER:
-            raise Refused(f"the tokenizer's chat template computes a power of more than {POWER} bits")
-        return left**right
-    for text, times in ((left, right), (right, left)):
-        if isinstance(text, str | list | tuple) and isinstance(times, int) and len(text) * times > MOST:
-            raise Refused(f"the tokenizer's chat template writes more than {MOST} characters")
-    return left * right
 
 
 # Limits of time ------------------------------------------------------------------------------------------------------

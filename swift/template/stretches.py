@@ -17,9 +17,9 @@ from typing import NamedTuple, TypeVar
 
 from swift.chat import PLACE, Conversation, Message, Tool
 from swift.template.bodies import CONTENT, THOUGHT, Bodies, Body
+from swift.template.environment import Refused
 from swift.template.exchange import Exchange, Exchanges, Reply, Wire
 from swift.template.own import AFTER, ALONE, BEFORE, MASKED, SWITCH, OwnLayout
-from swift.template.sandbox import Refused
 from swift.template.spoken import Speech, closing_weight
 from swift.template.variants import variants
 from swift.template.words import Words
