@@ -1,0 +1,83 @@
+"""What only this project is asked: the floor of bare products, an agent's third turn, memory over many requests."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import torch
+from drive import Job, tell
+from drivers import ROOT, VOCABULARY, Tokens
+
+sys.path.insert(0, str(ROOT))
+from swift.infer.engine import TorchEngine
+from swift.infer.products import product
+from swift.infer.sample import SamplingParams
+from swift.model.load import load_model
+
+RESULT = 100
+"""Tokens of what a tool gives back."""
+
+
+def drive(job: Job) -> None:
+    torch.set_num_threads(job.threads)
+    model = load_model(Path(job.model), "bf16", "cpu")
+    _floor(job, model)
+    engine = TorchEngine(model, (), max_batch=max(job.streams))
+    _third_turn(job, engine)
+    _memory(job, engine)
+    engine.close()
+
+
+def _floor(job: Job, model: torch.nn.Module) -> None:
+    """Tokens/s if there were nothing but the products with the weights."""
+    with torch.inference_mode():
+        weights = [part.weight for part in model.modules() if isinstance(part, torch.nn.Linear)]
+        for kind, bits in (("bf16", 0), ("int8", 8), ("int4", 4)):
+            made = [(product(weight, None, bits), weight.shape[1]) for weight in weights]
+            for rows in job.streams:
+                inputs = {width: torch.randn(rows, width, dtype=torch.bfloat16) for _, width in made}
+                times = []
+                for _ in range(7):
+                    began = job.seconds()
+                    for multiply, width in made:
+                        multiply(inputs[width])
+                    times.append(job.seconds() - began)
+                tell(f"floor {kind} {rows}", rows / min(times))
+
+
+def _third_turn(job: Job, engine: TorchEngine) -> None:
+    """Seconds to the first token of an agent's third turn, and of a prompt as long of which nothing was seen before."""
+    draw = random.Random(0)
+
+    def first_token(prompt: Tokens) -> tuple[float, Tokens]:
+        began = job.seconds()
+        steps = engine.submit(prompt, SamplingParams(max_tokens=32, temperature=0))
+        first = next(steps)
+        return job.seconds() - began, [first.token, *(step.token for step in steps)]
+
+    dialogue = draw.choices(VOCABULARY, k=600)  # the tools' descriptions and a question
+    for turn in (1, 2, 3):
+        seconds, said = first_token(dialogue)
+        if turn == 3:
+            tell("third turn", seconds)
+        dialogue += [*said, *draw.choices(VOCABULARY, k=RESULT)]
+    tell("third turn, cold", first_token(draw.choices(VOCABULARY, k=600 + 2 * (32 + RESULT)))[0])
+
+
+def _memory(job: Job, engine: TorchEngine) -> None:
+    """MiB that the process holds while it answers more and more requests."""
+    draw = random.Random(0)
+    params = SamplingParams(max_tokens=4, temperature=0)
+    for done in range(0, job.requests, 100):
+        for steps in [engine.submit(draw.choices(VOCABULARY, k=12), params) for _ in range(100)]:
+            list(steps)
+        if done + 100 in (job.requests // 10, job.requests // 2, job.requests):
+            tell(f"MiB after {done + 100} requests", _resident())
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
