@@ -1,0 +1,138 @@
+"""The least HTTP server around OpenVINO GenAI's continuous batching, for load_speed.py: no wheel brings one.
+
+    python benchmarks/openvino_server.py MODEL.gguf --tokenizer tokenizer.json --port 8000 --threads 2
+
+Chat completions as events, messages written as ChatML, greedy, always as many tokens as are asked for. No more of
+OpenAI's interface than the benchmark's client uses. The model's own tokenizer.json cuts texts: the one that OpenVINO
+makes of a GGUF file makes a tenth more tokens of the same text. Runs in a Python with openvino-genai and tokenizers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import machine
+import numpy
+import openvino
+import openvino_genai
+from tokenizers import Tokenizer
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What a text ends with while its last character is not whole."""
+
+Tokens = list[int]
+
+
+class Batcher:
+    """Requests of many threads, batched by OpenVINO's scheduler, which one thread drives."""
+
+    def __init__(self, model: str, streams: int, threads: int, cache_gib: int) -> None:
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.cache_size, scheduler.enable_prefix_caching = cache_gib, True
+        scheduler.max_num_batched_tokens, scheduler.max_num_seqs = 1024, streams
+        properties = machine.openvino_properties(threads)
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(model, scheduler, "CPU", properties)
+        self._changed = threading.Condition()
+        self._running: list[tuple[Any, int, queue.SimpleQueue[Tokens]]] = []
+        self._asked = 0
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def answer(self, prompt: Tokens, new: int) -> Iterator[Tokens]:
+        """The tokens of each step."""
+        tensor = openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
+        settings = openvino_genai.GenerationConfig()
+        settings.apply_chat_template, settings.ignore_eos, settings.max_new_tokens = False, True, new
+        steps: queue.SimpleQueue[Tokens] = queue.SimpleQueue()
+        with self._changed:
+            self._asked += 1
+            self._running.append((self._pipeline.add_request(self._asked, tensor, settings), new, steps))
+            self._changed.notify()
+        while new > 0:
+            step = steps.get()
+            new -= len(step)
+            yield step
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._running)
+                running = list(self._running)
+            self._pipeline.step()
+            ended = []
+            for number, (handle, left, steps) in enumerate(running):
+                while handle.can_read():
+                    for output in handle.read().values():
+                        left -= len(output.generated_ids)
+                        steps.put(list(output.generated_ids))
+                running[number] = (handle, left, steps)
+                if left <= 0:
+                    ended.append(number)
+            with self._changed:
+                started_since = self._running[len(running) :]
+                self._running = [each for number, each in enumerate(running) if number not in ended] + started_since
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    batcher: Batcher
+    tokenizer: Tokenizer
+
+    def do_GET(self) -> None:
+        body = json.dumps({"data": [{"id": "openvino"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        turns = "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in asked["messages"])
+        prompt = self.tokenizer.encode(f"{turns}<|im_start|>assistant\n", add_special_tokens=False).ids
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        tokens: Tokens = []
+        told = ""
+        for step in self.batcher.answer(prompt, asked["max_tokens"]):
+            tokens += step
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            if len(text) > len(told) and not text.endswith(UNFINISHED):
+                self._event({"choices": [{"delta": {"content": text[len(told) :]}}]})
+                told = text
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
+        self._event({"choices": [], "usage": usage})
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+    def _event(self, data: dict[str, Any]) -> None:
+        self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a line a request would be the benchmark's output."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--cache_gib", type=int, default=4)
+    args = parser.parse_args()
+    Handler.batcher = Batcher(args.model, args.streams, args.threads, args.cache_gib)
+    Handler.tokenizer = Tokenizer.from_file(args.tokenizer)
+    server = ThreadingHTTPServer(("127.0.0.1", args.port), Handler)
+    server.daemon_threads = True
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

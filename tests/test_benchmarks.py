@@ -1,0 +1,134 @@
+"""What the benchmarks share: models of published shapes, rows, limits on the processor, programs that measure."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import load_speed
+import machine
+import processes
+import pytest
+import rows
+import serve_speed
+import shapes
+
+from swift.native import processor
+
+TINY = shapes.Shape(
+    "tiny",
+    "qwen2",
+    {
+        **{"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 49_200},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    },
+)
+
+
+@pytest.mark.model
+def test_a_model_with_random_weights_answers_and_never_with_ids_beyond_its_tokenizer(tmp_path: Path) -> None:
+    from swift.infer.engine import TorchEngine
+    from swift.infer.sample import SamplingParams
+    from swift.model.load import load_model, load_tokenizer
+
+    shapes.write_folder(TINY, tmp_path / "tiny")
+    engine = TorchEngine(load_model(tmp_path / "tiny", "bf16", "cpu"), ())
+    steps = list(engine.submit([5, 6, 7], SamplingParams(max_tokens=20, temperature=0)))
+    engine.close()
+    assert len(steps) == 20
+    assert max(step.token for step in steps) < len(load_tokenizer(tmp_path / "tiny"))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", ["F16", "Q4_1"])
+def test_it_is_written_as_gguf(tmp_path: Path, kind: str) -> None:
+    from swift.model.gguf import read_tokenizer
+
+    shapes.write_folder(TINY, tmp_path / "tiny")
+    shapes.write_gguf(tmp_path / "tiny", kind, tmp_path / "tiny.gguf")
+    assert len(read_tokenizer(tmp_path / "tiny.gguf")) == TINY.config["vocab_size"]
+
+
+def test_weights_in_several_files_are_all_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from safetensors import safe_open
+
+    monkeypatch.setattr(shapes, "SHARD", 100)
+    weights = {name: torch.full((5, 5), number) for number, name in enumerate("abc")}
+    shapes._write_weights(iter(weights.items()), tmp_path)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert len({*index["weight_map"].values()}) == 3
+    for name, tensor in weights.items():
+        with safe_open(tmp_path / index["weight_map"][name], "pt") as file:
+            assert torch.equal(file.get_tensor(name), tensor)
+
+
+def test_agent_rows_have_the_lengths_they_say_and_share_their_system_prompt() -> None:
+    def tokens(text: str) -> int:
+        return len(text) // 4
+
+    made = list(rows.agent(12, tokens))
+    lengths = [sum(tokens(each["content"]) + rows.AROUND for each in messages) for messages in made]
+    least, most = rows.LENGTHS
+    assert all(least <= length <= most for length in lengths), lengths
+    assert len({messages[0]["content"] for messages in made}) == 1
+    for messages in made:
+        assert [each["role"] for each in messages[1:]] == ["user", "assistant"] * (len(messages) // 2)
+
+
+def test_programs_can_be_held_to_every_instruction_set_of_ours() -> None:
+    assert list(machine.HELD) == list(processor.SETS)
+    held = machine.held_to("avx2")
+    assert held["SWIFT_KERNELS"] == "avx2"
+    assert held["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert machine.held_to(None) == {}
+
+
+def test_a_table_says_what_programs_were_held_to() -> None:
+    assert "held to avx2" in machine.headline("avx2", 2, {"torch": "2"})
+    assert "held to" not in machine.headline(None, 2, {"torch": "2"})
+
+
+def test_lines_of_json_come_as_they_are_printed_and_others_are_left_out() -> None:
+    program = "print('loading'); print('{\"value\": 1}')"
+    assert list(processes.said([sys.executable, "-c", program], {}, 60)) == [{"value": 1}]
+
+
+def test_a_program_that_fails_is_told_by_its_last_line() -> None:
+    with pytest.raises(RuntimeError, match="no such model"):
+        list(processes.said([sys.executable, "-c", "raise SystemExit('no such model')"], {}, 60))
+
+
+def test_a_program_that_hangs_is_ended() -> None:
+    with pytest.raises(RuntimeError, match="more than 1 s"):
+        list(processes.said([sys.executable, "-c", "import time; time.sleep(60)"], {}, 1))
+
+
+def test_each_turn_of_a_dialogue_begins_with_what_was_said_before() -> None:
+    asked: list[list[rows.Message]] = []
+
+    async def ask(messages: list[rows.Message], turn: int) -> load_speed.Answer:
+        asked.append([*messages])
+        return load_speed.Answer(turn, 0.1, 0.2, 10, 2, f"answer {turn}")
+
+    said = ["tools", "question", "first result", "second result"]
+    answers = asyncio.run(load_speed.dialogue(ask, said, pause=0))
+    assert [each.turn for each in answers] == [1, 2, 3]
+    for before, after in itertools.pairwise(asked):
+        assert after[: len(before)] == before
+        assert after[len(before)]["role"] == "assistant"
+
+
+def test_a_load_without_answers_says_why() -> None:
+    cells = load_speed.cells_of(load_speed.Load(1.0, 2.0, [], ["status 503: busy"]))
+    assert cells[-1] == "1: status 503: busy"
+
+
+def test_goals_are_told_only_where_both_sides_were_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    serve_speed.tell_goals({"swift bf16": {"1": 90.0, "8": 400.0}, "vllm bf16": {"1": 45.0}})
+    told = capsys.readouterr().out
+    assert "| 1 stream, bf16, end to end | 90 | vllm bf16 45 | 2.00 | 1.5 |" in told
+    assert "8 streams" not in told
