@@ -342,13 +342,13 @@ int allowed() { return tiles::permitted(); }
 // Room of so many bf16 that a number takes which is none itself.
 int planes() { return OWN; }
 
-// A frozen weight (outputs, inputs) as panels for x W' and for dy W, in numbers of so many bf16.
-void lay_out_weight(const Number *weight, int64_t outputs, int64_t inputs, int planes, bf16 *ahead, bf16 *back) {
-  const long o32 = outputs / SIDE, i32 = inputs / SIDE, area = SQUARE * planes;
+// A frozen weight (outputs, inputs) as panels, in numbers of so many bf16, and back.
+void lay_out_weight(const Number *weight, int64_t outputs, int64_t inputs, int planes, bf16 *panels) {
+  const long o32 = outputs / SIDE, i32 = inputs / SIDE;
   for (long o = 0; o < o32; o++)
     for (long i = 0; i < i32; i++)
-      frozen_panels(ahead + (o * i32 + i) * area, back + (i * o32 + o) * area, planes,
-                    [&](long line) { return load(weight + (o * SIDE + line) * inputs + i * SIDE); });
+      frozen_panel(panels + (o * i32 + i) * SQUARE * planes, planes,
+                   [&](long line) { return load(weight + (o * SIDE + line) * inputs + i * SIDE); });
 }
 
 // Bytes that `forward` keeps for `backward`, and that a call needs while it runs.

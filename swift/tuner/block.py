@@ -43,7 +43,7 @@ class _Part(ctypes.Structure):
 
 class _Linear(ctypes.Structure):
     _fields_ = [
-        *((name, c_void_p) for name in ("ahead", "back", "bias", "mask")),
+        *((name, c_void_p) for name in ("panels", "bias", "mask")),
         *((name, c_int64) for name in ("inputs", "outputs", "planes", "rank", "count")),
         ("parts", _Part * PARTS),
     ]
@@ -84,7 +84,7 @@ def _library(dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
     made = load(SOURCE, dtype, kernels)
     made.kept_bytes.argtypes, made.kept_bytes.restype = [POINTER(_Block)], c_int64
     made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Block), c_int], c_int64
-    made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p]
+    made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p]
     made.forward.argtypes = made.backward.argtypes = [POINTER(_Block)]
     made.lay_out_weight.restype = made.forward.restype = made.backward.restype = None
     return made
@@ -203,11 +203,9 @@ class Block:
             linear.outputs, linear.inputs = layer.weight_OI.shape
             weight = layer.weight_OI.detach().contiguous()
             linear.planes = planes(weight, kernels)
-            ahead, back = (torch.empty(linear.planes * weight.numel(), dtype=torch.bfloat16) for _ in range(2))
-            self.library.lay_out_weight(
-                weight.data_ptr(), *weight.shape, linear.planes, ahead.data_ptr(), back.data_ptr()
-            )
-            linear.ahead, linear.back = self._hold(ahead), self._hold(back)
+            panels = torch.empty(linear.planes * weight.numel(), dtype=torch.bfloat16)
+            self.library.lay_out_weight(weight.data_ptr(), *weight.shape, linear.planes, panels.data_ptr())
+            linear.panels = self._hold(panels)
             if layer.bias_O is not None:
                 linear.bias = self._hold(layer.bias_O.detach().float().contiguous())
         names = ("", "_after", "_q", "_k")

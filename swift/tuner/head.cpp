@@ -12,7 +12,7 @@ extern "C" {
 
 struct Head {
   const Number *weight;     // (words, width)
-  const bf16 *ahead, *back; // the same as `lay_out_head` has it
+  const bf16 *panels;       // the same as `lay_out_head` has it
   const float *bias;        // of so many words as panels have, or nothing
   int64_t words, width, planes;
   double scale;
@@ -29,6 +29,7 @@ struct Head {
 
 namespace {
 
+constexpr long DEPTHS = 20;  // blocks of words at a time
 constexpr long TOKENS = 256; // together: what is summed for them stays within a second-level cache
 constexpr float BEYOND = 20; // a logit so far above a token's reference becomes the new one
 
@@ -87,8 +88,9 @@ void run(const Head &h) {
       std::fill_n(mine.reference, TOKENS, -1e30f), std::fill_n(mine.most, TOKENS * LANES, -1e30f);
       for (long from = 0; from < words; from += DEPTHS) {
         const long depths = std::min<long>(DEPTHS, words - from);
-        product(count, mine.x, h.width, h.ahead + from * width * SQUARE * h.planes, depths * SIDE, int(h.planes),
-                nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
+        const bf16 *panels = h.panels + from * width * SQUARE * h.planes;
+        product(count, mine.x, {panels, depths * SIDE, h.width, int(h.planes)}, {},
+                [&](long r, long p, const float *sum) {
                   const long word = (from + p) * SIDE, beyond = word + SIDE - h.words;
                   for (long row = r * SIDE; row < std::min(valid, (r + 1) * SIDE); row++, sum += SIDE) {
                     Pair z = load(sum) * float(h.scale);
@@ -115,8 +117,8 @@ void run(const Head &h) {
                   }
                 });
         if (h.dx)
-          product(count, mine.shares, depths * SIDE, h.back + from * width * SQUARE * h.planes, h.width, int(h.planes),
-                  nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
+          product(count, mine.shares, {panels, h.width, depths * SIDE, int(h.planes), true}, {},
+                  [&](long r, long p, const float *sum) {
                     float *to = mine.gradient + (r * width + p) * SQUARE;
                     for (long i = 0; i < SQUARE; i += SIDE)
                       store(to + i, load((const float *)to + i) + load(sum + i));
@@ -147,19 +149,15 @@ int allowed() { return tiles::permitted(); }
 // Room of so many bf16 that a number takes which is none itself.
 int planes() { return OWN; }
 
-// A head (words, width) as panels for x W', and for every DEPTHS blocks of words as panels for shares W, in numbers of
-// so many bf16.
-void lay_out_head(const Number *weight, int64_t words, int64_t width, int planes, bf16 *ahead, bf16 *back) {
-  const long all = blocks(words), across = width / SIDE, area = SQUARE * planes;
-  for (long w = 0; w < all; w++) {
-    const long from = w / DEPTHS * DEPTHS, depths = std::min<long>(DEPTHS, all - from);
+// A head (words, width) as panels, in numbers of so many bf16.
+void lay_out_head(const Number *weight, int64_t words, int64_t width, int planes, bf16 *panels) {
+  const long across = width / SIDE;
+  for (long w = 0; w < blocks(words); w++)
     for (long i = 0; i < across; i++)
-      frozen_panels(ahead + (w * across + i) * area, back + (from * across + i * depths + w - from) * area, planes,
-                    [&](long line) {
-                      const long word = w * SIDE + line;
-                      return word < words ? load(weight + word * width + i * SIDE) : both(0);
-                    });
-  }
+      frozen_panel(panels + (w * across + i) * SQUARE * planes, planes, [&](long line) {
+        const long word = w * SIDE + line;
+        return word < words ? load(weight + word * width + i * SIDE) : both(0);
+      });
 }
 
 int64_t room_bytes(const Head *h) { return h->threads * room_of_thread(*h); }

@@ -21,7 +21,7 @@ from swift.tuner.block import DTYPES, SIDE, Memory, load, planes
 
 class _Head(ctypes.Structure):
     _fields_ = [
-        *((name, c_void_p) for name in ("weight", "ahead", "back", "bias")),
+        *((name, c_void_p) for name in ("weight", "panels", "bias")),
         *((name, c_int64) for name in ("words", "width", "planes")),
         ("scale", c_double),
         *((name, c_int64) for name in ("tokens", "threads")),
@@ -40,7 +40,7 @@ def library(dtype: torch.dtype, kernels: str = "") -> ctypes.CDLL:
 @cache
 def _library(dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
     made = load(Path(__file__).with_suffix(".cpp"), dtype, kernels)
-    made.lay_out_head.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p]
+    made.lay_out_head.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p]
     made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Head)], c_int64
     made.negative_log_likelihood.argtypes = [POINTER(_Head)]
     made.lay_out_head.restype = made.negative_log_likelihood.restype = None
@@ -72,12 +72,10 @@ class Head(nn.Linear):
         rows = -(-self.out_features // SIDE) * SIDE
         self._constants = made = _Head()
         made.words, made.width, made.planes = *weight.shape, planes(weight, self._kernels)
-        self._ahead, self._back = (
-            torch.empty(made.planes * rows * self.in_features, dtype=torch.bfloat16) for _ in range(2)
-        )
-        made.ahead, made.back = self._ahead.data_ptr(), self._back.data_ptr()
+        self._panels = torch.empty(made.planes * rows * self.in_features, dtype=torch.bfloat16)
+        made.panels = self._panels.data_ptr()
         functions = library(weight.dtype, self._kernels)
-        functions.lay_out_head(weight.data_ptr(), *weight.shape, made.planes, made.ahead, made.back)
+        functions.lay_out_head(weight.data_ptr(), *weight.shape, made.planes, made.panels)
         self._bias = torch.zeros(rows)
         if head.bias is not None:
             self._bias[: self.out_features] = head.bias.detach()

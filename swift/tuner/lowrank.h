@@ -15,8 +15,8 @@ struct Part { // an adapter: down (rank, inputs), up (stop - start, rank), and t
   double scale;
 };
 
-struct Linear { // layers with one input: their frozen weights as panels, forwards and backwards
-  const bf16 *ahead, *back;
+struct Linear { // layers with one input: their frozen weights as panels
+  const bf16 *panels;
   const float *bias;
   const Number *mask;                           // of the adapters' input
   int64_t inputs, outputs, planes, rank, count; // planes of the weights; rank of all parts, rounded up to SIDE
@@ -76,7 +76,7 @@ inline void lay_out(const Linear &l, const Panels &to) {
 
 // x A' of all adapters.
 inline void inward(long count, const Cell *x, long width, const Cell *panel, long rank, Cell *inner) {
-  product(count, x, width, (const bf16 *)panel, rank, OWN, nullptr, 0, nullptr, [&](long r, long p, const float *sum) {
+  product(count, x, {(const bf16 *)panel, rank, width, OWN}, {}, [&](long r, long p, const float *sum) {
     Cell *to = inner + (r * rank / SIDE + p) * AREA;
     for (long i = 0; i < SQUARE; i += SIDE)
       store(to + i, load(sum + i));
@@ -88,7 +88,7 @@ template <class Done>
 void outward(const Linear &l, const Panels &adapters, long count, const Cell *x, const Cell *inner, Done done,
              bool halves = false) {
   product(
-      count, x, l.inputs, l.ahead, l.outputs, int(l.planes), inner, real(l), adapters.up,
+      count, x, {l.panels, l.outputs, l.inputs, int(l.planes)}, {inner, adapters.up, real(l)},
       [&](long r, long p, const float *sum) {
         for (long line = 0; line < SIDE; line++) {
           Pair each = load(sum + line * SIDE);
@@ -105,7 +105,8 @@ void inputs_gradient(const Linear &l, const Panels &adapters, long first, long v
   alignas(64) float low[SQUARE];
   const bool apart = l.mask && l.rank;
   product(
-      blocks(valid), dy, l.outputs, l.back, l.inputs, int(l.planes), dinner, apart ? 0 : real(l), adapters.back_down,
+      blocks(valid), dy, {l.panels, l.inputs, l.outputs, int(l.planes), true},
+      {dinner, adapters.back_down, apart ? 0 : real(l)},
       [&](long r, long p, const float *sum) {
         const int depths = int(l.rank / SIDE);
         if (apart)

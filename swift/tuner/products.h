@@ -13,8 +13,11 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <memory>
+#include <new>
 #include <type_traits>
 
+#include "caches.h"
 #include "tiles.h"
 
 #ifndef FP32
@@ -45,9 +48,13 @@ constexpr int SIDE = 32;
 constexpr int SQUARE = SIDE * SIDE;
 constexpr int AREA = SQUARE * PLANES; // elements of a block
 constexpr int PAIR = WIDE ? 64 : 32;  // elements of a panel from two inputs to the next two
-constexpr int DEPTHS = 20;            // of a panel at a time
 constexpr long MOST = 16;             // blocks of rows that go through a panel together
-constexpr long NEAR = 800 << 10;      // bytes of rows that go through all panels together: within a second-level cache
+
+// Bytes that stay in a core's caches while a product is made: of a panel in the first, of rows in the second, which
+// have company there in sums and what comes next.
+inline long PANEL_BYTES() { return caches::first() * 7 / 8; }
+inline long ROWS_BYTES() { return caches::second() * 2 / 5; }
+inline long GATHERED_BYTES() { return caches::second() * 3 / 4; }
 
 inline long blocks(long rows) { return (rows + SIDE - 1) / SIDE; }
 inline long whole(long rows) { return blocks(rows) * SIDE; }
@@ -213,10 +220,23 @@ struct Run {
   }
 };
 
-// sum (32, 32) = the runs' products, or these added to it. Where `high` is false only 16 rows count. `ahead`: so many
-// lines of 64 bytes at each depth of the first run are fetched from there.
+// What is fetched while a block is multiplied: so many lines of 64 bytes at each depth of the first run, `step` elements
+// further on each time.
+struct Ahead {
+  const bf16 *from = nullptr;
+  long step = 0;
+  int lines = 0;
+
+  void fetch() {
+    for (int line = 0; line < lines; line++)
+      _mm_prefetch((const char *)(from + line * 32), _MM_HINT_T0);
+    from += step;
+  }
+};
+
+// sum (32, 32) = the runs' products, or these added to it. Where `high` is false only 16 rows count.
 #if defined(__AMX_BF16__)
-template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, const bf16 *ahead, int lines) {
+template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, Ahead ahead) {
   asm volatile("" : : : "memory"); // loads of tiles do not tell GCC what they read
   if (add) {
     _tile_loadd(0, sum, 128);
@@ -236,9 +256,7 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
     const bf16 *a = run.a, *b = run.panel;
     for (int d = 0; d < run.depths; d++, a += run.step)
       for (int right = 0; right < planes; right++, b += SQUARE) {
-        for (int line = 0; line < lines; line++)
-          _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T0);
-        ahead += SQUARE;
+        ahead.fetch();
         for (int left = 0; left < PLANES - right; left++) {
           const bf16 *from = a + left * SQUARE;
           _tile_stream_loadd(4, from, 64); // so that it does not drive the panel away, which is used again first
@@ -255,7 +273,7 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
           }
         }
       }
-    lines = 0;
+    ahead.lines = 0;
   }
   _tile_stored(0, sum, 128);
   _tile_stored(1, sum + 16, 128);
@@ -265,20 +283,19 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
   }
 }
 #else
-template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, const bf16 *ahead, int lines) {
+template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, Ahead ahead) {
   if (WIDE) {
     constexpr int R = HIGH ? 32 : 16;
     for (const Run &run : {one, two}) {
-      for (int depth = 0; depth < (lines ? run.depths * run.planes : 0); depth++, ahead += SQUARE)
-        for (int line = 0; line < lines; line++)
-          _mm_prefetch((const char *)(ahead + line * 32), _MM_HINT_T1);
+      for (int depth = 0; depth < (ahead.lines ? run.depths * run.planes : 0); depth++)
+        ahead.fetch();
       const auto multiply = [&](auto *panel) {
         floats::multiply(R, (const float *)run.a, SIDE, run.step, panel, run.stride, run.depths, sum, SIDE, add, 0,
                          run.last);
       };
       if (run.depths)
         run.planes == 1 ? multiply(run.panel) : multiply((const float *)run.panel);
-      lines = 0, add = add || run.depths;
+      ahead.lines = 0, add = add || run.depths;
     }
     return;
   }
@@ -314,9 +331,8 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
 }
 #endif
 
-inline void kernel(Run one, Run two, float *sum, bool add, bool high = true, const bf16 *ahead = nullptr,
-                   int lines = 0) {
-  high ? kernel_<true>(one, two, sum, add, ahead, lines) : kernel_<false>(one, two, sum, add, ahead, lines);
+inline void kernel(Run one, Run two, float *sum, bool add, bool high = true, Ahead ahead = {}) {
+  high ? kernel_<true>(one, two, sum, add, ahead) : kernel_<false>(one, two, sum, add, ahead);
 }
 
 // A block of rows as one depth of a panel, of which the first `planes` are wanted: its rows are inputs, the first
@@ -386,21 +402,109 @@ inline void transpose(bf16 *to, const bf16 *from, long rows = SIDE) {
 }
 #endif
 
-// A block of a frozen weight as one depth of two panels, its rows as columns and as inputs, in numbers that take the
-// room of so many bf16; line(i) gives its rows.
-template <class Line> inline void frozen_panels(bf16 *columns, bf16 *rows, int planes, Line line) {
-  const auto make = [&](auto *block, auto *of_columns, auto *of_rows, auto... planes) {
+// A block of a frozen weight as one depth of a panel, its rows as columns, in numbers that take the room of so many
+// bf16; line(i) gives its rows.
+template <class Line> inline void frozen_panel(bf16 *columns, int planes, Line line) {
+  const auto make = [&](auto *block, auto *to, auto... planes) {
     for (long i = 0; i < SIDE; i++)
       store(block + i * SIDE, line(i));
-    panel_of_columns(of_columns, block, planes...);
-    panel_of_rows(of_rows, block, SIDE, planes...);
+    panel_of_columns(to, block, planes...);
   };
   alignas(64) bf16 narrow[AREA];
   alignas(64) float wide[WIDE ? SQUARE : 1];
   if (!WIDE || planes == 1)
-    make(narrow, columns, rows, planes);
+    make(narrow, columns, planes);
   else
-    make(wide, (float *)columns, (float *)rows);
+    make(wide, (float *)columns);
+}
+
+// One number of such a block.
+inline float frozen_number(const bf16 *columns, int planes, long row, long column) {
+  if (WIDE && planes > 1)
+    return ((const float *)columns)[column * SIDE + row];
+  float sum = 0;
+  for (int plane = planes - 1; plane >= 0; plane--)
+    sum += vectors::wide(columns[plane * SQUARE + row / 16 * 512 + column / 2 * 32 + row % 16 * 2 + column % 2]);
+  return sum;
+}
+
+// The same depth for a product with the weight's transpose: a panel whose columns are the block's.
+#if defined(__AVX512BF16__)
+inline void turned(bf16 *to, const bf16 *from, int planes) {
+  // within 8 bytes: two outputs of two inputs -> two inputs of two outputs
+  const __m512i swap = _mm512_broadcast_i32x4(_mm_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0));
+  const auto lines = [](const bf16 *at, long row) { // 16 bytes of every second row
+    __m512i x = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(at + row * 32)));
+    const auto line = [&](int i) { return _mm_loadu_si128((const __m128i *)(at + (row + 2 * i) * 32)); };
+    x = _mm512_mask_broadcast_i32x4(x, 0x00f0, line(1));
+    x = _mm512_mask_broadcast_i32x4(x, 0x0f00, line(2));
+    return _mm512_mask_broadcast_i32x4(x, 0xf000, line(3));
+  };
+  for (int plane = 0; plane < planes; plane++, to += SQUARE, from += SQUARE)
+    for (int half = 0; half < 2; half++)    // of the outputs
+      for (int eight = 0; eight < 2; eight++) // pairs of inputs
+        for (int four = 0; four < 4; four++) { // outputs
+          const bf16 *at = from + half * 512 + eight * 256 + four * 8;
+          const __m512i even = lines(at, 0), odd = lines(at, 1);
+          bf16 *pair = to + eight * 512 + (half * 8 + four * 2) * 32;
+          _mm512_storeu_si512(pair, _mm512_shuffle_epi8(_mm512_unpacklo_epi64(even, odd), swap));
+          _mm512_storeu_si512(pair + 32, _mm512_shuffle_epi8(_mm512_unpackhi_epi64(even, odd), swap));
+        }
+}
+#endif
+inline void turned(float *to, const bf16 *from, int planes) {
+  alignas(64) float wide[SQUARE];
+  for (int pair = 0; pair < 16 && planes == 1; pair++)
+    for (int half = 0; half < 2; half++) {
+      const bf16 *at = from + half * 512 + pair * 32;
+      vectors::store(wide + pair * 64 + half * 16, vectors::even(at));
+      vectors::store(wide + pair * 64 + 32 + half * 16, vectors::odd(at));
+    }
+  transpose(to, planes == 1 ? wide : (const float *)from);
+}
+
+// Memory of a thread for so many numbers, as much as it has needed so far; by the place where it is asked for.
+template <class T, int PLACE> inline T *scratch(long count) {
+  struct Delete {
+    void operator()(T *data) { ::operator delete[](data, std::align_val_t(64)); }
+  };
+  static thread_local std::unique_ptr<T[], Delete> data;
+  static thread_local long size = 0;
+  if (count > size) {
+    data.reset(static_cast<T *>(::operator new[](count * sizeof(T), std::align_val_t(64))));
+    size = count;
+  }
+  return data.get();
+}
+
+// A frozen weight as its panels, for x W' (outputs, inputs), or for y W, where it is multiplied as its transpose.
+struct Weight {
+  const bf16 *panels;
+  long outputs, inputs; // of the product
+  int planes;           // a number takes the room of so many bf16
+  bool transposed = false;
+
+  long depths() const { return inputs / SIDE; }
+  long columns() const { return outputs / SIDE; } // panels
+  long step() const { return (transposed ? columns() : 1) * SQUARE * planes; } // from a depth to the next
+  const bf16 *block(long panel, long depth) const {
+    return panels + (transposed ? depth * columns() + panel : panel * depths() + depth) * SQUARE * planes;
+  }
+};
+
+// Some depths of a panel as they are multiplied.
+struct Piece {
+  const bf16 *panel;
+  int planes;
+};
+inline Piece piece(const Weight &w, long panel, long depth, long count) {
+  if (!w.transposed)
+    return {w.block(panel, depth), w.planes};
+  const int planes = WIDE ? OWN : w.planes;
+  bf16 *made = scratch<bf16, 0>(count * SQUARE * planes);
+  for (long d = 0; d < count; d++)
+    turned((Cell *)(made + d * SQUARE * planes), w.block(panel, depth + d), w.planes);
+  return {made, planes};
 }
 
 struct Order {
@@ -414,73 +518,102 @@ inline Order order(long turn, long panels, bool halves) {
   return {panel, turn % 2 ? turn / 2 + 1 : panel + panels / 2};
 }
 
+// So many things in parts of about the same size, none larger than `most`.
+inline long even(long count, long most) {
+  const long parts = (count + most - 1) / most;
+  return (count + parts - 1) / parts;
+}
+
+// What goes beside a product: `inner`, its first `rank` columns, through `ups`.
+struct Low {
+  const Cell *inner = nullptr, *ups = nullptr;
+  long rank = 0;
+
+  Run run(long row, long panel) const {
+    const long depths = blocks(rank);
+    return Run::of(inner + row * depths * AREA, ups + panel * depths * AREA, rank);
+  }
+};
+
 // `product` for blocks of fp32, whose rows are gathered first where there are panels enough to make up for it.
-constexpr long GATHERED = 4;      // panels
-constexpr long BLOCKS = 8;        // of rows, at most
-constexpr long WITHIN = 3L << 19; // bytes of rows
+constexpr long GATHERED = 4; // panels
 
 template <class Done>
-inline void product_of_gathered(long count, const Cell *a, long inputs, const bf16 *panels, long outputs, int planes,
-                                const Cell *inner, long rank, const Cell *ups, Done done, bool halves) {
-  alignas(64) float sums[BLOCKS][SQUARE];
-  const long depths = inputs / SIDE, more = blocks(rank);
-  const long together = std::clamp(WITHIN / (SIDE * inputs * 4), 1L, BLOCKS);
-  for (long first = 0; first < count; first += together) {
-    const long here = std::min(together, count - first);
-    const floats::Gathered rows(here * SIDE, int(depths), [&](long row, int depth) {
-      return a + ((first + row / SIDE) * depths + depth) * SQUARE + row % SIDE * SIDE;
-    });
-    for (long turn = 0; turn < outputs / SIDE; turn++) {
-      const auto [p, next] = order(turn, outputs / SIDE, halves);
-      const bf16 *panel = panels + p * depths * SQUARE * planes, *then = panels + next * depths * SQUARE * planes;
-      if (planes == 1)
-        rows.multiply(panel, SQUARE, then, sums[0]);
-      else
-        rows.multiply((const float *)panel, SQUARE, (const float *)then, sums[0]);
-      for (long r = 0; r < here; r++) {
-        if (rank)
-          kernel({}, Run::of(inner + (first + r) * more * SQUARE, ups + p * more * SQUARE, rank), sums[r], true);
-        done(first + r, p, sums[r]);
+inline void product_of_gathered(long count, const Cell *a, const Weight &w, const Low &low, Done done, bool halves) {
+  alignas(64) float sums[MOST][SQUARE];
+  const long depths = w.depths(), columns = w.columns();
+  for (long first = 0; first < count; first += MOST) {
+    const long here = std::min(MOST, count - first);
+    const long deep = even(depths, std::max(GATHERED_BYTES() / (here * SQUARE * 4), 1L));
+    float *kept = deep < depths ? scratch<float, 1>(columns * here * SQUARE) : nullptr;
+    for (long from = 0; from < depths; from += deep) {
+      const long some = std::min(deep, depths - from);
+      const floats::Gathered rows(here * SIDE, int(some), [&](long row, int depth) {
+        return a + ((first + row / SIDE) * depths + from + depth) * SQUARE + row % SIDE * SIDE;
+      });
+      for (long turn = 0; turn < columns; turn++) {
+        const auto [p, next] = order(turn, columns, halves);
+        float *all = kept ? kept + p * here * SQUARE : sums[0], *to = from ? sums[0] : all;
+        const auto [panel, planes] = piece(w, p, from, some);
+        const bf16 *then = w.transposed || next >= columns ? nullptr : w.block(next, from);
+        if (planes == 1)
+          rows.multiply(panel, SQUARE, then, to);
+        else
+          rows.multiply((const float *)panel, SQUARE, (const float *)then, to);
+        for (long i = 0; from && i < here * SQUARE; i += SIDE)
+          store(all + i, load((const float *)all + i) + load((const float *)to + i));
+        for (long r = 0; r < here && from + some == depths; r++) {
+          if (low.rank)
+            kernel({}, low.run(first + r, p), all + r * SQUARE, true);
+          done(first + r, p, all + r * SQUARE);
+        }
       }
     }
   }
 }
 
-// Rows (in blocks, `inputs` wide) through panels, and `inner` (its first `rank` columns) through `ups` beside them;
-// `done(r, p, sum)` gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by
-// turns.
+// Rows (in blocks, `w.inputs` wide) through a weight's panels, and what is low in rank beside them; `done(r, p, sum)`
+// gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by turns.
+//
+// As many depths at a time as rows of them stay in the second-level cache; of a panel's as many as stay in the first,
+// while rows go by (K. Goto, R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008).
 template <class Done>
-inline void product(long count, const Cell *a, long inputs, const bf16 *panels, long outputs, int planes,
-                    const Cell *inner, long rank, const Cell *ups, Done done, bool halves = false) {
+inline void product(long count, const Cell *a, const Weight &w, const Low &low, Done done, bool halves = false) {
   if constexpr (WIDE)
-    if (outputs / SIDE >= GATHERED)
-      return product_of_gathered(count, a, inputs, panels, outputs, planes, inner, rank, ups, done, halves);
+    if (w.columns() >= GATHERED)
+      return product_of_gathered(count, a, w, low, done, halves);
   alignas(64) float sums[MOST][SQUARE];
-  int depths = int(inputs / SIDE), more = int(blocks(rank));
-  // of a long panel a part at a time goes to all rows, so that it stays in the nearest cache
-  int parts = (depths + DEPTHS - 1) / DEPTHS, deep = (depths + parts - 1) / parts;
-  long together = std::clamp(NEAR / (SIDE * inputs * OWN * 2), 1L, MOST);
-  for (long first = 0; first < count; first += together) {
-    long last = std::min(count, first + together);
-    int lines = int((SIDE + last - first - 1) / (last - first));
-    for (long turn = 0; turn < outputs / SIDE; turn++) {
-      const auto [p, next] = order(turn, outputs / SIDE, halves);
-      for (int from = 0; from < depths; from += deep) {
-        bool end = from + deep >= depths;
-        const bf16 *panel = panels + (p * depths + from) * SQUARE * planes;
-        const bf16 *ahead = end ? panels + next * depths * SQUARE * planes : panel + deep * SQUARE * planes;
-        for (long r = first; r < last; r++) {
-          Run one{a + (r * depths + from) * AREA, AREA, panel, std::min(deep, depths - from), planes};
-          Run two = Run::of(inner + r * more * AREA, ups + p * more * AREA, end ? rank : 0);
-          // what comes next is fetched in as many shares as there are blocks of rows
-          long share = (r - first) * lines;
-          kernel(one, two, sums[r - first], from > 0, true, ahead + share * 32, share < SIDE ? lines : 0);
-          // one block behind, while the tiles of the next are at work
-          if (end && r > first)
-            done(r - 1, p, sums[r - 1 - first]);
+  const long depths = w.depths(), columns = w.columns();
+  for (long first = 0; first < count; first += MOST) {
+    const long here = std::min(MOST, count - first);
+    const long deep = even(depths, std::max(ROWS_BYTES() / (here * AREA * long(sizeof(Cell))), 1L));
+    const long nearest = even(deep, std::max(PANEL_BYTES() / (SQUARE * 2 * long(w.planes)), 1L));
+    const int lines = int((SIDE + here - 1) / here);
+    float *kept = deep < depths ? scratch<float, 1>(columns * here * SQUARE) : nullptr;
+    for (long begin = 0; begin < depths; begin += deep) {
+      const long end = std::min(depths, begin + deep);
+      for (long turn = 0; turn < columns; turn++) {
+        const auto [p, next] = order(turn, columns, halves);
+        float *sum = kept ? kept + p * here * SQUARE : sums[0];
+        for (long from = begin; from < end; from += nearest) {
+          const long some = std::min(nearest, end - from);
+          const bool last = from + some == depths;
+          const auto [panel, planes] = piece(w, p, from, some);
+          const bf16 *ahead = from + some < end ? w.block(p, from + some) : w.block(std::min(next, columns - 1), begin);
+          for (long r = 0; r < here; r++) {
+            const Run one(a + ((first + r) * depths + from) * AREA, AREA, panel, int(some), planes);
+            // what comes next is fetched in as many shares as there are blocks of rows
+            const long share = r * lines;
+            kernel(one, last ? low.run(first + r, p) : Run(), sum + r * SQUARE, from > 0, true,
+                   {ahead + share * 32, w.step() / w.planes, share < SIDE ? lines : 0});
+            // one block behind, while the tiles of the next are at work
+            if (last && r)
+              done(first + r - 1, p, sum + (r - 1) * SQUARE);
+          }
+          if (last)
+            done(first + here - 1, p, sum + (here - 1) * SQUARE);
         }
       }
-      done(last - 1, p, sums[last - 1 - first]);
     }
   }
 }
