@@ -1,7 +1,7 @@
 """A decoder's block as one function forwards and one backwards, in C++ (`block.cpp`). Knows plain LoRA.
 
-In bf16 and fp32, by whatever the processor multiplies best (`products.h`). Weights are laid out once more for it,
-forwards and backwards. What it keeps for the gradient of one block is one piece of memory, taken from those that
+In bf16 and fp32, by whatever the processor multiplies best (`products.h`). Weights are laid out for it, once for both
+directions. What it keeps for the gradient of one block is one piece of memory, taken from those that
 earlier batches have given back.
 """
 
@@ -107,8 +107,8 @@ def planes(weight: Tensor, kernels: str = "") -> int:
 
 
 def why_not_room(weights: Sequence[Tensor], kernels: str = "") -> str:
-    """Why weights are not laid out here, once for each direction; empty if they take less than half of what is free."""
-    needed, free = 2 * sum(2 * planes(each, kernels) * each.numel() for each in weights), free_memory()
+    """Why weights are not laid out here; empty if they take less than half of what is free."""
+    needed, free = sum(2 * planes(each, kernels) * each.numel() for each in weights), free_memory()
     if needed < free / 2:
         return ""
     return f"weights laid out for it would take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"

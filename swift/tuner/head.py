@@ -1,6 +1,6 @@
 """A frozen output head with the negative log-likelihood of words in C++ (`head.cpp`). Knows hidden states and targets.
 
-Its weight is laid out once more for it, forwards and backwards, as those of blocks are.
+Its weight is laid out for it, as those of blocks are.
 """
 
 from __future__ import annotations
