@@ -4,7 +4,7 @@ import pytest
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from swift.template.environment import compiled
+from swift.template.environment import compiled, constant
 
 MESSAGE = {"role": "user", "content": "  hi {x} ", "items": "mine", "tool_calls": [{"function": {"name": "f"}}]}
 EXPRESSIONS = [
@@ -62,3 +62,31 @@ def test_a_template_gives_what_it_gives_in_the_sandbox_of_transformers(source: s
 
     ours, theirs = told(compiled(source)), told(_compile_jinja_template(source))
     assert ours.partition(" at 0x")[0] == theirs.partition(" at 0x")[0]
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "tool | tojson",
+        "tool.function | tojson(indent=2)",
+        "tool | tojson(separators=[',', ':'])",
+        "[tool, tool.function] | tojson",
+        "tool.function.parameters | tojson",
+        "tool.type ~ tool.function.name ~ tool.items is defined",
+        "tool",
+        "tool is mapping",
+        "tool.update({'type': 'x'})",
+        "tool._texts is defined",
+    ],
+)
+def test_a_constant_object_looks_like_any_other(shown: str) -> None:
+    tool = {"type": "function", "function": {"name": "say", "parameters": {"type": "object", "description": "ü <b>"}}}
+    source = f"{{{{ {shown} }}}}"
+    try:
+        wanted = _compile_jinja_template(source).render(tool=tool)
+    except TemplateError as reason:
+        with pytest.raises(type(reason)):
+            compiled(source).render(tool=constant(tool))
+        return
+    kept, template = constant(tool), compiled(source)
+    assert [template.render(tool=kept), template.render(tool=kept)] == [wanted] * 2

@@ -3,6 +3,7 @@ calls. Knows no message and no tokenizer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from types import BuiltinMethodType
 from typing import Any
@@ -16,14 +17,26 @@ MOST = 1 << 26
 """Most characters that a template may write."""
 POWER = 1 << 16
 """Most bits of a power that it may compute."""
-_OF_DICT = frozenset(dir(dict))
-_READS_DICT = frozenset({"get", "items", "keys", "values"})
-_OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
-_PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
 class Refused(ValueError):
     """A chat template does not render a dialogue, or not within its limits."""
+
+
+class Constant(dict[str, Any]):
+    """An object that nobody changes, such as a tool, which all prompts of a dialogue show: its JSON is made once."""
+
+    __slots__ = ("_texts",)
+
+    def __init__(self, members: Mapping[str, Any]) -> None:
+        super().__init__(members)
+        self._texts: dict[str, str] = {}
+
+
+def constant(tool: Mapping[str, Any]) -> Constant:
+    """A tool as nobody changes it; templates show it with or without what is around its function."""
+    function = tool.get("function")
+    return Constant({**tool, "function": Constant(function)} if isinstance(function, dict) else tool)
 
 
 def compiled(source: str) -> Template:
@@ -38,6 +51,7 @@ def compiled(source: str) -> Template:
         environment.call_binop = _product
     environment.getattr = partial(_attribute, environment.getattr, environment.undefined)
     environment.call = partial(_call, environment.call, environment.undefined)
+    environment.filters = {**environment.filters, "tojson": partial(_tojson, environment.filters["tojson"])}
     template: Template = environment.from_string(source)
     template.globals = dict(template.globals)  # a ChainMap, which each rendering copies, is slower
     return template
@@ -47,11 +61,16 @@ def compiled(source: str) -> Template:
 # Most of a rendering's time goes to the sandbox's checks, and most of these to fields of dicts and methods of strings,
 # whose answer is known. Everything else is left to the sandbox.
 
+_OF_DICT = frozenset(dir(dict))
+_READS_DICT = frozenset({"get", "items", "keys", "values"})
+_OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
+_PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
+
 
 def _attribute(sandboxed: Any, undefined: Any, thing: Any, name: str) -> Any:
     """`thing.name` of a template: what ImmutableSandboxedEnvironment.getattr gives."""
     kind = type(thing)
-    if kind is dict:
+    if kind is dict or kind is Constant:
         if name not in _OF_DICT:
             return thing[name] if name in thing else undefined(obj=thing, name=name)
         if name in _READS_DICT:
@@ -87,6 +106,16 @@ def _call(
         except StopIteration:
             return undefined("a macro raised StopIteration")
     return sandboxed(context, function, *args, _loop_vars=_loop_vars, _block_vars=_block_vars, **kwargs)
+
+
+def _tojson(sandboxed: Any, value: Any, *args: Any, **kwargs: Any) -> str:
+    """`value | tojson` of a template: what transformers' filter gives."""
+    if type(value) is not Constant:
+        return str(sandboxed(value, *args, **kwargs))
+    how = repr((args, kwargs))
+    if how not in value._texts:
+        value._texts[how] = str(sandboxed(value, *args, **kwargs))
+    return value._texts[how]
 
 
 # Limits of products ---------------------------------------------------------------------------------------------------

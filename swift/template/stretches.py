@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from swift.chat import PLACE, Conversation, Message, Tool
 from swift.template.bodies import CONTENT, THOUGHT, Bodies, Body
-from swift.template.environment import Refused
+from swift.template.environment import Refused, constant
 from swift.template.exchange import Exchange, Exchanges, Reply, Wire
 from swift.template.own import AFTER, ALONE, BEFORE, MASKED, SWITCH, OwnLayout
 from swift.template.spoken import Speech, closing_weight
@@ -134,7 +134,7 @@ class _Dialogue:
         self._words = words
         self._exchanges = exchanges
         self._images = [Piece(PLACE, "given", image=image) for image in conversation.images]
-        self._tools = layout.masked(tools)
+        self._tools = [constant(layout.masked(tool)) for tool in tools]
         self._variables = conversation.template_kwargs
         self._allowed = (*speech.form.marks.special, *layout.marks)
         self._system = [Wire(role="system", content=layout.masked(system))] if system else []
