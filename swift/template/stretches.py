@@ -143,6 +143,7 @@ class _Dialogue:
             self._history += map(layout.masked, exchange.told)
             if exchange.reply:
                 self._history.append(self._past(exchange.reply))
+        self._prompts: dict[int, str] = {}
         self.left_out = ""
 
     # Prompts ---------------------------------------------------------------------------------------------------------
@@ -199,10 +200,11 @@ class _Dialogue:
 
     def _prompt(self, index: int) -> str:
         """The template's prompt for a reply."""
-        messages = self._before(index)
-        prompt = self._layout.render(messages, self._tools, True, self._variables)
-        self.left_out = self.left_out or _missing(messages, prompt)
-        return prompt
+        if index not in self._prompts:
+            messages = self._before(index)
+            self._prompts[index] = prompt = self._layout.render(messages, self._tools, True, self._variables)
+            self.left_out = self.left_out or _missing(messages, prompt)
+        return self._prompts[index]
 
     def _before(self, index: int) -> list[Wire]:
         count = len(self._system) + sum(len(each.told) + 1 for each in self._exchanges[:index])
@@ -266,7 +268,13 @@ class _Dialogue:
         return body.replace(THOUGHT, self._layout.masked(reply.thought.strip())).replace(CONTENT, text)
 
     def _body(self, index: int, reply: Reply, parts: Sequence[Spoken], prompt: str) -> Body:
-        return self._bodies.of(reply, bool(parts), prompt, self._before(index), self._tools, self._variables)
+        before = self._before(index)
+        likely = None
+        if index + 1 < len(self._exchanges) and not self._variables:
+            likely = self._bodies.likely(reply, bool(parts), prompt, before)
+        if likely and self._prompt(index + 1).startswith(prompt + self._text(likely.text, reply, parts) + likely.end):
+            return likely
+        return self._bodies.of(reply, bool(parts), prompt, before, self._tools, self._variables)
 
     def _spoken(
         self, exchange: Exchange, reply: Reply, parts: Sequence[Spoken], body: str, prompt: str
