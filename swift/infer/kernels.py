@@ -22,6 +22,8 @@ SMALL = 16_000_000
 STREAMS = (1, 8, 32)
 BEHIND, PROMPT = 255, 256
 """Tokens behind which a single token is computed, and of a prompt."""
+TOKENS = (*STREAMS, PROMPT)
+"""That the kinds of work compute, in their order."""
 
 
 def candidates() -> tuple[str, ...]:

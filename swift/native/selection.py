@@ -55,7 +55,7 @@ def select(
     with _alone(file):
         if not again and (found := _read(file, candidates)):
             return found
-        seconds = _measured(candidates, works)
+        seconds = measured(candidates, works)
         made = Selection(_quickest(candidates, seconds), time.strftime("measured on %Y-%m-%d"), seconds)
         text = json.dumps({**made._asdict(), "about": about, "candidates": list(candidates)}, indent=2)
         aside = file.with_suffix(".new")
@@ -89,8 +89,10 @@ def _read(file: Path, candidates: Sequence[str]) -> Selection | None:
         return None
 
 
-def _measured(candidates: Sequence[str], works: Callable[[str], Works]) -> dict[str, dict[str, float]]:
-    """The least seconds of each work by each candidate, in turns, so that a busy moment is none's fault."""
+def measured(
+    candidates: Sequence[str], works: Callable[[str], Works], budget: float = BUDGET
+) -> dict[str, dict[str, float]]:
+    """The least seconds of each work by each candidate that runs, in turns, so that a busy moment is none's fault."""
     ready: dict[str, Works] = {}
     for kernels in candidates:
         try:
@@ -106,7 +108,7 @@ def _measured(candidates: Sequence[str], works: Callable[[str], Works]) -> dict[
         best = min(seconds[work] for seconds in found.values())
         hopeful = [kernels for kernels in ready if found[kernels][work] < HOPELESS * best]
         turn = sum(found[kernels][work] for kernels in hopeful)
-        for _ in range(min(TURNS, int(BUDGET / len(kinds) / turn))):
+        for _ in range(min(TURNS, int(budget / len(kinds) / turn))):
             for kernels in hopeful:
                 found[kernels][work] = min(found[kernels][work], _timed(ready[kernels][work]))
     return found

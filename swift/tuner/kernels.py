@@ -40,14 +40,17 @@ def selection(config: Any, dtype: torch.dtype, again: bool = False) -> Selection
     weights = shapes.layer_weights(config)
     if weights * config.num_hidden_layers < SMALL:
         return Selection(processor.sets()[0], "the model is small", {})
-    rows = int(min(max(PRODUCTS / weights / ROW, 1), MOST))
-    few = shapes.shortened(config, 1)
-    about = {"lora": str(dtype), "model": shapes.told(few), "rows": rows, "threads": torch.get_num_threads()}
-    works = partial(_works, few, dtype, rows)
-    return select({**about, **fingerprint(block.SOURCE)}, candidates(dtype), works, again)
+    count, few = rows(weights), shapes.shortened(config, 1)
+    about = {"lora": str(dtype), "model": shapes.told(few), "rows": count, "threads": torch.get_num_threads()}
+    return select({**about, **fingerprint(block.SOURCE)}, candidates(dtype), partial(works, few, dtype, count), again)
 
 
-def _works(config: Any, dtype: torch.dtype, rows: int, kernels: str) -> Works:
+def rows(weights: int) -> int:
+    """How many are measured, for a block of so many weights."""
+    return int(min(max(PRODUCTS / weights / ROW, 1), MOST))
+
+
+def works(config: Any, dtype: torch.dtype, rows: int, kernels: str) -> Works:
     """Rows of one block forwards and backwards."""
     with torch.random.fork_rng(devices=[]):  # drawing weights moves no seed of the caller's
         base = AutoModelForCausalLM.from_config(config, dtype=dtype)
