@@ -100,6 +100,22 @@ def test_what_the_common_tokenizers_look_like_is_cut(split) -> None:
     assert _cut(_tokenizer(split))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_words_are_cut_between_letters_digits_and_marks_where_no_token_goes_on(split) -> None:
+    tokenizer = _tokenizer(split)
+    added = list(tokenizer.added_tokens_decoder.values())
+    assert cuts.kinds(tokenizer.backend_tokenizer, added).split('"ab12"}') == ['"ab', "12", '"}']
+    assert cuts.kinds(_sentencepiece("b1").backend_tokenizer, added) is cuts.NEVER
+
+
+def test_an_added_token_in_a_word_is_not_cut() -> None:
+    tokenizer = _tokenizer("gpt2")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    tokenizer.add_tokens([AddedToken("<a1>", normalized=False)])
+    text = 'x1<a1>"y2'
+    assert Words(tokenizer).ids(text, "all") == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def test_a_tokenizer_without_words_is_cut_where_no_token_goes_on() -> None:
     assert _cut(_sentencepiece())
     assert not _cut(_sentencepiece("of\u2581the"))

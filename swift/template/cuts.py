@@ -11,6 +11,8 @@ from tokenizers import AddedToken, Tokenizer
 
 WHOLE = re.compile(r"(?s).+")
 """Finds a text as one word."""
+NEVER = re.compile(r"(?!)")
+"""Finds nothing."""
 _WORD = re.compile(
     r"[ \n]?[!-~]+(?= [!-~])|"  # what most are, for speed alone: the next line finds them too
     r"(?s:.)[^ \n]*(?:(?:(?<![!-~]) | (?![!-~])|(?<![A-Za-z0-9])\n|\n(?![!-~]))[^ \n]*)*"
@@ -18,6 +20,10 @@ _WORD = re.compile(
 """Up to a space between two visible characters, or a newline between a letter or digit and a visible character."""
 _BORDER = re.compile(r"(?<=[!-~])(?= [!-~])|(?<=[A-Za-z0-9])(?=\n[!-~])")
 """Between two of these words."""
+_KIND = re.compile(
+    r"(?<=[A-Za-z])(?=[0-9!-/:-@\[-`{-~])|(?<=[0-9])(?=[A-Za-z!-/:-@\[-`{-~])|(?<=[!-/:-@\[-`{-~])(?=[0-9])"
+)
+"""Within a word: behind letters, around digits. Not between a mark and a letter: many vocabularies have `(self`."""
 LONG = 1 << 12
 """Characters of a text that is tokenised without Python's lock, so that other threads go on."""
 BLOCK = 1 << 16
@@ -98,6 +104,18 @@ def words(backend: Tokenizer, added: Sequence[AddedToken]) -> re.Pattern[str]:
         return WHOLE
     parts = _WORD.findall(_PROBE)
     return _WORD if join(parts, [encode(backend, part) for part in parts]) == encode(backend, _PROBE) else WHOLE
+
+
+def kinds(backend: Tokenizer, added: Sequence[AddedToken]) -> re.Pattern[str]:
+    """A pattern that finds where words can be cut once more, between letters, digits and marks.
+
+    For tokenizers of which `words` finds words, and words that hold no added token; held to the same conditions.
+    NEVER, where such places cannot be told.
+    """
+    vocabulary = "\n".join(backend.get_vocab().keys() - {token.content for token in added})
+    parts = _KIND.split(_PROBE)
+    same = join(parts, [encode(backend, part) for part in parts]) == encode(backend, _PROBE)
+    return _KIND if same and not _KIND.search(vocabulary) else NEVER
 
 
 def _goes_on(space: str, newline: str) -> re.Pattern[str]:

@@ -26,17 +26,25 @@ LONG_WORD = 64
 
 
 class Vocabulary(dict[str, Encoded]):
-    """The tokens of words; those of short ones are kept. A dict finds them quicker than an lru_cache."""
+    """The tokens of words; those of short ones are kept. A dict finds them quicker than an lru_cache.
 
-    def __init__(self, backend: Tokenizer) -> None:
+    `kinds` finds where a word can be cut, unless it holds one of `whole`: most new words are known parts.
+    """
+
+    def __init__(self, backend: Tokenizer, kinds: re.Pattern[str] = cuts.NEVER, whole: Sequence[str] = ()) -> None:
         self._backend = backend
+        self._kinds = kinds
+        self._whole = _any_of(whole)
 
     def __missing__(self, word: str) -> Encoded:
-        found = cuts.encode(self._backend, word)
-        if len(word) <= LONG_WORD:
-            if len(self) >= WORDS:
-                self.clear()
-            self[word] = found
+        if len(word) > LONG_WORD:
+            return cuts.encode(self._backend, word)
+        parts = [word] if self._whole.search(word) else self._kinds.split(word)
+        known = [self[part] for part in parts] if len(parts) > 1 else []
+        found = cuts.join(parts, known) if known else cuts.encode(self._backend, word)
+        if len(self) >= WORDS:
+            self.clear()
+        self[word] = found
         return found
 
 
@@ -52,14 +60,15 @@ class Words:
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._backend.no_truncation()  # some files say so for another use
         self._backend.no_padding()
-        added = tokenizer.added_tokens_decoder.values()
+        added = list(tokenizer.added_tokens_decoder.values())
         special = [token.content for token in added if token.special]
         self._special = _any_of(special)
         self._marks = _any_of([mark for mark in marks if mark in special])
-        self._borders = _any_of(cuts.special_tokens(self._backend, list(added)))
-        self._words = cuts.words(self._backend, list(added))
+        self._borders = _any_of(cuts.special_tokens(self._backend, added))
+        self._words = cuts.words(self._backend, added)
         self._known = lru_cache(REPEATED)(self._tokens)
-        self._tokens_of = Vocabulary(self._backend).__getitem__
+        kinds = cuts.NEVER if self._words is cuts.WHOLE else cuts.kinds(self._backend, added)
+        self._tokens_of = Vocabulary(self._backend, kinds, [token.content for token in added]).__getitem__
         opening = self._backend.encode("").ids
         self.opening: int | None = opening[0] if opening else None
 
