@@ -31,10 +31,8 @@ struct Low {
 constexpr int PART = 24;    // depths of many rows that go through a product before the others
 constexpr int PRODUCTS = 4; // of a layer that an adapter may be on
 
-constexpr bool WIDE = std::is_same_v<Cell, float>;
-constexpr int64_t MANY = 12;      // rows of fp32 that are gathered before they are multiplied
-constexpr int64_t PANELS = 4;     // by so many panels or more
-constexpr int64_t TOGETHER = 256; // and so many of them at a time
+constexpr int64_t MANY = 12;  // rows that are packed before vectors multiply them
+constexpr int64_t PANELS = 4; // by so many panels or more
 
 struct Model {
   int64_t layers, width, inner, H, K, D, turned;
@@ -294,8 +292,8 @@ private:
       meet();
     }
     const int64_t first = panels * me / all, last = panels * (me + 1) / all;
-    if (WIDE && !integers && rows >= MANY && last - first >= PANELS) {
-      gathered(w, x, rows, part, first, last, use);
+    if (!THERE && !integers && rows >= MANY && last - first >= PANELS) {
+      packed(w, x, rows, part, first, last, use);
       return meet();
     }
     Opened *room = w.bits == 16 ? nullptr : own_[me].opened.get(w.inputs * PANEL);
@@ -354,33 +352,31 @@ private:
     meet();
   }
 
-  // The same for the panels `first` to `last` and many rows of fp32.
+  // The same by vectors, for the panels `first` to `last` and many rows.
   template <typename Finish>
-  void gathered(const Product &w, const Cell *x, int64_t rows, int part, int64_t first, int64_t last,
-                const Finish &use) {
-    if constexpr (WIDE) {
-      const int whole = int(w.inputs / DEPTH);
-      const int64_t together = w.bits == 16 ? std::min(rows, TOGETHER) : rows; // a panel is opened once
-      Own &own = own_[omp_get_thread_num()];
-      Opened *room = w.bits == 16 ? nullptr : own.opened.get(w.inputs * PANEL);
-      float *sums = own.sums.get(together * PANEL);
-      for (int64_t begin = 0; begin < rows; begin += together)
-        for (int from = 0; from < whole; from += part) {
-          const int depths = std::min(part, whole - from);
-          const floats::Gathered some(std::min(together, rows - begin), depths, [&](long row, int depth) {
-            return x + tiles::place(begin + row, (from + depth) * DEPTH, whole);
-          });
-          for (int64_t panel = first; panel < last; panel++) {
-            const uint8_t *kept = w.at(panel, from);
-            if (w.bits == 16)
-              some.multiply((const bf16 *)kept, STEP, (const bf16 *)w.at(panel + 1, from), sums);
-            else
-              some.multiply(opened(w, kept, depths, room), STEP, (const Opened *)nullptr, sums);
-            for (int64_t row = 0; row < some.rows(); row++)
-              finished(w, begin + row, panel, sums + row * PANEL, from == 0, use);
-          }
+  void packed(const Product &w, const Cell *x, int64_t rows, int part, int64_t first, int64_t last, const Finish &use) {
+    using Packed = gemm::Packed<Cell>;
+    const int whole = int(w.inputs / DEPTH);
+    const int64_t together = std::min(rows, int64_t(Packed::fitting(part)));
+    Own &own = own_[omp_get_thread_num()];
+    Opened *room = w.bits == 16 ? nullptr : own.opened.get(w.inputs * PANEL);
+    float *sums = own.sums.get(together * PANEL);
+    for (int64_t begin = 0; begin < rows; begin += together)
+      for (int from = 0; from < whole; from += part) {
+        const int depths = std::min(part, whole - from);
+        const Packed some(std::min(together, rows - begin), depths, [&](long row, int depth) {
+          return x + tiles::place(begin + row, (from + depth) * DEPTH, whole);
+        });
+        for (int64_t panel = first; panel < last; panel++) {
+          const uint8_t *kept = w.at(panel, from);
+          if (w.bits == 16)
+            some.multiply((const bf16 *)kept, STEP, (const bf16 *)w.at(panel + 1, from), sums);
+          else
+            some.multiply(opened(w, kept, depths, room), STEP, (const Opened *)nullptr, sums);
+          for (int64_t row = 0; row < some.rows(); row++)
+            finished(w, begin + row, panel, sums + row * PANEL, from == 0, use);
         }
-    }
+      }
   }
 
   // What is left to do with a row's sums of a panel; `first`: of its inputs.

@@ -59,7 +59,7 @@ inline void open(int64_t bits, const uint8_t *from, bf16 *to) { bits == 8 ? open
 
 #else
 
-using Opened = float; // (inputs, 32 columns), as fma.h multiplies it
+using Opened = float; // (inputs, 32 columns), as gemm.h multiplies it
 
 // The bytes of 8 pairs, so that those of even inputs come before those of odd ones.
 inline __m128i apart(__m128i pairs) {

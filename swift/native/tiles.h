@@ -1,12 +1,12 @@
-// Products of rows with panels: of bf16 on AMX tiles or AVX-512 BF16; where the processor has neither, of fp32 rows
-// with panels of bf16. Knows no model.
+// Products of rows with panels of bf16: rows are bf16 on AMX tiles and AVX-512 BF16, fp32 where the processor has neither.
+// Knows no model.
 //
 // A panel is 32 columns of a matrix of I inputs (rows of the matrix), laid out as all instruction sets read it: for
 // every DEPTH of 32 inputs two tiles, one for 16 columns each, of 16 pairs of inputs x 16 columns x 2. Inputs are a
 // multiple of 32; what is missing is zero. Sums are fp32, in one order whatever the number of rows.
 #pragma once
 
-#include "fma.h"
+#include "gemm.h"
 
 #if defined(__AMX_BF16__)
 #include <sys/syscall.h>
@@ -137,63 +137,16 @@ inline void end() {}
 
 enum class Keep { BOTH, ROWS, PANEL };
 
-#if defined(__AVX512BF16__)
-
-template <int R>
-inline void few(const bf16 *a, long lda, long deep, const bf16 *panel, long stride, int depths, float *sum, long lds,
-                long ahead) {
-  __m512 low[R], high[R];
-  for (int r = 0; r < R; r++) {
-    low[r] = high[r] = _mm512_setzero_ps();
-  }
-  for (int d = 0; d < depths; d++, a += deep, panel += stride) {
-    for (int pair = 0; pair < 16; pair++) {
-      if (ahead) {
-        _mm_prefetch((const char *)(panel + ahead + pair * 64), _MM_HINT_T0);
-        _mm_prefetch((const char *)(panel + ahead + pair * 64 + 32), _MM_HINT_T0);
-      }
-      const __m512bh b0 = (__m512bh)_mm512_loadu_si512(panel + pair * 32);
-      const __m512bh b1 = (__m512bh)_mm512_loadu_si512(panel + STEP / 2 + pair * 32);
-      for (int r = 0; r < R; r++) {
-        int two;
-        std::memcpy(&two, a + r * lda + pair * 2, 4);
-        const __m512bh x = (__m512bh)_mm512_set1_epi32(two);
-        low[r] = _mm512_dpbf16_ps(low[r], x, b0);
-        high[r] = _mm512_dpbf16_ps(high[r], x, b1);
-      }
-    }
-  }
-  for (int r = 0; r < R; r++) {
-    _mm512_storeu_ps(sum + r * lds, low[r]);
-    _mm512_storeu_ps(sum + r * lds + 16, high[r]);
-  }
-}
-
-template <Keep, typename Between>
-inline void any(int rows, const bf16 *a, const bf16 *second, long lda, long deep, const bf16 *panel, long stride,
-                int depths, float *sum, long lds, long ahead, const Between &between) {
-  for (int row = 0; row < rows; ahead = 0) {
-    const bf16 *from = row < ROWS ? a + row * lda : second + (row - ROWS) * lda;
-    const int left = rows - row, some = left >= 8 ? 8 : left >= 4 ? 4 : 1;
-    const auto compute = some == 8 ? few<8> : some == 4 ? few<4> : few<1>;
-    compute(from, lda, deep, panel, stride, depths, sum + row * lds, lds, ahead);
-    row += some;
-  }
-  for (int d = 0; d < depths; d++) between(d);
-}
-
-#else
-
 template <Keep, typename B, typename Between>
-inline void any(int rows, const float *a, const float *second, long lda, long deep, const B *panel, long stride,
+inline void any(int rows, const Cell *a, const Cell *second, long lda, long deep, const B *panel, long stride,
                 int depths, float *sum, long lds, long ahead, const Between &between) {
-  const int first = std::min(rows, ROWS);
-  floats::multiply(first, a, lda, deep, panel, stride, depths, sum, lds, false, ahead);
-  if (rows > ROWS) floats::multiply(rows - ROWS, second, lda, deep, panel, stride, depths, sum + ROWS * lds, lds, false);
+  const bool apart = second != a + ROWS * lda;
+  const int first = apart ? std::min(rows, ROWS) : rows;
+  gemm::multiply(first, a, lda, deep, panel, stride, depths, sum, lds, false, ahead);
+  if (first < rows) gemm::multiply(rows - first, second, lda, deep, panel, stride, depths, sum + ROWS * lds, lds, false);
   for (int d = 0; d < depths; d++) between(d);
 }
 
-#endif
 #endif
 
 // sum (rows, 32) = a (rows, 32 x depths) x panel. At most MOST rows, but `a` and `sum` can be read and written up to

@@ -290,7 +290,7 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
       for (int depth = 0; depth < (ahead.lines ? run.depths * run.planes : 0); depth++)
         ahead.fetch();
       const auto multiply = [&](auto *panel) {
-        floats::multiply(R, (const float *)run.a, SIDE, run.step, panel, run.stride, run.depths, sum, SIDE, add, 0,
+        gemm::multiply(R, (const float *)run.a, SIDE, run.step, panel, run.stride, run.depths, sum, SIDE, add, 0,
                          run.last);
       };
       if (run.depths)
@@ -548,7 +548,7 @@ inline void product_of_gathered(long count, const Cell *a, const Weight &w, cons
     float *kept = deep < depths ? scratch<float, 1>(columns * here * SQUARE) : nullptr;
     for (long from = 0; from < depths; from += deep) {
       const long some = std::min(deep, depths - from);
-      const floats::Gathered rows(here * SIDE, int(some), [&](long row, int depth) {
+      const gemm::Packed rows(here * SIDE, int(some), [&](long row, int depth) {
         return a + ((first + row / SIDE) * depths + from + depth) * SQUARE + row % SIDE * SIDE;
       });
       for (long turn = 0; turn < columns; turn++) {
