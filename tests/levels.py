@@ -5,7 +5,3 @@ from __future__ import annotations
 from swift.native import processor
 
 SETS = processor.sets() or ("none",)
-
-
-def multiplies_bf16(kernels: str) -> bool:
-    return kernels in ("amx", "avx512_bf16")

@@ -111,6 +111,7 @@ struct Task {
 struct Own { // of a thread
   Buffer<Cell> queries, shares;
   Buffer<Opened> opened;
+  Buffer<Eights> eights;
   Buffer<float> scores, sums;
 };
 
@@ -283,16 +284,12 @@ private:
     const int64_t next = w.inputs * ROWS, blocks = (rows + MOST - 1) / MOST;
     const int whole = int(w.inputs / DEPTH), count = parts ? (whole + PART - 1) / PART : 1;
     const int part = (whole + count - 1) / count;
-    const bool integers = INTEGERS && w.bits == 4;
-    if (integers) {
-#pragma omp for schedule(static) nowait
-      for (int64_t row = 0; row < rows; row++)
-        for (int d = 0; d < whole; d++)
-          eights_[row * whole + d] = rounded((const float *)x + tiles::place(row, d * DEPTH, whole));
-      meet();
-    }
     const int64_t first = panels * me / all, last = panels * (me + 1) / all;
-    if (!THERE && !integers && rows >= MANY && last - first >= PANELS) {
+    if (INTEGERS && w.bits == 4) {
+      integers(w, x, rows, first, last, use);
+      return meet();
+    }
+    if (!THERE && rows >= MANY && last - first >= PANELS) {
       packed(w, x, rows, part, first, last, use);
       return meet();
     }
@@ -315,10 +312,7 @@ private:
         const int some = int(std::min<int64_t>(MOST, rows - row)), each = (before.count + depths - 1) / depths;
         const Cell *of = x + row * w.inputs + from * ROWS * DEPTH;
         const auto between = [&](int depth) { finish(std::min(before.count, (depth + 1) * each)); };
-        if constexpr (std::is_same_v<decltype(weight), const uint8_t *>) {
-          tiles::multiply(some, eights_ + row * whole + from, whole, weight, depths, sums[turn]);
-          finish(before.count);
-        } else if (blocks == 1) { // waits for memory
+        if (blocks == 1) { // waits for memory
           const long ahead = w.bits == 16 ? AHEAD / 2 : 0;
           multiply_tiles<Keep::ROWS>(some, of, next, weight, STEP, depths, sums[turn], PANEL, ahead, between);
         } else { // every block of rows fetches its share of the next panel
@@ -337,8 +331,6 @@ private:
       const uint8_t *kept = w.at(panel, from);
       if (w.bits == 16)
         multiply(panel, from, (const bf16 *)kept);
-      else if (integers)
-        multiply(panel, from, kept);
       else
         multiply(panel, from, opened(w, kept, std::min(part, whole - from), room));
     };
@@ -350,6 +342,34 @@ private:
         for (int64_t panel = first; panel < last; panel++) open(panel, from);
     finish(before.count);
     meet();
+  }
+
+  // The same with weights of 4 bits, for the panels `first` to `last`.
+  template <typename Finish>
+  void integers(const Product &w, const Cell *x, int64_t rows, int64_t first, int64_t last, const Finish &use) {
+    const int whole = int(w.inputs / DEPTH);
+    Own &own = own_[omp_get_thread_num()];
+    const auto round = [&](Eights *to, int64_t row) {
+      for (int d = 0; d < whole; d++) to[row * whole + d] = rounded(x + tiles::place(row, d * DEPTH, whole));
+    };
+    Eights *eights = eights_;
+    if (rows < MANY) { // quicker than to wait for others
+      eights = own.eights.get(rows * whole);
+      for (int64_t row = 0; row < rows; row++) round(eights, row);
+    } else {
+#pragma omp for schedule(static) nowait
+      for (int64_t row = 0; row < rows; row++) round(eights, row);
+      meet();
+    }
+    const int64_t fitting = caches::second() * 3 / 4 / int64_t(whole * sizeof(Eights));
+    const int64_t together = std::min(rows, std::max(fitting, MANY));
+    float *sums = own.sums.get(together * PANEL);
+    for (int64_t begin = 0; begin < rows; begin += together)
+      for (int64_t panel = first; panel < last; panel++) {
+        const int64_t here = std::min(together, rows - begin);
+        tiles::multiply(here, eights + begin * whole, whole, w.at(panel, 0), whole, sums);
+        for (int64_t row = 0; row < here; row++) finished(w, begin + row, panel, sums + row * PANEL, true, use);
+      }
   }
 
   // The same by vectors, for the panels `first` to `last` and many rows.

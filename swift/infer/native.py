@@ -8,6 +8,7 @@ not depend on what else is in the step.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 from array import array
 from collections.abc import Sequence
@@ -307,7 +308,8 @@ class _Layout:
         layers, heads = self._sides
         blocks, parts = -(-room // PANEL), self._D // PANEL
         sizes = layers, slots, heads, blocks, parts, 2, HALF, HALF, 2
-        return [torch.zeros(sizes, dtype=torch.bfloat16) for _ in ("keys", "values")]
+        count = math.prod(sizes)
+        return [_huge(2 * count).view(torch.bfloat16).view(sizes) for _ in ("keys", "values")]
 
     def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
         within = slice(start % PANEL, start % PANEL + end - start)
@@ -366,7 +368,9 @@ def _padded(rows: Tensor) -> Tensor:
 
 
 def _huge(count: int) -> Tensor:
-    """So many bytes of memory, in pages of 2 MB where Linux has them: weights are read from end to end."""
+    """So many bytes of zeros, in pages of 2 MB where Linux has them: they are read from end to end."""
+    if not count:
+        return torch.empty(0, dtype=torch.uint8)
     room = mmap.mmap(-1, count)
     room.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(room, dtype=torch.uint8)

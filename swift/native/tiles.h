@@ -48,6 +48,13 @@ inline Vec add_products(Vec sum, const float *x, const bf16 *y) {
 }
 #endif
 
+// 16 numbers of a row.
+#if defined(__AVX512BF16__)
+inline Vec numbers(const bf16 *x) { return vectors::wide(x); }
+#else
+inline Vec numbers(const float *x) { return vectors::load(x); }
+#endif
+
 // Rows of many inputs are quickest read in tiles: for every 16 rows all depths, of each 16 x 32 numbers.
 inline int64_t place(int64_t row, int64_t input, int64_t depths) {
   return (row / ROWS * depths + input / DEPTH) * ROWS * DEPTH + row % ROWS * DEPTH + input % DEPTH;
