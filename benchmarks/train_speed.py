@@ -218,14 +218,17 @@ def measured(command: Sequence[str], out: Path, tokens: int) -> Run:
             env={**os.environ, **processes.QUIET, "PYTHONPATH": own},
             cwd=out.parent,
         )
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if first is None and re.search(r"""['"]loss['"]""", written(output, out)):
-                first = time.perf_counter() - began
-            if pid:
-                break
-            time.sleep(0.1)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        try:
+            while True:
+                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+                if first is None and re.search(r"""['"]loss['"]""", written(output, out)):
+                    first = time.perf_counter() - began
+                if pid:
+                    process.returncode = os.waitstatus_to_exitcode(status)
+                    break
+                time.sleep(0.1)
+        finally:
+            process.kill()  # nothing where it has ended
     text = written(output, out)
     seconds = re.findall(r"""['"]train_runtime['"]: ['"]?([\d.]+)""", text)
     if process.returncode or not seconds or first is None:

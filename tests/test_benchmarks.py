@@ -87,6 +87,16 @@ def test_programs_can_be_held_to_every_instruction_set_of_ours() -> None:
     assert machine.held_to(None) == {}
 
 
+@pytest.mark.parametrize(
+    ("kernels", "in_fp32"), [("amx", False), ("avx512_bf16", False), ("avx512", True), ("avx2", True)]
+)
+def test_openvino_computes_in_fp32_where_it_is_held_to_a_set_without_bf16(
+    kernels: str, in_fp32: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWIFT_KERNELS", kernels)
+    assert (machine.openvino_properties(2).get("INFERENCE_PRECISION_HINT") == "f32") is in_fp32
+
+
 def test_a_table_says_what_programs_were_held_to() -> None:
     assert "held to avx2" in machine.headline("avx2", 2, {"torch": "2"})
     assert "held to" not in machine.headline(None, 2, {"torch": "2"})
