@@ -2,7 +2,7 @@
 
     python benchmarks/load_speed.py --cache ~/.cache/swift-benchmarks --rates 0.5 1 2
 
-`swift deploy`, `vllm serve` and, since OpenVINO has no server among Python's packages, the least one around its
+`swift deploy`, vLLM's server and, since OpenVINO has no server among Python's packages, the least one around its
 continuous batching (openvino_server.py). Dialogues begin at random moments (Poisson, the same ones for each server), as
 many as offer so many requests a second. Each has three turns: a system prompt with 30 tools, which all dialogues share,
 and a question, 2,000 tokens together; then twice what the server said and what a tool gave back, each --pause seconds

@@ -65,7 +65,7 @@ def swift(bits: int) -> Callable[[Asked], list[str]]:
 
 
 def vllm(asked: Asked) -> list[str]:
-    flags = f"""serve {shapes.folder(asked.shape, asked.cache)} --dtype bfloat16 --port {asked.port} --host 127.0.0.1
+    flags = f"""--model {shapes.folder(asked.shape, asked.cache)} --dtype bfloat16 --port {asked.port} --host 127.0.0.1
         --max-model-len {CONTEXT} --max-num-seqs {asked.streams}"""
     return [str(environments.python("vllm", asked.cache)), str(HERE / "vllm_server.py"), *flags.split()]
 
@@ -84,7 +84,7 @@ def openvino(kind: str) -> Callable[[Asked], list[str]]:
 
 CONTENDERS = {
     "swift deploy, bf16": Contender("swift", swift(0)),
-    "vllm serve, bf16": Contender(
+    "vLLM, bf16": Contender(
         "vllm",
         vllm,
         {

@@ -1,6 +1,8 @@
-"""`vllm serve` in the instruction set that the environment asks for (`machine.held_to`).
+"""vLLM's OpenAI server in the instruction set that the environment asks for (`machine.held_to`).
 
-python benchmarks/vllm_server.py serve MODEL --port 8000
+    python benchmarks/vllm_server.py --model FOLDER --port 8000
+
+`vllm serve` itself looks for a package named vllm, which the wheel for CPUs is not.
 """
 
 from __future__ import annotations
@@ -10,6 +12,6 @@ import machine
 machine.hold_vllm()  # here, since processes that vLLM spawns import this file as well
 
 if __name__ == "__main__":
-    from vllm.entrypoints.cli.main import main
+    from vllm.entrypoints.launchers.api_server.entry import main
 
     main()
