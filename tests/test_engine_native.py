@@ -114,17 +114,22 @@ def test_nor_do_those_of_wide_rows_few_or_many():
     assert torch.equal(beside[-1:], alone)
 
 
-def test_its_numbers_do_not_depend_on_how_many_threads_compute_them(monkeypatch):
-    model, _ = wide("llama")
-    runner = NativeDecoder(model)
+@pytest.mark.parametrize("bits", [0, 8, 4])
+def test_its_numbers_do_not_depend_on_how_many_threads_compute_them(bits, monkeypatch):
+    sizes = WIDE | {"hidden_size": 160, "intermediate_size": 416}
+    model = made("llama", **sizes).bfloat16()
+    runner = NativeDecoder(model, bits)
     found = []
-    for threads in (1, 2, 5):
+    for threads in (1, 2, 3, 4, 8):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        past = runner.open()
-        runner.step([Feed(past, prompt(70), wants=False)])
-        found.append(runner.step([Feed(past, [3])]).clone())
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+        pasts = [runner.open() for _ in range(15)]
+        prompts = runner.step([Feed(past, prompt(length, length)) for length, past in enumerate(pasts, 1)]).clone()
+        found.append((prompts, runner.step([Feed(past, [3]) for past in pasts]).clone()))
+        for past in pasts:
+            runner.close(past)
+    for prompts, tokens in found[1:]:
+        assert torch.equal(prompts, found[0][0])
+        assert torch.equal(tokens, found[0][1])
 
 
 def test_only_rows_that_are_wanted_have_logits():

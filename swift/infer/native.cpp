@@ -31,6 +31,7 @@ struct Low {
 constexpr int PART = 24;    // depths of many rows that go through a product before the others
 constexpr int PRODUCTS = 4; // of a layer that an adapter may be on
 
+constexpr int64_t ALONE = 32; // rows whose norms every thread makes for itself, which is quicker than to meet
 constexpr int64_t MANY = 12;  // rows that are packed before vectors multiply them
 constexpr int64_t PANELS = 4; // by so many panels or more
 
@@ -109,7 +110,7 @@ struct Task {
 };
 
 struct Own { // of a thread
-  Buffer<Cell> queries, shares;
+  Buffer<Cell> normed, queries, shares;
   Buffer<Opened> opened;
   Buffer<Eights> eights;
   Buffer<float> scores, sums;
@@ -135,6 +136,7 @@ public:
     if (s.lows) low_ = low_buffer_.get(N * rank(s));
     feed_of_.resize(s.rows);
     tasks_.clear();
+    single_ = s.rows == s.count;
     for (int f = 0; f < s.count; f++) {
       const int64_t start = s.feeds[f].start;
       const int tokens = int(s.feeds[f].end - start);
@@ -212,17 +214,24 @@ private:
   void keys_and_values(const Step &s, int64_t l) {
     const Layer &w = m.layer[l];
     const int64_t O = w.qkv.outputs;
-    norm(s.rows, w.norm);
-    lows(s, l, 0, normed_, m.width);
-    product(s, l, 0, w.qkv, normed_, false, [&](int64_t row, int64_t panel, const float *sum) {
+    const Cell *normed = norm(s.rows, w.norm);
+    lows(s, l, 0, normed, m.width);
+    product(s, l, 0, w.qkv, normed, false, [&](int64_t row, int64_t panel, const float *sum) {
       std::memcpy(qkv_ + row * O + panel * PANEL, sum, PANEL * sizeof(float));
     });
-    place(s, l);
+    if (!places_itself(s, l)) place(s, l);
   }
 
+  // Whether each token's keys and values are placed by the task that is the only one to read them.
+  bool places_itself(const Step &s, int64_t l) const { return single_ && (l + 1 < m.layers || s.wanted == s.rows); }
+
   void attention(const Step &s, int64_t l, const std::vector<Task> &tasks) {
-#pragma omp for schedule(dynamic, 1) nowait
-    for (size_t task = 0; task < tasks.size(); task++) attend(s, l, tasks[task]);
+    const size_t count = tasks.size(), together = std::clamp<size_t>(count / (s.threads * 8), 1, 4);
+#pragma omp for schedule(dynamic, together) nowait
+    for (size_t i = 0; i < count; i++) {
+      if (places_itself(s, l)) place_head(s, l, s.feeds[tasks[i].feed].start, tasks[i].head);
+      attend(s, l, tasks[i], i + 1 < count ? &tasks[i + 1] : nullptr);
+    }
     meet();
   }
 
@@ -234,9 +243,9 @@ private:
     };
     lows(s, l, 1, seen_, m.H * m.D);
     product(s, l, 1, w.out, seen_, true, add);
-    norm(s.rows, w.norm_mlp);
-    lows(s, l, 2, normed_, m.width);
-    product(s, l, 2, w.gate_up, normed_, false, [&](int64_t row, int64_t panel, const float *sum) {
+    const Cell *normed = norm(s.rows, w.norm_mlp);
+    lows(s, l, 2, normed, m.width);
+    product(s, l, 2, w.gate_up, normed, false, [&](int64_t row, int64_t panel, const float *sum) {
       store(inner_ + tiles::place(row, panel * 16, m.inner / DEPTH), silu(load(sum)) * load(sum + 16));
     });
     lows(s, l, 3, inner_, m.inner);
@@ -244,15 +253,23 @@ private:
   }
 
   // RMS norm (arXiv 1910.07467) of so many hidden states.
-  void norm(int64_t rows, const float *weight) {
-#pragma omp for schedule(static) nowait
-    for (int64_t row = 0; row < rows; row++) {
-      const float *x = x_ + row * m.width;
-      const Vec inverse = every(inverse_size(x, m.width));
-      for (int64_t i = 0; i < m.width; i += LANES)
-        store(normed_ + tiles::place(row, i, m.width / DEPTH), load(x + i) * inverse * load(weight + i));
+  const Cell *norm(int64_t rows, const float *weight) {
+    if (rows <= ALONE) {
+      Cell *own = own_[omp_get_thread_num()].normed.get(padded(rows) * m.width);
+      for (int64_t row = 0; row < rows; row++) norm_row(row, weight, own);
+      return own;
     }
+#pragma omp for schedule(static) nowait
+    for (int64_t row = 0; row < rows; row++) norm_row(row, weight, normed_);
     meet();
+    return normed_;
+  }
+
+  void norm_row(int64_t row, const float *weight, Cell *to) {
+    const float *x = x_ + row * m.width;
+    const Vec inverse = every(inverse_size(x, m.width));
+    for (int64_t i = 0; i < m.width; i += LANES)
+      store(to + tiles::place(row, i, m.width / DEPTH), load(x + i) * inverse * load(weight + i));
   }
 
   float inverse_size(const float *x, int64_t width) {
@@ -353,7 +370,7 @@ private:
       for (int d = 0; d < whole; d++) to[row * whole + d] = rounded(x + tiles::place(row, d * DEPTH, whole));
     };
     Eights *eights = eights_;
-    if (rows < MANY) { // quicker than to wait for others
+    if (rows <= ALONE) {
       eights = own.eights.get(rows * whole);
       for (int64_t row = 0; row < rows; row++) round(eights, row);
     } else {
@@ -428,44 +445,50 @@ private:
 
   // Queries and keys get their norms and positions (arXiv 2104.09864); keys and values go where they are kept.
   void place(const Step &s, int64_t l) {
-    const Layer &w = m.layer[l];
-    const int64_t D = m.D, heads = m.H + 2 * m.K;
 #pragma omp for schedule(static) nowait
-    for (int64_t row = 0; row < s.rows; row++) {
-      const Feed &feed = s.feeds[feed_of_[row]];
-      const int64_t position = feed.length - (feed.end - row);
-      float *of = qkv_ + row * heads * D;
-      for (int64_t h = 0; h < m.H + m.K; h++) {
-        float *x = of + h * D;
-        if (const float *weight = h < m.H ? w.norm_queries : w.norm_keys) {
-          const float inverse = inverse_size(x, D);
-          for (int64_t i = 0; i < D; i++) x[i] = x[i] * inverse * weight[i];
-        }
-        if (w.turns) {
-          const int64_t half = m.turned / 2;
-          const float *cos = s.cos + position * half, *sin = s.sin + position * half;
-          for (int64_t i = 0; i < half; i++) {
-            const float a = x[i], b = x[i + half];
-            x[i] = a * cos[i] - b * sin[i];
-            x[i + half] = b * cos[i] + a * sin[i];
-          }
-        }
-      }
-      for (int64_t i = 0; i < m.H * D; i += LANES)
-        store(q_ + row * m.H * D + i, load(of + i) * every(m.scale * LOG2_E));
-      bf16 line[2048];
-      for (int64_t k = 0; k < m.K; k++) {
-        for (int64_t i = 0; i < D; i += LANES) store(line + i, load(of + (m.H + k) * D + i));
-        bf16 *key = keys(s, l, feed.slot, k) + position / 32 * 32 * D + (position % 32) / 16 * 512 + position % 16 * 2;
-        for (int64_t d = 0; d < D; d += 32)
-          for (int64_t pair = 0; pair < 16; pair++) std::memcpy(key + d * 32 + pair * 32, line + d + pair * 2, 4);
-        for (int64_t i = 0; i < D; i += LANES) store(line + i, load(of + (m.H + m.K + k) * D + i));
-        bf16 *value = values(s, l, feed.slot, k) + position / 32 * 32 * D + position % 32 / 2 * 32 + position % 2;
-        for (int64_t d = 0; d < D; d += 16)
-          for (int64_t c = 0; c < 16; c++) value[d * 32 + c * 2] = line[d + c];
-      }
-    }
+    for (int64_t row = 0; row < s.rows; row++)
+      for (int64_t k = 0; k < m.K; k++) place_head(s, l, row, k);
     meet();
+  }
+
+  // The same for a token's key head and the queries that share it.
+  void place_head(const Step &s, int64_t l, int64_t row, int64_t k) {
+    const Layer &w = m.layer[l];
+    const Feed &feed = s.feeds[feed_of_[row]];
+    const int64_t D = m.D, position = feed.length - (feed.end - row);
+    float *of = qkv_ + row * (m.H + 2 * m.K) * D, *key_of = of + (m.H + k) * D;
+    for (int64_t h = k * group_; h < (k + 1) * group_; h++) {
+      float *x = of + h * D;
+      turn(s, w, position, w.norm_queries, x);
+      for (int64_t i = 0; i < D; i += LANES)
+        store(q_ + row * m.H * D + h * D + i, load(x + i) * every(m.scale * LOG2_E));
+    }
+    turn(s, w, position, w.norm_keys, key_of);
+    bf16 line[2048];
+    for (int64_t i = 0; i < D; i += LANES) store(line + i, load(key_of + i));
+    bf16 *key = keys(s, l, feed.slot, k) + position / 32 * 32 * D + (position % 32) / 16 * 512 + position % 16 * 2;
+    for (int64_t d = 0; d < D; d += 32)
+      for (int64_t pair = 0; pair < 16; pair++) std::memcpy(key + d * 32 + pair * 32, line + d + pair * 2, 4);
+    for (int64_t i = 0; i < D; i += LANES) store(line + i, load(of + (m.H + m.K + k) * D + i));
+    bf16 *value = values(s, l, feed.slot, k) + position / 32 * 32 * D + position % 32 / 2 * 32 + position % 2;
+    for (int64_t d = 0; d < D; d += 16)
+      for (int64_t c = 0; c < 16; c++) value[d * 32 + c * 2] = line[d + c];
+  }
+
+  // A head's norm, if there is one, and its position.
+  void turn(const Step &s, const Layer &w, int64_t position, const float *weight, float *x) {
+    if (weight) {
+      const float inverse = inverse_size(x, m.D);
+      for (int64_t i = 0; i < m.D; i++) x[i] = x[i] * inverse * weight[i];
+    }
+    if (!w.turns) return;
+    const int64_t half = m.turned / 2;
+    const float *cos = s.cos + position * half, *sin = s.sin + position * half;
+    for (int64_t i = 0; i < half; i++) {
+      const float a = x[i], b = x[i + half];
+      x[i] = a * cos[i] - b * sin[i];
+      x[i + half] = b * cos[i] + a * sin[i];
+    }
   }
 
   int64_t offset(const Step &s, int64_t l, int64_t slot, int64_t k) const {
@@ -474,8 +497,9 @@ private:
   bf16 *keys(const Step &s, int64_t l, int64_t slot, int64_t k) { return s.keys + offset(s, l, slot, k); }
   bf16 *values(const Step &s, int64_t l, int64_t slot, int64_t k) { return s.values + offset(s, l, slot, k); }
 
-  // What some tokens' queries see that share a key head.
-  void attend(const Step &s, int64_t l, const Task &task) {
+  // What some tokens' queries see that share a key head. The keys and values of single tokens come from memory, and are
+  // fetched before they are needed, the next task's too.
+  void attend(const Step &s, int64_t l, const Task &task, const Task *next) {
     const Feed &feed = s.feeds[task.feed];
     const int64_t D = m.D, G = group_, row = feed.start + task.first;
     const int tokens = task.tokens, heads = int(tokens * G);
@@ -488,22 +512,31 @@ private:
     for (int t = 0; t < tokens; t++)
       std::memcpy(queries + t * G * D, q_ + ((row + t) * m.H + task.head * G) * D, G * D * sizeof(Cell));
     const bf16 *key = keys(s, l, feed.slot, task.head) + from * D;
+    const bf16 *value = values(s, l, feed.slot, task.head) + from * D;
+    const bool far = tokens == 1;
+    if (far) fetch(value);
     for (int64_t at = 0; at < wide_; at += PANEL)
-      multiply(heads, queries, D, key + at * D, STEP, int(D / DEPTH), scores + at, wide_);
+      multiply(heads, queries, D, key + at * D, STEP, int(D / DEPTH), scores + at, wide_, far ? AHEAD / 2 : 0);
+    if (far && next) fetch(keys(s, l, s.feeds[next->feed].slot, next->head));
     float inverse[MOST];
     for (int i = 0; i < heads; i++) {
       const int64_t last = position + i / G - from, first = std::max<int64_t>(0, last - window + 1);
       inverse[i] = 1 / softmax(scores + i * wide_, shares + i * wide_, first, last + 1, wide_);
     }
-    const bf16 *value = values(s, l, feed.slot, task.head) + from * D;
     alignas(64) float sum[MOST * PANEL];
     for (int64_t d = 0; d < D; d += PANEL) {
-      multiply(heads, shares, wide_, value + d * 32, D * 32, int(wide_ / DEPTH), sum, PANEL);
+      multiply(heads, shares, wide_, value + d * 32, D * 32, int(wide_ / DEPTH), sum, PANEL,
+               far ? std::max(AHEAD / 2, 2 * D * 32) / (D * 32) * (D * 32) : 0);
       for (int i = 0; i < heads; i++) {
         Cell *to = seen_ + tiles::place(task.to + i / G, (task.head * G + i % G) * D + d, m.H * D / DEPTH);
         for (int c = 0; c < PANEL; c += LANES) store(to + c, load(sum + i * PANEL + c) * every(inverse[i]));
       }
     }
+  }
+
+  // The first AHEAD bytes from here on their way from memory.
+  static void fetch(const bf16 *from) {
+    for (int64_t at = 0; at < AHEAD / 2; at += 32) _mm_prefetch((const char *)(from + at), _MM_HINT_T0);
   }
 
   // 2^(score - highest) from `first` to `end`, 0 elsewhere; their sum. `width` is a multiple of 32.
@@ -528,8 +561,7 @@ private:
   }
 
   void head(const Step &s) {
-    norm(s.rows, m.norm);
-    rows(m.head, normed_, s.rows, false, [&](int64_t row, int64_t panel, const float *sum, bool) {
+    rows(m.head, norm(s.rows, m.norm), s.rows, false, [&](int64_t row, int64_t panel, const float *sum, bool) {
       std::memcpy(s.logits + row * m.head.outputs + panel * PANEL, sum, PANEL * sizeof(float));
     });
   }
@@ -537,6 +569,7 @@ private:
   Model m;
   std::vector<Layer> layers_;
   int group_, block_;
+  bool single_ = false; // each request has one token in this step
   int64_t rank_ = 0;
   Buffer<float> hidden_, qkv_buffer_, low_buffer_;
   Buffer<Eights> eights_buffer_;

@@ -158,13 +158,14 @@ inline void any(int rows, const Cell *a, const Cell *second, long lda, long deep
 
 // sum (rows, 32) = a (rows, 32 x depths) x panel. At most MOST rows, but `a` and `sum` can be read and written up to
 // the next multiple of 16. `stride`: elements of the panel from a depth to the next, STEP where it lies in one piece.
+// `ahead`: how many elements ahead of the product memory is fetched; 0 for not at all.
 inline void multiply(int rows, const Cell *a, long lda, const bf16 *panel, long stride, int depths, float *sum,
-                     long lds) {
-  any<Keep::BOTH>(rows, a, a + ROWS * lda, lda, DEPTH, panel, stride, depths, sum, lds, 0, [](int) {});
+                     long lds, long ahead) {
+  any<Keep::BOTH>(rows, a, a + ROWS * lda, lda, DEPTH, panel, stride, depths, sum, lds, ahead, [](int) {});
 }
 
 // The same for rows that lie in tiles (see place; `next` elements between two blocks of 16 rows), while between(depth)
-// does other work. `ahead`: how many elements ahead of the product memory is fetched; 0 for not at all.
+// does other work.
 template <Keep KEEP, typename B, typename Between>
 inline void multiply_tiles(int rows, const Cell *a, long next, const B *panel, long stride, int depths, float *sum,
                            long lds, long ahead, const Between &between) {
