@@ -18,38 +18,43 @@ import shapes
 
 from swift.native import processor
 
-TINY = shapes.Shape(
-    "tiny",
-    "qwen2",
-    {
-        **{"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 49_200},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
-    },
-)
+WORDS = 49_200
+"""Rows of the small models' embeddings: somewhat more than SmolLM2's tokenizer has tokens."""
+
+
+@pytest.fixture(params=["0.5b", "3b"])
+def small(request: pytest.FixtureRequest) -> shapes.Shape:
+    """A published shape with everything that costs time made small."""
+    shape = shapes.SHAPES[request.param]
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": WORDS}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    return shape._replace(config={**shape.config, **sizes, **heads})
 
 
 @pytest.mark.model
-def test_a_model_with_random_weights_answers_and_never_with_ids_beyond_its_tokenizer(tmp_path: Path) -> None:
+def test_a_model_with_random_weights_answers_and_never_with_ids_beyond_its_tokenizer(
+    small: shapes.Shape, tmp_path: Path
+) -> None:
     from swift.infer.engine import TorchEngine
     from swift.infer.sample import SamplingParams
     from swift.model.load import load_model, load_tokenizer
 
-    shapes.write_folder(TINY, tmp_path / "tiny")
-    engine = TorchEngine(load_model(tmp_path / "tiny", "bf16", "cpu"), ())
+    shapes.write_folder(small, tmp_path / "small")
+    engine = TorchEngine(load_model(tmp_path / "small", "bf16", "cpu"), ())
     steps = list(engine.submit([5, 6, 7], SamplingParams(max_tokens=20, temperature=0)))
     engine.close()
     assert len(steps) == 20
-    assert max(step.token for step in steps) < len(load_tokenizer(tmp_path / "tiny"))
+    assert max(step.token for step in steps) < len(load_tokenizer(tmp_path / "small"))
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("kind", ["F16", "Q4_1"])
-def test_it_is_written_as_gguf(tmp_path: Path, kind: str) -> None:
+def test_it_is_written_as_gguf(small: shapes.Shape, tmp_path: Path, kind: str) -> None:
     from swift.model.gguf import read_tokenizer
 
-    shapes.write_folder(TINY, tmp_path / "tiny")
-    shapes.write_gguf(tmp_path / "tiny", kind, tmp_path / "tiny.gguf")
-    assert len(read_tokenizer(tmp_path / "tiny.gguf")) == TINY.config["vocab_size"]
+    shapes.write_folder(small, tmp_path / "small")
+    shapes.write_gguf(tmp_path / "small", kind, tmp_path / "small.gguf")
+    assert len(read_tokenizer(tmp_path / "small.gguf")) == WORDS
 
 
 def test_weights_in_several_files_are_all_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
