@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_trainer import StopAt, adapter, assert_close, logged, plain_loop, settings
 from torch._dynamo.utils import counters
@@ -96,7 +96,7 @@ def rows(count: int, longest: int = 300) -> list[Sample]:
 
 
 def trainer(folder: Path, model: Any, samples: list[Sample], **changes: Any) -> SftTrainer:
-    ours = {name: changes.pop(name) for name in ("keep", "watchers") if name in changes}
+    ours = {name: changes.pop(name) for name in ("keep", "watchers", "refresh") if name in changes}
     held_out = changes.pop("held_out", ())
     args = arguments(folder, **settings(**{"learning_rate": 1e-3, **changes}))
     return SftTrainer(model, folder, args, samples, held_out, packed=True, **ours)
@@ -452,9 +452,12 @@ def test_bf16_is_as_near_to_fp32_as_plain_bf16_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (lambda: base("llama"), "it is for LoRA"),
+        (
+            lambda: get_peft_model(base("llama"), IA3Config(target_modules=["k_proj"], feedforward_modules=[])),
+            "it is for LoRA",
+        ),
         (lambda: lora(base("llama"), use_dora=True), "variant of LoRA"),
-        (lambda: lora(base("llama"), modules_to_save=["input_layernorm"]), "is trained too"),
+        (lambda: lora(base("llama"), modules_to_save=["input_layernorm"]), "is trained as a copy"),
         (lambda: lora(base("llama", hidden_act="gelu")), "the activation is gelu"),
         (lambda: lora(base("llama", attention_dropout=0.1)), "the model itself has dropout"),
         (lambda: lora(gemma()), "it does not know blocks of gemma2"),

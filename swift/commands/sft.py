@@ -119,7 +119,8 @@ def _train(cfg: Config) -> dict[str, Any]:
     model = tuning.tune(
         model, cfg, spec.lora_targets if spec else (), renamed, feeding.inputs(data, cfg.train.batch_size, device)
     )
-    packed = tuning.fuse(model, cfg, say, bool(spread.engine or spread.device_map), _tokens(cfg, data, ranks.world))
+    apart, tokens = bool(spread.engine or spread.device_map), _tokens(cfg, data, ranks.world)
+    packed = tuning.fuse(model, cfg, path, say, apart, tokens)
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
@@ -257,7 +258,7 @@ def _training_arguments(
         max_grad_norm=train.max_grad_norm,
         warmup_steps=train.warmup_steps or train.warmup_ratio,
         lr_scheduler_type=train.lr_scheduler_type,
-        **tuning.optimizer(cfg),
+        **tuning.optimizer(cfg, one_pass=device == "cpu" and TUNERS[train.sft_type].whole and not spread),
         **tuning.kernels(train, device),
         adam_beta1=train.adam_beta1,
         adam_beta2=train.adam_beta2,
@@ -323,6 +324,7 @@ def _trainer(
         stream=_stream(data, args),
         packed=packed,
         any_length=fused.takes_any_length(model),
+        refresh=partial(fused.refresh, model) if packed else None,
     )
 
 

@@ -9,6 +9,7 @@ from shutil import which
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from swift import flags
+from swift.cache import cache_root
 from swift.commands.groups import LoraFlags, ModelFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 WORTH_COMPILING = 2e12
 """Tokens x parameters of a run from which on compiled kernels win back the seconds of loading them."""
+FAST = ("lora", "full")
+"""Values of --sft_type that the fast path knows."""
 GALORE_TARGETS = ("attn", "mlp")
 """What GaLore's paper projects, in parts of module names."""
 
@@ -123,33 +126,63 @@ def tune(
     return table.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
 
 
-def fuse(model: Any, cfg: Tunes, say: Callable[[str], None], apart: bool, tokens: float) -> bool:
-    """Puts the model on the fast path, where the flags allow it and the path knows the model. Whether it did.
+def fuse(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: bool, tokens: float) -> bool:
+    """Puts the model of a folder on the fast path, where the flags allow it and the path knows the model. Whether it
+    did.
 
     `apart`: the model's weights are spread over processes or devices. `tokens`: how many the run will see, about.
     """
-    import torch
-
-    from swift.cache import cache_root
     from swift.tuner import compiled, fused
 
     compiled.stop()
-    if cfg.train.tuner_backend != "swift" or cfg.train.sft_type != "lora" or cfg.train.torch_compile:
+    train = cfg.train
+    if train.tuner_backend != "swift" or train.sft_type not in FAST or train.torch_compile:
         return False
     reason = "its weights are spread" if apart else fused.why_not(model)
-    if cfg.train.neftune_noise_alpha and not reason:
+    if train.neftune_noise_alpha and not reason:
         reason = "NEFTune's noise goes by the length of each row"
+    if cfg.tuner.galore_optim_per_parameter and cfg.tuner.use_galore and not reason:
+        reason = "GaLore makes the step of each parameter as soon as its gradient is there"
+    whole = train.sft_type == "full"
     if reason:
-        say(f"PEFT's own layers compute LoRA: the fast path is not for this run, {reason}")
+        owner, does = (
+            ("transformers' own layers", "train the model") if whole else ("PEFT's own layers", "compute LoRA")
+        )
+        say(f"{owner} {does}: the fast path is not for this run, {reason}")
         return False
-    reason = fused.fuse(model)
-    if reason and model.dtype == torch.bfloat16:
-        say(f"blocks are computed by torch's functions instead of C++, and steps take longer for it: {reason}")
+    reason = _fuse_whole(model, cfg, path, say) if whole else _fuse_adapters(model, say)
     if reason and tokens * model.num_parameters() >= WORTH_COMPILING:
         say("the fast path's kernels are compiled, unless they were before on this machine (20 s)")
         if reason := compiled.start(cache_root() / "kernels"):
             say(f"the fast path's kernels are not compiled, and steps take longer for it: {reason}")
     return True
+
+
+def _fuse_adapters(model: Any, say: Callable[[str], None]) -> str:
+    """Why blocks are not computed in C++; empty if they are."""
+    import torch
+
+    from swift.tuner import fused
+
+    reason = fused.fuse(model)
+    if reason and model.dtype == torch.bfloat16:
+        say(f"blocks are computed by torch's functions instead of C++, and steps take longer for it: {reason}")
+    return reason
+
+
+def _fuse_whole(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None]) -> str:
+    """The same for all weights, which are kept in fp32 where products are in bf16."""
+    import torch
+
+    from swift.model.load import pick_dtype
+    from swift.tuner import fused
+
+    in_bf16 = pick_dtype(cfg.model.dtype, torch.device("cpu"), path) == "bf16"
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    reason = fused.fuse(model.float(), dtype=dtype)
+    numbers = "products in bf16, weights and their sums in fp32" if in_bf16 else "all numbers in fp32"
+    say(f"the fast path trains the model without padding: {numbers}")
+    return reason
 
 
 def attention(train: TrainFlags, device: str) -> str | None:
@@ -179,11 +212,15 @@ def kernels(train: TrainFlags, device: str) -> dict[str, Any]:
     }
 
 
-def optimizer(cfg: Tunes) -> dict[str, Any]:
-    """The settings of transformers' TrainingArguments that name the optimizer."""
+def optimizer(cfg: Tunes, one_pass: bool = False) -> dict[str, Any]:
+    """The settings of transformers' TrainingArguments that name the optimizer.
+
+    `one_pass`: AdamW reads and writes each number of a large model once, which takes a third of the time on a CPU.
+    """
     tuner = cfg.tuner
     if not tuner.use_galore:
-        return {"optim": cfg.train.optim}
+        fused = one_pass and cfg.train.optim == "adamw_torch"
+        return {"optim": "adamw_torch_fused" if fused else cfg.train.optim}
     if cfg.train.optim != "adamw_torch":
         raise ValueError(f"--use_galore brings its own optimizer: leave --optim {cfg.train.optim} out")
     settings = {

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.autograd import Function
+from transformers import PreTrainedModel
 
 MADE = 256
 """Rows of logits that a frozen head makes at a time."""
@@ -35,7 +36,7 @@ class Scores(NamedTuple):
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """A frozen head that makes no logits."""
+    """A head that makes no logits."""
 
     def nll(self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool) -> tuple[Tensor, Tensor]:
         """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice."""
@@ -58,9 +59,9 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor], hits: 
         # a mask of four dimensions is passed on as it is, so none is made; the blocks know the rows' ends
         inputs = {name: tensor for name, tensor in batch.items() if name != "weights"}
         inputs |= {"wanted": wanted[0].nonzero()[:, 0], "attention_mask": torch.empty(1, 1, 0, 0)}
+        base = _unwrapped(model)
         ours = isinstance(head, Likelihood)
-        if isinstance(model, PeftModel) and (ours or (type(head) is nn.Linear and not head.weight.requires_grad)):
-            base = model.get_base_model()
+        if base is not None and (ours or (type(head) is nn.Linear and not head.weight.requires_grad)):
             hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
             scale = 1 / getattr(base.config, "logits_scaling", 1.0)  # Granite's
             if isinstance(head, Likelihood):
@@ -75,6 +76,12 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor], hits: 
     nll = _Nll.apply(logits, targets)  # type: ignore[no-untyped-call]
     hit = logits.detach().argmax(-1) == targets if hits else targets.new_zeros(0, dtype=torch.bool)
     return Scores(nll, hit, weights)
+
+
+def _unwrapped(model: nn.Module) -> PreTrainedModel | None:
+    """The model without PEFT's wrapper; None for one that has to be called through another, as several ranks' has."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner if isinstance(inner, PreTrainedModel) else None
 
 
 _ROOM = threading.local()

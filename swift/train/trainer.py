@@ -85,6 +85,10 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         return 1 - self.tokens / self.area if self.area else 0.0
 
 
+def _nothing() -> None:
+    pass
+
+
 def _tokens(batch: Batch) -> int:
     """Without padding."""
     return batch["input_ids"].numel() if "rows" in batch else int(batch["attention_mask"].sum())
@@ -127,6 +131,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `watchers`
     see every log line, evaluation and step. `penalty(model)` is added to the loss of each step. `packed` is for a
     model that takes rows without padding, `any_length` for one that is not quicker where their lengths are few.
+    `refresh` is called when weights may have changed, before they are used.
     """
 
     loss_is_scaled_for_ga = True
@@ -151,13 +156,14 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         penalty: Callable[[Any], Tensor] | None = None,
         packed: bool = False,
         any_length: bool = False,
+        refresh: Callable[[], None] | None = None,
         stream: Stream[Any] | None = None,
     ) -> None:
         self.folder = folder
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
         self.store, self.penalty, self.stream = store, penalty, stream
         self.packed, self.together = packed, pack if packed else collate
-        self.any_length = any_length
+        self.any_length, self.refresh = any_length, refresh or _nothing
         self.head = output_head(model)
         self.pace, self.flow, self.start = Pace(), Flow(), Start()
         self.signals = Signals()
@@ -222,6 +228,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         if self.packed and self.args.world_size == 1:
             loss = self._step_in_lanes(model, inputs, num_items_in_batch)
         else:
+            self.refresh()
             loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise ValueError(self._not_finite(loss.item()))
@@ -242,6 +249,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         if not inputs["weights"].any():
             return torch.zeros(())  # a batch whose rows are in another
         model.train()
+        self.refresh()
         alone, beside = lanes(inputs, self.args.per_device_train_batch_size, int if self.any_length else rounded)
 
         def job(batch: Batch) -> Callable[[], Tensor]:
@@ -352,6 +360,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         args, began = self.args, time.perf_counter()
         totals = [0.0, 0.0, 0.0]
         self.model.eval()
+        self.refresh()
         for rows in deal(range(len(samples)), args.per_device_eval_batch_size, args.process_index, args.world_size):
             batch = self.together([samples[row] for row in rows])
             scores = no_grad_scores(self.model, self.head, {name: each.to(args.device) for name, each in batch.items()})

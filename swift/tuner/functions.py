@@ -1,7 +1,7 @@
-"""The sums of a decoder's block with their gradients written out, for frozen weights beside LoRA. Knows no model.
+"""The sums of a decoder's block with their gradients written out, for LoRA and for weights. Knows no model.
 
-Tensors hold the tokens of several rows one behind the other, without padding: (T tokens, width). Frozen weights get no
-gradient, and what is cheap is computed again in the backward pass rather than kept.
+Tensors hold the tokens of several rows one behind the other, without padding: (T tokens, width). Weights that are not
+trained get no gradient, and what is cheap is computed again in the backward pass rather than kept.
 """
 
 from __future__ import annotations
@@ -29,12 +29,21 @@ class Part(NamedTuple):
     scale: float
 
 
-class LowRank(Function):
-    """x W' + b + sum over the parts of scale x (dropped A') B', the adapters' A first, then their B.
+class Span(NamedTuple):
+    """The rows of a joint weight that are one layer's, and whether that layer has a bias."""
 
-    LoRA (arXiv 2106.09685) for all linear layers with the input x at once: W holds their weights below each other.
-    `dropped` is x under a dropout mask, None where there is none; adapters compute in the dtype of x and get gradients
-    in their own.
+    start: int
+    stop: int
+    biased: bool
+
+
+class Linear(Function):
+    """x W' + b + sum over the parts of scale x (dropped A') B', with the gradients of what is trained.
+
+    All linear layers with the input x at once, LoRA (arXiv 2106.09685) beside them: W holds their weights below each
+    other, in the dtype of x. `tensors` are the adapters' A, their B, and the parameters that W and b are made of: the
+    weight of each span, then the bias of each that has one. These are not read, they only get gradients, in their own
+    dtype, where they are trained. `dropped` is x under a dropout mask, None where there is none.
     """
 
     @staticmethod
@@ -45,47 +54,76 @@ class LowRank(Function):
         weight_OI: Tensor,
         bias_O: Tensor | None,
         parts: Sequence[Part],
-        *adapters: Tensor,
+        spans: Sequence[Span],
+        *tensors: Tensor,
     ) -> Tensor:
         y_TO = torch.nn.functional.linear(x_TI, weight_OI, bias_O)
-        downs, ups = adapters[: len(parts)], adapters[len(parts) :]
+        count = len(parts)
+        downs, ups = tensors[:count], tensors[count : 2 * count]
         ranks = [len(down) for down in downs]
-        down_RI = torch.cat(downs).to(x_TI.dtype)
-        up_OR = x_TI.new_zeros(len(weight_OI), sum(ranks))
-        for part, up, columns in zip(parts, ups, up_OR.split(ranks, dim=1), strict=True):
-            columns[part.start : part.stop] = up * part.scale
-        seen_TI = x_TI if dropped_TI is None else dropped_TI
-        inner_TR = seen_TI @ down_RI.T
-        y_TO.addmm_(inner_TR, up_OR.T)
-        ctx.save_for_backward(seen_TI, weight_OI, inner_TR, down_RI, up_OR)
-        ctx.parts, ctx.ranks, ctx.drops = parts, ranks, dropped_TI is not None
-        ctx.dtypes = [each.dtype for each in adapters]
+        seen_TI = inner_TR = down_RI = up_OR = None
+        if parts:
+            down_RI = torch.cat(downs).to(x_TI.dtype)
+            up_OR = x_TI.new_zeros(len(weight_OI), sum(ranks))
+            for part, up, columns in zip(parts, ups, up_OR.split(ranks, dim=1), strict=True):
+                columns[part.start : part.stop] = up * part.scale
+            seen_TI = x_TI if dropped_TI is None else dropped_TI
+            inner_TR = seen_TI @ down_RI.T
+            y_TO.addmm_(inner_TR, up_OR.T)
+        own = ctx.needs_input_grad[FIRST + 2 * count :]
+        ctx.save_for_backward(x_TI if any(own) else None, weight_OI, seen_TI, inner_TR, down_RI, up_OR)
+        ctx.parts, ctx.ranks, ctx.spans, ctx.own, ctx.drops = parts, ranks, spans, own, dropped_TI is not None
+        ctx.dtypes = [each.dtype for each in tensors]
         return y_TO
 
     @staticmethod
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
-        seen_TI, weight_OI, inner_TR, down_RI, up_OR = ctx.saved_tensors
-        dinner_TR = dy_TO @ up_OR
-        ddowns = (dinner_TR.T @ seen_TI).split(ctx.ranks)
-        dups = [
-            rows[:, part.start : part.stop].T * part.scale
-            for part, rows in zip(ctx.parts, (inner_TR.T @ dy_TO).split(ctx.ranks), strict=True)
-        ]
-        gradients = [each.to(dtype) for each, dtype in zip([*ddowns, *dups], ctx.dtypes, strict=True)]
-        dx_TI = ddropped_TI = None
-        if ctx.needs_input_grad[0]:
-            dx_TI = dy_TO @ weight_OI
-            if ctx.drops:
+        x_TI, weight_OI, seen_TI, inner_TR, down_RI, up_OR = ctx.saved_tensors
+        dx_TI = dy_TO @ weight_OI if ctx.needs_input_grad[0] else None
+        ddropped_TI, adapters = None, []
+        if ctx.parts:
+            dinner_TR = dy_TO @ up_OR
+            dups = zip(ctx.parts, (inner_TR.T @ dy_TO).split(ctx.ranks), strict=True)
+            adapters = [
+                *(dinner_TR.T @ seen_TI).split(ctx.ranks),
+                *(rows[:, part.start : part.stop].T * part.scale for part, rows in dups),
+            ]
+            if dx_TI is not None and ctx.drops:
                 ddropped_TI = dinner_TR @ down_RI
-            else:
+            elif dx_TI is not None:
                 dx_TI.addmm_(dinner_TR, down_RI)
-        return (dx_TI, ddropped_TI, None, None, None, *gradients)
+        found = [*adapters, *_own_gradients(ctx.spans, ctx.own, dy_TO, x_TI)]
+        gradients = [None if each is None else each.to(dtype) for each, dtype in zip(found, ctx.dtypes, strict=True)]
+        return (dx_TI, ddropped_TI, None, None, None, None, *gradients)
+
+
+FIRST = 6
+"""The place of the first of the `tensors` among the arguments of `Linear`."""
+
+
+def _own_gradients(
+    spans: Sequence[Span], trained: Sequence[bool], dy_TO: Tensor, x_TI: Tensor | None
+) -> list[Tensor | None]:
+    """Those of the spans' weights, then of their biases; `trained` says of each whether it is wanted."""
+    if x_TI is None:
+        return [None] * len(trained)
+    weights = trained[: len(spans)]
+    if all(weights):
+        found = list((dy_TO.T @ x_TI).split([span.stop - span.start for span in spans]))
+    else:
+        columns = (dy_TO[:, span.start : span.stop] for span in spans)
+        found = [dy.T @ x_TI if wanted else None for dy, wanted in zip(columns, weights, strict=True)]
+    biased = [span for span in spans if span.biased]
+    for span, wanted in zip(biased, trained[len(spans) :], strict=True):
+        found.append(dy_TO[:, span.start : span.stop].sum(0, dtype=torch.float32) if wanted else None)
+    return found
 
 
 class AddNorm(Function):
     """x + factor x delta, the RMS norm of it (arXiv 1910.07467), and that norm under a dropout mask.
 
-    Without `delta` the first is x, without `mask` the last is None. The norm's statistics are in fp32.
+    Without `delta` the first is x, without `mask` the last is None. The norm's statistics are in fp32; its weight can
+    have another dtype than x.
     """
 
     @staticmethod
@@ -93,6 +131,7 @@ class AddNorm(Function):
         ctx: Any, x: Tensor, delta: Tensor | None, factor: float, weight: Tensor, eps: float, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
+        ctx.dtype, weight = weight.dtype, weight.to(x.dtype)
         total, y, dropped, inverse = _add_norm(x, delta, factor, weight, eps, mask)
         ctx.save_for_backward(total, weight, inverse, mask)
         ctx.factor = None if delta is None else factor
@@ -103,7 +142,10 @@ class AddNorm(Function):
         total, weight, inverse, mask = ctx.saved_tensors
         dx = _add_norm_gradient(dtotal, dy, ddropped, total, weight, inverse, mask)
         ddelta = None if ctx.factor is None else dx if ctx.factor == 1 else dx * ctx.factor
-        return dx, ddelta, None, None, None, None
+        dweight = None
+        if ctx.needs_input_grad[3]:
+            dweight = _norm_weight_gradient(dy, ddropped, total, inverse, mask).to(ctx.dtype)
+        return dx, ddelta, None, dweight, None, None
 
 
 class SwiGlu(Function):
@@ -149,6 +191,15 @@ def _add_norm_gradient(
     along = (scaled * wide).sum(-1, keepdim=True) * inverse**3 / -total.shape[-1]
     dx = (scaled * inverse).addcmul(wide, along).to(dy.dtype)
     return dx if dtotal is None else dx + dtotal
+
+
+@kernel
+def _norm_weight_gradient(
+    dy: Tensor, ddropped: Tensor | None, total: Tensor, inverse: Tensor, mask: Tensor | None
+) -> Tensor:
+    if ddropped is not None and mask is not None:
+        dy = dy.addcmul(ddropped, mask)
+    return (dy.float() * (total * inverse)).sum(0)
 
 
 @kernel

@@ -1,6 +1,7 @@
-"""The fast LoRA path: a decoder's blocks exchanged for ones that compute the same with fewer and larger products.
+"""The fast path: a decoder's blocks exchanged for ones that compute the same with fewer and larger products.
 
-The blocks keep PEFT's modules under PEFT's names, so what is trained and saved is the same; `functions` has the sums.
+For LoRA and for weights themselves. The blocks keep the modules under their names, PEFT's among them, so what is
+trained and saved is the same; `functions` has the sums.
 They take rows without padding (`rows`: the lengths) and, in the last block, leave out all positions but the `wanted`
 ones once keys and values are made. A call without `rows` is answered by the block that was there before.
 """
@@ -17,13 +18,16 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from swift.tuner import block as whole
 from swift.tuner import head as head_of_words
+from swift.tuner import trained_head
 from swift.tuner.blocks import blocks
-from swift.tuner.functions import AddNorm, Attention, Heads, LowRank, Part, SwiGlu
+from swift.tuner.functions import AddNorm, Attention, Heads, Linear, Part, Span, SwiGlu
+from swift.tuner.masters import Master
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite")
 """Configurations' `model_type` whose blocks are: norm, attention, add, norm, gated feed-forward part, add."""
@@ -33,9 +37,9 @@ ADAPTER = "default"
 
 def why_not(model: Any) -> str:
     """Why this model cannot take the fast path; empty if it can."""
-    if not isinstance(model, PeftModel) or model.peft_type != "LORA":
-        return "it is for LoRA"
-    base = model.get_base_model()
+    if isinstance(model, PeftModel) and model.peft_type != "LORA":
+        return "it is for LoRA and for full fine-tuning"
+    base = _base(model)
     config = base.config
     if config.model_type not in FAMILIES:
         return f"it does not know blocks of {config.model_type}"
@@ -51,15 +55,16 @@ def why_not(model: Any) -> str:
     return next(filter(None, map(_why_not_block, blocks(base))), "")
 
 
-def fuse(model: PeftModel, kernels: str = "") -> str:
+def fuse(model: Any, kernels: str = "", dtype: torch.dtype | None = None) -> str:
     """Exchanges the model's blocks, where `why_not` has nothing against it.
 
-    `kernels`: an instruction set (see native.load). Gives why they are computed by torch's functions rather than as a
-    whole in C++; empty where they are not.
+    Blocks and head compute in `dtype`; None: in that of their weights. Where these differ, `refresh` has to be called
+    whenever weights have changed. `kernels`: an instruction set (see native.load). Gives why blocks are computed by
+    torch's functions rather than as a whole in C++; empty where they are not.
     """
-    base = model.get_base_model()
+    base = _base(model)
     found = blocks(base)
-    made = [FusedBlock(block, index, last=index == len(found) - 1) for index, block in enumerate(found)]
+    made = [FusedBlock(block, index, index == len(found) - 1, dtype) for index, block in enumerate(found)]
     for index, block in enumerate(made):
         found[index] = block
     joined = [each for block in made for each in block.joined]
@@ -67,9 +72,11 @@ def fuse(model: PeftModel, kernels: str = "") -> str:
     if probability:
         width = max(each.weight.shape[1] for each in joined)
         base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
+    head = base.get_output_embeddings()
+    if not trained_head.why_not(head):
+        base.set_output_embeddings(trained_head.TrainedHead(head, dtype or head.weight.dtype))
     reason = next(filter(None, (each.why_not_whole() for each in made)), "")
     reason = reason or whole.why_not(joined[0].weight.dtype, kernels)
-    head = base.get_output_embeddings()
     fast_head = not head_of_words.why_not(head, kernels)
     laid_out = [each.weight for each in joined] + ([head.weight] if fast_head else [])
     reason = reason or whole.why_not_room(laid_out, kernels)
@@ -82,10 +89,22 @@ def fuse(model: PeftModel, kernels: str = "") -> str:
     return reason
 
 
+def refresh(model: Any) -> None:
+    """Tells blocks and head of a model that was fused that their weights have changed."""
+    base = _base(model)
+    for each in (*blocks(base), base.get_output_embeddings()):
+        if isinstance(each, (FusedBlock, trained_head.TrainedHead)):
+            each.refresh()
+
+
 def takes_any_length(model: Any) -> bool:
     """Whether the model is not quicker where the lengths of batches are few: its blocks are computed in C++."""
     found = list(blocks(model.get_base_model())) if isinstance(model, PeftModel) else []
     return bool(found) and all(isinstance(each, FusedBlock) and each.is_whole for each in found)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _with_masks(
@@ -102,13 +121,14 @@ def _with_masks(
 
 def _why_not_block(block: nn.Module) -> str:
     for name, module in block.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            return f"{name} is trained as a copy"
         if isinstance(module, BaseTunerLayer):
             if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
                 return f"{name} is no plain LoRA on a plain linear layer"
             if module.lora_variant or module.active_adapters != [ADAPTER] or module.lora_bias[ADAPTER]:
                 return f"{name} has a variant of LoRA"
-    trained = [name for name, each in block.named_parameters() if each.requires_grad and ".lora_" not in name]
-    return f"{trained[0]} is trained too" if trained else ""
+    return ""
 
 
 class Masks:
@@ -138,25 +158,50 @@ class Masks:
 class Joined:
     """Linear layers, with LoRA or without, that share an input: one product. Their weights become views of one."""
 
-    def __init__(self, linears: Sequence[Any]) -> None:
-        frozen = [each.base_layer if isinstance(each, LoraLinear) else each for each in linears]
-        sizes = [each.out_features for each in frozen]
-        self.weight: Tensor = frozen[0].weight
-        self.bias: Tensor | None = frozen[0].bias
-        if len(frozen) > 1:
-            self.weight = torch.cat([each.weight.detach() for each in frozen])
-            for each, rows in zip(frozen, self.weight.split(sizes), strict=True):
-                each.weight.data = rows
-            if any(each.bias is not None for each in frozen):
-                biases = [torch.zeros(len(each.weight)) if each.bias is None else each.bias.detach() for each in frozen]
-                self.bias = torch.cat([each.to(self.weight) for each in biases])
+    def __init__(self, linears: Sequence[Any], dtype: torch.dtype | None) -> None:
+        layers = [each.base_layer if isinstance(each, LoraLinear) else each for each in linears]
+        sizes = [each.out_features for each in layers]
+        dtype = dtype or layers[0].weight.dtype
         stops = list(accumulate(sizes))
-        places = zip(linears, stops, sizes, strict=True)
-        adapted = [(each, stop - size, stop) for each, stop, size in places if isinstance(each, LoraLinear)]
-        self.adapters: list[Any] = [each for each, _, _ in adapted]
-        self.parts = [Part(start, stop, each.scaling[ADAPTER]) for each, start, stop in adapted]
+        self._spans = [
+            Span(stop - size, stop, each.bias is not None)
+            for each, stop, size in zip(layers, stops, sizes, strict=True)
+        ]
+        biases = [each.bias for each in layers if each.bias is not None]
+        self._own: list[Tensor] = [each.weight for each in layers] + biases
+        self._weight = Master([each.weight for each in layers], dtype)
+        self._bias = Master(biases, dtype) if biases else None
+        adapted = [
+            (each, span) for each, span in zip(linears, self._spans, strict=True) if isinstance(each, LoraLinear)
+        ]
+        self.adapters: list[Any] = [each for each, _ in adapted]
+        self.parts = [Part(span.start, span.stop, each.scaling[ADAPTER]) for each, span in adapted]
         drops = [each.lora_dropout[ADAPTER] for each in self.adapters]
         self.probability = max((each.p for each in drops if isinstance(each, nn.Dropout)), default=0.0)
+
+    @property
+    def weight(self) -> Tensor:
+        """What is computed with, as `bias` is: (outputs of all, inputs)."""
+        return self._weight.tensor
+
+    @property
+    def bias(self) -> Tensor | None:
+        if self._bias is None:
+            return None
+        if all(span.biased for span in self._spans):
+            return self._bias.tensor
+        parts = iter(self._bias.tensor.split([span.stop - span.start for span in self._spans if span.biased]))
+        zeros = self._bias.tensor.new_zeros
+        return torch.cat([next(parts) if span.biased else zeros(span.stop - span.start) for span in self._spans])
+
+    def refresh(self) -> None:
+        self._weight.refresh()
+        if self._bias is not None:
+            self._bias.refresh()
+
+    def is_trained(self) -> bool:
+        """Whether a weight or a bias is trained itself."""
+        return any(each.requires_grad for each in self._own)
 
     def tensors(self) -> list[Tensor]:
         """The adapters' A and then their B; none while they are switched off."""
@@ -167,16 +212,17 @@ class Joined:
 
     def __call__(self, x: Tensor, dropped: Tensor | None) -> Tensor:
         tensors = self.tensors()
-        if not tensors:
+        if not tensors and not self.is_trained():
             return nn.functional.linear(x, self.weight, self.bias)
-        y: Tensor = LowRank.apply(x, dropped, self.weight, self.bias, self.parts, *tensors)  # type: ignore[no-untyped-call]
+        parts = self.parts if tensors else []
+        y: Tensor = Linear.apply(x, dropped, self.weight, self.bias, parts, self._spans, *tensors, *self._own)  # type: ignore[no-untyped-call]
         return y
 
 
 class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
     """Stands for a decoder's block and holds its modules under their names."""
 
-    def __init__(self, block: nn.Module, index: int, last: bool) -> None:
+    def __init__(self, block: nn.Module, index: int, last: bool, dtype: torch.dtype | None) -> None:
         super().__init__()
         for name, module in block.named_children():
             self.add_module(name, module)
@@ -185,11 +231,12 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         self._index, self._last = index, last
         attention: Any = self.self_attn
         mlp: Any = self.mlp
-        self._qkv = Joined(list(_present(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")))
-        self._o = Joined([attention.o_proj])
-        self._gate_up = Joined(list(_present(mlp, "gate_up_proj", "gate_proj", "up_proj")))
-        self._down = Joined([mlp.down_proj])
+        self._qkv = Joined(list(_present(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")), dtype)
+        self._o = Joined([attention.o_proj], dtype)
+        self._gate_up = Joined(list(_present(mlp, "gate_up_proj", "gate_proj", "up_proj")), dtype)
+        self._down = Joined([mlp.down_proj], dtype)
         self.joined = (self._qkv, self._o, self._gate_up, self._down)
+        self._dtype = self._o.weight.dtype
         config = attention.config
         self._heads = Heads(
             config.num_attention_heads,
@@ -210,6 +257,9 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
 
     def why_not_whole(self) -> str:
         """Why the block is not computed as a whole; empty if nothing speaks against it."""
+        adapters = {id(each) for joined in self.joined for each in joined.tensors()}
+        if any(each.requires_grad and id(each) not in adapters for each in self.parameters()):
+            return "it is for LoRA alone"
         widths = [*(each.weight.shape[1] for each in self.joined), self._heads.width]
         dtypes = {each.weight.dtype for each in self.joined}
         if len(dtypes) > 1 or not dtypes <= set(whole.DTYPES):
@@ -226,6 +276,10 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         said, of_heads_said = ([whole.Norm(n.weight, n.variance_epsilon) for n in each] for each in (norms, of_heads))
         self._whole = whole.Block(layers, said, of_heads_said, whole.Shape(*self._heads, self._factor), memory, kernels)
 
+    def refresh(self) -> None:
+        for each in self.joined:
+            each.refresh()
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -241,13 +295,14 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             return answer
         assert position_embeddings is not None
         found = [self._mask(masks, number) for number in range(4)]
-        turn = (position_embeddings[0][0], position_embeddings[1][0]) if self._turns else None
+        cos, sin = (each[0].to(self._dtype) for each in position_embeddings)
+        turn = (cos, sin) if self._turns else None
         if self._whole is not None and hidden_states.dtype == self._o.weight.dtype:
             places = wanted if self._last else None
             adapters = [each.tensors() for each in self.joined]
             return self._whole(hidden_states[0], turn, rows, places, found, adapters)[None]
         of_qkv, of_o, of_gate_up, of_down = found
-        x, y, dropped = self._add_norm(self.input_layernorm, hidden_states[0], None, of_qkv)
+        x, y, dropped = self._add_norm(self.input_layernorm, hidden_states[0].to(self._dtype), None, of_qkv)
         qkv = self._qkv(y, dropped)
         if self._normed:
             qkv = self._norm_heads(qkv)
