@@ -338,7 +338,8 @@ class TrainFlags:
     sft_type: SftType = flag("lora", alias=("tuner_type", "train_type"), values={"bone": "miss"})
     """What is trained; swift tuners explains the choices"""
     tuner_backend: Literal["swift", "peft", "unsloth"] = "swift"
-    """How LoRA is computed: swift is faster where it knows the model, peft is PEFT's own way; the files are the same"""
+    """What computes LoRA and full fine-tuning: swift is faster on a CPU where it knows the model, peft takes the layers
+    of PEFT and transformers; the files are the same"""
     attn_impl: Literal["AUTO", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = flag(
         "AUTO", alias=("attn_implementation",), values={"flash_attn": "flash_attention_2"}
     )
