@@ -8,6 +8,7 @@ token, and each prompt is a prefix of the next.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -407,21 +408,27 @@ def _merged(pieces: Sequence[Piece], words: Words) -> Iterator[Piece]:
 
 def _laid_on(scale: Sequence[tuple[str, float]], encoded: Encoded) -> list[float]:
     """The weight of each token: that of its first character, white space aside if it has any other."""
+    count = len(encoded.ids)
     if not scale:
-        return [0.0] * len(encoded.ids)
-    weights: list[float] = []
-    pieces = iter(scale)
-    text, weight = next(pieces)
-    end = len(text)
+        return [0.0] * count
     whole = "".join(text for text, _ in scale)
-    for start, after in zip(encoded.starts, [*encoded.starts[1:], len(whole)], strict=True):
-        token = whole[start:after]
-        start += len(token) - len(token.lstrip() or token)
-        while start >= end and (following := next(pieces, None)):
-            text, weight = following
-            end += len(text)
-        weights.append(weight)
-    return weights
+    weights: list[float] = []
+    end = 0
+    for text, weight in scale[:-1]:
+        end += len(text)
+        weights += [weight] * (_first_behind(end, whole, encoded.starts) - len(weights))
+    return weights + [scale[-1][1]] * (count - len(weights))
+
+
+def _first_behind(end: int, text: str, starts: Sequence[int]) -> int:
+    """The number of the first token that begins at `end` or behind it, white space aside if it has any other."""
+    first = bisect_left(starts, end)
+    if not first:
+        return first
+    start = starts[first - 1]
+    token = text[start : starts[first] if first < len(starts) else len(text)]
+    white = len(token) - len(token.lstrip() or token)
+    return first - 1 if start + white >= end else first
 
 
 def _texts(text: str, encoded: Encoded) -> list[str]:
