@@ -1,6 +1,8 @@
 """Rows read, checked and tokenised a second, and the most memory that took.
 
     python benchmarks/data_speed.py --rows 100000
+    python benchmarks/data_speed.py --template own                           # the template that came with the tokenizer
+    python benchmarks/data_speed.py --template qwen.jinja --style messages   # another model's, and calls as values
 
 The rows are agent conversations that the project makes, in a file of JSON lines; all that `swift sft` does with them
 before it trains is done: reading, repairing, checking, rendering, tokenising, laying on weights.
@@ -16,6 +18,7 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from swift import garbage
 from swift.chat import Conversation
@@ -23,8 +26,9 @@ from swift.commands.groups import TemplateFlags
 from swift.commands.rendering import make_renderer
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.shelf import IN_MEMORY
-from swift.data.synth import agent_rows, write_jsonl
+from swift.data.synth import Style, agent_rows, write_jsonl
 from swift.model import bundled, specs
+from swift.model.load import load_tokenizer
 from swift.template import Renderer
 from swift.template.fit import Lengths, fit_all, processes_for
 from swift.train.cache import Compact
@@ -37,11 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=0, help="0: as many as swift sft takes")
+    parser.add_argument("--template", default="AUTO", help="a table's name, AUTO, own, or a file with a Jinja template")
+    parser.add_argument("--style", choices=get_args(Style), default="ms_agent", help="calls as text, or as values")
     options = parser.parse_args()
-    renderer = make_renderer(bundled.unpack(), TemplateFlags(), specs.find(bundled.MODEL_TYPE))
+    renderer = make(options.template)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
-        made = (row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed))
+        made = (row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed, style=options.style))
         write_jsonl(islice(made, options.rows), file)
         with garbage.seldom():  # as `swift sft` does
             started, began, began_cpu = peak(), time.perf_counter(), processor_time()
@@ -49,10 +55,13 @@ def main() -> None:
             read, held = time.perf_counter(), peak()
             processes = options.processes or processes_for(len(rows))
             keep = Compact.aside if len(rows) > IN_MEMORY else Compact.of
-            samples = keep(fit_all(renderer, rows, 2048, "delete", Lengths(), processes))
+            lengths = Lengths()
+            samples = keep(fit_all(renderer, rows, 2048, "delete", lengths, processes))
             done, done_cpu = time.perf_counter(), processor_time()
-    count = len(samples)
-    print(f"{count:,} rows of {sum(samples.lengths) / count:.0f} tokens, {processes} processes")
+    count = len(rows)
+    print(f"{count:,} rows, {len(samples):,} samples, {sum(samples.lengths):,} tokens, {processes} processes")
+    for line in lengths.lines():
+        print(line)
     print(f"reading and checking: {len(rows) / (read - began):,.0f} rows/s")
     print(f"rendering and tokenising: {count / (done - read):,.0f} rows/s")
     print(f"together: {count / (done - began):,.0f} rows/s, {count / (done_cpu - began_cpu):,.0f} for a core's time")
@@ -60,13 +69,24 @@ def main() -> None:
     print(f"the tokenizer alone, text by text: {alone(renderer, rows[:ALONE]):,.0f} rows/s of a core")
 
 
+def make(name: str) -> Renderer:
+    """The renderer of the bundled model, by a table, by its tokenizer's own template or by that of a file."""
+    spec = specs.find(bundled.MODEL_TYPE)
+    if name != "own" and not Path(name).is_file():
+        return make_renderer(bundled.unpack(), TemplateFlags(template_type=name), spec)
+    tokenizer = load_tokenizer(bundled.unpack(), spec=spec)
+    if name != "own":
+        tokenizer.chat_template = Path(name).read_text(encoding="utf-8")
+    return Renderer(tokenizer, None)
+
+
 def alone(renderer: Renderer, rows: Sequence[Conversation]) -> float:
     """Rows for each second of processor time that the library itself takes for the same texts."""
-    texts = [renderer.show(row).text for row in rows]
+    texts = [shown.text for row in rows for shown in renderer.show_samples(row)]
     began = processor_time()
     for text in texts:
         renderer.tokenizer(text, add_special_tokens=False)
-    return len(texts) / (processor_time() - began)
+    return len(rows) / (processor_time() - began)
 
 
 def peak() -> float:
