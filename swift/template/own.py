@@ -69,6 +69,7 @@ class OwnLayout:
             raise ValueError("neither the chat template nor the tokenizer says what ends a reply")
         self._typed = [each.content for each in added if each.special]
         self.special = _any_of(self._typed)
+        self._shows_special = all(repr(text)[1:-1] == text for text in self._typed)
         self.added = _any_of(words)
         self.trailing = re.compile(rf"(?:\s*{self.added.pattern})+\s*\Z")
         opening, closing = (re.escape(each) for each in self.nature.thinking[:2])
@@ -167,6 +168,8 @@ class OwnLayout:
                 return value
             mask = {text: f"\ue010{index}\ue011" for index, text in enumerate(self._typed) if text not in allowed}
             return self.special.sub(lambda found: mask.get(found[0], found[0]), value)
+        if self._shows_special and not self.special.search(repr(value)):  # in C, where most values end
+            return value
         if isinstance(value, dict):
             return {key: self.masked(each, allowed) for key, each in value.items()}
         return [self.masked(each, allowed) for each in value] if isinstance(value, list | tuple) else value

@@ -67,6 +67,7 @@ class Words:
         self._borders = _any_of(cuts.special_tokens(self._backend, added))
         self._words = cuts.words(self._backend, added)
         self._known = lru_cache(REPEATED)(self._tokens)
+        self._joins = lru_cache(REPEATED)(self._begins)
         kinds = cuts.NEVER if self._words is cuts.WHOLE else cuts.kinds(self._backend, added)
         self._tokens_of = Vocabulary(self._backend, kinds, [token.content for token in added]).__getitem__
         opening = self._backend.encode("").ids
@@ -93,9 +94,14 @@ class Words:
 
     def joins(self, behind: str, text: str) -> bool:
         """Whether `text` begins with a token of its own where it stands behind another, without a special token."""
+        found = self._words.match(text)
+        word = found[0] if found else text
+        begins = self._joins if len(behind) + len(word) <= 2 * LONG_WORD else self._begins
+        return begins(behind, word)
+
+    def _begins(self, behind: str, word: str) -> bool:
         first = self.ids(behind, "all")
-        word = self._words.match(text)
-        return self.ids(behind + (word[0] if word else text), "all")[: len(first)] == first
+        return self.ids(behind + word, "all")[: len(first)] == first
 
     def after(self, behind: str, text: str, special: Special) -> Encoded:
         """The tokens of `text` where it stands behind a text that it `joins`."""
