@@ -111,6 +111,18 @@ def test_each_reply_is_trained_once_behind_the_prompt_that_is_served(name: str) 
         assert trained == sum(sample.trained for sample in samples), dialogue.name
 
 
+@pytest.mark.parametrize("name", ["glm4moe", "gptoss", "qwen3_5_think", "llama3_1"])
+def test_dialogues_met_before_change_no_sample(name: str) -> None:
+    tok = tokenizer(name)
+    renderer = Renderer(tok, None)
+    taken = list(_taken(renderer, name))
+    for dialogue in taken:
+        renderer.samples(dialogue.conversation)
+    for dialogue in taken[::4]:
+        alone = Renderer(tok, None).samples(dialogue.conversation)
+        assert renderer.samples(dialogue.conversation) == alone, dialogue.name
+
+
 def _taken(renderer: Renderer, name: str) -> Iterator[Dialogue]:
     for dialogue in dialogues():
         if dialogue.tools and name in NO_TOOLS:
