@@ -1,8 +1,13 @@
 """Which instruction set C++ of ours is compiled for: the most able, or what SWIFT_KERNELS says."""
 
+import json
+
 import pytest
 import torch
 from test_engine_decoder import made
+from test_sft import plain_rows, write
+from test_short_runs import train
+from tiny import tiny_model_folder
 
 from swift import native
 from swift.infer.decoder import Decoder
@@ -54,3 +59,65 @@ def test_torch_can_be_asked_for(monkeypatch):
     engine = TorchEngine(made("llama", **sizes).to(torch.bfloat16), ())
     assert type(engine._runner) is Decoder
     engine.close()
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A model whose widths C++ of ours takes, and rows."""
+    monkeypatch.setattr("swift.train.report._picture", lambda *_: b"<svg></svg>")
+    tiny_model_folder(tmp_path / "tiny", hidden_size=64, intermediate_size=96, head_dim=32)
+    write(tmp_path / "rows.jsonl", plain_rows(8))
+    return tmp_path
+
+
+def plan(place, name, step):
+    return json.loads((place / name / f"checkpoint-{step}" / "plan.json").read_text())
+
+
+def adapter(place, name, step):
+    return (place / name / f"checkpoint-{step}" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(not processor.sets(), reason="there is no C++ of ours for this processor")
+def test_a_run_goes_on_with_the_kernels_that_trained_its_checkpoint(place, monkeypatch, capsys):
+    given = {"output_dir": str(place / "parts"), "save_steps": 2, "save_total_limit": -1}
+    last = processor.sets()[-1]
+    monkeypatch.setenv("SWIFT_KERNELS", last)
+    train(place, **given)
+    assert plan(place, "parts", 2)["kernels"] == last
+    whole = adapter(place, "parts", 4)
+    monkeypatch.delenv("SWIFT_KERNELS")
+    half = str(place / "parts" / "checkpoint-2")
+    capsys.readouterr()
+    train(place, **given, resume_from_checkpoint=half)
+    assert "kernels" not in capsys.readouterr().out
+    assert plan(place, "parts", 4)["kernels"] == last
+    assert adapter(place, "parts", 4) == whole
+
+
+@pytest.mark.skipif(not processor.sets(), reason="there is no C++ of ours for this processor")
+def test_a_run_that_cannot_have_its_kernels_again_says_so(place, monkeypatch, capsys):
+    given = {"output_dir": str(place / "parts"), "save_steps": 2, "save_total_limit": -1}
+    train(place, **given)
+    first = processor.sets()[0]
+    assert plan(place, "parts", 2)["kernels"] == first
+    half = str(place / "parts" / "checkpoint-2")
+    monkeypatch.setenv("SWIFT_KERNELS", "torch")
+    capsys.readouterr()
+    train(place, **given, resume_from_checkpoint=half)
+    said = (
+        f"resume: {first} kernels trained the checkpoint and torch kernels go on, so sums differ in their last digits"
+    )
+    assert f"{said}: SWIFT_KERNELS says so\n" in capsys.readouterr().out
+    assert plan(place, "parts", 4)["kernels"] == "torch"
+    monkeypatch.delenv("SWIFT_KERNELS")
+    recorded = place / "parts" / "checkpoint-2" / "plan.json"
+    recorded.write_text(recorded.read_text().replace(f'"{first}"', '"avx1024"'))
+    train(place, **given, resume_from_checkpoint=half)
+    said = (
+        f"resume: avx1024 kernels trained the checkpoint and {first} kernels go on, so sums differ in their last digits"
+    )
+    assert f"{said}: this processor cannot run them\n" in capsys.readouterr().out

@@ -67,7 +67,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     from swift.model import load, specs
     from swift.train import checkpoint
     from swift.train.ranks import Ranks, take_one_gpu
-    from swift.tuner import attach
+    from swift.tuner import attach, fused
 
     _check_numbers(cfg.train)
     tuning.check(cfg)
@@ -120,7 +120,9 @@ def _train(cfg: Config) -> dict[str, Any]:
         model, cfg, spec.lora_targets if spec else (), renamed, feeding.inputs(data, cfg.train.batch_size, device)
     )
     apart, tokens = bool(spread.engine or spread.device_map), _tokens(cfg, data, ranks.world)
-    packed = tuning.fuse(model, cfg, path, say, apart, tokens)
+    before = resuming.recorded(resume).get("kernels", "")
+    packed = tuning.fuse(model, cfg, path, say, apart, tokens, before)
+    plan["kernels"] = fused.kernels(model)
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 

@@ -126,11 +126,14 @@ def tune(
     return table.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
 
 
-def fuse(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: bool, tokens: float) -> bool:
+def fuse(
+    model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: bool, tokens: float, before: str = ""
+) -> bool:
     """Puts the model of a folder on the fast path, where the flags allow it and the path knows the model. Whether it
     did.
 
     `apart`: the model's weights are spread over processes or devices. `tokens`: how many the run will see, about.
+    `before`: the kernels of the run that this one goes on from, if there is one.
     """
     from swift.tuner import compiled, fused
 
@@ -150,7 +153,7 @@ def fuse(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: 
         )
         say(f"{owner} {does}: the fast path is not for this run, {reason}")
         return False
-    reason = _fuse_whole(model, cfg, path, say) if whole else _fuse_adapters(model, say)
+    reason = _fuse_whole(model, cfg, path, say) if whole else _fuse_adapters(model, before, say)
     if reason and tokens * model.num_parameters() >= WORTH_COMPILING:
         say("the fast path's kernels are compiled, unless they were before on this machine (20 s)")
         if reason := compiled.start(cache_root() / "kernels"):
@@ -158,14 +161,25 @@ def fuse(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: 
     return True
 
 
-def _fuse_adapters(model: Any, say: Callable[[str], None]) -> str:
+def _fuse_adapters(model: Any, before: str, say: Callable[[str], None]) -> str:
     """Why blocks are not computed in C++; empty if they are."""
     import torch
 
-    from swift.tuner import fused
+    from swift.native.processor import TORCH
+    from swift.tuner import fused, kernels
 
-    reason = fused.fuse(model)
-    if reason and model.dtype == torch.bfloat16:
+    chosen = kernels.selection(model.config, model.dtype)
+    taken = chosen.kernels
+    if before and before != taken:
+        why = kernels.why_not_again(before, model.dtype)
+        taken = taken if why else before
+        if why:
+            goes_on = f"resume: {before} kernels trained the checkpoint and {taken} kernels go on"
+            say(f"{goes_on}, so sums differ in their last digits: {why}")
+    reason = fused.fuse(model, taken)
+    measured = taken == TORCH and (chosen.seconds or before == TORCH)
+    if reason and model.dtype == torch.bfloat16 and not measured:
+        reason = chosen.how if chosen.kernels == TORCH else reason
         say(f"blocks are computed by torch's functions instead of C++, and steps take longer for it: {reason}")
     return reason
 

@@ -194,7 +194,8 @@ class Block:
         kernels: str = "",
     ) -> None:
         self.memory = memory
-        self.library = library(layers[0].weight_OI.dtype, kernels)
+        self.kernels = kernels or native.default()
+        self.library = library(layers[0].weight_OI.dtype, self.kernels)
         self._held: list[Tensor] = []
         self.parts = [layer.parts for layer in layers]
         self._constants = made = _Block()

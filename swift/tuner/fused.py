@@ -22,6 +22,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from swift.native import processor
 from swift.tuner import block as whole
 from swift.tuner import head as head_of_words
 from swift.tuner import trained_head
@@ -101,6 +102,11 @@ def takes_any_length(model: Any) -> bool:
     """Whether the model is not quicker where the lengths of batches are few: its blocks are computed in C++."""
     found = list(blocks(model.get_base_model())) if isinstance(model, PeftModel) else []
     return bool(found) and all(isinstance(each, FusedBlock) and each.is_whole for each in found)
+
+
+def kernels(model: Any) -> str:
+    """What computes the blocks of a model: an instruction set of C++ of ours, or torch's functions."""
+    return next((each.kernels for each in model.modules() if isinstance(each, FusedBlock)), processor.TORCH)
 
 
 def _base(model: Any) -> Any:
@@ -254,6 +260,10 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
     @property
     def is_whole(self) -> bool:
         return self._whole is not None
+
+    @property
+    def kernels(self) -> str:
+        return self._whole.kernels if self._whole else processor.TORCH
 
     def why_not_whole(self) -> str:
         """Why the block is not computed as a whole; empty if nothing speaks against it."""

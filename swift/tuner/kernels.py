@@ -45,6 +45,15 @@ def selection(config: Any, dtype: torch.dtype, again: bool = False) -> Selection
     return select({**about, **fingerprint(block.SOURCE)}, candidates(dtype), partial(works, few, dtype, count), again)
 
 
+def why_not_again(kernels: str, dtype: torch.dtype) -> str:
+    """Why what trained a checkpoint cannot go on here; empty if it can."""
+    if (forced := processor.forced()) and forced != kernels:
+        return f"{processor.VARIABLE} says so"
+    if kernels not in (*processor.sets(), processor.TORCH):
+        return "this processor cannot run them"
+    return "" if kernels == processor.TORCH else block.why_not(dtype, kernels)
+
+
 def rows(weights: int) -> int:
     """How many are measured, for a block of so many weights."""
     return int(min(max(PRODUCTS / weights / ROW, 1), MOST))
