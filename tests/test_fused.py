@@ -25,7 +25,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from swift.cache import cache_root
 from swift.chat import Sample
 from swift.train.batch import StepBatches, collate, lanes, pack, rounded
-from swift.train.lanes import Lanes
+from swift.train.lanes import Lanes, Sums
 from swift.train.loss import output_head, score
 from swift.train.trainer import SftTrainer, arguments
 from swift.tuner import compiled, functions, fused
@@ -247,7 +247,10 @@ def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() ->
         threads, many = torch.get_num_threads(), Lanes()
         jobs = [
             [
-                partial(lambda batch: score(model, head, batch).loss, {**batch, "seed": torch.tensor(7)})
+                partial(
+                    lambda batch, sums: score(model, head, {**batch, "sums": sums}).loss,
+                    {**batch, "seed": torch.tensor(7)},
+                )
                 for batch in part
             ]
             for part in (alone, *beside)
@@ -270,7 +273,7 @@ def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() ->
 def test_each_lane_has_half_of_the_threads() -> None:
     parameter, seen = torch.ones(1, requires_grad=True), []
 
-    def job() -> torch.Tensor:
+    def job(_: Sums) -> torch.Tensor:
         seen.append(torch.get_num_threads())
         return parameter.sum()
 
@@ -289,7 +292,7 @@ def test_two_jobs_run_at_the_same_time() -> None:
     both = threading.Barrier(2, timeout=60)
     parameter = torch.ones(1, requires_grad=True)
 
-    def job() -> torch.Tensor:
+    def job(_: Sums) -> torch.Tensor:
         both.wait()  # breaks where one waits for the end of the other
         return (parameter * 3).sum()
 
@@ -319,7 +322,7 @@ def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path: Path) -> Non
 
 
 def test_an_error_in_a_lane_is_the_steps_error() -> None:
-    def broken() -> torch.Tensor:
+    def broken(_: Sums) -> torch.Tensor:
         raise ValueError("no such row")
 
     many = Lanes()

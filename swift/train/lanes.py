@@ -7,15 +7,49 @@ wait for each other at each: two batches on a thread each take less time than bo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 LANES = 2
-Job = Callable[[], Tensor]
-"""Computes a loss."""
+
+
+class Sums:
+    """Gradients of a lane's jobs, added up parameter by parameter.
+
+    A model that knows them adds large gradients itself, as soon as each is there: those of one job are never there
+    together.
+    """
+
+    def __init__(self, begun: Iterable[Tensor] = ()) -> None:
+        """`begun`: parameters whose `grad` is gone on with."""
+        self._of = {id(each): each.grad for each in begun if each.grad is not None}
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The sum so far, to be added to; zeros at first."""
+        found = self._of.get(id(parameter))
+        if found is None:
+            found = self._of[id(parameter)] = torch.zeros_like(parameter, requires_grad=False)
+        return found
+
+    def take(self, parameter: Tensor) -> Tensor | None:
+        """The sum, which is given away; None where nothing was added."""
+        return self._of.pop(id(parameter), None)
+
+    def add(self, parameter: Tensor, gradient: Tensor | None) -> None:
+        """Adds a gradient that nobody else needs."""
+        if gradient is None:
+            return
+        if id(parameter) in self._of:
+            self.of(parameter).add_(gradient)
+        else:
+            self._of[id(parameter)] = gradient.contiguous()
+
+
+Job = Callable[[Sums], Tensor]
+"""Computes a loss; gradients that it adds to the sums itself are none of the loss's."""
 
 
 class Lanes:
@@ -51,28 +85,28 @@ class Lanes:
         Jobs of `alone` have all threads, one after the other, then those of each list `beside` have a lane.
         """
 
-        def gradients(jobs: Sequence[Job]) -> tuple[Tensor, list[Tensor | None]]:
+        def gradients(jobs: Sequence[Job], sums: Sums) -> tuple[Tensor, Sums]:
             loss = torch.zeros(())
-            sums: list[Tensor | None] = [None] * len(parameters)
             for job in jobs:
-                found = job()
+                found = job(sums)
                 loss += found.detach()
-                sums = list(map(_sum, sums, torch.autograd.grad(found, parameters, allow_unused=True)))
+                made = torch.autograd.grad(found, parameters, allow_unused=True)
+                for parameter, gradient in zip(parameters, made, strict=True):
+                    sums.add(parameter, gradient)
             return loss, sums
 
-        done = [gradients(alone)]
+        first = Sums(parameters)
+        done = [gradients(alone, first)]
         if self._together:
-            done += [each.result() for each in [self._pool.submit(gradients, jobs) for jobs in beside]]
+            # the first lane goes on with what was there before
+            own = [first, *(Sums() for _ in beside[1:])]
+            running = [self._pool.submit(gradients, *each) for each in zip(beside, own, strict=False)]
+            done += [each.result() for each in running]
         else:
-            done += map(gradients, beside)
-        for _, found in done:
-            for parameter, gradient in zip(parameters, found, strict=True):
-                parameter.grad = _sum(parameter.grad, gradient)
+            done += [gradients(jobs, first) for jobs in beside]
+        others = [sums for _, sums in done if sums is not first]
+        for parameter in parameters:
+            for sums in others:
+                first.add(parameter, sums.take(parameter))
+            parameter.grad = first.take(parameter)
         return torch.stack([loss for loss, _ in done]).sum()
-
-
-def _sum(sum_: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """Adds to the first, where there is one."""
-    if sum_ is None or more is None:
-        return sum_ if more is None else more.contiguous()
-    return sum_.add_(more)

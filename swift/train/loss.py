@@ -38,8 +38,13 @@ class Scores(NamedTuple):
 class Likelihood(Protocol):
     """A head that makes no logits."""
 
-    def nll(self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool) -> tuple[Tensor, Tensor]:
-        """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice."""
+    def nll(
+        self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool, sums: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice.
+
+        `sums`: where the gradient of the head's own weight goes (see `score`).
+        """
 
 
 def trained(weights: Tensor) -> Tensor:
@@ -47,11 +52,12 @@ def trained(weights: Tensor) -> Tensor:
     return weights[:, 1:] != 0
 
 
-def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor], hits: bool = False) -> Scores:
+def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Any], hits: bool = False) -> Scores:
     """Runs `model` (wrapped for PEFT or several ranks or not) and scores its trained tokens in fp32.
 
     `head` is the module inside `model` that makes logits. It sees only the hidden states that predict a trained token:
-    a model that takes rows without padding (`packed`) is told which, another one's head gets them by a hook.
+    a model that takes rows without padding (`packed`) is told which, another one's head gets them by a hook. Such a
+    model adds the gradients of its weights to `sums` (lanes.Sums), where the batch has that.
     """
     wanted = trained(batch["weights"])
     targets, weights = batch["input_ids"][:, 1:][wanted], batch["weights"][:, 1:][wanted]
@@ -65,7 +71,7 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Tensor], hits: 
             hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
             scale = 1 / getattr(base.config, "logits_scaling", 1.0)  # Granite's
             if isinstance(head, Likelihood):
-                return Scores(*head.nll(hidden, scale, targets, hits), weights)
+                return Scores(*head.nll(hidden, scale, targets, hits, batch.get("sums")), weights)
             nll, hit = _HeadNll.apply(hidden, head.weight, head.bias, scale, targets, hits)  # type: ignore[no-untyped-call]
             return Scores(nll, hit, weights)
         logits = model(**inputs, use_cache=False).logits[0]

@@ -26,7 +26,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from swift.chat import Sample
 from swift.train import checkpoint, schedule
 from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack, rounded
-from swift.train.lanes import Lanes
+from swift.train.lanes import Job, Lanes, Sums
 from swift.train.loss import no_grad_scores, output_head, score, trained
 from swift.train.moved import Start
 from swift.train.report import peak_memory
@@ -217,7 +217,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         return batches, torch.tensor(max(counted, 1), device=device)
 
     def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
         assert not return_outputs and num_items_in_batch is not None, "evaluate() does without"
         # The gradients of the ranks are averaged; this is a share of a sum.
@@ -252,9 +252,14 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.refresh()
         alone, beside = lanes(inputs, self.args.per_device_train_batch_size, int if self.any_length else rounded)
 
-        def job(batch: Batch) -> Callable[[], Tensor]:
+        def job(batch: Batch) -> Job:
             seed = torch.randint(2**62, ())  # here, so that the order of drawing is that of the batches
-            return lambda: self.compute_loss(model, {**batch, "seed": seed}, num_items_in_batch=num_items_in_batch)
+
+            def loss(sums: Sums) -> Tensor:
+                inputs: dict[str, Any] = {**batch, "seed": seed, "sums": sums}
+                return self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+
+            return loss
 
         parameters = [each for each in self.model.parameters() if each.requires_grad]
         self._lanes = self._lanes or Lanes()

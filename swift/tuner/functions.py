@@ -7,7 +7,7 @@ trained get no gradient, and what is cheap is computed again in the backward pas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,13 +37,48 @@ class Span(NamedTuple):
     biased: bool
 
 
+class Sums(Protocol):
+    """Where gradients of parameters go that are not given to torch's autograd, which would keep all of a batch."""
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The sum so far, to be added to."""
+
+
+def add_product(sum_: Tensor, a: Tensor, b: Tensor) -> None:
+    """Adds a @ b, whose dtype can be another than that of the sum."""
+    if sum_.dtype == a.dtype:
+        sum_.addmm_(a, b)
+    else:
+        sum_.add_(a @ b)
+
+
+class Embed(Function):
+    """Rows of an embedding. Only those that a batch has get a gradient, none is made for the others."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight_VI: Tensor, padding: int | None, sums: Sums) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.weight, ctx.padding, ctx.sums = weight_VI, padding, sums
+        return weight_VI[tokens]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (tokens,) = ctx.saved_tensors
+        if ctx.padding is not None:
+            dy = dy.masked_fill((tokens == ctx.padding)[..., None], 0)
+        sum_VI = ctx.sums.of(ctx.weight)
+        sum_VI.index_add_(0, tokens.flatten(), dy.flatten(0, -2).to(sum_VI.dtype))
+        return None, None, None, None
+
+
 class Linear(Function):
     """x W' + b + sum over the parts of scale x (dropped A') B', with the gradients of what is trained.
 
     All linear layers with the input x at once, LoRA (arXiv 2106.09685) beside them: W holds their weights below each
     other, in the dtype of x. `tensors` are the adapters' A, their B, and the parameters that W and b are made of: the
     weight of each span, then the bias of each that has one. These are not read, they only get gradients, in their own
-    dtype, where they are trained. `dropped` is x under a dropout mask, None where there is none.
+    dtype, where they are trained; in `sums`, where these are given. `dropped` is x under a dropout mask, None where
+    there is none.
     """
 
     @staticmethod
@@ -55,6 +90,7 @@ class Linear(Function):
         bias_O: Tensor | None,
         parts: Sequence[Part],
         spans: Sequence[Span],
+        sums: Sums | None,
         *tensors: Tensor,
     ) -> Tensor:
         y_TO = torch.nn.functional.linear(x_TI, weight_OI, bias_O)
@@ -73,6 +109,7 @@ class Linear(Function):
         own = ctx.needs_input_grad[FIRST + 2 * count :]
         ctx.save_for_backward(x_TI if any(own) else None, weight_OI, seen_TI, inner_TR, down_RI, up_OR)
         ctx.parts, ctx.ranks, ctx.spans, ctx.own, ctx.drops = parts, ranks, spans, own, dropped_TI is not None
+        ctx.sums, ctx.tensors = sums, tensors[2 * count :]
         ctx.dtypes = [each.dtype for each in tensors]
         return y_TO
 
@@ -92,31 +129,36 @@ class Linear(Function):
                 ddropped_TI = dinner_TR @ down_RI
             elif dx_TI is not None:
                 dx_TI.addmm_(dinner_TR, down_RI)
-        found = [*adapters, *_own_gradients(ctx.spans, ctx.own, dy_TO, x_TI)]
+        found = [*adapters, *_own_gradients(ctx, dy_TO, x_TI)]
         gradients = [None if each is None else each.to(dtype) for each, dtype in zip(found, ctx.dtypes, strict=True)]
-        return (dx_TI, ddropped_TI, None, None, None, None, *gradients)
+        return (dx_TI, ddropped_TI, None, None, None, None, None, *gradients)
 
 
-FIRST = 6
+FIRST = 7
 """The place of the first of the `tensors` among the arguments of `Linear`."""
 
 
-def _own_gradients(
-    spans: Sequence[Span], trained: Sequence[bool], dy_TO: Tensor, x_TI: Tensor | None
-) -> list[Tensor | None]:
-    """Those of the spans' weights, then of their biases; `trained` says of each whether it is wanted."""
-    if x_TI is None:
-        return [None] * len(trained)
-    weights = trained[: len(spans)]
-    if all(weights):
-        found = list((dy_TO.T @ x_TI).split([span.stop - span.start for span in spans]))
-    else:
-        columns = (dy_TO[:, span.start : span.stop] for span in spans)
-        found = [dy.T @ x_TI if wanted else None for dy, wanted in zip(columns, weights, strict=True)]
-    biased = [span for span in spans if span.biased]
-    for span, wanted in zip(biased, trained[len(spans) :], strict=True):
-        found.append(dy_TO[:, span.start : span.stop].sum(0, dtype=torch.float32) if wanted else None)
+def _own_gradients(ctx: Any, dy_TO: Tensor, x_TI: Tensor | None) -> list[Tensor | None]:
+    """Those of the spans' weights, then of their biases, where they are wanted; None each where sums get them."""
+    spans: Sequence[Span] = ctx.spans
+    places = [*spans, *(span for span in spans if span.biased)]
+    found: list[Tensor | None] = []
+    for at, (span, parameter, wanted) in enumerate(zip(places, ctx.tensors, ctx.own, strict=True)):
+        if not wanted:
+            found.append(None)
+            continue
+        dy, sum_ = dy_TO[:, span.start : span.stop], _sum_of(parameter, ctx.sums)
+        if at < len(spans):
+            assert x_TI is not None
+            add_product(sum_, dy.T, x_TI)
+        else:
+            sum_ += dy.sum(0, dtype=torch.float32)
+        found.append(sum_ if ctx.sums is None else None)
     return found
+
+
+def _sum_of(parameter: Tensor, sums: Sums | None) -> Tensor:
+    return torch.zeros_like(parameter) if sums is None else sums.of(parameter)
 
 
 class AddNorm(Function):

@@ -27,7 +27,7 @@ from swift.tuner import block as whole
 from swift.tuner import head as head_of_words
 from swift.tuner import trained_head
 from swift.tuner.blocks import blocks
-from swift.tuner.functions import AddNorm, Attention, Heads, Linear, Part, Span, SwiGlu
+from swift.tuner.functions import AddNorm, Attention, Embed, Heads, Linear, Part, Span, Sums, SwiGlu
 from swift.tuner.masters import Master
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite")
@@ -73,6 +73,9 @@ def fuse(model: Any, kernels: str = "", dtype: torch.dtype | None = None) -> str
     if probability:
         width = max(each.weight.shape[1] for each in joined)
         base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
+    if type(base.get_input_embeddings()) is nn.Embedding:
+        hook = partial(_embedded, base.get_input_embeddings())
+        base.get_decoder().register_forward_pre_hook(hook, with_kwargs=True)
     head = base.get_output_embeddings()
     if not trained_head.why_not(head):
         base.set_output_embeddings(trained_head.TrainedHead(head, dtype or head.weight.dtype))
@@ -122,6 +125,18 @@ def _with_masks(
         seed = int(torch.randint(2**62, ()) if seed is None else seed)
         dtype = next(decoder.parameters()).dtype
         inputs["masks"] = Masks(int(inputs["rows"].sum()), width, probability, dtype, seed)
+    return args, inputs
+
+
+def _embedded(
+    embeddings: nn.Embedding, decoder: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Looks up the tokens of a batch with sums, which get the gradient of what is looked up."""
+    if "sums" in inputs and embeddings.weight.requires_grad:
+        tokens = inputs.pop("input_ids")
+        inputs["inputs_embeds"] = Embed.apply(  # type: ignore[no-untyped-call]
+            tokens, embeddings.weight, embeddings.padding_idx, inputs["sums"]
+        )
     return args, inputs
 
 
@@ -216,12 +231,12 @@ class Joined:
         tensors = [each.lora_A[ADAPTER].weight for each in self.adapters]
         return tensors + [each.lora_B[ADAPTER].weight for each in self.adapters]
 
-    def __call__(self, x: Tensor, dropped: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, dropped: Tensor | None, sums: Sums | None = None) -> Tensor:
         tensors = self.tensors()
         if not tensors and not self.is_trained():
             return nn.functional.linear(x, self.weight, self.bias)
         parts = self.parts if tensors else []
-        y: Tensor = Linear.apply(x, dropped, self.weight, self.bias, parts, self._spans, *tensors, *self._own)  # type: ignore[no-untyped-call]
+        y: Tensor = Linear.apply(x, dropped, self.weight, self.bias, parts, self._spans, sums, *tensors, *self._own)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -296,6 +311,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         rows: Tensor | None = None,
         wanted: Tensor | None = None,
         masks: Masks | None = None,
+        sums: Sums | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **others: Any,
     ) -> Tensor:
@@ -313,7 +329,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             return self._whole(hidden_states[0], turn, rows, places, found, adapters)[None]
         of_qkv, of_o, of_gate_up, of_down = found
         x, y, dropped = self._add_norm(self.input_layernorm, hidden_states[0].to(self._dtype), None, of_qkv)
-        qkv = self._qkv(y, dropped)
+        qkv = self._qkv(y, dropped, sums)
         if self._normed:
             qkv = self._norm_heads(qkv)
         attended, dropped = Attention.apply(qkv, turn, rows.tolist(), self._heads, of_o)  # type: ignore[no-untyped-call]
@@ -323,9 +339,9 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             dropped, of_gate_up, of_down = (
                 None if each is None else each[wanted] for each in (dropped, of_gate_up, of_down)
             )
-        x, y, dropped = self._add_norm(self.post_attention_layernorm, x, self._o(attended, dropped), of_gate_up)
-        inner, dropped = SwiGlu.apply(self._gate_up(y, dropped), of_down)  # type: ignore[no-untyped-call]
-        return x.add(self._down(inner, dropped), alpha=self._factor)[None]
+        x, y, dropped = self._add_norm(self.post_attention_layernorm, x, self._o(attended, dropped, sums), of_gate_up)
+        inner, dropped = SwiGlu.apply(self._gate_up(y, dropped, sums), of_down)  # type: ignore[no-untyped-call]
+        return x.add(self._down(inner, dropped, sums), alpha=self._factor)[None]
 
     def _mask(self, masks: Masks | None, number: int) -> Tensor | None:
         joined = self.joined[number]

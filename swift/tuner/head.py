@@ -82,7 +82,9 @@ class Head(nn.Linear):
             made.bias = self._bias.data_ptr()
         self._memory = Memory()
 
-    def nll(self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool) -> tuple[Tensor, Tensor]:
+    def nll(
+        self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool, _sums: object = None
+    ) -> tuple[Tensor, Tensor]:
         """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice."""
         found: tuple[Tensor, Tensor] = _Nll.apply(hidden_NI, self, scale, targets_N, hits)  # type: ignore[no-untyped-call]
         return found

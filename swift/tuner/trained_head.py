@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from swift.tuner.functions import Sums, add_product
 from swift.tuner.masters import Master
 
 LOGITS = 2**20
@@ -40,11 +41,13 @@ class TrainedHead(nn.Linear):
     def refresh(self) -> None:
         self._computed.refresh()
 
-    def nll(self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool) -> tuple[Tensor, Tensor]:
+    def nll(
+        self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool, sums: Sums | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice."""
         weight_VI = self._computed.tensor
         hidden_NI = hidden_NI.to(weight_VI.dtype)
-        found: tuple[Tensor, Tensor] = _Nll.apply(hidden_NI, self.weight, weight_VI, scale, targets_N, hits)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = _Nll.apply(hidden_NI, self.weight, weight_VI, scale, targets_N, hits, sums)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -60,6 +63,7 @@ class _Nll(Function):
         scale: float,
         targets_N: Tensor,
         hits: bool,
+        sums: Sums | None,
     ) -> tuple[Tensor, Tensor]:
         count = len(targets_N)
         most_N = hidden_NI.new_full((count,), -torch.inf, dtype=torch.float32)
@@ -77,7 +81,7 @@ class _Nll(Function):
             most_N = higher
         scale_N = most_N + total_N.log()
         ctx.save_for_backward(hidden_NI, weight_VI, targets_N, scale_N)
-        ctx.scale, ctx.dtype = scale, parameter_VI.dtype
+        ctx.scale, ctx.parameter, ctx.sums = scale, parameter_VI, sums
         hit_N = choice_N == targets_N if hits else torch.empty(0, dtype=torch.bool)
         ctx.mark_non_differentiable(hit_N)
         return scale_N - right_N, hit_N
@@ -86,7 +90,8 @@ class _Nll(Function):
     def backward(ctx: Any, dnll_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_NI, weight_VI, targets_N, scale_N = ctx.saved_tensors
         dhidden_NI = torch.zeros_like(hidden_NI, dtype=torch.float32)
-        dweight_VI = torch.empty_like(weight_VI, dtype=ctx.dtype)
+        parameter_VI = ctx.parameter
+        dweight_VI = torch.zeros_like(parameter_VI) if ctx.sums is None else ctx.sums.of(parameter_VI)
         factor_N1 = (dnll_N * ctx.scale)[:, None]
         for first, words in _stretches(weight_VI, len(targets_N)):
             logits = torch.nn.functional.linear(hidden_NI, words).float().mul_(ctx.scale)
@@ -95,8 +100,9 @@ class _Nll(Function):
             shares[here, targets_N[here] - first] -= 1
             gradient = shares.mul_(factor_N1).to(hidden_NI.dtype)
             dhidden_NI += gradient @ words
-            dweight_VI[first : first + len(words)] = gradient.T @ hidden_NI
-        return dhidden_NI.to(hidden_NI.dtype), dweight_VI, None, None, None, None
+            add_product(dweight_VI[first : first + len(words)], gradient.T, hidden_NI)
+        dhidden_NI = dhidden_NI.to(hidden_NI.dtype)
+        return dhidden_NI, dweight_VI if ctx.sums is None else None, None, None, None, None, None
 
 
 def _stretches(weight_VI: Tensor, tokens: int) -> Iterator[tuple[int, Tensor]]:
