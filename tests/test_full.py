@@ -202,8 +202,10 @@ def test_evaluation_equals_plain_transformers(tmp_path: Path) -> None:
     assert metrics["eval_loss"] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_a_parameter_whose_memory_is_exchanged_is_no_silent_error() -> None:
-    model = fast(whole())
-    model.model.layers[0].self_attn.q_proj.weight.data = torch.zeros(32, 32)
-    with pytest.raises(AssertionError, match="memory was exchanged"):
-        fused.refresh(model)
+def test_a_parameter_that_was_given_other_memory_is_computed_with_all_the_same() -> None:
+    samples, ours, theirs = rows(3), fast(whole()), whole()
+    for model in (ours, theirs):
+        weight = model.model.layers[0].self_attn.q_proj.weight
+        weight.data = weight.data * 2
+    fused.refresh(ours)
+    assert_close(gradients(ours, pack(samples)), gradients(theirs, collate(samples)), tolerance=1e-4)

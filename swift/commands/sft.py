@@ -119,9 +119,9 @@ def _train(cfg: Config) -> dict[str, Any]:
     model = tuning.tune(
         model, cfg, spec.lora_targets if spec else (), renamed, feeding.inputs(data, cfg.train.batch_size, device)
     )
-    apart, tokens = bool(spread.engine or spread.device_map), _tokens(cfg, data, ranks.world)
+    apart = _apart(cfg, bool(spread.engine or spread.device_map), ranks.world)
     before = resuming.recorded(resume).get("kernels", "")
-    packed = tuning.fuse(model, cfg, path, say, apart, tokens, before)
+    packed = tuning.fuse(model, cfg, path, say, apart, _tokens(cfg, data, ranks.world), before)
     plan["kernels"] = fused.kernels(model)
     trained, whole = attach.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
@@ -177,6 +177,15 @@ def _why_early(trainer: SftTrainer) -> str:
     if trainer.late:
         return f"stopped after {step}: the time of --max_minutes is over"
     return f"stopped after {step} by {signal.Signals(trainer.stopped).name}"
+
+
+def _apart(cfg: Config, spread: bool, world: int) -> str:
+    """Why the run does not take the fast path, by how it is spread; empty where nothing speaks against it."""
+    from swift.tuner.table import TUNERS
+
+    if spread:
+        return "its weights are spread"
+    return "several processes train all weights" if TUNERS[cfg.train.sft_type].whole and world > 1 else ""
 
 
 def _tokens(cfg: Config, data: Data, world: int) -> float:

@@ -127,13 +127,13 @@ def tune(
 
 
 def fuse(
-    model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: bool, tokens: float, before: str = ""
+    model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: str, tokens: float, before: str = ""
 ) -> bool:
     """Puts the model of a folder on the fast path, where the flags allow it and the path knows the model. Whether it
     did.
 
-    `apart`: the model's weights are spread over processes or devices. `tokens`: how many the run will see, about.
-    `before`: the kernels of the run that this one goes on from, if there is one.
+    `apart`: what speaks against it in how the run is spread over processes or devices. `tokens`: how many the run will
+    see, about. `before`: the kernels of the run that this one goes on from, if there is one.
     """
     from swift.tuner import compiled, fused
 
@@ -141,7 +141,7 @@ def fuse(
     train = cfg.train
     if train.tuner_backend != "swift" or train.sft_type not in FAST or train.torch_compile:
         return False
-    reason = "its weights are spread" if apart else fused.why_not(model)
+    reason = apart or fused.why_not(model)
     if train.neftune_noise_alpha and not reason:
         reason = "NEFTune's noise goes by the length of each row"
     if cfg.tuner.galore_optim_per_parameter and cfg.tuner.use_galore and not reason:

@@ -26,15 +26,15 @@ class Master:
         self.tensor = self._whole.to(dtype)
 
     def refresh(self) -> None:
-        moved = [each for each, part in zip(self._parameters, self._parts(), strict=True) if not _same(each, part)]
-        assert not moved, "a parameter's memory was exchanged"
-        if self._trained and self.tensor.dtype != self._whole.dtype:
+        if not self._trained:
+            return
+        for each, part in zip(self._parameters, self._parts(), strict=True):
+            if each.data_ptr() != part.data_ptr():  # what wraps a model can give its parameters other memory
+                part.copy_(each.detach())
+                each.data = part
+        if self.tensor.dtype != self._whole.dtype:
             self.tensor.copy_(self._whole)
 
     def _parts(self) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = self._whole.split([len(each) for each in self._parameters])
         return parts
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr()
