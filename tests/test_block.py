@@ -234,33 +234,34 @@ def test_the_same_batch_gives_the_same_bits_and_more_threads_the_same_up_to_roun
     before = torch.get_num_threads()
     found = []
     try:
-        for threads in (1, 1, 2, 2):
+        for threads in (1, 1, 2, 2, 3, 3, 4, 4, 8, 8):
             torch.set_num_threads(threads)
             found.append(computed(whole(tuned("llama", dropout=0.3)), [300, 200, 150]))
     finally:
         torch.set_num_threads(before)
-    for at in (0, 2):
+    for at in range(0, len(found), 2):
         assert all(torch.equal(found[at][name], found[at + 1][name]) for name in found[at])
-    for name, one in found[0].items():
-        assert (found[2][name] - one).norm() < 1e-2 * one.norm()
+        for name, one in found[0].items():
+            assert (found[at][name] - one).norm() < 1e-2 * one.norm()
 
 
-def test_two_lanes_share_memory_without_meeting_in_it() -> None:
+@pytest.mark.parametrize("threads", [2, 3, 4, 8])
+def test_lanes_share_memory_without_meeting_in_it(threads: int) -> None:
     model = whole(tuned("llama", dropout=0.3))
     head, trained = output_head(model), [each for each in model.parameters() if each.requires_grad]
-    both = lanes(pack(some_rows(9)), 2)[1]
-    assert all(both)
+    several = lanes(pack(some_rows(24)), 2, threads=threads)[1]
+    assert len(several) > 1 and all(several)
     jobs = [
-        [partial(lambda batch: score(model, head, batch).loss, {**each, "seed": torch.tensor(7)}) for each in lane]
-        for lane in both
+        [partial(lambda batch, _: score(model, head, batch).loss, {**each, "seed": torch.tensor(7)}) for each in lane]
+        for lane in several
     ]
     before = torch.get_num_threads()
     found = []
     torch.set_flush_denormal(True)  # as in the lanes
     try:
-        for threads in (1, 2, 2):
+        for number in (1, threads, threads):
             model.zero_grad()
-            torch.set_num_threads(threads)
+            torch.set_num_threads(number)
             with closing(Lanes()) as many:
                 many.add_gradients([], jobs, trained)
             found.append(torch.cat([each.grad.flatten() for each in trained if each.grad is not None]))
@@ -268,18 +269,59 @@ def test_two_lanes_share_memory_without_meeting_in_it() -> None:
         torch.set_num_threads(before)
         torch.set_flush_denormal(False)
     assert torch.equal(found[1], found[2])
-    assert torch.equal(found[0], found[1])
+    # one thread adds lane after lane, fp32 rounded in another order; more in a lane add bf16 in another order too
+    assert (found[0] - found[1]).norm() <= (1e-5 if len(several) == threads else 1e-2) * found[0].norm()
 
 
 def test_a_model_too_large_to_lay_out_is_computed_by_torchs_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tuned("llama")
-    layers = [each for each in model.modules() if isinstance(each, torch.nn.Linear) and each.weight.shape[0] > 48]
-    needed = sum(each.weight.nbytes for each in layers if "lora" not in type(each).__name__.lower())
+    needed = output_head(model).weight.nbytes  # the others are moved
     monkeypatch.setattr(block, "free_memory", lambda: needed)
     assert "GiB, and 0.0 are free" in fused.fuse(model)
     computed(model, [30, 20])
     monkeypatch.setattr(block, "free_memory", lambda: 10 * needed)
     assert fused.fuse(tuned("llama")) == ""
+
+
+def linears(model: PeftModel) -> dict[str, torch.nn.Linear]:
+    """The frozen layers of the blocks."""
+    found = model.get_base_model().get_decoder().named_modules()
+    return {name: each for name, each in found if isinstance(each, torch.nn.Linear) and "lora_" not in name}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "published"), [(torch.bfloat16, True), (torch.float32, True), (torch.float32, False)]
+)
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_a_weight_that_is_kept_for_the_products_alone_is_there_again_when_it_is_read(
+    family: str, dtype: torch.dtype, published: bool
+) -> None:
+    needs(dtype)
+    model = tuned(family, dtype, targets=["qkv_proj", "down_proj"] if family == "phi3" else ["q_proj", "down_proj"])
+    model = rounded(model) if published else model
+    before = {name: each.weight.clone() for name, each in linears(model).items()}
+    sizes = sum(each.numel() for each in model.parameters())
+    whole(model)
+    assert sum(each.numel() for each in model.parameters()) == sizes
+    held = [each for name, each in model.get_base_model().model.layers.named_parameters() if "proj" in name]
+    assert all(each.is_meta for each in held if not each.requires_grad), "nothing is held twice"
+    model.to("cpu")
+    assert all(each.is_meta for each in held if not each.requires_grad), "nor is it where nothing has to move"
+    for name, each in linears(model).items():
+        assert torch.equal(each.weight, before[name]), name
+        assert each.weight is each.weight, "what is written to it stays"
+    computed(model, [30, 20])
+
+
+def test_a_model_is_merged_and_answers_as_if_it_had_not_been_trained_in_another_layout() -> None:
+    needs(torch.float32)
+    tokens = torch.tensor([samples([40])[0].tokens])
+    plain, ours = tuned("qwen2", torch.float32), whole(tuned("qwen2", torch.float32))
+    computed(ours, [30, 20])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(input_ids=tokens).logits, plain(input_ids=tokens).logits)
+        found = [model.merge_and_unload()(input_ids=tokens).logits for model in (plain, ours)]
+    torch.testing.assert_close(*found)
 
 
 def test_gradient_checkpointing_changes_no_bit_even_with_dropout(tmp_path: Path) -> None:

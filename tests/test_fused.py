@@ -24,7 +24,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from swift.cache import cache_root
 from swift.chat import Sample
-from swift.train.batch import StepBatches, collate, lanes, pack, rounded
+from swift.train.batch import StepBatches, collate, lanes, lanes_of, pack, rounded
 from swift.train.lanes import Lanes, Sums
 from swift.train.loss import output_head, score
 from swift.train.trainer import SftTrainer, arguments
@@ -199,16 +199,20 @@ def test_rows_are_cut_by_tokens_and_none_is_lost(world: int) -> None:
         assert world == 1 or max(sum(lengths[row] for row in each) for each in cut) <= 1024
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 8, 16])
+@pytest.mark.parametrize("largest", [1, 3])
 @pytest.mark.parametrize("longest", [40, 300, 900, 3000])
-def test_what_is_computed_at_a_time_fits_where_the_users_own_batches_do(longest: int, at_once: int) -> None:
+def test_what_is_computed_at_a_time_fits_where_the_users_own_batches_do(
+    longest: int, largest: int, threads: int
+) -> None:
     samples = rows(9, longest)
     whole = pack(samples)
-    alone, beside = lanes(whole, at_once)
-    most = max(2048, sum(sorted(len(sample.tokens) for sample in samples)[-at_once:]))
-    largest = [max((batch["input_ids"].numel() for batch in lane), default=0) for lane in (alone, *beside)]
-    assert max(largest[0], sum(largest[1:])) <= 1.05 * most
-    assert all(beside) or longest > 900
+    alone, beside = lanes(whole, largest, threads=threads)
+    assert threads <= 2 or threads % len(beside) == 0
+    most = max(2048, 512 * len(beside), sum(sorted(len(sample.tokens) for sample in samples)[-largest:]))
+    sizes = [max((batch["input_ids"].numel() for batch in lane), default=0) for lane in (alone, *beside)]
+    assert max(sizes[0], sum(sizes[1:])) <= 1.05 * most
+    assert all(beside) or longest > 900 or len(beside) == 1
     found = []
     for batch in chain(alone, *beside):
         for start, stop in pairwise([0, *accumulate(batch["rows"].tolist())]):
@@ -270,7 +274,8 @@ def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() ->
         torch.set_num_threads(before)
 
 
-def test_each_lane_has_half_of_the_threads() -> None:
+@pytest.mark.parametrize(("threads", "number"), [(2, 2), (3, 3), (4, 2), (4, 4), (8, 2), (8, 8)])
+def test_each_lane_has_its_part_of_the_threads(threads: int, number: int) -> None:
     parameter, seen = torch.ones(1, requires_grad=True), []
 
     def job(_: Sums) -> torch.Tensor:
@@ -278,14 +283,22 @@ def test_each_lane_has_half_of_the_threads() -> None:
         return parameter.sum()
 
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     many = Lanes()
     try:
-        many.add_gradients([job], [[job], [job]], [parameter])
-        assert seen == [2, 1, 1]
+        many.add_gradients([job], [[job]] * number, [parameter])
+        assert seen == [threads] + [threads // number] * number
     finally:
         many.close()
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "threads", "number"),
+    [([500] * 8, 4, 4), ([500] * 8, 8, 8), ([500] * 9, 3, 3), ([500] * 4, 16, 4), ([4000], 8, 1), ([500] * 3, 4, 1)],
+)
+def test_lanes_are_as_many_as_rows_fill_evenly(lengths: list[int], threads: int, number: int) -> None:
+    assert lanes_of(lengths, threads) == number
 
 
 def test_two_jobs_run_at_the_same_time() -> None:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ POOL = 8
 
 # Tokens in a batch beyond which products get no faster on a CPU.
 FULL = 1024
-# Tokens of two batches that are computed beside each other.
-AT_ONCE = 2 * FULL
+# What each further thread of a lane costs it: threads that share an operation wait for each other at its end.
+WAITING = 0.03
 
 
 class StepBatches(Sampler[list[int]]):
@@ -131,29 +131,49 @@ def rounded(length: int) -> int:
     return -(-length // step) * step
 
 
-def lanes(
-    batch: Batch, at_once: int, round_up: Callable[[int], int] = rounded
-) -> tuple[list[Batch], list[list[Batch]]]:
-    """The rows of a packed batch as batches that need all memory, and as those of two lanes with about as many tokens.
+def at_once(number: int) -> int:
+    """Tokens that so many lanes compute at a time: those of two full batches, half a batch in each of more lanes."""
+    return FULL * max(4, number) // 2
 
-    At a time, by a batch alone or by one of each lane, there are no more tokens than in the `at_once` longest rows, or
-    than `AT_ONCE`. `round_up`: the length of a row, and of a batch -> the one that it is filled up to.
+
+def lanes(
+    batch: Batch, largest: int, round_up: Callable[[int], int] = rounded, threads: int = 2
+) -> tuple[list[Batch], list[list[Batch]]]:
+    """The rows of a packed batch as batches that need all memory, and as those of lanes with about as many tokens.
+
+    At a time, by a batch alone or by one of each lane, there are no more tokens than in the `largest` longest rows, or
+    than `at_once` says. `round_up`: the length of a row, and of a batch -> the one that it is filled up to.
     """
     lengths = batch["rows"].tolist()
-    room = max(AT_ONCE, sum(sorted(lengths)[-at_once:]))
-    parts = fill(range(len(lengths)), lengths, min(AT_ONCE, sum(lengths)) // 2)
+    number = lanes_of(lengths, threads)
+    room = max(at_once(number), sum(sorted(lengths)[-largest:]))
+    parts = fill(range(len(lengths)), lengths, min(at_once(number), sum(lengths)) // number)
     parts.sort(key=lambda rows: sum(lengths[row] for row in rows), reverse=True)
     sizes = [sum(lengths[row] for row in part) for part in parts]
-    number = next((at for at, pair in enumerate(pairwise(sizes)) if sum(pair) <= room), len(parts))
-    alone, beside = parts[:number], [row for part in parts[number:] for row in part]
-    most = min(AT_ONCE // 2, room - max((lengths[row] for row in beside), default=0))
+    first = next((at for at in range(len(parts) - 1) if sum(sizes[at : at + number]) <= room), len(parts))
+    alone, beside = parts[:first], [row for part in parts[first:] for row in part]
+    longest = max((lengths[row] for row in beside), default=0)
+    most = min(at_once(number) // number, (room - longest) // (number - 1) if number > 1 else room)
     cut = partial(_only, batch, round_up=round_up)
-    return list(map(cut, alone)), [list(map(cut, fill(half, lengths, most))) for half in halves(beside, lengths)]
+    return list(map(cut, alone)), [list(map(cut, fill(lane, lengths, most))) for lane in dealt(beside, lengths, number)]
 
 
-def halves(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """The rows in two parts with about as many tokens: each, the longest first, goes where there are fewer."""
-    made: list[list[int]] = [[], []]
+def lanes_of(lengths: Sequence[int], threads: int) -> int:
+    """How many lanes compute rows of these lengths soonest, each on as many of the threads; two on one or two."""
+    if threads <= 2:
+        return 2
+
+    def time(number: int) -> float:
+        each = threads // number
+        longest = max(sum(lengths[row] for row in lane) for lane in dealt(range(len(lengths)), lengths, number))
+        return longest / each * (1 + WAITING * (each - 1))
+
+    return min((each for each in range(1, threads + 1) if threads % each == 0), key=time)
+
+
+def dealt(rows: Sequence[int], lengths: Sequence[int], number: int) -> list[list[int]]:
+    """The rows in parts with about as many tokens: each, the longest first, goes where there are fewest."""
+    made: list[list[int]] = [[] for _ in range(number)]
     for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
         min(made, key=lambda part: sum(lengths[other] for other in part)).append(row)
     return made

@@ -1,19 +1,16 @@
 """Batches of one step beside each other, each on threads of its own. Knows gradients; no rows, no model.
 
 Products whose result has few columns do not get quicker by a second thread, and threads that share every operation
-wait for each other at each: two batches on a thread each take less time than both, one after the other, on two.
+wait for each other at each: batches on a thread each take less time than one after the other on all.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
-
-LANES = 2
 
 
 class Sums:
@@ -53,36 +50,34 @@ Job = Callable[[Sums], Tensor]
 
 
 class Lanes:
-    """Two lanes of half the threads each. Gradients are added in a fixed order, so a run can be repeated."""
+    """Lanes of as many threads each. Gradients are added in a fixed order, so a run can be repeated."""
 
     def __init__(self) -> None:
-        threads = torch.get_num_threads()
-        self._together = threads >= LANES
-        if self._together:
-            ready = threading.Barrier(LANES + 1)
-
-            def begin() -> None:
-                torch.get_num_threads()  # the first call takes the process's number, whatever was said before
-                torch.set_num_threads(threads // LANES)
-                torch.set_flush_denormal(True)
-                ready.wait()
-
-            self._pool = ThreadPoolExecutor(LANES, "lane", initializer=begin)
-            for _ in range(LANES):
-                self._pool.submit(int)
-            ready.wait()
-            torch.set_num_threads(threads)  # the last call counts for threads to come
+        self._threads = torch.get_num_threads()
+        self._lanes: list[ThreadPoolExecutor] = []
 
     def close(self) -> None:
-        if self._together:
-            self._pool.shutdown(cancel_futures=True)
+        for each in self._lanes:
+            each.shutdown(cancel_futures=True)
+
+    def _open(self, number: int) -> None:
+        """Lanes have a thread of Python's each, and keep it: those of OpenMP belong to it."""
+        while len(self._lanes) < number:
+            pool = ThreadPoolExecutor(1, "lane")
+            pool.submit(torch.get_num_threads).result()  # the first call takes the process's number, whatever was said
+            pool.submit(torch.set_flush_denormal, True).result()
+            self._lanes.append(pool)
+        for each in self._lanes[:number]:
+            each.submit(torch.set_num_threads, self._threads // number).result()
+        torch.set_num_threads(self._threads)  # the last call counts for threads to come
 
     def add_gradients(
         self, alone: Sequence[Job], beside: Sequence[Sequence[Job]], parameters: Sequence[Tensor]
     ) -> Tensor:
         """The sum of the losses that the jobs compute; their gradients are added to the parameters' `grad`.
 
-        Jobs of `alone` have all threads, one after the other, then those of each list `beside` have a lane.
+        Jobs of `alone` have all threads, one after the other, then those of each list `beside` have a lane, where there
+        are threads for each.
         """
 
         def gradients(jobs: Sequence[Job], sums: Sums) -> tuple[Tensor, Sums]:
@@ -97,10 +92,13 @@ class Lanes:
 
         first = Sums(parameters)
         done = [gradients(alone, first)]
-        if self._together:
+        if 1 < len(beside) <= self._threads:
+            self._open(len(beside))
             # the first lane goes on with what was there before
             own = [first, *(Sums() for _ in beside[1:])]
-            running = [self._pool.submit(gradients, *each) for each in zip(beside, own, strict=False)]
+            running = [
+                lane.submit(gradients, jobs, sums) for lane, jobs, sums in zip(self._lanes, beside, own, strict=False)
+            ]
             done += [each.result() for each in running]
         else:
             done += [gradients(jobs, first) for jobs in beside]

@@ -250,7 +250,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             return torch.zeros(())  # a batch whose rows are in another
         model.train()
         self.refresh()
-        alone, beside = lanes(inputs, self.args.per_device_train_batch_size, int if self.any_length else rounded)
+        round_up, threads = int if self.any_length else rounded, torch.get_num_threads()
+        alone, beside = lanes(inputs, self.args.per_device_train_batch_size, round_up, threads)
 
         def job(batch: Batch) -> Job:
             seed = torch.randint(2**62, ())  # here, so that the order of drawing is that of the batches

@@ -29,7 +29,7 @@ struct Block {
 
 namespace {
 
-constexpr long STRETCH = 256; // tokens
+constexpr long STRETCH = 256; // tokens, at most
 
 struct Kept {
   Cell *qkv, *attended, *mid, *gate_up, *inner[4];
@@ -37,8 +37,10 @@ struct Kept {
   char *end;
 };
 
+// Tokens of a stretch: as many for each thread, in stretches of about the same size.
 long stretch(const Block &b, long rows) {
-  return std::clamp<long>(whole((rows + b.threads - 1) / b.threads), SIDE, STRETCH);
+  const long each = std::max<long>((rows + b.threads - 1) / b.threads, 1);
+  return whole(even(each, STRETCH));
 }
 Heads heads(const Block &b) {
   return {b.queries,      b.keys,   b.width,  b.window,       b.rotated,
@@ -147,7 +149,7 @@ void run_forward(const Block &b) {
       const long valid = std::min(long_, b.tokens - first), count = blocks(valid);
       const Cell *seen = b.qkv.mask ? mine.dropped : mine.y;
       for (long t = 0; t < valid; t++)
-        norm(plain(b.x, first + t, hidden), hidden, b.norm, float(b.eps), plain(b.qkv.mask, first + t, hidden),
+        norm(plain(b.x, first + t, hidden), hidden, b.norm, float(b.eps), mask(b.qkv, first + t),
              inside(mine.y, t, hidden), b.qkv.mask ? inside(mine.dropped, t, hidden) : Out{});
       Cell *low = k.inner[0] + at(first, b.qkv.rank), *to = k.qkv + at(first, b.qkv.outputs);
       inward(count, seen, hidden, shared.qkv.down, b.qkv.rank, low);
@@ -166,7 +168,7 @@ void run_forward(const Block &b) {
         if (b.places)
           copy(inside(k.attended, place(t), wide_), inside(mine.y, t, wide_), wide_);
         if (b.o.mask)
-          under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_),
+          under(inside(k.attended, place(t), wide_), mask(b.o, place(t)), inside(mine.dropped, t, wide_),
                 wide_);
       }
       if (b.places)
@@ -181,7 +183,7 @@ void run_forward(const Block &b) {
                 load(b.x + place(r * SIDE + line) * hidden + p * SIDE) + values * float(b.factor));
       });
       for (long t = 0; t < valid; t++)
-        norm(inside(mid, t, hidden), hidden, b.norm_after, float(b.eps_after), plain(b.gate_up.mask, place(t), hidden),
+        norm(inside(mid, t, hidden), hidden, b.norm_after, float(b.eps_after), mask(b.gate_up, place(t)),
              inside(mine.y, t, hidden), b.gate_up.mask ? inside(mine.dropped, t, hidden) : Out{});
       seen = b.gate_up.mask ? mine.dropped : mine.y;
       low = k.inner[2] + at(first, b.gate_up.rank);
@@ -199,7 +201,7 @@ void run_forward(const Block &b) {
             stream(gate_up + gate, values);
             store(mine.act + to, y);
             if (b.down.mask && row < valid)
-              store(mine.act_dropped + to, y * load(b.down.mask + place(row) * inner + (p - half) * SIDE));
+              store(mine.act_dropped + to, y * mask(b.down, place(row))[p - half]);
           },
           true);
       low = k.inner[3] + at(first, b.down.rank);
@@ -280,7 +282,7 @@ void run_backward(const Block &b) {
                         store(mine.dgate_up + there, d * act);
                         Pair y = act * u;
                         if (b.down.mask)
-                          y = y * load(b.down.mask + place(r * SIDE + line) * inner + p * SIDE);
+                          y = y * mask(b.down, place(r * SIDE + line))[p];
                         store(mine.act + (r * inner / SIDE + p) * AREA + line * SIDE, y);
                       });
       adapters_gradient(b.down, valid, mine.act, k.inner[3] + at(first, b.down.rank), mine.dy, mine.dinner,
@@ -291,13 +293,13 @@ void run_backward(const Block &b) {
           [&](long r, long p, long line, Pair d) { store(mine.dy + (r * hidden / SIDE + p) * AREA + line * SIDE, d); });
       for (long t = 0; t < valid; t++)
         norm_gradient(inside(mid, t, hidden), inside(mine.dy, t, hidden), hidden, b.norm_after, float(b.eps_after),
-                      plain(b.gate_up.mask, place(t), hidden), inside(mine.dropped, t, hidden),
+                      mask(b.gate_up, place(t)), inside(mine.dropped, t, hidden),
                       plain(b.dy, first + t, hidden), plain(b.dx, place(t), hidden));
       adapters_gradient(b.gate_up, valid, mine.dropped, k.inner[2] + at(first, b.gate_up.rank), mine.dgate_up,
                         mine.dinner, mine.sums[2], mine.aside);
       for (long t = 0; t < valid; t++) {
         scaled(plain((const Number *)b.dx, place(t), hidden), t);
-        under(inside(k.attended, place(t), wide_), plain(b.o.mask, place(t), wide_), inside(mine.dropped, t, wide_),
+        under(inside(k.attended, place(t), wide_), mask(b.o, place(t)), inside(mine.dropped, t, wide_),
               wide_);
       }
       inward(count, mine.dy, hidden, shared.o.back_up, b.o.rank, mine.dinner);
@@ -321,7 +323,7 @@ void run_backward(const Block &b) {
           [&](long r, long p, long line, Pair d) { store(mine.dy + (r * hidden / SIDE + p) * AREA + line * SIDE, d); });
       for (long t = 0; t < valid; t++)
         norm_gradient(plain(b.x, first + t, hidden), inside(mine.dy, t, hidden), hidden, b.norm, float(b.eps),
-                      plain(b.qkv.mask, first + t, hidden), inside(mine.dropped, t, hidden),
+                      mask(b.qkv, first + t), inside(mine.dropped, t, hidden),
                       plain((const Number *)b.dx, first + t, hidden), plain(b.dx, first + t, hidden));
       adapters_gradient(b.qkv, valid, mine.dropped, k.inner[0] + at(first, b.qkv.rank), dqkv, mine.dinner, mine.sums[0],
                         mine.aside);
@@ -349,6 +351,18 @@ void lay_out_weight(const Number *weight, int64_t outputs, int64_t inputs, int p
     for (long i = 0; i < i32; i++)
       frozen_panel(panels + (o * i32 + i) * SQUARE * planes, planes,
                    [&](long line) { return load(weight + (o * SIDE + line) * inputs + i * SIDE); });
+}
+
+// Its rows from panels again.
+void read_weight(const bf16 *panels, int64_t outputs, int64_t inputs, int planes, Number *weight) {
+  alignas(64) float line[SIDE];
+  for (long row = 0; row < outputs; row++)
+    for (long i = 0; i < inputs; i += SIDE) {
+      const bf16 *block = panels + (row / SIDE * inputs + i) * SIDE * planes;
+      for (long column = 0; column < SIDE; column++)
+        line[column] = frozen_number(block, planes, row % SIDE, column);
+      store(weight + row * inputs + i, load((const float *)line));
+    }
 }
 
 // Bytes that `forward` keeps for `backward`, and that a call needs while it runs.

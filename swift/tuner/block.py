@@ -1,8 +1,8 @@
 """A decoder's block as one function forwards and one backwards, in C++ (`block.cpp`). Knows plain LoRA.
 
-In bf16 and fp32, by whatever the processor multiplies best (`products.h`). Weights are laid out for it, once for both
-directions. What it keeps for the gradient of one block is one piece of memory, taken from those that
-earlier batches have given back.
+In bf16 and fp32, by whatever the processor multiplies best (`products.h`). Weights are kept as panels alone
+(`panels.py`), which serve both directions. What it keeps for the gradient of one block is one piece of memory, taken
+from those that earlier batches have given back.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from swift import native
+from swift.tuner.panels import SIDE, Panels
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-SIDE = 32
-"""What widths have to be a multiple of."""
 PARTS = 3
 """Adapters of layers with one input, at most."""
 WIDEST = 512
@@ -44,6 +43,7 @@ class _Part(ctypes.Structure):
 class _Linear(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("panels", "bias", "mask")),
+        ("kept", c_double),
         *((name, c_int64) for name in ("inputs", "outputs", "planes", "rank", "count")),
         ("parts", _Part * PARTS),
     ]
@@ -84,9 +84,9 @@ def _library(dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
     made = load(SOURCE, dtype, kernels)
     made.kept_bytes.argtypes, made.kept_bytes.restype = [POINTER(_Block)], c_int64
     made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Block), c_int], c_int64
-    made.lay_out_weight.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p]
+    made.lay_out_weight.argtypes = made.read_weight.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p]
     made.forward.argtypes = made.backward.argtypes = [POINTER(_Block)]
-    made.lay_out_weight.restype = made.forward.restype = made.backward.restype = None
+    made.lay_out_weight.restype = made.read_weight.restype = made.forward.restype = made.backward.restype = None
     return made
 
 
@@ -106,9 +106,14 @@ def planes(weight: Tensor, kernels: str = "") -> int:
     )
 
 
-def why_not_room(weights: Sequence[Tensor], kernels: str = "") -> str:
-    """Why weights are not laid out here; empty if they take less than half of what is free."""
-    needed, free = sum(2 * planes(each, kernels) * each.numel() for each in weights), free_memory()
+def why_not_room(moved: Sequence[Tensor], copied: Sequence[Tensor], kernels: str = "") -> str:
+    """Why weights are not laid out here; empty if that takes less than half of what is free.
+
+    Those that are `moved` are in the layout alone then, those `copied` as they are too.
+    """
+    rooms = {id(each): 2 * planes(each, kernels) * each.numel() for each in (*moved, *copied)}
+    needed = sum(rooms.values()) - sum(min(each.nbytes, rooms[id(each)]) for each in moved)
+    free = free_memory()
     if needed < free / 2:
         return ""
     return f"weights laid out for it would take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free"
@@ -158,9 +163,12 @@ class Both(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Linear layers with one input, as a block has them. Parts: where each adapter's outputs are, and its factor."""
+    """Linear layers with one input, as a block has them: their weights, one below the other, and their biases.
 
-    weight_OI: Tensor
+    Parts: where each adapter's outputs are, and its factor.
+    """
+
+    weights: Sequence[Tensor]
     bias_O: Tensor | None
     parts: Sequence[tuple[int, int, float]]
 
@@ -168,6 +176,14 @@ class Layer(NamedTuple):
 class Norm(NamedTuple):
     weight_I: Tensor
     eps: float
+
+
+class Mask(NamedTuple):
+    """Dropout's, (T, I): a bit a number, of each 32 the first the lowest, as int32; and what those kept are multiplied
+    with."""
+
+    bits: Tensor
+    kept: float
 
 
 class Shape(NamedTuple):
@@ -195,18 +211,18 @@ class Block:
     ) -> None:
         self.memory = memory
         self.kernels = kernels or native.default()
-        self.library = library(layers[0].weight_OI.dtype, self.kernels)
+        self.library = library(layers[0].weights[0].dtype, self.kernels)
+        self.panels: list[Panels] = []
+        """Of each of `layers`."""
         self._held: list[Tensor] = []
         self.parts = [layer.parts for layer in layers]
         self._constants = made = _Block()
         for name, layer in zip(LINEARS, layers, strict=True):
             linear = getattr(made, name)
-            linear.outputs, linear.inputs = layer.weight_OI.shape
-            weight = layer.weight_OI.detach().contiguous()
-            linear.planes = planes(weight, kernels)
-            panels = torch.empty(linear.planes * weight.numel(), dtype=torch.bfloat16)
-            self.library.lay_out_weight(weight.data_ptr(), *weight.shape, linear.planes, panels.data_ptr())
-            linear.panels = self._hold(panels)
+            linear.planes = max(planes(each, kernels) for each in layer.weights)
+            panels = Panels(layer.weights, linear.planes, self.library)
+            linear.outputs, linear.inputs, linear.panels = panels.outputs, panels.inputs, panels.data.data_ptr()
+            self.panels.append(panels)
             if layer.bias_O is not None:
                 linear.bias = self._hold(layer.bias_O.detach().float().contiguous())
         names = ("", "_after", "_q", "_k")
@@ -226,7 +242,7 @@ class Block:
         turn: tuple[Tensor, Tensor] | None,
         rows: Tensor,
         wanted_N: Tensor | None,
-        masks: Sequence[Tensor | None],
+        masks: Sequence[Mask | None],
         adapters: Sequence[Sequence[Tensor]],
     ) -> Tensor:
         """What the block makes of rows one behind the other; of the `wanted` positions only, where they are given.
@@ -252,7 +268,9 @@ class Block:
         found = iter(adapters)
         for name, parts, count, mask in zip(LINEARS, self.parts, call.counts, call.masks, strict=True):
             linear = getattr(made, name)
-            linear.count, linear.mask = count, None if mask is None else mask.data_ptr()
+            linear.count = count
+            if mask is not None:
+                linear.mask, linear.kept = mask.bits.data_ptr(), mask.kept
             downs, ups = ([next(found) for _ in range(count)] for _ in range(2))
             for part, (start, stop, scale), down, up in zip(linear.parts, parts, downs, ups, strict=False):
                 part.down, part.up, part.rank = down.data_ptr(), up.data_ptr(), len(down)
@@ -269,7 +287,7 @@ class _Call(NamedTuple):
     turn: tuple[Tensor, Tensor] | None
     rows: Tensor
     wanted_N: Tensor | None
-    masks: list[Tensor | None]
+    masks: list[Mask | None]
 
 
 class _Whole(Function):

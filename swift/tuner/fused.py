@@ -9,11 +9,12 @@ ones once keys and values are made. A call without `rows` is answered by the blo
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
@@ -29,11 +30,13 @@ from swift.tuner import trained_head
 from swift.tuner.blocks import blocks
 from swift.tuner.functions import AddNorm, Attention, Embed, Heads, Linear, Part, Span, Sums, SwiGlu
 from swift.tuner.masters import Master
+from swift.tuner.panels import SIDE, Panels, give_up
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite")
 """Configurations' `model_type` whose blocks are: norm, attention, add, norm, gated feed-forward part, add."""
 ATTENTIONS = ("grouped", "eager", "sdpa")
 ADAPTER = "default"
+Kind = TypeVar("Kind")
 
 
 def why_not(model: Any) -> str:
@@ -71,7 +74,7 @@ def fuse(model: Any, kernels: str = "", dtype: torch.dtype | None = None) -> str
     joined = [each for block in made for each in block.joined]
     probability = max(each.probability for each in joined)
     if probability:
-        width = max(each.weight.shape[1] for each in joined)
+        width = max(each.inputs for each in joined)
         base.get_decoder().register_forward_pre_hook(partial(_with_masks, width, probability), with_kwargs=True)
     if type(base.get_input_embeddings()) is nn.Embedding:
         hook = partial(_embedded, base.get_input_embeddings())
@@ -80,10 +83,10 @@ def fuse(model: Any, kernels: str = "", dtype: torch.dtype | None = None) -> str
     if not trained_head.why_not(head):
         base.set_output_embeddings(trained_head.TrainedHead(head, dtype or head.weight.dtype))
     reason = next(filter(None, (each.why_not_whole() for each in made)), "")
-    reason = reason or whole.why_not(joined[0].weight.dtype, kernels)
+    reason = reason or whole.why_not(joined[0].dtype, kernels)
     fast_head = not head_of_words.why_not(head, kernels)
-    laid_out = [each.weight for each in joined] + ([head.weight] if fast_head else [])
-    reason = reason or whole.why_not_room(laid_out, kernels)
+    copied = [head.weight] if fast_head else []
+    reason = reason or whole.why_not_room([each.weight for each in joined], copied, kernels)
     if not reason:
         if fast_head:
             base.set_output_embeddings(head_of_words.Head(head, kernels))
@@ -162,36 +165,53 @@ class Masks:
     LENGTH = 2  # in masks of the widest input
 
     def __init__(self, tokens: int, width: int, probability: float, dtype: torch.dtype, seed: int) -> None:
-        self._tokens, self._seed = tokens, seed
-        steps = -(-tokens * width * self.LENGTH // 8)
+        self._tokens, self._dtype, self._seed = tokens, dtype, seed
+        steps = -(-tokens * width * self.LENGTH // SIDE) * SIDE // 8
         chance = torch.Generator().manual_seed(seed)
         noise = torch.empty(steps, dtype=torch.int64).random_(-(2**63), None, generator=chance).view(torch.uint8)
         dropped = max(1, round(probability * 256))
-        self._sequence = (noise >= dropped).to(dtype).mul_(256 / (256 - dropped))
+        self._kept = noise >= dropped
+        self._scale = 256 / (256 - dropped)
 
     def take(self, number: int, width: int) -> Tensor:
         """The mask of an input of so many features; `number` tells the batch's inputs apart."""
+        start, stop = self._place(number, width)
+        return self._sequence[start:stop].view(self._tokens, width)
+
+    def bits(self, number: int, width: int) -> whole.Mask:
+        """The same for a width that is a multiple of SIDE."""
+        start, stop = self._place(number, width)
+        return whole.Mask(self._words[start // SIDE : stop // SIDE], self._scale)
+
+    def _place(self, number: int, width: int) -> tuple[int, int]:
         size = self._tokens * width
-        start = random.Random(self._seed + number).randrange(len(self._sequence) - size + 1)
-        return self._sequence[start : start + size].view(self._tokens, width)
+        start = random.Random(self._seed + number).randrange((len(self._kept) - size) // SIDE + 1) * SIDE
+        return start, start + size
+
+    @cached_property
+    def _sequence(self) -> Tensor:
+        return self._kept.to(self._dtype).mul_(self._scale)
+
+    @cached_property
+    def _words(self) -> Tensor:
+        return torch.from_numpy(np.packbits(self._kept.numpy(), bitorder="little")).view(torch.int32)
 
 
 class Joined:
     """Linear layers, with LoRA or without, that share an input: one product. Their weights become views of one."""
 
     def __init__(self, linears: Sequence[Any], dtype: torch.dtype | None) -> None:
-        layers = [each.base_layer if isinstance(each, LoraLinear) else each for each in linears]
+        self._layers = layers = [each.base_layer if isinstance(each, LoraLinear) else each for each in linears]
         sizes = [each.out_features for each in layers]
-        dtype = dtype or layers[0].weight.dtype
+        self.inputs, self.dtype = layers[0].in_features, dtype or layers[0].weight.dtype
         stops = list(accumulate(sizes))
         self._spans = [
             Span(stop - size, stop, each.bias is not None)
             for each, stop, size in zip(layers, stops, sizes, strict=True)
         ]
-        biases = [each.bias for each in layers if each.bias is not None]
-        self._own: list[Tensor] = [each.weight for each in layers] + biases
-        self._weight = Master([each.weight for each in layers], dtype)
-        self._bias = Master(biases, dtype) if biases else None
+        self._biases = [each.bias for each in layers if each.bias is not None]
+        self._weight: Master | None = Master([each.weight for each in layers], self.dtype)
+        self._bias = Master(self._biases, self.dtype) if self._biases else None
         adapted = [
             (each, span) for each, span in zip(linears, self._spans, strict=True) if isinstance(each, LoraLinear)
         ]
@@ -203,7 +223,18 @@ class Joined:
     @property
     def weight(self) -> Tensor:
         """What is computed with, as `bias` is: (outputs of all, inputs)."""
+        if self._weight is None:
+            self._weight = Master([each.weight for each in self._layers], self.dtype)
         return self._weight.tensor
+
+    @property
+    def _own(self) -> list[Tensor]:
+        return [each.weight for each in self._layers] + self._biases
+
+    def give_up(self, kept: Panels) -> None:
+        """Lets go of the frozen weights, which are kept as panels."""
+        give_up(self._layers, kept)
+        self._weight = None
 
     @property
     def bias(self) -> Tensor | None:
@@ -216,7 +247,8 @@ class Joined:
         return torch.cat([next(parts) if span.biased else zeros(span.stop - span.start) for span in self._spans])
 
     def refresh(self) -> None:
-        self._weight.refresh()
+        if self._weight is not None:
+            self._weight.refresh()
         if self._bias is not None:
             self._bias.refresh()
 
@@ -257,7 +289,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         self._gate_up = Joined(list(_present(mlp, "gate_up_proj", "gate_proj", "up_proj")), dtype)
         self._down = Joined([mlp.down_proj], dtype)
         self.joined = (self._qkv, self._o, self._gate_up, self._down)
-        self._dtype = self._o.weight.dtype
+        self._dtype = self._o.dtype
         config = attention.config
         self._heads = Heads(
             config.num_attention_heads,
@@ -285,21 +317,23 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         adapters = {id(each) for joined in self.joined for each in joined.tensors()}
         if any(each.requires_grad and id(each) not in adapters for each in self.parameters()):
             return "it is for LoRA alone"
-        widths = [*(each.weight.shape[1] for each in self.joined), self._heads.width]
-        dtypes = {each.weight.dtype for each in self.joined}
+        widths = [*(each.inputs for each in self.joined), self._heads.width]
+        dtypes = {each.dtype for each in self.joined}
         if len(dtypes) > 1 or not dtypes <= set(whole.DTYPES):
             return "it is for bf16 or fp32"
-        if any(each % whole.SIDE for each in widths) or self._heads.width > whole.WIDEST:
-            return f"it is for widths that are multiples of {whole.SIDE}, heads' up to {whole.WIDEST}"
+        if any(each % SIDE for each in widths) or self._heads.width > whole.WIDEST:
+            return f"it is for widths that are multiples of {SIDE}, heads' up to {whole.WIDEST}"
         return ""
 
     def make_whole(self, memory: whole.Both, kernels: str) -> None:
-        layers = [whole.Layer(each.weight, each.bias, each.parts) for each in self.joined]
+        layers = [whole.Layer([each.weight], each.bias, each.parts) for each in self.joined]
         attention: Any = self.self_attn
         norms = [self.input_layernorm, self.post_attention_layernorm]
         of_heads = [attention.q_norm, attention.k_norm] if self._normed else []
         said, of_heads_said = ([whole.Norm(n.weight, n.variance_epsilon) for n in each] for each in (norms, of_heads))
         self._whole = whole.Block(layers, said, of_heads_said, whole.Shape(*self._heads, self._factor), memory, kernels)
+        for joined, panels in zip(self.joined, self._whole.panels, strict=True):
+            joined.give_up(panels)
 
     def refresh(self) -> None:
         for each in self.joined:
@@ -320,14 +354,14 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             answer: Tensor = self._before[0](hidden_states, **others)
             return answer
         assert position_embeddings is not None
-        found = [self._mask(masks, number) for number in range(4)]
         cos, sin = (each[0].to(self._dtype) for each in position_embeddings)
         turn = (cos, sin) if self._turns else None
-        if self._whole is not None and hidden_states.dtype == self._o.weight.dtype:
+        if self._whole is not None and hidden_states.dtype == self._o.dtype:
             places = wanted if self._last else None
+            bits = [self._mask(Masks.bits, masks, number) for number in range(4)]
             adapters = [each.tensors() for each in self.joined]
-            return self._whole(hidden_states[0], turn, rows, places, found, adapters)[None]
-        of_qkv, of_o, of_gate_up, of_down = found
+            return self._whole(hidden_states[0], turn, rows, places, bits, adapters)[None]
+        of_qkv, of_o, of_gate_up, of_down = (self._mask(Masks.take, masks, number) for number in range(4))
         x, y, dropped = self._add_norm(self.input_layernorm, hidden_states[0].to(self._dtype), None, of_qkv)
         qkv = self._qkv(y, dropped, sums)
         if self._normed:
@@ -343,11 +377,11 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         inner, dropped = SwiGlu.apply(self._gate_up(y, dropped, sums), of_down)  # type: ignore[no-untyped-call]
         return x.add(self._down(inner, dropped, sums), alpha=self._factor)[None]
 
-    def _mask(self, masks: Masks | None, number: int) -> Tensor | None:
+    def _mask(self, take: Callable[[Masks, int, int], Kind], masks: Masks | None, number: int) -> Kind | None:
         joined = self.joined[number]
         if masks is None or not joined.probability:
             return None
-        return masks.take(len(self.joined) * self._index + number, joined.weight.shape[1])
+        return take(masks, len(self.joined) * self._index + number, joined.inputs)
 
     def _norm(self, norm: Any, x: Tensor) -> Tensor:
         return self._add_norm(norm, x, None, None)[1]

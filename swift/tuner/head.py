@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from swift import native
-from swift.tuner.block import DTYPES, SIDE, Memory, load, planes
+from swift.tuner.block import DTYPES, Memory, load, planes
+from swift.tuner.panels import SIDE
 
 
 class _Head(ctypes.Structure):

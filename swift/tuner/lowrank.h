@@ -18,10 +18,15 @@ struct Part { // an adapter: down (rank, inputs), up (stop - start, rank), and t
 struct Linear { // layers with one input: their frozen weights as panels
   const bf16 *panels;
   const float *bias;
-  const Number *mask;                           // of the adapters' input
+  const uint32_t *mask;                         // of the adapters' input: a bit a number, of a token's first the lowest
+  double kept;                                  // what numbers are multiplied with that the mask keeps
   int64_t inputs, outputs, planes, rank, count; // planes of the weights; rank of all parts, rounded up to SIDE
   Part parts[3];
 };
+
+inline Mask mask(const Linear &l, long row) {
+  return l.mask ? Mask{l.mask + row * l.inputs / SIDE, float(l.kept)} : Mask{};
+}
 
 struct Panels { // adapters as panels: for x A', (x A') B', and back
   Cell *down, *up, *back_down, *back_up;
@@ -115,7 +120,7 @@ void inputs_gradient(const Linear &l, const Panels &adapters, long first, long v
           Pair each = load(sum + line * SIDE);
           long row = first + r * SIDE + line;
           if (apart)
-            each = each + load(low + line * SIDE) * load(l.mask + (places ? places[row] : row) * l.inputs + p * SIDE);
+            each = each + load(low + line * SIDE) * mask(l, places ? places[row] : row)[p];
           done(r, p, line, each);
         }
       });

@@ -54,7 +54,7 @@ constexpr long MOST = 16;             // blocks of rows that go through a panel 
 // have company there in sums and what comes next.
 inline long PANEL_BYTES() { return caches::first() * 7 / 8; }
 inline long ROWS_BYTES() { return caches::second() * 2 / 5; }
-inline long GATHERED_BYTES() { return caches::second() * 3 / 4; }
+inline long PACKED_BYTES() { return caches::second() * 3 / 4; }
 
 inline long blocks(long rows) { return (rows + SIDE - 1) / SIDE; }
 inline long whole(long rows) { return blocks(rows) * SIDE; }
@@ -128,6 +128,24 @@ inline void interleave(bf16 *to, __m256i row0, __m256i row1) {
 }
 inline void interleave(bf16 *to, Bits row0, Bits row1) {
   interleave(to, row0.low, row1.low), interleave(to + 512, row0.high, row1.high);
+}
+#endif
+
+// x where a bit is set, the lowest first; zero elsewhere.
+#if defined(__AVX512F__)
+inline Pair chosen(uint32_t bits, float x) {
+  return {{_mm512_maskz_mov_ps(__mmask16(bits), _mm512_set1_ps(x))},
+          {_mm512_maskz_mov_ps(__mmask16(bits >> 16), _mm512_set1_ps(x))}};
+}
+#else
+inline __m256 chosen_of_eight(uint32_t bits, float x) {
+  const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_and_si256(_mm256_set1_epi32(int(bits)), each);
+  return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(set, each)), _mm256_set1_ps(x));
+}
+inline Pair chosen(uint32_t bits, float x) {
+  return {{chosen_of_eight(bits, x), chosen_of_eight(bits >> 8, x)},
+          {chosen_of_eight(bits >> 16, x), chosen_of_eight(bits >> 24, x)}};
 }
 #endif
 
@@ -283,51 +301,25 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
   }
 }
 #else
+// f(the panel of a run), as numbers of bf16 or of fp32
+template <class F> inline void as_numbers(const bf16 *panel, int planes, F f) {
+  if constexpr (WIDE)
+    if (planes != 1)
+      return f((const float *)panel);
+  f(panel);
+}
+
 template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, Ahead ahead) {
-  if (WIDE) {
-    constexpr int R = HIGH ? 32 : 16;
-    for (const Run &run : {one, two}) {
-      for (int depth = 0; depth < (ahead.lines ? run.depths * run.planes : 0); depth++)
-        ahead.fetch();
-      const auto multiply = [&](auto *panel) {
-        gemm::multiply(R, (const float *)run.a, SIDE, run.step, panel, run.stride, run.depths, sum, SIDE, add, 0,
-                         run.last);
-      };
-      if (run.depths)
-        run.planes == 1 ? multiply(run.panel) : multiply((const float *)run.panel);
-      ahead.lines = 0, add = add || run.depths;
-    }
-    return;
+  for (const Run &run : {one, two}) {
+    for (int depth = 0; depth < (ahead.lines ? run.depths * run.planes : 0); depth++)
+      ahead.fetch();
+    if (run.depths)
+      as_numbers(run.panel, run.planes, [&](auto *panel) {
+        gemm::multiply(HIGH ? 32 : 16, run.a, SIDE, run.step, panel, run.stride, run.depths, sum, SIDE, add, 0,
+                       run.last);
+      });
+    ahead.lines = 0, add = add || run.depths;
   }
-#if defined(__AVX512BF16__)
-  constexpr int R = 8;
-  for (int row = 0; row < (HIGH ? 32 : 16); row += R) {
-    __m512 low[R], high[R];
-    for (int r = 0; r < R; r++) {
-      low[r] = add ? _mm512_loadu_ps(sum + (row + r) * 32) : _mm512_setzero_ps();
-      high[r] = add ? _mm512_loadu_ps(sum + (row + r) * 32 + 16) : _mm512_setzero_ps();
-    }
-    for (const Run &run : {one, two}) {
-      const bf16 *a = (const bf16 *)run.a + row * 32, *b = run.panel;
-      for (int d = 0; d < run.depths; d++, a += run.step, b += SQUARE)
-        for (int pair = 0; pair < 16; pair++) {
-          __m512bh b0 = (__m512bh)_mm512_loadu_si512(b + pair * 32);
-          __m512bh b1 = (__m512bh)_mm512_loadu_si512(b + 512 + pair * 32);
-          for (int r = 0; r < R; r++) {
-            int both;
-            std::memcpy(&both, a + r * 32 + pair * 2, 4);
-            __m512bh x = (__m512bh)_mm512_set1_epi32(both);
-            low[r] = _mm512_dpbf16_ps(low[r], x, b0);
-            high[r] = _mm512_dpbf16_ps(high[r], x, b1);
-          }
-        }
-    }
-    for (int r = 0; r < R; r++) {
-      _mm512_storeu_ps(sum + (row + r) * 32, low[r]);
-      _mm512_storeu_ps(sum + (row + r) * 32 + 16, high[r]);
-    }
-  }
-#endif
 }
 #endif
 
@@ -535,16 +527,17 @@ struct Low {
   }
 };
 
-// `product` for blocks of fp32, whose rows are gathered first where there are panels enough to make up for it.
-constexpr long GATHERED = 4; // panels
+// `product` without tiles, where rows are packed first if there are panels enough to make up for it.
+#if !defined(__AMX_BF16__)
+constexpr long PACKED = 4; // panels
 
 template <class Done>
-inline void product_of_gathered(long count, const Cell *a, const Weight &w, const Low &low, Done done, bool halves) {
+inline void product_of_packed(long count, const Cell *a, const Weight &w, const Low &low, Done done, bool halves) {
   alignas(64) float sums[MOST][SQUARE];
   const long depths = w.depths(), columns = w.columns();
   for (long first = 0; first < count; first += MOST) {
     const long here = std::min(MOST, count - first);
-    const long deep = even(depths, std::max(GATHERED_BYTES() / (here * SQUARE * 4), 1L));
+    const long deep = even(depths, std::max(PACKED_BYTES() / (here * SQUARE * long(sizeof(Cell))), 1L));
     float *kept = deep < depths ? scratch<float, 1>(columns * here * SQUARE) : nullptr;
     for (long from = 0; from < depths; from += deep) {
       const long some = std::min(deep, depths - from);
@@ -554,12 +547,11 @@ inline void product_of_gathered(long count, const Cell *a, const Weight &w, cons
       for (long turn = 0; turn < columns; turn++) {
         const auto [p, next] = order(turn, columns, halves);
         float *all = kept ? kept + p * here * SQUARE : sums[0], *to = from ? sums[0] : all;
-        const auto [panel, planes] = piece(w, p, from, some);
+        const Piece made = piece(w, p, from, some);
         const bf16 *then = w.transposed || next >= columns ? nullptr : w.block(next, from);
-        if (planes == 1)
-          rows.multiply(panel, SQUARE, then, to);
-        else
-          rows.multiply((const float *)panel, SQUARE, (const float *)then, to);
+        as_numbers(made.panel, made.planes, [&](auto *panel) {
+          rows.multiply(panel, SQUARE, (decltype(panel))then, to);
+        });
         for (long i = 0; from && i < here * SQUARE; i += SIDE)
           store(all + i, load((const float *)all + i) + load((const float *)to + i));
         for (long r = 0; r < here && from + some == depths; r++) {
@@ -571,6 +563,7 @@ inline void product_of_gathered(long count, const Cell *a, const Weight &w, cons
     }
   }
 }
+#endif
 
 // Rows (in blocks, `w.inputs` wide) through a weight's panels, and what is low in rank beside them; `done(r, p, sum)`
 // gets each block of 32 rows x 32 columns. `halves`: columns of the first half and of the second by turns.
@@ -579,9 +572,10 @@ inline void product_of_gathered(long count, const Cell *a, const Weight &w, cons
 // while rows go by (K. Goto, R. van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008).
 template <class Done>
 inline void product(long count, const Cell *a, const Weight &w, const Low &low, Done done, bool halves = false) {
-  if constexpr (WIDE)
-    if (w.columns() >= GATHERED)
-      return product_of_gathered(count, a, w, low, done, halves);
+#if !defined(__AMX_BF16__)
+  if (w.columns() >= PACKED)
+    return product_of_packed(count, a, w, low, done, halves);
+#endif
   alignas(64) float sums[MOST][SQUARE];
   const long depths = w.depths(), columns = w.columns();
   for (long first = 0; first < count; first += MOST) {

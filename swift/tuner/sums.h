@@ -23,6 +23,14 @@ template <class T> inline Row<T> plain(T *m, long row, long width) {
 inline In inside(const Cell *m, long row, long width) { return {m + at(row, width), AREA}; }
 inline Out inside(Cell *m, long row, long width) { return {m + at(row, width), AREA}; }
 
+// A row of dropout's mask; one that is nowhere keeps all.
+struct Mask {
+  const uint32_t *bits = nullptr;
+  float kept = 1;
+  Pair operator[](long piece) const { return chosen(bits[piece], kept); }
+  explicit operator bool() const { return bits != nullptr; }
+};
+
 template <class X> inline void copy(Row<X> from, Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
     store(to[p], load(from[p]));
@@ -31,9 +39,9 @@ inline void clear(Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
     store(to[p], both(0));
 }
-inline void under(In x, Row<const Number> mask, Out to, long width) {
+inline void under(In x, Mask mask, Out to, long width) {
   for (long p = 0; p < width / SIDE; p++)
-    store(to[p], mask ? load(x[p]) * load(mask[p]) : load(x[p]));
+    store(to[p], mask ? load(x[p]) * mask[p] : load(x[p]));
 }
 
 template <class X> inline float inverse(Row<X> x, long width, float eps) {
@@ -47,20 +55,20 @@ template <class X> inline float inverse(Row<X> x, long width, float eps) {
 
 // y = the RMS norm of x (arXiv 1910.07467), `dropped` = that under a mask.
 template <class X>
-inline void norm(Row<X> x, long width, const float *weight, float eps, Row<const Number> mask, Out y, Out dropped) {
+inline void norm(Row<X> x, long width, const float *weight, float eps, Mask mask, Out y, Out dropped) {
   float by = inverse(x, width, eps);
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]) * by * load(weight + p * SIDE);
     if (y)
       store(y[p], each);
     if (dropped)
-      store(dropped[p], mask ? each * load(mask[p]) : each);
+      store(dropped[p], mask ? each * mask[p] : each);
   }
 }
 
 // dx = the gradient of x from that of its norm, and `beside` added; `dropped` is computed again.
 template <class X, class D, class B, class T>
-inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, float eps, Row<const Number> mask,
+inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, float eps, Mask mask,
                           Out dropped, Row<B> beside, Row<T> dx) {
   float by = inverse(x, width, eps);
   Pair along = both(0);
@@ -71,7 +79,7 @@ inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, 
     Pair each = load(x[p]), w = load(weight + p * SIDE);
     if (dropped) {
       Pair y = each * by * w;
-      store(dropped[p], mask ? y * load(mask[p]) : y);
+      store(dropped[p], mask ? y * mask[p] : y);
     }
     if (dx) {
       Pair d = load(dy[p]) * w * by - each * less;

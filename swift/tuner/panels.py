@@ -1,0 +1,83 @@
+"""Frozen weights that are kept in the layout of `products.h` alone. Knows linear layers; no block, no adapter.
+
+A layer whose weight was given up computes and reads as before: its weight is made again from the panels when somebody
+asks for it, and stays. Until then `parameters()` has its shape and dtype on the device `meta`, and so has a state dict.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+SIDE = 32
+"""Rows of a weight in a panel; widths are multiples of it."""
+
+
+class Panels:
+    """Frozen weights of one dtype and input, one below the other, as panels.
+
+    `planes`: the room of so many bf16 that a number takes. `functions`: a library that has lay_out_weight and
+    read_weight for the dtype. Each weight has a multiple of SIDE rows.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], planes: int, functions: ctypes.CDLL) -> None:
+        self.outputs, self.inputs = sum(map(len, weights)), weights[0].shape[1]
+        self.dtype, self.planes, self._functions = weights[0].dtype, planes, functions
+        self.data = torch.empty(planes * self.outputs * self.inputs, dtype=torch.bfloat16)
+        start = 0
+        for each in weights:
+            plain = each.detach().contiguous()
+            functions.lay_out_weight(plain.data_ptr(), *plain.shape, planes, self._at(start))
+            start += len(plain)
+
+    def _at(self, row: int) -> int:
+        return self.data.data_ptr() + row * self.inputs * self.planes * self.data.itemsize
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some rows of the weight; both ends are multiples of SIDE."""
+        weight_OI = torch.empty(stop - start, self.inputs, dtype=self.dtype)
+        self._functions.read_weight(self._at(start), *weight_OI.shape, self.planes, weight_OI.data_ptr())
+        return weight_OI
+
+
+class LaidOut(nn.Linear):
+    """A frozen linear layer without a weight of its own until somebody reads it."""
+
+    _read: Callable[[], Tensor]
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        kept = self._parameters["weight"]
+        assert kept is not None
+        if kept.is_meta:
+            self._parameters["weight"] = kept = nn.Parameter(self._read(), requires_grad=False)
+        return kept
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LaidOut:
+        """What `nn.Module.to` and its like come down to: nothing for a weight that would stay as it is."""
+        kept = self._parameters["weight"]
+        assert kept is not None
+        moved = fn(torch.empty(0, dtype=kept.dtype))
+        if not kept.is_meta or (moved.device.type, moved.dtype) != ("cpu", kept.dtype):
+            _ = self.weight
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        self._parameters["weight"] = None
+        try:
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        finally:
+            self._parameters["weight"] = kept
+
+
+def give_up(layers: Sequence[nn.Linear], panels: Panels) -> None:
+    """Lets go of the weights of frozen layers, which `panels` has one below the other."""
+    start = 0
+    for each in layers:
+        stop = start + each.out_features
+        shape = torch.empty_like(each.weight, device="meta")
+        each.__class__ = LaidOut
+        each._read = lambda start=start, stop=stop: panels.rows(start, stop)  # type: ignore[assignment]
+        each._parameters["weight"] = nn.Parameter(shape, requires_grad=False)
+        start = stop
