@@ -21,6 +21,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from swift.native import processor
@@ -93,6 +94,9 @@ def fuse(model: Any, kernels: str = "", dtype: torch.dtype | None = None) -> str
         memory = whole.Both(whole.Memory(), whole.Memory())
         for block in made:
             block.make_whole(memory, kernels)
+        kept = [name for name, each in model.named_parameters() if each.is_meta]
+        # every rank has read them from the same files
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, kept)
     return reason
 
 
