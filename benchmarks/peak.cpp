@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int SUMS = 16; // that do not wait for each other
+constexpr int SUMS = vectors::AVX512 ? 16 : 6; // that do not wait for each other, and fit into registers
 
 double of_vectors(int64_t rounds) {
   vectors::Vec sums[SUMS], x = vectors::every(1.0f), y = vectors::every(1e-9f);

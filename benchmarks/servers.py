@@ -58,7 +58,7 @@ class Running(NamedTuple):
 def swift(bits: int) -> Callable[[Asked], list[str]]:
     def command(asked: Asked) -> list[str]:
         flags = f"""--model_id_or_path {shapes.folder(asked.shape, asked.cache)} --dtype bf16 --port {asked.port}
-            --quantization_bit {bits} --max_batch {asked.streams} --template_type AUTO"""
+            --quantization_bit {bits} --quant_method torch --max_batch {asked.streams} --template_type AUTO"""
         return [sys.executable, "-m", "swift.cli", "deploy", *flags.split()]
 
     return command
