@@ -10,6 +10,7 @@ from test_short_runs import train
 from tiny import tiny_model_folder
 
 from swift import native
+from swift.cli import main
 from swift.infer.decoder import Decoder
 from swift.infer.engine import TorchEngine
 from swift.native import processor
@@ -121,3 +122,14 @@ def test_a_run_that_cannot_have_its_kernels_again_says_so(place, monkeypatch, ca
         f"resume: avx1024 kernels trained the checkpoint and {first} kernels go on, so sums differ in their last digits"
     )
     assert f"{said}: this processor cannot run them\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["sft", "infer"])
+def test_a_wrong_set_is_told_before_anything_is_read(verb, place, monkeypatch, capsys):
+    monkeypatch.setenv("SWIFT_KERNELS", "sse")
+    monkeypatch.setattr("swift.model.load.locate", lambda *_, **__: pytest.fail("looked for the model"))
+    words = ["--dataset", str(place / "rows.jsonl")] if verb == "sft" else []
+    assert main([verb, "--model_id_or_path", str(place / "tiny"), *words]) == 2
+    assert capsys.readouterr().err == (
+        "swift: error: SWIFT_KERNELS=sse is unknown: it is one of amx, avx512_bf16, avx512, avx2, torch\n"
+    )

@@ -66,10 +66,12 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
     from swift.data.mix import DataPlan
     from swift.data.mix import check as check_plan
     from swift.model import load, quantise
+    from swift.native import processor
     from swift.tuner import attach
     from swift.tuner.table import TUNERS
 
     train, bits = cfg.train, cfg.model.quant.bits
+    processor.forced()
     _ranges(cfg)
     trackers(train.report_to)
     tuning.optimizer(cfg)

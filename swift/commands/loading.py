@@ -11,6 +11,7 @@ from swift import flags
 from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
 from swift.model.files import json_object
+from swift.native import processor
 
 if TYPE_CHECKING:
     from swift.infer.chat import LocalChat
@@ -68,6 +69,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     they are. `keep`: the engine's model will be used beside the engine.
     """
     choice = choose(cfg, given)
+    processor.forced()
 
     from swift.commands.rendering import make_renderer
     from swift.commands.tuning import quantisation

@@ -13,12 +13,10 @@ from swift.infer.decoder import Decoder
 from swift.infer.native import SOURCE, NativeDecoder
 from swift.infer.runner import Feed, Runner
 from swift.native import fingerprint, processor, shapes
-from swift.native.selection import Selection, Works, select
+from swift.native.selection import Selection, Works, candidates, select, unmeasured
 
 ENOUGH = 32_000_000
 """Weights of the layers that are measured: more than caches hold."""
-SMALL = 16_000_000
-"""Weights of all layers, below which nothing is measured: the model is quick whatever computes it."""
 STREAMS = (1, 8, 32)
 BEHIND, PROMPT = 255, 256
 """Tokens behind which a single token is computed, and of a prompt."""
@@ -26,25 +24,18 @@ TOKENS = (*STREAMS, PROMPT)
 """That the kinds of work compute, in their order."""
 
 
-def candidates() -> tuple[str, ...]:
-    """The most able instruction set of the processor and the next; torch's functions where they multiply bf16."""
-    sets = processor.sets()
-    return (*sets[:2], *([processor.TORCH] if "avx512_bf16" in sets else []))
-
-
 def selection(config: Any, bits: int = 0, again: bool = False) -> Selection:
     """The kernels for a model that native.py can compute, by its configuration, its weights rounded to so many bits.
 
     Raises ValueError where SWIFT_KERNELS is wrong.
     """
-    if forced := processor.forced():
-        return Selection(forced, f"{processor.VARIABLE} says so", {})
     layer = shapes.layer_weights(config)
-    if layer * config.num_hidden_layers < SMALL:
-        return Selection(processor.sets()[0], "the model is small", {})
+    if known := unmeasured(layer * config.num_hidden_layers):
+        return known
     few = shapes.shortened(config, min(-(-ENOUGH // layer), config.num_hidden_layers))
     about = {"bits": bits, "model": shapes.told(few), "threads": torch.get_num_threads(), **fingerprint(SOURCE)}
-    return select(about, candidates(), partial(works, cache(partial(made, few)), bits), again)
+    torch_too = "avx512_bf16" in processor.sets()  # elsewhere torch is many times slower in bf16
+    return select(about, candidates(torch_too), partial(works, cache(partial(made, few)), bits), again)
 
 
 def made(config: Any) -> Any:

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swift.cache import cache_root
+from swift.native import processor
 
+SMALL = 16_000_000
+"""Weights of all layers, below which nothing needs to be measured: the model is quick whatever computes it."""
 MARGIN = 1.05
 """How many times quicker kernels must be than those that the processor's order puts first, so that noise decides
 nothing."""
@@ -38,6 +41,21 @@ class Selection(NamedTuple):
     kernels: str
     how: str
     seconds: Mapping[str, Mapping[str, float]]
+
+
+def candidates(torch_too: bool) -> tuple[str, ...]:
+    """The most able instruction set of the processor and the next, and torch's functions where they may be quicker."""
+    return (*processor.sets()[:2], *([processor.TORCH] if torch_too else []))
+
+
+def unmeasured(weights: int) -> Selection | None:
+    """The choice for a model with so many weights in its layers, where nothing has to be measured for it.
+
+    Raises ValueError where SWIFT_KERNELS is wrong.
+    """
+    if forced := processor.forced():
+        return Selection(forced, f"{processor.VARIABLE} says so", {})
+    return Selection(processor.sets()[0], "the model is small", {}) if weights < SMALL else None
 
 
 def select(

@@ -10,22 +10,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from swift.native import fingerprint, processor, shapes
-from swift.native.selection import Selection, Works, select
+from swift.native.selection import Selection, Works, candidates, select, unmeasured
 from swift.tuner import block, fused
 
-SMALL = 16_000_000
-"""Weights of all blocks, below which nothing is measured: the model is quick whatever computes it."""
 ROW, MOST = 128, 8
 """Tokens of a row that is measured, and rows at most."""
 PRODUCTS = 10e9
 """Tokens x weights that are measured, about: a tenth of a second on an old processor."""
-
-
-def candidates(dtype: torch.dtype) -> tuple[str, ...]:
-    """The most able instruction set of the processor and the next; torch's functions where they multiply the dtype."""
-    sets = processor.sets()
-    torchs = dtype is torch.float32 or "avx512_bf16" in sets
-    return (*sets[:2], *([processor.TORCH] if torchs else []))
 
 
 def selection(config: Any, dtype: torch.dtype, again: bool = False) -> Selection:
@@ -33,16 +24,17 @@ def selection(config: Any, dtype: torch.dtype, again: bool = False) -> Selection
 
     Raises ValueError where SWIFT_KERNELS is wrong.
     """
-    if forced := processor.forced():
-        return Selection(forced, f"{processor.VARIABLE} says so", {})
-    if reason := block.why_not(dtype):
+    if not processor.forced() and (reason := block.why_not(dtype)):
         return Selection(processor.TORCH, reason, {})
     weights = shapes.layer_weights(config)
-    if weights * config.num_hidden_layers < SMALL:
-        return Selection(processor.sets()[0], "the model is small", {})
+    if known := unmeasured(weights * config.num_hidden_layers):
+        return known
     count, few = rows(weights), shapes.shortened(config, 1)
     about = {"lora": str(dtype), "model": shapes.told(few), "rows": count, "threads": torch.get_num_threads()}
-    return select({**about, **fingerprint(block.SOURCE)}, candidates(dtype), partial(works, few, dtype, count), again)
+    torch_too = dtype is torch.float32 or "avx512_bf16" in processor.sets()
+    return select(
+        {**about, **fingerprint(block.SOURCE)}, candidates(torch_too), partial(works, few, dtype, count), again
+    )
 
 
 def why_not_again(kernels: str, dtype: torch.dtype) -> str:
