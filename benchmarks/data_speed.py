@@ -20,18 +20,18 @@ from itertools import islice
 from pathlib import Path
 from typing import get_args
 
-from swift import garbage
 from swift.chat import Conversation
 from swift.commands.groups import TemplateFlags
 from swift.commands.rendering import make_renderer
+from swift.data.disk_list import IN_MEMORY
 from swift.data.mix import DataPlan, load_datasets
-from swift.data.shelf import IN_MEMORY
 from swift.data.synth import Style, agent_rows, write_jsonl
 from swift.model import bundled, specs
 from swift.model.load import load_tokenizer
+from swift.system import gc_tuning
 from swift.template import Renderer
 from swift.template.fit import Lengths, fit_all, processes_for
-from swift.train.cache import Compact
+from swift.train.sample_cache import Compact
 
 ALONE = 2000
 """Rows with which the tokenizer is timed by itself."""
@@ -49,7 +49,7 @@ def main() -> None:
         file = Path(folder) / "rows.jsonl"
         made = (row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed, style=options.style))
         write_jsonl(islice(made, options.rows), file)
-        with garbage.seldom():  # as `swift sft` does
+        with gc_tuning.seldom():  # as `swift sft` does
             started, began, began_cpu = peak(), time.perf_counter(), processor_time()
             rows, _, _ = load_datasets(DataPlan(dataset=(str(file),), dataset_test_ratio=0.0), lambda line: None)
             read, held = time.perf_counter(), peak()

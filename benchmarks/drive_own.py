@@ -12,9 +12,9 @@ from drive import Job, tell
 from drivers import ROOT, VOCABULARY, Tokens
 
 sys.path.insert(0, str(ROOT))
-from swift.infer.engine import TorchEngine
-from swift.infer.products import product
-from swift.infer.sample import SamplingParams
+from swift.engine.cpu.products import product
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
 from swift.model.load import load_model
 
 RESULT = 100

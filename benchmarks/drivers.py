@@ -39,8 +39,8 @@ def swift(setup: Setup) -> Generate:
     import torch
 
     sys.path.insert(0, str(ROOT))
-    from swift.infer.engine import TorchEngine
-    from swift.infer.sample import SamplingParams
+    from swift.engine.sampling import SamplingParams
+    from swift.engine.torch_engine import TorchEngine
     from swift.model.load import load_model
 
     torch.set_num_threads(setup.threads)

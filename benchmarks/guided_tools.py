@@ -26,9 +26,9 @@ from swift.commands import infer, sft
 from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
 from swift.commands.loading import load_chat
 from swift.data.synth import agent_rows, evaluation_cases, write_jsonl
+from swift.engine.sampling import SamplingParams
+from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
-from swift.infer.grammar import Rules
-from swift.infer.sample import SamplingParams
 
 MODEL = "smollm2-135m-instruct"
 AT_ONCE = 8

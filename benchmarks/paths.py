@@ -26,11 +26,11 @@ import torch
 from transformers import AutoConfig
 
 from swift import native
-from swift.infer import kernels as serving
+from swift.engine.cpu import kernels as serving
 from swift.native import processor
 from swift.native import shapes as sizes
 from swift.native.selection import measured
-from swift.tuner import kernels as training
+from swift.tuner.cpu import kernels as training
 
 BITS = {"bf16": 0, "8 bits": 8, "4 bits": 4}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

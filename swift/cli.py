@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from swift import flags, launch, utf8
+from swift import flags
+from swift.system import torchrun, utf8
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
 SHARED = (
-    *("__init__", "backends", "card", "closing", "early", "feeding", "groups", "loading", "merging", "planning"),
+    *("__init__", "backends", "card", "closing", "early", "pipeline", "groups", "loading", "merging", "planning"),
     *("rendering", "resuming"),
     *("scaling", "showing", "tuning"),
 )
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("SWIFT_TRACEBACK"):
             raise
         line = _line(error)
-        if not (launch.tell(line, os.environ) or launch.is_said(line, os.environ)):
+        if not (torchrun.tell(line, os.environ) or torchrun.is_said(line, os.environ)):
             print(f"swift: error: {line}", file=sys.stderr)
         return 2
 
@@ -72,8 +73,8 @@ def _dispatch(argv: list[str]) -> int:
     runs = "run" in vars(module)
     # before processes start, so that a wrong flag is named once
     parsed = None if runs else flags.parse(module.Config, rest, prog=f"swift {verb}")
-    if verb in SPREAD and launch.wanted(os.environ):
-        return launch.launch(argv)
+    if verb in SPREAD and torchrun.wanted(os.environ):
+        return torchrun.launch(argv)
     if parsed is None:
         return int(module.run(rest) or 0)
     module.main(parsed.config)

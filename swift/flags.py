@@ -21,7 +21,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
-from swift import utf8
+from swift.system import utf8
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -26,9 +26,9 @@ from urllib import request
 from urllib.error import URLError
 from urllib.parse import unquote, unquote_to_bytes
 
-from swift import hubs
-from swift.cache import cache_root
 from swift.chat import PLACE, Image, Message
+from swift.system import hubs
+from swift.system.cache import cache_root
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from swift.infer.products import GROUP
+from swift.engine.cpu.products import GROUP
 
 MOST = 1.5
 """The error of one row over its RMS: over 64 outputs or more the standard deviation is 0.12, and this four of them."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model_folder
 
-from swift.model import attention
+from swift.model import grouped_attention
 from swift.model.load import load_model
 
 
@@ -14,7 +14,7 @@ from swift.model.load import load_model
 def test_logits_and_gradients_are_those_of_eager_attention(tmp_path: Path, kind: str) -> None:
     tiny_model_folder(tmp_path / "m", model_type=kind, num_attention_heads=4, num_key_value_heads=2)
     ours, theirs = load_model(tmp_path / "m", device="cpu"), load_model(tmp_path / "m", "AUTO", "cpu", False, "eager")
-    assert ours.config._attn_implementation == attention.NAME
+    assert ours.config._attn_implementation == grouped_attention.NAME
     tokens = torch.randint(0, 200, (3, 17), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(tokens)
     mask[1, 12:] = 0

@@ -35,8 +35,8 @@ def small(request: pytest.FixtureRequest) -> shapes.Shape:
 def test_a_model_with_random_weights_answers_and_never_with_ids_beyond_its_tokenizer(
     small: shapes.Shape, tmp_path: Path
 ) -> None:
-    from swift.infer.engine import TorchEngine
-    from swift.infer.sample import SamplingParams
+    from swift.engine.sampling import SamplingParams
+    from swift.engine.torch_engine import TorchEngine
     from swift.model.load import load_model, load_tokenizer
 
     shapes.write_folder(small, tmp_path / "small")

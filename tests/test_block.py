@@ -21,9 +21,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from swift import native
 from swift.chat import Sample
 from swift.train.batch import lanes, pack
-from swift.train.lanes import Lanes
 from swift.train.loss import output_head, score
-from swift.tuner import block, fused, head
+from swift.train.micro_batches import Lanes
+from swift.tuner.cpu import block, fused, head
 
 WIDE = {
     "hidden_size": 96,

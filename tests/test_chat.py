@@ -10,10 +10,10 @@ from tiny import tiny_tokenizer
 
 from swift.agent import Thinking
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import Step
 from swift.infer.chat import LocalChat, collect
-from swift.infer.engine import Step
 from swift.infer.remote import RemoteChat
-from swift.infer.sample import SamplingParams
 from swift.template import Renderer, Template, template
 from swift.template.render import Asked
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from swift.data import shelf
+from swift.data import disk_list
 from swift.data.check import STRATEGIES, Report, checked, lint
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.sources import resolve
@@ -152,7 +152,7 @@ def test_thoughts_and_variables_are_the_same_from_every_kind_of_file_by_way_of_t
         cells.writeheader()
         cells.writerows(rows)
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d.parquet")
-    monkeypatch.setattr(shelf, "IN_MEMORY", 1)
+    monkeypatch.setattr(disk_list, "IN_MEMORY", 1)
     jsonl, array, table, columns = map(str, sorted(tmp_path.iterdir()))
     for dataset, mixed_in in ((jsonl, array), (table, columns)):
         plan = DataPlan((f"{dataset}#9",), train_dataset_mix_ratio=0.5, train_dataset_mix_ds=(mixed_in,))

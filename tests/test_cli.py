@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import swift.commands
-from swift import cli, launch
+from swift import cli
+from swift.system import torchrun
 
 GREET = '''
 """Greets people. Knows nothing of models."""
@@ -74,7 +75,7 @@ def swift_(folder: Path, *argv: str, before: str = "", **env: str) -> subprocess
     """The program in a process of its own, with the commands in `folder`."""
     code = f"import sys, swift.commands; swift.commands.__path__.insert(0, {str(folder)!r})\n{before}\n"
     code += "import swift.cli\nsys.exit(swift.cli.main(sys.argv[1:]))"
-    env = {name: value for name, value in os.environ.items() if name not in launch.SETTINGS} | env
+    env = {name: value for name, value in os.environ.items() if name not in torchrun.SETTINGS} | env
     return subprocess.run(
         [sys.executable, "-c", code, *argv],
         env=env,

@@ -19,9 +19,9 @@ from test_server_load import running
 from tiny import tiny_model_folder
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
 from swift.infer.chat import LocalChat
-from swift.infer.engine import TorchEngine
-from swift.infer.sample import SamplingParams
 from swift.serve.server import create_app
 from swift.template import Renderer, template
 

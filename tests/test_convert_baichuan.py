@@ -22,8 +22,8 @@ from original import (
 from torch.nn.functional import linear, silu
 from transformers import AutoModelForCausalLM
 
-from swift.infer.engine import TorchEngine
-from swift.infer.sample import SamplingParams
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
 from swift.model.load import load_model, load_tokenizer, targets
 
 CONFIG: dict[str, Any] = {

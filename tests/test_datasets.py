@@ -431,7 +431,7 @@ def test_the_program_of_modelscope_is_asked_for_files_that_can_be_read(tmp_path,
     monkeypatch.setitem(sys.modules, "modelscope", Program)
     monkeypatch.setitem(sys.modules, "modelscope.hub", Program)
     monkeypatch.setitem(sys.modules, "modelscope.hub.snapshot_download", Program)
-    monkeypatch.setattr("swift.hubs.reach", lambda url: None)
+    monkeypatch.setattr("swift.system.hubs.reach", lambda url: None)
     monkeypatch.delenv("SWIFT_OFFLINE")
     assert len(load("MS::org/name")[0]) == 1
     assert wanted[0] == "org/name" and {"*.jsonl", "*.jsonl.zst", "*.parquet", "README.md"} < set(wanted)

@@ -22,10 +22,10 @@ from swift import cli, flags
 from swift.chat import Delta, Message, Tool, Usage
 from swift.commands import deploy, loading
 from swift.commands.deploy import Config
-from swift.infer.engine import TorchEngine
-from swift.infer.grammar import Rules
-from swift.infer.guide import Guide
-from swift.infer.sample import SamplingParams
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
+from swift.guided.grammar import Rules
+from swift.guided.guide import Guide
 
 PLAIN = SamplingParams()
 
@@ -37,7 +37,7 @@ class Scripted:
         self.begun = threading.Event()
         self.engine: Any = SimpleNamespace(closed=False, context=None)
         self.engine.close = lambda: setattr(self.engine, "closed", True)
-        self.renderer = SimpleNamespace(sight=None, tokenizer=None, own=False, variables=frozenset())
+        self.renderer = SimpleNamespace(image_processor=None, tokenizer=None, own=False, variables=frozenset())
         self.params: list[SamplingParams] = []
 
     def guide(self, rules: Rules) -> Guide:

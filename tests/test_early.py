@@ -33,7 +33,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     find = importlib.util.find_spec
-    for module in ("swift.model.quantise", "swift.commands.early", "swift.tuner.attach", "swift.infer.openvino"):
+    for module in (
+        "swift.model.quantise",
+        "swift.commands.early",
+        "swift.tuner.attach",
+        "swift.engine.openvino_engine",
+    ):
         if importlib.util.find_spec(module):
             monkeypatch.setattr(
                 f"{module}.find_spec", lambda name: None if name in packages else find(name), raising=False

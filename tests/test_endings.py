@@ -82,16 +82,16 @@ def test_the_last_lines_name_the_best_checkpoint_and_commands_to_paste(
 def test_commands_to_paste_name_the_program_as_it_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: str, shown: str
 ) -> None:
-    from swift import program
+    from swift.system import invocation
 
     for folder in ("bin", "path"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "swift").write_text("#!/bin/sh\n")
         (tmp_path / folder / "swift").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    monkeypatch.delenv(program.VARIABLE, raising=False)
+    monkeypatch.delenv(invocation.VARIABLE, raising=False)
     monkeypatch.setattr("sys.argv", [started.format(here=tmp_path)])
-    assert program.command("infer", "--ckpt_dir", tmp_path / "a b") == f"{shown} infer --ckpt_dir 'a b'"
+    assert invocation.command("infer", "--ckpt_dir", tmp_path / "a b") == f"{shown} infer --ckpt_dir 'a b'"
 
 
 def test_a_run_that_saves_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ from swift import cli
 from swift.chat import Message
 from swift.commands import export, infer, loading
 from swift.commands.groups import BackendFlags, ModelFlags
+from swift.engine.sampling import SamplingParams
 from swift.infer.chat import collect
-from swift.infer.sample import SamplingParams
 from swift.model.load import DTYPES, load_model
 from swift.template import Renderer, template
 from swift.tuner import attach

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from swift.train.batch import collate, pack
 from swift.train.loss import output_head, score
 from swift.train.trainer import SftTrainer
-from swift.tuner import fused, trained_head
+from swift.tuner.cpu import fused, trained_head
 
 
 def whole(family: str = "llama", **changes: Any) -> PreTrainedModel:

@@ -22,13 +22,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from swift.cache import cache_root
 from swift.chat import Sample
+from swift.system.cache import cache_root
 from swift.train.batch import StepBatches, collate, lanes, lanes_of, pack, rounded
-from swift.train.lanes import Lanes, Sums
 from swift.train.loss import output_head, score
+from swift.train.micro_batches import Lanes, Sums
 from swift.train.trainer import SftTrainer, arguments
-from swift.tuner import compiled, functions, fused
+from swift.tuner.cpu import compiled, functions, fused
 
 SIZES = {
     "vocab_size": 48,

@@ -19,12 +19,12 @@ from tokenizers import AddedToken
 from swift.agent import FORMS, Thinking, form
 from swift.agent.reply import write_reply
 from swift.chat import Message, Tool, ToolCall
-from swift.infer import guide as guides
+from swift.engine.sampling import SamplingParams, sampler
+from swift.engine.torch_engine import Step
+from swift.guided import guide as guides
+from swift.guided.grammar import Rules
+from swift.guided.guide import Grammar, Vocabulary
 from swift.infer.chat import LocalChat, collect
-from swift.infer.engine import Step
-from swift.infer.grammar import Rules
-from swift.infer.guide import Grammar, Vocabulary
-from swift.infer.sample import SamplingParams, sampler
 from swift.template import Renderer, template
 from swift.template.render import Asked
 

@@ -14,8 +14,8 @@ from tiny_images import FAMILIES, png, tiny_image_model
 from swift.chat import PLACE, Conversation, Image, Message
 from swift.commands.groups import TemplateFlags
 from swift.commands.rendering import make_renderer
-from swift.infer.engine import TorchEngine
-from swift.infer.sample import SamplingParams
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
 from swift.model import load, vision
 from swift.template import Renderer
 from swift.train.batch import collate

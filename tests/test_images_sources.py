@@ -29,7 +29,7 @@ from swift.infer import remote
 from swift.model import load
 from swift.serve import requests
 from swift.template import Renderer, jinja, template
-from swift.template.sight import Sight
+from swift.template.image_processor import ImageProcessor
 from swift.tuner.table import TUNERS, tune
 
 A, B = Image("a.png"), Image("b.png")
@@ -318,7 +318,7 @@ def test_a_table_and_a_jinja_template_made_of_it_show_an_image_alike(qwen: Path)
     tokenizer = load.load_tokenizer(qwen)
     processor: Any = load.load_processor(qwen, tokenizer)
     tokenizer.chat_template = jinja(template("qwen2-vl"), processor.image_token)
-    own = Renderer(tokenizer, None, sight=Sight(processor, load.image_token_kinds(qwen)))
+    own = Renderer(tokenizer, None, image_processor=ImageProcessor(processor, load.image_token_kinds(qwen)))
     assert own.prompt([*messages, Message("user", "sure?")]) == table.prompt([*messages, Message("user", "sure?")])
 
 

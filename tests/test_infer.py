@@ -15,13 +15,13 @@ from swift.chat import Conversation, Delta, Message, ToolCall, Usage
 from swift.commands import infer
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.commands.loading import choose, load_chat, model_name, sampling
-from swift.infer import native
+from swift.engine.cpu import native_runner
+from swift.engine.cpu.native_runner import NativeDecoder
+from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
 from swift.infer.chat import collect
-from swift.infer.decoder import Decoder
-from swift.infer.engine import TorchEngine
-from swift.infer.native import NativeDecoder
 from swift.infer.repl import RULE
-from swift.infer.sample import SamplingParams
 from swift.model.load import load_model
 from swift.tuner import attach
 
@@ -224,14 +224,14 @@ def generated(model, prompt):
 def test_a_cpu_without_bf16_serves_weights_published_in_it_as_they_are_where_c_plus_plus_is_there(
     inner, missing, kind, dtype, tmp_path, monkeypatch, capsys
 ):
-    if (reason := native.missing()) and kind is NativeDecoder:
+    if (reason := native_runner.missing()) and kind is NativeDecoder:
         pytest.skip(reason)
     folder = tiny_model_folder(
         tmp_path / "published", hidden_size=64, intermediate_size=inner, num_attention_heads=2, num_key_value_heads=1
     )
     load_model(folder, "bf16", "cpu").save_pretrained(folder)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    monkeypatch.setattr(native, "missing", lambda: missing)
+    monkeypatch.setattr(native_runner, "missing", lambda: missing)
     flags = ModelFlags(model_id_or_path=str(folder), dtype="AUTO", device="cpu")
     chat = load_chat(infer.Config(model=flags, template=TemplateFlags(template_type="qwen")))
     assert type(chat.engine._runner) is kind

@@ -4,15 +4,15 @@ import json
 
 import pytest
 import torch
-from test_engine_decoder import made
 from test_sft import plain_rows, write
 from test_short_runs import train
+from test_torch_runner import made
 from tiny import tiny_model_folder
 
 from swift import native
 from swift.cli import main
-from swift.infer.decoder import Decoder
-from swift.infer.engine import TorchEngine
+from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.torch_engine import TorchEngine
 from swift.native import processor
 
 AMX = "fma avx2 avx512f avx512bw avx512dq avx512vl avx512_bf16 amx_tile amx_bf16"

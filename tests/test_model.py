@@ -14,7 +14,7 @@ from tiny import tiny_model_folder, tiny_tokenizer
 from transformers import LlamaForCausalLM
 
 from swift import template
-from swift.model import bundled, hubs, load, specs
+from swift.model import bundled, download, load, specs
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +193,7 @@ def test_the_network_comes_last(tmp_path, model, online, monkeypatch):
         asked.append((name, revision))
         return model
 
-    monkeypatch.setattr(hubs, "from_modelscope", fetch)
+    monkeypatch.setattr(download, "from_modelscope", fetch)
     assert load.locate("qwen-7b-chat") == model
     assert asked == [("qwen/Qwen-7B-Chat", "master")]
     there = hf_snapshot(tmp_path, model)
@@ -208,14 +208,14 @@ def test_use_hf_asks_hugging_face_first(model, online, monkeypatch):
         asked.append(name)
         return model
 
-    monkeypatch.setattr(hubs, "from_hf", fetch)
+    monkeypatch.setattr(download, "from_hf", fetch)
     load.locate("internlm2-7b-chat", use_hf=True)
     assert asked == ["internlm/internlm2-chat-7b"]
 
 
 def test_a_hub_out_of_reach_is_told_soon(online, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(hubs, "from_modelscope", hubs.from_hf)
+    monkeypatch.setattr(download, "from_modelscope", download.from_hf)
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         load.locate("qwen-7b-chat")

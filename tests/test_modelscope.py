@@ -12,8 +12,8 @@ from loopback import Hub, ModelScope, serving
 from tiny import tiny_model_folder
 
 from swift.data.mix import DataPlan, load_datasets
-from swift.hubs import modelscope_url
 from swift.model import load
+from swift.system.hubs import modelscope_url
 
 ROWS = "".join(json.dumps({"query": f"{number}?", "response": "yes"}) + "\n" for number in range(3)).encode()
 

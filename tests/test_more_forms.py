@@ -12,8 +12,8 @@ from test_guide import keeps, tokenizer_of
 
 from swift.agent import Thinking, form, shape
 from swift.chat import Conversation, Delta, Draft, Message, Tool, ToolCall
-from swift.infer.grammar import Rules
-from swift.infer.guide import Vocabulary
+from swift.guided.grammar import Rules
+from swift.guided.guide import Vocabulary
 from swift.infer.stream import Talk
 from swift.template import Renderer
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from hypothesis import settings
 
 from swift.chat import Delta, Message, Tool, Usage
-from swift.infer.sample import SamplingParams
+from swift.engine.sampling import SamplingParams
 from swift.serve.document import openapi
 from swift.serve.server import create_app
 

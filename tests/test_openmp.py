@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import os, threading, torch
-from swift.infer import openmp
+from swift.engine import openmp
 
 def count():
     return len(os.listdir("/proc/self/task"))

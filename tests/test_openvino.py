@@ -14,9 +14,9 @@ from swift.chat import Message
 from swift.commands import loading
 from swift.commands.groups import BackendFlags, ModelFlags, TemplateFlags
 from swift.commands.infer import Config
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
 from swift.infer.chat import collect
-from swift.infer.engine import TorchEngine
-from swift.infer.sample import SamplingParams
 from swift.model import gguf_write
 
 pytest.importorskip("openvino_genai")
@@ -37,7 +37,7 @@ def file(model, tmp_path_factory):
 
 
 def start(file, stops=()):
-    from swift.infer.openvino import OpenVinoEngine
+    from swift.engine.openvino_engine import OpenVinoEngine
 
     return OpenVinoEngine(file, stops, SIZES["max_position_embeddings"], 300)
 

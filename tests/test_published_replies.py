@@ -12,10 +12,10 @@ from dialogues import Dialogue, dialogues
 from published_templates import templates, tokenizer
 
 from swift.chat import Message, Tool
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import Step
+from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
-from swift.infer.engine import Step
-from swift.infer.grammar import Rules
-from swift.infer.sample import SamplingParams
 from swift.template import Renderer
 
 NAMES = (

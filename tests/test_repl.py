@@ -12,8 +12,8 @@ import pytest
 from swift.agent import FORMS, form
 from swift.agent.tools import from_function
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.engine.sampling import SamplingParams
 from swift.infer.repl import RULE, Cleared, Repl, converse, reader
-from swift.infer.sample import SamplingParams
 from swift.infer.screen import wants_colour
 
 REACT = form("react_en")

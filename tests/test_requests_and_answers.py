@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from swift.chat import Delta, Logprob, Message, Tool, ToolCall, Usage
-from swift.infer.grammar import Rules
-from swift.infer.sample import SamplingParams
+from swift.engine.sampling import SamplingParams
+from swift.guided.grammar import Rules
 from swift.serve import answers, requests
 
 DEFAULTS = SamplingParams(max_tokens=64, clip=True, temperature=0.3, top_k=20, top_p=0.7, seed=1, stop=("END",))

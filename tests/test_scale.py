@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_model_folder
 
-from swift import flags, launch
+from swift import flags
 from swift.commands import sft
+from swift.system import torchrun
 from swift.train import checkpoint
-from swift.tuner import block
+from swift.tuner.cpu import block
 
 ROOT = Path(__file__).parent.parent
 STARTED: list[subprocess.Popen[str]] = []
@@ -77,7 +78,7 @@ def start(given: dict[str, Any], **env: str) -> subprocess.Popen[str]:
         for name, value in given.items()
         for word in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
     ]
-    clean = {name: value for name, value in os.environ.items() if name not in launch.SETTINGS}
+    clean = {name: value for name, value in os.environ.items() if name not in torchrun.SETTINGS}
     process = subprocess.Popen(
         [sys.executable, "-m", "swift.cli", "sft", *words],
         env={**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},

@@ -20,9 +20,9 @@ from typing_extensions import TypedDict
 
 from swift.agent import form
 from swift.agent.tools import checker, from_function
-from swift.infer import schemas, tagged
-from swift.infer.lark import HEAD, json_of
-from swift.infer.schemas import guidable, why_no_grammar
+from swift.guided import schemas, tagged_grammar
+from swift.guided.lark import HEAD, json_of
+from swift.guided.schemas import guidable, why_no_grammar
 
 
 class Colour(enum.Enum):
@@ -244,8 +244,8 @@ def test_what_is_not_held_is_named_by_its_place(schema: dict[str, Any], dropped:
 def test_no_schema_is_beyond_arguments_in_tags(schema: dict[str, Any], dropped: set[str]) -> None:
     tags = form("qwen3_coder").marks.tags
     assert tags is not None
-    held, more = tagged.guidable(guidable(schema).schema, tags)
-    assert tagged.why_not(held, tags) == ""
+    held, more = tagged_grammar.guidable(guidable(schema).schema, tags)
+    assert tagged_grammar.why_not(held, tags) == ""
     assert all(each.reason for each in more)
 
 

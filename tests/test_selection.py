@@ -4,17 +4,17 @@ import json
 
 import pytest
 import torch
-from test_engine_decoder import made
+from test_torch_runner import made
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from swift.cli import main
-from swift.infer import kernels
-from swift.infer.decoder import Decoder
-from swift.infer.engine import TorchEngine
-from swift.infer.native import NativeDecoder
+from swift.engine.cpu import kernels
+from swift.engine.cpu.native_runner import NativeDecoder
+from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.torch_engine import TorchEngine
 from swift.native import processor, selection
 from swift.native.selection import select
-from swift.tuner import kernels as training
+from swift.tuner.cpu import kernels as training
 
 
 @pytest.fixture(autouse=True)

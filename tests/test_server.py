@@ -25,12 +25,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from swift.agent import form
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.engine.sampling import SamplingParams, TooLong
+from swift.engine.torch_engine import Busy, Step, TorchEngine
+from swift.guided.grammar import Rules
+from swift.guided.guide import Guide, Vocabulary
+from swift.guided.schemas import Dropped
 from swift.infer.chat import LocalChat
-from swift.infer.engine import Busy, Step, TorchEngine
-from swift.infer.grammar import Rules
-from swift.infer.guide import Guide, Vocabulary
-from swift.infer.sample import SamplingParams, TooLong
-from swift.infer.schemas import Dropped
 from swift.serve.body import Limits
 from swift.serve.log import JsonLines
 from swift.serve.server import create_app

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
+from swift.engine.sampling import SamplingParams, room
+from swift.engine.torch_engine import Step
 from swift.infer.chat import LocalChat
-from swift.infer.engine import Step
 from swift.infer.length import Length
-from swift.infer.sample import SamplingParams, room
 from swift.serve import connection
 from swift.serve.body import Limits
 from swift.serve.server import create_app

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from swift.data import hubs
+from swift.data import repositories
 from swift.data.readers import read_rows
 from swift.data.rows import BadRow, conversation
 from swift.data.sources import Item, parse, resolve
@@ -335,12 +335,12 @@ def test_what_is_not_found_says_everything_that_was_tried(tmp_path):
 def test_the_network_is_asked_last_and_its_refusal_is_told(monkeypatch):
     asked = []
 
-    def refuse(repository: str, pick: hubs.Pick) -> Path:
+    def refuse(repository: str, pick: repositories.Pick) -> Path:
         asked.append(repository)
         raise ConnectionError("nobody there")
 
-    monkeypatch.setattr(hubs, "from_modelscope", refuse)
-    monkeypatch.setattr(hubs, "from_hugging_face", refuse)
+    monkeypatch.setattr(repositories, "from_modelscope", refuse)
+    monkeypatch.setattr(repositories, "from_hugging_face", refuse)
     with pytest.raises(ValueError, match="SWIFT_OFFLINE"):
         resolve("org/name")
     assert asked == []
@@ -355,5 +355,5 @@ def test_what_the_network_brings_is_read(tmp_path, monkeypatch):
     file = write(tmp_path / "fetched" / "train.jsonl", lines(ROWS))
     monkeypatch.delenv("SWIFT_OFFLINE")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(hubs, "from_modelscope", lambda repository, pick: file.parent)
+    monkeypatch.setattr(repositories, "from_modelscope", lambda repository, pick: file.parent)
     assert resolve("ms-agent").files == (file,)

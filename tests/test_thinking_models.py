@@ -24,11 +24,11 @@ from transformers import AutoTokenizer
 from swift import cli
 from swift.chat import Message, Sample
 from swift.commands import deploy
+from swift.engine.torch_engine import Step, TorchEngine
 from swift.infer.chat import LocalChat
-from swift.infer.engine import Step, TorchEngine
 from swift.serve.server import create_app
 from swift.template import Renderer
-from swift.train import cache as kept_tokens
+from swift.train import sample_cache as kept_tokens
 
 Wire = dict[str, Any]
 Checkpoint = Callable[[str], Path]

@@ -24,8 +24,9 @@ from swift.model.quantise import Quantisation
 from swift.template import Renderer
 from swift.template.template import template
 from swift.train.lisa import Lisa
-from swift.tuner import attach, compiled, table
-from swift.tuner.fused import FusedBlock
+from swift.tuner import attach, table
+from swift.tuner.cpu import compiled
+from swift.tuner.cpu.fused import FusedBlock
 from swift.tuner.longlora import grouped_attention
 
 ALL = {"lora_target_modules": ["ALL"]}
@@ -237,7 +238,7 @@ def test_what_may_be_loaded_is_what_the_table_makes() -> None:
 @pytest.mark.parametrize("name", ["prompt", "prefix", "ptuning", "adapter", "scetuning", "restuning", "ia3"])
 def test_an_adapter_answers_as_the_whole_row_would(place: Path, tmp_path: Path, name: str) -> None:
     """The engine, which feeds a prompt and then token by token, against one forward of everything."""
-    from swift.infer.sample import SamplingParams
+    from swift.engine.sampling import SamplingParams
 
     last = train(place, tmp_path, sft_type=name, **CASES[name])
     config = flags.from_dict(infer.Config, {"ckpt_dir": str(last), "template_type": "chatml", "device": "cpu"})

@@ -17,10 +17,10 @@ from swift.commands import backends
 from swift.commands.groups import ModelFlags, TemplateFlags, VllmFlags
 from swift.commands.loading import Choice
 from swift.commands.rendering import make_renderer
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
+from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
-from swift.infer.engine import TorchEngine
-from swift.infer.grammar import Rules
-from swift.infer.sample import SamplingParams
 from swift.model import bundled, load, specs
 from swift.tuner import attach
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from swift import utf8
 from swift.agent.jsontext import loads
 from swift.agent.tools import from_schema
 from swift.chat import Tool
+from swift.system import utf8
 
 SUFFIXES = (".json", ".jsonl")
 

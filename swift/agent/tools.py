@@ -27,9 +27,9 @@ from pydantic_core import to_jsonable_python
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from swift import utf8
 from swift.agent.jsontext import dumps, loads
 from swift.chat import Tool, ToolCall
+from swift.system import utf8
 
 JSON_CONSTANTS = {"true": True, "false": False, "null": None}
 LONGEST_COMPLAINT = 300  # a validator quotes the whole argument back, which may be a book

@@ -16,7 +16,7 @@ from swift.commands.groups import BackendFlags, VllmFlags
 
 if TYPE_CHECKING:
     from swift.commands.loading import Choice
-    from swift.infer.engine import Engine
+    from swift.engine.torch_engine import Engine
     from swift.model.gguf import Shape
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -63,7 +63,7 @@ def start(
         return openvino(choice, path, stops)
     if log is None:
         return vllm(backend.vllm, choice, path, stops)
-    from swift.infer.aside import AsideEngine
+    from swift.engine.redirect import AsideEngine
 
     print(f"vLLM's log: {log}", file=sys.stderr)
     return AsideEngine(lambda: vllm(backend.vllm, choice, path, stops), log)
@@ -71,7 +71,7 @@ def start(
 
 def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
     """vLLM on the model's folder, an adapter beside it where --vllm_enable_lora says so."""
-    from swift.infer.vllm import VllmEngine
+    from swift.engine.vllm_engine import VllmEngine
 
     if choice.model.quant.bits:
         raise ValueError("--infer_backend vllm takes whole weights: leave --quantization_bit out")
@@ -99,8 +99,8 @@ def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) ->
 def _suits_vllm(choice: Choice, path: Path, log: Path | None) -> bool:
     import torch
 
-    from swift.infer import vllm as engine
-    from swift.infer.aside import Aside
+    from swift.engine import vllm_engine as engine
+    from swift.engine.redirect import Aside
     from swift.model import load
 
     if choice.adapter or choice.model.quant.bits or not torch.cuda.is_available() or not path.is_dir():
@@ -127,7 +127,7 @@ def _check_lora(adapter: Path, most: int) -> None:
 
 def openvino(choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
     """OpenVINO on the model's GGUF file, which is written on the first start and kept in the cache."""
-    from swift.infer.openvino import OpenVinoEngine, check_installed
+    from swift.engine.openvino_engine import OpenVinoEngine, check_installed
 
     check_installed()  # before a file is written for it
     if choice.model.device not in ("auto", "cpu"):
@@ -149,9 +149,9 @@ def openvino(choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
 
 def _gguf(choice: Choice, path: Path, kind: str) -> Path:
     """The model as a GGUF file in the cache, named by what it was made from; the first call writes and checks it."""
-    from swift.cache import cache_root
     from swift.commands import export, merging
     from swift.model import gguf, gguf_check, gguf_write
+    from swift.system.cache import cache_root
 
     made_from = [path, *([choice.adapter] if choice.adapter else [])]
     files = [file for folder in made_from for file in sorted(folder.iterdir()) if file.is_file()]

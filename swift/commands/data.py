@@ -134,7 +134,9 @@ def _against(cfg: Show, renderer: Renderer, name: str) -> Against:
         raise ValueError(f"--against_template: the tokenizer of {name} brings no chat template: leave it out")
     own = renderer
     if not renderer.own:
-        own = Renderer(renderer.tokenizer, None, sight=renderer.sight, today=cfg.template.date(trained=True))
+        own = Renderer(
+            renderer.tokenizer, None, image_processor=renderer.image_processor, today=cfg.template.date(trained=True)
+        )
     return Against(renderer, own.layout, cfg.template.system)
 
 

@@ -289,8 +289,8 @@ def _scenario(chat: LocalChat) -> list[dict[str, str]]:
 
 
 def _ask(chat: LocalChat, messages: Sequence[Message], max_tokens: int, stop: tuple[str, ...] = ()) -> str:
+    from swift.engine.sampling import SamplingParams
     from swift.infer.chat import collect
-    from swift.infer.sample import SamplingParams
 
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, stop=stop)
     return collect(chat(messages, (), params)).message.content
@@ -300,7 +300,7 @@ def _general_loss(chat: LocalChat, file: Path) -> float:
     """Mean loss over the reply tokens of held-out general rows, in nats."""
     from swift.data.check import Report, checked
     from swift.data.sources import resolve
-    from swift.infer.engine import TorchEngine
+    from swift.engine.torch_engine import TorchEngine
     from swift.train.batch import collate
     from swift.train.loss import no_grad_scores, output_head
 

@@ -121,8 +121,8 @@ def run(argv: Sequence[str]) -> None:
 def main(cfg: Config, given: Collection[str] = ()) -> None:
     """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
     from swift.commands.loading import load_chat, model_name, sampling
+    from swift.engine.torch_engine import TorchEngine
     from swift.infer.chat import LocalChat
-    from swift.infer.engine import TorchEngine
     from swift.serve.body import LIMITS
     from swift.serve.server import create_app
 
@@ -161,7 +161,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 guide_tools=cfg.server.guided_tools,
                 adapters=host,
                 adapter_names=adapters,
-                see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.sight else None,
+                see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.image_processor else None,
                 defaults=defaults,
                 api_keys=keys,
                 allow_origins=cfg.server.allow_origins,

@@ -93,18 +93,19 @@ def kernels(cfg: Config) -> dict[str, Any]:
     """Kind of work -> the choice and the seconds that it was made by; or why the model goes another way."""
     import torch
 
-    from swift.infer import families, native
-    from swift.infer import kernels as serving
+    from swift.engine import families
+    from swift.engine.cpu import kernels as serving
+    from swift.engine.cpu import native_runner
     from swift.native import shapes
-    from swift.tuner import fused
-    from swift.tuner import kernels as training
+    from swift.tuner.cpu import fused
+    from swift.tuner.cpu import kernels as training
 
     config = _config(cfg)
     found: dict[str, Any] = {}
     reason = "" if config.architectures[0] in families.CLASSES else f"{config.architectures[0]} has none of ours"
     if not reason:
         small = serving.made(shapes.shortened(config, 1))
-        reason = families.why_not(small) or native.why_not(small) or native.missing()
+        reason = families.why_not(small) or native_runner.why_not(small) or native_runner.missing()
     if reason:
         found["serving"] = f"torch ({reason})"
     else:

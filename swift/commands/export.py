@@ -113,11 +113,11 @@ def main(config: Config, given: Collection[str] = ()) -> Path:
     if not (hub.push_to_hub and hub.hub_model_id):
         return _write(config, given)
 
-    from swift.model import hubs
+    from swift.model import download
 
-    hubs.check_push(hub.hub_model_id, config.model.use_hf)
+    download.check_push(hub.hub_model_id, config.model.use_hf)
     folder = _write(config, given)
-    where = hubs.push(
+    where = download.push(
         folder, hub.hub_model_id, hub.hub_token, hub.hub_private_repo, hub.commit_message, config.model.use_hf
     )
     print(f"{folder}: uploaded to {where}", file=sys.stderr)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from swift.agent import Form
     from swift.agent.tools import BoundTool
     from swift.chat import Conversation, Message, Tool
+    from swift.engine.sampling import SamplingParams
     from swift.infer.chat import LocalChat, Reply
-    from swift.infer.sample import SamplingParams
 
 
 class Record(TypedDict, total=False):
@@ -111,7 +111,7 @@ class Config:
     @property
     def vllm_log(self) -> Path:
         """A file that is this process's alone."""
-        from swift.cache import cache_root
+        from swift.system.cache import cache_root
 
         return cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
 
@@ -197,7 +197,7 @@ def talk(
     tools: Sequence[BoundTool] = (),
     described: Sequence[Tool] = (),
 ) -> None:
-    from swift.infer.grammar import Rules
+    from swift.guided.grammar import Rules
     from swift.infer.repl import Repl, as_asked, converse, reader
     from swift.infer.screen import wants_colour
     from swift.infer.words import COMMANDS
@@ -214,7 +214,7 @@ def talk(
     if offered:
         typed = " (what they give is typed in)" if described else ""
         print(f"tools: {', '.join(tool.name for tool in offered)}{typed}", file=sys.stderr)
-    if sees := chat.renderer.sight is not None:
+    if sees := chat.renderer.image_processor is not None:
         print("<img>path or URL</img> in a message shows an image", file=sys.stderr)
     repl = Repl(
         chat,

@@ -14,9 +14,9 @@ from swift.model.files import json_object
 from swift.native import processor
 
 if TYPE_CHECKING:
+    from swift.engine.sampling import SamplingParams
+    from swift.engine.torch_engine import Engine, Steps
     from swift.infer.chat import LocalChat
-    from swift.infer.engine import Engine, Steps
-    from swift.infer.sample import SamplingParams
     from swift.model.specs import ModelSpec
 
 RECORD = "sft_args.json"
@@ -73,9 +73,10 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
 
     from swift.commands.rendering import make_renderer
     from swift.commands.tuning import quantisation
-    from swift.infer import families, native
+    from swift.engine import families
+    from swift.engine.cpu import native_runner
+    from swift.engine.torch_engine import TorchEngine
     from swift.infer.chat import LocalChat
-    from swift.infer.engine import TorchEngine
     from swift.model import load
     from swift.tuner import attach
     from swift.tuner.prompts import Prompted
@@ -95,7 +96,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     quant = None if late else quantisation(model_flags)
     # the engine's C++ multiplies bf16 on any CPU; what else there is would be slow in it where the processor has none
     foreign = model_flags.dtype == "AUTO" and not quant and load.has_foreign_bf16(path, model_flags.device)
-    missing = native.missing() if foreign else ""
+    missing = native_runner.missing() if foreign else ""
     dtype = "bf16" if foreign and not missing else model_flags.dtype
     model = load.load_model(
         path, dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
@@ -106,7 +107,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     def engine(model: Any, whole: int = 0) -> TorchEngine:
         most = cfg.backend.max_batch
         known = not families.why_not(model)
-        if foreign and (not known or native.why_not(model)):
+        if foreign and (not known or native_runner.why_not(model)):
             model = model.float()
         started = TorchEngine(model, sorted(stops), max_batch=most, whole=whole, bits=late, keep=keep)
         if reason := started.slower or (missing if known else ""):
@@ -164,7 +165,7 @@ def spec(choice: Choice, path: Path) -> ModelSpec | None:
 
 def sampling(flags: GenerationFlags) -> SamplingParams:
     """The flags as the engine takes them: `max_new_tokens` is a ceiling, less where the context ends earlier."""
-    from swift.infer.sample import SamplingParams
+    from swift.engine.sampling import SamplingParams
 
     if flags.max_new_tokens < 1:
         raise ValueError(f"--max_new_tokens {flags.max_new_tokens}: must be 1 or more")

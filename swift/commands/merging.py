@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from swift import modes
 from swift.commands import card
 from swift.commands.groups import ModelFlags
 from swift.model.files import json_object
+from swift.system import file_modes
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
     from swift.model.specs import ModelSpec
-    from swift.template.sight import Sight
+    from swift.template.image_processor import ImageProcessor
     from swift.template.template import Template
 
 RECORD = "sft_args.json"
@@ -56,7 +56,7 @@ def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
     _check_target(target, overwrite)
 
     from swift.model import load, specs, vision  # torch, from here on
-    from swift.template.sight import Sight
+    from swift.template.image_processor import ImageProcessor
 
     name, revision = _base_model(config.model, recorded, checkpoint)
     registry = config.model.registry or tuple(file for file in recorded.get("registry") or () if Path(file).is_file())
@@ -69,7 +69,7 @@ def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
     tokenizer = load.load_tokenizer(source, config.model.trust_remote_code, spec)
     processor = load.load_processor(source, tokenizer)
     template = _template(config.template_type, recorded, spec)
-    stops = give_template(tokenizer, template, source, Sight(processor) if processor else None)
+    stops = give_template(tokenizer, template, source, ImageProcessor(processor) if processor else None)
     dtype = config.model.dtype if config.model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
 
     with aside(target) as folder:
@@ -207,7 +207,10 @@ def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> T
 
 
 def give_template(
-    tokenizer: PreTrainedTokenizerBase, template: Template | None, source: Path, sight: Sight | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template | None,
+    source: Path,
+    image_processor: ImageProcessor | None = None,
 ) -> list[int]:
     """Writes the chat template into the tokenizer of the folder `source`. Returns the tokens that end a reply."""
     from swift.model.files import end_tokens
@@ -215,11 +218,11 @@ def give_template(
     from swift.template.template import jinja
 
     if template:
-        tokenizer.chat_template = jinja(template, sight.mark if sight else "")
+        tokenizer.chat_template = jinja(template, image_processor.mark if image_processor else "")
     elif not tokenizer.chat_template:
         raise ValueError("nothing says which chat format the model was trained with: give --template_type")
     eos = () if template else end_tokens(source)
-    stops = list(Renderer(tokenizer, template, sight=sight, eos=eos).stop.tokens)
+    stops = list(Renderer(tokenizer, template, image_processor=image_processor, eos=eos).stop.tokens)
     if not stops:
         raise ValueError("neither the template nor the tokenizer has a token that ends a reply")
     return stops
@@ -252,7 +255,7 @@ def aside(target: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
-        modes.share(folder)
+        file_modes.share(folder)
         if target.exists():
             target.rename(former)
         try:

@@ -30,13 +30,13 @@ def make_renderer(
     from swift.model import load
     from swift.model.files import end_tokens
     from swift.template import Renderer, template
-    from swift.template.sight import Sight
+    from swift.template.image_processor import ImageProcessor
 
     named = flags.template_type if flags.template_type != "AUTO" else spec.template if spec else None
     tokenizer = load.load_tokenizer(path, trust, spec)
     processor = load.load_processor(path, tokenizer)
-    sight = Sight(processor, load.image_token_kinds(path), flags.max_pixels) if processor else None
-    if flags.max_pixels is not None and sight is None:
+    image_processor = ImageProcessor(processor, load.image_token_kinds(path), flags.max_pixels) if processor else None
+    if flags.max_pixels is not None and image_processor is None:
         raise ValueError("--max_pixels is for models that see images, which this one does not: leave it out")
     chosen = template(named) if named else None
     if chosen:
@@ -47,7 +47,7 @@ def make_renderer(
         flags.agent_template,
         flags.scale,
         flags.system,
-        sight,
+        image_processor,
         eos=() if chosen else end_tokens(path),
         reasoning_weight=flags.reasoning_weight,
         history_reasoning=flags.history_reasoning,

@@ -41,13 +41,13 @@ class Spread(NamedTuple):
 
 def check(cfg: Spreads) -> Spread:
     """How the flags want the run spread; ValueError where they contradict each other or the machine. Loads nothing."""
-    from swift.train import engine
+    from swift.train import distributed
 
     scale, quant = cfg.scale, cfg.model.quant
     chosen = [f"--{name}" for name in ("fsdp", "deepspeed", "device_map") if getattr(scale, name)]
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)} exclude each other: each says where the layers are")
-    settings = engine.fsdp(scale.fsdp, scale.fsdp_config) | engine.deepspeed(scale.deepspeed)
+    settings = distributed.fsdp(scale.fsdp, scale.fsdp_config) | distributed.deepspeed(scale.deepspeed)
     processes = "LOCAL_RANK" in os.environ
     if settings and cfg.train.sft_type not in TUNERS:
         raise ValueError(f"{chosen[0]} works with --sft_type {' and '.join(TUNERS)}, not with {cfg.train.sft_type}")
@@ -60,7 +60,7 @@ def check(cfg: Spreads) -> Spread:
     if scale.device_map and processes:
         raise ValueError("--device_map spreads one process: leave out NPROC_PER_NODE and torchrun, or take --fsdp")
     stage = settings.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
-    placed = engine.device_map(scale.device_map) if scale.device_map else None
+    placed = distributed.device_map(scale.device_map) if scale.device_map else None
     return Spread(settings, "fsdp" in settings or stage == 3, placed)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands import card, closing, early, feeding, planning, resuming, scaling, tuning
+from swift.commands import card, closing, early, pipeline, planning, resuming, scaling, tuning
 from swift.commands.groups import (
     DataFlags,
     FeedFlags,
@@ -28,10 +28,10 @@ from swift.commands.groups import (
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from swift.commands.feeding import Data
+    from swift.commands.pipeline import Data
     from swift.model.specs import ModelSpec
     from swift.template import Renderer
-    from swift.train.streamed import Stream
+    from swift.train.lazy_datasets import Stream
     from swift.train.trainer import SftTrainer
 
 ADAPTER_RATE, WHOLE_RATE = 1e-4, 1e-5
@@ -67,11 +67,12 @@ def _train(cfg: Config) -> dict[str, Any]:
     from swift.model import load, specs
     from swift.train import checkpoint
     from swift.train.ranks import Ranks, take_one_gpu
-    from swift.tuner import attach, fused
+    from swift.tuner import attach
+    from swift.tuner.cpu import fused
 
     _check_numbers(cfg.train)
     tuning.check(cfg)
-    feeding.check(cfg)
+    pipeline.check(cfg)
     spread = scaling.check(cfg)
     if not spread.device_map:
         take_one_gpu(cfg.model.device)
@@ -92,7 +93,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
 
     say(f"model: {name} ({path})")
-    data = feeding.read(cfg, renderer, say, ranks)
+    data = pipeline.read(cfg, renderer, say, ranks)
     given, cfg = cfg, _derived(cfg, spec.model_type if spec else None)
     runs = _runs(cfg, path)
     versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
@@ -117,7 +118,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     )
     renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code, spec=spec)
     model = tuning.tune(
-        model, cfg, spec.lora_targets if spec else (), renamed, feeding.inputs(data, cfg.train.batch_size, device)
+        model, cfg, spec.lora_targets if spec else (), renamed, pipeline.inputs(data, cfg.train.batch_size, device)
     )
     apart = _apart(cfg, bool(spread.engine or spread.device_map), ranks.world)
     before = resuming.recorded(resume).get("kernels", "")
@@ -190,7 +191,7 @@ def _apart(cfg: Config, spread: bool, world: int) -> str:
 
 def _tokens(cfg: Config, data: Data, world: int) -> float:
     """How many tokens the run will see, about."""
-    from swift.train.streamed import lengths
+    from swift.train.lazy_datasets import lengths
 
     train, each = cfg.train, lengths(data.train)
     passes = train.num_train_epochs or 1
@@ -310,7 +311,7 @@ def _trainer(
     from swift.train.progress import ShowProgress
     from swift.train.report import WriteLog
     from swift.train.trainer import SftTrainer
-    from swift.tuner import fused
+    from swift.tuner.cpu import fused
 
     extra = tuning.loop(model, cfg)
     watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.watchers]
@@ -401,7 +402,7 @@ def _finish(
         card.finish(folder, base, hub_id, data.shares, flags.to_dict(cfg))
         if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
-            if renderer.sight:
+            if renderer.image_processor:
                 vision.copy_processor(source, folder)
 
     return finish

@@ -9,8 +9,8 @@ from shutil import which
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from swift import flags
-from swift.cache import cache_root
 from swift.commands.groups import LoraFlags, ModelFlags, TrainFlags, TunerFlags
+from swift.system.cache import cache_root
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +135,7 @@ def fuse(
     `apart`: what speaks against it in how the run is spread over processes or devices. `tokens`: how many the run will
     see, about. `before`: the kernels of the run that this one goes on from, if there is one.
     """
-    from swift.tuner import compiled, fused
+    from swift.tuner.cpu import compiled, fused
 
     compiled.stop()
     train = cfg.train
@@ -166,7 +166,7 @@ def _fuse_adapters(model: Any, before: str, say: Callable[[str], None]) -> str:
     import torch
 
     from swift.native.processor import TORCH
-    from swift.tuner import fused, kernels
+    from swift.tuner.cpu import fused, kernels
 
     chosen = kernels.selection(model.config, model.dtype)
     taken = chosen.kernels
@@ -189,7 +189,7 @@ def _fuse_whole(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None]) 
     import torch
 
     from swift.model.load import pick_dtype
-    from swift.tuner import fused
+    from swift.tuner.cpu import fused
 
     in_bf16 = pick_dtype(cfg.model.dtype, torch.device("cpu"), path) == "bf16"
     dtype = torch.bfloat16 if in_bf16 else torch.float32

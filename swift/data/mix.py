@@ -16,13 +16,13 @@ from typing import TypeVar
 from swift.chat import Conversation
 from swift.data import self_cognition
 from swift.data.check import Report, Say, Strategy, checked
+from swift.data.disk_list import DiskList, IndexedView
 from swift.data.registry import Catalogue, catalogue
-from swift.data.shelf import Picks, Shelf
 from swift.data.sources import Source, resolve
 from swift.data.sources import check as check_source
 
 T = TypeVar("T")
-Rows = Picks[Conversation]
+Rows = IndexedView[Conversation]
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,9 @@ class _Loader:
         """
         return Random(f"{self.plan.dataset_seed} {Path(purpose).name}")
 
-    def good(self, source: Source) -> Shelf[Conversation]:
+    def good(self, source: Source) -> DiskList[Conversation]:
         plan = self.plan
-        found = Shelf(checked(source, plan.check_dataset_strategy, self.report, self.say, plan.columns))
+        found = DiskList(checked(source, plan.check_dataset_strategy, self.report, self.say, plan.columns))
         if not found:
             self.note(f"{source.name}: no row is left")
         elif source.count:

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift import own
 from swift.data.fields import BadRow, Row
 from swift.data.repairs import REPAIRS, Repair, asked, labelled, outcome
+from swift.system import user_code
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -190,7 +190,7 @@ def _own(spec: str) -> Repair:
     """The user's function FILE.py:NAME. What goes wrong in it is the row's fault and is told as such."""
     file, _, name = spec.rpartition(":")
     try:
-        function = own.function(spec)
+        function = user_code.function(spec)
     except ValueError as error:
         raise ValueError(f"rows: {error}") from None
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swift.data import hubs, layout, registry, self_cognition
+from swift.data import layout, registry, repositories, self_cognition
 from swift.data.readers import READERS, neighbours
 from swift.data.registry import Catalogue, Entry, near
 from swift.data.repairs import Repair, as_it_is
@@ -122,10 +122,13 @@ def _files(text: str, item: Item, entry: Entry, split: tuple[str, ...], hint: st
         except ValueError as error:
             raise ValueError(f"{text}: {path} {error}") from None
     tried = [] if item.hub else ["a file or folder of that name"]
-    for folders in (hubs.cached(entry.ms, entry.hf, tried), hubs.fetched(entry.ms, entry.hf, pick, tried)):
+    for folders in (
+        repositories.cached(entry.ms, entry.hf, tried),
+        repositories.fetched(entry.ms, entry.hf, pick, tried),
+    ):
         for folder in folders:
             try:
-                return hubs.picked(folder, pick)
+                return repositories.picked(folder, pick)
             except ValueError as error:
                 tried.append(f"{folder} ({error})")
     unknown = entry.subsets and set(item.subsets) - set(entry.subsets)

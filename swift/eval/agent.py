@@ -11,8 +11,8 @@ from swift.agent import form
 from swift.agent.jsontext import loads
 from swift.agent.tools import json_arguments
 from swift.chat import Message, Tool, ToolCall
+from swift.engine.sampling import SamplingParams
 from swift.infer.chat import Chat, collect
-from swift.infer.sample import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from swift.chat import Message
+from swift.engine.sampling import SamplingParams
 from swift.infer.chat import Chat, collect
-from swift.infer.sample import SamplingParams
 
 
 class Question(NamedTuple):

@@ -12,10 +12,10 @@ from swift.agent import FORMS, Marks, form, shape
 from swift.agent.reply import Split
 from swift.agent.thoughts import Thoughts
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
-from swift.infer.engine import Engine, Step, Steps
-from swift.infer.grammar import Rules
-from swift.infer.guide import Guide, Vocabulary
-from swift.infer.sample import SamplingParams
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import Engine, Step, Steps
+from swift.guided.grammar import Rules
+from swift.guided.guide import Guide, Vocabulary
 from swift.infer.stream import Ending, Stream, Talk
 from swift.template import Renderer
 

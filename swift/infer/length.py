@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from swift.infer.sample import TooLong
+from swift.engine.sampling import TooLong
 from swift.template.bound import Bound
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import openai
 
 from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usage
+from swift.engine.sampling import SamplingParams
 from swift.images import as_url
 from swift.infer.chat import PLAIN
-from swift.infer.sample import SamplingParams
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 

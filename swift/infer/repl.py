@@ -8,17 +8,18 @@ from dataclasses import replace
 from itertools import groupby, takewhile
 from typing import Literal, TextIO, TypedDict
 
-from swift import images, utf8
+from swift import images
 from swift.agent import Form, form
 from swift.agent.reply import write_reply
 from swift.agent.run import run
 from swift.agent.tools import BoundTool
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, ToolCall
+from swift.engine.sampling import SamplingParams
 from swift.infer import words
 from swift.infer.chat import Chat
-from swift.infer.sample import SamplingParams
 from swift.infer.screen import Screen
 from swift.infer.written import Written
+from swift.system import utf8
 
 RULE = "-" * 50
 LEAVING = "[press Ctrl-C again or type exit to leave]"

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from swift.cache import cache_root
+from swift.system.cache import cache_root
 
 MODEL_TYPE = "smollm2-135m-instruct"
 FOLDER = "SmolLM2-135M-Instruct"

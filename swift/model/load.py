@@ -24,12 +24,12 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
-from swift import own
-from swift.hubs import modelscope_root, offline
-from swift.model import attention, bundled, convert, gguf, hubs, quantise, specs, vision
+from swift.model import bundled, convert, download, gguf, grouped_attention, quantise, specs, vision
 from swift.model.files import json_object
 from swift.model.quantise import Quantisation
 from swift.model.specs import ModelSpec
+from swift.system import user_code
+from swift.system.hubs import modelscope_root, offline
 
 T = TypeVar("T")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -265,7 +265,7 @@ def load_model(
         if quantisation and not by_loader:
             quantise.with_hqq(model, quantisation, on)
     if attn_implementation is None and on.type == "cpu":
-        attention.suit(model)
+        grouped_attention.suit(model)
     return model.eval()
 
 
@@ -280,7 +280,7 @@ def _reading(path: Path, trust_remote_code: bool) -> Callable[..., PreTrainedMod
 
 def _own_function(name: str, path: Path) -> Callable[..., Any] | None:
     """The user's function FILE.py:NAME for a folder; what training saved is in transformers' layout and needs none."""
-    function = own.function(name) if name else None  # its file may also register classes
+    function = user_code.function(name) if name else None  # its file may also register classes
     if function is None or (path / specs.RECORD).is_file():
         return None
 
@@ -390,7 +390,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _in_caches(ids: list[str], revision: str, tried: list[str]) -> Path | None:
-    for folder in (folder for name in ids for folder in hubs.cached(name, revision)):
+    for folder in (folder for name in ids for folder in download.cached(name, revision)):
         try:
             return check(folder)
         except ValueError as error:  # cut short; a download would complete it
@@ -403,7 +403,7 @@ def _download(ms: str, hf: str, revision: str, use_hf: bool, tried: list[str]) -
     if variable := offline():
         tried.append(f"no download ({variable} is set)")
         return None
-    ways = [(hubs.from_modelscope, ms), (hubs.from_hf, hf)]
+    ways = [(download.from_modelscope, ms), (download.from_hf, hf)]
     for fetch, name in reversed(ways) if use_hf else ways:
         try:
             if name:

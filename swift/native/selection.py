@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from swift.cache import cache_root
 from swift.native import processor
+from swift.system.cache import cache_root
 
 SMALL = 16_000_000
 """Weights of all layers, below which nothing needs to be measured: the model is quick whatever computes it."""

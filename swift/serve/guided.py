@@ -14,9 +14,9 @@ from referencing.exceptions import Unresolvable
 
 from swift.agent.tools import argument_schema, checker
 from swift.chat import Delta, Message
-from swift.infer.grammar import Rules
-from swift.infer.guide import Guide, NotHeld
-from swift.infer.schemas import Dropped
+from swift.guided.grammar import Rules
+from swift.guided.guide import Guide, NotHeld
+from swift.guided.schemas import Dropped
 from swift.serve.answers import Asked, ChatReply
 from swift.serve.refusal import BadRequest, wrong
 from swift.serve.requests import ChatRequest

@@ -12,8 +12,8 @@ from contextlib import suppress
 from anyio import move_on_after
 
 from swift.chat import Delta
+from swift.engine.torch_engine import Busy
 from swift.infer.chat import Deltas
-from swift.infer.engine import Busy
 
 Start = Callable[[], Deltas]
 

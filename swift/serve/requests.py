@@ -29,8 +29,8 @@ from pydantic_core.core_schema import no_info_plain_validator_function
 
 from swift.agent.tools import argument_schema, checker
 from swift.chat import Message, Tool
-from swift.infer.grammar import Rules
-from swift.infer.sample import SamplingParams
+from swift.engine.sampling import SamplingParams
+from swift.guided.grammar import Rules
 from swift.serve.messages import MOST_MESSAGES, Known, RequestMessage, dialogue
 from swift.serve.refusal import BadRequest, wrong
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from swift.infer.sample import TooLong
+from swift.engine.sampling import TooLong
 from swift.serve import answers
 from swift.serve.answers import Reply
 from swift.serve.refusal import BadRequest

@@ -16,10 +16,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from swift.chat import Delta, Message, Usage
+from swift.engine.sampling import SamplingParams, TooLong
+from swift.guided.grammar import Rules
+from swift.guided.guide import Guide
 from swift.infer.chat import Chat, Deltas
-from swift.infer.grammar import Rules
-from swift.infer.guide import Guide
-from swift.infer.sample import SamplingParams, TooLong
 from swift.serve import about, answers, document, requests
 from swift.serve.answers import Reply
 from swift.serve.body import LIMITS, Limits

@@ -10,8 +10,8 @@ from jinja2 import TemplateError
 
 from swift.chat import Conversation, Image, Message, Sample
 from swift.template.exchange import Wire
-from swift.template.own import OwnLayout
 from swift.template.render import Renderer
+from swift.template.tokenizer_template import OwnLayout
 
 SHOWN = 12
 """Tokens that are shown on each side of a difference."""
@@ -164,13 +164,13 @@ class Against:
 
     def _seen(self, text: str, images: Sequence[Image]) -> str:
         """The text with what stands for each image."""
-        sight = self._renderer.sight
-        if not sight or not images:
+        image_processor = self._renderer.image_processor
+        if not image_processor or not images:
             return text
-        parts = text.split(sight.mark)
+        parts = text.split(image_processor.mark)
         if len(parts) != len(images) + 1:
             return text
-        shown = [*sight.texts(images), ""]
+        shown = [*image_processor.texts(images), ""]
         return "".join(part + image for part, image in zip(parts, shown, strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from swift.agent import Form
 from swift.template.exchange import Reply, Wire
-from swift.template.own import OwnLayout
+from swift.template.tokenizer_template import OwnLayout
 
 CONTENT, THOUGHT = "\ue000", "\ue001"  # stand for a reply's texts while the template writes around them
 TAILS = 1 << 12

@@ -20,12 +20,12 @@ from swift.agent import Form, Thinking, form
 from swift.agent.reply import environment, read_reply, write_reply
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
 from swift.template.cuts import Encoded
+from swift.template.image_processor import ImageProcessor
 from swift.template.nature import PLAIN
-from swift.template.own import HistoryReasoning, OwnLayout
-from swift.template.sight import Sight
 from swift.template.spoken import Speech, closing_weight
 from swift.template.stretches import Dialogues, tell_once
 from swift.template.template import Template
+from swift.template.tokenizer_template import HistoryReasoning, OwnLayout
 from swift.template.weigh import AUTO, loss_scale, with_thoughts
 from swift.template.words import Special, Words
 from swift.template.write import NOTHING, Kind, Piece, Spoken, TableWriter, Turn
@@ -70,10 +70,11 @@ class Renderer:
 
     `tokenizer` is a fast tokenizer of transformers; `template` None takes the chat template that came with it.
     `form_name` AUTO is the text form in which that template itself writes calls, else ReAct.
-    `system` replaces the template's default system text; "" means none. `sight` is what the model sees images with;
-    None: it sees none. `eos`: more ids that end a reply, of the model's generation_config. The rest is for the
-    tokenizer's own template: `reasoning_weight` multiplies the loss of thoughts, `history_reasoning` says what becomes
-    of those of earlier rounds, `template_kwargs` are its variables, `today` its date (None: the day it is).
+    `system` replaces the template's default system text; "" means none. `image_processor` turns images into text and
+    tensors; None: the model takes no images. `eos`: more ids that end a reply, of the model's generation_config.
+    The rest is for the tokenizer's own template: `reasoning_weight` multiplies the loss of thoughts,
+    `history_reasoning` decides on those of earlier rounds, `template_kwargs` are its variables, `today` its date
+    (None: the day it is).
     Raises ValueError for what does not fit.
     """
 
@@ -84,7 +85,7 @@ class Renderer:
         form_name: str = "AUTO",
         scale: str = AUTO,
         system: str | None = None,
-        sight: Sight | None = None,
+        image_processor: ImageProcessor | None = None,
         eos: Sequence[int] = (),
         reasoning_weight: float = 1.0,
         history_reasoning: HistoryReasoning = "template",
@@ -95,9 +96,9 @@ class Renderer:
             form(form_name)  # names first
         loss_scale(scale)
         self.tokenizer = tokenizer
-        self.sight = sight
+        self.image_processor = image_processor
         self._eos = tuple(dict.fromkeys(each for each in (tokenizer.eos_token_id, *eos) if each is not None))
-        mark = sight.mark if sight else ""
+        mark = image_processor.mark if image_processor else ""
         layout = None
         if template is None:
             stops = [str(each) for each in tokenizer.convert_ids_to_tokens(list(self._eos))]
@@ -170,7 +171,7 @@ class Renderer:
             tokens += ids
             weights += laid
         shown = tuple(piece.image for piece in pieces if piece.image)
-        inputs = partial(self.sight.inputs, shown, tokens) if self.sight and shown else None
+        inputs = partial(self.image_processor.inputs, shown, tokens) if self.image_processor and shown else None
         return Sample(tokens, weights, conversation.source, inputs)
 
     def _shown_sample(self, conversation: Conversation, pieces: Sequence[Piece]) -> Rendered:
@@ -213,7 +214,7 @@ class Renderer:
     def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
         """What the model needs beside `prompt`, made of the same messages; None where they hold no image."""
         shown = Conversation(tuple(messages)).images
-        return self.sight.inputs(shown, prompt) if self.sight and shown else None
+        return self.image_processor.inputs(shown, prompt) if self.image_processor and shown else None
 
     def parse(self, text: str, tools: Sequence[Tool] = (), begun: str = "") -> Message:
         """The text of a reply to whom `tools` were offered -> a message, its thought and calls taken out.
@@ -244,7 +245,7 @@ class Renderer:
 
     def _with_system(self, conversation: Conversation) -> tuple[Conversation, str]:
         """A dialogue for the model's own template, and its system text apart."""
-        _check_images(conversation, self.sight)
+        _check_images(conversation, self.image_processor)
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
         assert self._own
@@ -253,7 +254,7 @@ class Renderer:
         return conversation.with_messages(tuple(messages)), text
 
     def _layout(self, conversation: Conversation, close: bool) -> list[Piece]:
-        _check_images(conversation, self.sight)
+        _check_images(conversation, self.image_processor)
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
         offer = Piece(text, "given")
@@ -274,8 +275,8 @@ class Renderer:
         images = [piece.image for piece in pieces if piece.image]
         if not images:
             return pieces
-        assert self.sight, images
-        texts = iter(self.sight.texts(images))
+        assert self.image_processor, images
+        texts = iter(self.image_processor.texts(images))
         return [piece._replace(text=next(texts), kind="template") if piece.image else piece for piece in pieces]
 
     def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
@@ -447,11 +448,11 @@ def _only(found: Sequence[T]) -> T:
     return found[0]
 
 
-def _check_images(conversation: Conversation, sight: Sight | None) -> None:
+def _check_images(conversation: Conversation, image_processor: ImageProcessor | None) -> None:
     strange = [message.role for message in conversation.messages if message.images and message.role != "user"]
     if strange:
         raise ValueError(f"only a user's message can show an image, not the {strange[0]}'s")
-    if conversation.images and sight is None:
+    if conversation.images and image_processor is None:
         raise ValueError("this model takes no images")
     for message in conversation.messages:
         _ = message.parts  # which are as many as its images and their places say

@@ -19,8 +19,8 @@ from swift.chat import PLACE, Conversation, Message, Tool
 from swift.template.bodies import CONTENT, THOUGHT, Bodies, Body
 from swift.template.environment import Refused, constant
 from swift.template.exchange import Exchange, Exchanges, Reply, Wire
-from swift.template.own import AFTER, ALONE, BEFORE, MASKED, SWITCH, OwnLayout
 from swift.template.spoken import Speech, closing_weight
+from swift.template.tokenizer_template import AFTER, ALONE, BEFORE, MASKED, SWITCH, OwnLayout
 from swift.template.variants import variants
 from swift.template.words import Words
 from swift.template.write import Kind, Piece, Spoken

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from swift import modes
+from swift.system import file_modes
 
 ASIDE = ".unfinished"  # transformers.Trainer writes here; what is whole is moved out
 STATE = "trainer_state.json"
@@ -174,7 +174,7 @@ class Publish(TrainerCallback):  # type: ignore[misc]
         state.save_to_json(str(aside / STATE))
         self.finish(aside)
         _seal(aside)
-        modes.share(aside)
+        file_modes.share(aside)
         if final.exists():  # a run that was continued from an earlier step comes by again
             self._drop(final)
         aside.rename(final)

@@ -26,13 +26,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from swift.chat import Sample
 from swift.train import checkpoint, schedule
 from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack, rounded
-from swift.train.lanes import Job, Lanes, Sums
+from swift.train.lazy_datasets import Stream, StreamLoader, lengths
 from swift.train.loss import no_grad_scores, output_head, score, trained
+from swift.train.micro_batches import Job, Lanes, Sums
 from swift.train.moved import Start
 from swift.train.report import peak_memory
 from swift.train.signals import Signals
 from swift.train.steps import warmup_steps
-from swift.train.streamed import Stream, StreamLoader, lengths
 
 
 def arguments(folder: Path, **settings: Any) -> TrainingArguments:

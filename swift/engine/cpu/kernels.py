@@ -1,0 +1,60 @@
+"""Which kernels serve a model on this machine: measured with a few of its layers. Knows no queue and no sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from swift.engine.cpu.native_runner import SOURCE, NativeDecoder
+from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.runner import Feed, Runner
+from swift.native import fingerprint, processor, shapes
+from swift.native.selection import Selection, Works, candidates, select, unmeasured
+
+ENOUGH = 32_000_000
+"""Weights of the layers that are measured: more than caches hold."""
+STREAMS = (1, 8, 32)
+BEHIND, PROMPT = 255, 256
+"""Tokens behind which a single token is computed, and of a prompt."""
+TOKENS = (*STREAMS, PROMPT)
+"""That the kinds of work compute, in their order."""
+
+
+def selection(config: Any, bits: int = 0, again: bool = False) -> Selection:
+    """The kernels for a model that native.py can compute, by its configuration, its weights rounded to so many bits.
+
+    Raises ValueError where SWIFT_KERNELS is wrong.
+    """
+    layer = shapes.layer_weights(config)
+    if known := unmeasured(layer * config.num_hidden_layers):
+        return known
+    few = shapes.shortened(config, min(-(-ENOUGH // layer), config.num_hidden_layers))
+    about = {"bits": bits, "model": shapes.told(few), "threads": torch.get_num_threads(), **fingerprint(SOURCE)}
+    torch_too = "avx512_bf16" in processor.sets()  # elsewhere torch is many times slower in bf16
+    return select(about, candidates(torch_too), partial(works, cache(partial(made, few)), bits), again)
+
+
+def made(config: Any) -> Any:
+    """A model with weights at random."""
+    with torch.random.fork_rng(devices=[]):  # drawing them moves no seed of the caller's
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
+def works(model: Callable[[], Any], bits: int, kernels: str) -> Works:
+    """Steps of so many requests' next tokens, and a piece of a prompt."""
+    torchs = kernels == processor.TORCH
+    runner: Runner = Decoder(model(), bits) if torchs else NativeDecoder(model(), bits, kernels=kernels)
+    pasts = [runner.open() for _ in range(max(STREAMS))]
+    runner.step([Feed(past, [1], wants=False) for past in pasts])  # makes room for all
+
+    def step(count: int, behind: int, tokens: int) -> None:
+        for past in pasts:
+            past.length = behind
+        runner.step([Feed(past, [1] * tokens) for past in pasts[:count]])
+
+    streams = {f"{count} stream{'s' if count > 1 else ''}": partial(step, count, BEHIND, 1) for count in STREAMS}
+    return {**streams, f"prompt of {PROMPT}": partial(step, 1, 0, PROMPT)}

@@ -1,0 +1,376 @@
+"""The common decoder families in bf16, a whole step in one call of C++ (native.cpp). Knows no queue and no sampling.
+
+Every weight is laid out in panels (see swift/native/tiles.h), and so are keys, as 32 positions of a head each, and
+values, as 32 of a head's numbers each: one way of multiplying serves all products and attention. A row's numbers do
+not depend on what else is in the step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swift import native
+from swift.engine.cpu.products import in_groups, rounded
+from swift.engine.families import PRODUCTS, Family, Layer, drop, weight_bias
+from swift.engine.kv_cache import LEAST, Pasts, Spot, doubled
+from swift.engine.lora import Lora
+from swift.engine.runner import Feed, Kept
+from swift.engine.sampling import Choice
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+PANEL, HALF = 32, 16
+"""Columns of a panel, and of a tile."""
+_BYTES = {16: 64, 8: 32, 4: 20}
+"""Of 32 neighbouring weights of a row, by their bits."""
+MOST_HEADS, MOST_WIDTH = 32, 2048
+"""Query heads that share a key head, and numbers of a head, that native.cpp has room for."""
+
+
+def why_not(model: Any) -> str:
+    """Why a model that `families` knows is none for here, whatever the machine; empty if it is one."""
+    family = Family(model)
+    if family.device.type != "cpu" or family.dtype is not torch.bfloat16:
+        return f"it is for bf16 on a CPU, not {family.dtype} on {family.device.type}".replace("torch.", "")
+    if family.act is not functional.silu:
+        return f"its activation is {model.config.hidden_act}"
+    if any(size % PANEL for size in (family.width, family.inner, family.D)) or family.D > MOST_WIDTH:
+        return f"its widths ({family.width}, {family.inner}, {family.D}) are no multiples of {PANEL}"
+    if family.H // family.K > MOST_HEADS:
+        return f"{family.H // family.K} heads share a key head"
+    return ""
+
+
+def missing(kernels: str = "") -> str:
+    """What this machine lacks for an instruction set (see native.load); empty if nothing."""
+    try:
+        library = native.load(SOURCE, kernels)
+    except native.Unavailable as reason:
+        return str(reason)
+    library.decoder_ready.restype = ctypes.c_bool
+    return "" if library.decoder_ready() else "Linux does not let this process use tiles"
+
+
+# What native.cpp is told, field by field as there. Addresses are of tensors that are kept beside.
+
+
+class _Product(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "scale")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "bits")),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("norm", "norm_mlp", "norm_queries", "norm_keys")),
+        *((name, _Product) for name in PRODUCTS),
+        ("turns", ctypes.c_int64),
+        ("window", ctypes.c_int64),
+    ]
+
+
+class _Low(ctypes.Structure):
+    _fields_ = [("a", ctypes.c_void_p), ("b", ctypes.c_void_p), ("rank", ctypes.c_int64)]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("layers", "width", "inner", "H", "K", "D", "turned")),
+        ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("layer", ctypes.POINTER(_Layer)),
+        ("norm", ctypes.c_void_p),
+        ("head", _Product),
+        ("embedding", ctypes.c_void_p),
+    ]
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        ("feeds", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("count", "rows", "wanted", "slots", "room", "threads")),
+        *((name, ctypes.c_void_p) for name in ("tokens", "which", "keys", "values", "cos", "sin", "lows", "logits")),
+    ]
+
+
+class NativeDecoder:
+    """A runner (see runner.py) for models that `why_not` has nothing against.
+
+    `bits` 8 or 4 rounds the weights; what they are multiplied with stays bf16. `keep` False: the model's own weights
+    are dropped, so that memory holds one of each.
+    `memory`: bytes of keys and values beyond which the cache is made no larger than it must be. `kernels`: an
+    instruction set (see native.load).
+    """
+
+    def __init__(self, model: Any, bits: int = 0, keep: bool = True, memory: int = 1 << 62, kernels: str = "") -> None:
+        self._family = family = Family(model)
+        self._library = native.load(SOURCE, kernels)
+        self._library.decoder_new.restype = ctypes.c_void_p
+        head = _padded(model.lm_head.weight.detach())
+        self._vocabulary, self._padded = len(model.lm_head.weight), len(head)
+        numbers = sum(part.weight.numel() for layer in family.layers for part in _parts(layer))
+        head_bits = 8 if bits else 16  # the largest product, once a token: 4 bits would save little and cost answers
+        self._bits = bits or 16
+        self._weights = self._free = _huge(numbers * _BYTES[self._bits] // PANEL + head.numel() * head_bits // 8)
+        self._small: list[Tensor] = []
+        self._cos, self._sin = self._turns(LEAST)
+        embedding = family.embedding.contiguous()
+        self._small.append(embedding)
+        layers = (_Layer * len(family.layers))(*(self._layer(layer, keep) for layer in family.layers))
+        told = _Model(
+            layers=len(family.layers),
+            width=family.width,
+            inner=family.inner,
+            H=family.H,
+            K=family.K,
+            D=family.D,
+            turned=2 * self._cos.shape[1],
+            eps=family.eps,
+            scale=family.scale,
+            layer=layers,
+            norm=self._numbers(family.norm),
+            head=self._product(head, model.lm_head.bias, head_bits),
+            embedding=embedding.data_ptr(),
+        )
+        if not keep and not family.tied:
+            drop([model.lm_head])
+        self._decoder = ctypes.c_void_p(self._library.decoder_new(ctypes.byref(told)))
+        self._logits = torch.empty(0, self._padded)
+        self._adapters: dict[str, _Adapter] = {}
+        layout = _Layout(family)
+        self._pasts = Pasts(layout, memory)
+        self.open, self.close, self.read = self._pasts.open, self._pasts.close, self._pasts.read
+        self.why_not = family.why_not
+        self.position_bytes = layout.position_bytes
+        self.readable = True
+
+    def __del__(self) -> None:
+        if decoder := getattr(self, "_decoder", None):
+            self._library.decoder_free(decoder)
+
+    # adapters
+
+    def add(self, name: str, adapter: Lora) -> None:
+        pairs = self._family.joined(adapter)
+        for index in range(len(self._family.layers)):
+            if pair := pairs.get((index, "gate_up")):
+                pairs[index, "gate_up"] = pair[0], _beside(pair[1].t()).t().contiguous()
+        self._adapters = {**self._adapters, name: _Adapter(pairs, len(self._family.layers))}
+
+    def remove(self, name: str) -> None:
+        self._adapters = {other: adapter for other, adapter in self._adapters.items() if other != name}
+
+    # computing
+
+    @torch.inference_mode()
+    def step(self, feeds: Sequence[Feed]) -> Tensor:
+        spots: list[Spot] = [feed.past for feed in feeds]  # type: ignore[misc]  # our own open() made them
+        lengths = [spot.length + len(feed.tokens) for spot, feed in zip(spots, feeds, strict=True)]
+        self._pasts.hold(max(lengths))
+        if max(lengths) > len(self._cos):
+            self._cos, self._sin = self._turns(doubled(len(self._cos), max(lengths)))
+        told, which, row = array("q"), array("q"), 0
+        for spot, feed, length in zip(spots, feeds, lengths, strict=True):
+            told.extend((row, row + len(feed.tokens), spot.slot, length))
+            row += len(feed.tokens)
+            if feed.wants:
+                which.append(row - 1)
+        tokens = array("q", [token for feed in feeds for token in feed.tokens])
+        if len(self._logits) < len(which):  # kept from step to step: as much memory anew costs more than filling it
+            self._logits = torch.empty(len(which), self._padded)
+        keys, values = self._pasts.held
+        lows = None
+        if any(feed.adapter for feed in feeds):
+            owners = [self._adapters[feed.adapter].address if feed.adapter else None for feed in feeds]
+            lows = (ctypes.c_void_p * row)(
+                *(owner for owner, feed in zip(owners, feeds, strict=True) for _ in feed.tokens)
+            )
+        self._library.decoder_step(
+            self._decoder,
+            ctypes.byref(
+                _Step(
+                    feeds=told.buffer_info()[0],
+                    count=len(feeds),
+                    rows=row,
+                    wanted=len(which),
+                    slots=self._pasts.slots,
+                    room=-(-self._pasts.room // PANEL) * PANEL,
+                    threads=torch.get_num_threads(),
+                    tokens=tokens.buffer_info()[0],
+                    which=which.buffer_info()[0],
+                    keys=keys.data_ptr(),
+                    values=values.data_ptr(),
+                    cos=self._cos.data_ptr(),
+                    sin=self._sin.data_ptr(),
+                    lows=ctypes.cast(lows, ctypes.c_void_p) if lows else None,
+                    logits=self._logits.data_ptr(),
+                )
+            ),
+        )
+        for spot, length in zip(spots, lengths, strict=True):
+            spot.length = length
+        return self._logits[: len(which), : self._vocabulary]
+
+    def likeliest(self, logits_NV: Tensor) -> list[Choice]:
+        best, logprobs = (ctypes.c_int64 * len(logits_NV))(), (ctypes.c_float * len(logits_NV))()
+        sizes = (ctypes.c_int64(size) for size in (*logits_NV.shape, logits_NV.stride(0), torch.get_num_threads()))
+        self._library.likeliest(ctypes.c_void_p(logits_NV.data_ptr()), *sizes, best, logprobs)
+        return [Choice(token, logprob) for token, logprob in zip(best, logprobs, strict=True)]
+
+    def _turns(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions, (length, turned / 2)."""
+        cos, sin = self._family.turns(length, torch.float32)
+        half = cos.shape[1] // 2
+        return cos[:, :half].contiguous(), sin[:, :half].contiguous()
+
+    # weights
+
+    def _layer(self, layer: Layer, keep: bool) -> _Layer:
+        queries, keys = layer.head_norms or (None, None)
+        both, both_bias = weight_bias(layer.gate_up)
+        made = _Layer(
+            norm=self._numbers(layer.norm),
+            norm_mlp=self._numbers(layer.norm_mlp),
+            norm_queries=self._numbers(queries),
+            norm_keys=self._numbers(keys),
+            qkv=self._product(*weight_bias(layer.qkv)),
+            out=self._product(*weight_bias(layer.out)),
+            gate_up=self._product(_beside(both), None if both_bias is None else _beside(both_bias)),
+            down=self._product(*weight_bias(layer.down)),
+            turns=layer.rope,
+            window=layer.window or 0,
+        )
+        if not keep:
+            drop(_parts(layer))
+        return made
+
+    def _product(self, weight_OI: Tensor, bias_O: Tensor | None, bits: int = 0) -> _Product:
+        """A weight in panels, at the next free place."""
+        weight_OI, bits = _padded(weight_OI), bits or self._bits
+        outputs, inputs = weight_OI.shape
+        size = weight_OI.numel() * _BYTES[bits] // PANEL
+        place, self._free = self._free.split([size, len(self._free) - size])
+        scale = None
+        if bits == 4:
+            levels_OI, scale_OG, low_OG = in_groups(weight_OI)
+            depths = place.view(-1, PANEL * _BYTES[bits])
+            first, second = _in_panels(levels_OI).flatten(2).flatten(0, 1).view(torch.uint8).chunk(2, dim=1)
+            depths[:, : first.shape[1]] = first | second << 4
+            groups = torch.stack([scale_OG, low_OG], dim=-1).bfloat16().unflatten(0, (-1, PANEL))
+            depths[:, first.shape[1] :].view(torch.bfloat16).copy_(groups.permute(0, 2, 3, 1).flatten(2).flatten(0, 1))
+        else:
+            if bits == 8:
+                weight_OI, scale = rounded(weight_OI)
+            panels = _in_panels(weight_OI)
+            place.view(panels.dtype).view(panels.shape).copy_(panels)
+        bias = None if bias_O is None else _padded(bias_O)
+        return _Product(place.data_ptr(), self._numbers(bias), self._numbers(scale), inputs, outputs, bits)
+
+    def _numbers(self, values: Tensor | None) -> int | None:
+        """The address of a few numbers in fp32."""
+        if values is None:
+            return None
+        self._small.append(values.float().contiguous())
+        return self._small[-1].data_ptr()
+
+
+class _Adapter:
+    """LoRA matrices, and the table of where they are."""
+
+    def __init__(self, pairs: dict[tuple[int, str], tuple[Tensor, Tensor]], layers: int) -> None:
+        self._pairs = pairs
+        table = []
+        for place in ((index, product) for index in range(layers) for product in PRODUCTS):
+            pair = pairs.get(place)
+            table.append(_Low(pair[0].data_ptr(), pair[1].data_ptr(), len(pair[0])) if pair else _Low())
+        self._table = (_Low * len(table))(*table)
+        self.address = ctypes.addressof(self._table)
+
+
+class _Layout:
+    """Keys and values in panels (a Layout of pasts.py): (layers, slots, heads, blocks, ...) of 32 positions each."""
+
+    def __init__(self, family: Family) -> None:
+        self._sides, self._D = (len(family.layers), family.K), family.D
+        self.position_bytes = 2 * self._sides[0] * family.K * family.D * 2
+
+    def empty(self, slots: int, room: int) -> list[Tensor]:
+        layers, heads = self._sides
+        blocks, parts = -(-room // PANEL), self._D // PANEL
+        sizes = layers, slots, heads, blocks, parts, 2, HALF, HALF, 2
+        count = math.prod(sizes)
+        return [_huge(2 * count).view(torch.bfloat16).view(sizes) for _ in ("keys", "values")]
+
+    def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
+        within = slice(start % PANEL, start % PANEL + end - start)
+        blocks = [each[:, slot, :, start // PANEL : -(-end // PANEL)] for each in held]
+        if within.start == 0:  # whole panels, as they are
+            return Kept(end - start, [each.clone() for each in blocks])
+        plain = self._plain(blocks)
+        return Kept(end - start, [each[:, :, within].clone() for each in plain])
+
+    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Kept, length: int) -> None:
+        within = slice(start % PANEL, start % PANEL + length)
+        blocks = [each[:, slot, :, start // PANEL : -(-(start + length) // PANEL)] for each in held]
+        whole = kept.tensors[0].dim() == blocks[0].dim()
+        if whole and within.start == 0:
+            for block, piece in zip(blocks, kept.tensors, strict=True):
+                block.copy_(piece[:, :, : block.shape[2]])
+            return
+        pieces = self._plain(kept.tensors) if whole else kept.tensors
+        for block, plain, order, piece in zip(blocks, self._plain(blocks), self._orders, pieces, strict=True):
+            plain[:, :, within] = piece[:, :, :length]
+            back = [order.index(side) for side in range(len(order))]
+            block.copy_(plain.view([block.shape[side] for side in order]).permute(back))
+
+    # how a panel's sides follow each other as (layers, heads, position: block, ., ., width: ., ., .)
+    _orders = (0, 1, 2, 4, 6, 3, 5, 7), (0, 1, 2, 5, 7, 3, 4, 6)
+
+    def _plain(self, blocks: Sequence[Tensor]) -> list[Tensor]:
+        """Whole panels as (layers, heads, positions, width)."""
+        return [
+            block.permute(order).reshape(*self._sides, -1, self._D)
+            for block, order in zip(blocks, self._orders, strict=True)
+        ]
+
+
+def _in_panels(weight_OI: Tensor) -> Tensor:
+    """Pairs of a weight's neighbouring inputs, each as one number: (panel, depth, tile, pair, column)."""
+    pairs_OI = weight_OI.contiguous().view(torch.int16 if weight_OI.itemsize == 1 else torch.int32)
+    panels: Tensor = pairs_OI.unflatten(0, (-1, 2, HALF)).unflatten(-1, (-1, HALF)).permute(0, 3, 1, 4, 2)
+    return panels
+
+
+def _parts(layer: Layer) -> list[nn.Linear]:
+    return [*layer.qkv, *layer.out, *layer.gate_up, *layer.down]
+
+
+def _beside(rows: Tensor) -> Tensor:
+    """Gate's rows and up's, half a panel of each in turn, so that a panel holds what is multiplied with each other."""
+    gate, up = rows.unflatten(0, (2, -1, HALF))
+    return torch.stack([gate, up], dim=1).flatten(0, 2)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Zeros behind the last, up to whole panels."""
+    missing = -len(rows) % PANEL
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
+
+
+def _huge(count: int) -> Tensor:
+    """So many bytes of zeros, in pages of 2 MB where Linux has them: they are read from end to end."""
+    if not count:
+        return torch.empty(0, dtype=torch.uint8)
+    room = mmap.mmap(-1, count)
+    room.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(room, dtype=torch.uint8)

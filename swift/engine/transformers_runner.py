@@ -1,0 +1,244 @@
+"""Any causal model of transformers as a runner: its own layers, its own cache. Knows no queue and no sampling."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from swift.engine.lora import Lora
+from swift.engine.runner import Feed, Kept, Past
+from swift.engine.sampling import likeliest
+
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values of each layer, (batch, heads, length, width) each."""
+ATTENTION = {"full_attention", "sliding_attention"}
+STATES = {"linear_attention", "conv", "hybrid", "moe", "mlp"}
+"""Layers of which transformers' cache keeps a state that each token changes, or nothing."""
+
+
+class _Own(Past):
+    """A past that is alone (`cache`) until its first single token, and a row of the batch from then on.
+
+    `shift`: what an image model adds to the count of tokens to find a position.
+    """
+
+    def __init__(self, cache: DynamicCache, length: int) -> None:
+        self.cache: DynamicCache | None = cache
+        self.length = length
+        self.shift = 0
+
+
+class Generic:
+    """A runner (see runner.py) over a model's own forward. Rows of the batch are padded on the left.
+
+    A model with recurrent layers computes each request alone, and nothing of a past can be read for another: a state
+    holds all tokens up to the last.
+    """
+
+    def __init__(self, model: Any) -> None:
+        config = model.config.get_text_config()
+        # Most configurations name no layer types: attention alone.
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if other := kinds - ATTENTION - STATES:
+            raise ValueError(f"this engine cannot serve layers of type {', '.join(sorted(other))}")
+        self._recurrent = config if kinds & STATES else None
+        self.readable = self._recurrent is None
+        self._model: Any = model
+        names = inspect.signature(model.forward).parameters
+        # Nearly every model can skip the logits of the positions before the last; wrappers hide the argument.
+        self._options: dict[str, Any] = {
+            "use_cache": True,
+            **({"logits_to_keep": 1} if "logits_to_keep" in names else {}),
+        }
+        # Models of images keep here how far positions lie from the count of tokens, for the prompt they saw last.
+        self._shifted = next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
+        self._batch: list[_Own] = []
+        self._cache = DynamicCache()
+        self._mask_BT = torch.zeros(0, 0, dtype=torch.long)
+        self._adapters: list[str] = []
+        self.position_bytes = 0
+
+    likeliest = staticmethod(likeliest)
+
+    def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
+        if not kept:
+            return _Own(DynamicCache(config=self._recurrent), 0)
+        whole = [
+            torch.cat(pieces, dim=-2)[..., :length, :]
+            for pieces in zip(*(piece.tensors for piece in kept), strict=True)
+        ]
+        return _Own(_filled(list(zip(whole[::2], whole[1::2], strict=True))), length)
+
+    def close(self, past: Past) -> None:
+        if past in self._batch:
+            self._leave(past)
+
+    def read(self, past: Past, start: int, end: int) -> Kept:
+        assert isinstance(past, _Own)
+        rows, cache = slice(None), past.cache
+        if cache is None:
+            row = self._batch.index(past)
+            padding = self._mask_BT.shape[1] - past.length
+            rows, cache, start, end = slice(row, row + 1), self._cache, start + padding, end + padding
+        return Kept(end - start, [each[rows, ..., start:end, :].clone() for pair in _layers(cache) for each in pair])
+
+    @torch.inference_mode()
+    def step(self, feeds: Sequence[Feed]) -> Tensor:
+        logits: dict[int, Tensor] = {}
+        together = [index for index, feed in enumerate(feeds) if len(feed.tokens) == 1 and feed.past.length]
+        if self._recurrent:
+            together = []
+        for index, feed in enumerate(feeds):
+            if index in together:
+                self._join(feed.past)
+            else:
+                logits[index] = self._alone(feed)
+        if together:
+            assert len(together) == len(self._batch), "every row of the batch takes part in a step"
+            logits |= self._together({feeds[index].past: (index, feeds[index]) for index in together})
+        wanted = [logits[index] for index, feed in enumerate(feeds) if feed.wants]
+        return torch.stack(wanted) if wanted else torch.empty(0)
+
+    def _alone(self, feed: Feed) -> Tensor:
+        past = feed.past
+        assert isinstance(past, _Own) and past.cache is not None
+        options: dict[str, Any] = {}
+        if feed.inputs is not None:
+            options = {name: tensor.to(self._model.device) for name, tensor in feed.inputs.items()}
+        elif self._shifted is not None:
+            options["position_ids"] = torch.arange(past.length, past.length + len(feed.tokens))[None] + past.shift
+        logits_BV = self._forward(torch.tensor([list(feed.tokens)]), past.cache, [feed.adapter], options)
+        past.length += len(feed.tokens)
+        if feed.inputs is not None and self._shifted is not None and self._shifted.rope_deltas is not None:
+            past.shift = int(self._shifted.rope_deltas.reshape(-1)[0])
+        if not self.position_bytes:
+            self.position_bytes = sum(each.nbytes for pair in _attention(past.cache) for each in pair) // past.length
+        return logits_BV[0]
+
+    def _together(self, feeds: Mapping[Past, tuple[int, Feed]]) -> dict[int, Tensor]:
+        rows = [feeds[past] for past in self._batch]
+        self._mask_BT = torch.cat([self._mask_BT, torch.ones(len(rows), 1, dtype=torch.long)], dim=1)
+        options: dict[str, Any] = {}
+        shifts = torch.tensor([past.shift for past in self._batch])
+        padded = not bool(self._mask_BT.all())
+        if padded:
+            options["attention_mask"] = self._mask_BT
+        if padded or self._shifted is not None:
+            options["position_ids"] = self._mask_BT.sum(-1, keepdim=True) - 1 + shifts[:, None]
+        tokens_BT = torch.tensor([list(feed.tokens) for _, feed in rows])
+        logits_BV = self._forward(tokens_BT, self._cache, [feed.adapter for _, feed in rows], options)
+        for past in self._batch:
+            past.length += 1
+        return {index: row for (index, _), row in zip(rows, logits_BV, strict=True)}
+
+    def _forward(self, tokens_BT: Tensor, cache: DynamicCache, adapters: list[str], options: dict[str, Any]) -> Tensor:
+        """The logits of the last position; the cache grows."""
+        device = self._model.device
+        options = {name: tensor.to(device) for name, tensor in options.items()} | self._options
+        if self._adapters:
+            options["adapter_names"] = [name or "__base__" for name in adapters]
+        output = self._model(input_ids=tokens_BT.to(device), past_key_values=cache, **options)
+        logits_BV: Tensor = output.logits[:, -1]
+        return logits_BV
+
+    # the batch
+
+    def _join(self, past: Past) -> None:
+        assert isinstance(past, _Own)
+        if past.cache is None:
+            return
+        layers, mask_BT = _layers(past.cache), torch.ones(1, past.length, dtype=torch.long)
+        if self._batch:
+            length = max(mask_BT.shape[1], self._mask_BT.shape[1])
+            mask_BT = torch.cat([_pad(self._mask_BT[..., None], length), _pad(mask_BT[..., None], length)])[..., 0]
+            layers = [
+                (
+                    torch.cat([_pad(keys, length), _pad(key, length)]),
+                    torch.cat([_pad(values, length), _pad(value, length)]),
+                )
+                for (keys, values), (key, value) in zip(_layers(self._cache), layers, strict=True)
+            ]
+        self._batch, self._mask_BT, self._cache = [*self._batch, past], mask_BT, _filled(layers)
+        past.cache = None
+
+    def _leave(self, past: Past) -> None:
+        """Drops a row, and the columns that were there for it alone."""
+        kept = [other is not past for other in self._batch]
+        self._batch = [other for other in self._batch if other is not past]
+        if not self._batch:
+            self._cache = DynamicCache()
+            return
+        rows = torch.tensor(kept)
+        mask_BT = self._mask_BT[rows]
+        start = int(mask_BT.any(0).int().argmax())
+        self._mask_BT = mask_BT[:, start:]
+        self._cache = _filled(
+            [
+                (keys[rows.to(keys.device), ..., start:, :], values[rows.to(keys.device), ..., start:, :])
+                for keys, values in _layers(self._cache)
+            ]
+        )
+
+    # adapters: PEFT runs several in one batch itself
+
+    def why_not(self, adapter: Lora) -> str:
+        from peft import PeftModel  # who serves no adapter need not wait for it
+
+        if isinstance(self._model, PeftModel) and not self._adapters:
+            return "the model has an adapter of its own, which stays beside its weights"
+        modules = dict(self._model.named_modules()) if not self._adapters else {}
+        for name, (A_RI, B_OR) in adapter.pairs().items():
+            module = modules.get(name)
+            if modules and not isinstance(module, nn.Linear):
+                return f"the adapter is on {name}, which is no product of this model"
+            if isinstance(module, nn.Linear) and (module.out_features, module.in_features) != (
+                len(B_OR),
+                A_RI.shape[1],
+            ):
+                return f"the adapter is of another model: {name} is {len(B_OR)} x {A_RI.shape[1]}"
+        return ""
+
+    def add(self, name: str, adapter: Lora) -> None:
+        from peft import PeftModel, set_peft_model_state_dict
+
+        if self._adapters:
+            self._model.add_adapter(name, adapter.config)
+        else:
+            self._model = PeftModel(self._model, adapter.config, adapter_name=name)
+        tensors = {f"base_model.model.{key}": tensor for key, tensor in adapter.tensors.items()}
+        set_peft_model_state_dict(self._model, tensors, adapter_name=name)
+        self._model.eval()
+        self._adapters.append(name)
+
+    def remove(self, name: str) -> None:
+        self._model.delete_adapter(name)
+        self._adapters.remove(name)
+        if not self._adapters:
+            self._model = self._model.unload()
+
+
+def _pad(tensor: Tensor, length: int) -> Tensor:
+    """Zeros on the left of the last dimension but one, up to `length`."""
+    return nn.functional.pad(tensor, (0, 0, length - tensor.shape[-2], 0))
+
+
+def _filled(layers: Layers) -> DynamicCache:
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys, values, index)
+    return cache
+
+
+def _layers(cache: DynamicCache) -> Layers:
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _attention(cache: DynamicCache) -> Layers:
+    """Of the layers that have some."""
+    return [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]

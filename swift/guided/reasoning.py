@@ -1,0 +1,75 @@
+"""A thought before what a grammar allows: it is free up to the text that ends it. Knows no form and no schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from swift.agent import Thinking
+from swift.agent.thoughts import Thoughts
+from swift.guided.lark import Special, literals, parts_of, quoted
+
+Rule = Literal["edge", "inside", "after", "content"]
+"""What a reply begins with: a thought or none, the rest of a thought, what follows a thought, the rest of content."""
+
+
+class Reached(NamedTuple):
+    """How far a reply has come. `marks`: those that stand in it."""
+
+    rule: Rule
+    marks: str
+
+
+def reached(thinking: Thinking, text: str) -> Reached:
+    """How far the reply has come that begins with `text`."""
+    thoughts = Thoughts(thinking, text)
+    if thoughts.place == "thought":
+        return Reached("inside", thinking.open)
+    ended = f"{thinking.open}{thinking.close}"
+    if thoughts.place == "content":
+        return Reached("content", f"{ended}{thinking.answer}")
+    return Reached("after", ended) if thoughts.parted else Reached("edge", "")
+
+
+def thinking_first(lines: Sequence[str], thinking: Thinking, special: Special) -> list[str]:
+    """The lines of a grammar, for replies that may think before. Content opens as it does in such replies.
+
+    Text that begins like a thought is one, so nothing in it can be taken for a call.
+    """
+    opening, closing, answer = (parts_of(text.strip(), special) for text in thinking)
+    words = opening[0] if special(opening[0]) is None else ""
+    opens = f"OPEN {literals(opening[1:], special)}" if words else f"WS? {literals(opening, special)}"
+    ends = f"FREE {literals(closing, special)}"
+    if special(closing[0]) is None:
+        ends = f"ends {literals(closing[1:], special)}"
+    return [
+        *(_changed(line, literals(answer, special)) for line in lines),
+        "start: edge",
+        f"edge: ({opens} thought)? after",
+        "inside: thought after",
+        "after: WS? body",
+        f"thought: {ends}",
+        # white space is told apart by the lexer alone, so no other text begins with it
+        r"WS: /[ \n]{1,16}/",
+        rf"OPEN: /[ \n]{{0,16}}/ {quoted(words or ' ')}",
+        rf"SAID: FREE & ~((/[ \n]/{f' | {quoted(words)}' if words else ''}) FREE)",
+        r"FREE: /(.|\n)*/",
+        f"ends[lazy]: FREE {quoted(closing[0])}",
+    ]
+
+
+def starting(text: str, rule: Rule) -> str:
+    """The text of a grammar that thinks first, for replies that have come as far as `rule`."""
+    text = re.sub(r"^start: edge$", f"start: {'after' if rule == 'content' else rule}", text, flags=re.MULTILINE)
+    return re.sub(r"^said: .* plain$", "said: plain", text, flags=re.MULTILINE) if rule == "content" else text
+
+
+def _changed(line: str, answer: str) -> str:
+    name, _, what = line.partition(": ")
+    if name == "start":
+        return f"body: {re.sub(r'(?<=[|] )TEXT(?= )', 'SAID', what)}"
+    if name == "said":
+        what = "SAID" if what == "TEXT" else what
+        return f"said: {answer} plain\nplain: {what}" if answer else f"said: {what}"
+    return f"{line} & SAID" if name == "BEFORE" else line

@@ -1,0 +1,146 @@
+"""Arguments in tags of their own -> rules of a grammar. Knows no call and no tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from swift.agent import Notation, Tags
+from swift.agent.tagged import as_object, definitions, fits, in_order, value_schemas, write_value
+from swift.guided.lark import json_of, quoted
+from swift.guided.notated_grammar import FREE, NOTES, Literal, Values, joint, pattern, referred
+from swift.guided.schemas import Dropped, token, why_no_grammar
+
+_OF_OBJECT = NOTES | {"type", "properties", "required", "additionalProperties"}
+_OF_TEXT = {"minLength", "maxLength", "pattern"}
+
+
+def guidable(schema: dict[str, Any], tags: Tags) -> tuple[dict[str, Any], tuple[Dropped, ...]]:
+    """The schema without what arguments in tags cannot be held to: the same one where there is nothing."""
+    if not why_not(schema, tags):
+        return schema, ()
+    values, dropped, apart = schema.get("properties") or {}, [], "it is said of arguments that have tags of their own"
+    for key in sorted(schema.keys() - _OF_OBJECT):
+        dropped.append(Dropped("", key, apart))
+    if missing := [key for key in schema.get("required", ()) if key not in values]:
+        dropped.append(Dropped("", "required", f"{missing[0]!r} is no argument that has a tag of its own"))
+    kept: dict[str, Any] = {}
+    for key, about in values.items():
+        within = definitions(schema) | {"type": "object", "properties": {key: about}}
+        kept[key] = about
+        if reason := why_not(within, tags):
+            dropped.append(Dropped(f"/properties/{token(key)}", "", reason))
+            kept[key] = {}
+    made = {key: value for key, value in schema.items() if key in _OF_OBJECT}
+    made |= {"properties": kept, "required": [key for key in schema.get("required", ()) if key in values]}
+    return made, tuple(dropped)
+
+
+def why_not(schema: dict[str, Any], tags: Tags) -> str:
+    """Why arguments in tags cannot be held to the schema; "" if they can."""
+    try:
+        return why_no_grammar("\n".join(["start: arguments", *rules("arguments", schema, tags)]))
+    except ValueError as error:
+        return str(error)
+
+
+class Kind(NamedTuple):
+    """One thing that a value may be: a `term` for bare text (`free`: of many), or JSON of a `schema`."""
+
+    term: str = ""
+    free: bool = False
+    schema: dict[str, Any] | None = None
+
+
+def rules(name: str, schema: dict[str, Any], tags: Tags, literal: Literal = quoted) -> list[str]:
+    """The rule `name`, and those that it is made of: the arguments that a schema names, in its order, and no others.
+
+    Raises ValueError for what a schema may say and tags cannot be held to. Texts are not held to their `format`,
+    and what ends an argument is not kept out of the texts within JSON.
+    """
+    values, required = value_schemas(schema), schema.get("required", ())
+    wrong = [*sorted(schema.keys() - _OF_OBJECT), *(key for key in required if key not in values)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r}, said of arguments that have tags of their own")
+    made, members = [], []
+    for index, (key, about) in enumerate(in_order(values, tags.notation)):
+        part = f"{name}_{index}"
+        members.append((part, key in required))
+        try:
+            made += _argument(part, key, about, tags, literal)
+        except ValueError as error:
+            raise ValueError(f"argument {key!r} {error}") from None
+    if tags.joint:
+        return [*joint(name, members, literal(tags.joint)), *made]
+    parts = " ".join(part if needed else f"{part}?" for part, needed in members)
+    return [f"{name}: {parts or quoted('')}", *made]
+
+
+def _argument(name: str, key: str, about: dict[str, Any], tags: Tags, literal: Literal) -> list[str]:
+    opening = literal(tags.before + key + tags.between)
+    if tags.notation.quote:
+        values = Values(f"{name}_value", tags.notation, literal)
+        return [f"{name}: {opening} {values.rule(about)}", *values.rules]
+    never = f"{name.upper()}_NEVER"
+    ends = " | ".join(map(quoted, tags.ends))
+    kinds = list(_kinds(about, tags.notation))
+    value = _value(f"{name}_value", kinds, quoted(tags.after), never)
+    return [f"{name}: {opening} {name}_value", f"{never}: {FREE} ({ends}) {FREE}", *value]
+
+
+def _value(name: str, kinds: list[Kind], after: str, never: str) -> Iterator[str]:
+    """A value up to its end: bare texts as one term, which ends as soon as it can, and JSON."""
+    texts = [kind.term for kind in kinds if kind.schema is None]
+    schemas = [kind.schema for kind in kinds if kind.schema is not None]
+    if FREE in texts:  # which JSON is too
+        schemas = []
+    if schemas and any(kind.free for kind in kinds):
+        raise ValueError("is a text with rules, or no text")
+    names = [f"{name}_text"] * bool(texts) + [f"{name}_json_{index}" for index in range(len(schemas))]
+    yield f"{name}: {' | '.join(names)}"
+    if texts:
+        yield f"{name}_text[lazy]: (({' | '.join(texts)}) & ~{never}) {after}"
+    for index, schema in enumerate(schemas):
+        yield f"{name}_json_{index}: {name}_json_{index}_ {after}"
+        yield f"{name}_json_{index}_: {json_of(schema)}"
+
+
+def _kinds(schema: dict[str, Any], notation: Notation, within: tuple[str, ...] = ()) -> Iterator[Kind]:
+    said, types = schema.keys() - NOTES - {"format"}, _types(schema)
+    shared = definitions(schema)
+    if said == {"$ref"}:
+        place = schema["$ref"]
+        yield from _kinds(referred(place, shared, within), notation, (*within, place))
+    elif said & {"enum", "const"}:
+        found = schema["enum"] if "enum" in said else [schema["const"]]
+        rest = {name: value for name, value in schema.items() if name != "enum"}  # thousands would be sought in it
+        yield from (Kind(quoted(write_value(value, notation))) for value in found if fits(value, rest))
+    elif said == {"anyOf"}:
+        for branch in (each for each in schema["anyOf"] if each is not False):
+            yield from _kinds({**shared, **as_object(branch)}, notation, within)
+    elif not said:
+        yield Kind(FREE, free=True)
+    elif said == {"type"} or ("string" in types and said <= _OF_TEXT | {"type"}):
+        if "string" in types:
+            yield Kind(_text(schema), free=True)
+        yield from (Kind(quoted(write_value(value, notation))) for kind in types for value in _VALUES.get(kind, ()))
+        if others := [kind for kind in types if kind not in ("string", *_VALUES)]:
+            yield Kind(schema={**shared, "type": others})
+    else:
+        yield Kind(schema=schema)
+
+
+_VALUES: dict[str, tuple[bool | None, ...]] = {"null": (None,), "boolean": (True, False)}
+
+
+def _types(schema: dict[str, Any]) -> list[str]:
+    types = schema.get("type", [])
+    return [types] if isinstance(types, str) else list(types)
+
+
+def _text(schema: dict[str, Any]) -> str:
+    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
+    terms = [rf"/(.|\n){{{least},{most}}}/"] if least or most != "" else []
+    if "pattern" in schema:
+        terms.append(pattern(schema["pattern"]))
+    return f"({' & '.join(terms)})" if terms else FREE

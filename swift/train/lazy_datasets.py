@@ -1,0 +1,145 @@
+"""Rows that become samples only when they are trained on: streams, and lists made row by row. Knows no text."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Generic, TypeVar, overload
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from swift.chat import Sample
+from swift.train.batch import POOL, Batch, collate, deal
+from swift.train.sample_cache import Compact
+
+Row = TypeVar("Row")
+LEFT_OUT = Sample([0], [0.0])
+"""Stands for a row that cannot be trained on where the order is settled already: one token, and nothing is learned."""
+
+
+class Stream(IterableDataset[list[Sample]], Generic[Row]):
+    """Micro-batches of one rank, without end, from rows that are read as often as they are needed.
+
+    A pass reads `rows(pass number, aloud)`, aloud the first time and in one process alone; a seeded buffer of `buffer`
+    rows mixes their order. Pools of a few steps are sorted by `size`, cut into steps and dealt out as `StepBatches`
+    does: which rows make a step depends on the rows per step alone, ranks and loading processes get rows of their own,
+    and each row is made a sample by who trains on it. `make` gives None for a row that is left out, which leaves its
+    step a row short.
+    """
+
+    def __init__(
+        self,
+        rows: Callable[[int, bool], Iterable[Row]],
+        size: Callable[[Row], int],
+        make: Callable[[Row], Sample | None],
+        batch_size: int,
+        accumulation: int,
+        *,
+        buffer: int = 1000,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 42,
+    ) -> None:
+        self.rows, self.size, self.make = rows, size, make
+        self.batch_size, self.accumulation, self.buffer = batch_size, accumulation, buffer
+        self.rank, self.world, self.seed = rank, world, seed
+        self.skipped = 0
+
+    def skip(self, batches: int) -> None:
+        """Begins after so many micro-batches of this rank, as a run that goes on does. Makes no samples of them."""
+        self.skipped = batches
+
+    def steps(self, aloud: bool = False) -> Iterator[list[Row]]:
+        size = self.batch_size * self.accumulation * self.world
+        chance = random.Random(f"{self.seed}-steps")
+        rows = self._endless(aloud)
+        while pool := list(islice(rows, size * POOL)):
+            pool.sort(key=self.size, reverse=True)
+            cut = [pool[at : at + size] for at in range(0, len(pool), size)]
+            chance.shuffle(cut)
+            yield from cut
+
+    def _endless(self, aloud: bool) -> Iterator[Row]:
+        number = 0
+        while True:
+            empty = True
+            rows = self.rows(number, aloud and number == 0)
+            for row in mixed(rows, self.buffer, random.Random(f"{self.seed}-{number}")):
+                empty = False
+                yield row
+            if empty:
+                raise ValueError("no row of the stream is left to train on")
+            number += 1
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        for batch in islice(self._mine(aloud=self.rank == number == 0), self.skipped + number, None, workers):
+            yield [sample for sample in map(self.make, batch) if sample is not None]
+
+    def _mine(self, aloud: bool) -> Iterator[list[Row]]:
+        for step in self.steps(aloud):
+            for places in deal(range(len(step)), self.batch_size, self.rank, self.world):
+                yield [step[at] for at in places]
+
+
+def mixed(rows: Iterable[Row], buffer: int, chance: random.Random) -> Iterator[Row]:
+    """All rows, each drawn from the `buffer` rows that are there at the time."""
+    held: list[Row] = []
+    for row in rows:
+        if len(held) < max(buffer, 1):
+            held.append(row)
+            continue
+        at = chance.randrange(len(held))
+        yield held[at]
+        held[at] = row
+    chance.shuffle(held)
+    yield from held
+
+
+class StreamLoader(DataLoader[Any]):
+    """A DataLoader over a `Stream`; the order is the same whatever the number of loading processes."""
+
+    def __init__(
+        self,
+        stream: Stream[Any],
+        workers: int = 0,
+        pin: bool = False,
+        together: Callable[[Sequence[Sample]], Batch] = collate,
+    ) -> None:
+        super().__init__(
+            stream,
+            batch_size=None,
+            collate_fn=together,
+            num_workers=workers,
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+
+
+class Lazy(Sequence[Sample], Generic[Row]):
+    """Samples made each time they are asked for. `lengths` are rough, by `size`; rows left out become `LEFT_OUT`."""
+
+    def __init__(self, rows: Sequence[Row], size: Callable[[Row], int], make: Callable[[Row], Sample | None]) -> None:
+        self.rows, self.make = rows, make
+        self.lengths = [size(row) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, at: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        sample = self.make(self.rows[at])
+        return LEFT_OUT if sample is None else sample
+
+
+def lengths(samples: Sequence[Sample]) -> Sequence[int]:
+    """Tokens of each sample, or what stands for them where samples are made when they are needed."""
+    return samples.lengths if isinstance(samples, (Lazy, Compact)) else [len(sample.tokens) for sample in samples]

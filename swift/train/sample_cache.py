@@ -1,0 +1,168 @@
+"""Samples in few bytes, in memory or mapped from the disk. Knows token ids and weights; not where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, overload
+
+import numpy as np
+
+from swift.chat import Sample
+from swift.system import cache
+
+Inputs = Callable[[], Mapping[str, Any]]
+FACTS = "facts.json"
+KINDS = {"tokens": np.int32, "weights": np.uint16, "ends": np.int64, "sources": np.int32}
+"""Files of a set: its tokens and the numbers of their weights one behind the other, where rows end, rows' sources."""
+
+
+class _Numbers(dict[Any, int]):
+    """Numbers things in the order in which they are met."""
+
+    def __missing__(self, thing: Any) -> int:
+        self[thing] = number = len(self)
+        return number
+
+
+def _numbered(weights: Sequence[float], numbers: _Numbers) -> array[int]:
+    """The number of each weight. Few runs of equal ones make a row, so these are what is looked up."""
+    found = array("i")
+    for weight, run in groupby(weights):
+        found.extend(array("i", [numbers[weight]]) * len(list(run)))
+    return found
+
+
+class Compact(Sequence[Sample]):
+    """Samples as a few arrays, by the names of KINDS; one is put together each time it is asked for.
+
+    `inputs`: place of a sample -> its `Sample.inputs`, where it has them.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any],
+        weights: Sequence[float],
+        sources: Sequence[str],
+        inputs: Mapping[int, Inputs] = MappingProxyType({}),
+    ) -> None:
+        self._weights, self._sources, self._inputs = list(weights), list(sources), inputs
+        self._tokens, self._numbers, self._ends, self._source_of = (arrays[name] for name in KINDS)
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> Compact:
+        """In memory: eight bytes a token, where lists of Python's numbers take over forty."""
+        weights, sources = _Numbers(), _Numbers()
+        inputs: dict[int, Inputs] = {}
+        arrays = {"tokens": array("i"), "weights": array("i"), "ends": array("q"), "sources": array("i")}
+        for at, sample in enumerate(samples):
+            arrays["tokens"].extend(array("i", sample.tokens))
+            arrays["weights"].extend(_numbered(sample.weights, weights))
+            arrays["ends"].append(len(arrays["tokens"]))
+            arrays["sources"].append(sources[sample.source])
+            if sample.inputs is not None:
+                inputs[at] = sample.inputs
+        return cls({name: np.asarray(each) for name, each in arrays.items()}, list(weights), list(sources), inputs)
+
+    @classmethod
+    def aside(cls, samples: Iterable[Sample]) -> Compact:
+        """In files without names that go with the process: six bytes a token on the disk. Not for rows with images."""
+        with cache.passing() as place, tempfile.TemporaryDirectory(dir=place) as folder:
+            described = _write_set(Path(folder) / "samples", samples)
+            return _mapped(Path(folder) / "samples", described)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> Sample: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, at: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        at = range(len(self))[at]
+        part = slice(int(self._ends[at - 1]) if at else 0, int(self._ends[at]))
+        weights = [self._weights[number] for number in self._numbers[part].tolist()]
+        source = self._sources[self._source_of[at]]
+        return Sample(self._tokens[part].tolist(), weights, source, self._inputs.get(at))
+
+    @property
+    def lengths(self) -> list[int]:
+        return np.diff(self._ends, prepend=0).tolist()  # type: ignore[no-any-return]  # numpy's lists have no type
+
+
+def _mapped(folder: Path, described: Mapping[str, Any]) -> Compact:
+    """Read from the disk when it is asked for, and dropped again by the system at need."""
+    arrays = {name: _map(folder / name, kind) for name, kind in KINDS.items()}
+    return Compact(arrays, described["weights"], described["sources"])
+
+
+def _map(file: Path, kind: Any) -> Any:
+    return np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind)
+
+
+def write(folder: Path, sets: Mapping[str, Iterable[Sample]], facts: Mapping[str, Any]) -> None:
+    """Keeps sets of samples and facts about them under `folder`, which is there as a whole or not at all."""
+    aside = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        described = {name: _write_set(aside / name, samples) for name, samples in sets.items()}
+        files = sorted(path for path in aside.rglob("*") if path.is_file())
+        sums = {str(file.relative_to(aside)): _sum(file) for file in files}
+        text = json.dumps({"facts": facts, "sets": described, "sums": sums}, ensure_ascii=False)
+        (aside / FACTS).write_text(text, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    weights, sources = _Numbers(), _Numbers()
+    end = 0
+    opened = {name: (folder / name).open("wb") for name in KINDS}
+    try:
+        for sample in samples:
+            if sample.inputs is not None:
+                raise ValueError(f"{sample.source}: rows with images are not kept in a token cache")
+            end += len(sample.tokens)
+            numbers = _numbered(sample.weights, weights)
+            if len(weights) > 2**16:
+                raise ValueError("the loss scale gives more than 65,536 different weights")
+            tokens = array("i", sample.tokens)
+            row = {"tokens": tokens, "weights": numbers, "ends": [end], "sources": [sources[sample.source]]}
+            for name, kind in KINDS.items():
+                opened[name].write(np.asarray(row[name], kind).tobytes())
+    finally:
+        for file in opened.values():
+            file.close()
+    return {"weights": list(weights), "sources": list(sources)}
+
+
+def read(folder: Path) -> tuple[dict[str, Compact], dict[str, Any]] | None:
+    """The sets and the facts of a folder; None where it is not there, or not as it was written."""
+    try:
+        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        if any(_sum(folder / name) != wanted for name, wanted in content["sums"].items()):
+            return None
+        return {name: _mapped(folder / name, each) for name, each in content["sets"].items()}, content["facts"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _sum(file: Path) -> str:
+    found = 0
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 22):
+            found = zlib.crc32(block, found)
+    return f"{found:08x}"
