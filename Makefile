@@ -38,9 +38,10 @@ test-extras: $(READY)
 	@$(BIN)/python -m pytest tests/test_openvino.py
 
 lint: $(READY)
-	@echo "lint and types: ruff, mypy ..."
+	@echo "lint and types: ruff, clang-format, mypy ..."
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@find swift benchmarks tests -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
 	@$(BIN)/mypy
 
 demo: $(READY)

@@ -5,8 +5,8 @@
 // are multiplied. Sums are fp32, made in one order, however many rows go through together.
 //
 // Sums of some rows stay in registers while a panel goes by (register blocking), so many depths of it at a time that it
-// stays in the first-level cache, while rows come from the second (K. Goto, R. van de Geijn, Anatomy of High-Performance
-// Matrix Multiplication, 2008).
+// stays in the first-level cache, while rows come from the second (K. Goto, R. van de Geijn, Anatomy of
+// High-Performance Matrix Multiplication, 2008).
 #pragma once
 
 #include <memory>
@@ -88,8 +88,7 @@ inline void some(const A *a, long lda, long deep, const B *panel, long stride, i
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int h = 0; h < H; h++)
-      sums[r][h] = more ? vectors::load(sum + r * lds + (half + h) * 16) : vectors::zero();
+    for (int h = 0; h < H; h++) sums[r][h] = more ? vectors::load(sum + r * lds + (half + h) * 16) : vectors::zero();
   for (int d = 0; d < depths; d++, a += PACKED ? 32 * R : deep, panel += stride)
     for (int which = 0; which < (d + 1 < depths ? 16 : last); which++) {
       if (by && (ONCE || (which & mask) == ahead.time))
@@ -191,7 +190,7 @@ public:
 
 private:
   static constexpr int UNITS = 32 / Unit<A>::INPUTS, HALVES = vectors::AVX512 ? 2 : 1;
-  static constexpr int LINE = vectors::AVX512 ? 16 : 8; // units that are written at once
+  static constexpr int LINE = vectors::AVX512 ? 16 : 8;               // units that are written at once
   static constexpr long NEAR = HALVES * 1024 + MOST * 32 * sizeof(A); // bytes of a depth in the nearest cache
 
   template <class B, int R = MOST> static auto some_of(int count) {

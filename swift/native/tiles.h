@@ -1,5 +1,5 @@
-// Products of rows with panels of bf16: rows are bf16 on AMX tiles and AVX-512 BF16, fp32 where the processor has neither.
-// Knows no model.
+// Products of rows with panels of bf16: rows are bf16 on AMX tiles and AVX-512 BF16, fp32 where the processor has
+// neither. Knows no model.
 //
 // A panel is 32 columns of a matrix of I inputs (rows of the matrix), laid out as all instruction sets read it: for
 // every DEPTH of 32 inputs two tiles, one for 16 columns each, of 16 pairs of inputs x 16 columns x 2. Inputs are a
@@ -150,7 +150,8 @@ inline void any(int rows, const Cell *a, const Cell *second, long lda, long deep
   const bool apart = second != a + ROWS * lda;
   const int first = apart ? std::min(rows, ROWS) : rows;
   gemm::multiply(first, a, lda, deep, panel, stride, depths, sum, lds, false, ahead);
-  if (first < rows) gemm::multiply(rows - first, second, lda, deep, panel, stride, depths, sum + ROWS * lds, lds, false);
+  if (first < rows)
+    gemm::multiply(rows - first, second, lda, deep, panel, stride, depths, sum + ROWS * lds, lds, false);
   for (int d = 0; d < depths; d++) between(d);
 }
 

@@ -104,8 +104,7 @@ inline __m256i narrow(Vec x) { // to the nearest, to the even one of two
 // 16 x 16 elements of 32 bits, the rows made columns.
 inline void transpose(Vec rows[16]) {
   __m512 t[16], r[16];
-  for (int i = 0; i < 16; i++)
-    r[i] = rows[i].all;
+  for (int i = 0; i < 16; i++) r[i] = rows[i].all;
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
     t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
@@ -235,10 +234,8 @@ inline void transpose(Vec rows[16]) {
     quarter[0][i] = rows[i].low, quarter[1][i] = rows[i].high;
     quarter[2][i] = rows[i + 8].low, quarter[3][i] = rows[i + 8].high;
   }
-  for (auto &each : quarter)
-    transpose(each);
-  for (int i = 0; i < 8; i++)
-    rows[i] = {quarter[0][i], quarter[2][i]}, rows[i + 8] = {quarter[1][i], quarter[3][i]};
+  for (auto &each : quarter) transpose(each);
+  for (int i = 0; i < 8; i++) rows[i] = {quarter[0][i], quarter[2][i]}, rows[i + 8] = {quarter[1][i], quarter[3][i]};
 }
 
 #endif
@@ -251,10 +248,8 @@ template <bool CLOSE = false> inline Vec power(Vec x) {
   const Vec n = nearest(x), r = x - n;
   Vec p = every(CLOSE ? 1.5403530e-4f : 9.6181291e-3f);
   if (CLOSE)
-    for (float c : {1.3333558e-3f, 9.6181291e-3f})
-      p = fma(p, r, every(c));
-  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
-    p = fma(p, r, every(c));
+    for (float c : {1.3333558e-3f, 9.6181291e-3f}) p = fma(p, r, every(c));
+  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f}) p = fma(p, r, every(c));
   return scaled(p, n);
 }
 

@@ -59,8 +59,7 @@ inline void open4(const uint8_t *from, Levels &to) {
 }
 
 // sum (R, 32) of R rows, `next` apart, and some depths of a panel, or that added to it.
-template <int R>
-inline void fours(const Eights *a, long next, const Levels *panel, int depths, float *sum, bool more) {
+template <int R> inline void fours(const Eights *a, long next, const Levels *panel, int depths, float *sum, bool more) {
   Vec sums[R][2];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)

@@ -67,14 +67,12 @@ struct Task {
       }
       if (turned && heads.rotated)
         turn(x, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, 1);
-      for (long p = 0; p < pieces(); p++)
-        store(row[p], load(x + p * SIDE) * scale);
+      for (long p = 0; p < pieces(); p++) store(row[p], load(x + p * SIDE) * scale);
     }
     blank(to);
   }
   void blank(Cell *to) const {
-    for (long t = length; t < rows() * SIDE; t++)
-      clear(inside(to, t, width()), width());
+    for (long t = length; t < rows() * SIDE; t++) clear(inside(to, t, width()), width());
   }
   void query(Cell *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
   void keys(Cell *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
@@ -82,16 +80,14 @@ struct Task {
 
   // The gradient of a head's vector from that of what `prepare` made of it; `g` is (width) and is changed.
   void back(Cell *dqkv, float *g, long t, long head, const float *weight, float eps, bool turned, float scale) const {
-    for (long i = 0; i < width(); i++)
-      g[i] *= scale;
+    for (long i = 0; i < width(); i++) g[i] *= scale;
     if (turned && heads.rotated)
       turn(g, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, -1);
     Out to = piece(dqkv, t, head, heads.outputs());
     if (weight) {
       norm_gradient(piece(qkv, t, head, heads.outputs()), Row<float>{g}, width(), weight, eps, {}, {}, In{}, to);
     } else {
-      for (long p = 0; p < pieces(); p++)
-        store(to[p], load(g + p * SIDE));
+      for (long p = 0; p < pieces(); p++) store(to[p], load(g + p * SIDE));
     }
   }
 
@@ -101,8 +97,7 @@ struct Task {
   // Takes away what the queries of a block may not see: scores (32 keys, 32 queries).
   void hide(float *scores, long keys, long queries) const {
     bool last = keys == queries, old = heads.window && (queries + 1) * SIDE - keys * SIDE > heads.window;
-    if (!last && !old)
-      return;
+    if (!last && !old) return;
     for (int k = 0; k < SIDE; k++)
       for (int half = 0; half < 2; half++) {
         const long newest = k - (queries - keys) * SIDE - half * LANES; // the lane whose query has this key's place
@@ -118,8 +113,7 @@ inline void by_query(float *to, const float *from, long pieces) {
   alignas(64) float turned[SQUARE];
   for (long p = 0; p < pieces; p++) {
     transpose(turned, from + p * SQUARE);
-    for (long t = 0; t < SIDE; t++)
-      store(to + t * pieces * SIDE + p * SIDE, load(turned + t * SIDE));
+    for (long t = 0; t < SIDE; t++) store(to + t * pieces * SIDE + p * SIDE, load(turned + t * SIDE));
   }
 }
 
@@ -144,27 +138,22 @@ inline void attend(const Task &task, Cell *attended, char *room) {
   task.keys(k);
   task.values(q);
   for (long r = 0; r < rows; r++)
-    for (long p = 0; p < pieces; p++)
-      transpose(v + (p * rows + r) * AREA, q + (r * pieces + p) * AREA);
+    for (long p = 0; p < pieces; p++) transpose(v + (p * rows + r) * AREA, q + (r * pieces + p) * AREA);
   for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
     task.query(q, head);
     for (long j = 0; j < rows; j++) {
-      for (long p = 0; p < pieces; p++)
-        panel_of_columns(query + p * AREA, q + (j * pieces + p) * AREA);
+      for (long p = 0; p < pieces; p++) panel_of_columns(query + p * AREA, q + (j * pieces + p) * AREA);
       Pair most = both(-1e30f), sum = both(0);
       const long first = task.first_key(j);
       for (long from = first; from <= j; from += KEYS) {
         const long count = std::min<long>(KEYS, j + 1 - from);
         Pair now = most;
         for (long b = 0; b <= count; b++) {
-          if (b < count)
-            kernel({k + (from + b) * pieces * AREA, query, pieces}, {}, scores + b * SQUARE, false);
-          if (!b)
-            continue;
+          if (b < count) kernel({k + (from + b) * pieces * AREA, query, pieces}, {}, scores + b * SQUARE, false);
+          if (!b) continue;
           float *s = scores + (b - 1) * SQUARE; // one block behind, while the tiles of the next are at work
           task.hide(s, from + b - 1, j);
-          for (int line = 0; line < SIDE; line++)
-            now = larger(now, load((const float *)s + line * SIDE));
+          for (int line = 0; line < SIDE; line++) now = larger(now, load((const float *)s + line * SIDE));
         }
         if (from != first) {
           const Pair by = exponential(most - now);
@@ -188,8 +177,7 @@ inline void attend(const Task &task, Cell *attended, char *room) {
       by_query(lines, out, pieces);
       for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++) {
         Out to = task.piece(attended, t, head, heads.queries * width);
-        for (long p = 0; p < pieces; p++)
-          store(to[p], load(lines + t % SIDE * width + p * SIDE) * by[t % SIDE]);
+        for (long p = 0; p < pieces; p++) store(to[p], load(lines + t % SIDE * width + p * SIDE) * by[t % SIDE]);
         task.most[head * task.tokens + task.start + t] = top[t % SIDE];
         task.inverse[head * task.tokens + task.start + t] = by[t % SIDE];
       }
@@ -215,16 +203,14 @@ inline void attend_gradient(const Task &task, const Cell *attended, const Cell *
   task.keys(k);
   task.values(v);
   for (long r = 0; r < rows; r++)
-    for (long p = 0; p < pieces; p++)
-      transpose(turned + (p * rows + r) * AREA, k + (r * pieces + p) * AREA);
+    for (long p = 0; p < pieces; p++) transpose(turned + (p * rows + r) * AREA, k + (r * pieces + p) * AREA);
   std::memset(dk, 0, all * width * 4);
   std::memset(dv, 0, all * width * 4);
   for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
     task.query(q, head);
     for (long t = 0; t < task.length; t++) {
       In from = task.piece(dattended, t, head, heads.queries * width);
-      for (long p = 0; p < pieces; p++)
-        store(dout + at(t, width) + p * AREA, load(from[p]));
+      for (long p = 0; p < pieces; p++) store(dout + at(t, width) + p * AREA, load(from[p]));
     }
     task.blank(dout);
     for (long j0 = 0; j0 < rows; j0 += TOGETHER) {
@@ -233,8 +219,7 @@ inline void attend_gradient(const Task &task, const Cell *attended, const Cell *
       for (long t = j0 * SIDE; t < std::min(task.length, j1 * SIDE); t++) {
         In o = task.piece(attended, t, head, heads.queries * width);
         Pair sum = both(0);
-        for (long p = 0; p < pieces; p++)
-          sum = sum + load(o[p]) * load(dout + at(t, width) + p * AREA);
+        for (long p = 0; p < pieces; p++) sum = sum + load(o[p]) * load(dout + at(t, width) + p * AREA);
         most[t - j0 * SIDE] = task.most[head * task.tokens + task.start + t];
         by[t - j0 * SIDE] = task.inverse[head * task.tokens + task.start + t];
         less[t - j0 * SIDE] = total(sum);
@@ -251,8 +236,7 @@ inline void attend_gradient(const Task &task, const Cell *attended, const Cell *
       for (long b = first; b < j1; b++) {
         const long begin = std::max(b, j0);
         long end = begin;
-        while (end < j1 && task.first_key(end) <= b)
-          end++;
+        while (end < j1 && task.first_key(end) <= b) end++;
         for (long next = begin; next <= end; next++) {
           if (next < end) {
             const long of = (next - j0) * pieces * AREA, to = next % 2 * SQUARE;
@@ -260,8 +244,7 @@ inline void attend_gradient(const Task &task, const Cell *attended, const Cell *
             kernel({v + b * pieces * AREA, dpanel + of, pieces}, {}, dshares + to, false);
           }
           const long j = next - 1; // as above
-          if (j < begin)
-            continue;
+          if (j < begin) continue;
           float *score = scores + j % 2 * SQUARE;
           const float *dshare = dshares + j % 2 * SQUARE;
           task.hide(score, b, j);
@@ -281,8 +264,7 @@ inline void attend_gradient(const Task &task, const Cell *attended, const Cell *
             interleave(panel + line / 2 * PAIR, two[0], two[1]);
           }
         }
-        if (end == begin)
-          continue;
+        if (end == begin) continue;
         for (long p = 0; p < pieces; p++) {
           long skip = (begin - j0) * AREA, panel = p * TOGETHER * AREA + skip;
           kernel({shares + skip, dpanel_rows + panel, end - begin}, {}, dv + (b * pieces + p) * SQUARE, true);
@@ -303,8 +285,7 @@ inline void attend_gradient(const Task &task, const Cell *attended, const Cell *
   for (long t = 0; t < task.length; t++)
     for (bool value : {false, true}) {
       float g[WIDEST];
-      for (long p = 0; p < pieces; p++)
-        store(g + p * SIDE, load((value ? dv : dk) + at(t, width, 1) + p * SQUARE));
+      for (long p = 0; p < pieces; p++) store(g + p * SIDE, load((value ? dv : dk) + at(t, width, 1) + p * SQUARE));
       long head = heads.queries + task.key + (value ? heads.keys : 0);
       task.back(dqkv, g, t, head, value ? nullptr : heads.norm_k, heads.eps_k, !value, 1);
     }

@@ -100,8 +100,7 @@ struct Backward {
 
 long longest(const Block &b) {
   long most = 0;
-  for (long s = 0; s < b.lengths; s++)
-    most = std::max<long>(most, b.length[s]);
+  for (long s = 0; s < b.lengths; s++) most = std::max<long>(most, b.length[s]);
   return most;
 }
 long room_of_thread(const Block &b, bool gradient) {
@@ -126,8 +125,7 @@ template <class Each> void tasks(const Block &b, const Heads &heads, const Kept 
 #pragma omp for schedule(dynamic)
   for (long task = 0; task < b.lengths * b.keys; task++) {
     long start = 0;
-    for (long s = 0; s < task / b.keys; s++)
-      start += b.length[s];
+    for (long s = 0; s < task / b.keys; s++) start += b.length[s];
     each(Task{heads, start, b.length[task / b.keys], task % b.keys, k.qkv, b.cos, b.sin, k.most, k.inverse, b.tokens});
   }
 }
@@ -165,16 +163,12 @@ void run_forward(const Block &b) {
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
       const Cell *x = k.attended + at(first, wide_), *seen = x;
       for (long t = 0; t < valid && (b.places || b.o.mask); t++) {
-        if (b.places)
-          copy(inside(k.attended, place(t), wide_), inside(mine.y, t, wide_), wide_);
+        if (b.places) copy(inside(k.attended, place(t), wide_), inside(mine.y, t, wide_), wide_);
         if (b.o.mask)
-          under(inside(k.attended, place(t), wide_), mask(b.o, place(t)), inside(mine.dropped, t, wide_),
-                wide_);
+          under(inside(k.attended, place(t), wide_), mask(b.o, place(t)), inside(mine.dropped, t, wide_), wide_);
       }
-      if (b.places)
-        x = seen = mine.y;
-      if (b.o.mask)
-        seen = mine.dropped;
+      if (b.places) x = seen = mine.y;
+      if (b.o.mask) seen = mine.dropped;
       Cell *low = k.inner[1] + at(first, b.o.rank), *mid = k.mid + at(first, hidden);
       inward(count, seen, wide_, shared.o.down, b.o.rank, low);
       outward(b.o, shared.o, count, x, low, [&](long r, long p, long line, Pair values) {
@@ -193,15 +187,13 @@ void run_forward(const Block &b) {
           b.gate_up, shared.gate_up, count, mine.y, low,
           [&](long r, long p, long line, Pair values) {
             const long half = inner / SIDE, gate = (r * 2 * half + p) * AREA + line * SIDE;
-            if (p < half)
-              return store(gate_up + gate, values);
+            if (p < half) return store(gate_up + gate, values);
             // its gate came just before
             Pair g = load(gate_up + gate - half * AREA), y = g * sigmoid(g) * values;
             const long to = (r * half + p - half) * AREA + line * SIDE, row = r * SIDE + line;
             stream(gate_up + gate, values);
             store(mine.act + to, y);
-            if (b.down.mask && row < valid)
-              store(mine.act_dropped + to, y * mask(b.down, place(row))[p - half]);
+            if (b.down.mask && row < valid) store(mine.act_dropped + to, y * mask(b.down, place(row))[p - half]);
           },
           true);
       low = k.inner[3] + at(first, b.down.rank);
@@ -224,8 +216,7 @@ void hand_out(const Linear &l, const Block &b, const Shared &shared, int number,
 #pragma omp for schedule(static)
     for (long r = row; r < row + part.rank; r++) {
       std::memset(part.ddown + (r - row) * l.inputs, 0, l.inputs * 4);
-      for (long o = 0; o < part.stop - part.start; o++)
-        part.dup[o * part.rank + r - row] = 0;
+      for (long o = 0; o < part.stop - part.start; o++) part.dup[o * part.rank + r - row] = 0;
       for (long thread = 0; thread < b.threads; thread++) {
         const Backward other(b, shared.rest + thread * each);
         const float *from = other.sums[number][0] + at(r, l.inputs, 1);
@@ -267,11 +258,9 @@ void run_backward(const Block &b) {
       const auto place = [&](long t) { return b.places ? b.places[first + t] : first + t; };
       const Cell *gate_up = k.gate_up + at(first, 2 * inner), *mid = k.mid + at(first, hidden);
       const auto scaled = [&](Row<const Number> from, long t) {
-        for (long p = 0; p < hidden / SIDE; p++)
-          store(inside(mine.dy, t, hidden)[p], load(from[p]) * float(b.factor));
+        for (long p = 0; p < hidden / SIDE; p++) store(inside(mine.dy, t, hidden)[p], load(from[p]) * float(b.factor));
       };
-      for (long t = 0; t < valid; t++)
-        scaled(plain(b.dy, first + t, hidden), t);
+      for (long t = 0; t < valid; t++) scaled(plain(b.dy, first + t, hidden), t);
       inward(count, mine.dy, hidden, shared.down.back_up, b.down.rank, mine.dinner);
       inputs_gradient(b.down, shared.down, first, valid, b.places, mine.dy, mine.dinner,
                       [&](long r, long p, long line, Pair d) {
@@ -281,8 +270,7 @@ void run_backward(const Block &b) {
                         store(mine.dgate_up + here, d * u * s * (one + g - act));
                         store(mine.dgate_up + there, d * act);
                         Pair y = act * u;
-                        if (b.down.mask)
-                          y = y * mask(b.down, place(r * SIDE + line))[p];
+                        if (b.down.mask) y = y * mask(b.down, place(r * SIDE + line))[p];
                         store(mine.act + (r * inner / SIDE + p) * AREA + line * SIDE, y);
                       });
       adapters_gradient(b.down, valid, mine.act, k.inner[3] + at(first, b.down.rank), mine.dy, mine.dinner,
@@ -293,14 +281,13 @@ void run_backward(const Block &b) {
           [&](long r, long p, long line, Pair d) { store(mine.dy + (r * hidden / SIDE + p) * AREA + line * SIDE, d); });
       for (long t = 0; t < valid; t++)
         norm_gradient(inside(mid, t, hidden), inside(mine.dy, t, hidden), hidden, b.norm_after, float(b.eps_after),
-                      mask(b.gate_up, place(t)), inside(mine.dropped, t, hidden),
-                      plain(b.dy, first + t, hidden), plain(b.dx, place(t), hidden));
+                      mask(b.gate_up, place(t)), inside(mine.dropped, t, hidden), plain(b.dy, first + t, hidden),
+                      plain(b.dx, place(t), hidden));
       adapters_gradient(b.gate_up, valid, mine.dropped, k.inner[2] + at(first, b.gate_up.rank), mine.dgate_up,
                         mine.dinner, mine.sums[2], mine.aside);
       for (long t = 0; t < valid; t++) {
         scaled(plain((const Number *)b.dx, place(t), hidden), t);
-        under(inside(k.attended, place(t), wide_), mask(b.o, place(t)), inside(mine.dropped, t, wide_),
-              wide_);
+        under(inside(k.attended, place(t), wide_), mask(b.o, place(t)), inside(mine.dropped, t, wide_), wide_);
       }
       inward(count, mine.dy, hidden, shared.o.back_up, b.o.rank, mine.dinner);
       inputs_gradient(b.o, shared.o, first, valid, b.places, mine.dy, mine.dinner,
@@ -359,8 +346,7 @@ void read_weight(const bf16 *panels, int64_t outputs, int64_t inputs, int planes
   for (long row = 0; row < outputs; row++)
     for (long i = 0; i < inputs; i += SIDE) {
       const bf16 *block = panels + (row / SIDE * inputs + i) * SIDE * planes;
-      for (long column = 0; column < SIDE; column++)
-        line[column] = frozen_number(block, planes, row % SIDE, column);
+      for (long column = 0; column < SIDE; column++) line[column] = frozen_number(block, planes, row % SIDE, column);
       store(weight + row * inputs + i, load((const float *)line));
     }
 }

@@ -11,9 +11,9 @@ using namespace block;
 extern "C" {
 
 struct Head {
-  const Number *weight;     // (words, width)
-  const bf16 *panels;       // the same as `lay_out_head` has it
-  const float *bias;        // of so many words as panels have, or nothing
+  const Number *weight; // (words, width)
+  const bf16 *panels;   // the same as `lay_out_head` has it
+  const float *bias;    // of so many words as panels have, or nothing
   int64_t words, width, planes;
   double scale;
   // of a call
@@ -53,10 +53,8 @@ void raise(const Head &h, const Room &mine, long row, float to, long depths, lon
   alignas(64) float by[LANES];
   vectors::store(by, exponential(every(mine.reference[row] - to)));
   mine.reference[row] = to;
-  for (long i = 0; i < LANES; i++)
-    mine.sum[row * LANES + i] *= by[0];
-  if (!h.dx)
-    return;
+  for (long i = 0; i < LANES; i++) mine.sum[row * LANES + i] *= by[0];
+  if (!h.dx) return;
   for (long p = 0; p < h.width / SIDE; p++) {
     float *sum = mine.gradient + at(row, h.width, 1) + p * SQUARE;
     store(sum, load((const float *)sum) * by[0]);
@@ -68,8 +66,7 @@ void raise(const Head &h, const Room &mine, long row, float to, long depths, lon
 }
 
 void run(const Head &h) {
-  if (!h.tokens)
-    return;
+  if (!h.tokens) return;
   const long width = h.width / SIDE, words = blocks(h.words), each = room_of_thread(h);
   const long turns = (h.tokens + h.threads * TOKENS - 1) / (h.threads * TOKENS);
   const long together = whole((h.tokens + h.threads * turns - 1) / (h.threads * turns));
@@ -81,8 +78,7 @@ void run(const Head &h) {
 #pragma omp for schedule(static)
     for (long first = 0; first < h.tokens; first += together) {
       const long valid = std::min(together, h.tokens - first), count = blocks(valid);
-      for (long t = 0; t < valid; t++)
-        copy(plain(h.x, first + t, h.width), inside(mine.x, t, h.width), h.width);
+      for (long t = 0; t < valid; t++) copy(plain(h.x, first + t, h.width), inside(mine.x, t, h.width), h.width);
       std::memset(mine.gradient, 0, h.dx ? count * SIDE * h.width * 4 : 0);
       std::memset(mine.sum, 0, TOKENS * LANES * 4);
       std::fill_n(mine.reference, TOKENS, -1e30f), std::fill_n(mine.most, TOKENS * LANES, -1e30f);
@@ -94,8 +90,7 @@ void run(const Head &h) {
                   const long word = (from + p) * SIDE, beyond = word + SIDE - h.words;
                   for (long row = r * SIDE; row < std::min(valid, (r + 1) * SIDE); row++, sum += SIDE) {
                     Pair z = load(sum) * float(h.scale);
-                    if (h.bias)
-                      z = z + load(h.bias + word) * float(h.scale);
+                    if (h.bias) z = z + load(h.bias + word) * float(h.scale);
                     if (beyond > 0)
                       z = {within(0, SIDE - beyond, z.low, none), within(0, LANES - beyond, z.high, none)};
                     const long here = h.target[first + row] - word;
@@ -108,27 +103,23 @@ void run(const Head &h) {
                     if (any_above(most, every(mine.reference[row] + BEYOND)))
                       raise(h, mine, row, largest(most), depths, p);
                     float *highest = mine.most + row * LANES, *to = mine.sum + row * LANES;
-                    if (h.hit)
-                      vectors::store(highest, vectors::larger(most, vectors::load(highest)));
+                    if (h.hit) vectors::store(highest, vectors::larger(most, vectors::load(highest)));
                     const Pair share = exponential(z - both(mine.reference[row]));
                     vectors::store(to, vectors::load(to) + (share.low + share.high));
-                    if (h.dx)
-                      store(mine.shares + at(row, depths * SIDE) + p * AREA, share);
+                    if (h.dx) store(mine.shares + at(row, depths * SIDE) + p * AREA, share);
                   }
                 });
         if (h.dx)
           product(count, mine.shares, {panels, h.width, depths * SIDE, int(h.planes), true}, {},
                   [&](long r, long p, const float *sum) {
                     float *to = mine.gradient + (r * width + p) * SQUARE;
-                    for (long i = 0; i < SQUARE; i += SIDE)
-                      store(to + i, load((const float *)to + i) + load(sum + i));
+                    for (long i = 0; i < SQUARE; i += SIDE) store(to + i, load((const float *)to + i) + load(sum + i));
                   });
       }
       for (long row = 0; row < valid; row++) {
         const float sum = vectors::total(vectors::load(mine.sum + row * LANES));
         h.nll[first + row] = std::log(sum) + mine.reference[row] - mine.right[row];
-        if (h.hit)
-          h.hit[first + row] = mine.right[row] >= largest(vectors::load(mine.most + row * LANES));
+        if (h.hit) h.hit[first + row] = mine.right[row] >= largest(vectors::load(mine.most + row * LANES));
         for (long p = 0; h.dx && p < width; p++) {
           const Pair mean = load((const float *)mine.gradient + at(row, h.width, 1) + p * SQUARE) * (1 / sum);
           store(h.dx + (first + row) * h.width + p * SIDE,

@@ -34,8 +34,7 @@ struct Panels { // adapters as panels: for x A', (x A') B', and back
 
 inline long real(const Linear &l) {
   long sum = 0;
-  for (int p = 0; p < l.count; p++)
-    sum += l.parts[p].rank;
+  for (int p = 0; p < l.count; p++) sum += l.parts[p].rank;
   return sum;
 }
 inline Panels panels(const Linear &l, char *&room) {
@@ -48,8 +47,7 @@ inline void lay_out(const Linear &l, const Panels &to) {
   alignas(64) float square[SQUARE];
   alignas(64) Cell block[AREA];
   const auto ready = [&] {
-    for (long line = 0; line < SQUARE; line += SIDE)
-      store(block + line, load(square + line));
+    for (long line = 0; line < SQUARE; line += SIDE) store(block + line, load(square + line));
     return block;
   };
   const long ranks = l.rank / SIDE, inputs = l.inputs / SIDE, outputs = l.outputs / SIDE;
@@ -83,8 +81,7 @@ inline void lay_out(const Linear &l, const Panels &to) {
 inline void inward(long count, const Cell *x, long width, const Cell *panel, long rank, Cell *inner) {
   product(count, x, {(const bf16 *)panel, rank, width, OWN}, {}, [&](long r, long p, const float *sum) {
     Cell *to = inner + (r * rank / SIDE + p) * AREA;
-    for (long i = 0; i < SQUARE; i += SIDE)
-      store(to + i, load(sum + i));
+    for (long i = 0; i < SQUARE; i += SIDE) store(to + i, load(sum + i));
   });
 }
 
@@ -109,28 +106,25 @@ void inputs_gradient(const Linear &l, const Panels &adapters, long first, long v
                      const Cell *dy, const Cell *dinner, Done done) {
   alignas(64) float low[SQUARE];
   const bool apart = l.mask && l.rank;
-  product(
-      blocks(valid), dy, {l.panels, l.inputs, l.outputs, int(l.planes), true},
-      {dinner, adapters.back_down, apart ? 0 : real(l)},
-      [&](long r, long p, const float *sum) {
-        const int depths = int(l.rank / SIDE);
-        if (apart)
-          kernel(Run::of(dinner + r * depths * AREA, adapters.back_down + p * depths * AREA, real(l)), {}, low, false);
-        for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
-          Pair each = load(sum + line * SIDE);
-          long row = first + r * SIDE + line;
-          if (apart)
-            each = each + load(low + line * SIDE) * mask(l, places ? places[row] : row)[p];
-          done(r, p, line, each);
-        }
-      });
+  product(blocks(valid), dy, {l.panels, l.inputs, l.outputs, int(l.planes), true},
+          {dinner, adapters.back_down, apart ? 0 : real(l)}, [&](long r, long p, const float *sum) {
+            const int depths = int(l.rank / SIDE);
+            if (apart)
+              kernel(Run::of(dinner + r * depths * AREA, adapters.back_down + p * depths * AREA, real(l)), {}, low,
+                     false);
+            for (long line = 0; line < std::min<long>(SIDE, valid - r * SIDE); line++) {
+              Pair each = load(sum + line * SIDE);
+              long row = first + r * SIDE + line;
+              if (apart) each = each + load(low + line * SIDE) * mask(l, places ? places[row] : row)[p];
+              done(r, p, line, each);
+            }
+          });
 }
 
 // Adds what a stretch gives to the adapters' gradients.
 inline void adapters_gradient(const Linear &l, long valid, const Cell *dropped, const Cell *inner, const Cell *dy,
                               const Cell *dinner, float *const sums[2], Cell *aside) {
-  if (!l.rank)
-    return;
+  if (!l.rank) return;
   add_product_of_rows(valid, dinner, l.rank, real(l), dropped, l.inputs, sums[0], aside);
   add_product_of_rows(valid, inner, l.rank, real(l), dy, l.outputs, sums[1], aside);
 }

@@ -171,12 +171,10 @@ struct Planes {
 using Split = std::conditional_t<WIDE, Pair, Planes>;
 
 inline void store(bf16 *to, const Planes &x) {
-  for (int plane = 0; plane < PLANES; plane++)
-    store_bits(to + plane * SQUARE, x.plane[plane]);
+  for (int plane = 0; plane < PLANES; plane++) store_bits(to + plane * SQUARE, x.plane[plane]);
 }
 inline void interleave(bf16 *to, const Planes &row0, const Planes &row1) {
-  for (int plane = 0; plane < PLANES; plane++)
-    interleave(to + plane * SQUARE, row0.plane[plane], row1.plane[plane]);
+  for (int plane = 0; plane < PLANES; plane++) interleave(to + plane * SQUARE, row0.plane[plane], row1.plane[plane]);
 }
 inline void interleave(float *to, Pair row0, Pair row1) { store(to, row0), store(to + SIDE, row1); }
 
@@ -185,8 +183,7 @@ inline Planes planes_of(Pair x) {
   Planes made;
   for (int plane = 0;; plane++) {
     made.plane[plane] = narrow(x);
-    if (plane + 1 == PLANES)
-      return made;
+    if (plane + 1 == PLANES) return made;
     x = x - wide(made.plane[plane]);
   }
 }
@@ -238,16 +235,15 @@ struct Run {
   }
 };
 
-// What is fetched while a block is multiplied: so many lines of 64 bytes at each depth of the first run, `step` elements
-// further on each time.
+// What is fetched while a block is multiplied: so many lines of 64 bytes at each depth of the first run, `step`
+// elements further on each time.
 struct Ahead {
   const bf16 *from = nullptr;
   long step = 0;
   int lines = 0;
 
   void fetch() {
-    for (int line = 0; line < lines; line++)
-      _mm_prefetch((const char *)(from + line * 32), _MM_HINT_T0);
+    for (int line = 0; line < lines; line++) _mm_prefetch((const char *)(from + line * 32), _MM_HINT_T0);
     from += step;
   }
 };
@@ -278,11 +274,9 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
         for (int left = 0; left < PLANES - right; left++) {
           const bf16 *from = a + left * SQUARE;
           _tile_stream_loadd(4, from, 64); // so that it does not drive the panel away, which is used again first
-          if (!left)
-            _tile_loadd(6, b, 64);
+          if (!left) _tile_loadd(6, b, 64);
           _tile_dpbf16ps(0, 4, 6);
-          if (!left)
-            _tile_loadd(7, b + 512, 64);
+          if (!left) _tile_loadd(7, b + 512, 64);
           _tile_dpbf16ps(1, 4, 7);
           if (HIGH) {
             _tile_stream_loadd(5, from + 512, 64);
@@ -304,15 +298,13 @@ template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add,
 // f(the panel of a run), as numbers of bf16 or of fp32
 template <class F> inline void as_numbers(const bf16 *panel, int planes, F f) {
   if constexpr (WIDE)
-    if (planes != 1)
-      return f((const float *)panel);
+    if (planes != 1) return f((const float *)panel);
   f(panel);
 }
 
 template <bool HIGH> inline void kernel_(Run one, Run two, float *sum, bool add, Ahead ahead) {
   for (const Run &run : {one, two}) {
-    for (int depth = 0; depth < (ahead.lines ? run.depths * run.planes : 0); depth++)
-      ahead.fetch();
+    for (int depth = 0; depth < (ahead.lines ? run.depths * run.planes : 0); depth++) ahead.fetch();
     if (run.depths)
       as_numbers(run.panel, run.planes, [&](auto *panel) {
         gemm::multiply(HIGH ? 32 : 16, run.a, SIDE, run.step, panel, run.stride, run.depths, sum, SIDE, add, 0,
@@ -352,8 +344,7 @@ inline void transpose(float *to, const float *from, long rows = SIDE) {
       for (int i = 0; i < 16; i++)
         r[i] = high * 16 + i < rows ? vectors::load(from + (high * 16 + i) * SIDE + half * 16) : zero();
       vectors::transpose(r);
-      for (int i = 0; i < 16; i++)
-        vectors::store(to + (half * 16 + i) * SIDE + high * 16, r[i]);
+      for (int i = 0; i < 16; i++) vectors::store(to + (half * 16 + i) * SIDE + high * 16, r[i]);
     }
 }
 
@@ -361,11 +352,9 @@ inline void transpose(float *to, const float *from, long rows = SIDE) {
 inline void panel_of_columns(bf16 *to, const bf16 *from, int planes = PLANES) {
   for (long half = 0; half < planes * SQUARE; half += 512) {
     Vec r[16]; // pairs of inputs
-    for (int i = 0; i < 16; i++)
-      r[i] = vectors::load((const float *)(from + half + i * SIDE));
+    for (int i = 0; i < 16; i++) r[i] = vectors::load((const float *)(from + half + i * SIDE));
     vectors::transpose(r);
-    for (int i = 0; i < 16; i++)
-      vectors::store((float *)(to + half + i * 32), r[i]);
+    for (int i = 0; i < 16; i++) vectors::store((float *)(to + half + i * 32), r[i]);
   }
 }
 inline void panel_of_columns(float *to, const float *from) { transpose(to, from); }
@@ -398,8 +387,7 @@ inline void transpose(bf16 *to, const bf16 *from, long rows = SIDE) {
 // bf16; line(i) gives its rows.
 template <class Line> inline void frozen_panel(bf16 *columns, int planes, Line line) {
   const auto make = [&](auto *block, auto *to, auto... planes) {
-    for (long i = 0; i < SIDE; i++)
-      store(block + i * SIDE, line(i));
+    for (long i = 0; i < SIDE; i++) store(block + i * SIDE, line(i));
     panel_of_columns(to, block, planes...);
   };
   alignas(64) bf16 narrow[AREA];
@@ -412,8 +400,7 @@ template <class Line> inline void frozen_panel(bf16 *columns, int planes, Line l
 
 // One number of such a block.
 inline float frozen_number(const bf16 *columns, int planes, long row, long column) {
-  if (WIDE && planes > 1)
-    return ((const float *)columns)[column * SIDE + row];
+  if (WIDE && planes > 1) return ((const float *)columns)[column * SIDE + row];
   float sum = 0;
   for (int plane = planes - 1; plane >= 0; plane--)
     sum += vectors::wide(columns[plane * SQUARE + row / 16 * 512 + column / 2 * 32 + row % 16 * 2 + column % 2]);
@@ -433,8 +420,8 @@ inline void turned(bf16 *to, const bf16 *from, int planes) {
     return _mm512_mask_broadcast_i32x4(x, 0xf000, line(3));
   };
   for (int plane = 0; plane < planes; plane++, to += SQUARE, from += SQUARE)
-    for (int half = 0; half < 2; half++)    // of the outputs
-      for (int eight = 0; eight < 2; eight++) // pairs of inputs
+    for (int half = 0; half < 2; half++)       // of the outputs
+      for (int eight = 0; eight < 2; eight++)  // pairs of inputs
         for (int four = 0; four < 4; four++) { // outputs
           const bf16 *at = from + half * 512 + eight * 256 + four * 8;
           const __m512i even = lines(at, 0), odd = lines(at, 1);
@@ -477,7 +464,7 @@ struct Weight {
   bool transposed = false;
 
   long depths() const { return inputs / SIDE; }
-  long columns() const { return outputs / SIDE; } // panels
+  long columns() const { return outputs / SIDE; }                              // panels
   long step() const { return (transposed ? columns() : 1) * SQUARE * planes; } // from a depth to the next
   const bf16 *block(long panel, long depth) const {
     return panels + (transposed ? depth * columns() + panel : panel * depths() + depth) * SQUARE * planes;
@@ -490,12 +477,10 @@ struct Piece {
   int planes;
 };
 inline Piece piece(const Weight &w, long panel, long depth, long count) {
-  if (!w.transposed)
-    return {w.block(panel, depth), w.planes};
+  if (!w.transposed) return {w.block(panel, depth), w.planes};
   const int planes = WIDE ? OWN : w.planes;
   bf16 *made = scratch<bf16, 0>(count * SQUARE * planes);
-  for (long d = 0; d < count; d++)
-    turned((Cell *)(made + d * SQUARE * planes), w.block(panel, depth + d), w.planes);
+  for (long d = 0; d < count; d++) turned((Cell *)(made + d * SQUARE * planes), w.block(panel, depth + d), w.planes);
   return {made, planes};
 }
 
@@ -504,8 +489,7 @@ struct Order {
 };
 // Which of so many panels has its turn, and the next; `halves`: of the first half and of the second by turns.
 inline Order order(long turn, long panels, bool halves) {
-  if (!halves)
-    return {turn, turn + 1};
+  if (!halves) return {turn, turn + 1};
   const long panel = turn / 2 + turn % 2 * (panels / 2);
   return {panel, turn % 2 ? turn / 2 + 1 : panel + panels / 2};
 }
@@ -549,14 +533,12 @@ inline void product_of_packed(long count, const Cell *a, const Weight &w, const 
         float *all = kept ? kept + p * here * SQUARE : sums[0], *to = from ? sums[0] : all;
         const Piece made = piece(w, p, from, some);
         const bf16 *then = w.transposed || next >= columns ? nullptr : w.block(next, from);
-        as_numbers(made.panel, made.planes, [&](auto *panel) {
-          rows.multiply(panel, SQUARE, (decltype(panel))then, to);
-        });
+        as_numbers(made.panel, made.planes,
+                   [&](auto *panel) { rows.multiply(panel, SQUARE, (decltype(panel))then, to); });
         for (long i = 0; from && i < here * SQUARE; i += SIDE)
           store(all + i, load((const float *)all + i) + load((const float *)to + i));
         for (long r = 0; r < here && from + some == depths; r++) {
-          if (low.rank)
-            kernel({}, low.run(first + r, p), all + r * SQUARE, true);
+          if (low.rank) kernel({}, low.run(first + r, p), all + r * SQUARE, true);
           done(first + r, p, all + r * SQUARE);
         }
       }
@@ -573,8 +555,7 @@ inline void product_of_packed(long count, const Cell *a, const Weight &w, const 
 template <class Done>
 inline void product(long count, const Cell *a, const Weight &w, const Low &low, Done done, bool halves = false) {
 #if !defined(__AMX_BF16__)
-  if (w.columns() >= PACKED)
-    return product_of_packed(count, a, w, low, done, halves);
+  if (w.columns() >= PACKED) return product_of_packed(count, a, w, low, done, halves);
 #endif
   alignas(64) float sums[MOST][SQUARE];
   const long depths = w.depths(), columns = w.columns();
@@ -601,11 +582,9 @@ inline void product(long count, const Cell *a, const Weight &w, const Low &low, 
             kernel(one, last ? low.run(first + r, p) : Run(), sum + r * SQUARE, from > 0, true,
                    {ahead + share * 32, w.step() / w.planes, share < SIDE ? lines : 0});
             // one block behind, while the tiles of the next are at work
-            if (last && r)
-              done(first + r - 1, p, sum + (r - 1) * SQUARE);
+            if (last && r) done(first + r - 1, p, sum + (r - 1) * SQUARE);
           }
-          if (last)
-            done(first + here - 1, p, sum + (here - 1) * SQUARE);
+          if (last) done(first + here - 1, p, sum + (here - 1) * SQUARE);
         }
       }
     }

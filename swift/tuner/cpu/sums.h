@@ -32,16 +32,13 @@ struct Mask {
 };
 
 template <class X> inline void copy(Row<X> from, Out to, long width) {
-  for (long p = 0; p < width / SIDE; p++)
-    store(to[p], load(from[p]));
+  for (long p = 0; p < width / SIDE; p++) store(to[p], load(from[p]));
 }
 inline void clear(Out to, long width) {
-  for (long p = 0; p < width / SIDE; p++)
-    store(to[p], both(0));
+  for (long p = 0; p < width / SIDE; p++) store(to[p], both(0));
 }
 inline void under(In x, Mask mask, Out to, long width) {
-  for (long p = 0; p < width / SIDE; p++)
-    store(to[p], mask ? load(x[p]) * mask[p] : load(x[p]));
+  for (long p = 0; p < width / SIDE; p++) store(to[p], mask ? load(x[p]) * mask[p] : load(x[p]));
 }
 
 template <class X> inline float inverse(Row<X> x, long width, float eps) {
@@ -59,21 +56,18 @@ inline void norm(Row<X> x, long width, const float *weight, float eps, Mask mask
   float by = inverse(x, width, eps);
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]) * by * load(weight + p * SIDE);
-    if (y)
-      store(y[p], each);
-    if (dropped)
-      store(dropped[p], mask ? each * mask[p] : each);
+    if (y) store(y[p], each);
+    if (dropped) store(dropped[p], mask ? each * mask[p] : each);
   }
 }
 
 // dx = the gradient of x from that of its norm, and `beside` added; `dropped` is computed again.
 template <class X, class D, class B, class T>
-inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, float eps, Mask mask,
-                          Out dropped, Row<B> beside, Row<T> dx) {
+inline void norm_gradient(Row<X> x, Row<D> dy, long width, const float *weight, float eps, Mask mask, Out dropped,
+                          Row<B> beside, Row<T> dx) {
   float by = inverse(x, width, eps);
   Pair along = both(0);
-  for (long p = 0; p < width / SIDE; p++)
-    along = along + load(x[p]) * load(dy[p]) * load(weight + p * SIDE);
+  for (long p = 0; p < width / SIDE; p++) along = along + load(x[p]) * load(dy[p]) * load(weight + p * SIDE);
   float less = total(along) * by * by * by / float(width);
   for (long p = 0; p < width / SIDE; p++) {
     Pair each = load(x[p]), w = load(weight + p * SIDE);
