@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "infer": {"chat", "images", "template", "agent", "engine", "guided", "system"},
     "serve": {"chat", "infer", "agent", "engine", "guided", "system"},
     "eval": {"chat", "data", "agent", "infer", "engine"},
+    "api": {"agent", "chat", "commands", "data", "eval", "flags", "guided", "infer"},
     "commands": {
         "chat", "flags", "cli", "images", "agent", "data", "train", "model", "native", "system",
         "tuner", "template", "engine", "guided", "infer", "serve", "eval",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from swift.agent import form
 from swift.agent.jsontext import loads
 from swift.agent.tools import json_arguments
-from swift.chat import Message, Tool, ToolCall
+from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.engine.sampling import SamplingParams
 from swift.infer.chat import Chat, collect
 
@@ -23,6 +23,24 @@ class Case(NamedTuple):
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
     expected: ToolCall
+
+
+def cases_of(row: Conversation, form_name: str = "react_en") -> Iterator[Case]:
+    """A case for each assistant message of a row with exactly one tool call.
+
+    Where a row describes its tools in the system prompt, calls stand in the text, in the format `form_name`; of a
+    message that goes on after a tool's result, the first call counts.
+    """
+    text_form = form(form_name)
+    for index, message in enumerate(row.messages):
+        if message.role != "assistant":
+            continue
+        calls = message.tool_calls
+        if not row.tools:
+            ends = [message.content.find(stop) + len(stop) for stop in text_form.marks.stop if stop in message.content]
+            _, calls = text_form.parse(message.content[: min(ends, default=len(message.content))])
+        if len(calls) == 1:
+            yield Case(row.messages[:index], row.tools, calls[0])
 
 
 class Verdict(NamedTuple):

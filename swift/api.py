@@ -1,0 +1,178 @@
+"""The Python API: fine-tune, load a chat, generate a reply, run an agent, score tool calls.
+
+Keyword arguments are the flags of the commands, with the same names, aliases and defaults; `swift sft --help` and
+`swift infer --help` list them. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from swift import flags
+from swift.chat import Message, Tool
+from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+
+if TYPE_CHECKING:
+    from swift.agent.run import Trace
+    from swift.agent.tools import BoundTool
+    from swift.commands.sft import Config as SftConfig
+    from swift.infer.chat import Chat, LocalChat
+
+Flags = TypeVar("Flags", bound=Any)
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """What `load_chat` loads: a model, a checkpoint or both, and the engine that runs it."""
+
+    model: ModelFlags = ModelFlags()
+    backend: BackendFlags = BackendFlags()
+    template: TemplateFlags = TemplateFlags()
+
+    @property
+    def vllm_log(self) -> None:
+        """vLLM writes to standard output and error."""
+
+
+class ToolCallScores(NamedTuple):
+    """Shares of `cases`, 0 to 1. A right tool needs a valid format, right arguments need a right tool."""
+
+    cases: int
+    format_valid: float
+    tool_correct: float
+    arguments_correct: float
+
+
+def fine_tune(config: SftConfig | None = None, **changes: Any) -> dict[str, Any]:
+    """Trains a model as `swift sft` does: `fine_tune(model="smollm2-135m-instruct", dataset=["rows.jsonl"])`.
+
+    `changes` are flags of `swift sft`, on top of `config`. Returns what a run reports: `output_dir`,
+    `best_model_checkpoint` and `last_model_checkpoint` (folders, or None), `best_metric` (held-out loss in nats per
+    weighted token), `global_step`, `train_time` (seconds), `tokens_per_second`, `memory_gib` (peak), `log_history`.
+    Raises ValueError or OSError for wrong flags, files or rows, in one line.
+    """
+    from swift.commands import sft
+
+    return sft.main(_changed(sft.Config() if config is None else config, changes, "fine_tune"))
+
+
+def load_chat(
+    checkpoint: str | os.PathLike[str] | None = None, config: ChatConfig | None = None, **changes: Any
+) -> LocalChat:
+    """Loads a checkpoint, or with `model=...` a base model, behind a renderer and an engine.
+
+    `changes` are the flags of `swift infer` for the model, the backend and the chat template. What training recorded
+    beside the checkpoint holds where neither `config` nor `changes` say otherwise. Calling the chat with messages
+    yields `Delta`s; `generate` collects them. `chat.engine.close()` frees the engine. Raises ValueError or OSError
+    for what cannot be loaded.
+    """
+    from swift.commands import loading
+
+    if checkpoint is not None:
+        changes = {"ckpt_dir": checkpoint, **changes}
+    made = _changed(ChatConfig() if config is None else config, changes, "load_chat")
+    return loading.load_chat(made, given=_names(changes), keep=True)
+
+
+def generate(
+    chat: Chat,
+    messages: str | Sequence[Message],
+    tools: Sequence[Callable[..., object] | BoundTool | Tool] = (),
+    **changes: Any,
+) -> Message:
+    """One reply to a text or to a dialogue. Its `tool_calls` are parsed and not run.
+
+    `changes` are the generation flags of `swift infer`: `max_new_tokens`, `temperature`, `seed` and so on. Raises
+    ValueError for wrong flags and for a dialogue that the model cannot take.
+    """
+    from swift.infer.chat import collect
+
+    offered = [each if isinstance(each, Tool) else _bound(each).tool for each in tools]
+    return collect(chat(_dialogue(messages), offered, _sampling(changes, "generate"))).message
+
+
+def run_agent(
+    chat: Chat,
+    messages: str | Sequence[Message],
+    tools: Sequence[Callable[..., object] | BoundTool],
+    *,
+    max_turns: int = 8,
+    timeout: float = 30.0,
+    guided_tools: bool = False,
+    **changes: Any,
+) -> Trace:
+    """Lets the model call `tools`, Python functions with type hints and docstrings, until it answers.
+
+    At most `max_turns` replies; a call may take `timeout` seconds. `guided_tools` constrains calls to the tools'
+    JSON schemas; it needs a chat of `load_chat`. `changes` are generation flags. Returns a `Trace`: all messages, the
+    result of each call, and why the run ended; `Trace.answer` is the final text. A failing tool is a result that the
+    model reads, not an exception. Raises ValueError for wrong flags and for two tools of one name.
+    """
+    from swift.agent import run
+    from swift.guided.grammar import Rules
+    from swift.infer.chat import LocalChat
+
+    bound, params = [_bound(each) for each in tools], _sampling(changes, "run_agent")
+    if guided_tools:
+        if not isinstance(chat, LocalChat):
+            raise ValueError("run_agent: guided_tools needs a chat of load_chat")
+        params = replace(params, guide=chat.guide(Rules(tuple(each.tool for each in bound))))
+    return run.run(chat, bound, _dialogue(messages), max_turns, params=params, timeout=timeout)
+
+
+def evaluate(
+    chat: Chat, dataset: str | os.PathLike[str] | Sequence[str], *, max_new_tokens: int = 256
+) -> ToolCallScores:
+    """Scores tool calls against held-out rows: files, registered names or hub ids, in any row shape of training.
+
+    Every assistant message of the rows with exactly one tool call is a case. The model reads the dialogue up to it
+    and replies greedily with at most `max_new_tokens` tokens. Returns the number of cases and the shares, 0 to 1,
+    with a valid format, the right tool, and the right arguments (equal as JSON). Raises ValueError for bad rows, and
+    where no row holds such a message.
+    """
+    from swift.data.check import Report, checked
+    from swift.data.sources import resolve
+    from swift.eval.agent import cases_of, judge_all, shares
+
+    named = [dataset] if isinstance(dataset, (str, os.PathLike)) else dataset
+    rows = [row for name in named for row in checked(resolve(os.fspath(name)), "error", Report(), print)]
+    cases = [case for row in rows for case in cases_of(row)]
+    if not cases:
+        raise ValueError(f"evaluate: {', '.join(map(str, named))}: no row has an assistant message with one tool call")
+    return ToolCallScores(len(cases), *shares(judge_all(chat, cases, max_tokens=max_new_tokens)))
+
+
+def _changed(config: Flags, changes: dict[str, Any], where: str) -> Flags:
+    """`config` with flags changed by name or alias. ValueError for unknown names, with the nearest one."""
+    return flags.update(config, {name: _plain(value) for name, value in changes.items()}, where)
+
+
+def _names(changes: dict[str, Any]) -> frozenset[str]:
+    """The fields of ChatConfig that `changes` sets, by name or alias."""
+    return frozenset(item.name for item in flags.walk(ChatConfig) if changes.keys() & {item.name, *item.spec.alias})
+
+
+def _plain(value: object) -> object:
+    """Paths as text, also in lists: what files of flags hold."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _sampling(changes: dict[str, Any], where: str) -> Any:
+    from swift.commands.loading import sampling
+
+    return sampling(_changed(GenerationFlags(), changes, where))
+
+
+def _dialogue(messages: str | Sequence[Message]) -> Sequence[Message]:
+    return (Message("user", messages),) if isinstance(messages, str) else messages
+
+
+def _bound(tool: Callable[..., object] | BoundTool) -> BoundTool:
+    from swift.agent.tools import BoundTool, from_function
+
+    return tool if isinstance(tool, BoundTool) else from_function(tool)
