@@ -26,7 +26,7 @@ from swift.commands.rendering import make_renderer
 from swift.data.disk_list import IN_MEMORY
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.synth import Style, agent_rows, write_jsonl
-from swift.model import bundled, specs
+from swift.model import bundled, catalog
 from swift.model.load import load_tokenizer
 from swift.system import gc_tuning
 from swift.template import Renderer
@@ -71,7 +71,7 @@ def main() -> None:
 
 def make(name: str) -> Renderer:
     """The renderer of the bundled model, by a table, by its tokenizer's own template or by that of a file."""
-    spec = specs.find(bundled.MODEL_TYPE)
+    spec = catalog.find(bundled.MODEL_TYPE)
     if name != "own" and not Path(name).is_file():
         return make_renderer(bundled.unpack(), TemplateFlags(template_type=name), spec)
     tokenizer = load_tokenizer(bundled.unpack(), spec=spec)

@@ -16,9 +16,9 @@ from original import SENTENCE, causal, checkpoint, logits, rms_norm, trains_and_
 from torch.nn.functional import linear, silu
 from transformers import AutoModelForCausalLM
 
-from swift.model import convert, specs
+from swift.model import catalog, convert
 from swift.model.load import load_model, load_tokenizer, targets
-from swift.tuner import attach
+from swift.tuner import adapter_files, lora
 
 CONFIG: dict[str, Any] = {
     "architectures": ["QWenLMHeadModel"],
@@ -98,16 +98,16 @@ def test_it_trains_and_generates(tmp_path: Path) -> None:
 
 def test_the_table_s_targets_mean_the_modules_that_c_attn_became(tmp_path: Path) -> None:
     qwen(tmp_path)
-    spec = specs.table()["qwen-7b-chat"]
+    spec = catalog.table()["qwen-7b-chat"]
     default = targets(tmp_path, spec.lora_targets)
-    tuned = attach.attach(load_model(tmp_path, device="cpu"), attach.LoraOptions(default_targets=default))
+    tuned = lora.attach(load_model(tmp_path, device="cpu"), lora.LoraOptions(default_targets=default))
     adapted = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in tuned.named_parameters() if "lora_A" in name}
     assert adapted == {"q_proj", "k_proj", "v_proj"}
     assert targets(tmp_path, ("attn.c_proj", "DEFAULT")) == ("o_proj", "DEFAULT")
-    attach.save(tuned, tmp_path / "adapter")
+    adapter_files.save(tuned, tmp_path / "adapter")
     noted = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert noted["base_model_name_or_path"] == str(tmp_path)
-    again = attach.load(load_model(tmp_path, device="cpu"), tmp_path / "adapter")
+    again = adapter_files.load(load_model(tmp_path, device="cpu"), tmp_path / "adapter")
     torch.testing.assert_close(logits(again), logits(tuned), rtol=0, atol=0)
 
 

@@ -36,7 +36,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     for module in (
         "swift.model.quantise",
         "swift.commands.early",
-        "swift.tuner.attach",
+        "swift.tuner.lora",
         "swift.engine.openvino_engine",
     ):
         if importlib.util.find_spec(module):

@@ -19,7 +19,7 @@ from tiny import tiny_model_folder
 
 from swift import cli
 from swift.commands import card
-from swift.model import specs
+from swift.model import catalog
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_an_adapter_notes_the_hub_id_of_a_known_model_and_is_found_by_it(
     base = tiny_model_folder(tmp_path / "SmolLM2-135M-Instruct")
     result = train(tmp_path, base, rows, max_steps=1)
     checkpoint = Path(result["last_model_checkpoint"])
-    spec = specs.by_name("smollm2-135m-instruct")
+    spec = catalog.by_name("smollm2-135m-instruct")
     assert spec is not None
     note = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
     assert note["base_model_name_or_path"] == spec.hf == front(checkpoint / card.README)["base_model"]

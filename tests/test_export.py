@@ -13,9 +13,10 @@ from swift.commands import export, infer, loading
 from swift.commands.groups import BackendFlags, ModelFlags
 from swift.engine.sampling import SamplingParams
 from swift.infer.chat import collect
-from swift.model.load import DTYPES, load_model
+from swift.model.devices import DTYPES
+from swift.model.load import load_model
 from swift.template import Renderer, template
-from swift.tuner import attach
+from swift.tuner import adapter_files, lora, merge
 
 CONFIG = {"model_type": "qwen-7b-chat", "template_type": "chatml", "sft_type": "lora", "dtype": "AUTO"}
 
@@ -28,13 +29,13 @@ def one_thread():
 def make_checkpoint(tmp_path, tie=True, recorded=CONFIG, sizes=None, strength=0.1, **options):
     """A base model, and a LoRA checkpoint that changes what it computes."""
     base = tiny_model_folder(tmp_path / "base", tie=tie, **(sizes or {}))
-    tuned = attach.attach(load_model(base, device="cpu"), attach.LoraOptions(**{"targets": ("ALL",), **options}))
+    tuned = lora.attach(load_model(base, device="cpu"), lora.LoraOptions(**{"targets": ("ALL",), **options}))
     torch.manual_seed(1)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * strength
     checkpoint = tmp_path / "run" / "checkpoint-10"
-    attach.save(tuned, checkpoint)
+    adapter_files.save(tuned, checkpoint)
     record = {**recorded, "model_id_or_path": str(base)}
     (checkpoint / "sft_args.json").write_text(json.dumps(record))
     return checkpoint
@@ -56,7 +57,7 @@ def logits(model):
 
 def adapter_logits(checkpoint):
     base = load_model(checkpoint.parents[1] / "base", device="cpu")
-    return logits(attach.load(base, checkpoint))
+    return logits(adapter_files.load(base, checkpoint))
 
 
 @pytest.mark.parametrize("verb", ["export", "merge-lora"])
@@ -136,9 +137,9 @@ def strong_in_bf16(tmp_path):
     checkpoint = make_checkpoint(tmp_path, strength=1.0, dtype="bf16")
     base = checkpoint.parents[1] / "base"
     load_model(base, "bf16", device="cpu").save_pretrained(base)
-    tuned = attach.load(load_model(base, "fp32", device="cpu"), checkpoint)
+    tuned = adapter_files.load(load_model(base, "fp32", device="cpu"), checkpoint)
     assert {p.dtype for name, p in tuned.named_parameters() if "lora_" in name} == {torch.bfloat16}
-    return checkpoint, attach.merge(tuned.float())
+    return checkpoint, merge.merge(tuned.float())
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -152,7 +153,7 @@ def test_a_strong_adapter_in_bf16_is_merged_in_fp32_and_rounded_once(tmp_path, d
 
 def test_a_wrong_merge_of_a_strong_adapter_in_bf16_is_refused(tmp_path, capsys, monkeypatch):
     checkpoint, _ = strong_in_bf16(tmp_path)
-    monkeypatch.setattr(attach, "merge", lambda model: model.unload())
+    monkeypatch.setattr(merge, "merge", lambda model: model.unload())
     assert swift("merge-lora", "--ckpt_dir", checkpoint, "--dtype", "bf16") == 2
     assert "compute something else than the adapter" in capsys.readouterr().err
 
@@ -193,17 +194,17 @@ def left_over(checkpoint):
 
 
 def test_a_merge_that_computes_something_else_is_an_error_and_leaves_nothing(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr(attach, "merge", lambda model: model.unload())
+    monkeypatch.setattr(merge, "merge", lambda model: model.unload())
     assert swift("merge-lora", "--ckpt_dir", checkpoint) == 2
     assert "compute something else than the adapter" in capsys.readouterr().err
     assert left_over(checkpoint) == []
 
 
 def test_a_folder_that_reads_back_as_something_else_is_an_error_and_leaves_nothing(checkpoint, capsys, monkeypatch):
-    merge = attach.merge
+    real_merge = merge.merge
 
     def writes_wrong_weights(model):
-        merged = merge(model)
+        merged = real_merge(model)
         write = merged.save_pretrained
 
         def save_pretrained(folder):
@@ -213,7 +214,7 @@ def test_a_folder_that_reads_back_as_something_else_is_an_error_and_leaves_nothi
         monkeypatch.setattr(merged, "save_pretrained", save_pretrained)
         return merged
 
-    monkeypatch.setattr(attach, "merge", writes_wrong_weights)
+    monkeypatch.setattr(merge, "merge", writes_wrong_weights)
     assert swift("merge-lora", "--ckpt_dir", checkpoint) == 2
     assert "read back" in capsys.readouterr().err
     assert left_over(checkpoint) == []
@@ -223,7 +224,7 @@ def test_an_error_leaves_an_earlier_merge_as_it_was(checkpoint, monkeypatch):
     swift("merge-lora", "--ckpt_dir", checkpoint)
     folder = checkpoint.with_name("checkpoint-10-merged")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(attach, "merge", lambda model: model.unload())
+    monkeypatch.setattr(merge, "merge", lambda model: model.unload())
     assert swift("merge-lora", "--ckpt_dir", checkpoint) == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -272,7 +273,7 @@ def test_main_returns_the_folder(checkpoint):
 
 
 def test_rows_that_are_not_there_are_told_before_the_model_is_loaded(checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr("swift.model.calibrated.check", lambda method: None)
+    monkeypatch.setattr("swift.model.calibration.check", lambda method: None)
     monkeypatch.setattr(export, "whole", lambda choice: pytest.fail("the model was loaded"))
     flags = ["--quant_bits", 4, "--quant_method", "gptq", "--dataset", "nowhere.jsonl"]
     assert swift("export", "--ckpt_dir", checkpoint, *flags) == 2
@@ -304,7 +305,7 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
     assert torch.cosine_similarity(logits(again).float().flatten(), expected.flatten(), dim=0) > 0.8
     assert "quantization_config" in json.loads((folder / "config.json").read_text())
     for bf16 in (True, False):
-        monkeypatch.setattr("swift.model.load._has_bf16", lambda bf16=bf16: bf16)
+        monkeypatch.setattr("swift.model.devices._has_bf16", lambda bf16=bf16: bf16)
         chat = loading.load_chat(infer.Config(ModelFlags(device="cpu"), BackendFlags(ckpt_dir=str(folder))))
         assert collect(chat((Message("user", "Hi"),), params=SamplingParams(max_tokens=2))).usage.completion_tokens
         chat.engine.close()

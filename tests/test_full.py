@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from swift.train.batch import collate, pack
 from swift.train.loss import output_head, score
 from swift.train.trainer import SftTrainer
-from swift.tuner.cpu import fused, trained_head
+from swift.tuner.cpu import fused, trainable_head
 
 
 def whole(family: str = "llama", **changes: Any) -> PreTrainedModel:
@@ -47,8 +47,8 @@ def test_twenty_steps_equal_plain_transformers_one_row_at_a_time(tmp_path: Path,
 
 @pytest.mark.parametrize("logits", [1, 2**20])
 def test_every_gradient_equals_that_of_plain_transformers(monkeypatch: pytest.MonkeyPatch, logits: int) -> None:
-    monkeypatch.setattr(trained_head, "LOGITS", logits)
-    monkeypatch.setattr(trained_head, "FEWEST", 7)  # several stretches of the 48 words
+    monkeypatch.setattr(trainable_head, "LOGITS", logits)
+    monkeypatch.setattr(trainable_head, "FEWEST", 7)  # several stretches of the 48 words
     samples = rows(4)
     ours, theirs = whole("granite", tie_word_embeddings=True), whole("granite", tie_word_embeddings=True)
     assert_close(gradients(fast(ours), pack(samples)), gradients(theirs, collate(samples)), tolerance=1e-4)
@@ -56,8 +56,8 @@ def test_every_gradient_equals_that_of_plain_transformers(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_losses_and_first_choices_equal_those_of_all_logits(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
-    monkeypatch.setattr(trained_head, "LOGITS", 1)
-    monkeypatch.setattr(trained_head, "FEWEST", 7)
+    monkeypatch.setattr(trainable_head, "LOGITS", 1)
+    monkeypatch.setattr(trainable_head, "FEWEST", 7)
     samples = rows(3)
     ours, theirs = whole(), whole()
     for model in (ours, theirs):

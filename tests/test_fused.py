@@ -489,7 +489,8 @@ def gemma() -> PreTrainedModel:
 
 @pytest.mark.model
 def test_twenty_steps_of_the_real_model_equal_plain_peft(tmp_path: Path) -> None:
-    from swift.model.load import load_model, locate
+    from swift.model.load import load_model
+    from swift.model.location import locate
 
     def build() -> Any:
         return lora(load_model(locate("smollm2-135m-instruct"), "fp32", "cpu", attn_implementation="eager"))

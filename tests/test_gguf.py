@@ -21,9 +21,9 @@ from transformers import (
 from swift import cli
 from swift.model import gguf as reading
 from swift.model import gguf_check, gguf_write
-from swift.model.gguf_words import vocabulary
+from swift.model.gguf_tokenizer import vocabulary
 from swift.model.load import load_model
-from swift.tuner import attach
+from swift.tuner import adapter_files, lora, merge
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = ["what will the weather be like tomorrow in paris", "the cat that sat there", "tomorrow we will see the weather"]
@@ -252,16 +252,16 @@ def test_a_checkpoint_is_merged_in_memory_and_its_template_and_stops_go_into_the
     byte_tokenizer().save_pretrained(base)
     assert swift("export", "--ckpt_dir", checkpoint, "--to_gguf", "true") == 2, "more words than rows"
     folder_with_merges(base)
-    tuned = attach.attach(load_model(base, device="cpu"), attach.LoraOptions(targets=("ALL",)))
+    tuned = lora.attach(load_model(base, device="cpu"), lora.LoraOptions(targets=("ALL",)))
     torch.manual_seed(1)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * 0.1
-    attach.save(tuned, checkpoint)
+    adapter_files.save(tuned, checkpoint)
     assert swift("export", "--ckpt_dir", checkpoint, "--to_gguf", "true") == 0
     file = only_file(checkpoint.with_name("checkpoint-10-gguf"))
     tokens = list(range(3, 40))
-    expected = logits(attach.load(load_model(base, device="cpu"), checkpoint), tokens)
+    expected = logits(adapter_files.load(load_model(base, device="cpu"), checkpoint), tokens)
     again = reading.read_model(file, torch.float32)
     assert (logits(again, tokens) - expected).abs().max() < 0.01 * expected.abs().max()
     fields = gguf.GGUFReader(file).fields
@@ -273,16 +273,16 @@ def test_a_checkpoint_is_merged_in_memory_and_its_template_and_stops_go_into_the
 def test_a_strong_adapter_in_bf16_is_held_against_its_own_rounding(tmp_path, kind):
     base = folder_with_merges(tmp_path / "base")
     load_model(base, "bf16", device="cpu").save_pretrained(base)
-    tuned = attach.attach(load_model(base, device="cpu"), attach.LoraOptions(targets=("ALL",), dtype="bf16"))
+    tuned = lora.attach(load_model(base, device="cpu"), lora.LoraOptions(targets=("ALL",), dtype="bf16"))
     torch.manual_seed(1)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter)
     checkpoint = tmp_path / "checkpoint-1"
-    attach.save(tuned, checkpoint)
+    adapter_files.save(tuned, checkpoint)
     flags = ("--ckpt_dir", checkpoint, "--model", base, "--template_type", "chatml", "--to_gguf", kind)
     assert swift("export", *flags) == 0
-    expected = attach.merge(attach.load(load_model(base, "fp32", device="cpu"), checkpoint).float())
+    expected = merge.merge(adapter_files.load(load_model(base, "fp32", device="cpu"), checkpoint).float())
     again = reading.read_model(only_file(tmp_path / "checkpoint-1-gguf"), torch.float32).state_dict()
     for name, weight in expected.state_dict().items():
         room = {"F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 1 / 200}[kind] * weight.abs().max()
@@ -303,7 +303,7 @@ def test_llama_cpp_writes_four_bits_that_transformers_reads(tmp_path):
 
 def test_four_bits_without_llama_cpp_are_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
     folder = folder_with_merges(tmp_path / "base")
-    monkeypatch.setattr("swift.model.gguf_mixed.find_spec", lambda name: None)
+    monkeypatch.setattr("swift.model.gguf_k_quants.find_spec", lambda name: None)
     monkeypatch.setattr("swift.commands.export.whole", lambda choice: pytest.fail("the model was loaded"))
     assert swift("export", "--model", folder, "--to_gguf", "Q4_K_M") == 2
     assert "pip install llama-cpp-python" in capsys.readouterr().err

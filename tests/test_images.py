@@ -31,7 +31,7 @@ from swift.commands.rendering import make_renderer
 from swift.model import load
 from swift.train.batch import collate
 from swift.train.loss import output_head, score
-from swift.tuner import attach
+from swift.tuner import adapter_files
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 Story = tuple[Path, Path, Path]
@@ -102,7 +102,7 @@ def test_an_adapter_comes_back_and_merges_to_the_same_predictions(story: Story, 
     model, data, checkpoint = story
     recorded = map(json.loads, (checkpoint.parent / "logging.jsonl").read_text().splitlines())
     trained = [line["eval_loss"] for line in recorded if "eval_loss" in line][-1]
-    tuned = attach.load(load.load_model(model, "fp32", "cpu"), checkpoint)
+    tuned = adapter_files.load(load.load_model(model, "fp32", "cpu"), checkpoint)
     loaded = {colour: scored(tuned, model, colour, data.parent) for colour in COLOURS}
     assert torch.cat(list(loaded.values())).mean().item() == pytest.approx(trained, rel=1e-3)
 

@@ -30,7 +30,8 @@ from swift.model import load
 from swift.serve import requests
 from swift.template import Renderer, jinja, template
 from swift.template.image_processor import ImageProcessor
-from swift.tuner.table import TUNERS, tune
+from swift.tuner.apply import tune
+from swift.tuner.registry import TUNERS
 
 A, B = Image("a.png"), Image("b.png")
 

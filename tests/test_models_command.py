@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from swift.cli import main
-from swift.model import convert, specs
-from swift.model.ways import way
+from swift.model import catalog, convert
+from swift.model.loading_methods import loading_method
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 
@@ -54,7 +54,7 @@ def test_an_unknown_word_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
 
 def test_each_model_says_how_it_loads_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["model_type"]: row for row in listed(capsys)}
-    assert set(rows) == set(specs.table())
+    assert set(rows) == set(catalog.table())
     assert all(row["why"] for row in rows.values())
     expected = {
         "llama3_1-8b-instruct": "native",
@@ -68,15 +68,17 @@ def test_each_model_says_how_it_loads_and_why(capsys: pytest.CaptureFixture[str]
 
 
 def test_few_text_models_that_are_not_quantised_need_their_own_code() -> None:
-    kinds = Counter(way(spec).kind for spec in specs.table().values() if spec.modality == "text" and not spec.quant)
+    kinds = Counter(
+        loading_method(spec).kind for spec in catalog.table().values() if spec.modality == "text" and not spec.quant
+    )
     assert kinds["remote code"] < 15 < 300 < kinds["native"] + kinds["converted"]
 
 
 def test_the_converters_of_the_table_exist_and_each_is_used_or_tells_by_itself() -> None:
-    used = {spec.convert for spec in specs.table().values()} - {""}
+    used = {spec.convert for spec in catalog.table().values()} - {""}
     assert used <= set(convert.families())
     for name in used:
-        archs = {spec.arch for spec in specs.table().values() if spec.convert == name}
+        archs = {spec.arch for spec in catalog.table().values() if spec.convert == name}
         found = {convert.find({**HINTS.get(name, {}), "architectures": [arch]}) for arch in archs}
         assert found == {convert.families()[name]}
 

@@ -12,7 +12,7 @@ from loopback import Hub, ModelScope, serving
 from tiny import tiny_model_folder
 
 from swift.data.mix import DataPlan, load_datasets
-from swift.model import load
+from swift.model import load, location
 from swift.system.hubs import modelscope_url
 
 ROWS = "".join(json.dumps({"query": f"{number}?", "response": "yes"}) + "\n" for number in range(3)).encode()
@@ -61,22 +61,22 @@ def rows(name: str) -> list[str]:
 def test_a_model_is_fetched_whole_and_found_again_without_the_network(
     models: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = load.locate("org/name")
+    folder = location.locate("org/name")
     assert {name: (folder / name).read_bytes() for name in models.files} == models.files
     load.load_model(folder, "fp32", "cpu")
     models.asked.clear()
     monkeypatch.setenv("SWIFT_OFFLINE", "1")
-    assert load.locate("Org/Name") == folder
+    assert location.locate("Org/Name") == folder
     assert models.asked == []
 
 
 def test_a_file_with_another_byte_than_was_published_is_refused(models: type[Hub]) -> None:
     models.altered.add("model.safetensors")
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:\d+: .*1 of 5 file") as caught:
-        load.locate("org/name")
+        location.locate("org/name")
     assert "\n" not in str(caught.value)
     models.altered.clear()
-    folder = load.locate("org/name")
+    folder = location.locate("org/name")
     assert (folder / "model.safetensors").read_bytes() == models.files["model.safetensors"]
 
 
@@ -93,7 +93,7 @@ def test_a_data_set_is_fetched_and_found_again_without_the_network(
 def test_a_hub_out_of_reach_is_told_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
-        load.locate("org/name")
+        location.locate("org/name")
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         rows("MS::org/name")
 

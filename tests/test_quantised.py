@@ -19,7 +19,7 @@ from tiny import tiny_model_folder
 
 from swift.model import quantise
 from swift.model.load import load_model
-from swift.tuner import attach
+from swift.tuner import lora
 
 Tensors = dict[str, torch.Tensor]
 Quantised = tuple[torch.Tensor, Tensors]
@@ -144,7 +144,7 @@ def test_quantised_weights_compute_what_they_stand_for_and_lora_trains_beside_th
     expected = logits(load_model(whole, "fp32", "cpu"))
     model = load_model(packed, "fp32", "cpu")
     assert (logits(model) - expected).abs().max() < 0.01 * expected.abs().max()
-    tuned = attach.attach(model, attach.LoraOptions(targets=("q_proj", "v_proj"), dropout=0)).train()
+    tuned = lora.attach(model, lora.LoraOptions(targets=("q_proj", "v_proj"), dropout=0)).train()
     optimiser = torch.optim.AdamW([each for each in tuned.parameters() if each.requires_grad], lr=1e-2)
     losses = []
     for _ in range(4):

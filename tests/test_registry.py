@@ -10,7 +10,7 @@ from tiny import tiny_model_folder
 
 from swift import cli, flags
 from swift.commands import export, infer, loading, merging
-from swift.model import load, specs
+from swift.model import catalog, location
 from swift.model.load import load_model, load_tokenizer
 
 ROW = {"query": "hi", "response": "hello"}
@@ -96,13 +96,13 @@ def test_a_name_of_ones_own_works_in_every_command(
 
 
 def test_a_folder_is_known_by_the_file_that_names_it(place: Path) -> None:
-    assert specs.choose(None, "mine/tiny", registry=["mine/my.toml"]).model_type == "small"
-    assert specs.choose(None, "mine/tiny") is None
+    assert catalog.choose(None, "mine/tiny", registry=["mine/my.toml"]).model_type == "small"
+    assert catalog.choose(None, "mine/tiny") is None
 
 
 def test_a_variant_has_what_its_original_has_but_not_where_it_is(place: Path) -> None:
-    odd = specs.by_name("odd", ["mine/my.toml"])
-    original = specs.by_name("qwen-7b-chat")
+    odd = catalog.by_name("odd", ["mine/my.toml"])
+    original = catalog.by_name("qwen-7b-chat")
     assert (odd.template, odd.arch, odd.ms, odd.hf) == (original.template, original.arch, "", "")
 
 
@@ -132,7 +132,7 @@ def test_a_record_of_a_file_that_is_gone_is_missed_by_name(place: Path) -> None:
 def test_what_is_wrong_with_a_file_is_told_with_file_and_key(place: Path, toml: str, problem: str) -> None:
     Path("bad.toml").write_text(toml)
     with pytest.raises(ValueError, match=rf"^bad\.toml: .*{problem}"):
-        specs.table(["bad.toml"])
+        catalog.table(["bad.toml"])
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,14 @@ def test_what_is_wrong_with_a_file_is_told_with_file_and_key(place: Path, toml: 
 )
 def test_what_is_wrong_with_a_function_is_told_in_one_line(place: Path, function: str, problem: str) -> None:
     Path("mine/own.toml").write_text(f'[models.x]\npath = "odd"\nmodel = "{function}"\n')
-    spec = specs.by_name("x", ["mine/own.toml"])
+    spec = catalog.by_name("x", ["mine/own.toml"])
     with pytest.raises(ValueError, match=problem):
-        load_model(load.locate("x", registry=["mine/own.toml"]), device="cpu", spec=spec)
+        load_model(location.locate("x", registry=["mine/own.toml"]), device="cpu", spec=spec)
 
 
 def test_an_unknown_name_says_that_a_file_may_know_it(place: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown model_type 'small'.*--registry FILE\.toml"):
-        specs.choose("small", "mine/tiny")
+        catalog.choose("small", "mine/tiny")
     with pytest.raises(ValueError, match="did you mean small"):
-        load.locate("smalll", registry=["mine/my.toml"])
+        location.locate("smalll", registry=["mine/my.toml"])
     assert load_tokenizer(Path("mine/tiny")).eos_token == "<|im_end|>"

@@ -9,7 +9,10 @@ from tiny import tiny_model_folder
 from torch import nn
 
 from swift.model.load import load_model
-from swift.tuner.attach import LoraOptions, attach, check, load, merge, save, trained_and_all
+from swift.tuner.adapter_files import check, load, save
+from swift.tuner.lora import LoraOptions, attach
+from swift.tuner.merge import merge
+from swift.tuner.peft_models import trained_and_all
 
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 

@@ -19,12 +19,13 @@ from swift import cli, flags
 from swift.chat import Sample
 from swift.commands import export, groups, infer, loading, merging, sft, tuners, tuning
 from swift.data.rows import conversation
-from swift.model.load import load_model, load_tokenizer, locate
+from swift.model.load import load_model, load_tokenizer
+from swift.model.location import locate
 from swift.model.quantise import Quantisation
 from swift.template import Renderer
 from swift.template.template import template
 from swift.train.lisa import Lisa
-from swift.tuner import attach, table
+from swift.tuner import adapter_files, apply, lora, merge, registry
 from swift.tuner.cpu import compiled
 from swift.tuner.cpu.fused import FusedBlock
 from swift.tuner.longlora import grouped_attention
@@ -153,7 +154,7 @@ def base(place: Path) -> Any:
 def opened(place: Path, checkpoint: Path) -> Any:
     if (checkpoint / "config.json").exists():
         return load_model(checkpoint, "fp32", "cpu")
-    return attach.load(base(place), checkpoint)
+    return adapter_files.load(base(place), checkpoint)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -186,7 +187,7 @@ def learns_comes_back_and_merges(
     kept: list[Any] = []
     made = tuning.tune
     monkeypatch.setattr(tuning, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
-    tuner = table.TUNERS[how.get("sft_type", "lora")]
+    tuner = registry.TUNERS[how.get("sft_type", "lora")]
     last = train(place, output, **how)
     again = opened(place, last)
     assert loss(place, again) < before - 0.01
@@ -194,14 +195,14 @@ def learns_comes_back_and_merges(
     assert (logits(again) - in_memory).abs().max() < 1e-5 * in_memory.abs().max()
     if tuner.whole:
         return last
-    why = attach.why_unmergeable(again)
+    why = merge.why_unmergeable(again)
     assert bool(why) == (tuner.merges != "yes")
     if why:
         with pytest.raises(ValueError, match="cannot be merged"):
             merging.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=True)
     else:
         expected = logits(again)
-        merged = attach.merge(again)
+        merged = merge.merge(again)
         assert not isinstance(merged, PeftModel)
         assert (logits(merged) - expected).abs().max() < 1e-4 * expected.abs().max()
     return last
@@ -213,7 +214,7 @@ def goes_on_as_it_would_have(place: Path, last: Path, **how: Any) -> None:
     assert all(torch.equal(whole[each], continued[each]) for each in whole)
 
 
-@pytest.mark.parametrize("name", table.TUNERS)
+@pytest.mark.parametrize("name", registry.TUNERS)
 def test_a_tuner_learns_comes_back_resumes_and_merges(
     place: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,16 +224,16 @@ def test_a_tuner_learns_comes_back_resumes_and_merges(
 
 
 def test_every_tuner_can_be_asked_for() -> None:
-    assert typing.get_args(groups.SftType) == tuple(table.TUNERS)
-    assert CASES.keys() == table.TUNERS.keys()
+    assert typing.get_args(groups.SftType) == tuple(registry.TUNERS)
+    assert CASES.keys() == registry.TUNERS.keys()
     known = flags.names(groups.LoraFlags) | flags.names(groups.TunerFlags)
-    taken = {flag for tuner in table.TUNERS.values() for flag in tuner.flags}
+    taken = {flag for tuner in registry.TUNERS.values() for flag in tuner.flags}
     seeing = {"freeze_vit", "freeze_aligner"}  # of image models, whatever the tuner
     assert known == taken | seeing
 
 
 def test_what_may_be_loaded_is_what_the_table_makes() -> None:
-    assert not set(attach.MERGEABLE) & set(attach.UNMERGEABLE)
+    assert not set(merge.MERGEABLE) & set(merge.UNMERGEABLE)
 
 
 @pytest.mark.parametrize("name", ["prompt", "prefix", "ptuning", "adapter", "scetuning", "restuning", "ia3"])
@@ -253,12 +254,12 @@ def test_an_adapter_answers_as_the_whole_row_would(place: Path, tmp_path: Path, 
     chat.engine.close()
 
 
-@pytest.mark.parametrize("name", table.TUNERS)
+@pytest.mark.parametrize("name", registry.TUNERS)
 def test_a_bf16_model_takes_every_tuner(place: Path, name: str) -> None:
     model = load_model(place / "tiny", "bf16", "cpu")
     values = {**vars(groups.LoraFlags()), **vars(groups.TunerFlags()), **{"trainable_token_ids": (5,)}}
     values |= {flag: value for flag, value in CASES[name].items() if flag in values}
-    tuned = table.tune(model, name, values).train()
+    tuned = apply.tune(model, name, values).train()
     tokens = torch.tensor([[5, 60, 7, 100]])
     tuned(tokens, attention_mask=torch.ones_like(tokens)).logits.float().logsumexp(-1).mean().backward()
     assert all(each.grad is not None for each in tuned.parameters() if each.requires_grad)
@@ -275,7 +276,7 @@ def test_eva_starts_from_the_rows_and_comes_back(place: Path, tmp_path: Path) ->
 def test_eva_says_that_its_batches_are_too_small(place: Path) -> None:
     batches = [{"input_ids": torch.tensor([row]), "labels": torch.tensor([row])} for row in ([5, 60, 7], [9, 8])]
     with pytest.raises(ValueError, match="need batches of 16 trained tokens, and none has more than 3: raise --batch"):
-        attach.attach(base(place), attach.LoraOptions(targets=("ALL",), init="eva"), batches)
+        lora.attach(base(place), lora.LoraOptions(targets=("ALL",), init="eva"), batches)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -292,41 +293,41 @@ def test_lora_ga_starts_along_the_gradient_and_is_saved_as_a_plain_lora(
     assert torch.allclose(logits(again), logits(kept[-1].eval()), atol=1e-4)
     assert json.loads((last / "adapter_config.json").read_text())["init_lora_weights"] is True
     expected = logits(again)
-    assert (logits(attach.merge(again)) - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (logits(merge.merge(again)) - expected).abs().max() < 1e-4 * expected.abs().max()
     goes_on_as_it_would_have(place, last, **how)
 
 
 def test_lora_ga_goes_on_from_its_own_start_though_other_rows_come_first(place: Path, tmp_path: Path) -> None:
-    options = attach.LoraOptions(targets=("ALL",), rank=2, dropout=0.0, init="lora_ga")
+    options = lora.LoraOptions(targets=("ALL",), rank=2, dropout=0.0, init="lora_ga")
     first, others = torch.tensor([[5, 60, 7]]), torch.tensor([[9, 8]])
     rows = ([{"input_ids": tokens, "labels": tokens}] for tokens in (first, others))
-    one, other = (attach.attach(base(place), options, batches) for batches in rows)
+    one, other = (lora.attach(base(place), options, batches) for batches in rows)
     assert torch.allclose(logits(one.eval()), logits(base(place)), atol=1e-4)
-    attach.save(one, tmp_path)
-    attach.restore(other, tmp_path)
+    adapter_files.save(one, tmp_path)
+    adapter_files.restore(other, tmp_path)
     assert torch.allclose(logits(other.eval()), logits(one), atol=1e-4)
 
 
 def test_lora_ga_says_what_it_cannot_begin(place: Path) -> None:
     for options, problem in (
-        (attach.LoraOptions(init="lora_ga", dora=True), "need whole weights and no --use_dora"),
+        (lora.LoraOptions(init="lora_ga", dora=True), "need whole weights and no --use_dora"),
         (
-            attach.LoraOptions(init="lora_ga", targets=("ALL", "EMBEDDING")),
+            lora.LoraOptions(init="lora_ga", targets=("ALL", "EMBEDDING")),
             "linear layers alone, and .*embed_tokens",
         ),
     ):
         tokens = torch.tensor([[5, 60, 7]])
         with pytest.raises(ValueError, match=problem):
-            attach.attach(base(place), options, [{"input_ids": tokens, "labels": tokens}])
+            lora.attach(base(place), options, [{"input_ids": tokens, "labels": tokens}])
 
 
 def test_loftq_says_what_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attach, "find_spec", lambda name: object())
+    monkeypatch.setattr(lora, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="'loftq' are computed on a GPU"):
-        attach.attach(base(place), attach.LoraOptions(init="loftq"))
-    monkeypatch.setattr(attach, "find_spec", lambda name: None)
+        lora.attach(base(place), lora.LoraOptions(init="loftq"))
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"scipy: pip install -e '\.\[quant\]'"):
-        attach.attach(base(place), attach.LoraOptions(init="loftq"))
+        lora.attach(base(place), lora.LoraOptions(init="loftq"))
 
 
 # LongLoRA
@@ -352,7 +353,7 @@ def test_shifted_sparse_attention_sees_what_the_paper_lets_it_see() -> None:
 def test_longlora_evaluates_with_full_attention(place: Path) -> None:
     before = logits(base(place))
     values = {**vars(groups.LoraFlags()), **vars(groups.TunerFlags()), "longlora_group_size": 4}
-    tuned = table.tune(base(place), "longlora", values)
+    tuned = apply.tune(base(place), "longlora", values)
     assert torch.allclose(logits(tuned.eval()), before, atol=1e-6)
     assert not torch.allclose(logits(tuned.train()), before, atol=1e-6)
     trained = {name.split(".")[-2] for name, each in tuned.named_parameters() if each.requires_grad}
@@ -369,7 +370,7 @@ def test_new_blocks_change_nothing_at_first_and_keep_the_caches_order(tmp_path: 
     model = load_model(folder, "fp32", "cpu")
     before = logits(model)
     values = {**vars(groups.TunerFlags()), "llamapro_num_new_blocks": 2}
-    grown = table.tune(model, "llamapro", values)
+    grown = apply.tune(model, "llamapro", values)
     assert torch.equal(logits(grown), before)
     assert grown.config.num_hidden_layers == 5
     new = {name.split(".")[2] for name, each in grown.named_parameters() if each.requires_grad}
@@ -455,10 +456,10 @@ def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, b
     last = train(tmp_path, tmp_path / "out", quantization_bit=bits, quant_method=method, **ALL)
     how = Quantisation(bits, method)
     tuned, plain = (load_model(tmp_path / "tiny", "fp32", "cpu", quantisation=how) for _ in range(2))
-    tuned = attach.load(tuned, last)
+    tuned = adapter_files.load(tuned, last)
     assert loss(tmp_path, tuned) < loss(tmp_path, plain)
     with pytest.raises(ValueError, match="cannot be merged: the model is quantised"):
-        attach.merge(tuned)
+        merge.merge(tuned)
     config = flags.from_dict(infer.Config, {"ckpt_dir": str(last), "template_type": "chatml", "device": "cpu"})
     assert loading.choose(config).model.quant.bits == bits
     loading.load_chat(config).engine.close()
@@ -532,7 +533,7 @@ def test_wrong_flags_are_told_in_one_line(
 
 def test_both_backends_give_the_same_files(place: Path, tmp_path: Path) -> None:
     ours, plain = (
-        load_file(train(place, tmp_path / name, tuner_backend=name, lora_dropout_p=0) / attach.WEIGHTS)
+        load_file(train(place, tmp_path / name, tuner_backend=name, lora_dropout_p=0) / adapter_files.WEIGHTS)
         for name in ("swift", "peft")
     )
     assert ours.keys() == plain.keys()
@@ -545,7 +546,7 @@ def test_both_backends_give_the_same_files(place: Path, tmp_path: Path) -> None:
 def test_the_list_names_every_tuner_with_what_it_trains(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["tuners", "--json", "true", "--model", str(place / "tiny")]) == 0
     lines = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
-    assert lines.keys() == table.TUNERS.keys() | table.VARIANTS.keys()
+    assert lines.keys() == registry.TUNERS.keys() | registry.VARIANTS.keys()
     assert lines["lora"]["trained"] == 2 * 8 * (32 + 32 + 32 + 16)
     assert lines["full"]["trained"] == sum(each.numel() for each in base(place).parameters())
     assert lines["trainable_tokens"]["trained"] == 10 * 32
@@ -577,7 +578,7 @@ ELSEWHERE = {"qlora": "below, as it needs another base", "loftq": "on a GPU"}
 
 def on_the_bundled_model(name: str) -> dict[str, Any]:
     """The flags of a tuner or variant, on one linear layer of every block where the tiny model has all."""
-    variant = table.VARIANTS.get(name)
+    variant = registry.VARIANTS.get(name)
     how = {**CASES[variant.of], **variant.flags} if variant else {"sft_type": name, **CASES[name]}
     how = {flag: ["v_proj"] if value == ["ALL"] else value for flag, value in how.items()}
     rate = next((rate for rate, names in RATES.items() if name in names), 1e-3)
@@ -596,7 +597,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("name", [name for name in (*table.TUNERS, *table.VARIANTS) if name not in ELSEWHERE])
+@pytest.mark.parametrize("name", [name for name in (*registry.TUNERS, *registry.VARIANTS) if name not in ELSEWHERE])
 def test_the_bundled_model_takes_every_tuner(
     bundled: tuple[Path, float], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,9 +614,9 @@ def test_the_bundled_model_takes_every_tuner(
 def test_the_quantised_bundled_model_is_trained_and_goes_on(bundled: tuple[Path, float], tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     place, _ = bundled
-    how = {**on_the_bundled_model("lora"), **table.VARIANTS["qlora"].flags}
+    how = {**on_the_bundled_model("lora"), **registry.VARIANTS["qlora"].flags}
     last = train(place, tmp_path, **how)
     plain = load_model(place / "tiny", "fp32", "cpu", quantisation=Quantisation(4, "bnb"))
     before = loss(place, plain)
-    assert loss(place, attach.load(plain, last)) < before - 0.01
+    assert loss(place, adapter_files.load(plain, last)) < before - 0.01
     goes_on_as_it_would_have(place, last, **how)

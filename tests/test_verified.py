@@ -24,9 +24,9 @@ from original import SENTENCE, logits
 from tiny_classes import tiny_checkpoint
 
 from swift.cli import main
-from swift.model import convert, load, specs, verified
-from swift.model.files import json_object
-from swift.model.ways import way
+from swift.model import catalog, convert, load, verified
+from swift.model.config_files import json_object
+from swift.model.loading_methods import loading_method
 from swift.template import Renderer, template
 
 ORIGINALS: dict[str, Callable[[Path], Any]] = {
@@ -64,7 +64,7 @@ def test_a_tiny_checkpoint_of_the_original_layout_is_converted(family: str, tmp_
 
 
 def test_the_claims_are_about_models_classes_and_converters_that_exist() -> None:
-    known = specs.table()
+    known = catalog.table()
     assert verified.classes() <= {spec.arch for spec in known.values()}
     assert verified.converters() <= {spec.convert for spec in known.values()}
     named = [model for each in verified.templates().values() for model in each.models]
@@ -73,16 +73,16 @@ def test_the_claims_are_about_models_classes_and_converters_that_exist() -> None
 
 def test_nothing_is_claimed_of_weights_that_no_test_reads() -> None:
     for name in ("qwen-7b-chat-int4", "yuan2-2b-instruct", "paligemma-3b-mix-224", "gpt-oss-20b", "deepseek-v3"):
-        assert not verified.verified(specs.table()[name]).weights, name
-    for name, spec in specs.table().items():
+        assert not verified.verified(catalog.table()[name]).weights, name
+    for name, spec in catalog.table().items():
         if verified.verified(spec).weights:
-            assert way(spec).kind in ("native", "converted"), name
+            assert loading_method(spec).kind in ("native", "converted"), name
 
 
 def test_a_model_of_the_users_own_is_not_said_to_bring_a_template(tmp_path: Path) -> None:
     registry = tmp_path / "my.toml"
     registry.write_text('[models.mine]\nof = "qwen3_5-4b"\npath = "x"\n[models.odd]\npath = "x"\nmodel = "m.py:f"\n')
-    own = specs.table([str(registry)])
+    own = catalog.table([str(registry)])
     assert verified.verified(own["mine"]) == verified.Verified(weights=True)
     assert str(verified.verified(own["odd"])) == "nothing"
 
@@ -111,7 +111,7 @@ def test_what_is_claimed_of_a_published_template_is_what_the_tests_of_templates_
 
 def served_by_ours() -> list[tuple[str, str]]:
     """Published templates, and the templates of ours by which models that bring them are served."""
-    known = specs.table()
+    known = catalog.table()
     pairs = {(name, known[model].template) for name in TEMPLATES for model in verified.templates()[name].models}
     return sorted(pair for pair in pairs if pair[1])
 

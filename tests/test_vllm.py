@@ -21,8 +21,8 @@ from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
 from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
-from swift.model import bundled, load, specs
-from swift.tuner import attach
+from swift.model import bundled, catalog, load
+from swift.tuner import adapter_files, lora, merge
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.model
@@ -41,13 +41,13 @@ def folder():
 @pytest.fixture(scope="module")
 def adapter(folder, tmp_path_factory):
     """An adapter that changes what the model says."""
-    tuned = attach.attach(load.load_model(folder, device="cpu"), attach.LoraOptions(targets=("q_proj", "v_proj")))
+    tuned = lora.attach(load.load_model(folder, device="cpu"), lora.LoraOptions(targets=("q_proj", "v_proj")))
     torch.manual_seed(0)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * 0.02
     path = tmp_path_factory.mktemp("run") / "checkpoint-1"
-    attach.save(tuned, path)
+    adapter_files.save(tuned, path)
     return path
 
 
@@ -72,7 +72,7 @@ def prompts(tokenizer):
 
 @pytest.fixture(scope="module")
 def by_torch(folder, adapter):
-    merged = attach.merge(attach.load(load.load_model(folder, "fp32", "cpu"), adapter))
+    merged = merge.merge(adapter_files.load(load.load_model(folder, "fp32", "cpu"), adapter))
     engine = TorchEngine(merged, [2])
     yield engine
     engine.close()
@@ -143,7 +143,7 @@ def test_a_call_is_held_to_its_schema(engine, folder):
     tool = Tool({"name": "weather", "parameters": {"properties": properties, "required": ["city", "days"]}})
     for name in ("hermes", "react_en", "qwen3_coder"):
         chat = LocalChat(
-            engine, make_renderer(folder, TemplateFlags(agent_template=name), specs.find("smollm2-135m-instruct"))
+            engine, make_renderer(folder, TemplateFlags(agent_template=name), catalog.find("smollm2-135m-instruct"))
         )
         guide = chat.guide(Rules((tool,), required=True, parallel=False))
         params = SamplingParams(max_tokens=200, temperature=1.5, seed=3, guide=guide)

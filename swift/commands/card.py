@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
     from swift.train.report import Share
 
 README = "README.md"
@@ -94,9 +94,9 @@ def merged(folder: Path, base: str, template: str | None, adapter: Path | None, 
 
 
 def _own_kinds() -> Iterable[str]:
-    from swift.tuner import added
+    from swift.tuner import extra_modules
 
-    return added.KINDS
+    return extra_modules.KINDS
 
 
 def _title(flags: Mapping[str, Any], base: str) -> str:

@@ -46,10 +46,10 @@ def commands(checkpoint: Path, model: ModelFlags, more: Sequence[str] = ()) -> l
 
 def _export(checkpoint: Path) -> tuple[str, ...]:
     """The flags of the export that suits it; none for an adapter that cannot be merged."""
-    from swift.tuner import attach
+    from swift.tuner import merge
 
     note = checkpoint / "adapter_config.json"
     if not note.is_file():
         return ("--to_gguf", "F16")
     kind = json.loads(note.read_text(encoding="utf-8")).get("peft_type")
-    return () if kind in attach.UNMERGEABLE else ("--merge_lora", "true")
+    return () if kind in merge.UNMERGEABLE else ("--merge_lora", "true")

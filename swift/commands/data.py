@@ -86,8 +86,8 @@ def lint(cfg: Lint) -> int:
 def show(cfg: Show) -> int:
     from swift.commands.rendering import make_renderer
     from swift.commands.showing import Lines, Page, Shown
-    from swift.model.load import locate
-    from swift.model.specs import choose
+    from swift.model.catalog import choose
+    from swift.model.location import locate
     from swift.template.fit import fit
 
     name = cfg.model.model_id_or_path or cfg.model.model_type

@@ -92,7 +92,7 @@ def main(cfg: Config) -> dict[str, Any]:
     from rich.console import Console
 
     from swift.commands import closing, sft
-    from swift.model.load import locate
+    from swift.model.location import locate
 
     console = Console(highlight=False)
     folder = Path(cfg.output_dir)
@@ -167,7 +167,8 @@ def _rows_for(cfg: Config, console: Console) -> int:
     """How many agent dialogues this machine trains on in the time, from how fast it reads a prompt."""
     import torch
 
-    from swift.model.load import load_model, locate
+    from swift.model.load import load_model
+    from swift.model.location import locate
 
     model = load_model(locate(cfg.model))
     tokens = torch.arange(4 * 384, device=model.device).view(4, 384) % 1000

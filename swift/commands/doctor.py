@@ -121,13 +121,13 @@ def kernels(cfg: Config) -> dict[str, Any]:
 def _config(cfg: Config) -> Any:
     from transformers import AutoConfig, LlamaConfig
 
-    from swift.model import load
+    from swift.model import location
 
     name = cfg.model_id_or_path or cfg.model_type
     if not name:
         return LlamaConfig(**SHAPE, architectures=["LlamaForCausalLM"])
     folder = Path(name).expanduser()  # of which weights are not needed
-    path = folder if (folder / "config.json").is_file() else load.locate(name)
+    path = folder if (folder / "config.json").is_file() else location.locate(name)
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} has no config.json, by which kernels are measured: name a folder that has one")
     return AutoConfig.from_pretrained(path)

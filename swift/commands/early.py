@@ -19,7 +19,7 @@ from swift.commands.groups import DataFlags, LoraFlags, ModelFlags, TemplateFlag
 if TYPE_CHECKING:
     import torch
 
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
 
 OPTIMIZERS = (
     ("galore", "galore_torch"),
@@ -65,10 +65,10 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
     from swift.commands import tuning
     from swift.data.mix import DataPlan
     from swift.data.mix import check as check_plan
-    from swift.model import load, quantise
+    from swift.model import devices, quantise
     from swift.native import processor
-    from swift.tuner import attach
-    from swift.tuner.table import TUNERS
+    from swift.tuner import lora
+    from swift.tuner.registry import TUNERS
 
     train, bits = cfg.train, cfg.model.quant.bits
     processor.forced()
@@ -79,13 +79,13 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
         optimizer(train.optim)
     spoken(cfg.template)
     if cfg.model.dtype != "AUTO":
-        load.pick_dtype(cfg.model.dtype, device)
+        devices.pick_dtype(cfg.model.dtype, device)
     if TUNERS[train.sft_type].whole and cfg.model.dtype == "fp16":
         raise ValueError(f"--sft_type {train.sft_type} cannot be trained in fp16, which loses its steps: take bf16")
     if how := tuning.quantisation(cfg.model, engine):
         quantise.check(how)
     if train.sft_type == "lora":
-        attach.check_start(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)
+        lora.check_start(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)
     flags_of_data = {each.name: getattr(cfg.data, each.name) for each in fields(cfg.data)}
     check_plan(DataPlan(**flags_of_data, registry=cfg.model.registry))
     asked = train.resume_from_checkpoint
@@ -98,7 +98,7 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
 
 def check_model(cfg: Trains, path: Path, spec: ModelSpec | None) -> None:
     """ValueError for what does not fit the model of a folder: module names, and room for its checkpoints."""
-    from swift.tuner.table import TUNERS
+    from swift.tuner.registry import TUNERS
 
     if TUNERS[cfg.train.sft_type].whole:
         _room(path, cfg.train.output_dir)
@@ -196,7 +196,7 @@ def _modules(cfg: Trains, path: Path, spec: ModelSpec | None) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     from swift.model import load
-    from swift.model.files import json_object
+    from swift.model.config_files import json_object
     from swift.tuner.targets import lora_targets
 
     plain = (path / "config.json").is_file() and not (spec and spec.model)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from swift.chat import Conversation
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
     from swift.template.template import Template
 
 
@@ -171,11 +171,11 @@ def whole(choice: loading.Choice) -> Whole:
 
     ValueError where an adapter cannot be merged.
     """
-    from swift.model import load
+    from swift.model import devices, load, location
     from swift.template import template
-    from swift.tuner import attach
+    from swift.tuner import adapter_files, merge
 
-    path = load.locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
+    path = location.locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
     spec = loading.spec(choice, path)
     tokenizer = load.load_tokenizer(path, choice.model.trust_remote_code, spec)
     asked, system = choice.template.template_type, choice.template.system
@@ -189,13 +189,13 @@ def whole(choice: loading.Choice) -> Whole:
     if "quantization_config" in model.config.to_dict():
         raise ValueError(f"{path}: the weights are quantised: export the model that they were made from")
     if choice.adapter:
-        attach.check(choice.adapter)
-        model = attach.load(model, choice.adapter).float()
-        if reason := attach.why_unmergeable(model):
+        adapter_files.check(choice.adapter)
+        model = adapter_files.load(model, choice.adapter).float()
+        if reason := merge.why_unmergeable(model):
             raise ValueError(f"{choice.adapter}: this adapter cannot be merged: {reason}")
-        model = attach.merge(model)
+        model = merge.merge(model)
     if choice.model.dtype != "AUTO":
-        merging.round_weights(model, load.DTYPES[choice.model.dtype])
+        merging.round_weights(model, devices.DTYPES[choice.model.dtype])
     own = model.generation_config.eos_token_id
     stops += [each for each in (own if isinstance(own, list) else [own]) if each is not None and each not in stops]
     return Whole(model, tokenizer, table, stops, loading.name(choice), spec)
@@ -221,22 +221,22 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
     folder = target(config, choice, "ollama" if config.to_ollama else "gguf")
 
     from swift import agent
-    from swift.model import gguf_check, gguf_mixed, gguf_write
+    from swift.model import gguf_check, gguf_k_quants, gguf_write
     from swift.template import ollama
 
-    if kind in gguf_mixed.KINDS:
-        gguf_mixed.check()
+    if kind in gguf_k_quants.KINDS:
+        gguf_k_quants.check()
     ready = whole(choice)
     if config.to_ollama and ready.template is None:
         raise ValueError("--to_ollama needs a chat format of the table: name it with --template_type")
     with merging.aside(folder) as new:
         file = new / f"{ready.name}-{kind}.gguf"
         begins = ready.template is None or ready.template.auto_add_bos
-        first = new / "whole.gguf" if kind in gguf_mixed.KINDS else file
-        in_full = "F32" if kind in gguf_mixed.KINDS else kind
+        first = new / "whole.gguf" if kind in gguf_k_quants.KINDS else file
+        in_full = "F32" if kind in gguf_k_quants.KINDS else kind
         gguf_write.write(ready.model, ready.tokenizer, ready.stops, first, in_full, ready.name, begins)
         if first != file:
-            gguf_mixed.quantise(first, file, kind)
+            gguf_k_quants.quantise(first, file, kind)
             first.unlink()
         if config.to_ollama and ready.template:
             name = choice.template.agent_template
@@ -275,10 +275,10 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     choice = choose(config, given)
     folder = target(config, choice, f"{config.model.quant.quant_method}-int{config.bits}")
 
-    from swift.model import load
+    from swift.model import devices, load
 
     wanted = choice.model
-    device = load.pick_device(wanted.device)
+    device = devices.pick_device(wanted.device)
     dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
     # what is missing shows before anything is loaded
     rounding = (_by_examples if config.is_by_examples else _by_weights)(config, choice, dtype)
@@ -286,7 +286,7 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     tokens = ready.tokenizer(merging.PROBE, return_tensors="pt").input_ids.to(device)
     with merging.aside(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:
         before = merging.logits(ready.model, tokens)
-        numbers = load.DTYPES[load.pick_dtype(dtype, device)]
+        numbers = devices.DTYPES[devices.pick_dtype(dtype, device)]
         for parameter in ready.model.parameters():  # no buffers: a loaded model has angles of its positions in fp32
             parameter.data = parameter.data.to(numbers)
         model = rounding(ready, Path(between))
@@ -317,11 +317,11 @@ Rounding = Callable[[Whole, Path], "PreTrainedModel"]
 
 def _by_examples(config: Config, choice: loading.Choice, dtype: str) -> Rounding:
     """So that a model's answers to examples change least."""
-    from swift.model import calibrated
+    from swift.model import calibration
     from swift.template import Renderer
 
     method, most = config.model.quant.quant_method, config.examples.quant_seqlen
-    calibrated.check(method)
+    calibration.check(method)
     rows = _examples(config.examples, choice.model.registry)
 
     def rounding(ready: Whole, between: Path) -> PreTrainedModel:
@@ -329,7 +329,7 @@ def _by_examples(config: Config, choice: loading.Choice, dtype: str) -> Rounding
         tokens = [
             sample.tokens[:most] for row in rows for sample in renderer.samples(row)
         ]  # as it is trained and served
-        calibrated.calibrate(ready.model, method, config.bits, tokens)
+        calibration.calibrate(ready.model, method, config.bits, tokens)
         return ready.model
 
     return rounding

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from swift import flags
 from swift.commands import backends
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, QuantFlags, TemplateFlags
-from swift.model.files import json_object
+from swift.model.config_files import json_object
 from swift.native import processor
 
 if TYPE_CHECKING:
     from swift.engine.sampling import SamplingParams
     from swift.engine.torch_engine import Engine, Steps
     from swift.infer.chat import LocalChat
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
 
 RECORD = "sft_args.json"
 MODEL = ("model_type", "model_id_or_path", "model_revision", "registry", *flags.names(QuantFlags))
@@ -77,16 +77,16 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     from swift.engine.cpu import native_runner
     from swift.engine.torch_engine import TorchEngine
     from swift.infer.chat import LocalChat
-    from swift.model import load
-    from swift.tuner import attach
+    from swift.model import devices, load, location
+    from swift.tuner import adapter_files, merge, prompts
     from swift.tuner.prompts import Prompted
 
     model_flags = choice.model
-    path = load.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
+    path = location.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
     backend = backends.pick(cfg.backend, choice, path, cfg.vllm_log)
     found = spec(choice, path)
     if choice.adapter:
-        attach.check(choice.adapter)
+        adapter_files.check(choice.adapter)
     renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code, choice.trained)
     if backend != "pt":
         stop = renderer.stop.tokens
@@ -95,7 +95,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
     quant = None if late else quantisation(model_flags)
     # the engine's C++ multiplies bf16 on any CPU; what else there is would be slow in it where the processor has none
-    foreign = model_flags.dtype == "AUTO" and not quant and load.has_foreign_bf16(path, model_flags.device)
+    foreign = model_flags.dtype == "AUTO" and not quant and devices.has_foreign_bf16(path, model_flags.device)
     missing = native_runner.missing() if foreign else ""
     dtype = "bf16" if foreign and not missing else model_flags.dtype
     model = load.load_model(
@@ -116,10 +116,10 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
 
     if not choice.adapter:
         return LocalChat(engine(model), renderer)
-    tuned = attach.load(model, choice.adapter)
-    if not attach.why_unmergeable(tuned):
-        tuned = attach.merge(tuned)
-    if not attach.is_prompted(tuned):
+    tuned = adapter_files.load(model, choice.adapter)
+    if not merge.why_unmergeable(tuned):
+        tuned = merge.merge(tuned)
+    if not prompts.is_prompted(tuned):
         return LocalChat(engine(tuned), renderer)
     prompted = Prompted(tuned)
     return LocalChat(_Prefixed(engine(prompted, whole=prompted.length), prompted.length), renderer)
@@ -150,17 +150,17 @@ def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
 
 def name(choice: Choice) -> str:
     """What to call the model: its model_type, or the name of its folder."""
-    from swift.model import specs
+    from swift.model import catalog
 
-    found = specs.find(choice.model.model_type or choice.source, choice.model.registry)
+    found = catalog.find(choice.model.model_type or choice.source, choice.model.registry)
     return found.model_type if found else choice.model.model_type or Path(choice.source).expanduser().resolve().name
 
 
 def spec(choice: Choice, path: Path) -> ModelSpec | None:
     """What is registered for the model, by its names and last by its folder."""
-    from swift.model import specs
+    from swift.model import catalog
 
-    return specs.choose(choice.model.model_type, choice.source, str(path), registry=choice.model.registry)
+    return catalog.choose(choice.model.model_type, choice.source, str(path), registry=choice.model.registry)
 
 
 def sampling(flags: GenerationFlags) -> SamplingParams:

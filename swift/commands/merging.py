@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from swift.commands import card
 from swift.commands.groups import ModelFlags
-from swift.model.files import json_object
+from swift.model.config_files import json_object
 from swift.system import file_modes
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
     from swift.template.image_processor import ImageProcessor
     from swift.template.template import Template
 
@@ -55,17 +55,17 @@ def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
     recorded = _recorded(checkpoint)
     _check_target(target, overwrite)
 
-    from swift.model import load, specs, vision  # torch, from here on
+    from swift.model import catalog, load, location, vision  # torch, from here on
     from swift.template.image_processor import ImageProcessor
 
     name, revision = _base_model(config.model, recorded, checkpoint)
     registry = config.model.registry or tuple(file for file in recorded.get("registry") or () if Path(file).is_file())
     try:
-        source = load.locate(name, revision, config.model.use_hf, registry)
+        source = location.locate(name, revision, config.model.use_hf, registry)
     except ValueError as error:
         raise ValueError(f"{checkpoint} was trained on {name}: {error} (--model_id_or_path says where it is)") from None
     wanted = config.model.model_type
-    spec = specs.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
+    spec = catalog.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
     tokenizer = load.load_tokenizer(source, config.model.trust_remote_code, spec)
     processor = load.load_processor(source, tokenizer)
     template = _template(config.template_type, recorded, spec)
@@ -99,17 +99,17 @@ def _merge_into(
     remains, and happens once for each weight. Its effect is taken from the model in memory; what is read back must
     agree with that.
     """
-    from swift.model import load
-    from swift.tuner import attach
+    from swift.model import devices, load
+    from swift.tuner import adapter_files, merge
 
-    rounded_to = load.DTYPES[load.pick_dtype(dtype, load.pick_device(flags.device))]
+    rounded_to = devices.DTYPES[devices.pick_dtype(dtype, devices.pick_device(flags.device))]
     model = load.load_model(source, "fp32", flags.device, flags.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
         raise ValueError(f"{source}: a quantised model cannot take an adapter into its weights")
     tokens = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
-    tuned = attach.load(model, checkpoint).float()  # saved in bf16, it would compute in bf16
+    tuned = adapter_files.load(model, checkpoint).float()  # saved in bf16, it would compute in bf16
     expected = logits(tuned, tokens)
-    merged = attach.merge(tuned)
+    merged = merge.merge(tuned)
     agree("the merged weights compute something else than the adapter", logits(merged, tokens), expected)
     round_weights(merged, rounded_to)
     in_memory = logits(merged, tokens)
@@ -166,9 +166,9 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
     if recorded.get("sft_type", "lora") == "full" or (checkpoint / "config.json").exists():
         raise ValueError(f"{checkpoint}: a whole model, with no adapter to merge")
 
-    from swift.tuner import attach
+    from swift.tuner import adapter_files, merge
 
-    if reason := attach.UNMERGEABLE.get(attach.check(checkpoint)):
+    if reason := merge.UNMERGEABLE.get(adapter_files.check(checkpoint)):
         raise ValueError(f"{checkpoint}: this adapter cannot be merged: {reason}; infer and deploy take it as it is")
     return recorded
 
@@ -213,7 +213,7 @@ def give_template(
     image_processor: ImageProcessor | None = None,
 ) -> list[int]:
     """Writes the chat template into the tokenizer of the folder `source`. Returns the tokens that end a reply."""
-    from swift.model.files import end_tokens
+    from swift.model.config_files import end_tokens
     from swift.template import Renderer
     from swift.template.template import jinja
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from swift.flags import flag
 
 if TYPE_CHECKING:
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
+    from swift.model.loading_methods import LoadingMethod
     from swift.model.verified import Verified
-    from swift.model.ways import Way
 
-    Row = tuple[ModelSpec, Way, Verified]
+    Row = tuple[ModelSpec, LoadingMethod, Verified]
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Config:
 
 
 def main(cfg: Config) -> None:
-    from swift.model import specs
+    from swift.model import catalog
+    from swift.model.loading_methods import loading_method
     from swift.model.verified import verified
-    from swift.model.ways import way
 
-    known = {name: (spec, way(spec), verified(spec)) for name, spec in specs.table(cfg.registry).items()}
+    known = {name: (spec, loading_method(spec), verified(spec)) for name, spec in catalog.table(cfg.registry).items()}
     found = {name: row for name, row in known.items() if all(_holds(*row, word) for word in cfg.word)}
     if not found:
-        near = next(filter(None, (specs.nearest(word, cfg.registry) for word in cfg.word)), "")
+        near = next(filter(None, (catalog.nearest(word, cfg.registry) for word in cfg.word)), "")
         raise ValueError(f"no model is found by {' '.join(cfg.word)}{near and f': did you mean {near}?'}")
     if cfg.json:
         print(json.dumps([as_json(*row) for row in found.values()], ensure_ascii=False, indent=2))
@@ -49,7 +49,7 @@ def main(cfg: Config) -> None:
         print("\n".join(lines(found)))
 
 
-def as_json(spec: ModelSpec, way: Way, verified: Verified) -> dict[str, object]:
+def as_json(spec: ModelSpec, way: LoadingMethod, verified: Verified) -> dict[str, object]:
     return {
         **asdict(spec),
         **{"loads": way.kind, "why": way.why, "needs": way.needs},
@@ -192,6 +192,6 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
 
 
-def _holds(spec: ModelSpec, way: Way, verified: Verified, word: str) -> bool:
+def _holds(spec: ModelSpec, way: LoadingMethod, verified: Verified, word: str) -> bool:
     texts = (*spec.names, spec.template, spec.arch, spec.modality, spec.quant, spec.convert, way.kind, str(verified))
     return any(word.lower() in text.lower() for text in texts)

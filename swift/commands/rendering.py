@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from swift.commands.groups import TemplateFlags
 
 if TYPE_CHECKING:
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
     from swift.template import Renderer
 
 SWITCHES = ("enable_thinking", "thinking", "reasoning_effort", "reasoning_strength")
@@ -28,7 +28,7 @@ def make_renderer(
     name for an unknown template, form or scale.
     """
     from swift.model import load
-    from swift.model.files import end_tokens
+    from swift.model.config_files import end_tokens
     from swift.template import Renderer, template
     from swift.template.image_processor import ImageProcessor
 

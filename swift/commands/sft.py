@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from swift.commands.pipeline import Data
-    from swift.model.specs import ModelSpec
+    from swift.model.catalog import ModelSpec
     from swift.template import Renderer
     from swift.train.lazy_datasets import Stream
     from swift.train.trainer import SftTrainer
@@ -64,10 +64,10 @@ def _train(cfg: Config) -> dict[str, Any]:
     from transformers import set_seed
 
     from swift.commands.rendering import make_renderer
-    from swift.model import load, specs
+    from swift.model import catalog, devices, load, location
     from swift.train import checkpoint
     from swift.train.ranks import Ranks, take_one_gpu
-    from swift.tuner import attach
+    from swift.tuner import peft_models
     from swift.tuner.cpu import fused
 
     _check_numbers(cfg.train)
@@ -76,7 +76,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     spread = scaling.check(cfg)
     if not spread.device_map:
         take_one_gpu(cfg.model.device)
-    device = load.pick_device(cfg.model.device)
+    device = devices.pick_device(cfg.model.device)
     scaling.check_device(spread, device)
     attention = tuning.attention(cfg.train, device.type)
     tuning.kernels(cfg.train, device.type)
@@ -87,8 +87,8 @@ def _train(cfg: Config) -> dict[str, Any]:
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
-    path = load.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
-    spec = specs.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
+    path = location.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
+    spec = catalog.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
     early.check_model(cfg, path, spec)
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
 
@@ -124,7 +124,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     before = resuming.recorded(resume).get("kernels", "")
     packed = tuning.fuse(model, cfg, path, say, apart, _tokens(cfg, data, ranks.world), before)
     plan["kernels"] = fused.kernels(model)
-    trained, whole = attach.trained_and_all(model)
+    trained, whole = peft_models.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
 
     finish = _finish(cfg, plan, renderer, path, spec, data)
@@ -182,7 +182,7 @@ def _why_early(trainer: SftTrainer) -> str:
 
 def _apart(cfg: Config, spread: bool, world: int) -> str:
     """Why the run does not take the fast path, by how it is spread; empty where nothing speaks against it."""
-    from swift.tuner.table import TUNERS
+    from swift.tuner.registry import TUNERS
 
     if spread:
         return "its weights are spread"
@@ -205,7 +205,7 @@ def _tokens(cfg: Config, data: Data, world: int) -> float:
 
 def _derived(cfg: Config, model_type: str | None) -> Config:
     """The flags with what follows from others filled in."""
-    from swift.tuner.table import TUNERS
+    from swift.tuner.registry import TUNERS
 
     train = cfg.train
     adapters = not TUNERS[train.sft_type].whole
@@ -252,7 +252,7 @@ def _training_arguments(
     cfg: Config, folder: Path, device: str, dtype: str, evaluates: bool, spread: dict[str, Any]
 ) -> TrainingArguments:
     from swift.train.trainer import arguments
-    from swift.tuner.table import TUNERS
+    from swift.tuner.registry import TUNERS
 
     train = cfg.train
     trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
@@ -391,7 +391,7 @@ def _finish(
 ) -> Callable[[Path], None]:
     """Adds to a checkpoint what infer, deploy and export need to know beside the weights."""
     from swift.model import vision
-    from swift.tuner.table import TUNERS
+    from swift.tuner.registry import TUNERS
 
     name = cfg.model.model_id_or_path or cfg.model.model_type or ""
     base, hub_id = card.base_name(spec, name), card.published(spec, name)

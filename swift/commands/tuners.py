@@ -52,10 +52,10 @@ def main(cfg: Config) -> list[Line]:
 
 def table(model: str) -> list[Line]:
     """Every tuner, and every variant that a flag makes of one. Parameters are counted without reading weights."""
-    from swift.model import load
-    from swift.tuner.table import TUNERS, VARIANTS
+    from swift.model import location
+    from swift.tuner.registry import TUNERS, VARIANTS
 
-    path = load.locate(model)
+    path = location.locate(model)
     lines = [
         Line(name, f"--sft_type {name}", tuner.about, tuner.paper, _trained(path, name, {}), tuner.merges)
         for name, tuner in TUNERS.items()
@@ -69,7 +69,7 @@ def table(model: str) -> list[Line]:
 
 def page(lines: list[Line], model: str) -> str:
     """docs/tuners.md"""
-    from swift.tuner.table import LEFT_OUT
+    from swift.tuner.registry import LEFT_OUT
 
     rows = [
         "| tuner | flag | what it trains | paper | trained | merges |",
@@ -106,13 +106,13 @@ def _number(line: Line) -> str:
 def _trained(path: Path, name: str, changes: Mapping[str, Any]) -> int | None:
     """The number of trained parameters; None where the tuner does not fit the model."""
     from swift.model import load
-    from swift.tuner import attach
-    from swift.tuner.table import tune
+    from swift.tuner import peft_models
+    from swift.tuner.apply import tune
 
     values = {**vars(LoraFlags()), **vars(TunerFlags()), "trainable_token_ids": tuple(range(TOKENS)), **changes}
     values["init_lora_weights"] = "true"  # others are computed from the weights, and change no count
     try:
-        return attach.trained_and_all(tune(load.blank_model(path), name, values))[0]
+        return peft_models.trained_and_all(tune(load.blank_model(path), name, values))[0]
     except ValueError:
         return None
 

@@ -49,7 +49,7 @@ class Loop(NamedTuple):
 
 def check(cfg: Tunes) -> None:
     """ValueError for flags that the chosen tuner would ignore or that contradict each other. Loads nothing."""
-    from swift.tuner import table
+    from swift.tuner import apply, registry
 
     tuner, name = cfg.tuner, cfg.train.sft_type
     if cfg.train.tuner_backend == "unsloth":
@@ -57,7 +57,7 @@ def check(cfg: Tunes) -> None:
             "--tuner_backend unsloth needs a GPU and the package unsloth, and is not supported yet: say swift"
         )
     changed = _changed(cfg.lora) | _changed(tuner)
-    table.refuse_ignored(name, changed)
+    apply.refuse_ignored(name, changed)
     for switch, prefix, on in (
         ("use_galore true", "galore_", tuner.use_galore),
         ("lisa_activated_layers", "lisa_step", tuner.lisa_activated_layers),
@@ -70,10 +70,10 @@ def check(cfg: Tunes) -> None:
     missing = [package for package in ("galore_torch", "bitsandbytes") if find_spec(package) is None]
     if tuner.use_galore and missing:
         raise ValueError(f"--use_galore needs the package {missing[0]}: pip install -e '.[galore]'")
-    if cfg.train.gradient_checkpointing and not table.TUNERS[name].recomputes:
+    if cfg.train.gradient_checkpointing and not registry.TUNERS[name].recomputes:
         raise ValueError(f"--gradient_checkpointing true does not work with --sft_type {name}: leave it out")
     bits = cfg.model.quant.bits
-    if bits and not table.TUNERS[name].quantised:
+    if bits and not registry.TUNERS[name].quantised:
         raise ValueError(f"--sft_type {name} needs whole weights: leave --quantization_bit {bits} out, or take lora")
     silent = _changed(cfg.model.quant) - {"quantization_bit"}
     if silent and not bits:
@@ -83,7 +83,7 @@ def check(cfg: Tunes) -> None:
 def dtype(cfg: Tunes, device: torch.device, path: Path) -> str:
     """What --dtype means for the model of a folder. On a CPU AUTO is bf16 only where adapters alone are trained: they
     have fp32, and bf16 would lose the small steps of other weights."""
-    from swift.model.load import pick_dtype
+    from swift.model.devices import pick_dtype
 
     lora = cfg.train.sft_type == "lora" and not cfg.lora.lora_modules_to_save and cfg.lora.lora_bias_trainable == "none"
     return pick_dtype(cfg.model.dtype, device, path if lora and not cfg.model.quant.bits else None)
@@ -91,7 +91,7 @@ def dtype(cfg: Tunes, device: torch.device, path: Path) -> str:
 
 def quantisation(model: ModelFlags, engine: str = "") -> Quantisation | None:
     """How --quantization_bit and its company want the weights; None as they are. `engine` shards them."""
-    from swift.model.load import DTYPES
+    from swift.model.devices import DTYPES
     from swift.model.quantise import Quantisation
 
     quant = model.quant
@@ -118,12 +118,12 @@ def tune(
     batches: Iterable[Mapping[str, Any]],
 ) -> Any:
     """The model with the tuner of the flags. `renamed`: module names of a model's first authors -> those here."""
-    from swift.tuner import table
+    from swift.tuner import apply
 
     values = {**vars(cfg.lora), **vars(cfg.tuner)}
     values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules")}
     values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules_to_save")}
-    return table.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
+    return apply.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
 
 
 def fuse(
@@ -188,7 +188,7 @@ def _fuse_whole(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None]) 
     """The same for all weights, which are kept in fp32 where products are in bf16."""
     import torch
 
-    from swift.model.load import pick_dtype
+    from swift.model.devices import pick_dtype
     from swift.tuner.cpu import fused
 
     in_bf16 = pick_dtype(cfg.model.dtype, torch.device("cpu"), path) == "bf16"
@@ -255,11 +255,11 @@ def loop(model: Any, cfg: Tunes) -> Loop:
     from swift.train.adalora import TakeRanks, orthogonality
     from swift.train.lisa import Lisa
     from swift.train.trainer import Store
-    from swift.tuner import attach, table
-    from swift.tuner.blocks import blocks
+    from swift.tuner import adapter_files, registry
+    from swift.tuner.decoder_parts import blocks
 
     name, tuner = cfg.train.sft_type, cfg.tuner
-    store = None if table.TUNERS[name].whole else Store(attach.save, attach.restore)
+    store = None if registry.TUNERS[name].whole else Store(adapter_files.save, adapter_files.restore)
     if name == "adalora":
         return Loop([TakeRanks(model)], store, orthogonality)
     if tuner.lisa_activated_layers:

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from swift.model.gguf_words import Vocabulary, vocabulary
+from swift.model.gguf_tokenizer import Vocabulary, vocabulary
 
 KINDS = {
     "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),

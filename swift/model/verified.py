@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.model.specs import ModelSpec
+from swift.model.catalog import ModelSpec
 
 if sys.version_info >= (3, 11):
     import tomllib

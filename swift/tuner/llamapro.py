@@ -8,7 +8,7 @@ import itertools
 from torch import nn
 from transformers import PreTrainedModel
 
-from swift.tuner.blocks import blocks, halves
+from swift.tuner.decoder_parts import blocks, halves
 
 
 def add_blocks(model: PreTrainedModel, new: int, groups: int | None = None) -> PreTrainedModel:

@@ -11,6 +11,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def is_prompted(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the adapter consists of virtual tokens, which `Prompted` puts before a prompt."""
+    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
 
 
 class Prompted(nn.Module):

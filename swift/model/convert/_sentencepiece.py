@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from swift.model import files
+from swift.model import config_files
 
 SPACE = "▁"
 
@@ -116,7 +116,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
 
 def json_object(file: Path) -> dict[str, Any]:
     """The JSON object in `file`, empty where there is no such file."""
-    return files.json_object(file) if file.is_file() else {}
+    return config_files.json_object(file) if file.is_file() else {}
 
 
 def read(file: Path) -> Vocabulary:

@@ -25,13 +25,13 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from swift.native import processor
-from swift.tuner.blocks import blocks
 from swift.tuner.cpu import block as whole
 from swift.tuner.cpu import head as head_of_words
-from swift.tuner.cpu import trained_head
+from swift.tuner.cpu import trainable_head
 from swift.tuner.cpu.functions import AddNorm, Attention, Embed, Heads, Linear, Part, Span, Sums, SwiGlu
-from swift.tuner.cpu.masters import Master
+from swift.tuner.cpu.master_weights import MasterWeights
 from swift.tuner.cpu.panels import SIDE, Panels, give_up
+from swift.tuner.decoder_parts import blocks
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite")
 """Configurations' `model_type` whose blocks are: norm, attention, add, norm, gated feed-forward part, add."""
@@ -81,8 +81,8 @@ def fuse(model: Any, kernels: str = "", dtype: torch.dtype | None = None) -> str
         hook = partial(_embedded, base.get_input_embeddings())
         base.get_decoder().register_forward_pre_hook(hook, with_kwargs=True)
     head = base.get_output_embeddings()
-    if not trained_head.why_not(head):
-        base.set_output_embeddings(trained_head.TrainedHead(head, dtype or head.weight.dtype))
+    if not trainable_head.why_not(head):
+        base.set_output_embeddings(trainable_head.TrainableHead(head, dtype or head.weight.dtype))
     reason = next(filter(None, (each.why_not_whole() for each in made)), "")
     reason = reason or whole.why_not(joined[0].dtype, kernels)
     fast_head = not head_of_words.why_not(head, kernels)
@@ -104,7 +104,7 @@ def refresh(model: Any) -> None:
     """Tells blocks and head of a model that was fused that their weights have changed."""
     base = _base(model)
     for each in (*blocks(base), base.get_output_embeddings()):
-        if isinstance(each, (FusedBlock, trained_head.TrainedHead)):
+        if isinstance(each, (FusedBlock, trainable_head.TrainableHead)):
             each.refresh()
 
 
@@ -214,8 +214,8 @@ class Joined:
             for each, stop, size in zip(layers, stops, sizes, strict=True)
         ]
         self._biases = [each.bias for each in layers if each.bias is not None]
-        self._weight: Master | None = Master([each.weight for each in layers], self.dtype)
-        self._bias = Master(self._biases, self.dtype) if self._biases else None
+        self._weight: MasterWeights | None = MasterWeights([each.weight for each in layers], self.dtype)
+        self._bias = MasterWeights(self._biases, self.dtype) if self._biases else None
         adapted = [
             (each, span) for each, span in zip(linears, self._spans, strict=True) if isinstance(each, LoraLinear)
         ]
@@ -228,7 +228,7 @@ class Joined:
     def weight(self) -> Tensor:
         """What is computed with, as `bias` is: (outputs of all, inputs)."""
         if self._weight is None:
-            self._weight = Master([each.weight for each in self._layers], self.dtype)
+            self._weight = MasterWeights([each.weight for each in self._layers], self.dtype)
         return self._weight.tensor
 
     @property

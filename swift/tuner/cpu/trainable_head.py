@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from swift.tuner.cpu.functions import Sums, add_product
-from swift.tuner.cpu.masters import Master
+from swift.tuner.cpu.master_weights import MasterWeights
 
 LOGITS = 2**20
 """Logits at a time: few enough to stay in a processor's cache, as many as keep products large."""
@@ -29,14 +29,14 @@ def why_not(head: nn.Module) -> str:
     return "" if head.bias is None else "it has a bias"
 
 
-class TrainedHead(nn.Linear):
+class TrainableHead(nn.Linear):
     """Stands for an `nn.Linear` that `why_not` has nothing against, and holds its weight; computes in `dtype`."""
 
     def __init__(self, head: nn.Linear, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = head.in_features, head.out_features
         self.weight, self.bias = head.weight, head.bias
-        self._computed = Master([self.weight], dtype)
+        self._computed = MasterWeights([self.weight], dtype)
 
     def refresh(self) -> None:
         self._computed.refresh()

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from swift.model import convert, quantise
-from swift.model.specs import ModelSpec
+from swift.model.catalog import ModelSpec
 
 Kind = Literal["native", "converted", "needs a package", "remote code", "own function", "by its files"]
 
 
-class Way(NamedTuple):
+class LoadingMethod(NamedTuple):
     """`needs`: packages to install beside SWIFT."""
 
     kind: Kind
@@ -20,25 +20,27 @@ class Way(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-def way(spec: ModelSpec) -> Way:
+def loading_method(spec: ModelSpec) -> LoadingMethod:
     """How a row of the table is loaded, and one sentence why."""
     if spec.model:
-        return Way("own function", f"{Path(spec.model).name} reads it")
+        return LoadingMethod("own function", f"{Path(spec.model).name} reads it")
     if not spec.arch:
-        return Way("by its files", "its config.json names its class")
+        return LoadingMethod("by its files", "its config.json names its class")
     if not (spec.convert or spec.arch in native()):
-        return Way("remote code", _foreign(spec))
+        return LoadingMethod("remote code", _foreign(spec))
     if spec.quant == "own":
-        return Way("remote code", "its 4-bit weights are a format of its own Python code")
+        return LoadingMethod("remote code", "its 4-bit weights are a format of its own Python code")
     if spec.quant:
         needs = quantise.READERS.get(spec.quant, (spec.quant,))
         why = f"its {spec.quant.upper()} weights are read by {' and '.join(needs)}: pip install {' '.join(needs)}"
-        return Way("needs a package", why, needs)
+        return LoadingMethod("needs a package", why, needs)
     if spec.convert:
         saves = convert.families()[spec.convert].SAVES
-        return Way("converted", f"swift.model.convert.{spec.convert} maps {spec.arch} onto another class. {saves}")
+        return LoadingMethod(
+            "converted", f"swift.model.convert.{spec.convert} maps {spec.arch} onto another class. {saves}"
+        )
     blind = "" if spec.modality == "text" or spec.arch in shown_images() else "; it is not shown images here, only text"
-    return Way("native", f"{spec.arch} is a class of transformers{blind}")
+    return LoadingMethod("native", f"{spec.arch} is a class of transformers{blind}")
 
 
 @cache

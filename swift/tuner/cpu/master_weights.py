@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Master:
+class MasterWeights:
     """Parameters below each other: their values become views of one tensor, so what changes them in place changes it.
 
     `tensor` has the values in `dtype`. Where that is not the parameters' own (mixed precision, arXiv 1710.03740), it is

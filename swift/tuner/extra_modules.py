@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from swift.tuner.blocks import blocks, final_norm, halves
+from swift.tuner.decoder_parts import blocks, final_norm, halves
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
