@@ -45,7 +45,7 @@ def swift(setup: Setup) -> Generate:
 
     torch.set_num_threads(setup.threads)
     model = load_model(Path(setup.model), "bf16", "cpu")
-    engine = TorchEngine(model, (), max_batch=setup.streams, bits=setup.bits, keep=False)
+    engine = TorchEngine(model, (), max_batch=setup.streams, bits=setup.bits, keep_weights=False)
 
     def generate(prompts: Sequence[Tokens], new: int) -> None:
         params = SamplingParams(max_tokens=new, temperature=0)

@@ -10,8 +10,8 @@ from tiny import tiny_tokenizer
 
 from swift.agent import Thinking
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
-from swift.engine.torch_engine import Step
 from swift.infer.chat import LocalChat, collect
 from swift.infer.remote import RemoteChat
 from swift.template import Renderer, Template, template
@@ -40,7 +40,7 @@ class ScriptedEngine:
         try:
             for place, token in enumerate(tokens):
                 last = "length" if place + 1 == self.limit else None
-                yield Step(token, -0.5, "stop" if token == TOKENIZER.eos_token_id else last)
+                yield TokenOutput(token, -0.5, "stop" if token == TOKENIZER.eos_token_id else last)
         finally:
             self.open -= 1
 
@@ -197,7 +197,9 @@ def test_log_probabilities_come_on_request_for_every_token_shown():
         == CALLED["hermes"].removesuffix(END)
     )
     chat, engine = local("a" + END)
-    engine.steps = lambda tokens: (Step(token, -0.5, "length", ((token, -0.5), (2, -1.0))) for token in tokens[:1])
+    engine.steps = lambda tokens: (
+        TokenOutput(token, -0.5, "length", ((token, -0.5), (2, -1.0))) for token in tokens[:1]
+    )
     (first, *_) = chat(ASK, (), SamplingParams(logprobs=True, top_logprobs=2))
     assert [(each.data, each.logprob) for each in first.logprobs[0].top] == [(b"a", -0.5), (END.encode(), -1.0)]
     chat, _ = local("雨!" + END)

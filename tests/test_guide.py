@@ -19,8 +19,8 @@ from tokenizers import AddedToken
 from swift.agent import FORMS, Thinking, form
 from swift.agent.reply import write_reply
 from swift.chat import Message, Tool, ToolCall
+from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams, sampler
-from swift.engine.torch_engine import Step
 from swift.guided import guide as guides
 from swift.guided.grammar import Rules
 from swift.guided.guide import Grammar, Vocabulary
@@ -290,8 +290,8 @@ class Noise:
         while len(reply) < room:
             choice = sample(torch.randn(self._size, generator=self._random), reply)
             reply.append(choice.token)
-            yield Step(choice.token, choice.logprob, "stop" if choice.token == self._stop else None)
-        yield Step(0, 0.0, "length")
+            yield TokenOutput(choice.token, choice.logprob, "stop" if choice.token == self._stop else None)
+        yield TokenOutput(0, 0.0, "length")
 
     def close(self) -> None: ...
 

@@ -16,8 +16,8 @@ from swift.commands import infer
 from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.commands.loading import choose, load_chat, model_name, sampling
 from swift.engine.cpu import native_runner
-from swift.engine.cpu.native_runner import NativeDecoder
-from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.cpu.native_runner import NativeRunner
+from swift.engine.cpu.torch_runner import TorchRunner
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
 from swift.infer.chat import collect
@@ -216,15 +216,15 @@ def generated(model, prompt):
 @pytest.mark.parametrize(
     ("inner", "missing", "kind", "dtype"),
     [
-        (64, "", NativeDecoder, torch.bfloat16),
-        (64, "no compiler", Decoder, torch.float32),
-        (72, "", Decoder, torch.float32),  # no multiple of 32, so not for the engine's C++
+        (64, "", NativeRunner, torch.bfloat16),
+        (64, "no compiler", TorchRunner, torch.float32),
+        (72, "", TorchRunner, torch.float32),  # no multiple of 32, so not for the engine's C++
     ],
 )
 def test_a_cpu_without_bf16_serves_weights_published_in_it_as_they_are_where_c_plus_plus_is_there(
     inner, missing, kind, dtype, tmp_path, monkeypatch, capsys
 ):
-    if (reason := native_runner.missing()) and kind is NativeDecoder:
+    if (reason := native_runner.missing()) and kind is NativeRunner:
         pytest.skip(reason)
     folder = tiny_model_folder(
         tmp_path / "published", hidden_size=64, intermediate_size=inner, num_attention_heads=2, num_key_value_heads=1

@@ -11,7 +11,7 @@ from tiny import tiny_model_folder
 
 from swift import native
 from swift.cli import main
-from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.cpu.torch_runner import TorchRunner
 from swift.engine.torch_engine import TorchEngine
 from swift.native import processor
 
@@ -58,7 +58,7 @@ def test_torch_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("SWIFT_KERNELS", "torch")
     sizes = {"hidden_size": 96, "intermediate_size": 160, "head_dim": 32}
     engine = TorchEngine(made("llama", **sizes).to(torch.bfloat16), ())
-    assert type(engine._runner) is Decoder
+    assert type(engine._runner) is TorchRunner
     engine.close()
 
 

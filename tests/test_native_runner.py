@@ -12,14 +12,14 @@ from test_torch_runner import ALL, FAMILIES, adapted, expected, made, prompt
 
 from swift import native
 from swift.engine.cpu import native_runner as ours
-from swift.engine.cpu.native_runner import NativeDecoder, why_not
+from swift.engine.cpu.native_runner import NativeRunner, why_not
 from swift.engine.cpu.products import in_groups, rounded
-from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.cpu.torch_runner import TorchRunner
 from swift.engine.lora import read_lora
-from swift.engine.runner import Feed
-from swift.engine.sampling import SamplingParams, likeliest
+from swift.engine.runner import Chunk
+from swift.engine.sampling import SamplingParams, argmax
 from swift.engine.torch_engine import TorchEngine
-from swift.engine.transformers_runner import Generic
+from swift.engine.transformers_runner import TransformersRunner
 from swift.native import processor
 
 WIDE = {"hidden_size": 96, "intermediate_size": 160, "head_dim": 32, "vocab_size": 100}
@@ -61,56 +61,56 @@ def near(logits, model, exact, *rows, times=2):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_its_logits_err_no_more_than_those_of_transformers(name):
     model, exact = wide(name)
-    runner = NativeDecoder(model)
+    runner = NativeRunner(model)
     long, short, third = prompt(90, 1), prompt(17, 2), prompt(30, 3)
     one, two = runner.open(), runner.open()
     # a prompt in pieces, beside a whole one, beside single tokens
-    near(runner.step([Feed(one, long[:33], wants=False), Feed(two, short)]), model, exact, short)
-    near(runner.step([Feed(one, long[33:50], wants=False), Feed(two, [5])]), model, exact, [*short, 5])
+    near(runner.step([Chunk(one, long[:33], needs_logits=False), Chunk(two, short)]), model, exact, short)
+    near(runner.step([Chunk(one, long[33:50], needs_logits=False), Chunk(two, [5])]), model, exact, [*short, 5])
     three = runner.open()
-    logits = runner.step([Feed(three, third), Feed(two, [6]), Feed(one, long[50:])])
+    logits = runner.step([Chunk(three, third), Chunk(two, [6]), Chunk(one, long[50:])])
     near(logits, model, exact, third, [*short, 5, 6], long)
     # single tokens of rows of different length
-    logits = runner.step([Feed(three, [1]), Feed(two, [2]), Feed(one, [3])])
+    logits = runner.step([Chunk(three, [1]), Chunk(two, [2]), Chunk(one, [3])])
     near(logits, model, exact, [*third, 1], [*short, 5, 6, 2], [*long, 3])
     # a row leaves, another takes its place and begins with what was read before
-    kept = [runner.read(one, start, start + 32) for start in range(0, 90, 32) if start + 32 <= 90]
+    blocks = [runner.read(one, start, start + 32) for start in range(0, 90, 32) if start + 32 <= 90]
     runner.close(two)
-    four = runner.open(kept, 61)
-    near(runner.step([Feed(four, long[61:]), Feed(three, [7])]), model, exact, long, [*third, 1, 7])
+    four = runner.open(blocks, 61)
+    near(runner.step([Chunk(four, long[61:]), Chunk(three, [7])]), model, exact, long, [*third, 1, 7])
     # beyond the room and the table of positions that there were at first
-    runner.step([Feed(four, prompt(400, 5), wants=False)])
-    near(runner.step([Feed(four, [9])]), model, exact, [*long, *prompt(400, 5), 9])
+    runner.step([Chunk(four, prompt(400, 5), needs_logits=False)])
+    near(runner.step([Chunk(four, [9])]), model, exact, [*long, *prompt(400, 5), 9])
 
 
 def test_what_was_read_is_what_was_computed_wherever_it_is_put():
     model, _ = wide("llama")
-    runner = NativeDecoder(model)
-    past = runner.open()
-    runner.step([Feed(past, prompt(75), wants=False)])
+    runner = NativeRunner(model)
+    state = runner.open()
+    runner.step([Chunk(state, prompt(75), needs_logits=False)])
     rest = prompt(75)[70:]
-    past.length = 70
-    alone = runner.step([Feed(past, rest)]).clone()
+    state.length = 70
+    alone = runner.step([Chunk(state, rest)]).clone()
     for size in (75, 32, 7):
-        other = runner.open([runner.read(past, start, min(start + size, 75)) for start in range(0, 75, size)], 70)
-        assert torch.equal(runner.step([Feed(other, rest)]), alone)
+        other = runner.open([runner.read(state, start, min(start + size, 75)) for start in range(0, 75, size)], 70)
+        assert torch.equal(runner.step([Chunk(other, rest)]), alone)
 
 
 def test_a_rows_numbers_do_not_depend_on_who_is_beside_it():
     model, _ = wide("qwen3")
-    runner = NativeDecoder(model)
-    alone = runner.step([Feed(runner.open(), prompt(20))]).clone()
-    others = [Feed(runner.open(), prompt(length, length)) for length in (3, 50, *range(1, 40))]
-    assert torch.equal(runner.step([*others, Feed(runner.open(), prompt(20))])[-1:], alone)
+    runner = NativeRunner(model)
+    alone = runner.step([Chunk(runner.open(), prompt(20))]).clone()
+    others = [Chunk(runner.open(), prompt(length, length)) for length in (3, 50, *range(1, 40))]
+    assert torch.equal(runner.step([*others, Chunk(runner.open(), prompt(20))])[-1:], alone)
 
 
 def test_nor_do_those_of_wide_rows_few_or_many():
     sizes = WIDE | {"hidden_size": 640, "intermediate_size": 896}
     model = made("llama", **sizes).bfloat16()
-    runner = NativeDecoder(model)
-    alone = runner.step([Feed(runner.open(), prompt(5))]).clone()
+    runner = NativeRunner(model)
+    alone = runner.step([Chunk(runner.open(), prompt(5))]).clone()
     near(alone, model, copy.deepcopy(model).float(), prompt(5))
-    beside = runner.step([Feed(runner.open(), prompt(300, 1)), Feed(runner.open(), prompt(5))])
+    beside = runner.step([Chunk(runner.open(), prompt(300, 1)), Chunk(runner.open(), prompt(5))])
     assert torch.equal(beside[-1:], alone)
 
 
@@ -118,15 +118,15 @@ def test_nor_do_those_of_wide_rows_few_or_many():
 def test_its_numbers_do_not_depend_on_how_many_threads_compute_them(bits, monkeypatch):
     sizes = WIDE | {"hidden_size": 160, "intermediate_size": 416}
     model = made("llama", **sizes).bfloat16()
-    runner = NativeDecoder(model, bits)
+    runner = NativeRunner(model, bits)
     found = []
     for threads in (1, 2, 3, 4, 8):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        pasts = [runner.open() for _ in range(15)]
-        prompts = runner.step([Feed(past, prompt(length, length)) for length, past in enumerate(pasts, 1)]).clone()
-        found.append((prompts, runner.step([Feed(past, [3]) for past in pasts]).clone()))
-        for past in pasts:
-            runner.close(past)
+        states = [runner.open() for _ in range(15)]
+        prompts = runner.step([Chunk(state, prompt(length, length)) for length, state in enumerate(states, 1)]).clone()
+        found.append((prompts, runner.step([Chunk(state, [3]) for state in states]).clone()))
+        for state in states:
+            runner.close(state)
     for prompts, tokens in found[1:]:
         assert torch.equal(prompts, found[0][0])
         assert torch.equal(tokens, found[0][1])
@@ -134,37 +134,37 @@ def test_its_numbers_do_not_depend_on_how_many_threads_compute_them(bits, monkey
 
 def test_only_rows_that_are_wanted_have_logits():
     model, exact = wide("llama")
-    runner = NativeDecoder(model)
+    runner = NativeRunner(model)
     one, two = runner.open(), runner.open()
-    assert len(runner.step([Feed(one, prompt(9), wants=False)])) == 0
-    near(runner.step([Feed(one, [4], wants=False), Feed(two, prompt(12))]), model, exact, prompt(12))
+    assert len(runner.step([Chunk(one, prompt(9), needs_logits=False)])) == 0
+    near(runner.step([Chunk(one, [4], needs_logits=False), Chunk(two, prompt(12))]), model, exact, prompt(12))
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "phi3", "qwen3"])
 def test_adapters_in_one_step_count_as_if_each_were_merged(name, tmp_path):
     model, exact = wide(name)
     modules = ["qkv_proj", "o_proj", "gate_up_proj"] if name == "phi3" else [*ALL[:4], "up_proj", "down_proj"]
-    runner = NativeDecoder(model)
+    runner = NativeRunner(model)
     merged = {"": exact}
     for seed, rank in ((1, 4), (2, 7)):
         merged[f"a{seed}"] = adapted(exact, tmp_path / f"a{seed}", seed, r=rank, target_modules=modules)
         runner.add(f"a{seed}", read_lora(tmp_path / f"a{seed}"))
     asked = [(each, prompt(length, length)) for length in (12, 40) for each in merged]
-    logits = runner.step([Feed(runner.open(), row, adapter=each) for each, row in asked]).clone()
-    plain = runner.step([Feed(runner.open(), row) for _, row in asked[:3]])
+    logits = runner.step([Chunk(runner.open(), row, adapter=each) for each, row in asked]).clone()
+    plain = runner.step([Chunk(runner.open(), row) for _, row in asked[:3]])
     for (each, row), got in zip(asked, logits, strict=True):
         wanted = expected(merged[each], row)[0]
         assert (got - wanted).norm() < 0.06 * wanted.norm(), each
     assert (plain[1] - logits[1]).norm() > 0.1 * plain[1].norm(), "an adapter that says nothing tests nothing"
     runner.remove("a1")
     with pytest.raises(KeyError):
-        runner.step([Feed(runner.open(), [1], adapter="a1")])
+        runner.step([Chunk(runner.open(), [1], adapter="a1")])
 
 
 def test_the_engine_takes_it_for_bf16_and_answers_as_transformers_would_but_for_near_ties():
     model, exact = wide("llama with tied embeddings")
-    engine = TorchEngine(copy.deepcopy(model), (), keep=False)
-    assert isinstance(engine._runner, NativeDecoder)
+    engine = TorchEngine(copy.deepcopy(model), (), keep_weights=False)
+    assert isinstance(engine._runner, NativeRunner)
     rows = [prompt(length, length) for length in (150, 12, 40)]
     replies = [engine.submit(row, SamplingParams(max_tokens=40, temperature=0)) for row in rows]
     for row, reply in zip(rows, replies, strict=True):
@@ -178,12 +178,12 @@ def test_the_engine_takes_it_for_bf16_and_answers_as_transformers_would_but_for_
 
 def test_the_likeliest_tokens_and_their_log_probabilities_are_those_of_torch():
     model, _ = wide("llama")
-    runner = NativeDecoder(model)
+    runner = NativeRunner(model)
     logits = torch.randn(7, 128)[:, :100] * 5
     logits[1, 40], logits[1, 90], logits[2, 99] = 50, 50, 60
     logits[3] = torch.randint(3, (100,)).float()
     logits[4] = -1000 - logits[4]
-    for got, wanted in zip(runner.likeliest(logits), likeliest(logits), strict=True):
+    for got, wanted in zip(runner.argmax(logits), argmax(logits), strict=True):
         assert got.token == wanted.token
         assert got.logprob == pytest.approx(wanted.logprob, abs=1e-5)
 
@@ -204,10 +204,10 @@ def test_with_rounded_weights_its_logits_are_those_of_a_model_that_has_them(bits
                 weight = whole * scale[:, None]
             part.weight.data = weight
     near_it = copy.deepcopy(exact).bfloat16()
-    runner = NativeDecoder(model, bits, keep=False)
-    past = runner.open()
-    runner.step([Feed(past, prompt(70), wants=False)])
-    logits = runner.step([Feed(past, [5]), Feed(runner.open(), prompt(40))])
+    runner = NativeRunner(model, bits, keep_weights=False)
+    state = runner.open()
+    runner.step([Chunk(state, prompt(70), needs_logits=False)])
+    logits = runner.step([Chunk(state, [5]), Chunk(runner.open(), prompt(40))])
     # without tiles, a weight of 4 bits meets 8 of each 32 numbers
     times = 4 if bits == 4 and instructions != "amx" else 2
     near(logits, near_it, exact, [*prompt(70), 5], prompt(40), times=times)
@@ -220,8 +220,8 @@ def _linears(model):
 
 def test_memory_holds_its_weights_once():
     model, exact = wide("qwen2")
-    runner = NativeDecoder(model, keep=False)
-    logits = runner.step([Feed(runner.open(), prompt(20))])
+    runner = NativeRunner(model, keep_weights=False)
+    logits = runner.step([Chunk(runner.open(), prompt(20))])
     wanted = expected(exact, prompt(20))
     assert (logits - wanted).norm() < 0.06 * wanted.norm()
     assert model.model.layers[0].mlp.down_proj.weight.is_meta
@@ -233,14 +233,14 @@ def test_models_that_do_not_fit_into_panels_are_computed_by_torch():
     assert "no multiples of 32" in why_not(made("llama").bfloat16())
     assert "activation is gelu" in why_not(made("llama", **WIDE, hidden_act="gelu").bfloat16())
     for model, kind in (
-        (made("llama"), Decoder),
-        (wide("llama")[0], NativeDecoder),
+        (made("llama"), TorchRunner),
+        (wide("llama")[0], NativeRunner),
     ):
         engine = TorchEngine(model, ())
         assert type(engine._runner) is kind
         engine.close()
     engine = TorchEngine(wide("llama")[0], (), fast=False)
-    assert type(engine._runner) is Generic
+    assert type(engine._runner) is TransformersRunner
     engine.close()
 
 
@@ -263,8 +263,8 @@ def test_a_machine_that_cannot_compile_answers_all_the_same(break_it, reason, mo
     with pytest.raises(native.Unavailable, match=reason):
         native.load(ours.SOURCE)
     engine = TorchEngine(model, ())
-    assert type(engine._runner) is Decoder
-    assert re.search(reason, engine.slower)
+    assert type(engine._runner) is TorchRunner
+    assert re.search(reason, engine.fast_path_missing)
     reply = [step.token for step in engine.submit(prompt(30), SamplingParams(max_tokens=5, temperature=0))]
     assert len(reply) == 5
     engine.close()

@@ -12,8 +12,8 @@ from dialogues import Dialogue, dialogues
 from published_templates import templates, tokenizer
 
 from swift.chat import Message, Tool
+from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
-from swift.engine.torch_engine import Step
 from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
 from swift.template import Renderer
@@ -45,16 +45,16 @@ class Writer:
         self.reply: Sequence[int] = ()
         self.prompt: list[int] = []
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Iterator[Step]:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Iterator[TokenOutput]:
         self.prompt = list(tokens)
         return self._steps(params.guide.begin() if params.guide else None)
 
-    def _steps(self, constraint: Any) -> Iterator[Step]:
+    def _steps(self, constraint: Any) -> Iterator[TokenOutput]:
         for place, token in enumerate(self.reply):
             if constraint:
                 assert constraint.mask(torch.zeros(self._size))[token] == 0, (place, token)
                 constraint.accept(token)
-            yield Step(token, 0.0, "stop" if token in self._stops else None)
+            yield TokenOutput(token, 0.0, "stop" if token in self._stops else None)
 
     def close(self) -> None: ...
 

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from swift.cli import main
 from swift.engine.cpu import kernels
-from swift.engine.cpu.native_runner import NativeDecoder
-from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.cpu.native_runner import NativeRunner
+from swift.engine.cpu.torch_runner import TorchRunner
 from swift.engine.torch_engine import TorchEngine
 from swift.native import processor, selection
 from swift.native.selection import select
@@ -122,8 +122,8 @@ def test_a_model_is_served_by_what_was_measured_for_it(bits, monkeypatch):
     engine = TorchEngine(served, (), bits=bits)
     assert torch.equal(torch.random.get_rng_state(), before)
     last = seen["candidates"][-1]
-    assert type(engine._runner) is (Decoder if last == "torch" else NativeDecoder)
-    assert not engine.slower
+    assert type(engine._runner) is (TorchRunner if last == "torch" else NativeRunner)
+    assert not engine.fast_path_missing
     assert seen["about"]["bits"] == bits
     assert seen["about"]["model"]["hidden_size"] == 96
     engine.close()

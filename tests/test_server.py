@@ -25,8 +25,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from swift.agent import form
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.engine.interface import Busy, TokenOutput
 from swift.engine.sampling import SamplingParams, TooLong
-from swift.engine.torch_engine import Busy, Step, TorchEngine
+from swift.engine.torch_engine import TorchEngine
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, Vocabulary
 from swift.guided.schemas import Dropped
@@ -747,11 +748,11 @@ def test_the_manual_style_goes_on_beside_tools(tmp_path: Path) -> None:
 
         prompts: ClassVar[list[str]] = []
 
-        def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Iterator[Step]:
+        def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Iterator[TokenOutput]:
             self.prompts.append(tokenizer.decode(tokens))
             observed = self.prompts[-1].endswith("Observation:\n[yes]\n")
             said = "Final Answer: fire" if observed else "Action: look\nAction Input: {}\nObservation: made up"
-            return (Step(token, 0.0) for token in [*tokenizer.encode(said, add_special_tokens=False)])
+            return (TokenOutput(token, 0.0) for token in [*tokenizer.encode(said, add_special_tokens=False)])
 
         def close(self) -> None: ...
 
@@ -826,7 +827,7 @@ def thinking_chat(*said: str) -> tuple[LocalChat, list[str]]:
         def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Any:
             text = said[len(prompts)]
             prompts.append(tokenizer.decode(tokens))
-            return (Step(token, 0.0, None) for token in tokenizer.encode(text, add_special_tokens=False))
+            return (TokenOutput(token, 0.0, None) for token in tokenizer.encode(text, add_special_tokens=False))
 
         def close(self) -> None: ...
 

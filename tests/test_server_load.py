@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from swift.engine.sampling import SamplingParams, room
-from swift.engine.torch_engine import Step
+from swift.engine.interface import TokenOutput
+from swift.engine.sampling import SamplingParams, max_new_tokens
 from swift.infer.chat import LocalChat
 from swift.infer.length import Length
 from swift.serve import connection
@@ -80,14 +80,14 @@ class Short(Beat):
     context = 2048
 
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Said:
-        room(tokens, params, self.context, len(TOKENIZER))
+        max_new_tokens(tokens, params, self.context, len(TOKENIZER))
         return super().submit(tokens, params, inputs)
 
 
 class Said:
     def __init__(self, tokens: list[int], endless: bool) -> None:
         self._tokens, self._endless, self._at = tokens, endless, 0
-        self._queue: SimpleQueue[Step | None] = SimpleQueue()
+        self._queue: SimpleQueue[TokenOutput | None] = SimpleQueue()
         self._closed = False
 
     def speak(self) -> bool:
@@ -95,9 +95,9 @@ class Said:
         if self.leaves():
             return False
         if self._at == len(self._tokens) and not self._endless:
-            self._queue.put(Step(EOS, 0.0, "stop"))
+            self._queue.put(TokenOutput(EOS, 0.0, "stop"))
             return False
-        self._queue.put(Step(self._tokens[self._at % len(self._tokens)], 0.0))
+        self._queue.put(TokenOutput(self._tokens[self._at % len(self._tokens)], 0.0))
         self._at += 1
         return True
 
@@ -109,7 +109,7 @@ class Said:
     def __iter__(self) -> Said:
         return self
 
-    def __next__(self) -> Step:
+    def __next__(self) -> TokenOutput:
         step = self._queue.get()
         if step is None:
             raise StopIteration

@@ -24,7 +24,8 @@ from transformers import AutoTokenizer
 from swift import cli
 from swift.chat import Message, Sample
 from swift.commands import deploy
-from swift.engine.torch_engine import Step, TorchEngine
+from swift.engine.interface import TokenOutput
+from swift.engine.torch_engine import TorchEngine
 from swift.infer.chat import LocalChat
 from swift.serve.server import create_app
 from swift.template import Renderer
@@ -198,13 +199,13 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     def learn(run: Path) -> None:
         samples = kept_samples(run)
 
-        def says(self: TorchEngine, tokens: list[int], *_: Any, **__: Any) -> Iterator[Step]:
+        def says(self: TorchEngine, tokens: list[int], *_: Any, **__: Any) -> Iterator[TokenOutput]:
             size = len(tokens)
             (sample,) = [s for s in samples if s.tokens[:size] == list(tokens) and s.weights[size]]
             for token, weight in zip(sample.tokens[size:], sample.weights[size:], strict=True):
                 assert weight, "what is trained ends with what ends a reply"
                 ends = token in self._stop_tokens
-                yield Step(token, 0.0, "stop" if ends else None)
+                yield TokenOutput(token, 0.0, "stop" if ends else None)
                 if ends:
                     return
 
@@ -295,12 +296,12 @@ class Learned:
         self.samples, self.stops = samples, stops
         self.prompt: list[int] = []
 
-    def submit(self, tokens: Sequence[int], *_: Any) -> Iterator[Step]:
+    def submit(self, tokens: Sequence[int], *_: Any) -> Iterator[TokenOutput]:
         self.prompt, size = list(tokens), len(tokens)
         (sample,) = [s for s in self.samples if s.tokens[:size] == self.prompt and s.weights[size]]
         for token, weight in zip(sample.tokens[size:], sample.weights[size:], strict=True):
             assert weight, "what is trained ends with what ends a reply"
-            yield Step(token, 0.0, "stop" if token in self.stops else None)
+            yield TokenOutput(token, 0.0, "stop" if token in self.stops else None)
 
     def close(self) -> None: ...
 

@@ -23,10 +23,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from swift.engine.prefix_cache import BLOCK, Prefixes
-from swift.engine.runner import Kept
-from swift.engine.sampling import Choice, SamplingParams, sampler
-from swift.engine.torch_engine import BASE, BESIDE, Busy, TorchEngine
+from swift.engine.interface import Busy
+from swift.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from swift.engine.runner import KVBlock
+from swift.engine.sampling import SampledToken, SamplingParams, sampler
+from swift.engine.torch_engine import BASE, BESIDE, TorchEngine
 
 VOCABULARY, CONTEXT = 64, 512
 SIZES = {
@@ -138,9 +139,9 @@ def fed(engine):
     """What goes through the model from now on: a list of steps, each a list of how many tokens every request had."""
     steps, step = [], engine._runner.step
 
-    def counted(feeds):
-        steps.append([len(feed.tokens) for feed in feeds])
-        return step(feeds)
+    def counted(chunks):
+        steps.append([len(chunk.tokens) for chunk in chunks])
+        return step(chunks)
 
     engine._runner.step = counted
     return steps
@@ -156,7 +157,7 @@ def test_the_next_turn_of_a_conversation_computes_its_new_tokens_alone(model, en
     again = [*asked, *said, *prompt(20, seed=9)]
     steps = fed(engine)
     assert tokens(engine.submit(again, GREEDY)) == reference(model, again, 12)
-    assert prefilled(steps) <= 20 + 12 + BLOCK
+    assert prefilled(steps) <= 20 + 12 + BLOCK_SIZE
 
 
 def test_conversations_in_turns_each_find_their_own_past(model, engine):
@@ -165,7 +166,7 @@ def test_conversations_in_turns_each_find_their_own_past(model, engine):
         steps = fed(engine)
         replies = [tokens(engine.submit(talk, GREEDY)) for talk in talks]
         assert replies == [reference(model, talk, 12) for talk in talks]
-        assert prefilled(steps) <= (4 * 100 if turn == 0 else 4 * (12 + 10 + BLOCK))
+        assert prefilled(steps) <= (4 * 100 if turn == 0 else 4 * (12 + 10 + BLOCK_SIZE))
         talks = [[*talk, *reply, *prompt(10, turn)] for talk, reply in zip(talks, replies, strict=True)]
 
 
@@ -175,27 +176,31 @@ def test_requests_that_begin_alike_and_come_together_compute_that_once(model, en
     steps = fed(engine)
     replies = [engine.submit(each, GREEDY) for each in asked]
     assert [tokens(each) for each in replies] == [reference(model, each, 12) for each in asked]
-    assert prefilled(steps) <= 160 + 5 * (9 + BLOCK)
+    assert prefilled(steps) <= 160 + 5 * (9 + BLOCK_SIZE)
+
+
+def zeros(start, end):
+    return KVBlock(end - start, [torch.zeros(end - start)])
 
 
 def test_what_was_not_used_for_longest_is_forgotten_first_and_memory_keeps_its_bound():
-    prefixes = Prefixes(limit=10 * 4 * BLOCK)
-    talks = [list(range(start, start + 4 * BLOCK)) for start in (0, 1000, 2000)]
+    prefixes = PrefixCache(limit=10 * 4 * BLOCK_SIZE)
+    talks = [list(range(start, start + 4 * BLOCK_SIZE)) for start in (0, 1000, 2000)]
     for talk in talks:
-        prefixes.keep("base", talk, lambda start, end: Kept(end - start, [torch.zeros(end - start)]))
-        assert prefixes.bytes <= 10 * 4 * BLOCK
-    assert [len(prefixes.find("base", talk)) for talk in talks] == [2, 4, 4], "the oldest lost its end"
-    prefixes.keep("base", [*talks[0], *talks[1]], lambda start, end: Kept(end - start, [torch.zeros(end - start)]))
-    assert [len(prefixes.find("base", talk)) for talk in talks] == [4, 0, 2]
-    assert not prefixes.find("other", talks[0])
-    prefixes.forget("base")
-    assert prefixes.bytes == 0 and not prefixes.find("base", talks[0])
+        prefixes.insert("base", talk, zeros)
+        assert prefixes.bytes <= 10 * 4 * BLOCK_SIZE
+    assert [len(prefixes.match("base", talk)) for talk in talks] == [2, 4, 4], "the oldest lost its end"
+    prefixes.insert("base", [*talks[0], *talks[1]], zeros)
+    assert [len(prefixes.match("base", talk)) for talk in talks] == [4, 0, 2]
+    assert not prefixes.match("other", talks[0])
+    prefixes.clear("base")
+    assert prefixes.bytes == 0 and not prefixes.match("base", talks[0])
 
 
 def test_a_prefix_longer_than_the_memory_is_kept_as_far_as_it_fits():
-    prefixes = Prefixes(limit=3 * 4 * BLOCK)
-    prefixes.keep("base", list(range(9 * BLOCK)), lambda start, end: Kept(end - start, [torch.zeros(end - start)]))
-    assert len(prefixes.find("base", list(range(9 * BLOCK)))) == 3
+    prefixes = PrefixCache(limit=3 * 4 * BLOCK_SIZE)
+    prefixes.insert("base", list(range(9 * BLOCK_SIZE)), zeros)
+    assert len(prefixes.match("base", list(range(9 * BLOCK_SIZE)))) == 3
 
 
 def test_a_long_prompt_does_not_make_replies_wait_for_its_end(engine):
@@ -228,7 +233,7 @@ def test_where_memory_is_short_requests_wait_and_none_is_lost(model):
     most = 0
     for each, reply in zip(asked, replies, strict=True):
         assert tokens(reply) == reference(model, each, 80)
-        most = max(most, engine._runner._pasts.slots * engine._runner._pasts.room)
+        most = max(most, engine._runner._cache.slots * engine._runner._cache.capacity)
     assert most <= 600
     engine.close()
     small = TorchEngine(model, (), memory=2 * 300 * bytes_of_one)
@@ -265,7 +270,7 @@ def test_no_stop_token_comes_before_min_tokens(model):
 def test_what_a_sampler_tells_of_the_likeliest_tokens_is_passed_on(model, monkeypatch):
     told = ((1, -0.5), (2, -1.5))
     monkeypatch.setattr(
-        "swift.engine.torch_engine.sampler", lambda params, prompt: lambda logits, reply: Choice(1, -0.5, told)
+        "swift.engine.torch_engine.sampler", lambda params, prompt: lambda logits, reply: SampledToken(1, -0.5, told)
     )
     engine = TorchEngine(model, ())
     steps = list(engine.submit(prompt(3), SamplingParams(max_tokens=2, presence_penalty=1)))
@@ -322,17 +327,17 @@ def test_closing_or_dropping_a_reply_stops_its_work(model):
     began = time.monotonic()
     assert tokens(engine.submit(prompt(4), GREEDY)) == reference(model, prompt(4), 12)
     assert time.monotonic() - began < 2
-    assert not engine._rows and not engine._runner._pasts._spots
+    assert not engine._rows and not engine._runner._cache._open
     engine.close()
 
 
 def test_an_error_reaches_its_own_request_alone(model, engine):
     step = engine._runner.step
 
-    def fails_on_five(feeds):
-        if any(len(feed.tokens) == 5 for feed in feeds):
+    def fails_on_five(chunks):
+        if any(len(chunk.tokens) == 5 for chunk in chunks):
             raise RuntimeError("out of memory, say")
-        return step(feeds)
+        return step(chunks)
 
     engine._runner.step = fails_on_five
     good, bad = engine.submit(prompt(4), GREEDY), engine.submit(prompt(5), GREEDY)
@@ -404,7 +409,7 @@ def test_an_image_goes_with_its_prompt_in_one_piece_and_moves_the_positions_behi
     engine = TorchEngine(seeing, ())
     replies = [engine.submit(row, GREEDY, inputs) for row, inputs in zip([*asked, told], [*seen, {}], strict=True)]
     assert [tokens(reply) for reply in replies] == wanted
-    assert not engine._prefixes.find(BASE, asked[1]), "the same tokens may stand for another image"
+    assert not engine._prefixes.match(BASE, asked[1]), "the same tokens may stand for another image"
     engine.close()
     blind = TorchEngine(model, ())
     with pytest.raises(ValueError, match="LlamaForCausalLM takes tokens alone, not pixel_values"):

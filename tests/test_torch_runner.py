@@ -26,9 +26,9 @@ from transformers import (
 
 from swift.engine.cpu import attention, products
 from swift.engine.cpu.products import product
-from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.cpu.torch_runner import TorchRunner
 from swift.engine.families import why_not
-from swift.engine.runner import Feed
+from swift.engine.runner import Chunk
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
 
@@ -100,40 +100,40 @@ def same(logits, wanted, tolerance=2e-4):
 def test_its_logits_are_those_of_transformers(name):
     model = made(name)
     assert why_not(model) == ""
-    runner = Decoder(model)
+    runner = TorchRunner(model)
     long, short, third = prompt(40, 1), prompt(17, 2), prompt(30, 3)
     one, two = runner.open(), runner.open()
     # a prompt in pieces, beside a whole one, beside single tokens
-    same(runner.step([Feed(one, long[:13], wants=False), Feed(two, short)]), expected(model, short))
-    same(runner.step([Feed(one, long[13:30], wants=False), Feed(two, [5])]), expected(model, [*short, 5]))
+    same(runner.step([Chunk(one, long[:13], needs_logits=False), Chunk(two, short)]), expected(model, short))
+    same(runner.step([Chunk(one, long[13:30], needs_logits=False), Chunk(two, [5])]), expected(model, [*short, 5]))
     three = runner.open()
-    logits = runner.step([Feed(three, third), Feed(two, [6]), Feed(one, long[30:])])
+    logits = runner.step([Chunk(three, third), Chunk(two, [6]), Chunk(one, long[30:])])
     same(logits, expected(model, third, [*short, 5, 6], long))
     # single tokens of rows of different length
-    logits = runner.step([Feed(three, [1]), Feed(two, [2]), Feed(one, [3])])
+    logits = runner.step([Chunk(three, [1]), Chunk(two, [2]), Chunk(one, [3])])
     same(logits, expected(model, [*third, 1], [*short, 5, 6, 2], [*long, 3]))
     # a row leaves, another takes its place and begins with what was read before
-    kept = [runner.read(one, start, start + 8) for start in range(0, 32, 8)]
+    blocks = [runner.read(one, start, start + 8) for start in range(0, 32, 8)]
     runner.close(two)
-    four = runner.open(kept, 29)
-    same(runner.step([Feed(four, long[29:]), Feed(three, [7])]), expected(model, long, [*third, 1, 7]))
+    four = runner.open(blocks, 29)
+    same(runner.step([Chunk(four, long[29:]), Chunk(three, [7])]), expected(model, long, [*third, 1, 7]))
 
 
 def test_long_pieces_go_through_sdpa_to_the_same_end(monkeypatch):
     model = made("mistral")
     monkeypatch.setattr(attention, "SCORES", 0)
-    runner = Decoder(model)
-    past = runner.open()
-    runner.step([Feed(past, prompt(60)[:33], wants=False)])
-    same(runner.step([Feed(past, prompt(60)[33:])]), expected(model, prompt(60)))
+    runner = TorchRunner(model)
+    state = runner.open()
+    runner.step([Chunk(state, prompt(60)[:33], needs_logits=False)])
+    same(runner.step([Chunk(state, prompt(60)[33:])]), expected(model, prompt(60)))
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_in_bf16_it_errs_no_more_than_transformers_does(name):
     exact, rounded = made(name), made(name).bfloat16()
-    runner = Decoder(rounded)
+    runner = TorchRunner(rounded)
     rows = [prompt(length, length) for length in (30, 31, 44)]
-    logits = runner.step([Feed(runner.open(), row) for row in rows]).float()
+    logits = runner.step([Chunk(runner.open(), row) for row in rows]).float()
     wanted = expected(exact, *rows)
     assert (logits - wanted).norm() < 1.2 * (expected(rounded, *rows) - wanted).norm()
 
@@ -141,27 +141,27 @@ def test_in_bf16_it_errs_no_more_than_transformers_does(name):
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
 def test_in_bf16_single_tokens_of_rows_of_any_length_err_no_more_than_transformers(name):
     exact, rounded = made(name), made(name).bfloat16()
-    runner = Decoder(rounded)
+    runner = TorchRunner(rounded)
     rows = [prompt(length, length) for length in (20, 33, 300)]
-    pasts = [runner.open() for _ in rows]
-    runner.step([Feed(past, row[:-1], wants=False) for past, row in zip(pasts, rows, strict=True)])
-    logits = runner.step([Feed(past, row[-1:]) for past, row in zip(pasts, rows, strict=True)]).float()
+    states = [runner.open() for _ in rows]
+    runner.step([Chunk(state, row[:-1], needs_logits=False) for state, row in zip(states, rows, strict=True)])
+    logits = runner.step([Chunk(state, row[-1:]) for state, row in zip(states, rows, strict=True)]).float()
     wanted = expected(exact, *rows)
     assert (logits - wanted).norm() < 1.2 * (expected(rounded, *rows) - wanted).norm()
 
 
 def test_a_row_is_the_same_whoever_is_beside_it():
     model = made("llama")
-    runner = Decoder(model)
-    alone = runner.step([Feed(runner.open(), prompt(20))])
-    others = [Feed(runner.open(), prompt(length, length)) for length in (3, 50, 20)]
-    same(runner.step([*others, Feed(runner.open(), prompt(20))])[-1:], alone, 1e-4)
+    runner = TorchRunner(model)
+    alone = runner.step([Chunk(runner.open(), prompt(20))])
+    others = [Chunk(runner.open(), prompt(length, length)) for length in (3, 50, 20)]
+    same(runner.step([*others, Chunk(runner.open(), prompt(20))])[-1:], alone, 1e-4)
 
 
 def test_keeping_no_weights_twice_leaves_the_numbers():
     model, other = made("qwen2"), made("qwen2")
-    runner = Decoder(other, keep=False)
-    same(runner.step([Feed(runner.open(), prompt(20))]), expected(model, prompt(20)))
+    runner = TorchRunner(other, keep_weights=False)
+    same(runner.step([Chunk(runner.open(), prompt(20))]), expected(model, prompt(20)))
     assert other.model.layers[0].mlp.down_proj.weight.is_meta
     assert other.lm_head.weight.is_meta
 
@@ -186,11 +186,11 @@ def test_rounded_weights_make_nearly_the_same_product_each_row_for_itself(bits, 
     made = product(weight.to(dtype), bias.to(dtype), bits)
     wanted = x @ weight.t() + bias
     y = made(x.to(dtype)).float()
-    kept = rounding.of_dtype(dtype, bits, weight, x, wanted)
-    error = (rounding.of_products(bits, weight, x) ** 2 + kept**2).sqrt()
+    blocks = rounding.of_dtype(dtype, bits, weight, x, wanted)
+    error = (rounding.of_products(bits, weight, x) ** 2 + blocks**2).sqrt()
     assert ((y - wanted).norm(dim=1) < rounding.MOST * error).all()
     alone = torch.cat([made(row[None].to(dtype)) for row in x]).float()
-    assert ((y - alone).norm(dim=1) < rounding.MOST * rounding.between(bits, weight, x, kept)).all()
+    assert ((y - alone).norm(dim=1) < rounding.MOST * rounding.between(bits, weight, x, blocks)).all()
 
 
 @pytest.mark.parametrize("tiles", [True, False])
@@ -213,8 +213,8 @@ def test_many_rows_go_through_rounded_weights_as_few_do(bits, dtype):
     weight, x = torch.randn(128, 96).to(dtype) / 10, torch.randn(100, 96).to(dtype)
     made = product(weight, None, bits)
     few, y = torch.cat([made(rows) for rows in x.split(5)]).float(), made(x).float()
-    kept = rounding.of_dtype(dtype, bits, weight.float(), x.float(), few)
-    assert ((y - few).norm(dim=1) < rounding.MOST * rounding.between(bits, weight.float(), x.float(), kept)).all()
+    blocks = rounding.of_dtype(dtype, bits, weight.float(), x.float(), few)
+    assert ((y - few).norm(dim=1) < rounding.MOST * rounding.between(bits, weight.float(), x.float(), blocks)).all()
     # the same product, and one more rounding of the sum
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(made(x, add_NO=y.to(dtype)).float(), 2 * y, rtol=eps, atol=eps)
@@ -230,7 +230,7 @@ def test_a_model_whose_weights_are_on_the_grid_loses_nothing_by_rounding_them(bi
             part.weight.data = steps / levels
     engine = TorchEngine(model, (), bits=bits)
     runner = engine._runner
-    logits = runner.step([Feed(runner.open(), prompt(20, 1)), Feed(runner.open(), prompt(33, 2))])
+    logits = runner.step([Chunk(runner.open(), prompt(20, 1)), Chunk(runner.open(), prompt(33, 2))])
     wanted = expected(model, prompt(20, 1), prompt(33, 2))
     assert (logits - wanted).norm() / wanted.norm() < 0.05 * 2 ** (8 - rounding.activation_bits()), (
         "what activations and the head lose"

@@ -16,7 +16,7 @@ from swift.commands.groups import BackendFlags, VllmFlags
 
 if TYPE_CHECKING:
     from swift.commands.loading import Choice
-    from swift.engine.torch_engine import Engine
+    from swift.engine.interface import Engine
     from swift.model.gguf import Shape
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -63,10 +63,10 @@ def start(
         return openvino(choice, path, stops)
     if log is None:
         return vllm(backend.vllm, choice, path, stops)
-    from swift.engine.redirect import AsideEngine
+    from swift.engine.redirect import RedirectedEngine
 
     print(f"vLLM's log: {log}", file=sys.stderr)
-    return AsideEngine(lambda: vllm(backend.vllm, choice, path, stops), log)
+    return RedirectedEngine(lambda: vllm(backend.vllm, choice, path, stops), log)
 
 
 def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
@@ -100,7 +100,7 @@ def _suits_vllm(choice: Choice, path: Path, log: Path | None) -> bool:
     import torch
 
     from swift.engine import vllm_engine as engine
-    from swift.engine.redirect import Aside
+    from swift.engine.redirect import OutputRedirect
     from swift.model import load
 
     if choice.adapter or choice.model.quant.bits or not torch.cuda.is_available() or not path.is_dir():
@@ -108,7 +108,7 @@ def _suits_vllm(choice: Choice, path: Path, log: Path | None) -> bool:
     if load.takes_images(path):  # which vLLM is not given here
         return False
     architectures = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    with Aside(log).during() if log else nullcontext():
+    with OutputRedirect(log).during() if log else nullcontext():
         return engine.serves(architectures)
 
 

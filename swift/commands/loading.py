@@ -14,8 +14,8 @@ from swift.model.config_files import json_object
 from swift.native import processor
 
 if TYPE_CHECKING:
+    from swift.engine.interface import Engine, TokenStream
     from swift.engine.sampling import SamplingParams
-    from swift.engine.torch_engine import Engine, Steps
     from swift.infer.chat import LocalChat
     from swift.model.catalog import ModelSpec
 
@@ -104,13 +104,13 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     own = model.generation_config.eos_token_id
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
 
-    def engine(model: Any, whole: int = 0) -> TorchEngine:
+    def engine(model: Any, unsplit: int = 0) -> TorchEngine:
         most = cfg.backend.max_batch
         known = not families.why_not(model)
         if foreign and (not known or native_runner.why_not(model)):
             model = model.float()
-        started = TorchEngine(model, sorted(stops), max_batch=most, whole=whole, bits=late, keep=keep)
-        if reason := started.slower or (missing if known else ""):
+        started = TorchEngine(model, sorted(stops), max_batch=most, unsplit=unsplit, bits=late, keep_weights=keep)
+        if reason := started.fast_path_missing or (missing if known else ""):
             print(f"replies take longer than they could: {reason}", file=sys.stderr)
         return started
 
@@ -122,7 +122,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     if not prompts.is_prompted(tuned):
         return LocalChat(engine(tuned), renderer)
     prompted = Prompted(tuned)
-    return LocalChat(_Prefixed(engine(prompted, whole=prompted.length), prompted.length), renderer)
+    return LocalChat(_Prefixed(engine(prompted, unsplit=prompted.length), prompted.length), renderer)
 
 
 class _Prefixed:
@@ -135,7 +135,9 @@ class _Prefixed:
     def context(self) -> int | None:
         return self._engine.context
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None
+    ) -> TokenStream:
         if inputs:
             raise ValueError("this checkpoint's virtual tokens do not go together with images")
         return self._engine.submit([*self._virtual, *tokens], params)

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.engine.reply_queue import Reply, ReplySteps
-from swift.engine.sampling import SamplingParams, room
+from swift.engine.reply_queue import Reply, ReplyStream
+from swift.engine.sampling import SamplingParams, max_new_tokens
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "AUTO": "f32"}
 CACHE_GB = 4
@@ -51,7 +51,7 @@ class OpenVinoEngine:
         self._worker = threading.Thread(target=self._work, name="swift-openvino", daemon=True)
         self._worker.start()
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplySteps:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplyStream:
         if inputs is not None:
             raise ValueError("--infer_backend openvino takes text alone: answer images with pt")
         for name in CANNOT:
@@ -62,14 +62,14 @@ class OpenVinoEngine:
             raise ValueError(
                 "--infer_backend openvino gives log probabilities for temperature 0 without penalties alone"
             )
-        length = room(tokens, params, self.context, self._vocabulary)
+        length = max_new_tokens(tokens, params, self.context, self._vocabulary)
         reply = Reply(length, frozenset() if params.ignore_eos else self._stops)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
             self._waiting.append(_Request(reply, list(tokens), self._settings(params, length)))
             self._changed.notify()
-        return ReplySteps(reply)
+        return ReplyStream(reply)
 
     def close(self) -> None:
         """Ends the worker; requests under way end with an error."""

@@ -1,90 +1,91 @@
-"""Keys and values of prompts and replies seen before, so that what repeats is not computed again. Knows no model."""
+"""Keys and values of earlier prompts and replies, reused by sequences that begin alike. Knows no model."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
-from swift.engine.runner import Kept
+from swift.engine.runner import KVBlock
 
-BLOCK = 32
-"""Positions that are kept, found and dropped together."""
+BLOCK_SIZE = 32
+"""Positions of one block: the unit that is stored, matched and evicted."""
 
 Tokens = tuple[int, ...]
 
 
-class _Block:
-    """The block of `tokens` behind `before`: what it holds depends on every token up to there."""
+class _Node:
+    """A block of the tree. Its keys and values depend on the tokens of all its ancestors."""
 
-    def __init__(self, before: _Block | None, tokens: Tokens, kept: Kept) -> None:
-        self.before, self.tokens, self.kept = before, tokens, kept
-        self.after: dict[Tokens, _Block] = {}
-        self.bytes = sum(tensor.nbytes for tensor in kept.tensors)
+    def __init__(self, parent: _Node | None, tokens: Tokens, block: KVBlock) -> None:
+        self.parent, self.tokens, self.block = parent, tokens, block
+        self.children: dict[Tokens, _Node] = {}
+        self.bytes = sum(tensor.nbytes for tensor in block.tensors)
 
 
-class Prefixes:
-    """A tree of blocks, up to `limit` bytes: what was not used for longest goes first.
+class PrefixCache:
+    """A tree of blocks of up to `limit` bytes in total; the least recently used blocks are evicted first.
 
-    Each model that tokens can be run through, the base one and every adapter, has a `root` of its own.
+    `root`: what computes the tokens. The base model and every adapter have a tree of their own.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._roots: dict[object, _Block] = {}
-        self._recent: OrderedDict[_Block, None] = OrderedDict()  # a block always stands behind those that follow it
+        self._roots: dict[object, _Node] = {}
+        self._recent: OrderedDict[_Node, None] = OrderedDict()  # least recent first; a node comes after its children
         self.bytes = 0
 
-    def find(self, root: object, tokens: Sequence[int]) -> list[Kept]:
-        """The blocks that `tokens` begin with."""
+    def match(self, root: object, tokens: Sequence[int]) -> list[KVBlock]:
+        """The longest stored prefix of `tokens`, as blocks."""
         found = list(self._walk(root, tokens))
         self._touch(found)
-        return [block.kept for block in found]
+        return [node.block for node in found]
 
-    def keep(self, root: object, tokens: Sequence[int], read: Callable[[int, int], Kept]) -> None:
-        """Takes in the whole blocks of `tokens`. `read(start, end)` copies those that are not there yet."""
+    def insert(self, root: object, tokens: Sequence[int], read: Callable[[int, int], KVBlock]) -> None:
+        """Stores the full blocks of `tokens`. `read(start, end)` copies those that are not stored yet."""
         found = list(self._walk(root, tokens))
-        block = found[-1] if found else self._roots.setdefault(root, _Block(None, (), Kept(0, [])))
-        for start in range(len(found) * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
-            following = _Block(block, tuple(tokens[start : start + BLOCK]), read(start, start + BLOCK))
-            if self.bytes + following.bytes > self._limit:
+        node = found[-1] if found else self._roots.setdefault(root, _Node(None, (), KVBlock(0, [])))
+        for start in range(len(found) * BLOCK_SIZE, len(tokens) - BLOCK_SIZE + 1, BLOCK_SIZE):
+            child = _Node(node, tuple(tokens[start : start + BLOCK_SIZE]), read(start, start + BLOCK_SIZE))
+            if self.bytes + child.bytes > self._limit:
                 self._touch(found)
-                self._drop(following.bytes, spare=set(found))
-                if self.bytes + following.bytes > self._limit:
+                self._evict(child.bytes, spare=set(found))
+                if self.bytes + child.bytes > self._limit:
                     return
-            block.after[following.tokens] = following
-            self._recent[following] = None
-            self.bytes += following.bytes
-            found.append(following)
-            block = following
+            node.children[child.tokens] = child
+            self._recent[child] = None
+            self.bytes += child.bytes
+            found.append(child)
+            node = child
         self._touch(found)
 
-    def forget(self, root: object) -> None:
-        """Drops all that a root has, when its model is gone."""
+    def clear(self, root: object) -> None:
+        """Drops the whole tree of `root`."""
         if top := self._roots.pop(root, None):
             gone = [top]
-            for block in gone:
-                gone += block.after.values()
-            for block in gone[1:]:
-                del self._recent[block]
-                self.bytes -= block.bytes
+            for node in gone:
+                gone += node.children.values()
+            for node in gone[1:]:
+                del self._recent[node]
+                self.bytes -= node.bytes
 
-    def _walk(self, root: object, tokens: Sequence[int]) -> Iterator[_Block]:
-        block = self._roots.get(root)
-        for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
-            block = block and block.after.get(tuple(tokens[start : start + BLOCK]))
-            if block is None:
+    def _walk(self, root: object, tokens: Sequence[int]) -> Iterator[_Node]:
+        node = self._roots.get(root)
+        for start in range(0, len(tokens) - BLOCK_SIZE + 1, BLOCK_SIZE):
+            node = node and node.children.get(tuple(tokens[start : start + BLOCK_SIZE]))
+            if node is None:
                 return
-            yield block
+            yield node
 
-    def _touch(self, blocks: Sequence[_Block]) -> None:
-        for block in reversed(blocks):  # the first last: nothing is dropped before what follows it
-            self._recent.move_to_end(block)
+    def _touch(self, nodes: Sequence[_Node]) -> None:
+        for node in reversed(nodes):  # parents become more recent than their children, so leaves are evicted first
+            self._recent.move_to_end(node)
 
-    def _drop(self, room: int, spare: set[_Block]) -> None:
-        for block in list(self._recent):
-            if self.bytes + room <= self._limit:
+    def _evict(self, needed: int, spare: set[_Node]) -> None:
+        """Evicts until `needed` bytes are free, sparing some nodes."""
+        for node in list(self._recent):
+            if self.bytes + needed <= self._limit:
                 return
-            if block not in spare:
-                assert block.before is not None and not block.after, "what follows is dropped first"
-                del block.before.after[block.tokens], self._recent[block]
-                self.bytes -= block.bytes
+            if node not in spare:
+                assert node.parent is not None and not node.children, "children are evicted first"
+                del node.parent.children[node.tokens], self._recent[node]
+                self.bytes -= node.bytes

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from swift.engine.interface import Engine, TokenStream
 from swift.engine.sampling import SamplingParams
-from swift.engine.torch_engine import Engine, Steps
 
 
-class Aside:
-    """Keeps standard output and error for this program: `begin`, start the other code, `ours`, and at last `end`.
+class OutputRedirect:
+    """Keeps standard output and error for this program: `begin`, start the other code, `restore`, and at last `end`.
 
     From `begin` on, the file descriptors 1 and 2, which other processes inherit, are the file. Between `begin` and
-    `ours` so are sys.stdout and sys.stderr, which loggers and forked processes take hold of; afterwards these write
+    `restore` so are sys.stdout and sys.stderr, which loggers and forked processes take hold of; afterwards these write
     where they did before. The file stays open, because loggers do not let go of it.
     """
 
@@ -39,7 +39,7 @@ class Aside:
             os.dup2(self._log.fileno(), fd)
         sys.stdout = sys.stderr = self._log
 
-    def ours(self) -> None:
+    def restore(self) -> None:
         """The other code has started: what this program prints goes where it went before."""
         sys.stdout, sys.stderr = self._own
 
@@ -75,28 +75,30 @@ def _writing_to(kept: int, fd: int, stream: TextIO) -> TextIO:
     )
 
 
-class AsideEngine:
+class RedirectedEngine:
     """An engine whose own output, and that of its processes, goes into `file` until it is closed."""
 
     def __init__(self, start: Callable[[], Engine], file: Path) -> None:
-        self._aside = Aside(file)
-        self._aside.begin()
+        self._redirect = OutputRedirect(file)
+        self._redirect.begin()
         try:
             self._engine = start()
         except BaseException:
-            self._aside.end()
+            self._redirect.end()
             raise
-        self._aside.ours()
+        self._redirect.restore()
 
     @property
     def context(self) -> int | None:
         return self._engine.context
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None
+    ) -> TokenStream:
         return self._engine.submit(tokens, params, inputs)
 
     def close(self) -> None:
         try:
             self._engine.close()
         finally:
-            self._aside.end()
+            self._redirect.end()

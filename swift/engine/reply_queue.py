@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from swift.engine.torch_engine import Step
+from swift.engine.interface import TokenOutput
 
 
 class Reply:
@@ -13,7 +13,7 @@ class Reply:
 
     def __init__(self, length: int, stops: frozenset[int]) -> None:
         self.over = False
-        self.queue: SimpleQueue[Step | Exception | None] = SimpleQueue()
+        self.queue: SimpleQueue[TokenOutput | Exception | None] = SimpleQueue()
         self.cancelled: Callable[[], object] = lambda: None
         self._length, self._stops = length, stops
         self._taken = 0
@@ -23,29 +23,29 @@ class Reply:
         self._taken += 1
         stopped = token in self._stops
         self.over = stopped or self._taken == self._length
-        self.queue.put(Step(token, logprob, "stop" if stopped else "length" if self.over else None, top))
+        self.queue.put(TokenOutput(token, logprob, "stop" if stopped else "length" if self.over else None, top))
 
     def end(self, error: Exception | None = None) -> None:
         self.over = True
         self.queue.put(error)
 
 
-class ReplySteps:
+class ReplyStream:
     """The same reply as the asking thread holds it: closing or dropping it cancels the request."""
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._over = False
 
-    def __iter__(self) -> ReplySteps:
+    def __iter__(self) -> ReplyStream:
         return self
 
-    def __next__(self) -> Step:
+    def __next__(self) -> TokenOutput:
         if self._over:
             raise StopIteration
         step = self._reply.queue.get()
-        self._over = not isinstance(step, Step) or step.finish is not None
-        if isinstance(step, Step):
+        self._over = not isinstance(step, TokenOutput) or step.finish is not None
+        if isinstance(step, TokenOutput):
             return step
         raise StopIteration if step is None else step
 

@@ -1,4 +1,4 @@
-"""What the engine asks of a model: tokens of many requests in, logits out, the past kept between. Knows no queue."""
+"""What the engine requires of a model: chunks of sequences in, logits out, keys and values kept. Knows no queue."""
 
 from __future__ import annotations
 
@@ -9,68 +9,72 @@ import torch
 from torch import Tensor
 
 from swift.engine.lora import Lora
-from swift.engine.sampling import Choice
+from swift.engine.sampling import SampledToken
 
 
-class Kept(NamedTuple):
-    """Keys and values of `length` positions, in tensors as the runner that read them likes to have them back."""
+class KVBlock(NamedTuple):
+    """A copy of the keys and values of `length` positions; the runner that made it defines the tensors' layout."""
 
     length: int
     tensors: list[Tensor]
 
 
-class Past:
-    """The keys and values of one request, wherever its runner keeps them; `length` positions are filled."""
+class SequenceState:
+    """The keys and values of one sequence, wherever its runner keeps them. `length`: positions computed so far."""
 
     length: int = 0
 
 
-class Feed(NamedTuple):
-    """Tokens to be put behind a past. `wants`: logits after the last of them are asked for.
+class Chunk(NamedTuple):
+    """Consecutive tokens of one sequence, computed in one step behind what `state` holds.
 
-    `inputs`: what an image model takes beside the tokens of its first and only piece.
+    `needs_logits`: return the logits of the last token. `adapter`: the name of a LoRA adapter, '' for the base model.
+    `inputs`: tensors of a vision-language model, with the sequence's first and only chunk.
     """
 
-    past: Past
+    state: SequenceState
     tokens: Sequence[int]
-    wants: bool = True
+    needs_logits: bool = True
     adapter: str = ""
     inputs: Mapping[str, Tensor] | None = None
 
 
 class Runner(Protocol):
-    """A model with the pasts of the requests that it is answering."""
+    """A model with the states of the sequences that it computes."""
 
     position_bytes: int
-    """What keys and values of one position cost; 0 until known."""
-    readable: bool
-    """Whether positions of a past can be read for another; where not, `open` is given none and `read` not called."""
+    """Bytes of the keys and values of one position, over all layers; 0 until known."""
+    shares_prefixes: bool
+    """Whether one sequence can begin with blocks read from another; if not, the engine never calls `read`."""
 
-    def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
-        """A past that begins with `length` positions read from another."""
+    def open(self, blocks: Sequence[KVBlock] = (), length: int = 0) -> SequenceState:
+        """Returns a new state whose first `length` positions are those of `blocks`."""
         ...
 
-    def close(self, past: Past) -> None: ...
+    def close(self, state: SequenceState) -> None: ...
 
-    def step(self, feeds: Sequence[Feed]) -> Tensor:
-        """Feeds everything once; a row of logits for each feed that wants them, in order, there until the next step."""
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Computes all chunks once and extends their states.
+
+        Returns logits_NV, a row for each chunk with `needs_logits`, in order. It is valid until the next step.
+        """
         ...
 
-    def likeliest(self, logits_NV: Tensor) -> list[Choice]:
-        """The likeliest token of each row of the last step's logits, or of some of them."""
+    def argmax(self, logits_NV: Tensor) -> list[SampledToken]:
+        """The most probable token of each row; the rows are some or all of the last step's."""
         ...
 
-    def read(self, past: Past, start: int, end: int) -> Kept:
-        """A copy of the keys and values of some positions."""
+    def read(self, state: SequenceState, start: int, end: int) -> KVBlock:
+        """Copies the keys and values of positions `start` to `end`."""
         ...
 
     def why_not(self, adapter: Lora) -> str:
-        """Why requests with this adapter cannot run beside others; empty if they can. Changes nothing."""
+        """Why this adapter cannot be served together with others; empty if it can. Changes nothing."""
         ...
 
-    def add(self, name: str, adapter: Lora) -> None: ...
+    def add_lora(self, name: str, adapter: Lora) -> None: ...
 
-    def remove(self, name: str) -> None: ...
+    def remove_lora(self, name: str) -> None: ...
 
 
 def as_long(values: Sequence[int], device: torch.device) -> Tensor:

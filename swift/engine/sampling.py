@@ -78,7 +78,7 @@ class TooLong(ValueError):
     """A prompt, or a prompt and its reply, that the context does not hold."""
 
 
-def room(
+def max_new_tokens(
     tokens: Sequence[int], params: SamplingParams, context: int, vocabulary: int, whose: str = "the model's context"
 ) -> int:
     """How many tokens the reply may have in `whose` context.
@@ -106,7 +106,7 @@ FEW = 8
 """Rows of logits that are looked at together: more are as much memory as the allocator gets anew each time."""
 
 
-class Choice(NamedTuple):
+class SampledToken(NamedTuple):
     """A token and its log probability under the model, before any option changed it; `top`: the likeliest tokens."""
 
     token: int
@@ -117,20 +117,20 @@ class Choice(NamedTuple):
 Change = Callable[[Tensor, Sequence[int]], Tensor]
 
 
-def likeliest(logits_NV: Tensor) -> list[Choice]:
+def argmax(logits_NV: Tensor) -> list[SampledToken]:
     """The likeliest token of each row."""
-    return [choice for part_NV in logits_NV.split(FEW) for choice in _likeliest(part_NV)]
+    return [choice for part_NV in logits_NV.split(FEW) for choice in _argmax(part_NV)]
 
 
-def _likeliest(logits_NV: Tensor) -> list[Choice]:
+def _argmax(logits_NV: Tensor) -> list[SampledToken]:
     """Of each row."""
     wide_NV = logits_NV.to(torch.float32, copy=True)
     highest_N, best_N = wide_NV.max(-1)
     logprobs_N = wide_NV.sub_(highest_N[:, None]).exp_().sum(-1).log_().neg_()
-    return [Choice(*each) for each in zip(best_N.tolist(), logprobs_N.tolist(), strict=True)]
+    return [SampledToken(*each) for each in zip(best_N.tolist(), logprobs_N.tolist(), strict=True)]
 
 
-def is_greedy(params: SamplingParams) -> bool:
+def is_plain_greedy(params: SamplingParams) -> bool:
     """Whether a request takes the likeliest token and wants to know no more than that."""
     told = (
         "max_tokens",
@@ -148,14 +148,14 @@ def is_greedy(params: SamplingParams) -> bool:
     return replace(params, **{name: getattr(GREEDY, name) for name in told}) == GREEDY
 
 
-def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Tensor, Sequence[int]], Choice]:
-    """The function (logits_V, reply so far) -> Choice that draws one reply to `prompt`. Seeded, it repeats itself."""
+def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Tensor, Sequence[int]], SampledToken]:
+    """The function (logits_V, reply so far) -> SampledToken that samples one reply to `prompt`. A seed repeats it."""
     changes = _changes(params, prompt)
     greedy = params.temperature == 0
     generator = None if params.seed is None else torch.Generator().manual_seed(params.seed)
     constraint = params.guide.begin() if params.guide else None
 
-    def sample(logits_V: Tensor, reply: Sequence[int]) -> Choice:
+    def sample(logits_V: Tensor, reply: Sequence[int]) -> SampledToken:
         logits_V = logits_V.float()
         changed_V = constraint.mask(logits_V) if constraint else logits_V
         for change in changes:
@@ -168,7 +168,7 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Ten
         if constraint:
             constraint.accept(token)
         total = logits_V.logsumexp(-1)
-        return Choice(token, float(logits_V[token] - total), _top(logits_V - total, params.top_logprobs))
+        return SampledToken(token, float(logits_V[token] - total), _top(logits_V - total, params.top_logprobs))
 
     return sample
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from swift.engine import families, openmp
 from swift.engine.cpu import kernels, native_runner, products
-from swift.engine.cpu.native_runner import NativeDecoder
-from swift.engine.cpu.torch_runner import Decoder
+from swift.engine.cpu.native_runner import NativeRunner
+from swift.engine.cpu.torch_runner import TorchRunner
+from swift.engine.interface import Busy, TokenOutput, TokenStream
 from swift.engine.lora import Lora, read_lora
-from swift.engine.prefix_cache import BLOCK, Prefixes
-from swift.engine.runner import Feed, Past, Runner
-from swift.engine.sampling import Choice, SamplingParams, is_greedy, room, sampler
-from swift.engine.transformers_runner import Generic
+from swift.engine.prefix_cache import BLOCK_SIZE, PrefixCache
+from swift.engine.runner import Chunk, Runner, SequenceState
+from swift.engine.sampling import SampledToken, SamplingParams, is_plain_greedy, max_new_tokens, sampler
+from swift.engine.transformers_runner import TransformersRunner
 from swift.native import processor
 
 PREFILL = 512
@@ -35,54 +36,16 @@ MEMORY_SHARE = 0.25
 """Of the machine's memory, what keys and values may take: half of it for running requests, half for prefixes."""
 
 
-class Busy(RuntimeError):
-    """The queue is full: ask again later."""
-
-
-class Step(NamedTuple):
-    """One token of a reply. `finish` is set on the last: `stop` (the token is a stop token) or `length`.
-
-    `top`: the likeliest tokens with their log probabilities, where they were asked for.
-    """
-
-    token: int
-    logprob: float
-    finish: Literal["stop", "length"] | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
-class Steps(Iterator[Step], Protocol):
-    """A reply on its way. Closing it, or dropping it, cancels the request."""
-
-    def close(self) -> None: ...
-
-
-class Engine(Protocol):
-    @property
-    def context(self) -> int | None:
-        """The most tokens of a prompt and its reply together; None: as many as memory holds."""
-        ...
-
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
-        """Starts a reply to `tokens`. Safe to call from many threads. Raises ValueError for what cannot be served.
-
-        `inputs`: what an image model takes beside the tokens (pixel values and the like).
-        """
-        ...
-
-    def close(self) -> None: ...
-
-
 class TorchEngine:
     """A transformers model behind a worker thread, which answers up to `max_batch` requests in one step.
 
     A request joins as soon as there is room and leaves when it ends or is cancelled; long prompts go in pieces between
     the tokens of other replies. The result of a greedy request is its result alone, up to float rounding.
     `context` None: the model's own. `max_queue`: more requests than that do not wait but get Busy; None lets all wait.
-    `memory`: bytes for keys and values; None takes a quarter of the machine's. `whole`: a prompt's first so many
-    tokens and one more are never taken apart. `bits` 8 or 4 rounds the weights, on a CPU. `keep` False: `model` may
-    lose its weights to the layout computed with here. `fast` False: transformers' own layers, whatever the model.
-    `slower` says what this machine lacks for quicker steps.
+    `memory`: bytes for keys and values; None takes a quarter of the machine's. `unsplit`: a prompt's first so many
+    tokens and one more are never taken apart. `bits` 8 or 4 rounds the weights, on a CPU. `keep_weights` False: `model`
+    may lose its weights to the layout computed with here. `fast` False: transformers' own layers, whatever the model.
+    `fast_path_missing` says what this machine lacks for quicker steps.
     """
 
     def __init__(
@@ -94,9 +57,9 @@ class TorchEngine:
         *,
         max_queue: int | None = None,
         memory: int | None = None,
-        whole: int = 0,
+        unsplit: int = 0,
         bits: int = 0,
-        keep: bool = True,
+        keep_weights: bool = True,
         fast: bool = True,
     ) -> None:
         for name, value in (("max_batch", max_batch), ("max_queue", max_queue), ("memory", memory)):
@@ -107,12 +70,12 @@ class TorchEngine:
         self._vocabulary: int = config.vocab_size
         self.model = model.eval()
         self._memory = (memory or _memory(model.device)) // 2
-        self._runner, self.slower = _runner(model, bits, keep, fast, self._memory)
-        quick = products.has_tiles(model.device, model.dtype) and (bits != 4 or isinstance(self._runner, NativeDecoder))
+        self._runner, self.fast_path_missing = _runner(model, bits, keep_weights, fast, self._memory)
+        quick = products.has_tiles(model.device, model.dtype) and (bits != 4 or isinstance(self._runner, NativeRunner))
         self._beside = BESIDE_QUICK if quick else BESIDE
-        self._prefixes = Prefixes(self._memory)
+        self._prefixes = PrefixCache(self._memory)
         self._stop_tokens = frozenset(stop_tokens)
-        self._max_batch, self._max_queue, self._whole = max_batch, max_queue, whole
+        self._max_batch, self._max_queue, self._unsplit = max_batch, max_queue, unsplit
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
         self._adapters: dict[str, _Adapter] = {}
@@ -124,9 +87,11 @@ class TorchEngine:
         self._worker: threading.Thread | None = None
         openmp.release()  # the worker has a team of its own
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None) -> Steps:
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None
+    ) -> TokenStream:
         inputs = inputs or None
-        if inputs and not isinstance(self._runner, Generic):
+        if inputs and not isinstance(self._runner, TransformersRunner):
             raise ValueError(f"{type(self.model).__name__} takes tokens alone, not {', '.join(inputs)}")
         stop_tokens = frozenset[int]() if params.ignore_eos else self._stop_tokens
         length = self._room(tokens, params)
@@ -154,7 +119,7 @@ class TorchEngine:
                 raise ValueError(f"{where}: {reason}")
             self._count += 1
             added = _Adapter(f"{name}_{self._count}".replace(".", "_"))
-            self._runner.add(added.key, lora)
+            self._runner.add_lora(added.key, lora)
             self._adapters = {**self._adapters, name: added}
 
         self._run(add)
@@ -226,7 +191,7 @@ class TorchEngine:
         held = self._held()
         context = min(self.context or held, held)
         whose = "the model's context" if context == self.context else "what its memory holds, a context"
-        found = room(tokens, params, context, self._vocabulary, whose)
+        found = max_new_tokens(tokens, params, context, self._vocabulary, whose)
         return None if params.max_tokens is None and self.context is None else found
 
     def _held(self) -> int:
@@ -273,19 +238,19 @@ class TorchEngine:
         """Whether memory holds the rows for another step, each as wide as the longest."""
         return len(rows) * max(len(row.tokens) for row in rows) <= self._held()
 
-    def _groups(self) -> list[list[tuple[_Row, Feed]]]:
+    def _groups(self) -> list[list[tuple[_Row, Chunk]]]:
         """What goes through the model in this step: every reply's last token, and pieces of prompts up to a limit."""
         while len(self._rows) > 1 and not self._fits(self._rows):
             self._put_back(self._rows[-1])
         for row in self._rows[:]:
-            if row.past is CLOSED and not self._awaits(row):
+            if row.state is CLOSED and not self._awaits(row):
                 self._open(row)
-        ready = [row for row in self._rows if row.past is not CLOSED]
-        replies = [(row, row.feed(1)) for row in ready if row.left == 1]
+        ready = [row for row in self._rows if row.state is not CLOSED]
+        replies = [(row, row.chunk(1)) for row in ready if row.left == 1]
         prompts = [row for row in ready if row.left > 1]
         shares = _shares(prompts, self._beside if replies else PREFILL)
-        pieces = [(row, row.feed(self._piece(row, share))) for row, share in shares.items()]
-        if not isinstance(self._runner, Generic):
+        pieces = [(row, row.chunk(self._piece(row, share))) for row, share in shares.items()]
+        if not isinstance(self._runner, TransformersRunner):
             return [[*replies, *pieces]] if replies or pieces else []
         return [*([replies] if replies else []), *([piece] for piece in pieces)]
 
@@ -293,42 +258,42 @@ class TorchEngine:
         """How much of a prompt is fed: what may not be taken apart goes whole."""
         if row.inputs is not None:
             return row.left
-        return share if row.past.length else min(max(share, self._whole + 1), row.left)
+        return share if row.state.length else min(max(share, self._unsplit + 1), row.left)
 
     def _awaits(self, row: _Row) -> bool:
         """Whether an earlier prompt is about to compute what this one begins with."""
         if not self._reusable(row):
             return False
         for other in self._rows[: self._rows.index(row)]:
-            end = (other.past.length // BLOCK + 1) * BLOCK
+            end = (other.state.length // BLOCK_SIZE + 1) * BLOCK_SIZE
             alike = other.adapter is row.adapter and other.inputs is None and other.left > 1
             if alike and len(row.tokens) > end and other.tokens[:end] == row.tokens[:end]:
                 return True
         return False
 
     def _open(self, row: _Row) -> None:
-        """Gives a row its past, with what is known of its prompt."""
-        kept = self._prefixes.find(row.adapter, row.tokens[:-1]) if self._reusable(row) else []
-        length = len(kept) * BLOCK
+        """Gives a row its state, with what is known of its prompt."""
+        kept = self._prefixes.match(row.adapter, row.tokens[:-1]) if self._reusable(row) else []
+        length = len(kept) * BLOCK_SIZE
         # Whatever goes wrong belongs to the thread that waits for this row, not to the worker.
         try:
-            row.past = self._runner.open(kept, length) if length > self._whole else self._runner.open()
+            row.state = self._runner.open(kept, length) if length > self._unsplit else self._runner.open()
         except Exception as error:
             self._leave([row], error)
 
-    def _advance(self, group: Sequence[tuple[_Row, Feed]]) -> None:
+    def _advance(self, group: Sequence[tuple[_Row, Chunk]]) -> None:
         try:
-            logits_NV = self._runner.step([feed for _, feed in group])
+            logits_NV = self._runner.step([chunk for _, chunk in group])
         except Exception as error:
-            if len(group) > 1 and not isinstance(self._runner, Generic):  # find out whose it was
+            if len(group) > 1 and not isinstance(self._runner, TransformersRunner):  # find out whose it was
                 for each in group:
                     self._advance([each])
             else:
                 self._leave([row for row, _ in group], error)
             return
-        done, fed = [], [row for row, feed in group if feed.wants]
-        for row, feed in group:
-            if len(feed.tokens) > 1:
+        done, fed = [], [row for row, chunk in group if chunk.needs_logits]
+        for row, chunk in group:
+            if len(chunk.tokens) > 1:
                 self._keep(row)
         for row, choice in zip(fed, self._choices(fed, logits_NV), strict=True):
             if isinstance(choice, Exception):
@@ -337,15 +302,15 @@ class TorchEngine:
                 done.append(row)
         self._leave(done)
 
-    def _choices(self, rows: Sequence[_Row], logits_NV: Tensor) -> list[Choice | Exception]:
+    def _choices(self, rows: Sequence[_Row], logits_NV: Tensor) -> list[SampledToken | Exception]:
         """The next token of each row; those that just take the likeliest go through together."""
-        chosen: list[Choice | Exception | None] = [None] * len(rows)
+        chosen: list[SampledToken | Exception | None] = [None] * len(rows)
         plain = [index for index, row in enumerate(rows) if row.greedy]
         if plain:
             some_NV = logits_NV if len(plain) == len(rows) else logits_NV[plain]
-            for index, best in zip(plain, self._runner.likeliest(some_NV), strict=True):
+            for index, best in zip(plain, self._runner.argmax(some_NV), strict=True):
                 chosen[index] = best
-        found: list[Choice | Exception] = []
+        found: list[SampledToken | Exception] = []
         for row, choice, logits_V in zip(rows, chosen, logits_NV, strict=True):
             try:
                 found.append(choice or row.choose(logits_V))
@@ -356,40 +321,40 @@ class TorchEngine:
     def _leave(self, rows: Sequence[_Row], error: Exception | None = None) -> None:
         for row in rows:
             self._rows.remove(row)
-            if row.past is not CLOSED:
+            if row.state is not CLOSED:
                 if error is None:
                     self._keep(row)
-                self._runner.close(row.past)
-                row.past = CLOSED
+                self._runner.close(row.state)
+                row.state = CLOSED
             row.end(error)
 
     def _put_back(self, row: _Row) -> None:
         """Makes a row wait again, for want of memory; what it had said is part of its prompt then."""
         self._rows.remove(row)
-        if row.past is not CLOSED:
+        if row.state is not CLOSED:
             self._keep(row)
-            self._runner.close(row.past)
-            row.past = CLOSED
+            self._runner.close(row.state)
+            row.state = CLOSED
         with self._changed:
             self._waiting.appendleft(row)
 
     def _keep(self, row: _Row) -> None:
         if self._reusable(row):
-            past = row.past
-            self._prefixes.keep(
-                row.adapter, row.tokens[: past.length], lambda start, end: self._runner.read(past, start, end)
+            state = row.state
+            self._prefixes.insert(
+                row.adapter, row.tokens[: state.length], lambda start, end: self._runner.read(state, start, end)
             )
 
     def _reusable(self, row: _Row) -> bool:
         """Whether what is computed of its tokens serves others that begin with the same."""
-        return row.inputs is None and self._runner.readable
+        return row.inputs is None and self._runner.shares_prefixes
 
     def _retire(self) -> None:
         """Drops removed adapters that nobody is waiting for any more."""
         for adapter in self._gone[:]:
             if not any(row.adapter is adapter for row in [*self._rows, *self._waiting]):
-                self._runner.remove(adapter.key)
-                self._prefixes.forget(adapter)
+                self._runner.remove_lora(adapter.key)
+                self._prefixes.clear(adapter)
                 self._gone.remove(adapter)
 
 
@@ -401,8 +366,8 @@ class _Adapter:
 
 
 BASE = _Adapter("")
-CLOSED = Past()
-"""The past of a row that has none yet."""
+CLOSED = SequenceState()
+"""The state of a row that has none yet."""
 
 
 class _Row:
@@ -419,11 +384,11 @@ class _Row:
     ) -> None:
         self.tokens = list(prompt)
         self.reply: list[int] = []
-        self.queue: SimpleQueue[Step | Exception | None] = SimpleQueue()
+        self.queue: SimpleQueue[TokenOutput | Exception | None] = SimpleQueue()
         self.cancelled = False
         self.adapter, self.inputs = adapter, inputs
-        self.past = CLOSED
-        self.greedy = is_greedy(params)
+        self.state = CLOSED
+        self.greedy = is_plain_greedy(params)
         self._sample = sampler(params, tuple(prompt))
         self._least = params.min_tokens
         self._room = room
@@ -432,14 +397,14 @@ class _Row:
     @property
     def left(self) -> int:
         """Tokens that the model has not seen."""
-        return len(self.tokens) - self.past.length
+        return len(self.tokens) - self.state.length
 
-    def feed(self, count: int) -> Feed:
-        start = self.past.length
+    def chunk(self, count: int) -> Chunk:
+        start = self.state.length
         piece = self.tokens[start : start + count]
-        return Feed(self.past, piece, count == self.left, self.adapter.key, self.inputs if not start else None)
+        return Chunk(self.state, piece, count == self.left, self.adapter.key, self.inputs if not start else None)
 
-    def choose(self, logits_V: Tensor) -> Choice:
+    def choose(self, logits_V: Tensor) -> SampledToken:
         if len(self.reply) >= self._least or not self._stop_tokens:
             return self._sample(logits_V, self.reply)
         logits_V = logits_V.float()
@@ -447,7 +412,7 @@ class _Row:
         choice = self._sample(logits_V.index_fill(0, stops, -torch.inf), self.reply)
         return choice._replace(logprob=float(logits_V[choice.token] - logits_V.logsumexp(-1)))
 
-    def take(self, choice: Choice) -> bool:
+    def take(self, choice: SampledToken) -> bool:
         """Hands the next token to the caller; True when it is the last."""
         self.reply.append(choice.token)
         self.tokens.append(choice.token)
@@ -456,7 +421,7 @@ class _Row:
             finish = "stop"
         elif len(self.reply) == self._room:
             finish = "length"
-        self.queue.put(Step(choice.token, choice.logprob, finish, choice.top))
+        self.queue.put(TokenOutput(choice.token, choice.logprob, finish, choice.top))
         return finish is not None
 
     def end(self, error: Exception | None = None) -> None:
@@ -471,12 +436,12 @@ class _Steps:
     def __iter__(self) -> _Steps:
         return self
 
-    def __next__(self) -> Step:
+    def __next__(self) -> TokenOutput:
         if self._over:
             raise StopIteration
         step = self._row.queue.get()
-        self._over = not isinstance(step, Step) or step.finish is not None
-        if isinstance(step, Step):
+        self._over = not isinstance(step, TokenOutput) or step.finish is not None
+        if isinstance(step, TokenOutput):
             return step
         raise StopIteration if step is None else step
 
@@ -500,21 +465,21 @@ def _shares(prompts: Sequence[_Row], limit: int) -> dict[_Row, int]:
     return {row: share for row, share in shares.items() if share}
 
 
-def _runner(model: Any, bits: int, keep: bool, fast: bool, memory: int) -> tuple[Runner, str]:
+def _runner(model: Any, bits: int, keep_weights: bool, fast: bool, memory: int) -> tuple[Runner, str]:
     """What computes the model, and why not what is several times quicker, where this machine is the reason."""
     reason = families.why_not(model) if fast else "its own layers were asked for"
     if bits and (reason := reason or products.why_not(bits, model.device)):
         raise ValueError(f"the model cannot be served with weights of {bits} bits: {reason}")
     if reason:
-        return Generic(model), ""
+        return TransformersRunner(model), ""
     if native_runner.why_not(model):
-        return Decoder(model, bits, keep, memory), ""
+        return TorchRunner(model, bits, keep_weights, memory), ""
     if missing := native_runner.missing():
-        return Decoder(model, bits, keep, memory), missing
+        return TorchRunner(model, bits, keep_weights, memory), missing
     quickest = kernels.selection(model.config, bits).kernels
     if quickest == processor.TORCH:
-        return Decoder(model, bits, keep, memory), ""
-    return NativeDecoder(model, bits, keep, memory, quickest), ""
+        return TorchRunner(model, bits, keep_weights, memory), ""
+    return NativeRunner(model, bits, keep_weights, memory, quickest), ""
 
 
 def _memory(device: torch.device) -> int:

@@ -12,8 +12,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from swift.engine.lora import Lora
-from swift.engine.runner import Feed, Kept, Past
-from swift.engine.sampling import likeliest
+from swift.engine.runner import Chunk, KVBlock, SequenceState
+from swift.engine.sampling import argmax
 
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, (batch, heads, length, width) each."""
@@ -22,8 +22,8 @@ STATES = {"linear_attention", "conv", "hybrid", "moe", "mlp"}
 """Layers of which transformers' cache keeps a state that each token changes, or nothing."""
 
 
-class _Own(Past):
-    """A past that is alone (`cache`) until its first single token, and a row of the batch from then on.
+class _Own(SequenceState):
+    """A state that is alone (`cache`) until its first single token, and a row of the batch from then on.
 
     `shift`: what an image model adds to the count of tokens to find a position.
     """
@@ -34,10 +34,10 @@ class _Own(Past):
         self.shift = 0
 
 
-class Generic:
+class TransformersRunner:
     """A runner (see runner.py) over a model's own forward. Rows of the batch are padded on the left.
 
-    A model with recurrent layers computes each request alone, and nothing of a past can be read for another: a state
+    A model with recurrent layers computes each request alone, and nothing of a state can be read for another: a state
     holds all tokens up to the last.
     """
 
@@ -48,7 +48,7 @@ class Generic:
         if other := kinds - ATTENTION - STATES:
             raise ValueError(f"this engine cannot serve layers of type {', '.join(sorted(other))}")
         self._recurrent = config if kinds & STATES else None
-        self.readable = self._recurrent is None
+        self.shares_prefixes = self._recurrent is None
         self._model: Any = model
         names = inspect.signature(model.forward).parameters
         # Nearly every model can skip the logits of the positions before the last; wrappers hide the argument.
@@ -64,77 +64,77 @@ class Generic:
         self._adapters: list[str] = []
         self.position_bytes = 0
 
-    likeliest = staticmethod(likeliest)
+    argmax = staticmethod(argmax)
 
-    def open(self, kept: Sequence[Kept] = (), length: int = 0) -> Past:
-        if not kept:
+    def open(self, blocks: Sequence[KVBlock] = (), length: int = 0) -> SequenceState:
+        if not blocks:
             return _Own(DynamicCache(config=self._recurrent), 0)
         whole = [
             torch.cat(pieces, dim=-2)[..., :length, :]
-            for pieces in zip(*(piece.tensors for piece in kept), strict=True)
+            for pieces in zip(*(piece.tensors for piece in blocks), strict=True)
         ]
         return _Own(_filled(list(zip(whole[::2], whole[1::2], strict=True))), length)
 
-    def close(self, past: Past) -> None:
-        if past in self._batch:
-            self._leave(past)
+    def close(self, state: SequenceState) -> None:
+        if state in self._batch:
+            self._leave(state)
 
-    def read(self, past: Past, start: int, end: int) -> Kept:
-        assert isinstance(past, _Own)
-        rows, cache = slice(None), past.cache
+    def read(self, state: SequenceState, start: int, end: int) -> KVBlock:
+        assert isinstance(state, _Own)
+        rows, cache = slice(None), state.cache
         if cache is None:
-            row = self._batch.index(past)
-            padding = self._mask_BT.shape[1] - past.length
+            row = self._batch.index(state)
+            padding = self._mask_BT.shape[1] - state.length
             rows, cache, start, end = slice(row, row + 1), self._cache, start + padding, end + padding
-        return Kept(end - start, [each[rows, ..., start:end, :].clone() for pair in _layers(cache) for each in pair])
+        return KVBlock(end - start, [each[rows, ..., start:end, :].clone() for pair in _layers(cache) for each in pair])
 
     @torch.inference_mode()
-    def step(self, feeds: Sequence[Feed]) -> Tensor:
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
         logits: dict[int, Tensor] = {}
-        together = [index for index, feed in enumerate(feeds) if len(feed.tokens) == 1 and feed.past.length]
+        together = [index for index, chunk in enumerate(chunks) if len(chunk.tokens) == 1 and chunk.state.length]
         if self._recurrent:
             together = []
-        for index, feed in enumerate(feeds):
+        for index, chunk in enumerate(chunks):
             if index in together:
-                self._join(feed.past)
+                self._join(chunk.state)
             else:
-                logits[index] = self._alone(feed)
+                logits[index] = self._alone(chunk)
         if together:
             assert len(together) == len(self._batch), "every row of the batch takes part in a step"
-            logits |= self._together({feeds[index].past: (index, feeds[index]) for index in together})
-        wanted = [logits[index] for index, feed in enumerate(feeds) if feed.wants]
+            logits |= self._together({chunks[index].state: (index, chunks[index]) for index in together})
+        wanted = [logits[index] for index, chunk in enumerate(chunks) if chunk.needs_logits]
         return torch.stack(wanted) if wanted else torch.empty(0)
 
-    def _alone(self, feed: Feed) -> Tensor:
-        past = feed.past
-        assert isinstance(past, _Own) and past.cache is not None
+    def _alone(self, chunk: Chunk) -> Tensor:
+        state = chunk.state
+        assert isinstance(state, _Own) and state.cache is not None
         options: dict[str, Any] = {}
-        if feed.inputs is not None:
-            options = {name: tensor.to(self._model.device) for name, tensor in feed.inputs.items()}
+        if chunk.inputs is not None:
+            options = {name: tensor.to(self._model.device) for name, tensor in chunk.inputs.items()}
         elif self._shifted is not None:
-            options["position_ids"] = torch.arange(past.length, past.length + len(feed.tokens))[None] + past.shift
-        logits_BV = self._forward(torch.tensor([list(feed.tokens)]), past.cache, [feed.adapter], options)
-        past.length += len(feed.tokens)
-        if feed.inputs is not None and self._shifted is not None and self._shifted.rope_deltas is not None:
-            past.shift = int(self._shifted.rope_deltas.reshape(-1)[0])
+            options["position_ids"] = torch.arange(state.length, state.length + len(chunk.tokens))[None] + state.shift
+        logits_BV = self._forward(torch.tensor([list(chunk.tokens)]), state.cache, [chunk.adapter], options)
+        state.length += len(chunk.tokens)
+        if chunk.inputs is not None and self._shifted is not None and self._shifted.rope_deltas is not None:
+            state.shift = int(self._shifted.rope_deltas.reshape(-1)[0])
         if not self.position_bytes:
-            self.position_bytes = sum(each.nbytes for pair in _attention(past.cache) for each in pair) // past.length
+            self.position_bytes = sum(each.nbytes for pair in _attention(state.cache) for each in pair) // state.length
         return logits_BV[0]
 
-    def _together(self, feeds: Mapping[Past, tuple[int, Feed]]) -> dict[int, Tensor]:
-        rows = [feeds[past] for past in self._batch]
+    def _together(self, chunks: Mapping[SequenceState, tuple[int, Chunk]]) -> dict[int, Tensor]:
+        rows = [chunks[state] for state in self._batch]
         self._mask_BT = torch.cat([self._mask_BT, torch.ones(len(rows), 1, dtype=torch.long)], dim=1)
         options: dict[str, Any] = {}
-        shifts = torch.tensor([past.shift for past in self._batch])
+        shifts = torch.tensor([state.shift for state in self._batch])
         padded = not bool(self._mask_BT.all())
         if padded:
             options["attention_mask"] = self._mask_BT
         if padded or self._shifted is not None:
             options["position_ids"] = self._mask_BT.sum(-1, keepdim=True) - 1 + shifts[:, None]
-        tokens_BT = torch.tensor([list(feed.tokens) for _, feed in rows])
-        logits_BV = self._forward(tokens_BT, self._cache, [feed.adapter for _, feed in rows], options)
-        for past in self._batch:
-            past.length += 1
+        tokens_BT = torch.tensor([list(chunk.tokens) for _, chunk in rows])
+        logits_BV = self._forward(tokens_BT, self._cache, [chunk.adapter for _, chunk in rows], options)
+        for state in self._batch:
+            state.length += 1
         return {index: row for (index, _), row in zip(rows, logits_BV, strict=True)}
 
     def _forward(self, tokens_BT: Tensor, cache: DynamicCache, adapters: list[str], options: dict[str, Any]) -> Tensor:
@@ -149,11 +149,11 @@ class Generic:
 
     # the batch
 
-    def _join(self, past: Past) -> None:
-        assert isinstance(past, _Own)
-        if past.cache is None:
+    def _join(self, state: SequenceState) -> None:
+        assert isinstance(state, _Own)
+        if state.cache is None:
             return
-        layers, mask_BT = _layers(past.cache), torch.ones(1, past.length, dtype=torch.long)
+        layers, mask_BT = _layers(state.cache), torch.ones(1, state.length, dtype=torch.long)
         if self._batch:
             length = max(mask_BT.shape[1], self._mask_BT.shape[1])
             mask_BT = torch.cat([_pad(self._mask_BT[..., None], length), _pad(mask_BT[..., None], length)])[..., 0]
@@ -164,13 +164,13 @@ class Generic:
                 )
                 for (keys, values), (key, value) in zip(_layers(self._cache), layers, strict=True)
             ]
-        self._batch, self._mask_BT, self._cache = [*self._batch, past], mask_BT, _filled(layers)
-        past.cache = None
+        self._batch, self._mask_BT, self._cache = [*self._batch, state], mask_BT, _filled(layers)
+        state.cache = None
 
-    def _leave(self, past: Past) -> None:
+    def _leave(self, state: SequenceState) -> None:
         """Drops a row, and the columns that were there for it alone."""
-        kept = [other is not past for other in self._batch]
-        self._batch = [other for other in self._batch if other is not past]
+        kept = [other is not state for other in self._batch]
+        self._batch = [other for other in self._batch if other is not state]
         if not self._batch:
             self._cache = DynamicCache()
             return
@@ -204,7 +204,7 @@ class Generic:
                 return f"the adapter is of another model: {name} is {len(B_OR)} x {A_RI.shape[1]}"
         return ""
 
-    def add(self, name: str, adapter: Lora) -> None:
+    def add_lora(self, name: str, adapter: Lora) -> None:
         from peft import PeftModel, set_peft_model_state_dict
 
         if self._adapters:
@@ -216,7 +216,7 @@ class Generic:
         self._model.eval()
         self._adapters.append(name)
 
-    def remove(self, name: str) -> None:
+    def remove_lora(self, name: str) -> None:
         self._model.delete_adapter(name)
         self._adapters.remove(name)
         if not self._adapters:

@@ -11,8 +11,8 @@ from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
-from swift.engine.reply_queue import Reply, ReplySteps
-from swift.engine.sampling import SamplingParams, room
+from swift.engine.reply_queue import Reply, ReplyStream
+from swift.engine.sampling import SamplingParams, max_new_tokens
 
 
 class VllmEngine:
@@ -68,7 +68,7 @@ class VllmEngine:
         self.context: int = config.max_model_len
         self._vocabulary: int = config.get_vocab_size()
 
-    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplySteps:
+    def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplyStream:
         if inputs is not None:
             raise ValueError("--infer_backend vllm takes text alone here: answer images with pt")
         name = params.adapter
@@ -76,7 +76,7 @@ class VllmEngine:
             raise ValueError(
                 f"no adapter is called {name!r}: there are {', '.join(filter(None, self._adapters)) or 'none'}"
             )
-        length = room(tokens, params, self.context, self._vocabulary)
+        length = max_new_tokens(tokens, params, self.context, self._vocabulary)
         stops = frozenset[int]() if params.ignore_eos else self._stops
         asked = self._settings(params, length, stops)
         reply = Reply(length, stops)
@@ -87,7 +87,7 @@ class VllmEngine:
             answering = self._answer(reply, list(tokens), asked, str(self._asked), self._adapters.get(name))
             self._under_way.add(reply)
             reply.cancelled = asyncio.run_coroutine_threadsafe(answering, self._loop).cancel
-        return ReplySteps(reply)
+        return ReplyStream(reply)
 
     def close(self) -> None:
         """Ends vLLM's processes; requests under way end with an error."""

@@ -12,8 +12,8 @@ from swift.agent import FORMS, Marks, form, shape
 from swift.agent.reply import Split
 from swift.agent.thoughts import Thoughts
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
+from swift.engine.interface import Engine, TokenOutput, TokenStream
 from swift.engine.sampling import SamplingParams
-from swift.engine.torch_engine import Engine, Step, Steps
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, Vocabulary
 from swift.infer.stream import Ending, Stream, Talk
@@ -146,7 +146,7 @@ class LocalChat:
             if delta.finish is not None:
                 yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage)
 
-    def _logprob(self, step: Step) -> Logprob:
+    def _logprob(self, step: TokenOutput) -> Logprob:
         read = self._vocabulary.bytes
         top = tuple(Logprob(token, read(token), logprob) for token, logprob in step.top)
         return Logprob(step.token, read(step.token), step.logprob, top)
@@ -155,7 +155,7 @@ class LocalChat:
 class _Reply:
     """Deltas that another thread may stop while this one waits for the next."""
 
-    def __init__(self, steps: Steps, deltas: Iterator[Delta]) -> None:
+    def __init__(self, steps: TokenStream, deltas: Iterator[Delta]) -> None:
         self._steps, self._deltas = steps, deltas
 
     def __iter__(self) -> _Reply:
@@ -189,7 +189,7 @@ def agent_marks() -> frozenset[str]:
 
 
 def _deltas(
-    steps: Steps, stream: Stream, prompt_tokens: int, told: Callable[[Step], Logprob] | None
+    steps: TokenStream, stream: Stream, prompt_tokens: int, told: Callable[[TokenOutput], Logprob] | None
 ) -> Generator[Delta, None, None]:
     with closing(steps):
         spent = 0

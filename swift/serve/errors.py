@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from swift.engine.torch_engine import Busy
+from swift.engine.interface import Busy
 from swift.serve import answers
 from swift.serve.refusal import BadRequest
 from swift.serve.respond import GONE, json_response

@@ -12,7 +12,7 @@ from contextlib import suppress
 from anyio import move_on_after
 
 from swift.chat import Delta
-from swift.engine.torch_engine import Busy
+from swift.engine.interface import Busy
 from swift.infer.chat import Deltas
 
 Start = Callable[[], Deltas]

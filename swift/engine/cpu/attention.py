@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from swift.engine.cpu.products import has_tiles
-from swift.engine.runner import Kept, as_long
+from swift.engine.runner import KVBlock, as_long
 
 SCORES = 1 << 25
 """Attention scores of one piece are written out up to so many numbers; beyond, SDPA, which keeps none."""
@@ -55,7 +55,7 @@ class Heads(NamedTuple):
 
 
 class _Layout:
-    """Keys and values as this module reads them (a Layout of pasts.py)."""
+    """Keys and values as this module reads them (a Layout of kv_cache.py)."""
 
     def __init__(self, heads: Heads, layers: int, dtype: torch.dtype, device: torch.device) -> None:
         self._sides, self._D, self._layers = heads.K, heads.D, layers
@@ -63,19 +63,19 @@ class _Layout:
         self._by_position = has_tiles(device, dtype)
         self.position_bytes = layers * 2 * heads.K * heads.D * dtype.itemsize
 
-    def empty(self, slots: int, room: int) -> list[Tensor]:
+    def allocate(self, slots: int, capacity: int) -> list[Tensor]:
         sides = self._layers, slots, self._sides
-        values = torch.zeros(*sides, room, self._D, **self._options)
+        values = torch.zeros(*sides, capacity, self._D, **self._options)
         if self._by_position:
-            return [torch.zeros(*sides, room, self._D, **self._options).transpose(-1, -2), values]
-        return [torch.zeros(*sides, self._D, room, **self._options), values]
+            return [torch.zeros(*sides, capacity, self._D, **self._options).transpose(-1, -2), values]
+        return [torch.zeros(*sides, self._D, capacity, **self._options), values]
 
-    def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
-        keys, values = held
-        return Kept(end - start, [keys[:, slot, :, :, start:end].clone(), values[:, slot, :, start:end].clone()])
+    def read(self, tensors: Sequence[Tensor], slot: int, start: int, end: int) -> KVBlock:
+        keys, values = tensors
+        return KVBlock(end - start, [keys[:, slot, :, :, start:end].clone(), values[:, slot, :, start:end].clone()])
 
-    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Kept, length: int) -> None:
-        (keys, values), (k_LKDS, v_LKSD) = held, kept.tensors
+    def write(self, tensors: Sequence[Tensor], slot: int, start: int, block: KVBlock, length: int) -> None:
+        (keys, values), (k_LKDS, v_LKSD) = tensors, block.tensors
         keys[:, slot, :, :, start : start + length] = k_LKDS[..., :length]
         values[:, slot, :, start : start + length] = v_LKSD[..., :length, :]
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from swift.engine.cpu.native_runner import SOURCE, NativeDecoder
-from swift.engine.cpu.torch_runner import Decoder
-from swift.engine.runner import Feed, Runner
+from swift.engine.cpu.native_runner import SOURCE, NativeRunner
+from swift.engine.cpu.torch_runner import TorchRunner
+from swift.engine.runner import Chunk, Runner
 from swift.native import fingerprint, processor, shapes
 from swift.native.selection import Selection, Works, candidates, select, unmeasured
 
@@ -47,14 +47,14 @@ def made(config: Any) -> Any:
 def works(model: Callable[[], Any], bits: int, kernels: str) -> Works:
     """Steps of so many requests' next tokens, and a piece of a prompt."""
     torchs = kernels == processor.TORCH
-    runner: Runner = Decoder(model(), bits) if torchs else NativeDecoder(model(), bits, kernels=kernels)
-    pasts = [runner.open() for _ in range(max(STREAMS))]
-    runner.step([Feed(past, [1], wants=False) for past in pasts])  # makes room for all
+    runner: Runner = TorchRunner(model(), bits) if torchs else NativeRunner(model(), bits, kernels=kernels)
+    states = [runner.open() for _ in range(max(STREAMS))]
+    runner.step([Chunk(state, [1], needs_logits=False) for state in states])  # makes room for all
 
     def step(count: int, behind: int, tokens: int) -> None:
-        for past in pasts:
-            past.length = behind
-        runner.step([Feed(past, [1] * tokens) for past in pasts[:count]])
+        for state in states:
+            state.length = behind
+        runner.step([Chunk(state, [1] * tokens) for state in states[:count]])
 
     streams = {f"{count} stream{'s' if count > 1 else ''}": partial(step, count, BEHIND, 1) for count in STREAMS}
     return {**streams, f"prompt of {PROMPT}": partial(step, 1, 0, PROMPT)}

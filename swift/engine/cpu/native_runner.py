@@ -22,10 +22,10 @@ from torch.nn import functional
 from swift import native
 from swift.engine.cpu.products import in_groups, rounded
 from swift.engine.families import PRODUCTS, Family, Layer, drop, weight_bias
-from swift.engine.kv_cache import LEAST, Pasts, Spot, doubled
+from swift.engine.kv_cache import MIN_CAPACITY, KVCache, Slot, doubled
 from swift.engine.lora import Lora
-from swift.engine.runner import Feed, Kept
-from swift.engine.sampling import Choice
+from swift.engine.runner import Chunk, KVBlock
+from swift.engine.sampling import SampledToken
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 PANEL, HALF = 32, 16
@@ -103,16 +103,18 @@ class _Step(ctypes.Structure):
     ]
 
 
-class NativeDecoder:
+class NativeRunner:
     """A runner (see runner.py) for models that `why_not` has nothing against.
 
-    `bits` 8 or 4 rounds the weights; what they are multiplied with stays bf16. `keep` False: the model's own weights
-    are dropped, so that memory holds one of each.
+    `bits` 8 or 4 rounds the weights; what they are multiplied with stays bf16. `keep_weights` False: the model's own
+    weights are dropped, so that memory holds one of each.
     `memory`: bytes of keys and values beyond which the cache is made no larger than it must be. `kernels`: an
     instruction set (see native.load).
     """
 
-    def __init__(self, model: Any, bits: int = 0, keep: bool = True, memory: int = 1 << 62, kernels: str = "") -> None:
+    def __init__(
+        self, model: Any, bits: int = 0, keep_weights: bool = True, memory: int = 1 << 62, kernels: str = ""
+    ) -> None:
         self._family = family = Family(model)
         self._library = native.load(SOURCE, kernels)
         self._library.decoder_new.restype = ctypes.c_void_p
@@ -123,10 +125,10 @@ class NativeDecoder:
         self._bits = bits or 16
         self._weights = self._free = _huge(numbers * _BYTES[self._bits] // PANEL + head.numel() * head_bits // 8)
         self._small: list[Tensor] = []
-        self._cos, self._sin = self._turns(LEAST)
+        self._cos, self._sin = self._turns(MIN_CAPACITY)
         embedding = family.embedding.contiguous()
         self._small.append(embedding)
-        layers = (_Layer * len(family.layers))(*(self._layer(layer, keep) for layer in family.layers))
+        layers = (_Layer * len(family.layers))(*(self._layer(layer, keep_weights) for layer in family.layers))
         told = _Model(
             layers=len(family.layers),
             width=family.width,
@@ -142,17 +144,17 @@ class NativeDecoder:
             head=self._product(head, model.lm_head.bias, head_bits),
             embedding=embedding.data_ptr(),
         )
-        if not keep and not family.tied:
+        if not keep_weights and not family.tied:
             drop([model.lm_head])
         self._decoder = ctypes.c_void_p(self._library.decoder_new(ctypes.byref(told)))
         self._logits = torch.empty(0, self._padded)
         self._adapters: dict[str, _Adapter] = {}
         layout = _Layout(family)
-        self._pasts = Pasts(layout, memory)
-        self.open, self.close, self.read = self._pasts.open, self._pasts.close, self._pasts.read
+        self._cache = KVCache(layout, memory)
+        self.open, self.close, self.read = self._cache.open, self._cache.close, self._cache.read
         self.why_not = family.why_not
         self.position_bytes = layout.position_bytes
-        self.readable = True
+        self.shares_prefixes = True
 
     def __del__(self) -> None:
         if decoder := getattr(self, "_decoder", None):
@@ -160,51 +162,51 @@ class NativeDecoder:
 
     # adapters
 
-    def add(self, name: str, adapter: Lora) -> None:
+    def add_lora(self, name: str, adapter: Lora) -> None:
         pairs = self._family.joined(adapter)
         for index in range(len(self._family.layers)):
             if pair := pairs.get((index, "gate_up")):
                 pairs[index, "gate_up"] = pair[0], _beside(pair[1].t()).t().contiguous()
         self._adapters = {**self._adapters, name: _Adapter(pairs, len(self._family.layers))}
 
-    def remove(self, name: str) -> None:
+    def remove_lora(self, name: str) -> None:
         self._adapters = {other: adapter for other, adapter in self._adapters.items() if other != name}
 
     # computing
 
     @torch.inference_mode()
-    def step(self, feeds: Sequence[Feed]) -> Tensor:
-        spots: list[Spot] = [feed.past for feed in feeds]  # type: ignore[misc]  # our own open() made them
-        lengths = [spot.length + len(feed.tokens) for spot, feed in zip(spots, feeds, strict=True)]
-        self._pasts.hold(max(lengths))
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
+        slots: list[Slot] = [chunk.state for chunk in chunks]  # type: ignore[misc]  # our own open() made them
+        lengths = [slot.length + len(chunk.tokens) for slot, chunk in zip(slots, chunks, strict=True)]
+        self._cache.reserve(max(lengths))
         if max(lengths) > len(self._cos):
             self._cos, self._sin = self._turns(doubled(len(self._cos), max(lengths)))
         told, which, row = array("q"), array("q"), 0
-        for spot, feed, length in zip(spots, feeds, lengths, strict=True):
-            told.extend((row, row + len(feed.tokens), spot.slot, length))
-            row += len(feed.tokens)
-            if feed.wants:
+        for slot, chunk, length in zip(slots, chunks, lengths, strict=True):
+            told.extend((row, row + len(chunk.tokens), slot.index, length))
+            row += len(chunk.tokens)
+            if chunk.needs_logits:
                 which.append(row - 1)
-        tokens = array("q", [token for feed in feeds for token in feed.tokens])
+        tokens = array("q", [token for chunk in chunks for token in chunk.tokens])
         if len(self._logits) < len(which):  # kept from step to step: as much memory anew costs more than filling it
             self._logits = torch.empty(len(which), self._padded)
-        keys, values = self._pasts.held
+        keys, values = self._cache.tensors
         lows = None
-        if any(feed.adapter for feed in feeds):
-            owners = [self._adapters[feed.adapter].address if feed.adapter else None for feed in feeds]
+        if any(chunk.adapter for chunk in chunks):
+            owners = [self._adapters[chunk.adapter].address if chunk.adapter else None for chunk in chunks]
             lows = (ctypes.c_void_p * row)(
-                *(owner for owner, feed in zip(owners, feeds, strict=True) for _ in feed.tokens)
+                *(owner for owner, chunk in zip(owners, chunks, strict=True) for _ in chunk.tokens)
             )
         self._library.decoder_step(
             self._decoder,
             ctypes.byref(
                 _Step(
                     feeds=told.buffer_info()[0],
-                    count=len(feeds),
+                    count=len(chunks),
                     rows=row,
                     wanted=len(which),
-                    slots=self._pasts.slots,
-                    room=-(-self._pasts.room // PANEL) * PANEL,
+                    slots=self._cache.slots,
+                    room=-(-self._cache.capacity // PANEL) * PANEL,
                     threads=torch.get_num_threads(),
                     tokens=tokens.buffer_info()[0],
                     which=which.buffer_info()[0],
@@ -217,15 +219,15 @@ class NativeDecoder:
                 )
             ),
         )
-        for spot, length in zip(spots, lengths, strict=True):
-            spot.length = length
+        for slot, length in zip(slots, lengths, strict=True):
+            slot.length = length
         return self._logits[: len(which), : self._vocabulary]
 
-    def likeliest(self, logits_NV: Tensor) -> list[Choice]:
+    def argmax(self, logits_NV: Tensor) -> list[SampledToken]:
         best, logprobs = (ctypes.c_int64 * len(logits_NV))(), (ctypes.c_float * len(logits_NV))()
         sizes = (ctypes.c_int64(size) for size in (*logits_NV.shape, logits_NV.stride(0), torch.get_num_threads()))
         self._library.likeliest(ctypes.c_void_p(logits_NV.data_ptr()), *sizes, best, logprobs)
-        return [Choice(token, logprob) for token, logprob in zip(best, logprobs, strict=True)]
+        return [SampledToken(token, logprob) for token, logprob in zip(best, logprobs, strict=True)]
 
     def _turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions, (length, turned / 2)."""
@@ -235,7 +237,7 @@ class NativeDecoder:
 
     # weights
 
-    def _layer(self, layer: Layer, keep: bool) -> _Layer:
+    def _layer(self, layer: Layer, keep_weights: bool) -> _Layer:
         queries, keys = layer.head_norms or (None, None)
         both, both_bias = weight_bias(layer.gate_up)
         made = _Layer(
@@ -250,7 +252,7 @@ class NativeDecoder:
             turns=layer.rope,
             window=layer.window or 0,
         )
-        if not keep:
+        if not keep_weights:
             drop(_parts(layer))
         return made
 
@@ -298,40 +300,40 @@ class _Adapter:
 
 
 class _Layout:
-    """Keys and values in panels (a Layout of pasts.py): (layers, slots, heads, blocks, ...) of 32 positions each."""
+    """Keys and values in panels (a Layout of kv_cache.py): (layers, slots, heads, blocks, ...) of 32 positions each."""
 
     def __init__(self, family: Family) -> None:
         self._sides, self._D = (len(family.layers), family.K), family.D
         self.position_bytes = 2 * self._sides[0] * family.K * family.D * 2
 
-    def empty(self, slots: int, room: int) -> list[Tensor]:
+    def allocate(self, slots: int, capacity: int) -> list[Tensor]:
         layers, heads = self._sides
-        blocks, parts = -(-room // PANEL), self._D // PANEL
+        blocks, parts = -(-capacity // PANEL), self._D // PANEL
         sizes = layers, slots, heads, blocks, parts, 2, HALF, HALF, 2
         count = math.prod(sizes)
         return [_huge(2 * count).view(torch.bfloat16).view(sizes) for _ in ("keys", "values")]
 
-    def read(self, held: Sequence[Tensor], slot: int, start: int, end: int) -> Kept:
+    def read(self, tensors: Sequence[Tensor], slot: int, start: int, end: int) -> KVBlock:
         within = slice(start % PANEL, start % PANEL + end - start)
-        blocks = [each[:, slot, :, start // PANEL : -(-end // PANEL)] for each in held]
+        blocks = [each[:, slot, :, start // PANEL : -(-end // PANEL)] for each in tensors]
         if within.start == 0:  # whole panels, as they are
-            return Kept(end - start, [each.clone() for each in blocks])
+            return KVBlock(end - start, [each.clone() for each in blocks])
         plain = self._plain(blocks)
-        return Kept(end - start, [each[:, :, within].clone() for each in plain])
+        return KVBlock(end - start, [each[:, :, within].clone() for each in plain])
 
-    def write(self, held: Sequence[Tensor], slot: int, start: int, kept: Kept, length: int) -> None:
+    def write(self, tensors: Sequence[Tensor], slot: int, start: int, block: KVBlock, length: int) -> None:
         within = slice(start % PANEL, start % PANEL + length)
-        blocks = [each[:, slot, :, start // PANEL : -(-(start + length) // PANEL)] for each in held]
-        whole = kept.tensors[0].dim() == blocks[0].dim()
-        if whole and within.start == 0:
-            for block, piece in zip(blocks, kept.tensors, strict=True):
-                block.copy_(piece[:, :, : block.shape[2]])
+        there = [each[:, slot, :, start // PANEL : -(-(start + length) // PANEL)] for each in tensors]
+        in_panels = block.tensors[0].dim() == there[0].dim()
+        if in_panels and within.start == 0:
+            for panels, piece in zip(there, block.tensors, strict=True):
+                panels.copy_(piece[:, :, : panels.shape[2]])
             return
-        pieces = self._plain(kept.tensors) if whole else kept.tensors
-        for block, plain, order, piece in zip(blocks, self._plain(blocks), self._orders, pieces, strict=True):
+        pieces = self._plain(block.tensors) if in_panels else block.tensors
+        for panels, plain, order, piece in zip(there, self._plain(there), self._orders, pieces, strict=True):
             plain[:, :, within] = piece[:, :, :length]
             back = [order.index(side) for side in range(len(order))]
-            block.copy_(plain.view([block.shape[side] for side in order]).permute(back))
+            panels.copy_(plain.view([panels.shape[side] for side in order]).permute(back))
 
     # how a panel's sides follow each other as (layers, heads, position: block, ., ., width: ., ., .)
     _orders = (0, 1, 2, 4, 6, 3, 5, 7), (0, 1, 2, 5, 7, 3, 4, 6)

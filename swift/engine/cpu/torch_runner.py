@@ -19,10 +19,10 @@ from swift.engine.cpu import products
 from swift.engine.cpu.attention import Attention, Heads, Piece, Run
 from swift.engine.cpu.products import Gate, Product, gate, product
 from swift.engine.families import Family, drop, weight_bias
-from swift.engine.kv_cache import LEAST, Pasts, Spot, doubled
+from swift.engine.kv_cache import MIN_CAPACITY, KVCache, Slot, doubled
 from swift.engine.lora import Lora
-from swift.engine.runner import Feed, as_long
-from swift.engine.sampling import likeliest
+from swift.engine.runner import Chunk, as_long
+from swift.engine.sampling import argmax
 
 WASTE = 1.5
 """Requests of different length share an attention product while padding makes it at most so many times larger."""
@@ -42,49 +42,49 @@ class _Layer(NamedTuple):
     window: int | None
 
 
-class Decoder:
+class TorchRunner:
     """A runner (see runner.py) for models that `families` knows.
 
-    `keep` False: the model's own weights are dropped where these here are copies, so that memory holds one of each.
+    `keep_weights` False: the model's own weights are dropped where they were copied, so that memory holds one of each.
     `memory`: bytes of keys and values beyond which the cache is made no larger than it must be.
     """
 
-    def __init__(self, model: Any, bits: int = 0, keep: bool = True, memory: int = 1 << 62) -> None:
+    def __init__(self, model: Any, bits: int = 0, keep_weights: bool = True, memory: int = 1 << 62) -> None:
         reason = families.why_not(model) or products.why_not(bits, model.device)
         assert not reason, reason
         self._family = family = Family(model)
         self._eps = torch.tensor(family.eps, device=family.device)
         self._heads = Heads(family.H, family.K, family.D, family.scale)
         self._cos = self._sin = torch.empty(0)
-        self._layers = [_laid_out(layer, family, bits, keep) for layer in family.layers]
+        self._layers = [_laid_out(layer, family, bits, keep_weights) for layer in family.layers]
         # The largest product, once a token: 4 bits would save little and cost answers.
         self._head = product(*weight_bias([model.lm_head]), 8 if bits else 0)
-        if not keep and not family.tied:
+        if not keep_weights and not family.tied:
             drop([model.lm_head])
         self._adapters: dict[str, dict[tuple[int, str], tuple[Tensor, Tensor]]] = {}
         layout = self._heads.layout(len(self._layers), family.dtype, family.device)
-        self._pasts = Pasts(layout, memory)
-        self.open, self.close, self.read = self._pasts.open, self._pasts.close, self._pasts.read
+        self._cache = KVCache(layout, memory)
+        self.open, self.close, self.read = self._cache.open, self._cache.close, self._cache.read
         self.why_not = family.why_not
         self.position_bytes = layout.position_bytes
-        self.readable = True
+        self.shares_prefixes = True
 
-    likeliest = staticmethod(likeliest)
+    argmax = staticmethod(argmax)
 
     # adapters
 
-    def add(self, name: str, adapter: Lora) -> None:
+    def add_lora(self, name: str, adapter: Lora) -> None:
         pairs = self._family.joined(adapter).items()
         self._adapters = {**self._adapters, name: {at: (A_RI.t().contiguous(), B_RO) for at, (A_RI, B_RO) in pairs}}
 
-    def remove(self, name: str) -> None:
+    def remove_lora(self, name: str) -> None:
         self._adapters = {other: pairs for other, pairs in self._adapters.items() if other != name}
 
-    def _lows(self, feeds: Sequence[Feed]) -> dict[tuple[int, str], list[Low]]:
+    def _lows(self, chunks: Sequence[Chunk]) -> dict[tuple[int, str], list[Low]]:
         """Product -> which rows get which adapter."""
         found: dict[tuple[int, str], list[Low]] = {}
-        owners = [feed.adapter for feed in feeds for _ in feed.tokens]
-        for name in sorted({feed.adapter for feed in feeds if feed.adapter}):
+        owners = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
+        for name in sorted({chunk.adapter for chunk in chunks if chunk.adapter}):
             mine = [row for row, owner in enumerate(owners) if owner == name]
             which = None if len(mine) == len(owners) else as_long(mine, self._family.device)
             for place, (A_IR, B_RO) in self._adapters[name].items():
@@ -94,23 +94,23 @@ class Decoder:
     # computing
 
     @torch.inference_mode()
-    def step(self, feeds: Sequence[Feed]) -> Tensor:
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
         family, device = self._family, self._family.device
-        spots: list[Spot] = [feed.past for feed in feeds]  # type: ignore[misc]  # our own open() made them
-        self._pasts.hold(max(spot.length + len(feed.tokens) for spot, feed in zip(spots, feeds, strict=True)))
-        order = sorted(range(len(feeds)), key=lambda index: (len(feeds[index].tokens) > 1, spots[index].slot))
-        ordered = [feeds[index] for index in order]
+        slots: list[Slot] = [chunk.state for chunk in chunks]  # type: ignore[misc]  # our own open() made them
+        self._cache.reserve(max(slot.length + len(chunk.tokens) for slot, chunk in zip(slots, chunks, strict=True)))
+        order = sorted(range(len(chunks)), key=lambda index: (len(chunks[index].tokens) > 1, slots[index].index))
+        ordered = [chunks[index] for index in order]
         parts, positions = _parts(ordered)
         self._reach(max(positions) + 1)
         at_N = as_long(positions, device)
-        tokens_N = as_long([token for feed in ordered for token in feed.tokens], device)
+        tokens_N = as_long([token for chunk in ordered for token in chunk.tokens], device)
         rope = self._cos[at_N, None], self._sin[at_N, None]
         lows = self._lows(ordered)
         attend = Attention(self._heads, parts, family.dtype, device)
         x_NC = functional.embedding(tokens_N, family.embedding)
         for index, layer in enumerate(self._layers):
             join = partial(_joined, lows=lows, index=index) if lows else _alone
-            keys, values = (held[index] for held in self._pasts.held)
+            keys, values = (held[index] for held in self._cache.tensors)
             qkv_NHD = join(layer.qkv, self._normed(x_NC, layer.norm), "qkv").view(len(x_NC), -1, family.D)
             self._place(qkv_NHD, layer, rope)
             attend.store(qkv_NHD[:, family.H :], keys, values)
@@ -122,13 +122,13 @@ class Decoder:
             else:
                 inner_NF = layer.gate_up(normed_NC)
             x_NC = join(layer.down, inner_NF, "down", x_NC)
-        for spot, feed in zip(spots, feeds, strict=True):
-            spot.length += len(feed.tokens)
+        for slot, chunk in zip(slots, chunks, strict=True):
+            slot.length += len(chunk.tokens)
         ends, row = {}, 0
         for index in order:
-            row += len(feeds[index].tokens)
+            row += len(chunks[index].tokens)
             ends[index] = row - 1
-        wanted = as_long([ends[index] for index, feed in enumerate(feeds) if feed.wants], device)
+        wanted = as_long([ends[index] for index, chunk in enumerate(chunks) if chunk.needs_logits], device)
         return self._head(self._normed(x_NC[wanted], family.norm)) if len(wanted) else x_NC[:0]
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -152,14 +152,14 @@ class Decoder:
     def _reach(self, length: int) -> None:
         """The table of positions, long enough."""
         if length > len(self._cos):
-            room = doubled(max(LEAST, len(self._cos)), length)
+            room = doubled(max(MIN_CAPACITY, len(self._cos)), length)
             self._cos, sin = self._family.turns(room, self._family.dtype)
             half = sin.shape[-1] // 2
             # roll() brings the second half to the first: its sign there is minus
             self._sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
 
 
-def _laid_out(layer: families.Layer, family: Family, bits: int, keep: bool) -> _Layer:
+def _laid_out(layer: families.Layer, family: Family, bits: int, keep_weights: bool) -> _Layer:
     """A layer with its products as the processor likes them."""
     made = _Layer(
         norm=layer.norm,
@@ -172,7 +172,7 @@ def _laid_out(layer: families.Layer, family: Family, bits: int, keep: bool) -> _
         rope=layer.rope,
         window=layer.window,
     )
-    if not keep:
+    if not keep_weights:
         drop([*layer.qkv, *layer.out, *layer.gate_up, *layer.down])
     return made
 
@@ -197,22 +197,22 @@ def _joined(
     return y
 
 
-def _parts(feeds: Sequence[Feed]) -> tuple[list[Run | Piece], list[int]]:
-    """How attention takes the rows, and each row's position. `feeds`: single tokens first, by slot."""
+def _parts(chunks: Sequence[Chunk]) -> tuple[list[Run | Piece], list[int]]:
+    """How attention takes the rows, and each row's position. `chunks`: single tokens first, by slot."""
     parts: list[Run | Piece] = []
     positions: list[int] = []
-    for feed in feeds:
-        spot = feed.past
-        assert isinstance(spot, Spot)
-        start, length = len(positions), spot.length + len(feed.tokens)
-        positions += range(spot.length, length)
+    for chunk in chunks:
+        slot = chunk.state
+        assert isinstance(slot, Slot)
+        start, length = len(positions), slot.length + len(chunk.tokens)
+        positions += range(slot.length, length)
         before = parts[-1] if parts else None
-        if len(feed.tokens) > 1:
-            parts.append(Piece(start, len(positions), spot.slot, length))
-        elif isinstance(before, Run) and _fits(before, spot.slot, length):
+        if len(chunk.tokens) > 1:
+            parts.append(Piece(start, len(positions), slot.index, length))
+        elif isinstance(before, Run) and _fits(before, slot.index, length):
             parts[-1] = before._replace(end=start + 1, lengths=(*before.lengths, length))
         else:
-            parts.append(Run(start, start + 1, spot.slot, (length,)))
+            parts.append(Run(start, start + 1, slot.index, (length,)))
     return parts, positions
 
 

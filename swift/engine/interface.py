@@ -1,0 +1,50 @@
+"""The interface of all engines: token ids in, sampled tokens out. Knows no text, no model and no library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from swift.engine.sampling import SamplingParams
+
+
+class Busy(RuntimeError):
+    """The queue is full: the caller may try again later."""
+
+
+class TokenOutput(NamedTuple):
+    """One sampled token of a reply.
+
+    `logprob`: its log probability. `finish` is None for all tokens but the last, which has `stop` (it is a stop token)
+    or `length`. `top`: (token, log probability) of the `top_logprobs` most probable tokens, if requested.
+    """
+
+    token: int
+    logprob: float
+    finish: Literal["stop", "length"] | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class TokenStream(Iterator[TokenOutput], Protocol):
+    """The tokens of a reply as they are sampled. Closing or dropping the stream cancels the request."""
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    @property
+    def context(self) -> int | None:
+        """The largest number of tokens of a prompt and its reply together; None: limited by memory alone."""
+        ...
+
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None
+    ) -> TokenStream:
+        """Starts a reply to the prompt `tokens`. Safe to call from many threads.
+
+        `inputs`: further tensors of a vision-language model, such as pixel values.
+        Raises ValueError for a request that cannot be served, Busy if the queue is full.
+        """
+        ...
+
+    def close(self) -> None: ...
