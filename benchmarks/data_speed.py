@@ -20,12 +20,12 @@ from itertools import islice
 from pathlib import Path
 from typing import get_args
 
+from swift.assembly.rendering import make_renderer
 from swift.chat import Conversation
-from swift.commands.groups import TemplateFlags
-from swift.commands.rendering import make_renderer
 from swift.data.disk_list import IN_MEMORY
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.synth import Style, agent_rows, write_jsonl
+from swift.flag_groups import TemplateFlags
 from swift.model import bundled, catalog
 from swift.model.load import load_tokenizer
 from swift.system import gc_tuning

@@ -21,12 +21,12 @@ from typing import NamedTuple
 from jsonschema import Draft202012Validator
 
 from swift.agent.tools import argument_schema, json_arguments
+from swift.assembly.loading import load_chat
 from swift.chat import Message, Tool, ToolCall
 from swift.commands import infer, sft
-from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
-from swift.commands.loading import load_chat
 from swift.data.synth import agent_rows, evaluation_cases, write_jsonl
 from swift.engine.sampling import SamplingParams
+from swift.flag_groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
 from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from swift import flags
 from swift.chat import Message, Tool
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 
 if TYPE_CHECKING:
     from swift.agent.run import Trace
@@ -69,7 +69,7 @@ def load_chat(
     yields `Delta`s; `generate` collects them. `chat.engine.close()` frees the engine. Raises ValueError or OSError
     for what cannot be loaded.
     """
-    from swift.commands import loading
+    from swift.assembly import loading
 
     if checkpoint is not None:
         changes = {"ckpt_dir": checkpoint, **changes}
@@ -163,7 +163,7 @@ def _plain(value: object) -> object:
 
 
 def _sampling(changes: dict[str, Any], where: str) -> Any:
-    from swift.commands.loading import sampling
+    from swift.assembly.loading import sampling
 
     return sampling(_changed(GenerationFlags(), changes, where))
 

@@ -14,12 +14,6 @@ from swift import flags
 from swift.system import torchrun, utf8
 
 SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
-SHARED = (
-    *("__init__", "backends", "card", "closing", "early", "pipeline", "groups", "loading", "merging", "planning"),
-    *("rendering", "resuming"),
-    *("scaling", "showing", "tuning"),
-)
-"""Modules of `swift.commands` that are no verbs: what verbs have in common."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +48,7 @@ def verbs() -> dict[str, Path]:
     """Each verb and the file that holds it."""
     folders = importlib.import_module("swift.commands").__path__
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.py"))]
-    return {file.stem.replace("_", "-"): file for file in files if file.stem not in SHARED}
+    return {file.stem.replace("_", "-"): file for file in files if file.stem != "__init__"}
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -15,9 +15,9 @@ from tiny import tiny_model_folder
 from tiny_images import png, tiny_image_model
 
 from swift import cli
+from swift.assembly.rendering import make_renderer
 from swift.chat import PLACE, Conversation, Image, Message
-from swift.commands.groups import TemplateFlags
-from swift.commands.rendering import make_renderer
+from swift.flag_groups import TemplateFlags
 from swift.template import Renderer
 from swift.template.against import Against
 

@@ -15,8 +15,8 @@ from tiny import tiny_model_folder
 import swift
 from swift import Message, Tool, ToolCall
 from swift.chat import Delta
-from swift.commands.groups import ModelFlags, TrainFlags
 from swift.commands.sft import Config
+from swift.flag_groups import ModelFlags, TrainFlags
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = Tool({"type": "function", "function": {"name": "weather", "parameters": SCHEMA}})

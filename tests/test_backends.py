@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from swift.commands import backends
-from swift.commands.groups import BackendFlags, ModelFlags, QuantFlags, TemplateFlags, VllmFlags
-from swift.commands.loading import Choice
+from swift.assembly import backends
+from swift.assembly.checkpoints import Choice
+from swift.flag_groups import BackendFlags, ModelFlags, QuantFlags, TemplateFlags, VllmFlags
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ GREET = '''
 
 from dataclasses import dataclass
 
-from swift.commands.groups import DataFlags, GenerationFlags, LoraFlags, ModelFlags, TemplateFlags
+from swift.flag_groups import DataFlags, GenerationFlags, LoraFlags, ModelFlags, TemplateFlags
 from swift.flags import flag
 
 

@@ -12,13 +12,13 @@ from published import PUBLISHED
 
 from swift import cli, flags
 from swift.commands import datasets, infer
-from swift.commands.groups import DataFlags
 from swift.data import layout, registry
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.registry import catalogue, known
 from swift.data.repairs import REPAIRS
 from swift.data.rows import BadRow
 from swift.data.sources import resolve
+from swift.flag_groups import DataFlags
 
 MEDIA = {name for name, entry in known().items() if entry.modality != "text"}
 ROW = {"query": "q", "response": "r"}

@@ -19,8 +19,9 @@ from fastapi.testclient import TestClient
 from tiny import tiny_model_folder
 
 from swift import cli, flags
+from swift.assembly import loading
 from swift.chat import Delta, Message, Tool, Usage
-from swift.commands import deploy, loading
+from swift.commands import deploy
 from swift.commands.deploy import Config
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine

@@ -11,7 +11,8 @@ import torch
 from tiny import tiny_model_folder
 
 from swift import flags
-from swift.commands import scaling, sft, tuning
+from swift.assembly import parallelism, tuner_setup
+from swift.commands import sft
 from swift.model import load, quantise
 from swift.train import distributed
 from swift.train.trainer import arguments
@@ -78,24 +79,24 @@ def test_what_cannot_work_or_would_be_ignored_is_refused(
     monkeypatch.setattr(distributed, "find_spec", lambda package: package)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(ValueError, match=said):
-        scaling.check(config(**given))
+        parallelism.check(config(**given))
 
 
 def test_engines_and_devices_that_do_not_go_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "find_spec", lambda package: package)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    spread = scaling.check(config(deepspeed="default-zero3"))
+    spread = parallelism.check(config(deepspeed="default-zero3"))
     assert (spread.engine, spread.shards) == ("deepspeed", True)
     with pytest.raises(ValueError, match="--deepspeed needs GPUs"):
-        scaling.check_device(spread, torch.device("cpu"))
-    assert not scaling.check(config(deepspeed="default-zero2")).shards
+        parallelism.check_device(spread, torch.device("cpu"))
+    assert not parallelism.check(config(deepspeed="default-zero2")).shards
     with pytest.raises(ValueError, match="--device_map spreads one process"):
-        scaling.check(config(device_map="auto"))
+        parallelism.check(config(device_map="auto"))
 
 
 def test_weights_of_4_bits_that_are_sharded_are_stored_as_numbers_of_the_models_dtype() -> None:
     pytest.importorskip("bitsandbytes")
-    how = tuning.quantisation(config(quantization_bit=4).model, "fsdp")
+    how = tuner_setup.quantisation(config(quantization_bit=4).model, "fsdp")
     assert how
     made = quantise.config(how, torch.bfloat16, torch.device("cpu"))
     assert made.bnb_4bit_quant_storage == torch.bfloat16

@@ -18,7 +18,7 @@ from test_sft import plain_rows, train, write
 from tiny import tiny_model_folder
 
 from swift import cli
-from swift.commands import card
+from swift.assembly import model_card
 from swift.model import catalog
 
 
@@ -106,8 +106,8 @@ def test_the_card_says_what_was_trained_on_what_and_holds_no_path_of_this_machin
     tmp_path: Path, trained: dict[str, Any]
 ) -> None:
     checkpoint = Path(trained["last_model_checkpoint"])
-    text = (checkpoint / card.README).read_text(encoding="utf-8")
-    head = front(checkpoint / card.README)
+    text = (checkpoint / model_card.README).read_text(encoding="utf-8")
+    head = front(checkpoint / model_card.README)
     assert (head["base_model"], head["library_name"]) == ("tiny", "peft")
     assert {"base_model:adapter:tiny", "lora"} <= set(head["tags"])
     assert "| rows.jsonl | 29 |" in text
@@ -124,8 +124,8 @@ def test_the_card_of_a_merged_model_tells_what_its_adapter_was_trained_on(
 ) -> None:
     checkpoint = trained["last_model_checkpoint"]
     assert cli.main(["export", "--ckpt_dir", checkpoint, "--merge_lora", "true", "--output_dir", "merged"]) == 0
-    text = Path("merged", card.README).read_text(encoding="utf-8")
-    assert front(Path("merged", card.README))["library_name"] == "transformers"
+    text = Path("merged", model_card.README).read_text(encoding="utf-8")
+    assert front(Path("merged", model_card.README))["library_name"] == "transformers"
     assert "| rows.jsonl | 29 |" in text
     assert "AutoModelForCausalLM" in text and "peft" not in text
     assert str(tmp_path) not in text
@@ -134,7 +134,7 @@ def test_the_card_of_a_merged_model_tells_what_its_adapter_was_trained_on(
 def test_the_card_of_a_whole_model_is_transformers(tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", plain_rows(8))
     result = train(tmp_path, tiny_model_folder(tmp_path / "tiny"), rows, max_steps=1, sft_type="full")
-    head = front(Path(result["last_model_checkpoint"], card.README))
+    head = front(Path(result["last_model_checkpoint"], model_card.README))
     assert head["library_name"] == "transformers"
     assert "base_model:finetune:tiny" in head["tags"]
 
@@ -149,7 +149,7 @@ def test_an_adapter_notes_the_hub_id_of_a_known_model_and_is_found_by_it(
     spec = catalog.by_name("smollm2-135m-instruct")
     assert spec is not None
     note = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
-    assert note["base_model_name_or_path"] == spec.hf == front(checkpoint / card.README)["base_model"]
+    assert note["base_model_name_or_path"] == spec.hf == front(checkpoint / model_card.README)["base_model"]
     assert str(tmp_path) not in (checkpoint / "adapter_config.json").read_text(encoding="utf-8")
     assert cli.main(["export", "--ckpt_dir", str(checkpoint), "--merge_lora", "true", "--output_dir", "merged"]) == 0
     assert not re.search("error", capsys.readouterr().err)

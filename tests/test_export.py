@@ -8,10 +8,11 @@ from tiny import tiny_model_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swift import cli
+from swift.assembly import loading
 from swift.chat import Message
-from swift.commands import export, infer, loading
-from swift.commands.groups import BackendFlags, ModelFlags
+from swift.commands import export, infer
 from swift.engine.sampling import SamplingParams
+from swift.flag_groups import BackendFlags, ModelFlags
 from swift.infer.chat import collect
 from swift.model.devices import DTYPES
 from swift.model.load import load_model
@@ -237,7 +238,7 @@ def cut(file):
     ("damage", "problem"),
     [
         (lambda path: (path / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is missing"),
-        (lambda path: (path / "adapter_config.json").unlink(), "adapter_config.json is missing"),
+        (lambda path: (path / "adapter_config.json").unlink(), "neither adapter_config.json nor config.json is there"),
         (lambda path: cut(path / "adapter_model.safetensors"), "half-written or damaged"),
         (lambda path: (path / "sft_args.json").write_text("{"), "sft_args.json: half-written or damaged"),
         (lambda path: (path / "sft_args.json").write_text('{"sft_type": "full"}'), "no adapter to merge"),
@@ -261,7 +262,7 @@ def test_the_folder_of_a_run_points_to_its_checkpoint(checkpoint, capsys):
 
 def test_a_checkpoint_that_is_not_there_is_told(tmp_path, capsys):
     assert swift("export", "--merge_lora", "true", "--ckpt_dir", tmp_path / "none") == 2
-    assert "no such checkpoint folder" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_main_returns_the_folder(checkpoint):

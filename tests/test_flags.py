@@ -9,8 +9,8 @@ from typing import Literal
 
 import pytest
 
+from swift import flag_groups as groups
 from swift import flags
-from swift.commands import groups
 from swift.flags import flag
 
 

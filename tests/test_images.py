@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from tiny_images import tiny_image_model
 
 from swift import cli, flags
+from swift.assembly.rendering import make_renderer
 from swift.chat import PLACE, Conversation, Image, Message
 from swift.commands import sft
-from swift.commands.groups import TemplateFlags
-from swift.commands.rendering import make_renderer
+from swift.flag_groups import TemplateFlags
 from swift.model import load
 from swift.train.batch import collate
 from swift.train.loss import output_head, score

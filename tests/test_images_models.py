@@ -11,11 +11,11 @@ import torch
 from PIL import Image as Pillow
 from tiny_images import FAMILIES, png, tiny_image_model
 
+from swift.assembly.rendering import make_renderer
 from swift.chat import PLACE, Conversation, Image, Message
-from swift.commands.groups import TemplateFlags
-from swift.commands.rendering import make_renderer
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
+from swift.flag_groups import TemplateFlags
 from swift.model import load, vision
 from swift.template import Renderer
 from swift.train.batch import collate

@@ -18,12 +18,12 @@ from tiny import tiny_model_folder, tiny_tokenizer
 from tiny_images import png, tiny_image_model
 
 from swift import cli, images
+from swift.assembly.rendering import make_renderer
 from swift.chat import PLACE, Image, Message
-from swift.commands.groups import TemplateFlags
-from swift.commands.rendering import make_renderer
 from swift.data.check import Report, checked
 from swift.data.rows import BadRow, conversation
 from swift.data.sources import resolve
+from swift.flag_groups import TemplateFlags
 from swift.images import Access, as_url, picture, read, size
 from swift.infer import remote
 from swift.model import load

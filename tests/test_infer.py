@@ -11,15 +11,16 @@ from tiny import tiny_model_folder
 
 from swift import cli
 from swift.agent import form
+from swift.assembly.checkpoints import choose, model_name
+from swift.assembly.loading import load_chat, sampling
 from swift.chat import Conversation, Delta, Message, ToolCall, Usage
 from swift.commands import infer
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
-from swift.commands.loading import choose, load_chat, model_name, sampling
 from swift.engine.cpu import native_runner
 from swift.engine.cpu.native_runner import NativeRunner
 from swift.engine.cpu.torch_runner import TorchRunner
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.infer.chat import collect
 from swift.infer.repl import RULE
 from swift.model.load import load_model
@@ -249,7 +250,7 @@ def test_flags_beat_the_checkpoints_record_even_when_they_say_the_default(adapte
 
 def test_the_command_line_tells_a_default_said_from_one_not_said(swift, adapter, monkeypatch):
     seen = []
-    monkeypatch.setattr("swift.commands.loading.load_chat", lambda cfg, given: seen.append(choose(cfg, given)) or 1 / 0)
+    monkeypatch.setattr("swift.assembly.loading.load_chat", lambda cfg, given: seen.append(choose(cfg, given)) or 1 / 0)
     for words in ((), ("--tools_prompt", "react_en")):
         with pytest.raises(ZeroDivisionError):
             swift("--ckpt_dir", adapter, *words)

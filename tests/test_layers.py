@@ -28,10 +28,15 @@ MAY_IMPORT = {
     "infer": {"chat", "images", "template", "agent", "engine", "guided", "system"},
     "serve": {"chat", "infer", "agent", "engine", "guided", "system"},
     "eval": {"chat", "data", "agent", "infer", "engine"},
-    "api": {"agent", "chat", "commands", "data", "eval", "flags", "guided", "infer"},
+    "flag_groups": {"flags"},
+    "api": {"agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer"},
+    "assembly": {
+        "chat", "flags", "flag_groups", "agent", "data", "train", "model", "native", "system",
+        "tuner", "template", "engine", "infer",
+    },
     "commands": {
-        "chat", "flags", "cli", "images", "agent", "data", "train", "model", "native", "system",
-        "tuner", "template", "engine", "guided", "infer", "serve", "eval",
+        "chat", "flags", "flag_groups", "assembly", "cli", "images", "agent", "data", "train", "model", "native",
+        "system", "tuner", "template", "engine", "guided", "infer", "serve", "eval",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

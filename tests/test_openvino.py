@@ -10,12 +10,12 @@ from tiny import tiny_model_folder
 from transformers import LlamaConfig
 
 from swift import cli
+from swift.assembly import loading
 from swift.chat import Message
-from swift.commands import loading
-from swift.commands.groups import BackendFlags, ModelFlags, TemplateFlags
 from swift.commands.infer import Config
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
+from swift.flag_groups import BackendFlags, ModelFlags, TemplateFlags
 from swift.infer.chat import collect
 from swift.model import gguf_write
 

@@ -13,9 +13,11 @@ import pytest
 import torch
 from tiny import tiny_model_folder
 
+import swift
 from swift import flags
+from swift.assembly import pipeline
 from swift.chat import Sample
-from swift.commands import pipeline, sft
+from swift.commands import sft
 from swift.data import disk_list
 from swift.system import gc_tuning
 from swift.train import sample_cache
@@ -185,7 +187,7 @@ def test_a_damaged_cache_is_made_again(work: Path, damage: Any, capsys: pytest.C
 
 
 def kept(config: sft.Config, work: Path, template: str = "chatml") -> pipeline.Data:
-    from swift.commands.rendering import make_renderer
+    from swift.assembly.rendering import make_renderer
     from swift.train.ranks import Ranks
 
     config = flags.update(config, {"template_type": template})
@@ -293,3 +295,7 @@ def test_what_a_stream_cannot_do_is_said(work: Path, given: dict[str, Any], said
         given = {**given, "dataset": [text.format(rows=rows) for text in given["dataset"]]}
     with pytest.raises(ValueError, match=said):
         train(work, "wrong", **{"max_steps": -1, **given})
+
+
+def test_the_files_that_decide_the_name_of_a_token_cache_are_there() -> None:
+    assert all((Path(swift.__file__).parent / part).exists() for part in pipeline.RULES)

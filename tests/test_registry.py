@@ -9,7 +9,9 @@ import pytest
 from tiny import tiny_model_folder
 
 from swift import cli, flags
-from swift.commands import export, infer, loading, merging
+from swift.assembly import checkpoints, loading, merging
+from swift.commands import infer
+from swift.flag_groups import ModelFlags
 from swift.model import catalog, location
 from swift.model.load import load_model, load_tokenizer
 
@@ -79,7 +81,7 @@ def test_a_name_of_ones_own_works_in_every_command(
     adapted = loading.load_chat(flags.from_dict(infer.Config, {"ckpt_dir": str(checkpoint), "device": "cpu"}))
     assert adapted.renderer.writer.template.name == template
     adapted.engine.close()
-    merged = merging.merge_checkpoint(flags.from_dict(export.Config, {"ckpt_dir": str(checkpoint)}), overwrite=False)
+    merged = merging.merge_checkpoint(str(checkpoint), ModelFlags())
     assert json.loads((merged / "configuration.json").read_text())["model_type"] == name
 
     monkeypatch.chdir(place)
@@ -87,7 +89,7 @@ def test_a_name_of_ones_own_works_in_every_command(
     plain = loading.load_chat(flags.from_dict(infer.Config, named))
     assert plain.renderer.writer.template.name == template
     plain.engine.close()
-    assert loading.model_name(flags.from_dict(infer.Config, named)) == name
+    assert checkpoints.model_name(flags.from_dict(infer.Config, named)) == name
     capsys.readouterr()
     assert cli.main(["data", "show", "tickets", "--model", name, "--registry", "mine/my.toml", "--row", "1"]) == 0
     assert "hello" in capsys.readouterr().out

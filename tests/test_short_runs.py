@@ -17,8 +17,9 @@ from test_sft import plain_rows, write
 from tiny import tiny_model_folder
 
 from swift import cli, flags
-from swift.commands import planning, sft
-from swift.commands.groups import TrainFlags
+from swift.assembly import step_plan
+from swift.commands import sft
+from swift.flag_groups import TrainFlags
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +88,7 @@ def rates(result: dict[str, Any]) -> list[float]:
 def test_flags_left_open_give_a_small_set_enough_steps_and_flags_given_stay(
     rows: int | None, flags_given: dict[str, Any], world: int, accumulation: int, epochs: float, total: int
 ) -> None:
-    steps = planning.steps_of(TrainFlags(**flags_given), rows, world, {})
+    steps = step_plan.steps_of(TrainFlags(**flags_given), rows, world, {})
     assert (steps.accumulation, steps.epochs, steps.total) == (accumulation, epochs, total)
 
 

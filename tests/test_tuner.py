@@ -285,7 +285,7 @@ def test_a_half_written_checkpoint_is_told_in_one_line(tmp_path, tied, damage, p
 
 
 def test_a_checkpoint_folder_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ValueError, match="no such checkpoint folder"):
+    with pytest.raises(ValueError, match="no such folder"):
         check(tmp_path / "checkpoint-7")
 
 

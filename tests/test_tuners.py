@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from tiny import tiny_model_folder
 
 from swift import cli, flags
+from swift import flag_groups as groups
+from swift.assembly import checkpoints, loading, merging, tuner_setup
 from swift.chat import Sample
-from swift.commands import export, groups, infer, loading, merging, sft, tuners, tuning
+from swift.commands import infer, sft, tuners
 from swift.data.rows import conversation
 from swift.model.load import load_model, load_tokenizer
 from swift.model.location import locate
@@ -123,7 +125,7 @@ def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler
     monkeypatch.setattr(compiled, "start", lambda folder: "torch.compile: no g++ here")
     train(place, tmp_path / "short")
     assert "no g++ here" not in capsys.readouterr().out
-    monkeypatch.setattr(tuning, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(tuner_setup, "WORTH_COMPILING", 1)
     train(place, tmp_path / "long")
     assert "are not compiled, and steps take longer for it: torch.compile: no g++ here" in capsys.readouterr().out
 
@@ -185,8 +187,8 @@ def learns_comes_back_and_merges(
 ) -> Path:
     """The last checkpoint. `before` is the loss of the model untrained."""
     kept: list[Any] = []
-    made = tuning.tune
-    monkeypatch.setattr(tuning, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
+    made = tuner_setup.tune
+    monkeypatch.setattr(tuner_setup, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
     tuner = registry.TUNERS[how.get("sft_type", "lora")]
     last = train(place, output, **how)
     again = opened(place, last)
@@ -199,7 +201,7 @@ def learns_comes_back_and_merges(
     assert bool(why) == (tuner.merges != "yes")
     if why:
         with pytest.raises(ValueError, match="cannot be merged"):
-            merging.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=True)
+            merging.merge_checkpoint(str(last), groups.ModelFlags(), "chatml", overwrite=True)
     else:
         expected = logits(again)
         merged = merge.merge(again)
@@ -284,8 +286,8 @@ def test_lora_ga_starts_along_the_gradient_and_is_saved_as_a_plain_lora(
     place: Path, tmp_path: Path, scaled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Any] = []
-    made = tuning.tune
-    monkeypatch.setattr(tuning, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
+    made = tuner_setup.tune
+    monkeypatch.setattr(tuner_setup, "tune", lambda *args: kept.append(made(*args)) or kept[-1])
     how = {**ALL, "init_lora_weights": "lora_ga", "lora_rank": 2, "use_rslora": scaled}
     last = train(place, tmp_path / "a", **how)
     again = opened(place, last)
@@ -461,9 +463,9 @@ def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, b
     with pytest.raises(ValueError, match="cannot be merged: the model is quantised"):
         merge.merge(tuned)
     config = flags.from_dict(infer.Config, {"ckpt_dir": str(last), "template_type": "chatml", "device": "cpu"})
-    assert loading.choose(config).model.quant.bits == bits
+    assert checkpoints.choose(config).model.quant.bits == bits
     loading.load_chat(config).engine.close()
-    merged = merging.merge_checkpoint(export.Config(str(last), True, template_type="chatml"), overwrite=False)
+    merged = merging.merge_checkpoint(str(last), groups.ModelFlags(), "chatml")
     assert loss(tmp_path, load_model(merged, "fp32", "cpu")) < loss(tmp_path, base(tmp_path))
 
 
@@ -471,7 +473,7 @@ def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, b
 
 
 def test_galore_names_the_package_that_is_missing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "find_spec", lambda name: None)
+    monkeypatch.setattr(tuner_setup, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs the package galore_torch: pip install -e '\.\[galore\]'"):
         train(place, tmp_path, sft_type="full", use_galore=True)
 

@@ -8,11 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from swift import flags
+from swift.assembly.loading import load_chat
 from swift.commands import infer, sft
-from swift.commands.groups import BackendFlags
-from swift.commands.loading import load_chat
 from swift.data.scenario import OBSERVATION, QUESTION, SYSTEM
 from swift.data.synth import agent_rows, write_jsonl
+from swift.flag_groups import BackendFlags
 from swift.serve.server import create_app
 
 ROWS = 40

@@ -12,13 +12,13 @@ import torch
 from jsonschema import Draft202012Validator
 
 from swift.agent.tools import argument_schema
+from swift.assembly import backends
+from swift.assembly.checkpoints import Choice
+from swift.assembly.rendering import make_renderer
 from swift.chat import Message, Tool
-from swift.commands import backends
-from swift.commands.groups import ModelFlags, TemplateFlags, VllmFlags
-from swift.commands.loading import Choice
-from swift.commands.rendering import make_renderer
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
+from swift.flag_groups import ModelFlags, TemplateFlags, VllmFlags
 from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
 from swift.model import bundled, catalog, load

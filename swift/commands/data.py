@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from swift import flags
-from swift.commands.groups import ModelFlags, TemplateFlags
+from swift.flag_groups import ModelFlags, TemplateFlags
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def lint(cfg: Lint) -> int:
 
 
 def show(cfg: Show) -> int:
-    from swift.commands.rendering import make_renderer
-    from swift.commands.showing import Lines, Page, Shown
+    from swift.assembly.rendering import make_renderer
+    from swift.assembly.sample_view import Lines, Page, Shown
     from swift.model.catalog import choose
     from swift.model.location import locate
     from swift.template.fit import fit

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from swift.commands.groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.flag_groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +91,8 @@ def main(cfg: Config) -> dict[str, Any]:
     """Returns what `summary.json` holds."""
     from rich.console import Console
 
-    from swift.commands import closing, sft
+    from swift.assembly import next_commands
+    from swift.commands import sft
     from swift.model.location import locate
 
     console = Console(highlight=False)
@@ -119,7 +120,7 @@ def main(cfg: Config) -> dict[str, Any]:
         _write_page(folder, summary, trained["log_history"])
         _print_table(console, base, tuned, cfg.eval_cases)
         console.print(f"figures: {folder / 'summary.json'}, report: {folder / 'summary.html'}", soft_wrap=True)
-        lines = closing.commands(best, ModelFlags(), ("--stop_words", "Observation:"))
+        lines = next_commands.commands(best, ModelFlags(), ("--stop_words", "Observation:"))
         console.print("next:", *lines, sep="\n  ", markup=False, soft_wrap=True)
     return summary
 
@@ -221,8 +222,8 @@ def _training(cfg: Config, folder: Path, data: DataFlags) -> Any:
 
 
 def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> Measured:
+    from swift.assembly.loading import load_chat
     from swift.chat import Message
-    from swift.commands.loading import load_chat
     from swift.data.synth import evaluation_cases
     from swift.eval import identity
     from swift.eval.agent import Case, judge_all, shares

@@ -12,13 +12,13 @@ import ssl
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swift import flags, images
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def run(argv: Sequence[str]) -> None:
 
 def main(cfg: Config, given: Collection[str] = ()) -> None:
     """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
-    from swift.commands.loading import load_chat, model_name, sampling
+    from swift.assembly.checkpoints import model_name
+    from swift.assembly.loading import load_chat, sampling
     from swift.engine.torch_engine import TorchEngine
     from swift.infer.chat import LocalChat
     from swift.serve.body import LIMITS
@@ -132,9 +133,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
     defaults = sampling(cfg.generation)
     keys = api_keys(cfg.server)
     with _bound(cfg.server) as listening:
-        # named without merging: the merged folder is the same model, and loading is about to write it
-        unmerged = replace(cfg, backend=replace(cfg.backend, merge_lora=False))
-        name = cfg.server.served_model_name or model_name(unmerged, given)
+        name = cfg.server.served_model_name or model_name(cfg, given)
         if not keys and cfg.server.host not in LOCAL:
             _warn(f"whoever reaches {cfg.server.host} can use the model; --api_key asks for a key")
         adapters = dict(module.split("=", 1) for module in cfg.server.lora_modules)

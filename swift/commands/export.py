@@ -5,22 +5,22 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from swift import flags
-from swift.commands import card, loading, merging
-from swift.commands.early import writable
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.assembly import checkpoints, merging, model_card
+from swift.assembly.merged_model import MergedModel, load_merged
+from swift.assembly.preflight import writable
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.flags import flag
+from swift.system.atomic_write import atomic_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from swift.chat import Conversation
-    from swift.model.catalog import ModelSpec
-    from swift.template.template import Template
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _write(config: Config, given: Collection[str]) -> Path:
     if config.bits:
         return write_quantised(config, given)
     if config.merge_lora:
-        return merging.merge_checkpoint(config, overwrite=False)
+        return merging.merge_checkpoint(config.ckpt_dir, config.model, config.template_type, config.output_dir)
     if not config.hub.push_to_hub:
         raise ValueError(
             "nothing to export: --merge_lora true, --to_gguf F16, --to_ollama true or --quant_bits 4 says what"
@@ -141,72 +141,25 @@ def _write(config: Config, given: Collection[str]) -> Path:
     return folder.resolve()
 
 
-class Whole(NamedTuple):
-    """A model with all that was learned in its weights. The tokenizer carries its chat template; `template` is the
-    table it was made from, None for the tokenizer's own. `stops`: the tokens that end a reply."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    template: Template | None
-    stops: list[int]
-    name: str
-    spec: ModelSpec | None
-
-
 class _Wanted(NamedTuple):
     model: ModelFlags
     template: TemplateFlags
     backend: BackendFlags
 
 
-def choose(config: Config, given: Collection[str] = ()) -> loading.Choice:
+def choose(config: Config, given: Collection[str] = ()) -> checkpoints.Choice:
     """What the flags name, an adapter on whole weights: what was learned beside rounded ones goes into those."""
     template = TemplateFlags(template_type=config.template_type)
-    choice = loading.choose(_Wanted(config.model, template, BackendFlags(ckpt_dir=config.ckpt_dir)), given)
+    choice = checkpoints.choose(_Wanted(config.model, template, BackendFlags(ckpt_dir=config.ckpt_dir)), given)
     return choice._replace(model=flags.update(choice.model, {"quantization_bit": 0}))
 
 
-def whole(choice: loading.Choice) -> Whole:
-    """The model of the flags in fp32, an adapter merged into it in memory, its weights rounded to what --dtype says.
-
-    ValueError where an adapter cannot be merged.
-    """
-    from swift.model import devices, load, location
-    from swift.template import template
-    from swift.tuner import adapter_files, merge
-
-    path = location.locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
-    spec = loading.spec(choice, path)
-    tokenizer = load.load_tokenizer(path, choice.model.trust_remote_code, spec)
-    asked, system = choice.template.template_type, choice.template.system
-    named = asked if asked != "AUTO" else spec.template if spec else None
-    table = template(named) if named else None
-    if table and system is not None:
-        table = replace(table, default_system=system)
-    stops = merging.give_template(tokenizer, table, path)
-    # fp32 whatever --dtype says, so that an adapter is added before anything is rounded
-    model: Any = load.load_model(path, "fp32", choice.model.device, choice.model.trust_remote_code, spec=spec)
-    if "quantization_config" in model.config.to_dict():
-        raise ValueError(f"{path}: the weights are quantised: export the model that they were made from")
-    if choice.adapter:
-        adapter_files.check(choice.adapter)
-        model = adapter_files.load(model, choice.adapter).float()
-        if reason := merge.why_unmergeable(model):
-            raise ValueError(f"{choice.adapter}: this adapter cannot be merged: {reason}")
-        model = merge.merge(model)
-    if choice.model.dtype != "AUTO":
-        merging.round_weights(model, devices.DTYPES[choice.model.dtype])
-    own = model.generation_config.eos_token_id
-    stops += [each for each in (own if isinstance(own, list) else [own]) if each is not None and each not in stops]
-    return Whole(model, tokenizer, table, stops, loading.name(choice), spec)
-
-
-def target(config: Config, choice: loading.Choice, suffix: str) -> Path:
+def target(config: Config, choice: checkpoints.Choice, suffix: str) -> Path:
     """The folder to write, which must not be there yet."""
     # Beside a checkpoint, or a folder that the user named; a model of a cache goes into the current folder.
     beside = config.ckpt_dir or choice.model.model_id_or_path
     named = Path(beside).expanduser().resolve() if beside and Path(beside).expanduser().exists() else None
-    stem = named if named else Path.cwd() / loading.name(choice)
+    stem = named if named else Path.cwd() / checkpoints.name(choice)
     folder = Path(config.output_dir).expanduser().resolve() if config.output_dir else Path(f"{stem}-{suffix}")
     if folder.exists():
         raise ValueError(f"{folder} exists: remove it, or give another --output_dir")
@@ -226,10 +179,10 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
 
     if kind in gguf_k_quants.KINDS:
         gguf_k_quants.check()
-    ready = whole(choice)
+    ready = load_merged(choice)
     if config.to_ollama and ready.template is None:
         raise ValueError("--to_ollama needs a chat format of the table: name it with --template_type")
-    with merging.aside(folder) as new:
+    with atomic_folder(folder) as new:
         file = new / f"{ready.name}-{kind}.gguf"
         begins = ready.template is None or ready.template.auto_add_bos
         first = new / "whole.gguf" if kind in gguf_k_quants.KINDS else file
@@ -282,9 +235,9 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
     # what is missing shows before anything is loaded
     rounding = (_by_examples if config.is_by_examples else _by_weights)(config, choice, dtype)
-    ready = whole(choice)
+    ready = load_merged(choice)
     tokens = ready.tokenizer(merging.PROBE, return_tensors="pt").input_ids.to(device)
-    with merging.aside(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:
+    with atomic_folder(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:
         before = merging.logits(ready.model, tokens)
         numbers = devices.DTYPES[devices.pick_dtype(dtype, device)]
         for parameter in ready.model.parameters():  # no buffers: a loaded model has angles of its positions in fp32
@@ -297,7 +250,7 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         merging.write_records(new, {"model_type": wanted.model_type}, ready.spec, ready.template, choice.source, dtype)
         how = f"with weights of {config.bits} bits ({config.model.quant.quant_method})"
         named = ready.template.name if ready.template else None
-        card.merged(new, card.base_name(ready.spec, choice.source), named, choice.adapter, how)
+        model_card.merged(new, model_card.base_name(ready.spec, choice.source), named, choice.adapter, how)
         after = merging.logits(model, tokens)
         again = merging.logits(load.load_model(new, dtype, wanted.device), tokens)
         merging.agree("the folder, read back, computes something else than what was written", again, after)
@@ -311,11 +264,11 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     return folder
 
 
-Rounding = Callable[[Whole, Path], "PreTrainedModel"]
+Rounding = Callable[[MergedModel, Path], "PreTrainedModel"]
 """Makes a model of fewer bits from a whole one, which is of no use afterwards; the folder is for what lies between."""
 
 
-def _by_examples(config: Config, choice: loading.Choice, dtype: str) -> Rounding:
+def _by_examples(config: Config, choice: checkpoints.Choice, dtype: str) -> Rounding:
     """So that a model's answers to examples change least."""
     from swift.model import calibration
     from swift.template import Renderer
@@ -324,7 +277,7 @@ def _by_examples(config: Config, choice: loading.Choice, dtype: str) -> Rounding
     calibration.check(method)
     rows = _examples(config.examples, choice.model.registry)
 
-    def rounding(ready: Whole, between: Path) -> PreTrainedModel:
+    def rounding(ready: MergedModel, between: Path) -> PreTrainedModel:
         renderer = Renderer(ready.tokenizer, ready.template, choice.template.agent_template)
         tokens = [
             sample.tokens[:most] for row in rows for sample in renderer.samples(row)
@@ -335,9 +288,9 @@ def _by_examples(config: Config, choice: loading.Choice, dtype: str) -> Rounding
     return rounding
 
 
-def _by_weights(config: Config, choice: loading.Choice, dtype: str) -> Rounding:
+def _by_weights(config: Config, choice: checkpoints.Choice, dtype: str) -> Rounding:
     """Each weight for itself, by the library that also loads it so."""
-    from swift.commands.tuning import quantisation
+    from swift.assembly.tuner_setup import quantisation
     from swift.model import load, quantise
 
     how = quantisation(flags.update(config.model, {"quantization_bit": config.quant_bits}))
@@ -348,7 +301,7 @@ def _by_weights(config: Config, choice: loading.Choice, dtype: str) -> Rounding:
             "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
         )
 
-    def rounding(ready: Whole, between: Path) -> PreTrainedModel:
+    def rounding(ready: MergedModel, between: Path) -> PreTrainedModel:
         ready.model.save_pretrained(between)
         ready.model.to("meta")  # room for the second
         return load.load_model(between, dtype, choice.model.device, quantisation=how)

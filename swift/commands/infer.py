@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from swift import flags
-from swift.commands.groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -129,8 +129,9 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
     from swift.agent.described import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
-    from swift.commands.early import writable
-    from swift.commands.loading import checkpoint, load_chat, sampling
+    from swift.assembly.checkpoints import checkpoint
+    from swift.assembly.loading import load_chat, sampling
+    from swift.assembly.preflight import writable
 
     params = sampling(cfg.generation)
     file = Path(cfg.tools).expanduser() if cfg.tools else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from swift.commands import export, merging
+from swift.assembly import merging
+from swift.commands import export
 from swift.flags import flag
 
 
@@ -18,4 +19,6 @@ class Config(export.Config):
 def main(config: Config) -> Path:
     if not config.merge_lora:
         raise ValueError("--merge_lora false contradicts swift merge-lora")
-    return merging.merge_checkpoint(config, overwrite=True)
+    return merging.merge_checkpoint(
+        config.ckpt_dir, config.model, config.template_type, config.output_dir, overwrite=True
+    )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands import card, closing, early, pipeline, planning, resuming, scaling, tuning
-from swift.commands.groups import (
+from swift.assembly import model_card, next_commands, parallelism, pipeline, preflight, resuming, step_plan, tuner_setup
+from swift.flag_groups import (
     DataFlags,
     FeedFlags,
     LoraFlags,
@@ -28,7 +28,7 @@ from swift.commands.groups import (
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from swift.commands.pipeline import Data
+    from swift.assembly.pipeline import Data
     from swift.model.catalog import ModelSpec
     from swift.template import Renderer
     from swift.train.lazy_datasets import Stream
@@ -63,7 +63,7 @@ def main(cfg: Config) -> dict[str, Any]:
 def _train(cfg: Config) -> dict[str, Any]:
     from transformers import set_seed
 
-    from swift.commands.rendering import make_renderer
+    from swift.assembly.rendering import make_renderer
     from swift.model import catalog, devices, load, location
     from swift.train import checkpoint
     from swift.train.ranks import Ranks, take_one_gpu
@@ -71,16 +71,16 @@ def _train(cfg: Config) -> dict[str, Any]:
     from swift.tuner.cpu import fused
 
     _check_numbers(cfg.train)
-    tuning.check(cfg)
+    tuner_setup.check(cfg)
     pipeline.check(cfg)
-    spread = scaling.check(cfg)
+    spread = parallelism.check(cfg)
     if not spread.device_map:
         take_one_gpu(cfg.model.device)
     device = devices.pick_device(cfg.model.device)
-    scaling.check_device(spread, device)
-    attention = tuning.attention(cfg.train, device.type)
-    tuning.kernels(cfg.train, device.type)
-    early.check(cfg, device, spread.engine)
+    parallelism.check_device(spread, device)
+    attention = tuner_setup.attention(cfg.train, device.type)
+    tuner_setup.kernels(cfg.train, device.type)
+    preflight.check(cfg, device, spread.engine)
     ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
     say = print if ranks.first else _silence
 
@@ -89,7 +89,7 @@ def _train(cfg: Config) -> dict[str, Any]:
         raise ValueError("which model? give --model_id_or_path (a folder, hub id or name) or --model_type")
     path = location.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = catalog.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
-    early.check_model(cfg, path, spec)
+    preflight.check_model(cfg, path, spec)
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
 
     say(f"model: {name} ({path})")
@@ -103,7 +103,7 @@ def _train(cfg: Config) -> dict[str, Any]:
 
     set_seed(cfg.train.seed)
     # before the model is loaded: DeepSpeed deals out the weights as they are read
-    dtype = tuning.dtype(cfg, device, path)
+    dtype = tuner_setup.dtype(cfg, device, path)
     args = _training_arguments(cfg, folder, device.type, dtype, bool(data.val), spread.settings)
     model = load.load_model(
         path,
@@ -111,18 +111,18 @@ def _train(cfg: Config) -> dict[str, Any]:
         cfg.model.device,
         cfg.model.trust_remote_code,
         attention,
-        quantisation=tuning.quantisation(cfg.model, spread.engine),
+        quantisation=tuner_setup.quantisation(cfg.model, spread.engine),
         device_map=spread.device_map,
         shards=spread.shards,
         spec=spec,
     )
     renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code, spec=spec)
-    model = tuning.tune(
+    model = tuner_setup.tune(
         model, cfg, spec.lora_targets if spec else (), renamed, pipeline.inputs(data, cfg.train.batch_size, device)
     )
     apart = _apart(cfg, bool(spread.engine or spread.device_map), ranks.world)
     before = resuming.recorded(resume).get("kernels", "")
-    packed = tuning.fuse(model, cfg, path, say, apart, _tokens(cfg, data, ranks.world), before)
+    packed = tuner_setup.fuse(model, cfg, path, say, apart, _tokens(cfg, data, ranks.world), before)
     plan["kernels"] = fused.kernels(model)
     trained, whole = peft_models.trained_and_all(model)
     say(f"{cfg.train.sft_type}: {trained:,} of {whole:,} parameters are trained ({trained / whole:.2%})")
@@ -139,7 +139,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     if ranks.first:
         _write_summary(cfg, result, data, folder)
     unmoved = trainer.unmoved()
-    closing.say_end(result, cfg.model, say)
+    next_commands.say_end(result, cfg.model, say)
     if trainer.stopped or trainer.late:
         say(_why_early(trainer))
         say(resuming.how_to_go_on(given, checkpoint.newest_saved(folder)))
@@ -160,7 +160,7 @@ def _planned(
     """The flags with the steps of the run filled in, and what its checkpoints record. ValueError for none to train."""
     before = resuming.recorded(resume)
     rows = None if data.stream else len(data.train)
-    steps = planning.steps_of(cfg.train, rows, world, before)
+    steps = step_plan.steps_of(cfg.train, rows, world, before)
     cfg = flags.update(
         cfg,
         {"gradient_accumulation_steps": steps.accumulation, "num_train_epochs": steps.epochs},
@@ -169,7 +169,7 @@ def _planned(
     plan = resuming.plan(steps, data.train, streaming=data.stream is not None)
     if resume:
         resuming.check(resume, before, {**flags.to_dict(cfg), **plan}, steps, say)
-    planning.say_plan(given.train, cfg.train, steps, len(data.val), say, _unit(data))
+    step_plan.say_plan(given.train, cfg.train, steps, len(data.val), say, _unit(data))
     return cfg, plan
 
 
@@ -270,8 +270,8 @@ def _training_arguments(
         max_grad_norm=train.max_grad_norm,
         warmup_steps=train.warmup_steps or train.warmup_ratio,
         lr_scheduler_type=train.lr_scheduler_type,
-        **tuning.optimizer(cfg, one_pass=device == "cpu" and TUNERS[train.sft_type].whole and not spread),
-        **tuning.kernels(train, device),
+        **tuner_setup.optimizer(cfg, one_pass=device == "cpu" and TUNERS[train.sft_type].whole and not spread),
+        **tuner_setup.kernels(train, device),
         adam_beta1=train.adam_beta1,
         adam_beta2=train.adam_beta2,
         adam_epsilon=train.adam_epsilon,
@@ -313,7 +313,7 @@ def _trainer(
     from swift.train.trainer import SftTrainer
     from swift.tuner.cpu import fused
 
-    extra = tuning.loop(model, cfg)
+    extra = tuner_setup.loop(model, cfg)
     watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.watchers]
     if "tensorboard" in cfg.train.report_to and args.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
@@ -394,12 +394,12 @@ def _finish(
     from swift.tuner.registry import TUNERS
 
     name = cfg.model.model_id_or_path or cfg.model.model_type or ""
-    base, hub_id = card.base_name(spec, name), card.published(spec, name)
+    base, hub_id = model_card.base_name(spec, name), model_card.published(spec, name)
 
     def finish(folder: Path) -> None:
         _write_record(cfg, folder)
         (folder / resuming.PLAN).write_text(json.dumps(plan) + "\n", encoding="utf-8")
-        card.finish(folder, base, hub_id, data.shares, flags.to_dict(cfg))
+        model_card.finish(folder, base, hub_id, data.shares, flags.to_dict(cfg))
         if TUNERS[cfg.train.sft_type].whole:
             renderer.tokenizer.save_pretrained(folder)
             if renderer.image_processor:

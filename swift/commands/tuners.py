@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.commands.groups import LoraFlags, TunerFlags
+from swift.flag_groups import LoraFlags, TunerFlags
 from swift.flags import flag
 from swift.model.bundled import MODEL_TYPE
 

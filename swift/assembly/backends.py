@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands.groups import BackendFlags, VllmFlags
+from swift.flag_groups import BackendFlags, VllmFlags
 
 if TYPE_CHECKING:
-    from swift.commands.loading import Choice
+    from swift.assembly.checkpoints import Choice
     from swift.engine.interface import Engine
     from swift.model.gguf import Shape
 
@@ -149,8 +149,9 @@ def openvino(choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
 
 def _gguf(choice: Choice, path: Path, kind: str) -> Path:
     """The model as a GGUF file in the cache, named by what it was made from; the first call writes and checks it."""
-    from swift.commands import export, merging
+    from swift.assembly import merged_model
     from swift.model import gguf, gguf_check, gguf_write
+    from swift.system.atomic_write import atomic_folder
     from swift.system.cache import cache_root
 
     made_from = [path, *([choice.adapter] if choice.adapter else [])]
@@ -160,8 +161,8 @@ def _gguf(choice: Choice, path: Path, kind: str) -> Path:
     file = folder / f"model-{kind}.gguf"
     if not file.is_file():
         print(f"writing {file} for OpenVINO (once)", file=sys.stderr)
-        ready = export.whole(choice._replace(model=flags.update(choice.model, {"quantization_bit": 0})))
-        with merging.aside(folder) as new:
+        ready = merged_model.load_merged(choice._replace(model=flags.update(choice.model, {"quantization_bit": 0})))
+        with atomic_folder(folder) as new:
             gguf_write.write(ready.model, ready.tokenizer, ready.stops, new / file.name, kind, ready.name)
             gguf_check.verify(new / file.name, ready.model, ready.tokenizer)
             shape = gguf.shape(new / file.name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from swift import flags
-from swift.commands.groups import DataFlags, FeedFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.flag_groups import DataFlags, FeedFlags, ModelFlags, TemplateFlags, TrainFlags
 from swift.system import gc_tuning
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SCALED = 100
 """Rows in which a named loss scale must find something."""
 NAMED = 100
 """Rows left out on the way that a process names, before it only counts on."""
-RULES = ("agent", "data", "template", "chat.py", "train/cache.py", "train/report.py", "commands/feeding.py")
+RULES = ("agent", "data", "template", "chat.py", "train/sample_cache.py", "train/report.py", "assembly/pipeline.py")
 """What of this package decides the tokens of a row and what is kept beside them."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from swift.commands.groups import ModelFlags
+from swift.flag_groups import ModelFlags
 from swift.system import invocation
 
 Say = Callable[[str], None]

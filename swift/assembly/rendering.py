@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swift.commands.groups import TemplateFlags
+from swift.flag_groups import TemplateFlags
 
 if TYPE_CHECKING:
     from swift.model.catalog import ModelSpec

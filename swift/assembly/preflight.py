@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from swift.commands.groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
+from swift.flag_groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class Trains(Protocol):
 
 def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
     """ValueError for a flag that could only fail later. `engine` shards the weights. Reads no row and no model."""
-    from swift.commands import tuning
+    from swift.assembly import tuner_setup
     from swift.data.mix import DataPlan
     from swift.data.mix import check as check_plan
     from swift.model import devices, quantise
@@ -74,7 +74,7 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
     processor.forced()
     _ranges(cfg)
     trackers(train.report_to)
-    tuning.optimizer(cfg)
+    tuner_setup.optimizer(cfg)
     if not cfg.tuner.use_galore:
         optimizer(train.optim)
     spoken(cfg.template)
@@ -82,7 +82,7 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
         devices.pick_dtype(cfg.model.dtype, device)
     if TUNERS[train.sft_type].whole and cfg.model.dtype == "fp16":
         raise ValueError(f"--sft_type {train.sft_type} cannot be trained in fp16, which loses its steps: take bf16")
-    if how := tuning.quantisation(cfg.model, engine):
+    if how := tuner_setup.quantisation(cfg.model, engine):
         quantise.check(how)
     if train.sft_type == "lora":
         lora.check_start(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from swift.commands import card
-from swift.commands.groups import ModelFlags
+from swift.assembly import checkpoints, model_card
+from swift.flag_groups import ModelFlags
+from swift.model.catalog import RECORD
 from swift.model.config_files import json_object
-from swift.system import file_modes
+from swift.system.atomic_write import atomic_folder
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from swift.template.image_processor import ImageProcessor
     from swift.template.template import Template
 
-RECORD = "sft_args.json"
 TOLERANCE = 1e-4
 """What the order of sums in fp32 can change in the logits, relative to the greatest of them."""
 STEPS = 4
@@ -33,52 +29,52 @@ STEPS = 4
 PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气怎么样？"
 
 
-class Merges(Protocol):
-    """A command's config, as far as merging goes. `output_dir` None: the checkpoint's name with -merged."""
+def merge_checkpoint(
+    ckpt_dir: str | None,
+    model: ModelFlags,
+    template_type: str = "AUTO",
+    output_dir: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the merged model and returns its folder: `output_dir`, or the checkpoint's name with -merged.
 
-    @property
-    def ckpt_dir(self) -> str | None: ...
-    @property
-    def output_dir(self) -> str | None: ...
-    @property
-    def template_type(self) -> str: ...
-    @property
-    def model(self) -> ModelFlags: ...
-
-
-def merge_checkpoint(config: Merges, overwrite: bool) -> Path:
-    """The folder of the merged model. An error leaves nothing under its name, and what was there as it was."""
-    if config.ckpt_dir is None:
+    `model` names the base model; what it leaves open comes from the checkpoint's record. Raises ValueError for an
+    adapter that cannot be merged, a folder that may not be replaced, and logits that differ from the adapter's; an
+    error leaves `output_dir` as it was.
+    """
+    if ckpt_dir is None:
         raise ValueError("--merge_lora true needs --ckpt_dir: the LoRA checkpoint to merge")
-    checkpoint = Path(config.ckpt_dir).expanduser().resolve()
-    target = Path(config.output_dir or f"{checkpoint}-merged").expanduser().resolve()
+    checkpoint = checkpoints.checkpoint(ckpt_dir)
+    target = Path(output_dir).expanduser().resolve() if output_dir else checkpoints.merged_folder(checkpoint)
     recorded = _recorded(checkpoint)
     _check_target(target, overwrite)
 
     from swift.model import catalog, load, location, vision  # torch, from here on
     from swift.template.image_processor import ImageProcessor
 
-    name, revision = _base_model(config.model, recorded, checkpoint)
-    registry = config.model.registry or tuple(file for file in recorded.get("registry") or () if Path(file).is_file())
+    name, revision = _base_model(model, recorded, checkpoint)
+    registry = model.registry or tuple(file for file in recorded.get("registry") or () if Path(file).is_file())
     try:
-        source = location.locate(name, revision, config.model.use_hf, registry)
+        source = location.locate(name, revision, model.use_hf, registry)
     except ValueError as error:
         raise ValueError(f"{checkpoint} was trained on {name}: {error} (--model_id_or_path says where it is)") from None
-    wanted = config.model.model_type
+    wanted = model.model_type
     spec = catalog.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
-    tokenizer = load.load_tokenizer(source, config.model.trust_remote_code, spec)
+    tokenizer = load.load_tokenizer(source, model.trust_remote_code, spec)
     processor = load.load_processor(source, tokenizer)
-    template = _template(config.template_type, recorded, spec)
+    template = _template(template_type, recorded, spec)
     stops = give_template(tokenizer, template, source, ImageProcessor(processor) if processor else None)
-    dtype = config.model.dtype if config.model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
+    dtype = model.dtype if model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
 
-    with aside(target) as folder:
-        away = _merge_into(folder, source, checkpoint, config.model, dtype, tokenizer, stops, spec)
+    with atomic_folder(target) as folder:
+        away = _merge_into(folder, source, checkpoint, model, dtype, tokenizer, stops, spec)
         if processor:
             vision.copy_processor(source, folder)
         write_records(folder, recorded, spec, template, name, dtype)
         how = f"with an adapter ({recorded.get('sft_type') or 'lora'}) merged into its weights"
-        card.merged(folder, card.base_name(spec, name), template.name if template else None, checkpoint, how)
+        model_card.merged(
+            folder, model_card.base_name(spec, name), template.name if template else None, checkpoint, how
+        )
     print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
     return target
 
@@ -154,17 +150,10 @@ def agree(problem: str, found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def _recorded(checkpoint: Path) -> dict[str, Any]:
-    """What training noted in the checkpoint or the folder above it; empty where another program trained."""
-    if not checkpoint.is_dir():
-        raise ValueError(f"{checkpoint}: no such checkpoint folder")
-    inner = [path for path in checkpoint.glob("checkpoint-*") if not path.name.endswith("-merged")]
-    if inner and not (checkpoint / "adapter_config.json").exists():
-        last = max(inner, key=lambda path: path.stat().st_mtime)
-        raise ValueError(f"{checkpoint}: not a checkpoint but a folder of them: --ckpt_dir {last}")
-    file = next((path for path in (checkpoint / RECORD, checkpoint.parent / RECORD) if path.is_file()), None)
-    recorded = json_object(file) if file else {}
+    """The flags of the adapter's training. ValueError for a full model, or an adapter that cannot be merged."""
+    recorded = checkpoints.recorded(checkpoint)
     if recorded.get("sft_type", "lora") == "full" or (checkpoint / "config.json").exists():
-        raise ValueError(f"{checkpoint}: a whole model, with no adapter to merge")
+        raise ValueError(f"{checkpoint}: a full model, with no adapter to merge")
 
     from swift.tuner import adapter_files, merge
 
@@ -187,9 +176,7 @@ def _base_model(flags: ModelFlags, recorded: dict[str, Any], checkpoint: Path) -
     """Name or path, and revision, of the model below the adapter: from flags, the training's record, or PEFT's."""
     name = flags.model_id_or_path or flags.model_type
     name = name or recorded.get("model_id_or_path") or recorded.get("model_type")
-    name = name or json_object(checkpoint / "adapter_config.json").get("base_model_name_or_path")
-    if not name:
-        raise ValueError(f"{checkpoint}: nothing here says which model the adapter is for: give --model_id_or_path")
+    name = name or checkpoints.peft_base(checkpoint)
     revision = flags.model_revision if flags.model_revision != "master" else recorded.get("model_revision")
     return str(name), str(revision or "master")
 
@@ -244,24 +231,3 @@ def write_records(
     for file, record in (("configuration.json", configuration), (RECORD, merged)):
         known = {key: value for key, value in record.items() if key != "model_type" or value}
         (folder / file).write_text(json.dumps(known, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def aside(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `target` if all goes well, and is removed if not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    folder, former = beside / "new", beside / "former"
-    folder.mkdir()
-    try:
-        yield folder
-        file_modes.share(folder)
-        if target.exists():
-            target.rename(former)
-        try:
-            folder.rename(target)
-        except OSError:
-            former.rename(target)
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -9,7 +9,7 @@ from shutil import which
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from swift import flags
-from swift.commands.groups import LoraFlags, ModelFlags, TrainFlags, TunerFlags
+from swift.flag_groups import LoraFlags, ModelFlags, TrainFlags, TunerFlags
 from swift.system.cache import cache_root
 
 if TYPE_CHECKING:

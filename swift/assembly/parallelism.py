@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from swift.commands.groups import ModelFlags, ScaleFlags, TrainFlags, TunerFlags
+from swift.flag_groups import ModelFlags, ScaleFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
     import torch

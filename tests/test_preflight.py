@@ -35,7 +35,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     find = importlib.util.find_spec
     for module in (
         "swift.model.quantise",
-        "swift.commands.early",
+        "swift.assembly.preflight",
         "swift.tuner.lora",
         "swift.engine.openvino_engine",
     ):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from swift.commands.groups import TrainFlags
+from swift.flag_groups import TrainFlags
 from swift.train.steps import Steps, warmup_steps
 
 ROWS_PER_STEP = 16

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
-from swift.commands.groups import LoraFlags, TunerFlags
+from swift.flag_groups import LoraFlags, TunerFlags
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

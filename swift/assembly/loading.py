@@ -1,0 +1,130 @@
+"""Flags -> a model that answers: a base model, an adapter's checkpoint, a whole one. Shared by infer and deploy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from swift.assembly import backends, checkpoints, merging
+from swift.flag_groups import GenerationFlags
+from swift.native import processor
+
+if TYPE_CHECKING:
+    from swift.engine.interface import Engine, TokenStream
+    from swift.engine.sampling import SamplingParams
+    from swift.infer.chat import LocalChat
+
+
+class Starts(checkpoints.Loads, Protocol):
+    """A command's config, as far as starting an engine goes."""
+
+    @property
+    def vllm_log(self) -> Path | None:
+        """Where vLLM writes instead of standard output and error; None leaves it these."""
+
+
+def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> LocalChat:
+    """The model of the flags behind an engine and a renderer.
+
+    What training recorded beside a checkpoint holds for flags left at their defaults; `given` names those that the
+    user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
+    they are. `keep`: the engine's model will be used beside the engine.
+    """
+    choice = checkpoints.choose(cfg, given)
+    processor.forced()
+    if unmerged := choice.merge:
+        merging.merge_checkpoint(str(unmerged.checkpoint), unmerged.base, choice.template.template_type, overwrite=True)
+
+    from swift.assembly.rendering import make_renderer
+    from swift.assembly.tuner_setup import quantisation
+    from swift.engine import families
+    from swift.engine.cpu import native_runner
+    from swift.engine.torch_engine import TorchEngine
+    from swift.infer.chat import LocalChat
+    from swift.model import devices, load, location
+    from swift.tuner import adapter_files, merge, prompts
+    from swift.tuner.prompts import Prompted
+
+    model_flags = choice.model
+    path = location.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
+    backend = backends.pick(cfg.backend, choice, path, cfg.vllm_log)
+    found = checkpoints.spec(choice, path)
+    if choice.adapter:
+        adapter_files.check(choice.adapter)
+    renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code, choice.trained)
+    if backend != "pt":
+        stop = renderer.stop.tokens
+        return LocalChat(backends.start(backend, cfg.backend, choice, path, stop, cfg.vllm_log), renderer)
+    # PyTorch's own kernels round in the engine, after merging; the other methods while the weights are loaded.
+    late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
+    quant = None if late else quantisation(model_flags)
+    # the engine's C++ multiplies bf16 on any CPU; what else there is would be slow in it where the processor has none
+    foreign = model_flags.dtype == "AUTO" and not quant and devices.has_foreign_bf16(path, model_flags.device)
+    missing = native_runner.missing() if foreign else ""
+    dtype = "bf16" if foreign and not missing else model_flags.dtype
+    model = load.load_model(
+        path, dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
+    )
+    own = model.generation_config.eos_token_id
+    stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
+
+    def engine(model: Any, unsplit: int = 0) -> TorchEngine:
+        most = cfg.backend.max_batch
+        known = not families.why_not(model)
+        if foreign and (not known or native_runner.why_not(model)):
+            model = model.float()
+        started = TorchEngine(model, sorted(stops), max_batch=most, unsplit=unsplit, bits=late, keep_weights=keep)
+        if reason := started.fast_path_missing or (missing if known else ""):
+            print(f"replies take longer than they could: {reason}", file=sys.stderr)
+        return started
+
+    if not choice.adapter:
+        return LocalChat(engine(model), renderer)
+    tuned = adapter_files.load(model, choice.adapter)
+    if not merge.why_unmergeable(tuned):
+        tuned = merge.merge(tuned)
+    if not prompts.is_prompted(tuned):
+        return LocalChat(engine(tuned), renderer)
+    prompted = Prompted(tuned)
+    return LocalChat(_Prefixed(engine(prompted, unsplit=prompted.length), prompted.length), renderer)
+
+
+class _Prefixed:
+    """An engine whose every prompt begins with virtual tokens."""
+
+    def __init__(self, engine: Engine, length: int) -> None:
+        self._engine, self._virtual = engine, [0] * length
+
+    @property
+    def context(self) -> int | None:
+        return self._engine.context
+
+    def submit(
+        self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None
+    ) -> TokenStream:
+        if inputs:
+            raise ValueError("this checkpoint's virtual tokens do not go together with images")
+        return self._engine.submit([*self._virtual, *tokens], params)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def sampling(flags: GenerationFlags) -> SamplingParams:
+    """The flags as the engine takes them: `max_new_tokens` is a ceiling, less where the context ends earlier."""
+    from swift.engine.sampling import SamplingParams
+
+    if flags.max_new_tokens < 1:
+        raise ValueError(f"--max_new_tokens {flags.max_new_tokens}: must be 1 or more")
+    return SamplingParams(
+        max_tokens=flags.max_new_tokens,
+        clip=True,
+        temperature=flags.temperature if flags.do_sample else 0.0,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        repetition_penalty=flags.repetition_penalty,
+        seed=flags.seed,
+        stop=flags.stop_words,
+    )

@@ -1,0 +1,61 @@
+"""A base model with its adapter merged into it, in memory: what export and OpenVINO write files of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from swift.assembly import checkpoints, merging
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from swift.model.catalog import ModelSpec
+    from swift.template.template import Template
+
+
+class MergedModel(NamedTuple):
+    """A model with all that was learned in its weights. The tokenizer carries its chat template; `template` is the
+    table it was made from, None for the tokenizer's own. `stops`: the tokens that end a reply."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: Template | None
+    stops: list[int]
+    name: str
+    spec: ModelSpec | None
+
+
+def load_merged(choice: checkpoints.Choice) -> MergedModel:
+    """The model of the flags in fp32, an adapter merged into it in memory, its weights rounded to what --dtype says.
+
+    ValueError where an adapter cannot be merged.
+    """
+    from swift.model import devices, load, location
+    from swift.template import template
+    from swift.tuner import adapter_files, merge
+
+    path = location.locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
+    spec = checkpoints.spec(choice, path)
+    tokenizer = load.load_tokenizer(path, choice.model.trust_remote_code, spec)
+    asked, system = choice.template.template_type, choice.template.system
+    named = asked if asked != "AUTO" else spec.template if spec else None
+    table = template(named) if named else None
+    if table and system is not None:
+        table = replace(table, default_system=system)
+    stops = merging.give_template(tokenizer, table, path)
+    # fp32 whatever --dtype says, so that an adapter is added before anything is rounded
+    model: Any = load.load_model(path, "fp32", choice.model.device, choice.model.trust_remote_code, spec=spec)
+    if "quantization_config" in model.config.to_dict():
+        raise ValueError(f"{path}: the weights are quantised: export the model that they were made from")
+    if choice.adapter:
+        adapter_files.check(choice.adapter)
+        model = adapter_files.load(model, choice.adapter).float()
+        if reason := merge.why_unmergeable(model):
+            raise ValueError(f"{choice.adapter}: this adapter cannot be merged: {reason}")
+        model = merge.merge(model)
+    if choice.model.dtype != "AUTO":
+        merging.round_weights(model, devices.DTYPES[choice.model.dtype])
+    own = model.generation_config.eos_token_id
+    stops += [each for each in (own if isinstance(own, list) else [own]) if each is not None and each not in stops]
+    return MergedModel(model, tokenizer, table, stops, checkpoints.name(choice), spec)
