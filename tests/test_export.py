@@ -257,7 +257,7 @@ def test_a_checkpoint_that_cannot_be_merged_is_told_in_one_line(checkpoint, caps
 
 def test_the_folder_of_a_run_points_to_its_checkpoint(checkpoint, capsys):
     assert swift("merge-lora", "--ckpt_dir", checkpoint.parent) == 2
-    assert f"--ckpt_dir {checkpoint}" in capsys.readouterr().err
+    assert f"did you mean {checkpoint}?" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_there_is_told(tmp_path, capsys):
