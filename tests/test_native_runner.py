@@ -148,7 +148,7 @@ def test_adapters_in_one_step_count_as_if_each_were_merged(name, tmp_path):
     merged = {"": exact}
     for seed, rank in ((1, 4), (2, 7)):
         merged[f"a{seed}"] = adapted(exact, tmp_path / f"a{seed}", seed, r=rank, target_modules=modules)
-        runner.add(f"a{seed}", read_lora(tmp_path / f"a{seed}"))
+        runner.add_lora(f"a{seed}", read_lora(tmp_path / f"a{seed}"))
     asked = [(each, prompt(length, length)) for length in (12, 40) for each in merged]
     logits = runner.step([Chunk(runner.open(), row, adapter=each) for each, row in asked]).clone()
     plain = runner.step([Chunk(runner.open(), row) for _, row in asked[:3]])
@@ -156,7 +156,7 @@ def test_adapters_in_one_step_count_as_if_each_were_merged(name, tmp_path):
         wanted = expected(merged[each], row)[0]
         assert (got - wanted).norm() < 0.06 * wanted.norm(), each
     assert (plain[1] - logits[1]).norm() > 0.1 * plain[1].norm(), "an adapter that says nothing tests nothing"
-    runner.remove("a1")
+    runner.remove_lora("a1")
     with pytest.raises(KeyError):
         runner.step([Chunk(runner.open(), [1], adapter="a1")])
 
