@@ -30,7 +30,7 @@ from swift.model import bundled, catalog
 from swift.model.load import load_tokenizer
 from swift.system import gc_tuning
 from swift.template import Renderer
-from swift.template.fit import Lengths, fit_all, processes_for
+from swift.template.truncation import Lengths, fit_all, processes_for
 from swift.train.sample_cache import Compact
 
 ALONE = 2000

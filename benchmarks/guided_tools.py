@@ -117,7 +117,7 @@ def main() -> None:
         return
     chat = load_chat(infer.Config(backend=BackendFlags(ckpt_dir=folder)))
     cases = evaluation_cases(given.cases, seed=7, style="messages")
-    print(f"{chat.renderer.form_name}, {len(cases)} cases, greedy\n")
+    print(f"{chat.renderer.format_name}, {len(cases)} cases, greedy\n")
     print("| | a call with JSON | of a tool on offer | fits its schema | the right tool | all right | tokens/s |")
     print("|---|---|---|---|---|---|---|")
     for mode in ("free", "auto", "required"):

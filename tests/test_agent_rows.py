@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swift import cli
-from swift.agent import form
+from swift.agent import tool_format
 from swift.agent.reply import environment
-from swift.data import check
-from swift.data.check import Report, checked
-from swift.data.fields import BadRow
-from swift.data.keywords import QWEN, REACT
-from swift.data.react import Offer, walk
+from swift.data import linting
+from swift.data.call_keywords import QWEN, REACT
+from swift.data.linting import Report, checked
+from swift.data.row_values import BadRow
 from swift.data.rules import RULES
 from swift.data.sources import resolve
 from swift.data.synth import agent_rows, write_jsonl
+from swift.data.validate_text_calls import Offer, walk
 
 SYSTEM = """Answer the following questions as best you can. You have access to the following APIs:
 1. fire_recognition: Call this tool to interact with the fire recognition API. This API is used to recognize whether \
@@ -73,10 +73,10 @@ def called(arguments: object, tool: object = WEATHER, **more: object) -> dict[st
     return {"messages": turns, "tools": tool if isinstance(tool, list) else [tool]}
 
 
-def lint(tmp_path: Path, *rows: object) -> list[check.Finding]:
+def lint(tmp_path: Path, *rows: object) -> list[linting.Finding]:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return list(check.lint([file]))
+    return list(linting.lint([file]))
 
 
 def only(tmp_path: Path, row: object) -> tuple[str, str]:
@@ -154,7 +154,7 @@ QWEN_REPLY = '✿FUNCTION✿: weather\n✿ARGS✿: {"city": "Oslo"}\n✿RESULT�
 def test_the_same_goes_for_qwens_flowers(tmp_path: Path, right: str, wrong: str) -> None:
     from swift.chat import Tool
 
-    row = react(QWEN_REPLY.replace(right, wrong), form("qwen_zh").system([Tool(WEATHER)], ""))
+    row = react(QWEN_REPLY.replace(right, wrong), tool_format("qwen_zh").system([Tool(WEATHER)], ""))
     rule, message = only(tmp_path, row)
     assert (rule, message.endswith(f"write {right!r}")) == ("error misspelt-keyword", True)
     assert lint(tmp_path, row | {"response": QWEN_REPLY}) == []
@@ -195,7 +195,7 @@ def test_an_action_has_to_be_on_offer_in_every_way_of_offering(tmp_path: Path) -
     from swift.chat import Tool
 
     tools = [Tool(WEATHER | {"name": name}) for name in ("fire_recognition", "fire_alert")]
-    systems = [form(name).system(tools, "Be kind.") for name in ("react_en", "react_zh", "toolbench")]
+    systems = [tool_format(name).system(tools, "Be kind.") for name in ("react_en", "react_zh", "toolbench")]
     values = react(REPLY.replace("fire_recognition", "fire_recogniton"), "") | {"tools": [tool.spec for tool in tools]}
     for system in (SYSTEM, SYSTEM.replace("[fire_recognition, fire_alert]", ""), *systems):
         for wrong in ("fire_recogniton", "fire\\_recognition", "Use the fire_recognition API", "[fire_recognition]"):
@@ -380,7 +380,7 @@ def test_a_dialogue_that_comes_again_is_named_with_its_first_place(tmp_path: Pat
         (3, "duplicate-row", f"the same dialogue stands in {file}:1")
     ]
     (tmp_path / "b.jsonl").write_text(json.dumps(again))
-    assert [Path(each.file).name for each in check.lint([file, tmp_path / "b.jsonl", file])] == [
+    assert [Path(each.file).name for each in linting.lint([file, tmp_path / "b.jsonl", file])] == [
         "rows.jsonl", "b.jsonl", "rows.jsonl",
     ]  # fmt: skip
 
@@ -418,19 +418,19 @@ def test_lint_fails_for_errors_alone_and_counts_both(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize("style", ["ms_agent", "messages"])
 def test_rows_that_the_project_makes_itself_have_nothing_odd(tmp_path: Path, style: str) -> None:
     write_jsonl(agent_rows(300, 7, style=style), tmp_path / "a.jsonl")
-    assert list(check.lint([tmp_path / "a.jsonl"])) == []
+    assert list(linting.lint([tmp_path / "a.jsonl"])) == []
 
 
 def test_the_files_that_come_with_the_project_have_nothing_odd() -> None:
-    folder = Path(check.__file__).parent
-    found = check.lint([folder / "general.jsonl", folder / "self_cognition.jsonl"])
+    folder = Path(linting.__file__).parent
+    found = linting.lint([folder / "general.jsonl", folder / "self_cognition.jsonl"])
     assert [str(finding) for finding in found if finding.rule != "unread-key"] == []
 
 
 def test_every_rule_stands_in_the_docs_with_its_kind() -> None:
     raised: dict[str, set[str]] = {}
-    for name in ("examine", "react", "arguments", "check"):
-        text = (Path(check.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    for name in ("validate", "validate_text_calls", "validate_arguments", "linting"):
+        text = (Path(linting.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
         for made, rule in re.findall(r'(BadRow|_bad|Oddity)\("([a-z-]+)"', text):
             raised.setdefault(rule, set()).add("warning" if made == "Oddity" else "error")
     assert {rule.name: {rule.kind} for rule in RULES} == raised
@@ -453,7 +453,7 @@ def test_a_reply_without_an_error_is_cut_as_training_cuts_it(name: str, keywords
     parts = environment(text, agent=True)
     assert (ended.state == "result" and bool(ended.tail)) == parts[-1][1]
     # Each call is one of the form's, read from the part of the reply that the model wrote.
-    calls = [call for part, outside in parts if not outside for call in form(name).parse(part)[1]]
+    calls = [call for part, outside in parts if not outside for call in tool_format(name).parse(part)[1]]
     written = sum(part.count(keywords.input) for part, outside in parts if not outside)
     open_call = ended.state == "input" and name == "qwen_en"  # read once its result begins
     assert len(calls) + open_call == written

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from swift.agent.described import read_descriptions
+from swift.agent.described_tools import read_descriptions
 from swift.agent.run import run
 from swift.agent.tools import BoundTool, argument_schema, call, from_function, from_schema, json_arguments, read_tools
 from swift.chat import Delta, Message, Tool, ToolCall, Usage

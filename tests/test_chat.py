@@ -45,9 +45,9 @@ class ScriptedEngine:
             self.open -= 1
 
 
-def local(*script, form="react_en", limit=None):
+def local(*script, tool_format="react_en", limit=None):
     engine = ScriptedEngine(*script, limit=limit)
-    return LocalChat(engine, Renderer(TOKENIZER, template("qwen"), form)), engine
+    return LocalChat(engine, Renderer(TOKENIZER, template("qwen"), tool_format)), engine
 
 
 def test_a_reply_comes_piece_by_piece_and_ends_with_its_cost():
@@ -107,13 +107,13 @@ CALLED = {
 }
 
 
-@pytest.mark.parametrize("form", CALLED)
-def test_with_tools_on_offer_a_call_comes_whole_and_its_text_is_not_shown(form):
-    chat, engine = local(CALLED[form], form=form)
+@pytest.mark.parametrize("tool_format", CALLED)
+def test_with_tools_on_offer_a_call_comes_whole_and_its_text_is_not_shown(tool_format):
+    chat, engine = local(CALLED[tool_format], tool_format=tool_format)
     deltas = list(chat(ASK, (WEATHER,)))
     reply = collect(iter(deltas))
     said = reply.message
-    assert (said.content, said.reasoning) == (("", "I look.") if form == "react_en" else ("I look.", ""))
+    assert (said.content, said.reasoning) == (("", "I look.") if tool_format == "react_en" else ("I look.", ""))
     (call,) = reply.message.tool_calls
     assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "厦门"})
     assert call.id.startswith("call_")
@@ -122,12 +122,12 @@ def test_with_tools_on_offer_a_call_comes_whole_and_its_text_is_not_shown(form):
     assert len(deltas) > len("I look."), "what comes before the call is not held back"
 
 
-@pytest.mark.parametrize("form", CALLED)
-def test_a_call_and_its_result_read_back_as_the_model_wrote_them(form):
-    chat, engine = local(CALLED[form], "Sunny." + END, form=form)
+@pytest.mark.parametrize("tool_format", CALLED)
+def test_a_call_and_its_result_read_back_as_the_model_wrote_them(tool_format):
+    chat, engine = local(CALLED[tool_format], "Sunny." + END, tool_format=tool_format)
     called = collect(chat(ASK, (WEATHER,))).message
     collect(chat((*ASK, called, Message("tool", "sunny")), (WEATHER,)))
-    written = CALLED[form].removesuffix(END).removesuffix(" sunny")
+    written = CALLED[tool_format].removesuffix(END).removesuffix(" sunny")
     assert engine.prompts[0] + written in engine.prompts[1]
 
 
@@ -189,7 +189,7 @@ def test_log_probabilities_come_on_request_for_every_token_shown():
     chat, _ = local("雨!" + END)
     deltas = list(chat(ASK, (), SamplingParams(logprobs=True)))
     assert [len(delta.logprobs) for delta in deltas] == [3, 1, 0]
-    chat, _ = local(CALLED["hermes"], form="hermes")
+    chat, _ = local(CALLED["hermes"], tool_format="hermes")
     shown = [pair for delta in chat(ASK, (WEATHER,), SamplingParams(logprobs=True)) for pair in delta.logprobs]
     assert (
         TOKENIZER.decode([each.token for each in shown])
@@ -228,10 +228,10 @@ THINK = Thinking("<think>", "</think>")
 HARMONY = Thinking("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
 
 
-def thinker(*script, begun="", form="hermes", marks=THINK, limit=None, raw=False):
+def thinker(*script, begun="", tool_format="hermes", marks=THINK, limit=None, raw=False):
     """A chat with a model whose template opens replies with `begun`, and the template variables it was given."""
     engine = ScriptedEngine(*script, limit=limit)
-    renderer = Renderer(TOKENIZER, template("qwen"), form)
+    renderer = Renderer(TOKENIZER, template("qwen"), tool_format)
     renderer.thinking = marks
     asked, ask = [], renderer.ask
 
@@ -271,17 +271,19 @@ def test_a_reply_cut_within_its_thought_is_reasoning_alone(tools):
     assert (reply.message, reply.finish) == (Message("assistant", "", reasoning="It r"), "length")
 
 
-@pytest.mark.parametrize("form", CALLED)
-def test_a_call_behind_a_block_of_thought_is_read_and_one_within_it_is_not(form):
-    call = CALLED[form].removesuffix(END).removesuffix(" sunny")
+@pytest.mark.parametrize("tool_format", CALLED)
+def test_a_call_behind_a_block_of_thought_is_read_and_one_within_it_is_not(tool_format):
+    call = CALLED[tool_format].removesuffix(END).removesuffix(" sunny")
     chat, _, _ = thinker(
-        f"Shall I?\n{call.removesuffix('Observation:')}\n</think>\n\n{CALLED[form]}", begun="<think>\n", form=form
+        f"Shall I?\n{call.removesuffix('Observation:')}\n</think>\n\n{CALLED[tool_format]}",
+        begun="<think>\n",
+        tool_format=tool_format,
     )
     reply = collect(chat(ASK, (WEATHER,)))
     assert [call.name for call in reply.message.tool_calls] == ["weather"]
     assert reply.message.reasoning.startswith("Shall I?")
-    assert reply.message.reasoning.endswith("I look." if form == "react_en" else "</tool_call>")
-    assert reply.message.content == ("" if form == "react_en" else "I look.")
+    assert reply.message.reasoning.endswith("I look." if tool_format == "react_en" else "</tool_call>")
+    assert reply.message.content == ("" if tool_format == "react_en" else "I look.")
     assert reply.finish == "tool_calls"
 
 
@@ -289,7 +291,7 @@ def test_stop_texts_end_what_is_said_and_no_thought():
     thought = "I wait for the Observation: then."
     said = f"{thought}</think>\n\nAction: weather\nAction Input: {{}}\nObservation: sunny"
     for tools, params in (((WEATHER,), SamplingParams()), ((), SamplingParams(stop=("Observation",)))):
-        chat, _, _ = thinker(said, begun="<think>\n", form="react_en")
+        chat, _, _ = thinker(said, begun="<think>\n", tool_format="react_en")
         reply = collect(chat(ASK, tools, params))
         assert reply.message.reasoning == thought
         assert [call.name for call in reply.message.tool_calls] == ["weather"] * len(tools)
@@ -306,7 +308,7 @@ def test_parts_of_a_harmony_reply_are_told_apart():
 
 
 def test_a_block_and_the_forms_own_thought_stand_on_lines_of_their_own():
-    chat, _, _ = thinker("<think>a</think>\n\nThought: b\nFinal Answer: c" + END, form="react_en")
+    chat, _, _ = thinker("<think>a</think>\n\nThought: b\nFinal Answer: c" + END, tool_format="react_en")
     assert collect(chat(ASK, (WEATHER,))).message == Message("assistant", "c", reasoning="a\nb")
 
 

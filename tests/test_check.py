@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from swift.data import disk_list
-from swift.data.check import STRATEGIES, Report, checked, lint
+from swift.data.linting import STRATEGIES, Report, checked, lint
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.sources import resolve
 

@@ -12,10 +12,10 @@ from published import PUBLISHED
 
 from swift import cli, flags
 from swift.commands import datasets, infer
-from swift.data import layout, registry
+from swift.data import registry, repository_layout
 from swift.data.mix import DataPlan, load_datasets
+from swift.data.preprocessors import REPAIRS
 from swift.data.registry import catalogue, known
-from swift.data.repairs import REPAIRS
 from swift.data.rows import BadRow
 from swift.data.sources import resolve
 from swift.flag_groups import DataFlags
@@ -625,4 +625,4 @@ def test_the_listing_needs_no_heavy_library():
 
 def test_layout_needs_no_more_than_names():
     names = ["train.jsonl", "b/test.csv.gz", "notes.txt"]
-    assert layout.choose(names, Path("nowhere"), (), ("train",)) == ["train.jsonl"]
+    assert repository_layout.choose(names, Path("nowhere"), (), ("train",)) == ["train.jsonl"]

@@ -336,10 +336,10 @@ def test_ollama_gets_a_modelfile_beside_the_weights(tmp_path):
         assert f"\nPARAMETER {line}\n" in written
 
 
-@pytest.mark.parametrize("form, offers", [("hermes", True), ("qwen3_coder", False)])
-def test_ollama_gets_the_text_form_of_the_training_or_it_is_told_why_not(tmp_path, capsys, form, offers):
+@pytest.mark.parametrize("tool_format, offers", [("hermes", True), ("qwen3_coder", False)])
+def test_ollama_gets_the_tool_call_format_of_the_training_or_the_reason_why_not(tmp_path, capsys, tool_format, offers):
     folder = folder_with_merges(tmp_path / "base")
-    (folder / "sft_args.json").write_text(json.dumps({"template_type": "chatml", "agent_template": form}))
+    (folder / "sft_args.json").write_text(json.dumps({"template_type": "chatml", "agent_template": tool_format}))
     assert swift("export", "--ckpt_dir", folder, "--to_ollama", "true") == 0
     written = (tmp_path / "base-ollama" / "Modelfile").read_text()
     assert ("<tool_call>" in written, ".Tools" in written, "Observation:" in written) == (offers, offers, False)

@@ -16,7 +16,7 @@ from llguidance.hf import from_tokenizer
 from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 
-from swift.agent import FORMS, Thinking, form
+from swift.agent import TOOL_FORMATS, Thinking, tool_format
 from swift.agent.reply import write_reply
 from swift.chat import Message, Tool, ToolCall
 from swift.engine.interface import TokenOutput
@@ -71,7 +71,7 @@ def tokenizer_of(name: str) -> Any:
     """Bytes, and the marks that are tokens of their own in models of this form."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(mark, special=True) for mark in form(name).marks.special]}
+        {"additional_special_tokens": [AddedToken(mark, special=True) for mark in tool_format(name).marks.special]}
     )
     return tokenizer
 
@@ -87,33 +87,35 @@ def keeps(guide: Grammar, tokenizer: Any, text: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", TOOL_FORMATS)
 class TestEveryForm:
     def guide(self, name: str, **rules: Any) -> tuple[Grammar, Any]:
         tokenizer = tokenizer_of(name)
-        return Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), Rules(TOOLS, **rules)), tokenizer
+        return Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
+            tool_format(name), Rules(TOOLS, **rules)
+        ), tokenizer
 
     def test_lets_right_calls_and_plain_text_through(self, name: str) -> None:
         guide, tokenizer = self.guide(name)
         one, two = ToolCall("get_weather", '{"city": "北京", "days": 3, "unit": "天"}'), ToolCall("clock", "{}")
         for content, calls in (("", [one]), ("I look.", [one]), ("", [two, one]), ("Hello, {you}:\nyes", [])):
-            assert keeps(guide, tokenizer, form(name).call(content, calls)), (content, calls)
+            assert keeps(guide, tokenizer, tool_format(name).call(content, calls)), (content, calls)
 
     def test_lets_json_or_a_call_through_each_behind_the_forms_own_words(self, name: str) -> None:
         tokenizer = tokenizer_of(name)
         rules = Rules(TOOLS, schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
-        guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), rules)
+        guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(tool_format(name), rules)
         call = (ToolCall("clock", "{}"),)
-        for thought in ("", "I know") if form(name).marks.thought else ("",):
+        for thought in ("", "I know") if tool_format(name).marks.thought else ("",):
             for message in (
                 Message("assistant", '{"n": 1}', reasoning=thought),
                 Message("assistant", "", call, reasoning=thought),
             ):
-                text = write_reply(form(name), message, offered=True, after_result=True)
-                if form(name).marks.answer or not thought or message.tool_calls:
+                text = write_reply(tool_format(name), message, offered=True, after_result=True)
+                if tool_format(name).marks.answer or not thought or message.tool_calls:
                     assert keeps(guide, tokenizer, text), text
         assert keeps(guide, tokenizer, '{"n": 1}'), "the words are the model's to leave out"
-        for wrong in ("It is one.", '{"n": "1"}', f"{form(name).marks.answer} one"):
+        for wrong in ("It is one.", '{"n": "1"}', f"{tool_format(name).marks.answer} one"):
             assert not keeps(guide, tokenizer, wrong)
 
     @settings(max_examples=8, deadline=None)
@@ -135,14 +137,14 @@ class TestEveryForm:
             ToolCall("get_weather", '{"city": "x", "mood": 1}'),
             ToolCall("clock", '{"a": 1}'),
         ):
-            assert not keeps(guide, tokenizer, form(name).call("", [wrong])), wrong
+            assert not keeps(guide, tokenizer, tool_format(name).call("", [wrong])), wrong
         assert not keeps(guide, tokenizer, "No call.")
 
     def test_counts_calls_where_only_one_is_wanted(self, name: str) -> None:
         guide, tokenizer = self.guide(name, required=True, parallel=False)
         call = ToolCall("clock", "{}")
-        assert keeps(guide, tokenizer, form(name).call("", [call]))
-        assert not keeps(guide, tokenizer, form(name).call("", [call, call]))
+        assert keeps(guide, tokenizer, tool_format(name).call("", [call]))
+        assert not keeps(guide, tokenizer, tool_format(name).call("", [call, call]))
 
     @settings(max_examples=8, deadline=None)
     @given(seed=st.integers(0, 2**32))
@@ -175,7 +177,12 @@ def as_text(guide: Grammar, tokenizer: Any) -> Grammar:
 
 @pytest.mark.parametrize(
     ("name", "special"),
-    [*((name, False) for name in FORMS if name != "llama4"), ("hermes", True), ("react_en", True), ("chatglm4", True)],
+    [
+        *((name, False) for name in TOOL_FORMATS if name != "llama4"),
+        ("hermes", True),
+        ("react_en", True),
+        ("chatglm4", True),
+    ],
 )
 class TestThoughts:
     """Llama 4 does not think: llguidance does not see its mark, of one letter, behind white space."""
@@ -185,14 +192,14 @@ class TestThoughts:
         if special:
             tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]}, False)
         vocabulary = Vocabulary(tokenizer, [tokenizer.eos_token_id])
-        return vocabulary.guide(form(name), Rules(thinking=THINK, **rules)), tokenizer
+        return vocabulary.guide(tool_format(name), Rules(thinking=THINK, **rules)), tokenizer
 
     def test_come_before_what_was_asked_for(self, name: str, special: bool) -> None:
-        call = form(name).call("", [ToolCall("get_weather", '{"city": "北京"}')])
+        call = tool_format(name).call("", [ToolCall("get_weather", '{"city": "北京"}')])
         for rules, right, wrong in (
             ({"tools": TOOLS, "required": True}, call, "Hello"),
             ({"schema": {"type": "object", "properties": {"n": {"type": "integer"}}}}, '{"n": 1}', '{"n": "1"}'),
-            ({"tools": TOOLS}, call, form(name).call("", [ToolCall("get_wether", "{}")])),
+            ({"tools": TOOLS}, call, tool_format(name).call("", [ToolCall("get_wether", "{}")])),
         ):
             guide, tokenizer = self.guide(name, special, **rules)
             for begun, thoughts in OPENED.items():
@@ -206,8 +213,8 @@ class TestThoughts:
     def test_hold_no_call_and_end_before_the_reply_does(self, name: str, special: bool) -> None:
         guide, tokenizer = self.guide(name, special, tools=TOOLS)
         opened = guide.after("<think>\n")
-        call = form(name).call("Or", [ToolCall("get_wether", "{}")])
-        assert keeps(opened, tokenizer, f"{call if not form(name).marks.special else 'Or'}\n</think>\n\nHello")
+        call = tool_format(name).call("Or", [ToolCall("get_wether", "{}")])
+        assert keeps(opened, tokenizer, f"{call if not tool_format(name).marks.special else 'Or'}\n</think>\n\nHello")
         assert not keeps(opened, tokenizer, "Hello")
         assert not keeps(guide, tokenizer, "<think>\nHello")
 
@@ -237,7 +244,7 @@ def test_marks_that_are_added_tokens_and_no_special_ones_are_written_as_these() 
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in ("<think>", "</think>", "<tool_call>", "<b>")])
     vocabulary = Vocabulary(tokenizer, [tokenizer.eos_token_id])
-    call = form("hermes").call("I look.", [ToolCall("clock", "{}")])
+    call = tool_format("hermes").call("I look.", [ToolCall("clock", "{}")])
     for rules, text in (
         (Rules((CLOCK,), required=True), call.removeprefix("I look.\n")),
         (Rules((CLOCK,), required=True, thinking=THINK), f"<think>Or not?</think>\n{call[8:]}"),
@@ -246,7 +253,7 @@ def test_marks_that_are_added_tokens_and_no_special_ones_are_written_as_these() 
         (Rules((CLOCK,), thinking=THINK), f"<think><b> or <tool_call>\n</think>\n\n{call}"),
         (Rules(schema={"type": "string"}), '"<tool_call> <b>"'),
     ):
-        guide = vocabulary.guide(form("hermes"), rules)
+        guide = vocabulary.guide(tool_format("hermes"), rules)
         assert keeps(guide, tokenizer, text), text
         if "<b>" not in text:  # which such an engine takes for no text
             assert keeps(as_text(guide, tokenizer), tokenizer, text), text
@@ -259,7 +266,7 @@ def test_content_with_an_opening_of_its_own_has_it_before_json(special: bool) ->
         marks = ["<|channel|>", "<|message|>", "<|start|>", "<|end|>"]
         tokenizer.add_special_tokens({"additional_special_tokens": marks})
     rules = Rules(schema={"const": {"n": 1}}, thinking=HARMONY)
-    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form("hermes"), rules)
+    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(tool_format("hermes"), rules)
     thought = f"{HARMONY.open}Hm.{HARMONY.close}"
     for begun, text in (
         ("", f'{HARMONY.answer}{{"n": 1}}'),
@@ -302,7 +309,7 @@ def vocabulary() -> Vocabulary:
 
 def test_what_is_said_can_be_held_to_a_schema() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    guide = vocabulary().guide(form("hermes"), Rules(schema=schema))
+    guide = vocabulary().guide(tool_format("hermes"), Rules(schema=schema))
     for text in ('{"n": 1}', '{"n":1}', '{\n  "n": -1\n}', '{"n": 1, "more": []}'):
         assert keeps(guide, tiny_tokenizer(), text)
     for text in ('{"n": "1"}', "{}", "n", '{"n":                      1}'):
@@ -310,33 +317,33 @@ def test_what_is_said_can_be_held_to_a_schema() -> None:
 
 
 def test_a_call_may_stand_in_for_what_is_held_to_a_schema() -> None:
-    guide = vocabulary().guide(form("hermes"), Rules(TOOLS, schema={"type": "object"}))
+    guide = vocabulary().guide(tool_format("hermes"), Rules(TOOLS, schema={"type": "object"}))
     assert keeps(guide, tiny_tokenizer(), '{"a": 1}')
-    assert keeps(guide, tiny_tokenizer(), form("hermes").call("", [ToolCall("clock", "{}")]))
+    assert keeps(guide, tiny_tokenizer(), tool_format("hermes").call("", [ToolCall("clock", "{}")]))
     assert not keeps(guide, tiny_tokenizer(), "free talk")
 
 
 def test_an_answer_may_begin_as_a_call_does() -> None:
     named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
-    guide = vocabulary().guide(form("llama3"), Rules(TOOLS, schema=named))
+    guide = vocabulary().guide(tool_format("llama3"), Rules(TOOLS, schema=named))
     calls = [ToolCall("clock", "{}"), ToolCall("get_weather", '{"city": "x"}')]
-    for text in ('{"name": "Bo"}', '{"name": "clock"}', *(form("llama3").call("", calls[:n]) for n in (1, 2))):
+    for text in ('{"name": "Bo"}', '{"name": "clock"}', *(tool_format("llama3").call("", calls[:n]) for n in (1, 2))):
         assert keeps(guide, tiny_tokenizer(), text), text
     assert not keeps(guide, tiny_tokenizer(), '{"nam": "Bo"}')
-    once = vocabulary().guide(form("llama3"), Rules(TOOLS, parallel=False, schema={"const": 1}))
-    assert not keeps(once, tiny_tokenizer(), form("llama3").call("", calls))
-    assert not keeps(once, tiny_tokenizer(), form("llama3").call("", [ToolCall("get_weather", '{"city": 1}')]))
+    once = vocabulary().guide(tool_format("llama3"), Rules(TOOLS, parallel=False, schema={"const": 1}))
+    assert not keeps(once, tiny_tokenizer(), tool_format("llama3").call("", calls))
+    assert not keeps(once, tiny_tokenizer(), tool_format("llama3").call("", [ToolCall("get_weather", '{"city": 1}')]))
 
 
 def test_react_may_think_one_line_before_a_call_that_it_must_make() -> None:
-    guide = vocabulary().guide(form("react_en"), Rules(TOOLS, required=True))
-    call = form("react_en").call("", [ToolCall("clock", "{}")])
+    guide = vocabulary().guide(tool_format("react_en"), Rules(TOOLS, required=True))
+    call = tool_format("react_en").call("", [ToolCall("clock", "{}")])
     assert keeps(guide, tiny_tokenizer(), f"Thought: What time is it?\n{call}")
     assert not keeps(guide, tiny_tokenizer(), f"Hm.\n{call}")
 
 
 def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> None:
-    guide = vocabulary().guide(form("react_en"), Rules(TOOLS))
+    guide = vocabulary().guide(tool_format("react_en"), Rules(TOOLS))
     assert keeps(guide, tiny_tokenizer(), "My Action: none")
     assert not keeps(guide, tiny_tokenizer(), "So\nAction: none")
 
@@ -353,9 +360,9 @@ def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> 
 )
 def test_a_strict_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot be held to") as caught:
-        vocabulary().guide(form("hermes"), Rules(schema=schema, strict_schema=True))
+        vocabulary().guide(tool_format("hermes"), Rules(schema=schema, strict_schema=True))
     assert "\n" not in str(caught.value)
-    lenient = vocabulary().guide(form("hermes"), Rules(schema=schema))
+    lenient = vocabulary().guide(tool_format("hermes"), Rules(schema=schema))
     assert lenient.dropped
     assert keeps(lenient, tiny_tokenizer(), '"xy"'), "what is dropped forbids nothing"
 
@@ -371,7 +378,7 @@ def one_of(*schemas: Any) -> dict[str, Any]:
 TEXT, NUMBER, NOTHING = {"type": "string"}, {"type": "number"}, {"type": "null"}
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if form(name).marks.tags])
+@pytest.mark.parametrize("name", [name for name in TOOL_FORMATS if tool_format(name).marks.tags])
 @pytest.mark.parametrize(
     ("schema", "right", "wrong"),
     [
@@ -401,20 +408,22 @@ def test_a_value_in_tags_of_its_own_is_held_to_its_schema_and_read_by_it(
 ) -> None:
     tokenizer = tokenizer_of(name)
     tool = argument(schema, **{"$defs": {"City": {"enum": ["Rome"]}}})
-    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), Rules((tool,), required=True))
+    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(tool_format(name), Rules((tool,), required=True))
     for value in right:
-        text = form(name).call("", [ToolCall("f", json.dumps({"x": value}))])
+        text = tool_format(name).call("", [ToolCall("f", json.dumps({"x": value}))])
         assert keeps(guide, tokenizer, text), value
-        (call,) = form(name).parse(text, [tool])[1]
+        (call,) = tool_format(name).parse(text, [tool])[1]
         assert json.loads(call.arguments) == {"x": value}
     for value in wrong:
-        assert not keeps(guide, tokenizer, form(name).call("", [ToolCall("f", json.dumps({"x": value}))])), value
+        assert not keeps(guide, tokenizer, tool_format(name).call("", [ToolCall("f", json.dumps({"x": value}))])), value
 
 
 PAIR = {"type": "object", "properties": {"k": TEXT, "n": {"type": "integer"}}, "required": ["k"]}
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if (tags := form(name).marks.tags) and tags.notation.quote])
+@pytest.mark.parametrize(
+    "name", [name for name in TOOL_FORMATS if (tags := tool_format(name).marks.tags) and tags.notation.quote]
+)
 @pytest.mark.parametrize(
     ("schema", "right", "wrong"),
     [
@@ -436,15 +445,17 @@ def test_a_value_between_quotes_is_held_to_its_schema_at_any_depth(
     name: str, schema: Any, right: list[Any], wrong: list[Any]
 ) -> None:
     tokenizer = tokenizer_of(name)
-    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), Rules((argument(schema),), required=True))
+    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
+        tool_format(name), Rules((argument(schema),), required=True)
+    )
     assert not guide.dropped
     for value in right:
-        text = form(name).call("", [ToolCall("f", json.dumps({"x": value}))])
+        text = tool_format(name).call("", [ToolCall("f", json.dumps({"x": value}))])
         assert keeps(guide, tokenizer, text), value
-        (call,) = form(name).parse(text, [argument(schema)])[1]
+        (call,) = tool_format(name).parse(text, [argument(schema)])[1]
         assert json.loads(call.arguments) == {"x": value}
     for value in wrong:
-        assert not keeps(guide, tokenizer, form(name).call("", [ToolCall("f", json.dumps({"x": value}))])), value
+        assert not keeps(guide, tokenizer, tool_format(name).call("", [ToolCall("f", json.dumps({"x": value}))])), value
 
 
 @pytest.mark.parametrize(
@@ -457,9 +468,9 @@ def test_a_value_between_quotes_is_held_to_its_schema_at_any_depth(
 )
 def test_what_braces_cannot_be_held_to_is_refused_where_it_is_strict(schema: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=f"tool 'f': a reply cannot be held to .*{reason}"):
-        vocabulary().guide(form("gemma4"), Rules((argument(schema),), strict=frozenset(["f"])))
-    guide = vocabulary().guide(form("gemma4"), Rules((argument(schema),)))
-    assert keeps(guide, tiny_tokenizer(), form("gemma4").call("", [ToolCall("f", '{"x": [{"y": "ab"}]}')]))
+        vocabulary().guide(tool_format("gemma4"), Rules((argument(schema),), strict=frozenset(["f"])))
+    guide = vocabulary().guide(tool_format("gemma4"), Rules((argument(schema),)))
+    assert keeps(guide, tiny_tokenizer(), tool_format("gemma4").call("", [ToolCall("f", '{"x": [{"y": "ab"}]}')]))
 
 
 @pytest.mark.parametrize(
@@ -479,43 +490,45 @@ def test_what_braces_cannot_be_held_to_is_refused_where_it_is_strict(schema: Any
 )
 def test_what_arguments_in_tags_cannot_be_held_to_is_refused_where_they_are_strict(tool: Tool, reason: str) -> None:
     with pytest.raises(ValueError, match=f"tool 'f': a reply cannot be held to .*{reason}"):
-        vocabulary().guide(form("qwen3_coder"), Rules((tool,), strict=frozenset(["f"])))
-    guide = vocabulary().guide(form("qwen3_coder"), Rules((tool,)))
+        vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,), strict=frozenset(["f"])))
+    guide = vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,)))
     assert {each.tool for each in guide.dropped} == {"f"}
-    call = form("qwen3_coder").call("", [ToolCall("f", '{"x": "ab"}')])
+    call = tool_format("qwen3_coder").call("", [ToolCall("f", '{"x": "ab"}')])
     assert keeps(guide, tiny_tokenizer(), call), "what is dropped forbids nothing"
 
 
 MAIL = argument({**TEXT, "format": "email", "pattern": r"^(?!\.)[a-z@.]+$"})
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", TOOL_FORMATS)
 def test_a_tool_with_a_keyword_that_no_grammar_holds_is_guided_by_the_rest(name: str) -> None:
     tokenizer = tokenizer_of(name)
-    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(form(name), Rules((MAIL, CLOCK), required=True))
+    guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
+        tool_format(name), Rules((MAIL, CLOCK), required=True)
+    )
     (dropped,) = (each for each in guide.dropped)
     assert (dropped.tool, dropped.pointer, dropped.keyword) == ("f", "/properties/x", "pattern")
     assert "look-ahead" in dropped.reason
-    assert keeps(guide, tokenizer, form(name).call("", [ToolCall("f", '{"x": "a@b.de"}')]))
-    assert not keeps(guide, tokenizer, form(name).call("", [ToolCall("f", '{"x": "a@b.de", "y": 1}')]))
-    assert not keeps(guide, tokenizer, form(name).call("", [ToolCall("f", "{}")]))
+    assert keeps(guide, tokenizer, tool_format(name).call("", [ToolCall("f", '{"x": "a@b.de"}')]))
+    assert not keeps(guide, tokenizer, tool_format(name).call("", [ToolCall("f", '{"x": "a@b.de", "y": 1}')]))
+    assert not keeps(guide, tokenizer, tool_format(name).call("", [ToolCall("f", "{}")]))
 
 
 def test_tools_that_are_too_large_together_leave_the_largest_unguided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guides, "LIMITS", LLParserLimits(max_grammar_size=400))
     wide = Tool({"name": "wide", "parameters": {"properties": {f"p{n}": {"type": "integer"} for n in range(60)}}})
-    guide = vocabulary().guide(form("hermes"), Rules((wide, argument(NUMBER)), required=True))
+    guide = vocabulary().guide(tool_format("hermes"), Rules((wide, argument(NUMBER)), required=True))
     (dropped,) = guide.dropped
     assert (dropped.tool, dropped.pointer) == ("wide", "")
     assert "too big" in dropped.reason
-    assert keeps(guide, tiny_tokenizer(), form("hermes").call("", [ToolCall("wide", '{"q": 1}')]))
-    assert not keeps(guide, tiny_tokenizer(), form("hermes").call("", [ToolCall("f", '{"x": "a"}')]))
+    assert keeps(guide, tiny_tokenizer(), tool_format("hermes").call("", [ToolCall("wide", '{"q": 1}')]))
+    assert not keeps(guide, tiny_tokenizer(), tool_format("hermes").call("", [ToolCall("f", '{"x": "a"}')]))
     with pytest.raises(ValueError, match=r"tool 'wide': a reply cannot be held to the schema: .*too big"):
-        vocabulary().guide(form("hermes"), Rules((wide,), required=True, strict=frozenset(["wide"])))
+        vocabulary().guide(tool_format("hermes"), Rules((wide,), required=True, strict=frozenset(["wide"])))
 
 
 def test_ids_that_only_pad_the_vocabulary_are_never_drawn_and_probabilities_are_the_models_own() -> None:
-    guide = vocabulary().guide(form("hermes"), Rules(schema={"const": "a"}))
+    guide = vocabulary().guide(tool_format("hermes"), Rules(schema={"const": "a"}))
     sample = sampler(SamplingParams(guide=guide, temperature=0, top_logprobs=2))
     logits = torch.zeros(300)
     logits[299] = 9.0
@@ -527,4 +540,4 @@ def test_ids_that_only_pad_the_vocabulary_are_never_drawn_and_probabilities_are_
 
 def test_a_guide_cannot_be_kept_beyond_its_end() -> None:
     with pytest.raises(ValueError, match="ignore_eos"):
-        SamplingParams(guide=vocabulary().guide(form("hermes"), Rules(schema={})), ignore_eos=True)
+        SamplingParams(guide=vocabulary().guide(tool_format("hermes"), Rules(schema={})), ignore_eos=True)

@@ -20,7 +20,7 @@ from tiny_images import png, tiny_image_model
 from swift import cli, images
 from swift.assembly.rendering import make_renderer
 from swift.chat import PLACE, Image, Message
-from swift.data.check import Report, checked
+from swift.data.linting import Report, checked
 from swift.data.rows import BadRow, conversation
 from swift.data.sources import resolve
 from swift.flag_groups import TemplateFlags

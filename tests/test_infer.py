@@ -10,7 +10,7 @@ from test_repl import OBSERVED, QUESTION, SYSTEM_LINE, SYSTEM_LINES
 from tiny import tiny_model_folder
 
 from swift import cli
-from swift.agent import form
+from swift.agent import tool_format
 from swift.assembly.checkpoints import choose, model_name
 from swift.assembly.loading import load_chat, sampling
 from swift.chat import Conversation, Delta, Message, ToolCall, Usage
@@ -195,7 +195,7 @@ def test_a_dialogue_that_fills_the_context_says_so_and_goes_on(swift, base):
 
 def test_a_checkpoint_answers_with_its_adapter_and_as_it_was_trained(base, adapter):
     chat = load_chat(config(ckpt_dir=adapter))
-    assert chat.renderer.form_name == "hermes"
+    assert chat.renderer.format_name == "hermes"
     assert "Be kind." in chat.renderer.decode(chat.renderer.prompt(ASK))
     prompt = chat.renderer.prompt(ASK)
     tuned = adapter_files.load(load_model(base, "fp32", "cpu"), adapter)
@@ -404,11 +404,11 @@ def test_a_reply_that_went_on_after_a_tools_result_is_saved_whole():
     call = ToolCall("look", '{"at": 1}')
     begun = Message("assistant", "Thought: t", (call,))
     row = Conversation((Message("user", "q"), begun, Message("tool", "seen"), Message("assistant", "Final Answer: a")))
-    record = infer.describe(form("react_en"), row)
+    record = infer.describe(tool_format("react_en"), row)
     said = 'Thought: t\nAction: look\nAction Input: {"at": 1}\nObservation:seen\n'
     assert (record["query"], record["response"], record["label"]) == ("q", said, f"{said}Final Answer: a")
     assert record["history"] == []
-    record = infer.describe(form("hermes"), row)
+    record = infer.describe(tool_format("hermes"), row)
     assert record["query"] == "<tool_response>\nseen\n</tool_response>"
     assert (record["response"], record["label"]) == ("", "Final Answer: a")
     assert record["history"][0][0] == "q"
@@ -419,7 +419,7 @@ def test_rows_are_answered_with_their_variables_and_thoughts_are_saved_but_not_c
     asked = []
 
     class Thinks:
-        renderer = SimpleNamespace(form=form("hermes"))
+        renderer = SimpleNamespace(tool_format=tool_format("hermes"))
 
         def __call__(self, messages, tools, params, template_kwargs):
             asked.append(template_kwargs)

@@ -9,7 +9,7 @@ import gotemplate
 import pytest
 from tiny import tiny_tokenizer
 
-from swift.agent import FORMS, form
+from swift.agent import TOOL_FORMATS, tool_format
 from swift.chat import Message, Tool, ToolCall
 from swift.template import Renderer, ollama, template
 
@@ -40,12 +40,12 @@ DIALOGUES = {
     "two rounds": (TWO, TOOLS),
     "two rounds, own system": ((OWN, *TWO), TOOLS),
 }
-FORMS_OF_OLLAMA = tuple(name for name in FORMS if not form(name).marks.tags)
+FORMS_OF_OLLAMA = tuple(name for name in TOOL_FORMATS if not tool_format(name).marks.tags)
 
 
-def as_it_came(form_name, messages, tools):
+def as_it_came(format_name, messages, tools):
     """The dialogue as Ollama has it: what opens an answer in the form is part of a reply's content."""
-    word = form(form_name).marks.answer if tools else ""
+    word = tool_format(format_name).marks.answer if tools else ""
     said = f"Thought: I now know.\n{word}" if word == "Final Answer:" else word
     return tuple(
         Message("assistant", f"{said} {each.content}") if said and each.content == "Yes." else each for each in messages
@@ -74,9 +74,9 @@ def ollamas(messages, tools):
     }
 
 
-def written(form_name, table="qwen"):
+def written(format_name, table="qwen"):
     """The template of the Modelfile, its default system text, and the whole of it."""
-    text, missing = ollama.modelfile("m.gguf", template(table), form(form_name), tiny_tokenizer(), [2], {})
+    text, missing = ollama.modelfile("m.gguf", template(table), tool_format(format_name), tiny_tokenizer(), [2], {})
     assert not missing
     found = re.search(r'TEMPLATE """(.*?)"""\n(?:SYSTEM """(.*?)"""\n)?', text, re.DOTALL)
     return found[1], found[2] or "", text
@@ -92,20 +92,20 @@ def without_spaces(text):
     return re.sub(r'(?<=[":,{}\[\]])\s+(?=["\[{}\]])|(?<=[{\[])\s+|\s+(?=[}\]])', "", text)
 
 
-def expected(form_name, messages, tools, table="qwen"):
-    renderer = Renderer(tiny_tokenizer(), template(table), form_name)
+def expected(format_name, messages, tools, table="qwen"):
+    renderer = Renderer(tiny_tokenizer(), template(table), format_name)
     return renderer.decode(renderer.prompt(messages, tools))
 
 
-@pytest.mark.parametrize("form_name", FORMS_OF_OLLAMA)
+@pytest.mark.parametrize("format_name", FORMS_OF_OLLAMA)
 @pytest.mark.parametrize("messages, tools", DIALOGUES.values(), ids=DIALOGUES)
-def test_ollama_writes_the_prompt_that_the_renderer_writes(form_name, messages, tools):
-    text, system, _ = written(form_name)
-    messages = as_it_came(form_name, messages, tools)
+def test_ollama_writes_the_prompt_that_the_renderer_writes(format_name, messages, tools):
+    text, system, _ = written(format_name)
+    messages = as_it_came(format_name, messages, tools)
     found = gotemplate.render(text, **ollamas(given(messages, system), tools))
-    assert without_spaces(found) == without_spaces(expected(form_name, messages, tools))
+    assert without_spaces(found) == without_spaces(expected(format_name, messages, tools))
     if not tools:
-        assert found == expected(form_name, messages, tools)
+        assert found == expected(format_name, messages, tools)
 
 
 def test_a_reply_ends_at_the_forms_stop_text():
@@ -113,14 +113,16 @@ def test_a_reply_ends_at_the_forms_stop_text():
     assert "Observation:" not in written("hermes")[2].split("PARAMETER")[1]
 
 
-@pytest.mark.parametrize("form_name", FORMS)
-def test_a_form_is_written_as_it_is_or_the_export_says_why_not(form_name):
-    text, missing = ollama.modelfile("m.gguf", template("qwen"), form(form_name), tiny_tokenizer(), [2], {})
+@pytest.mark.parametrize("format_name", TOOL_FORMATS)
+def test_a_form_is_written_as_it_is_or_the_export_says_why_not(format_name):
+    text, missing = ollama.modelfile("m.gguf", template("qwen"), tool_format(format_name), tiny_tokenizer(), [2], {})
     assert bool(missing) != (".Tools" in text)
 
 
 def test_a_template_without_a_place_for_a_system_text_offers_no_tools():
-    text, missing = ollama.modelfile("m.gguf", template("mistral-nemo"), form("hermes"), tiny_tokenizer(), [2], {})
+    text, missing = ollama.modelfile(
+        "m.gguf", template("mistral-nemo"), tool_format("hermes"), tiny_tokenizer(), [2], {}
+    )
     assert "no place for a system text" in missing and ".Tools" not in text
 
 
@@ -159,10 +161,10 @@ func (w *writer) Write(b []byte) (int, error) { *w = append(*w, b...); return le
 def test_gos_own_text_template_writes_the_same(tmp_path):
     (tmp_path / "main.go").write_text(GO)
     cases = []
-    for form_name in FORMS_OF_OLLAMA:
-        text, system, _ = written(form_name)
+    for format_name in FORMS_OF_OLLAMA:
+        text, system, _ = written(format_name)
         for messages, tools in DIALOGUES.values():
-            messages = given(as_it_came(form_name, messages, tools), system)
+            messages = given(as_it_came(format_name, messages, tools), system)
             cases.append({"Template": text, "Values": ollamas(messages, tools)})
     done = subprocess.run(
         ["go", "run", "main.go"], cwd=tmp_path, input=json.dumps(cases), capture_output=True, text=True, check=True

@@ -124,7 +124,7 @@ class TestWhatATemplateDoesNotTake:
             "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
         )
         renderer = made(source)
-        assert renderer.form_name == "hermes"
+        assert renderer.format_name == "hermes"
         calls = (ToolCall("look", "{}", "call_0b7c91f2"), ToolCall("look", "{}", "x"))
         messages = [
             ASK,

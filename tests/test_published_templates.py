@@ -68,7 +68,7 @@ def test_calls_and_results_are_the_templates_own_where_the_form_tells_of_the_too
         if not dialogue.tools or any(len(message.tool_calls) > 1 for message in dialogue.conversation.messages):
             continue  # the distilled models' template leaves a second call open
         system = next((each["content"] for each in dialogue.wire if each["role"] == "system"), "")
-        offer = {"role": "system", "content": renderer.form.system(dialogue.conversation.tools, system)}
+        offer = {"role": "system", "content": renderer.tool_format.system(dialogue.conversation.tools, system)}
         for number in dialogue.asks:
             told = [offer, *(each for each in copy.deepcopy(dialogue.wire[:number]) if each["role"] != "system")]
             for call in (call for each in told for call in each.get("tool_calls", ())):

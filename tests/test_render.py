@@ -12,11 +12,11 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from swift import agent
-from swift.agent import FORMS
+from swift.agent import TOOL_FORMATS
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.template import Renderer, jinja, names, template
-from swift.template.fit import Lengths, fit, fit_all
-from swift.template.words import Special, Words
+from swift.template.offset_tokenizer import Special, Words
+from swift.template.truncation import Lengths, fit, fit_all
 
 SYSTEM = Message("system", "SYS")
 TOOLS = (Tool({"name": "look", "description": "Look at a file", "parameters": {}}),)
@@ -39,14 +39,14 @@ def tokenizer():
     return tiny_tokenizer()
 
 
-def make(tokenizer, name: str | None = "chatml", form: str = "react_en", scale: str = "react") -> Renderer:
+def make(tokenizer, name: str | None = "chatml", tool_format: str = "react_en", scale: str = "react") -> Renderer:
     """A renderer; templates that name token ids of one model's vocabulary get ids that the tiny one has."""
     known = template(name) if name else None
     if known:
         for field in ("prefix", "system_prefix", "prompt", "tool_prompt", "chat_sep", "suffix"):
             elements = getattr(known, field)
             known = dataclasses.replace(known, **{field: elements and tuple(_small(each) for each in elements)})
-    return Renderer(tokenizer, known, form, scale)
+    return Renderer(tokenizer, known, tool_format, scale)
 
 
 def _small(element):
@@ -68,8 +68,8 @@ class TestEveryTemplate:
             assert whole[: len(prompt)] == prompt
 
     def test_every_prompt_is_a_prefix_of_the_next(self, tokenizer, name: str) -> None:
-        for form in FORMS:
-            renderer = make(tokenizer, name, form)
+        for tool_format in TOOL_FORMATS:
+            renderer = make(tokenizer, name, tool_format)
             tools = TOOLS if template(name).system_prefix is not None else ()
             ends = [i for i, message in enumerate(CALLING) if message.role == "assistant"]
             prompts = [renderer.prompt(CALLING[:end], tools) for end in ends]
@@ -176,15 +176,15 @@ def test_a_single_round_template_refuses_a_second(tokenizer, name: str) -> None:
         make(tokenizer, name).encode(Conversation(PLAIN))
 
 
-INLINE = [name for name in FORMS if agent.form(name).marks.inline]
+INLINE = [name for name in TOOL_FORMATS if agent.tool_format(name).marks.inline]
 
 
 @pytest.mark.parametrize("name", INLINE)
 def test_an_observation_typed_into_a_reply_is_rendered_as_a_result_is(tokenizer, name: str) -> None:
-    renderer = make(tokenizer, form=name)
-    asked, called = CALLING[0], agent.form(name).call("", CALLING[1].tool_calls)
+    renderer = make(tokenizer, tool_format=name)
+    asked, called = CALLING[0], agent.tool_format(name).call("", CALLING[1].tool_calls)
     told = renderer.prompt([asked, Message("assistant", called), Message("tool", "[1]")])
-    opening, closing = agent.form(name).result(["\ue000"]).split("\ue000")
+    opening, closing = agent.tool_format(name).result(["\ue000"]).split("\ue000")
     for typed in ("[1]", f"[1]{closing}", f"{opening}[1]", f"{opening}[1]{closing}"):
         assert renderer.prompt([asked, Message("assistant", called + typed)]) == told
     whole = Message("assistant", f"{called}{opening}[1]{closing}{_said(name)}")
@@ -195,7 +195,7 @@ def test_an_observation_typed_into_a_reply_is_rendered_as_a_result_is(tokenizer,
 
 def _said(name: str) -> str:
     """What opens an answer, so that the environment's text is seen to end."""
-    return f"{agent.form(name).marks.answer or agent.form(name).marks.thought or 'so'} ok"
+    return f"{agent.tool_format(name).marks.answer or agent.tool_format(name).marks.thought or 'so'} ok"
 
 
 def test_the_tutorials_client_goes_on_where_training_does(tokenizer) -> None:
@@ -227,16 +227,16 @@ def test_a_prompt_written_by_hand_is_cut_and_closed_as_a_dialogue_is(tokenizer, 
         assert renderer.continued(text) == tokenizer(text).input_ids
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_reply_is_parsed_back(tokenizer, form: str) -> None:
-    renderer = make(tokenizer, form=form)
+@pytest.mark.parametrize("tool_format", TOOL_FORMATS)
+def test_a_reply_is_parsed_back(tokenizer, tool_format: str) -> None:
+    renderer = make(tokenizer, tool_format=tool_format)
     message = Message("assistant", "so", CALLING[1].tool_calls)
-    assert renderer.parse(renderer.form.call(message.content, message.tool_calls)) == message
+    assert renderer.parse(renderer.tool_format.call(message.content, message.tool_calls)) == message
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_tool_result_is_never_trained_and_the_call_is(tokenizer, form: str) -> None:
-    shown = make(tokenizer, form=form).show(Conversation(CALLING, TOOLS))
+@pytest.mark.parametrize("tool_format", TOOL_FORMATS)
+def test_a_tool_result_is_never_trained_and_the_call_is(tokenizer, tool_format: str) -> None:
+    shown = make(tokenizer, tool_format=tool_format).show(Conversation(CALLING, TOOLS))
     assert any("seen" in text for text, weight in shown.pieces if weight == 0)
     assert not any("seen" in text for text, weight in shown.pieces if weight)
     assert any("look" in text and "é" in text for text, weight in shown.pieces if weight)
@@ -263,7 +263,7 @@ def _greedy() -> PreTrainedTokenizerFast:
     ids=["bytes", "first", "always", "greedy"],
 )
 def test_tokens_without_offsets_are_those_with_them(monkeypatch, make_tokenizer) -> None:
-    monkeypatch.setattr("swift.template.words.LONGEST", 8)
+    monkeypatch.setattr("swift.template.offset_tokenizer.LONGEST", 8)
     words = Words(make_tokenizer(), ("<|im_end|>",))
     parts = ["a", "a b", " a", "b ", "\n", "<|im_end|>", "<end>", "a" * 9, "<|im_start|>"]
     for text in map("".join, itertools.product(parts, repeat=3)):

@@ -9,14 +9,14 @@ from queue import SimpleQueue
 
 import pytest
 
-from swift.agent import FORMS, form
+from swift.agent import TOOL_FORMATS, tool_format
 from swift.agent.tools import from_function
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
 from swift.infer.repl import RULE, Cleared, Repl, converse, reader
 from swift.infer.screen import wants_colour
 
-REACT = form("react_en")
+REACT = tool_format("react_en")
 
 
 class ScriptedChat:
@@ -274,7 +274,7 @@ def typing(chat, *steps, **options):
             raise EOFError
         return step() if callable(step) else step
 
-    converse(Repl(chat, SamplingParams(), options.pop("form", REACT), out, terminal=True, **options), read)
+    converse(Repl(chat, SamplingParams(), options.pop("tool_format", REACT), out, terminal=True, **options), read)
     return out.getvalue(), prompts
 
 
@@ -448,7 +448,7 @@ def test_tools_really_run_and_the_whole_of_it_is_shown_and_saved(stream):
 def test_a_form_whose_results_are_turns_shows_them_between_the_replies():
     chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("One."))
     out = io.StringIO()
-    Repl(chat, SamplingParams(), form("hermes"), out, tools=[ADD]).feed("1?")
+    Repl(chat, SamplingParams(), tool_format("hermes"), out, tools=[ADD]).feed("1?")
     assert out.getvalue() == (
         '<tool_call>\n{"name": "add", "arguments": {"numbers": [1]}}\n</tool_call>\n'
         f"<tool_response>\n1.0\n</tool_response>\nOne.\n{RULE}\n"
@@ -489,15 +489,15 @@ def test_ctrl_c_while_a_tool_is_at_work_takes_the_question_back():
 DESCRIBED = [Tool({"name": name, "parameters": {}}) for name in ("look", "add")]
 
 
-@pytest.mark.parametrize("form_name", ["react_en", "hermes"])
-def test_what_a_described_tool_gives_is_typed_in_and_the_reply_goes_on(form_name):
+@pytest.mark.parametrize("format_name", ["react_en", "hermes"])
+def test_what_a_described_tool_gives_is_typed_in_and_the_reply_goes_on(format_name):
     chat = CallingChat(calling("Thought: I look.", "look", '{"at": 1}'), saying("Seen."), saying("Yes."))
     saved = []
-    typed = {"described": DESCRIBED, "save": saved.append, "form": form(form_name)}
+    typed = {"described": DESCRIBED, "save": saved.append, "tool_format": tool_format(format_name)}
     shown, prompts = typing(chat, "go", "a cat", "sure?", **typed)
     assert chat.offered == ["look", "add"]
     assert prompts == ["<<< ", "<<<[Observation look] ", "<<< ", "<<< "]
-    call = form(form_name).call("Thought: I look.", [ToolCall("look", '{"at": 1}')])
+    call = tool_format(format_name).call("Thought: I look.", [ToolCall("look", '{"at": 1}')])
     assert shown == f"{call}\n{RULE}\nSeen.\n{RULE}\nYes.\n{RULE}\n"
     asked = [Message("user", "go"), Message("assistant", "Thought: I look.", (ToolCall("look", '{"at": 1}', "c1"),))]
     assert chat.asked[1] == [*asked, Message("tool", "a cat", tool_call_id="c1", name="look")]
@@ -613,7 +613,9 @@ def test_without_colours_a_thought_stands_on_a_line_of_its_own_with_its_word(str
 def test_a_thought_that_the_form_has_no_word_for_is_a_dim_block_and_is_saved_as_one(stream, name):
     reply = [Delta(reasoning="Ea"), Delta(reasoning="sy."), *saying("It is 1.")]
     chat, saved = CallingChat(reply, saying("Yes.")), []
-    shown, _ = typing(chat, "1?", "Sure?", form=form(name), colours=True, save=saved.append, stream=stream)
+    shown, _ = typing(
+        chat, "1?", "Sure?", tool_format=tool_format(name), colours=True, save=saved.append, stream=stream
+    )
     assert colours_of(shown) == [
         ("<think>\nEasy.\n</think>\n\n", DIM),
         (f"It is 1.\n{RULE}\nYes.\n{RULE}\n", ""),
@@ -632,9 +634,9 @@ def test_a_block_before_a_call_alone_and_cut_is_shown_as_far_as_it_came(stream):
         [*thought, Delta(finish="stop")],
         [*thought, Delta(finish="length")],
     )
-    shown, _ = typing(chat, "1?", "a", "b", tools=[ADD], form=form("hermes"), stream=stream)
+    shown, _ = typing(chat, "1?", "a", "b", tools=[ADD], tool_format=tool_format("hermes"), stream=stream)
     block = "<think>\nI add.\n</think>\n"
-    call = form("hermes").call("", [ToolCall("add", '{"numbers": [1]}')])
+    call = tool_format("hermes").call("", [ToolCall("add", '{"numbers": [1]}')])
     assert shown.startswith(f"{block}\n{call}")
     assert shown.endswith(f"{RULE}\n{block}{RULE}\n<think>\nI add.\n[the reply reached its greatest length]\n{RULE}\n")
 
@@ -683,7 +685,7 @@ def test_a_call_is_shown_while_it_is_written():
     assert 'I add.\nAction: add\nAction Input: {"num' in seen
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", TOOL_FORMATS)
 @pytest.mark.parametrize("content", ["", "I add."])
 def test_a_call_reads_the_same_whether_it_is_shown_piece_by_piece_or_at_once(name, content):
     asked = [("add", '{"numbers": [1, 2]}'), ("look", '{"at": {"x": "}"}}')]
@@ -691,9 +693,9 @@ def test_a_call_reads_the_same_whether_it_is_shown_piece_by_piece_or_at_once(nam
 
     def shown(stream):
         chat = CallingChat([Delta(content), *deltas, Delta(finish="tool_calls")])
-        return typing(chat, "go", described=DESCRIBED, stream=stream, form=form(name))[0]
+        return typing(chat, "go", described=DESCRIBED, stream=stream, tool_format=tool_format(name))[0]
 
-    whole = form(name).call(content, [ToolCall(*each) for each in asked])
+    whole = tool_format(name).call(content, [ToolCall(*each) for each in asked])
     assert shown(True) == shown(False) == f"{whole.rstrip(chr(10))}\n{RULE}\n"
 
 

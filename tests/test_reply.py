@@ -6,45 +6,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swift.agent import FORMS, Thinking, form
+from swift.agent import TOOL_FORMATS, Thinking, tool_format
+from swift.agent.reasoning_parser import Said, Thoughts
 from swift.agent.reply import Split, read_reply, write_reply
-from swift.agent.thoughts import Said, Thoughts
 from swift.chat import Message, ToolCall
 
 CALL = ToolCall("look", '{"at": "é"}')
-THINKING = [name for name in FORMS if form(name).marks.thought]
-ANSWERING = [name for name in FORMS if form(name).marks.answer]
+THINKING = [name for name in TOOL_FORMATS if tool_format(name).marks.thought]
+ANSWERING = [name for name in TOOL_FORMATS if tool_format(name).marks.answer]
 words = st.text(st.sampled_from("ab é.:\n"), max_size=12).map(str.strip)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", TOOL_FORMATS)
 def test_a_reply_is_read_back(name: str) -> None:
     for message in (
         Message("assistant", "It is dry."),
         Message("assistant", "", (CALL,)),
         Message("assistant", "I look.", (CALL,)),
     ):
-        assert read_reply(form(name), write_reply(form(name), message, offered=True, after_result=True)) == message
+        assert (
+            read_reply(tool_format(name), write_reply(tool_format(name), message, offered=True, after_result=True))
+            == message
+        )
 
 
 @pytest.mark.parametrize("name", THINKING)
 def test_a_thought_before_an_answer_or_a_call_is_read_back_as_reasoning(name: str) -> None:
     for message in (
         Message("assistant", "", (CALL,), reasoning="I need to look.\nTwice."),
-        *([Message("assistant", "It is dry.", reasoning="I know")] if form(name).marks.answer else []),
+        *([Message("assistant", "It is dry.", reasoning="I know")] if tool_format(name).marks.answer else []),
     ):
-        text = write_reply(form(name), message, offered=True)
+        text = write_reply(tool_format(name), message, offered=True)
         assert text.startswith(f"Thought: {message.reasoning}\n")
-        assert read_reply(form(name), text) == message
+        assert read_reply(tool_format(name), text) == message
 
 
 def test_an_answer_without_a_thought_opens_with_the_forms_word_for_it() -> None:
     said = Message("assistant", "It is dry.")
-    assert write_reply(form("react_en"), said, offered=True) == "Final Answer: It is dry."
-    assert write_reply(form("react_en"), said) == "It is dry.", "no tools are on offer"
-    assert write_reply(form("qwen_en"), said, offered=True) == "It is dry."
-    assert write_reply(form("qwen_en"), said, offered=True, after_result=True) == "✿RETURN✿: It is dry."
-    assert write_reply(form("hermes"), said, offered=True, after_result=True) == "It is dry."
+    assert write_reply(tool_format("react_en"), said, offered=True) == "Final Answer: It is dry."
+    assert write_reply(tool_format("react_en"), said) == "It is dry.", "no tools are on offer"
+    assert write_reply(tool_format("qwen_en"), said, offered=True) == "It is dry."
+    assert write_reply(tool_format("qwen_en"), said, offered=True, after_result=True) == "✿RETURN✿: It is dry."
+    assert write_reply(tool_format("hermes"), said, offered=True, after_result=True) == "It is dry."
 
 
 @pytest.mark.parametrize(
@@ -57,26 +60,26 @@ def test_an_answer_without_a_thought_opens_with_the_forms_word_for_it() -> None:
     ],
 )
 def test_content_that_is_written_in_the_form_stays_as_it_is(content: str) -> None:
-    assert write_reply(form("react_en"), Message("assistant", content), offered=True) == content
+    assert write_reply(tool_format("react_en"), Message("assistant", content), offered=True) == content
 
 
 def test_a_call_that_cannot_be_read_is_content_and_not_thought() -> None:
-    message = read_reply(form("react_en"), "Thought: I look\nAction: look\nObservation:")
+    message = read_reply(tool_format("react_en"), "Thought: I look\nAction: look\nObservation:")
     assert (message.reasoning, message.content) == ("I look", "Action: look\nObservation:")
 
 
 def test_a_reply_that_only_thinks_answers_with_its_thought() -> None:
-    message = read_reply(form("react_en"), "Thought: It is dry.")
+    message = read_reply(tool_format("react_en"), "Thought: It is dry.")
     assert (message.reasoning, message.content) == ("It is dry.", "It is dry.")
 
 
 def test_a_reply_cut_within_its_thought_has_no_answer() -> None:
-    split = Split(form("react_en").marks)
+    split = Split(tool_format("react_en").marks)
     assert split.push("Thought: It is d") + split.end(answers=False) == Said("It is d", "")
 
 
 def test_words_within_a_line_and_behind_the_answers_word_are_text() -> None:
-    message = read_reply(form("react_en"), "Thought: a Final Answer: b\nFinal Answer: c\nThought: d")
+    message = read_reply(tool_format("react_en"), "Thought: a Final Answer: b\nFinal Answer: c\nThought: d")
     assert (message.reasoning, message.content) == ("a Final Answer: b", "c\nThought: d")
 
 
@@ -84,7 +87,7 @@ def test_words_within_a_line_and_behind_the_answers_word_are_text() -> None:
 def test_however_the_text_is_cut_the_parts_are_the_same(
     data: st.DataObject, thought: str, answer: str, calls: bool
 ) -> None:
-    marks = form("react_en").marks
+    marks = tool_format("react_en").marks
     text = data.draw(
         st.sampled_from(
             [
@@ -105,7 +108,7 @@ def test_however_the_text_is_cut_the_parts_are_the_same(
 
 
 def test_a_form_without_such_words_passes_text_on_at_once() -> None:
-    split = Split(form("hermes").marks)
+    split = Split(tool_format("hermes").marks)
     assert split.push("Thought: a \n") == Said("", "Thought: a \n")
 
 
@@ -202,28 +205,28 @@ def test_content_is_told_as_soon_as_no_mark_can_begin_with_it() -> None:
     assert thoughts.push("Yes <") == Said("", "Yes <")
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", TOOL_FORMATS)
 def test_a_thought_before_a_call_is_reasoning_in_every_form_and_a_call_within_it_is_none(name: str) -> None:
-    call = form(name).call("", [CALL])
+    call = tool_format(name).call("", [CALL])
     for begun, opening in (("", "<think>\n"), ("<think>\n", "")):
-        message = read_reply(form(name), f"{opening}I need {call}.\n</think>\n\n{call}", (), THINK, begun)
+        message = read_reply(tool_format(name), f"{opening}I need {call}.\n</think>\n\n{call}", (), THINK, begun)
         assert (message.reasoning, message.content, message.tool_calls) == (f"I need {call}.", "", (CALL,))
 
 
 def test_a_block_and_the_forms_own_thought_are_both_reasoning() -> None:
-    message = read_reply(form("react_en"), "<think>a</think>\nThought: b\nFinal Answer: c", (), THINK)
+    message = read_reply(tool_format("react_en"), "<think>a</think>\nThought: b\nFinal Answer: c", (), THINK)
     assert (message.reasoning, message.content) == ("a\nb", "c")
 
 
 def test_a_thought_that_the_form_has_no_word_for_may_be_written_as_a_block() -> None:
     message = Message("assistant", "It is dry.", (CALL,), reasoning="I look.")
-    for name in FORMS:
-        said = form(name).call("It is dry.", [CALL])
-        assert write_reply(form(name), message) == said
-        assert write_reply(form(name), message, block=True) == f"<think>\nI look.\n</think>\n\n{said}"
+    for name in TOOL_FORMATS:
+        said = tool_format(name).call("It is dry.", [CALL])
+        assert write_reply(tool_format(name), message) == said
+        assert write_reply(tool_format(name), message, block=True) == f"<think>\nI look.\n</think>\n\n{said}"
         if name not in THINKING:
-            text = write_reply(form(name), message, offered=True, block=True)
+            text = write_reply(tool_format(name), message, offered=True, block=True)
             assert text == f"<think>\nI look.\n</think>\n\n{said}"
     answer = Message("assistant", "It is dry.", reasoning="I know")
-    text = write_reply(form("react_en"), answer, offered=True, block=True)
+    text = write_reply(tool_format("react_en"), answer, offered=True, block=True)
     assert text == "Thought: I know\nFinal Answer: It is dry."

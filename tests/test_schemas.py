@@ -18,7 +18,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from pydantic import AnyUrl, BaseModel, Field, SecretStr, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from swift.agent import form
+from swift.agent import tool_format
 from swift.agent.tools import checker, from_function
 from swift.guided import schemas, tagged_grammar
 from swift.guided.lark import HEAD, json_of
@@ -242,7 +242,7 @@ def test_what_is_not_held_is_named_by_its_place(schema: dict[str, Any], dropped:
 
 @pytest.mark.parametrize(("schema", "dropped"), cases())
 def test_no_schema_is_beyond_arguments_in_tags(schema: dict[str, Any], dropped: set[str]) -> None:
-    tags = form("qwen3_coder").marks.tags
+    tags = tool_format("qwen3_coder").marks.tags
     assert tags is not None
     held, more = tagged_grammar.guidable(guidable(schema).schema, tags)
     assert tagged_grammar.why_not(held, tags) == ""

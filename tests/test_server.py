@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from tiny import thinking_tokenizer, tiny_model_folder, tiny_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from swift.agent import form
+from swift.agent import tool_format
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.interface import Busy, TokenOutput
 from swift.engine.sampling import SamplingParams, TooLong
@@ -407,7 +407,7 @@ class Guiding(Scripted):
         self._vocabulary = Vocabulary(tiny_tokenizer(), [2])
 
     def guide(self, rules: Rules) -> Guide:
-        return self._vocabulary.guide(form("hermes"), rules)
+        return self._vocabulary.guide(tool_format("hermes"), rules)
 
 
 def test_a_keyword_that_no_grammar_holds_leaves_the_request_answered_and_is_told_once(
@@ -472,7 +472,7 @@ def test_what_is_said_in_place_of_a_call_is_checked_too(caplog: pytest.LogCaptur
     schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     chat = Scripted(lambda messages: iter([Delta("[1, 1]"), Delta(finish="stop", usage=Usage(1, 1))]))
-    http = client(chat, guide=lambda rules: vocabulary.guide(form("hermes"), rules))
+    http = client(chat, guide=lambda rules: vocabulary.guide(tool_format("hermes"), rules))
     with caplog.at_level(logging.WARNING, "swift.serve"):
         assert ask(http, response_format=wanted).json()["choices"][0]["message"]["content"] == "[1, 1]"
     assert [text.split(":")[0] for text in caplog.messages] == ["response_format"] * 2

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from swift.agent import FORMS, Thinking, form, shape
-from swift.agent.thoughts import Thoughts
+from swift.agent import TOOL_FORMATS, Thinking, shape, tool_format
+from swift.agent.reasoning_parser import Thoughts
 from swift.chat import Delta, Draft, Message, ToolCall
 from swift.infer.stream import Detokenizer, Ending, Gate, Stream, Talk, Value
 
@@ -114,14 +114,14 @@ def test_without_endings_nothing_is_held_back():
 
 
 CALLS = (ToolCall("look", '{"at": ["a}", {"b": "\\\\\\"{"}], "北": 1}'), ToolCall("go", "{}"))
-FORMS_READ_ALONG = [name for name in FORMS if not form(name).marks.tags]
+FORMS_READ_ALONG = [name for name in TOOL_FORMATS if not tool_format(name).marks.tags]
 
 
 def told(name, text, size):
     """What comes of `text` in pieces of `size` letters: what is said, and the parts of each call."""
-    talk = Talk(form(name).marks, shape(form(name)))
+    talk = Talk(tool_format(name).marks, shape(tool_format(name)))
     parts = [talk.push(text[at : at + size]) for at in range(0, len(text), size)]
-    content, calls = form(name).parse(text)
+    content, calls = tool_format(name).parse(text)
     parts.append(talk.end(Message("assistant", content, calls)))
     draft = Draft()
     for said, found in parts:
@@ -132,10 +132,10 @@ def told(name, text, size):
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", TOOL_FORMATS)
 def test_calls_read_along_are_the_calls_that_the_form_reads_in_the_end(name, size):
     for said in ("", "Thought: I act."):
-        content, calls, _ = told(name, form(name).call(said, CALLS), size)
+        content, calls, _ = told(name, tool_format(name).call(said, CALLS), size)
         assert content == said
         assert [(each, json.loads(arguments)) for each, arguments in calls] == [
             (call.name, json.loads(call.arguments)) for call in CALLS
@@ -146,7 +146,7 @@ def test_calls_read_along_are_the_calls_that_the_form_reads_in_the_end(name, siz
 
 @pytest.mark.parametrize("name", FORMS_READ_ALONG)
 def test_a_name_comes_before_its_arguments_and_these_piece_by_piece(name):
-    _, _, parts = told(name, form(name).call("", CALLS), 1)
+    _, _, parts = told(name, tool_format(name).call("", CALLS), 1)
     found = [call for _, calls in parts for call in calls]
     assert [call.name for call in found if call.name] == ["look", "go"]
     assert found[0].arguments == ""
@@ -176,7 +176,7 @@ def test_arguments_that_are_no_json_come_whole():
 
 
 def react():
-    return Talk(form("react_en").marks, shape(form("react_en")))
+    return Talk(tool_format("react_en").marks, shape(tool_format("react_en")))
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
@@ -192,7 +192,7 @@ def test_a_call_mark_in_other_letters_waits_too():
 
 
 def test_white_space_is_said_once_something_follows_it():
-    talk = Talk(form("hermes").marks, shape(form("hermes")))
+    talk = Talk(tool_format("hermes").marks, shape(tool_format("hermes")))
     assert [talk.push(text)[0] for text in ("a ", "\n", "b", " ")] == ["a", "", " \nb", ""]
     assert talk.end(Message("assistant", "a \nb ")) == (" ", [])
 

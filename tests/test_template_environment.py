@@ -4,7 +4,7 @@ import pytest
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from swift.template.environment import compiled, constant
+from swift.template.jinja_environment import compiled, constant
 
 MESSAGE = {"role": "user", "content": "  hi {x} ", "items": "mine", "tool_calls": [{"function": {"name": "f"}}]}
 EXPRESSIONS = [

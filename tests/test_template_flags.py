@@ -15,7 +15,7 @@ from tiny import tiny_tokenizer
 
 from swift import cli
 from swift.chat import Conversation, Message
-from swift.template import Renderer, stretches, template
+from swift.template import Renderer, segments, template
 
 ASK, SAY = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
 FIRST = {"role": "assistant", "reasoning_content": "First thought.", "content": "A"}
@@ -172,7 +172,7 @@ def test_the_two_ways_to_set_a_variable_are_one(show: Show) -> None:
 
 
 def test_a_variable_of_rows_that_the_template_does_not_read_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    stretches.tell_once.cache_clear()
+    segments.tell_once.cache_clear()
     row = Conversation((Message("user", "Q"), Message("assistant", "A")), template_kwargs={"enable_thinking": False})
     with caplog.at_level(logging.WARNING):
         for renderer in (

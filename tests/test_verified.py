@@ -15,7 +15,7 @@ import test_convert_internlm
 import test_convert_minicpm
 import test_convert_others
 import test_convert_qwen
-import test_published_forms
+import test_published_formats
 import test_published_templates
 import torch
 from dialogues import dialogues
@@ -105,8 +105,8 @@ def test_what_is_claimed_of_a_published_template_is_what_the_tests_of_templates_
     assert not each.tools or name not in test_published_templates.NO_TOOLS
     rounds = [dialogue for dialogue in dialogues() if bool(dialogue.tools) == each.tools]
     assert 0 < each.rounds <= max(sum(message["role"] == "user" for message in each.wire) for each in rounds)
-    read, renderer = test_published_forms.TEMPLATES.get(name), Renderer(published_templates.tokenizer(name), None)
-    assert each.form in ("", read.form if read else "", renderer.form_name if each.tools else "")
+    read, renderer = test_published_formats.TEMPLATES.get(name), Renderer(published_templates.tokenizer(name), None)
+    assert each.form in ("", read.format_name if read else "", renderer.format_name if each.tools else "")
 
 
 def served_by_ours() -> list[tuple[str, str]]:

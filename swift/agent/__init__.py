@@ -87,7 +87,7 @@ class Marks(NamedTuple):
         return self.results == "inline"
 
 
-class Form(Protocol):
+class ToolFormat(Protocol):
     """The five names of a form's module."""
 
     @property
@@ -128,10 +128,10 @@ _NAME, _KEY = "\ue000", "\ue001"  # no form writes these of its own accord
 SOME_ARGUMENTS = f'{{"{_KEY}": 0}}'
 
 
-def shape(text_form: Form) -> Shape:
+def shape(call_format: ToolFormat) -> Shape:
     """What `call` writes around names and arguments."""
-    calls = text_form.call("", [ToolCall(_NAME, SOME_ARGUMENTS)] * 2)
-    first, second, tail = calls.split(some_arguments(text_form.marks))
+    calls = call_format.call("", [ToolCall(_NAME, SOME_ARGUMENTS)] * 2)
+    first, second, tail = calls.split(some_arguments(call_format.marks))
     head, between = first.split(_NAME, 1)
     return Shape(head, between, second.split(_NAME)[0], tail)
 
@@ -150,27 +150,15 @@ def without_ids(text: str, ids: Ids | None) -> list[str]:
 STOCK_SYSTEM = "You are a helpful assistant."
 """The sentence that templates put where nobody wrote a system text. ReAct's header says as much: it replaces it."""
 
-_NOT_FORMS = (
-    "__init__",
-    "tools",
-    "described",
-    "run",
-    "jsontext",
-    "tagged",
-    "listed",
-    "pythonic",
-    "braces",
-    "reply",
-    "thoughts",
+TOOL_FORMATS: tuple[str, ...] = tuple(
+    sorted(path.stem for path in (Path(__file__).parent / "formats").glob("*.py") if path.stem != "__init__")
 )
-FORMS: tuple[str, ...] = tuple(
-    sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_FORMS)
-)
+"""The names of the tool-call formats: the modules of `swift/agent/formats`."""
 
 
-def form(name: str) -> Form:
+def tool_format(name: str) -> ToolFormat:
     """The form called `name`. Raises ValueError with the nearest right name."""
-    if name not in FORMS:
-        near = difflib.get_close_matches(name, FORMS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown agent template {name!r}: did you mean {near!r}? (known: {', '.join(FORMS)})")
-    return cast(Form, import_module(f"swift.agent.{name}"))
+    if name not in TOOL_FORMATS:
+        near = difflib.get_close_matches(name, TOOL_FORMATS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown agent template {name!r}: did you mean {near!r}? (known: {', '.join(TOOL_FORMATS)})")
+    return cast(ToolFormat, import_module(f"swift.agent.formats.{name}"))

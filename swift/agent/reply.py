@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from swift.agent import Form, Marks, Thinking
-from swift.agent.thoughts import Said, Thoughts
+from swift.agent import Marks, Thinking, ToolFormat
+from swift.agent.reasoning_parser import Said, Thoughts
 from swift.chat import Message, Tool
 
 BLOCK = Thinking("<think>", "</think>")
@@ -17,7 +17,7 @@ BLOCK = Thinking("<think>", "</think>")
 
 
 def write_reply(
-    form: Form, message: Message, offered: bool = False, after_result: bool = False, block: bool = False
+    tool_format: ToolFormat, message: Message, offered: bool = False, after_result: bool = False, block: bool = False
 ) -> str:
     """The text of an assistant's message; `offered`: there are tools, `after_result`: it follows a tool's result.
 
@@ -25,7 +25,7 @@ def write_reply(
     such words stand already is text of the form and stays as it is. A thought for which there is no word is left out,
     or (`block`) stands before all that in a BLOCK.
     """
-    said, marks = form.call(message.content, message.tool_calls), form.marks
+    said, marks = tool_format.call(message.content, message.tool_calls), tool_format.marks
     word = marks.thought if offered else ""
     thought = ""
     if message.reasoning and not word and block:
@@ -41,15 +41,15 @@ def write_reply(
 
 
 def read_reply(
-    form: Form, text: str, tools: Sequence[Tool] = (), thinking: Thinking | None = None, begun: str = ""
+    tool_format: ToolFormat, text: str, tools: Sequence[Tool] = (), thinking: Thinking | None = None, begun: str = ""
 ) -> Message:
     """The text of a reply to whom `tools` were offered -> a message, the inverse of `write_reply`.
 
     `thinking`: the texts around the model's thoughts; `begun`: what of the reply the prompt holds already.
     """
-    thoughts, split = Thoughts(thinking, begun), Split(form.marks)
+    thoughts, split = Thoughts(thinking, begun), Split(tool_format.marks)
     told = thoughts.push(text) + thoughts.end()
-    content, calls = form.parse(told.content, tools)
+    content, calls = tool_format.parse(told.content, tools)
     said = split.push(content) + split.end(answers=not calls)
     reasoning = "\n".join(filter(None, (told.reasoning, said.reasoning)))
     return Message("assistant", said.content, calls, reasoning=reasoning)

@@ -20,10 +20,10 @@ from swift.system import gc_tuning
 
 if TYPE_CHECKING:
     from swift.chat import Conversation, Sample
-    from swift.data.check import Report
+    from swift.data.linting import Report
     from swift.data.mix import DataPlan
     from swift.template import Renderer
-    from swift.template.fit import Lengths, Part, Settled
+    from swift.template.truncation import Lengths, Part, Settled
     from swift.train.lazy_datasets import Stream
     from swift.train.ranks import Ranks
     from swift.train.report import Share
@@ -115,7 +115,7 @@ def _plan(cfg: Feeds) -> DataPlan:
 def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.disk_list import IN_MEMORY
     from swift.data.mix import load_datasets
-    from swift.template.fit import Lengths, fit_all, processes_for
+    from swift.template.truncation import Lengths, fit_all, processes_for
     from swift.train.report import abbreviate, mixture
     from swift.train.sample_cache import Compact
 
@@ -271,7 +271,7 @@ def _key(cfg: Feeds, renderer: Renderer) -> str:
 
 def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
-    from swift.template.fit import Lengths, Parts, fit_all
+    from swift.template.truncation import Lengths, Parts, fit_all
     from swift.train.lazy_datasets import LEFT_OUT, Lazy
     from swift.train.report import abbreviate, mixture
 
@@ -297,10 +297,10 @@ def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
 def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from dataclasses import replace
 
-    from swift.data.check import Report
+    from swift.data.linting import Report
     from swift.data.mix import load_datasets
     from swift.data.streaming import rows
-    from swift.template.fit import Lengths, fit_all, parts
+    from swift.template.truncation import Lengths, fit_all, parts
     from swift.train.lazy_datasets import Stream
     from swift.train.report import abbreviate, mixture
 
@@ -355,7 +355,7 @@ def _size(part: Part) -> int:
 
 def _maker(cfg: Feeds, renderer: Renderer) -> Callable[[Part], Sample | None]:
     """Tokenises a row where it is trained on; a row that does not fit is named there."""
-    from swift.template.fit import fit
+    from swift.template.truncation import fit
 
     limits, left_out = cfg.template, iter(range(NAMED))
 

@@ -136,12 +136,12 @@ def spoken(template: TemplateFlags) -> None:
     """ValueError for a template, a text form or a loss scale that there is not."""
     from swift import agent
     from swift.template import template as named
-    from swift.template.weigh import loss_scale
+    from swift.template.loss_scale import loss_scale
 
     if template.template_type != "AUTO":
         named(template.template_type)
     if template.agent_template != "AUTO":
-        agent.form(template.agent_template)
+        agent.tool_format(template.agent_template)
     loss_scale(template.scale)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from swift.template import Rendered
-    from swift.template.against import Compared, Difference
+    from swift.template.template_diff import Compared, Difference
 
 LEGEND = (
     (0.0, "grey x0, not trained"),

@@ -16,8 +16,8 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from swift.chat import Conversation
     from swift.template import Rendered, Renderer
-    from swift.template.against import Against, Compared
-    from swift.template.fit import Fitted
+    from swift.template.template_diff import Against, Compared
+    from swift.template.truncation import Fitted
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def lint(cfg: Lint) -> int:
-    from swift.data import check
+    from swift.data import linting
 
     bad: Counter[str] = Counter()
     odd: Counter[str] = Counter()
-    for finding in check.lint(cfg.files, cfg.columns or None):
+    for finding in linting.lint(cfg.files, cfg.columns or None):
         (odd if finding.warning else bad)[finding.rule] += 1
         print(finding)
     for what, found in (("bad rows", bad), ("warnings", odd)):
@@ -88,7 +88,7 @@ def show(cfg: Show) -> int:
     from swift.assembly.sample_view import Lines, Page, Shown
     from swift.model.catalog import choose
     from swift.model.location import locate
-    from swift.template.fit import fit
+    from swift.template.truncation import fit
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
@@ -128,7 +128,7 @@ def show(cfg: Show) -> int:
 
 def _against(cfg: Show, renderer: Renderer, name: str) -> Against:
     from swift.template import Renderer
-    from swift.template.against import Against
+    from swift.template.template_diff import Against
 
     if not renderer.tokenizer.chat_template:
         raise ValueError(f"--against_template: the tokenizer of {name} brings no chat template: leave it out")
@@ -163,7 +163,7 @@ def _cut(renderer: Renderer, fitted: Fitted) -> Rendered:
 
 def _rows(cfg: Show) -> Iterable[Conversation]:
     """The rows to show. A bad one is named on standard error."""
-    from swift.data.check import Report, checked
+    from swift.data.linting import Report, checked
     from swift.data.registry import catalogue
     from swift.data.sources import resolve
 

@@ -300,7 +300,7 @@ def _ask(chat: LocalChat, messages: Sequence[Message], max_tokens: int, stop: tu
 
 def _general_loss(chat: LocalChat, file: Path) -> float:
     """Mean loss over the reply tokens of held-out general rows, in nats."""
-    from swift.data.check import Report, checked
+    from swift.data.linting import Report, checked
     from swift.data.sources import resolve
     from swift.engine.torch_engine import TorchEngine
     from swift.train.batch import collate

@@ -194,9 +194,9 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
         if config.to_ollama and ready.template:
             name = choice.template.agent_template
             name = "react_en" if name == "AUTO" else name
-            form = agent.form(name)
+            tool_format = agent.tool_format(name)
             text, missing = ollama.modelfile(
-                file.name, ready.template, form, ready.tokenizer, ready.stops, _parameters()
+                file.name, ready.template, tool_format, ready.tokenizer, ready.stops, _parameters()
             )
             (new / "Modelfile").write_text(text, encoding="utf-8")
             if missing:

@@ -21,7 +21,7 @@ from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, Templat
 from swift.flags import flag
 
 if TYPE_CHECKING:
-    from swift.agent import Form
+    from swift.agent import ToolFormat
     from swift.agent.tools import BoundTool
     from swift.chat import Conversation, Message, Tool
     from swift.engine.sampling import SamplingParams
@@ -127,7 +127,7 @@ def run(argv: Sequence[str]) -> None:
 
 def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
-    from swift.agent.described import SUFFIXES, read_descriptions
+    from swift.agent.described_tools import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
     from swift.assembly.checkpoints import checkpoint
     from swift.assembly.loading import load_chat, sampling
@@ -220,7 +220,7 @@ def talk(
     repl = Repl(
         chat,
         params,
-        chat.renderer.form,
+        chat.renderer.tool_format,
         sys.stdout,
         cfg.template.system,
         cfg.generation.stream,
@@ -282,15 +282,17 @@ def answer_rows(
     """Answers the last turn of each row and writes the reply beside the row's own."""
     from swift.agent.reply import write_reply
 
-    form, began = chat.renderer.form, time.monotonic()
+    tool_format, began = chat.renderer.tool_format, time.monotonic()
     equal = cut = failed = tokens = 0
     for row, reply in zip(rows, _replies(chat, rows, params), strict=True):
-        record = describe(form, row)
+        record = describe(tool_format, row)
         if isinstance(reply, str):
             failed += 1
             record["response"], record["error"] = None, reply
         else:
-            written = partial(write_reply, form, offered=bool(row.tools), after_result=_asked(row)[-1].role == "tool")
+            written = partial(
+                write_reply, tool_format, offered=bool(row.tools), after_result=_asked(row)[-1].role == "tool"
+            )
             record["response"] = f"{record['response']}{written(reply.message, block=True)}"
             expected = written(row.messages[-1]) if record["label"] is not None else ""
             equal += written(reply.message).strip() == expected.strip()
@@ -327,17 +329,17 @@ def _asked(row: Conversation) -> Sequence[Message]:
     return row.messages[:-1] if row.messages[-1].role == "assistant" else row.messages
 
 
-def describe(form: Form, row: Conversation) -> Record:
+def describe(tool_format: ToolFormat, row: Conversation) -> Record:
     """A row as it is saved. Where the last turn had begun before its last message, that beginning is the response."""
     from swift.agent.reply import write_reply
     from swift.infer.repl import rounds
 
     asked, offered = _asked(row), bool(row.tools)
-    history = rounds(form, asked, offered)
+    history = rounds(tool_format, asked, offered)
     query, begun = history.pop() if history else ["", ""]
     last = row.messages[-1]
     after_result = bool(asked) and asked[-1].role == "tool"
-    label = write_reply(form, last, offered, after_result, block=True) if last.role == "assistant" else None
+    label = write_reply(tool_format, last, offered, after_result, block=True) if last.role == "assistant" else None
     record: Record = {
         "system": row.messages[0].content if row.messages[0].role == "system" else None,
         "query": query,

@@ -13,7 +13,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from swift.data.fields import BadRow, Row
+from swift.data.row_values import BadRow, Row
 
 Clean = Callable[[Any], Any]
 

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from swift.chat import Conversation
 from swift.data import self_cognition
-from swift.data.check import Report, Say, Strategy, checked
 from swift.data.disk_list import DiskList, IndexedView
+from swift.data.linting import Report, Say, Strategy, checked
 from swift.data.registry import Catalogue, catalogue
 from swift.data.sources import Source, resolve
 from swift.data.sources import check as check_source

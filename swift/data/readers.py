@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from swift.agent.jsontext import has_lone_surrogate, loads, raw_decode
-from swift.data import layout
-from swift.data.fields import BadRow, Row, rule_of
+from swift.data import repository_layout
 from swift.data.registry import near
+from swift.data.row_values import BadRow, Row, rule_of
 
 Numbered = Iterator[tuple[int, "Row | BadRow"]]
 Note = Callable[[str], None]
@@ -38,9 +38,9 @@ def read_rows(path: str | Path, note: Note = _no_note) -> Numbered:
         raise ValueError(f"{path} is a folder, not a data file")
     if not path.exists():
         raise ValueError(f"{path}: no such file{near(path.name, neighbours(path))}")
-    suffix = layout.suffix(path.name)
+    suffix = repository_layout.suffix(path.name)
     if suffix not in READERS:
-        packed = " and ".join(layout.PACKED)
+        packed = " and ".join(repository_layout.PACKED)
         raise ValueError(f"{path}: unknown kind of file; known: {', '.join(READERS)}, each also as {packed}")
     return _rows(path, READERS[suffix], note)
 
@@ -49,7 +49,7 @@ def neighbours(path: Path) -> list[str]:
     """The names of the data files beside a path."""
     if not path.parent.is_dir():
         return []
-    return [file.name for file in path.parent.iterdir() if layout.suffix(file.name) in READERS]
+    return [file.name for file in path.parent.iterdir() if repository_layout.suffix(file.name) in READERS]
 
 
 def _rows(path: Path, read: Reader, note: Note) -> Numbered:
@@ -286,7 +286,7 @@ def _parquet(path: Path, note: Note) -> Numbered:
     from swift.data import arrow  # only who has such a file waits for it
 
     with _open(path) as file:
-        data = file.read() if path.suffix in layout.PACKED else None
+        data = file.read() if path.suffix in repository_layout.PACKED else None
     try:
         yield from enumerate(arrow.rows(path if data is None else io.BytesIO(data)), 1)
     except (ValueError, OSError, NotImplementedError) as error:
@@ -299,4 +299,4 @@ READERS: dict[str, Reader] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
-assert tuple(READERS) == layout.SUFFIXES, layout.SUFFIXES
+assert tuple(READERS) == repository_layout.SUFFIXES, repository_layout.SUFFIXES

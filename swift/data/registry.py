@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift.data.fields import BadRow, Row
-from swift.data.repairs import REPAIRS, Repair, asked, labelled, outcome
+from swift.data.preprocessors import REPAIRS, Repair, asked, labelled, outcome
+from swift.data.row_values import BadRow, Row
 from swift.system import user_code
 
 if sys.version_info >= (3, 11):

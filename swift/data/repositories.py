@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from swift.data import layout
+from swift.data import repository_layout
 from swift.system import hubs
 
 LISTING = ".swift-listing.json"
@@ -54,8 +54,8 @@ def fetched(ms: str, hf: str, pick: Pick, tried: list[str]) -> Iterator[Path]:
 def picked(folder: Path, pick: Pick) -> tuple[Path, ...]:
     """The files to read in a folder of `cached` or `fetched`. ValueError where one is missing or cut short."""
     sizes = _listing(folder)
-    names = pick(layout.names(folder) if sizes is None else sizes, folder)
-    if sizes is None and (fault := layout.parts_missing(names) or _unfinished(folder)):
+    names = pick(repository_layout.names(folder) if sizes is None else sizes, folder)
+    if sizes is None and (fault := repository_layout.parts_missing(names) or _unfinished(folder)):
         raise ValueError(f"an unfinished download: {fault}")
     for name in names:
         size = (folder / name).stat().st_size if (folder / name).is_file() else 0
@@ -122,7 +122,11 @@ def _from_hugging_face(repository: str, pick: Pick) -> Path:
     hubs.reach(endpoint)
     info = hub.HfApi(endpoint).repo_info(repository, repo_type="dataset", timeout=hubs.SECONDS, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings}
-    declaring = [name for name, size in sizes.items() if layout.says_what_is_where(name) and size <= layout.SMALL]
+    declaring = [
+        name
+        for name, size in sizes.items()
+        if repository_layout.says_what_is_where(name) and size <= repository_layout.SMALL
+    ]
 
     def fetch(names: list[str]) -> Path:
         patterns = [glob.escape(name) for name in names]
@@ -149,9 +153,9 @@ def from_modelscope(repository: str, pick: Pick) -> Path:
     It shows its progress, goes on with what was begun before, and checks each file's hash.
     """
     hub = importlib.import_module("modelscope.hub.snapshot_download")
-    kinds = [f"*{kind}{packing}" for kind in layout.SUFFIXES for packing in ("", *layout.PACKED)]
+    kinds = [f"*{kind}{packing}" for kind in repository_layout.SUFFIXES for packing in ("", *repository_layout.PACKED)]
     with hubs.asking_modelscope():
-        return Path(hub.dataset_snapshot_download(repository, allow_file_pattern=[layout.README, *kinds]))
+        return Path(hub.dataset_snapshot_download(repository, allow_file_pattern=[repository_layout.README, *kinds]))
 
 
 def _keep_listing(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -11,15 +11,15 @@ from typing import Any, TypeGuard
 
 from swift.agent.jsontext import LoneSurrogateError, refuse_lone_surrogates
 from swift.chat import Conversation, Message
-from swift.data.calls import TOOLS_KEYS, read_calls, read_tools
-from swift.data.examine import examine
-from swift.data.fields import BadRow as BadRow
-from swift.data.fields import Row, first, kind, parsed, parsed_field, says_something, text_of
-from swift.data.messages import append, read_message, unread_keys
-from swift.data.pictures import IMAGE_KEYS, with_images
-from swift.data.thoughts import THOUGHT_KEYS, spoken, thought
-from swift.data.variables import VARIABLE_KEYS, read_variables
-from swift.data.weights import WEIGHT_KEYS
+from swift.data.loss_weights import WEIGHT_KEYS
+from swift.data.reasoning import THOUGHT_KEYS, spoken, thought
+from swift.data.row_images import IMAGE_KEYS, with_images
+from swift.data.row_messages import append, read_message, unread_keys
+from swift.data.row_tools import TOOLS_KEYS, read_calls, read_tools
+from swift.data.row_values import BadRow as BadRow
+from swift.data.row_values import Row, first, kind, parsed, parsed_field, says_something, text_of
+from swift.data.template_kwargs import VARIABLE_KEYS, read_variables
+from swift.data.validate import examine
 
 Shape = Callable[[Row], Conversation]
 Unread = Callable[[str, str], None]

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from swift.data import layout, registry, repositories, self_cognition
+from swift.data import registry, repositories, repository_layout, self_cognition
+from swift.data.preprocessors import Repair, as_it_is
 from swift.data.readers import READERS, neighbours
 from swift.data.registry import Catalogue, Entry, near
-from swift.data.repairs import Repair, as_it_is
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,11 @@ def check(text: str, catalogue: Catalogue) -> None:
 
 def _no_such(text: str, item: Item, catalogue: Catalogue) -> ValueError:
     path = Path(item.name).expanduser()
-    what = "no such file" if layout.suffix(path.name) in READERS else "no file, folder or known data set of that name"
+    what = (
+        "no such file"
+        if repository_layout.suffix(path.name) in READERS
+        else "no file, folder or known data set of that name"
+    )
     return ValueError(f"{text}: {what}{near(path.name, neighbours(path)) or near(item.name, catalogue)}")
 
 
@@ -100,8 +104,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
     """The path itself, or a folder's data files in the order of their names."""
     if not path.is_dir():
         return (path,)
-    found = sorted(file for file in path.iterdir() if file.is_file() and layout.suffix(file.name) in READERS)
-    files = tuple(file for file in found if not file.name.startswith(".") and not layout.is_index(file))
+    found = sorted(file for file in path.iterdir() if file.is_file() and repository_layout.suffix(file.name) in READERS)
+    files = tuple(file for file in found if not file.name.startswith(".") and not repository_layout.is_index(file))
     if not files:
         raise ValueError(f"{path}: the folder holds no data file ({', '.join(READERS)})")
     return files
@@ -111,14 +115,14 @@ def _files(text: str, item: Item, entry: Entry, split: tuple[str, ...], hint: st
     """The files of a set: its own path, the hubs' caches, and last the network."""
 
     def pick(names: Iterable[str], folder: Path) -> list[str]:
-        return layout.choose(names, folder, item.subsets or entry.read_by_default, split, entry.subsets)
+        return repository_layout.choose(names, folder, item.subsets or entry.read_by_default, split, entry.subsets)
 
     if entry.path and not item.hub:
         path = Path(entry.path)
         if not path.is_dir():
             return (path,)  # reading it says where it is missing
         try:
-            return tuple(path / name for name in pick(layout.names(path), path))
+            return tuple(path / name for name in pick(repository_layout.names(path), path))
         except ValueError as error:
             raise ValueError(f"{text}: {path} {error}") from None
     tried = [] if item.hub else ["a file or folder of that name"]
@@ -145,7 +149,7 @@ def _entry(item: Item, catalogue: Catalogue) -> tuple[str, Entry]:
         if item.hub and not {"MS": entry.ms, "HF": entry.hf}[item.hub]:
             raise ValueError(f"{item.hub}::{item.name}: {name} is not published on that hub")
         return name, _only(entry, item.hub)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", item.name) and layout.suffix(item.name) not in READERS:
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", item.name) and repository_layout.suffix(item.name) not in READERS:
         return item.name, _only(Entry(ms=item.name, hf=item.name), item.hub)
     return item.name, Entry()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from swift.chat import Conversation
-from swift.data.check import Report, Say, checked
+from swift.data.linting import Report, Say, checked
 from swift.data.mix import DataPlan, resolved
 from swift.data.registry import catalogue
 from swift.data.sources import Source

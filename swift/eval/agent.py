@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
-from swift.agent import form
+from swift.agent import tool_format
 from swift.agent.jsontext import loads
 from swift.agent.tools import json_arguments
 from swift.chat import Conversation, Message, Tool, ToolCall
@@ -25,26 +25,28 @@ class Case(NamedTuple):
     expected: ToolCall
 
 
-def cases_of(row: Conversation, form_name: str = "react_en") -> Iterator[Case]:
+def cases_of(row: Conversation, format_name: str = "react_en") -> Iterator[Case]:
     """A case for each assistant message of a row with exactly one tool call.
 
-    Where a row describes its tools in the system prompt, calls stand in the text, in the format `form_name`; of a
+    Where a row describes its tools in the system prompt, calls stand in the text, in the format `format_name`; of a
     message that goes on after a tool's result, the first call counts.
     """
-    text_form = form(form_name)
+    call_format = tool_format(format_name)
     for index, message in enumerate(row.messages):
         if message.role != "assistant":
             continue
         calls = message.tool_calls
         if not row.tools:
-            ends = [message.content.find(stop) + len(stop) for stop in text_form.marks.stop if stop in message.content]
-            _, calls = text_form.parse(message.content[: min(ends, default=len(message.content))])
+            ends = [
+                message.content.find(stop) + len(stop) for stop in call_format.marks.stop if stop in message.content
+            ]
+            _, calls = call_format.parse(message.content[: min(ends, default=len(message.content))])
         if len(calls) == 1:
             yield Case(row.messages[:index], row.tools, calls[0])
 
 
 class Verdict(NamedTuple):
-    """What of a reply was right. `format_valid`: one call with a JSON object, handed over as the form says."""
+    """What of a reply was right. `format_valid`: one call with a JSON object, handed over as the format requires."""
 
     reply: str
     format_valid: bool
@@ -60,29 +62,29 @@ class Shares(NamedTuple):
     arguments_correct: float
 
 
-def judge(reply: str, expected: ToolCall, form_name: str = "react_en") -> Verdict:
+def judge(reply: str, expected: ToolCall, format_name: str = "react_en") -> Verdict:
     """Compare the text of a reply with the call that is right; arguments are compared as JSON values."""
-    text_form = form(form_name)
-    _, calls = text_form.parse(reply)
-    handed_over = not text_form.marks.stop or reply.rstrip().endswith(text_form.marks.stop)
+    call_format = tool_format(format_name)
+    _, calls = call_format.parse(reply)
+    handed_over = not call_format.marks.stop or reply.rstrip().endswith(call_format.marks.stop)
     return _verdict(reply, calls if handed_over else (), expected)
 
 
 def judge_all(
-    chat: Chat, cases: Sequence[Case], max_tokens: int = 96, form_name: str = "react_en", at_once: int = 8
+    chat: Chat, cases: Sequence[Case], max_tokens: int = 96, format_name: str = "react_en", at_once: int = 8
 ) -> list[Verdict]:
     """Ask every case, several at a time, greedily, and stop each reply where the tool would be called.
 
     Cases whose tools are values are asked as an API's client asks; the others' tools stand in their system text, and
-    `form_name` is the form that it asks for.
+    `format_name` is the format that it asks for.
     """
     params = replace(GREEDY, max_tokens=max_tokens)
-    told = replace(params, stop=form(form_name).marks.stop)
+    told = replace(params, stop=tool_format(format_name).marks.stop)
 
     def ask(case: Case) -> Verdict:
         said = collect(chat(case.messages, case.tools, params if case.tools else told)).message
         if not case.tools:
-            return judge(said.content, case.expected, form_name)
+            return judge(said.content, case.expected, format_name)
         calls = "".join(f"\n{call.name}({call.arguments})" for call in said.tool_calls)
         return _verdict(said.content + calls, said.tool_calls, case.expected)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from swift.agent import SOME_ARGUMENTS, Form, Thinking, shape, some_arguments, without_ids
+from swift.agent import SOME_ARGUMENTS, Thinking, ToolFormat, shape, some_arguments, without_ids
 from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.guided import tagged_grammar
@@ -28,7 +28,9 @@ class Rules(NamedTuple):
     thinking: Thinking | None = None
 
 
-def write(form: Form, rules: Rules, special: Special, arguments: Mapping[str, dict[str, Any]]) -> list[str]:
+def write(
+    tool_format: ToolFormat, rules: Rules, special: Special, arguments: Mapping[str, dict[str, Any]]
+) -> list[str]:
     """The lines of the grammar, without a thought. `special`: the token that a text is alone; `arguments`: the schema
     of each tool's, by its name.
 
@@ -37,15 +39,17 @@ def write(form: Form, rules: Rules, special: Special, arguments: Mapping[str, di
     said = f"said: {json_of(rules.schema)}" if rules.schema is not None else "said: TEXT"
     if not rules.tools:
         return [*HEAD, "start: said", said]
-    calls = _Calls(form, rules, special, arguments)
+    calls = _Calls(tool_format, rules, special, arguments)
     return [*HEAD, *(calls.required() if rules.required else [said, *calls.free()])]
 
 
 class _Calls:
     """The rules of a grammar that are about calls."""
 
-    def __init__(self, form: Form, rules: Rules, special: Special, schemas: Mapping[str, dict[str, Any]]) -> None:
-        self._form, self._shape, self._rules, self._special = form, shape(form), rules, special
+    def __init__(
+        self, tool_format: ToolFormat, rules: Rules, special: Special, schemas: Mapping[str, dict[str, Any]]
+    ) -> None:
+        self._format, self._shape, self._rules, self._special = tool_format, shape(tool_format), rules, special
         self._schemas = schemas
 
     def required(self) -> list[str]:
@@ -54,20 +58,20 @@ class _Calls:
 
     def _thought(self) -> tuple[str, list[str]]:
         """What may come before a call or an answer: a line of thought, where the form has a word for it."""
-        word = self._form.marks.thought
+        word = self._format.marks.thought
         return ("THOUGHT? ", [f"THOUGHT: {quoted(word)} /[^\\n]{{1,400}}\\n/"]) if word else ("", [])
 
     def _said_or_calls(self) -> list[str]:
         """JSON of the schema or calls, and nothing free: each may have its thought, the JSON the form's word for it."""
         thought, terminals = self._thought()
-        answer = self._form.marks.answer
+        answer = self._format.marks.answer
         opening = f"({thought}ANSWER)? " if answer else ""
         terminals += [f'ANSWER: {quoted(answer)} " "?'] if answer else []
         return [*terminals, f"start: {opening}said | {thought}{self._head} calls"]
 
     def free(self) -> list[str]:
         """Says what it likes up to a mark; from there on, calls."""
-        head, mark = self._shape.head, self._form.marks.call[0]
+        head, mark = self._shape.head, self._format.marks.call[0]
         rest = self._rest()
         if self._rules.schema is not None:
             return self._objects() if head.startswith("{") else [*self._said_or_calls(), *rest]
@@ -83,7 +87,7 @@ class _Calls:
         if self._special(mark) is not None:
             return [f"start: said | TEXT {self._head} calls", *rest]
         # Where a call in the middle of a line is none, its mark there is text.
-        anywhere = self._form.parse("x " + self._form.call("", [ToolCall("x", "{}")]))[1]
+        anywhere = self._format.parse("x " + self._format.call("", [ToolCall("x", "{}")]))[1]
         before = r"BEFORE: /(.|\n)*/" if anywhere else r"BEFORE: /((.|\n)*\n)?[ \t]*/"
         opening = f"opening[lazy]: BEFORE {quoted(mark)}"
         return [f"start: said | opening {self._literal(head.partition(mark)[2])} calls", before, opening, *rest]
@@ -123,7 +127,7 @@ class _Calls:
         return [f"calls: one {self._others()}", f"one: {one}", *each]
 
     def _arguments(self, name: str, schema: dict[str, Any]) -> list[str]:
-        tags = self._form.marks.tags
+        tags = self._format.marks.tags
         return tagged_grammar.rules(name, schema, tags, self._literal) if tags else [f"{name}: {json_of(schema)}"]
 
     def _others(self) -> str:
@@ -132,8 +136,8 @@ class _Calls:
 
     def _before(self, tool: Tool) -> str:
         """What the form writes from a tool's name up to its arguments."""
-        text = self._form.call("", [ToolCall(tool.name, SOME_ARGUMENTS)])
-        return text[len(self._shape.head) : text.index(some_arguments(self._form.marks))]
+        text = self._format.call("", [ToolCall(tool.name, SOME_ARGUMENTS)])
+        return text[len(self._shape.head) : text.index(some_arguments(self._format.marks))]
 
     @property
     def _head(self) -> str:
@@ -144,7 +148,7 @@ class _Calls:
 
     def _literal(self, text: str) -> str:
         """The text in the grammar's language: marks that are tokens of their own become these, ids any that will do."""
-        ids = self._form.marks.ids
+        ids = self._format.marks.ids
         parts = (literals(parts_of(part, self._special), self._special) for part in without_ids(text, ids))
         return f" /{ids.pattern}/ ".join(parts) if ids else next(parts)
 

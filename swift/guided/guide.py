@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
-from swift.agent import Form, Thinking
+from swift.agent import Thinking, ToolFormat
 from swift.agent.tools import argument_schema
 from swift.chat import Tool
 from swift.guided import tagged_grammar
@@ -98,13 +98,13 @@ class Vocabulary:
     def _is_special(self, token: int) -> bool:
         return bool(self._tokenizer.added_tokens_decoder[token].special)
 
-    def guide(self, form: Form, rules: Rules) -> Grammar:
+    def guide(self, tool_format: ToolFormat, rules: Rules) -> Grammar:
         """What the schemas say is held as far as a grammar can, and in full where they are strict.
 
         Raises NotHeld for strict schemas that say more, and for what no grammar can be made of.
         """
         said = [] if rules.schema is None else [_Held("", *guidable(rules.schema), rules.strict_schema)]
-        held = [*said, *(_arguments(form, tool, tool.name in rules.strict) for tool in rules.tools)]
+        held = [*said, *(_arguments(tool_format, tool, tool.name in rules.strict) for tool in rules.tools)]
         for each in held:
             if each.strict and each.dropped:
                 raise NotHeld(each.tool, each.dropped)
@@ -112,7 +112,7 @@ class Vocabulary:
             if said:
                 rules = rules._replace(schema=held[0].schema)
             arguments = {each.tool: each.schema for each in held[len(said) :]}
-            texts = [_text(form, rules, arguments, special) for special in (self.special, self._mark)]
+            texts = [_text(tool_format, rules, arguments, special) for special in (self.special, self._mark)]
             matcher = LLMatcher(self.tokens, texts[0], log_level=0, limits=LIMITS)
             if not (reason := failure(matcher)):
                 dropped = tuple(each for one in held for each in one.dropped)
@@ -139,8 +139,8 @@ class _Bytes:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
 
-def _text(form: Form, rules: Rules, arguments: Mapping[str, dict[str, Any]], special: Special) -> str:
-    lines = write(form, rules, special, arguments)
+def _text(tool_format: ToolFormat, rules: Rules, arguments: Mapping[str, dict[str, Any]], special: Special) -> str:
+    lines = write(tool_format, rules, special, arguments)
     return "\n".join(thinking_first(lines, rules.thinking, special) if rules.thinking else lines)
 
 
@@ -156,9 +156,9 @@ class _Held(NamedTuple):
     strict: bool = False
 
 
-def _arguments(form: Form, tool: Tool, strict: bool) -> _Held:
+def _arguments(tool_format: ToolFormat, tool: Tool, strict: bool) -> _Held:
     schema, dropped = guidable(closed(argument_schema(tool)))
-    if tags := form.marks.tags:
+    if tags := tool_format.marks.tags:
         schema, more = tagged_grammar.guidable(schema, tags)
         dropped += more
     return _Held(tool.name, schema, tuple(each._replace(tool=tool.name) for each in dropped), strict)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from swift.agent import Thinking
-from swift.agent.thoughts import Thoughts
+from swift.agent.reasoning_parser import Thoughts
 from swift.guided.lark import Special, literals, parts_of, quoted
 
 Rule = Literal["edge", "inside", "after", "content"]

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
-from swift.agent import FORMS, Marks, form, shape
+from swift.agent import TOOL_FORMATS, Marks, shape, tool_format
+from swift.agent.reasoning_parser import Thoughts
 from swift.agent.reply import Split
-from swift.agent.thoughts import Thoughts
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
 from swift.engine.interface import Engine, TokenOutput, TokenStream
 from swift.engine.sampling import SamplingParams
@@ -72,7 +72,7 @@ class LocalChat:
         self.engine = engine
         self.renderer = renderer
         self._raw = raw
-        self._marks = Marks((), (), "turn") if raw else renderer.form.marks
+        self._marks = Marks((), (), "turn") if raw else renderer.tool_format.marks
         self._vocabulary = Vocabulary(renderer.tokenizer, renderer.stop.tokens)
 
     def guide(self, rules: Rules) -> Guide:
@@ -81,7 +81,7 @@ class LocalChat:
         Raises ValueError for what it cannot be held to.
         """
         rules = rules._replace(thinking=self.renderer.thinking if self.renderer.thinks else None)
-        return self._vocabulary.guide(self.renderer.form, rules)
+        return self._vocabulary.guide(self.renderer.tool_format, rules)
 
     def __call__(
         self,
@@ -93,7 +93,7 @@ class LocalChat:
         prompt, begun = self.renderer.ask(messages, tools, template_kwargs)
         if params.guide:
             params = replace(params, guide=params.guide.after(begun))
-        ends, marks = self.renderer.stop.texts, self.renderer.form.marks
+        ends, marks = self.renderer.stop.texts, self.renderer.tool_format.marks
         found = endings(params, ends, marks.stop if tools else ())
         stream = Stream(
             self.renderer.decode,
@@ -122,8 +122,8 @@ class LocalChat:
         return _Reply(steps, read(_deltas(steps, stream, len(prompt), self._logprob if params.logprobs else None)))
 
     def _calling(self, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
-        form = self.renderer.form
-        talk, split = Talk(form.marks, shape(form)), Split(self._marks)
+        tool_format = self.renderer.tool_format
+        talk, split = Talk(tool_format.marks, shape(tool_format)), Split(self._marks)
         thought = ""  # "\n" while only a block was thought, before what the form has words for
         for delta in deltas:
             thought = "\n" if delta.reasoning else thought
@@ -131,7 +131,7 @@ class LocalChat:
             if delta.finish is None:
                 told = split.push(said)
             else:
-                content, found = form.parse(talk.whole, tools)
+                content, found = tool_format.parse(talk.whole, tools)
                 rest, others = talk.end(Message("assistant", content, found))
                 calls = [*calls, *others]
                 called = bool(found) or (talk.called and delta.finish == "stop")
@@ -185,7 +185,7 @@ def endings(params: SamplingParams, template: Sequence[str] = (), offered: Seque
 @cache
 def agent_marks() -> frozenset[str]:
     """The texts, of any form, at which a model hands over to its environment."""
-    return frozenset(mark for name in FORMS for mark in form(name).marks.stop)
+    return frozenset(mark for name in TOOL_FORMATS for mark in tool_format(name).marks.stop)
 
 
 def _deltas(

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from swift.engine.sampling import TooLong
-from swift.template.bound import Bound
+from swift.template.token_lower_bound import Bound
 
 
 class Length:

@@ -9,7 +9,7 @@ from itertools import groupby, takewhile
 from typing import Literal, TextIO, TypedDict
 
 from swift import images
-from swift.agent import Form, form
+from swift.agent import ToolFormat, tool_format
 from swift.agent.reply import write_reply
 from swift.agent.run import run
 from swift.agent.tools import BoundTool
@@ -24,7 +24,7 @@ from swift.system import utf8
 RULE = "-" * 50
 LEAVING = "[press Ctrl-C again or type exit to leave]"
 NOT_UTF8 = "[not UTF-8: U+FFFD stands for each byte that could not be read]"
-REACT = form("react_en")
+REACT = tool_format("react_en")
 End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns"]
 NOTES: dict[End, str] = {
     "cancelled": "[stopped]",
@@ -50,7 +50,7 @@ def as_asked(entry: str) -> Message:
     return Message("user", entry)
 
 
-def rounds(form: Form, messages: Sequence[Message], offered: bool = False) -> list[list[str]]:
+def rounds(tool_format: ToolFormat, messages: Sequence[Message], offered: bool = False) -> list[list[str]]:
     """What the model is told and what it answers, in turn, as texts; inline results are a part of the answer.
 
     `offered`: thoughts and answers are written with the words that the form has for them where tools are on offer.
@@ -61,16 +61,16 @@ def rounds(form: Form, messages: Sequence[Message], offered: bool = False) -> li
     for role, group in groupby(messages, key=lambda message: message.role):
         if role == "system":
             continue
-        told = role == "user" or (role == "tool" and not form.marks.inline)
+        told = role == "user" or (role == "tool" and not tool_format.marks.inline)
         if not found or (told and found[-1][1]):
             found.append(["", ""])
         if role == "tool":
-            text = form.result([message.content for message in group])
+            text = tool_format.result([message.content for message in group])
         elif role == "user":
             text = "".join(images.told(message) for message in group)
         else:
             said = [replace(message, content=images.told(message)) for message in group]
-            text = "".join(write_reply(form, message, offered, by_tool, block=True) for message in said)
+            text = "".join(write_reply(tool_format, message, offered, by_tool, block=True) for message in said)
         by_tool = role == "tool"
         found[-1][not told] += text
     return found
@@ -93,7 +93,7 @@ class Repl:
         self,
         chat: Chat,
         params: SamplingParams,
-        form: Form,
+        tool_format: ToolFormat,
         out: TextIO,
         system: str | None = None,
         stream: bool = True,
@@ -107,8 +107,10 @@ class Repl:
     ) -> None:
         self._chat = chat
         self._params = params
-        self._form = form
-        self._inline = form if form.marks.inline else REACT  # a system text may ask for ReAct whatever the form is
+        self._format = tool_format
+        self._inline = (
+            tool_format if tool_format.marks.inline else REACT
+        )  # a system text may ask for ReAct whatever the form is
         self._screen = Screen(out, colours)
         self._first_system = self._system = system
         self._stream = stream
@@ -184,7 +186,7 @@ class Repl:
     def _keep(self) -> None:
         if self._unsaved:
             thinks = any(message.reasoning for message in self._dialogue)
-            pairs = rounds(self._form, self._dialogue, thinks and self._offers)
+            pairs = rounds(self._format, self._dialogue, thinks and self._offers)
             query, response = pairs.pop()
             record = Record(system=self._system, query=query, response=response, history=pairs)
             if shown := [image.source for message in self._dialogue for image in message.images]:
@@ -245,7 +247,7 @@ class Repl:
                     return
             elif self._awaits_observation:
                 last = self._dialogue[-1]
-                said = write_reply(self._form, last, self._offers) + self._inline.result((entry,))
+                said = write_reply(self._format, last, self._offers) + self._inline.result((entry,))
                 asked = [*self._dialogue[:-1], Message("assistant", said, reasoning=self._apart(last))]
             else:
                 asked = [*self._dialogue, self._ask(entry)]
@@ -260,13 +262,13 @@ class Repl:
 
     def _continued(self, begun: Message, more: Message) -> Message:
         """One reply, of which `begun` came before an observation and at it."""
-        text = write_reply(self._form, replace(more, tool_calls=()), self._offers, after_result=True)
+        text = write_reply(self._format, replace(more, tool_calls=()), self._offers, after_result=True)
         reasoning = "\n".join(filter(None, (begun.reasoning, self._apart(more))))
         return Message("assistant", begun.content + text, more.tool_calls, reasoning=reasoning)
 
     def _apart(self, message: Message) -> str:
         """The thought of a message, where the form has no word for it that stands in its text."""
-        return "" if self._offers and self._form.marks.thought else message.reasoning
+        return "" if self._offers and self._format.marks.thought else message.reasoning
 
     def _ended(self, end: End) -> None:
         self._screen.fresh()
@@ -299,10 +301,10 @@ class Repl:
         """A reply's deltas, shown as they pass by; before them, what the calls of the reply before gave."""
         results = list(takewhile(lambda message: message.role == "tool", reversed(asked)))
         if results and self._tools:  # what was typed in is on the screen
-            told = self._form.result([message.content for message in reversed(results)])
-            self._screen.show(told if self._form.marks.inline else f"\n{told}\n", "observation")
+            told = self._format.result([message.content for message in reversed(results)])
+            self._screen.show(told if self._format.marks.inline else f"\n{told}\n", "observation")
         deltas = self._chat(asked, tools, params)
-        written = Written(self._form, self._screen, self._offers)
+        written = Written(self._format, self._screen, self._offers)
         finish: FinishReason | None = None
         try:
             for delta in deltas:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from swift.agent import Ids, Marks, Shape, without_ids
-from swift.agent.thoughts import Said, Thoughts
+from swift.agent.reasoning_parser import Said, Thoughts
 from swift.agent.tools import json_arguments
 from swift.chat import Message, ToolCall
 

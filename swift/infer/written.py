@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swift.agent import SOME_ARGUMENTS, Form, shape
+from swift.agent import SOME_ARGUMENTS, ToolFormat, shape
 from swift.agent.reply import BLOCK
 from swift.chat import Delta, Draft, ToolCall
 from swift.infer.screen import Screen
@@ -16,9 +16,9 @@ class Written:
     `offered`: there are tools, so a thought opens with the form's word for it, if any. Otherwise it is a BLOCK.
     """
 
-    def __init__(self, form: Form, screen: Screen, offered: bool) -> None:
-        self._form = form
-        self._word = form.marks.thought if offered else ""
+    def __init__(self, tool_format: ToolFormat, screen: Screen, offered: bool) -> None:
+        self._format = tool_format
+        self._word = tool_format.marks.thought if offered else ""
         self._in_block = False
         self._screen = screen
         self._draft = Draft()
@@ -66,13 +66,13 @@ class Written:
         reply = self._draft.message
         calls = self._begun()
         if whole:
-            written = self._form.call(reply.content, reply.tool_calls)[len(reply.content) :]
+            written = self._format.call(reply.content, reply.tool_calls)[len(reply.content) :]
             # arguments that are no JSON object after all stay as they came
-            calls = written if written.startswith(self._calls) else calls + shape(self._form).tail
+            calls = written if written.startswith(self._calls) else calls + shape(self._format).tail
         if not self._calls and calls:
             self._leave_thought()
         new = calls.removeprefix(self._calls)
-        mark = next((mark for mark in self._form.marks.stop if new.endswith(mark)), "")
+        mark = next((mark for mark in self._format.marks.stop if new.endswith(mark)), "")
         self._screen.show(new.removesuffix(mark), "call")
         self._screen.show(mark, "observation")
         self._calls = calls
@@ -80,10 +80,10 @@ class Written:
     def _begun(self) -> str:
         """What the form will have written of the calls by now, where their arguments are written as they come."""
         reply = self._draft.message
-        if self._form.marks.tags or not all(call.arguments.startswith("{") for call in reply.tool_calls[:-1]):
+        if self._format.marks.tags or not all(call.arguments.startswith("{") for call in reply.tool_calls[:-1]):
             return self._calls
-        parts = shape(self._form)
-        first = self._form.call(reply.content, [ToolCall(_NAME, SOME_ARGUMENTS)])
+        parts = shape(self._format)
+        first = self._format.call(reply.content, [ToolCall(_NAME, SOME_ARGUMENTS)])
         opening = first[len(reply.content) : first.index(_NAME, len(reply.content))]
         *before, last = reply.tool_calls
         written = "".join(f"{call.name}{parts.between}{call.arguments}{parts.middle}" for call in before)

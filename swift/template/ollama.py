@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from swift.agent import Form
+from swift.agent import ToolFormat
 from swift.template import ollama_tools
 from swift.template.ollama_tools import Tools
 from swift.template.template import Element, Template
@@ -17,7 +17,7 @@ _SYSTEM, _QUERY = "\ue000", "\ue001"  # stand for the texts until it is known wh
 def modelfile(
     weights: str,
     template: Template,
-    form: Form,
+    tool_format: ToolFormat,
     tokenizer: Any,
     stops: Sequence[int],
     parameters: Mapping[str, float],
@@ -30,10 +30,10 @@ def modelfile(
     try:
         if template.system_prefix is None:
             raise ValueError(f"template {template.name!r} has no place for a system text")
-        tools = ollama_tools.tools(form)
+        tools = ollama_tools.tools(tool_format)
     except ValueError as reason:
         missing = str(reason)
-    words = dict.fromkeys([*(tokenizer.decode([token]) for token in stops), *(form.marks.stop if tools else ())])
+    words = dict.fromkeys([*(tokenizer.decode([token]) for token in stops), *(tool_format.marks.stop if tools else ())])
     lines = [f"FROM ./{weights}", f'TEMPLATE """{_template(template, tools, tokenizer)}"""']
     if template.default_system:
         lines.append(f'SYSTEM """{template.default_system}"""')

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from swift.agent import STOCK_SYSTEM, Form, shape
+from swift.agent import STOCK_SYSTEM, ToolFormat, shape
 from swift.chat import Tool, ToolCall
 
 _TOOLS = 3  # two show what stands between, the third that it is the same again
@@ -40,15 +40,15 @@ def literal(text: str) -> str:
     return f'{text[:-1]}{{{{ "{{" }}}}' if text.endswith("{") else text
 
 
-def tools(form: Form) -> Tools:
+def tools(tool_format: ToolFormat) -> Tools:
     """ValueError, which says why, where Ollama's language cannot say what the form writes."""
-    if form.marks.tags:
+    if tool_format.marks.tags:
         raise ValueError("it writes each argument between tags of its own")
-    opening, between, closing = form.result([_TEXT] * 2).split(_TEXT)
-    around = shape(form)
+    opening, between, closing = tool_format.result([_TEXT] * 2).split(_TEXT)
+    around = shape(tool_format)
     tail = around.tail
     # Ollama cuts a reply before its stop text, so that this is written with the result
-    for stop in form.marks.stop if form.marks.inline else ():
+    for stop in tool_format.marks.stop if tool_format.marks.inline else ():
         if tail.endswith(stop):
             tail, opening = tail.removesuffix(stop), stop + opening
     arguments = "{{ json .Function.Arguments }}"
@@ -59,27 +59,33 @@ def tools(form: Form) -> Tools:
         f"{literal(tail)}"
     )
     return Tools(
-        _system(form), _said(form), calls, literal(opening), literal(between), literal(closing), form.marks.results
+        _system(tool_format),
+        _said(tool_format),
+        calls,
+        literal(opening),
+        literal(between),
+        literal(closing),
+        tool_format.marks.results,
     )
 
 
-def _said(form: Form) -> str:
+def _said(tool_format: ToolFormat) -> str:
     call = ToolCall(_KEY, "{}")
-    alone, after = form.call("", [call]), form.call(_CONTENT, [call])
+    alone, after = tool_format.call("", [call]), tool_format.call(_CONTENT, [call])
     if not (after.startswith(_CONTENT) and after.endswith(alone)):
         raise ValueError("what it says beside a call does not stand before it")
     return literal(after.removeprefix(_CONTENT).removesuffix(alone))
 
 
-def _system(form: Form) -> str:
+def _system(tool_format: ToolFormat) -> str:
     marked = [_tool(index) for index in range(_TOOLS)]
-    offer = form.system(marked, "")
-    with_text = form.system(marked, _CONTENT)
+    offer = tool_format.system(marked, "")
+    with_text = tool_format.system(marked, _CONTENT)
     if not (with_text.startswith(_CONTENT) and with_text.endswith(offer)):
         raise ValueError("a system text does not stand before its tools")
     own = literal(with_text.removeprefix(_CONTENT).removesuffix(offer))
     is_own = ".System"
-    if form.system(marked, STOCK_SYSTEM) == offer:
+    if tool_format.system(marked, STOCK_SYSTEM) == offer:
         is_own = f'and .System (ne .System "{STOCK_SYSTEM}")'
     return f"{{{{ if {is_own} }}}}{{{{ .System }}}}{own}{{{{ end }}}}{''.join(_loops(_marked(offer, marked)))}"
 

@@ -16,26 +16,26 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple, TypeVar
 
-from swift.agent import Form, Thinking, form
+from swift.agent import Thinking, ToolFormat, tool_format
 from swift.agent.reply import environment, read_reply, write_reply
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
-from swift.template.cuts import Encoded
 from swift.template.image_processor import ImageProcessor
-from swift.template.nature import PLAIN
-from swift.template.spoken import Speech, closing_weight
-from swift.template.stretches import Dialogues, tell_once
+from swift.template.loss_scale import AUTO, loss_scale, with_thoughts
+from swift.template.offset_tokenizer import Special, Words
+from swift.template.reply_spans import Speech, closing_weight
+from swift.template.segments import Dialogues, tell_once
+from swift.template.split_points import Encoded
 from swift.template.template import Template
+from swift.template.template_probe import PLAIN
+from swift.template.template_writer import NOTHING, Kind, Piece, Spoken, TableWriter, Turn
 from swift.template.tokenizer_template import HistoryReasoning, OwnLayout
-from swift.template.weigh import AUTO, loss_scale, with_thoughts
-from swift.template.words import Special, Words
-from swift.template.write import NOTHING, Kind, Piece, Spoken, TableWriter, Turn
 
 T = TypeVar("T")
 _QUERY = "\ue000"  # stands for the user's text while a template writes around it
 _SPECIAL: dict[Kind, Special] = {
     "template": "all",
     "stop": "all",
-    "form": "marks",
+    "format": "marks",
     "reply": "marks",
     "given": "none",
     "system": "none",
@@ -82,7 +82,7 @@ class Renderer:
         self,
         tokenizer: Any,
         template: Template | None,
-        form_name: str = "AUTO",
+        format_name: str = "AUTO",
         scale: str = AUTO,
         system: str | None = None,
         image_processor: ImageProcessor | None = None,
@@ -92,8 +92,8 @@ class Renderer:
         template_kwargs: Mapping[str, Any] | None = None,
         today: date | None = None,
     ) -> None:
-        if form_name != "AUTO":
-            form(form_name)  # names first
+        if format_name != "AUTO":
+            tool_format(format_name)  # names first
         loss_scale(scale)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -102,16 +102,18 @@ class Renderer:
         layout = None
         if template is None:
             stops = [str(each) for each in tokenizer.convert_ids_to_tokens(list(self._eos))]
-            layout = OwnLayout(tokenizer, stops, form_name, mark, history_reasoning, template_kwargs, today)
+            layout = OwnLayout(tokenizer, stops, format_name, mark, history_reasoning, template_kwargs, today)
         elif template_kwargs:
             names = ", ".join(template_kwargs)
             raise ValueError(f"{names}: template {template.name!r} has no variables, the model's own template may have")
-        self.form_name = (layout.nature.form if layout else "") or ("react_en" if form_name == "AUTO" else form_name)
-        self.form: Form = form(self.form_name)
-        self.scale = loss_scale(scale, self.form_name)
-        self._words = Words(tokenizer, [*self.form.marks.special, *(layout.marks if layout else ())])
+        self.format_name = (layout.nature.format_name if layout else "") or (
+            "react_en" if format_name == "AUTO" else format_name
+        )
+        self.tool_format: ToolFormat = tool_format(self.format_name)
+        self.scale = loss_scale(scale, self.format_name)
+        self._words = Words(tokenizer, [*self.tool_format.marks.special, *(layout.marks if layout else ())])
         scale_of_text = self.scale if layout else with_thoughts(self.scale, PLAIN, reasoning_weight)
-        self._speech = Speech(self.form, scale_of_text, reasoning_weight)
+        self._speech = Speech(self.tool_format, scale_of_text, reasoning_weight)
         self._own = Dialogues(layout, self._speech, self._words) if layout else None
         self._table = TableWriter(template, tokenizer, self._words.opening, mark) if template else None
         self.thinking: Thinking | None = layout.nature.thinking if layout else PLAIN
@@ -221,7 +223,7 @@ class Renderer:
 
         `begun` is what the prompt holds of the reply.
         """
-        return read_reply(self.form, text, tools, self.thinking, begun)
+        return read_reply(self.tool_format, text, tools, self.thinking, begun)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
@@ -250,7 +252,7 @@ class Renderer:
         text = self.default_system if system is None else system
         assert self._own
         if conversation.tools and not self._own.offers:
-            text = self.form.system(conversation.tools, text)
+            text = self.tool_format.system(conversation.tools, text)
         return conversation.with_messages(tuple(messages)), text
 
     def _layout(self, conversation: Conversation, close: bool) -> list[Piece]:
@@ -259,7 +261,7 @@ class Renderer:
         text = self.default_system if system is None else system
         offer = Piece(text, "given")
         if conversation.tools:
-            offer = Piece(self.form.system(conversation.tools, text), "form")
+            offer = Piece(self.tool_format.system(conversation.tools, text), "format")
         turns = list(self._turns(messages, bool(conversation.tools)))
         pieces: list[Piece] = []
         closing = 0.0
@@ -292,12 +294,12 @@ class Renderer:
                     after_result = by_tool or bool(reply and reply[-1][1] != "reply")
                     said = "".join(self._written(message, tools, after_result) for message in texts)
                     reply += self._speech.said(said, tools, weight)
-            elif role == "tool" and self.form.marks.inline and reply:
+            elif role == "tool" and self.tool_format.marks.inline and reply:
                 results = self._speech.results([message.content for message in run], "environment")
                 reply += [(piece.text, piece.kind, None) for piece in results]
             else:
                 if reply:
-                    yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
+                    yield Turn(tuple(told), by_tool, by_tool and self.tool_format.marks.results == "raw", tuple(reply))
                     told, by_tool, reply = [], False, []
                 if role == "system":
                     told += [Piece(message.content, "system") for message in run if message.content]
@@ -310,12 +312,12 @@ class Renderer:
                     told += self._asked(run)
         if not told and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
-        yield Turn(tuple(told), by_tool, by_tool and self.form.marks.results == "raw", tuple(reply))
+        yield Turn(tuple(told), by_tool, by_tool and self.tool_format.marks.results == "raw", tuple(reply))
 
     def _written(self, message: Message, tools: bool, after_result: bool) -> str:
         """A reply's text. A thought for which the form has no word opens it, as most models write thoughts."""
-        text = write_reply(self.form, message, tools, after_result)
-        if not message.reasoning or (tools and self.form.marks.thought):
+        text = write_reply(self.tool_format, message, tools, after_result)
+        if not message.reasoning or (tools and self.tool_format.marks.thought):
             return text
         return f"{PLAIN.open}\n{message.reasoning}\n{PLAIN.close}\n\n{text}"
 
@@ -324,7 +326,7 @@ class Renderer:
         placed: list[Message] = []
         for message in messages:
             last = placed[-1] if placed else None
-            if message.role == "system" and last and last.role == "tool" and self.form.marks.results == "raw":
+            if message.role == "system" and last and last.role == "tool" and self.tool_format.marks.results == "raw":
                 placed[-1] = replace(last, content=f"{last.content}\n\n{message.content}")
             else:
                 placed.append(message)

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import TemplateError, nodes
 
-from swift.template.environment import MOST, Refused, compiled
+from swift.template.jinja_environment import MOST, Refused, compiled
 
 SECONDS = 10.0
 """Most time that one rendering may take."""

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from swift.chat import PLACE, Message
-from swift.template.environment import Refused
-from swift.template.exchange import Wire
-from swift.template.nature import CALL, TOOL, Nature, asked_length, explore
+from swift.template.jinja_environment import Refused
 from swift.template.sandbox import ChatTemplate
-from swift.template.write import Piece
+from swift.template.template_messages import Wire
+from swift.template.template_probe import CALL, TOOL, Nature, asked_length, explore
+from swift.template.template_writer import Piece
 
 HistoryReasoning = Literal["template", "keep", "strip"]
 SWITCH = "enable_thinking"

@@ -1,0 +1,19 @@
+"""Granite 4's form: calls as Hermes writes them, results in tags of a user turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swift.agent.formats.hermes import call, marks, parse
+from swift.agent.listed import offer
+from swift.chat import Tool
+
+__all__ = ["call", "marks", "parse", "result", "system"]
+
+
+def system(tools: Sequence[Tool], text: str) -> str:
+    return offer(tools, text, call)
+
+
+def result(texts: Sequence[str]) -> str:
+    return "".join(f"\n<tool_response>\n{text}\n</tool_response>" for text in texts)

@@ -1,0 +1,22 @@
+"""Nemotron 3's form: `qwen3_coder`'s calls, each with a line break behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swift.agent.formats.qwen3_coder import TAGS, marks, parse, result, write_call
+from swift.agent.listed import offer
+from swift.chat import Tool, ToolCall
+
+__all__ = ["call", "marks", "parse", "result", "system"]
+
+
+def system(tools: Sequence[Tool], text: str) -> str:
+    return offer(tools, text, call)
+
+
+def call(content: str, calls: Sequence[ToolCall]) -> str:
+    if not calls:
+        return content
+    asked = "".join(f"{write_call(each, TAGS)}\n" for each in calls)
+    return f"{content}\n{asked}" if content else asked

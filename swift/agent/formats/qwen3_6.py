@@ -1,0 +1,20 @@
+"""Qwen3.6's and 3.8's form: `qwen3_5`'s, with true, false and null as JSON has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swift.agent import Notation
+from swift.agent.formats.qwen3_5 import parse, result, system
+from swift.agent.formats.qwen3_coder import TAGS, write
+from swift.agent.formats.qwen3_coder import marks as coder_marks
+from swift.chat import ToolCall
+
+__all__ = ["call", "marks", "parse", "result", "system"]
+
+_TAGS = TAGS._replace(notation=Notation())
+marks = coder_marks._replace(tags=_TAGS)
+
+
+def call(content: str, calls: Sequence[ToolCall]) -> str:
+    return write(content, calls, _TAGS)

@@ -1,0 +1,183 @@
+"""Where our tokens and those of the model's own chat template first differ. Knows nothing of how ours are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from swift.chat import Conversation, Image, Message, Sample
+from swift.template.render import Renderer
+from swift.template.template_messages import Wire
+from swift.template.tokenizer_template import OwnLayout
+
+SHOWN = 12
+"""Tokens that are shown on each side of a difference."""
+
+
+class Difference(NamedTuple):
+    """The first token that is not the same. `at` counts tokens from 0; `ours` and `template` are those from there on,
+    a few of each, none where a text ends. `before` is the text that both have in front of them."""
+
+    at: int
+    before: str
+    ours: tuple[int, ...]
+    template: tuple[int, ...]
+
+
+class Compared(NamedTuple):
+    """A prompt, or a whole dialogue, beside what the chat template gives for the same messages.
+
+    `message` is the reply that the prompt is for, counted from 1; None: the whole dialogue. `round` counts the user's
+    turns up to there, `part` the samples of the row. `refusal` says why the template renders nothing; where that is ""
+    and there is no `difference`, both are the same. `leaves_prompt`: the template writes the finished reply otherwise
+    than its own prompt, which is ours too, begins it.
+    """
+
+    message: int | None
+    round: int
+    part: int
+    difference: Difference | None = None
+    refusal: str = ""
+    leaves_prompt: bool = False
+
+    @property
+    def is_same(self) -> bool:
+        return self.difference is None and not self.refusal
+
+
+class _RefusedError(ValueError):
+    """The chat template does not render messages."""
+
+
+class Against:
+    """Compares what `renderer` makes with `apply_chat_template` of the same tokenizer.
+
+    `own` is the layout by the tokenizer's chat template, which says how messages have to look for it. `system` is the
+    system text of dialogues that bring none, None: the template's own.
+    """
+
+    def __init__(self, renderer: Renderer, own: OwnLayout, system: str | None = None) -> None:
+        self._renderer = renderer
+        self._tokenizer = renderer.tokenizer
+        self._own = own
+        self._system = system
+
+    def compare(self, conversation: Conversation) -> list[Compared]:
+        """Each prompt of a dialogue, then the whole; nothing for plain text. Raises ValueError as the renderer does."""
+        if conversation.is_text:
+            return []
+        messages = conversation.messages
+        samples = self._renderer.samples(conversation)
+        found: list[Compared] = []
+        for index, message in enumerate(messages):
+            if index and message.role == "assistant" and messages[index - 1].role != "assistant":
+                found.append(self._prompt(conversation, index, samples))
+        return [*found, self._whole(conversation, samples, found[-1] if found else None)]
+
+    def _whole(self, conversation: Conversation, samples: Sequence[Sample], last: Compared | None) -> Compared:
+        """The dialogue, as it stands in the last sample. `last` is the prompt for its last reply."""
+        ours = samples[-1].tokens
+        whole = Compared(None, _rounds(conversation.messages), len(samples) - 1)
+        try:
+            told = self._apply(conversation, len(conversation.messages), generate=False)
+            difference = self._at_end(ours, told)
+            if difference is None or last is None or last.message is None or not last.is_same:
+                return whole._replace(difference=difference)
+            prompt = self._apply(conversation, last.message - 1, generate=True)
+        except _RefusedError as reason:
+            return whole._replace(refusal=str(reason))
+        return whole._replace(difference=difference, leaves_prompt=difference.at < len(prompt))
+
+    def _at_end(self, ours: list[int], told: list[int]) -> Difference | None:
+        """The difference of whole dialogues. White space behind the last turn is none, nor is a last turn that the
+        template leaves open."""
+        follows = told[: len(ours)] == ours and not self._renderer.decode(told[len(ours) :]).strip()
+        is_open = told == ours[:-1] and ours[-1] in self._renderer.stop.tokens
+        return None if follows or is_open else self._difference(ours, told)
+
+    def _prompt(self, conversation: Conversation, index: int, samples: Sequence[Sample]) -> Compared:
+        """The prompt for a reply, as it stands in the sample that trains the reply."""
+        before = conversation.messages[:index]
+        prompt = self._renderer.prompt(before, conversation.tools, conversation.template_kwargs)
+        begins = [_shared(sample.tokens, prompt) for sample in samples]
+        part = begins.index(max(begins))
+        # what is trained, where that is not what is served
+        ours = prompt if begins[part] == len(prompt) else samples[part].tokens
+        compared = Compared(index + 1, _rounds(before), part)
+        try:
+            told = self._apply(conversation, index, generate=True)
+        except _RefusedError as reason:
+            return compared._replace(refusal=str(reason))
+        if ours is not prompt and ours[: len(told)] == told:
+            return compared
+        return compared._replace(difference=self._difference(ours, told))
+
+    def _difference(self, ours: Sequence[int], told: Sequence[int]) -> Difference | None:
+        if ours == told:
+            return None
+        at = _shared(ours, told)
+        before = self._renderer.decode(ours[max(at - SHOWN, 0) : at])
+        return Difference(at, before, tuple(ours[at : at + SHOWN]), tuple(told[at : at + SHOWN]))
+
+    # The template ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, conversation: Conversation, count: int, generate: bool) -> list[int]:
+        """The template's tokens of the first `count` messages. Raises _RefusedError, which names the message."""
+        wire = [self._own.wire(message) for message in self._with_system(conversation.messages[:count])]
+        tools = [tool.wrapped for tool in conversation.tools]
+        variables = {**self._own.given, **conversation.template_kwargs}
+        try:
+            text = self._text(wire, tools, generate, variables)
+        except _RefusedError as reason:
+            number = self._refused(wire, tools, variables) - (len(wire) - count)
+            which = f"message {number}" if number > 0 else "the system text"
+            raise _RefusedError(f"the chat template refuses {which}: {reason}") from None
+        images = [image for message in conversation.messages[:count] for image in message.images]
+        return [int(token) for token in self._tokenizer(self._seen(text, images), add_special_tokens=False).input_ids]
+
+    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
+        if messages and messages[0].role == "system":
+            return list(messages if messages[0].content else messages[1:])
+        return [*([Message("system", self._system)] if self._system else []), *messages]
+
+    def _text(self, wire: Sequence[Wire], tools: Sequence[Wire], generate: bool, variables: Mapping[str, Any]) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(wire), tools=list(tools) or None, add_generation_prompt=generate, tokenize=False, **variables
+            )
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as reason:
+            raise _RefusedError(str(reason)) from None
+        return str(text)
+
+    def _refused(self, wire: Sequence[Wire], tools: Sequence[Wire], variables: Mapping[str, Any]) -> int:
+        """The number of the first message with which, and with all that follow, the template renders nothing."""
+        for taken in range(len(wire) - 1, 0, -1):
+            try:
+                self._text(wire[:taken], tools, False, variables)
+            except _RefusedError:
+                continue
+            return taken + 1
+        return 1
+
+    def _seen(self, text: str, images: Sequence[Image]) -> str:
+        """The text with what stands for each image."""
+        image_processor = self._renderer.image_processor
+        if not image_processor or not images:
+            return text
+        parts = text.split(image_processor.mark)
+        if len(parts) != len(images) + 1:
+            return text
+        shown = [*image_processor.texts(images), ""]
+        return "".join(part + image for part, image in zip(parts, shown, strict=True))
+
+
+def _rounds(messages: Sequence[Message]) -> int:
+    return sum(message.role == "user" for message in messages)
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
