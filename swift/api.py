@@ -133,7 +133,7 @@ def evaluate(
     with a valid format, the right tool, and the right arguments (equal as JSON). Raises ValueError for bad rows, and
     where no row holds such a message.
     """
-    from swift.data.check import Report, checked
+    from swift.data.linting import Report, checked
     from swift.data.sources import resolve
     from swift.eval.agent import cases_of, judge_all, shares
 

@@ -37,10 +37,9 @@ def cases_of(row: Conversation, format_name: str = "react_en") -> Iterator[Case]
             continue
         calls = message.tool_calls
         if not row.tools:
-            ends = [
-                message.content.find(stop) + len(stop) for stop in call_format.marks.stop if stop in message.content
-            ]
-            _, calls = call_format.parse(message.content[: min(ends, default=len(message.content))])
+            text, stops = message.content, call_format.marks.stop
+            ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+            _, calls = call_format.parse(text[: min(ends, default=len(text))])
         if len(calls) == 1:
             yield Case(row.messages[:index], row.tools, calls[0])
 
