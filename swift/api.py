@@ -135,7 +135,7 @@ def evaluate(
     """
     from swift.data.linting import Report, checked
     from swift.data.sources import resolve
-    from swift.eval.agent import cases_of, judge_all, shares
+    from swift.eval.tool_calls import cases_of, judge_all, shares
 
     named = [dataset] if isinstance(dataset, (str, os.PathLike)) else dataset
     rows = [row for name in named for row in checked(resolve(os.fspath(name)), "error", Report(), print)]

@@ -13,7 +13,7 @@ from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
 from swift.infer.chat import LocalChat, collect
-from swift.infer.remote import RemoteChat
+from swift.infer.remote_chat import RemoteChat
 from swift.template import Renderer, Template, template
 from swift.template.render import Asked
 

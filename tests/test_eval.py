@@ -8,7 +8,7 @@ import pytest
 
 from swift.chat import Delta, Message, Tool, ToolCall
 from swift.eval import identity
-from swift.eval.agent import Case, judge, judge_all, shares
+from swift.eval.tool_calls import Case, judge, judge_all, shares
 
 EXPECTED = ToolCall("look", '{"path": "/tmp/1.jpg", "times": 2}')
 RIGHT = 'Thought: t\nAction: look\nAction Input: {"times": 2, "path": "/tmp/1.jpg"}\nObservation:'

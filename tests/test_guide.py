@@ -23,7 +23,7 @@ from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams, sampler
 from swift.guided import guide as guides
 from swift.guided.grammar import Rules
-from swift.guided.guide import Grammar, Vocabulary
+from swift.guided.guide import GrammarGuide, Vocabulary
 from swift.infer.chat import LocalChat, collect
 from swift.template import Renderer, template
 from swift.template.render import Asked
@@ -76,7 +76,7 @@ def tokenizer_of(name: str) -> Any:
     return tokenizer
 
 
-def keeps(guide: Grammar, tokenizer: Any, text: str) -> bool:
+def keeps(guide: GrammarGuide, tokenizer: Any, text: str) -> bool:
     """Whether `text` is a whole reply by the rules."""
     constraint = guide.begin()
     size = len(tokenizer)
@@ -89,7 +89,7 @@ def keeps(guide: Grammar, tokenizer: Any, text: str) -> bool:
 
 @pytest.mark.parametrize("name", TOOL_FORMATS)
 class TestEveryForm:
-    def guide(self, name: str, **rules: Any) -> tuple[Grammar, Any]:
+    def guide(self, name: str, **rules: Any) -> tuple[GrammarGuide, Any]:
         tokenizer = tokenizer_of(name)
         return Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
             tool_format(name), Rules(TOOLS, **rules)
@@ -170,9 +170,11 @@ OPENED = {  # what the prompt holds, and what the model writes of its thought th
 }
 
 
-def as_text(guide: Grammar, tokenizer: Any) -> Grammar:
+def as_text(guide: GrammarGuide, tokenizer: Any) -> GrammarGuide:
     """The same guide, as an engine has it that knows its text alone and brings llguidance."""
-    return Grammar(guide.text, LLMatcher(from_tokenizer(tokenizer, eos_token=[tokenizer.eos_token_id]), guide.text))
+    return GrammarGuide(
+        guide.text, LLMatcher(from_tokenizer(tokenizer, eos_token=[tokenizer.eos_token_id]), guide.text)
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def as_text(guide: Grammar, tokenizer: Any) -> Grammar:
 class TestThoughts:
     """Llama 4 does not think: llguidance does not see its mark, of one letter, behind white space."""
 
-    def guide(self, name: str, special: bool, **rules: Any) -> tuple[Grammar, Any]:
+    def guide(self, name: str, special: bool, **rules: Any) -> tuple[GrammarGuide, Any]:
         tokenizer = tokenizer_of(name)
         if special:
             tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]}, False)
@@ -363,7 +365,7 @@ def test_a_strict_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reas
         vocabulary().guide(tool_format("hermes"), Rules(schema=schema, strict_schema=True))
     assert "\n" not in str(caught.value)
     lenient = vocabulary().guide(tool_format("hermes"), Rules(schema=schema))
-    assert lenient.dropped
+    assert lenient.unenforced
     assert keeps(lenient, tiny_tokenizer(), '"xy"'), "what is dropped forbids nothing"
 
 
@@ -448,7 +450,7 @@ def test_a_value_between_quotes_is_held_to_its_schema_at_any_depth(
     guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
         tool_format(name), Rules((argument(schema),), required=True)
     )
-    assert not guide.dropped
+    assert not guide.unenforced
     for value in right:
         text = tool_format(name).call("", [ToolCall("f", json.dumps({"x": value}))])
         assert keeps(guide, tokenizer, text), value
@@ -492,7 +494,7 @@ def test_what_arguments_in_tags_cannot_be_held_to_is_refused_where_they_are_stri
     with pytest.raises(ValueError, match=f"tool 'f': a reply cannot be held to .*{reason}"):
         vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,), strict=frozenset(["f"])))
     guide = vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,)))
-    assert {each.tool for each in guide.dropped} == {"f"}
+    assert {each.tool for each in guide.unenforced} == {"f"}
     call = tool_format("qwen3_coder").call("", [ToolCall("f", '{"x": "ab"}')])
     assert keeps(guide, tiny_tokenizer(), call), "what is dropped forbids nothing"
 
@@ -506,7 +508,7 @@ def test_a_tool_with_a_keyword_that_no_grammar_holds_is_guided_by_the_rest(name:
     guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
         tool_format(name), Rules((MAIL, CLOCK), required=True)
     )
-    (dropped,) = (each for each in guide.dropped)
+    (dropped,) = (each for each in guide.unenforced)
     assert (dropped.tool, dropped.pointer, dropped.keyword) == ("f", "/properties/x", "pattern")
     assert "look-ahead" in dropped.reason
     assert keeps(guide, tokenizer, tool_format(name).call("", [ToolCall("f", '{"x": "a@b.de"}')]))
@@ -518,7 +520,7 @@ def test_tools_that_are_too_large_together_leave_the_largest_unguided(monkeypatc
     monkeypatch.setattr(guides, "LIMITS", LLParserLimits(max_grammar_size=400))
     wide = Tool({"name": "wide", "parameters": {"properties": {f"p{n}": {"type": "integer"} for n in range(60)}}})
     guide = vocabulary().guide(tool_format("hermes"), Rules((wide, argument(NUMBER)), required=True))
-    (dropped,) = guide.dropped
+    (dropped,) = guide.unenforced
     assert (dropped.tool, dropped.pointer) == ("wide", "")
     assert "too big" in dropped.reason
     assert keeps(guide, tiny_tokenizer(), tool_format("hermes").call("", [ToolCall("wide", '{"q": 1}')]))

@@ -25,9 +25,9 @@ from swift.data.rows import BadRow, conversation
 from swift.data.sources import resolve
 from swift.flag_groups import TemplateFlags
 from swift.images import Access, as_url, picture, read, size
-from swift.infer import remote
+from swift.infer import remote_chat
 from swift.model import load
-from swift.serve import requests
+from swift.serve import request_bodies
 from swift.template import Renderer, jinja, template
 from swift.template.image_processor import ImageProcessor
 from swift.tuner.apply import tune
@@ -268,7 +268,7 @@ def test_an_image_of_a_row_is_fetched_once(web: ThreadingHTTPServer, tmp_path: P
 
 def asked_with(content: Any, role: str = "user") -> tuple[Message, ...]:
     body = {"model": "m", "messages": [{"role": role, "content": content}]}
-    return requests.read(requests.ChatRequest, json.dumps(body).encode()).dialogue
+    return request_bodies.read(request_bodies.ChatRequest, json.dumps(body).encode()).dialogue
 
 
 def part(url: str) -> dict[str, Any]:
@@ -287,16 +287,18 @@ def test_parts_of_a_request_become_a_text_with_places() -> None:
         ([part("a.png"), text(PLACE)], "U+FFFC"),
         ([part("a.png"), {"type": "input_audio"}], "only parts of type text"),
     ):
-        with pytest.raises(requests.BadRequest) as refused:
+        with pytest.raises(request_bodies.BadRequest) as refused:
             asked_with(content)
         assert refused.value.param == "messages[0].content" and said in str(refused.value)
-    with pytest.raises(requests.BadRequest, match=r"messages\[0\]\.content: only a user's message can show images"):
+    with pytest.raises(
+        request_bodies.BadRequest, match=r"messages\[0\]\.content: only a user's message can show images"
+    ):
         asked_with([part("a.png")], "assistant")
 
 
 def test_images_are_sent_on_to_another_server() -> None:
     file = Image("file", png())
-    sent = remote._message(Message("user", f"{PLACE}q{PLACE}", images=(file, Image("https://x/y.png"))))["content"]
+    sent = remote_chat._message(Message("user", f"{PLACE}q{PLACE}", images=(file, Image("https://x/y.png"))))["content"]
     assert [each["type"] for each in sent] == ["image_url", "text", "image_url"]
     assert sent[0]["image_url"]["url"] == as_url(file) == f"data:image/png;base64,{base64.b64encode(png()).decode()}"
     assert sent[2]["image_url"]["url"] == "https://x/y.png"

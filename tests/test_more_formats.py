@@ -14,7 +14,7 @@ from swift.agent import Thinking, shape, tool_format
 from swift.chat import Conversation, Delta, Draft, Message, Tool, ToolCall
 from swift.guided.grammar import Rules
 from swift.guided.guide import Vocabulary
-from swift.infer.stream import Talk
+from swift.infer.reply_stream import ToolCallStream
 from swift.template import Renderer
 
 NAMES = (
@@ -175,7 +175,7 @@ def with_ids(format_name: str) -> tuple[ToolCall, ToolCall]:
 @pytest.mark.parametrize("format_name", WITH_IDS)
 def test_calls_are_read_along_whatever_ids_the_model_gives_them(format_name: str) -> None:
     marks = tool_format(format_name).marks
-    talk, draft = Talk(marks, shape(tool_format(format_name))), Draft()
+    talk, draft = ToolCallStream(marks, shape(tool_format(format_name))), Draft()
     begun_at = []
     text = tool_format(format_name).call("So.", with_ids(format_name))
     for number, letter in enumerate(text):

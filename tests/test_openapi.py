@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from swift.chat import Delta, Message, Tool, Usage
 from swift.engine.sampling import SamplingParams
-from swift.serve.document import openapi
+from swift.serve.openapi import openapi
 from swift.serve.server import create_app
 
 PLAIN = SamplingParams()

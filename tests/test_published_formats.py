@@ -19,7 +19,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from swift.agent import shape, tool_format
 from swift.agent.jsontext import dumps
 from swift.chat import Delta, Draft, Message, Tool, ToolCall
-from swift.infer.stream import Talk
+from swift.infer.reply_stream import ToolCallStream
 
 found = importlib.util.find_spec("trl")
 if found is None or not found.origin:
@@ -223,7 +223,7 @@ class TestEveryTemplate:
 def streamed(format_name: str, text: str, pieces: Sequence[int]) -> tuple[str, list[ToolCall]]:
     """What comes of a text in pieces of these sizes, again and again."""
     read, draft, at = tool_format(format_name), Draft(), 0
-    talk = Talk(read.marks, shape(read))
+    talk = ToolCallStream(read.marks, shape(read))
     told = []
     for size in cycle(pieces):
         if at >= len(text):

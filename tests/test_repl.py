@@ -13,8 +13,8 @@ from swift.agent import TOOL_FORMATS, tool_format
 from swift.agent.tools import from_function
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
-from swift.infer.repl import RULE, Cleared, Repl, converse, reader
-from swift.infer.screen import wants_colour
+from swift.infer.repl import RULE, LineCleared, Repl, line_reader, run_dialogue
+from swift.infer.terminal_output import supports_colour
 
 REACT = tool_format("react_en")
 
@@ -54,7 +54,7 @@ press_ctrl_c = raising(KeyboardInterrupt())
 def talk(chat, typed, **options):
     """What the terminal shows when `typed` is piped in; a trailing newline in `typed` is understood."""
     out = io.StringIO()
-    converse(Repl(chat, SamplingParams(), REACT, out, **options), reader(io.StringIO(typed + "\n"), out))
+    run_dialogue(Repl(chat, SamplingParams(), REACT, out, **options), line_reader(io.StringIO(typed + "\n"), out))
     return out.getvalue()
 
 
@@ -274,7 +274,7 @@ def typing(chat, *steps, **options):
             raise EOFError
         return step() if callable(step) else step
 
-    converse(Repl(chat, SamplingParams(), options.pop("tool_format", REACT), out, terminal=True, **options), read)
+    run_dialogue(Repl(chat, SamplingParams(), options.pop("tool_format", REACT), out, terminal=True, **options), read)
     return out.getvalue(), prompts
 
 
@@ -284,7 +284,7 @@ def test_ctrl_c_at_an_empty_prompt_asks_for_a_second_one_that_leaves():
     assert len(prompts) == 3
 
 
-@pytest.mark.parametrize("between", ["one", "", raising(Cleared())])
+@pytest.mark.parametrize("between", ["one", "", raising(LineCleared())])
 def test_a_single_ctrl_c_at_the_prompt_never_leaves(between):
     chat = ScriptedChat("ok", "ok")
     typing(chat, press_ctrl_c, between, press_ctrl_c, "two")
@@ -358,7 +358,7 @@ def test_what_is_not_utf_8_is_replaced_and_named():
     chat = ScriptedChat("ok", "ok")
     piped = io.TextIOWrapper(io.BytesIO("你好".encode("gbk") + b"\nfine\n"), "utf-8")
     out = io.StringIO()
-    converse(Repl(chat, SamplingParams(), REACT, out), reader(piped, out))
+    run_dialogue(Repl(chat, SamplingParams(), REACT, out), line_reader(piped, out))
     assert chat.asked[0] == [Message("user", "\ufffd" * 4)]
     assert chat.asked[1][-1] == Message("user", "fine")
     assert out.getvalue().count("[not UTF-8: U+FFFD stands for each byte that could not be read]") == 1
@@ -380,7 +380,7 @@ def test_a_second_ctrl_c_while_the_reply_is_being_stopped_leaves():
             return press_ctrl_c() if text == "half" else super().write(text)
 
     chat, out = Slow("x", "y"), Interrupted()
-    converse(Repl(chat, SamplingParams(), REACT, out), reader(io.StringIO("one\ntwo\n"), out))
+    run_dialogue(Repl(chat, SamplingParams(), REACT, out), line_reader(io.StringIO("one\ntwo\n"), out))
     assert out.getvalue() == "<<< one\n"
     assert len(chat.asked) == 1
 
@@ -388,7 +388,7 @@ def test_a_second_ctrl_c_while_the_reply_is_being_stopped_leaves():
 def test_lines_pasted_together_are_taken_one_by_one():
     chat = ScriptedChat("ok")
     pasted = iter(["multi-line#\nreset-system#\nBe\nbrief.#\ngo#", "exit#"])
-    converse(Repl(chat, SamplingParams(), REACT, io.StringIO()), lambda prompt: next(pasted))
+    run_dialogue(Repl(chat, SamplingParams(), REACT, io.StringIO()), lambda prompt: next(pasted))
     assert chat.asked == [[Message("system", "Be\nbrief."), Message("user", "go")]]
 
 
@@ -712,7 +712,7 @@ def test_colours_are_for_terminals_that_nobody_asked_to_do_without(monkeypatch, 
     monkeypatch.setenv("TERM", "xterm")
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert wants_colour(Out()) is wanted
+    assert supports_colour(Out()) is wanted
 
 
 def test_a_tool_that_returns_what_is_not_utf_8_is_named_and_the_model_reads_replacements():

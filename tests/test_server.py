@@ -30,10 +30,10 @@ from swift.engine.sampling import SamplingParams, TooLong
 from swift.engine.torch_engine import TorchEngine
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, Vocabulary
-from swift.guided.schemas import Dropped
+from swift.guided.schema_support import Unenforced
 from swift.infer.chat import LocalChat
-from swift.serve.body import Limits
-from swift.serve.log import JsonLines
+from swift.serve.body_reader import Limits
+from swift.serve.request_log import JsonLines
 from swift.serve.server import create_app
 from swift.template import Renderer, template
 
@@ -363,7 +363,7 @@ def test_without_a_key_nobody_changes_adapters() -> None:
 def test_what_a_reply_must_be_reaches_the_chat_or_is_refused() -> None:
     class Held(NamedTuple):
         rules: Rules
-        dropped: tuple[Dropped, ...] = ()
+        unenforced: tuple[Unenforced, ...] = ()
 
         def begin(self) -> Any: ...
 

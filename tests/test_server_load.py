@@ -24,9 +24,9 @@ from tiny import tiny_tokenizer
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams, max_new_tokens
 from swift.infer.chat import LocalChat
-from swift.infer.length import Length
-from swift.serve import connection
-from swift.serve.body import Limits
+from swift.infer.context_limit import ContextLimit
+from swift.serve import header_timeout
+from swift.serve.body_reader import Limits
 from swift.serve.server import create_app
 from swift.template import Renderer, template
 
@@ -122,7 +122,9 @@ class Said:
 @contextlib.contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
-        config = uvicorn.Config(app, http=connection.Connection, log_level="critical", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, http=header_timeout.HeaderTimeoutProtocol, log_level="critical", timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -262,7 +264,7 @@ def test_a_flood_beyond_the_queue_is_told_to_come_back_and_then_is_answered() ->
 
 
 def test_a_request_head_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection.Connection, "patience", 0.2)
+    monkeypatch.setattr(header_timeout.HeaderTimeoutProtocol, "patience", 0.2)
     with served(Beat()) as url:
         for beginning in (b"", b"POST /v1/chat/comp", b"GET /health HTTP/1.1\r\nHost: x\r\n"):
             with socket.create_connection(address(url), timeout=5) as slow:
@@ -328,7 +330,7 @@ def test_others_are_answered_while_a_long_body_is_read(name: str, bounded: bool)
                 found.append(time.perf_counter() - began)
         return found
 
-    with served(Short(), **({"fits": Length(TOKENIZER, Short.context).check} if bounded else {})) as url:
+    with served(Short(), **({"fits": ContextLimit(TOKENIZER, Short.context).check} if bounded else {})) as url:
         over = threading.Event()
         over.set()
         idle = max(waits(url, over, 100))

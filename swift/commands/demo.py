@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swift.chat import Message
-    from swift.eval.agent import Verdict
     from swift.eval.identity import Hit
+    from swift.eval.tool_calls import Verdict
     from swift.infer.chat import LocalChat
 
 ROWS = (60, 320)
@@ -226,7 +226,7 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.chat import Message
     from swift.data.synth import evaluation_cases
     from swift.eval import identity
-    from swift.eval.agent import Case, judge_all, shares
+    from swift.eval.tool_calls import Case, judge_all, shares
 
     chat = load_chat(_Loads(cfg, adapter), keep=True)
     console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from swift.infer.chat import LocalChat
-    from swift.infer.length import Length
+    from swift.infer.context_limit import ContextLimit
 
 KEY_VARIABLE = "SWIFT_API_KEY"
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -124,7 +124,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
     from swift.assembly.loading import load_chat, sampling
     from swift.engine.torch_engine import TorchEngine
     from swift.infer.chat import LocalChat
-    from swift.serve.body import LIMITS
+    from swift.serve.body_reader import LIMITS
     from swift.serve.server import create_app
 
     if not cfg.generation.stream:
@@ -164,7 +164,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 defaults=defaults,
                 api_keys=keys,
                 allow_origins=cfg.server.allow_origins,
-                fits=_length(chat).check,
+                fits=_context_limit(chat).check,
                 variables=chat.renderer.variables,
                 owned_by=cfg.server.owned_by,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
@@ -186,11 +186,11 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key.strip() for key in keys if key.strip()))
 
 
-def _length(chat: LocalChat) -> Length:
-    from swift.infer.length import Length
+def _context_limit(chat: LocalChat) -> ContextLimit:
+    from swift.infer.context_limit import ContextLimit
 
     trims = chat.renderer.own  # many templates do, around each message
-    return Length(chat.renderer.tokenizer, chat.engine.context, trims)
+    return ContextLimit(chat.renderer.tokenizer, chat.engine.context, trims)
 
 
 def access(options: ServerFlags) -> images.Access:
@@ -204,11 +204,11 @@ def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
     """Answers at `listening`; on SIGINT or SIGTERM replies under way are finished, for a while."""
     import uvicorn
 
-    from swift.serve.connection import Connection
+    from swift.serve.header_timeout import HeaderTimeoutProtocol
 
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=HeaderTimeoutProtocol,
         log_config=None,
         access_log=False,
         ssl_keyfile=options.ssl_keyfile,
@@ -225,7 +225,7 @@ def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
             url = _url(listening, options)
             print(f"swift: ready at {url}", flush=True)
             if options.log_format == "json":
-                logging.getLogger("swift.serve").info("ready", extra={"told": {"message": "ready", "url": url}})
+                logging.getLogger("swift.serve").info("ready", extra={"fields": {"message": "ready", "url": url}})
         await serving
 
     with _request_log(options.log_format), _quiet_end():
@@ -275,7 +275,7 @@ def _url(listening: socket.socket, options: ServerFlags) -> str:
 @contextmanager
 def _request_log(form: str) -> Iterator[None]:
     """The server's own lines on standard error, and nobody else's."""
-    from swift.serve.log import JsonLines
+    from swift.serve.request_log import JsonLines
 
     log = logging.getLogger("swift.serve")
     handler = logging.StreamHandler(sys.stderr)

@@ -199,16 +199,16 @@ def talk(
     described: Sequence[Tool] = (),
 ) -> None:
     from swift.guided.grammar import Rules
-    from swift.infer.repl import Repl, as_asked, converse, reader
-    from swift.infer.screen import wants_colour
-    from swift.infer.words import COMMANDS
+    from swift.infer.dialogue_commands import COMMANDS
+    from swift.infer.repl import Repl, line_reader, run_dialogue, user_message
+    from swift.infer.terminal_output import supports_colour
 
     offered = [*(bound.tool for bound in tools), *described]
     if cfg.guided_tools:
         guide = chat.guide(Rules(tuple(offered)))
         params = replace(params, guide=guide)
         run = {bound.name for bound in tools}
-        for each in guide.dropped:
+        for each in guide.unenforced:
             then = "; each call is checked before it runs" if each.tool in run else ""
             print(f"tool '{each.tool}': calls are not held to {each}{then}", file=sys.stderr)
     print(f"A message, or one of: {', '.join(COMMANDS)}", file=sys.stderr)
@@ -227,12 +227,12 @@ def talk(
         results.add,
         tools,
         cfg.max_turns,
-        ask_with_images if sees else as_asked,
+        ask_with_images if sees else user_message,
         described,
         terminal=sys.stdin.isatty(),
-        colours=wants_colour(sys.stdout),
+        colours=supports_colour(sys.stdout),
     )
-    converse(repl, reader(sys.stdin, sys.stdout))
+    run_dialogue(repl, line_reader(sys.stdin, sys.stdout))
     _say_where(results)
 
 

@@ -10,7 +10,7 @@ from swift.agent import SOME_ARGUMENTS, Thinking, ToolFormat, shape, some_argume
 from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.guided import tagged_grammar
-from swift.guided.lark import HEAD, Special, json_of, literals, parts_of, plain_json_of, quoted
+from swift.guided.lark import HEAD, Special, json_rule, literals, plain_json_rule, quoted, split_at_special_tokens
 
 
 class Rules(NamedTuple):
@@ -28,7 +28,7 @@ class Rules(NamedTuple):
     thinking: Thinking | None = None
 
 
-def write(
+def grammar_lines(
     tool_format: ToolFormat, rules: Rules, special: Special, arguments: Mapping[str, dict[str, Any]]
 ) -> list[str]:
     """The lines of the grammar, without a thought. `special`: the token that a text is alone; `arguments`: the schema
@@ -36,7 +36,7 @@ def write(
 
     Raises ValueError for what arguments in tags cannot be held to.
     """
-    said = f"said: {json_of(rules.schema)}" if rules.schema is not None else "said: TEXT"
+    said = f"said: {json_rule(rules.schema)}" if rules.schema is not None else "said: TEXT"
     if not rules.tools:
         return [*HEAD, "start: said", said]
     calls = _Calls(tool_format, rules, special, arguments)
@@ -106,11 +106,11 @@ class _Calls:
             {**definitions(schema), **closed({"type": "object", "properties": call, "required": list(call)})}
             for schema, call in zip(schemas, calls, strict=True)
         ]
-        each = [f"call_{index}: {plain_json_of(whole)}" for index, whole in enumerate(objects)]
+        each = [f"call_{index}: {plain_json_rule(whole)}" for index, whole in enumerate(objects)]
         one = " | ".join(f"call_{index}" for index in range(len(calls)))
         more = f" ({quoted(between)} one)*" if self._rules.parallel else ""
         # with white space of the same kind in both, or the lexer would have to choose before it can know
-        said = f"answer: {plain_json_of(self._rules.schema or {})}"
+        said = f"answer: {plain_json_rule(self._rules.schema or {})}"
         return [f"start: answer | one{more}", said, f"one: {one}", *each]
 
     def _rest(self) -> list[str]:
@@ -128,7 +128,7 @@ class _Calls:
 
     def _arguments(self, name: str, schema: dict[str, Any]) -> list[str]:
         tags = self._format.marks.tags
-        return tagged_grammar.rules(name, schema, tags, self._literal) if tags else [f"{name}: {json_of(schema)}"]
+        return tagged_grammar.rules(name, schema, tags, self._literal) if tags else [f"{name}: {json_rule(schema)}"]
 
     def _others(self) -> str:
         more = f"({self._literal(self._shape.middle)} one)* " if self._rules.parallel else ""
@@ -149,7 +149,9 @@ class _Calls:
     def _literal(self, text: str) -> str:
         """The text in the grammar's language: marks that are tokens of their own become these, ids any that will do."""
         ids = self._format.marks.ids
-        parts = (literals(parts_of(part, self._special), self._special) for part in without_ids(text, ids))
+        parts = (
+            literals(split_at_special_tokens(part, self._special), self._special) for part in without_ids(text, ids)
+        )
         return f" /{ids.pattern}/ ".join(parts) if ids else next(parts)
 
 

@@ -17,23 +17,23 @@ from swift.agent import Thinking, ToolFormat
 from swift.agent.tools import argument_schema
 from swift.chat import Tool
 from swift.guided import tagged_grammar
-from swift.guided.grammar import Rules, closed, write
+from swift.guided.grammar import Rules, closed, grammar_lines
 from swift.guided.lark import Special
-from swift.guided.reasoning import reached, starting, thinking_first
-from swift.guided.schemas import LIMITS, Dropped, failure, guidable
+from swift.guided.reasoning import position_after, starting_at, thinking_first
+from swift.guided.schema_support import LIMITS, Unenforced, enforceable, grammar_error
 
 
-class NotHeld(ValueError):
+class UnsupportedSchema(ValueError):
     """A reply cannot be held to a schema that is strict, or to any part of it. `tool`: whose; "" for what is said."""
 
-    def __init__(self, tool: str, dropped: Sequence[Dropped]) -> None:
+    def __init__(self, tool: str, dropped: Sequence[Unenforced]) -> None:
         more = f" (and {len(dropped) - 1} more)" if len(dropped) > 1 else ""
         whose = f"tool '{tool}': " if tool else ""
         super().__init__(f"{whose}a reply cannot be held to {dropped[0]}{more}")
         self.tool = tool
 
 
-class Constraint(Protocol):
+class Matcher(Protocol):
     """How far one reply has come."""
 
     def mask(self, logits_V: Tensor) -> Tensor:
@@ -45,15 +45,15 @@ class Constraint(Protocol):
 
 class Guide(Protocol):
     """What replies must be; safe to share between requests. `text`: the same, for engines that hold replies to it;
-    `dropped`: what of the schemas a reply may break all the same."""
+    `unenforced`: what of the schemas a reply may break all the same."""
 
     @property
     def text(self) -> str: ...
 
     @property
-    def dropped(self) -> tuple[Dropped, ...]: ...
+    def unenforced(self) -> tuple[Unenforced, ...]: ...
 
-    def begin(self) -> Constraint: ...
+    def begin(self) -> Matcher: ...
     def after(self, begun: str) -> Guide:
         """The same for a reply of which the prompt holds `begun` already."""
         ...
@@ -98,29 +98,29 @@ class Vocabulary:
     def _is_special(self, token: int) -> bool:
         return bool(self._tokenizer.added_tokens_decoder[token].special)
 
-    def guide(self, tool_format: ToolFormat, rules: Rules) -> Grammar:
+    def guide(self, tool_format: ToolFormat, rules: Rules) -> GrammarGuide:
         """What the schemas say is held as far as a grammar can, and in full where they are strict.
 
-        Raises NotHeld for strict schemas that say more, and for what no grammar can be made of.
+        Raises UnsupportedSchema for strict schemas that say more, and for what no grammar can be made of.
         """
-        said = [] if rules.schema is None else [_Held("", *guidable(rules.schema), rules.strict_schema)]
+        said = [] if rules.schema is None else [_Held("", *enforceable(rules.schema), rules.strict_schema)]
         held = [*said, *(_arguments(tool_format, tool, tool.name in rules.strict) for tool in rules.tools)]
         for each in held:
-            if each.strict and each.dropped:
-                raise NotHeld(each.tool, each.dropped)
+            if each.strict and each.unenforced:
+                raise UnsupportedSchema(each.tool, each.unenforced)
         while True:
             if said:
                 rules = rules._replace(schema=held[0].schema)
             arguments = {each.tool: each.schema for each in held[len(said) :]}
             texts = [_text(tool_format, rules, arguments, special) for special in (self.special, self._mark)]
             matcher = LLMatcher(self.tokens, texts[0], log_level=0, limits=LIMITS)
-            if not (reason := failure(matcher)):
-                dropped = tuple(each for one in held for each in one.dropped)
-                return Grammar(texts[1], matcher, dropped, rules.thinking, self._encode)
+            if not (reason := grammar_error(matcher)):
+                dropped = tuple(each for one in held for each in one.unenforced)
+                return GrammarGuide(texts[1], matcher, dropped, rules.thinking, self._encode)
             largest = max((each for each in held if not each.strict and each.schema != _ANY), key=_size, default=None)
             if largest is None:
-                raise NotHeld(held[0].tool, [Dropped("", "", reason)])
-            held[held.index(largest)] = _Held(largest.tool, _ANY, (Dropped("", "", reason, largest.tool),))
+                raise UnsupportedSchema(held[0].tool, [Unenforced("", "", reason)])
+            held[held.index(largest)] = _Held(largest.tool, _ANY, (Unenforced("", "", reason, largest.tool),))
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
@@ -140,7 +140,7 @@ class _Bytes:
 
 
 def _text(tool_format: ToolFormat, rules: Rules, arguments: Mapping[str, dict[str, Any]], special: Special) -> str:
-    lines = write(tool_format, rules, special, arguments)
+    lines = grammar_lines(tool_format, rules, special, arguments)
     return "\n".join(thinking_first(lines, rules.thinking, special) if rules.thinking else lines)
 
 
@@ -152,14 +152,14 @@ class _Held(NamedTuple):
 
     tool: str
     schema: dict[str, Any]
-    dropped: tuple[Dropped, ...] = ()
+    unenforced: tuple[Unenforced, ...] = ()
     strict: bool = False
 
 
 def _arguments(tool_format: ToolFormat, tool: Tool, strict: bool) -> _Held:
-    schema, dropped = guidable(closed(argument_schema(tool)))
+    schema, dropped = enforceable(closed(argument_schema(tool)))
     if tags := tool_format.marks.tags:
-        schema, more = tagged_grammar.guidable(schema, tags)
+        schema, more = tagged_grammar.enforceable(schema, tags)
         dropped += more
     return _Held(tool.name, schema, tuple(each._replace(tool=tool.name) for each in dropped), strict)
 
@@ -169,7 +169,7 @@ def _size(held: _Held) -> int:
 
 
 @dataclass(frozen=True)
-class Grammar:
+class GrammarGuide:
     """A Guide in the language of llguidance, a dialect of Lark, and its matcher before the first token. `text` is for
     engines that bring llguidance, with their view of the vocabulary; the matcher has ours.
 
@@ -178,22 +178,22 @@ class Grammar:
 
     text: str
     matcher: LLMatcher
-    dropped: tuple[Dropped, ...] = ()
+    unenforced: tuple[Unenforced, ...] = ()
     thinking: Thinking | None = None
     encode: Callable[[str], list[int]] = lambda text: []
 
-    def begin(self) -> Constraint:
+    def begin(self) -> Matcher:
         return _Matched(self.matcher.deep_copy())
 
-    def after(self, begun: str) -> Grammar:
+    def after(self, begun: str) -> GrammarGuide:
         if self.thinking is None:
             return self
-        rule, marks = reached(self.thinking, begun)
+        rule, marks = position_after(self.thinking, begun)
         if not marks:
             return self
         matcher = self.matcher.deep_copy()
         matcher.consume_tokens(self.encode(marks))  # sooner than the grammar is compiled once more
-        return replace(self, text=starting(self.text, rule), matcher=matcher)
+        return replace(self, text=starting_at(self.text, rule), matcher=matcher)
 
 
 class _Matched:

@@ -21,7 +21,7 @@ _MARK = re.compile(r"(<[^<>\s]+>|\[/?[A-Z][A-Z_]*\])")
 """What is a token of its own in many vocabularies."""
 
 
-def parts_of(text: str, special: Special) -> list[str]:
+def split_at_special_tokens(text: str, special: Special) -> list[str]:
     """The text, cut around special tokens."""
     parts: list[str] = []
     for part in filter(None, _MARK.split(text)):
@@ -42,12 +42,12 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def json_of(schema: dict[str, Any]) -> str:
+def json_rule(schema: dict[str, Any]) -> str:
     """JSON text that fits the schema."""
     return "%json " + json.dumps({**schema, "x-guidance": _JSON}, ensure_ascii=False)
 
 
-def plain_json_of(schema: dict[str, Any]) -> str:
+def plain_json_rule(schema: dict[str, Any]) -> str:
     """JSON text that fits the schema, with the white space that Python's json writes."""
     options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)

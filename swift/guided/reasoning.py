@@ -8,28 +8,28 @@ from typing import Literal, NamedTuple
 
 from swift.agent import Thinking
 from swift.agent.reasoning_parser import Thoughts
-from swift.guided.lark import Special, literals, parts_of, quoted
+from swift.guided.lark import Special, literals, quoted, split_at_special_tokens
 
 Rule = Literal["edge", "inside", "after", "content"]
 """What a reply begins with: a thought or none, the rest of a thought, what follows a thought, the rest of content."""
 
 
-class Reached(NamedTuple):
+class Position(NamedTuple):
     """How far a reply has come. `marks`: those that stand in it."""
 
     rule: Rule
     marks: str
 
 
-def reached(thinking: Thinking, text: str) -> Reached:
+def position_after(thinking: Thinking, text: str) -> Position:
     """How far the reply has come that begins with `text`."""
     thoughts = Thoughts(thinking, text)
     if thoughts.place == "thought":
-        return Reached("inside", thinking.open)
+        return Position("inside", thinking.open)
     ended = f"{thinking.open}{thinking.close}"
     if thoughts.place == "content":
-        return Reached("content", f"{ended}{thinking.answer}")
-    return Reached("after", ended) if thoughts.parted else Reached("edge", "")
+        return Position("content", f"{ended}{thinking.answer}")
+    return Position("after", ended) if thoughts.parted else Position("edge", "")
 
 
 def thinking_first(lines: Sequence[str], thinking: Thinking, special: Special) -> list[str]:
@@ -37,7 +37,7 @@ def thinking_first(lines: Sequence[str], thinking: Thinking, special: Special) -
 
     Text that begins like a thought is one, so nothing in it can be taken for a call.
     """
-    opening, closing, answer = (parts_of(text.strip(), special) for text in thinking)
+    opening, closing, answer = (split_at_special_tokens(text.strip(), special) for text in thinking)
     words = opening[0] if special(opening[0]) is None else ""
     opens = f"OPEN {literals(opening[1:], special)}" if words else f"WS? {literals(opening, special)}"
     ends = f"FREE {literals(closing, special)}"
@@ -59,7 +59,7 @@ def thinking_first(lines: Sequence[str], thinking: Thinking, special: Special) -
     ]
 
 
-def starting(text: str, rule: Rule) -> str:
+def starting_at(text: str, rule: Rule) -> str:
     """The text of a grammar that thinks first, for replies that have come as far as `rule`."""
     text = re.sub(r"^start: edge$", f"start: {'after' if rule == 'content' else rule}", text, flags=re.MULTILINE)
     return re.sub(r"^said: .* plain$", "said: plain", text, flags=re.MULTILINE) if rule == "content" else text

@@ -7,29 +7,29 @@ from typing import Any, NamedTuple
 
 from swift.agent import Notation, Tags
 from swift.agent.tagged import as_object, definitions, fits, in_order, value_schemas, write_value
-from swift.guided.lark import json_of, quoted
-from swift.guided.notated_grammar import FREE, NOTES, Literal, Values, joint, pattern, referred
-from swift.guided.schemas import Dropped, token, why_no_grammar
+from swift.guided.lark import json_rule, quoted
+from swift.guided.literal_grammar import ANNOTATIONS, ANY_TEXT, Literal, Values, pattern, resolve_reference, separated
+from swift.guided.schema_support import Unenforced, token, why_no_grammar
 
-_OF_OBJECT = NOTES | {"type", "properties", "required", "additionalProperties"}
+_OF_OBJECT = ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
 _OF_TEXT = {"minLength", "maxLength", "pattern"}
 
 
-def guidable(schema: dict[str, Any], tags: Tags) -> tuple[dict[str, Any], tuple[Dropped, ...]]:
+def enforceable(schema: dict[str, Any], tags: Tags) -> tuple[dict[str, Any], tuple[Unenforced, ...]]:
     """The schema without what arguments in tags cannot be held to: the same one where there is nothing."""
     if not why_not(schema, tags):
         return schema, ()
     values, dropped, apart = schema.get("properties") or {}, [], "it is said of arguments that have tags of their own"
     for key in sorted(schema.keys() - _OF_OBJECT):
-        dropped.append(Dropped("", key, apart))
+        dropped.append(Unenforced("", key, apart))
     if missing := [key for key in schema.get("required", ()) if key not in values]:
-        dropped.append(Dropped("", "required", f"{missing[0]!r} is no argument that has a tag of its own"))
+        dropped.append(Unenforced("", "required", f"{missing[0]!r} is no argument that has a tag of its own"))
     kept: dict[str, Any] = {}
     for key, about in values.items():
         within = definitions(schema) | {"type": "object", "properties": {key: about}}
         kept[key] = about
         if reason := why_not(within, tags):
-            dropped.append(Dropped(f"/properties/{token(key)}", "", reason))
+            dropped.append(Unenforced(f"/properties/{token(key)}", "", reason))
             kept[key] = {}
     made = {key: value for key, value in schema.items() if key in _OF_OBJECT}
     made |= {"properties": kept, "required": [key for key in schema.get("required", ()) if key in values]}
@@ -71,7 +71,7 @@ def rules(name: str, schema: dict[str, Any], tags: Tags, literal: Literal = quot
         except ValueError as error:
             raise ValueError(f"argument {key!r} {error}") from None
     if tags.joint:
-        return [*joint(name, members, literal(tags.joint)), *made]
+        return [*separated(name, members, literal(tags.joint)), *made]
     parts = " ".join(part if needed else f"{part}?" for part, needed in members)
     return [f"{name}: {parts or quoted('')}", *made]
 
@@ -85,14 +85,14 @@ def _argument(name: str, key: str, about: dict[str, Any], tags: Tags, literal: L
     ends = " | ".join(map(quoted, tags.ends))
     kinds = list(_kinds(about, tags.notation))
     value = _value(f"{name}_value", kinds, quoted(tags.after), never)
-    return [f"{name}: {opening} {name}_value", f"{never}: {FREE} ({ends}) {FREE}", *value]
+    return [f"{name}: {opening} {name}_value", f"{never}: {ANY_TEXT} ({ends}) {ANY_TEXT}", *value]
 
 
 def _value(name: str, kinds: list[Kind], after: str, never: str) -> Iterator[str]:
     """A value up to its end: bare texts as one term, which ends as soon as it can, and JSON."""
     texts = [kind.term for kind in kinds if kind.schema is None]
     schemas = [kind.schema for kind in kinds if kind.schema is not None]
-    if FREE in texts:  # which JSON is too
+    if ANY_TEXT in texts:  # which JSON is too
         schemas = []
     if schemas and any(kind.free for kind in kinds):
         raise ValueError("is a text with rules, or no text")
@@ -102,15 +102,15 @@ def _value(name: str, kinds: list[Kind], after: str, never: str) -> Iterator[str
         yield f"{name}_text[lazy]: (({' | '.join(texts)}) & ~{never}) {after}"
     for index, schema in enumerate(schemas):
         yield f"{name}_json_{index}: {name}_json_{index}_ {after}"
-        yield f"{name}_json_{index}_: {json_of(schema)}"
+        yield f"{name}_json_{index}_: {json_rule(schema)}"
 
 
 def _kinds(schema: dict[str, Any], notation: Notation, within: tuple[str, ...] = ()) -> Iterator[Kind]:
-    said, types = schema.keys() - NOTES - {"format"}, _types(schema)
+    said, types = schema.keys() - ANNOTATIONS - {"format"}, _types(schema)
     shared = definitions(schema)
     if said == {"$ref"}:
         place = schema["$ref"]
-        yield from _kinds(referred(place, shared, within), notation, (*within, place))
+        yield from _kinds(resolve_reference(place, shared, within), notation, (*within, place))
     elif said & {"enum", "const"}:
         found = schema["enum"] if "enum" in said else [schema["const"]]
         rest = {name: value for name, value in schema.items() if name != "enum"}  # thousands would be sought in it
@@ -119,7 +119,7 @@ def _kinds(schema: dict[str, Any], notation: Notation, within: tuple[str, ...] =
         for branch in (each for each in schema["anyOf"] if each is not False):
             yield from _kinds({**shared, **as_object(branch)}, notation, within)
     elif not said:
-        yield Kind(FREE, free=True)
+        yield Kind(ANY_TEXT, free=True)
     elif said == {"type"} or ("string" in types and said <= _OF_TEXT | {"type"}):
         if "string" in types:
             yield Kind(_text(schema), free=True)
@@ -143,4 +143,4 @@ def _text(schema: dict[str, Any]) -> str:
     terms = [rf"/(.|\n){{{least},{most}}}/"] if least or most != "" else []
     if "pattern" in schema:
         terms.append(pattern(schema["pattern"]))
-    return f"({' & '.join(terms)})" if terms else FREE
+    return f"({' & '.join(terms)})" if terms else ANY_TEXT

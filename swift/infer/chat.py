@@ -16,10 +16,10 @@ from swift.engine.interface import Engine, TokenOutput, TokenStream
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, Vocabulary
-from swift.infer.stream import Ending, Stream, Talk
+from swift.infer.reply_stream import ReplyStream, StopString, ToolCallStream
 from swift.template import Renderer
 
-PLAIN = SamplingParams()
+DEFAULT_PARAMS = SamplingParams()
 CONTEXT = 8
 """Tokens of the prompt that the detokenizer sees before the reply."""
 
@@ -42,7 +42,7 @@ class Chat(Protocol):
         self,
         messages: Sequence[Message],
         tools: Sequence[Tool] = (),
-        params: SamplingParams = PLAIN,
+        params: SamplingParams = DEFAULT_PARAMS,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Deltas: ...
 
@@ -87,15 +87,15 @@ class LocalChat:
         self,
         messages: Sequence[Message],
         tools: Sequence[Tool] = (),
-        params: SamplingParams = PLAIN,
+        params: SamplingParams = DEFAULT_PARAMS,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Deltas:
         prompt, begun = self.renderer.ask(messages, tools, template_kwargs)
         if params.guide:
             params = replace(params, guide=params.guide.after(begun))
         ends, marks = self.renderer.stop.texts, self.renderer.tool_format.marks
-        found = endings(params, ends, marks.stop if tools else ())
-        stream = Stream(
+        found = stop_strings(params, ends, marks.stop if tools else ())
+        stream = ReplyStream(
             self.renderer.decode,
             [ending for ending in found if ending.text not in ends],
             prompt[-CONTEXT:],
@@ -105,15 +105,15 @@ class LocalChat:
         inputs = self.renderer.inputs(messages, prompt)
         return self._reply(prompt, stream, params, inputs, partial(self._calling, tools) if tools else iter)
 
-    def complete(self, prompt: str | Sequence[int], params: SamplingParams = PLAIN) -> Deltas:
+    def complete(self, prompt: str | Sequence[int], params: SamplingParams = DEFAULT_PARAMS) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
         tokens = self.renderer.continued(prompt) if isinstance(prompt, str) else prompt
-        return self._reply(tokens, Stream(self.renderer.decode, endings(params), tokens[-CONTEXT:]), params)
+        return self._reply(tokens, ReplyStream(self.renderer.decode, stop_strings(params), tokens[-CONTEXT:]), params)
 
     def _reply(
         self,
         prompt: Sequence[int],
-        stream: Stream,
+        stream: ReplyStream,
         params: SamplingParams,
         inputs: Mapping[str, Any] | None = None,
         read: Callable[[Iterator[Delta]], Iterator[Delta]] = iter,
@@ -123,7 +123,7 @@ class LocalChat:
 
     def _calling(self, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
         tool_format = self.renderer.tool_format
-        talk, split = Talk(tool_format.marks, shape(tool_format)), Split(self._marks)
+        talk, split = ToolCallStream(tool_format.marks, shape(tool_format)), Split(self._marks)
         thought = ""  # "\n" while only a block was thought, before what the form has words for
         for delta in deltas:
             thought = "\n" if delta.reasoning else thought
@@ -168,28 +168,30 @@ class _Reply:
         self._steps.close()
 
 
-def endings(params: SamplingParams, template: Sequence[str] = (), offered: Sequence[str] = ()) -> tuple[Ending, ...]:
+def stop_strings(
+    params: SamplingParams, template: Sequence[str] = (), offered: Sequence[str] = ()
+) -> tuple[StopString, ...]:
     """The texts that end a reply: the template's own, the text form's where tools are `offered`, the user's.
 
     An agent mark stays in the reply and may be given without its colon; `params.include_stop` overrides it.
     """
-    bare = {mark.removesuffix(":"): mark for mark in agent_marks()}
+    bare = {mark.removesuffix(":"): mark for mark in tool_stop_strings()}
     found = dict.fromkeys(template, False)
     for word in params.stop:
         mark = bare.get(word, word)
-        found[mark] = mark in agent_marks() if params.include_stop is None else params.include_stop
+        found[mark] = mark in tool_stop_strings() if params.include_stop is None else params.include_stop
     found |= dict.fromkeys(offered, True)  # a call is read with its mark
-    return tuple(Ending(text, keep) for text, keep in found.items())
+    return tuple(StopString(text, keep) for text, keep in found.items())
 
 
 @cache
-def agent_marks() -> frozenset[str]:
+def tool_stop_strings() -> frozenset[str]:
     """The texts, of any form, at which a model hands over to its environment."""
     return frozenset(mark for name in TOOL_FORMATS for mark in tool_format(name).marks.stop)
 
 
 def _deltas(
-    steps: TokenStream, stream: Stream, prompt_tokens: int, told: Callable[[TokenOutput], Logprob] | None
+    steps: TokenStream, stream: ReplyStream, prompt_tokens: int, told: Callable[[TokenOutput], Logprob] | None
 ) -> Generator[Delta, None, None]:
     with closing(steps):
         spent = 0

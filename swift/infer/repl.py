@@ -15,10 +15,10 @@ from swift.agent.run import run
 from swift.agent.tools import BoundTool
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, ToolCall
 from swift.engine.sampling import SamplingParams
-from swift.infer import words
+from swift.infer import dialogue_commands as commands
 from swift.infer.chat import Chat
-from swift.infer.screen import Screen
-from swift.infer.written import Written
+from swift.infer.reply_view import ReplyView
+from swift.infer.terminal_output import TerminalOutput
 from swift.system import utf8
 
 RULE = "-" * 50
@@ -46,7 +46,7 @@ class Record(Exchange, total=False):
     images: list[str]
 
 
-def as_asked(entry: str) -> Message:
+def user_message(entry: str) -> Message:
     return Message("user", entry)
 
 
@@ -79,7 +79,7 @@ def rounds(tool_format: ToolFormat, messages: Sequence[Message], offered: bool =
 class Repl:
     """A dialogue fed line by line; what it says goes to `out`.
 
-    Its words are `words.COMMANDS`; what is nearly one of them is asked about, and sent if it is typed again. In
+    Its words are `commands.COMMANDS`; what is nearly one of them is asked about, and sent if it is typed again. In
     multi-line mode an entry ends with a line that ends in `#`. `form` is how the model writes calls. `tools` are
     offered to it and really run, for at most `max_turns` replies to an entry. `described` are offered too, and what
     their calls give is typed in, an entry a call. Without any, a reply that ends with a stop mark of ReAct waits for
@@ -100,7 +100,7 @@ class Repl:
         save: Callable[[Record], object] = lambda record: None,
         tools: Sequence[BoundTool] = (),
         max_turns: int = 8,
-        ask: Callable[[str], Message] = as_asked,
+        ask: Callable[[str], Message] = user_message,
         described: Sequence[Tool] = (),
         terminal: bool = False,
         colours: bool = False,
@@ -111,7 +111,7 @@ class Repl:
         self._inline = (
             tool_format if tool_format.marks.inline else REACT
         )  # a system text may ask for ReAct whatever the form is
-        self._screen = Screen(out, colours)
+        self._screen = TerminalOutput(out, colours)
         self._first_system = self._system = system
         self._stream = stream
         self._save = save
@@ -141,12 +141,12 @@ class Repl:
         if entry is None:
             return True
         command = entry.strip().removesuffix("#").casefold()
-        if command in words.LEAVE:
+        if command in commands.EXIT_WORDS:
             return False
         if command in ("multi-line", "single-line"):
             self._multi = command == "multi-line"
         elif command in ("help", "?"):
-            self.note(words.help_text())
+            self.note(commands.help_text())
         elif self._reading_system:
             self._take_system(entry)
         elif command == "reset-system":
@@ -154,7 +154,9 @@ class Repl:
         elif command == "clear":
             self._forget()
             self.note("[the dialogue starts afresh; the system prompt stays]")
-        elif command != self._held and (near := words.nearly(command, bool(self._awaited) or self._awaits_observation)):
+        elif command != self._held and (
+            near := commands.closest_command(command, bool(self._awaited) or self._awaits_observation)
+        ):
             self._held = command
             self.note(f"[not sent: did you mean {near}? Enter {entry.strip()} once more to send it]")
             return True
@@ -196,7 +198,7 @@ class Repl:
 
     def _entry(self, line: str) -> str | None:
         """The whole entry that `line` ends, or None while it goes on."""
-        if not self._multi or (not self._lines and line.strip().casefold() in words.LEAVE):
+        if not self._multi or (not self._lines and line.strip().casefold() in commands.EXIT_WORDS):
             return line
         self._lines.append(line)
         if not line.rstrip().endswith("#"):
@@ -304,7 +306,7 @@ class Repl:
             told = self._format.result([message.content for message in reversed(results)])
             self._screen.show(told if self._format.marks.inline else f"\n{told}\n", "observation")
         deltas = self._chat(asked, tools, params)
-        written = Written(self._format, self._screen, self._offers)
+        written = ReplyView(self._format, self._screen, self._offers)
         finish: FinishReason | None = None
         try:
             for delta in deltas:
@@ -329,17 +331,17 @@ def _without_half_calls(reply: Message, end: End) -> Message:
     return replace(reply, tool_calls=()) if end in ("cancelled", "length") else reply
 
 
-def converse(repl: Repl, read: Callable[[str], str]) -> None:
+def run_dialogue(repl: Repl, read: Callable[[str], str]) -> None:
     """Feeds `repl` until it ends, the input ends, or Ctrl-C comes twice at an empty prompt.
 
-    `read` raises Cleared for a Ctrl-C that took back what was typed.
+    `read` raises LineCleared for a Ctrl-C that took back what was typed.
     """
     warned = False
     try:
         while True:
             try:
                 text = read(repl.prompt)
-            except Cleared:
+            except LineCleared:
                 warned = False
                 continue
             except KeyboardInterrupt:
@@ -362,11 +364,11 @@ def converse(repl: Repl, read: Callable[[str], str]) -> None:
         repl.close()
 
 
-class Cleared(KeyboardInterrupt):
+class LineCleared(KeyboardInterrupt):
     """Ctrl-C took back a line that was not empty."""
 
 
-def reader(lines: TextIO, out: TextIO) -> Callable[[str], str]:
+def line_reader(lines: TextIO, out: TextIO) -> Callable[[str], str]:
     """A function (prompt) -> line. From a pipe it writes the line after the prompt, so that `out` reads as a dialogue.
 
     It raises EOFError where `lines` end, or where Ctrl-C comes and nobody types. A byte that is not UTF-8 is a lone
@@ -412,7 +414,7 @@ def _terminal() -> Callable[[str], str]:
     @keys.add("<sigint>")
     def _(event: KeyPressEvent) -> None:
         event.app.exit(
-            exception=Cleared if event.app.current_buffer.text else KeyboardInterrupt, style="class:aborting"
+            exception=LineCleared if event.app.current_buffer.text else KeyboardInterrupt, style="class:aborting"
         )
 
     return PromptSession[str](reserve_space_for_menu=0, key_bindings=keys).prompt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from swift.serve import replies
+from swift.serve.reply_threads import ReplyCounter
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -14,7 +14,7 @@ _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 class Metrics:
     """One server's figures; `counter` says who waits at the moment they are asked for."""
 
-    def __init__(self, counter: replies.Counter) -> None:
+    def __init__(self, counter: ReplyCounter) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self._requests = Counter("swift_requests", "Requests answered", ["route", "status"], registry=registry)

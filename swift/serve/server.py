@@ -20,19 +20,19 @@ from swift.engine.sampling import SamplingParams, TooLong
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide
 from swift.infer.chat import Chat, Deltas
-from swift.serve import about, answers, document, requests
-from swift.serve.answers import Reply
-from swift.serve.body import LIMITS, Limits
-from swift.serve.body import body as read_body
-from swift.serve.errors import tell_errors
-from swift.serve.guided import CheckedReply, Guides
-from swift.serve.keys import Keys
-from swift.serve.log import RequestLog
+from swift.serve import index_page, openapi, request_bodies, response_bodies
+from swift.serve.api_keys import ApiKeys
+from swift.serve.bad_request import BadRequest, too_long
+from swift.serve.body_reader import LIMITS, Limits
+from swift.serve.body_reader import body as read_body
+from swift.serve.error_handlers import add_error_handlers
 from swift.serve.metrics import CONTENT_TYPE, Metrics
-from swift.serve.refusal import BadRequest, too_long
-from swift.serve.replies import Counter
-from swift.serve.respond import Answer, begin, json_response
-from swift.serve.unknown import Unknown
+from swift.serve.reply_response import ReplyResponse, begin, json_response
+from swift.serve.reply_threads import ReplyCounter
+from swift.serve.request_log import RequestLog
+from swift.serve.response_bodies import Reply
+from swift.serve.structured_outputs import CheckedChatBuilder, Guides
+from swift.serve.unknown_fields import UnknownFields
 
 Complete = Callable[[str | Sequence[int], SamplingParams], Deltas]
 """Who goes on with a plain text, or with tokens."""
@@ -61,12 +61,12 @@ class Models:
 
     def __init__(self, base: str, owned_by: str, adapters: Iterable[str] = ()) -> None:
         self.base, self._owned_by = base, owned_by
-        self._cards = {base: answers.card(base, owned_by)}
+        self._cards = {base: response_bodies.card(base, owned_by)}
         for name in adapters:
             self.add(name)
 
     def add(self, name: str) -> None:
-        self._cards[name] = answers.card(name, self._owned_by, self.base)
+        self._cards[name] = response_bodies.card(name, self._owned_by, self.base)
 
     def remove(self, name: str) -> None:
         del self._cards[name]
@@ -123,33 +123,33 @@ def create_app(
     docs: they would load foreign scripts.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
-    counter = Counter(limits.queue)
+    counter = ReplyCounter(limits.queue)
     metrics = Metrics(counter)
     if allow_origins:
         app.add_middleware(CORSMiddleware, allow_origins=allow_origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(RequestLog, metrics=metrics)
-    tell_errors(app)
-    keys, unknown = Keys(api_keys), Unknown()
+    add_error_handlers(app)
+    keys, unknown = ApiKeys(api_keys), UnknownFields()
     models = Models(model_name, owned_by, adapter_names)
     guides = Guides(guide)
     changing = asyncio.Lock()  # adapters, one at a time
     silent = defaults or SamplingParams()
     seeds = random.Random(silent.seed)
 
-    async def read(request: Request, shape: type[requests.Body]) -> requests.Body:
+    async def read(request: Request, shape: type[request_bodies.Body]) -> request_bodies.Body:
         keys.check(request)
         content = await read_body(request, limits)
         # A short one is read sooner than a thread is woken.
         return read_json(shape, content) if len(content) < LONG else await run_in_threadpool(read_json, shape, content)
 
-    def read_json(shape: type[requests.Body], content: bytes) -> requests.Body:
-        body = requests.read(shape, content)
+    def read_json(shape: type[request_bodies.Body], content: bytes) -> request_bodies.Body:
+        body = request_bodies.read(shape, content)
         unknown.look(body)
-        if isinstance(body, (requests.ChatRequest, requests.TextRequest)) and fits is not None:
+        if isinstance(body, (request_bodies.ChatRequest, request_bodies.TextRequest)) and fits is not None:
             _check_length(fits, body)
         return body
 
-    def drawn(body: requests.ChatRequest | requests.TextRequest) -> SamplingParams:
+    def drawn(body: request_bodies.ChatRequest | request_bodies.TextRequest) -> SamplingParams:
         seeded = replace(silent, seed=seeds.getrandbits(63), adapter=models.adapter(body.model))
         return body.params(seeded)
 
@@ -159,7 +159,7 @@ def create_app(
         params: SamplingParams,
         reply: Reply,
         param: str,
-    ) -> Answer:
+    ) -> ReplyResponse:
         """Starts `n` choices a prompt, each with a seed of its own, and waits for a sign that they can be answered."""
         drawn = [partial(start, _reseeded(params, index)) for index, start in enumerate(starts)]
         try:
@@ -176,7 +176,7 @@ def create_app(
 
     @get("/")
     async def root(request: Request) -> Response:
-        return about.page("text/html" in request.headers.get("Accept", ""))
+        return index_page.page("text/html" in request.headers.get("Accept", ""))
 
     @get("/health")
     async def health() -> dict[str, str]:
@@ -187,30 +187,30 @@ def create_app(
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     @get("/openapi.json")
-    async def openapi() -> Response:
-        return json_response(json.dumps(document.openapi()))
+    async def openapi_document() -> Response:
+        return json_response(json.dumps(openapi.openapi()))
 
     @get("/v1/models")
     async def list_models(request: Request) -> Response:
         keys.check(request)
-        return json_response(answers.model_list(list(models)))
+        return json_response(response_bodies.model_list(list(models)))
 
     @get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
         keys.check(request)
-        return json_response(answers.as_json(models.find(name)))
+        return json_response(response_bodies.as_json(models.find(name)))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = await read(request, requests.ChatRequest)
+        body = await read(request, request_bodies.ChatRequest)
         check_choices(body.choices)
         params, tools = drawn(body), body.offered
         messages = await _seen(see, body.dialogue)
-        asked = answers.Asked(body.model, body.include_usage, body.choices, 1, body.told)
-        reply = answers.ChatReply(asked)
+        asked = response_bodies.ResponseOptions(body.model, body.include_usage, body.choices, 1, body.told)
+        reply = response_bodies.ChatCompletionBuilder(asked)
         if rules := body.rules(guide_tools and guide is not None):
             held = await run_in_threadpool(guides.guide, rules, body)
-            params, reply = replace(params, guide=held), CheckedReply(asked, rules, held.dropped)
+            params, reply = replace(params, guide=held), CheckedChatBuilder(asked, rules, held.unenforced)
         start = partial(chat, messages, tools)
         if given := body.template_kwargs:
             start = partial(start, template_kwargs=given)
@@ -221,15 +221,17 @@ def create_app(
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = await read(request, requests.TextRequest)
+        body = await read(request, request_bodies.TextRequest)
         params = drawn(body)
         if complete is None:
             raise BadRequest("this server only chats: use /v1/chat/completions", status=404)
-        asked = answers.Asked(body.model, body.include_usage, body.choices, len(body.prompt), body.told)
+        asked = response_bodies.ResponseOptions(
+            body.model, body.include_usage, body.choices, len(body.prompt), body.told
+        )
         check_choices(len(body.prompt) * body.choices)
         go_on: Complete = partial(_only_read, complete) if body.max_tokens == 0 else complete
         starts = [partial(go_on, prompt) for prompt in body.prompt for _ in range(body.choices)]
-        replies = await answer(request, starts, params, answers.TextReply(asked), "prompt")
+        replies = await answer(request, starts, params, response_bodies.CompletionBuilder(asked), "prompt")
         return await replies.response(bool(body.stream))
 
     @app.post("/v1/embeddings")
@@ -249,7 +251,7 @@ def create_app(
     @app.post("/v1/load_lora_adapter")
     async def load_adapter(request: Request) -> Response:
         host = _adapter_host(adapters, keys)
-        body = await read(request, requests.LoadRequest)
+        body = await read(request, request_bodies.LoadRequest)
         async with changing:
             if body.lora_name in models:
                 raise BadRequest(f"lora_name: there is a model '{body.lora_name}' already", param="lora_name")
@@ -263,7 +265,7 @@ def create_app(
     @app.post("/v1/unload_lora_adapter")
     async def unload_adapter(request: Request) -> Response:
         host = _adapter_host(adapters, keys)
-        body = await read(request, requests.UnloadRequest)
+        body = await read(request, request_bodies.UnloadRequest)
         async with changing:
             if not models.adapter(body.lora_name):
                 raise BadRequest(f"lora_name: '{body.lora_name}' is the base model", param="lora_name")
@@ -286,12 +288,12 @@ async def _seen(see: See | None, messages: Sequence[Message]) -> Sequence[Messag
         raise BadRequest(f"messages: {error}", param="messages") from error
 
 
-def _check_length(fits: Fits, body: requests.ChatRequest | requests.TextRequest) -> None:
+def _check_length(fits: Fits, body: request_bodies.ChatRequest | request_bodies.TextRequest) -> None:
     try:
         for texts in body.texts:
             fits(texts)
     except TooLong as error:
-        raise too_long(error, "messages" if isinstance(body, requests.ChatRequest) else "prompt") from error
+        raise too_long(error, "messages" if isinstance(body, request_bodies.ChatRequest) else "prompt") from error
 
 
 def _only_read(complete: Complete, prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
@@ -303,7 +305,7 @@ def _only_read(complete: Complete, prompt: str | Sequence[int], params: Sampling
     yield Delta(finish="length", usage=Usage(usage.prompt_tokens, 0))
 
 
-def _adapter_host(adapters: Adapters | None, keys: Keys) -> Adapters:
+def _adapter_host(adapters: Adapters | None, keys: ApiKeys) -> Adapters:
     if adapters is None:
         raise BadRequest("this model takes no adapters", status=404)
     if not keys:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from swift.guided.lark import HEAD, json_of
+from swift.guided.lark import HEAD, json_rule
 
 LARGEST = 20_000
 """Symbols of a grammar: schemas of thousands of optional fields take seconds to compile, and twice as many four times
@@ -26,7 +26,7 @@ LIMITS = LLParserLimits(max_grammar_size=LARGEST)
 Schema = dict[str, Any]
 
 
-class Dropped(NamedTuple):
+class Unenforced(NamedTuple):
     """What a grammar does not hold. `pointer` (JSON pointer): where in the schema; `keyword` "": all that stands there.
     `tool`: whose arguments; "" for what a reply says."""
 
@@ -41,26 +41,26 @@ class Dropped(NamedTuple):
         return f"{self.keyword!r} at {self.pointer or 'its top'}: {self.reason}"
 
 
-class Guided(NamedTuple):
+class EnforceableSchema(NamedTuple):
     """A schema for grammars, which allows all that the original does, and what it lacks."""
 
     schema: Schema
-    dropped: tuple[Dropped, ...] = ()
+    unenforced: tuple[Unenforced, ...] = ()
 
 
-def guidable(schema: Schema) -> Guided:
+def enforceable(schema: Schema) -> EnforceableSchema:
     """The schema without what llguidance does not take, at every depth; the same one where it takes all of it."""
-    return _guidable(json.dumps(schema, ensure_ascii=False))
+    return _enforceable(json.dumps(schema, ensure_ascii=False))
 
 
 def why_no_grammar(rules: str) -> str:
     """Why llguidance cannot make a grammar of these rules in its dialect of Lark; "" if it can."""
     if len(rules) > LONGEST:
         return f"it is longer than {LONGEST:,} characters"
-    return failure(LLMatcher(_bytes(), "\n".join([*HEAD, rules]), log_level=0, limits=LIMITS))
+    return grammar_error(LLMatcher(_bytes(), "\n".join([*HEAD, rules]), log_level=0, limits=LIMITS))
 
 
-def failure(matcher: LLMatcher) -> str:
+def grammar_error(matcher: LLMatcher) -> str:
     """What is wrong with a grammar in one short line; "" if nothing is."""
     matcher.compute_bitmask()  # some grammars, as one that only holds itself, show here that they allow nothing
     if not matcher.is_error():
@@ -82,13 +82,13 @@ def _bytes() -> LLTokenizer:
 
 
 @lru_cache(maxsize=512)
-def _guidable(text: str) -> Guided:
+def _enforceable(text: str) -> EnforceableSchema:
     schema = json.loads(text)
-    return _Pruned(schema).guided() if _why_not(schema) else Guided(schema)
+    return _Pruned(schema).guided() if _why_not(schema) else EnforceableSchema(schema)
 
 
 def _why_not(schema: Schema) -> str:
-    return _circular(schema) or why_no_grammar(f"start: {json_of(schema)}")
+    return _circular(schema) or why_no_grammar(f"start: {json_rule(schema)}")
 
 
 _ONE = ("additionalProperties", "items", "additionalItems")
@@ -108,7 +108,7 @@ class _Pruned:
 
     def __init__(self, root: Schema) -> None:
         self._dropped: dict[tuple[str, str], str] = {}
-        self._places: dict[str, str] = {}  # of what is referred to, by names of ours
+        self._places: dict[str, str] = {}  # JSON pointer of a reference -> our name
         root = self._referring(root, root)
         self._root = {key: value for key, value in root.items() if key not in ("$defs", "definitions")}
         targets = {name: _at(root, place) for place, name in self._places.items()}
@@ -120,10 +120,10 @@ class _Pruned:
         for name in alone:
             self._shared = {**self._shared, name: self._prune(self._shared[name], places[name])}
 
-    def guided(self) -> Guided:
+    def guided(self) -> EnforceableSchema:
         schema = self._prune(self._root, "")
-        dropped = tuple(Dropped(place, keyword, reason) for (place, keyword), reason in self._dropped.items())
-        return Guided(self._with_shared(schema), dropped)
+        dropped = tuple(Unenforced(place, keyword, reason) for (place, keyword), reason in self._dropped.items())
+        return EnforceableSchema(self._with_shared(schema), dropped)
 
     def _referring(self, part: Any, root: Schema) -> Any:
         """The same, with references to places of the schema by names of ours: parts are compiled without the rest."""
@@ -259,7 +259,7 @@ def _circular(root: Schema) -> str:
 
 
 def _places(part: Any) -> Iterator[str]:
-    """What is referred to, anywhere."""
+    """The target of every `$ref`, at any depth."""
     if isinstance(part, dict):
         if isinstance(place := part.get("$ref"), str):
             yield place

@@ -48,7 +48,7 @@ MOST = 1000
 """Names that are kept: whoever makes up more tells nobody anything."""
 
 
-class Unknown:
+class UnknownFields:
     """Tells each unknown field, and each variable that no chat template reads, once."""
 
     def __init__(self) -> None:

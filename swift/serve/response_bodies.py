@@ -41,7 +41,7 @@ class Reply(Protocol):
     def whole(self) -> BaseModel: ...
 
 
-class Asked(NamedTuple):
+class ResponseOptions(NamedTuple):
     """What of a request its answer's shape depends on. Choices come prompt by prompt, `n` of each."""
 
     model: str
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
 class _Head:
     """What both kinds of replies have in common."""
 
-    def __init__(self, kind: str, asked: Asked) -> None:
+    def __init__(self, kind: str, asked: ResponseOptions) -> None:
         self.id = f"{kind}-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.asked = asked
@@ -86,10 +86,10 @@ class _Head:
         return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-class ChatReply(_Head):
+class ChatCompletionBuilder(_Head):
     """Deltas -> a ChatCompletion or its chunks."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ResponseOptions) -> None:
         super().__init__("chatcmpl", asked)
 
     def start(self) -> list[BaseModel]:
@@ -175,10 +175,10 @@ class ChatReply(_Head):
         return event
 
 
-class TextReply(_Head):
+class CompletionBuilder(_Head):
     """Deltas -> a Completion, whole or in parts: OpenAI gives both the same shape."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ResponseOptions) -> None:
         super().__init__("cmpl", asked)
         self._offsets = [0] * len(self.drafts)
 

@@ -31,8 +31,8 @@ from swift.agent.tools import argument_schema, checker
 from swift.chat import Message, Tool
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
-from swift.serve.messages import MOST_MESSAGES, Known, RequestMessage, dialogue
-from swift.serve.refusal import BadRequest, wrong
+from swift.serve.bad_request import BadRequest, invalid
+from swift.serve.request_messages import MOST_MESSAGES, Known, RequestMessage, dialogue
 
 MOST_CHOICES, MOST_STOPS, MOST_TOOLS, MOST_BIASES = 128, 16, 512, 4096
 LONGEST_STOP = 1000
@@ -181,10 +181,10 @@ class _Request(Known):
     @model_validator(mode="after")
     def _fits_together(self) -> _Request:
         if self.stream_options and not self.stream:
-            raise wrong("stream_options", "only for requests with stream: true")
+            raise invalid("stream_options", "only for requests with stream: true")
         for token in self.logit_bias or ():
             if not token.isdecimal():
-                raise wrong("logit_bias", f"'{token[:40]}' is not a token id")
+                raise invalid("logit_bias", f"'{token[:40]}' is not a token id")
         return self
 
     @property
@@ -297,20 +297,20 @@ class ChatRequest(_Request):
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise wrong("tools", f"two tools are called '{twice}'")
+            raise invalid("tools", f"two tools are called '{twice}'")
         if self.tools and len(self.model_dump_json(include={"tools"})) > LONGEST_TOOLS:
-            raise wrong("tools", f"at most {LONGEST_TOOLS} bytes of them are supported")
+            raise invalid("tools", f"at most {LONGEST_TOOLS} bytes of them are supported")
         for index, tool in enumerate(self.tools or ()):
             _check_schema(argument_schema(_given(tool)), f"tools[{index}].function.parameters")
         for name in self._chosen or ():
             if name not in names:
-                raise wrong(
+                raise invalid(
                     "tool_choice", f"'{name[:80]}' is none of the tools ({', '.join(names) or 'there are none'})"
                 )
         if self.tool_choice == "required" and not names:
-            raise wrong("tool_choice", "there are no tools to choose from")
+            raise invalid("tool_choice", "there are no tools to choose from")
         if self.top_logprobs and not self.logprobs:
-            raise wrong("top_logprobs", "only for requests with logprobs: true")
+            raise invalid("top_logprobs", "only for requests with logprobs: true")
         if isinstance(self.response_format, _Schema):
             _check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
         return self
@@ -320,7 +320,7 @@ class ChatRequest(_Request):
         given = dict(self.chat_template_kwargs or {})
         for name, value in self._named_variables:
             if (other := given.setdefault(name, value)) != value:
-                raise wrong(name, f"two values of it are given, {json.dumps(other)[:80]} and {json.dumps(value)}")
+                raise invalid(name, f"two values of it are given, {json.dumps(other)[:80]} and {json.dumps(value)}")
         return self
 
     @property
@@ -447,8 +447,8 @@ def read(shape: type[Body], body: bytes) -> Body:
         if first["type"] == "json_invalid":
             raise BadRequest(f"the body is not JSON: {cause}") from None
         if first["loc"][:1] == ("tool_choice",):
-            raise wrong("tool_choice", _CHOICES) from None
-        raise wrong(_path(first["loc"]), first["msg"].removeprefix("Value error, ")) from None
+            raise invalid("tool_choice", _CHOICES) from None
+        raise invalid(_path(first["loc"]), first["msg"].removeprefix("Value error, ")) from None
 
 
 _CHOICES = (
@@ -476,4 +476,4 @@ def _check_schema(schema: dict[str, Any], place: str) -> None:
         checker(schema)
     except SchemaError as error:
         within = error.json_path.removeprefix("$").removeprefix(".")
-        raise wrong(place, f"no JSON schema: {f'{within}: ' if within else ''}{error.message[:200]}") from None
+        raise invalid(place, f"no JSON schema: {f'{within}: ' if within else ''}{error.message[:200]}") from None

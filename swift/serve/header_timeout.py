@@ -11,7 +11,7 @@ PATIENCE = 20.0
 """Seconds that the head of a request may take to arrive."""
 
 
-class Connection(H11Protocol):  # type: ignore[misc]  # uvicorn's types are not read
+class HeaderTimeoutProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn's types are not read
     """uvicorn times connections out between requests, but not within a request's head."""
 
     patience = PATIENCE

@@ -10,7 +10,7 @@ import openai
 from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
 from swift.images import as_url
-from swift.infer.chat import PLAIN
+from swift.infer.chat import DEFAULT_PARAMS
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
@@ -27,7 +27,7 @@ class RemoteChat:
         self,
         messages: Sequence[Message],
         tools: Sequence[Tool] = (),
-        params: SamplingParams = PLAIN,
+        params: SamplingParams = DEFAULT_PARAMS,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Generator[Delta, None, None]:
         request = {

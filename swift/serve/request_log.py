@@ -11,7 +11,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swift.serve.metrics import Metrics
-from swift.serve.respond import GONE, Answer
+from swift.serve.reply_response import GONE, ReplyResponse
 
 log = logging.getLogger("swift.serve")
 
@@ -43,7 +43,7 @@ class RequestLog:
         finally:
             self._tell(scope, status, started, state.get("answer"))
 
-    def _tell(self, scope: Scope, status: int, started: float, answer: Answer | None) -> None:
+    def _tell(self, scope: Scope, status: int, started: float, answer: ReplyResponse | None) -> None:
         seconds = time.perf_counter() - started
         if answer is not None and answer.left:  # a stream's status was sent before
             status = GONE
@@ -61,7 +61,7 @@ class RequestLog:
                 first = answer.first_delta - started
                 told["first_token_seconds"] = round(first, 3)
                 self._metrics.reply(prompt, completion, first, seconds - first, reply.longest)
-        log.info("%s", line, extra={"told": told})
+        log.info("%s", line, extra={"fields": told})
 
 
 class JsonLines(logging.Formatter):
@@ -70,7 +70,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         told: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname.lower()}
         # What logging adds by `extra` is an attribute, there or not.
-        told |= getattr(record, "told", None) or {"message": record.getMessage()}
+        told |= getattr(record, "fields", None) or {"message": record.getMessage()}
         if record.exc_info:
             told["error"] = self.formatException(record.exc_info)
         return json.dumps(told, ensure_ascii=False)

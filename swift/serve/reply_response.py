@@ -12,10 +12,10 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from swift.engine.sampling import TooLong
-from swift.serve import answers
-from swift.serve.answers import Reply
-from swift.serve.refusal import BadRequest
-from swift.serve.replies import Counter, Replies, Start
+from swift.serve import response_bodies
+from swift.serve.bad_request import BadRequest
+from swift.serve.reply_threads import ReplyCounter, ReplyThreads, Start
+from swift.serve.response_bodies import Reply
 
 log = logging.getLogger("swift.serve")
 
@@ -24,12 +24,12 @@ LEAVING = 2.0
 """Seconds that are waited for the number of tokens of a reply whose client left."""
 
 
-async def begin(request: Request, starts: Sequence[Start], counter: Counter, reply: Reply) -> Answer:
+async def begin(request: Request, starts: Sequence[Start], counter: ReplyCounter, reply: Reply) -> ReplyResponse:
     """Waits for the first delta, so that what cannot be answered is refused with a status. Raises TooLong too."""
-    replies = Replies(starts, counter)
+    replies = ReplyThreads(starts, counter)
     try:
         async with _watched(request, replies):
-            answer = Answer(request, replies, reply, await replies.read())
+            answer = ReplyResponse(request, replies, reply, await replies.read())
     except TooLong:
         replies.stop()
         raise
@@ -43,10 +43,10 @@ async def begin(request: Request, starts: Sequence[Start], counter: Counter, rep
     return answer
 
 
-class Answer:
+class ReplyResponse:
     """A reply that has begun, and how it goes out: in one piece, or as server-sent events while it is made."""
 
-    def __init__(self, request: Request, replies: Replies, reply: Reply, first: Sequence[tuple[int, Any]]) -> None:
+    def __init__(self, request: Request, replies: ReplyThreads, reply: Reply, first: Sequence[tuple[int, Any]]) -> None:
         self._request, self._replies, self._first = request, replies, first
         self.reply = reply
         self.left = False
@@ -78,7 +78,7 @@ class Answer:
                 return Response(status_code=GONE)
         finally:
             self._replies.stop()
-        return json_response(answers.as_json(self.reply.whole()))
+        return json_response(response_bodies.as_json(self.reply.whole()))
 
     async def send(self, send: Send) -> None:
         """What has come since the last event goes out in one write: a slow reader gets fewer and larger ones."""
@@ -100,16 +100,16 @@ class Answer:
             begun = []
             try:
                 deltas = await self._replies.read()
-            except Exception:  # the status is sent: what went wrong can only be told as an event
+            except Exception:  # the status is sent: what went invalid can only be told as an event
                 log.exception("a stream broke")
-                yield _event(answers.error_json("the reply broke off; the server's log says how", 500))
+                yield _event(response_bodies.error_json("the reply broke off; the server's log says how", 500))
                 return
         if not self._replies.stopped:
             yield _told(self.reply.end()) + _event("[DONE]")
 
 
 class _EventStream(Response):
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ReplyResponse) -> None:
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         del self.headers["content-length"]
         self._answer = answer
@@ -120,7 +120,7 @@ class _EventStream(Response):
 
 
 @asynccontextmanager
-async def _watched(request: Request, replies: Replies) -> AsyncIterator[None]:
+async def _watched(request: Request, replies: ReplyThreads) -> AsyncIterator[None]:
     """Stops the replies as soon as the client is gone; the body has been read, so nothing else can arrive."""
 
     async def watch() -> None:
@@ -136,7 +136,7 @@ async def _watched(request: Request, replies: Replies) -> AsyncIterator[None]:
 
 
 def _told(events: Iterable[Any]) -> str:
-    return "".join(_event(answers.as_json(event)) for event in events)
+    return "".join(_event(response_bodies.as_json(event)) for event in events)
 
 
 def _event(data: str) -> str:

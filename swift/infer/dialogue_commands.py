@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from itertools import takewhile
 
-LEAVE = ("exit", "quit")
+EXIT_WORDS = ("exit", "quit")
 COMMANDS = {
     "help": "lists these words; so does ?",
     "reset-system": "the next entry is the new system prompt; an empty one restores the first",
@@ -25,13 +25,13 @@ def help_text() -> str:
     return "\n".join([*lines, KEYS])
 
 
-def nearly(entry: str, is_observation: bool = False) -> str | None:
+def closest_command(entry: str, is_observation: bool = False) -> str | None:
     """The command that one or two words were perhaps meant to be. An observation may be any short word."""
     if len(entry.split()) > 2:
         return None
     word = "-".join(entry.removeprefix("/").replace("_", " ").split())
     long = [name for name in COMMANDS if "-" in name]
-    short = [] if is_observation else [name for name in (*COMMANDS, *LEAVE) if _a_slip_away(word, name)]
+    short = [] if is_observation else [name for name in (*COMMANDS, *EXIT_WORDS) if _a_slip_away(word, name)]
     return next(iter([*difflib.get_close_matches(word, long, n=1, cutoff=0.8), *short]), None)
 
 

@@ -10,14 +10,14 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from swift.engine.interface import Busy
-from swift.serve import answers
-from swift.serve.refusal import BadRequest
-from swift.serve.respond import GONE, json_response
+from swift.serve import response_bodies
+from swift.serve.bad_request import BadRequest
+from swift.serve.reply_response import GONE, json_response
 
 RETRY_AFTER = "1"  # seconds
 
 
-def tell_errors(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Every error leaves in OpenAI's shape."""
 
     @app.exception_handler(BadRequest)
@@ -25,12 +25,12 @@ def tell_errors(app: FastAPI) -> None:
         # A body that is not read to its end cannot be followed by another request.
         closing = {"Connection": "close"} if error.status in (408, 413, 415) else None
         headers = {401: {"WWW-Authenticate": "Bearer"}, 415: {"Accept-Encoding": "gzip, deflate", **(closing or {})}}
-        text = answers.error_json(str(error), error.status, param=error.param, code=error.code)
+        text = response_bodies.error_json(str(error), error.status, param=error.param, code=error.code)
         return json_response(text, error.status, headers.get(error.status, closing))
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy) -> Response:
-        text = answers.error_json("the server is busy: try again", 429, code="rate_limit_exceeded")
+        text = response_bodies.error_json("the server is busy: try again", 429, code="rate_limit_exceeded")
         return json_response(text, 429, {"Retry-After": RETRY_AFTER})
 
     @app.exception_handler(HTTPException)
@@ -38,7 +38,9 @@ def tell_errors(app: FastAPI) -> None:
         what = {404: "there is nothing at", 405: "this method is not allowed at"}.get(error.status_code, error.detail)
         near = get_close_matches(request.url.path, _paths(app), 1) if error.status_code == 404 else []
         hint = f"; did you mean {near[0]}?" if near else ""
-        text = answers.error_json(f"{what} {request.url.path[:200]} ({request.method}){hint}", error.status_code)
+        text = response_bodies.error_json(
+            f"{what} {request.url.path[:200]} ({request.method}){hint}", error.status_code
+        )
         return json_response(text, error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
@@ -47,7 +49,7 @@ def tell_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        return json_response(answers.error_json("the server failed; its log says how", 500), 500)
+        return json_response(response_bodies.error_json("the server failed; its log says how", 500), 500)
 
 
 def _paths(app: FastAPI) -> list[str]:

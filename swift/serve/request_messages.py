@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, PlainVa
 from pydantic_core import CoreSchema, core_schema
 
 from swift.chat import PLACE, Image, Message, Role, ToolCall
-from swift.serve.refusal import wrong
+from swift.serve.bad_request import invalid
 
 MOST_MESSAGES, MOST_CALLS = 16_384, 128
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -186,13 +186,13 @@ def _message(message: RequestMessage, place: str) -> Message:
     if message.role != "assistant":
         for field, value in {"tool_calls": calls, **thoughts}.items():
             if value:
-                raise wrong(f"{place}.{field}", "only assistant messages can hold it")
+                raise invalid(f"{place}.{field}", "only assistant messages can hold it")
         if content.assistants:
-            raise wrong(f"{place}.content", f"only assistant messages can hold parts of type {content.assistants}")
+            raise invalid(f"{place}.content", f"only assistant messages can hold parts of type {content.assistants}")
     if message.content is None and message.refusal is None and not calls and not reasoning:
-        raise wrong(f"{place}.content", "a message needs it")
+        raise invalid(f"{place}.content", "a message needs it")
     if content.images and message.role != "user":
-        raise wrong(f"{place}.content", "only a user's message can show images")
+        raise invalid(f"{place}.content", "only a user's message can show images")
     role: Role = "system" if message.role == "developer" else message.role
     return Message(
         role,
@@ -211,7 +211,7 @@ def _answered(written: Sequence[Message], first: int) -> Iterator[Message]:
     while index < len(written):
         message = written[index]
         if message.role == "tool":
-            raise wrong(
+            raise invalid(
                 f"messages[{index}].role",
                 "messages with role 'tool' must be a response to a preceding message with 'tool_calls'",
             )
@@ -233,7 +233,7 @@ def _results(calls: Sequence[ToolCall], results: Sequence[Message], start: int) 
     """
     ids = [call.id for call in calls]
     if twice := next((id for id in ids if id and ids.count(id) > 1), None):
-        raise wrong(f"messages[{start - 1}].tool_calls", f"two calls have the id '{twice[:80]}'")
+        raise invalid(f"messages[{start - 1}].tool_calls", f"two calls have the id '{twice[:80]}'")
     found: dict[int, Message] = {}
     for at, result in enumerate(results, start):
         left = [number for number in range(len(calls)) if number not in found]
@@ -241,19 +241,21 @@ def _results(calls: Sequence[ToolCall], results: Sequence[Message], start: int) 
         if given and given in ids:
             number = ids.index(given)
             if number in found:
-                raise wrong(f"messages[{at}].tool_call_id", f"there are two results for the call '{given[:80]}'")
+                raise invalid(f"messages[{at}].tool_call_id", f"there are two results for the call '{given[:80]}'")
         elif given and any(ids):
             known = ", ".join(id[:80] for id in ids if id)
-            raise wrong(f"messages[{at}].tool_call_id", f"'{given[:80]}' is no call of the message before ({known})")
+            raise invalid(f"messages[{at}].tool_call_id", f"'{given[:80]}' is no call of the message before ({known})")
         elif not left:
-            raise wrong(f"messages[{at}]", f"there are more results than the {len(calls)} calls of the message before")
+            raise invalid(
+                f"messages[{at}]", f"there are more results than the {len(calls)} calls of the message before"
+            )
         elif len(left) > 1 and any(ids):
-            raise wrong(f"messages[{at}].tool_call_id", "several calls wait for a result: say which one this is")
+            raise invalid(f"messages[{at}].tool_call_id", "several calls wait for a result: say which one this is")
         else:
             number = left[0]
         found[number] = replace(result, tool_call_id=ids[number] or given)
     if missing := [call.id or call.name for number, call in enumerate(calls) if number not in found]:
-        raise wrong(
+        raise invalid(
             f"messages[{start - 1}].tool_calls",
             "an assistant message with 'tool_calls' must be followed by tool messages responding to each "
             "'tool_call_id'; these did not have response messages: " + ", ".join(each[:80] for each in missing[:8]),

@@ -20,9 +20,9 @@ from typing_extensions import TypedDict
 
 from swift.agent import tool_format
 from swift.agent.tools import checker, from_function
-from swift.guided import schemas, tagged_grammar
-from swift.guided.lark import HEAD, json_of
-from swift.guided.schemas import guidable, why_no_grammar
+from swift.guided import schema_support, tagged_grammar
+from swift.guided.lark import HEAD, json_rule
+from swift.guided.schema_support import enforceable, why_no_grammar
 
 
 class Colour(enum.Enum):
@@ -206,7 +206,7 @@ def cases() -> list[Any]:
 def said(schema: dict[str, Any], seed: int, longest: int = 3000) -> str | None:
     """A text that a model of pure noise says under a schema; None where it comes to no end."""
     tokenizer = LLTokenizer("byte")
-    matcher = LLMatcher(tokenizer, "\n".join([*HEAD, f"start: {json_of(schema)}"]), log_level=0)
+    matcher = LLMatcher(tokenizer, "\n".join([*HEAD, f"start: {json_rule(schema)}"]), log_level=0)
     noise, tokens = random.Random(seed), []
     while len(tokens) < longest:
         mask = matcher.compute_bitmask()
@@ -225,9 +225,9 @@ def said(schema: dict[str, Any], seed: int, longest: int = 3000) -> str | None:
 def test_a_schema_guides_but_for_the_keywords_that_are_named_and_replies_fit_what_it_guides(
     schema: dict[str, Any], dropped: set[str]
 ) -> None:
-    found = guidable(schema)
-    assert {each.keyword for each in found.dropped} == dropped
-    assert all(each.reason and "\n" not in each.reason for each in found.dropped)
+    found = enforceable(schema)
+    assert {each.keyword for each in found.unenforced} == dropped
+    assert all(each.reason and "\n" not in each.reason for each in found.unenforced)
     assert (found.schema == schema) == (not dropped), "what is guided in full stays as it is"
     replies = [reply for seed in range(3) if (reply := said(found.schema, seed)) is not None]
     assert replies
@@ -237,48 +237,48 @@ def test_a_schema_guides_but_for_the_keywords_that_are_named_and_replies_fit_wha
 
 @pytest.mark.parametrize(("schema", "dropped"), WRITTEN.values(), ids=WRITTEN)
 def test_what_is_not_held_is_named_by_its_place(schema: dict[str, Any], dropped: set[tuple[str, str]]) -> None:
-    assert {(each.pointer, each.keyword) for each in guidable(schema).dropped} == dropped
+    assert {(each.pointer, each.keyword) for each in enforceable(schema).unenforced} == dropped
 
 
 @pytest.mark.parametrize(("schema", "dropped"), cases())
 def test_no_schema_is_beyond_arguments_in_tags(schema: dict[str, Any], dropped: set[str]) -> None:
     tags = tool_format("qwen3_coder").marks.tags
     assert tags is not None
-    held, more = tagged_grammar.guidable(guidable(schema).schema, tags)
+    held, more = tagged_grammar.enforceable(enforceable(schema).schema, tags)
     assert tagged_grammar.why_not(held, tags) == ""
     assert all(each.reason for each in more)
 
 
 def test_what_is_kept_beside_a_dropped_keyword_still_guides() -> None:
     schema = of({"tags": {"type": "array", "uniqueItems": True, "maxItems": 2, "items": {"enum": ["a", "b"]}}}, "tags")
-    kept = guidable(schema).schema["properties"]["tags"]
+    kept = enforceable(schema).schema["properties"]["tags"]
     assert kept == {"type": "array", "maxItems": 2, "items": {"enum": ["a", "b"]}}
 
 
 def test_dropping_never_forbids_what_the_schema_allows() -> None:
     """Fields that are no longer named are not the fields that nobody named."""
-    found = guidable({"type": "object", "patternProperties": {"^(?=x)": {}}, "additionalProperties": False})
+    found = enforceable({"type": "object", "patternProperties": {"^(?=x)": {}}, "additionalProperties": False})
     assert "additionalProperties" not in found.schema
 
 
 def test_what_is_too_large_is_dropped_where_it_stands_and_the_rest_guides(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"enum": [f"value {number}" for number in range(40_000)]}
-    found = guidable(of({"of": names, "n": {"type": "integer"}, "path": {"type": "string", "format": "path"}}, "n"))
+    found = enforceable(of({"of": names, "n": {"type": "integer"}, "path": {"type": "string", "format": "path"}}, "n"))
     assert found.schema["properties"] == {"of": {}, "n": {"type": "integer"}, "path": {"type": "string"}}
-    assert [(each.pointer, each.keyword) for each in found.dropped] == [
+    assert [(each.pointer, each.keyword) for each in found.unenforced] == [
         ("/properties/of", "enum"),
         ("/properties/path", "format"),
     ]
-    monkeypatch.setattr(schemas, "LIMITS", LLParserLimits(max_grammar_size=500))
+    monkeypatch.setattr(schema_support, "LIMITS", LLParserLimits(max_grammar_size=500))
     many = of({f"field_{number}": {"type": "string"} for number in range(300)}, additionalProperties=False)
-    (dropped,) = guidable(many).dropped
+    (dropped,) = enforceable(many).unenforced
     assert dropped.keyword == "properties"
     assert "too big" in dropped.reason
-    assert why_no_grammar(f"start: {json_of(guidable(many).schema)}") == ""
+    assert why_no_grammar(f"start: {json_rule(enforceable(many).schema)}") == ""
 
 
 def test_depth_alone_drops_nothing() -> None:
     deep: dict[str, Any] = {"type": "integer"}
     for _ in range(60):
         deep = of({"x": deep}, "x")
-    assert guidable(deep) == (deep, ())
+    assert enforceable(deep) == (deep, ())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from anyio import fail_after
 from fastapi import Request
 
-from swift.serve.refusal import BadRequest
+from swift.serve.bad_request import BadRequest
 
 UNPACKED = ("gzip", "x-gzip", "deflate")
 

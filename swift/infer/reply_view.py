@@ -5,18 +5,18 @@ from __future__ import annotations
 from swift.agent import SOME_ARGUMENTS, ToolFormat, shape
 from swift.agent.reply import BLOCK
 from swift.chat import Delta, Draft, ToolCall
-from swift.infer.screen import Screen
+from swift.infer.terminal_output import TerminalOutput
 
 _NAME = "\ue000"  # no form writes it of its own accord
 
 
-class Written:
+class ReplyView:
     """Shows of a reply what is not shown yet: `show` after each delta, or once at the end.
 
     `offered`: there are tools, so a thought opens with the form's word for it, if any. Otherwise it is a BLOCK.
     """
 
-    def __init__(self, tool_format: ToolFormat, screen: Screen, offered: bool) -> None:
+    def __init__(self, tool_format: ToolFormat, screen: TerminalOutput, offered: bool) -> None:
         self._format = tool_format
         self._word = tool_format.marks.thought if offered else ""
         self._in_block = False

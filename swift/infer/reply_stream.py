@@ -17,7 +17,7 @@ BROKEN = "\ufffd"
 """What a decoder writes for bytes that do not make a character (yet)."""
 
 
-class Ending(NamedTuple):
+class StopString(NamedTuple):
     """A text that ends a reply, and whether it stays in it."""
 
     text: str
@@ -51,13 +51,13 @@ class Detokenizer:
         return whole[len(before) :]
 
 
-class Gate:
-    """Lets text through up to the first of `endings`; holds back what may be the beginning of one."""
+class StopChecker:
+    """Lets text through up to the first of `stop_strings`; holds back what may be the beginning of one."""
 
-    def __init__(self, endings: Sequence[Ending]) -> None:
-        self._endings = tuple(endings)
+    def __init__(self, stop_strings: Sequence[StopString]) -> None:
+        self._endings = tuple(stop_strings)
         self._held = ""
-        self.ended: Ending | None = None
+        self.ended: StopString | None = None
 
     def push(self, text: str) -> str:
         if self.ended is not None:
@@ -72,7 +72,7 @@ class Gate:
             passed = self._held[: at + len(self.ended.text) * self.ended.keep]
             self._held = ""
             return passed
-        hold = max((held_back(self._held, ending.text) for ending in self._endings), default=0)
+        hold = max((partial_overlap(self._held, ending.text) for ending in self._endings), default=0)
         cut = len(self._held) - hold
         passed, self._held = self._held[:cut], self._held[cut:]
         return passed
@@ -83,24 +83,24 @@ class Gate:
         return passed
 
 
-class Stream:
+class ReplyStream:
     """Tokens -> what is thought and what is said: a Detokenizer, then Thoughts and Gates. `ended` is the ending that
     was met, if any: one of the `turn`'s anywhere, one of the others in what is said alone."""
 
     def __init__(
         self,
         decode: Callable[[list[int]], str],
-        endings: Sequence[Ending] = (),
+        stop_strings: Sequence[StopString] = (),
         before: Sequence[int] = (),
         thoughts: Thoughts | None = None,
-        turn: Sequence[Ending] = (),
+        turn: Sequence[StopString] = (),
     ) -> None:
         self._characters = Detokenizer(decode, before)
-        self._turn, self._content = Gate(turn), Gate(endings)
+        self._turn, self._content = StopChecker(turn), StopChecker(stop_strings)
         self._thoughts = thoughts or Thoughts(None)
 
     @property
-    def ended(self) -> Ending | None:
+    def ended(self) -> StopString | None:
         return self._content.ended or self._turn.ended
 
     def push(self, token: int) -> Said:
@@ -116,7 +116,7 @@ class Stream:
         return Said(told.reasoning, self._content.push(told.content))
 
 
-class Talk:
+class ToolCallStream:
     """Splits a reply that may call tools into what it says and its calls, both as they are made.
 
     From a call mark on nothing is said any more, and white space before it waits: it may belong to the mark. Of a call
@@ -137,7 +137,7 @@ class Talk:
         self._said = 0
         self._at: int | None = None  # where the call that comes next, or its arguments, go on
         self._begun: list[ToolCall] = []
-        self._value: Value | None = None  # the arguments that are being read
+        self._value: JsonObjectScanner | None = None  # the arguments that are being read
 
     def push(self, text: str) -> tuple[str, list[ToolCall]]:
         """What can be said now, and what there is of calls: each begins with a part that has a name."""
@@ -146,7 +146,7 @@ class Talk:
         if self._at is None:
             rest = self.whole[self._said :]
             found = self._mark.search(self.whole, self._said)
-            held = max((held_back(rest, mark) for mark in self._marks), default=0)
+            held = max((partial_overlap(rest, mark) for mark in self._marks), default=0)
             if not found and self._bare.match(self.whole):
                 held = len(rest)
             said = rest[: found.start() - self._said if found else len(rest) - held].rstrip()
@@ -177,7 +177,7 @@ class Talk:
                 found = self._openings[bool(self._begun)].match(self.whole, self._at)
                 if not found or not self.whole.startswith("{", found.end()):
                     return
-                self._at, self._value = found.end(), Value()
+                self._at, self._value = found.end(), JsonObjectScanner()
                 self._begun.append(ToolCall(found["name"], "", _new_id()))
                 yield self._begun[-1]
             size = self._value.push(self.whole[self._at :])
@@ -215,7 +215,7 @@ def _new_id() -> str:
     return f"call_{uuid4().hex[:24]}"
 
 
-class Value:
+class JsonObjectScanner:
     """Finds the end of a JSON object that comes piece by piece. What is no JSON (a Python literal) never ends."""
 
     _NEXT = re.compile(r"[^\"'{}\[\]]*")
@@ -245,7 +245,7 @@ class Value:
         return at
 
 
-def held_back(text: str, mark: str) -> int:
+def partial_overlap(text: str, mark: str) -> int:
     """The length of the longest end of `text` that may be a beginning of `mark`, in any letter case."""
     sizes = range(min(len(text), len(mark) - 1), 0, -1)
     return next((size for size in sizes if text[-size:].lower() == mark[:size].lower()), 0)

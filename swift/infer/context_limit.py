@@ -10,7 +10,7 @@ from swift.engine.sampling import TooLong
 from swift.template.token_lower_bound import Bound
 
 
-class Length:
+class ContextLimit:
     """Checks texts against a context in tokens; None: there is no end to it. `trims`: templates drop spaces around."""
 
     def __init__(self, tokenizer: Any, context: int | None, trims: bool = False) -> None:

@@ -10,7 +10,14 @@ from tiny import tiny_tokenizer
 from swift.agent import TOOL_FORMATS, Thinking, shape, tool_format
 from swift.agent.reasoning_parser import Thoughts
 from swift.chat import Delta, Draft, Message, ToolCall
-from swift.infer.stream import Detokenizer, Ending, Gate, Stream, Talk, Value
+from swift.infer.reply_stream import (
+    Detokenizer,
+    JsonObjectScanner,
+    ReplyStream,
+    StopChecker,
+    StopString,
+    ToolCallStream,
+)
 
 TOKENIZER = tiny_tokenizer()
 
@@ -54,22 +61,24 @@ def test_the_space_before_a_first_word_survives_a_decoder_that_drops_it():
 
 
 def test_a_stop_text_across_token_borders_is_never_shown():
-    stream = Stream(TOKENIZER.decode, [Ending("<END>", keep=False)])
+    stream = ReplyStream(TOKENIZER.decode, [StopString("<END>", keep=False)])
     shown = said(stream, ids("a<b <EN <END> more"))
     assert "".join(shown) == "a<b <EN "
-    assert stream.ended == Ending("<END>", keep=False)
+    assert stream.ended == StopString("<END>", keep=False)
     assert shown[1:3] == ["", "<b"], "what may begin a stop text is held back, and no longer"
 
 
 def test_a_stop_text_that_is_kept_ends_the_text():
-    stream = Stream(TOKENIZER.decode, [Ending("Observation:", keep=True)])
+    stream = ReplyStream(TOKENIZER.decode, [StopString("Observation:", keep=True)])
     assert "".join(said(stream, ids("Action: a\nObservation: [1]"))) == "Action: a\nObservation:"
 
 
 @pytest.mark.parametrize("ends", ["Observation:", "<END>"])
 def test_a_stop_text_within_a_thought_is_thought_but_the_end_of_a_turn_is_its_end_anywhere(ends):
     thoughts = Thoughts(Thinking("<think>", "</think>"), "<think>\n")
-    stream = Stream(TOKENIZER.decode, [Ending("Observation:", keep=True)], (), thoughts, [Ending("<END>", keep=False)])
+    stream = ReplyStream(
+        TOKENIZER.decode, [StopString("Observation:", keep=True)], (), thoughts, [StopString("<END>", keep=False)]
+    )
     text = f"Then Observation: follows {ends} x</think>\n\nAction: a\nObservation: b"
     told = [*pieces(stream, ids(text))]
     thought, content = ("".join(getattr(each, name) for each in told) for name in ("reasoning", "content"))
@@ -81,36 +90,36 @@ def test_a_stop_text_within_a_thought_is_thought_but_the_end_of_a_turn_is_its_en
 
 
 def test_the_beginning_of_a_stop_text_at_the_end_of_a_reply_is_shown():
-    stream = Stream(TOKENIZER.decode, [Ending("Observation:", keep=True)])
+    stream = ReplyStream(TOKENIZER.decode, [StopString("Observation:", keep=True)])
     assert "".join(said(stream, ids("My Observ"))) == "My Observ"
     assert stream.ended is None
 
 
 def test_of_two_stop_texts_the_first_to_begin_wins_and_then_the_longer():
-    gate = Gate([Ending("ab", keep=True), Ending("abc", keep=True), Ending("bc", keep=True)])
+    gate = StopChecker([StopString("ab", keep=True), StopString("abc", keep=True), StopString("bc", keep=True)])
     assert gate.push("xabcd") == "xabc"
     assert gate.push("anything") == "" == gate.flush()
 
 
 @given(
     st.text("ab:\n", max_size=30),
-    st.lists(st.builds(Ending, st.text("ab:\n", min_size=1, max_size=4), st.booleans()), max_size=3),
+    st.lists(st.builds(StopString, st.text("ab:\n", min_size=1, max_size=4), st.booleans()), max_size=3),
     st.integers(1, 5),
 )
-def test_the_gate_passes_what_a_look_at_the_whole_text_would_pass(text, endings, size):
-    gate = Gate(endings)
+def test_the_gate_passes_what_a_look_at_the_whole_text_would_pass(text, stop_strings, size):
+    gate = StopChecker(stop_strings)
     passed = "".join(gate.push(text[at : at + size]) for at in range(0, len(text), size)) + gate.flush()
     if gate.ended is None:
         assert passed == text
-        assert not any(ending.text in text for ending in endings)
+        assert not any(ending.text in text for ending in stop_strings)
     else:
         before = passed.removesuffix(gate.ended.text) if gate.ended.keep else passed
         assert text.startswith(before + gate.ended.text)
-        assert not any(ending.text in before for ending in endings)
+        assert not any(ending.text in before for ending in stop_strings)
 
 
 def test_without_endings_nothing_is_held_back():
-    assert said(Stream(TOKENIZER.decode), ids("abc")) == ["a", "b", "c", ""]
+    assert said(ReplyStream(TOKENIZER.decode), ids("abc")) == ["a", "b", "c", ""]
 
 
 CALLS = (ToolCall("look", '{"at": ["a}", {"b": "\\\\\\"{"}], "北": 1}'), ToolCall("go", "{}"))
@@ -119,7 +128,7 @@ FORMS_READ_ALONG = [name for name in TOOL_FORMATS if not tool_format(name).marks
 
 def told(name, text, size):
     """What comes of `text` in pieces of `size` letters: what is said, and the parts of each call."""
-    talk = Talk(tool_format(name).marks, shape(tool_format(name)))
+    talk = ToolCallStream(tool_format(name).marks, shape(tool_format(name)))
     parts = [talk.push(text[at : at + size]) for at in range(0, len(text), size)]
     content, calls = tool_format(name).parse(text)
     parts.append(talk.end(Message("assistant", content, calls)))
@@ -161,7 +170,7 @@ def test_the_end_of_an_object_is_found_where_json_finds_it(text, size):
         _, end = json.JSONDecoder().raw_decode(text)
     except ValueError:
         return
-    value, at = Value(), 0
+    value, at = JsonObjectScanner(), 0
     for stop in [*range(size, len(text), size), len(text)]:
         at += value.push(text[at:stop])
     assert (at, value.whole) == (end, True)
@@ -176,7 +185,7 @@ def test_arguments_that_are_no_json_come_whole():
 
 
 def react():
-    return Talk(tool_format("react_en").marks, shape(tool_format("react_en")))
+    return ToolCallStream(tool_format("react_en").marks, shape(tool_format("react_en")))
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
@@ -192,7 +201,7 @@ def test_a_call_mark_in_other_letters_waits_too():
 
 
 def test_white_space_is_said_once_something_follows_it():
-    talk = Talk(tool_format("hermes").marks, shape(tool_format("hermes")))
+    talk = ToolCallStream(tool_format("hermes").marks, shape(tool_format("hermes")))
     assert [talk.push(text)[0] for text in ("a ", "\n", "b", " ")] == ["a", "", " \nb", ""]
     assert talk.end(Message("assistant", "a \nb ")) == (" ", [])
 

@@ -42,12 +42,12 @@ WORDS: dict[str, Word] = {
 }
 
 
-def wants_colour(out: TextIO) -> bool:
+def supports_colour(out: TextIO) -> bool:
     """True on a terminal that has colours, unless NO_COLOR (no-color.org) is set."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-class Parts:
+class Highlighter:
     """Tells the parts of a reply apart while it is written; holds back what may be the beginning of a word."""
 
     def __init__(self) -> None:
@@ -89,13 +89,13 @@ class Parts:
             yield rest, self._kind
 
 
-class Screen:
+class TerminalOutput:
     """Writes to `out` as text comes; `colours` false writes it as it is and holds nothing back."""
 
     def __init__(self, out: TextIO, colours: bool = False) -> None:
         self._out = out
         self._colours = colours
-        self._parts = Parts()
+        self._parts = Highlighter()
         self._last = "\n"
 
     def say(self, text: str) -> None:
@@ -115,7 +115,7 @@ class Screen:
         """The reply's own text is over."""
         for part, kind in self._parts.flush():
             self._put(part, kind)
-        self._parts = Parts()
+        self._parts = Highlighter()
 
     def fresh(self) -> None:
         """Begins a line, unless one has just begun."""

@@ -10,32 +10,36 @@ import pytest
 from swift.chat import Delta, Logprob, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
-from swift.serve import answers, requests
+from swift.serve import request_bodies, response_bodies
 
 DEFAULTS = SamplingParams(max_tokens=64, clip=True, temperature=0.3, top_k=20, top_p=0.7, seed=1, stop=("END",))
 USER = {"role": "user", "content": "hi"}
 FIRE = {"type": "function", "function": {"name": "fire", "parameters": {"type": "object", "n": 1.5}}}
 
 
-def chat(**fields: Any) -> requests.ChatRequest:
-    return requests.read(requests.ChatRequest, json.dumps({"model": "m", "messages": [USER], **fields}).encode())
+def chat(**fields: Any) -> request_bodies.ChatRequest:
+    return request_bodies.read(
+        request_bodies.ChatRequest, json.dumps({"model": "m", "messages": [USER], **fields}).encode()
+    )
 
 
-def refusal(shape: Any = requests.ChatRequest, body: bytes | None = None, **fields: Any) -> requests.BadRequest:
+def refusal(
+    shape: Any = request_bodies.ChatRequest, body: bytes | None = None, **fields: Any
+) -> request_bodies.BadRequest:
     sent = (
         body if body is not None else json.dumps({"model": "m", "messages": [USER], "prompt": "x", **fields}).encode()
     )
-    with pytest.raises(requests.BadRequest) as caught:
-        request = requests.read(shape, sent)
+    with pytest.raises(request_bodies.BadRequest) as caught:
+        request = request_bodies.read(shape, sent)
         request.params(DEFAULTS)
-        if isinstance(request, requests.ChatRequest):
+        if isinstance(request, request_bodies.ChatRequest):
             _ = request.dialogue
     assert caught.value.status in (400, 413)
     return caught.value
 
 
 def written(value: Any) -> Any:
-    return json.loads(answers.as_json(value))
+    return json.loads(response_bodies.as_json(value))
 
 
 def test_every_role_and_kind_of_content_is_read() -> None:
@@ -426,17 +430,19 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> Non
 
 def test_prompts_are_texts_or_tokens_one_or_several() -> None:
     def prompt(value: Any) -> Any:
-        return requests.read(requests.TextRequest, json.dumps({"model": "m", "prompt": value}).encode()).prompt
+        return request_bodies.read(
+            request_bodies.TextRequest, json.dumps({"model": "m", "prompt": value}).encode()
+        ).prompt
 
     assert prompt("Once") == ["Once"]
     assert prompt(["Once", "Twice"]) == ["Once", "Twice"]
     assert prompt([1, 2]) == [[1, 2]]
     assert prompt([[1, 2], [3]]) == [[1, 2], [3]]
     for wrong in ("", [], [1, "a"], ["a", 1], [True], [[]], [[1], [True]], 3, None, {}):
-        assert refusal(requests.TextRequest, prompt=wrong).param == "prompt", wrong
-    assert str(refusal(requests.TextRequest, echo=True)) == "echo: only false is supported, not true"
-    assert refusal(requests.TextRequest, suffix="x").param == "suffix"
-    assert refusal(requests.TextRequest, best_of=2).param == "best_of"
+        assert refusal(request_bodies.TextRequest, prompt=wrong).param == "prompt", wrong
+    assert str(refusal(request_bodies.TextRequest, echo=True)) == "echo: only false is supported, not true"
+    assert refusal(request_bodies.TextRequest, suffix="x").param == "suffix"
+    assert refusal(request_bodies.TextRequest, best_of=2).param == "best_of"
 
 
 DELTAS = [
@@ -449,7 +455,7 @@ SAID = [Delta(text="There "), Delta(text=""), Delta(text="is", finish="length", 
 
 
 def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
-    reply = answers.ChatReply(answers.Asked("m"))
+    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     for delta in SAID:
         reply.add(0, delta)
     body = written(reply.whole())
@@ -471,7 +477,7 @@ def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
 
 
 def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None:
-    reply = answers.ChatReply(answers.Asked("m"))
+    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     for delta in DELTAS:
         reply.add(0, delta)
     choice = written(reply.whole())["choices"][0]
@@ -484,13 +490,18 @@ def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None
 
 
 def test_a_reply_of_calls_alone_has_null_content_and_an_empty_reply_an_empty_one() -> None:
-    reply = answers.ChatReply(answers.Asked("m"))
+    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     reply.add(0, DELTAS[1])
     assert written(reply.whole())["choices"][0]["message"]["content"] is None
-    assert written(answers.ChatReply(answers.Asked("m")).whole())["choices"][0]["message"]["content"] == ""
+    assert (
+        written(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")).whole())["choices"][0][
+            "message"
+        ]["content"]
+        == ""
+    )
 
 
-def streamed(reply: answers.Reply, deltas: list[Delta]) -> list[Any]:
+def streamed(reply: response_bodies.Reply, deltas: list[Delta]) -> list[Any]:
     events = [*reply.start(), *(event for delta in deltas for event in reply.add(0, delta)), *reply.end()]
     bodies = [written(event) for event in events]
     assert len({(body.pop("id"), body.pop("created"), body.pop("model")) for body in bodies}) == 1
@@ -501,7 +512,9 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
     def choice(delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
 
-    bodies = streamed(answers.ChatReply(answers.Asked("m", include_usage=True)), SAID)
+    bodies = streamed(
+        response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", include_usage=True)), SAID
+    )
     assert {body.pop("object") for body in bodies} == {"chat.completion.chunk"}
     assert bodies == [
         {"choices": choice({"role": "assistant", "content": ""}), "usage": None},
@@ -510,11 +523,14 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
         {"choices": choice({"content": ""}, "length"), "usage": None},
         {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}},
     ]
-    assert all("usage" not in body for body in streamed(answers.ChatReply(answers.Asked("m")), SAID))
+    assert all(
+        "usage" not in body
+        for body in streamed(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")), SAID)
+    )
 
 
 def test_streamed_tool_calls_are_numbered() -> None:
-    bodies = streamed(answers.ChatReply(answers.Asked("m")), DELTAS)
+    bodies = streamed(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")), DELTAS)
     parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
     assert [part["index"] for part in parts] == [0, 1]
     assert parts[1] == {"index": 1, "id": "c2", "type": "function", "function": DELTA_CALL}
@@ -527,7 +543,7 @@ DELTA_CALL = {"name": "fire", "arguments": "/tmp/1.jpg"}
 def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
     call = ToolCall("fire", "", "c1")
     deltas = [Delta(tool_call=call), Delta(tool_call=ToolCall("", '{"a"')), Delta(tool_call=ToolCall("", ": 1}"))]
-    reply = answers.ChatReply(answers.Asked("m"))
+    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     bodies = streamed(reply, [*deltas, Delta(finish="tool_calls")])
     parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
     assert parts == [
@@ -539,7 +555,7 @@ def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
 
 
 def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
-    reply = answers.ChatReply(answers.Asked("m", n=2))
+    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", n=2))
     reply.add(1, Delta("b", finish="length", usage=Usage(7, 1)))
     reply.add(0, Delta("a", finish="stop", usage=Usage(7, 2)))
     body = written(reply.whole())
@@ -548,7 +564,7 @@ def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
         (1, "b", "length"),
     ]
     assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    two = answers.TextReply(answers.Asked("m", n=2, prompts=2))
+    two = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", n=2, prompts=2))
     for index in range(4):
         two.add(index, Delta("x", finish="stop", usage=Usage(3 if index < 2 else 5, 1)))
     assert two.usage == Usage(8, 4)
@@ -559,7 +575,7 @@ HALF = Logprob(5, "图".encode()[:2], -0.5, (Logprob(5, "图".encode()[:2], -0.5
 
 def test_log_probabilities_have_openais_shapes() -> None:
     delta = Delta("a", logprobs=(Logprob(6, b"a", -0.25), HALF), finish="stop")
-    reply = answers.ChatReply(answers.Asked("m", told=2))
+    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", told=2))
     events = [written(event) for event in reply.add(0, delta)]
     expected = {
         "content": [
@@ -579,7 +595,7 @@ def test_log_probabilities_have_openais_shapes() -> None:
     assert events[0]["choices"][0]["logprobs"] == expected
     assert events[1]["choices"][0]["logprobs"] is None
     assert written(reply.whole())["choices"][0]["logprobs"] == expected
-    text = answers.TextReply(answers.Asked("m", told=2))
+    text = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", told=2))
     text.add(0, delta)
     assert written(text.whole())["choices"][0]["logprobs"] == {
         "tokens": ["a", "\ufffd"],
@@ -594,14 +610,14 @@ def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
         return [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
 
     usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-    bodies = streamed(answers.TextReply(answers.Asked("m", include_usage=True)), SAID)
+    bodies = streamed(response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", include_usage=True)), SAID)
     assert [(body["choices"], body["usage"]) for body in bodies] == [
         (choice("There "), None),
         (choice("is"), None),
         (choice("", "length"), None),
         ([], usage),
     ]
-    reply = answers.TextReply(answers.Asked("m"))
+    reply = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m"))
     for delta in SAID:
         reply.add(0, delta)
     body = written(reply.whole())
@@ -609,7 +625,7 @@ def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
 
 
 def test_an_error_has_openais_shape() -> None:
-    assert json.loads(answers.error_json("no", 400, param="n")) == {
+    assert json.loads(response_bodies.error_json("no", 400, param="n")) == {
         "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}
     }
-    assert json.loads(answers.error_json("ach", 500))["error"]["type"] == "server_error"
+    assert json.loads(response_bodies.error_json("ach", 500))["error"]["type"] == "server_error"

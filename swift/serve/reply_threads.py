@@ -18,7 +18,7 @@ from swift.infer.chat import Deltas
 Start = Callable[[], Deltas]
 
 
-class Counter:
+class ReplyCounter:
     """Counts replies under way: those that wait for their first delta, at most `most_waiting`, and those that speak."""
 
     def __init__(self, most_waiting: int) -> None:
@@ -33,13 +33,13 @@ class Counter:
         self.waiting += replies
 
 
-class Replies:
+class ReplyThreads:
     """The choices of one request, each made on a thread of its own.
 
     `read` gives what was made since it was last called, with the number of the choice. Made and used on the event loop.
     """
 
-    def __init__(self, starts: Sequence[Start], counter: Counter) -> None:
+    def __init__(self, starts: Sequence[Start], counter: ReplyCounter) -> None:
         counter.admit(len(starts))
         self._counter = counter
         self._loop = asyncio.get_running_loop()

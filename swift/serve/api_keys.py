@@ -7,10 +7,10 @@ from collections.abc import Collection
 
 from fastapi import Request
 
-from swift.serve.refusal import BadRequest
+from swift.serve.bad_request import BadRequest
 
 
-class Keys:
+class ApiKeys:
     """The keys that let somebody in; without any, everybody is."""
 
     def __init__(self, keys: Collection[str] = ()) -> None:

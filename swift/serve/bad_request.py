@@ -11,8 +11,8 @@ class BadRequest(ValueError):
         self.status, self.param, self.code = status, param, code
 
 
-def wrong(param: str, what: str) -> BadRequest:
-    """What is wrong with the field `param`; "" is the whole body."""
+def invalid(param: str, what: str) -> BadRequest:
+    """An error about the field `param`; "" is the whole body."""
     return BadRequest(f"{param or 'the body'}: {what}", param=param or None)
 
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from swift.agent import Notation
 from swift.agent.tagged import as_object, definitions, escape, fits, in_order, value_schemas, write_value
-from swift.guided.lark import json_of, quoted
+from swift.guided.lark import json_rule, quoted
 
 Schema = dict[str, Any]
 Literal = Callable[[str], str]
 """A text in the grammar's language: marks may be tokens of their own."""
 
-NOTES = {"title", "description", "default", "examples", "deprecated", "$comment", "$schema", "$defs", "definitions"}
-FREE = r"/(.|\n)*/"
+ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "$comment", "$schema"}
+ANNOTATIONS |= {"$defs", "definitions"}
+ANY_TEXT = r"/(.|\n)*/"
 _WORDS: dict[str, tuple[bool | None, ...]] = {"null": (None,), "boolean": (True, False)}
 _SAID_OF = {
     "string": {"minLength", "maxLength", "pattern"},
@@ -55,10 +56,10 @@ class Values:
 
     def _options(self, schema: Schema, texts: list[str], within: tuple[str, ...]) -> Iterator[str]:
         """What a value may be; what is between a text's quotes is put into `texts`."""
-        said, shared = schema.keys() - NOTES - {"format"}, definitions(schema)
+        said, shared = schema.keys() - ANNOTATIONS - {"format"}, definitions(schema)
         if said == {"$ref"}:
             place = schema["$ref"]
-            yield from self._options(referred(place, shared, within), texts, (*within, place))
+            yield from self._options(resolve_reference(place, shared, within), texts, (*within, place))
         elif said & {"enum", "const"}:
             rest = {key: value for key, value in schema.items() if key != "enum"}
             found = schema["enum"] if "enum" in said else [schema["const"]]
@@ -88,7 +89,7 @@ class Values:
             elif kind in _WORDS:
                 yield from (self._literal(write_value(value, self._notation)) for value in _WORDS[kind])
             elif kind in ("number", "integer") or not self._notation.deep:
-                yield self._made(json_of({**definitions(schema), **about, "type": kind}))
+                yield self._made(json_rule({**definitions(schema), **about, "type": kind}))
             elif kind == "array":
                 yield from self._array({**definitions(schema), **about})
             else:
@@ -99,7 +100,7 @@ class Values:
     def _text(self, texts: Sequence[str]) -> str:
         """A text with its quotes: one term, so that no two that begin alike have to be told apart."""
         quote, inner = self._literal(self._notation.quote), " | ".join(texts)
-        never = "" if self._notation.escapes else f" & ~({FREE} {quoted(self._notation.quote)} {FREE})"
+        never = "" if self._notation.escapes else f" & ~({ANY_TEXT} {quoted(self._notation.quote)} {ANY_TEXT})"
         if quote != quoted(self._notation.quote):
             term = f"{self._name.upper()}_{len(self.rules)}"
             self.rules.append(f"{term}: ({inner}){never}")
@@ -141,20 +142,20 @@ class Values:
                 (f"{self._literal(f'{key}:')} {self.rule(about)}", key in schema.get("required", ()))
                 for key, about in in_order(values, self._notation)
             ]
-            self.rules += (joined := joint(f"{self._name}_{len(self.rules)}", members, '","'))
+            self.rules += (joined := separated(f"{self._name}_{len(self.rules)}", members, '","'))
             return f'"{{" {joined[-1].partition(":")[0]} "}}"'
         member = f'/[^\\s:,{{}}\\[\\]"<>]+/ ":" {self.rule({**definitions(schema), **as_object(others)})}'
         return f'"{{" ({member} ("," {member})*)? "}}"'
 
     def _any_but_text(self) -> Iterator[str]:
         if not self._notation.deep:
-            yield self._made(json_of({"type": ["number", "array", "object"]}))
+            yield self._made(json_rule({"type": ["number", "array", "object"]}))
             yield from (self._literal(word) for word in self._notation.words)
             return
         if not self._any:
             self._any = f"{self._name}_any"
             text = self._text([self._free()])
-            number = self._made(json_of({"type": "number"}))
+            number = self._made(json_rule({"type": "number"}))
             words = " | ".join(map(self._literal, self._notation.words))
             either = f"{self._any} | {text}"
             member = f'/[^\\s:,{{}}\\[\\]"<>]+/ ":" ({either})'
@@ -163,7 +164,7 @@ class Values:
         yield self._any
 
 
-def joint(name: str, members: Sequence[tuple[str, bool]], between: str) -> list[str]:
+def separated(name: str, members: Sequence[tuple[str, bool]], between: str) -> list[str]:
     """The rule `name`, which is the last: members in their order, `between` between two. True: one may not lack."""
     more, first = [f'{name}_more_{len(members)}: ""'], [f'{name}_first_{len(members)}: ""']
     for index, (member, required) in reversed(list(enumerate(members))):
@@ -173,7 +174,7 @@ def joint(name: str, members: Sequence[tuple[str, bool]], between: str) -> list[
     return [*more, *first, f"{name}: {name}_first_0"]
 
 
-def referred(place: str, shared: Schema, within: tuple[str, ...]) -> Schema:
+def resolve_reference(place: str, shared: Schema, within: tuple[str, ...]) -> Schema:
     """What a reference is to. Raises ValueError for one that leads nowhere, or to itself."""
     _, *path = place.split("/")
     found: Any = shared if place.startswith("#/") and place not in within else None
@@ -193,4 +194,4 @@ def pattern(text: str) -> str:
     if (start or end) and "|" in bare:
         raise ValueError("has a pattern with anchors on one side of |")
     inner = re.sub(r"(?<!\\)/", r"\/", text[start : len(text) - end])
-    return f"({'' if start else f'{FREE} '}/(?:{inner})/{'' if end else f' {FREE}'})"
+    return f"({'' if start else f'{ANY_TEXT} '}/(?:{inner})/{'' if end else f' {ANY_TEXT}'})"

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from swift.serve.requests import ChatRequest, LoadRequest, TextRequest, UnloadRequest
+from swift.serve.request_bodies import ChatRequest, LoadRequest, TextRequest, UnloadRequest
 
 _ERROR = {
     "type": "object",

@@ -15,11 +15,11 @@ from referencing.exceptions import Unresolvable
 from swift.agent.tools import argument_schema, checker
 from swift.chat import Delta, Message
 from swift.guided.grammar import Rules
-from swift.guided.guide import Guide, NotHeld
-from swift.guided.schemas import Dropped
-from swift.serve.answers import Asked, ChatReply
-from swift.serve.refusal import BadRequest, wrong
-from swift.serve.requests import ChatRequest
+from swift.guided.guide import Guide, UnsupportedSchema
+from swift.guided.schema_support import Unenforced
+from swift.serve.bad_request import BadRequest, invalid
+from swift.serve.request_bodies import ChatRequest
+from swift.serve.response_bodies import ChatCompletionBuilder, ResponseOptions
 
 log = logging.getLogger("swift.serve")
 
@@ -32,24 +32,24 @@ class Guides:
 
     def __init__(self, make: Callable[[Rules], Guide] | None) -> None:
         self._make = make
-        self._told: set[Dropped] = set()
+        self._told: set[Unenforced] = set()
 
     def guide(self, rules: Rules, request: ChatRequest) -> Guide:
         """Takes as long as compiling a grammar does. Raises BadRequest that names the field with the schema."""
         what = "tool_choice" if rules.tools else "response_format"
         if self._make is None:
-            raise wrong(what, "this server cannot hold replies to it")
+            raise invalid(what, "this server cannot hold replies to it")
         try:
             guide = self._make(rules)
-        except NotHeld as error:
-            raise wrong(request.place_of_schema(error.tool), str(error)) from error
+        except UnsupportedSchema as error:
+            raise invalid(request.place_of_schema(error.tool), str(error)) from error
         except ValueError as error:
             raise BadRequest(f"{what}: {error}", param=what) from error
-        for each in guide.dropped:
+        for each in guide.unenforced:
             self._tell(each)
         return guide
 
-    def _tell(self, dropped: Dropped) -> None:
+    def _tell(self, dropped: Unenforced) -> None:
         if dropped in self._told:
             return
         if len(self._told) >= MOST_TOLD:
@@ -58,10 +58,10 @@ class Guides:
         log.warning("%s: replies are not held to %s; it is checked afterwards", _whose(dropped.tool), dropped)
 
 
-class CheckedReply(ChatReply):
+class CheckedChatBuilder(ChatCompletionBuilder):
     """A reply whose schemas are checked where it ends: what breaks them is told in the log, and sent all the same."""
 
-    def __init__(self, asked: Asked, rules: Rules, dropped: Sequence[Dropped]) -> None:
+    def __init__(self, asked: ResponseOptions, rules: Rules, dropped: Sequence[Unenforced]) -> None:
         super().__init__(asked)
         self._schemas: dict[str, dict[str, Any]] = {tool.name: argument_schema(tool) for tool in rules.tools}
         if rules.schema is not None:
