@@ -58,29 +58,29 @@ HEAD = """\
 
 Every name below is a value of `--dataset`: `swift sft --dataset alpaca-en#2000 hh-rlhf-cn:helpful_base_cn`.
 
-| written | means |
+| value | meaning |
 |---|---|
-| `name` or a hub id | the set; what the table does not know is read by the shape of its rows |
-| `MS::name`, `HF::name` | from ModelScope or Hugging Face alone |
+| `name` or a hub id | the data set; one that is not in the table is read by the shape of its rows |
+| `MS::name`, `HF::name` | from ModelScope or Hugging Face only |
 | `name:subset/subset` | only these subsets |
-| `name#500` | 500 rows, drawn evenly; more than there are repeats rows |
+| `name#500` | 500 rows, sampled evenly; a number above the size repeats rows |
 
-A set is looked for on this machine first: in the ModelScope cache (`$MODELSCOPE_CACHE`, `~/.cache/modelscope`), then
-in that of Hugging Face (`$HF_HUB_CACHE`, `$HF_HOME`, `~/.cache/huggingface`). Only then is it fetched: from ModelScope,
-which needs `pip install modelscope`, then from Hugging Face. `USE_HF=1` turns that round; `SWIFT_OFFLINE=1` fetches
-nothing. Downloads show their progress and go on where they were interrupted. An unfinished one is never trained on.
+A data set is looked up locally first: in the ModelScope cache (`$MODELSCOPE_CACHE`, `~/.cache/modelscope`), then in
+that of Hugging Face (`$HF_HUB_CACHE`, `$HF_HOME`, `~/.cache/huggingface`). Only then is it downloaded: from ModelScope,
+which needs `pip install modelscope`, then from Hugging Face. `USE_HF=1` reverses this order; `SWIFT_OFFLINE=1` disables
+downloads. Downloads show their progress and resume where they were interrupted. An incomplete one is never trained on.
 
-Splits that are not for training (`held_out`) are read when a set is named in `--val_dataset`. Where a set brings
-preferences, the preferred reply is trained. Sets with images or sound are listed, but only text can be trained on.
+Splits that are not for training (`held_out`) are read when the data set is a value of `--val_dataset`. For preference
+data, the preferred reply is trained. Data sets with images or audio are listed, but only text can be trained on.
 
-## Data sets of your own
+## Your own data sets
 
-A TOML file gives them names, which `--registry my.toml` makes known to `swift sft`, `infer`, `data show` and
+A TOML file registers data sets by name; `--registry my.toml` loads it in `swift sft`, `infer`, `data show` and
 `datasets`:
 
 ```toml
 [datasets.tickets]
-path = "data/tickets.jsonl"             # from the folder of this file; or ms = "...", hf = "..."
+path = "data/tickets.jsonl"             # relative to this file; or ms = "...", hf = "..."
 columns = { frage = "query", antwort = "response" }
 
 [datasets.moods]
@@ -88,51 +88,52 @@ hf = "me/moods"
 split = ["train"]
 held_out = ["test"]
 query = "Is this glad or sad? {sentence}"
-labels = ["sad", "glad"]                # the answers for the numbers in the column "label"
+labels = ["sad", "glad"]                # answers for the numbers in the column "label"
 
 [datasets.chats]
 path = "data/chats"
-rows = "my_rows.py:chat"                # a function row -> row, list of rows, or None to leave the row out
+rows = "my_rows.py:chat"                # a function row -> row, list of rows, or None to drop the row
 ```
 
-`swift/data/datasets.toml` has the same keys and says what each means.
+`swift/data/datasets.toml` has the same keys and documents each.
 
-## What a row may look like
+## Row formats
 
-Files are JSON lines, JSON (a list, one row, or lines), CSV and Parquet, each also as `.gz` and `.zst`. A row's own
-keys say which shape it has, so one file may mix them:
+Files are JSON lines, JSON (a list, one row, or lines), CSV and Parquet, each also as `.gz` and `.zst`. The keys of a
+row determine its format, so one file may mix them:
 
-| shape | keys |
+| format | keys |
 |---|---|
 | messages | `messages`, `conversations` or `conversation`: a list of `{"role", "content"}` or `{"from", "value"}` |
-| prompt and completion | `prompt`, `completion`: two lists of messages, the second of which is trained |
+| prompt and completion | `prompt`, `completion`: two lists of messages, of which the second is trained |
 | pairs | `conversation`: a list of `{"human", "assistant"}` |
 | question and answer | `query` (`prompt`, `question`, ...), `response` (`answer`, `output`, ...), `history` |
 | instruction | `instruction`, `input`, `output` |
 | text | `text` or a response alone: plain text to pre-train on |
 
-`system` and `tools` (or `functions`) stand beside each. Lists and objects may also be given as their JSON text. A row
-with two dialogues that differ is `two-dialogues`.
+Each may also have `system` and `tools` (or `functions`). Lists and objects may be given as JSON text. A row with two
+different dialogues is `two-dialogues`.
 
 **Tools** are a list of objects, a list of JSON texts, or the JSON text of a list; `function` and `parameters` within
-may be JSON text too. **Calls** are `tool_calls` or `function_call` of the assistant, or a message of the role
-`tool_call` (`function_call`) with the call in its content or in its own `name` and `arguments`. Each may be an
-object, a list, or JSON text; `[]` and `null` are no call. Arguments written as text are trained byte for byte. Where
-a question comes with tools, a response that is a list of calls is the calls. A `refusal` is the assistant's text.
+may be JSON text too. **Calls** are `tool_calls` or `function_call` of the assistant, or a message of role `tool_call`
+(`function_call`) with the call in its content or in its own `name` and `arguments`. Each may be an object, a list, or
+JSON text; `[]` and `null` mean no call. Arguments written as text are trained byte for byte. If a question has tools, a
+response that is a list of calls is read as these calls. A `refusal` is the text of the assistant.
 
-**What is trained.** Keys of a message say which reply is trained and how much:
+**Loss weights.** Keys of a message select which replies are trained, and with which weight:
 
-| key of a message | values | means |
+| key of a message | values | meaning |
 |---|---|---|
 | `loss`, `train`, `training`, `trainable`, `train_on` | true or 1, false or 0 | true: trained; false: not |
 | `mask` | true or 1, false or 0 | true: **not** trained |
 | `weight`, `loss_scale`, `loss_weight` | a number from 0 on | the loss of the message is multiplied by it |
 
-Several may stand together unless they contradict each other (`bad-weight`). A message that is not trained has the
-weight 0, whatever its number says. Questions and results are never trained, so a weight on one is `weight-on-prompt`.
+A message may have several of them unless they contradict each other (`bad-weight`). A message that is not trained has
+weight 0, whatever its number is. Questions and tool results are never trained, so a weight on one is
+`weight-on-prompt`.
 
-**Thoughts.** What the assistant thinks before it answers or calls is `reasoning_content` of its message, or beside a
-`response` or `output`; `reasoning`, `thinking` and `reasoning_text` mean the same, and so do parts of the content of
+**Reasoning.** What the assistant thinks before it answers or calls is the `reasoning_content` of its message, or a key
+next to `response` or `output`. `reasoning`, `thinking` and `reasoning_text` are synonyms, and so are content parts of
 the types `thinking` and `reasoning`:
 
 ```json
@@ -141,14 +142,13 @@ the types `thinking` and `reasoning`:
               {"role": "assistant", "reasoning_content": "Two more.", "content": "4"}]}
 ```
 
-The model's own chat template decides how it is written. `<think>...</think>` in a content stays there byte for byte.
-Two different thoughts in one message are `two-thoughts`, a thought of the user or a tool is `thought-on-prompt`, one
-behind what its turn says is `late-thought`, and a hidden one (`redacted_thinking`) is `not-text`. Several parts become
-one thought, each on a line of its own.
+The model's own chat template decides how reasoning is rendered. `<think>...</think>` in a content stays there byte for
+byte. Two different reasoning texts in one message are `two-thoughts`, reasoning of the user or a tool is
+`thought-on-prompt`, reasoning after the content of its turn is `late-thought`, and hidden reasoning
+(`redacted_thinking`) is `not-text`. Several parts are joined, each on a line of its own.
 
-Messages may have harmony's channels: `analysis` is the thought of the assistant's message behind it, `commentary` and
-`final` are its content, and what has a `recipient` is a call of it. A message of the role `developer` is the system
-text.
+Messages may use harmony's channels: `analysis` is the reasoning of the next assistant message, `commentary` and `final`
+are its content, and a message with a `recipient` is a call. A message of role `developer` is the system prompt.
 
 ```json
 {"messages": [{"role": "user", "content": "2 + 2?"},
@@ -156,38 +156,38 @@ text.
               {"role": "assistant", "channel": "final", "content": "4"}]}
 ```
 
-**Variables for the chat template** stand in `chat_template_kwargs`; `enable_thinking` may also stand alone. What is no
-object, or neither true nor false, is `bad-variables`.
+**Variables of the chat template** are in `chat_template_kwargs`; `enable_thinking` may also be a key of its own. A
+value that is not an object, or neither true nor false, is `bad-variables`.
 
 ```json
 {"query": "2 + 2?", "response": "4", "enable_thinking": false, "chat_template_kwargs": {"reasoning_effort": "low"}}
 ```
 
-Any other key of a row (but `id`), message or call that holds something is not read. `swift data lint` and `swift sft`
-name each once, as the warning `unread-key` with its count and its first place; the row is trained on.
+Any other non-empty key of a row (except `id`), message or call is ignored. `swift data lint` and `swift sft` report
+each once, as the warning `unread-key` with its count and first place; the row is trained on.
 
-**JSON** is that of RFC 8259: `NaN`, `Infinity` and numbers beyond a double are `bad-json` (`bad-arguments` in a
-call), half of a surrogate pair (`\\ud83d`) in any text or key is `lone-surrogate`, and a key that an object has twice
-is `duplicate-key`.
+**JSON** follows RFC 8259: `NaN`, `Infinity` and numbers beyond a double are `bad-json` (`bad-arguments` in a call),
+half of a surrogate pair (`\\ud83d`) in any text or key is `lone-surrogate`, and a duplicate key of an object is
+`duplicate-key`.
 
-**Parquet.** A struct has the keys of all rows, and null where a row lacks one. Nobody can tell such a null from one
-that was written, so a null in a struct means that the key is absent, at every depth. Nulls in lists, in maps and in
-JSON text stay. A struct also loses the order of a row's keys and may turn 5 into 5.0: where that matters, write tools
-and arguments as JSON text.
+**Parquet.** A struct has the keys of all rows, and null where a row lacks one. Such a null cannot be told from a
+written one, so a null in a struct means that the key is absent, at every depth. Nulls in lists, maps and JSON text
+stay. A struct also loses the order of a row's keys and may turn 5 into 5.0: where that matters, write tools and
+arguments as JSON text.
 
-**CSV.** The separator is a comma, semicolon, tab or vertical bar, whichever makes the most columns of the header (or
-the one after `sep=`); one that is no comma is named.
+**CSV.** The separator is the comma, semicolon, tab or vertical bar that splits the header into the most columns (or the
+one after `sep=`); a separator other than the comma is reported.
 
-**Encoding.** Text is UTF-8, with or without a byte order mark. A row with another byte is `not-utf8`, and the others
-are read. A file in UTF-16, or a JSON list in GB18030, is refused in one line.
+**Encoding.** Text is UTF-8, with or without a byte order mark. A row with an invalid byte is `not-utf8`; the other rows
+are read. A file in UTF-16, or a JSON list in GB18030, is rejected with one line.
 
-A row that the template or the text form refuses is `unrendered`, one that is too long is `length`.
+A row that the template or the tool-call format rejects is `unrendered`, one that is too long is `length`.
 
 {RULES}
-## All of them
+## All data sets
 
-`rows` is how many there are to train on after the set's own filter, as last counted; the subsets are those that are
-read when none is named.
+`rows` is the number of rows to train on after the data set's own filter, as last counted; the subsets are those that
+are read by default.
 """
 
 

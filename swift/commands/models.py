@@ -91,29 +91,29 @@ HEAD = """\
 # Models
 
 Every name below is a value of `--model_type`, every hub id one of `--model_id_or_path`; so is the folder of any other
-model, whose class its `config.json` names and whose template is its tokenizer's own. A model is looked for on this
-machine first, in the caches of ModelScope and Hugging Face, and only then fetched.
+model, whose class is the one in its `config.json` and whose template is its tokenizer's own. A model is looked up
+locally first, in the caches of ModelScope and Hugging Face, and only then downloaded.
 
-| loads | means |
+| loads | meaning |
 |---|---|
 | native | transformers has its class |
-| converted | weights and tokenizer are mapped onto another class as they are read; no Python code of its own runs |
-| needs a package | quantised weights, which a further package reads |
-| remote code | nothing here reads it; `--trust_remote_code true` runs the Python code it brings, if it still runs |
+| converted | weights and tokenizer are mapped to another class while they are read; no Python code of the model runs |
+| needs a package | quantised weights that another package reads |
+| remote code | SWIFT has no reader; `--trust_remote_code true` runs the model's own Python code, if it still works |
 
-## Models of your own
+## Your own models
 
-A TOML file gives them names, which `--registry my.toml` makes known to `swift sft`, `infer`, `deploy`, `export`,
-`data show` and `models`; a checkpoint notes the file. It may hold data sets of your own too.
+A TOML file registers models by name; `--registry my.toml` loads it in `swift sft`, `infer`, `deploy`, `export`,
+`data show` and `models`. A checkpoint records the file, which may register data sets as well.
 
 ```toml
 [models.my-qwen]
-of = "qwen2_5-7b-instruct"              # template and LoRA targets as that model's
-path = "models/my-qwen"                 # from the folder of this file; or ms = "...", hf = "..."
+of = "qwen2_5-7b-instruct"              # template and LoRA targets of that model
+path = "models/my-qwen"                 # relative to this file; or ms = "...", hf = "..."
 
 [models.my-llama]
 hf = "me/my-llama"
-template = "llama3"                     # without it the tokenizer's own
+template = "llama3"                     # default: the tokenizer's own
 lora = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 [models.odd]
@@ -123,40 +123,40 @@ model = "my_model.py:model"             # a function (folder, **options of from_
 tokenizer = "my_model.py:tokenizer"     # a function (folder) -> fast tokenizer
 ```
 
-What training saves of an odd model is read without its function: it is in the layout of `save_pretrained`.
-`swift/model/models.toml` has the same keys and says what each means; `of`, `path`, `model` and `tokenizer` are for
-files of your own.
+A checkpoint of a model with a custom loader has the layout of `save_pretrained` and loads without the function.
+`swift/model/models.toml` has the same keys and documents each; `of`, `path`, `model` and `tokenizer` are for your own
+files.
 
-## What conversion does not do
+## Limits of conversion
 
-- Adapters are saved in PEFT's format for the class of transformers. Of whole models, "saved as" below is what
-  `swift export` and full training write; the converted folder loads without conversion.
-- The first Qwen's dynamic NTK and log-n attention, which its own code uses beyond the length it was trained at: the
+- Adapters are saved in PEFT's format for the class of transformers. For complete models, "saved as" below is what
+  `swift export` and full fine-tuning write; the converted folder loads without conversion.
+- The first Qwen's own code uses dynamic NTK and log-n attention beyond its training length. They are not converted: the
   context ends at that length.
-- The head of Baichuan2 has rows of length 1. They are made so when it is read; training the head itself does not keep
-  them so.
+- The rows of Baichuan2's output head have length 1. They are normalised when the head is read; training the head does
+  not keep them normalised.
 """
 
 
 VERIFIED = """\
 ## What tests have verified
 
-`swift models` says of each model what tests show, not what should work:
+`swift models` shows what tests have verified for each model, not what should work:
 
 | verified | a test |
 |---|---|
-| weights | reads a tiny random checkpoint of its class, or of the layout that is converted, and finds the same logits |
-| prompts | each prompt equals what the published chat template gives, in dialogues of up to so many rounds |
-| calls | reads back the calls that the published template writes, by the text form named |
-| nothing | shows none of that; it may work all the same |
+| weights | loads a tiny random checkpoint of its class, or of the converted layout, and compares the logits |
+| prompts | each prompt equals the output of the published chat template, in dialogues of up to so many rounds |
+| calls | parses the calls that the published template renders, by the named tool-call format |
+| nothing | none of these; the model may work all the same |
 
-No test downloads the models themselves. Published weights that are quantised (GPTQ, AWQ, FP8, MXFP4) are not among
-"weights", and that a tokenizer brings a template is taken from who published it. `swift/model/verified.toml` has the
-claims; a test fails for each that nothing shows.
+No test downloads the models themselves. Quantised published weights (GPTQ, AWQ, FP8, MXFP4) are not covered by
+"weights", and whether a tokenizer comes with a template is taken from its publisher. `swift/model/verified.toml` has
+the claims; a test fails for each claim without evidence.
 
-A model that is not in the table needs no entry: its class is the one that its `config.json` names, and its prompts,
-tools and thoughts are written by the chat template of its tokenizer. These published templates have been rendered,
-also of families that are newer than the table:
+A model that is not in the table needs no entry: its class is the one in its `config.json`, and the chat template of its
+tokenizer renders its prompts, tools and reasoning. These published templates have been rendered, some of families that
+are newer than the table:
 """
 
 
@@ -183,9 +183,7 @@ def page(rows: Mapping[str, Row]) -> str:
         needs = "" if way.kind in ("native", "converted") else way.why
         cells = [f"`{name}`", spec.ms, spec.hf, spec.template or "its own", spec.arch, str(verified), loads, needs]
         table.append(_line(cells))
-    return "\n".join(
-        [HEAD, *saved, "", VERIFIED, *shown, "", "## All of them", "", *table, "", f"{counted(rows)}.", ""]
-    )
+    return "\n".join([HEAD, *saved, "", VERIFIED, *shown, "", "## All models", "", *table, "", f"{counted(rows)}.", ""])
 
 
 def _line(cells: Sequence[str]) -> str:
