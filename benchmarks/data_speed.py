@@ -31,7 +31,7 @@ from swift.model.load import load_tokenizer
 from swift.system import gc_tuning
 from swift.template import Renderer
 from swift.template.truncation import Lengths, fit_all, processes_for
-from swift.train.sample_cache import Compact
+from swift.train.sample_cache import CompactSamples
 
 ALONE = 2000
 """Rows with which the tokenizer is timed by itself."""
@@ -49,12 +49,12 @@ def main() -> None:
         file = Path(folder) / "rows.jsonl"
         made = (row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed, style=options.style))
         write_jsonl(islice(made, options.rows), file)
-        with gc_tuning.seldom():  # as `swift sft` does
+        with gc_tuning.infrequent():  # as `swift sft` does
             started, began, began_cpu = peak(), time.perf_counter(), processor_time()
             rows, _, _ = load_datasets(DataPlan(dataset=(str(file),), dataset_test_ratio=0.0), lambda line: None)
             read, held = time.perf_counter(), peak()
             processes = options.processes or processes_for(len(rows))
-            keep = Compact.aside if len(rows) > IN_MEMORY else Compact.of
+            keep = CompactSamples.on_disk if len(rows) > IN_MEMORY else CompactSamples.in_memory
             lengths = Lengths()
             samples = keep(fit_all(renderer, rows, 2048, "delete", lengths, processes))
             done, done_cpu = time.perf_counter(), processor_time()

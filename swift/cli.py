@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     A command is a module with `Config` and `main(config)`, or with `run(argv) -> exit code or None`.
     """
     gc.set_threshold(20_000)  # of the objects that libraries make at the start nearly all stay: look through them less
-    utf8.escape_what_does_not_fit(sys.stdout)
+    utf8.escape_unencodable(sys.stdout)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         utf8.check_words(words, os.environ)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("SWIFT_TRACEBACK"):
             raise
         line = _line(error)
-        if not (torchrun.tell(line, os.environ) or torchrun.is_said(line, os.environ)):
+        if not (torchrun.report_to_launcher(line, os.environ) or torchrun.already_printed(line, os.environ)):
             print(f"swift: error: {line}", file=sys.stderr)
         return 2
 
@@ -67,7 +67,7 @@ def _dispatch(argv: list[str]) -> int:
     runs = "run" in vars(module)
     # before processes start, so that a wrong flag is named once
     parsed = None if runs else flags.parse(module.Config, rest, prog=f"swift {verb}")
-    if verb in SPREAD and torchrun.wanted(os.environ):
+    if verb in SPREAD and torchrun.requested(os.environ):
         return torchrun.launch(argv)
     if parsed is None:
         return int(module.run(rest) or 0)

@@ -361,7 +361,7 @@ def _text(value: object) -> str:
         return str(value).lower()
     if not isinstance(value, (str, int, float)):
         raise ValueError(f"{value!r} is not text")
-    if not utf8.is_whole(str(value)):
+    if not utf8.is_encodable(str(value)):
         raise ValueError(f"{value!r} holds half of a surrogate pair, which UTF-8 cannot hold")
     return str(value)
 

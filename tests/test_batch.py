@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swift.chat import Sample
-from swift.train.batch import StepBatches, collate, deal
+from swift.train.batch import StepBatches, batches_of_rank, collate
 
 sizes = st.integers(1, 5)
 
@@ -70,7 +70,7 @@ def test_batches_hold_rows_of_like_length() -> None:
 
     shuffled = list(range(512))
     random.Random(0).shuffle(shuffled)
-    assert padding(deal(shuffled, 4)) > 0.3
+    assert padding(batches_of_rank(shuffled, 4)) > 0.3
     assert padding(list(StepBatches(of, 4, 4))) < 0.1
 
 
@@ -93,4 +93,4 @@ def test_no_rows_make_a_batch_that_teaches_nothing() -> None:
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, [[0, 1], [4]]), (1, [[2, 3], []])])
 def test_rows_are_dealt_to_ranks_in_turn(rank: int, expected: list[list[int]]) -> None:
-    assert deal(range(5), 2, rank, world=2) == expected
+    assert batches_of_rank(range(5), 2, rank, world=2) == expected

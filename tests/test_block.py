@@ -20,9 +20,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from swift import native
 from swift.chat import Sample
-from swift.train.batch import lanes, pack
+from swift.train.batch import pack, split_for_workers
 from swift.train.loss import output_head, score
-from swift.train.micro_batches import Lanes
+from swift.train.micro_batches import ParallelMicroBatches
 from swift.tuner.cpu import block, fused, head
 
 WIDE = {
@@ -96,7 +96,7 @@ def needs(dtype: torch.dtype) -> None:
         pytest.skip(reason)
 
 
-def rounded(model: PeftModel) -> PeftModel:
+def round_length(model: PeftModel) -> PeftModel:
     """With frozen weights that bf16 holds, as published ones are."""
     for name, each in model.named_parameters():
         if "lora_" not in name:
@@ -112,7 +112,7 @@ def test_fp32_is_exact_whether_bf16_holds_the_weights_or_not(family: str, publis
 
     def made() -> PeftModel:
         model = tuned(family, torch.float32, dropout)
-        return rounded(model) if published else model
+        return round_length(model) if published else model
 
     assert_exact(made, [300, 17, 3, 1, 64, 130])
 
@@ -130,7 +130,7 @@ def test_so_it_is_for_widths_of_which_a_part_is_multiplied_at_a_time(published: 
 
     def made() -> PeftModel:
         model = tuned("llama", torch.float32, 0.3, changes=changes)
-        return rounded(model) if published else model
+        return round_length(model) if published else model
 
     assert_exact(made, [300, 41])
 
@@ -246,30 +246,30 @@ def test_the_same_batch_gives_the_same_bits_and_more_threads_the_same_up_to_roun
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4, 8])
-def test_lanes_share_memory_without_meeting_in_it(threads: int) -> None:
+def test_workers_share_memory_without_meeting_in_it(threads: int) -> None:
     model = whole(tuned("llama", dropout=0.3))
     head, trained = output_head(model), [each for each in model.parameters() if each.requires_grad]
-    several = lanes(pack(some_rows(24)), 2, threads=threads)[1]
+    several = split_for_workers(pack(some_rows(24)), 2, threads=threads)[1]
     assert len(several) > 1 and all(several)
     jobs = [
-        [partial(lambda batch, _: score(model, head, batch).loss, {**each, "seed": torch.tensor(7)}) for each in lane]
-        for lane in several
+        [partial(lambda batch, _: score(model, head, batch).loss, {**each, "seed": torch.tensor(7)}) for each in worker]
+        for worker in several
     ]
     before = torch.get_num_threads()
     found = []
-    torch.set_flush_denormal(True)  # as in the lanes
+    torch.set_flush_denormal(True)  # as in the workers
     try:
         for number in (1, threads, threads):
             model.zero_grad()
             torch.set_num_threads(number)
-            with closing(Lanes()) as many:
+            with closing(ParallelMicroBatches()) as many:
                 many.add_gradients([], jobs, trained)
             found.append(torch.cat([each.grad.flatten() for each in trained if each.grad is not None]))
     finally:
         torch.set_num_threads(before)
         torch.set_flush_denormal(False)
     assert torch.equal(found[1], found[2])
-    # one thread adds lane after lane, fp32 rounded in another order; more in a lane add bf16 in another order too
+    # one thread adds worker after worker, fp32 rounded in another order; more threads add bf16 in another order too
     assert (found[0] - found[1]).norm() <= (1e-5 if len(several) == threads else 1e-2) * found[0].norm()
 
 
@@ -298,7 +298,7 @@ def test_a_weight_that_is_kept_for_the_products_alone_is_there_again_when_it_is_
 ) -> None:
     needs(dtype)
     model = tuned(family, dtype, targets=["qkv_proj", "down_proj"] if family == "phi3" else ["q_proj", "down_proj"])
-    model = rounded(model) if published else model
+    model = round_length(model) if published else model
     before = {name: each.weight.clone() for name, each in linears(model).items()}
     sizes = sum(each.numel() for each in model.parameters())
     whole(model)
@@ -337,7 +337,7 @@ def test_a_run_continued_ends_with_the_same_bytes(tmp_path: Path) -> None:
         return trainer(folder, model, some_rows(12), keep=None, save_strategy="steps", save_steps=1, **changes)
 
     run(tmp_path / "whole").train()
-    run(tmp_path / "parts", watchers=[StopAt(2)]).train()
+    run(tmp_path / "parts", callbacks=[StopAt(2)]).train()
     torch.rand(17)
     run(tmp_path / "parts").train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
     one, other = (tmp_path / name / "checkpoint-4" / "adapter_model.safetensors" for name in ("whole", "parts"))

@@ -16,7 +16,7 @@ from swift.chat import Sample
 from swift.data import disk_list
 from swift.data.disk_list import DiskList, IndexedView
 from swift.data.mix import DataPlan, load_datasets
-from swift.train.sample_cache import Compact
+from swift.train.sample_cache import CompactSamples
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_a_plan_gives_the_same_rows_in_the_same_order_from_memory_and_from_the_d
     assert len(on_disk[0]) == 60 + 120 + 12
 
 
-@pytest.mark.parametrize("keep", [DiskList, Compact.aside])
+@pytest.mark.parametrize("keep", [DiskList, CompactSamples.on_disk])
 def test_a_full_disk_is_said_with_what_to_do(keep: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
     def rows() -> Iterator[Sample]:
         yield from (Sample([1], [1.0]) for _ in range(10))
@@ -99,6 +99,6 @@ def test_samples_in_files_are_those_in_memory_and_the_files_are_gone(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     samples = [Sample(list(range(n)), [float(i % 3) for i in range(n)], f"source {n % 2}") for n in (4, 1, 0, 7)]
-    kept = Compact.aside(samples)
-    assert list(kept) == list(Compact.of(samples)) == samples
+    kept = CompactSamples.on_disk(samples)
+    assert list(kept) == list(CompactSamples.in_memory(samples)) == samples
     assert list(tmp_path.iterdir()) == []

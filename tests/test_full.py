@@ -181,7 +181,7 @@ def test_a_run_continued_ends_with_the_same_bytes(tmp_path: Path, dtype: torch.d
         return trainer(folder, model, rows(12), keep=None, refresh=lambda: fused.refresh(model), **saves, **changes)
 
     run(tmp_path / "whole").train()
-    run(tmp_path / "parts", watchers=[StopAt(2)]).train()
+    run(tmp_path / "parts", callbacks=[StopAt(2)]).train()
     torch.rand(17)
     run(tmp_path / "parts").train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
     done, parts = (tmp_path / name / "checkpoint-4" / "model.safetensors" for name in ("whole", "parts"))

@@ -24,9 +24,9 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from swift.chat import Sample
 from swift.system.cache import cache_root
-from swift.train.batch import StepBatches, collate, lanes, lanes_of, pack, rounded
+from swift.train.batch import StepBatches, collate, pack, round_length, split_for_workers, worker_count
 from swift.train.loss import output_head, score
-from swift.train.micro_batches import Lanes, Sums
+from swift.train.micro_batches import ParallelMicroBatches, Sums
 from swift.train.trainer import SftTrainer, arguments
 from swift.tuner.cpu import compiled, functions, fused
 
@@ -96,7 +96,7 @@ def rows(count: int, longest: int = 300) -> list[Sample]:
 
 
 def trainer(folder: Path, model: Any, samples: list[Sample], **changes: Any) -> SftTrainer:
-    ours = {name: changes.pop(name) for name in ("keep", "watchers", "refresh") if name in changes}
+    ours = {name: changes.pop(name) for name in ("keep", "callbacks", "refresh") if name in changes}
     held_out = changes.pop("held_out", ())
     args = arguments(folder, **settings(**{"learning_rate": 1e-3, **changes}))
     return SftTrainer(model, folder, args, samples, held_out, packed=True, **ours)
@@ -207,14 +207,14 @@ def test_what_is_computed_at_a_time_fits_where_the_users_own_batches_do(
 ) -> None:
     samples = rows(9, longest)
     whole = pack(samples)
-    alone, beside = lanes(whole, largest, threads=threads)
-    assert threads <= 2 or threads % len(beside) == 0
-    most = max(2048, 512 * len(beside), sum(sorted(len(sample.tokens) for sample in samples)[-largest:]))
-    sizes = [max((batch["input_ids"].numel() for batch in lane), default=0) for lane in (alone, *beside)]
+    serial, parallel = split_for_workers(whole, largest, threads=threads)
+    assert threads <= 2 or threads % len(parallel) == 0
+    most = max(2048, 512 * len(parallel), sum(sorted(len(sample.tokens) for sample in samples)[-largest:]))
+    sizes = [max((batch["input_ids"].numel() for batch in worker), default=0) for worker in (serial, *parallel)]
     assert max(sizes[0], sum(sizes[1:])) <= 1.05 * most
-    assert all(beside) or longest > 900 or len(beside) == 1
+    assert all(parallel) or longest > 900 or len(parallel) == 1
     found = []
-    for batch in chain(alone, *beside):
+    for batch in chain(serial, *parallel):
         for start, stop in pairwise([0, *accumulate(batch["rows"].tolist())]):
             weights = batch["weights"][0, start:stop]
             end = int(weights.nonzero().max()) + 1  # each row's last token is trained, what is added never
@@ -223,32 +223,32 @@ def test_what_is_computed_at_a_time_fits_where_the_users_own_batches_do(
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 9, 40])
-def test_lanes_have_as_many_tokens_each_up_to_a_row(count: int) -> None:
+def test_workers_have_as_many_tokens_each_up_to_a_row(count: int) -> None:
     whole = pack(rows(count))
-    alone, beside = lanes(whole, 2, int)
-    tokens = [sum(batch["input_ids"].numel() for batch in lane) for lane in beside]
-    assert not alone
+    serial, parallel = split_for_workers(whole, 2, int)
+    tokens = [sum(batch["input_ids"].numel() for batch in worker) for worker in parallel]
+    assert not serial
     assert sum(tokens) == whole["input_ids"].numel()
     assert max(tokens) - min(tokens) <= int(whole["rows"].max())
     assert count < 8 or max(tokens) <= 1.03 * sum(tokens) / 2
 
 
 def test_lengths_are_rounded_up_to_few_and_by_little() -> None:
-    lengths = {length: rounded(length) for length in range(1, 4097)}
+    lengths = {length: round_length(length) for length in range(1, 4097)}
     assert all(length <= to <= length * 1.07 for length, to in lengths.items())
     assert sum(lengths.values()) < 1.03 * sum(lengths)
     assert len(set(lengths.values())) < 150
 
 
-def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() -> None:
+def test_two_workers_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() -> None:
     whole = pack(rows(9))
     model = fast(lora(base("llama"), dropout=0.3))
     head, trained = output_head(model), [each for each in model.parameters() if each.requires_grad]
 
-    def gradients(alone: list[Any], beside: list[Any], dropout: bool) -> dict[str, torch.Tensor]:
+    def gradients(serial: list[Any], parallel: list[Any], dropout: bool) -> dict[str, torch.Tensor]:
         model.train(dropout)
         model.zero_grad()
-        threads, many = torch.get_num_threads(), Lanes()
+        threads, many = torch.get_num_threads(), ParallelMicroBatches()
         jobs = [
             [
                 partial(
@@ -257,7 +257,7 @@ def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() ->
                 )
                 for batch in part
             ]
-            for part in (alone, *beside)
+            for part in (serial, *parallel)
         ]
         many.add_gradients(jobs[0], jobs[1:], trained)
         many.close()
@@ -267,15 +267,17 @@ def test_two_lanes_add_up_to_the_gradient_of_one_batch_the_same_at_each_run() ->
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert all(lanes(whole, 2)[1])
-        assert_close(gradients([whole], [], False), gradients(*lanes(whole, 2), False), tolerance=1e-4)
-        assert_close(gradients(*lanes(whole, 2), True), gradients(*lanes(whole, 2), True), tolerance=0)
+        assert all(split_for_workers(whole, 2)[1])
+        assert_close(gradients([whole], [], False), gradients(*split_for_workers(whole, 2), False), tolerance=1e-4)
+        assert_close(
+            gradients(*split_for_workers(whole, 2), True), gradients(*split_for_workers(whole, 2), True), tolerance=0
+        )
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("threads", "number"), [(2, 2), (3, 3), (4, 2), (4, 4), (8, 2), (8, 8)])
-def test_each_lane_has_its_part_of_the_threads(threads: int, number: int) -> None:
+def test_each_worker_has_its_part_of_the_threads(threads: int, number: int) -> None:
     parameter, seen = torch.ones(1, requires_grad=True), []
 
     def job(_: Sums) -> torch.Tensor:
@@ -284,7 +286,7 @@ def test_each_lane_has_its_part_of_the_threads(threads: int, number: int) -> Non
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    many = Lanes()
+    many = ParallelMicroBatches()
     try:
         many.add_gradients([job], [[job]] * number, [parameter])
         assert seen == [threads] + [threads // number] * number
@@ -297,8 +299,8 @@ def test_each_lane_has_its_part_of_the_threads(threads: int, number: int) -> Non
     ("lengths", "threads", "number"),
     [([500] * 8, 4, 4), ([500] * 8, 8, 8), ([500] * 9, 3, 3), ([500] * 4, 16, 4), ([4000], 8, 1), ([500] * 3, 4, 1)],
 )
-def test_lanes_are_as_many_as_rows_fill_evenly(lengths: list[int], threads: int, number: int) -> None:
-    assert lanes_of(lengths, threads) == number
+def test_workers_are_as_many_as_rows_fill_evenly(lengths: list[int], threads: int, number: int) -> None:
+    assert worker_count(lengths, threads) == number
 
 
 def test_two_jobs_run_at_the_same_time() -> None:
@@ -311,7 +313,7 @@ def test_two_jobs_run_at_the_same_time() -> None:
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    many = Lanes()
+    many = ParallelMicroBatches()
     try:
         assert many.add_gradients([], [[job], [job]], [parameter]).item() == 6
     finally:
@@ -334,11 +336,11 @@ def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path: Path) -> Non
     assert not done.stderr
 
 
-def test_an_error_in_a_lane_is_the_steps_error() -> None:
+def test_an_error_in_a_worker_is_the_steps_error() -> None:
     def broken(_: Sums) -> torch.Tensor:
         raise ValueError("no such row")
 
-    many = Lanes()
+    many = ParallelMicroBatches()
     with pytest.raises(ValueError, match="no such row"):
         many.add_gradients([], [[broken], [broken]], [torch.zeros(1)])
     many.close()
@@ -409,7 +411,7 @@ def test_a_run_continued_ends_with_the_same_bytes(tmp_path: Path) -> None:
         return trainer(folder, model, rows(12), keep=None, save_strategy="steps", save_steps=1, **changes)
 
     run(tmp_path / "whole").train()
-    run(tmp_path / "parts", watchers=[StopAt(2)]).train()
+    run(tmp_path / "parts", callbacks=[StopAt(2)]).train()
     torch.rand(17)
     run(tmp_path / "parts").train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
     whole, parts = (tmp_path / name / "checkpoint-4" / "adapter_model.safetensors" for name in ("whole", "parts"))

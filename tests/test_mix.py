@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from swift.data.mix import DataPlan, Mixture, choose, load_datasets, sample, split
+from swift.data.mix import DataPlan, choose, load_datasets, sample, split
 
 
 @pytest.fixture
@@ -127,9 +127,8 @@ def test_sampling_the_training_rows_leaves_the_validation_rows(file):
 def test_the_mixture_of_the_tutorial_comes_out_to_the_row(file):
     mixed_in = {"train_dataset_mix_ratio": 2.0, "train_dataset_mix_ds": (file("general.jsonl", 1000),)}
     train, val, _ = load(file("agent.jsonl", 300), self_cognition_sample=30, **mixed_in, **NAMED)
-    mixture = Mixture.of(train, val)
-    assert list(mixture.train.values()) == [297, 594, 30]
-    assert {key[-11:]: count for key, count in mixture.val.items()} == {"agent.jsonl": 3}
+    assert list(Counter(row.source for row in train).values()) == [297, 594, 30]
+    assert [row.source[-11:] for row in val] == ["agent.jsonl"] * 3
     assert train[0].source.endswith("agent.jsonl") and train[-1].source == "self-cognition"
 
 
@@ -200,12 +199,3 @@ def test_a_plan_that_makes_no_sense_is_refused(file, fields, message):
     }
     with pytest.raises(ValueError, match=message):
         load_datasets(DataPlan(**{**fields, **named}), lambda line: None)
-
-
-def test_the_mixture_shows_rows_and_trained_tokens(file):
-    path = file("a.jsonl", 100)
-    mixture = Mixture.of(*load(path)[:2])
-    assert mixture.lines() == [f"{path}: 99 rows (100.0%), 1 held out"]
-    counted = mixture.with_tokens({path: 1234})
-    assert counted.lines() == [f"{path}: 99 rows (100.0%), 1 held out, 1234 trained tokens (100.0%)"]
-    assert json.loads(json.dumps(counted.as_dict()))["trained_tokens"] == {path: 1234}

@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(tmp_path: Path, 
         t.rows(8),
         save_strategy="steps",
         save_steps=1,
-        watchers=[At(3, limit.__enter__)],
+        callbacks=[At(3, limit.__enter__)],
     )
     try:
         with pytest.raises(OSError) as error:
@@ -145,7 +145,7 @@ def test_weights_that_broke_after_a_good_loss_are_not_saved(tmp_path: Path) -> N
         with torch.no_grad():
             next(each for each in model.parameters() if each.requires_grad)[0, 0] = float("inf")
 
-    one = t.trainer(tmp_path, model, t.rows(8), save_strategy="steps", save_steps=1, watchers=[At(3, damage)])
+    one = t.trainer(tmp_path, model, t.rows(8), save_strategy="steps", save_steps=1, callbacks=[At(3, damage)])
     with pytest.raises(ValueError, match=r"lora_A.* is no number after step 3: lower --learning_rate"):
         one.train()
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
@@ -177,7 +177,7 @@ def test_a_dead_process_that_makes_batches_is_one_line(
         save_strategy="steps",
         save_steps=2,
         dataloader_num_workers=2,
-        watchers=[At(4, lambda: deed([each for each in multiprocessing.active_children() if each not in others]))],
+        callbacks=[At(4, lambda: deed([each for each in multiprocessing.active_children() if each not in others]))],
     )
     with pytest.raises(
         ChildProcessError, match=r"step \d+: a process that makes batches .*; the last whole checkpoint"
@@ -188,7 +188,7 @@ def test_a_dead_process_that_makes_batches_is_one_line(
 
 def test_an_error_in_a_process_that_makes_batches_is_told_as_what_it_is(tmp_path: Path) -> None:
     one = t.trainer(tmp_path, t.lora(t.base_model()), t.rows(40), dataloader_num_workers=1)
-    one.together = _too_large
+    one.collate = _too_large
     before = signal.signal(signal.SIGCHLD, lambda *_: None)
     try:
         with pytest.raises(RuntimeError, match="the picture is too large"):

@@ -199,15 +199,15 @@ def test_garbage_is_looked_for_seldom_while_rows_are_read_and_as_before_afterwar
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, during = gc.get_threshold(), []
-    of = sample_cache.Compact.of
+    of = sample_cache.CompactSamples.in_memory
 
     def kept_as(samples: Any) -> Any:
         during.append(gc.get_threshold())
         return of(samples)
 
-    monkeypatch.setattr(sample_cache.Compact, "of", kept_as)
+    monkeypatch.setattr(sample_cache.CompactSamples, "in_memory", kept_as)
     kept(flags.from_dict(sft.Config, {"dataset": [str(work / "rows.jsonl")]}), work)
-    assert during and set(during) == {(gc_tuning.SELDOM, *before[1:])}
+    assert during and set(during) == {(gc_tuning.INFREQUENT, *before[1:])}
     assert gc.get_threshold() == before
 
 
@@ -237,10 +237,10 @@ def test_samples_held_in_few_bytes_are_those_that_went_in() -> None:
         return {}
 
     samples = [Sample([1, 70_000], [0.0, 0.1], "a"), Sample([3], [2.0], "b", inputs), Sample([4, 5, 6], [1.0] * 3, "a")]
-    held = sample_cache.Compact.of(iter(samples))
+    held = sample_cache.CompactSamples.in_memory(iter(samples))
     assert list(held) == samples and held[1:] == samples[1:] and held[-1] == samples[-1]
     assert held.lengths == [2, 1, 3]
-    assert list(sample_cache.Compact.of([])) == []
+    assert list(sample_cache.CompactSamples.in_memory([])) == []
 
 
 def test_samples_of_the_cache_are_those_that_went_in(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_rows_and_tokens_in_files_train_to_the_same_bits_as_in_memory(work: Path
     given = {"dataset_test_ratio": 0.2, "eval_steps": 2, "dataloader_num_workers": 2}
     train(work, "memory", **given)
     kept = []
-    aside = sample_cache.Compact.aside
-    monkeypatch.setattr(sample_cache.Compact, "aside", lambda samples: kept.append(aside(samples)) or kept[-1])
+    aside = sample_cache.CompactSamples.on_disk
+    monkeypatch.setattr(sample_cache.CompactSamples, "on_disk", lambda samples: kept.append(aside(samples)) or kept[-1])
     monkeypatch.setattr(disk_list, "IN_MEMORY", 3)
     train(work, "files", **given)
     assert [len(each) for each in kept] == [20, 4]

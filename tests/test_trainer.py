@@ -76,7 +76,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def trainer(folder: Path, model: Any, samples: list[Sample], held_out: Any = (), **changes: Any) -> SftTrainer:
-    ours = {name: changes.pop(name) for name in ("keep", "lora_lr_ratio", "finish", "watchers") if name in changes}
+    ours = {name: changes.pop(name) for name in ("keep", "lora_lr_ratio", "finish", "callbacks") if name in changes}
     return SftTrainer(model, folder, arguments(folder, **settings(**changes)), samples, held_out, **ours)
 
 
@@ -215,7 +215,7 @@ def test_a_run_continued_ends_with_the_same_bytes_as_one_never_stopped(tmp_path:
         return trainer(folder, lora(base_model(), dropout=0.3), samples, held_out, keep=None, **common, **changes)
 
     run(tmp_path / "whole").train()
-    run(tmp_path / "parts", watchers=[StopAt(stop)]).train()
+    run(tmp_path / "parts", callbacks=[StopAt(stop)]).train()
     assert max(checkpoint.steps(tmp_path / "parts")) == stop
     torch.rand(17)  # whatever else a new process draws
     run(tmp_path / "parts").train(resume_from_checkpoint=str(checkpoint.newest(tmp_path / "parts")))
@@ -240,7 +240,7 @@ def test_every_tuner_can_be_continued_to_the_same_bytes(tmp_path: Path, build: A
         )
 
     run(tmp_path / "whole").train()
-    run(tmp_path / "parts", watchers=[StopAt(2)]).train()
+    run(tmp_path / "parts", callbacks=[StopAt(2)]).train()
     run(tmp_path / "parts").train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
     (whole,), (parts,) = (list((tmp_path / name / "checkpoint-4").glob("*.safetensors")) for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
@@ -338,7 +338,7 @@ def test_a_loss_that_becomes_no_number_says_what_to_do_and_which_checkpoint_stan
                 with torch.no_grad():
                     model.lm_head.weight[0] = float("nan")
 
-    saves = {"save_strategy": "steps", "save_steps": 1, "watchers": [Break()]}
+    saves = {"save_strategy": "steps", "save_steps": 1, "callbacks": [Break()]}
     with pytest.raises(ValueError, match="the loss became nan at step 3: lower --learning_rate") as error:
         trainer(tmp_path, lora(base_model()), rows(8), **saves).train()
     assert str(error.value).endswith(f"; the last whole checkpoint is {tmp_path / 'checkpoint-2'}")
@@ -360,8 +360,8 @@ def test_a_signal_saves_and_returns_after_the_step_under_way(
     tmp_path: Path, number: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    watchers = [Send(number)]
-    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=9, save_strategy="steps", watchers=watchers)
+    callbacks = [Send(number)]
+    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=9, save_strategy="steps", callbacks=callbacks)
     one.train()
     assert one.stopped == number
     assert list(checkpoint.steps(tmp_path)) == [3]
@@ -370,8 +370,8 @@ def test_a_signal_saves_and_returns_after_the_step_under_way(
 
 
 def test_a_signal_in_the_last_step_leaves_a_whole_run(tmp_path: Path) -> None:
-    watchers = [Send(signal.SIGINT, step=4)]
-    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=4, save_strategy="steps", watchers=watchers)
+    callbacks = [Send(signal.SIGINT, step=4)]
+    one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=4, save_strategy="steps", callbacks=callbacks)
     one.train()
     assert not one.stopped
     assert list(checkpoint.steps(tmp_path)) == [4]
@@ -390,7 +390,7 @@ class Twice(t.TrainerCallback):
         os.kill(os.getpid(), signal.SIGINT)
         print("twice", flush=True)
 
-t.trainer(Path({folder!r}), t.lora(t.base_model()), t.rows(40), save_strategy="steps", watchers=[Twice()]).train()
+t.trainer(Path({folder!r}), t.lora(t.base_model()), t.rows(40), save_strategy="steps", callbacks=[Twice()]).train()
 """
 
 
@@ -419,12 +419,12 @@ def test_the_last_step_is_evaluated_so_that_a_best_checkpoint_is_chosen(tmp_path
 
 def test_the_log_has_a_line_for_every_step_and_none_twice_after_a_stop(tmp_path: Path) -> None:
     def run(**changes: Any) -> SftTrainer:
-        changes["watchers"] = [WriteLog(tmp_path), *changes.get("watchers", [])]
+        changes["callbacks"] = [WriteLog(tmp_path), *changes.get("callbacks", [])]
         return trainer(
             tmp_path, lora(base_model()), rows(12), max_steps=5, save_strategy="steps", save_steps=2, **changes
         )
 
-    run(watchers=[StopAt(3)]).train()
+    run(callbacks=[StopAt(3)]).train()
     run().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     lines = [line for line in read_log(tmp_path) if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
@@ -514,7 +514,7 @@ def test_no_step_has_rate_0_warm_up_ends_at_the_peak_and_the_rest_is_transformer
     kind: str, warmup: float, steps: int
 ) -> None:
     rising = warmup_steps(warmup, steps)
-    ours = [schedule.course(kind, rising, steps, 1e-3)(step) for step in range(steps + 1)]
+    ours = [schedule.learning_rate_factor(kind, rising, steps, 1e-3)(step) for step in range(steps + 1)]
     assert all(rate > 0 for rate in ours[:-1])
     if kind == "constant":
         assert ours == [1.0] * (steps + 1)
@@ -533,7 +533,7 @@ def test_no_step_has_rate_0_warm_up_ends_at_the_peak_and_the_rest_is_transformer
 def test_a_run_takes_its_steps_at_the_rates_of_the_schedule(tmp_path: Path, kind: str) -> None:
     one = trainer(tmp_path, lora(base_model()), rows(8), lr_scheduler_type=kind, max_steps=5, warmup_steps=2)
     one.train()
-    assert rates(one) == [1e-2 * schedule.course(kind, 2, 5, 1e-2)(step) for step in range(5)]
+    assert rates(one) == [1e-2 * schedule.learning_rate_factor(kind, 2, 5, 1e-2)(step) for step in range(5)]
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])

@@ -140,8 +140,8 @@ def from_schema(spec: dict[str, Any], function: Callable[..., object]) -> BoundT
     tool = Tool(spec)
     if not tool.name:
         raise ValueError(f"a tool needs a name: {_excerpt(json.dumps(spec, ensure_ascii=False, default=str))}")
-    if not utf8.is_whole(json.dumps(spec, ensure_ascii=False, default=str)):
-        raise ValueError(f"tool '{utf8.whole(tool.name)}': its description holds half of a surrogate pair")
+    if not utf8.is_encodable(json.dumps(spec, ensure_ascii=False, default=str)):
+        raise ValueError(f"tool '{utf8.replace_surrogates(tool.name)}': its description holds half of a surrogate pair")
     schema = argument_schema(tool)
     try:
         return BoundTool(tool, function, checker(schema))
@@ -231,7 +231,7 @@ def _timed(function: Callable[..., object], arguments: dict[str, Any], timeout: 
                 value = asyncio.run(value)
             text = _text(value)
             seconds = time.perf_counter() - started
-            results.append(Result(utf8.whole(text), seconds, replaced=not utf8.is_whole(text)))
+            results.append(Result(utf8.replace_surrogates(text), seconds, replaced=not utf8.is_encodable(text)))
         except (Exception, SystemExit) as error:  # a user's tool may raise anything; the model reads what
             results.append(_failed("raised", f"{type(error).__name__}: {error}", time.perf_counter() - started))
 
@@ -242,7 +242,7 @@ def _timed(function: Callable[..., object], arguments: dict[str, Any], timeout: 
 
 
 def _failed(failure: Failure, text: str, seconds: float = 0.0) -> Result:
-    return Result(utf8.whole(f"Error: {text}"), seconds, failure, not utf8.is_whole(text))
+    return Result(utf8.replace_surrogates(f"Error: {text}"), seconds, failure, not utf8.is_encodable(text))
 
 
 def _misfit(validator: Validator, arguments: dict[str, Any]) -> str:
@@ -286,7 +286,7 @@ def _without_bytes(value: object) -> object:
 
 
 def _key(name: object) -> object:
-    return utf8.whole(name) if isinstance(name, str) else name  # pydantic takes no other
+    return utf8.replace_surrogates(name) if isinstance(name, str) else name  # pydantic takes no other
 
 
 def _excerpt(text: str) -> str:

@@ -20,14 +20,14 @@ def say_end(result: dict[str, Any], model: ModelFlags, say: Say) -> None:
     speed = f"{result['tokens_per_second']:,.0f} tokens/s, {result['padding_share']:.1%} padding"
     say(f"{result['global_step']} steps in {duration(result['train_time'])}: {speed}, {result['memory_gib']:.2f} GiB")
     best, last = result["best_model_checkpoint"], result["last_model_checkpoint"]
-    say(f"report: {invocation.shown(Path(result['output_dir']) / 'summary.html')}")
+    say(f"report: {invocation.display_path(Path(result['output_dir']) / 'summary.html')}")
     if last is None:
         say("no checkpoint was saved (--save_strategy no), so there is nothing to talk to")
         return
     if best:
-        say(f"best: {invocation.shown(best)} (held-out loss {result['best_metric']:.4f})")
+        say(f"best: {invocation.display_path(best)} (held-out loss {result['best_metric']:.4f})")
     if last != best:
-        say(f"last: {invocation.shown(last)}")
+        say(f"last: {invocation.display_path(last)}")
     say("\n".join(["next:", *(f"  {line}" for line in commands(Path(best or last), model))]))
 
 

@@ -85,7 +85,7 @@ def check(cfg: Feeds) -> None:
         raise ValueError("--streaming true needs --max_steps: nobody knows how many rows there are")
 
 
-@gc_tuning.seldom()  # in processes that share rows out too: they are forked within
+@gc_tuning.infrequent()  # in processes that share rows out too: they are forked within
 def read(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
     """The rows of the flags; `say` hears what became of them."""
     feed = cfg.feed
@@ -117,13 +117,17 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
     from swift.template.truncation import Lengths, fit_all, processes_for
     from swift.train.report import abbreviate, mixture
-    from swift.train.sample_cache import Compact
+    from swift.train.sample_cache import CompactSamples
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
     lengths, limits = Lengths(), cfg.template
     trained, held_out = Counter[str](), Counter[str]()
     train, val = (
-        (Compact.aside if len(rows) > IN_MEMORY and not renderer.image_processor else Compact.of)(
+        (
+            CompactSamples.on_disk
+            if len(rows) > IN_MEMORY and not renderer.image_processor
+            else CompactSamples.in_memory
+        )(
             fit_all(
                 renderer,
                 rows,
@@ -232,7 +236,7 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
                 say(line)
         return folder
 
-    folder = ranks.agree(fill)
+    folder = ranks.broadcast(fill)
     found = sample_cache.read(folder)
     if found is None:
         raise ValueError(f"--token_cache {word}: {folder} is not there, or changed: all processes have to see it")
@@ -272,7 +276,7 @@ def _key(cfg: Feeds, renderer: Renderer) -> str:
 def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
     from swift.template.truncation import Lengths, Parts, fit_all
-    from swift.train.lazy_datasets import LEFT_OUT, Lazy
+    from swift.train.lazy_datasets import LEFT_OUT, LazySamples
     from swift.train.report import abbreviate, mixture
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
@@ -281,7 +285,7 @@ def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths, watch=count))
     fates, said = _told(report, lengths, say)
     places = Parts(renderer, train_rows)
-    train = Lazy(places, _size, _maker(cfg, renderer))
+    train = LazySamples(places, _size, _maker(cfg, renderer))
     say(f"tokens: rows are tokenised when they are trained on; what follows is of the first {LOOK} samples")
     shown = abbreviate(renderer.show_samples(train_rows[0])[0].pieces) if train_rows else ""
     looked_at, rows, first = [], Counter[str](), True

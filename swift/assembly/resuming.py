@@ -74,10 +74,10 @@ def plan(steps: Steps, samples: Sequence[Sample], streaming: bool) -> dict[str, 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
     """By lengths alone for rows that are made samples only when they are trained on."""
-    from swift.train.lazy_datasets import Lazy, lengths
+    from swift.train.lazy_datasets import LazySamples, lengths
 
     found = hashlib.sha256(array("q", lengths(samples)).tobytes())
-    if not isinstance(samples, Lazy):
+    if not isinstance(samples, LazySamples):
         for sample in samples:
             found.update(array("q", sample.tokens).tobytes())
             found.update(array("f", sample.weights).tobytes())

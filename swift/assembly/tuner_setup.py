@@ -42,7 +42,7 @@ class Tunes(Protocol):
 class Loop(NamedTuple):
     """What a tuner adds to the training loop."""
 
-    watchers: list[Any]
+    callbacks: list[Any]
     store: Store | None
     penalty: Callable[[Any], Any] | None
 

@@ -66,7 +66,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     from swift.assembly.rendering import make_renderer
     from swift.model import catalog, devices, load, location
     from swift.train import checkpoint
-    from swift.train.ranks import Ranks, take_one_gpu
+    from swift.train.ranks import Ranks, use_one_gpu
     from swift.tuner import peft_models
     from swift.tuner.cpu import fused
 
@@ -75,7 +75,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     pipeline.check(cfg)
     spread = parallelism.check(cfg)
     if not spread.device_map:
-        take_one_gpu(cfg.model.device)
+        use_one_gpu(cfg.model.device)
     device = devices.pick_device(cfg.model.device)
     parallelism.check_device(spread, device)
     attention = tuner_setup.attention(cfg.train, device.type)
@@ -99,7 +99,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
     resume = resuming.find(cfg.train.resume_from_checkpoint, runs, versions, spread.engine, say)
     cfg, plan = _planned(given, cfg, data, ranks.world, resume, say)
-    folder = ranks.agree(lambda: _run_folder(cfg, runs, resume))
+    folder = ranks.broadcast(lambda: _run_folder(cfg, runs, resume))
 
     set_seed(cfg.train.seed)
     # before the model is loaded: DeepSpeed deals out the weights as they are read
@@ -314,12 +314,12 @@ def _trainer(
     from swift.tuner.cpu import fused
 
     extra = tuner_setup.loop(model, cfg)
-    watchers = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.watchers]
+    callbacks = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.callbacks]
     if "tensorboard" in cfg.train.report_to and args.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
-        watchers.append(TensorBoardCallback(SummaryWriter(cfg.train.logging_dir or str(folder / "runs"))))
+        callbacks.append(TensorBoardCallback(SummaryWriter(cfg.train.logging_dir or str(folder / "runs"))))
     return SftTrainer(
         model,
         folder,
@@ -330,7 +330,7 @@ def _trainer(
         lora_lr_ratio=cfg.lora.lora_lr_ratio,
         max_minutes=cfg.train.max_minutes,
         finish=finish,
-        watchers=watchers,
+        callbacks=callbacks,
         store=extra.store,
         penalty=extra.penalty,
         stream=_stream(data, args),
@@ -446,7 +446,7 @@ def _result(trainer: SftTrainer, data: Data, folder: Path, seconds: float) -> di
     from swift.train import checkpoint
     from swift.train.report import peak_memory, total
 
-    everything, pace, state = total(data.shares), trainer.pace, trainer.state
+    everything, pace, state = total(data.shares), trainer.throughput, trainer.state
     last = checkpoint.newest_saved(folder)
     return {
         "output_dir": str(folder),

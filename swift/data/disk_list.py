@@ -45,7 +45,7 @@ class DiskList(_Places[T], Generic[T]):
         left = iter(things)
         self._first: list[T] = list(islice(left, IN_MEMORY))
         self._ends = array("q", [0])
-        with cache.passing() as folder:
+        with cache.scratch_folder() as folder:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # it stays open with the shelf
             for thing in left:
                 self._ends.append(self._ends[-1] + self._file.write(pickle.dumps(thing, pickle.HIGHEST_PROTOCOL)))

@@ -6,9 +6,8 @@ Every choice is uniform and depends on the seed alone: the same plan gives the s
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -43,40 +42,6 @@ class DataPlan:
     columns: Mapping[str, str] = field(default_factory=dict)
     dataset_seed: int = 42
     registry: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """The realised mixture: rows per source, and trained tokens per source once training has counted them."""
-
-    train: Mapping[str, int]
-    val: Mapping[str, int]
-    tokens: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, train: Sequence[Conversation], val: Sequence[Conversation] = ()) -> Mixture:
-        return cls(Counter(row.source for row in train), Counter(row.source for row in val))
-
-    def with_tokens(self, tokens: Mapping[str, int]) -> Mixture:
-        return replace(self, tokens=tokens)
-
-    def lines(self) -> list[str]:
-        """The mixture for people, a line a source."""
-        rows, tokens = sum(self.train.values()), sum(self.tokens.values())
-        found = []
-        for source in {**self.train, **self.val}:
-            count = self.train.get(source, 0)
-            line = f"{source}: {count} rows ({count / max(rows, 1):.1%})"
-            if self.val.get(source):
-                line += f", {self.val[source]} held out"
-            if self.tokens:
-                trained = self.tokens.get(source, 0)
-                line += f", {trained} trained tokens ({trained / max(tokens, 1):.1%})"
-            found.append(line)
-        return found
-
-    def as_dict(self) -> dict[str, dict[str, int]]:
-        return {"train": dict(self.train), "val": dict(self.val), "trained_tokens": dict(self.tokens)}
 
 
 # Choosing -------------------------------------------------------------------------------------------------------------

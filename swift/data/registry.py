@@ -190,7 +190,7 @@ def _own(spec: str) -> Repair:
     """The user's function FILE.py:NAME. What goes wrong in it is the row's fault and is told as such."""
     file, _, name = spec.rpartition(":")
     try:
-        function = user_code.function(spec)
+        function = user_code.load_function(spec)
     except ValueError as error:
         raise ValueError(f"rows: {error}") from None
 

@@ -40,7 +40,7 @@ def fetched(ms: str, hf: str, pick: Pick, tried: list[str]) -> Iterator[Path]:
         tried.append(f"no network ({variable} is set)")
         return
     fetches = [(ms, "ModelScope", from_modelscope), (hf, "Hugging Face", from_hugging_face)]
-    for repository, hub, fetch in reversed(fetches) if hubs.is_on("USE_HF") else fetches:
+    for repository, hub, fetch in reversed(fetches) if hubs.is_set("USE_HF") else fetches:
         if not repository:
             continue
         try:
@@ -154,7 +154,7 @@ def from_modelscope(repository: str, pick: Pick) -> Path:
     """
     hub = importlib.import_module("modelscope.hub.snapshot_download")
     kinds = [f"*{kind}{packing}" for kind in repository_layout.SUFFIXES for packing in ("", *repository_layout.PACKED)]
-    with hubs.asking_modelscope():
+    with hubs.modelscope_errors():
         return Path(hub.dataset_snapshot_download(repository, allow_file_pattern=[repository_layout.README, *kinds]))
 
 

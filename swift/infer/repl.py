@@ -352,10 +352,10 @@ def run_dialogue(repl: Repl, read: Callable[[str], str]) -> None:
                     repl.note(LEAVING)
                 continue
             warned = False
-            if not utf8.is_whole(text):
+            if not utf8.is_encodable(text):
                 repl.note(NOT_UTF8)
             # A terminal may hand over several pasted lines at once.
-            for line in utf8.whole(text).split("\n"):
+            for line in utf8.replace_surrogates(text).split("\n"):
                 if not repl.feed(line):
                     return
     except (EOFError, KeyboardInterrupt):
@@ -396,7 +396,7 @@ def line_reader(lines: TextIO, out: TextIO) -> Callable[[str], str]:
             raise EOFError
         line = line.rstrip("\r\n")
         if not typed:
-            out.write(f"{prompt}{utf8.whole(line)}\n")
+            out.write(f"{prompt}{utf8.replace_surrogates(line)}\n")
             out.flush()
         return line
 

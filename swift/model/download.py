@@ -59,7 +59,7 @@ def from_modelscope(name: str, revision: str) -> Path:
     if importlib.util.find_spec("modelscope") is None:
         raise ValueError("ModelScope (its package `modelscope` is not installed)")
     modelscope = importlib.import_module("modelscope")
-    with hubs.asking_modelscope():
+    with hubs.modelscope_errors():
         return Path(modelscope.snapshot_download(name, revision=revision))
 
 
@@ -108,7 +108,7 @@ def push(folder: Path, name: str, token: str | None, private: bool, message: str
         hub = importlib.import_module("modelscope.hub.api").HubApi(
             token=token or os.environ.get("MODELSCOPE_API_TOKEN")
         )
-        with hubs.asking_modelscope():
+        with hubs.modelscope_errors():
             hub.create_repo(name, repo_type="model", visibility="private" if private else "public", exist_ok=True)
             hub.upload_folder(repo_id=name, folder_path=str(folder), commit_message=message, repo_type="model")
         return f"{hubs.modelscope_url()}/models/{name}"

@@ -144,7 +144,7 @@ def _reading(path: Path, trust_remote_code: bool) -> Callable[..., PreTrainedMod
 
 def _own_function(name: str, path: Path) -> Callable[..., Any] | None:
     """The user's function FILE.py:NAME for a folder; what training saved is in transformers' layout and needs none."""
-    function = user_code.function(name) if name else None  # its file may also register classes
+    function = user_code.load_function(name) if name else None  # its file may also register classes
     if function is None or (path / catalog.RECORD).is_file():
         return None
 

@@ -27,7 +27,7 @@ def atomic_folder(target: Path, keep: Callable[[Path], bool] = _never) -> Iterat
     folder.mkdir()
     try:
         yield folder
-        file_modes.share(folder)
+        file_modes.apply_umask(folder)
         if target.exists() and not keep(target):
             target.rename(former)
         try:

@@ -14,7 +14,7 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def passing() -> Iterator[str]:
+def scratch_folder() -> Iterator[str]:
     """Where large files go that nobody keeps: `$TMPDIR`, or /var/tmp, as /tmp is memory on many systems.
 
     Raises OSError that says so where it is full.

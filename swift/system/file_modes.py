@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 
-def share(folder: Path) -> None:
+def apply_umask(folder: Path) -> None:
     """Gives each file below `folder` the mode that the umask gave `folder`, without the bits to execute.
 
     safetensors writes with mode 0600, so another account could not serve what was trained.

@@ -15,14 +15,14 @@ SECONDS = 5.0
 """How long a hub may take to answer at all before it counts as out of reach."""
 
 
-def is_on(name: str) -> bool:
+def is_set(name: str) -> bool:
     """Whether an environment variable says yes."""
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
 def offline() -> str:
     """The variable that forbids the network; empty if none does."""
-    return next(filter(is_on, ("SWIFT_OFFLINE", "HF_HUB_OFFLINE")), "")
+    return next(filter(is_set, ("SWIFT_OFFLINE", "HF_HUB_OFFLINE")), "")
 
 
 def reach(url: str) -> None:
@@ -55,7 +55,7 @@ def modelscope_snapshots(kind: Literal["models", "datasets"], name: str) -> Iter
 
 
 @contextlib.contextmanager
-def asking_modelscope() -> Iterator[None]:
+def modelscope_errors() -> Iterator[None]:
     """OSError where ModelScope is out of reach, and for whatever its client raises: nothing narrower holds for all its
     versions."""
     reach(modelscope_url())

@@ -21,16 +21,16 @@ def name() -> str:
     found = shutil.which("swift")
     if found and path.exists() and Path(found).samefile(path):
         return "swift"
-    return shlex.quote(shown(path))
+    return shlex.quote(display_path(path))
 
 
 def _known(executable: str) -> str:
     """`python` where PATH finds this interpreter by that word."""
     found = shutil.which("python")
-    return "python" if found and Path(found) == Path(executable) else shown(Path(executable))
+    return "python" if found and Path(found) == Path(executable) else display_path(Path(executable))
 
 
-def shown(path: str | Path) -> str:
+def display_path(path: str | Path) -> str:
     """A path from where the user stands, if it lies below; else absolute."""
     whole = Path(path).expanduser().absolute()
     return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
@@ -38,4 +38,4 @@ def shown(path: str | Path) -> str:
 
 def command(*words: str | Path) -> str:
     """A line that can be pasted: `swift infer --ckpt_dir output/...`. A `Path` is shown from where the user stands."""
-    return " ".join([name(), *(shlex.quote(shown(word) if isinstance(word, Path) else word) for word in words)])
+    return " ".join([name(), *(shlex.quote(display_path(word) if isinstance(word, Path) else word) for word in words)])

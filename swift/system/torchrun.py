@@ -19,7 +19,7 @@ PATIENCE = 600
 """Seconds that processes which are told to end have for their step and their checkpoint."""
 
 
-def wanted(env: Mapping[str, str]) -> bool:
+def requested(env: Mapping[str, str]) -> bool:
     """True where NPROC_PER_NODE or NNODES is set and this is not already one of the processes (they inherit both)."""
     return "LOCAL_RANK" not in env and bool(env.get("NPROC_PER_NODE") or env.get("NNODES"))
 
@@ -59,7 +59,7 @@ def options(env: Mapping[str, str], understood: str) -> list[str]:
     return [*(["--standalone"] if alone else []), *patience, *given]
 
 
-def tell(line: str, env: Mapping[str, str]) -> bool:
+def report_to_launcher(line: str, env: Mapping[str, str]) -> bool:
     """Leaves a process's last line to the launcher that started it; False where none of ours did."""
     file = env.get("TORCHELASTIC_ERROR_FILE")
     if MARK not in env or not file:
@@ -69,7 +69,7 @@ def tell(line: str, env: Mapping[str, str]) -> bool:
     return True
 
 
-def is_said(line: str, env: Mapping[str, str]) -> bool:
+def already_printed(line: str, env: Mapping[str, str]) -> bool:
     """Whether another process of this machine, started by torchrun, has printed the line; if not, this one is to.
 
     What is wrong with the flags is wrong in all of them.

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 
-def function(spec: str) -> Callable[..., Any]:
+def load_function(spec: str) -> Callable[..., Any]:
     """ValueError where there is no such file or function, or where importing it goes wrong."""
     path, _, name = spec.rpartition(":")
     file = Path(path)

@@ -18,7 +18,7 @@ READ = ("SWIFT_", "MODELSCOPE_", "HF_", "TMPDIR", "CXX", "NPROC_PER_NODE", "NNOD
 _ESCAPE = "swift.escape"
 
 
-def is_whole(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """Whether UTF-8 can hold `text`."""
     try:
         text.encode("utf-8")
@@ -27,9 +27,9 @@ def is_whole(text: str) -> bool:
     return True
 
 
-def whole(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """`text` with U+FFFD for each lone surrogate; a pair of surrogates becomes its character."""
-    return text if is_whole(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text if is_encodable(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def decoded(data: bytes) -> str:
@@ -52,15 +52,17 @@ def read(file: Path) -> str:
 def check_words(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """ValueError for a word of the command line, or a variable of the environment, that is not UTF-8."""
     for before, word in zip(["", *argv], argv, strict=False):
-        if not is_whole(word):
+        if not is_encodable(word):
             flag = f"{before} " if before.startswith("--") and "=" not in before else ""
-            raise ValueError(f"{flag}{whole(word)}: not UTF-8: type it in a UTF-8 locale, or rename the file")
+            raise ValueError(
+                f"{flag}{replace_surrogates(word)}: not UTF-8: type it in a UTF-8 locale, or rename the file"
+            )
     for name, value in environ.items():
-        if name.startswith(READ) and not is_whole(value):
+        if name.startswith(READ) and not is_encodable(value):
             raise ValueError(f"environment variable {name}: its value is not UTF-8")  # which may be a token
 
 
-def escape_what_does_not_fit(stream: TextIO) -> None:
+def escape_unencodable(stream: TextIO) -> None:
     r"""Makes a stream write \uXXXX, as JSON does, for characters that its encoding lacks, instead of failing."""
     if isinstance(stream, io.TextIOWrapper) and stream.errors != _ESCAPE:
         stream.reconfigure(errors=_ESCAPE)

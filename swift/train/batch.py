@@ -1,4 +1,4 @@
-"""Which rows make a step, and rows -> tensors. Knows token ids and weights; no model, no text."""
+"""Which rows make a step, and how rows become tensors. Knows token ids and weights; no model and no text."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from swift.chat import Sample
 
 Batch = dict[str, Tensor]
 
-# Rows of this many steps are sorted by length together. Larger saves padding but makes the rows of a step more alike,
-# and its gradient noisier. Padding with log-normal lengths and 8 rows a step: 1 -> 57 %, 8 -> 21 %, 50 -> 5 %.
 POOL = 8
-
-# Tokens in a batch beyond which products get no faster on a CPU.
-FULL = 1024
-# What each further thread of a lane costs it: threads that share an operation wait for each other at its end.
-WAITING = 0.03
+"""Steps whose rows are sorted by length together. A larger pool saves padding but makes the rows of a step more alike
+and its gradient noisier. Padding for log-normal lengths and 8 rows a step: 1 -> 57 %, 8 -> 21 %, 50 -> 5 %."""
+FULL_BATCH = 1024
+"""Tokens in a batch beyond which matrix products get no faster on a CPU."""
+SYNC_COST = 0.03
+"""Relative cost of each further thread of a worker: threads that share an operation synchronise at its end."""
 
 
 class StepBatches(Sampler[list[int]]):
     """Row numbers of every micro-batch of one rank, in the order of training.
 
-    An epoch is a seeded shuffle; each pool of a few steps is sorted by length, cut into steps, and the steps are
-    shuffled. Which rows make a step depends on the rows per step alone, never on how a step is divided into
-    micro-batches and ranks: 1 x 8, 8 x 1 and two ranks train on the same steps. No row is repeated to fill up the last
-    step; a rank without a row left gets an empty batch, so that all ranks take as many steps. `packed` batches have no
-    padding: they are cut anew by their tokens, and of one process the last holds all rows of a step.
+    An epoch is a seeded shuffle; each pool of `POOL` steps is sorted by length, cut into steps, and the steps are
+    shuffled. Which rows make a step depends only on the rows per step, not on micro-batches and ranks: 1 x 8, 8 x 1 and
+    two ranks train on the same steps. No row is repeated to fill the last step; a rank without rows gets an empty
+    batch, so that all ranks take the same number of steps. `packed` batches have no padding and are refilled by tokens;
+    in a single process the last batch of a step holds all its rows.
     """
 
     def __init__(
@@ -80,43 +79,43 @@ class StepBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps():
-            batches = deal(step, self.batch_size, self.rank, self.world)
+            batches = batches_of_rank(step, self.batch_size, self.rank, self.world)
             if self.packed and self.world == 1:
                 yield from [[] for _ in batches[1:]]
-                yield step  # a step of one process is divided where it is computed
+                yield step  # a single process splits its step in the trainer
             else:
-                yield from recut(batches, self.lengths) if self.packed else batches
+                yield from refill(batches, self.lengths) if self.packed else batches
 
     def __len__(self) -> int:
         whole, rest = divmod(self.rows, self.rows_per_step)
         return whole * self.accumulation + math.ceil(rest / (self.batch_size * self.world))
 
 
-def deal(rows: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-    """This rank's batches of `rows`, in order; as many for every rank, the last ones empty where rows run out."""
+def batches_of_rank(rows: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+    """This rank's batches of `rows`, in order; all ranks get the same number, the last ones empty if need be."""
     batches = [list(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size)]
     batches += [[] for _ in range(-len(batches) % world)]
     return batches[rank::world]
 
 
-def recut(batches: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
+def refill(batches: list[list[int]], lengths: Sequence[int]) -> list[list[int]]:
     """The rows of a step's batches in as many batches again, the first ones empty, the others filled by tokens.
 
-    None holds more tokens than the largest before, or than `FULL`. What a step is does not change: its loss has one
-    denominator.
+    None holds more tokens than the largest before, or than `FULL_BATCH`. The step itself does not change: its loss has
+    one denominator.
     """
     rows = [row for batch in batches for row in batch]
-    filled = fill(rows, lengths, max(FULL, *(sum(lengths[row] for row in batch) for batch in batches)))
+    filled = fill_batches(rows, lengths, max(FULL_BATCH, *(sum(lengths[row] for row in batch) for batch in batches)))
     if len(filled) > len(batches):
         return batches
     return [[] for _ in range(len(batches) - len(filled))] + filled
 
 
-def fill(rows: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
-    """The rows in batches of at most `room` tokens, the longest first; a row that is longer has one of its own."""
+def fill_batches(rows: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """The rows in batches of at most `capacity` tokens, longest first; a longer row gets a batch of its own."""
     filled: list[list[int]] = []
     for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
-        fits = (each for each in filled if sum(lengths[other] for other in each) + lengths[row] <= room)
+        fits = (each for each in filled if sum(lengths[other] for other in each) + lengths[row] <= capacity)
         batch = next(fits, None)
         if batch is None:
             filled.append(batch := [])
@@ -124,63 +123,72 @@ def fill(rows: Sequence[int], lengths: Sequence[int], room: int) -> list[list[in
     return filled
 
 
-def rounded(length: int) -> int:
-    """The next length of 16 for each doubling, 3 % more on average: libraries prepare products for each shape anew,
-    and keep some hundreds."""
+def round_length(length: int) -> int:
+    """`length` rounded up to one of 16 values per doubling, 3 % more on average.
+
+    Libraries prepare matrix products anew for each shape, and cache some hundreds of them.
+    """
     step = 1 << max(0, length.bit_length() - 5)
     return -(-length // step) * step
 
 
-def at_once(number: int) -> int:
-    """Tokens that so many lanes compute at a time: those of two full batches, half a batch in each of more lanes."""
-    return FULL * max(4, number) // 2
+def tokens_in_flight(number: int) -> int:
+    """Tokens that `number` workers compute at a time: two full batches up to four workers, then half a batch each."""
+    return FULL_BATCH * max(4, number) // 2
 
 
-def lanes(
-    batch: Batch, largest: int, round_up: Callable[[int], int] = rounded, threads: int = 2
+def split_for_workers(
+    batch: Batch, largest: int, round_up: Callable[[int], int] = round_length, threads: int = 2
 ) -> tuple[list[Batch], list[list[Batch]]]:
-    """The rows of a packed batch as batches that need all memory, and as those of lanes with about as many tokens.
+    """The rows of a packed batch as (serial, parallel) micro-batches; `parallel` has a list for each worker.
 
-    At a time, by a batch alone or by one of each lane, there are no more tokens than in the `largest` longest rows, or
-    than `at_once` says. `round_up`: the length of a row, and of a batch -> the one that it is filled up to.
+    Serial micro-batches are too large to run beside others; the workers' lists hold about as many tokens each. At any
+    time no more tokens are computed than the `largest` longest rows hold, or `tokens_in_flight`. `round_up` maps the
+    length of a row, and of a batch, to the one it is padded to.
     """
     lengths = batch["rows"].tolist()
-    number = lanes_of(lengths, threads)
-    room = max(at_once(number), sum(sorted(lengths)[-largest:]))
-    parts = fill(range(len(lengths)), lengths, min(at_once(number), sum(lengths)) // number)
+    number = worker_count(lengths, threads)
+    capacity = max(tokens_in_flight(number), sum(sorted(lengths)[-largest:]))
+    parts = fill_batches(range(len(lengths)), lengths, min(tokens_in_flight(number), sum(lengths)) // number)
     parts.sort(key=lambda rows: sum(lengths[row] for row in rows), reverse=True)
     sizes = [sum(lengths[row] for row in part) for part in parts]
-    first = next((at for at in range(len(parts) - 1) if sum(sizes[at : at + number]) <= room), len(parts))
-    alone, beside = parts[:first], [row for part in parts[first:] for row in part]
-    longest = max((lengths[row] for row in beside), default=0)
-    most = min(at_once(number) // number, (room - longest) // (number - 1) if number > 1 else room)
-    cut = partial(_only, batch, round_up=round_up)
-    return list(map(cut, alone)), [list(map(cut, fill(lane, lengths, most))) for lane in dealt(beside, lengths, number)]
+    first = next((at for at in range(len(parts) - 1) if sum(sizes[at : at + number]) <= capacity), len(parts))
+    serial, parallel = parts[:first], [row for part in parts[first:] for row in part]
+    longest = max((lengths[row] for row in parallel), default=0)
+    largest_part = min(
+        tokens_in_flight(number) // number, (capacity - longest) // (number - 1) if number > 1 else capacity
+    )
+    cut = partial(_select_rows, batch, round_up=round_up)
+    parts = balance(parallel, lengths, number)
+    return list(map(cut, serial)), [list(map(cut, fill_batches(part, lengths, largest_part))) for part in parts]
 
 
-def lanes_of(lengths: Sequence[int], threads: int) -> int:
-    """How many lanes compute rows of these lengths soonest, each on as many of the threads; two on one or two."""
+def worker_count(lengths: Sequence[int], threads: int) -> int:
+    """The number of workers, each on an equal share of the threads, that finishes rows of these lengths first.
+
+    At most two threads always have two workers.
+    """
     if threads <= 2:
         return 2
 
     def time(number: int) -> float:
         each = threads // number
-        longest = max(sum(lengths[row] for row in lane) for lane in dealt(range(len(lengths)), lengths, number))
-        return longest / each * (1 + WAITING * (each - 1))
+        longest = max(sum(lengths[row] for row in part) for part in balance(range(len(lengths)), lengths, number))
+        return longest / each * (1 + SYNC_COST * (each - 1))
 
     return min((each for each in range(1, threads + 1) if threads % each == 0), key=time)
 
 
-def dealt(rows: Sequence[int], lengths: Sequence[int], number: int) -> list[list[int]]:
-    """The rows in parts with about as many tokens: each, the longest first, goes where there are fewest."""
+def balance(rows: Sequence[int], lengths: Sequence[int], number: int) -> list[list[int]]:
+    """The rows in `number` parts of about equal tokens: longest first, each goes to the part with the fewest."""
     made: list[list[int]] = [[] for _ in range(number)]
     for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
         min(made, key=lambda part: sum(lengths[other] for other in part)).append(row)
     return made
 
 
-def _only(batch: Batch, rows: Sequence[int], round_up: Callable[[int], int]) -> Batch:
-    """Some rows of a packed batch, and all of them together, of rounded lengths: what is added has no weight."""
+def _select_rows(batch: Batch, rows: Sequence[int], round_up: Callable[[int], int]) -> Batch:
+    """Some rows of a packed batch, with the length of each and of all rounded up; padding has weight 0."""
     starts = [0, *accumulate(batch["rows"].tolist())]
     lengths = [round_up(starts[row + 1] - starts[row]) for row in rows]
     lengths[-1] += round_up(sum(lengths)) - sum(lengths)
@@ -195,10 +203,10 @@ def _only(batch: Batch, rows: Sequence[int], round_up: Callable[[int], int]) -> 
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Right-padded tensors of shape (rows, tokens). No samples make one token without weight: nothing is learned.
+    """Right-padded tensors of shape (rows, tokens). No samples make one token of weight 0, which trains nothing.
 
-    Positions are not given: counted from the left they are what every model assumes of right-padded rows. What samples
-    have beside their tokens (`Sample.inputs`) is made here and joined by `joined`.
+    There are no position ids: models count from the left, which is right for right-padded rows. `Sample.inputs` are
+    made here and joined by `join_inputs`.
     """
     rows = [(torch.tensor(sample.tokens), torch.tensor(sample.weights)) for sample in samples]
     rows = rows or [(torch.zeros(1, dtype=torch.long), torch.zeros(1))]
@@ -210,14 +218,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
         "input_ids": padded([tokens for tokens, _ in rows]),
         "attention_mask": padded([torch.ones_like(tokens) for tokens, _ in rows]),
         "weights": padded([weights.float() for _, weights in rows]),
-        **joined([sample.inputs() if sample.inputs else {} for sample in samples], [len(each[0]) for each in rows]),
+        **join_inputs(
+            [sample.inputs() if sample.inputs else {} for sample in samples], [len(each[0]) for each in rows]
+        ),
     }
 
 
-def joined(inputs: Sequence[Mapping[str, Tensor]], lengths: Sequence[int]) -> Batch:
-    """Further inputs of several rows as one: along the first dimension, zeros at the end of the others.
+def join_inputs(inputs: Sequence[Mapping[str, Tensor]], lengths: Sequence[int]) -> Batch:
+    """Further inputs of several rows, concatenated along the first dimension and zero-padded along the others.
 
-    `..token_type_ids`, (1, tokens), has a row for every row, zeros where there is none.
+    `..token_type_ids`, (1, tokens), gets a row of zeros for every row without one.
     """
     batch = {}
     for name in dict.fromkeys(name for each in inputs for name in each):
@@ -237,9 +247,9 @@ def _grown(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def pack(samples: Sequence[Sample]) -> Batch:
-    """Tensors of shape (1, tokens): the rows one behind the other, and in `rows` their lengths."""
+    """Tensors of shape (1, tokens): the rows concatenated without padding, and their lengths in `rows`."""
     tokens = [token for sample in samples for token in sample.tokens] or [0]
-    # what begins a row is not predicted from the end of the row before
+    # the first token of a row is not predicted from the end of the row before it
     weights = [weight for sample in samples for weight in (0.0, *sample.weights[1:])] or [0.0]
     lengths = [len(sample.tokens) for sample in samples] or [1]
     return {
@@ -251,7 +261,7 @@ def pack(samples: Sequence[Sample]) -> Batch:
 
 
 class StepLoader(DataLoader[Sample]):
-    """A DataLoader over `StepBatches` that passes the epoch on; `together` makes tensors of samples."""
+    """A DataLoader over `StepBatches` that forwards the epoch; `collate_fn` turns samples into tensors."""
 
     def __init__(
         self,
@@ -259,13 +269,13 @@ class StepLoader(DataLoader[Sample]):
         batches: StepBatches,
         workers: int = 0,
         pin: bool = False,
-        together: Callable[[Sequence[Sample]], Batch] = collate,
+        collate_fn: Callable[[Sequence[Sample]], Batch] = collate,
     ) -> None:
         # Its own generator: a loader without one draws from the global one, which dropout uses too.
         super().__init__(
             samples,  # type: ignore[arg-type]  # a sequence is what a map-style data set needs to be
             batch_sampler=batches,
-            collate_fn=together,
+            collate_fn=collate_fn,
             num_workers=workers,
             pin_memory=pin,
             generator=torch.Generator(),

@@ -174,7 +174,7 @@ class Publish(TrainerCallback):  # type: ignore[misc]
         state.save_to_json(str(aside / STATE))
         self.finish(aside)
         _seal(aside)
-        file_modes.share(aside)
+        file_modes.apply_umask(aside)
         if final.exists():  # a run that was continued from an earlier step comes by again
             self._drop(final)
         aside.rename(final)

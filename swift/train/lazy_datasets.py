@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from swift.chat import Sample
-from swift.train.batch import POOL, Batch, collate, deal
-from swift.train.sample_cache import Compact
+from swift.train.batch import POOL, Batch, batches_of_rank, collate
+from swift.train.sample_cache import CompactSamples
 
 Row = TypeVar("Row")
 LEFT_OUT = Sample([0], [0.0])
@@ -81,7 +81,7 @@ class Stream(IterableDataset[list[Sample]], Generic[Row]):
 
     def _mine(self, aloud: bool) -> Iterator[list[Row]]:
         for step in self.steps(aloud):
-            for places in deal(range(len(step)), self.batch_size, self.rank, self.world):
+            for places in batches_of_rank(range(len(step)), self.batch_size, self.rank, self.world):
                 yield [step[at] for at in places]
 
 
@@ -107,19 +107,19 @@ class StreamLoader(DataLoader[Any]):
         stream: Stream[Any],
         workers: int = 0,
         pin: bool = False,
-        together: Callable[[Sequence[Sample]], Batch] = collate,
+        collate_fn: Callable[[Sequence[Sample]], Batch] = collate,
     ) -> None:
         super().__init__(
             stream,
             batch_size=None,
-            collate_fn=together,
+            collate_fn=collate_fn,
             num_workers=workers,
             pin_memory=pin,
             generator=torch.Generator(),
         )
 
 
-class Lazy(Sequence[Sample], Generic[Row]):
+class LazySamples(Sequence[Sample], Generic[Row]):
     """Samples made each time they are asked for. `lengths` are rough, by `size`; rows left out become `LEFT_OUT`."""
 
     def __init__(self, rows: Sequence[Row], size: Callable[[Row], int], make: Callable[[Row], Sample | None]) -> None:
@@ -141,5 +141,9 @@ class Lazy(Sequence[Sample], Generic[Row]):
 
 
 def lengths(samples: Sequence[Sample]) -> Sequence[int]:
-    """Tokens of each sample, or what stands for them where samples are made when they are needed."""
-    return samples.lengths if isinstance(samples, (Lazy, Compact)) else [len(sample.tokens) for sample in samples]
+    """The token count of each sample; for samples made on demand an estimate."""
+    return (
+        samples.lengths
+        if isinstance(samples, (LazySamples, CompactSamples))
+        else [len(sample.tokens) for sample in samples]
+    )

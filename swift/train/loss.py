@@ -35,7 +35,7 @@ class Scores(NamedTuple):
 
 
 @runtime_checkable
-class Likelihood(Protocol):
+class LossHead(Protocol):
     """A head that makes no logits."""
 
     def nll(
@@ -66,11 +66,11 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Any], hits: boo
         inputs = {name: tensor for name, tensor in batch.items() if name != "weights"}
         inputs |= {"wanted": wanted[0].nonzero()[:, 0], "attention_mask": torch.empty(1, 1, 0, 0)}
         base = _unwrapped(model)
-        ours = isinstance(head, Likelihood)
+        ours = isinstance(head, LossHead)
         if base is not None and (ours or (type(head) is nn.Linear and not head.weight.requires_grad)):
             hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state[0]
             scale = 1 / getattr(base.config, "logits_scaling", 1.0)  # Granite's
-            if isinstance(head, Likelihood):
+            if isinstance(head, LossHead):
                 return Scores(*head.nll(hidden, scale, targets, hits, batch.get("sums")), weights)
             nll, hit = _HeadNll.apply(hidden, head.weight, head.bias, scale, targets, hits)  # type: ignore[no-untyped-call]
             return Scores(nll, hit, weights)

@@ -1,7 +1,7 @@
-"""Batches of one step beside each other, each on threads of its own. Knows gradients; no rows, no model.
+"""Runs the micro-batches of a step in parallel, on threads. Knows gradients; no rows and no model.
 
-Products whose result has few columns do not get quicker by a second thread, and threads that share every operation
-wait for each other at each: batches on a thread each take less time than one after the other on all.
+On a CPU, products whose result has few columns do not get faster with a second thread, and threads that share every
+operation synchronise at each: one micro-batch per thread takes less time than all threads on one after the other.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from torch import Tensor
 
 
 class Sums:
-    """Gradients of a lane's jobs, added up parameter by parameter.
+    """Gradients summed by parameter over the micro-batches of a worker.
 
-    A model that knows them adds large gradients itself, as soon as each is there: those of one job are never there
-    together.
+    A model that knows `Sums` adds each large gradient as soon as it is computed, so that a micro-batch never holds all
+    of them.
     """
 
-    def __init__(self, begun: Iterable[Tensor] = ()) -> None:
-        """`begun`: parameters whose `grad` is gone on with."""
-        self._of = {id(each): each.grad for each in begun if each.grad is not None}
+    def __init__(self, started: Iterable[Tensor] = ()) -> None:
+        """`started`: parameters whose `grad` is the initial sum."""
+        self._of = {id(each): each.grad for each in started if each.grad is not None}
 
     def of(self, parameter: Tensor) -> Tensor:
-        """The sum so far, to be added to; zeros at first."""
+        """The sum so far, to be added to in place; zeros at first."""
         found = self._of.get(id(parameter))
         if found is None:
             found = self._of[id(parameter)] = torch.zeros_like(parameter, requires_grad=False)
         return found
 
     def take(self, parameter: Tensor) -> Tensor | None:
-        """The sum, which is given away; None where nothing was added."""
+        """Removes and returns the sum; None where nothing was added."""
         return self._of.pop(id(parameter), None)
 
     def add(self, parameter: Tensor, gradient: Tensor | None) -> None:
-        """Adds a gradient that nobody else needs."""
+        """Adds a gradient; takes ownership of its memory."""
         if gradient is None:
             return
         if id(parameter) in self._of:
@@ -46,38 +46,41 @@ class Sums:
 
 
 Job = Callable[[Sums], Tensor]
-"""Computes a loss; gradients that it adds to the sums itself are none of the loss's."""
+"""Computes the loss of a micro-batch; gradients that it adds to the sums itself are not part of the loss's graph."""
 
 
-class Lanes:
-    """Lanes of as many threads each. Gradients are added in a fixed order, so a run can be repeated."""
+class ParallelMicroBatches:
+    """Worker threads, each with an equal share of the OpenMP threads.
+
+    Gradients are added in a fixed order, so that runs are reproducible.
+    """
 
     def __init__(self) -> None:
         self._threads = torch.get_num_threads()
-        self._lanes: list[ThreadPoolExecutor] = []
+        self._workers: list[ThreadPoolExecutor] = []
 
     def close(self) -> None:
-        for each in self._lanes:
+        for each in self._workers:
             each.shutdown(cancel_futures=True)
 
     def _open(self, number: int) -> None:
-        """Lanes have a thread of Python's each, and keep it: those of OpenMP belong to it."""
-        while len(self._lanes) < number:
-            pool = ThreadPoolExecutor(1, "lane")
-            pool.submit(torch.get_num_threads).result()  # the first call takes the process's number, whatever was said
+        """Starts workers up to `number`. Each keeps its Python thread, which owns its OpenMP threads."""
+        while len(self._workers) < number:
+            pool = ThreadPoolExecutor(1, "micro-batches")
+            pool.submit(torch.get_num_threads).result()  # the first call resets a thread to the process's number
             pool.submit(torch.set_flush_denormal, True).result()
-            self._lanes.append(pool)
-        for each in self._lanes[:number]:
+            self._workers.append(pool)
+        for each in self._workers[:number]:
             each.submit(torch.set_num_threads, self._threads // number).result()
-        torch.set_num_threads(self._threads)  # the last call counts for threads to come
+        torch.set_num_threads(self._threads)  # the last call sets the number for threads to come
 
     def add_gradients(
-        self, alone: Sequence[Job], beside: Sequence[Sequence[Job]], parameters: Sequence[Tensor]
+        self, serial: Sequence[Job], parallel: Sequence[Sequence[Job]], parameters: Sequence[Tensor]
     ) -> Tensor:
-        """The sum of the losses that the jobs compute; their gradients are added to the parameters' `grad`.
+        """Adds the gradients of all jobs to the parameters' `grad` and returns the sum of their losses.
 
-        Jobs of `alone` have all threads, one after the other, then those of each list `beside` have a lane, where there
-        are threads for each.
+        `serial` jobs run one after the other on all threads; then each list of `parallel` runs on a worker, or here
+        where there are fewer threads than lists.
         """
 
         def gradients(jobs: Sequence[Job], sums: Sums) -> tuple[Tensor, Sums]:
@@ -91,17 +94,18 @@ class Lanes:
             return loss, sums
 
         first = Sums(parameters)
-        done = [gradients(alone, first)]
-        if 1 < len(beside) <= self._threads:
-            self._open(len(beside))
-            # the first lane goes on with what was there before
-            own = [first, *(Sums() for _ in beside[1:])]
+        done = [gradients(serial, first)]
+        if 1 < len(parallel) <= self._threads:
+            self._open(len(parallel))
+            # the first worker adds to the sums of the serial jobs
+            own = [first, *(Sums() for _ in parallel[1:])]
             running = [
-                lane.submit(gradients, jobs, sums) for lane, jobs, sums in zip(self._lanes, beside, own, strict=False)
+                worker.submit(gradients, jobs, sums)
+                for worker, jobs, sums in zip(self._workers, parallel, own, strict=False)
             ]
             done += [each.result() for each in running]
         else:
-            done += [gradients(jobs, first) for jobs in beside]
+            done += [gradients(jobs, first) for jobs in parallel]
         others = [sums for _, sums in done if sums is not first]
         for parameter in parameters:
             for sums in others:

@@ -23,7 +23,7 @@ class Ranks(NamedTuple):
         state = PartialState(cpu=cpu, **({"backend": backend} if backend else {}))
         return cls(state.is_main_process, state.num_processes)
 
-    def agree(self, decide: Callable[[], Path]) -> Path:
+    def broadcast(self, decide: Callable[[], Path]) -> Path:
         """What the first process decides, in all of them."""
         if self.world == 1:
             return decide()
@@ -37,7 +37,7 @@ class Ranks(NamedTuple):
             dist.destroy_process_group()
 
 
-def take_one_gpu(device: str) -> None:
+def use_one_gpu(device: str) -> None:
     """A single process trains on a single GPU: left alone, transformers splits each batch over all that it sees.
 
     Has to come before anything asks for a GPU.

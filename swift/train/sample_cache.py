@@ -41,7 +41,7 @@ def _numbered(weights: Sequence[float], numbers: _Numbers) -> array[int]:
     return found
 
 
-class Compact(Sequence[Sample]):
+class CompactSamples(Sequence[Sample]):
     """Samples as a few arrays, by the names of KINDS; one is put together each time it is asked for.
 
     `inputs`: place of a sample -> its `Sample.inputs`, where it has them.
@@ -58,7 +58,7 @@ class Compact(Sequence[Sample]):
         self._tokens, self._numbers, self._ends, self._source_of = (arrays[name] for name in KINDS)
 
     @classmethod
-    def of(cls, samples: Iterable[Sample]) -> Compact:
+    def in_memory(cls, samples: Iterable[Sample]) -> CompactSamples:
         """In memory: eight bytes a token, where lists of Python's numbers take over forty."""
         weights, sources = _Numbers(), _Numbers()
         inputs: dict[int, Inputs] = {}
@@ -73,9 +73,9 @@ class Compact(Sequence[Sample]):
         return cls({name: np.asarray(each) for name, each in arrays.items()}, list(weights), list(sources), inputs)
 
     @classmethod
-    def aside(cls, samples: Iterable[Sample]) -> Compact:
+    def on_disk(cls, samples: Iterable[Sample]) -> CompactSamples:
         """In files without names that go with the process: six bytes a token on the disk. Not for rows with images."""
-        with cache.passing() as place, tempfile.TemporaryDirectory(dir=place) as folder:
+        with cache.scratch_folder() as place, tempfile.TemporaryDirectory(dir=place) as folder:
             described = _write_set(Path(folder) / "samples", samples)
             return _mapped(Path(folder) / "samples", described)
 
@@ -100,10 +100,10 @@ class Compact(Sequence[Sample]):
         return np.diff(self._ends, prepend=0).tolist()  # type: ignore[no-any-return]  # numpy's lists have no type
 
 
-def _mapped(folder: Path, described: Mapping[str, Any]) -> Compact:
+def _mapped(folder: Path, described: Mapping[str, Any]) -> CompactSamples:
     """Read from the disk when it is asked for, and dropped again by the system at need."""
     arrays = {name: _map(folder / name, kind) for name, kind in KINDS.items()}
-    return Compact(arrays, described["weights"], described["sources"])
+    return CompactSamples(arrays, described["weights"], described["sources"])
 
 
 def _map(file: Path, kind: Any) -> Any:
@@ -149,7 +149,7 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
     return {"weights": list(weights), "sources": list(sources)}
 
 
-def read(folder: Path) -> tuple[dict[str, Compact], dict[str, Any]] | None:
+def read(folder: Path) -> tuple[dict[str, CompactSamples], dict[str, Any]] | None:
     """The sets and the facts of a folder; None where it is not there, or not as it was written."""
     try:
         content = json.loads((folder / FACTS).read_text(encoding="utf-8"))

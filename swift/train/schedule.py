@@ -13,7 +13,7 @@ HYPERPARAMETERS = ("lr", "initial_lr", "weight_decay", "betas", "eps")
 """What an optimizer's groups hold of the flags; other values of theirs belong to the state of a run."""
 
 
-def course(name: str, warmup: int, steps: int, peak: float) -> Callable[[int], float]:
+def learning_rate_factor(name: str, warmup: int, steps: int, peak: float) -> Callable[[int], float]:
     """The step, counted from 0 -> its learning rate as a multiple of the peak.
 
     Warm-up is the linear one of arXiv 1910.04209, min(1, t / T) with t from 1 and T = warmup + 1: the first step has
@@ -28,7 +28,7 @@ def course(name: str, warmup: int, steps: int, peak: float) -> Callable[[int], f
     return lambda step: float(theirs(step + 1))
 
 
-def go_on(scheduler: LambdaLR, fresh: list[dict[str, Any]]) -> None:
+def follow_flags(scheduler: LambdaLR, fresh: list[dict[str, Any]]) -> None:
     """Makes a scheduler and an optimizer that were loaded from a checkpoint follow the flags of this run.
 
     `fresh`: the optimizer's groups before they were loaded. Where the flags are the same nothing changes, bit for bit.

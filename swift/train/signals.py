@@ -21,7 +21,7 @@ class Signals:
         self.received = 0
 
     @contextmanager
-    def heard(self, aloud: bool) -> Iterator[None]:
+    def listening(self, aloud: bool) -> Iterator[None]:
         """Within, signals are taken note of; `aloud`: this process says so for all."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python allows signal handlers in the main thread only

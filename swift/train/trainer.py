@@ -25,14 +25,23 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from swift.chat import Sample
 from swift.train import checkpoint, schedule
-from swift.train.batch import Batch, StepBatches, StepLoader, collate, deal, lanes, pack, rounded
+from swift.train.batch import (
+    Batch,
+    StepBatches,
+    StepLoader,
+    batches_of_rank,
+    collate,
+    pack,
+    round_length,
+    split_for_workers,
+)
 from swift.train.lazy_datasets import Stream, StreamLoader, lengths
 from swift.train.loss import no_grad_scores, output_head, score, trained
-from swift.train.micro_batches import Job, Lanes, Sums
-from swift.train.moved import Start
+from swift.train.micro_batches import Job, ParallelMicroBatches, Sums
 from swift.train.report import peak_memory
 from swift.train.signals import Signals
 from swift.train.steps import warmup_steps
+from swift.train.weight_change import StartWeights
 
 
 def arguments(folder: Path, **settings: Any) -> TrainingArguments:
@@ -53,7 +62,7 @@ def arguments(folder: Path, **settings: Any) -> TrainingArguments:
 
 
 @dataclass
-class Pace(TrainerCallback):  # type: ignore[misc]
+class Throughput(TrainerCallback):  # type: ignore[misc]
     """Tokens and seconds of the training steps, evaluation and saving left out."""
 
     tokens: int = 0
@@ -99,7 +108,7 @@ def _rate(tokens: int, seconds: float) -> float:
 
 
 @dataclass
-class Flow(TrainerCallback):  # type: ignore[misc]
+class StopControl(TrainerCallback):  # type: ignore[misc]
     """Ends what is begun: the last step is logged and evaluated, and a run that has to stop early saves first."""
 
     stop: int = 0
@@ -114,7 +123,7 @@ class Flow(TrainerCallback):  # type: ignore[misc]
         control.should_log |= control.should_training_stop
 
 
-_CALMER = "lower --learning_rate or --max_grad_norm, or use --dtype bf16 or fp32"
+_STABILITY_HINT = "lower --learning_rate or --max_grad_norm, or use --dtype bf16 or fp32"
 
 
 class Store(NamedTuple):
@@ -128,7 +137,7 @@ class Store(NamedTuple):
 class SftTrainer(Trainer):  # type: ignore[misc]
     """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all its batches and ranks.
 
-    `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `watchers`
+    `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `callbacks`
     see every log line, evaluation and step. `penalty(model)` is added to the loss of each step. `packed` is for a
     model that takes rows without padding, `any_length` for one that is not quicker where their lengths are few.
     `refresh` is called when weights may have changed, before they are used.
@@ -151,7 +160,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         lora_lr_ratio: float | None = None,
         max_minutes: float | None = None,
         finish: Callable[[Path], None] = lambda folder: None,
-        watchers: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] = (),
         store: Store | None = None,
         penalty: Callable[[Any], Tensor] | None = None,
         packed: bool = False,
@@ -162,16 +171,22 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.folder = folder
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
         self.store, self.penalty, self.stream = store, penalty, stream
-        self.packed, self.together = packed, pack if packed else collate
+        self.packed, self.collate = packed, pack if packed else collate
         self.any_length, self.refresh = any_length, refresh or _nothing
         self.head = output_head(model)
-        self.pace, self.flow, self.start = Pace(), Flow(), Start()
+        self.throughput, self.stop_control, self.start_weights = Throughput(), StopControl(), StartWeights()
         self.signals = Signals()
         self._minutes = float("inf") if max_minutes is None else max_minutes
         self._began = time.monotonic()
         self._batches_in_step = 1
-        self._lanes: Lanes | None = None
-        callbacks = [self.start, self.pace, self.flow, checkpoint.Publish(folder, keep, finish), *watchers]
+        self._micro_batches: ParallelMicroBatches | None = None
+        callbacks = [
+            self.start_weights,
+            self.throughput,
+            self.stop_control,
+            checkpoint.Publish(folder, keep, finish),
+            *callbacks,
+        ]
         super().__init__(model, args, train_dataset=samples, eval_dataset=held_out or None, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
 
@@ -179,7 +194,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         args = self.args
         workers, pin = args.dataloader_num_workers, args.dataloader_pin_memory
         if self.stream is not None:
-            return StreamLoader(self.stream, workers, pin, self.together)
+            return StreamLoader(self.stream, workers, pin, self.collate)
         batches = StepBatches(
             lengths(self.samples),
             args.per_device_train_batch_size,
@@ -190,7 +205,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             drop_last=args.dataloader_drop_last,
             packed=self.packed,
         )
-        return StepLoader(self.samples, batches, workers, pin, self.together)
+        return StepLoader(self.samples, batches, workers, pin, self.collate)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -209,11 +224,11 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         ]
         counts = self.accelerator.reduce(torch.tensor(counts, device=device), "sum").tolist()
         counted, tokens, area, terminated, interrupted, late = counts
-        self.pace.trained += counted
-        self.pace.tokens += tokens
-        self.pace.area += area
-        self.flow.stop = signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
-        self.flow.late = bool(late)
+        self.throughput.trained += counted
+        self.throughput.tokens += tokens
+        self.throughput.area += area
+        self.stop_control.stop = signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
+        self.stop_control.late = bool(late)
         return batches, torch.tensor(max(counted, 1), device=device)
 
     def compute_loss(
@@ -226,7 +241,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
         if self.packed and self.args.world_size == 1:
-            loss = self._step_in_lanes(model, inputs, num_items_in_batch)
+            loss = self._packed_step(model, inputs, num_items_in_batch)
         else:
             self.refresh()
             loss = super().training_step(model, inputs, num_items_in_batch)
@@ -242,16 +257,16 @@ class SftTrainer(Trainer):  # type: ignore[misc]
                 "large for fp16 (--dtype bf16 or fp32)"
             )
         stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
-        return f"the loss became {loss} at step {step}: {_CALMER}; {stands}"
+        return f"the loss became {loss} at step {step}: {_STABILITY_HINT}; {stands}"
 
-    def _step_in_lanes(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None) -> Tensor:
-        """The rows of one process's step, without padding, on a CPU."""
+    def _packed_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None) -> Tensor:
+        """A step of a single process without padding, on a CPU."""
         if not inputs["weights"].any():
-            return torch.zeros(())  # a batch whose rows are in another
+            return torch.zeros(())  # its rows are in another batch
         model.train()
         self.refresh()
-        round_up, threads = int if self.any_length else rounded, torch.get_num_threads()
-        alone, beside = lanes(inputs, self.args.per_device_train_batch_size, round_up, threads)
+        round_up, threads = int if self.any_length else round_length, torch.get_num_threads()
+        serial, parallel = split_for_workers(inputs, self.args.per_device_train_batch_size, round_up, threads)
 
         def job(batch: Batch) -> Job:
             seed = torch.randint(2**62, ())  # here, so that the order of drawing is that of the batches
@@ -263,8 +278,9 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             return loss
 
         parameters = [each for each in self.model.parameters() if each.requires_grad]
-        self._lanes = self._lanes or Lanes()
-        return self._lanes.add_gradients(list(map(job, alone)), [list(map(job, lane)) for lane in beside], parameters)
+        self._micro_batches = self._micro_batches or ParallelMicroBatches()
+        jobs = [list(map(job, each)) for each in parallel]
+        return self._micro_batches.add_gradients(list(map(job, serial)), jobs, parameters)
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.lora_lr_ratio is None or self.optimizer is not None:
@@ -284,7 +300,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             args = self.args
             warmup = warmup_steps(args.warmup_steps, num_training_steps)
             name, steps = str(args.lr_scheduler_type.value), num_training_steps
-            at = schedule.course(name, warmup, steps, args.learning_rate)
+            at = schedule.learning_rate_factor(name, warmup, steps, args.learning_rate)
             self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, at)
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -294,7 +310,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         fresh = [{**group} for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and isinstance(self.lr_scheduler, LambdaLR):
-            schedule.go_on(self.lr_scheduler, fresh)
+            schedule.follow_flags(self.lr_scheduler, fresh)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with checkpoint.saving(self.folder, self.state.global_step):
@@ -305,7 +321,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         """ValueError before numbers that are none reach a checkpoint: the step before it may have broken them."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(_local(parameter)).all():
-                raise ValueError(f"{name} is no number after step {self.state.global_step}: {_CALMER}")
+                raise ValueError(f"{name} is no number after step {self.state.global_step}: {_STABILITY_HINT}")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         plain = not self.store and not isinstance(self.model, PeftModel)
@@ -367,8 +383,10 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         totals = [0.0, 0.0, 0.0]
         self.model.eval()
         self.refresh()
-        for rows in deal(range(len(samples)), args.per_device_eval_batch_size, args.process_index, args.world_size):
-            batch = self.together([samples[row] for row in rows])
+        for rows in batches_of_rank(
+            range(len(samples)), args.per_device_eval_batch_size, args.process_index, args.world_size
+        ):
+            batch = self.collate([samples[row] for row in rows])
             scores = no_grad_scores(self.model, self.head, {name: each.to(args.device) for name, each in batch.items()})
             found = (scores.loss.item(), scores.hit.sum().item(), len(scores.nll))
             totals = [total + more for total, more in zip(totals, found, strict=True)]
@@ -384,7 +402,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= {"tokens_per_second": self.pace.lap(), "memory_gib": peak_memory() / 2**30}
+            logs |= {"tokens_per_second": self.throughput.lap(), "memory_gib": peak_memory() / 2**30}
         super().log(logs, start_time)
 
     def train(self, *args: Any, **settings: Any) -> Any:
@@ -398,7 +416,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             done = TrainerState.load_from_json(str(Path(resumed) / checkpoint.STATE)).global_step
             self.stream.skip(done * self.args.gradient_accumulation_steps)
         try:
-            with self.signals.heard(aloud=self.args.process_index == 0):
+            with self.signals.listening(aloud=self.args.process_index == 0):
                 return super().train(*args, **settings)
         except (RuntimeError, ConnectionError, EOFError) as error:
             main = threading.current_thread() is threading.main_thread()
@@ -412,9 +430,9 @@ class SftTrainer(Trainer):  # type: ignore[misc]
                 signal.signal(signal.SIGCHLD, heard or signal.SIG_DFL)
             raise
         finally:
-            if self._lanes:
-                self._lanes.close()
-                self._lanes = None
+            if self._micro_batches:
+                self._micro_batches.close()
+                self._micro_batches = None
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -427,18 +445,18 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     @property
     def stopped(self) -> int:
         """The number of the signal that ended the run before its last step; 0 for none."""
-        return self.flow.stop if self.state.global_step < self.state.max_steps else 0
+        return self.stop_control.stop if self.state.global_step < self.state.max_steps else 0
 
     def unmoved(self) -> str:
         """How what was trained equals its start, in words; empty if it does not. Every rank has to ask."""
-        said = self.start.equals(self.model)
+        said = self.start_weights.unchanged(self.model)
         same = self.accelerator.reduce(torch.tensor(int(bool(said)), device=self.args.device), "sum")
         return said if int(same) == self.accelerator.num_processes else ""
 
     @property
     def late(self) -> bool:
         """Whether `max_minutes` ended the run before its last step."""
-        return self.flow.late and self.state.global_step < self.state.max_steps
+        return self.stop_control.late and self.state.global_step < self.state.max_steps
 
 
 def _local(tensor: Tensor) -> Tensor:

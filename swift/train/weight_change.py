@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Start(TrainerCallback):  # type: ignore[misc]
+class StartWeights(TrainerCallback):  # type: ignore[misc]
     """Takes note of what is trained when a run begins; one that goes on from a checkpoint has begun elsewhere."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Start(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         self.sums = _sums(model) if state.global_step == 0 else None
 
-    def equals(self, model: Any) -> str:
+    def unchanged(self, model: Any) -> str:
         """How this process sees that a trained model computes what it did at its start; empty if it does not."""
         now = _sums(model)
         zeros = [name for name in now if "lora_B" in name]
