@@ -11,7 +11,6 @@ import hashlib
 import io
 import ipaddress
 import math
-import os
 import re
 import socket
 import struct
@@ -28,6 +27,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from swift.chat import PLACE, Image, Message
 from swift.system import hubs
+from swift.system.atomic_write import atomic_file
 from swift.system.cache import cache_root
 
 if TYPE_CHECKING:
@@ -219,10 +219,8 @@ def _fetched(url: str, access: Access) -> Image:
     file = access.keep / hashlib.sha256(url.encode()).hexdigest()
     if not file.is_file():
         data = _download(url, access.network == "public")
-        access.keep.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(f".{os.getpid()}")
-        aside.write_bytes(data)
-        aside.replace(file)
+        with atomic_file(file) as written:
+            written.write_bytes(data)
     return Image(str(file))
 
 

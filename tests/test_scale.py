@@ -199,7 +199,7 @@ def test_a_dead_process_ends_the_run_with_one_line_and_signals_save_on_all(work:
     assert (told.returncode, "Traceback" in out + err) == (143, False), err
     assert f"goes on from {stood}" in out
     last = checkpoint.newest(folder)
-    assert last and not (folder / checkpoint.ASIDE).exists()
+    assert last and not (folder / checkpoint.UNFINISHED).exists()
     assert int(last.name.removeprefix(checkpoint.PREFIX)) > step + 40
 
     step = int(last.name.removeprefix(checkpoint.PREFIX))

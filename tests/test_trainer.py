@@ -281,7 +281,7 @@ def test_the_best_and_the_last_checkpoint_are_kept(tmp_path: Path) -> None:
     assert one.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
     state = json.loads((tmp_path / "checkpoint-5" / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / "checkpoint-2")
-    assert not (tmp_path / checkpoint.ASIDE).exists()
+    assert not (tmp_path / checkpoint.UNFINISHED).exists()
 
 
 def test_a_run_killed_while_saving_leaves_no_half_checkpoint(tmp_path: Path) -> None:

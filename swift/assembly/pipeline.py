@@ -227,7 +227,6 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
                 **{"fates": data.fates, "said": data.said, "shares": shares, "first_row": data.first_row},
                 "held_out": data.held_out,
             }
-            folder.parent.mkdir(parents=True, exist_ok=True)
             sample_cache.write(folder, {"train": data.train, "val": data.val}, facts)
             say(f"tokens: kept in {folder}")
         else:

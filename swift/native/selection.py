@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swift.native import processor
+from swift.system.atomic_write import atomic_file
 from swift.system.cache import cache_root
 
 SMALL = 16_000_000
@@ -76,9 +77,8 @@ def select(
         seconds = measured(candidates, works)
         made = Selection(_quickest(candidates, seconds), time.strftime("measured on %Y-%m-%d"), seconds)
         text = json.dumps({**made._asdict(), "about": about, "candidates": list(candidates)}, indent=2)
-        aside = file.with_suffix(".new")
-        aside.write_text(text + "\n", encoding="utf-8")
-        aside.replace(file)
+        with atomic_file(file) as written:
+            written.write_text(text + "\n", encoding="utf-8")
     return made
 
 

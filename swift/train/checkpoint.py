@@ -1,4 +1,4 @@
-"""Checkpoint folders: written aside, published whole, found again. Knows file names; no model and no loss."""
+"""Checkpoint folders: written hidden, published when complete, found again. Knows file names; no model and no loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from swift.system import file_modes
 
-ASIDE = ".unfinished"  # transformers.Trainer writes here; what is whole is moved out
+UNFINISHED = ".unfinished"
+"""transformers.Trainer writes here; a complete checkpoint is moved out."""
 STATE = "trainer_state.json"
 SUMS = "checksums.json"
 PREFIX = "checkpoint-"
@@ -127,7 +128,7 @@ def saving(folder: Path, step: int) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in CANNOT_WRITE):
             raise
-        shutil.rmtree(folder / ASIDE, ignore_errors=True)
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         if isinstance(error, RuntimeError):
             reason = "a file could not be written to its end, as on a full disk"
@@ -153,7 +154,7 @@ class Publish(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
+            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
         _wait_for_all()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -170,19 +171,19 @@ class Publish(TrainerCallback):  # type: ignore[misc]
         _wait_for_all()
 
     def _publish(self, name: str, state: TrainerState) -> None:
-        aside, final = self.folder / ASIDE / name, self.folder / name
-        state.save_to_json(str(aside / STATE))
-        self.finish(aside)
-        _seal(aside)
-        file_modes.apply_umask(aside)
+        unfinished, final = self.folder / UNFINISHED / name, self.folder / name
+        state.save_to_json(str(unfinished / STATE))
+        self.finish(unfinished)
+        _seal(unfinished)
+        file_modes.apply_umask(unfinished)
         if final.exists():  # a run that was continued from an earlier step comes by again
             self._drop(final)
-        aside.rename(final)
+        unfinished.rename(final)
         self._drop_old(state)
 
     def _drop(self, path: Path) -> None:
         """Deletes a checkpoint; one that is killed meanwhile leaves no half of it among the others."""
-        away = self.folder / ASIDE / f"dropped-{path.name}"
+        away = self.folder / UNFINISHED / f"dropped-{path.name}"
         path.rename(away)
         shutil.rmtree(away)
 
@@ -196,7 +197,7 @@ class Publish(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            shutil.rmtree(self.folder / ASIDE, ignore_errors=True)
+            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
 
 
 def _wait_for_all() -> None:

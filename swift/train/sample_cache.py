@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 import zlib
 from array import array
@@ -18,6 +16,7 @@ import numpy as np
 
 from swift.chat import Sample
 from swift.system import cache
+from swift.system.atomic_write import atomic_folder
 
 Inputs = Callable[[], Mapping[str, Any]]
 FACTS = "facts.json"
@@ -111,19 +110,13 @@ def _map(file: Path, kind: Any) -> Any:
 
 
 def write(folder: Path, sets: Mapping[str, Iterable[Sample]], facts: Mapping[str, Any]) -> None:
-    """Keeps sets of samples and facts about them under `folder`, which is there as a whole or not at all."""
-    aside = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        described = {name: _write_set(aside / name, samples) for name, samples in sets.items()}
-        files = sorted(path for path in aside.rglob("*") if path.is_file())
-        sums = {str(file.relative_to(aside)): _sum(file) for file in files}
+    """Keeps sets of samples, and facts about them, in `folder`; it appears complete or not at all."""
+    with atomic_folder(folder) as new:
+        described = {name: _write_set(new / name, samples) for name, samples in sets.items()}
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        sums = {str(file.relative_to(new)): _sum(file) for file in files}
         text = json.dumps({"facts": facts, "sets": described, "sums": sums}, ensure_ascii=False)
-        (aside / FACTS).write_text(text, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        (new / FACTS).write_text(text, encoding="utf-8")
 
 
 def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:

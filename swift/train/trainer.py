@@ -51,7 +51,7 @@ def arguments(folder: Path, **settings: Any) -> TrainingArguments:
     """
     settings = {"report_to": "none", **settings}
     return TrainingArguments(
-        output_dir=str(folder / checkpoint.ASIDE),
+        output_dir=str(folder / checkpoint.UNFINISHED),
         disable_tqdm=True,
         logging_nan_inf_filter=False,  # a loss that is no number is an error here, not something to hide
         gradient_checkpointing_kwargs={"use_reentrant": False},
