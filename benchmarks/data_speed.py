@@ -30,7 +30,7 @@ from swift.model import bundled, catalog
 from swift.model.load import load_tokenizer
 from swift.system import gc_tuning
 from swift.template import Renderer
-from swift.template.truncation import Lengths, fit_all, processes_for
+from swift.template.truncation import LengthReport, truncate_all, processes_for
 from swift.train.sample_cache import CompactSamples
 
 ALONE = 2000
@@ -55,8 +55,8 @@ def main() -> None:
             read, held = time.perf_counter(), peak()
             processes = options.processes or processes_for(len(rows))
             keep = CompactSamples.on_disk if len(rows) > IN_MEMORY else CompactSamples.in_memory
-            lengths = Lengths()
-            samples = keep(fit_all(renderer, rows, 2048, "delete", lengths, processes))
+            lengths = LengthReport()
+            samples = keep(truncate_all(renderer, rows, 2048, "delete", lengths, processes))
             done, done_cpu = time.perf_counter(), processor_time()
     count = len(rows)
     print(f"{count:,} rows, {len(samples):,} samples, {sum(samples.lengths):,} tokens, {processes} processes")

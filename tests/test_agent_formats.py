@@ -55,7 +55,7 @@ class TestEveryForm:
         assert '{"t": 1}' in text and "第二\n行" in text
 
     def test_hands_over_where_its_marks_say(self, name: str) -> None:
-        marks = tool_format(name).marks
+        marks = tool_format(name).syntax
         text = tool_format(name).call("", CALLS)
         assert any(mark in text for mark in marks.call)
         assert not marks.stop or text.endswith(marks.stop)
@@ -73,7 +73,7 @@ def test_react_needs_an_input_to_see_a_call() -> None:
 
 
 def test_react_goes_on_in_the_same_turn_after_a_result() -> None:
-    assert tool_format("react_en").marks.inline
+    assert tool_format("react_en").syntax.inline
     assert tool_format("react_en").result(["one", "two\n"]) == "one\nObservation:two\n"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swift import cli
 from swift.agent import tool_format
-from swift.agent.reply import environment
+from swift.agent.reply import split_observations
 from swift.data import linting
 from swift.data.call_keywords import QWEN, REACT
 from swift.data.linting import Report, checked
@@ -450,7 +450,7 @@ def test_a_reply_without_an_error_is_cut_as_training_cuts_it(name: str, keywords
         ended = walk(text, keywords, Offer(frozenset({"look"}), "", {}), "message 1", [])
     except BadRow:
         return
-    parts = environment(text, agent=True)
+    parts = split_observations(text, agent=True)
     assert (ended.state == "result" and bool(ended.tail)) == parts[-1][1]
     # Each call is one of the form's, read from the part of the reply that the model wrote.
     calls = [call for part, outside in parts if not outside for call in tool_format(name).parse(part)[1]]

@@ -8,14 +8,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from tiny import tiny_tokenizer
 
-from swift.agent import Thinking
+from swift.agent import ReasoningTags
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
 from swift.infer.chat import LocalChat, collect
 from swift.infer.remote_chat import RemoteChat
 from swift.template import Renderer, Template, template
-from swift.template.render import Asked
+from swift.template.render import Prompt
 
 TOKENIZER = tiny_tokenizer()
 WEATHER = Tool({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}})
@@ -224,41 +224,41 @@ def test_what_cannot_be_answered_is_an_error_before_the_first_delta():
 
 # Thoughts in blocks
 
-THINK = Thinking("<think>", "</think>")
-HARMONY = Thinking("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
+THINK = ReasoningTags("<think>", "</think>")
+HARMONY = ReasoningTags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
 
 
-def thinker(*script, begun="", tool_format="hermes", marks=THINK, limit=None, raw=False):
-    """A chat with a model whose template opens replies with `begun`, and the template variables it was given."""
+def thinker(*script, prefill="", tool_format="hermes", marks=THINK, limit=None, raw=False):
+    """A chat with a model whose template opens replies with `prefill`, and the template variables it was given."""
     engine = ScriptedEngine(*script, limit=limit)
     renderer = Renderer(TOKENIZER, template("qwen"), tool_format)
     renderer.thinking = marks
-    asked, ask = [], renderer.ask
+    asked, ask = [], renderer.prompt
 
     def opened(messages, tools=(), template_kwargs=None):
         asked.append(template_kwargs)
         tokens, _ = ask(messages, tools)
-        return Asked([*tokens, *TOKENIZER.encode(begun, add_special_tokens=False)], begun)
+        return Prompt([*tokens, *TOKENIZER.encode(prefill, add_special_tokens=False)], prefill)
 
-    renderer.ask = opened
+    renderer.prompt = opened
     return LocalChat(engine, renderer, raw), engine, asked
 
 
 @pytest.mark.parametrize("tools", [(), (WEATHER,)])
 @pytest.mark.parametrize(
-    ("begun", "said"),
+    ("prefill", "said"),
     [
         ("", "<think>\n雨 or sun?\n</think>\n\nIt rains."),
         ("<think>\n", "雨 or sun?\n</think>\n\nIt rains."),
         ("\n<think></think>", "\nIt rains."),
     ],
 )
-def test_a_block_of_thought_comes_as_reasoning_piece_by_piece_with_tools_and_without(tools, begun, said):
-    chat, engine, _ = thinker(said + END, begun=begun)
+def test_a_block_of_thought_comes_as_reasoning_piece_by_piece_with_tools_and_without(tools, prefill, said):
+    chat, engine, _ = thinker(said + END, prefill=prefill)
     deltas = list(chat(ASK, tools))
     reasoning = "雨 or sun?" if "雨" in said else ""
     assert collect(iter(deltas)).message == Message("assistant", "It rains.", reasoning=reasoning)
-    assert engine.prompts[0].endswith("assistant\n" + begun)
+    assert engine.prompts[0].endswith("assistant\n" + prefill)
     assert not any(delta.reasoning and delta.text for delta in deltas)
     assert len(deltas) >= len((reasoning + "It rains.").replace(" ", "")), "only white space and marks wait"
     assert deltas[-1].finish == "stop" and deltas[-1].usage.completion_tokens > 0
@@ -266,7 +266,7 @@ def test_a_block_of_thought_comes_as_reasoning_piece_by_piece_with_tools_and_wit
 
 @pytest.mark.parametrize("tools", [(), (WEATHER,)])
 def test_a_reply_cut_within_its_thought_is_reasoning_alone(tools):
-    chat, _, _ = thinker("It rains", begun="<think>\n", limit=4)
+    chat, _, _ = thinker("It rains", prefill="<think>\n", limit=4)
     reply = collect(chat(ASK, tools))
     assert (reply.message, reply.finish) == (Message("assistant", "", reasoning="It r"), "length")
 
@@ -276,7 +276,7 @@ def test_a_call_behind_a_block_of_thought_is_read_and_one_within_it_is_not(tool_
     call = CALLED[tool_format].removesuffix(END).removesuffix(" sunny")
     chat, _, _ = thinker(
         f"Shall I?\n{call.removesuffix('Observation:')}\n</think>\n\n{CALLED[tool_format]}",
-        begun="<think>\n",
+        prefill="<think>\n",
         tool_format=tool_format,
     )
     reply = collect(chat(ASK, (WEATHER,)))
@@ -291,7 +291,7 @@ def test_stop_texts_end_what_is_said_and_no_thought():
     thought = "I wait for the Observation: then."
     said = f"{thought}</think>\n\nAction: weather\nAction Input: {{}}\nObservation: sunny"
     for tools, params in (((WEATHER,), SamplingParams()), ((), SamplingParams(stop=("Observation",)))):
-        chat, _, _ = thinker(said, begun="<think>\n", tool_format="react_en")
+        chat, _, _ = thinker(said, prefill="<think>\n", tool_format="react_en")
         reply = collect(chat(ASK, tools, params))
         assert reply.message.reasoning == thought
         assert [call.name for call in reply.message.tool_calls] == ["weather"] * len(tools)
@@ -315,12 +315,12 @@ def test_a_block_and_the_forms_own_thought_stand_on_lines_of_their_own():
 def test_a_raw_reply_keeps_its_block():
     said = "It rains?\n</think>\n\nYes."
     for tools in ((), (WEATHER,)):
-        chat, _, _ = thinker(said + END, begun="<think>\n", raw=True)
+        chat, _, _ = thinker(said + END, prefill="<think>\n", raw=True)
         assert collect(chat(ASK, tools)).message == Message("assistant", said)
 
 
 def test_a_reply_that_was_begun_goes_on_in_its_content():
-    chat, _, _ = thinker(" cold." + END, begun="<think>\n\n</think>\n\nIt is")
+    chat, _, _ = thinker(" cold." + END, prefill="<think>\n\n</think>\n\nIt is")
     assert collect(chat(ASK)).message == Message("assistant", " cold.")
 
 
@@ -332,7 +332,7 @@ def test_variables_reach_the_template():
 
 
 def test_log_probabilities_of_a_thought_come_too():
-    chat, _, _ = thinker("a</think>b" + END, begun="<think>\n")
+    chat, _, _ = thinker("a</think>b" + END, prefill="<think>\n")
     shown = [each for delta in chat(ASK, (), SamplingParams(logprobs=True)) for each in delta.logprobs]
     assert TOKENIZER.decode([each.token for each in shown]) == "a</think>b"
 

@@ -150,7 +150,7 @@ def test_the_template_s_texts_become_the_marks_and_a_typed_sop_stays_text(tmp_pa
     chatglm(tmp_path)
     pieces = sentencepiece_file(tmp_path / "tokenizer.model", ["▁hello", "▁sop"])
     tokenizer = load_tokenizer(tmp_path)
-    prompt = Renderer(tokenizer, template("chatglm3")).prompt([Message("user", "hello")])
+    prompt = Renderer(tokenizer, template("chatglm3")).prompt_tokens([Message("user", "hello")])
     assert prompt[:2] == [len(pieces) + 1, len(pieces) + 3]
     assert tokenizer("sop hello").input_ids == [pieces.index("▁sop"), pieces.index("▁hello")]
     assert tokenizer.decode(tokenizer("sop hello").input_ids) == "sop hello"

@@ -87,7 +87,7 @@ def test_the_merged_folder_brings_the_chat_template_and_its_stop_tokens(checkpoi
     asked = tokenizer.apply_chat_template(
         [{"role": role, "content": text} for role, text in messages], add_generation_prompt=True, return_dict=False
     )
-    ours = renderer.prompt([Message(role, text) for role, text in messages])
+    ours = renderer.prompt_tokens([Message(role, text) for role, text in messages])
     assert tokenizer.decode(asked) == tokenizer.decode(ours)
     merged = AutoModelForCausalLM.from_pretrained(f"{checkpoint}-merged")
     eos = merged.generation_config.eos_token_id

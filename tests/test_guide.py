@@ -16,7 +16,7 @@ from llguidance.hf import from_tokenizer
 from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 
-from swift.agent import TOOL_FORMATS, Thinking, tool_format
+from swift.agent import TOOL_FORMATS, ReasoningTags, tool_format
 from swift.agent.reply import write_reply
 from swift.chat import Message, Tool, ToolCall
 from swift.engine.interface import TokenOutput
@@ -26,7 +26,7 @@ from swift.guided.grammar import Rules
 from swift.guided.guide import GrammarGuide, Vocabulary
 from swift.infer.chat import LocalChat, collect
 from swift.template import Renderer, template
-from swift.template.render import Asked
+from swift.template.render import Prompt
 
 WEATHER = Tool(
     {
@@ -71,7 +71,7 @@ def tokenizer_of(name: str) -> Any:
     """Bytes, and the marks that are tokens of their own in models of this form."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(mark, special=True) for mark in tool_format(name).marks.special]}
+        {"additional_special_tokens": [AddedToken(mark, special=True) for mark in tool_format(name).syntax.special]}
     )
     return tokenizer
 
@@ -106,16 +106,16 @@ class TestEveryForm:
         rules = Rules(TOOLS, schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
         guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(tool_format(name), rules)
         call = (ToolCall("clock", "{}"),)
-        for thought in ("", "I know") if tool_format(name).marks.thought else ("",):
+        for thought in ("", "I know") if tool_format(name).syntax.thought else ("",):
             for message in (
                 Message("assistant", '{"n": 1}', reasoning=thought),
                 Message("assistant", "", call, reasoning=thought),
             ):
                 text = write_reply(tool_format(name), message, offered=True, after_result=True)
-                if tool_format(name).marks.answer or not thought or message.tool_calls:
+                if tool_format(name).syntax.answer or not thought or message.tool_calls:
                     assert keeps(guide, tokenizer, text), text
         assert keeps(guide, tokenizer, '{"n": 1}'), "the words are the model's to leave out"
-        for wrong in ("It is one.", '{"n": "1"}', f"{tool_format(name).marks.answer} one"):
+        for wrong in ("It is one.", '{"n": "1"}', f"{tool_format(name).syntax.answer} one"):
             assert not keeps(guide, tokenizer, wrong)
 
     @settings(max_examples=8, deadline=None)
@@ -160,8 +160,8 @@ class TestEveryForm:
         Draft202012Validator({"type": "object", **tool.parameters}).validate(json.loads(call.arguments))
 
 
-THINK = Thinking("<think>", "</think>")
-HARMONY = Thinking("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
+THINK = ReasoningTags("<think>", "</think>")
+HARMONY = ReasoningTags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
 OPENED = {  # what the prompt holds, and what the model writes of its thought then
     "": ("<think>\nOr {not}?\n</think>\n\n", "\n<think></think>\n", ""),
     "<think>\n": ("Or {not}?\n</think>\n\n", "</think>"),
@@ -204,11 +204,11 @@ class TestThoughts:
             ({"tools": TOOLS}, call, tool_format(name).call("", [ToolCall("get_wether", "{}")])),
         ):
             guide, tokenizer = self.guide(name, special, **rules)
-            for begun, thoughts in OPENED.items():
-                opened = guide.after(begun)
+            for prefill, thoughts in OPENED.items():
+                opened = guide.after(prefill)
                 for thought in thoughts:
-                    assert keeps(opened, tokenizer, thought + right), (begun, thought, right)
-                    assert not keeps(opened, tokenizer, thought + wrong), (begun, thought, wrong)
+                    assert keeps(opened, tokenizer, thought + right), (prefill, thought, right)
+                    assert not keeps(opened, tokenizer, thought + wrong), (prefill, thought, wrong)
                 assert keeps(as_text(opened, tokenizer), tokenizer, thoughts[0] + right)
                 assert not keeps(as_text(opened, tokenizer), tokenizer, f"<think>a</think>{wrong}")
 
@@ -216,7 +216,7 @@ class TestThoughts:
         guide, tokenizer = self.guide(name, special, tools=TOOLS)
         opened = guide.after("<think>\n")
         call = tool_format(name).call("Or", [ToolCall("get_wether", "{}")])
-        assert keeps(opened, tokenizer, f"{call if not tool_format(name).marks.special else 'Or'}\n</think>\n\nHello")
+        assert keeps(opened, tokenizer, f"{call if not tool_format(name).syntax.special else 'Or'}\n</think>\n\nHello")
         assert not keeps(opened, tokenizer, "Hello")
         assert not keeps(guide, tokenizer, "<think>\nHello")
 
@@ -227,14 +227,14 @@ class TestThoughts:
 
 
 @settings(max_examples=4, deadline=None)
-@given(seed=st.integers(0, 2**32), begun=st.sampled_from(list(OPENED)))
-def test_thoughts_of_a_model_of_pure_noise_come_before_a_call_that_fits(seed: int, begun: str) -> None:
+@given(seed=st.integers(0, 2**32), prefill=st.sampled_from(list(OPENED)))
+def test_thoughts_of_a_model_of_pure_noise_come_before_a_call_that_fits(seed: int, prefill: str) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     renderer = Renderer(tokenizer, template("qwen"), "hermes")
-    renderer.thinking, renderer.thinks = THINK, True
-    prompt = renderer.prompt((Message("user", "x"),), (CLOCK,))
-    renderer.ask = lambda messages, tools=(), kwargs=None: Asked(prompt, begun)  # type: ignore[method-assign]
+    renderer.thinking, renderer.supports_thinking = THINK, True
+    prompt = renderer.prompt_tokens((Message("user", "x"),), (CLOCK,))
+    renderer.prompt = lambda messages, tools=(), kwargs=None: Prompt(prompt, prefill)  # type: ignore[method-assign]
     chat = LocalChat(Noise(tokenizer, seed), renderer)
     rules = Rules((CLOCK,), required=True, parallel=False)
     params = SamplingParams(guide=chat.guide(rules), max_tokens=9000)
@@ -270,16 +270,16 @@ def test_content_with_an_opening_of_its_own_has_it_before_json(special: bool) ->
     rules = Rules(schema={"const": {"n": 1}}, thinking=HARMONY)
     guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(tool_format("hermes"), rules)
     thought = f"{HARMONY.open}Hm.{HARMONY.close}"
-    for begun, text in (
+    for prefill, text in (
         ("", f'{HARMONY.answer}{{"n": 1}}'),
         ("", f'{thought}{HARMONY.answer}{{"n": 1}}'),
         (HARMONY.open, f'Hm.{HARMONY.close}{HARMONY.answer}{{"n": 1}}'),
         (thought, f'{HARMONY.answer}{{"n": 1}}'),
         (HARMONY.answer, '{"n": 1}'),
     ):
-        opened = guide.after(begun)
+        opened = guide.after(prefill)
         for held in (opened, as_text(opened, tokenizer)):
-            assert keeps(held, tokenizer, text), (begun, text)
+            assert keeps(held, tokenizer, text), (prefill, text)
             assert not keeps(held, tokenizer, text.replace("1", "2"))
     assert not keeps(guide, tokenizer, '{"n": 1}')
 
@@ -380,7 +380,7 @@ def one_of(*schemas: Any) -> dict[str, Any]:
 TEXT, NUMBER, NOTHING = {"type": "string"}, {"type": "number"}, {"type": "null"}
 
 
-@pytest.mark.parametrize("name", [name for name in TOOL_FORMATS if tool_format(name).marks.tags])
+@pytest.mark.parametrize("name", [name for name in TOOL_FORMATS if tool_format(name).syntax.tags])
 @pytest.mark.parametrize(
     ("schema", "right", "wrong"),
     [
@@ -424,7 +424,7 @@ PAIR = {"type": "object", "properties": {"k": TEXT, "n": {"type": "integer"}}, "
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TOOL_FORMATS if (tags := tool_format(name).marks.tags) and tags.notation.quote]
+    "name", [name for name in TOOL_FORMATS if (tags := tool_format(name).syntax.tags) and tags.notation.quote]
 )
 @pytest.mark.parametrize(
     ("schema", "right", "wrong"),

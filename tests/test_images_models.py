@@ -65,7 +65,7 @@ def test_prompts_and_tensors_are_those_of_the_models_own_processor(folder: Path)
         text = tokenizer.apply_chat_template(as_parts(messages), tokenize=False, add_generation_prompt=True)
         images = [Pillow.open(io.BytesIO(image.data)) for image in Conversation(messages).images]
         own = processor(images=[images], text=[text], return_tensors="pt")
-        prompt = renderer.prompt(messages)
+        prompt = renderer.prompt_tokens(messages)
         assert prompt == own["input_ids"][0].tolist()
         inputs = renderer.inputs(messages, prompt)
         assert inputs is not None
@@ -105,7 +105,7 @@ def test_the_image_changes_what_is_predicted(folder: Path) -> None:
 def test_replies_are_those_of_transformers_whatever_is_served_beside_them(folder: Path) -> None:
     renderer, model = renderer_of(folder), load.load_model(folder)
     asked = [ROWS[0].messages[:1], ROWS[1].messages[:1], ROWS[2].messages[:3]]
-    prompts = [renderer.prompt(messages) for messages in asked]
+    prompts = [renderer.prompt_tokens(messages) for messages in asked]
     given = [renderer.inputs(messages, prompt) for messages, prompt in zip(asked, prompts, strict=True)]
     engine = TorchEngine(model, [2])
     params = SamplingParams(temperature=0, max_tokens=12)

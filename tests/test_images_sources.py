@@ -315,30 +315,32 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_and_a_jinja_template_made_of_it_show_an_image_alike(qwen: Path) -> None:
     table = make_renderer(qwen, TemplateFlags(template_type="qwen2-vl"), None)
     messages = [Message("user", f"see {PLACE}!", images=(Image("a", png()),)), Message("assistant", "yes")]
-    text = table.decode(table.prompt([*messages, Message("user", "sure?")]))
+    text = table.decode(table.prompt_tokens([*messages, Message("user", "sure?")]))
     frame = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>"
     assert f"<|im_start|>user\nsee {frame}!<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n" in text
     tokenizer = load.load_tokenizer(qwen)
     processor: Any = load.load_processor(qwen, tokenizer)
     tokenizer.chat_template = jinja(template("qwen2-vl"), processor.image_token)
     own = Renderer(tokenizer, None, image_processor=ImageProcessor(processor, load.image_token_kinds(qwen)))
-    assert own.prompt([*messages, Message("user", "sure?")]) == table.prompt([*messages, Message("user", "sure?")])
+    assert own.prompt_tokens([*messages, Message("user", "sure?")]) == table.prompt_tokens(
+        [*messages, Message("user", "sure?")]
+    )
 
 
 def test_the_mark_of_an_image_that_somebody_typed_is_text(qwen: Path) -> None:
     renderer = make_renderer(qwen, TemplateFlags(), None)
     mark = renderer.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     asked = Message("user", f"<|image_pad|>{PLACE}", images=(Image("a", png()),))
-    assert renderer.prompt([asked]).count(mark) == 2
-    assert "<|image_pad|>" in renderer.decode(renderer.prompt([Message("user", "<|image_pad|>")]))
-    assert mark not in renderer.prompt([Message("user", "<|image_pad|>")])
+    assert renderer.prompt_tokens([asked]).count(mark) == 2
+    assert "<|image_pad|>" in renderer.decode(renderer.prompt_tokens([Message("user", "<|image_pad|>")]))
+    assert mark not in renderer.prompt_tokens([Message("user", "<|image_pad|>")])
 
 
 def test_larger_images_are_made_smaller_where_it_is_asked_for(qwen: Path) -> None:
     asked = [Message("user", PLACE, images=(Image("a", png((84, 56))),))]
     whole, less = (make_renderer(qwen, TemplateFlags(max_pixels=most), None) for most in (None, 28 * 28))
-    assert len(whole.prompt(asked)) - len(less.prompt(asked)) == 5
-    inputs = less.inputs(asked, less.prompt(asked))
+    assert len(whole.prompt_tokens(asked)) - len(less.prompt_tokens(asked)) == 5
+    inputs = less.inputs(asked, less.prompt_tokens(asked))
     assert inputs is not None and inputs["image_grid_thw"].tolist() == [[1, 2, 2]]
 
 
@@ -351,11 +353,11 @@ def test_only_users_show_images_and_to_models_that_see(qwen: Path) -> None:
     renderer = make_renderer(qwen, TemplateFlags(), None)
     shown = Message("user", PLACE, images=(Image("a", png()),))
     with pytest.raises(ValueError, match="only a user's message can show an image, not the assistant's"):
-        renderer.prompt([shown, Message("assistant", PLACE, images=shown.images)])
+        renderer.prompt_tokens([shown, Message("assistant", PLACE, images=shown.images)])
     with pytest.raises(ValueError, match="this model takes no images"):
-        Renderer(tiny_tokenizer(), template("chatml")).prompt([shown])
+        Renderer(tiny_tokenizer(), template("chatml")).prompt_tokens([shown])
     with pytest.raises(ValueError, match="1 images for 0 places in the user's message"):
-        renderer.prompt([Message("user", "none", images=shown.images)])
+        renderer.prompt_tokens([Message("user", "none", images=shown.images)])
 
 
 def test_a_checkpoint_in_its_first_authors_layout_is_named(tmp_path: Path) -> None:

@@ -196,8 +196,8 @@ def test_a_dialogue_that_fills_the_context_says_so_and_goes_on(swift, base):
 def test_a_checkpoint_answers_with_its_adapter_and_as_it_was_trained(base, adapter):
     chat = load_chat(config(ckpt_dir=adapter))
     assert chat.renderer.format_name == "hermes"
-    assert "Be kind." in chat.renderer.decode(chat.renderer.prompt(ASK))
-    prompt = chat.renderer.prompt(ASK)
+    assert "Be kind." in chat.renderer.decode(chat.renderer.prompt_tokens(ASK))
+    prompt = chat.renderer.prompt_tokens(ASK)
     tuned = adapter_files.load(load_model(base, "fp32", "cpu"), adapter)
     assert tokens(chat, prompt) == generated(tuned, prompt) != generated(load_model(base, "fp32", "cpu"), prompt)
 

@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from swift.agent import TOOL_FORMATS
-from swift.agent.reply import environment
+from swift.agent.reply import split_observations
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.template import Renderer, Template, template
 from swift.template.loss_scale import SCALES, loss_scale
@@ -153,7 +153,7 @@ def test_names_compose_by_multiplying() -> None:
 def test_pieces_join_to_the_reply(words: list[str], names: list[str]) -> None:
     text = "".join(words)
     assert "".join(piece for piece, _ in loss_scale("+".join(names))(text)) == text
-    assert "".join(part for part, _ in environment(text)) == text
+    assert "".join(part for part, _ in split_observations(text)) == text
 
 
 def test_a_file_of_ones_own_is_a_scale(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_an_unknown_scale_names_the_nearest() -> None:
 
 def test_the_environment_speaks_until_a_line_opens_with_a_keyword() -> None:
     text = f'{CALL} {{"text": "Action: not the model\'s"}}\nmore\nThought: mine'
-    assert environment(text) == [
+    assert split_observations(text) == [
         (CALL, False),
         (' {"text": "Action: not the model\'s"}\nmore\n', True),
         ("Thought: mine", False),
@@ -185,5 +185,5 @@ def test_the_environment_speaks_until_a_line_opens_with_a_keyword() -> None:
 
 
 def test_a_reply_that_calls_nothing_has_no_environment() -> None:
-    assert environment("Observation: the sky is blue.") == [("Observation: the sky is blue.", False)]
-    assert environment("Observation: the sky is blue.", agent=True)[1] == (" the sky is blue.", True)
+    assert split_observations("Observation: the sky is blue.") == [("Observation: the sky is blue.", False)]
+    assert split_observations("Observation: the sky is blue.", agent=True)[1] == (" the sky is blue.", True)

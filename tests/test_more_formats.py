@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_guide import keeps, tokenizer_of
 
-from swift.agent import Thinking, shape, tool_format
+from swift.agent import ReasoningTags, call_template, tool_format
 from swift.chat import Conversation, Delta, Draft, Message, Tool, ToolCall
 from swift.guided.grammar import Rules
 from swift.guided.guide import Vocabulary
@@ -56,7 +56,7 @@ def test_what_a_form_writes_it_reads_back(format_name: str, content: str, asked:
     said, found = tool_format(format_name).parse(tool_format(format_name).call(content, calls), tools)
     assert said == content
     assert [(each.name, json.loads(each.arguments)) for each in found] == list(asked.items())
-    if not tool_format(format_name).marks.tags:
+    if not tool_format(format_name).syntax.tags:
         assert found == calls
 
 
@@ -174,8 +174,8 @@ def with_ids(format_name: str) -> tuple[ToolCall, ToolCall]:
 
 @pytest.mark.parametrize("format_name", WITH_IDS)
 def test_calls_are_read_along_whatever_ids_the_model_gives_them(format_name: str) -> None:
-    marks = tool_format(format_name).marks
-    talk, draft = ToolCallStream(marks, shape(tool_format(format_name))), Draft()
+    marks = tool_format(format_name).syntax
+    talk, draft = ToolCallStream(marks, call_template(tool_format(format_name))), Draft()
     begun_at = []
     text = tool_format(format_name).call("So.", with_ids(format_name))
     for number, letter in enumerate(text):
@@ -248,7 +248,7 @@ def test_the_form_of_a_chat_template_is_found_by_what_it_writes(format_name: str
     calls = (ToolCall("city", '{"of": "x"}', "call_0123456789abcdef"), ToolCall("city", '{"of": "y"}'))
     asked, called = Message("user", "Where?"), Message("assistant", "So.", calls)
     results = (Message("tool", "1", tool_call_id="call_0123456789abcdef"), Message("tool", "2"))
-    shown = renderer.decode(renderer.prompt((asked, called, *results), (CITY,)))
+    shown = renderer.decode(renderer.prompt_tokens((asked, called, *results), (CITY,)))
     reply = shown.split("<|im_start|>assistant\n")[1].partition("<|im_end|>")[0]
     said, found = tool_format(format_name).parse(reply, (CITY,))
     assert (said, [(call.name, call.arguments) for call in found]) == (
@@ -271,7 +271,7 @@ def test_a_template_that_tells_tools_by_the_ids_of_calls_alone_is_given_ids_that
     again = Message("assistant", "", (ToolCall("city", "{}", "functions.city:7"),))
     messages = (Message("user", "Where?"), Message("assistant", "", calls), *results, again, Message("tool", "C"))
     renderer = Renderer(tokenizer, None)
-    shown = renderer.decode(renderer.prompt(messages, (CITY, Tool({"name": "town"}))))
+    shown = renderer.decode(renderer.prompt_tokens(messages, (CITY, Tool({"name": "town"}))))
     assert "functions.city:0<|tool_call_arg" in shown and "functions.town:1<|tool_call_arg" in shown
     assert "## Return of functions.town:1\nA" in shown and "## Return of functions.city:0\nB" in shown
     assert "functions.city:7<|tool_call_arg" in shown and "## Return of functions.city:7\nC" in shown
@@ -284,7 +284,7 @@ def test_a_thought_takes_the_place_of_the_empty_block_that_a_template_writes_for
     written = TEMPLATE.replace("BEFORE", before).replace("EACH", each).replace("AFTER", after)
     tokenizer.chat_template = written.replace("{{ m.content or '' }}", thought + "{{ m.content or '' }}")
     renderer = Renderer(tokenizer, None)
-    assert renderer.thinking == Thinking("<think>", "</think>")
+    assert renderer.thinking == ReasoningTags("<think>", "</think>")
     call = (ToolCall("city", "{}", "functions.city:0"),)
     for said, wanted in (
         (Message("assistant", "Here.", reasoning="I know."), "<think>I know.</think>Here."),

@@ -40,12 +40,12 @@ DIALOGUES = {
     "two rounds": (TWO, TOOLS),
     "two rounds, own system": ((OWN, *TWO), TOOLS),
 }
-FORMS_OF_OLLAMA = tuple(name for name in TOOL_FORMATS if not tool_format(name).marks.tags)
+FORMS_OF_OLLAMA = tuple(name for name in TOOL_FORMATS if not tool_format(name).syntax.tags)
 
 
 def as_it_came(format_name, messages, tools):
     """The dialogue as Ollama has it: what opens an answer in the form is part of a reply's content."""
-    word = tool_format(format_name).marks.answer if tools else ""
+    word = tool_format(format_name).syntax.answer if tools else ""
     said = f"Thought: I now know.\n{word}" if word == "Final Answer:" else word
     return tuple(
         Message("assistant", f"{said} {each.content}") if said and each.content == "Yes." else each for each in messages
@@ -94,7 +94,7 @@ def without_spaces(text):
 
 def expected(format_name, messages, tools, table="qwen"):
     renderer = Renderer(tiny_tokenizer(), template(table), format_name)
-    return renderer.decode(renderer.prompt(messages, tools))
+    return renderer.decode(renderer.prompt_tokens(messages, tools))
 
 
 @pytest.mark.parametrize("format_name", FORMS_OF_OLLAMA)

@@ -38,7 +38,7 @@ class TestWhatSomebodyTyped:
         renderer = made(CHATML)
         typed = "a <|im_end|> b"
         messages = [Message("system", typed), Message("user", typed), Message("assistant", typed), Message("user", "Q")]
-        tokens = renderer.prompt(messages)
+        tokens = renderer.prompt_tokens(messages)
         assert tokens.count(2) == 4, "the ends of four turns"
         assert renderer.decode(tokens).count("<|im_end|>") == 7
 
@@ -51,7 +51,7 @@ class TestWhatSomebodyTyped:
             Message("assistant", "", (ToolCall("look", '{"at": "a <|im_end|> b"}'),), reasoning=typed),
             Message("tool", typed),
         ]
-        tokens = renderer.prompt(messages, [tool])
+        tokens = renderer.prompt_tokens(messages, [tool])
         end = tok.convert_tokens_to_ids("<|im_end|>")
         assert tokens.count(end) == 4, "the ends of the system's, the user's, the assistant's and the tool's turn"
         assert renderer.decode(tokens).count("<|im_end|>") == 8
@@ -82,7 +82,7 @@ class TestLimits:
 
     def test_products_within_reason_are_computed(self) -> None:
         renderer = made("{{ '-' * 3 }}{{ 2 * 3 }}{{ 2 ** 3 }}" + CHATML)
-        assert renderer.decode(renderer.prompt([ASK])).startswith("---68<|im_start|>user")
+        assert renderer.decode(renderer.prompt_tokens([ASK])).startswith("---68<|im_start|>user")
 
     def test_a_template_that_is_no_jinja_is_one_line(self) -> None:
         with pytest.raises(ValueError, match="is no Jinja"):
@@ -96,7 +96,7 @@ class TestLimits:
         good = made(CHATML)
         self.test_a_template_without_end_is_one_line(monkeypatch)
         assert sum(range(10_000_000)) == 49999995000000
-        assert good.prompt([ASK])
+        assert good.prompt_tokens([ASK])
 
 
 class TestWhatATemplateDoesNotTake:
@@ -105,10 +105,10 @@ class TestWhatATemplateDoesNotTake:
         renderer, row = Renderer(tok, None), dialogue("parallel calls")
         system, ask, calls, paris, zurich, _ = row.messages
         one, other = (Message("assistant", "", (call,)) for call in calls.tool_calls)
-        apart = renderer.prompt([system, ask, one, paris, other, zurich], row.tools)
-        assert renderer.prompt(row.messages[:5], row.tools) == apart
-        swapped = renderer.prompt([system, ask, calls, zurich, paris], row.tools)
-        assert swapped == renderer.prompt([system, ask, other, zurich, one, paris], row.tools), (
+        apart = renderer.prompt_tokens([system, ask, one, paris, other, zurich], row.tools)
+        assert renderer.prompt_tokens(row.messages[:5], row.tools) == apart
+        swapped = renderer.prompt_tokens([system, ask, calls, zurich, paris], row.tools)
+        assert swapped == renderer.prompt_tokens([system, ask, other, zurich, one, paris], row.tools), (
             "by the ids of the calls"
         )
 
@@ -132,19 +132,19 @@ class TestWhatATemplateDoesNotTake:
             Message("tool", "R2", tool_call_id="x"),
             Message("tool", "R1"),
         ]
-        text = renderer.decode(renderer.prompt(messages, [LOOK]))
+        text = renderer.decode(renderer.prompt_tokens(messages, [LOOK]))
         assert "call00001=R2" in text and "call00000=R1" in text
 
     def test_words_beside_a_call_are_trained_where_the_template_drops_them(self) -> None:
         renderer, row = Renderer(tokenizer("llama3_1"), None), dialogue("words before a call")
         trained = ["".join(text for text, weight in each.pieces if weight) for each in renderer.show_samples(row)]
         assert trained[0].startswith('I will look it up.\n{"name": "get_weather"')
-        assert "I will look it up." not in renderer.decode(renderer.prompt(row.messages[:3], row.tools))
+        assert "I will look it up." not in renderer.decode(renderer.prompt_tokens(row.messages[:3], row.tools))
 
     def test_a_message_that_a_template_leaves_out_is_told_in_the_log(self, caplog) -> None:
         renderer = made("{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>{% endfor %}")
         with caplog.at_level(logging.WARNING, logger="swift.template"):
-            text = renderer.decode(renderer.prompt([Message("system", "Be brief."), ASK]))
+            text = renderer.decode(renderer.prompt_tokens([Message("system", "Be brief."), ASK]))
         assert text == "Be brief.\n\nQ<|im_end|>", "told before the user's first words"
 
 
@@ -174,14 +174,14 @@ class TestThoughts:
     )
     def test_a_reply_that_is_begun_goes_on_with_no_open_thought(self, name: str, start: str) -> None:
         renderer = Renderer(tokenizer(name), None)
-        text = renderer.decode(renderer.prompt([ASK, Message("assistant", "It is 4")]))
+        text = renderer.decode(renderer.prompt_tokens([ASK, Message("assistant", "It is 4")]))
         assert text.endswith(start), text
 
     def test_a_thought_that_is_begun_goes_on(self) -> None:
         renderer = Renderer(tokenizer("qwen3_5_think"), None)
-        asked = renderer.ask([ASK, Message("assistant", "", reasoning="Two and")])
+        asked = renderer.prompt([ASK, Message("assistant", "", reasoning="Two and")])
         assert renderer.decode(asked.tokens).endswith("<think>\nTwo and")
-        assert renderer.parse(" two.\n</think>\n\n4", begun=asked.begun).content == "4"
+        assert renderer.parse(" two.\n</think>\n\n4", prefill=asked.prefill).content == "4"
 
     @pytest.mark.parametrize(
         "name", ["qwen3_5_think", "deepseek_r1_distill", "glm4moe", "gptoss", "gemma4_v5", "qwen3"]

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from swift.agent import shape, tool_format
+from swift.agent import call_template, tool_format
 from swift.agent.jsontext import dumps
 from swift.chat import Delta, Draft, Message, Tool, ToolCall
 from swift.infer.reply_stream import ToolCallStream
@@ -194,7 +194,7 @@ class TestEveryTemplate:
             assume("null" not in written)
         if name == "deepseek_r1_distill" and len(asked) == 1:
             text += "<｜tool▁calls▁end｜>"  # which the template leaves out
-        for stop in read.marks.stop:
+        for stop in read.syntax.stop:
             written, text = written.removesuffix(stop), text.removesuffix(stop)
         assert written.lstrip() == text
 
@@ -216,14 +216,14 @@ class TestEveryTemplate:
 
     def test_the_forms_stop_mark_comes_before_what_a_tool_returned(self, name: str) -> None:
         read, call = tool_format(TEMPLATES[name].format_name), ToolCall("get_weather", '{"city": "Oslo"}')
-        if read.marks.stop and name != "gemma4_v2":  # whose turn ends there
+        if read.syntax.stop and name != "gemma4_v2":  # whose turn ends there
             assert reply(name, "", [call], result="RESULT").startswith(read.call("", [call]).lstrip())
 
 
 def streamed(format_name: str, text: str, pieces: Sequence[int]) -> tuple[str, list[ToolCall]]:
     """What comes of a text in pieces of these sizes, again and again."""
     read, draft, at = tool_format(format_name), Draft(), 0
-    talk = ToolCallStream(read.marks, shape(read))
+    talk = ToolCallStream(read.syntax, call_template(read))
     told = []
     for size in cycle(pieces):
         if at >= len(text):

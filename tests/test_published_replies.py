@@ -69,7 +69,7 @@ def asked(renderer: Renderer) -> Iterator[tuple[Dialogue, int, list[int]]]:
             continue
         samples = renderer.samples(dialogue.conversation)
         for number in dialogue.asks:
-            prompt, _ = renderer.ask(messages[:number], tools)
+            prompt, _ = renderer.prompt(messages[:number], tools)
             size = len(prompt)
             found = (each for each in samples if each.tokens[:size] == prompt and any(each.weights[size : size + 1]))
             if sample := next(found, None):
@@ -128,9 +128,9 @@ def test_json_may_be_forced_behind_a_thought(name: str) -> None:
     assert thinking
     for variables in ({}, {"enable_thinking": True}, {"enable_thinking": False}):
         ask = (Message("user", "Count."),)
-        _, begun = renderer.ask(ask, (), variables)
-        opening = "" if thinking.open in begun else thinking.open
-        thought = "" if thinking.close in begun else f"{opening}One.{thinking.close}"
+        _, prefill = renderer.prompt(ask, (), variables)
+        opening = "" if thinking.open in prefill else thinking.open
+        thought = "" if thinking.close in prefill else f"{opening}One.{thinking.close}"
         text = f'{thought}{thinking.answer}{{"n": 1}}'
         stop = renderer.stop.tokens[0]
         engine.reply = [*renderer.tokenizer.encode(text, add_special_tokens=False), stop]
@@ -147,4 +147,4 @@ def test_tools_of_which_the_name_alone_is_told_are_offered(name: str) -> None:
         {"name": "tell_time", "parameters": None},
     ):
         tools = (Tool({"type": "function", "function": spec}),)
-        assert "tell_time" in renderer.decode(renderer.prompt((Message("user", "Now?"),), tools))
+        assert "tell_time" in renderer.decode(renderer.prompt_tokens((Message("user", "Now?"),), tools))

@@ -52,7 +52,7 @@ def test_every_served_prompt_is_what_the_template_gives(name: str) -> None:
         for number in dialogue.asks:
             wanted = expected(tok, renderer, dialogue.wire[:number], dialogue.tools)
             if wanted is not None:
-                got = renderer.prompt(dialogue.conversation.messages[:number], dialogue.conversation.tools)
+                got = renderer.prompt_tokens(dialogue.conversation.messages[:number], dialogue.conversation.tools)
                 assert tok.decode(got) == tok.decode(wanted), (dialogue.name, number)
                 assert got == wanted, (dialogue.name, number)
                 compared += 1
@@ -73,7 +73,7 @@ def test_calls_and_results_are_the_templates_own_where_the_form_tells_of_the_too
             told = [offer, *(each for each in copy.deepcopy(dialogue.wire[:number]) if each["role"] != "system")]
             for call in (call for each in told for call in each.get("tool_calls", ())):
                 call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-            got = renderer.prompt(dialogue.conversation.messages[:number], dialogue.conversation.tools)
+            got = renderer.prompt_tokens(dialogue.conversation.messages[:number], dialogue.conversation.tools)
             assert tok.decode(got) == tok.decode(expected(tok, renderer, told, []) or []), (dialogue.name, number)
             compared += 1
     assert compared > 20
@@ -89,7 +89,7 @@ def test_each_reply_is_trained_once_behind_the_prompt_that_is_served(name: str) 
         trained = 0
         for number in dialogue.asks:
             message, tools = dialogue.conversation.messages[number], dialogue.conversation.tools
-            prompt, begun = renderer.ask(dialogue.conversation.messages[:number], tools)
+            prompt, prefill = renderer.prompt(dialogue.conversation.messages[:number], tools)
             size = len(prompt)
             [sample] = [
                 each
@@ -99,7 +99,7 @@ def test_each_reply_is_trained_once_behind_the_prompt_that_is_served(name: str) 
             end = next(at for at in range(size, len(sample.tokens)) if sample.tokens[at] in renderer.stop.tokens)
             assert all(sample.weights[size : end + 1]), (dialogue.name, number)
             trained += end + 1 - size
-            said = renderer.parse(tok.decode(sample.tokens[size:end]), tools, begun)
+            said = renderer.parse(tok.decode(sample.tokens[size:end]), tools, prefill)
             if name == "gptoss" and message.tool_calls:  # which has words before a call as a thought
                 thought = "\n".join(filter(None, [message.reasoning, message.content]))
                 message = replace(message, reasoning=thought, content="")

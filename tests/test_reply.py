@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swift.agent import TOOL_FORMATS, Thinking, tool_format
-from swift.agent.reasoning_parser import Said, Thoughts
-from swift.agent.reply import Split, read_reply, write_reply
+from swift.agent import TOOL_FORMATS, ReasoningTags, tool_format
+from swift.agent.reasoning_parser import ReasoningParser, ReplyText
+from swift.agent.reply import LabelParser, read_reply, write_reply
 from swift.chat import Message, ToolCall
 
 CALL = ToolCall("look", '{"at": "é"}')
-THINKING = [name for name in TOOL_FORMATS if tool_format(name).marks.thought]
-ANSWERING = [name for name in TOOL_FORMATS if tool_format(name).marks.answer]
+THINKING = [name for name in TOOL_FORMATS if tool_format(name).syntax.thought]
+ANSWERING = [name for name in TOOL_FORMATS if tool_format(name).syntax.answer]
 words = st.text(st.sampled_from("ab é.:\n"), max_size=12).map(str.strip)
 
 
@@ -34,7 +34,7 @@ def test_a_reply_is_read_back(name: str) -> None:
 def test_a_thought_before_an_answer_or_a_call_is_read_back_as_reasoning(name: str) -> None:
     for message in (
         Message("assistant", "", (CALL,), reasoning="I need to look.\nTwice."),
-        *([Message("assistant", "It is dry.", reasoning="I know")] if tool_format(name).marks.answer else []),
+        *([Message("assistant", "It is dry.", reasoning="I know")] if tool_format(name).syntax.answer else []),
     ):
         text = write_reply(tool_format(name), message, offered=True)
         assert text.startswith(f"Thought: {message.reasoning}\n")
@@ -74,8 +74,8 @@ def test_a_reply_that_only_thinks_answers_with_its_thought() -> None:
 
 
 def test_a_reply_cut_within_its_thought_has_no_answer() -> None:
-    split = Split(tool_format("react_en").marks)
-    assert split.push("Thought: It is d") + split.end(answers=False) == Said("It is d", "")
+    split = LabelParser(tool_format("react_en").syntax)
+    assert split.push("Thought: It is d") + split.end(answers=False) == ReplyText("It is d", "")
 
 
 def test_words_within_a_line_and_behind_the_answers_word_are_text() -> None:
@@ -87,7 +87,7 @@ def test_words_within_a_line_and_behind_the_answers_word_are_text() -> None:
 def test_however_the_text_is_cut_the_parts_are_the_same(
     data: st.DataObject, thought: str, answer: str, calls: bool
 ) -> None:
-    marks = tool_format("react_en").marks
+    marks = tool_format("react_en").syntax
     text = data.draw(
         st.sampled_from(
             [
@@ -98,28 +98,28 @@ def test_however_the_text_is_cut_the_parts_are_the_same(
             ]
         )
     )
-    whole = Split(marks)
+    whole = LabelParser(marks)
     expected = whole.push(text) + whole.end(answers=not calls)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    split, told = Split(marks), Said()
+    split, told = LabelParser(marks), ReplyText()
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         told += split.push(text[start:end])
     assert told + split.end(answers=not calls) == expected
 
 
 def test_a_form_without_such_words_passes_text_on_at_once() -> None:
-    split = Split(tool_format("hermes").marks)
-    assert split.push("Thought: a \n") == Said("", "Thought: a \n")
+    split = LabelParser(tool_format("hermes").syntax)
+    assert split.push("Thought: a \n") == ReplyText("", "Thought: a \n")
 
 
-THINK = Thinking("<think>", "</think>")
-HARMONY = Thinking("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
-GEMMA = Thinking("<|channel>thought\n", "<channel|>")
-ADDRESSED = Thinking(" to=self<|message|>", "<|eom|><|start|>assistant", " to=user<|message|>")
+THINK = ReasoningTags("<think>", "</think>")
+HARMONY = ReasoningTags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
+GEMMA = ReasoningTags("<|channel>thought\n", "<channel|>")
+ADDRESSED = ReasoningTags(" to=self<|message|>", "<|eom|><|start|>assistant", " to=user<|message|>")
 
 
 @pytest.mark.parametrize(
-    ("thinking", "begun", "text", "reasoning", "content"),
+    ("thinking", "prefill", "text", "reasoning", "content"),
     [
         (THINK, "", "<think>\nIt rains.\n</think>\n\nYes.", "It rains.", "Yes."),
         (THINK, "", "\n<think>It rains.</think>\nYes.\n", "It rains.", "Yes.\n"),
@@ -166,14 +166,14 @@ ADDRESSED = Thinking(" to=self<|message|>", "<|eom|><|start|>assistant", " to=us
     ],
 )
 def test_a_block_of_thought_is_reasoning_and_no_content_however_it_comes(
-    thinking: Thinking | None, begun: str, text: str, reasoning: str, content: str
+    thinking: ReasoningTags | None, prefill: str, text: str, reasoning: str, content: str
 ) -> None:
-    thoughts = Thoughts(thinking, begun)
-    assert thoughts.push(text) + thoughts.end() == Said(reasoning, content)
-    letters, told = Thoughts(thinking, begun), Said()
+    thoughts = ReasoningParser(thinking, prefill)
+    assert thoughts.push(text) + thoughts.end() == ReplyText(reasoning, content)
+    letters, told = ReasoningParser(thinking, prefill), ReplyText()
     for letter in text:
         told += letters.push(letter)
-    assert told + letters.end() == Said(reasoning, content)
+    assert told + letters.end() == ReplyText(reasoning, content)
 
 
 parts = st.lists(
@@ -186,30 +186,30 @@ parts = st.lists(
 
 @given(st.data(), st.sampled_from([THINK, HARMONY, GEMMA, ADDRESSED]), parts, parts)
 def test_however_a_reply_is_cut_its_thoughts_are_the_same(
-    data: st.DataObject, thinking: Thinking, begun: str, text: str
+    data: st.DataObject, thinking: ReasoningTags, prefill: str, text: str
 ) -> None:
-    whole = Thoughts(thinking, begun)
+    whole = ReasoningParser(thinking, prefill)
     expected = whole.push(text) + whole.end()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    thoughts, told = Thoughts(thinking, begun), Said()
+    thoughts, told = ReasoningParser(thinking, prefill), ReplyText()
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         told += thoughts.push(text[start:end])
     assert told + thoughts.end() == expected
 
 
 def test_content_is_told_as_soon_as_no_mark_can_begin_with_it() -> None:
-    thoughts = Thoughts(THINK, "<think>\n")
-    assert thoughts.push("It rains") == Said("It rains")
-    assert thoughts.push(". \n") == Said("."), "white space may be the edge"
-    assert thoughts.push("</think>\n\n") == Said()
-    assert thoughts.push("Yes <") == Said("", "Yes <")
+    thoughts = ReasoningParser(THINK, "<think>\n")
+    assert thoughts.push("It rains") == ReplyText("It rains")
+    assert thoughts.push(". \n") == ReplyText("."), "white space may be the edge"
+    assert thoughts.push("</think>\n\n") == ReplyText()
+    assert thoughts.push("Yes <") == ReplyText("", "Yes <")
 
 
 @pytest.mark.parametrize("name", TOOL_FORMATS)
 def test_a_thought_before_a_call_is_reasoning_in_every_form_and_a_call_within_it_is_none(name: str) -> None:
     call = tool_format(name).call("", [CALL])
-    for begun, opening in (("", "<think>\n"), ("<think>\n", "")):
-        message = read_reply(tool_format(name), f"{opening}I need {call}.\n</think>\n\n{call}", (), THINK, begun)
+    for prefill, opening in (("", "<think>\n"), ("<think>\n", "")):
+        message = read_reply(tool_format(name), f"{opening}I need {call}.\n</think>\n\n{call}", (), THINK, prefill)
         assert (message.reasoning, message.content, message.tool_calls) == (f"I need {call}.", "", (CALL,))
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from swift.agent import TOOL_FORMATS, Thinking, shape, tool_format
-from swift.agent.reasoning_parser import Thoughts
+from swift.agent import TOOL_FORMATS, ReasoningTags, call_template, tool_format
+from swift.agent.reasoning_parser import ReasoningParser
 from swift.chat import Delta, Draft, Message, ToolCall
 from swift.infer.reply_stream import (
     Detokenizer,
@@ -75,7 +75,7 @@ def test_a_stop_text_that_is_kept_ends_the_text():
 
 @pytest.mark.parametrize("ends", ["Observation:", "<END>"])
 def test_a_stop_text_within_a_thought_is_thought_but_the_end_of_a_turn_is_its_end_anywhere(ends):
-    thoughts = Thoughts(Thinking("<think>", "</think>"), "<think>\n")
+    thoughts = ReasoningParser(ReasoningTags("<think>", "</think>"), "<think>\n")
     stream = ReplyStream(
         TOKENIZER.decode, [StopString("Observation:", keep=True)], (), thoughts, [StopString("<END>", keep=False)]
     )
@@ -123,12 +123,12 @@ def test_without_endings_nothing_is_held_back():
 
 
 CALLS = (ToolCall("look", '{"at": ["a}", {"b": "\\\\\\"{"}], "北": 1}'), ToolCall("go", "{}"))
-FORMS_READ_ALONG = [name for name in TOOL_FORMATS if not tool_format(name).marks.tags]
+FORMS_READ_ALONG = [name for name in TOOL_FORMATS if not tool_format(name).syntax.tags]
 
 
 def told(name, text, size):
     """What comes of `text` in pieces of `size` letters: what is said, and the parts of each call."""
-    talk = ToolCallStream(tool_format(name).marks, shape(tool_format(name)))
+    talk = ToolCallStream(tool_format(name).syntax, call_template(tool_format(name)))
     parts = [talk.push(text[at : at + size]) for at in range(0, len(text), size)]
     content, calls = tool_format(name).parse(text)
     parts.append(talk.end(Message("assistant", content, calls)))
@@ -185,7 +185,7 @@ def test_arguments_that_are_no_json_come_whole():
 
 
 def react():
-    return ToolCallStream(tool_format("react_en").marks, shape(tool_format("react_en")))
+    return ToolCallStream(tool_format("react_en").syntax, call_template(tool_format("react_en")))
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
@@ -201,7 +201,7 @@ def test_a_call_mark_in_other_letters_waits_too():
 
 
 def test_white_space_is_said_once_something_follows_it():
-    talk = ToolCallStream(tool_format("hermes").marks, shape(tool_format("hermes")))
+    talk = ToolCallStream(tool_format("hermes").syntax, call_template(tool_format("hermes")))
     assert [talk.push(text)[0] for text in ("a ", "\n", "b", " ")] == ["a", "", " \nb", ""]
     assert talk.end(Message("assistant", "a \nb ")) == (" ", [])
 

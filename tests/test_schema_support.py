@@ -242,7 +242,7 @@ def test_what_is_not_held_is_named_by_its_place(schema: dict[str, Any], dropped:
 
 @pytest.mark.parametrize(("schema", "dropped"), cases())
 def test_no_schema_is_beyond_arguments_in_tags(schema: dict[str, Any], dropped: set[str]) -> None:
-    tags = tool_format("qwen3_coder").marks.tags
+    tags = tool_format("qwen3_coder").syntax.tags
     assert tags is not None
     held, more = tagged_grammar.enforceable(enforceable(schema).schema, tags)
     assert tagged_grammar.why_not(held, tags) == ""

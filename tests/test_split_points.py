@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import PreTrainedTokenizerFast
 
 from swift.template import split_points
-from swift.template.offset_tokenizer import LONG_WORD, Vocabulary, Words
-from swift.template.token_lower_bound import Bound
+from swift.template.offset_tokenizer import LONG_WORD, OffsetTokenizer, Vocabulary
+from swift.template.token_lower_bound import TokenLowerBound
 
 TEXTS = [
     'Thought: the weather. Action: get_weather\nAction Input: {"city": "Paris", "days": 3}\nObservation: it\'s ok',
@@ -90,7 +90,7 @@ def _cut(tokenizer: PreTrainedTokenizerFast) -> bool:
 def test_words_give_the_tokens_of_the_whole_text(split, text, trim) -> None:
     tokenizer = _tokenizer(split, trim)
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    words = Words(tokenizer)
+    words = OffsetTokenizer(tokenizer)
     assert words.encode(text, "all") == (whole["input_ids"], [start for start, _ in whole["offset_mapping"]])
     assert words.ids(text, "all") == whole["input_ids"]
 
@@ -113,7 +113,7 @@ def test_an_added_token_in_a_word_is_not_cut() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
     tokenizer.add_tokens([AddedToken("<a1>", normalized=False)])
     text = 'x1<a1>"y2'
-    assert Words(tokenizer).ids(text, "all") == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert OffsetTokenizer(tokenizer).ids(text, "all") == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_a_tokenizer_without_words_is_cut_where_no_token_goes_on() -> None:
@@ -161,7 +161,7 @@ def test_short_words_are_kept_and_forgotten_before_they_are_too_many(monkeypatch
 )
 def test_long_texts_have_the_tokens_of_the_whole(split: str, text: str) -> None:
     tokenizer = _tokenizer(split)
-    words = Words(tokenizer)
+    words = OffsetTokenizer(tokenizer)
     assert "".join(split_points.blocks(text)) == text
     if not words.typed(text):
         assert words.ids(text, "none") == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
@@ -175,10 +175,10 @@ def test_long_texts_have_the_tokens_of_the_whole(split: str, text: str) -> None:
 @given(text=(LETTERS | PIECES.map("".join)).map(lambda text: text * 20))
 def test_the_bound_of_a_text_is_never_above_its_tokens(split, text) -> None:
     tokenizer = _tokenizer(split)
-    assert Bound(tokenizer)(text, 10**9) <= len(tokenizer(text).input_ids)
+    assert TokenLowerBound(tokenizer)(text, 10**9) <= len(tokenizer(text).input_ids)
 
 
 def test_the_bound_tells_much_of_a_long_text_and_nothing_where_parts_are_dropped() -> None:
     tokenizer = _tokenizer("gpt2")
-    assert Bound(tokenizer)("x" * 100_000, 10**9) > 1000
-    assert Bound(_sentencepiece())("x" * 100_000, 10**9) == 0, "unknown letters become one token"
+    assert TokenLowerBound(tokenizer)("x" * 100_000, 10**9) > 1000
+    assert TokenLowerBound(_sentencepiece())("x" * 100_000, 10**9) == 0, "unknown letters become one token"

@@ -19,7 +19,7 @@ from swift.assembly.rendering import make_renderer
 from swift.chat import PLACE, Conversation, Image, Message
 from swift.flag_groups import TemplateFlags
 from swift.template import Renderer
-from swift.template.template_diff import Against
+from swift.template.template_diff import TemplateDiff
 
 TOOL = {"name": "look", "description": "Looks", "parameters": {"type": "object", "properties": {}}}
 CALL = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
@@ -47,7 +47,7 @@ def beside(capsys: pytest.CaptureFixture[str]) -> list[list[dict[str, Any]]]:
 @pytest.mark.parametrize("name", ["qwen3_5_think", "glm4moe", "gptoss", "qwen3", "qwen3_8"])
 def test_prompts_by_the_models_own_template_are_the_same(name: str) -> None:
     renderer = Renderer(tokenizer(name), None)
-    against = Against(renderer, renderer.layout)
+    against = TemplateDiff(renderer, renderer.layout)
     for dialogue in dialogues():
         parallel = any(len(message.tool_calls) > 1 for message in dialogue.conversation.messages)
         if parallel and not renderer.layout.nature.parallel:
@@ -223,7 +223,7 @@ def test_images_are_as_many_tokens_on_both_sides(tmp_path: Path, family: str) ->
     first, second = Image("first", png((60, 40), 1)), Image("second", png((30, 70), 2))
     told = [Message("user", f"{PLACE}this", images=(first,)), Message("assistant", "noise")]
     told += [Message("user", f"and {PLACE} this?", images=(second,)), Message("assistant", "more")]
-    compared = Against(renderer, renderer.layout).compare(Conversation(tuple(told)))
+    compared = TemplateDiff(renderer, renderer.layout).compare(Conversation(tuple(told)))
     assert len(compared) == 3 and all(each.is_same for each in compared), compared
 
 

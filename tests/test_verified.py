@@ -132,6 +132,6 @@ def test_a_template_of_ours_writes_the_prompts_of_the_published_one(published: s
                 wanted = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
             except TemplateError:  # it knows no system text
                 continue
-            assert renderer.prompt(dialogue.conversation.messages[:number]) == wanted, dialogue.name
+            assert renderer.prompt_tokens(dialogue.conversation.messages[:number]) == wanted, dialogue.name
             compared.add(sum(message["role"] == "user" for message in asked))
     assert max(compared) >= verified.templates()[published].rounds

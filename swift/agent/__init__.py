@@ -28,7 +28,7 @@ class Notation(NamedTuple):
 PYTHON_WORDS = ("True", "False", "None")
 
 
-class Tags(NamedTuple):
+class ArgumentTags(NamedTuple):
     """The texts around an argument that is no part of a JSON object: `before` name `between` value `after`.
 
     `ends`: what ends an argument or its call, so no bare value holds it. `joint` stands between two arguments.
@@ -42,14 +42,14 @@ class Tags(NamedTuple):
     notation: Notation = Notation()
 
 
-class Ids(NamedTuple):
+class CallIds(NamedTuple):
     """How a form writes the id of a call: it stands behind `before` and is like `pattern`, a regular expression."""
 
     before: str
     pattern: str
 
 
-class Thinking(NamedTuple):
+class ReasoningTags(NamedTuple):
     """The texts around a thought in a reply: `open` thought `close` `answer` content. `answer` is often empty."""
 
     open: str
@@ -57,7 +57,7 @@ class Thinking(NamedTuple):
     answer: str = ""
 
 
-class Marks(NamedTuple):
+class Syntax(NamedTuple):
     """The texts by which a form is known.
 
     `stop`: where the model hands over to its environment. `call`: what opens a call. `results`: they go on inside
@@ -77,9 +77,9 @@ class Marks(NamedTuple):
     thought: str = ""
     answer: str = ""
     answer_after_result: bool = False
-    tags: Tags | None = None
+    tags: ArgumentTags | None = None
     opens_line: bool = False
-    ids: Ids | None = None
+    ids: CallIds | None = None
     opening: str = ""
 
     @property
@@ -91,7 +91,7 @@ class ToolFormat(Protocol):
     """The five names of a form's module."""
 
     @property
-    def marks(self) -> Marks: ...
+    def syntax(self) -> Syntax: ...
     def system(self, tools: Sequence[Tool], text: str) -> str:
         """The system text that offers `tools`, after the user's own system `text`."""
         ...
@@ -112,7 +112,7 @@ class ToolFormat(Protocol):
         ...
 
 
-class Shape(NamedTuple):
+class CallTemplate(NamedTuple):
     """The texts around a form's calls: `head` name `between` arguments (`middle` name `between` arguments)* `tail`.
 
     A form that writes a name twice has it in `between` too.
@@ -125,24 +125,24 @@ class Shape(NamedTuple):
 
 
 _NAME, _KEY = "\ue000", "\ue001"  # no form writes these of its own accord
-SOME_ARGUMENTS = f'{{"{_KEY}": 0}}'
+SAMPLE_ARGUMENTS = f'{{"{_KEY}": 0}}'
 
 
-def shape(call_format: ToolFormat) -> Shape:
+def call_template(call_format: ToolFormat) -> CallTemplate:
     """What `call` writes around names and arguments."""
-    calls = call_format.call("", [ToolCall(_NAME, SOME_ARGUMENTS)] * 2)
-    first, second, tail = calls.split(some_arguments(call_format.marks))
+    calls = call_format.call("", [ToolCall(_NAME, SAMPLE_ARGUMENTS)] * 2)
+    first, second, tail = calls.split(sample_arguments(call_format.syntax))
     head, between = first.split(_NAME, 1)
-    return Shape(head, between, second.split(_NAME)[0], tail)
+    return CallTemplate(head, between, second.split(_NAME)[0], tail)
 
 
-def some_arguments(marks: Marks) -> str:
+def sample_arguments(syntax: Syntax) -> str:
     """How `call` writes SOME_ARGUMENTS."""
-    tags = marks.tags
-    return f"{tags.before}{_KEY}{tags.between}0{tags.after}" if tags else SOME_ARGUMENTS
+    tags = syntax.tags
+    return f"{tags.before}{_KEY}{tags.between}0{tags.after}" if tags else SAMPLE_ARGUMENTS
 
 
-def without_ids(text: str, ids: Ids | None) -> list[str]:
+def without_ids(text: str, ids: CallIds | None) -> list[str]:
     """A text of a form's cut at the ids of calls, which are left out."""
     return re.split(f"(?<={re.escape(ids.before)}){ids.pattern}", text) if ids else [text]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from swift.agent import PYTHON_WORDS, Marks, Notation, Tags
+from swift.agent import PYTHON_WORDS, ArgumentTags, Notation, Syntax
 from swift.agent.jsontext import dumps, is_json, loads
 from swift.agent.tagged import constant, write_arguments
 from swift.chat import ToolCall
@@ -29,14 +29,16 @@ class Braces(NamedTuple):
     quote: str
 
     @property
-    def tags(self) -> Tags:
-        return Tags(
+    def tags(self) -> ArgumentTags:
+        return ArgumentTags(
             before="", between=":", after="", ends=(), joint=",", notation=Notation(quote=self.quote, deep=True)
         )
 
     @property
-    def marks(self) -> Marks:
-        return Marks(stop=(self.result_begin,), call=(self.begin,), results="turn", special=tuple(self), tags=self.tags)
+    def syntax(self) -> Syntax:
+        return Syntax(
+            stop=(self.result_begin,), call=(self.begin,), results="turn", special=tuple(self), tags=self.tags
+        )
 
     def call(self, content: str, calls: Sequence[ToolCall]) -> str:
         if not calls:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from swift.agent import PYTHON_WORDS, Notation, Tags
+from swift.agent import PYTHON_WORDS, ArgumentTags, Notation
 from swift.agent.jsontext import dumps, loads
 from swift.agent.tagged import write_arguments
 from swift.agent.tools import python_literal
 from swift.chat import ToolCall
 
-TAGS = Tags(
+TAGS = ArgumentTags(
     before="",
     between="=",
     after="",

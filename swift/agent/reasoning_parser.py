@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from swift.agent import Thinking
+from swift.agent import ReasoningTags
 
 COMMENTARY = "<|channel|>commentary<|message|>"
 """What opens the words before a call in OpenAI's harmony format, which has an opening for each part of a reply."""
@@ -14,14 +14,14 @@ Place = Literal["edge", "thought", "content"]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ReplyText:
     """A part of a reply, thought and content apart."""
 
     reasoning: str = ""
     content: str = ""
 
-    def __add__(self, after: Said) -> Said:
-        return Said(self.reasoning + after.reasoning, self.content + after.content)
+    def __add__(self, after: ReplyText) -> ReplyText:
+        return ReplyText(self.reasoning + after.reasoning, self.content + after.content)
 
 
 class _Border(NamedTuple):
@@ -32,15 +32,15 @@ class _Border(NamedTuple):
     place: Place
 
 
-class Thoughts:
+class ReasoningParser:
     """Cuts blocks of thought off a reply's text while it is made; what is left is content. None: all of it is.
 
-    `begun`: what of the reply the prompt holds already, which is not told again. White space around a thought and
+    `prefill`: what of the reply the prompt holds already, which is not told again. White space around a thought and
     before the content behind it belongs to neither. A line break joins blocks. Where content has an opening of its
     own (`Thinking.answer`), that is dropped, and a reply may say several things, each up to a `close`.
     """
 
-    def __init__(self, thinking: Thinking | None, begun: str = "") -> None:
+    def __init__(self, thinking: ReasoningTags | None, prefill: str = "") -> None:
         self.place: Place = "edge" if thinking else "content"
         self.parted = False
         """Whether a mark was read: white space behind it is no content."""
@@ -52,15 +52,15 @@ class Thoughts:
         self._text = ""  # what is held back: it may be the beginning of a mark, or white space at an edge
         self._fresh = False  # a part begins
         self._told: set[Place] = set()
-        self.push(begun)
+        self.push(prefill)
         if self.place == "edge" and self._text.strip():
             self.place = "content"
         self._text, self._told = "", set()
 
-    def push(self, text: str) -> Said:
+    def push(self, text: str) -> ReplyText:
         """What of the reply so far can be told."""
         self._text += text
-        told = Said()
+        told = ReplyText()
         while border := self._border():
             told += self._tell(self._text[: border.start])
             self._text = self._text[border.end :]
@@ -71,7 +71,7 @@ class Thoughts:
         piece, self._text = self._text[:size], self._text[size:]
         return told + self._tell(piece)
 
-    def end(self) -> Said:
+    def end(self) -> ReplyText:
         """What is still held. A reply that ends within a thought has no content."""
         if self.place == "edge":
             self.place, self._fresh = "content", self.parted
@@ -101,14 +101,14 @@ class Thoughts:
             return len(self._text) - (_beginning(self._text, self._close) if self._has_messages else 0)
         return len(self._text[: len(self._text) - _beginning(self._text, self._close)].rstrip())
 
-    def _tell(self, piece: str) -> Said:
+    def _tell(self, piece: str) -> ReplyText:
         piece = piece.lstrip() if self._fresh else piece
         if not piece:
-            return Said()
+            return ReplyText()
         piece = f"\n{piece}" if self._fresh and self.place in self._told else piece
         self._fresh = False
         self._told.add(self.place)
-        return Said(piece) if self.place == "thought" else Said("", piece)
+        return ReplyText(piece) if self.place == "thought" else ReplyText("", piece)
 
 
 def _beginning(text: str, mark: str) -> int:

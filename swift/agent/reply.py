@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from swift.agent import Marks, Thinking, ToolFormat
-from swift.agent.reasoning_parser import Said, Thoughts
+from swift.agent import ReasoningTags, Syntax, ToolFormat
+from swift.agent.reasoning_parser import ReasoningParser, ReplyText
 from swift.chat import Message, Tool
 
-BLOCK = Thinking("<think>", "</think>")
+THINK_TAGS = ReasoningTags("<think>", "</think>")
 """How a thought is written for people and in saved rows, whatever the model's own marks are."""
 
 # Writing and reading -------------------------------------------------------------------------------------------------
@@ -25,29 +25,33 @@ def write_reply(
     such words stand already is text of the form and stays as it is. A thought for which there is no word is left out,
     or (`block`) stands before all that in a BLOCK.
     """
-    said, marks = tool_format.call(message.content, message.tool_calls), tool_format.marks
-    word = marks.thought if offered else ""
+    said, syntax = tool_format.call(message.content, message.tool_calls), tool_format.syntax
+    word = syntax.thought if offered else ""
     thought = ""
     if message.reasoning and not word and block:
-        thought = f"{BLOCK.open}\n{message.reasoning}\n{BLOCK.close}\n\n"
+        thought = f"{THINK_TAGS.open}\n{message.reasoning}\n{THINK_TAGS.close}\n\n"
     if not offered:
         return thought + said
     if message.reasoning and word and not _opens_line((word,), message.content):
         thought = f"{word} {message.reasoning}\n"
-    names_answer = marks.answer and (after_result or not marks.answer_after_result)
-    if message.tool_calls or not said or not names_answer or _opens_line(_words(marks), message.content):
+    names_answer = syntax.answer and (after_result or not syntax.answer_after_result)
+    if message.tool_calls or not said or not names_answer or _opens_line(_words(syntax), message.content):
         return thought + said
-    return f"{thought}{marks.answer} {said}"
+    return f"{thought}{syntax.answer} {said}"
 
 
 def read_reply(
-    tool_format: ToolFormat, text: str, tools: Sequence[Tool] = (), thinking: Thinking | None = None, begun: str = ""
+    tool_format: ToolFormat,
+    text: str,
+    tools: Sequence[Tool] = (),
+    thinking: ReasoningTags | None = None,
+    prefill: str = "",
 ) -> Message:
     """The text of a reply to whom `tools` were offered -> a message, the inverse of `write_reply`.
 
-    `thinking`: the texts around the model's thoughts; `begun`: what of the reply the prompt holds already.
+    `thinking`: the texts around the model's thoughts; `prefill`: what of the reply the prompt holds already.
     """
-    thoughts, split = Thoughts(thinking, begun), Split(tool_format.marks)
+    thoughts, split = ReasoningParser(thinking, prefill), LabelParser(tool_format.syntax)
     told = thoughts.push(text) + thoughts.end()
     content, calls = tool_format.parse(told.content, tools)
     said = split.push(content) + split.end(answers=not calls)
@@ -55,15 +59,15 @@ def read_reply(
     return Message("assistant", said.content, calls, reasoning=reasoning)
 
 
-class Split:
+class LabelParser:
     """Tells thought and answer apart in a reply's text while it is made; a call mark ends both.
 
     The words that open them belong to neither. A form without such words has content alone.
     """
 
-    def __init__(self, marks: Marks) -> None:
-        self._marks = marks
-        self._words = _words(marks)
+    def __init__(self, syntax: Syntax) -> None:
+        self._marks = syntax
+        self._words = _words(syntax)
         any_of = "|".join(map(re.escape, self._words)) or r"(?!)"
         self._word = re.compile(rf"^[ \t]*({any_of})", re.MULTILINE | re.IGNORECASE)
         self._thinks = self._answers = False
@@ -72,10 +76,10 @@ class Split:
         self._opened = False  # a word was just read: white space behind it belongs to it
         self._reasoning, self._content = "", ""
 
-    def push(self, text: str) -> Said:
+    def push(self, text: str) -> ReplyText:
         """What of the reply so far can be told."""
         self._text += text
-        told = Said()
+        told = ReplyText()
         while found := self._next_word():
             told += self._add(self._text[: found.start()].rstrip()) + self._go_on(found)
         size = len(self._text) if self._answers or not self._words else self._safe()
@@ -83,11 +87,11 @@ class Split:
         self._at_line_start = self._at_line_start and not piece
         return told + self._add(piece)
 
-    def end(self, answers: bool) -> Said:
+    def end(self, answers: bool) -> ReplyText:
         """What is still held. `answers`: the reply is whole and calls nothing, so a thought alone is the answer."""
         held, self._text = self._text, ""
         told = self._add(held.rstrip() if self._thinks else held)
-        return told + Said("", self._reasoning if answers and not self._content else "")
+        return told + ReplyText("", self._reasoning if answers and not self._content else "")
 
     def _next_word(self) -> re.Match[str] | None:
         if self._opened:
@@ -100,7 +104,7 @@ class Split:
         first = 0 if self._at_line_start else self._text.find("\n")
         return None if first < 0 else self._word.search(self._text, first)
 
-    def _go_on(self, found: re.Match[str]) -> Said:
+    def _go_on(self, found: re.Match[str]) -> ReplyText:
         """Takes a word in; what comes after it stands on a line of its own."""
         word = found[1].casefold()
         thinks = word == self._marks.thought.casefold()
@@ -119,17 +123,17 @@ class Split:
             return len(self._text[:line].rstrip())
         return len(self._text.rstrip())
 
-    def _add(self, piece: str) -> Said:
-        said = Said(piece, "") if self._thinks else Said("", piece)
+    def _add(self, piece: str) -> ReplyText:
+        said = ReplyText(piece, "") if self._thinks else ReplyText("", piece)
         self._reasoning += said.reasoning
         self._content += said.content
         return said
 
 
-def _words(marks: Marks) -> tuple[str, ...]:
+def _words(syntax: Syntax) -> tuple[str, ...]:
     """The texts that end a thought, where they open a line; none in a form that has no words for thought or answer."""
-    opening = tuple(word for word in (marks.thought, marks.answer) if word)
-    return (*opening, *marks.call, *marks.stop) if opening else ()
+    opening = tuple(word for word in (syntax.thought, syntax.answer) if word)
+    return (*opening, *syntax.call, *syntax.stop) if opening else ()
 
 
 def _opens_line(words: Sequence[str], text: str) -> bool:
@@ -155,7 +159,7 @@ _WRITERS = (
 _AGENT = ("Action:", "Action Input:", "✿FUNCTION✿:", "<|observation|>")
 
 
-def environment(text: str, agent: bool = False) -> list[tuple[str, bool]]:
+def split_observations(text: str, agent: bool = False) -> list[tuple[str, bool]]:
     """Cut a turn into what the model wrote (False) and what the environment wrote (True).
 
     The environment's text runs from `Observation:` to the next line that opens with a keyword of the model's: a

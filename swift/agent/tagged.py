@@ -9,13 +9,13 @@ from typing import Any
 from jsonschema.exceptions import SchemaError
 from referencing.exceptions import Unresolvable
 
-from swift.agent import PYTHON_WORDS, Notation, Tags
+from swift.agent import PYTHON_WORDS, ArgumentTags, Notation
 from swift.agent.jsontext import dumps, is_json, loads
 from swift.agent.tools import argument_schema, checker
 from swift.chat import Tool, ToolCall
 
 
-def write_arguments(arguments: str, tags: Tags) -> str:
+def write_arguments(arguments: str, tags: ArgumentTags) -> str:
     """The arguments of a call. Raises ValueError where they are no JSON object."""
     values = loads(arguments) if is_json(arguments) else None
     if not isinstance(values, dict):

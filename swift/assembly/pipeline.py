@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from swift.data.linting import Report
     from swift.data.mix import DataPlan
     from swift.template import Renderer
-    from swift.template.truncation import Lengths, Part, Settled
+    from swift.template.truncation import LengthReport, SampleRef, Outcome
     from swift.train.lazy_datasets import Stream
     from swift.train.ranks import Ranks
     from swift.train.report import Share
@@ -115,12 +115,12 @@ def _plan(cfg: Feeds) -> DataPlan:
 def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.disk_list import IN_MEMORY
     from swift.data.mix import load_datasets
-    from swift.template.truncation import Lengths, fit_all, processes_for
+    from swift.template.truncation import LengthReport, truncate_all, processes_for
     from swift.train.report import abbreviate, mixture
     from swift.train.sample_cache import CompactSamples
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
-    lengths, limits = Lengths(), cfg.template
+    lengths, limits = LengthReport(), cfg.template
     trained, held_out = Counter[str](), Counter[str]()
     train, val = (
         (
@@ -128,7 +128,7 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
             if len(rows) > IN_MEMORY and not renderer.image_processor
             else CompactSamples.in_memory
         )(
-            fit_all(
+            truncate_all(
                 renderer,
                 rows,
                 limits.max_length,
@@ -150,7 +150,7 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     return Data(train, val, mixture(train, trained), fates, said, shown, held_out.total())
 
 
-def _shown(rows: Iterable[list[Settled]], doing: str, total: int, kept: Counter[str]) -> Iterable[list[Settled]]:
+def _shown(rows: Iterable[list[Outcome]], doing: str, total: int, kept: Counter[str]) -> Iterable[list[Outcome]]:
     """The rows, counted, with a progress bar where they are many and somebody looks."""
     from rich.progress import track
 
@@ -158,14 +158,14 @@ def _shown(rows: Iterable[list[Settled]], doing: str, total: int, kept: Counter[
     return track(_counted(rows, kept), doing, total, disable=disable, transient=True)
 
 
-def _counted(rows: Iterable[list[Settled]], kept: Counter[str]) -> Iterator[list[Settled]]:
+def _counted(rows: Iterable[list[Outcome]], kept: Counter[str]) -> Iterator[list[Outcome]]:
     """The rows; `kept` counts those of each source that have a sample."""
     for row in rows:
         kept[row[0].source] += any(each.sample is not None for each in row)
         yield row
 
 
-def _told(report: Report, lengths: Lengths, say: Say) -> tuple[dict[str, Any], list[str]]:
+def _told(report: Report, lengths: LengthReport, say: Say) -> tuple[dict[str, Any], list[str]]:
     """What became of the rows, as JSON and as it is said here."""
     said = [*(f"data: {line}" for line in report.lines()), *lengths.lines()]
     for line in said:
@@ -274,16 +274,16 @@ def _key(cfg: Feeds, renderer: Renderer) -> str:
 
 def _lazy(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.mix import load_datasets
-    from swift.template.truncation import Lengths, Parts, fit_all
+    from swift.template.truncation import LengthReport, SampleRefs, truncate_all
     from swift.train.lazy_datasets import LEFT_OUT, LazySamples
     from swift.train.report import abbreviate, mixture
 
     train_rows, val_rows, report = load_datasets(_plan(cfg), say)
-    lengths, held_out, limits = Lengths(), Counter[str](), cfg.template
+    lengths, held_out, limits = LengthReport(), Counter[str](), cfg.template
     count = partial(_counted, kept=held_out)
-    val = list(fit_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths, watch=count))
+    val = list(truncate_all(renderer, val_rows, limits.max_length, limits.truncation_strategy, lengths, watch=count))
     fates, said = _told(report, lengths, say)
-    places = Parts(renderer, train_rows)
+    places = SampleRefs(renderer, train_rows)
     train = LazySamples(places, _size, _maker(cfg, renderer))
     say(f"tokens: rows are tokenised when they are trained on; what follows is of the first {LOOK} samples")
     shown = abbreviate(renderer.show_samples(train_rows[0])[0].pieces) if train_rows else ""
@@ -303,19 +303,19 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.linting import Report
     from swift.data.mix import load_datasets
     from swift.data.streaming import rows
-    from swift.template.truncation import Lengths, fit_all, parts
+    from swift.template.truncation import LengthReport, truncate_all, sample_refs
     from swift.train.lazy_datasets import Stream
     from swift.train.report import abbreviate, mixture
 
     plan = _plan(cfg)
     begin = rows(plan, _to_stderr)
     looked_at = list(islice(begin(0, False), LOOK))
-    lengths, limits = Lengths(), cfg.template
+    lengths, limits = LengthReport(), cfg.template
     trained, held_out = Counter[str](), Counter[str]()
 
     def fitted(rows: Iterable[Conversation], kept: Counter[str]) -> list[Sample]:
         limit, count = limits.max_length, partial(_counted, kept=kept)
-        return list(fit_all(renderer, rows, limit, limits.truncation_strategy, lengths, watch=count))
+        return list(truncate_all(renderer, rows, limit, limits.truncation_strategy, lengths, watch=count))
 
     train = fitted(looked_at, trained)
     val: list[Sample] = []
@@ -328,10 +328,10 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     fates, said = _told(report, lengths, say)
     say(f"stream: what follows is of the first {len(looked_at)} rows")
 
-    def begin_parts(number: int, aloud: bool) -> Iterator[Part]:
-        return chain.from_iterable(parts(renderer, row) for row in begin(number, aloud))
+    def begin_parts(number: int, aloud: bool) -> Iterator[SampleRef]:
+        return chain.from_iterable(sample_refs(renderer, row) for row in begin(number, aloud))
 
-    def stream(batch_size: int, accumulation: int, rank: int, world: int) -> Stream[Part]:
+    def stream(batch_size: int, accumulation: int, rank: int, world: int) -> Stream[SampleRef]:
         return Stream(
             begin_parts,
             _size,
@@ -348,7 +348,7 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     return Data(train, val, mixture(train, trained), fates, said, shown, held_out.total(), stream)
 
 
-def _size(part: Part) -> int:
+def _size(part: SampleRef) -> int:
     """Characters: what is known of a row's length before it is tokenised."""
     return sum(
         len(message.content) + len(message.reasoning) + sum(len(call.arguments) for call in message.tool_calls)
@@ -356,15 +356,15 @@ def _size(part: Part) -> int:
     )
 
 
-def _maker(cfg: Feeds, renderer: Renderer) -> Callable[[Part], Sample | None]:
+def _maker(cfg: Feeds, renderer: Renderer) -> Callable[[SampleRef], Sample | None]:
     """Tokenises a row where it is trained on; a row that does not fit is named there."""
-    from swift.template.truncation import fit
+    from swift.template.truncation import truncate
 
     limits, left_out = cfg.template, iter(range(NAMED))
 
-    def make(part: Part) -> Sample | None:
+    def make(part: SampleRef) -> Sample | None:
         row = part.row
-        fitted = fit(renderer, row, limits.max_length, limits.truncation_strategy)[part.number]
+        fitted = truncate(renderer, row, limits.max_length, limits.truncation_strategy)[part.number]
         if fitted.sample is None and next(left_out, None) is not None:
             _to_stderr(f"{fitted.rule}: {row.source}:{row.line}: {fitted.reason}")
         return fitted.sample

@@ -14,7 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from swift.template import Rendered
-    from swift.template.template_diff import Compared, Difference
+    from swift.template.template_diff import Comparison, Difference
 
 LEGEND = (
     (0.0, "grey x0, not trained"),
@@ -39,7 +39,7 @@ class Shown(NamedTuple):
     of: int
     cut: bool
     rendered: Rendered
-    compared: Sequence[Compared] | None = None
+    compared: Sequence[Comparison] | None = None
 
 
 class Lines:
@@ -57,7 +57,7 @@ class Lines:
             value["against_template"] = [self._compared(each) for each in shown.compared]
         print(json.dumps(value, ensure_ascii=False))
 
-    def _compared(self, compared: Compared) -> dict[str, Any]:
+    def _compared(self, compared: Comparison) -> dict[str, Any]:
         value = {"message": compared.message, "round": compared.round, "same": compared.is_same}
         if compared.refusal:
             return {**value, "refusal": compared.refusal}
@@ -141,7 +141,7 @@ class Page:
 
     # Beside the chat template ----------------------------------------------------------------------------------------
 
-    def _compare(self, compared: Sequence[Compared]) -> None:
+    def _compare(self, compared: Sequence[Comparison]) -> None:
         others = [each for each in compared if not each.is_same]
         if not others:
             what = "; ".join(map(_named, compared)) or "plain text has none"
@@ -169,7 +169,7 @@ class Page:
             self._say(f"    {name:9} {text!r}{tokens}" if ids else f"    {name:9} ends here")
 
 
-def _named(compared: Compared) -> str:
+def _named(compared: Comparison) -> str:
     if compared.message is None:
         return "the whole dialogue"
     return f"round {compared.round}, prompt of message {compared.message}"

@@ -16,8 +16,8 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from swift.chat import Conversation
     from swift.template import Rendered, Renderer
-    from swift.template.template_diff import Against, Compared
-    from swift.template.truncation import Fitted
+    from swift.template.template_diff import Comparison, TemplateDiff
+    from swift.template.truncation import Truncated
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def show(cfg: Show) -> int:
     from swift.assembly.sample_view import Lines, Page, Shown
     from swift.model.catalog import choose
     from swift.model.location import locate
-    from swift.template.truncation import fit
+    from swift.template.truncation import truncate
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
@@ -102,7 +102,7 @@ def show(cfg: Show) -> int:
     bad = 0
     beside: Counter[str] = Counter()
     for conversation in rows:
-        found = fit(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
+        found = truncate(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
         whole = renderer.show_samples(conversation) if any(each.fate == "kept" for each in found) else []
         for fitted in found:
             if fitted.sample is None:
@@ -126,31 +126,31 @@ def show(cfg: Show) -> int:
     return 1 if bad else 0
 
 
-def _against(cfg: Show, renderer: Renderer, name: str) -> Against:
+def _against(cfg: Show, renderer: Renderer, name: str) -> TemplateDiff:
     from swift.template import Renderer
-    from swift.template.template_diff import Against
+    from swift.template.template_diff import TemplateDiff
 
     if not renderer.tokenizer.chat_template:
         raise ValueError(f"--against_template: the tokenizer of {name} brings no chat template: leave it out")
     own = renderer
-    if not renderer.own:
+    if not renderer.uses_tokenizer_template:
         own = Renderer(
             renderer.tokenizer, None, image_processor=renderer.image_processor, today=cfg.template.date(trained=True)
         )
-    return Against(renderer, own.layout, cfg.template.system)
+    return TemplateDiff(renderer, own.layout, cfg.template.system)
 
 
 FATES = ("same", "different", "different as the template leaves its own prompt", "refused")
 
 
-def _fate(compared: Compared) -> str:
+def _fate(compared: Comparison) -> str:
     same, different, leaves, refused = FATES
     if compared.refusal:
         return refused
     return same if compared.is_same else leaves if compared.leaves_prompt else different
 
 
-def _cut(renderer: Renderer, fitted: Fitted) -> Rendered:
+def _cut(renderer: Renderer, fitted: Truncated) -> Rendered:
     """A sample that lost its oldest part: the last of a shorter dialogue, or the end of a text."""
     from swift.template import Rendered
 

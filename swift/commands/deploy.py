@@ -189,7 +189,7 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
 def _context_limit(chat: LocalChat) -> ContextLimit:
     from swift.infer.context_limit import ContextLimit
 
-    trims = chat.renderer.own  # many templates do, around each message
+    trims = chat.renderer.uses_tokenizer_template  # many templates do, around each message
     return ContextLimit(chat.renderer.tokenizer, chat.engine.context, trims)
 
 

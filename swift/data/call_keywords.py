@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from swift.agent import shape, tool_format
+from swift.agent import call_template, tool_format
 
 Kind = Literal["thought", "call", "input", "result", "answer"]
 
@@ -45,8 +45,13 @@ class Mark(NamedTuple):
 
 def _of_form(name: str) -> tuple[str, str, str, str, Mapping[str, Kind]]:
     call_format = tool_format(name)
-    marks = call_format.marks
-    call, result, answer, arguments = marks.call[0], marks.stop[0], marks.answer, shape(call_format).between.strip()
+    marks = call_format.syntax
+    call, result, answer, arguments = (
+        marks.call[0],
+        marks.stop[0],
+        marks.answer,
+        call_template(call_format).between.strip(),
+    )
     kinds: dict[str, Kind] = {call: "call", arguments: "input", result: "result", answer: "answer"}
     if marks.thought:
         kinds[marks.thought] = "thought"

@@ -16,7 +16,7 @@ from swift.data import rows
 from swift.data.duplicates import MOST, Seen
 from swift.data.preprocessors import as_it_is, outcome
 from swift.data.readers import read_rows
-from swift.data.row_values import BadRow, Oddity, Row
+from swift.data.row_values import BadRow, Row, RowWarning
 from swift.data.sources import Source, data_files
 from swift.data.unused_keys import RULE, Unread
 from swift.data.validate import examine
@@ -24,7 +24,7 @@ from swift.data.validate import examine
 Strategy = Literal["none", "discard", "error", "warning"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Say = Callable[[str], None]
-Look = Callable[[Conversation, Path, int], tuple[Conversation, list[Oddity]]]
+Look = Callable[[Conversation, Path, int], tuple[Conversation, list[RowWarning]]]
 """Makes sure of a conversation of a file's line: the conversation with its images, and what looks odd in it."""
 
 FATES = ("read", "kept", "bad", "filtered")
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
         return f"{where}: {rule}: {self.message}" + (f": {self.excerpt}" if self.excerpt else "")
 
 
-class Warned(NamedTuple):
+class WarningCount(NamedTuple):
     """How many rows look odd in one way, and the first of them."""
 
     rows: int
@@ -65,7 +65,7 @@ class Report:
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     rules: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
-    warned: dict[str, Warned] = field(default_factory=dict)
+    warned: dict[str, WarningCount] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
     unread: Unread = field(default_factory=lambda: Unread(rows.KNOWN_KEYS))
     notes: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Report:
 
     def warn(self, finding: Finding) -> None:
         known = self.warned.get(finding.rule)
-        self.warned[finding.rule] = known._replace(rows=known.rows + 1) if known else Warned(1, finding)
+        self.warned[finding.rule] = known._replace(rows=known.rows + 1) if known else WarningCount(1, finding)
 
     def total(self, fate: str) -> int:
         return sum(counts[fate] for counts in self.rows.values())
@@ -209,7 +209,7 @@ def _conversations(
     look: Look,
     columns: Mapping[str, str],
     unread: rows.Unread,
-) -> list[tuple[Conversation, list[Oddity]]]:
+) -> list[tuple[Conversation, list[RowWarning]]]:
     """The row's conversations: none where the set's own filter leaves it out, several where it holds several."""
     if isinstance(row, BadRow):
         raise row
@@ -223,15 +223,15 @@ def _not_of_rows(unread: rows.Unread, of: str, key: str) -> None:
         unread(of, key)
 
 
-def _nothing(found: Conversation, file: Path, line: int) -> tuple[Conversation, list[Oddity]]:
+def _nothing(found: Conversation, file: Path, line: int) -> tuple[Conversation, list[RowWarning]]:
     return _with_images(found, file.parent), []
 
 
-def _looked_at(seen: Seen, found: Conversation, file: Path, line: int) -> tuple[Conversation, list[Oddity]]:
+def _looked_at(seen: Seen, found: Conversation, file: Path, line: int) -> tuple[Conversation, list[RowWarning]]:
     odd = examine(found)
     found = _with_images(found, file.parent)
     if before := seen.before(found, file, line):
-        odd.append(Oddity("duplicate-row", f"the same dialogue stands in {before}"))
+        odd.append(RowWarning("duplicate-row", f"the same dialogue stands in {before}"))
     return found, odd
 
 
@@ -250,7 +250,7 @@ def _finding(file: Path, line: int, row: Row | BadRow, bad: BadRow) -> Finding:
     return Finding(str(file), line, bad.rule, bad.message, _excerpt(row, bad.excerpt))
 
 
-def _warning(file: Path, line: int, row: Row | BadRow, oddity: Oddity) -> Finding:
+def _warning(file: Path, line: int, row: Row | BadRow, oddity: RowWarning) -> Finding:
     return Finding(str(file), line, oddity.rule, oddity.message, _excerpt(row), warning=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from swift.data.row_values import BadRow, Row, parsed
 
-Repair = Callable[[Row], "Row | Sequence[Row] | None"]
+Preprocessor = Callable[[Row], "Row | Sequence[Row] | None"]
 
 
 def as_it_is(row: Row) -> Row:
@@ -28,7 +28,7 @@ def outcome(repaired: Row | Sequence[Row] | None) -> Sequence[Row]:
 # What a table alone can say -------------------------------------------------------------------------------------------
 
 
-def asked(query: str) -> Repair:
+def asked(query: str) -> Preprocessor:
     """The question, made of the row's columns."""
     names = {name for _, name, _, _ in string.Formatter().parse(query) if name}
 
@@ -38,7 +38,7 @@ def asked(query: str) -> Repair:
     return repair
 
 
-def labelled(labels: Sequence[str]) -> Repair:
+def labelled(labels: Sequence[str]) -> Preprocessor:
     """The answer is the word for the number in `label`; -1 and nothing mean that there is no answer."""
 
     def repair(row: Row) -> Row | None:
@@ -331,7 +331,7 @@ def _turns(row: Row) -> list[Row] | None:
     return None
 
 
-REPAIRS: dict[str, Repair] = {
+REPAIRS: dict[str, Preprocessor] = {
     "": as_it_is,
     **{
         function.__name__: function

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift.data.preprocessors import REPAIRS, Repair, asked, labelled, outcome
+from swift.data.preprocessors import REPAIRS, Preprocessor, asked, labelled, outcome
 from swift.data.row_values import BadRow, Row
 from swift.system import user_code
 
@@ -81,7 +81,7 @@ def catalogue(files: Sequence[str] = ()) -> Catalogue:
     return found
 
 
-def row_function(name: str, entry: Entry) -> Repair:
+def row_function(name: str, entry: Entry) -> Preprocessor:
     """What is done to each row of the set before its shape is looked at."""
     steps = [_own(entry.rows) if ":" in entry.rows else _built_in(name, entry.rows)]
     if entry.query:
@@ -169,7 +169,7 @@ def _value(where: str, key: str, value: object) -> Any:
 # Row functions --------------------------------------------------------------------------------------------------------
 
 
-def _in_turn(steps: Sequence[Repair]) -> Repair:
+def _in_turn(steps: Sequence[Preprocessor]) -> Preprocessor:
     def repair(row: Row) -> list[Row]:
         rows = [row]
         for step in steps:
@@ -179,14 +179,14 @@ def _in_turn(steps: Sequence[Repair]) -> Repair:
     return repair
 
 
-def _built_in(name: str, rows: str) -> Repair:
+def _built_in(name: str, rows: str) -> Preprocessor:
     if rows not in REPAIRS:
         hint = near(rows, REPAIRS) or "; a function of your own is my_module.py:function"
         raise ValueError(f"{name}: rows = {rows!r}: there is no such row function{hint}")
     return REPAIRS[rows]
 
 
-def _own(spec: str) -> Repair:
+def _own(spec: str) -> Preprocessor:
     """The user's function FILE.py:NAME. What goes wrong in it is the row's fault and is told as such."""
     file, _, name = spec.rpartition(":")
     try:

@@ -20,7 +20,7 @@ class BadRow(ValueError):
         self.excerpt = excerpt  # only where there is no row to take one from
 
 
-class Oddity(NamedTuple):
+class RowWarning(NamedTuple):
     """What looks odd in a row that is trained on all the same; `rule` is a short stable name."""
 
     rule: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swift.data import registry, repositories, repository_layout, self_cognition
-from swift.data.preprocessors import Repair, as_it_is
+from swift.data.preprocessors import Preprocessor, as_it_is
 from swift.data.readers import READERS, neighbours
 from swift.data.registry import Catalogue, Entry, near
 
@@ -34,7 +34,7 @@ class Source:
     files: tuple[Path, ...]
     count: int | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    repair: Repair = as_it_is
+    repair: Preprocessor = as_it_is
 
 
 def parse(text: str) -> Item:

@@ -9,16 +9,16 @@ import difflib
 
 from swift.agent.jsontext import loads
 from swift.chat import Conversation, Message, Tool, ToolCall
-from swift.data.row_values import BadRow, Oddity, rule_of
+from swift.data.row_values import BadRow, RowWarning, rule_of
 from swift.data.validate_arguments import examine_arguments, examine_tools
 from swift.data.validate_text_calls import examine_dialogue, keywords_of, writes_call
 
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
-def examine(found: Conversation) -> list[Oddity]:
+def examine(found: Conversation) -> list[RowWarning]:
     """What looks odd. Raises BadRow when calls, results or replies do not make sense."""
-    odd: list[Oddity] = []
+    odd: list[RowWarning] = []
     offered: dict[str, Tool] = {}
     if found.tools:
         odd += examine_tools(found.tools)
@@ -48,17 +48,17 @@ def examine(found: Conversation) -> list[Oddity]:
             if message.content.rstrip().endswith("Observation:"):
                 allowed = max(allowed, 1)  # ReAct text: the call is in the words, its result a message of its own
         elif message.role == "user" and not message.content.strip():
-            odd.append(Oddity("empty-user", f"message {number} is the user's and is empty"))
+            odd.append(RowWarning("empty-user", f"message {number} is the user's and is empty"))
     if len(found.messages) > 1:
         first = found.messages[found.messages[0].role == "system"]
         if first.role == "assistant":
-            odd.append(Oddity("assistant-first", "the dialogue begins with the assistant, whom nobody asked"))
+            odd.append(RowWarning("assistant-first", "the dialogue begins with the assistant, whom nobody asked"))
         if keywords := keywords_of(found):
             odd += examine_dialogue(found, keywords)
     return odd
 
 
-def _examine_reply(message: Message, offered: dict[str, Tool], number: int) -> list[Oddity]:
+def _examine_reply(message: Message, offered: dict[str, Tool], number: int) -> list[RowWarning]:
     if not message.tool_calls and not message.content.strip():
         what = "thinks, but says and calls nothing" if message.reasoning else "is an empty reply"
         raise BadRow("empty-reply", f"message {number} {what}")
@@ -68,16 +68,16 @@ def _examine_reply(message: Message, offered: dict[str, Tool], number: int) -> l
     return odd
 
 
-def _examine_thought(message: Message, number: int) -> list[Oddity]:
+def _examine_thought(message: Message, number: int) -> list[RowWarning]:
     """What is odd in a thought, in its own field or between <think> and </think> in the content."""
     content = message.content.strip()
     if not message.reasoning:
         if not content.startswith(_OPEN):
             return []
         if _CLOSE not in content:
-            return [Oddity("open-thought", f"message {number} opens {_OPEN} and never closes it")]
+            return [RowWarning("open-thought", f"message {number} opens {_OPEN} and never closes it")]
         if content.endswith(_CLOSE) and not message.tool_calls:
-            return [Oddity("thought-alone", f"message {number} ends with {_CLOSE} and says nothing behind it")]
+            return [RowWarning("thought-alone", f"message {number} ends with {_CLOSE} and says nothing behind it")]
         return []
     where = f"message {number}"
     if content.startswith(_OPEN):
@@ -86,11 +86,11 @@ def _examine_thought(message: Message, number: int) -> list[Oddity]:
         if tag in message.reasoning:
             raise BadRow("thought-tag", f"{where} has {tag} in its thought; templates write it around that")
     if writes_call(message.reasoning):
-        return [Oddity("call-in-thought", f"{where} writes a call into its thought, where it is none")]
+        return [RowWarning("call-in-thought", f"{where} writes a call into its thought, where it is none")]
     return []
 
 
-def _examine_call(call: ToolCall, offered: dict[str, Tool], number: int, trained: bool) -> list[Oddity]:
+def _examine_call(call: ToolCall, offered: dict[str, Tool], number: int, trained: bool) -> list[RowWarning]:
     if offered and call.name not in offered:
         near = difflib.get_close_matches(call.name, offered, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; offered: {', '.join(sorted(offered))}"

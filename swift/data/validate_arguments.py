@@ -22,7 +22,7 @@ from referencing.exceptions import Unresolvable
 
 from swift.agent.tools import argument_schema
 from swift.chat import Tool
-from swift.data.row_values import BadRow, Oddity
+from swift.data.row_values import BadRow, RowWarning
 
 LONGEST = 200  # characters of a complaint, which quotes the value that it is about
 
@@ -48,12 +48,12 @@ _MEANT = {
 _REMARKS = frozenset({"description", "title", "default", "example", "examples", "deprecated"})
 
 
-def examine_tools(tools: Sequence[Tool]) -> Iterator[Oddity]:
+def examine_tools(tools: Sequence[Tool]) -> Iterator[RowWarning]:
     """What is odd in a list of tools: a name given twice, parameters that are no JSON schema."""
     if len({tool.name for tool in tools}) < len(tools):
         names = [tool.name for tool in tools]
         twice = next(name for name in names if names.count(name) > 1)
-        yield Oddity("tool-twice", f"two tools are called {twice!r}: a call cannot say which")
+        yield RowWarning("tool-twice", f"two tools are called {twice!r}: a call cannot say which")
     for tool in tools:
         try:
             schema = argument_schema(tool)
@@ -61,10 +61,10 @@ def examine_tools(tools: Sequence[Tool]) -> Iterator[Oddity]:
         except ValueError as error:
             reason = str(error).partition(": ")[2]
         if reason:
-            yield Oddity("bad-schema", f"tool {tool.name!r}: {reason}")
+            yield RowWarning("bad-schema", f"tool {tool.name!r}: {reason}")
 
 
-def examine_arguments(tool: Tool, arguments: dict[str, Any], where: str, strict: bool = True) -> Iterator[Oddity]:
+def examine_arguments(tool: Tool, arguments: dict[str, Any], where: str, strict: bool = True) -> Iterator[RowWarning]:
     """What is odd in a call's arguments; BadRow where the schema forbids them.
 
     `strict` False: the schema is read from words, so what it forbids is odd as well.
@@ -88,14 +88,14 @@ def examine_arguments(tool: Tool, arguments: dict[str, Any], where: str, strict:
         ]
         given = {name: value for name, value in arguments.items() if name not in optional}
         if optional and not _misfit(schema, given):
-            yield Oddity("odd-arguments", f"{where}: {optional[0]!r} is null; leave out what is not given")
+            yield RowWarning("odd-arguments", f"{where}: {optional[0]!r} is null; leave out what is not given")
             arguments, reason = given, ""
     if reason and strict:
         raise BadRow("misfit-arguments", f"{where}: {reason}")
     if reason:
-        yield Oddity("odd-arguments", f"{where}: {reason}")
+        yield RowWarning("odd-arguments", f"{where}: {reason}")
     elif (unknown := _first_unknown(arguments, properties)) and _lists_all(schema):
-        yield Oddity("odd-arguments", f"{where}: {_unknown(unknown, properties)}")
+        yield RowWarning("odd-arguments", f"{where}: {_unknown(unknown, properties)}")
 
 
 def _first_unknown(arguments: dict[str, Any], properties: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from swift.agent.tools import json_arguments
 from swift.chat import Conversation, Message, Tool
 from swift.data import offered_tools
 from swift.data.call_keywords import QWEN, REACT, Keywords, Kind, Mark, marks
-from swift.data.row_values import BadRow, Oddity, rule_of
+from swift.data.row_values import BadRow, RowWarning, rule_of
 from swift.data.validate_arguments import examine_arguments
 
 State = Literal["start", "thought", "call", "input", "result", "answer"]
@@ -97,7 +97,7 @@ def writes_call(text: str) -> bool:
 @cache
 def _marks_of_calls() -> tuple[str, ...]:
     """The tags that open calls; words, JSON and lone brackets, which stand in prose too, are not among them."""
-    marks = {mark for name in TOOL_FORMATS for mark in tool_format(name).marks.call}
+    marks = {mark for name in TOOL_FORMATS for mark in tool_format(name).syntax.call}
     return tuple(mark for mark in marks if mark.startswith(("<", "[")) and any(map(str.isalpha, mark)))
 
 
@@ -111,9 +111,9 @@ def offer_of(found: Conversation) -> Offer:
     return Offer(offered_tools.names(prompt).union(tools), prompt, tools)
 
 
-def examine_dialogue(found: Conversation, keywords: Keywords) -> list[Oddity]:
+def examine_dialogue(found: Conversation, keywords: Keywords) -> list[RowWarning]:
     """What is odd in the replies of an agent row. Raises BadRow for what would train something wrong."""
-    offer, odd = offer_of(found), list[Oddity]()
+    offer, odd = offer_of(found), list[RowWarning]()
     begun: State = "start"
     for number, message in enumerate(found.messages, 1):
         if message.role == "tool":
@@ -130,7 +130,7 @@ def examine_dialogue(found: Conversation, keywords: Keywords) -> list[Oddity]:
 
 def _at_the_end(
     message: Message, ended: Ended, behind: Message | None, keywords: Keywords, number: int
-) -> Sequence[Oddity]:
+) -> Sequence[RowWarning]:
     """What is odd in how a reply ends."""
     if ended.state in ("start", "answer"):
         return ()
@@ -139,17 +139,19 @@ def _at_the_end(
         return ()
     if ended.state == "result" and ended.tail.strip():
         what = f"message {number} ends with what {result} brought: that is never trained; an answer opens with {answer}"
-        return (Oddity("ends-in-result", what),)
+        return (RowWarning("ends-in-result", what),)
     if ended.state in ("input", "result"):
         if behind and behind.content.lstrip().startswith(result[:-1]):
             return ()  # the result is told as the user's message
-        return (Oddity("open-call", f"message {number} ends with a call of {ended.called!r} that has no result"),)
+        return (RowWarning("open-call", f"message {number} ends with a call of {ended.called!r} that has no result"),)
     if ended.state == "thought":
-        return (Oddity("no-final-answer", f"message {number} ends with a thought, without {answer}"),)
+        return (RowWarning("no-final-answer", f"message {number} ends with a thought, without {answer}"),)
     return ()
 
 
-def walk(text: str, keywords: Keywords, offer: Offer, where: str, odd: list[Oddity], begun: State = "start") -> Ended:
+def walk(
+    text: str, keywords: Keywords, offer: Offer, where: str, odd: list[RowWarning], begun: State = "start"
+) -> Ended:
     """Goes through a reply and adds to `odd`; `begun` is "result" where a tool spoke before. BadRow as above."""
     found = marks(text, keywords)
     found = _with_inline_results(text, found, keywords)
@@ -167,7 +169,7 @@ class _Walk:
     keywords: Keywords
     offer: Offer
     where: str
-    odd: list[Oddity]
+    odd: list[RowWarning]
     state: State
     called: str = ""
     opened: Mark | None = field(default=None)
@@ -252,7 +254,7 @@ class _Walk:
                 raise self._bad("bad-arguments", f"{self.called}: {arguments.reason}")
             if arguments.reason:
                 what = f"{self.where}, {self.called}: {self.keywords.input!r} brings no JSON object: {_line(text)!r}"
-                self.odd.append(Oddity("plain-input", what))
+                self.odd.append(RowWarning("plain-input", what))
                 return
             value = loads(arguments.text)
         tool, strict = self.offer.tool(self.called)

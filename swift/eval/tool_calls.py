@@ -37,7 +37,7 @@ def cases_of(row: Conversation, format_name: str = "react_en") -> Iterator[Case]
             continue
         calls = message.tool_calls
         if not row.tools:
-            text, stops = message.content, call_format.marks.stop
+            text, stops = message.content, call_format.syntax.stop
             ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
             _, calls = call_format.parse(text[: min(ends, default=len(text))])
         if len(calls) == 1:
@@ -65,7 +65,7 @@ def judge(reply: str, expected: ToolCall, format_name: str = "react_en") -> Verd
     """Compare the text of a reply with the call that is right; arguments are compared as JSON values."""
     call_format = tool_format(format_name)
     _, calls = call_format.parse(reply)
-    handed_over = not call_format.marks.stop or reply.rstrip().endswith(call_format.marks.stop)
+    handed_over = not call_format.syntax.stop or reply.rstrip().endswith(call_format.syntax.stop)
     return _verdict(reply, calls if handed_over else (), expected)
 
 
@@ -78,7 +78,7 @@ def judge_all(
     `format_name` is the format that it asks for.
     """
     params = replace(GREEDY, max_tokens=max_tokens)
-    told = replace(params, stop=tool_format(format_name).marks.stop)
+    told = replace(params, stop=tool_format(format_name).syntax.stop)
 
     def ask(case: Case) -> Verdict:
         said = collect(chat(case.messages, case.tools, params if case.tools else told)).message

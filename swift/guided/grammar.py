@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from swift.agent import SOME_ARGUMENTS, Thinking, ToolFormat, shape, some_arguments, without_ids
+from swift.agent import SAMPLE_ARGUMENTS, ReasoningTags, ToolFormat, call_template, sample_arguments, without_ids
 from swift.agent.tagged import definitions
 from swift.chat import Tool, ToolCall
 from swift.guided import tagged_grammar
@@ -25,7 +25,7 @@ class Rules(NamedTuple):
     schema: dict[str, Any] | None = None
     strict: frozenset[str] = frozenset()
     strict_schema: bool = False
-    thinking: Thinking | None = None
+    thinking: ReasoningTags | None = None
 
 
 def grammar_lines(
@@ -49,7 +49,7 @@ class _Calls:
     def __init__(
         self, tool_format: ToolFormat, rules: Rules, special: Special, schemas: Mapping[str, dict[str, Any]]
     ) -> None:
-        self._format, self._shape, self._rules, self._special = tool_format, shape(tool_format), rules, special
+        self._format, self._shape, self._rules, self._special = tool_format, call_template(tool_format), rules, special
         self._schemas = schemas
 
     def required(self) -> list[str]:
@@ -58,20 +58,20 @@ class _Calls:
 
     def _thought(self) -> tuple[str, list[str]]:
         """What may come before a call or an answer: a line of thought, where the form has a word for it."""
-        word = self._format.marks.thought
+        word = self._format.syntax.thought
         return ("THOUGHT? ", [f"THOUGHT: {quoted(word)} /[^\\n]{{1,400}}\\n/"]) if word else ("", [])
 
     def _said_or_calls(self) -> list[str]:
         """JSON of the schema or calls, and nothing free: each may have its thought, the JSON the form's word for it."""
         thought, terminals = self._thought()
-        answer = self._format.marks.answer
+        answer = self._format.syntax.answer
         opening = f"({thought}ANSWER)? " if answer else ""
         terminals += [f'ANSWER: {quoted(answer)} " "?'] if answer else []
         return [*terminals, f"start: {opening}said | {thought}{self._head} calls"]
 
     def free(self) -> list[str]:
         """Says what it likes up to a mark; from there on, calls."""
-        head, mark = self._shape.head, self._format.marks.call[0]
+        head, mark = self._shape.head, self._format.syntax.call[0]
         rest = self._rest()
         if self._rules.schema is not None:
             return self._objects() if head.startswith("{") else [*self._said_or_calls(), *rest]
@@ -127,7 +127,7 @@ class _Calls:
         return [f"calls: one {self._others()}", f"one: {one}", *each]
 
     def _arguments(self, name: str, schema: dict[str, Any]) -> list[str]:
-        tags = self._format.marks.tags
+        tags = self._format.syntax.tags
         return tagged_grammar.rules(name, schema, tags, self._literal) if tags else [f"{name}: {json_rule(schema)}"]
 
     def _others(self) -> str:
@@ -136,8 +136,8 @@ class _Calls:
 
     def _before(self, tool: Tool) -> str:
         """What the form writes from a tool's name up to its arguments."""
-        text = self._format.call("", [ToolCall(tool.name, SOME_ARGUMENTS)])
-        return text[len(self._shape.head) : text.index(some_arguments(self._format.marks))]
+        text = self._format.call("", [ToolCall(tool.name, SAMPLE_ARGUMENTS)])
+        return text[len(self._shape.head) : text.index(sample_arguments(self._format.syntax))]
 
     @property
     def _head(self) -> str:
@@ -148,7 +148,7 @@ class _Calls:
 
     def _literal(self, text: str) -> str:
         """The text in the grammar's language: marks that are tokens of their own become these, ids any that will do."""
-        ids = self._format.marks.ids
+        ids = self._format.syntax.ids
         parts = (
             literals(split_at_special_tokens(part, self._special), self._special) for part in without_ids(text, ids)
         )

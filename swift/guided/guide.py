@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from llguidance.hf import from_tokenizer
 from torch import Tensor
 
-from swift.agent import Thinking, ToolFormat
+from swift.agent import ReasoningTags, ToolFormat
 from swift.agent.tools import argument_schema
 from swift.chat import Tool
 from swift.guided import tagged_grammar
@@ -158,7 +158,7 @@ class _Held(NamedTuple):
 
 def _arguments(tool_format: ToolFormat, tool: Tool, strict: bool) -> _Held:
     schema, dropped = enforceable(closed(argument_schema(tool)))
-    if tags := tool_format.marks.tags:
+    if tags := tool_format.syntax.tags:
         schema, more = tagged_grammar.enforceable(schema, tags)
         dropped += more
     return _Held(tool.name, schema, tuple(each._replace(tool=tool.name) for each in dropped), strict)
@@ -179,7 +179,7 @@ class GrammarGuide:
     text: str
     matcher: LLMatcher
     unenforced: tuple[Unenforced, ...] = ()
-    thinking: Thinking | None = None
+    thinking: ReasoningTags | None = None
     encode: Callable[[str], list[int]] = lambda text: []
 
     def begin(self) -> Matcher:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from swift.agent import Thinking
-from swift.agent.reasoning_parser import Thoughts
+from swift.agent import ReasoningTags
+from swift.agent.reasoning_parser import ReasoningParser
 from swift.guided.lark import Special, literals, quoted, split_at_special_tokens
 
 Rule = Literal["edge", "inside", "after", "content"]
@@ -21,9 +21,9 @@ class Position(NamedTuple):
     marks: str
 
 
-def position_after(thinking: Thinking, text: str) -> Position:
+def position_after(thinking: ReasoningTags, text: str) -> Position:
     """How far the reply has come that begins with `text`."""
-    thoughts = Thoughts(thinking, text)
+    thoughts = ReasoningParser(thinking, text)
     if thoughts.place == "thought":
         return Position("inside", thinking.open)
     ended = f"{thinking.open}{thinking.close}"
@@ -32,7 +32,7 @@ def position_after(thinking: Thinking, text: str) -> Position:
     return Position("after", ended) if thoughts.parted else Position("edge", "")
 
 
-def thinking_first(lines: Sequence[str], thinking: Thinking, special: Special) -> list[str]:
+def thinking_first(lines: Sequence[str], thinking: ReasoningTags, special: Special) -> list[str]:
     """The lines of a grammar, for replies that may think before. Content opens as it does in such replies.
 
     Text that begins like a thought is one, so nothing in it can be taken for a call.

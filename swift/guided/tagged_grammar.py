@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from swift.agent import Notation, Tags
+from swift.agent import Notation, ArgumentTags
 from swift.agent.tagged import as_object, definitions, fits, in_order, value_schemas, write_value
 from swift.guided.lark import json_rule, quoted
 from swift.guided.literal_grammar import ANNOTATIONS, ANY_TEXT, Literal, Values, pattern, resolve_reference, separated
@@ -15,7 +15,7 @@ _OF_OBJECT = ANNOTATIONS | {"type", "properties", "required", "additionalPropert
 _OF_TEXT = {"minLength", "maxLength", "pattern"}
 
 
-def enforceable(schema: dict[str, Any], tags: Tags) -> tuple[dict[str, Any], tuple[Unenforced, ...]]:
+def enforceable(schema: dict[str, Any], tags: ArgumentTags) -> tuple[dict[str, Any], tuple[Unenforced, ...]]:
     """The schema without what arguments in tags cannot be held to: the same one where there is nothing."""
     if not why_not(schema, tags):
         return schema, ()
@@ -36,7 +36,7 @@ def enforceable(schema: dict[str, Any], tags: Tags) -> tuple[dict[str, Any], tup
     return made, tuple(dropped)
 
 
-def why_not(schema: dict[str, Any], tags: Tags) -> str:
+def why_not(schema: dict[str, Any], tags: ArgumentTags) -> str:
     """Why arguments in tags cannot be held to the schema; "" if they can."""
     try:
         return why_no_grammar("\n".join(["start: arguments", *rules("arguments", schema, tags)]))
@@ -52,7 +52,7 @@ class Kind(NamedTuple):
     schema: dict[str, Any] | None = None
 
 
-def rules(name: str, schema: dict[str, Any], tags: Tags, literal: Literal = quoted) -> list[str]:
+def rules(name: str, schema: dict[str, Any], tags: ArgumentTags, literal: Literal = quoted) -> list[str]:
     """The rule `name`, and those that it is made of: the arguments that a schema names, in its order, and no others.
 
     Raises ValueError for what a schema may say and tags cannot be held to. Texts are not held to their `format`,
@@ -76,7 +76,7 @@ def rules(name: str, schema: dict[str, Any], tags: Tags, literal: Literal = quot
     return [f"{name}: {parts or quoted('')}", *made]
 
 
-def _argument(name: str, key: str, about: dict[str, Any], tags: Tags, literal: Literal) -> list[str]:
+def _argument(name: str, key: str, about: dict[str, Any], tags: ArgumentTags, literal: Literal) -> list[str]:
     opening = literal(tags.before + key + tags.between)
     if tags.notation.quote:
         values = Values(f"{name}_value", tags.notation, literal)

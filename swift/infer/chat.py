@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
-from swift.agent import TOOL_FORMATS, Marks, shape, tool_format
-from swift.agent.reasoning_parser import Thoughts
-from swift.agent.reply import Split
+from swift.agent import TOOL_FORMATS, Syntax, call_template, tool_format
+from swift.agent.reasoning_parser import ReasoningParser
+from swift.agent.reply import LabelParser
 from swift.chat import Delta, Draft, FinishReason, Logprob, Message, Tool, Usage
 from swift.engine.interface import Engine, TokenOutput, TokenStream
 from swift.engine.sampling import SamplingParams
@@ -72,7 +72,7 @@ class LocalChat:
         self.engine = engine
         self.renderer = renderer
         self._raw = raw
-        self._marks = Marks((), (), "turn") if raw else renderer.tool_format.marks
+        self._marks = Syntax((), (), "turn") if raw else renderer.tool_format.syntax
         self._vocabulary = Vocabulary(renderer.tokenizer, renderer.stop.tokens)
 
     def guide(self, rules: Rules) -> Guide:
@@ -80,7 +80,7 @@ class LocalChat:
 
         Raises ValueError for what it cannot be held to.
         """
-        rules = rules._replace(thinking=self.renderer.thinking if self.renderer.thinks else None)
+        rules = rules._replace(thinking=self.renderer.thinking if self.renderer.supports_thinking else None)
         return self._vocabulary.guide(self.renderer.tool_format, rules)
 
     def __call__(
@@ -90,16 +90,16 @@ class LocalChat:
         params: SamplingParams = DEFAULT_PARAMS,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Deltas:
-        prompt, begun = self.renderer.ask(messages, tools, template_kwargs)
+        prompt, begun = self.renderer.prompt(messages, tools, template_kwargs)
         if params.guide:
             params = replace(params, guide=params.guide.after(begun))
-        ends, marks = self.renderer.stop.texts, self.renderer.tool_format.marks
-        found = stop_strings(params, ends, marks.stop if tools else ())
+        ends, syntax = self.renderer.stop.texts, self.renderer.tool_format.syntax
+        found = stop_strings(params, ends, syntax.stop if tools else ())
         stream = ReplyStream(
             self.renderer.decode,
             [ending for ending in found if ending.text not in ends],
             prompt[-CONTEXT:],
-            Thoughts(None if self._raw else self.renderer.thinking, begun),
+            ReasoningParser(None if self._raw else self.renderer.thinking, begun),
             [ending for ending in found if ending.text in ends],
         )
         inputs = self.renderer.inputs(messages, prompt)
@@ -107,7 +107,7 @@ class LocalChat:
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = DEFAULT_PARAMS) -> Deltas:
         """Goes on with plain text, or with tokens: no template, no tools."""
-        tokens = self.renderer.continued(prompt) if isinstance(prompt, str) else prompt
+        tokens = self.renderer.raw_prompt_tokens(prompt) if isinstance(prompt, str) else prompt
         return self._reply(tokens, ReplyStream(self.renderer.decode, stop_strings(params), tokens[-CONTEXT:]), params)
 
     def _reply(
@@ -123,7 +123,7 @@ class LocalChat:
 
     def _calling(self, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
         tool_format = self.renderer.tool_format
-        talk, split = ToolCallStream(tool_format.marks, shape(tool_format)), Split(self._marks)
+        talk, split = ToolCallStream(tool_format.syntax, call_template(tool_format)), LabelParser(self._marks)
         thought = ""  # "\n" while only a block was thought, before what the form has words for
         for delta in deltas:
             thought = "\n" if delta.reasoning else thought
@@ -187,7 +187,7 @@ def stop_strings(
 @cache
 def tool_stop_strings() -> frozenset[str]:
     """The texts, of any form, at which a model hands over to its environment."""
-    return frozenset(mark for name in TOOL_FORMATS for mark in tool_format(name).marks.stop)
+    return frozenset(mark for name in TOOL_FORMATS for mark in tool_format(name).syntax.stop)
 
 
 def _deltas(

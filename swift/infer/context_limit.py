@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from swift.engine.sampling import TooLong
-from swift.template.token_lower_bound import Bound
+from swift.template.token_lower_bound import TokenLowerBound
 
 
 class ContextLimit:
@@ -30,5 +30,5 @@ class ContextLimit:
                 )
 
     @cached_property
-    def _bound(self) -> Bound:
-        return Bound(self._tokenizer)
+    def _bound(self) -> TokenLowerBound:
+        return TokenLowerBound(self._tokenizer)

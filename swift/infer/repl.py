@@ -61,7 +61,7 @@ def rounds(tool_format: ToolFormat, messages: Sequence[Message], offered: bool =
     for role, group in groupby(messages, key=lambda message: message.role):
         if role == "system":
             continue
-        told = role == "user" or (role == "tool" and not tool_format.marks.inline)
+        told = role == "user" or (role == "tool" and not tool_format.syntax.inline)
         if not found or (told and found[-1][1]):
             found.append(["", ""])
         if role == "tool":
@@ -109,7 +109,7 @@ class Repl:
         self._params = params
         self._format = tool_format
         self._inline = (
-            tool_format if tool_format.marks.inline else REACT
+            tool_format if tool_format.syntax.inline else REACT
         )  # a system text may ask for ReAct whatever the form is
         self._screen = TerminalOutput(out, colours)
         self._first_system = self._system = system
@@ -231,7 +231,7 @@ class Repl:
     @property
     def _awaits_observation(self) -> bool:
         last = self._dialogue[-1] if self._dialogue else None
-        return last is not None and last.role == "assistant" and last.content.endswith(self._inline.marks.stop)
+        return last is not None and last.role == "assistant" and last.content.endswith(self._inline.syntax.stop)
 
     @property
     def _offers(self) -> bool:
@@ -270,7 +270,7 @@ class Repl:
 
     def _apart(self, message: Message) -> str:
         """The thought of a message, where the form has no word for it that stands in its text."""
-        return "" if self._offers and self._format.marks.thought else message.reasoning
+        return "" if self._offers and self._format.syntax.thought else message.reasoning
 
     def _ended(self, end: End) -> None:
         self._screen.fresh()
@@ -304,7 +304,7 @@ class Repl:
         results = list(takewhile(lambda message: message.role == "tool", reversed(asked)))
         if results and self._tools:  # what was typed in is on the screen
             told = self._format.result([message.content for message in reversed(results)])
-            self._screen.show(told if self._format.marks.inline else f"\n{told}\n", "observation")
+            self._screen.show(told if self._format.syntax.inline else f"\n{told}\n", "observation")
         deltas = self._chat(asked, tools, params)
         written = ReplyView(self._format, self._screen, self._offers)
         finish: FinishReason | None = None

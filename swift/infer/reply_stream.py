@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import NamedTuple
 from uuid import uuid4
 
-from swift.agent import Ids, Marks, Shape, without_ids
-from swift.agent.reasoning_parser import Said, Thoughts
+from swift.agent import CallIds, Syntax, CallTemplate, without_ids
+from swift.agent.reasoning_parser import ReplyText, ReasoningParser
 from swift.agent.tools import json_arguments
 from swift.chat import Message, ToolCall
 
@@ -92,28 +92,28 @@ class ReplyStream:
         decode: Callable[[list[int]], str],
         stop_strings: Sequence[StopString] = (),
         before: Sequence[int] = (),
-        thoughts: Thoughts | None = None,
+        thoughts: ReasoningParser | None = None,
         turn: Sequence[StopString] = (),
     ) -> None:
         self._characters = Detokenizer(decode, before)
         self._turn, self._content = StopChecker(turn), StopChecker(stop_strings)
-        self._thoughts = thoughts or Thoughts(None)
+        self._thoughts = thoughts or ReasoningParser(None)
 
     @property
     def ended(self) -> StopString | None:
         return self._content.ended or self._turn.ended
 
-    def push(self, token: int) -> Said:
+    def push(self, token: int) -> ReplyText:
         return self._told(self._turn.push(self._characters.push(token)))
 
-    def flush(self) -> Said:
+    def flush(self) -> ReplyText:
         told = self._told(self._turn.push(self._characters.flush()) + self._turn.flush())
         rest = self._thoughts.end()
-        return told + Said(rest.reasoning, self._content.push(rest.content) + self._content.flush())
+        return told + ReplyText(rest.reasoning, self._content.push(rest.content) + self._content.flush())
 
-    def _told(self, text: str) -> Said:
+    def _told(self, text: str) -> ReplyText:
         told = self._thoughts.push(text)
-        return Said(told.reasoning, self._content.push(told.content))
+        return ReplyText(told.reasoning, self._content.push(told.content))
 
 
 class ToolCallStream:
@@ -124,7 +124,7 @@ class ToolCallStream:
     another way is left to `end`, which gets the whole reply as its form reads it.
     """
 
-    def __init__(self, marks: Marks, shape: Shape) -> None:
+    def __init__(self, marks: Syntax, shape: CallTemplate) -> None:
         # A form without a text before its first call opens with the name: such a call has the first line for itself.
         bare = not shape.head
         self._marks = (*marks.call, shape.middle) if bare else marks.call
@@ -194,7 +194,7 @@ class ToolCallStream:
 _BARE = r"[\w.-]+"  # a name alone on its line
 
 
-def _openings(shape: Shape, marks: Marks) -> tuple[re.Pattern[str], re.Pattern[str]]:
+def _openings(shape: CallTemplate, marks: Syntax) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """What comes before the arguments of the first call, and of the others: white space and ids may differ."""
     if marks.opening:
         return re.compile(marks.opening), re.compile(marks.opening)
@@ -206,7 +206,7 @@ def _openings(shape: Shape, marks: Marks) -> tuple[re.Pattern[str], re.Pattern[s
     return re.compile(head + name + between, re.IGNORECASE), re.compile(middle + name + between, re.IGNORECASE)
 
 
-def _loosely(text: str, ids: Ids | None) -> str:
+def _loosely(text: str, ids: CallIds | None) -> str:
     parts = (r"\s*".join(re.escape(word) for word in re.split(r"\s+", part)) for part in without_ids(text, ids))
     return rf"\s*{ids.pattern}\s*".join(parts) if ids else next(parts)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from swift.agent import SOME_ARGUMENTS, ToolFormat, shape
-from swift.agent.reply import BLOCK
+from swift.agent import SAMPLE_ARGUMENTS, ToolFormat, call_template
+from swift.agent.reply import THINK_TAGS
 from swift.chat import Delta, Draft, ToolCall
 from swift.infer.terminal_output import TerminalOutput
 
@@ -18,7 +18,7 @@ class ReplyView:
 
     def __init__(self, tool_format: ToolFormat, screen: TerminalOutput, offered: bool) -> None:
         self._format = tool_format
-        self._word = tool_format.marks.thought if offered else ""
+        self._word = tool_format.syntax.thought if offered else ""
         self._in_block = False
         self._screen = screen
         self._draft = Draft()
@@ -42,7 +42,7 @@ class ReplyView:
         if reply.tool_calls:
             self._show_calls(whole)
         if whole and self._in_block:
-            self._screen.show(f"\n{BLOCK.close}\n", "thought")
+            self._screen.show(f"\n{THINK_TAGS.close}\n", "thought")
 
     def _show_thought(self, thought: str) -> None:
         begins = not self._thought
@@ -50,14 +50,14 @@ class ReplyView:
             thought = f"{self._word} {thought.lstrip()}"
         if not self._word and not self._in_block:
             self._screen.fresh()
-            thought = f"{BLOCK.open}\n{thought}" if begins else f"{BLOCK.open}{thought}"
+            thought = f"{THINK_TAGS.open}\n{thought}" if begins else f"{THINK_TAGS.open}{thought}"
             self._in_block = True
         self._screen.show(thought, "thought")
 
     def _leave_thought(self) -> None:
         """Before what is said, or the first call where nothing is."""
         if self._in_block:
-            self._screen.show(f"\n{BLOCK.close}\n\n", "thought")
+            self._screen.show(f"\n{THINK_TAGS.close}\n\n", "thought")
             self._in_block = False
         elif self._word and self._thought and not self._text:
             self._screen.fresh()
@@ -68,11 +68,11 @@ class ReplyView:
         if whole:
             written = self._format.call(reply.content, reply.tool_calls)[len(reply.content) :]
             # arguments that are no JSON object after all stay as they came
-            calls = written if written.startswith(self._calls) else calls + shape(self._format).tail
+            calls = written if written.startswith(self._calls) else calls + call_template(self._format).tail
         if not self._calls and calls:
             self._leave_thought()
         new = calls.removeprefix(self._calls)
-        mark = next((mark for mark in self._format.marks.stop if new.endswith(mark)), "")
+        mark = next((mark for mark in self._format.syntax.stop if new.endswith(mark)), "")
         self._screen.show(new.removesuffix(mark), "call")
         self._screen.show(mark, "observation")
         self._calls = calls
@@ -80,10 +80,10 @@ class ReplyView:
     def _begun(self) -> str:
         """What the form will have written of the calls by now, where their arguments are written as they come."""
         reply = self._draft.message
-        if self._format.marks.tags or not all(call.arguments.startswith("{") for call in reply.tool_calls[:-1]):
+        if self._format.syntax.tags or not all(call.arguments.startswith("{") for call in reply.tool_calls[:-1]):
             return self._calls
-        parts = shape(self._format)
-        first = self._format.call(reply.content, [ToolCall(_NAME, SOME_ARGUMENTS)])
+        parts = call_template(self._format)
+        first = self._format.call(reply.content, [ToolCall(_NAME, SAMPLE_ARGUMENTS)])
         opening = first[len(reply.content) : first.index(_NAME, len(reply.content))]
         *before, last = reply.tool_calls
         written = "".join(f"{call.name}{parts.between}{call.arguments}{parts.middle}" for call in before)

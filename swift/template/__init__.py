@@ -3,6 +3,6 @@
 from swift.template.loss_scale import loss_scale
 from swift.template.render import Rendered, Renderer, Stop
 from swift.template.template import Template, jinja, names, template
-from swift.template.template_writer import Piece
+from swift.template.template_writer import Span
 
-__all__ = ["Piece", "Rendered", "Renderer", "Stop", "Template", "jinja", "loss_scale", "names", "template"]
+__all__ = ["Rendered", "Renderer", "Span", "Stop", "Template", "jinja", "loss_scale", "names", "template"]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from swift.agent import ToolFormat
 from swift.template.template_messages import Reply, Wire
-from swift.template.tokenizer_template import OwnLayout
+from swift.template.tokenizer_template import TokenizerTemplate
 
 CONTENT, THOUGHT = "\ue000", "\ue001"  # stand for a reply's texts while the template writes around them
 TAILS = 1 << 12
 """Shapes of dialogues for which it is kept how a reply ends."""
 
 
-class Body(NamedTuple):
+class Completion(NamedTuple):
     """What the model writes, and the token that ends its turn."""
 
     text: str
@@ -33,15 +33,15 @@ class _Asked(NamedTuple):
     off: bool
 
 
-class Bodies:
+class Completions:
     """Makes bodies by a layout's template; `form` is that of its calls."""
 
-    def __init__(self, layout: OwnLayout, tool_format: ToolFormat) -> None:
+    def __init__(self, layout: TokenizerTemplate, tool_format: ToolFormat) -> None:
         self._layout = layout
         self._nature = layout.nature
         self._format = tool_format
-        self._allowed = (*tool_format.marks.special, *layout.marks)
-        self._ends = {layout.nature.end, *layout.stops, *tool_format.marks.stop}
+        self._allowed = (*tool_format.syntax.special, *layout.marks)
+        self._ends = {layout.nature.end, *layout.stops, *tool_format.syntax.stop}
         self._tails: dict[tuple[object, ...], str] = {}
         self._around: dict[tuple[object, ...], tuple[str, str]] = {}
 
@@ -53,14 +53,14 @@ class Bodies:
         before: Sequence[Wire],
         tools: Sequence[Wire],
         variables: Mapping[str, Any],
-    ) -> Body:
+    ) -> Completion:
         """The body of a reply to `prompt`, which the template made of `before`; `speaks`: the reply has content."""
         asked = self._asked(prompt)
         target = self._target(reply, speaks, asked)
         tail = self._tail(reply, target, asked, before, tools, variables)
         return self._whole(reply, speaks, asked, tail)
 
-    def likely(self, reply: Reply, speaks: bool, prompt: str, before: Sequence[Wire]) -> Body | None:
+    def likely(self, reply: Reply, speaks: bool, prompt: str, before: Sequence[Wire]) -> Completion | None:
         """What `of` gives if the template writes the reply as the last one like it, other texts and calls in their
         places; None where there was none. Renders nothing: the next prompt shows whether it is so."""
         asked = self._asked(prompt)
@@ -90,7 +90,7 @@ class Bodies:
         """The calls of a reply as the form writes them, "" for none."""
         return self._format.call("", reply.called) if reply.calls else ""
 
-    def _whole(self, reply: Reply, speaks: bool, asked: _Asked, tail: str | None) -> Body:
+    def _whole(self, reply: Reply, speaks: bool, asked: _Asked, tail: str | None) -> Completion:
         """The body: a tail with what the template leaves out."""
         nature, content = self._nature, CONTENT if speaks else ""
         if tail is None:  # it writes finished replies in a way of their own: the reply as the form has it
@@ -174,13 +174,13 @@ class Bodies:
             return within.partition(closing)[2].lstrip() if opened["closed"] else within.lstrip()
         return None
 
-    def _cut(self, tail: str, end: str) -> Body:
+    def _cut(self, tail: str, end: str) -> Completion:
         """The tail up to the token that ends the turn, which is `end` where the template writes none."""
         run = self._layout.trailing.search(tail)
         for found in self._layout.added.finditer(tail, run.start()) if run else ():
             if found[0] == end or found[0] in self._ends:
-                return Body(tail[: found.start()], found[0])
-        return Body(tail, end)
+                return Completion(tail[: found.start()], found[0])
+        return Completion(tail, end)
 
 
 def _likeness(target: Wire, asked: _Asked, before: Sequence[Wire]) -> tuple[object, ...]:

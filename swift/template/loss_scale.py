@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from swift.agent import Thinking, ToolFormat, tool_format
+from swift.agent import ReasoningTags, ToolFormat, tool_format
 
 Pieces = list[tuple[str, float]]
 """Pieces of a text in order with the weight of each; joined they are the text."""
@@ -106,7 +106,7 @@ def loss_scale(spec: str, format_name: str = "react_en") -> LossScale:
     return LossScale({name: _rules(name, format_name) for name in map(str.strip, spec.split("+"))})
 
 
-def with_thoughts(scale: LossScale, thinking: Thinking, weight: float) -> LossScale:
+def with_thoughts(scale: LossScale, thinking: ReasoningTags, weight: float) -> LossScale:
     """The scale, times `weight` in a thought that opens a reply."""
     if weight == 1:
         return scale
@@ -118,7 +118,7 @@ def with_thoughts(scale: LossScale, thinking: Thinking, weight: float) -> LossSc
 def _rules(name: str, format_name: str) -> Rules:
     if name == AUTO:
         call_format = tool_format(format_name)
-        return SCALES["react"] if "Action:" in call_format.marks.call else Rules(calls=call_format)
+        return SCALES["react"] if "Action:" in call_format.syntax.call else Rules(calls=call_format)
     if name in SCALES:
         return SCALES[name]
     if name.endswith(".json") or Path(name).is_file():
@@ -192,7 +192,7 @@ def _any_keyword(keywords: tuple[str, ...]) -> re.Pattern[str]:
 def _by_call(call_format: ToolFormat, text: str) -> Pieces:
     content, calls = call_format.parse(text)
     if calls:
-        begins = len(content) if text.startswith(content) else _first(call_format.marks.call, text)
+        begins = len(content) if text.startswith(content) else _first(call_format.syntax.call, text)
         behind = "" if begins else content.strip()  # Gemma's templates put words behind the calls
         ends = len(text.removesuffix(behind))
         parts = ((text[:begins], 1.0), (text[begins:ends], 2.0), (text[ends:], 1.0))

@@ -50,7 +50,7 @@ class Vocabulary(dict[str, Encoded]):
         return found
 
 
-class Words:
+class OffsetTokenizer:
     """A fast tokenizer that keeps apart a special token and the same characters typed by somebody.
 
     `marks` are the special tokens that a text form may write in a reply.

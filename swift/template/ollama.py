@@ -33,7 +33,9 @@ def modelfile(
         tools = ollama_tools.tools(tool_format)
     except ValueError as reason:
         missing = str(reason)
-    words = dict.fromkeys([*(tokenizer.decode([token]) for token in stops), *(tool_format.marks.stop if tools else ())])
+    words = dict.fromkeys(
+        [*(tokenizer.decode([token]) for token in stops), *(tool_format.syntax.stop if tools else ())]
+    )
     lines = [f"FROM ./{weights}", f'TEMPLATE """{_template(template, tools, tokenizer)}"""']
     if template.default_system:
         lines.append(f'SYSTEM """{template.default_system}"""')

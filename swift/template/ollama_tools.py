@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from swift.agent import STOCK_SYSTEM, ToolFormat, shape
+from swift.agent import STOCK_SYSTEM, ToolFormat, call_template
 from swift.chat import Tool, ToolCall
 
 _TOOLS = 3  # two show what stands between, the third that it is the same again
@@ -42,13 +42,13 @@ def literal(text: str) -> str:
 
 def tools(tool_format: ToolFormat) -> Tools:
     """ValueError, which says why, where Ollama's language cannot say what the form writes."""
-    if tool_format.marks.tags:
+    if tool_format.syntax.tags:
         raise ValueError("it writes each argument between tags of its own")
     opening, between, closing = tool_format.result([_TEXT] * 2).split(_TEXT)
-    around = shape(tool_format)
+    around = call_template(tool_format)
     tail = around.tail
     # Ollama cuts a reply before its stop text, so that this is written with the result
-    for stop in tool_format.marks.stop if tool_format.marks.inline else ():
+    for stop in tool_format.syntax.stop if tool_format.syntax.inline else ():
         if tail.endswith(stop):
             tail, opening = tail.removesuffix(stop), stop + opening
     arguments = "{{ json .Function.Arguments }}"
@@ -65,7 +65,7 @@ def tools(tool_format: ToolFormat) -> Tools:
         literal(opening),
         literal(between),
         literal(closing),
-        tool_format.marks.results,
+        tool_format.syntax.results,
     )
 
 

@@ -16,19 +16,19 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple, TypeVar
 
-from swift.agent import Thinking, ToolFormat, tool_format
-from swift.agent.reply import environment, read_reply, write_reply
+from swift.agent import ReasoningTags, ToolFormat, tool_format
+from swift.agent.reply import read_reply, split_observations, write_reply
 from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
 from swift.template.image_processor import ImageProcessor
 from swift.template.loss_scale import AUTO, loss_scale, with_thoughts
-from swift.template.offset_tokenizer import Special, Words
-from swift.template.reply_spans import Speech, closing_weight
-from swift.template.segments import Dialogues, tell_once
+from swift.template.offset_tokenizer import OffsetTokenizer, Special
+from swift.template.reply_spans import ReplySpans, closing_weight
+from swift.template.segments import SegmentBuilder, tell_once
 from swift.template.split_points import Encoded
 from swift.template.template import Template
 from swift.template.template_probe import PLAIN
-from swift.template.template_writer import NOTHING, Kind, Piece, Spoken, TableWriter, Turn
-from swift.template.tokenizer_template import HistoryReasoning, OwnLayout
+from swift.template.template_writer import NOTHING, Kind, ReplyPart, Span, TableWriter, Turn
+from swift.template.tokenizer_template import HistoryReasoning, TokenizerTemplate
 
 T = TypeVar("T")
 _QUERY = "\ue000"  # stands for the user's text while a template writes around it
@@ -50,11 +50,11 @@ class Stop(NamedTuple):
     texts: tuple[str, ...]
 
 
-class Asked(NamedTuple):
+class Prompt(NamedTuple):
     """A prompt, and what of the reply stands in it already: a thought that the template opens, for example."""
 
     tokens: list[int]
-    begun: str = ""
+    prefill: str = ""
 
 
 class Rendered(NamedTuple):
@@ -102,7 +102,7 @@ class Renderer:
         layout = None
         if template is None:
             stops = [str(each) for each in tokenizer.convert_ids_to_tokens(list(self._eos))]
-            layout = OwnLayout(tokenizer, stops, format_name, mark, history_reasoning, template_kwargs, today)
+            layout = TokenizerTemplate(tokenizer, stops, format_name, mark, history_reasoning, template_kwargs, today)
         elif template_kwargs:
             names = ", ".join(template_kwargs)
             raise ValueError(f"{names}: template {template.name!r} has no variables, the model's own template may have")
@@ -111,13 +111,13 @@ class Renderer:
         )
         self.tool_format: ToolFormat = tool_format(self.format_name)
         self.scale = loss_scale(scale, self.format_name)
-        self._words = Words(tokenizer, [*self.tool_format.marks.special, *(layout.marks if layout else ())])
+        self._words = OffsetTokenizer(tokenizer, [*self.tool_format.syntax.special, *(layout.marks if layout else ())])
         scale_of_text = self.scale if layout else with_thoughts(self.scale, PLAIN, reasoning_weight)
-        self._speech = Speech(self.tool_format, scale_of_text, reasoning_weight)
-        self._own = Dialogues(layout, self._speech, self._words) if layout else None
+        self._speech = ReplySpans(self.tool_format, scale_of_text, reasoning_weight)
+        self._own = SegmentBuilder(layout, self._speech, self._words) if layout else None
         self._table = TableWriter(template, tokenizer, self._words.opening, mark) if template else None
-        self.thinking: Thinking | None = layout.nature.thinking if layout else PLAIN
-        self.thinks = layout is not None and layout.nature.thinks
+        self.thinking: ReasoningTags | None = layout.nature.thinking if layout else PLAIN
+        self.supports_thinking = layout is not None and layout.nature.thinks
         self._opening = self._reply_opening()
         self._closing = layout.closing if layout else self.writer.closing
         default_system = "" if layout else self.writer.default_system
@@ -125,7 +125,7 @@ class Renderer:
         self.stop = self._stop()
 
     @property
-    def own(self) -> bool:
+    def uses_tokenizer_template(self) -> bool:
         """Whether the chat template that came with the tokenizer lays dialogues out."""
         return self._own is not None
 
@@ -142,7 +142,7 @@ class Renderer:
         return self._table
 
     @property
-    def layout(self) -> OwnLayout:
+    def layout(self) -> TokenizerTemplate:
         """The model's own template. Raises ValueError where a table of ours lays dialogues out."""
         if self._own is None:
             raise ValueError("a table of ours lays dialogues out, not the tokenizer's own chat template")
@@ -151,7 +151,7 @@ class Renderer:
     def samples(self, conversation: Conversation) -> list[Sample]:
         """The row as training sees it: one sample, or one for each stretch of a dialogue whose template rewrites
         earlier rounds; no reply is trained twice. Raises ValueError for a dialogue it cannot lay out."""
-        return [self._sample(conversation, pieces) for pieces in self.stretches(conversation)]
+        return [self._sample(conversation, pieces) for pieces in self.segments(conversation)]
 
     def encode(self, conversation: Conversation) -> Sample:
         """The only sample of a row, closed by the stop token. Raises ValueError, also where it takes several."""
@@ -163,9 +163,9 @@ class Renderer:
 
     def show_samples(self, conversation: Conversation) -> list[Rendered]:
         """`samples` with their texts."""
-        return [self._shown_sample(conversation, pieces) for pieces in self.stretches(conversation)]
+        return [self._shown_sample(conversation, pieces) for pieces in self.segments(conversation)]
 
-    def _sample(self, conversation: Conversation, pieces: Sequence[Piece]) -> Sample:
+    def _sample(self, conversation: Conversation, pieces: Sequence[Span]) -> Sample:
         tokens: list[int] = []
         weights: list[float] = []
         for piece in _merged(pieces, self._words):
@@ -176,7 +176,7 @@ class Renderer:
         inputs = partial(self.image_processor.inputs, shown, tokens) if self.image_processor and shown else None
         return Sample(tokens, weights, conversation.source, inputs)
 
-    def _shown_sample(self, conversation: Conversation, pieces: Sequence[Piece]) -> Rendered:
+    def _shown_sample(self, conversation: Conversation, pieces: Sequence[Span]) -> Rendered:
         spans: list[tuple[str, float]] = []
         for piece in _merged(pieces, self._words):
             spans += zip(_texts(piece.text, self._encoded(piece)), self._weighed(piece)[1], strict=True)
@@ -184,33 +184,33 @@ class Renderer:
         runs = [("".join(text for text, _ in run), weight) for weight, run in grouped]
         return Rendered(self._sample(conversation, pieces), "".join(text for text, _ in runs), runs)
 
-    def prompt(
+    def prompt_tokens(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
     ) -> list[int]:
         """What generation starts from. A trailing assistant message, or an inline tool result, is continued."""
-        return self.ask(messages, tools, template_kwargs).tokens
+        return self.prompt(messages, tools, template_kwargs).tokens
 
-    def ask(
+    def prompt(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
-    ) -> Asked:
-        """`prompt`, and what it holds of the reply. `template_kwargs` reach the model's own chat template."""
+    ) -> Prompt:
+        """`prompt_tokens`, and what it holds of the reply. `template_kwargs` reach the model's own chat template."""
         if not messages:
             raise ValueError("there are no messages to answer")
         conversation = Conversation(tuple(messages), tuple(tools), template_kwargs=template_kwargs or {})
         if self._own:
-            pieces, begun = self._own.asking(*self._with_system(conversation))
+            pieces, prefill = self._own.asking(*self._with_system(conversation))
             pieces = self._shown(pieces)
         else:
-            pieces, begun = self._layout(conversation, close=False), ""
-        return Asked([token for piece in _merged(pieces, self._words) for token in self._ids(piece)], begun)
+            pieces, prefill = self._layout(conversation, close=False), ""
+        return Prompt([token for piece in _merged(pieces, self._words) for token in self._ids(piece)], prefill)
 
-    def continued(self, text: str) -> list[int]:
+    def raw_prompt_tokens(self, text: str) -> list[int]:
         """The tokens of a prompt written by hand. A reply that it begins is cut and closed as in a dialogue."""
         # a template of plain text has nothing that opens a reply
-        before, opening, begun = text.rpartition(self._opening) if self._opening else ("", "", text)
-        if not opening or not any(outside for _, outside in environment(begun)):
+        before, opening, prefill = text.rpartition(self._opening) if self._opening else ("", "", text)
+        if not opening or not any(outside for _, outside in split_observations(prefill)):
             return self._words.opened(text)
-        said = [Piece(part, kind) for part, kind, _ in self._speech.said(begun, tools=False, weight=None)]
+        said = [Span(part, kind) for part, kind, _ in self._speech.said(prefill, tools=False, weight=None)]
         return [*self._words.opened(before + opening), *(token for piece in said for token in self._ids(piece))]
 
     def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
@@ -218,17 +218,17 @@ class Renderer:
         shown = Conversation(tuple(messages)).images
         return self.image_processor.inputs(shown, prompt) if self.image_processor and shown else None
 
-    def parse(self, text: str, tools: Sequence[Tool] = (), begun: str = "") -> Message:
+    def parse(self, text: str, tools: Sequence[Tool] = (), prefill: str = "") -> Message:
         """The text of a reply to whom `tools` were offered -> a message, its thought and calls taken out.
 
-        `begun` is what the prompt holds of the reply.
+        `prefill` is what the prompt holds of the reply.
         """
-        return read_reply(self.tool_format, text, tools, self.thinking, begun)
+        return read_reply(self.tool_format, text, tools, self.thinking, prefill)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def stretches(self, conversation: Conversation) -> list[list[Piece]]:
+    def segments(self, conversation: Conversation) -> list[list[Span]]:
         """What `samples` tokenises, in order. Of several, those in which nothing is trained are left out."""
         for name in conversation.template_kwargs:
             if name not in self.variables:
@@ -236,11 +236,11 @@ class Renderer:
         if conversation.is_text:
             message = conversation.messages[0]
             weight = 1.0 if message.weight is None else message.weight
-            return [[Piece(message.content, "reply", ((message.content, weight),)), *self._close(weight)]]
+            return [[Span(message.content, "reply", ((message.content, weight),)), *self._close(weight)]]
         if conversation.messages[-1].role != "assistant":
             raise ValueError("the last message is not the assistant's: there is nothing to learn")
         if self._own:
-            found = self._own.stretches(*self._with_system(conversation))
+            found = self._own.segments(*self._with_system(conversation))
             teaching = [pieces for pieces in found if any(weight for piece in pieces for _, weight in piece.scale)]
             return [self._shown(pieces) for pieces in teaching or found[-1:]]
         return [self._layout(conversation, close=True)]
@@ -255,15 +255,15 @@ class Renderer:
             text = self.tool_format.system(conversation.tools, text)
         return conversation.with_messages(tuple(messages)), text
 
-    def _layout(self, conversation: Conversation, close: bool) -> list[Piece]:
+    def _layout(self, conversation: Conversation, close: bool) -> list[Span]:
         _check_images(conversation, self.image_processor)
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
-        offer = Piece(text, "given")
+        offer = Span(text, "given")
         if conversation.tools:
-            offer = Piece(self.tool_format.system(conversation.tools, text), "format")
+            offer = Span(self.tool_format.system(conversation.tools, text), "format")
         turns = list(self._turns(messages, bool(conversation.tools)))
-        pieces: list[Piece] = []
+        pieces: list[Span] = []
         closing = 0.0
         for index, (turn, asking) in enumerate(zip(turns, self.writer.asking(offer, turns), strict=True)):
             pieces += self._ending(asking, closing) if index else asking
@@ -272,7 +272,7 @@ class Renderer:
             closing = closing_weight(spoken, turn.reply[-1][2] if turn.reply else None)
         return self._shown(pieces + self._close(closing) if close else pieces)
 
-    def _shown(self, pieces: list[Piece]) -> list[Piece]:
+    def _shown(self, pieces: list[Span]) -> list[Span]:
         """The pieces with the text that stands for each image."""
         images = [piece.image for piece in pieces if piece.image]
         if not images:
@@ -283,9 +283,9 @@ class Renderer:
 
     def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
         """Group messages into rounds; inline tool results belong to the assistant's side of theirs."""
-        told: list[Piece] = []
+        told: list[Span] = []
         by_tool = False
-        reply: list[Spoken] = []
+        reply: list[ReplyPart] = []
         for role, group in groupby(self._placed(messages), key=lambda message: message.role):
             run = list(group)
             if role == "assistant":
@@ -294,17 +294,17 @@ class Renderer:
                     after_result = by_tool or bool(reply and reply[-1][1] != "reply")
                     said = "".join(self._written(message, tools, after_result) for message in texts)
                     reply += self._speech.said(said, tools, weight)
-            elif role == "tool" and self.tool_format.marks.inline and reply:
+            elif role == "tool" and self.tool_format.syntax.inline and reply:
                 results = self._speech.results([message.content for message in run], "environment")
                 reply += [(piece.text, piece.kind, None) for piece in results]
             else:
                 if reply:
-                    yield Turn(tuple(told), by_tool, by_tool and self.tool_format.marks.results == "raw", tuple(reply))
+                    yield Turn(tuple(told), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply))
                     told, by_tool, reply = [], False, []
                 if role == "system":
-                    told += [Piece(message.content, "system") for message in run if message.content]
+                    told += [Span(message.content, "system") for message in run if message.content]
                     continue
-                told += [Piece("\n", "given")] if told and told[-1].kind != "system" else []
+                told += [Span("\n", "given")] if told and told[-1].kind != "system" else []
                 by_tool = role == "tool"
                 if by_tool:
                     told += self._speech.results([message.content for message in run], "given")
@@ -312,12 +312,12 @@ class Renderer:
                     told += self._asked(run)
         if not told and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
-        yield Turn(tuple(told), by_tool, by_tool and self.tool_format.marks.results == "raw", tuple(reply))
+        yield Turn(tuple(told), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply))
 
     def _written(self, message: Message, tools: bool, after_result: bool) -> str:
         """A reply's text. A thought for which the form has no word opens it, as most models write thoughts."""
         text = write_reply(self.tool_format, message, tools, after_result)
-        if not message.reasoning or (tools and self.tool_format.marks.thought):
+        if not message.reasoning or (tools and self.tool_format.syntax.thought):
             return text
         return f"{PLAIN.open}\n{message.reasoning}\n{PLAIN.close}\n\n{text}"
 
@@ -326,28 +326,28 @@ class Renderer:
         placed: list[Message] = []
         for message in messages:
             last = placed[-1] if placed else None
-            if message.role == "system" and last and last.role == "tool" and self.tool_format.marks.results == "raw":
+            if message.role == "system" and last and last.role == "tool" and self.tool_format.syntax.results == "raw":
                 placed[-1] = replace(last, content=f"{last.content}\n\n{message.content}")
             else:
                 placed.append(message)
         return placed
 
-    def _asked(self, run: Sequence[Message]) -> list[Piece]:
+    def _asked(self, run: Sequence[Message]) -> list[Span]:
         """What users say, message by message on lines of their own."""
         if not any(message.images for message in run):
-            return [Piece("\n".join(message.content for message in run), "given")]
-        pieces: list[Piece] = []
+            return [Span("\n".join(message.content for message in run), "given")]
+        pieces: list[Span] = []
         for message in run:
-            pieces += [Piece("\n", "given")] if pieces else []
+            pieces += [Span("\n", "given")] if pieces else []
             for part in message.parts:
                 image = part if isinstance(part, Image) else None
-                pieces.append(Piece(PLACE, "given", image=image) if image else Piece(str(part), "given"))
+                pieces.append(Span(PLACE, "given", image=image) if image else Span(str(part), "given"))
         return pieces
 
-    def _close(self, weight: float) -> list[Piece]:
+    def _close(self, weight: float) -> list[Span]:
         return [piece._replace(scale=((piece.text, weight),)) for piece in self._closing]
 
-    def _ending(self, following: list[Piece], weight: float) -> list[Piece]:
+    def _ending(self, following: list[Span], weight: float) -> list[Span]:
         """What follows a turn; where it opens with the stop token, that token ends the turn and is trained with it."""
         text, stop = _text(following), _text(self._closing)
         if not text.startswith(stop) or not following[0].text.startswith(stop):
@@ -355,14 +355,14 @@ class Renderer:
         rest = following[0].text[len(stop) :]
         return [*self._close(weight), *([following[0]._replace(text=rest, ids=())] if rest else []), *following[1:]]
 
-    def _encoded(self, piece: Piece) -> Encoded:
+    def _encoded(self, piece: Span) -> Encoded:
         if piece.ids:
             return Encoded(list(piece.ids), [0] * len(piece.ids))
         if piece.behind:
             return self._words.after(piece.behind, piece.text, _SPECIAL[piece.kind])
         return self._words.encode(piece.text, _SPECIAL[piece.kind])
 
-    def _weighed(self, piece: Piece) -> tuple[Sequence[int], list[float]]:
+    def _weighed(self, piece: Span) -> tuple[Sequence[int], list[float]]:
         """The tokens of a piece and the weight of each; offsets are only asked for where it has several weights."""
         weights = {weight for text, weight in piece.scale if text}
         if len(weights) > 1:
@@ -371,7 +371,7 @@ class Renderer:
         ids = self._ids(piece)
         return ids, [*weights, 0.0][:1] * len(ids)
 
-    def _ids(self, piece: Piece) -> Sequence[int]:
+    def _ids(self, piece: Span) -> Sequence[int]:
         if piece.behind:
             return self._encoded(piece).ids
         return piece.ids or self._words.ids(piece.text, _SPECIAL[piece.kind])
@@ -380,7 +380,7 @@ class Renderer:
         """What the template writes between the user's text and a reply."""
         if self._own:
             return self._own.layout.opening
-        [asking] = self.writer.asking(NOTHING, [Turn((Piece(_QUERY, "given"),), False, False, ())])
+        [asking] = self.writer.asking(NOTHING, [Turn((Span(_QUERY, "given"),), False, False, ())])
         return _text(asking).rpartition(_QUERY)[2]
 
     def _stop(self) -> Stop:
@@ -394,17 +394,17 @@ class Renderer:
         return Stop(tuple(tokens), tuple(texts))
 
 
-def _merged(pieces: Sequence[Piece], words: Words) -> Iterator[Piece]:
+def _merged(pieces: Sequence[Span], words: OffsetTokenizer) -> Iterator[Span]:
     """Join what the template and the user wrote, so that it is tokenised as one text, as other programs do it."""
 
-    def joins(piece: Piece) -> bool:
+    def joins(piece: Span) -> bool:
         return not piece.ids and (
             piece.kind == "template" or (piece.kind in ("given", "system") and not words.typed(piece.text))
         )
 
     for together, run in groupby(pieces, key=joins):
         if together:
-            yield Piece(_text(list(run)), "template")
+            yield Span(_text(list(run)), "template")
         else:
             yield from run
 
@@ -440,7 +440,7 @@ def _texts(text: str, encoded: Encoded) -> list[str]:
     return [text[start:end] for start, end in pairwise(borders)]
 
 
-def _text(pieces: Sequence[Piece]) -> str:
+def _text(pieces: Sequence[Span]) -> str:
     return "".join(piece.text for piece in pieces)
 
 

@@ -16,14 +16,14 @@ from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from swift.chat import PLACE, Conversation, Message, Tool
-from swift.template.completions import CONTENT, THOUGHT, Bodies, Body
+from swift.template.completions import CONTENT, THOUGHT, Completion, Completions
 from swift.template.fallbacks import variants
 from swift.template.jinja_environment import Refused, constant
-from swift.template.offset_tokenizer import Words
-from swift.template.reply_spans import Speech, closing_weight
-from swift.template.template_messages import Exchange, Exchanges, Reply, Wire
-from swift.template.template_writer import Kind, Piece, Spoken
-from swift.template.tokenizer_template import AFTER, ALONE, BEFORE, MASKED, SWITCH, OwnLayout
+from swift.template.offset_tokenizer import OffsetTokenizer
+from swift.template.reply_spans import ReplySpans, closing_weight
+from swift.template.template_messages import Exchange, Reply, TemplateMessages, Wire
+from swift.template.template_writer import Kind, ReplyPart, Span
+from swift.template.tokenizer_template import AFTER, ALONE, BEFORE, MASKED, SWITCH, TokenizerTemplate
 
 log = logging.getLogger("swift.template")
 T = TypeVar("T")
@@ -32,29 +32,29 @@ T = TypeVar("T")
 class Asking(NamedTuple):
     """A prompt as pieces, and what of the reply stands in it."""
 
-    pieces: list[Piece]
-    begun: str
+    pieces: list[Span]
+    prefill: str
 
 
-class Dialogues:
+class SegmentBuilder:
     """A layout, the speech of its replies and the words of its tokenizer."""
 
-    def __init__(self, layout: OwnLayout, speech: Speech, words: Words) -> None:
+    def __init__(self, layout: TokenizerTemplate, speech: ReplySpans, words: OffsetTokenizer) -> None:
         self.layout = layout
         self._words = words
         self.native = bool(layout.nature.format_name)
         self._speech = speech
-        self._exchanges = Exchanges(speech, layout.nature, self.native)
-        self._bodies = Bodies(layout, speech.tool_format)
+        self._exchanges = TemplateMessages(speech, layout.nature, self.native)
+        self._bodies = Completions(layout, speech.tool_format)
 
     @property
     def offers(self) -> bool:
         """Whether the template itself tells of tools."""
         return self.native and self.layout.nature.offers
 
-    def stretches(self, conversation: Conversation, system: str) -> list[list[Piece]]:
+    def segments(self, conversation: Conversation, system: str) -> list[list[Span]]:
         """The pieces of each stretch, closed. `system` is the system text, "" for none."""
-        return self._tried(conversation, system, _Dialogue.stretches)
+        return self._tried(conversation, system, _Dialogue.segments)
 
     def asking(self, conversation: Conversation, system: str) -> Asking:
         """What generation starts from. A trailing assistant message is continued."""
@@ -100,11 +100,11 @@ class Dialogues:
         return _Dialogue(self.layout, self._bodies, self._speech, self._words, conversation, exchanges, tools, system)
 
 
-class _Stretch:
+class Segment:
     """A stretch while it grows. `text` is all of it, `whole`: its tokens are those of the text, cut where they were."""
 
-    def __init__(self, images: Iterable[Piece]) -> None:
-        self.pieces: list[Piece] = []
+    def __init__(self, images: Iterable[Span]) -> None:
+        self.pieces: list[Span] = []
         self.text = ""
         self.whole = True
         self.images = iter(images)
@@ -118,10 +118,10 @@ class _Dialogue:
 
     def __init__(
         self,
-        layout: OwnLayout,
-        bodies: Bodies,
-        speech: Speech,
-        words: Words,
+        layout: TokenizerTemplate,
+        bodies: Completions,
+        speech: ReplySpans,
+        words: OffsetTokenizer,
         conversation: Conversation,
         exchanges: list[Exchange],
         tools: list[Wire],
@@ -133,10 +133,10 @@ class _Dialogue:
         self._speech = speech
         self._words = words
         self._exchanges = exchanges
-        self._images = [Piece(PLACE, "given", image=image) for image in conversation.images]
+        self._images = [Span(PLACE, "given", image=image) for image in conversation.images]
         self._tools = [constant(layout.masked(tool)) for tool in tools]
         self._variables = conversation.template_kwargs
-        self._allowed = (*speech.tool_format.marks.special, *layout.marks)
+        self._allowed = (*speech.tool_format.syntax.special, *layout.marks)
         self._system = [Wire(role="system", content=layout.masked(system))] if system else []
         self._history: list[Wire] = [*self._system]
         for exchange in exchanges:
@@ -148,33 +148,33 @@ class _Dialogue:
 
     # Prompts ---------------------------------------------------------------------------------------------------------
 
-    def stretches(self) -> list[list[Piece]]:
+    def segments(self) -> list[list[Span]]:
         if any(each.reply and each.reply.thought for each in self._exchanges) and self._layout.is_off(self._variables):
             self._variables = {**self._variables, SWITCH: True}
             tell_once(
                 f"rows bring thoughts, and this model's chat template leaves them off: they are trained with {SWITCH} "
                 f"true, which serving then needs too (--{SWITCH} true); --{SWITCH} false leaves thoughts out"
             )
-        return [stretch.pieces for stretch in self._stretches(len(self._exchanges))]
+        return [stretch.pieces for stretch in self._segments(len(self._exchanges))]
 
     def asking(self) -> Asking:
         index, exchange = len(self._exchanges) - 1, self._exchanges[-1]
         prompt = self._prompt(index)
-        stretch = _Stretch(self._images)
+        stretch = Segment(self._images)
         if any(each.reply and each.reply.mixed for each in self._exchanges[:-1]):  # what the environment wrote is cut
-            *_, stretch = self._stretches(index)
-        self._ask(stretch if stretch.goes_on(prompt) else (stretch := _Stretch(self._images)), prompt)
+            *_, stretch = self._segments(index)
+        self._ask(stretch if stretch.goes_on(prompt) else (stretch := Segment(self._images)), prompt)
         opened = self._layout.opened.search(prompt)
-        begun = opened[0] if opened else ""
+        prefill = opened[0] if opened else ""
         if exchange.reply:
             spoken, text = self._continued(index, exchange, exchange.reply, prompt)
             stretch.pieces += spoken
-            begun += text
-        return Asking(stretch.pieces, self._layout.typed(begun))
+            prefill += text
+        return Asking(stretch.pieces, self._layout.typed(prefill))
 
-    def _stretches(self, count: int) -> Iterator[_Stretch]:
+    def _segments(self, count: int) -> Iterator[Segment]:
         """The stretches of the first `count` exchanges."""
-        stretch = _Stretch(self._images)
+        stretch = Segment(self._images)
         for index, exchange in enumerate(self._exchanges[:count]):
             assert exchange.reply
             if self._is_greeting(index):
@@ -182,7 +182,7 @@ class _Dialogue:
             prompt = self._prompt(index)
             if not stretch.goes_on(prompt):
                 yield stretch
-                stretch = _Stretch(self._images)
+                stretch = Segment(self._images)
             self._ask(stretch, prompt)
             self._reply(stretch, index, exchange, exchange.reply)
         yield stretch
@@ -223,7 +223,7 @@ class _Dialogue:
             return {**others, "content": thought + content}
         return wire
 
-    def _ask(self, stretch: _Stretch, prompt: str) -> None:
+    def _ask(self, stretch: Segment, prompt: str) -> None:
         """Adds what a prompt has more than the stretch, what was typed in it apart from what the template wrote."""
         mark = self._layout.mark
         more = prompt[len(stretch.text) :]
@@ -232,26 +232,26 @@ class _Dialogue:
             if number:
                 stretch.pieces.append(_next(stretch.images))
             if MASKED not in part:
-                stretch.pieces.append(Piece(part, "template"))
+                stretch.pieces.append(Span(part, "template"))
                 continue
             for place, segment in enumerate(self._layout.special.split(part)):
                 kind: Kind = "given" if MASKED in segment and not place % 2 else "template"
-                stretch.pieces.append(Piece(self._layout.typed(segment), kind))
+                stretch.pieces.append(Span(self._layout.typed(segment), kind))
         stretch.pieces = [piece for piece in stretch.pieces if piece.text]
 
     # Replies ---------------------------------------------------------------------------------------------------------
 
-    def _reply(self, stretch: _Stretch, index: int, exchange: Exchange, reply: Reply) -> None:
+    def _reply(self, stretch: Segment, index: int, exchange: Exchange, reply: Reply) -> None:
         """Adds a reply and the token that ends it."""
         parts = _stripped(reply.parts) if self._nature.trims else list(reply.parts)
         body, end = self._body(index, reply, parts, stretch.text)
         spoken, joint = self._spoken(exchange, reply, parts, body, stretch.text)
-        closing = Piece(end, "stop", ((end, closing_weight(spoken, reply.weight)),))
+        closing = Span(end, "stop", ((end, closing_weight(spoken, reply.weight)),))
         stretch.pieces += [*spoken, closing]
         stretch.text += self._text(body, reply, parts) + end
         stretch.whole = joint or reply.mixed
 
-    def _continued(self, index: int, exchange: Exchange, reply: Reply, prompt: str) -> tuple[list[Piece], str]:
+    def _continued(self, index: int, exchange: Exchange, reply: Reply, prompt: str) -> tuple[list[Span], str]:
         """A reply that is to go on."""
         parts = list(reply.parts)
         if not (parts or reply.thought or reply.calls):
@@ -262,12 +262,12 @@ class _Dialogue:
             body = body[: body.rfind(last) + 1]
         return self._spoken(exchange, reply, parts, body, prompt)[0], self._text(body, reply, parts)
 
-    def _text(self, body: str, reply: Reply, parts: Sequence[Spoken]) -> str:
+    def _text(self, body: str, reply: Reply, parts: Sequence[ReplyPart]) -> str:
         """The text of a body, masked."""
         text = self._layout.masked("".join(part for part, _, _ in parts), self._allowed)
         return body.replace(THOUGHT, self._layout.masked(reply.thought.strip())).replace(CONTENT, text)
 
-    def _body(self, index: int, reply: Reply, parts: Sequence[Spoken], prompt: str) -> Body:
+    def _body(self, index: int, reply: Reply, parts: Sequence[ReplyPart], prompt: str) -> Completion:
         before = self._before(index)
         likely = None
         if index + 1 < len(self._exchanges) and not self._variables:
@@ -277,20 +277,20 @@ class _Dialogue:
         return self._bodies.of(reply, bool(parts), prompt, before, self._tools, self._variables)
 
     def _spoken(
-        self, exchange: Exchange, reply: Reply, parts: Sequence[Spoken], body: str, prompt: str
-    ) -> tuple[list[Piece], bool]:
+        self, exchange: Exchange, reply: Reply, parts: Sequence[ReplyPart], body: str, prompt: str
+    ) -> tuple[list[Span], bool]:
         """A reply's pieces, and whether their tokens are those that they have behind the prompt in one text."""
-        said: list[Piece] = []
+        said: list[Span] = []
         before, thought, rest = body.rpartition(THOUGHT)
         if thought:
             opening = self._layout.typed(before)
             said.append(self._speech.thought(opening, reply.thought.strip(), reply.weight, exchange.last))
         lead, content, trail = rest.partition(CONTENT)
-        first: Spoken = (self._layout.typed(lead), "reply", reply.weight)
-        last: Spoken = (self._layout.typed(trail), "reply", reply.weight)
+        first: ReplyPart = (self._layout.typed(lead), "reply", reply.weight)
+        last: ReplyPart = (self._layout.typed(trail), "reply", reply.weight)
         for part in _joined([first, *(parts if content else ()), last]):
             if part[1] == "stop":
-                said.append(Piece(part[0], "stop", ((part[0], closing_weight(said, reply.weight)),)))
+                said.append(Span(part[0], "stop", ((part[0], closing_weight(said, reply.weight)),)))
             else:
                 said.append(self._speech.weighed(part, exchange.query, exchange.last))
         said = _together(said)
@@ -319,17 +319,17 @@ def _missing(messages: Sequence[Wire], prompt: str) -> str:
     return ""
 
 
-def _next(images: Iterator[Piece]) -> Piece:
+def _next(images: Iterator[Span]) -> Span:
     if image := next(images, None):
         return image
     raise Refused("the chat template shows more images than there are: name one with --template_type")
 
 
-def _stripped(parts: Sequence[Spoken]) -> list[Spoken]:
+def _stripped(parts: Sequence[ReplyPart]) -> list[ReplyPart]:
     """The parts of a text without the white space around it."""
     text = "".join(part for part, _, _ in parts)
     front, back = len(text) - len(text.lstrip()), len(text.rstrip())
-    kept: list[Spoken] = []
+    kept: list[ReplyPart] = []
     at = 0
     for part, kind, weight in parts:
         kept.append((part[max(front - at, 0) : max(back - at, 0)], kind, weight))
@@ -337,19 +337,19 @@ def _stripped(parts: Sequence[Spoken]) -> list[Spoken]:
     return [part for part in kept if part[0]]
 
 
-def _joined(parts: Iterable[Spoken]) -> list[Spoken]:
+def _joined(parts: Iterable[ReplyPart]) -> list[ReplyPart]:
     """The parts, neighbours by the same writer and of the same weight as one."""
     runs = groupby(filter(itemgetter(0), parts), itemgetter(1, 2))
     return [("".join(text for text, _, _ in run), kind, weight) for (kind, weight), run in runs]
 
 
-def _together(pieces: Sequence[Piece]) -> list[Piece]:
+def _together(pieces: Sequence[Span]) -> list[Span]:
     """The pieces, neighbours that the model wrote as one: they are tokenised together."""
-    found: list[Piece] = []
+    found: list[Span] = []
     for piece in pieces:
         if found and piece.kind == found[-1].kind == "reply":
             last = found[-1]
-            found[-1] = Piece(last.text + piece.text, "reply", last.scale + piece.scale)
+            found[-1] = Span(last.text + piece.text, "reply", last.scale + piece.scale)
         else:
             found.append(piece)
     return found

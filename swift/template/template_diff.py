@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from swift.chat import Conversation, Image, Message, Sample
 from swift.template.render import Renderer
 from swift.template.template_messages import Wire
-from swift.template.tokenizer_template import OwnLayout
+from swift.template.tokenizer_template import TokenizerTemplate
 
 SHOWN = 12
 """Tokens that are shown on each side of a difference."""
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
     template: tuple[int, ...]
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """A prompt, or a whole dialogue, beside what the chat template gives for the same messages.
 
     `message` is the reply that the prompt is for, counted from 1; None: the whole dialogue. `round` counts the user's
@@ -52,35 +52,35 @@ class _RefusedError(ValueError):
     """The chat template does not render messages."""
 
 
-class Against:
+class TemplateDiff:
     """Compares what `renderer` makes with `apply_chat_template` of the same tokenizer.
 
     `own` is the layout by the tokenizer's chat template, which says how messages have to look for it. `system` is the
     system text of dialogues that bring none, None: the template's own.
     """
 
-    def __init__(self, renderer: Renderer, own: OwnLayout, system: str | None = None) -> None:
+    def __init__(self, renderer: Renderer, own: TokenizerTemplate, system: str | None = None) -> None:
         self._renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._own = own
         self._system = system
 
-    def compare(self, conversation: Conversation) -> list[Compared]:
+    def compare(self, conversation: Conversation) -> list[Comparison]:
         """Each prompt of a dialogue, then the whole; nothing for plain text. Raises ValueError as the renderer does."""
         if conversation.is_text:
             return []
         messages = conversation.messages
         samples = self._renderer.samples(conversation)
-        found: list[Compared] = []
+        found: list[Comparison] = []
         for index, message in enumerate(messages):
             if index and message.role == "assistant" and messages[index - 1].role != "assistant":
                 found.append(self._prompt(conversation, index, samples))
         return [*found, self._whole(conversation, samples, found[-1] if found else None)]
 
-    def _whole(self, conversation: Conversation, samples: Sequence[Sample], last: Compared | None) -> Compared:
+    def _whole(self, conversation: Conversation, samples: Sequence[Sample], last: Comparison | None) -> Comparison:
         """The dialogue, as it stands in the last sample. `last` is the prompt for its last reply."""
         ours = samples[-1].tokens
-        whole = Compared(None, _rounds(conversation.messages), len(samples) - 1)
+        whole = Comparison(None, _rounds(conversation.messages), len(samples) - 1)
         try:
             told = self._apply(conversation, len(conversation.messages), generate=False)
             difference = self._at_end(ours, told)
@@ -98,15 +98,15 @@ class Against:
         is_open = told == ours[:-1] and ours[-1] in self._renderer.stop.tokens
         return None if follows or is_open else self._difference(ours, told)
 
-    def _prompt(self, conversation: Conversation, index: int, samples: Sequence[Sample]) -> Compared:
+    def _prompt(self, conversation: Conversation, index: int, samples: Sequence[Sample]) -> Comparison:
         """The prompt for a reply, as it stands in the sample that trains the reply."""
         before = conversation.messages[:index]
-        prompt = self._renderer.prompt(before, conversation.tools, conversation.template_kwargs)
+        prompt = self._renderer.prompt_tokens(before, conversation.tools, conversation.template_kwargs)
         begins = [_shared(sample.tokens, prompt) for sample in samples]
         part = begins.index(max(begins))
         # what is trained, where that is not what is served
         ours = prompt if begins[part] == len(prompt) else samples[part].tokens
-        compared = Compared(index + 1, _rounds(before), part)
+        compared = Comparison(index + 1, _rounds(before), part)
         try:
             told = self._apply(conversation, index, generate=True)
         except _RefusedError as reason:

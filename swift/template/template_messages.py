@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from swift.agent.reply import write_reply
 from swift.chat import Message, ToolCall
-from swift.template.reply_spans import Speech
-from swift.template.template_probe import Nature, named
-from swift.template.template_writer import Spoken
+from swift.template.reply_spans import ReplySpans
+from swift.template.template_probe import TemplateTraits, named
+from swift.template.template_writer import ReplyPart
 
 Wire = dict[str, Any]
 """A message as OpenAI's clients send it, which is what chat templates read."""
@@ -25,7 +25,7 @@ class Reply(NamedTuple):
     them, as `calls`. `history` is the whole for the template.
     """
 
-    parts: tuple[Spoken, ...]
+    parts: tuple[ReplyPart, ...]
     thought: str
     history: Wire
     calls: list[Wire]
@@ -52,10 +52,10 @@ class Exchange(NamedTuple):
     last: bool = True
 
 
-class Exchanges:
+class TemplateMessages:
     """Makes exchanges of messages. `native`: the template writes calls, results and tools; else the form does."""
 
-    def __init__(self, speech: Speech, nature: Nature, native: bool) -> None:
+    def __init__(self, speech: ReplySpans, nature: TemplateTraits, native: bool) -> None:
         self._speech = speech
         self._format = speech.tool_format
         self._nature = nature
@@ -90,7 +90,7 @@ class Exchanges:
     @property
     def _inside(self) -> bool:
         """Whether the form tells results within the assistant's turn, or writes their turn itself."""
-        return self._format.marks.results != "turn"
+        return self._format.syntax.results != "turn"
 
     def _exchange(self, told: list[Message], said: list[Message], tools: bool) -> Exchange:
         wire = [self._nature.wire(message) for message in told] if self.native else list(self._told(told))
@@ -111,13 +111,13 @@ class Exchanges:
     # Replies ---------------------------------------------------------------------------------------------------------
 
     def _reply(self, said: Sequence[Message], tools: bool, after_result: bool) -> Reply:
-        parts: list[Spoken] = []
+        parts: list[ReplyPart] = []
         thoughts: list[str] = []
         for role, group in groupby(said, key=lambda message: message.role):
             run = list(group)
             if role == "tool":
                 results = self._speech.results([message.content for message in run], "environment")
-                parts += [(self._nature.end, "stop", None)] if self._format.marks.results == "raw" else []
+                parts += [(self._nature.end, "stop", None)] if self._format.syntax.results == "raw" else []
                 parts += [(piece.text, piece.kind, None) for piece in results]
                 continue
             # one text where neighbours weigh the same: the second may be what the environment wrote
@@ -144,7 +144,7 @@ class Exchanges:
         thought, content = (message.reasoning, message.content) if message.reasoning else self._split(message.content)
         if self.native:
             return thought, content
-        if tools and self._format.marks.thought:
+        if tools and self._format.syntax.thought:
             given = replace(message, content=content, reasoning=message.reasoning)
             return ("" if message.reasoning else thought), write_reply(self._format, given, tools, after_result)
         bare = replace(message, content=content, reasoning="")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from swift.agent import TOOL_FORMATS, Thinking, tool_format
+from swift.agent import TOOL_FORMATS, ReasoningTags, tool_format
 from swift.agent.jsontext import is_json, loads
 from swift.chat import Message, Tool, ToolCall
 from swift.template.jinja_environment import Refused
@@ -16,7 +16,7 @@ from swift.template.sandbox import ChatTemplate
 
 KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 """The names under which templates read what the assistant thought."""
-PLAIN = Thinking("<think>", "</think>")
+PLAIN = ReasoningTags("<think>", "</think>")
 """How a thought is written where the template does not say."""
 _ASK, _SAY, _THOUGHT, _VALUE, _RESULT = "Zask", "Zsay", "Zthought", "Zvalue", "Zresult"
 TOOL: dict[str, Any] = {
@@ -53,7 +53,7 @@ class Calling(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Nature:
+class TemplateTraits:
     """What is known of a template.
 
     `end` closes a plain reply, `call_end` one that calls. `key` is the name of the field with a thought, "" where there
@@ -66,7 +66,7 @@ class Nature:
     end: str
     call_end: str
     key: str
-    thinking: Thinking
+    thinking: ReasoningTags
     before: str
     after: str
     thinks: bool
@@ -92,7 +92,7 @@ class Nature:
 
 def explore(
     template: ChatTemplate, added: Sequence[str], stops: Sequence[str], wanted: str, parts: bool = False
-) -> Nature:
+) -> TemplateTraits:
     """Renders probes. `added` are the tokenizer's added tokens, `stops` those known to end a reply, the usual first.
 
     `wanted` is the text form that the user names, or AUTO. `parts`: contents are lists of parts. Raises Refused for
@@ -111,7 +111,7 @@ class _Explorer:
         self._closed = re.compile(rf"(?:{any_of or '(?!)'})\s*\Z")
         self._ends_with = re.compile(rf"(?:\s*(?:{any_of or '(?!)'}))+\s*\Z")
 
-    def nature(self, wanted: str) -> Nature:
+    def nature(self, wanted: str) -> TemplateTraits:
         end = self._plain_end()
         told = self._try([self._ask], generate=True, tools=[TOOL])
         how = self._how_to_call(told)
@@ -119,7 +119,7 @@ class _Explorer:
         key, thinking, before, after, thinks = self._thinking(calling)
         spaced = f" {_SAY} "
         trims = spaced not in self._try([self._ask, self._message("assistant", spaced)])
-        plain = Nature(end, end, key, thinking, before, after, thinks, trims, calling=how or Calling())
+        plain = TemplateTraits(end, end, key, thinking, before, after, thinks, trims, calling=how or Calling())
         return self._with_tools(plain, calling, wanted) if calling else plain
 
     # Texts -----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class _Explorer:
 
     # Thoughts --------------------------------------------------------------------------------------------------------
 
-    def _thinking(self, calling: Calling | None) -> tuple[str, Thinking, str, str, bool]:
+    def _thinking(self, calling: Calling | None) -> tuple[str, ReasoningTags, str, str, bool]:
         """The field of a thought, how it is read, the exact texts around it, and whether the template knows of any."""
         for said, tools in [(self._said(), []), *([(self._call(calling), [TOOL])] if calling else [])]:
             for key in KEYS:
@@ -175,7 +175,7 @@ class _Explorer:
         before = opens[1] if opens else "<think>\n"
         return "", PLAIN, before, "\n</think>\n\n", bool(opens) or "</think>" in self._template.source
 
-    def _around(self, said: dict[str, Any], tools: Sequence[Any], thought: str) -> tuple[Thinking, str, str]:
+    def _around(self, said: dict[str, Any], tools: Sequence[Any], thought: str) -> tuple[ReasoningTags, str, str]:
         asked, silent = self._try([self._ask], True, tools), self._try([self._ask, said], tools=tools)
         front, _, rest = thought.partition(_THOUGHT)
         shared = front[: asked_length(asked, front)]
@@ -192,7 +192,7 @@ class _Explorer:
             answer, after = "", rest.removesuffix(rest[len(rest) - shared_length(rest[::-1], told[::-1]) :])
         if before.strip() in answer or not after.strip().endswith(answer) or answer == after.strip():
             answer = ""
-        return Thinking(before.strip(), after.strip().removesuffix(answer).strip(), answer), before, after
+        return ReasoningTags(before.strip(), after.strip().removesuffix(answer).strip(), answer), before, after
 
     # Tools -----------------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class _Explorer:
                 return calling._replace(by_id=CALL.name not in called.replace(CALL.id, ""))
         return None
 
-    def _with_tools(self, plain: Nature, calling: Calling, wanted: str) -> Nature:
+    def _with_tools(self, plain: TemplateTraits, calling: Calling, wanted: str) -> TemplateTraits:
         said = self._call(calling)
         told = self._try([self._ask], generate=True, tools=[TOOL])
         whole = self._try([self._ask, said], tools=[TOOL])
@@ -213,7 +213,7 @@ class _Explorer:
         found = self._format(whole[asked_length(told, whole) :], types, wanted)
         if not found:
             return plain
-        ends = (plain.end, *self._stops, *tool_format(found).marks.stop)
+        ends = (plain.end, *self._stops, *tool_format(found).syntax.stop)
         result = {"role": "tool", "name": CALL.name, "tool_call_id": said["tool_calls"][0]["id"]}
         result |= self._content(_RESULT)
         within = self._try([self._ask, said, result], tools=[TOOL]).rpartition(_VALUE)[2].partition(_RESULT)[0]

@@ -17,7 +17,7 @@ Kind = Literal["template", "format", "given", "system", "environment", "reply", 
 """
 
 
-class Piece(NamedTuple):
+class Span(NamedTuple):
     """A part of a rendered dialogue. `ids` stand for a piece that is tokens, `image` for one that is a picture.
 
     `behind` is the text before it, back to the last special token, where the piece is tokenised as going on from it.
@@ -31,10 +31,10 @@ class Piece(NamedTuple):
     behind: str = ""
 
 
-NOTHING = Piece("", "given")
+NOTHING = Span("", "given")
 
 
-Spoken = tuple[str, Kind, float | None]
+ReplyPart = tuple[str, Kind, float | None]
 """A part of the assistant's turn: its text, who wrote it, and the weight that the message itself gives."""
 
 
@@ -44,10 +44,10 @@ class Turn(NamedTuple):
     `raw`: what it is told is a whole turn already, up to where the assistant speaks.
     """
 
-    told: tuple[Piece, ...]
+    told: tuple[Span, ...]
     by_tool: bool
     raw: bool
-    reply: tuple[Spoken, ...]
+    reply: tuple[ReplyPart, ...]
 
     @property
     def query(self) -> str:
@@ -56,11 +56,11 @@ class Turn(NamedTuple):
     @property
     def by_user(self) -> Turn:
         """The same turn with its system messages as words of the user's, each on lines of its own."""
-        pieces: list[Piece] = []
+        pieces: list[Span] = []
         before: Kind = "given"
         for piece in self.told:
             if pieces and "system" in (piece.kind, before):
-                pieces.append(Piece("\n", "given"))
+                pieces.append(Span("\n", "given"))
             pieces.append(piece._replace(kind="given") if piece.kind == "system" else piece)
             before = piece.kind
         return self._replace(told=tuple(pieces))
@@ -69,10 +69,10 @@ class Turn(NamedTuple):
 class Writer(Protocol):
     """What a Renderer needs of a chat template: what closes a reply, and what stands before each."""
 
-    closing: list[Piece]
+    closing: list[Span]
     default_system: str
 
-    def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
+    def asking(self, system: Span, turns: Sequence[Turn]) -> list[list[Span]]:
         """For each turn, all that stands between the reply before it (or the beginning) and its own reply."""
         ...
 
@@ -93,20 +93,20 @@ class TableWriter:
         self.closing = self._elements(template.suffix, "stop")
         bos = tokenizer.bos_token_id
         begins = template.auto_add_bos and bos is not None and bos == opening
-        self._bos = [Piece(tokenizer.decode([bos]), "template", ids=(bos,))] if begins else []
+        self._bos = [Span(tokenizer.decode([bos]), "template", ids=(bos,))] if begins else []
         self._apart = _turns_apart(template)
 
-    def asking(self, system: Piece, turns: Sequence[Turn]) -> list[list[Piece]]:
+    def asking(self, system: Span, turns: Sequence[Turn]) -> list[list[Span]]:
         """Raises ValueError for a system text or a further round that the template has no place for."""
         if self.template.chat_sep is None and len(turns) > 1:
             raise ValueError(f"template {self.template.name!r} takes a single round, this dialogue has {len(turns)}")
         between = self._elements(self.template.chat_sep or (), "template")
-        asked: list[list[Piece]] = []
+        asked: list[list[Span]] = []
         for index, turn in enumerate(turns):
             asked.append((between if index else self._open(system)) + self._asked(turn, index))
         return asked
 
-    def _asked(self, turn: Turn, index: int) -> list[Piece]:
+    def _asked(self, turn: Turn, index: int) -> list[Span]:
         """What the turn is told, up to where the assistant speaks."""
         if turn.raw:
             return self._framed(turn.told)
@@ -115,27 +115,27 @@ class TableWriter:
         shape = (self.template.tool_prompt if turn.by_tool else None) or self.template.prompt
         return self._elements(shape, "template", query=self._framed(turn.told), round=index)
 
-    def _with_system(self, turn: Turn, index: int) -> list[Piece]:
+    def _with_system(self, turn: Turn, index: int) -> list[Span]:
         """System messages in their place, where the template's system text is a turn of its own; else as the user's."""
         if self._apart is None or turn.by_tool:
             return self._asked(turn.by_user, index)
-        pieces: list[Piece] = []
+        pieces: list[Span] = []
         for system, run in groupby(turn.told, key=lambda piece: piece.kind == "system"):
             if system:
                 for piece in run:
                     pieces += self._elements((self._apart.system,), "template", system=piece)
             else:
                 pieces += self._elements((self._apart.user,), "template", query=self._framed(list(run)), round=index)
-        return [*pieces, Piece(self._apart.assistant, "template")]
+        return [*pieces, Span(self._apart.assistant, "template")]
 
-    def _framed(self, told: Sequence[Piece]) -> list[Piece]:
-        pieces: list[Piece] = []
+    def _framed(self, told: Sequence[Span]) -> list[Span]:
+        pieces: list[Span] = []
         for piece in told:
             before, after = self._around_image if piece.image else ("", "")
-            pieces += [Piece(before, "template"), piece, Piece(after, "template")]
+            pieces += [Span(before, "template"), piece, Span(after, "template")]
         return [piece for piece in pieces if piece.text]
 
-    def _open(self, system: Piece) -> list[Piece]:
+    def _open(self, system: Span) -> list[Span]:
         if not system.text:
             return self._bos + self._elements(self.template.prefix, "template")
         if self.template.system_prefix is None:
@@ -147,20 +147,20 @@ class TableWriter:
         elements: Sequence[Element],
         kind: Kind,
         *,
-        system: Piece = NOTHING,
-        query: Sequence[Piece] = (),
+        system: Span = NOTHING,
+        query: Sequence[Span] = (),
         round: int = 0,
-    ) -> list[Piece]:
+    ) -> list[Span]:
         given = {"{{SYSTEM}}": [system], "{{QUERY}}": query}
         numbers = {"{{ROUND0}}": str(round), "{{ROUND1}}": str(round + 1)}
-        pieces: list[Piece] = []
+        pieces: list[Span] = []
         for element in elements:
             if isinstance(element, tuple):
                 ids = tuple(self._token(each) for each in element)
-                pieces.append(Piece(self.tokenizer.decode(list(ids)), kind, ids=ids))
+                pieces.append(Span(self.tokenizer.decode(list(ids)), kind, ids=ids))
                 continue
             for text in re.split(r"(\{\{[A-Z0-9]+\}\})", element):
-                pieces += given.get(text, [Piece(numbers.get(text, text), kind)])
+                pieces += given.get(text, [Span(numbers.get(text, text), kind)])
         return [piece for piece in pieces if piece.text]
 
     def _token(self, name: str | int) -> int:

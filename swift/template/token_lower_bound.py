@@ -17,7 +17,7 @@ _SHRINKS = 3
 _WINDOW = 1 << 20
 
 
-class Bound:
+class TokenLowerBound:
     """A lower bound on the tokens of a text: its bytes, divided by those of the longest token.
 
     Counted twice, once all bytes and once without spaces and punctuation. 0, which says nothing, for tokenizers that

@@ -12,8 +12,8 @@ from swift.chat import PLACE, Message
 from swift.template.jinja_environment import Refused
 from swift.template.sandbox import ChatTemplate
 from swift.template.template_messages import Wire
-from swift.template.template_probe import CALL, TOOL, Nature, asked_length, explore
-from swift.template.template_writer import Piece
+from swift.template.template_probe import CALL, TOOL, TemplateTraits, asked_length, explore
+from swift.template.template_writer import Span
 
 HistoryReasoning = Literal["template", "keep", "strip"]
 SWITCH = "enable_thinking"
@@ -32,7 +32,7 @@ MASKED = "\ue010"
 _MASK = re.compile("\ue010([0-9]+)\ue011")
 
 
-class OwnLayout:
+class TokenizerTemplate:
     """The tokenizer's own template, masks for what somebody typed, and what its probes have shown.
 
     `stops` are tokens known to end a reply, the usual first; `wanted` is the text form of calls, or AUTO. `mark` is the
@@ -61,7 +61,7 @@ class OwnLayout:
         self.stops = tuple(dict.fromkeys(stop for stop in stops if stop))
         self._parts = bool(mark)  # templates of models that see want parts, and some of them nothing else
         try:
-            self.nature: Nature = explore(self._tooled, words, self.stops, wanted, self._parts)
+            self.nature: TemplateTraits = explore(self._tooled, words, self.stops, wanted, self._parts)
         except Refused:
             self._parts = not self._parts
             self.nature = explore(self._tooled, words, self.stops, wanted, self._parts)
@@ -76,7 +76,7 @@ class OwnLayout:
         self.opened = re.compile(rf"{opening}\s*(?P<closed>{closing}\s*)?\Z")
         self.nothing = re.compile(rf"\A{opening}\s*{closing}\s*")
         self._empty = re.compile(rf"\s*{opening}\s*{closing}\s*(?={BEFORE})")
-        self.closing = [Piece(self.nature.end, "stop")]
+        self.closing = [Span(self.nature.end, "stop")]
         if history == "keep" and not self.keeping and self.nature.thinking.answer:
             raise ValueError(
                 "--history_reasoning keep: this chat template has no place for thoughts of earlier rounds: "

@@ -25,7 +25,7 @@ MANY = 2000
 """Rows from which on starting processes pays."""
 
 
-class Fitted(NamedTuple):
+class Truncated(NamedTuple):
     """A sample within the limit, or None and why there is none. `conversation` is its row as it was kept.
 
     `part` counts the samples of a dialogue that takes several, from 0.
@@ -43,45 +43,45 @@ class Fitted(NamedTuple):
         return "unrendered" if self.fate == "unrendered" else "length"
 
 
-class Part(NamedTuple):
+class SampleRef(NamedTuple):
     """One sample of a row, by its number, where rows are tokenised when they are needed."""
 
     row: Conversation
     number: int
 
 
-class Parts(Sequence[Part]):
+class SampleRefs(Sequence[SampleRef]):
     """The parts of rows, which are read when they are asked for. Lays each row out once to count its samples."""
 
     def __init__(self, renderer: Renderer, rows: Sequence[Conversation]) -> None:
         self._rows = rows
-        self._places = [(at, part.number) for at, row in enumerate(rows) for part in parts(renderer, row)]
+        self._places = [(at, part.number) for at, row in enumerate(rows) for part in sample_refs(renderer, row)]
 
     def __len__(self) -> int:
         return len(self._places)
 
     @overload
-    def __getitem__(self, at: int) -> Part: ...
+    def __getitem__(self, at: int) -> SampleRef: ...
     @overload
-    def __getitem__(self, at: slice) -> list[Part]: ...
-    def __getitem__(self, at: int | slice) -> Part | list[Part]:
+    def __getitem__(self, at: slice) -> list[SampleRef]: ...
+    def __getitem__(self, at: int | slice) -> SampleRef | list[SampleRef]:
         if isinstance(at, slice):
             return [self[each] for each in range(*at.indices(len(self)))]
         row, number = self._places[at]
-        return Part(self._rows[row], number)
+        return SampleRef(self._rows[row], number)
 
 
-def parts(renderer: Renderer, row: Conversation) -> list[Part]:
+def sample_refs(renderer: Renderer, row: Conversation) -> list[SampleRef]:
     """The parts of a row; one that cannot be laid out is one part."""
-    if not renderer.own:
-        return [Part(row, 0)]
+    if not renderer.uses_tokenizer_template:
+        return [SampleRef(row, 0)]
     try:
-        return [Part(row, number) for number in range(len(renderer.stretches(row)))]
+        return [SampleRef(row, number) for number in range(len(renderer.segments(row)))]
     except ValueError:
-        return [Part(row, 0)]
+        return [SampleRef(row, 0)]
 
 
-class Settled(NamedTuple):
+class Outcome(NamedTuple):
     """What became of a row, and which it was; less than a Fitted, for it is sent from process to process."""
 
     sample: Sample | None
@@ -91,7 +91,7 @@ class Settled(NamedTuple):
     reason: str
 
 
-class Lengths:
+class LengthReport:
     """How many samples of each source met each fate, and the reasons of those that were dropped or not rendered."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ def _first(rule: str, reasons: list[str], named: int, fate: str) -> list[str]:
     return [*(f"{rule}: {reason}" for reason in reasons[:named]), *rest]
 
 
-def fit(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> list[Fitted]:
+def truncate(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> list[Truncated]:
     """Render the samples of a row within `max_length` tokens (-1: no limit).
 
     `truncation_left` leaves out the oldest rounds, never the system text or the closing token; plain text loses
@@ -144,7 +144,7 @@ def fit(renderer: Renderer, conversation: Conversation, max_length: int, strateg
     except _TooLongError:
         raise
     except ValueError as reason:
-        return [Fitted(conversation, None, "unrendered", str(reason))]
+        return [Truncated(conversation, None, "unrendered", str(reason))]
 
 
 class _TooLongError(ValueError):
@@ -159,26 +159,26 @@ def _fit(
     samples: Sequence[Sample],
     max_length: int,
     strategy: Strategy,
-) -> Fitted:
+) -> Truncated:
     length = len(sample.tokens)
     if max_length < 0 or length <= max_length:
-        return Fitted(conversation, sample, "kept", part=part)
+        return Truncated(conversation, sample, "kept", part=part)
     over = f"{length} tokens, more than --max_length {max_length}"
     if len(samples) > 1:
         over = f"sample {part + 1} of {len(samples)}: {over}"
     if strategy == "error":
         raise _TooLongError(f"{conversation.source}:{conversation.line}: {over}")
     if strategy == "delete":
-        return Fitted(conversation, None, "dropped", over, part)
+        return Truncated(conversation, None, "dropped", over, part)
     if conversation.is_text:
-        return Fitted(conversation, _tail(sample, max_length), "cut")
+        return Truncated(conversation, _tail(sample, max_length), "cut")
     # a dialogue up to its part's last reply is one with the part at its end
     whole = conversation if part == len(samples) - 1 else _up_to(renderer, conversation, part)
     for shorter in _shorter(whole):
         cut = renderer.samples(shorter)[-1]
         if len(cut.tokens) <= max_length:
-            return Fitted(shorter, cut, "cut", part=part)
-    return Fitted(conversation, None, "dropped", f"{over}, and its last round alone is too long", part)
+            return Truncated(shorter, cut, "cut", part=part)
+    return Truncated(conversation, None, "dropped", f"{over}, and its last round alone is too long", part)
 
 
 def _up_to(renderer: Renderer, conversation: Conversation, part: int) -> Conversation:
@@ -192,14 +192,14 @@ def _up_to(renderer: Renderer, conversation: Conversation, part: int) -> Convers
     return conversation
 
 
-def fit_all(
+def truncate_all(
     renderer: Renderer,
     rows: Iterable[Conversation],
     max_length: int,
     strategy: Strategy,
-    lengths: Lengths,
+    lengths: LengthReport,
     processes: int = 1,
-    watch: Callable[[Iterable[list[Settled]]], Iterable[list[Settled]]] = iter,
+    watch: Callable[[Iterable[list[Outcome]]], Iterable[list[Outcome]]] = iter,
 ) -> Iterator[Sample]:
     """The samples of the rows that fit, in order; `lengths` keeps account of all of them, and `watch` sees them pass.
 
@@ -207,7 +207,7 @@ def fit_all(
     """
     settle = partial(_settle, renderer, max_length, strategy)
     if processes > 1 and isinstance(rows, Sequence):
-        found: Iterable[list[Settled]] = _shared_out(settle, rows, processes)
+        found: Iterable[list[Outcome]] = _shared_out(settle, rows, processes)
     else:
         found = map(settle, rows)
     for row in watch(found):
@@ -218,9 +218,9 @@ def fit_all(
         lengths.rows[row[0].source] += 1
 
 
-def _settle(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> list[Settled]:
-    fitted = fit(renderer, row, max_length, strategy)
-    return [Settled(each.sample, row.source, row.line, each.fate, each.reason) for each in fitted]
+def _settle(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> list[Outcome]:
+    fitted = truncate(renderer, row, max_length, strategy)
+    return [Outcome(each.sample, row.source, row.line, each.fate, each.reason) for each in fitted]
 
 
 def processes_for(rows: int) -> int:
@@ -230,8 +230,8 @@ def processes_for(rows: int) -> int:
 
 
 def _shared_out(
-    settle: Callable[[Conversation], list[Settled]], rows: Sequence[Conversation], processes: int
-) -> Iterator[list[Settled]]:
+    settle: Callable[[Conversation], list[Outcome]], rows: Sequence[Conversation], processes: int
+) -> Iterator[list[Outcome]]:
     chunks = iter([range(at, min(at + CHUNK, len(rows))) for at in range(0, len(rows), CHUNK)])
     # forked, so that neither the tokenizer nor rows have to be sent
     context = multiprocessing.get_context("fork")
@@ -243,15 +243,15 @@ def _shared_out(
             yield from settled
 
 
-_WORK: list[tuple[Callable[[Conversation], list[Settled]], Sequence[Conversation]]] = []
+_WORK: list[tuple[Callable[[Conversation], list[Outcome]], Sequence[Conversation]]] = []
 """In a process of the pool: what it does to a row, and the rows."""
 
 
-def _begin(settle: Callable[[Conversation], list[Settled]], rows: Sequence[Conversation]) -> None:
+def _begin(settle: Callable[[Conversation], list[Outcome]], rows: Sequence[Conversation]) -> None:
     _WORK[:] = [(settle, rows)]
 
 
-def _settle_chunk(places: range) -> list[list[Settled]]:
+def _settle_chunk(places: range) -> list[list[Outcome]]:
     settle, rows = _WORK[0]
     return [settle(rows[place]) for place in places]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swift.agent import STOCK_SYSTEM
-from swift.agent.formats.glm4 import call, marks, parse, result, write_tools
+from swift.agent.formats.glm4 import call, parse, result, syntax, write_tools
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 _SELF = (
     "你是一个名为 GLM-4 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"

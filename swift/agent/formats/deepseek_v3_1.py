@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.chat import Tool, ToolCall
 
 _BEGIN, _END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _CALL_BEGIN, _SEP, _CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 _OUT_BEGIN, _OUT_END = "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>"
 
-marks = Marks(
+syntax = Syntax(
     stop=(),
     call=(_BEGIN,),
     results="raw",

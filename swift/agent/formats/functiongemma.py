@@ -15,7 +15,7 @@ _BRACES = Braces(
     result_end="<end_function_response>",
     quote="<escape>",
 )
-marks = _BRACES.marks
+syntax = _BRACES.syntax
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

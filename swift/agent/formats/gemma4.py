@@ -9,7 +9,7 @@ from swift.agent.listed import offer
 from swift.chat import Tool, ToolCall
 
 _BRACES = Braces("<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
-marks = _BRACES.marks
+syntax = _BRACES.syntax
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

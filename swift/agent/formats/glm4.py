@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Sequence
 
-from swift.agent import STOCK_SYSTEM, Marks
+from swift.agent import STOCK_SYSTEM, Syntax
 from swift.chat import Tool, ToolCall
 
-marks = Marks(
+syntax = Syntax(
     stop=("<|observation|>",),
     call=("<|observation|>",),
     results="inline",

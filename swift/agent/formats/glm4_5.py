@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks, Tags
+from swift.agent import ArgumentTags, Syntax
 from swift.agent.tagged import read_calls, write_arguments
 from swift.chat import Tool, ToolCall
 
-_TAGS = Tags("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", ("</arg_value>", "</tool_call>"))
-marks = Marks(
+_TAGS = ArgumentTags("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", ("</arg_value>", "</tool_call>"))
+syntax = Syntax(
     stop=("<|observation|>",),
     call=("<tool_call>",),
     results="inline",

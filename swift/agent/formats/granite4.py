@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent.formats.hermes import call, marks, parse
+from swift.agent.formats.hermes import call, parse, syntax
 from swift.agent.listed import offer
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.jsontext import raw_decode
 from swift.agent.listed import offer
 from swift.chat import Tool, ToolCall
@@ -16,7 +16,7 @@ from swift.chat import Tool, ToolCall
 _START, _CHANNEL, _MESSAGE, _CALL, _END = "<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|end|>"
 _TO = " to=functions."
 
-marks = Marks(
+syntax = Syntax(
     stop=(_CALL,),
     call=(_TO.lstrip(), f"{_CHANNEL}commentary{_TO}", f"{_CHANNEL}analysis{_TO}"),
     results="raw",
@@ -25,7 +25,7 @@ marks = Marks(
     r"(?:<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\s*\w*\s*<\|message\|>\s*",
 )
 
-_HEADER = re.compile(marks.opening)
+_HEADER = re.compile(syntax.opening)
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.jsontext import is_json, loads, slice_value
 from swift.chat import Tool, ToolCall
 
-marks = Marks(stop=(), call=("<tool_call>",), results="turn")
+syntax = Syntax(stop=(), call=("<tool_call>",), results="turn")
 
 _SYSTEM = """# Tools
 

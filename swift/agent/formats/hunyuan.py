@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.listed import offer, read_list, write_objects
 from swift.chat import Tool, ToolCall
 
-marks = Marks(stop=(), call=("<tool_calls>",), results="turn")
+syntax = Syntax(stop=(), call=("<tool_calls>",), results="turn")
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Ids, Marks
+from swift.agent import CallIds, Syntax
 from swift.agent.listed import offer
 from swift.chat import Tool, ToolCall
 
 _BEGIN, _END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
 _CALL_BEGIN, _ARGUMENTS, _CALL_END = "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"
 
-marks = Marks(
+syntax = Syntax(
     stop=(),
     call=(_BEGIN,),
     results="turn",
     special=(_BEGIN, _END, _CALL_BEGIN, _ARGUMENTS, _CALL_END),
-    ids=Ids(":", "[0-9]+"),
+    ids=CallIds(":", "[0-9]+"),
 )
 
 _ID = re.compile(r"(?:functions\.)?(?P<name>\S+):(?P<number>\d+)")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent import Marks, listed, pythonic
+from swift.agent import Syntax, listed, pythonic
 from swift.agent.listed import offer
 from swift.chat import Tool, ToolCall
 
 _BEGIN, _END = "<|tool_call_start|>", "<|tool_call_end|>"
-marks = Marks(stop=(), call=(_BEGIN,), results="turn", special=(_BEGIN, _END), tags=pythonic.TAGS)
+syntax = Syntax(stop=(), call=(_BEGIN,), results="turn", special=(_BEGIN, _END), tags=pythonic.TAGS)
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.jsontext import is_json, raw_decode, slice_value
 from swift.chat import Tool, ToolCall
 
 _TOOL_HEADER = "<|start_header_id|>tool<|end_header_id|>\n\n"
 _ASSISTANT_HEADER = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 
-marks = Marks(
+syntax = Syntax(
     stop=(),
     call=('{"name":',),
     results="raw",

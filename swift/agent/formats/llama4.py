@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.listed import offer
 from swift.agent.pythonic import TAGS, read_list, write_call
 from swift.chat import Tool, ToolCall
 
 _BEGIN, _END = "<|python_start|>", "<|python_end|>"
-marks = Marks(stop=(), call=("[", _BEGIN), results="turn", special=(_BEGIN, _END), tags=TAGS, opens_line=True)
+syntax = Syntax(stop=(), call=("[", _BEGIN), results="turn", special=(_BEGIN, _END), tags=TAGS, opens_line=True)
 
 _LIST = re.compile(rf"^[ \t]*(?:{re.escape(_BEGIN)})?(?=\[)", re.MULTILINE)
 _REST = re.compile(rf"(?:{re.escape(_END)})?\s*")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks, Tags
+from swift.agent import ArgumentTags, Syntax
 from swift.agent.listed import offer
 from swift.agent.tagged import read_calls, write_arguments
 from swift.chat import Tool, ToolCall
 
 _BEGIN, _END = "<minimax:tool_call>", "</minimax:tool_call>"
-_TAGS = Tags('<parameter name="', '">', "</parameter>\n", ("</parameter>", "</invoke>"))
-marks = Marks(stop=(), call=(_BEGIN,), results="turn", special=(_BEGIN, _END), tags=_TAGS)
+_TAGS = ArgumentTags('<parameter name="', '">', "</parameter>\n", ("</parameter>", "</invoke>"))
+syntax = Syntax(stop=(), call=(_BEGIN,), results="turn", special=(_BEGIN, _END), tags=_TAGS)
 
 _CALL = re.compile(r'<invoke name="?([^">\n]+)"?>\n?(.*?)</invoke>', re.DOTALL)
 _PARAMETER = re.compile(r'<parameter name="?([^">\n]+)"?>(.*?)</parameter>', re.DOTALL)

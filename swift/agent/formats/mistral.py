@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.jsontext import is_json, raw_decode, slice_value
 from swift.chat import Tool, ToolCall
 
-marks = Marks(
+syntax = Syntax(
     stop=(),
     call=("[TOOL_CALLS]",),
     results="raw",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent import Ids, Marks
+from swift.agent import CallIds, Syntax
 from swift.agent.listed import offer, read_list, write_objects
 from swift.chat import Tool, ToolCall
 
 ID = "[a-zA-Z0-9]{9}"
-marks = Marks(
+syntax = Syntax(
     stop=(),
     call=("[TOOL_CALLS]",),
     results="raw",
     special=("[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
-    ids=Ids('"id": "', ID),
+    ids=CallIds('"id": "', ID),
 )
 
 _NO_ID = "0" * 9

@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Ids, Marks
+from swift.agent import CallIds, Syntax
 from swift.agent.formats.mistral_ids import ID, identity, known, result
 from swift.agent.jsontext import raw_decode
 from swift.agent.listed import offer, write_value
 from swift.chat import Tool, ToolCall
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
-marks = Marks(
+syntax = Syntax(
     stop=(),
     call=("[TOOL_CALLS]",),
     results="raw",
     special=("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
-    ids=Ids("[CALL_ID]", ID),
+    ids=CallIds("[CALL_ID]", ID),
 )
 
 _CALL = re.compile(r"\s*\[TOOL_CALLS\]\s*(?P<name>[^\[\]{}\s]+)\s*(?:\[CALL_ID\]\s*(?P<id>\w+)\s*)?\[ARGS\]\s*")

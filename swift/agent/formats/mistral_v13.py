@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent.formats.mistral_v11 import marks as with_ids
 from swift.agent.formats.mistral_v11 import parse, result
+from swift.agent.formats.mistral_v11 import syntax as with_ids
 from swift.agent.listed import offer, write_value
 from swift.chat import Tool, ToolCall
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
-marks = with_ids._replace(ids=None)
+syntax = with_ids._replace(ids=None)
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks, Tags
+from swift.agent import ArgumentTags, Syntax
 from swift.agent.listed import offer
 from swift.agent.tagged import read_calls, write_arguments
 from swift.chat import Tool, ToolCall
 
 _START, _MESSAGE, _MORE, _END = "<|start|>", "<|message|>", "<|eom|>", "<|eot|>"
-_TAGS = Tags('<atem:parameter name="', '">', "</atem:parameter>\n", ("</atem:parameter>", "</atem:invoke>"))
-marks = Marks(
+_TAGS = ArgumentTags('<atem:parameter name="', '">', "</atem:parameter>\n", ("</atem:parameter>", "</atem:invoke>"))
+syntax = Syntax(
     stop=(), call=("to=",), results="turn", special=(_START, _MESSAGE, _MORE, _END), tags=_TAGS, opens_line=True
 )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent.formats.qwen3_coder import TAGS, marks, parse, result, write_call
+from swift.agent.formats.qwen3_coder import TAGS, parse, result, syntax, write_call
 from swift.agent.listed import offer
 from swift.chat import Tool, ToolCall
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

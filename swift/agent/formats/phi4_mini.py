@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.listed import offer, read_list, read_object, write_objects
 from swift.chat import Tool, ToolCall
 
-marks = Marks(
+syntax = Syntax(
     stop=(), call=("functools[", "<|tool_call|>"), results="turn", special=("<|tool_call|>", "<|/tool_call|>")
 )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from swift.agent.formats.qwen3_coder import USAGE, call, marks, parse, result
+from swift.agent.formats.qwen3_coder import USAGE, call, parse, result, syntax
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 _REMINDER = """<IMPORTANT>
 Reminder:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from swift.agent import Notation
 from swift.agent.formats.qwen3_5 import parse, result, system
 from swift.agent.formats.qwen3_coder import TAGS, write
-from swift.agent.formats.qwen3_coder import marks as coder_marks
+from swift.agent.formats.qwen3_coder import syntax as coder_marks
 from swift.chat import ToolCall
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 _TAGS = TAGS._replace(notation=Notation())
-marks = coder_marks._replace(tags=_TAGS)
+syntax = coder_marks._replace(tags=_TAGS)
 
 
 def call(content: str, calls: Sequence[ToolCall]) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from swift.agent import PYTHON_WORDS, Marks, Notation, Tags
+from swift.agent import PYTHON_WORDS, ArgumentTags, Notation, Syntax
 from swift.agent.tagged import read_calls, value_schemas, write_arguments
 from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
 
-TAGS = Tags(
+TAGS = ArgumentTags(
     before="<parameter=",
     between=">\n",
     after="\n</parameter>\n",
     ends=("</parameter>", "</function>"),
     notation=Notation(PYTHON_WORDS),
 )
-marks = Marks(stop=(), call=("<tool_call>",), results="turn", tags=TAGS)
+syntax = Syntax(stop=(), call=("<tool_call>",), results="turn", tags=TAGS)
 
 USAGE = """If you choose to call a function ONLY reply in the following format with NO suffix:
 
@@ -56,12 +56,12 @@ def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, .
     return read_calls(text, _CALL, _PARAMETER, tools)
 
 
-def write(content: str, calls: Sequence[ToolCall], tags: Tags) -> str:
+def write(content: str, calls: Sequence[ToolCall], tags: ArgumentTags) -> str:
     asked = "\n".join(write_call(each, tags) for each in calls)
     return "\n\n".join(filter(None, [content, asked]))
 
 
-def write_call(each: ToolCall, tags: Tags) -> str:
+def write_call(each: ToolCall, tags: ArgumentTags) -> str:
     return f"<tool_call>\n<function={each.name}>\n{write_arguments(each.arguments, tags)}</function>\n</tool_call>"
 
 

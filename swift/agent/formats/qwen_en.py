@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.chat import Tool, ToolCall
 
-marks = Marks(
+syntax = Syntax(
     stop=("✿RESULT✿:",), call=("✿FUNCTION✿:",), results="inline", answer="✿RETURN✿:", answer_after_result=True
 )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent.formats.qwen_en import TITLE, TOOL, call, marks, parse, result, write_system
+from swift.agent.formats.qwen_en import TITLE, TOOL, call, parse, result, syntax, write_system
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 _USAGE = """## Insert the following command in your reply when you need to call N tools in parallel:
 

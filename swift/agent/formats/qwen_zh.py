@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent.formats.qwen_en import call, marks, parse, result, write_system
+from swift.agent.formats.qwen_en import call, parse, result, syntax, write_system
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 TITLE = "# 工具\n\n## 你拥有如下工具："
 TOOL = "### {label}\n\n{name}: {description} 输入参数：{parameters} 此工具的输入应为JSON对象。"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent.formats.qwen_en import call, marks, parse, result, write_system
+from swift.agent.formats.qwen_en import call, parse, result, syntax, write_system
 from swift.agent.formats.qwen_zh import TITLE, TOOL
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 _USAGE = """## 你可以在回复中插入以下命令以并行调用N个工具：
 

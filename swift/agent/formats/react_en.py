@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Sequence
 
-from swift.agent import STOCK_SYSTEM, Marks
+from swift.agent import STOCK_SYSTEM, Syntax
 from swift.agent.jsontext import is_json
 from swift.chat import Tool, ToolCall
 
-marks = Marks(stop=("Observation:",), call=("Action:",), results="inline", thought="Thought:", answer="Final Answer:")
+syntax = Syntax(stop=("Observation:",), call=("Action:",), results="inline", thought="Thought:", answer="Final Answer:")
 
 _HEADER = "Answer the following questions as best you can. You have access to the following tools:"
 _TOOL = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent.formats.react_en import call, marks, parse, result, write_system
+from swift.agent.formats.react_en import call, parse, result, syntax, write_system
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
 _HEADER = "尽可能地回答以下问题。你可以使用以下工具:"
 _TOOL = (

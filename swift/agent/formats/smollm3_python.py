@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swift.agent import Marks
+from swift.agent import Syntax
 from swift.agent.listed import offer
 from swift.agent.pythonic import TAGS, read_lines, write_call
 from swift.chat import Tool, ToolCall
 
 _BEGIN, _END = "<code>", "</code>"
-marks = Marks(stop=(), call=(_BEGIN,), results="turn", tags=TAGS)
+syntax = Syntax(stop=(), call=(_BEGIN,), results="turn", tags=TAGS)
 
 
 def system(tools: Sequence[Tool], text: str) -> str:

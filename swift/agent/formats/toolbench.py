@@ -10,9 +10,9 @@ from swift.agent.formats import react_en
 from swift.agent.formats.react_en import call, parse, result
 from swift.chat import Tool
 
-__all__ = ["call", "marks", "parse", "result", "system"]
+__all__ = ["call", "parse", "result", "syntax", "system"]
 
-marks = react_en.marks._replace(answer="")  # its models answer by calling Finish
+syntax = react_en.syntax._replace(answer="")  # its models answer by calling Finish
 
 _SYSTEM = """You can use many tools(functions) to do the following task.
 First I will give you the task description, and your task start.
