@@ -30,7 +30,7 @@ from swift.model import bundled, catalog
 from swift.model.load import load_tokenizer
 from swift.system import gc_tuning
 from swift.template import Renderer
-from swift.template.truncation import LengthReport, truncate_all, processes_for
+from swift.template.truncation import LengthReport, processes_for, truncate_all
 from swift.train.sample_cache import CompactSamples
 
 ALONE = 2000

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from swift.data.linting import Report
     from swift.data.mix import DataPlan
     from swift.template import Renderer
-    from swift.template.truncation import LengthReport, SampleRef, Outcome
+    from swift.template.truncation import LengthReport, Outcome, SampleRef
     from swift.train.lazy_datasets import Stream
     from swift.train.ranks import Ranks
     from swift.train.report import Share
@@ -115,7 +115,7 @@ def _plan(cfg: Feeds) -> DataPlan:
 def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.disk_list import IN_MEMORY
     from swift.data.mix import load_datasets
-    from swift.template.truncation import LengthReport, truncate_all, processes_for
+    from swift.template.truncation import LengthReport, processes_for, truncate_all
     from swift.train.report import abbreviate, mixture
     from swift.train.sample_cache import CompactSamples
 
@@ -303,7 +303,7 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
     from swift.data.linting import Report
     from swift.data.mix import load_datasets
     from swift.data.streaming import rows
-    from swift.template.truncation import LengthReport, truncate_all, sample_refs
+    from swift.template.truncation import LengthReport, sample_refs, truncate_all
     from swift.train.lazy_datasets import Stream
     from swift.train.report import abbreviate, mixture
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from swift.agent import Notation, ArgumentTags
+from swift.agent import ArgumentTags, Notation
 from swift.agent.tagged import as_object, definitions, fits, in_order, value_schemas, write_value
 from swift.guided.lark import json_rule, quoted
 from swift.guided.literal_grammar import ANNOTATIONS, ANY_TEXT, Literal, Values, pattern, resolve_reference, separated

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import NamedTuple
 from uuid import uuid4
 
-from swift.agent import CallIds, Syntax, CallTemplate, without_ids
-from swift.agent.reasoning_parser import ReplyText, ReasoningParser
+from swift.agent import CallIds, CallTemplate, Syntax, without_ids
+from swift.agent.reasoning_parser import ReasoningParser, ReplyText
 from swift.agent.tools import json_arguments
 from swift.chat import Message, ToolCall
 
