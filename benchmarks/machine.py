@@ -1,6 +1,6 @@
-"""What the benchmarks say of the machine, and how all programs are held to less than its processor has.
+"""Describes the machine of a benchmark, and restricts all programs to an instruction set.
 
-The Pythons of the peers import it too: what of this project it imports needs the standard library alone.
+The Pythons of the peers import it too, so it imports only those parts of SWIFT that need no package.
 """
 
 from __future__ import annotations
@@ -18,64 +18,64 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from swift.native import processor
 
 
-class Held(NamedTuple):
-    """Names of an instruction set for oneDNN, with which torch, vLLM and OpenVINO multiply, and for torch's kernels."""
+class Restriction(NamedTuple):
+    """Names of an instruction set for oneDNN (products of torch, vLLM and OpenVINO) and for torch's own kernels."""
 
     onednn: str
     aten: str
 
 
-HELD = {
-    "amx": Held("AVX512_CORE_AMX", "avx512"),
-    "avx512_bf16": Held("AVX512_CORE_BF16", "avx512"),
-    "avx512": Held("AVX512_CORE_VNNI", "avx512"),
-    "avx2": Held("AVX2", "avx2"),
+RESTRICTIONS = {
+    "amx": Restriction("AVX512_CORE_AMX", "avx512"),
+    "avx512_bf16": Restriction("AVX512_CORE_BF16", "avx512"),
+    "avx512": Restriction("AVX512_CORE_VNNI", "avx512"),
+    "avx2": Restriction("AVX2", "avx2"),
 }
-"""What this project calls an instruction set -> what others call it."""
-NOT_HELD = {
-    "openvino": "OpenVINO's own kernels (attention, sums) take the best that the processor has; its oneDNN is held",
-    "mistralrs": "mistral.rs takes the best that the processor has",
-    "onnxruntime": "ONNX Runtime takes the best that the processor has",
+"""SWIFT's name of an instruction set -> the names in other libraries."""
+UNRESTRICTED = {
+    "openvino": "OpenVINO's own kernels (attention, sums) use the processor's best set; its oneDNN is restricted",
+    "mistralrs": "mistral.rs uses the processor's best set",
+    "onnxruntime": "ONNX Runtime uses the processor's best set",
     "llamacpp": "llama.cpp is compiled for the whole processor",
-    "ikllama": "ik_llama.cpp's wheel is compiled for AVX2 and takes no more from any processor",
+    "ikllama": "ik_llama.cpp's wheel is compiled for AVX2 and uses no more on any processor",
 }
-"""Peers whose instruction set cannot be chosen, or not wholly."""
+"""Peers whose instruction set cannot be chosen, or only in part."""
 
 
-def best() -> str:
-    """The class of this machine's processor: the most able set that C++ of this project is compiled for."""
+def best_set() -> str:
+    """The class of this machine's processor: the most capable set that SWIFT's C++ is compiled for."""
     return next(iter(processor.sets()), platform.machine())
 
 
-def holds(kernels: str | None) -> bool:
-    """Whether that is less than the processor has."""
-    return kernels in HELD and kernels != best()
+def restricts(kernels: str | None) -> bool:
+    """Whether `kernels` is a lesser set than the processor's best."""
+    return kernels in RESTRICTIONS and kernels != best_set()
 
 
-def held_to(kernels: str | None) -> dict[str, str]:
-    """Variables of the environment that hold this project and its peers to an instruction set; none: to nothing."""
+def restricted_to(kernels: str | None) -> dict[str, str]:
+    """Environment variables that restrict SWIFT and its peers to an instruction set; empty without `kernels`."""
     if kernels is None:
         return {}
     ours = {processor.VARIABLE: kernels}
     if kernels == processor.TORCH:
         return ours
-    held = HELD[kernels]
+    names = RESTRICTIONS[kernels]
     return {
         **ours,
-        "ONEDNN_MAX_CPU_ISA": held.onednn,
-        "OV_CPU_MAX_ISA": held.onednn,  # OpenVINO's own kernels; read by debug builds and by releases after 2026.4
-        "ATEN_CPU_CAPABILITY": held.aten,
+        "ONEDNN_MAX_CPU_ISA": names.onednn,
+        "OV_CPU_MAX_ISA": names.onednn,  # OpenVINO's own kernels; read by debug builds and by releases after 2026.4
+        "ATEN_CPU_CAPABILITY": names.aten,
     }
 
 
-def hold_vllm() -> None:
-    """vLLM picks its compiled kernels by what torch says of the processor: torch says what `held_to` asks for."""
+def restrict_vllm() -> None:
+    """Makes torch report the features of the restricted set, by which vLLM selects its compiled kernels."""
     kernels = os.environ.get(processor.VARIABLE)
-    if kernels not in HELD:
+    if kernels not in RESTRICTIONS:
         return
     import torch
 
-    sets = list(HELD)
+    sets = list(RESTRICTIONS)
     for question, needed in (
         ("_is_amx_tile_supported", "amx"),
         ("_is_avx512_bf16_supported", "avx512_bf16"),
@@ -86,35 +86,35 @@ def hold_vllm() -> None:
 
 
 def openvino_properties(threads: int) -> dict[str, int | str]:
-    """What OpenVINO is told. Held to a set without bf16 it computes in fp32, as it does on such processors."""
+    """Properties for OpenVINO. Restricted to a set without bf16 it computes in fp32, as it does on such processors."""
     kernels = os.environ.get(processor.VARIABLE)
-    in_fp32 = kernels in HELD and "avx512_bf16" not in processor.SETS[kernels].needs
+    in_fp32 = kernels in RESTRICTIONS and "avx512_bf16" not in processor.SETS[kernels].needs
     return {"INFERENCE_NUM_THREADS": threads, **({"INFERENCE_PRECISION_HINT": "f32"} if in_fp32 else {})}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """--cache and --kernels, which all speed benchmarks have."""
+    """Adds --cache and --kernels, common to all speed benchmarks."""
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/swift-benchmarks"), help="models and peers")
     parser.add_argument(
         "--kernels",
-        choices=[*HELD, processor.TORCH],
-        help="hold everybody to this instruction set; torch: this project alone, to torch's operations",
+        choices=[*RESTRICTIONS, processor.TORCH],
+        help="restrict every program to this instruction set; torch restricts only SWIFT, to torch's operations",
     )
 
 
 def check(parser: argparse.ArgumentParser, kernels: str | None) -> None:
-    """Ends the program where the processor does not have the set."""
+    """Exits with an error if the processor lacks the set."""
     if kernels and kernels not in (*processor.sets(), processor.TORCH):
-        parser.error(f"--kernels {kernels}: this processor's best is {best()}")
+        parser.error(f"--kernels {kernels}: this processor's best set is {best_set()}")
 
 
 def headline(kernels: str | None, threads: int, versions: dict[str, str]) -> str:
-    """What every table begins with: processor, class, what it is held to, date, versions and command."""
-    held = f", held to {kernels}" if kernels else ""
+    """The header of every table: processor, class, restriction, date, versions and command."""
+    restriction = f", restricted to {kernels}" if kernels else ""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return "\n".join(
         (
-            f"{processor.name()} ({best()}{held}), {threads} thread(s), {now}",
+            f"{processor.name()} ({best_set()}{restriction}), {threads} thread(s), {now}",
             ", ".join(f"{name} {number}" for name, number in versions.items()),
             "python " + " ".join((Path(sys.argv[0]).as_posix(), *sys.argv[1:])),
         )
@@ -122,7 +122,7 @@ def headline(kernels: str | None, threads: int, versions: dict[str, str]) -> str
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed of these packages and their versions, with Python's."""
+    """Versions of Python and of those of these packages that are installed."""
     found = {"Python": platform.python_version()}
     for package in packages:
         try:
@@ -133,9 +133,9 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def peak_gib(pid: int | str = "self") -> float:
-    """The most memory that a process has had so far, in GiB; 0 where it is gone.
+    """Peak resident memory of a process so far, in GiB; 0 if it has ended.
 
-    VmHWM of the kernel. Unlike ru_maxrss it begins with the program, not with the process that started it.
+    VmHWM of the kernel. Unlike ru_maxrss it starts with the program, not with the process that started it.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
@@ -145,7 +145,7 @@ def peak_gib(pid: int | str = "self") -> float:
 
 
 def tree_peak_gib(pid: int) -> float:
-    """The peaks of a process and of all that it has started and that still run, added up, in GiB."""
+    """Sum of the peaks of a process and its running descendants, in GiB."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

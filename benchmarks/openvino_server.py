@@ -1,10 +1,10 @@
-"""The least HTTP server around OpenVINO GenAI's continuous batching, for load_speed.py: no wheel brings one.
+"""A minimal HTTP server around OpenVINO GenAI's continuous batching, for load_speed.py.
 
     python benchmarks/openvino_server.py MODEL.gguf --tokenizer tokenizer.json --port 8000 --threads 2
 
-Chat completions as events, messages written as ChatML, greedy, always as many tokens as are asked for. No more of
-OpenAI's interface than the benchmark's client uses. The model's own tokenizer.json cuts texts: the one that OpenVINO
-makes of a GGUF file makes a tenth more tokens of the same text. Runs in a Python with openvino-genai and tokenizers.
+Streams chat completions: messages as ChatML, greedy decoding, always max_tokens tokens. It implements only what the
+benchmark's client uses of OpenAI's API. Text is tokenised with the model's own tokenizer.json, because the tokenizer
+that OpenVINO creates from a GGUF file yields a tenth more tokens. Needs a Python with openvino-genai and tokenizers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import openvino_genai
 from tokenizers import Tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-"""What a text ends with while its last character is not whole."""
+"""The end of a decoded text whose last character is incomplete."""
 
 Tokens = list[int]
 
 
 class Batcher:
-    """Requests of many threads, batched by OpenVINO's scheduler, which one thread drives."""
+    """Batches requests of many threads: one thread steps OpenVINO's scheduler."""
 
     def __init__(self, model: str, streams: int, threads: int, cache_gib: int) -> None:
         scheduler = openvino_genai.SchedulerConfig()
@@ -40,18 +40,18 @@ class Batcher:
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(model, scheduler, "CPU", properties)
         self._changed = threading.Condition()
         self._running: list[tuple[Any, int, queue.SimpleQueue[Tokens]]] = []
-        self._asked = 0
+        self._count = 0
         threading.Thread(target=self._work, daemon=True).start()
 
     def answer(self, prompt: Tokens, new: int) -> Iterator[Tokens]:
-        """The tokens of each step."""
+        """Yields the tokens of each step."""
         tensor = openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
         settings = openvino_genai.GenerationConfig()
         settings.apply_chat_template, settings.ignore_eos, settings.max_new_tokens = False, True, new
         steps: queue.SimpleQueue[Tokens] = queue.SimpleQueue()
         with self._changed:
-            self._asked += 1
-            self._running.append((self._pipeline.add_request(self._asked, tensor, settings), new, steps))
+            self._count += 1
+            self._running.append((self._pipeline.add_request(self._count, tensor, settings), new, steps))
             self._changed.notify()
         while new > 0:
             step = steps.get()
@@ -91,21 +91,21 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        turns = "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in asked["messages"])
-        prompt = self.tokenizer.encode(f"{turns}<|im_start|>assistant\n", add_special_tokens=False).ids
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        messages = "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in request["messages"])
+        prompt = self.tokenizer.encode(f"{messages}<|im_start|>assistant\n", add_special_tokens=False).ids
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
         tokens: Tokens = []
-        told = ""
-        for step in self.batcher.answer(prompt, asked["max_tokens"]):
+        sent = ""
+        for step in self.batcher.answer(prompt, request["max_tokens"]):
             tokens += step
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            if len(text) > len(told) and not text.endswith(UNFINISHED):
-                self._event({"choices": [{"delta": {"content": text[len(told) :]}}]})
-                told = text
+            if len(text) > len(sent) and not text.endswith(UNFINISHED):
+                self._event({"choices": [{"delta": {"content": text[len(sent) :]}}]})
+                sent = text
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)}
         self._event({"choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a line a request would be the benchmark's output."""
+        """Logs nothing: lines per request would mix with the benchmark's output."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Programs that measure themselves: started in a Python of a peer, listened to line by line."""
+"""Runs programs that measure themselves, in the Python of a peer, and reads their results line by line."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tempfile import TemporaryFile
 from typing import Any
 
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONUNBUFFERED": "1"}
-"""What every peer is started with: nothing from the network, nothing that is no problem."""
+"""Environment of every peer: no network, no output but errors."""
 
 
-def said(command: Sequence[str | Path], variables: Mapping[str, str], timeout: float) -> Iterator[dict[str, Any]]:
-    """The JSON objects that a program prints, one a line, as they come.
+def json_lines(command: Sequence[str | Path], variables: Mapping[str, str], timeout: float) -> Iterator[dict[str, Any]]:
+    """Yields the JSON objects that a program prints, one per line, as they come.
 
-    Raises RuntimeError with the last line of its errors where it fails, or takes more than `timeout` seconds.
+    Raises RuntimeError with the last line of its errors if it fails, or takes more than `timeout` seconds.
     """
-    with TemporaryFile("w+") as problems:  # a pipe that nobody reads would stop a peer that says much
+    with TemporaryFile("w+") as errors:  # a full pipe that nobody reads would block the peer
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
-            stderr=problems,
+            stderr=errors,
             text=True,
             env={**os.environ, **QUIET, **variables},
         )
@@ -39,8 +39,8 @@ def said(command: Sequence[str | Path], variables: Mapping[str, str], timeout: f
             if late.finished.is_set():
                 raise RuntimeError(f"took more than {timeout:.0f} s")
             if code:
-                problems.seek(0)
-                lines = [line.strip() for line in problems if line.strip()] or [f"exit code {code}"]
+                errors.seek(0)
+                lines = [line.strip() for line in errors if line.strip()] or [f"exit code {code}"]
                 raise RuntimeError(lines[-1][:200])
         finally:
             late.cancel()

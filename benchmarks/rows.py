@@ -1,4 +1,4 @@
-"""Rows for training and dialogues for serving: agent conversations of the shapes that the benchmarks name."""
+"""Agent conversations of chosen lengths: training rows and dialogues for serving."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ from swift.data.synth import Entry, agent_rows, catalogue, fill, system_text
 
 Message = dict[str, str]
 Count = Callable[[str], int]
-"""Tokens of a text."""
+"""Returns the number of tokens of a text."""
 
-AROUND = 5
-"""Tokens that ChatML puts around a message."""
-LENGTHS = (1500, 4000)
-"""The least and the most tokens of a row of shape "agent"."""
+MESSAGE_OVERHEAD = 5
+"""Tokens that ChatML adds to a message."""
+ROW_TOKENS = (1500, 4000)
+"""Minimum and maximum tokens of a row of shape "agent"."""
 RECORDS = 12
-"""The most records that a tool gives back where observations are long."""
+"""Maximum records of a long tool result."""
 
 
 def short(count: int) -> Iterator[list[Message]]:
-    """Rows as the project makes them for its tutorial: two to four tools each, some hundred tokens."""
+    """Rows as the demo generates them: two to four tools each, some hundred tokens."""
     for row in agent_rows(count, seed=0):
         yield [{"role": message.role, "content": message.content} for message in row.messages]
 
 
 def agent(count: int, tokens: Count, tools: int = 20) -> Iterator[list[Message]]:
-    """Rows of LENGTHS tokens that share one system prompt with many tools, and whose tools give back many records."""
-    draw = random.Random(0)
-    offered = offer(tools)
+    """Rows of ROW_TOKENS tokens that share one system prompt with many tools, with long tool results."""
+    rng = random.Random(0)
+    offered = sample_tools(tools)
     system = {"role": "system", "content": system_text(offered)}
-    rounds = _rounds(offered, draw)
+    rounds = _rounds(offered, rng)
     for _ in range(count):
-        messages, target = [system], draw.randint(*LENGTHS)
-        length = tokens(system["content"]) + AROUND
+        messages, target = [system], rng.randint(*ROW_TOKENS)
+        length = tokens(system["content"]) + MESSAGE_OVERHEAD
         while True:
             turns = next(rounds)
-            more = sum(tokens(each["content"]) + AROUND for each in turns)
-            if (length + more > target and length >= LENGTHS[0]) or length + more > LENGTHS[1]:
+            more = sum(tokens(each["content"]) + MESSAGE_OVERHEAD for each in turns)
+            if (length + more > target and length >= ROW_TOKENS[0]) or length + more > ROW_TOKENS[1]:
                 break
             messages += turns
             length += more
         yield messages
 
 
-def offer(tools: int) -> list[Entry]:
-    """So many tools of the catalogue, the same ones each time."""
+def sample_tools(tools: int) -> list[Entry]:
+    """A fixed sample of the catalogue's tools."""
     return random.Random(0).sample(catalogue(), tools)
 
 
-def records(entry: Entry, draw: random.Random) -> str:
-    """What a tool gives back: a JSON list of one to RECORDS results of its kind."""
+def records(entry: Entry, rng: random.Random) -> str:
+    """A tool result: a JSON list of one to RECORDS records of the tool's kind."""
     found: list[dict[str, Any]] = [
-        {key: fill(draw.choice(values), draw) for key, values in entry.result.items()}
-        for _ in range(draw.randint(1, RECORDS))
+        {key: fill(rng.choice(values), rng) for key, values in entry.result.items()}
+        for _ in range(rng.randint(1, RECORDS))
     ]
     return json.dumps(found)
 
 
-def _rounds(offered: list[Entry], draw: random.Random) -> Iterator[list[Message]]:
-    """Questions and answers that use these tools alone, with long observations."""
+def _rounds(offered: list[Entry], rng: random.Random) -> Iterator[list[Message]]:
+    """Questions and replies that use only these tools, with long observations."""
     by_name = {entry.name: entry for entry in offered}
 
     def longer(call: re.Match[str]) -> str:
-        return f"{call[1]}Observation: {records(by_name[call[2]], draw)}\n"
+        return f"{call[1]}Observation: {records(by_name[call[2]], rng)}\n"
 
     for seed in range(1, 1 << 30):
         for held_out in (False, True):
@@ -81,7 +81,7 @@ def _rounds(offered: list[Entry], draw: random.Random) -> Iterator[list[Message]
                     yield [{"role": "user", "content": question.content}, {"role": "assistant", "content": text}]
 
 
-def question(entry: Entry, draw: random.Random) -> str:
+def question(entry: Entry, rng: random.Random) -> str:
     """A question for a tool, in English."""
-    template = draw.choice(entry.ask)
-    return template.format(**{name: fill(draw.choice(param.values), draw) for name, param in entry.params.items()})
+    template = rng.choice(entry.ask)
+    return template.format(**{name: fill(rng.choice(param.values), rng) for name, param in entry.params.items()})

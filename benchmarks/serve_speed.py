@@ -1,15 +1,15 @@
-"""Serving with this project and with its peers, on this machine: tokens/s, time to the first token, start, memory.
+"""Serving with SWIFT and its peers on this machine: tokens/s, time to the first token, start, memory.
 
     python benchmarks/serve_speed.py --cache ~/.cache/swift-benchmarks --shape 135m
 
-SmolLM2-135M, or the published shape of a larger model with random weights (shapes.py). Each peer gets a virtual
-environment below --cache, made on the first run (llama-cpp-python is compiled: ten minutes), and each measurement a
-process of its own, in turns; the best of --rounds counts. End to end means --new tokens for each of so many streams
-that arrive together, after different prompts of --prompt tokens, greedily, the prompts' own time included. Memory is
-the process's peak after all of that, libraries and weights included. `--clock cpu` counts the processor's seconds
-instead of the wall's, one thread each: for a machine that others use too, where two threads that wait for each other
-lose most of their time. `--kernels avx2` and the like hold everybody to a lesser processor. What cannot be installed or
-run is told as such.
+The model is SmolLM2-135M, or the published shape of a larger model with random weights (shapes.py). Each peer has a
+virtual environment below --cache, created on the first run (llama-cpp-python is compiled: ten minutes). Each
+measurement is a process of its own, in turns; the best of --rounds counts. End to end means greedy decoding of --new
+tokens for each of so many requests that arrive together, with different prompts of --prompt tokens, including the
+prefill. Memory is the peak of the process after all of that, including libraries and weights. `--clock cpu` counts
+processor time instead of wall time, with one thread each: for a machine with other users, where two threads that wait
+for each other lose most of their time. `--kernels avx2` and the like restrict every program to a lesser instruction
+set. The table says what could not be installed or run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import drive
 import environments
 import machine
+import measure_engine
 import processes
 import shapes
 
@@ -33,11 +33,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 STREAMS = (1, 8, 32)
 OWN = "own"
-"""The name under which what only this project is asked (drive_own.py) runs beside the contenders."""
+"""Name of the measurements of SWIFT alone (measure_swift.py) among the contenders."""
 
 
 class Contender(NamedTuple):
-    """`format`: of the weights, as the model is handed over (a folder, or the kind of a GGUF file)."""
+    """`format`: of the weights: of a folder, or the type of a GGUF file."""
 
     peer: str
     format: str
@@ -72,29 +72,29 @@ GOALS = (
     ("1 stream, 8- or 4-bit weights, end to end", "1", "int8, int4", "openvino Q8_0, openvino Q4_1", 1.0),
     ("prefill of 512 tokens", "prefill", "bf16", "openvino F16, llamacpp F16", 1.0),
 )
-"""Row of the table, measure, ours, theirs, and how many times the better of theirs ours should be."""
-LESS_IS_BETTER = ("ready", "third turn", "third turn, cold", "peak")
+"""Row of the table, measure, SWIFT's formats, peers, and the goal as a multiple of the better peer."""
+LOWER_IS_BETTER = ("ready", "third turn", "third turn, cold", "peak")
 
-Found = dict[str, dict[str, float]]
+Results = dict[str, dict[str, float]]
 """Contender -> measure -> its best value."""
 
 
 def main() -> None:
     args = parse()
     args.cache.mkdir(parents=True, exist_ok=True)
-    found: Found = {}
+    results: Results = {}
     failed: dict[str, str] = {}
-    everybody = (*CONTENDERS, Contender(OWN, "bf16"))
-    contenders = [each for each in everybody if {name_of(each), each.peer} & {*args.contenders}]
+    all_contenders = (*CONTENDERS, Contender(OWN, "bf16"))
+    contenders = [each for each in all_contenders if {name_of(each), each.peer} & {*args.contenders}]
     for turn in range(args.rounds):
         for each in contenders:
             name = name_of(each)
             if name in failed or (turn and name == OWN):
                 continue
             try:
-                for measure, value in measured(each, args):
-                    values = found.setdefault(name, {})
-                    better = min if measure in LESS_IS_BETTER else max
+                for measure, value in measure_contender(each, args):
+                    values = results.setdefault(name, {})
+                    better = min if measure in LOWER_IS_BETTER else max
                     values[measure] = better(values.get(measure, value), value)
                     print(f"{name}: {measure} {value:,.2f}", file=sys.stderr)
             except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
@@ -104,12 +104,12 @@ def main() -> None:
     for peer in sorted({each.peer for each in contenders if each.peer in environments.RECIPES} - failed_peers(failed)):
         versions[peer] = environments.version(peer, args.cache)
     print("\n" + machine.headline(args.kernels, args.threads, versions))
-    tell_speeds(found, failed, args)
-    tell_goals(found)
-    tell_own(found.get(OWN, {}))
+    print_speeds(results, failed, args)
+    print_goals(results)
+    print_own(results.get(OWN, {}))
     for peer in sorted({each.peer for each in contenders}):
-        if machine.holds(args.kernels) and peer in machine.NOT_HELD:
-            print(f"\nNot held to {args.kernels}: {machine.NOT_HELD[peer]}.")
+        if machine.restricts(args.kernels) and peer in machine.UNRESTRICTED:
+            print(f"\nNot restricted to {args.kernels}: {machine.UNRESTRICTED[peer]}.")
 
 
 def parse() -> argparse.Namespace:
@@ -144,24 +144,25 @@ def failed_peers(failed: dict[str, str]) -> set[str]:
     return {name.split()[0] for name in failed}
 
 
-def measured(contender: Contender, args: argparse.Namespace) -> Iterator[tuple[str, float]]:
-    """(measure, value) of one process. Raises where the peer, its model or its run cannot be had."""
+def measure_contender(contender: Contender, args: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """Yields (measure, value) of one process. Raises if the peer or its model cannot be installed, or the run fails."""
     python = environments.python(contender.peer, args.cache)
-    job = drive.Job(
+    job = measure_engine.Job(
         peer=contender.peer,
         model=str(model_for(contender, args.shape, args.cache)),
         bits=contender.bits,
         streams=tuple(args.streams),
         **{key: getattr(args, key) for key in ("threads", "prompt", "new", "clock", "requests")},
     )
-    variables = {"OMP_NUM_THREADS": str(args.threads), **machine.held_to(args.kernels)}
+    variables = {"OMP_NUM_THREADS": str(args.threads), **machine.restricted_to(args.kernels)}
     began = time.time()
-    for line in processes.said([python, HERE / "drive.py", json.dumps(job._asdict())], variables, args.timeout):
+    command = [python, HERE / "measure_engine.py", json.dumps(job._asdict())]
+    for line in processes.json_lines(command, variables, args.timeout):
         yield line["measure"], line["value"] - (began if line["measure"] == "ready" else 0)
 
 
 def model_for(contender: Contender, shape: str, cache: Path) -> Path:
-    """The model as the contender reads it."""
+    """The model in the contender's format."""
     if contender.peer == "onnxruntime":
         return shapes.onnx(shape, contender.format, cache)
     if contender.format in ("bf16", "int8", "int4"):
@@ -169,18 +170,18 @@ def model_for(contender: Contender, shape: str, cache: Path) -> Path:
     return shapes.gguf(shape, contender.format, cache)
 
 
-# --- telling -------------------------------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------------------------
 
 
-def tell_speeds(found: Found, failed: dict[str, str], args: argparse.Namespace) -> None:
+def print_speeds(results: Results, failed: dict[str, str], args: argparse.Namespace) -> None:
     unit = "processor second" if args.clock == "cpu" else "second"
     work = f"prompts of {args.prompt} tokens, {args.new} new ones, the best of {args.rounds} round(s)"
     print(f"{shapes.title(args.shape)}; tokens a {unit}; {work}\n")
     columns = [*map(str, args.streams), "prefill"]
     heads = [f"{each} stream(s)" for each in args.streams]
-    print(table_row("", *heads, f"prefill of {drive.PREFILL}", "start to ready, s", "peak GiB"))
+    print(table_row("", *heads, f"prefill of {measure_engine.PREFILL}", "start to ready, s", "peak GiB"))
     print("|---|" + "---:|" * (len(columns) + 2))
-    for name, values in found.items():
+    for name, values in results.items():
         if name != OWN:
             speeds = [cell(values, each, ",.0f") for each in columns]
             print(table_row(name, *speeds, cell(values, "ready", ".1f"), cell(values, "peak", ".2f")))
@@ -188,18 +189,18 @@ def tell_speeds(found: Found, failed: dict[str, str], args: argparse.Namespace) 
         print(table_row(name, f"not measured: {reason}"))
 
 
-def tell_goals(found: Found) -> None:
-    print("\n| | ours | the better peer | ratio | goal |\n|---|---:|---:|---:|---:|")
-    for row, measure, ours, theirs, goal in GOALS:
-        mine = max(found.get(f"swift {each}", {}).get(measure, 0.0) for each in ours.split(", "))
-        others = {each: found.get(each, {}).get(measure, 0.0) for each in theirs.split(", ")}
+def print_goals(results: Results) -> None:
+    print("\n| | SWIFT | the better peer | ratio | goal |\n|---|---:|---:|---:|---:|")
+    for row, measure, formats, peers, goal in GOALS:
+        own_speed = max(results.get(f"swift {each}", {}).get(measure, 0.0) for each in formats.split(", "))
+        others = {each: results.get(each, {}).get(measure, 0.0) for each in peers.split(", ")}
         best = max(others, key=others.__getitem__)
-        if mine and others[best]:
-            cells = (f"{mine:,.0f}", f"{best} {others[best]:,.0f}", f"{mine / others[best]:.2f}", str(goal))
+        if own_speed and others[best]:
+            cells = (f"{own_speed:,.0f}", f"{best} {others[best]:,.0f}", f"{own_speed / others[best]:.2f}", str(goal))
             print(table_row(row, *cells))
 
 
-def tell_own(own: dict[str, float]) -> None:
+def print_own(own: dict[str, float]) -> None:
     if "third turn" in own:
         third, cold = own["third turn"], own["third turn, cold"]
         cells = (f"{third:.3f}", f"cold {cold:.3f}", f"{third / cold:.2f}", "0.25")

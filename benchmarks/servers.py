@@ -1,4 +1,4 @@
-"""Servers under load: how each is started, whether it is ready, and the memory that it took."""
+"""Starts the servers of load_speed.py, waits until they are ready, and measures their memory."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HERE = Path(__file__).resolve().parent
 CONTEXT = 4096
 """Tokens of the longest dialogue."""
 CACHE_GIB = 4
-"""Memory for keys and values of those that are told how much."""
+"""Memory of the KV cache, for servers that have the option."""
 
 
-class Asked(NamedTuple):
-    """What every server is started for. `streams`: the most requests that it answers together."""
+class Options(NamedTuple):
+    """Options of every server. `streams`: maximum of concurrent requests."""
 
     shape: str
     cache: Path
@@ -38,14 +38,14 @@ class Asked(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """`command`: its command line. `variables`: of its environment."""
+    """`command`: returns its command line. `variables`: of its environment."""
 
     peer: str
-    command: Callable[[Asked], list[str]]
+    command: Callable[[Options], list[str]]
     variables: Mapping[str, str] = {}
 
 
-class Running(NamedTuple):
+class RunningServer(NamedTuple):
     url: str
     pid: int
     ready_s: float
@@ -55,28 +55,28 @@ class Running(NamedTuple):
         return machine.tree_peak_gib(self.pid)
 
 
-def swift(bits: int) -> Callable[[Asked], list[str]]:
-    def command(asked: Asked) -> list[str]:
-        flags = f"""--model_id_or_path {shapes.folder(asked.shape, asked.cache)} --dtype bf16 --port {asked.port}
-            --quantization_bit {bits} --quant_method torch --max_batch {asked.streams} --template_type AUTO"""
+def swift(bits: int) -> Callable[[Options], list[str]]:
+    def command(options: Options) -> list[str]:
+        flags = f"""--model_id_or_path {shapes.folder(options.shape, options.cache)} --dtype bf16 --port {options.port}
+            --quantization_bit {bits} --quant_method torch --max_batch {options.streams} --template_type AUTO"""
         return [sys.executable, "-m", "swift.cli", "deploy", *flags.split()]
 
     return command
 
 
-def vllm(asked: Asked) -> list[str]:
-    flags = f"""--model {shapes.folder(asked.shape, asked.cache)} --dtype bfloat16 --port {asked.port} --host 127.0.0.1
-        --max-model-len {CONTEXT} --max-num-seqs {asked.streams}"""
-    return [str(environments.python("vllm", asked.cache)), str(HERE / "vllm_server.py"), *flags.split()]
+def vllm(options: Options) -> list[str]:
+    flags = f"""--model {shapes.folder(options.shape, options.cache)} --dtype bfloat16 --port {options.port}
+        --host 127.0.0.1 --max-model-len {CONTEXT} --max-num-seqs {options.streams}"""
+    return [str(environments.python("vllm", options.cache)), str(HERE / "vllm_server.py"), *flags.split()]
 
 
-def openvino(kind: str) -> Callable[[Asked], list[str]]:
-    def command(asked: Asked) -> list[str]:
-        python = environments.python("openvino", asked.cache)
-        model = shapes.gguf(asked.shape, kind, asked.cache)
-        tokenizer = shapes.folder(asked.shape, asked.cache) / "tokenizer.json"
-        flags = f"""--tokenizer {tokenizer} --port {asked.port} --streams {asked.streams} --threads {asked.threads}
-            --cache_gib {CACHE_GIB}"""
+def openvino(kind: str) -> Callable[[Options], list[str]]:
+    def command(options: Options) -> list[str]:
+        python = environments.python("openvino", options.cache)
+        model = shapes.gguf(options.shape, kind, options.cache)
+        tokenizer = shapes.folder(options.shape, options.cache) / "tokenizer.json"
+        flags = f"""--tokenizer {tokenizer} --port {options.port} --streams {options.streams}
+            --threads {options.threads} --cache_gib {CACHE_GIB}"""
         return [str(python), str(HERE / "openvino_server.py"), str(model), *flags.split()]
 
     return command
@@ -100,14 +100,14 @@ CONTENDERS = {
 
 
 @contextmanager
-def running(contender: Contender, asked: Asked, kernels: str | None, timeout: float) -> Iterator[Running]:
-    """The server from its start until the end of the block; then it and what it started are ended.
+def running(contender: Contender, options: Options, kernels: str | None, timeout: float) -> Iterator[RunningServer]:
+    """Starts the server and terminates it with its child processes at the end of the block.
 
-    Raises RuntimeError with the last line of its output where it ends or is not ready within `timeout` seconds.
+    Raises RuntimeError with the last line of its output if it ends or is not ready within `timeout` seconds.
     """
-    command = contender.command(asked)
-    variables = {"OMP_NUM_THREADS": str(asked.threads), **contender.variables, **machine.held_to(kernels)}
-    url = f"http://127.0.0.1:{asked.port}/v1"
+    command = contender.command(options)
+    variables = {"OMP_NUM_THREADS": str(options.threads), **contender.variables, **machine.restricted_to(kernels)}
+    url = f"http://127.0.0.1:{options.port}/v1"
     with TemporaryFile("w+") as output:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -118,15 +118,15 @@ def running(contender: Contender, asked: Asked, kernels: str | None, timeout: fl
             start_new_session=True,
         )
         try:
-            while not _answers(url):
+            while not _is_ready(url):
                 if process.poll() is not None or time.monotonic() - began > timeout:
                     output.seek(0)
                     lines = [line.strip() for line in output if line.strip()] or ["no output"]
                     raise RuntimeError(f"not ready after {time.monotonic() - began:.0f} s: {lines[-1][:200]}")
                 time.sleep(0.1)
-            yield Running(url, process.pid, time.monotonic() - began)
+            yield RunningServer(url, process.pid, time.monotonic() - began)
         finally:
-            _end(process)
+            _terminate(process)
 
 
 def free_port() -> int:
@@ -136,15 +136,15 @@ def free_port() -> int:
         return port
 
 
-def _answers(url: str) -> bool:
+def _is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/models", timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process group that the server leads: a server may have processes of its own."""
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Terminates the server's process group: a server may have child processes."""
     for how, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
         try:
             os.killpg(process.pid, how)

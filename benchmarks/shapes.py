@@ -1,10 +1,10 @@
-"""Models for the benchmarks: the bundled SmolLM2-135M, and published shapes of larger models with random weights.
+"""Models of the benchmarks: the bundled SmolLM2-135M, and published shapes of larger models with random weights.
 
     python benchmarks/shapes.py 0.5b --cache ~/.cache/swift-benchmarks --gguf Q4_1
 
-Speed depends on a model's shape and not on what it has learned, so nothing is downloaded. A random model has SmolLM2's
-tokenizer; embeddings of ids beyond it are zero, so that greedy decoding never takes one of them where the output head
-is tied to the embedding.
+Speed depends only on a model's shape, so nothing is downloaded. A random model has SmolLM2's tokenizer; embeddings of
+ids beyond its vocabulary are zero, so that greedy decoding never selects one of them if the output head is tied to the
+embedding.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ import environments
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = "135m"
 SHARD = 2**30
-"""Bytes after which a file of weights ends: writing takes no more memory than that."""
+"""Bytes of a weight file, which bound the memory for writing."""
 DEVIATION = 0.02
-"""Standard deviation of random matrices, as both families initialise theirs."""
+"""Standard deviation of random matrices, as in the initialisation of both families."""
 
 
 class Shape(NamedTuple):
-    """`config`: what the model's published config.json says, under transformers' names."""
+    """`config`: the settings of the model's published config.json."""
 
     name: str
     family: str
     config: dict[str, Any]
 
 
-def _qwen2(name: str, hidden: int, inner: int, layers: int, heads: int, kv_heads: int, context: int = 32_768) -> Shape:
+def _qwen2(
+    name: str, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, context: int = 32_768
+) -> Shape:
     return Shape(
         name,
         "qwen2",
         {
-            **{"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers},
+            **{"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers},
             **{"num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 151_936},
             **{"max_position_embeddings": context, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
             "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
@@ -83,45 +85,45 @@ def folder(shape: str, cache: Path) -> Path:
         return bundled.unpack()
     target = cache / SHAPES[shape].name
     if not target.exists():
-        _written(shape, cache, "folder")
+        _write_in_subprocess(shape, cache, "folder")
     return target
 
 
 def gguf(shape: str, kind: str, cache: Path) -> Path:
-    """The model as a GGUF file with matrices of that kind; the first call writes it. The bundled model is Q4_1."""
+    """The model as a GGUF file with matrices of type `kind`; the first call writes it. The bundled model is Q4_1."""
     if (shape, kind) == (BUNDLED, "Q4_1"):
         from swift.model import bundled
 
         packed = bundled.package_file()
         assert packed is not None, bundled.INSTALL
         return packed
-    whole = folder(shape, cache)
-    target = cache / f"{whole.name}.{kind}.gguf"
+    model = folder(shape, cache)
+    target = cache / f"{model.name}.{kind}.gguf"
     if not target.exists():
-        _written(shape, cache, kind)
+        _write_in_subprocess(shape, cache, kind)
     return target
 
 
 def onnx(shape: str, precision: str, cache: Path) -> Path:
-    """The model as ONNX Runtime GenAI's own builder writes it; the first call does."""
-    whole = folder(shape, cache)
-    target = cache / f"{whole.name}.{precision}.onnx"
+    """The model as a folder of ONNX Runtime GenAI's own builder; the first call writes it."""
+    model = folder(shape, cache)
+    target = cache / f"{model.name}.{precision}.onnx"
     if not (target / "genai_config.json").exists():
         builder = [environments.python("onnxruntime", cache), "-m", "onnxruntime_genai.models.builder"]
-        said = subprocess.DEVNULL
-        command = [*builder, "-i", whole, "-o", target, "-p", precision, "-e", "cpu"]
-        subprocess.run(command, check=True, stdout=said, stderr=said, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        devnull = subprocess.DEVNULL
+        command = [*builder, "-i", model, "-o", target, "-p", precision, "-e", "cpu"]
+        subprocess.run(command, check=True, stdout=devnull, stderr=devnull, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     return target
 
 
 def config(model: Path) -> dict[str, Any]:
-    """A folder's config.json, with the width of a head whether the file names it or not."""
+    """A folder's config.json, with head_dim even if the file has none."""
     read: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
     return {**read, "head_dim": read.get("head_dim") or read["hidden_size"] // read["num_attention_heads"]}
 
 
-def _written(shape: str, cache: Path, what: str) -> None:
-    """Writes in a process of its own: its memory would count for those that this one starts and measures."""
+def _write_in_subprocess(shape: str, cache: Path, what: str) -> None:
+    """Writes in a process of its own, so that its memory does not count in measurements of child processes."""
     print(f"writing {title(shape)} as {what} below {cache} (once)", file=sys.stderr)
     command = [sys.executable, __file__, shape, "--cache", str(cache)]
     subprocess.run([*command, *(["--gguf", what] if what != "folder" else [])], check=True)
@@ -145,61 +147,61 @@ def write_folder(shape: Shape, target: Path) -> None:
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(settings)
-    aside = target.with_name(f".{target.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    temporary = target.with_name(f".{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     settings.architectures = [type(model).__name__]
-    settings.save_pretrained(aside)
-    model.generation_config.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    _write_weights(_random_weights(model, len(tokenizer)), aside)
-    aside.rename(target)
+    settings.save_pretrained(temporary)
+    model.generation_config.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    _write_weights(_random_weights(model, len(tokenizer)), temporary)
+    temporary.rename(target)
 
 
-def _random_weights(model: Any, words: int) -> Iterator[tuple[str, Any]]:
-    """Each parameter but a tied output head; vectors as a new model has them: norms one, biases small."""
+def _random_weights(model: Any, vocabulary_size: int) -> Iterator[tuple[str, Any]]:
+    """Each parameter except a tied output head; norms are one, everything else is normally distributed."""
     import torch
 
-    draw = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():  # a tied parameter comes once
+    rng = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():  # yields a tied parameter once
         if name.endswith("norm.weight"):
             yield name, torch.ones(parameter.shape, dtype=torch.bfloat16)
             continue
-        tensor = (torch.randn(parameter.shape, generator=draw) * DEVIATION).bfloat16()
+        tensor = (torch.randn(parameter.shape, generator=rng) * DEVIATION).bfloat16()
         if name == "model.embed_tokens.weight":
-            tensor[words:] = 0
+            tensor[vocabulary_size:] = 0
         yield name, tensor
 
 
 def _write_weights(weights: Iterator[tuple[str, Any]], target: Path) -> None:
-    """Files of about SHARD bytes and the index that says which weight is in which."""
+    """Writes files of about SHARD bytes, and their index."""
     from safetensors.torch import save_file
 
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     total, number = 0, 0
-    held: dict[str, Any] = {}
+    shard: dict[str, Any] = {}
 
     def close() -> None:
         nonlocal number
         number += 1
         file = f"model-{number:05d}.safetensors"
-        save_file(held, target / file, {"format": "pt"})
-        places.update(dict.fromkeys(held, file))
-        held.clear()
+        save_file(shard, target / file, {"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, file))
+        shard.clear()
 
     for name, tensor in weights:
-        held[name] = tensor
+        shard[name] = tensor
         total += tensor.nbytes
-        if sum(each.nbytes for each in held.values()) >= SHARD:
+        if sum(each.nbytes for each in shard.values()) >= SHARD:
             close()
-    if held:
+    if shard:
         close()
-    index = {"metadata": {"total_size": total}, "weight_map": places}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (target / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def write_gguf(model_folder: Path, kind: str, target: Path) -> None:
-    """The model as `swift export --to_gguf` writes it, and in 4 bits, which that leaves to llama.cpp."""
+    """Writes the model as `swift export --to_gguf` does, and also in 4 bits, which the export leaves to llama.cpp."""
     from gguf import GGMLQuantizationType, LlamaFileType
 
     from swift.model import gguf_write
@@ -208,16 +210,18 @@ def write_gguf(model_folder: Path, kind: str, target: Path) -> None:
     gguf_write.KINDS["Q4_0"] = (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0)
     gguf_write.KINDS["Q4_1"] = (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1)
     model, tokenizer = load_model(model_folder, "bf16", "cpu"), load_tokenizer(model_folder)
-    aside = target.with_name(f".{target.name}")
-    gguf_write.write(model, tokenizer, [tokenizer.eos_token_id], aside, kind, model_folder.name)
-    aside.rename(target)
+    temporary = target.with_name(f".{target.name}")
+    gguf_write.write(model, tokenizer, [tokenizer.eos_token_id], temporary, kind, model_folder.name)
+    temporary.rename(target)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=CHOICES)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/swift-benchmarks").expanduser())
-    parser.add_argument("--gguf", help="also as a GGUF file with such matrices: F16, Q8_0, Q4_0, Q4_1", metavar="KIND")
+    parser.add_argument(
+        "--gguf", help="also write a GGUF file with matrices of this type: F16, Q8_0, Q4_0, Q4_1", metavar="KIND"
+    )
     options = parser.parse_args()
     target = options.cache / SHAPES[options.shape].name if options.shape in SHAPES else None
     if target and not target.exists():

@@ -1,14 +1,14 @@
-"""One training job with this project and with its peers, on this machine: tokens/s, memory, time to the first step.
+"""One training job with SWIFT and its peers on this machine: tokens/s, memory, time to the first step.
 
     python benchmarks/train_speed.py --cache ~/.cache/swift-benchmarks --shape 135m
 
-SmolLM2-135M, or the published shape of a larger model with random weights (shapes.py). LoRA on every linear layer, rank
-8, alpha 32, dropout 0.05, or every parameter with --full. Eight conversations a step, one pass over agent conversations
-that the project makes: short ones in batches of two, or with `--rows-shape agent` ones of 1,500 to 4,000 tokens, which
-share the system prompt with their tools, one by one. Each peer gets a virtual environment below --cache, made on the
-first run. Runs alternate; the table has medians. All are measured from outside, alike: seconds of training
-as transformers' Trainer tells them (`train_runtime`), memory as the kernel counts it, the first step as the moment its
-loss is told. The GEMM floor is the time that the products with the blocks' weights alone take, forward and backward.
+The model is SmolLM2-135M, or the published shape of a larger model with random weights (shapes.py). LoRA on all linear
+layers, rank 8, alpha 32, dropout 0.05, or all parameters with --full. Eight conversations a step, one epoch of
+synthetic agent conversations: short ones in batches of two, or with `--rows-shape agent` ones of 1,500 to 4,000 tokens,
+which share the system prompt with its tools, one at a time. Each peer has a virtual environment below --cache, created
+on the first run. Runs alternate; the table has medians. All runs are measured in the same way, from outside: seconds of
+training as transformers' Trainer reports them (`train_runtime`), memory from the kernel, the first step when its loss
+is logged. The GEMM floor is the time of the products with the blocks' weights alone, forward and backward.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = {"TRL": "trl", "ms-swift": "ms-swift"}
 """Name -> its environment."""
-OURS = "swift"
+SWIFT = "swift"
 STEP = 8
-"""Conversations of one step of the optimizer."""
+"""Conversations per optimizer step."""
 RATE = {False: 1e-4, True: 1e-5}
 """Learning rate without and with --full."""
 
@@ -68,7 +68,7 @@ trainer.train()
 
 
 class Job(NamedTuple):
-    """What everybody is asked for. `length`: the most tokens of a row."""
+    """The job of every program. `length`: maximum tokens of a row."""
 
     model: Path
     rows: Path
@@ -83,7 +83,7 @@ class Job(NamedTuple):
 
 
 Command = Callable[[Job, Path], list[str]]
-"""The command line of a job that writes below a folder."""
+"""(job, output folder) -> command line."""
 
 
 class Run(NamedTuple):
@@ -95,8 +95,8 @@ class Run(NamedTuple):
 def main() -> None:
     args = parse()
     args.cache.mkdir(parents=True, exist_ok=True)
-    os.environ |= machine.held_to(args.kernels)
-    commands: dict[str, Command] = {OURS: ours}
+    os.environ |= machine.restricted_to(args.kernels)
+    commands: dict[str, Command] = {SWIFT: swift}
     failed: dict[str, str] = {}
     for name in args.peers:
         try:
@@ -104,9 +104,9 @@ def main() -> None:
         except subprocess.CalledProcessError as error:
             failed[name] = f"not installed: {error}"
     model = shapes.folder(args.shape, args.cache)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        file, tokens = write_rows(place, args.rows_shape, args.rows)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        file, tokens = write_rows(folder, args.rows_shape, args.rows)
         versions = {**machine.versions("torch", "transformers", "peft")}
         versions |= {name: environments.version(PEERS[name], args.cache) for name in args.peers if name in commands}
         print(machine.headline(args.kernels, torch.get_num_threads(), versions))
@@ -114,19 +114,19 @@ def main() -> None:
         print(f"{shapes.title(args.shape)}, {what}; {args.rows} {args.rows_shape} rows, {tokens:,} tokens; ", end="")
         print(f"{args.repeats} run(s) each, medians")
         for dtype in args.dtypes:
-            batch, length = (1, rows.LENGTHS[1] + 96) if args.rows_shape == "agent" else (2, 1024)
+            batch, length = (1, rows.ROW_TOKENS[1] + 96) if args.rows_shape == "agent" else (2, 1024)
             job = Job(model, file, dtype, args.full, batch, length)
-            found: dict[str, list[Run]] = {name: [] for name in commands}
+            runs_of: dict[str, list[Run]] = {name: [] for name in commands}
             for number in range(args.repeats):
                 for name, command in commands.items():
                     if name in failed:
                         continue
-                    out = place / f"{name}-{dtype}-{number}"
+                    out = folder / f"{name}-{dtype}-{number}"
                     try:
-                        found[name].append(measured([*args.before.split(), *command(job, out)], out, tokens))
+                        runs_of[name].append(measure([*args.before.split(), *command(job, out)], out, tokens))
                     except RuntimeError as error:
                         failed[name] = str(error)
-            tell(dtype, gemm_floor(model, dtype, args.full), found, failed)
+            print_table(dtype, gemm_floor(model, dtype, args.full), runs_of, failed)
 
 
 def parse() -> argparse.Namespace:
@@ -134,28 +134,28 @@ def parse() -> argparse.Namespace:
     machine.add_flags(parser)
     parser.add_argument("--shape", choices=shapes.CHOICES, default=shapes.BUNDLED)
     parser.add_argument("--full", action="store_true", help="train all parameters instead of LoRA")
-    parser.add_argument("--rows", type=int, default=64, help="conversations; a step takes 8")
+    parser.add_argument("--rows", type=int, default=64, help="conversations; a step has 8")
     parser.add_argument("--rows-shape", choices=("short", "agent"), default="short")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each program")
     parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp32"], choices=["bf16", "fp32"])
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
-    parser.add_argument("--before", default="", help="command put before each run, e.g. 'taskset -c 0,1'")
+    parser.add_argument("--before", default="", help="command prefix of each run, e.g. 'taskset -c 0,1'")
     args = parser.parse_args()
     machine.check(parser, args.kernels)
     args.cache = args.cache.expanduser()
     return args
 
 
-def write_rows(place: Path, shape: str, count: int) -> tuple[Path, int]:
-    """The job's rows as messages, which every contestant reads, and their tokens in ChatML."""
+def write_rows(folder: Path, shape: str, count: int) -> tuple[Path, int]:
+    """Writes the rows as messages, which all programs read; returns the file and its number of tokens in ChatML."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(shapes.folder(shapes.BUNDLED, place))
+    tokenizer = AutoTokenizer.from_pretrained(shapes.folder(shapes.BUNDLED, folder))
 
     def tokens(text: str) -> int:
         return len(tokenizer(text)["input_ids"])
 
-    path, total = place / "rows.jsonl", 0
+    path, total = folder / "rows.jsonl", 0
     with path.open("w", encoding="utf-8") as file:
         for messages in rows.agent(count, tokens) if shape == "agent" else rows.short(count):
             total += tokens("".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in messages))
@@ -163,10 +163,10 @@ def write_rows(place: Path, shape: str, count: int) -> tuple[Path, int]:
     return path, total
 
 
-# --- the contestants' command lines --------------------------------------------------------------------------------
+# --- command lines -------------------------------------------------------------------------------------------------
 
 
-def ours(job: Job, out: Path) -> list[str]:
+def swift(job: Job, out: Path) -> list[str]:
     kind = "--sft_type full" if job.full else "--lora_target_modules ALL --lora_rank 8 --lora_alpha 32"
     flags = f"""--model_id_or_path {job.model} --dataset {job.rows} --output_dir {out} --dtype {job.dtype} {kind}
         --template_type chatml --batch_size {job.batch} --gradient_accumulation_steps {job.accumulation}
@@ -178,8 +178,8 @@ def ours(job: Job, out: Path) -> list[str]:
 
 def trl(python: Path) -> Command:
     def command(job: Job, out: Path) -> list[str]:
-        asked = {**job._asdict(), "accumulation": job.accumulation, "out": out, "rate": RATE[job.full]}
-        return [str(python), "-c", TRL_JOB, json.dumps(asked, default=str)]
+        options = {**job._asdict(), "accumulation": job.accumulation, "out": out, "rate": RATE[job.full]}
+        return [str(python), "-c", TRL_JOB, json.dumps(options, default=str)]
 
     return command
 
@@ -202,10 +202,10 @@ def ms_swift(python: Path) -> Command:
 # --- measuring -----------------------------------------------------------------------------------------------------
 
 
-def measured(command: Sequence[str], out: Path, tokens: int) -> Run:
-    """One run, watched from outside: its output and the log that it writes below `out`.
+def measure(command: Sequence[str], out: Path, tokens: int) -> Run:
+    """One run, measured from outside by its output and the log below `out`.
 
-    Raises RuntimeError with the end of its output where it fails.
+    Raises RuntimeError with the end of its output if it fails.
     """
     own = str(ROOT) if sys.executable in command else ""
     output = out.with_suffix(".txt")
@@ -221,15 +221,15 @@ def measured(command: Sequence[str], out: Path, tokens: int) -> Run:
         try:
             while True:
                 pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-                if first is None and re.search(r"""['"]loss['"]""", written(output, out)):
+                if first is None and re.search(r"""['"]loss['"]""", output_text(output, out)):
                     first = time.perf_counter() - began
                 if pid:
                     process.returncode = os.waitstatus_to_exitcode(status)
                     break
                 time.sleep(0.1)
         finally:
-            process.kill()  # nothing where it has ended
-    text = written(output, out)
+            process.kill()  # no effect if it has ended
+    text = output_text(output, out)
     seconds = re.findall(r"""['"]train_runtime['"]: ['"]?([\d.]+)""", text)
     if process.returncode or not seconds or first is None:
         print(text[-3000:], file=sys.stderr)
@@ -238,21 +238,21 @@ def measured(command: Sequence[str], out: Path, tokens: int) -> Run:
     return Run(tokens / float(seconds[-1]), usage.ru_maxrss / 2**20, first)
 
 
-def written(output: Path, out: Path) -> str:
+def output_text(output: Path, out: Path) -> str:
     logs = [output, *out.rglob("logging.jsonl")]
     return "".join(path.read_text(encoding="utf-8", errors="replace") for path in logs)
 
 
 def gemm_floor(model: Path, dtype: str, full: bool, tokens: int = 1024) -> float:
-    """Tokens/s if there were nothing but the products with the blocks' weights, forward and backward.
+    """Tokens/s of the products with the blocks' weights alone, forward and backward.
 
-    With --full there is one product more for each: the weight's own gradient.
+    With --full each weight has one more product: its own gradient.
     """
     config = shapes.config(model)
-    width, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    hidden, intermediate, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     queries, keys = (config[f"num_{kind}_heads"] * head for kind in ("attention", "key_value"))
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
-    matrices = [(queries + 2 * keys, width), (width, queries), (2 * inner, width), (width, inner)]
+    matrices = [(queries + 2 * keys, hidden), (hidden, queries), (2 * intermediate, hidden), (hidden, intermediate)]
     products = []
     for outputs, inputs in matrices:
         x, y, weight = (torch.randn(size).to(kind) for size in ((tokens, inputs), (tokens, outputs), (outputs, inputs)))
@@ -269,13 +269,13 @@ def gemm_floor(model: Path, dtype: str, full: bool, tokens: int = 1024) -> float
     return tokens / (statistics.median(rounds[2:]) * config["num_hidden_layers"])
 
 
-def tell(dtype: str, floor: float, found: dict[str, list[Run]], failed: dict[str, str]) -> None:
+def print_table(dtype: str, floor: float, runs_of: dict[str, list[Run]], failed: dict[str, str]) -> None:
     print(f"\n{dtype}: GEMM floor {floor:,.0f} tokens/s")
-    print("| | tokens/s | of the floor | this project is | peak GiB | first step after |")
+    print("| | tokens/s | of the floor | SWIFT is | peak GiB | first step after |")
     print("|---|---:|---:|---:|---:|---:|")
-    medians = {name: Run(*map(statistics.median, zip(*runs, strict=True))) for name, runs in found.items() if runs}
+    medians = {name: Run(*map(statistics.median, zip(*runs, strict=True))) for name, runs in runs_of.items() if runs}
     for name, run in medians.items():
-        ratio = f"{medians[OURS].tokens_per_second / run.tokens_per_second:.1f} x" if OURS in medians else ""
+        ratio = f"{medians[SWIFT].tokens_per_second / run.tokens_per_second:.1f} x" if SWIFT in medians else ""
         cells = [
             f"{run.tokens_per_second:,.0f}",
             f"{run.tokens_per_second / floor:.0%}",

@@ -1,4 +1,4 @@
-"""What the benchmarks share: models of published shapes, rows, limits on the processor, programs that measure."""
+"""The shared parts of the benchmarks: models of published shapes, rows, restrictions of the processor, processes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import shapes
 
 from swift.native import processor
 
-WORDS = 49_200
-"""Rows of the small models' embeddings: somewhat more than SmolLM2's tokenizer has tokens."""
+VOCABULARY_SIZE = 49_200
+"""Rows of the small models' embeddings: somewhat more than the vocabulary of SmolLM2's tokenizer."""
 
 
 @pytest.fixture(params=["0.5b", "3b"])
 def small(request: pytest.FixtureRequest) -> shapes.Shape:
-    """A published shape with everything that costs time made small."""
+    """A published shape with small dimensions."""
     shape = shapes.SHAPES[request.param]
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": WORDS}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": VOCABULARY_SIZE}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     return shape._replace(config={**shape.config, **sizes, **heads})
 
@@ -54,7 +54,7 @@ def test_it_is_written_as_gguf(small: shapes.Shape, tmp_path: Path, kind: str) -
 
     shapes.write_folder(small, tmp_path / "small")
     shapes.write_gguf(tmp_path / "small", kind, tmp_path / "small.gguf")
-    assert len(read_tokenizer(tmp_path / "small.gguf")) == WORDS
+    assert len(read_tokenizer(tmp_path / "small.gguf")) == VOCABULARY_SIZE
 
 
 def test_weights_in_several_files_are_all_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,58 +71,58 @@ def test_weights_in_several_files_are_all_in_the_index(tmp_path: Path, monkeypat
             assert torch.equal(file.get_tensor(name), tensor)
 
 
-def test_agent_rows_have_the_lengths_they_say_and_share_their_system_prompt() -> None:
+def test_agent_rows_have_the_declared_lengths_and_share_their_system_prompt() -> None:
     def tokens(text: str) -> int:
         return len(text) // 4
 
     made = list(rows.agent(12, tokens))
-    lengths = [sum(tokens(each["content"]) + rows.AROUND for each in messages) for messages in made]
-    least, most = rows.LENGTHS
+    lengths = [sum(tokens(each["content"]) + rows.MESSAGE_OVERHEAD for each in messages) for messages in made]
+    least, most = rows.ROW_TOKENS
     assert all(least <= length <= most for length in lengths), lengths
     assert len({messages[0]["content"] for messages in made}) == 1
     for messages in made:
         assert [each["role"] for each in messages[1:]] == ["user", "assistant"] * (len(messages) // 2)
 
 
-def test_programs_can_be_held_to_every_instruction_set_of_ours() -> None:
-    assert list(machine.HELD) == list(processor.SETS)
-    held = machine.held_to("avx2")
-    assert held["SWIFT_KERNELS"] == "avx2"
-    assert held["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-    assert machine.held_to(None) == {}
+def test_programs_can_be_restricted_to_every_instruction_set() -> None:
+    assert list(machine.RESTRICTIONS) == list(processor.SETS)
+    variables = machine.restricted_to("avx2")
+    assert variables["SWIFT_KERNELS"] == "avx2"
+    assert variables["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert machine.restricted_to(None) == {}
 
 
 @pytest.mark.parametrize(
     ("kernels", "in_fp32"), [("amx", False), ("avx512_bf16", False), ("avx512", True), ("avx2", True)]
 )
-def test_openvino_computes_in_fp32_where_it_is_held_to_a_set_without_bf16(
+def test_openvino_computes_in_fp32_if_restricted_to_a_set_without_bf16(
     kernels: str, in_fp32: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SWIFT_KERNELS", kernels)
     assert (machine.openvino_properties(2).get("INFERENCE_PRECISION_HINT") == "f32") is in_fp32
 
 
-def test_a_table_says_what_programs_were_held_to() -> None:
-    assert "held to avx2" in machine.headline("avx2", 2, {"torch": "2"})
-    assert "held to" not in machine.headline(None, 2, {"torch": "2"})
+def test_a_table_names_the_restriction_of_programs() -> None:
+    assert "restricted to avx2" in machine.headline("avx2", 2, {"torch": "2"})
+    assert "restricted to" not in machine.headline(None, 2, {"torch": "2"})
 
 
-def test_lines_of_json_come_as_they_are_printed_and_others_are_left_out() -> None:
+def test_json_lines_are_yielded_as_they_are_printed_and_other_lines_skipped() -> None:
     program = "print('loading'); print('{\"value\": 1}')"
-    assert list(processes.said([sys.executable, "-c", program], {}, 60)) == [{"value": 1}]
+    assert list(processes.json_lines([sys.executable, "-c", program], {}, 60)) == [{"value": 1}]
 
 
-def test_a_program_that_fails_is_told_by_its_last_line() -> None:
+def test_the_error_of_a_program_that_fails_is_its_last_line() -> None:
     with pytest.raises(RuntimeError, match="no such model"):
-        list(processes.said([sys.executable, "-c", "raise SystemExit('no such model')"], {}, 60))
+        list(processes.json_lines([sys.executable, "-c", "raise SystemExit('no such model')"], {}, 60))
 
 
-def test_a_program_that_hangs_is_ended() -> None:
+def test_a_program_that_hangs_is_killed() -> None:
     with pytest.raises(RuntimeError, match="more than 1 s"):
-        list(processes.said([sys.executable, "-c", "import time; time.sleep(60)"], {}, 1))
+        list(processes.json_lines([sys.executable, "-c", "import time; time.sleep(60)"], {}, 1))
 
 
-def test_each_turn_of_a_dialogue_begins_with_what_was_said_before() -> None:
+def test_each_turn_of_a_dialogue_begins_with_the_previous_one() -> None:
     asked: list[list[rows.Message]] = []
 
     async def ask(messages: list[rows.Message], turn: int) -> load_speed.Answer:
@@ -137,13 +137,13 @@ def test_each_turn_of_a_dialogue_begins_with_what_was_said_before() -> None:
         assert after[len(before)]["role"] == "assistant"
 
 
-def test_a_load_without_answers_says_why() -> None:
+def test_a_load_without_replies_names_the_error() -> None:
     cells = load_speed.cells_of(load_speed.Load(1.0, 2.0, [], ["status 503: busy"]))
     assert cells[-1] == "1: status 503: busy"
 
 
-def test_goals_are_told_only_where_both_sides_were_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    serve_speed.tell_goals({"swift bf16": {"1": 90.0, "8": 400.0}, "vllm bf16": {"1": 45.0}})
-    told = capsys.readouterr().out
-    assert "| 1 stream, bf16, end to end | 90 | vllm bf16 45 | 2.00 | 1.5 |" in told
-    assert "8 streams" not in told
+def test_goals_are_printed_only_if_both_sides_were_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    serve_speed.print_goals({"swift bf16": {"1": 90.0, "8": 400.0}, "vllm bf16": {"1": 45.0}})
+    printed = capsys.readouterr().out
+    assert "| 1 stream, bf16, end to end | 90 | vllm bf16 45 | 2.00 | 1.5 |" in printed
+    assert "8 streams" not in printed

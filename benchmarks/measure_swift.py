@@ -1,4 +1,4 @@
-"""What only this project is asked: the floor of bare products, an agent's third turn, memory over many requests."""
+"""Measures SWIFT alone: the floor of bare products, an agent's third turn, memory over many requests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import torch
-from drive import Job, tell
-from drivers import ROOT, VOCABULARY, Tokens
+from engines import ROOT, VOCABULARY, Tokens
+from measure_engine import Job, report
 
 sys.path.insert(0, str(ROOT))
 from swift.engine.cpu.products import product
@@ -18,10 +18,10 @@ from swift.engine.torch_engine import TorchEngine
 from swift.model.load import load_model
 
 RESULT = 100
-"""Tokens of what a tool gives back."""
+"""Tokens of a tool result."""
 
 
-def drive(job: Job) -> None:
+def measure(job: Job) -> None:
     torch.set_num_threads(job.threads)
     model = load_model(Path(job.model), "bf16", "cpu")
     _floor(job, model)
@@ -32,7 +32,7 @@ def drive(job: Job) -> None:
 
 
 def _floor(job: Job, model: torch.nn.Module) -> None:
-    """Tokens/s if there were nothing but the products with the weights."""
+    """Tokens/s of the products with the weights alone."""
     with torch.inference_mode():
         weights = [part.weight for part in model.modules() if isinstance(part, torch.nn.Linear)]
         for kind, bits in (("bf16", 0), ("int8", 8), ("int4", 4)):
@@ -45,12 +45,12 @@ def _floor(job: Job, model: torch.nn.Module) -> None:
                     for multiply, width in made:
                         multiply(inputs[width])
                     times.append(job.seconds() - began)
-                tell(f"floor {kind} {rows}", rows / min(times))
+                report(f"floor {kind} {rows}", rows / min(times))
 
 
 def _third_turn(job: Job, engine: TorchEngine) -> None:
-    """Seconds to the first token of an agent's third turn, and of a prompt as long of which nothing was seen before."""
-    draw = random.Random(0)
+    """Seconds to the first token of an agent's third turn, and of a prompt of equal length without cached prefix."""
+    rng = random.Random(0)
 
     def first_token(prompt: Tokens) -> tuple[float, Tokens]:
         began = job.seconds()
@@ -58,24 +58,24 @@ def _third_turn(job: Job, engine: TorchEngine) -> None:
         first = next(steps)
         return job.seconds() - began, [first.token, *(step.token for step in steps)]
 
-    dialogue = draw.choices(VOCABULARY, k=600)  # the tools' descriptions and a question
+    dialogue = rng.choices(VOCABULARY, k=600)  # the tools' descriptions and a question
     for turn in (1, 2, 3):
-        seconds, said = first_token(dialogue)
+        seconds, reply = first_token(dialogue)
         if turn == 3:
-            tell("third turn", seconds)
-        dialogue += [*said, *draw.choices(VOCABULARY, k=RESULT)]
-    tell("third turn, cold", first_token(draw.choices(VOCABULARY, k=600 + 2 * (32 + RESULT)))[0])
+            report("third turn", seconds)
+        dialogue += [*reply, *rng.choices(VOCABULARY, k=RESULT)]
+    report("third turn, cold", first_token(rng.choices(VOCABULARY, k=600 + 2 * (32 + RESULT)))[0])
 
 
 def _memory(job: Job, engine: TorchEngine) -> None:
-    """MiB that the process holds while it answers more and more requests."""
-    draw = random.Random(0)
+    """MiB of resident memory after more and more requests."""
+    rng = random.Random(0)
     params = SamplingParams(max_tokens=4, temperature=0)
     for done in range(0, job.requests, 100):
-        for steps in [engine.submit(draw.choices(VOCABULARY, k=12), params) for _ in range(100)]:
+        for steps in [engine.submit(rng.choices(VOCABULARY, k=12), params) for _ in range(100)]:
             list(steps)
         if done + 100 in (job.requests // 10, job.requests // 2, job.requests):
-            tell(f"MiB after {done + 100} requests", _resident())
+            report(f"MiB after {done + 100} requests", _resident())
 
 
 def _resident() -> float:

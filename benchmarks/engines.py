@@ -1,6 +1,6 @@
-"""Each way to answer prompts, behind one function: it loads a model and returns what answers a batch of prompts.
+"""Each inference engine behind one function: it loads a model and returns a function that completes prompts.
 
-Runs in the Python of the peer it drives, so nothing is imported before its driver is called.
+Runs in the Python of the peer, so an engine's package is imported only when its function is called.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = range(100, 40_000)
-"""Ids that random prompts are made of: words of SmolLM2's tokenizer, none of its marks."""
+"""Token ids of random prompts: ordinary tokens of SmolLM2's tokenizer, no special ones."""
 
 Tokens = list[int]
 Generate = Callable[[Sequence[Tokens], int], None]
-"""Answers prompts that arrive together, each with so many tokens, greedily, and returns when all are done."""
+"""(prompts, new tokens) -> None: completes prompts that arrive together, greedily; returns when all are done."""
 
 
 class Setup(NamedTuple):
-    """`model`: a folder or file. `bits`: of the weights, where the driver rounds them itself. `streams`, `context`: the
-    most that is asked for, of requests at a time and of tokens in one."""
+    """`model`: a folder or file. `bits`: of the weights, if the engine quantises them itself. `streams`, `context`: the
+    maximum of concurrent requests, and of tokens in one."""
 
     model: str
     bits: int
@@ -78,12 +78,12 @@ def transformers(setup: Setup) -> Generate:
 
 def vllm(setup: Setup) -> Generate:
     os.environ |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that this process's clock counts it all
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that the CPU time of this process includes it
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    machine.hold_vllm()
+    machine.restrict_vllm()
     from vllm import LLM, SamplingParams
 
     llm = LLM(
@@ -112,13 +112,13 @@ def openvino(setup: Setup) -> Generate:
     scheduler.max_num_batched_tokens = 1024
     properties = machine.openvino_properties(setup.threads)
     pipeline = openvino_genai.ContinuousBatchingPipeline(setup.model, scheduler, "CPU", properties)
-    asked = iter(range(1 << 40))
+    ids = iter(range(1 << 40))
 
     def generate(prompts: Sequence[Tokens], new: int) -> None:
         settings = openvino_genai.GenerationConfig()
         settings.apply_chat_template, settings.ignore_eos, settings.max_new_tokens = False, True, new
         handles = [
-            pipeline.add_request(next(asked), runtime.Tensor(numpy.array([prompt], dtype=numpy.int64)), settings)
+            pipeline.add_request(next(ids), runtime.Tensor(numpy.array([prompt], dtype=numpy.int64)), settings)
             for prompt in prompts
         ]
         while pipeline.has_non_finished_requests():
@@ -131,7 +131,7 @@ def openvino(setup: Setup) -> Generate:
 
 
 def mistralrs(setup: Setup) -> Generate:
-    """Takes prompts as text alone: its prompts are words that are one token each, as many as were asked for."""
+    """Accepts only text, so its prompts consist of words of one token each, of the same number of tokens."""
     os.environ["RAYON_NUM_THREADS"] = str(setup.threads)
     from mistralrs import CompletionRequest, Runner, Which
 
@@ -160,7 +160,7 @@ def mistralrs(setup: Setup) -> Generate:
 
 
 def onnxruntime(setup: Setup) -> Generate:
-    """A batch of prompts of one length at a time: it has no queue that new requests join."""
+    """One batch of prompts of equal length at a time: it has no queue."""
     import numpy
     import onnxruntime_genai
 
@@ -199,23 +199,23 @@ def llamacpp(setup: Setup) -> Generate:
 
 
 def ikllama(setup: Setup) -> Generate:
-    """ik_llama.cpp, a fork that is quicker on CPUs; its wheel is compiled for AVX2."""
+    """ik_llama.cpp, a faster fork for CPUs; its wheel is compiled for AVX2."""
     from ik_llama_cpp import _ctypes_api
 
     settings = _ctypes_api.llama_model_default_params()
-    settings.repack_tensors = True  # rows side by side, as its kernels for many rows want them
+    settings.repack_tensors = True  # interleaves rows for its kernels for batches
     options = _ctypes_api.llama_context_default_params()
-    options.flash_attn = setup.streams == 1  # with more it aborts: rows of one stream do not see another's keys
+    options.flash_attn = setup.streams == 1  # aborts with several sequences in one context
     context, size = _llama_context(_ctypes_api, settings, options, setup)
     return _llama_generate(_ctypes_api, context, size, lambda: _ctypes_api.llama_kv_cache_clear(context))
 
 
 LLAMA_BATCH = 512
-"""Tokens that llama.cpp computes together at the most."""
+"""Maximum tokens that llama.cpp computes in one batch."""
 
 
 def _llama_context(api: Any, settings: Any, options: Any, setup: Setup) -> tuple[Any, int]:
-    """A context for all streams at once, and how many tokens the vocabulary has."""
+    """A context for all streams, and the size of the vocabulary."""
     options.n_ctx, options.n_seq_max = setup.streams * LLAMA_BATCH, setup.streams
     options.n_batch = options.n_ubatch = LLAMA_BATCH
     options.n_threads = options.n_threads_batch = setup.threads
@@ -225,20 +225,20 @@ def _llama_context(api: Any, settings: Any, options: Any, setup: Setup) -> tuple
 
 
 def _llama_generate(api: Any, context: Any, size: int, clear: Callable[[], None]) -> Generate:
-    """llama.cpp has no queue in its library: prompts one after the other, then a token of each stream at a time."""
+    """llama.cpp's library has no queue: prompts one after the other, then one token of each stream per step."""
     import numpy
 
     batch = api.llama_batch_init(LLAMA_BATCH, 0, 1)
 
     def decode(rows: Sequence[tuple[int, int, int, bool]]) -> None:
-        """(token, position, stream, whether logits are wanted)"""
+        """`rows`: (token, position, stream, whether its logits are needed)."""
         batch.n_tokens = len(rows)
-        for index, (token, position, stream, wanted) in enumerate(rows):
-            batch.token[index], batch.pos[index], batch.logits[index] = token, position, wanted
+        for index, (token, position, stream, needed) in enumerate(rows):
+            batch.token[index], batch.pos[index], batch.logits[index] = token, position, needed
             batch.n_seq_id[index], batch.seq_id[index][0] = 1, stream
         assert api.llama_decode(context, batch) == 0
 
-    def best(index: int) -> int:
+    def argmax(index: int) -> int:
         logits = api.llama_get_logits_ith(context, index)
         return int(numpy.ctypeslib.as_array(logits, (size,)).argmax())
 
@@ -247,17 +247,17 @@ def _llama_generate(api: Any, context: Any, size: int, clear: Callable[[], None]
         last = []
         for stream, prompt in enumerate(prompts):
             for start in range(0, len(prompt), LLAMA_BATCH):
-                piece = prompt[start : start + LLAMA_BATCH]
-                ends = start + len(piece) == len(prompt)
-                decode([(t, start + i, stream, ends and i == len(piece) - 1) for i, t in enumerate(piece)])
-            last.append(best(len(piece) - 1))
+                chunk = prompt[start : start + LLAMA_BATCH]
+                ends = start + len(chunk) == len(prompt)
+                decode([(t, start + i, stream, ends and i == len(chunk) - 1) for i, t in enumerate(chunk)])
+            last.append(argmax(len(chunk) - 1))
         for step in range(new - 1):
             decode([(token, len(prompts[stream]) + step, stream, True) for stream, token in enumerate(last)])
-            last = [best(stream) for stream in range(len(last))]
+            last = [argmax(stream) for stream in range(len(last))]
 
     return generate
 
 
-DRIVERS: dict[str, Callable[[Setup], Generate]] = {
+ENGINES: dict[str, Callable[[Setup], Generate]] = {
     each.__name__: each for each in (swift, transformers, vllm, openvino, mistralrs, onnxruntime, llamacpp, ikllama)
 }
