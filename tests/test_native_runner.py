@@ -230,7 +230,7 @@ def test_memory_holds_its_weights_once():
 
 def test_models_that_do_not_fit_into_panels_are_computed_by_torch():
     assert "float32 on cpu" in why_not(made("llama"))
-    assert "no multiples of 32" in why_not(made("llama").bfloat16())
+    assert "not all multiples of 32" in why_not(made("llama").bfloat16())
     assert "activation is gelu" in why_not(made("llama", **WIDE, hidden_act="gelu").bfloat16())
     for model, kind in (
         (made("llama"), TorchRunner),

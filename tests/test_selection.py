@@ -183,7 +183,7 @@ def test_the_doctor_says_why_a_model_goes_another_way(kind, capsys, monkeypatch,
     config.save_pretrained(tmp_path)
     assert main(["doctor", "--model_id_or_path", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert f"serving: torch ({config.architectures[0]} has none of ours)" in out
+    assert f"serving: torch ({config.architectures[0]} is not one of LlamaForCausalLM, " in out
     assert f"LoRA: PEFT's own layers (the fast path does not know {kind})" in out
 
 

@@ -27,7 +27,7 @@ from transformers import (
 from swift.engine.cpu import attention, products
 from swift.engine.cpu.products import product
 from swift.engine.cpu.torch_runner import TorchRunner
-from swift.engine.families import why_not
+from swift.engine.decoder import why_not
 from swift.engine.runner import Chunk
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
@@ -250,13 +250,13 @@ def test_other_models_go_through_their_own_layers_and_the_reason_is_told():
     with pytest.raises(ValueError, match="4 or 8 bits, not 3"):
         TorchEngine(made("llama"), (), bits=3)
     tuned = get_peft_model(made("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
-    assert "put into its layers" in why_not(tuned.get_base_model())
+    assert "wrapped, hooked or replaced" in why_not(tuned.get_base_model())
     hooked = made("llama")
     hooked.model.layers[0].register_forward_hook(lambda module, args, output: output)
-    assert "put into its layers" in why_not(hooked)
+    assert "wrapped, hooked or replaced" in why_not(hooked)
     packed = made("llama")
     packed.model.layers[0].mlp.down_proj.weight = Packed(packed.model.layers[0].mlp.down_proj.weight.data)
-    assert "kind of tensor" in why_not(packed)
+    assert "tensors of a library" in why_not(packed)
     stretched = {"rope_type": "dynamic", "factor": 2.0, **ROPE}
     assert "dynamic" in why_not(made("llama", rope_parameters=stretched))
 

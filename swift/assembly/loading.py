@@ -39,7 +39,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
 
     from swift.assembly.rendering import make_renderer
     from swift.assembly.tuner_setup import quantisation
-    from swift.engine import families
+    from swift.engine import decoder
     from swift.engine.cpu import native_runner
     from swift.engine.torch_engine import TorchEngine
     from swift.infer.chat import LocalChat
@@ -72,7 +72,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
 
     def engine(model: Any, unsplit: int = 0) -> TorchEngine:
         most = cfg.backend.max_batch
-        known = not families.why_not(model)
+        known = not decoder.why_not(model)
         if foreign and (not known or native_runner.why_not(model)):
             model = model.float()
         started = TorchEngine(model, sorted(stops), max_batch=most, unsplit=unsplit, bits=late, keep_weights=keep)

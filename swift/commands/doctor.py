@@ -93,25 +93,25 @@ def kernels(cfg: Config) -> dict[str, Any]:
     """Kind of work -> the choice and the seconds that it was made by; or why the model goes another way."""
     import torch
 
-    from swift.engine import families
+    from swift.engine import decoder
     from swift.engine.cpu import kernels as serving
     from swift.engine.cpu import native_runner
+    from swift.model.decoder_layers import FAMILIES
     from swift.native import shapes
-    from swift.tuner.cpu import fused
     from swift.tuner.cpu import kernels as training
 
     config = _config(cfg)
     found: dict[str, Any] = {}
-    reason = "" if config.architectures[0] in families.CLASSES else f"{config.architectures[0]} has none of ours"
+    reason = decoder.why_not_type(config.model_type, config.architectures[0])
     if not reason:
         small = serving.made(shapes.shortened(config, 1))
-        reason = families.why_not(small) or native_runner.why_not(small) or native_runner.missing()
+        reason = decoder.why_not(small) or native_runner.why_not(small) or native_runner.missing()
     if reason:
         found["serving"] = f"torch ({reason})"
     else:
         choices = {name: serving.selection(config, bits, cfg.again) for name, bits in BITS.items()}
         found |= {f"serving, {name}": choice._asdict() for name, choice in choices.items()}
-    if config.model_type not in fused.FAMILIES:
+    if config.model_type not in FAMILIES:
         return {**found, "LoRA": f"PEFT's own layers (the fast path does not know {config.model_type})"}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         found[f"LoRA, {name}"] = training.selection(config, dtype, cfg.again)._asdict()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from swift.engine import families, openmp
+from swift.engine import decoder, openmp
 from swift.engine.cpu import kernels, native_runner, products
 from swift.engine.cpu.native_runner import NativeRunner
 from swift.engine.cpu.torch_runner import TorchRunner
@@ -467,7 +467,7 @@ def _shares(prompts: Sequence[_Row], limit: int) -> dict[_Row, int]:
 
 def _runner(model: Any, bits: int, keep_weights: bool, fast: bool, memory: int) -> tuple[Runner, str]:
     """What computes the model, and why not what is several times quicker, where this machine is the reason."""
-    reason = families.why_not(model) if fast else "its own layers were asked for"
+    reason = decoder.why_not(model) if fast else "its own layers were asked for"
     if bits and (reason := reason or products.why_not(bits, model.device)):
         raise ValueError(f"the model cannot be served with weights of {bits} bits: {reason}")
     if reason:

@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from swift.model.decoder_layers import window
 from swift.model.gguf_tokenizer import Vocabulary, vocabulary
 
 KINDS = {
@@ -56,12 +57,12 @@ def check(config: Any) -> Family:
             f"a {config.model_type} with rotary embedding of type {rotary} cannot be written as GGUF: "
             f"only {', '.join(family.scaling)} can"
         )
-    # Mistral has a window or None; Qwen's configurations carry one that counts only with a switch.
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if window and window < config.max_position_embeddings:
+    windows = [window(config, index) for index in range(config.num_hidden_layers)]
+    smallest = min(filter(None, windows), default=0)
+    if 0 < smallest < config.max_position_embeddings:
         raise ValueError(
-            f"sliding attention over {window} tokens cannot be written as GGUF: llama.cpp would see the whole "
-            f"context; a max_position_embeddings of {window} in config.json makes both the same"
+            f"sliding attention over {smallest} tokens cannot be written as GGUF: llama.cpp would see the whole "
+            f"context; a max_position_embeddings of {smallest} in config.json makes both the same"
         )
     if config.hidden_act != "silu":
         raise ValueError(f"a {config.model_type} with {config.hidden_act} in place of silu cannot be written as GGUF")

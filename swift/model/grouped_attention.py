@@ -14,21 +14,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from swift.model.decoder_layers import FAMILIES
+
 NAME = "grouped"
-FAMILIES = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "phi3",
-    "glm",
-    "granite",
-    "smollm3",
-    "starcoder2",
-    "stablelm",
-    "olmo2",
-)
-"""Configurations' `model_type` whose attention is these products and a mask, with no cap and no sink."""
+MODEL_TYPES = (*FAMILIES, "glm", "starcoder2", "stablelm", "olmo2")
+"""A configuration's `model_type`: families whose attention is two products and an additive mask, without softcapping
+or attention sinks."""
 
 
 def grouped(
@@ -59,7 +50,7 @@ def grouped(
 
 def suit(model: PreTrainedModel) -> None:
     """Lets a model on a CPU compute attention this way, where its family allows it."""
-    if model.device.type == "cpu" and model.config.model_type in FAMILIES:
+    if model.device.type == "cpu" and model.config.model_type in MODEL_TYPES:
         model.set_attn_implementation(NAME)
 
 

@@ -12,20 +12,23 @@ import math
 import mmap
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from swift import native
 from swift.engine.cpu.products import in_groups, rounded
-from swift.engine.families import PRODUCTS, Family, Layer, drop, weight_bias
+from swift.engine.decoder import Decoder, free_weights, joined_weight
+from swift.engine.joined_lora import joined_pairs, why_not_adapter
 from swift.engine.kv_cache import MIN_CAPACITY, KVCache, Slot, doubled
 from swift.engine.lora import Lora
 from swift.engine.runner import Chunk, KVBlock
 from swift.engine.sampling import SampledToken
+from swift.model.decoder_layers import PROJECTIONS, DecoderLayer
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 PANEL, HALF = 32, 16
@@ -37,16 +40,17 @@ MOST_HEADS, MOST_WIDTH = 32, 2048
 
 
 def why_not(model: Any) -> str:
-    """Why a model that `families` knows is none for here, whatever the machine; empty if it is one."""
-    family = Family(model)
-    if family.device.type != "cpu" or family.dtype is not torch.bfloat16:
-        return f"it is for bf16 on a CPU, not {family.dtype} on {family.device.type}".replace("torch.", "")
-    if family.act is not functional.silu:
+    """Why a model that `decoder.why_not` accepts cannot be computed here on any machine; empty if it can."""
+    decoder = Decoder(model)
+    if decoder.device.type != "cpu" or decoder.dtype is not torch.bfloat16:
+        return f"it is for bf16 on a CPU, not {decoder.dtype} on {decoder.device.type}".replace("torch.", "")
+    if decoder.act is not functional.silu:
         return f"its activation is {model.config.hidden_act}"
-    if any(size % PANEL for size in (family.width, family.inner, family.D)) or family.D > MOST_WIDTH:
-        return f"its widths ({family.width}, {family.inner}, {family.D}) are no multiples of {PANEL}"
-    if family.H // family.K > MOST_HEADS:
-        return f"{family.H // family.K} heads share a key head"
+    widths = decoder.hidden_size, decoder.intermediate_size, decoder.D
+    if any(width % PANEL for width in widths) or decoder.D > MOST_WIDTH:
+        return f"its widths {widths} are not all multiples of {PANEL}"
+    if decoder.H // decoder.K > MOST_HEADS:
+        return f"{decoder.H // decoder.K} heads share a key head"
     return ""
 
 
@@ -73,7 +77,7 @@ class _Product(ctypes.Structure):
 class _Layer(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("norm", "norm_mlp", "norm_queries", "norm_keys")),
-        *((name, _Product) for name in PRODUCTS),
+        *((name, _Product) for name in PROJECTIONS),
         ("turns", ctypes.c_int64),
         ("window", ctypes.c_int64),
     ]
@@ -115,59 +119,59 @@ class NativeRunner:
     def __init__(
         self, model: Any, bits: int = 0, keep_weights: bool = True, memory: int = 1 << 62, kernels: str = ""
     ) -> None:
-        self._family = family = Family(model)
+        self._decoder = decoder = Decoder(model)
         self._library = native.load(SOURCE, kernels)
         self._library.decoder_new.restype = ctypes.c_void_p
         head = _padded(model.lm_head.weight.detach())
         self._vocabulary, self._padded = len(model.lm_head.weight), len(head)
-        numbers = sum(part.weight.numel() for layer in family.layers for part in _parts(layer))
+        numbers = sum(part.weight.numel() for layer in decoder.layers for part in layer.projections)
         head_bits = 8 if bits else 16  # the largest product, once a token: 4 bits would save little and cost answers
         self._bits = bits or 16
         self._weights = self._free = _huge(numbers * _BYTES[self._bits] // PANEL + head.numel() * head_bits // 8)
         self._small: list[Tensor] = []
         self._cos, self._sin = self._turns(MIN_CAPACITY)
-        embedding = family.embedding.contiguous()
+        embedding = decoder.embedding.contiguous()
         self._small.append(embedding)
-        layers = (_Layer * len(family.layers))(*(self._layer(layer, keep_weights) for layer in family.layers))
+        layers = (_Layer * len(decoder.layers))(*(self._layer(layer, keep_weights) for layer in decoder.layers))
         told = _Model(
-            layers=len(family.layers),
-            width=family.width,
-            inner=family.inner,
-            H=family.H,
-            K=family.K,
-            D=family.D,
+            layers=len(decoder.layers),
+            width=decoder.hidden_size,
+            inner=decoder.intermediate_size,
+            H=decoder.H,
+            K=decoder.K,
+            D=decoder.D,
             turned=2 * self._cos.shape[1],
-            eps=family.eps,
-            scale=family.scale,
+            eps=decoder.eps,
+            scale=decoder.scale,
             layer=layers,
-            norm=self._numbers(family.norm),
+            norm=self._numbers(decoder.norm),
             head=self._product(head, model.lm_head.bias, head_bits),
             embedding=embedding.data_ptr(),
         )
-        if not keep_weights and not family.tied:
-            drop([model.lm_head])
-        self._decoder = ctypes.c_void_p(self._library.decoder_new(ctypes.byref(told)))
+        if not keep_weights and not decoder.tied:
+            free_weights([model.lm_head])
+        self._handle = ctypes.c_void_p(self._library.decoder_new(ctypes.byref(told)))
         self._logits = torch.empty(0, self._padded)
         self._adapters: dict[str, _Adapter] = {}
-        layout = _Layout(family)
+        layout = _Layout(decoder)
         self._cache = KVCache(layout, memory)
         self.open, self.close, self.read = self._cache.open, self._cache.close, self._cache.read
-        self.why_not = family.why_not
+        self.why_not = partial(why_not_adapter, decoder)
         self.position_bytes = layout.position_bytes
         self.shares_prefixes = True
 
     def __del__(self) -> None:
-        if decoder := getattr(self, "_decoder", None):
-            self._library.decoder_free(decoder)
+        if handle := getattr(self, "_handle", None):
+            self._library.decoder_free(handle)
 
     # adapters
 
     def add_lora(self, name: str, adapter: Lora) -> None:
-        pairs = self._family.joined(adapter)
-        for index in range(len(self._family.layers)):
+        pairs = joined_pairs(self._decoder, adapter)
+        for index in range(len(self._decoder.layers)):
             if pair := pairs.get((index, "gate_up")):
                 pairs[index, "gate_up"] = pair[0], _beside(pair[1].t()).t().contiguous()
-        self._adapters = {**self._adapters, name: _Adapter(pairs, len(self._family.layers))}
+        self._adapters = {**self._adapters, name: _Adapter(pairs, len(self._decoder.layers))}
 
     def remove_lora(self, name: str) -> None:
         self._adapters = {other: adapter for other, adapter in self._adapters.items() if other != name}
@@ -198,7 +202,7 @@ class NativeRunner:
                 *(owner for owner, chunk in zip(owners, chunks, strict=True) for _ in chunk.tokens)
             )
         self._library.decoder_step(
-            self._decoder,
+            self._handle,
             ctypes.byref(
                 _Step(
                     feeds=told.buffer_info()[0],
@@ -231,29 +235,29 @@ class NativeRunner:
 
     def _turns(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions, (length, turned / 2)."""
-        cos, sin = self._family.turns(length, torch.float32)
+        cos, sin = self._decoder.rotary(length, torch.float32)
         half = cos.shape[1] // 2
         return cos[:, :half].contiguous(), sin[:, :half].contiguous()
 
     # weights
 
-    def _layer(self, layer: Layer, keep_weights: bool) -> _Layer:
-        queries, keys = layer.head_norms or (None, None)
-        both, both_bias = weight_bias(layer.gate_up)
+    def _layer(self, layer: DecoderLayer, keep_weights: bool) -> _Layer:
+        queries, keys = (norm.weight for norm in layer.head_norms) if layer.head_norms else (None, None)
+        both, both_bias = joined_weight(layer.gate_up)
         made = _Layer(
-            norm=self._numbers(layer.norm),
-            norm_mlp=self._numbers(layer.norm_mlp),
+            norm=self._numbers(layer.norm.weight),
+            norm_mlp=self._numbers(layer.norm_mlp.weight),
             norm_queries=self._numbers(queries),
             norm_keys=self._numbers(keys),
-            qkv=self._product(*weight_bias(layer.qkv)),
-            out=self._product(*weight_bias(layer.out)),
+            qkv=self._product(*joined_weight(layer.qkv)),
+            out=self._product(*joined_weight(layer.out)),
             gate_up=self._product(_beside(both), None if both_bias is None else _beside(both_bias)),
-            down=self._product(*weight_bias(layer.down)),
-            turns=layer.rope,
+            down=self._product(*joined_weight(layer.down)),
+            turns=layer.rotary,
             window=layer.window or 0,
         )
         if not keep_weights:
-            drop(_parts(layer))
+            free_weights(layer.projections)
         return made
 
     def _product(self, weight_OI: Tensor, bias_O: Tensor | None, bits: int = 0) -> _Product:
@@ -282,7 +286,7 @@ class NativeRunner:
         """The address of a few numbers in fp32."""
         if values is None:
             return None
-        self._small.append(values.float().contiguous())
+        self._small.append(values.detach().float().contiguous())
         return self._small[-1].data_ptr()
 
 
@@ -292,7 +296,7 @@ class _Adapter:
     def __init__(self, pairs: dict[tuple[int, str], tuple[Tensor, Tensor]], layers: int) -> None:
         self._pairs = pairs
         table = []
-        for place in ((index, product) for index in range(layers) for product in PRODUCTS):
+        for place in ((index, product) for index in range(layers) for product in PROJECTIONS):
             pair = pairs.get(place)
             table.append(_Low(pair[0].data_ptr(), pair[1].data_ptr(), len(pair[0])) if pair else _Low())
         self._table = (_Low * len(table))(*table)
@@ -302,9 +306,9 @@ class _Adapter:
 class _Layout:
     """Keys and values in panels (a Layout of kv_cache.py): (layers, slots, heads, blocks, ...) of 32 positions each."""
 
-    def __init__(self, family: Family) -> None:
-        self._sides, self._D = (len(family.layers), family.K), family.D
-        self.position_bytes = 2 * self._sides[0] * family.K * family.D * 2
+    def __init__(self, decoder: Decoder) -> None:
+        self._sides, self._D = (len(decoder.layers), decoder.K), decoder.D
+        self.position_bytes = 2 * self._sides[0] * decoder.K * decoder.D * 2
 
     def allocate(self, slots: int, capacity: int) -> list[Tensor]:
         layers, heads = self._sides
@@ -351,10 +355,6 @@ def _in_panels(weight_OI: Tensor) -> Tensor:
     pairs_OI = weight_OI.contiguous().view(torch.int16 if weight_OI.itemsize == 1 else torch.int32)
     panels: Tensor = pairs_OI.unflatten(0, (-1, 2, HALF)).unflatten(-1, (-1, HALF)).permute(0, 3, 1, 4, 2)
     return panels
-
-
-def _parts(layer: Layer) -> list[nn.Linear]:
-    return [*layer.qkv, *layer.out, *layer.gate_up, *layer.down]
 
 
 def _beside(rows: Tensor) -> Tensor:

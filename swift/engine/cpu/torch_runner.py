@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swift.engine import families
 from swift.engine.cpu import products
 from swift.engine.cpu.attention import Attention, Heads, Piece, Run
 from swift.engine.cpu.products import Gate, Product, gate, product
-from swift.engine.families import Family, drop, weight_bias
+from swift.engine.decoder import Decoder, free_weights, joined_weight, why_not
+from swift.engine.joined_lora import joined_pairs, why_not_adapter
 from swift.engine.kv_cache import MIN_CAPACITY, KVCache, Slot, doubled
 from swift.engine.lora import Lora
 from swift.engine.runner import Chunk, as_long
 from swift.engine.sampling import argmax
+from swift.model.decoder_layers import DecoderLayer
 
 WASTE = 1.5
 """Requests of different length share an attention product while padding makes it at most so many times larger."""
@@ -43,29 +44,29 @@ class _Layer(NamedTuple):
 
 
 class TorchRunner:
-    """A runner (see runner.py) for models that `families` knows.
+    """A runner (see runner.py) for models that `decoder.why_not` does not object to.
 
     `keep_weights` False: the model's own weights are dropped where they were copied, so that memory holds one of each.
     `memory`: bytes of keys and values beyond which the cache is made no larger than it must be.
     """
 
     def __init__(self, model: Any, bits: int = 0, keep_weights: bool = True, memory: int = 1 << 62) -> None:
-        reason = families.why_not(model) or products.why_not(bits, model.device)
+        reason = why_not(model) or products.why_not(bits, model.device)
         assert not reason, reason
-        self._family = family = Family(model)
-        self._eps = torch.tensor(family.eps, device=family.device)
-        self._heads = Heads(family.H, family.K, family.D, family.scale)
+        self._decoder = decoder = Decoder(model)
+        self._eps = torch.tensor(decoder.eps, device=decoder.device)
+        self._heads = Heads(*decoder.heads)
         self._cos = self._sin = torch.empty(0)
-        self._layers = [_laid_out(layer, family, bits, keep_weights) for layer in family.layers]
+        self._layers = [_laid_out(layer, decoder, bits, keep_weights) for layer in decoder.layers]
         # The largest product, once a token: 4 bits would save little and cost answers.
-        self._head = product(*weight_bias([model.lm_head]), 8 if bits else 0)
-        if not keep_weights and not family.tied:
-            drop([model.lm_head])
+        self._head = product(*joined_weight([model.lm_head]), 8 if bits else 0)
+        if not keep_weights and not decoder.tied:
+            free_weights([model.lm_head])
         self._adapters: dict[str, dict[tuple[int, str], tuple[Tensor, Tensor]]] = {}
-        layout = self._heads.layout(len(self._layers), family.dtype, family.device)
+        layout = self._heads.layout(len(self._layers), decoder.dtype, decoder.device)
         self._cache = KVCache(layout, memory)
         self.open, self.close, self.read = self._cache.open, self._cache.close, self._cache.read
-        self.why_not = family.why_not
+        self.why_not = partial(why_not_adapter, decoder)
         self.position_bytes = layout.position_bytes
         self.shares_prefixes = True
 
@@ -74,7 +75,7 @@ class TorchRunner:
     # adapters
 
     def add_lora(self, name: str, adapter: Lora) -> None:
-        pairs = self._family.joined(adapter).items()
+        pairs = joined_pairs(self._decoder, adapter).items()
         self._adapters = {**self._adapters, name: {at: (A_RI.t().contiguous(), B_RO) for at, (A_RI, B_RO) in pairs}}
 
     def remove_lora(self, name: str) -> None:
@@ -86,7 +87,7 @@ class TorchRunner:
         owners = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
         for name in sorted({chunk.adapter for chunk in chunks if chunk.adapter}):
             mine = [row for row, owner in enumerate(owners) if owner == name]
-            which = None if len(mine) == len(owners) else as_long(mine, self._family.device)
+            which = None if len(mine) == len(owners) else as_long(mine, self._decoder.device)
             for place, (A_IR, B_RO) in self._adapters[name].items():
                 found.setdefault(place, []).append((which, A_IR, B_RO))
         return found
@@ -95,7 +96,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
-        family, device = self._family, self._family.device
+        decoder, device = self._decoder, self._decoder.device
         slots: list[Slot] = [chunk.state for chunk in chunks]  # type: ignore[misc]  # our own open() made them
         self._cache.reserve(max(slot.length + len(chunk.tokens) for slot, chunk in zip(slots, chunks, strict=True)))
         order = sorted(range(len(chunks)), key=lambda index: (len(chunks[index].tokens) > 1, slots[index].index))
@@ -106,22 +107,22 @@ class TorchRunner:
         tokens_N = as_long([token for chunk in ordered for token in chunk.tokens], device)
         rope = self._cos[at_N, None], self._sin[at_N, None]
         lows = self._lows(ordered)
-        attend = Attention(self._heads, parts, family.dtype, device)
-        x_NC = functional.embedding(tokens_N, family.embedding)
+        attend = Attention(self._heads, parts, decoder.dtype, device)
+        x_NC = functional.embedding(tokens_N, decoder.embedding)
         for index, layer in enumerate(self._layers):
             join = partial(_joined, lows=lows, index=index) if lows else _alone
             keys, values = (held[index] for held in self._cache.tensors)
-            qkv_NHD = join(layer.qkv, self._normed(x_NC, layer.norm), "qkv").view(len(x_NC), -1, family.D)
+            qkv_NHD = join(layer.qkv, self._normed(x_NC, layer.norm), "qkv").view(len(x_NC), -1, decoder.D)
             self._place(qkv_NHD, layer, rope)
-            attend.store(qkv_NHD[:, family.H :], keys, values)
-            x_NC = join(layer.out, attend(qkv_NHD[:, : family.H], keys, values, layer.window), "out", x_NC)
+            attend.store(qkv_NHD[:, decoder.H :], keys, values)
+            x_NC = join(layer.out, attend(qkv_NHD[:, : decoder.H], keys, values, layer.window), "out", x_NC)
             normed_NC = self._normed(x_NC, layer.norm_mlp)
             if lows:
                 gate_NF, up_NF = join(layer.gate_up.both, normed_NC, "gate_up").chunk(2, -1)
-                inner_NF = family.act(gate_NF).mul_(up_NF)
+                gated_NF = decoder.act(gate_NF).mul_(up_NF)
             else:
-                inner_NF = layer.gate_up(normed_NC)
-            x_NC = join(layer.down, inner_NF, "down", x_NC)
+                gated_NF = layer.gate_up(normed_NC)
+            x_NC = join(layer.down, gated_NF, "down", x_NC)
         for slot, chunk in zip(slots, chunks, strict=True):
             slot.length += len(chunk.tokens)
         ends, row = {}, 0
@@ -129,7 +130,7 @@ class TorchRunner:
             row += len(chunks[index].tokens)
             ends[index] = row - 1
         wanted = as_long([ends[index] for index, chunk in enumerate(chunks) if chunk.needs_logits], device)
-        return self._head(self._normed(x_NC[wanted], family.norm)) if len(wanted) else x_NC[:0]
+        return self._head(self._normed(x_NC[wanted], decoder.norm)) if len(wanted) else x_NC[:0]
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         # torch's own rms_norm is twice as many operations, to the same numbers (arXiv 1910.07467)
@@ -140,40 +141,41 @@ class TorchRunner:
 
     def _place(self, qkv_NHD: Tensor, layer: _Layer, rope: tuple[Tensor, Tensor]) -> None:
         """Norms of heads and rotary positions (arXiv 2104.09864) on queries and keys, in place."""
-        H, K = self._family.H, self._family.K
+        H, K = self._decoder.H, self._decoder.K
         if layer.head_norms:
             for part, weight in zip((qkv_NHD[:, :H], qkv_NHD[:, H : H + K]), layer.head_norms, strict=True):
                 part.copy_(self._normed(part, weight))
         if layer.rope:
             cos, sin = rope
-            turned = qkv_NHD[:, : H + K, : cos.shape[-1]]  # some families leave a part of a head as it is
-            turned.copy_(torch.addcmul(turned * cos, turned.roll(cos.shape[-1] // 2, -1), sin))
+            rotary_NHR = qkv_NHD[:, : H + K, : cos.shape[-1]]  # some families rotate only a part of each head
+            rotary_NHR.copy_(torch.addcmul(rotary_NHR * cos, rotary_NHR.roll(cos.shape[-1] // 2, -1), sin))
 
     def _reach(self, length: int) -> None:
         """The table of positions, long enough."""
         if length > len(self._cos):
             room = doubled(max(MIN_CAPACITY, len(self._cos)), length)
-            self._cos, sin = self._family.turns(room, self._family.dtype)
+            self._cos, sin = self._decoder.rotary(room, self._decoder.dtype)
             half = sin.shape[-1] // 2
             # roll() brings the second half to the first: its sign there is minus
             self._sin = torch.cat([-sin[:, :half], sin[:, half:]], dim=-1)
 
 
-def _laid_out(layer: families.Layer, family: Family, bits: int, keep_weights: bool) -> _Layer:
-    """A layer with its products as the processor likes them."""
+def _laid_out(layer: DecoderLayer, decoder: Decoder, bits: int, keep_weights: bool) -> _Layer:
+    """A layer with its products in the layout that is fastest here."""
+    norms = layer.head_norms and (layer.head_norms[0].weight.detach(), layer.head_norms[1].weight.detach())
     made = _Layer(
-        norm=layer.norm,
-        qkv=product(*weight_bias(layer.qkv), bits),
-        head_norms=layer.head_norms,
-        out=product(*weight_bias(layer.out), bits),
-        norm_mlp=layer.norm_mlp,
-        gate_up=gate(*weight_bias(layer.gate_up), family.act, bits),
-        down=product(*weight_bias(layer.down), bits),
-        rope=layer.rope,
+        norm=layer.norm.weight.detach(),
+        qkv=product(*joined_weight(layer.qkv), bits),
+        head_norms=norms,
+        out=product(*joined_weight(layer.out), bits),
+        norm_mlp=layer.norm_mlp.weight.detach(),
+        gate_up=gate(*joined_weight(layer.gate_up), decoder.act, bits),
+        down=product(*joined_weight(layer.down), bits),
+        rope=layer.rotary,
         window=layer.window,
     )
     if not keep_weights:
-        drop([*layer.qkv, *layer.out, *layer.gate_up, *layer.down])
+        free_weights(layer.projections)
     return made
 
 

@@ -9,7 +9,7 @@ ones once keys and values are made. A call without `rows` is answered by the blo
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from swift.model.decoder_layers import FAMILIES, decoder_layer
 from swift.native import processor
 from swift.tuner.cpu import block as whole
 from swift.tuner.cpu import head as head_of_words
@@ -33,8 +34,6 @@ from swift.tuner.cpu.master_weights import MasterWeights
 from swift.tuner.cpu.panels import SIDE, Panels, give_up
 from swift.tuner.decoder_parts import blocks
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite")
-"""Configurations' `model_type` whose blocks are: norm, attention, add, norm, gated feed-forward part, add."""
 ATTENTIONS = ("grouped", "eager", "sdpa")
 ADAPTER = "default"
 Kind = TypeVar("Kind")
@@ -47,7 +46,7 @@ def why_not(model: Any) -> str:
     base = _base(model)
     config = base.config
     if config.model_type not in FAMILIES:
-        return f"it does not know blocks of {config.model_type}"
+        return f"it has no layers of model type {config.model_type}"
     if base.device.type != "cpu":
         return "it is for CPUs"
     if config._attn_implementation not in ATTENTIONS:
@@ -286,26 +285,14 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         self.train(block.training)
         self._before = (block,)  # in a tuple, so that its modules are not found twice
         self._index, self._last = index, last
-        attention: Any = self.self_attn
-        mlp: Any = self.mlp
-        self._qkv = Joined(list(_present(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")), dtype)
-        self._o = Joined([attention.o_proj], dtype)
-        self._gate_up = Joined(list(_present(mlp, "gate_up_proj", "gate_proj", "up_proj")), dtype)
-        self._down = Joined([mlp.down_proj], dtype)
+        layer = decoder_layer(self, block.get_submodule("self_attn").config, index)
+        self._qkv, self._o = Joined(layer.qkv, dtype), Joined(layer.out, dtype)
+        self._gate_up, self._down = Joined(layer.gate_up, dtype), Joined(layer.down, dtype)
         self.joined = (self._qkv, self._o, self._gate_up, self._down)
         self._dtype = self._o.dtype
-        config = attention.config
-        self._heads = Heads(
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            attention.head_dim,
-            attention.scaling,
-            _window(attention),
-        )
-        # what some families have more than Llama
-        self._turns = bool(getattr(attention, "use_rope", True))
-        self._normed = hasattr(attention, "q_norm")
-        self._factor = float(getattr(block, "residual_multiplier", 1.0))
+        self._layer = layer  # a tuple, so that its modules are not found twice
+        self._heads = Heads(*layer.heads, layer.window)
+        self._factor = layer.residual_multiplier
         self._whole: whole.Block | None = None
 
     @property
@@ -331,11 +318,12 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
 
     def make_whole(self, memory: whole.Both, kernels: str) -> None:
         layers = [whole.Layer([each.weight], each.bias, each.parts) for each in self.joined]
-        attention: Any = self.self_attn
-        norms = [self.input_layernorm, self.post_attention_layernorm]
-        of_heads = [attention.q_norm, attention.k_norm] if self._normed else []
-        said, of_heads_said = ([whole.Norm(n.weight, n.variance_epsilon) for n in each] for each in (norms, of_heads))
-        self._whole = whole.Block(layers, said, of_heads_said, whole.Shape(*self._heads, self._factor), memory, kernels)
+        norms, head_norms = (
+            [whole.Norm(norm.weight, norm.variance_epsilon) for norm in each]
+            for each in ((self._layer.norm, self._layer.norm_mlp), self._layer.head_norms or ())
+        )
+        shape = whole.Shape(*self._heads, self._factor)
+        self._whole = whole.Block(layers, norms, head_norms, shape, memory, kernels)
         for joined, panels in zip(self.joined, self._whole.panels, strict=True):
             joined.give_up(panels)
 
@@ -359,17 +347,17 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             return answer
         assert position_embeddings is not None
         cos, sin = (each[0].to(self._dtype) for each in position_embeddings)
-        turn = (cos, sin) if self._turns else None
+        turn = (cos, sin) if self._layer.rotary else None
         if self._whole is not None and hidden_states.dtype == self._o.dtype:
             places = wanted if self._last else None
             bits = [self._mask(Masks.bits, masks, number) for number in range(4)]
             adapters = [each.tensors() for each in self.joined]
             return self._whole(hidden_states[0], turn, rows, places, bits, adapters)[None]
         of_qkv, of_o, of_gate_up, of_down = (self._mask(Masks.take, masks, number) for number in range(4))
-        x, y, dropped = self._add_norm(self.input_layernorm, hidden_states[0].to(self._dtype), None, of_qkv)
+        x, y, dropped = self._add_norm(self._layer.norm, hidden_states[0].to(self._dtype), None, of_qkv)
         qkv = self._qkv(y, dropped, sums)
-        if self._normed:
-            qkv = self._norm_heads(qkv)
+        if self._layer.head_norms:
+            qkv = self._norm_heads(qkv, *self._layer.head_norms)
         attended, dropped = Attention.apply(qkv, turn, rows.tolist(), self._heads, of_o)  # type: ignore[no-untyped-call]
         if self._last and wanted is not None:
             # from here on a position needs no other one
@@ -377,7 +365,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             dropped, of_gate_up, of_down = (
                 None if each is None else each[wanted] for each in (dropped, of_gate_up, of_down)
             )
-        x, y, dropped = self._add_norm(self.post_attention_layernorm, x, self._o(attended, dropped, sums), of_gate_up)
+        x, y, dropped = self._add_norm(self._layer.norm_mlp, x, self._o(attended, dropped, sums), of_gate_up)
         inner, dropped = SwiGlu.apply(self._gate_up(y, dropped, sums), of_down)  # type: ignore[no-untyped-call]
         return x.add(self._down(inner, dropped, sums), alpha=self._factor)[None]
 
@@ -398,21 +386,9 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         )
         return made
 
-    def _norm_heads(self, qkv: Tensor) -> Tensor:
+    def _norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any) -> Tensor:
         heads = self._heads
         q, k, v = qkv.unflatten(1, (-1, heads.width)).split([heads.queries, heads.keys, heads.keys], dim=1)
-        q = self._norm(self.self_attn.q_norm, q.flatten(0, 1))
-        k = self._norm(self.self_attn.k_norm, k.flatten(0, 1))
+        q = self._norm(q_norm, q.flatten(0, 1))
+        k = self._norm(k_norm, k.flatten(0, 1))
         return torch.cat([q.view(len(qkv), -1), k.view(len(qkv), -1), v.flatten(1)], dim=1)
-
-
-def _present(module: nn.Module, *names: str) -> Iterator[nn.Module]:
-    children = dict(module.named_children())
-    return (children[name] for name in names if name in children)
-
-
-def _window(attention: Any) -> int | None:
-    """The families that decide layer by layer keep it in the attention, the others in the configuration."""
-    owner = attention if hasattr(attention, "sliding_window") else attention.config
-    window: int | None = getattr(owner, "sliding_window", None)
-    return window
