@@ -84,3 +84,11 @@ def test_a_flag_in_running_text_is_one_of_some_command(page: Path) -> None:
     for flag in FLAG.findall(prose):
         normal = flag.replace("-", "_")
         assert normal in known | flags_of_benchmarks() or flag in OTHERS, f"--{flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_path_of_the_repository_exists_unless_its_name_is_a_placeholder(page: Path) -> None:
+    folders = "swift|tests|benchmarks|examples|docs|requirements"
+    files = re.findall(rf"(?<![\w/.])((?:{folders})/[\w/.-]*(?:/|\.[a-z]+))", page.read_text(encoding="utf-8"))
+    for path in files:
+        assert Path(path).stem.isupper() or (ROOT / path).exists(), path
