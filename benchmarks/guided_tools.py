@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 from jsonschema import Draft202012Validator
 
+from swift import flags
 from swift.agent.tools import argument_schema, json_arguments
 from swift.assembly.loading import load_chat
 from swift.chat import Message, Tool, ToolCall
 from swift.commands import infer, sft
 from swift.data.synth import agent_rows, evaluation_cases, write_jsonl
 from swift.engine.sampling import SamplingParams
-from swift.flag_groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.flag_groups import BackendFlags
 from swift.guided.grammar import Rules
 from swift.infer.chat import LocalChat, collect
 
@@ -48,24 +49,14 @@ def train(form: str, minutes: float, rows: int) -> str:
     """Trains an adapter for a tool-call format on the tools of the other half of the catalogue; returns its folder."""
     home = Path(mkdtemp(prefix="guided-"))
     write_jsonl(agent_rows(rows, seed=1, style="messages", rounds=(1, 2)), home / "rows.jsonl")
-    saved = sft.main(
-        sft.Config(
-            model=ModelFlags(model_type=MODEL),
-            template=TemplateFlags(agent_template=form, max_length=1024),
-            data=DataFlags(dataset=(str(home / "rows.jsonl"),)),
-            lora=LoraFlags(lora_rank=8, lora_alpha=32, lora_dropout_p=0.0, lora_target_modules=("ALL",)),
-            train=TrainFlags(
-                output_dir=str(home / "train"),
-                batch_size=2,
-                gradient_accumulation_steps=2,
-                max_minutes=minutes,
-                learning_rate=1e-3,
-                lr_scheduler_type="cosine",
-                max_grad_norm=1.0,
-                eval_strategy="no",
-            ),
-        )
-    )
+    wanted = {
+        **{"model_type": MODEL, "agent_template": form, "max_length": 1024, "dataset": [str(home / "rows.jsonl")]},
+        **{"lora_rank": 8, "lora_alpha": 32, "lora_dropout_p": 0.0, "lora_target_modules": ["ALL"]},
+        **{"output_dir": str(home / "train"), "batch_size": 2, "gradient_accumulation_steps": 2},
+        **{"max_minutes": minutes, "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "max_grad_norm": 1.0},
+        "eval_strategy": "no",
+    }
+    saved = sft.main(flags.from_dict(sft.Config, wanted))
     folder = saved["last_model_checkpoint"]
     print(f"adapter: {folder}")
     return str(folder)

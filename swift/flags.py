@@ -124,10 +124,14 @@ def parse(config: type[C], argv: Sequence[str], prog: str = "swift") -> Parsed[C
     return Parsed(_assemble(config, given), frozenset(given))
 
 
+def values(config: DataclassInstance) -> dict[str, Any]:
+    """The value of every flag, groups flattened."""
+    return {item.name: item.default for item in walk(type(config), config)}
+
+
 def to_dict(config: DataclassInstance) -> dict[str, Any]:
-    """Every flag and its value, groups flattened; lists for tuples, so that JSON gives back what it took."""
-    values = {item.name: item.default for item in walk(type(config), config)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    """`values` for JSON, with lists for tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values(config).items()}
 
 
 def from_dict(config: type[C], values: Mapping[str, object], where: str = "file") -> C:

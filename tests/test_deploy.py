@@ -104,7 +104,7 @@ def test_wrong_flags_are_told_before_the_model_is_loaded(capsys: pytest.CaptureF
     assert "--max_queue 0: must be 1" in refused(capsys, "--max_queue", "0")
     assert "--lora_modules a: NAME=FOLDER" in refused(capsys, "--lora_modules", "a")
     held = ("--guided_tools", "true", "--infer_backend", "openvino")
-    assert "--guided_tools true is not for --infer_backend openvino" in refused(capsys, *held)
+    assert "--guided_tools true does not work with --infer_backend openvino" in refused(capsys, *held)
     assert "two models are called 'a'" in refused(capsys, "--lora_modules", "a=/x", "a=/y")
     assert "did you mean text" in refused(capsys, "--log_format", "txt")
     same = ("--model_type", "smollm2-135m-instruct", "--lora_modules", "smollm2-135m-instruct=/x")

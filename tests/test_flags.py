@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Literal
 
 import pytest
 
+from swift import cli, flags
 from swift import flag_groups as groups
-from swift import flags
 from swift.flags import flag
 
 
@@ -363,7 +364,7 @@ MODERN = """
 
 def test_the_tutorials_training_flags_mean_the_same_under_their_modern_names():
     parsed = flags.parse(Training, TUTORIAL.split())
-    assert parsed.config.train.batch_size == 2 and parsed.config.train.learning_rate == 5e-5
+    assert parsed.config.train.batch_size == 2 and parsed.config.train.optimizer.learning_rate == 5e-5
     assert parsed.config.data.dataset == ("ms-agent",) and parsed.config.data.model_name == ("卡卡罗特",)
     assert parsed.config.lora.lora_target_modules == ("ALL",)
     assert len(parsed.given) == TUTORIAL.count("--")
@@ -411,5 +412,19 @@ def test_switches_that_contradict_each_other_are_refused(argv):
 
 
 def test_a_length_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="--max_length: 0 is no length"):
+    with pytest.raises(ValueError, match="--max_length: 0 is not a length"):
         flags.parse(Training, ["--max_length", "0"])
+
+
+def test_no_section_of_any_help_has_more_than_twenty_flags():
+    configs = [config for verb in cli.verbs() for config in configs_of(verb)]
+    assert len(configs) > 10
+    for config in configs:
+        sections = flags.help_text(config, "swift").split("\n\n")[1:]
+        assert max(section.count("\n  --") for section in sections) <= 20, config
+
+
+def configs_of(verb: str) -> list[type]:
+    """The dataclasses of a verb's flags: `Config`, or those of its own verbs."""
+    module = importlib.import_module(f"swift.commands.{verb.replace('-', '_')}")
+    return [module.Config] if hasattr(module, "Config") else list(module.VERBS.values())

@@ -467,7 +467,7 @@ def test_a_lora_checkpoint_given_as_the_model_is_told_its_flag(swift, adapter):
         (["--model", "{base}", "--guided_tools", "true"], "--guided_tools true does nothing without --tools"),
         (
             ["--model", "{base}", "--tools", "a.py", "--guided_tools", "true", "--infer_backend", "openvino"],
-            "--guided_tools true is not for --infer_backend openvino: take pt or vllm",
+            "--guided_tools true does not work with --infer_backend openvino: use pt or vllm",
         ),
     ],
 )

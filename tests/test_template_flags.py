@@ -188,7 +188,7 @@ def test_a_variable_of_rows_that_the_template_does_not_read_is_told_once(caplog:
 # One clear line -------------------------------------------------------------------------------------------------------
 
 
-TABLE = "template 'chatml' is a table without"
+TABLE = "the registered template 'chatml' has no"
 NOT_READ = "is not read by this model's chat template"
 
 
@@ -207,7 +207,7 @@ NOT_READ = "is not read by this model's chat template"
             '--chat_template_kwargs {"enable_thinking":"no"}',
             ': enable_thinking must be true or false, not "no"',
         ),
-        ("qwen3", '--chat_template_kwargs {"tools":[]}', ": 'tools' is what every template gets anyway: leave it out"),
+        ("qwen3", '--chat_template_kwargs {"tools":[]}', ": every template already gets 'tools': leave it out"),
         ("qwen3", "--chat_template_kwargs [1]", ": [1] is not a JSON object"),
         (
             "qwen3",
@@ -216,8 +216,8 @@ NOT_READ = "is not read by this model's chat template"
         ),
         ("qwen3", "--enable_thinking=often", ": 'often' is not true or false"),
         ("qwen3", "--history_reasoning kept", ": 'kept' is not one of template, keep, strip: did you mean keep?"),
-        ("qwen3", "--reasoning_weight -0.5", " -0.5: must be 0 or more, and not infinite"),
-        ("qwen3", "--reasoning_weight inf", " inf: must be 0 or more, and not infinite"),
+        ("qwen3", "--reasoning_weight -0.5", " -0.5: must be 0 or more, and finite"),
+        ("qwen3", "--reasoning_weight inf", " inf: must be 0 or more, and finite"),
         ("qwen3", "--reasoning_weight all", ": 'all' is not a number"),
         ("gptoss", "--template_date today", " today: not a date, such as 2026-01-31"),
         ("gptoss", "--template_date 20260131", " 20260131: not a date, such as 2026-01-31"),
@@ -228,9 +228,9 @@ NOT_READ = "is not read by this model's chat template"
         (
             "qwen3",
             "--template_type chatml --history_reasoning strip",
-            " strip: template 'chatml' keeps all thoughts: take keep",
+            " strip: template 'chatml' keeps all reasoning: use keep",
         ),
-        ("qwen3", "--template_type chatml --template_date 2026-01-31", f" 2026-01-31: {TABLE} a date: leave it out"),
+        ("qwen3", "--template_type chatml --template_date 2026-01-31", f" 2026-01-31: {TABLE} date: leave it out"),
     ],
 )
 def test_a_flag_that_is_wrong_or_could_do_nothing_is_one_line(show: Show, model: str, flags: str, line: str) -> None:

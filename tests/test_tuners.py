@@ -259,7 +259,7 @@ def test_an_adapter_answers_as_the_whole_row_would(place: Path, tmp_path: Path, 
 @pytest.mark.parametrize("name", registry.TUNERS)
 def test_a_bf16_model_takes_every_tuner(place: Path, name: str) -> None:
     model = load_model(place / "tiny", "bf16", "cpu")
-    values = {**vars(groups.LoraFlags()), **vars(groups.TunerFlags()), **{"trainable_token_ids": (5,)}}
+    values = {**flags.values(groups.LoraFlags()), **flags.values(groups.TunerFlags()), **{"trainable_token_ids": (5,)}}
     values |= {flag: value for flag, value in CASES[name].items() if flag in values}
     tuned = apply.tune(model, name, values).train()
     tokens = torch.tensor([[5, 60, 7, 100]])
@@ -354,7 +354,7 @@ def test_shifted_sparse_attention_sees_what_the_paper_lets_it_see() -> None:
 
 def test_longlora_evaluates_with_full_attention(place: Path) -> None:
     before = logits(base(place))
-    values = {**vars(groups.LoraFlags()), **vars(groups.TunerFlags()), "longlora_group_size": 4}
+    values = {**flags.values(groups.LoraFlags()), **flags.values(groups.TunerFlags()), "longlora_group_size": 4}
     tuned = apply.tune(base(place), "longlora", values)
     assert torch.allclose(logits(tuned.eval()), before, atol=1e-6)
     assert not torch.allclose(logits(tuned.train()), before, atol=1e-6)
@@ -371,7 +371,7 @@ def test_new_blocks_change_nothing_at_first_and_keep_the_caches_order(tmp_path: 
     folder = tiny_model_folder(tmp_path / "m", num_hidden_layers=3, model_type=model_type)
     model = load_model(folder, "fp32", "cpu")
     before = logits(model)
-    values = {**vars(groups.TunerFlags()), "llamapro_num_new_blocks": 2}
+    values = {**flags.values(groups.TunerFlags()), "llamapro_num_new_blocks": 2}
     grown = apply.tune(model, "llamapro", values)
     assert torch.equal(logits(grown), before)
     assert grown.config.num_hidden_layers == 5

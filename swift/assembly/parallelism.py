@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from swift.flag_groups import ModelFlags, ScaleFlags, TrainFlags, TunerFlags
+from swift.flag_groups import ModelFlags, ParallelFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ class Spreads(Protocol):
     @property
     def tuner(self) -> TunerFlags: ...
     @property
-    def scale(self) -> ScaleFlags: ...
+    def parallel(self) -> ParallelFlags: ...
 
 
 class Spread(NamedTuple):
@@ -43,24 +43,24 @@ def check(cfg: Spreads) -> Spread:
     """How the flags want the run spread; ValueError where they contradict each other or the machine. Loads nothing."""
     from swift.train import distributed
 
-    scale, quant = cfg.scale, cfg.model.quant
-    chosen = [f"--{name}" for name in ("fsdp", "deepspeed", "device_map") if getattr(scale, name)]
+    parallel, quant = cfg.parallel, cfg.model.quant
+    chosen = [f"--{name}" for name in ("fsdp", "deepspeed", "device_map") if getattr(parallel, name)]
     if len(chosen) > 1:
         raise ValueError(f"{' and '.join(chosen)} exclude each other: each says where the layers are")
-    settings = distributed.fsdp(scale.fsdp, scale.fsdp_config) | distributed.deepspeed(scale.deepspeed)
+    settings = distributed.fsdp(parallel.fsdp, parallel.fsdp_config) | distributed.deepspeed(parallel.deepspeed)
     processes = "LOCAL_RANK" in os.environ
     if settings and cfg.train.sft_type not in TUNERS:
         raise ValueError(f"{chosen[0]} works with --sft_type {' and '.join(TUNERS)}, not with {cfg.train.sft_type}")
-    if "fsdp" in settings and (cfg.tuner.use_galore or cfg.tuner.lisa_activated_layers):
+    if "fsdp" in settings and (cfg.tuner.galore.use_galore or cfg.tuner.trainable.lisa_activated_layers):
         raise ValueError("--fsdp shards the weights that --use_galore and --lisa_activated_layers need: leave it out")
     if settings and quant.bits and (quant.bits, quant.quant_method) != (4, "bnb"):
         raise ValueError(f"{chosen[0]} shards quantised weights of --quant_method bnb --quantization_bit 4 alone")
     if settings and not processes:
         raise ValueError(f"{chosen[0]} spreads over several processes: NPROC_PER_NODE=8 swift sft ..., or torchrun")
-    if scale.device_map and processes:
+    if parallel.device_map and processes:
         raise ValueError("--device_map spreads one process: leave out NPROC_PER_NODE and torchrun, or take --fsdp")
     stage = settings.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
-    placed = distributed.device_map(scale.device_map) if scale.device_map else None
+    placed = distributed.device_map(parallel.device_map) if parallel.device_map else None
     return Spread(settings, "fsdp" in settings or stage == 3, placed)
 
 

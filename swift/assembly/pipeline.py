@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from swift import flags
-from swift.flag_groups import DataFlags, FeedFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.flag_groups import DataFlags, LoaderFlags, ModelFlags, TemplateFlags, TrainFlags
 from swift.system import gc_tuning
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Feeds(Protocol):
     @property
     def data(self) -> DataFlags: ...
     @property
-    def feed(self) -> FeedFlags: ...
+    def loader(self) -> LoaderFlags: ...
     @property
     def train(self) -> TrainFlags: ...
 
@@ -73,27 +73,27 @@ class Data(NamedTuple):
 
 def check(cfg: Feeds) -> None:
     """ValueError for flags that contradict each other. Reads nothing."""
-    feed, default = cfg.feed, FeedFlags()
-    ways = [f"--{name}" for name in ("streaming", "lazy_tokenize", "token_cache") if getattr(feed, name)]
+    loader, default = cfg.loader, LoaderFlags()
+    ways = [f"--{name}" for name in ("streaming", "lazy_tokenize", "token_cache") if getattr(loader, name)]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} exclude each other: each says when rows are tokenised")
-    if feed.shuffle_buffer_size != default.shuffle_buffer_size and not feed.streaming:
+    if loader.shuffle_buffer_size != default.shuffle_buffer_size and not loader.streaming:
         raise ValueError("--shuffle_buffer_size does nothing without --streaming true")
-    if feed.shuffle_buffer_size < 1:
-        raise ValueError(f"--shuffle_buffer_size {feed.shuffle_buffer_size}: must be 1 or more")
-    if feed.streaming and cfg.train.max_steps < 1:
+    if loader.shuffle_buffer_size < 1:
+        raise ValueError(f"--shuffle_buffer_size {loader.shuffle_buffer_size}: must be 1 or more")
+    if loader.streaming and cfg.train.max_steps < 1:
         raise ValueError("--streaming true needs --max_steps: nobody knows how many rows there are")
 
 
 @gc_tuning.infrequent()  # in processes that share rows out too: they are forked within
 def read(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
     """The rows of the flags; `say` hears what became of them."""
-    feed = cfg.feed
-    if feed.streaming:
+    loader = cfg.loader
+    if loader.streaming:
         data = _streamed(cfg, renderer, say)
-    elif feed.lazy_tokenize:
+    elif loader.lazy_tokenize:
         data = _lazy(cfg, renderer, say)
-    elif feed.token_cache:
+    elif loader.token_cache:
         data = _kept(cfg, renderer, say, ranks)
     else:
         data = _tokenised(cfg, renderer, say)
@@ -135,7 +135,7 @@ def _tokenised(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
                 limits.truncation_strategy,
                 lengths,
                 # what makes the pixels of a row stays in this process
-                1 if renderer.image_processor else cfg.train.preprocess_num_proc or processes_for(len(rows)),
+                1 if renderer.image_processor else cfg.loader.preprocess_num_proc or processes_for(len(rows)),
                 partial(_shown, doing=doing, total=len(rows), kept=kept),
             )
         )
@@ -184,7 +184,7 @@ def _refuse_untrained(data: Data, cfg: Feeds) -> None:
                 f"{source}: no token of its {share.rows} rows is trained: "
                 f"look at one with `swift data show`, and at --loss_scale {cfg.template.scale}"
             )
-    looked_at = data.train[:LOOK] if cfg.feed.lazy_tokenize else data.train
+    looked_at = data.train[:LOOK] if cfg.loader.lazy_tokenize else data.train
     if not any(sample.weights[-1] for sample in looked_at):
         raise ValueError(
             "the token that ends a reply is never trained, so the model would not learn to stop: "
@@ -213,7 +213,7 @@ def _kept(cfg: Feeds, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
     from swift.train import sample_cache
     from swift.train.report import Share
 
-    word = str(cfg.feed.token_cache)
+    word = str(cfg.loader.token_cache)
     root = Path("~/.cache/swift/tokens" if word.lower() == "true" else word).expanduser()
 
     def fill() -> Path:
@@ -338,7 +338,7 @@ def _streamed(cfg: Feeds, renderer: Renderer, say: Say) -> Data:
             _maker(cfg, renderer),
             batch_size,
             accumulation,
-            buffer=cfg.feed.shuffle_buffer_size,
+            buffer=cfg.loader.shuffle_buffer_size,
             rank=rank,
             world=world,
             seed=cfg.train.seed,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from swift.flag_groups import DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
+from swift import flags
+from swift.flag_groups import DataFlags, LoaderFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,32 @@ OPTIMIZERS = (
 """Part of an optimizer's name in transformers -> the package that has it; the first that fits holds."""
 
 
-class Trains(Protocol):
-    """A command's config, as far as these checks go."""
+RANGES: Mapping[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "1 or more": (
+        lambda value: value >= 1,
+        (
+            *("lora_rank", "lora_alpha", "batch_size", "eval_batch_size", "gradient_accumulation_steps"),
+            *("eval_steps", "save_steps", "logging_steps", "preprocess_num_proc"),
+        ),
+    ),
+    "0 or more": (
+        lambda value: value >= 0,
+        ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers"),
+    ),
+    "more than 0": (
+        lambda value: value > 0,
+        ("lora_lr_ratio", "adam_epsilon", "max_minutes", "num_train_epochs"),
+    ),
+    "0 or more and below 1": (
+        lambda value: 0 <= value < 1,
+        ("lora_dropout_p", "adam_beta1", "adam_beta2", "warmup_ratio", "dataset_test_ratio"),
+    ),
+}
+"""Allowed values in words -> (test, flags)."""
+
+
+class TrainingConfig(Protocol):
+    """The flags of a command that these checks read."""
 
     @property
     def model(self) -> ModelFlags: ...
@@ -53,6 +78,8 @@ class Trains(Protocol):
     @property
     def data(self) -> DataFlags: ...
     @property
+    def loader(self) -> LoaderFlags: ...
+    @property
     def lora(self) -> LoraFlags: ...
     @property
     def tuner(self) -> TunerFlags: ...
@@ -60,7 +87,7 @@ class Trains(Protocol):
     def train(self) -> TrainFlags: ...
 
 
-def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
+def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     """ValueError for a flag that could only fail later. `engine` shards the weights. Reads no row and no model."""
     from swift.assembly import tuner_setup
     from swift.data.mix import DataPlan
@@ -73,10 +100,10 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
     train, bits = cfg.train, cfg.model.quant.bits
     processor.forced()
     _ranges(cfg)
-    trackers(train.report_to)
+    trackers(train.logging.report_to)
     tuner_setup.optimizer(cfg)
-    if not cfg.tuner.use_galore:
-        optimizer(train.optim)
+    if not cfg.tuner.galore.use_galore:
+        optimizer(train.optimizer.optim)
     spoken(cfg.template)
     if cfg.model.dtype != "AUTO":
         devices.pick_dtype(cfg.model.dtype, device)
@@ -88,20 +115,20 @@ def check(cfg: Trains, device: torch.device, engine: str = "") -> None:
         lora.check_start(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)
     flags_of_data = {each.name: getattr(cfg.data, each.name) for each in fields(cfg.data)}
     check_plan(DataPlan(**flags_of_data, registry=cfg.model.registry))
-    asked = train.resume_from_checkpoint
+    asked = train.saving.resume_from_checkpoint
     if asked not in (None, "newest") and not Path(str(asked)).expanduser().is_dir():
         raise ValueError(f"--resume_from_checkpoint: there is no folder {asked}")
-    writable(train.output_dir, "--output_dir")
-    if train.logging_dir:
-        writable(train.logging_dir, "--logging_dir")
+    writable(train.saving.output_dir, "--output_dir")
+    if train.logging.logging_dir:
+        writable(train.logging.logging_dir, "--logging_dir")
 
 
-def check_model(cfg: Trains, path: Path, spec: ModelSpec | None) -> None:
+def check_model(cfg: TrainingConfig, path: Path, spec: ModelSpec | None) -> None:
     """ValueError for what does not fit the model of a folder: module names, and room for its checkpoints."""
     from swift.tuner.registry import TUNERS
 
     if TUNERS[cfg.train.sft_type].whole:
-        _room(path, cfg.train.output_dir)
+        _room(path, cfg.train.saving.output_dir)
     named = [word for word in cfg.lora.lora_target_modules if word.upper() not in ("DEFAULT", "ALL", "EMBEDDING")]
     if cfg.train.sft_type == "lora" and named:
         _modules(cfg, path, spec)
@@ -155,27 +182,15 @@ def writable(folder: str | Path, flag: str) -> None:
         raise ValueError(f"{flag} {folder}: this account may not write to {above}")
 
 
-def _ranges(cfg: Trains) -> None:
-    lora, train, data = cfg.lora, cfg.train, cfg.data
-    wrong: Sequence[tuple[str, Any, bool, str]] = (
-        ("lora_rank", lora.lora_rank, lora.lora_rank < 1, "1 or more"),
-        ("lora_alpha", lora.lora_alpha, lora.lora_alpha < 1, "1 or more"),
-        ("lora_dropout_p", lora.lora_dropout_p, not 0 <= lora.lora_dropout_p < 1, "from 0 on and below 1"),
-        ("lora_lr_ratio", lora.lora_lr_ratio, (lora.lora_lr_ratio or 1) <= 0, "more than 0"),
-        ("learning_rate", train.learning_rate, (train.learning_rate or 0) < 0, "0 or more"),
-        ("weight_decay", train.weight_decay, train.weight_decay < 0, "0 or more"),
-        ("max_grad_norm", train.max_grad_norm, train.max_grad_norm < 0, "0 or more"),
-        ("adam_beta1", train.adam_beta1, not 0 <= train.adam_beta1 < 1, "from 0 on and below 1"),
-        ("adam_beta2", train.adam_beta2, not 0 <= train.adam_beta2 < 1, "from 0 on and below 1"),
-        ("adam_epsilon", train.adam_epsilon, train.adam_epsilon <= 0, "more than 0"),
-        ("warmup_steps", train.warmup_steps, train.warmup_steps < 0, "0 or more"),
-        ("max_minutes", train.max_minutes, train.max_minutes is not None and train.max_minutes <= 0, "more than 0"),
-        ("dataloader_num_workers", train.dataloader_num_workers, train.dataloader_num_workers < 0, "0 or more"),
-        ("dataset_test_ratio", data.dataset_test_ratio, not 0 <= data.dataset_test_ratio < 1, "from 0 on and below 1"),
-    )
-    for name, value, is_wrong, what in wrong:
-        if is_wrong:
-            raise ValueError(f"--{name} {value}: must be {what}")
+def _ranges(cfg: TrainingConfig) -> None:
+    groups = (cfg.lora, cfg.train, cfg.data, cfg.loader)
+    values = {name: value for group in groups for name, value in flags.values(group).items() if value is not None}
+    if cfg.train.max_steps > 0:
+        values.pop("num_train_epochs", None)  # not used
+    for allowed, (is_allowed, names) in RANGES.items():
+        for name in names:
+            if name in values and not is_allowed(values[name]):
+                raise ValueError(f"--{name} {values[name]}: must be {allowed}")
 
 
 def _room(path: Path, output_dir: str) -> None:
@@ -191,7 +206,7 @@ def _room(path: Path, output_dir: str) -> None:
         )
 
 
-def _modules(cfg: Trains, path: Path, spec: ModelSpec | None) -> None:
+def _modules(cfg: TrainingConfig, path: Path, spec: ModelSpec | None) -> None:
     """ValueError for target modules that the model has not, by its configuration alone."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 

@@ -8,7 +8,6 @@ import os
 import shlex
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ COMPARED = (
     *("enable_thinking", "chat_template_kwargs", "history_reasoning", "reasoning_weight", "template_date"),
     *("batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
-    *(field.name for group in (LoraFlags, TunerFlags) for field in fields(group)),
+    *(item.name for group in (LoraFlags, TunerFlags) for item in flags.walk(group)),
 )
 """Flags that decide what a run ends with."""
 

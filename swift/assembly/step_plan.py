@@ -66,12 +66,12 @@ def _oddities(train: TrainFlags, steps: Steps, held_out: int, unit: str) -> list
     found = []
     if steps.total < FEW_STEPS:
         found.append(f"the run has {_count(steps.total, 'step')}, in which a model learns little: {_more(steps)}")
-    warmup = warmup_steps(train.warmup_steps or train.warmup_ratio, steps.total)
-    if warmup >= steps.total and train.lr_scheduler_type != "constant":
-        reached = (train.learning_rate or 0) * steps.total / (warmup + 1)
+    warmup = warmup_steps(train.optimizer.warmup_steps or train.optimizer.warmup_ratio, steps.total)
+    if warmup >= steps.total and train.optimizer.lr_scheduler_type != "constant":
+        reached = (train.optimizer.learning_rate or 0) * steps.total / (warmup + 1)
         found.append(
             f"--warmup_steps {warmup} is not less than the {_count(steps.total, 'step')} of the run: "
-            f"the learning rate rises to {reached:.3g} of {train.learning_rate:.3g}"
+            f"the learning rate rises to {reached:.3g} of {train.optimizer.learning_rate:.3g}"
         )
     if steps.rows is not None and held_out > steps.rows:
         found.append(

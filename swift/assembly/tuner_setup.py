@@ -52,25 +52,25 @@ def check(cfg: Tunes) -> None:
     from swift.tuner import apply, registry
 
     tuner, name = cfg.tuner, cfg.train.sft_type
-    if cfg.train.tuner_backend == "unsloth":
+    if cfg.train.kernels.tuner_backend == "unsloth":
         raise ValueError(
             "--tuner_backend unsloth needs a GPU and the package unsloth, and is not supported yet: say swift"
         )
     changed = _changed(cfg.lora) | _changed(tuner)
     apply.refuse_ignored(name, changed)
     for switch, prefix, on in (
-        ("use_galore true", "galore_", tuner.use_galore),
-        ("lisa_activated_layers", "lisa_step", tuner.lisa_activated_layers),
+        ("use_galore true", "galore_", tuner.galore.use_galore),
+        ("lisa_activated_layers", "lisa_step", tuner.trainable.lisa_activated_layers),
     ):
         idle = sorted(flag for flag in changed if flag.startswith(prefix))
         if idle and not on:
             raise ValueError(f"--{idle[0]} does nothing without --{switch}")
-    if tuner.use_galore and tuner.lisa_activated_layers:
+    if tuner.galore.use_galore and tuner.trainable.lisa_activated_layers:
         raise ValueError("--use_galore and --lisa_activated_layers exclude each other")
     missing = [package for package in ("galore_torch", "bitsandbytes") if find_spec(package) is None]
-    if tuner.use_galore and missing:
+    if tuner.galore.use_galore and missing:
         raise ValueError(f"--use_galore needs the package {missing[0]}: pip install -e '.[galore]'")
-    if cfg.train.gradient_checkpointing and not registry.TUNERS[name].recomputes:
+    if cfg.train.kernels.gradient_checkpointing and not registry.TUNERS[name].recomputes:
         raise ValueError(f"--gradient_checkpointing true does not work with --sft_type {name}: leave it out")
     bits = cfg.model.quant.bits
     if bits and not registry.TUNERS[name].quantised:
@@ -120,7 +120,7 @@ def tune(
     """The model with the tuner of the flags. `renamed`: module names of a model's first authors -> those here."""
     from swift.tuner import apply
 
-    values = {**vars(cfg.lora), **vars(cfg.tuner)}
+    values = {**flags.values(cfg.lora), **flags.values(cfg.tuner)}
     values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules")}
     values |= {flag: renamed(value) for flag, value in values.items() if flag.endswith("_modules_to_save")}
     return apply.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
@@ -139,12 +139,12 @@ def fuse(
 
     compiled.stop()
     train = cfg.train
-    if train.tuner_backend != "swift" or train.sft_type not in FAST or train.torch_compile:
+    if train.kernels.tuner_backend != "swift" or train.sft_type not in FAST or train.kernels.torch_compile:
         return False
     reason = apart or fused.why_not(model)
     if train.neftune_noise_alpha and not reason:
         reason = "NEFTune's noise goes by the length of each row"
-    if cfg.tuner.galore_optim_per_parameter and cfg.tuner.use_galore and not reason:
+    if cfg.tuner.galore.galore_optim_per_parameter and cfg.tuner.galore.use_galore and not reason:
         reason = "GaLore makes the step of each parameter as soon as its gradient is there"
     whole = train.sft_type == "full"
     if reason:
@@ -201,9 +201,9 @@ def _fuse_whole(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None]) 
 
 def attention(train: TrainFlags, device: str) -> str | None:
     """The attention that the flags ask for; None leaves the choice to the model and the hardware."""
-    if train.use_flash_attn and train.attn_impl not in ("AUTO", "flash_attention_2"):
-        raise ValueError(f"--use_flash_attn true contradicts --attn_impl {train.attn_impl}: give one of them")
-    asked = "flash_attention_2" if train.use_flash_attn else train.attn_impl
+    if train.kernels.use_flash_attn and train.kernels.attn_impl not in ("AUTO", "flash_attention_2"):
+        raise ValueError(f"--use_flash_attn true contradicts --attn_impl {train.kernels.attn_impl}: give one of them")
+    asked = "flash_attention_2" if train.kernels.use_flash_attn else train.kernels.attn_impl
     if asked.startswith("flash") and device != "cuda":
         raise ValueError(f"--attn_impl {asked} needs a GPU: leave it out, or say sdpa")
     if asked.startswith("flash") and not any(map(find_spec, ("flash_attn", "flash_attn_interface", "kernels"))):
@@ -213,15 +213,15 @@ def attention(train: TrainFlags, device: str) -> str | None:
 
 def kernels(train: TrainFlags, device: str) -> dict[str, Any]:
     """The settings of transformers' TrainingArguments that make a model faster without changing it."""
-    if train.use_liger_kernel and (device != "cuda" or find_spec("liger_kernel") is None):
+    if train.kernels.use_liger_kernel and (device != "cuda" or find_spec("liger_kernel") is None):
         raise ValueError("--use_liger_kernel true needs a GPU and the package liger-kernel: pip install liger-kernel")
-    if train.torch_compile and device == "cpu" and not any(map(which, ("g++", "clang++", "c++"))):
+    if train.kernels.torch_compile and device == "cpu" and not any(map(which, ("g++", "clang++", "c++"))):
         raise ValueError("--torch_compile true needs a C++ compiler on a CPU: install g++, or leave it out")
     # the loss is the trainer's own, of logits at trained positions
-    liger = {"cross_entropy": False, "fused_linear_cross_entropy": False} if train.use_liger_kernel else None
+    liger = {"cross_entropy": False, "fused_linear_cross_entropy": False} if train.kernels.use_liger_kernel else None
     return {
-        "torch_compile": train.torch_compile,
-        "use_liger_kernel": train.use_liger_kernel,
+        "torch_compile": train.kernels.torch_compile,
+        "use_liger_kernel": train.kernels.use_liger_kernel,
         "liger_kernel_config": liger,
     }
 
@@ -232,21 +232,21 @@ def optimizer(cfg: Tunes, one_pass: bool = False) -> dict[str, Any]:
     `one_pass`: AdamW reads and writes each number of a large model once, which takes a third of the time on a CPU.
     """
     tuner = cfg.tuner
-    if not tuner.use_galore:
-        fused = one_pass and cfg.train.optim == "adamw_torch"
-        return {"optim": "adamw_torch_fused" if fused else cfg.train.optim}
-    if cfg.train.optim != "adamw_torch":
-        raise ValueError(f"--use_galore brings its own optimizer: leave --optim {cfg.train.optim} out")
+    if not tuner.galore.use_galore:
+        fused = one_pass and cfg.train.optimizer.optim == "adamw_torch"
+        return {"optim": "adamw_torch_fused" if fused else cfg.train.optimizer.optim}
+    if cfg.train.optimizer.optim != "adamw_torch":
+        raise ValueError(f"--use_galore brings its own optimizer: leave --optim {cfg.train.optimizer.optim} out")
     settings = {
-        "rank": tuner.galore_rank,
-        "update_proj_gap": tuner.galore_update_proj_gap,
-        "scale": tuner.galore_scale,
-        "proj_type": tuner.galore_proj_type,
+        "rank": tuner.galore.galore_rank,
+        "update_proj_gap": tuner.galore.galore_update_proj_gap,
+        "scale": tuner.galore.galore_scale,
+        "proj_type": tuner.galore.galore_proj_type,
     }
     return {
-        "optim": "galore_adamw_layerwise" if tuner.galore_optim_per_parameter else "galore_adamw",
+        "optim": "galore_adamw_layerwise" if tuner.galore.galore_optim_per_parameter else "galore_adamw",
         "optim_args": ",".join(f"{name}={value}" for name, value in settings.items()),
-        "optim_target_modules": list(tuner.galore_target_modules or GALORE_TARGETS),
+        "optim_target_modules": list(tuner.galore.galore_target_modules or GALORE_TARGETS),
     }
 
 
@@ -262,8 +262,13 @@ def loop(model: Any, cfg: Tunes) -> Loop:
     store = None if registry.TUNERS[name].whole else Store(adapter_files.save, adapter_files.restore)
     if name == "adalora":
         return Loop([TakeRanks(model)], store, orthogonality)
-    if tuner.lisa_activated_layers:
-        lisa = Lisa(list(blocks(model)), tuner.lisa_activated_layers, tuner.lisa_step_interval, cfg.train.seed)
+    if tuner.trainable.lisa_activated_layers:
+        lisa = Lisa(
+            list(blocks(model)),
+            tuner.trainable.lisa_activated_layers,
+            tuner.trainable.lisa_step_interval,
+            cfg.train.seed,
+        )
         return Loop([lisa], store, None)
     return Loop([], store, None)
 

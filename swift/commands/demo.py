@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from swift.flag_groups import BackendFlags, DataFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift import flags
+from swift.flag_groups import BackendFlags, DataFlags, ModelFlags, TemplateFlags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -189,32 +190,30 @@ def _rows_for(cfg: Config, console: Console) -> int:
 def _training(cfg: Config, folder: Path, data: DataFlags) -> Any:
     from swift.commands import sft
 
-    return sft.Config(
-        model=ModelFlags(model_id_or_path=cfg.model),
-        template=TemplateFlags(template_type=cfg.template_type, max_length=cfg.max_length),
-        data=data,
-        # Dropout guards against learning rows by heart; nearly every row is seen once here.
-        lora=LoraFlags(
-            lora_rank=cfg.lora_rank,
-            lora_alpha=4 * cfg.lora_rank,
-            lora_dropout_p=0.0,
-            lora_target_modules=("ALL",),
-        ),
-        train=TrainFlags(
-            output_dir=str(folder / "train"),
-            batch_size=2,
-            eval_batch_size=4,
-            gradient_accumulation_steps=2,
-            max_minutes=1.3 * cfg.minutes,  # where the machine turns out slower than it seemed
-            learning_rate=cfg.learning_rate,
-            num_train_epochs=cfg.num_train_epochs,
-            lr_scheduler_type="cosine",
-            warmup_ratio=0.05,
-            max_grad_norm=1.0,
-            eval_steps=40,
-            logging_steps=2,
-            seed=cfg.seed,
-        ),
+    return flags.update(
+        sft.Config(data=data),
+        {
+            "model_id_or_path": cfg.model,
+            "template_type": cfg.template_type,
+            "max_length": cfg.max_length,
+            "lora_rank": cfg.lora_rank,
+            "lora_alpha": 4 * cfg.lora_rank,
+            "lora_dropout_p": 0.0,  # dropout limits memorisation, and nearly every row is seen only once here
+            "lora_target_modules": ["ALL"],
+            "output_dir": str(folder / "train"),
+            "batch_size": 2,
+            "eval_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "max_minutes": 1.3 * cfg.minutes,  # for a machine that turns out slower than measured
+            "learning_rate": cfg.learning_rate,
+            "num_train_epochs": cfg.num_train_epochs,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": 0.05,
+            "max_grad_norm": 1.0,
+            "eval_steps": 40,
+            "logging_steps": 2,
+            "seed": cfg.seed,
+        },
     )
 
 

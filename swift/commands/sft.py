@@ -16,10 +16,10 @@ from swift import flags
 from swift.assembly import model_card, next_commands, parallelism, pipeline, preflight, resuming, step_plan, tuner_setup
 from swift.flag_groups import (
     DataFlags,
-    FeedFlags,
+    LoaderFlags,
     LoraFlags,
     ModelFlags,
-    ScaleFlags,
+    ParallelFlags,
     TemplateFlags,
     TrainFlags,
     TunerFlags,
@@ -45,8 +45,8 @@ class Config:
     lora: LoraFlags = LoraFlags()
     tuner: TunerFlags = TunerFlags()
     train: TrainFlags = TrainFlags()
-    feed: FeedFlags = FeedFlags()
-    scale: ScaleFlags = ScaleFlags()
+    loader: LoaderFlags = LoaderFlags()
+    parallel: ParallelFlags = ParallelFlags()
 
 
 def main(cfg: Config) -> dict[str, Any]:
@@ -70,7 +70,6 @@ def _train(cfg: Config) -> dict[str, Any]:
     from swift.tuner import peft_models
     from swift.tuner.cpu import fused
 
-    _check_numbers(cfg.train)
     tuner_setup.check(cfg)
     pipeline.check(cfg)
     spread = parallelism.check(cfg)
@@ -81,7 +80,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     attention = tuner_setup.attention(cfg.train, device.type)
     tuner_setup.kernels(cfg.train, device.type)
     preflight.check(cfg, device, spread.engine)
-    ranks = Ranks.join(device.type == "cpu", cfg.train.ddp_backend)
+    ranks = Ranks.join(device.type == "cpu", cfg.parallel.ddp_backend)
     say = print if ranks.first else _silence
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
@@ -96,8 +95,8 @@ def _train(cfg: Config) -> dict[str, Any]:
     data = pipeline.read(cfg, renderer, say, ranks)
     given, cfg = cfg, _derived(cfg, spec.model_type if spec else None)
     runs = _runs(cfg, path)
-    versions = _versions(runs) if cfg.train.add_output_dir_suffix else {0: runs}
-    resume = resuming.find(cfg.train.resume_from_checkpoint, runs, versions, spread.engine, say)
+    versions = _versions(runs) if cfg.train.saving.add_output_dir_suffix else {0: runs}
+    resume = resuming.find(cfg.train.saving.resume_from_checkpoint, runs, versions, spread.engine, say)
     cfg, plan = _planned(given, cfg, data, ranks.world, resume, say)
     folder = ranks.broadcast(lambda: _run_folder(cfg, runs, resume))
 
@@ -149,7 +148,7 @@ def _train(cfg: Config) -> dict[str, Any]:
     if unmoved:
         raise ValueError(
             f"nothing was learned: after {result['global_step']} steps {unmoved}, so {result['last_model_checkpoint']} "
-            f"answers as the model did before: raise --learning_rate {cfg.train.learning_rate:g}, or train longer"
+            f"answers like the base model: raise --learning_rate {cfg.train.optimizer.learning_rate:g}, or train longer"
         )
     return result
 
@@ -219,33 +218,13 @@ def _derived(cfg: Config, model_type: str | None) -> Config:
             # the record of the run is read from other folders too
             "model_id_or_path": str(Path(str(name)).expanduser().resolve()) if here else name,
             "registry": [str(Path(file).expanduser().resolve()) for file in cfg.model.registry],
-            "learning_rate": rate if train.learning_rate is None else train.learning_rate,
-            "eval_batch_size": train.eval_batch_size or train.batch_size,
-            "save_steps": train.save_steps or train.eval_steps,
-            "save_only_model": not adapters if train.save_only_model is None else train.save_only_model,
+            "learning_rate": rate if train.optimizer.learning_rate is None else train.optimizer.learning_rate,
+            "eval_batch_size": train.evaluation.eval_batch_size or train.batch_size,
+            "save_steps": train.saving.save_steps or train.evaluation.eval_steps,
+            "save_only_model": not adapters if train.saving.save_only_model is None else train.saving.save_only_model,
         },
         "derived flags",
     )
-
-
-def _check_numbers(train: TrainFlags) -> None:
-    counts = (
-        "batch_size",
-        "eval_batch_size",
-        "gradient_accumulation_steps",
-        "eval_steps",
-        "save_steps",
-        "logging_steps",
-        "preprocess_num_proc",
-    )
-    values = flags.to_dict(train)
-    for name in counts:
-        if values[name] is not None and values[name] < 1:
-            raise ValueError(f"--{name} {values[name]}: must be 1 or more")
-    if not 0 <= train.warmup_ratio < 1:
-        raise ValueError(f"--warmup_ratio {train.warmup_ratio}: must be from 0 on and below 1")
-    if train.max_steps < 1 and train.num_train_epochs is not None and train.num_train_epochs <= 0:
-        raise ValueError(f"--num_train_epochs {train.num_train_epochs}: must be more than 0")
 
 
 def _training_arguments(
@@ -255,46 +234,46 @@ def _training_arguments(
     from swift.tuner.registry import TUNERS
 
     train = cfg.train
-    trackers = [name for name in train.report_to if name not in ("tensorboard", "none")]
+    trackers = [name for name in train.logging.report_to if name not in ("tensorboard", "none")]
     return arguments(
         folder,
         report_to=trackers or "none",
         run_name=folder.name,
         per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.eval_batch_size,
+        per_device_eval_batch_size=train.evaluation.eval_batch_size,
         gradient_accumulation_steps=train.gradient_accumulation_steps,
         num_train_epochs=train.num_train_epochs,
         max_steps=train.max_steps,
-        learning_rate=train.learning_rate,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        warmup_steps=train.warmup_steps or train.warmup_ratio,
-        lr_scheduler_type=train.lr_scheduler_type,
+        learning_rate=train.optimizer.learning_rate,
+        weight_decay=train.optimizer.weight_decay,
+        max_grad_norm=train.optimizer.max_grad_norm,
+        warmup_steps=train.optimizer.warmup_steps or train.optimizer.warmup_ratio,
+        lr_scheduler_type=train.optimizer.lr_scheduler_type,
         **tuner_setup.optimizer(cfg, one_pass=device == "cpu" and TUNERS[train.sft_type].whole and not spread),
         **tuner_setup.kernels(train, device),
-        adam_beta1=train.adam_beta1,
-        adam_beta2=train.adam_beta2,
-        adam_epsilon=train.adam_epsilon,
+        adam_beta1=train.optimizer.adam_beta1,
+        adam_beta2=train.optimizer.adam_beta2,
+        adam_epsilon=train.optimizer.adam_epsilon,
         gradient_checkpointing=device != "cpu" and TUNERS[train.sft_type].recomputes
-        if train.gradient_checkpointing is None
-        else train.gradient_checkpointing,
+        if train.kernels.gradient_checkpointing is None
+        else train.kernels.gradient_checkpointing,
         neftune_noise_alpha=train.neftune_noise_alpha,
-        eval_strategy=train.eval_strategy if evaluates else "no",
-        eval_steps=train.eval_steps,
-        save_strategy=train.save_strategy,
-        save_steps=train.save_steps,
-        save_only_model=train.save_only_model,
-        logging_steps=train.logging_steps,
+        eval_strategy=train.evaluation.eval_strategy if evaluates else "no",
+        eval_steps=train.evaluation.eval_steps,
+        save_strategy=train.saving.save_strategy,
+        save_steps=train.saving.save_steps,
+        save_only_model=train.saving.save_only_model,
+        logging_steps=train.logging.logging_steps,
         logging_first_step=True,
-        dataloader_num_workers=train.dataloader_num_workers,
+        dataloader_num_workers=cfg.loader.dataloader_num_workers,
         dataloader_pin_memory=device == "cuda",
         seed=train.seed,
         fp16=dtype == "fp16",
         bf16=dtype == "bf16" and "deepspeed" in spread,  # elsewhere the model itself is in bf16
         use_cpu=device == "cpu",
-        ddp_backend=train.ddp_backend,
-        ddp_find_unused_parameters=bool(train.ddp_find_unused_parameters),
-        ignore_data_skip=cfg.feed.streaming,  # the stream skips by itself, and makes no samples of what it skips
+        ddp_backend=cfg.parallel.ddp_backend,
+        ddp_find_unused_parameters=bool(cfg.parallel.ddp_find_unused_parameters),
+        ignore_data_skip=cfg.loader.streaming,  # the stream skips by itself, and makes no samples of what it skips
         **spread,
     )
 
@@ -314,19 +293,19 @@ def _trainer(
     from swift.tuner.cpu import fused
 
     extra = tuner_setup.loop(model, cfg)
-    callbacks = [WriteLog(folder), ShowProgress(live=not cfg.train.disable_tqdm), *extra.callbacks]
-    if "tensorboard" in cfg.train.report_to and args.process_index == 0:
+    callbacks = [WriteLog(folder), ShowProgress(live=not cfg.train.logging.disable_tqdm), *extra.callbacks]
+    if "tensorboard" in cfg.train.logging.report_to and args.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
-        callbacks.append(TensorBoardCallback(SummaryWriter(cfg.train.logging_dir or str(folder / "runs"))))
+        callbacks.append(TensorBoardCallback(SummaryWriter(cfg.train.logging.logging_dir or str(folder / "runs"))))
     return SftTrainer(
         model,
         folder,
         args,
         data.train,
         data.val,
-        keep=None if cfg.train.save_total_limit < 0 else cfg.train.save_total_limit,
+        keep=None if cfg.train.saving.save_total_limit < 0 else cfg.train.saving.save_total_limit,
         lora_lr_ratio=cfg.lora.lora_lr_ratio,
         max_minutes=cfg.train.max_minutes,
         finish=finish,
@@ -353,8 +332,8 @@ def _stream(data: Data, args: TrainingArguments) -> Stream[Any] | None:
 
 def _runs(cfg: Config, model: Path) -> Path:
     """The folder of all runs of this model, or of this run where no suffix is wanted."""
-    root = Path(cfg.train.output_dir).expanduser()
-    if not cfg.train.add_output_dir_suffix:
+    root = Path(cfg.train.saving.output_dir).expanduser()
+    if not cfg.train.saving.add_output_dir_suffix:
         return root
     found = model.resolve()
     return root / (cfg.model.model_type or (found.stem if found.is_file() else found.name) or "model")
@@ -362,7 +341,7 @@ def _runs(cfg: Config, model: Path) -> Path:
 
 def _run_folder(cfg: Config, runs: Path, resume: Path | None) -> Path:
     """The folder of this run, made. A run that is continued goes on in its own, unless another one is named."""
-    if not cfg.train.add_output_dir_suffix:
+    if not cfg.train.saving.add_output_dir_suffix:
         folder = runs
     elif resume:
         folder = resume.parent

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from swift import flags
 from swift.flag_groups import LoraFlags, TunerFlags
 from swift.flags import flag
 from swift.model.bundled import MODEL_TYPE
@@ -109,7 +110,8 @@ def _trained(path: Path, name: str, changes: Mapping[str, Any]) -> int | None:
     from swift.tuner import peft_models
     from swift.tuner.apply import tune
 
-    values = {**vars(LoraFlags()), **vars(TunerFlags()), "trainable_token_ids": tuple(range(TOKENS)), **changes}
+    values = {**flags.values(LoraFlags()), **flags.values(TunerFlags())}
+    values |= {"trainable_token_ids": tuple(range(TOKENS)), **changes}
     values["init_lora_weights"] = "true"  # others are computed from the weights, and change no count
     try:
         return peft_models.trained_and_all(tune(load.blank_model(path), name, values))[0]
