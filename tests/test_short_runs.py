@@ -136,7 +136,7 @@ def test_what_is_odd_about_a_plan_is_a_line_each(place: Path, capsys: pytest.Cap
 )
 def test_a_run_that_moved_nothing_is_an_error(place: Path, changes: dict[str, Any], said: str) -> None:
     own = {"lora_dropout_p": 0.05, "num_train_epochs": 1, **changes}
-    with pytest.raises(ValueError, match=f"nothing was learned: after 2 steps {said}, so .*checkpoint-2 answers as"):
+    with pytest.raises(ValueError, match=f"nothing was learned: after 2 steps {said}, so .*checkpoint-2 answers like"):
         train(place, **own)
 
 
