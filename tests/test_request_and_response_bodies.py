@@ -242,10 +242,10 @@ def test_a_top_p_of_0_takes_the_likeliest_token() -> None:
 
 
 def test_tools_are_kept_as_given_and_left_out_when_not_to_be_used() -> None:
-    assert chat(tools=[FIRE]).offered == (Tool(FIRE),)
-    assert chat(tools=[FIRE], tool_choice="auto").offered == (Tool(FIRE),)
-    assert chat(tools=[FIRE], tool_choice="none").offered == ()
-    assert chat(tools=[]).offered == ()
+    assert chat(tools=[FIRE]).offered_tools == (Tool(FIRE),)
+    assert chat(tools=[FIRE], tool_choice="auto").offered_tools == (Tool(FIRE),)
+    assert chat(tools=[FIRE], tool_choice="none").offered_tools == ()
+    assert chat(tools=[]).offered_tools == ()
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_only_what_is_asked_for_strictly_must_be_held_in_full(
 )
 def test_schemas_of_earlier_drafts_are_schemas(schema: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-    assert chat(tools=[tool]).offered[0].name == "f"
+    assert chat(tools=[tool]).offered_tools[0].name == "f"
 
 
 def test_a_server_may_hold_every_offered_tool_to_its_schema() -> None:
@@ -458,7 +458,7 @@ def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
     reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     for delta in SAID:
         reply.add(0, delta)
-    body = written(reply.whole())
+    body = written(reply.response())
     assert body.pop("id").startswith("chatcmpl-")
     assert body.pop("created") > 0
     assert body == {
@@ -480,7 +480,7 @@ def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None
     reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     for delta in DELTAS:
         reply.add(0, delta)
-    choice = written(reply.whole())["choices"][0]
+    choice = written(reply.response())["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] == "Thought: look"
     first, second = choice["message"]["tool_calls"]
@@ -492,16 +492,16 @@ def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None
 def test_a_reply_of_calls_alone_has_null_content_and_an_empty_reply_an_empty_one() -> None:
     reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     reply.add(0, DELTAS[1])
-    assert written(reply.whole())["choices"][0]["message"]["content"] is None
+    assert written(reply.response())["choices"][0]["message"]["content"] is None
     assert (
-        written(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")).whole())["choices"][0][
+        written(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")).response())["choices"][0][
             "message"
         ]["content"]
         == ""
     )
 
 
-def streamed(reply: response_bodies.Reply, deltas: list[Delta]) -> list[Any]:
+def streamed(reply: response_bodies.ResponseBuilder, deltas: list[Delta]) -> list[Any]:
     events = [*reply.start(), *(event for delta in deltas for event in reply.add(0, delta)), *reply.end()]
     bodies = [written(event) for event in events]
     assert len({(body.pop("id"), body.pop("created"), body.pop("model")) for body in bodies}) == 1
@@ -551,14 +551,14 @@ def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
         {"index": 0, "function": {"arguments": '{"a"'}},
         {"index": 0, "function": {"arguments": ": 1}"}},
     ]
-    assert written(reply.whole())["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+    assert written(reply.response())["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
 
 
 def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
     reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", n=2))
     reply.add(1, Delta("b", finish="length", usage=Usage(7, 1)))
     reply.add(0, Delta("a", finish="stop", usage=Usage(7, 2)))
-    body = written(reply.whole())
+    body = written(reply.response())
     assert [(each["index"], each["message"]["content"], each["finish_reason"]) for each in body["choices"]] == [
         (0, "a", "stop"),
         (1, "b", "length"),
@@ -575,7 +575,7 @@ HALF = Logprob(5, "图".encode()[:2], -0.5, (Logprob(5, "图".encode()[:2], -0.5
 
 def test_log_probabilities_have_openais_shapes() -> None:
     delta = Delta("a", logprobs=(Logprob(6, b"a", -0.25), HALF), finish="stop")
-    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", told=2))
+    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", top_logprobs=2))
     events = [written(event) for event in reply.add(0, delta)]
     expected = {
         "content": [
@@ -594,10 +594,10 @@ def test_log_probabilities_have_openais_shapes() -> None:
     }
     assert events[0]["choices"][0]["logprobs"] == expected
     assert events[1]["choices"][0]["logprobs"] is None
-    assert written(reply.whole())["choices"][0]["logprobs"] == expected
-    text = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", told=2))
+    assert written(reply.response())["choices"][0]["logprobs"] == expected
+    text = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", top_logprobs=2))
     text.add(0, delta)
-    assert written(text.whole())["choices"][0]["logprobs"] == {
+    assert written(text.response())["choices"][0]["logprobs"] == {
         "tokens": ["a", "\ufffd"],
         "token_logprobs": [-0.25, -0.5],
         "top_logprobs": [{}, {"\ufffd": -0.5, "a": -1.5}],
@@ -620,7 +620,7 @@ def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
     reply = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m"))
     for delta in SAID:
         reply.add(0, delta)
-    body = written(reply.whole())
+    body = written(reply.response())
     assert (body["object"], body["choices"], body["usage"]) == ("text_completion", choice("There is", "length"), usage)
 
 

@@ -799,7 +799,7 @@ def test_variables_of_the_chat_template_reach_the_chat() -> None:
 
 def test_a_variable_that_the_chat_template_does_not_read_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     read = Renderer(thinking_tokenizer(), None).variables
-    http = client(variables=read)
+    http = client(template_variables=read)
     for _ in range(2):
         assert ask(http, reasoning_effort="low", enable_thinking=False).status_code == 200
     assert [record.getMessage() for record in caplog.records] == [

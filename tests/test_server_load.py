@@ -213,7 +213,7 @@ def test_the_log_tells_what_a_reply_cost_whose_client_left(stream: bool, caplog:
         time.sleep(0.1)
         leaving.close()
         assert eventually(lambda: caplog.records)
-    told = caplog.records[0].told  # type: ignore[attr-defined]
+    told = caplog.records[0].fields  # type: ignore[attr-defined]
     assert (told["status"], told["finish"]) == (499, "cancelled")
     assert told["prompt_tokens"] > 3 and told["completion_tokens"] > 0
 
@@ -264,7 +264,7 @@ def test_a_flood_beyond_the_queue_is_told_to_come_back_and_then_is_answered() ->
 
 
 def test_a_request_head_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(header_timeout.HeaderTimeoutProtocol, "patience", 0.2)
+    monkeypatch.setattr(header_timeout.HeaderTimeoutProtocol, "timeout", 0.2)
     with served(Beat()) as url:
         for beginning in (b"", b"POST /v1/chat/comp", b"GET /health HTTP/1.1\r\nHost: x\r\n"):
             with socket.create_connection(address(url), timeout=5) as slow:
@@ -283,7 +283,7 @@ def test_a_request_head_that_trickles_in_is_not_waited_for(monkeypatch: pytest.M
 
 
 def test_a_body_that_trickles_in_is_not_waited_for() -> None:
-    with served(Beat(), limits=Limits(patience=0.2)) as url, socket.create_connection(address(url), timeout=5) as slow:
+    with served(Beat(), limits=Limits(timeout=0.2)) as url, socket.create_connection(address(url), timeout=5) as slow:
         slow.sendall(request(body("x"))[:-5])
         received = b"".join(iter(lambda: slow.recv(1000), b""))
     assert b" 408 " in received and b"within 0.2 seconds" in received
@@ -330,7 +330,7 @@ def test_others_are_answered_while_a_long_body_is_read(name: str, bounded: bool)
                 found.append(time.perf_counter() - began)
         return found
 
-    with served(Short(), **({"fits": ContextLimit(TOKENIZER, Short.context).check} if bounded else {})) as url:
+    with served(Short(), **({"check_length": ContextLimit(TOKENIZER, Short.context).check} if bounded else {})) as url:
         over = threading.Event()
         over.set()
         idle = max(waits(url, over, 100))

@@ -160,12 +160,14 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 guide_tools=cfg.server.guided_tools,
                 adapters=host,
                 adapter_names=adapters,
-                see=partial(images.read_all, access=access(cfg.server)) if chat.renderer.image_processor else None,
+                load_images=partial(images.read_all, access=access(cfg.server))
+                if chat.renderer.image_processor
+                else None,
                 defaults=defaults,
                 api_keys=keys,
                 allow_origins=cfg.server.allow_origins,
-                fits=_context_limit(chat).check,
-                variables=chat.renderer.variables,
+                check_length=_context_limit(chat).check,
+                template_variables=chat.renderer.variables,
                 owned_by=cfg.server.owned_by,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
             )

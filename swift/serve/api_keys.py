@@ -1,4 +1,4 @@
-"""Who may ask: the keys of a server. Knows no route."""
+"""The API keys of a server. Knows no route."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swift.serve.bad_request import BadRequest
 
 
 class ApiKeys:
-    """The keys that let somebody in; without any, everybody is."""
+    """The keys that a server accepts; without any, every request is accepted."""
 
     def __init__(self, keys: Collection[str] = ()) -> None:
         self._keys = [key.encode() for key in keys]
@@ -20,7 +20,7 @@ class ApiKeys:
         return bool(self._keys)
 
     def check(self, request: Request) -> None:
-        """Raises BadRequest for a request without one of the keys."""
+        """Raises BadRequest (401) for a request without one of the keys."""
         if not self._keys:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

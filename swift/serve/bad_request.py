@@ -1,10 +1,10 @@
-"""What a client asks that is refused. Knows no HTTP and no request."""
+"""The error for requests that are refused. Knows no HTTP and no request."""
 
 from __future__ import annotations
 
 
 class BadRequest(ValueError):
-    """A request that is refused, as OpenAI's error object tells it."""
+    """A refused request, with the fields of OpenAI's error object."""
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -16,6 +16,6 @@ def invalid(param: str, what: str) -> BadRequest:
     return BadRequest(f"{param or 'the body'}: {what}", param=param or None)
 
 
-def too_long(error: ValueError, param: str) -> BadRequest:
-    """A prompt that the context does not hold."""
+def context_length_exceeded(error: ValueError, param: str) -> BadRequest:
+    """A prompt that is longer than the model's context."""
     return BadRequest(str(error), param=param, code="context_length_exceeded")

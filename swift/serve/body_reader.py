@@ -1,4 +1,4 @@
-"""A request's body, unpacked, within limits of length and time. Knows no shape."""
+"""Reads and decompresses request bodies within limits of size and time. Knows no JSON."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from fastapi import Request
 
 from swift.serve.bad_request import BadRequest
 
-UNPACKED = ("gzip", "x-gzip", "deflate")
+ENCODINGS = ("gzip", "x-gzip", "deflate")
 
 
 class Limits(NamedTuple):
-    """`body` in bytes, `patience` in seconds for a whole body to arrive, `queue` in replies that may wait."""
+    """`body`: bytes of a body, decompressed. `timeout`: seconds in which a body must arrive. `queue`: replies that may
+    wait for their first token."""
 
     body: int = 16 * 2**20
-    patience: float = 60.0
+    timeout: float = 60.0
     queue: int = 256
 
 
 LIMITS = Limits()
 
 
-async def body(request: Request, limits: Limits) -> bytes:
-    """The whole body. Raises BadRequest for one that is too long or does not arrive in time.
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The whole body, decompressed. Raises BadRequest for one that is too large or does not arrive in time.
 
-    The limit of length holds for what it unpacks to, too.
+    The limit on the size applies before and after decompression.
     """
-    unpack = _unpacker(request.headers.get("Content-Encoding", ""), limits.body)
+    decoder = _decoder(request.headers.get("Content-Encoding", ""), limits.body)
     parts: list[bytes] = []
     size = 0
     try:
-        with fail_after(limits.patience):
+        with fail_after(limits.timeout):
             async for part in request.stream():
-                part = unpack.take(part)
+                part = decoder.take(part)
                 size += len(part)
                 if size > limits.body:
                     raise BadRequest(f"the body is longer than {limits.body} bytes", status=413)
                 parts.append(part)
     except TimeoutError:
-        raise BadRequest(f"the body did not arrive within {limits.patience:g} seconds", status=408) from None
-    unpack.end()
+        raise BadRequest(f"the body did not arrive within {limits.timeout:g} seconds", status=408) from None
+    decoder.end()
     return b"".join(parts)
 
 
@@ -53,37 +54,37 @@ class _Plain:
     def end(self) -> None: ...
 
 
-class _Unpacker(_Plain):
-    """gzip, of one or several members, or deflate with zlib's header: what each begins with says which it is."""
+class _Decompressor(_Plain):
+    """gzip (one or several members) or deflate with zlib's header; the first bytes tell which."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._stream, self._begun = limit, _stream(), False
 
     def take(self, part: bytes) -> bytes:
-        """Unpacks at most one byte more than the limit."""
-        unpacked = b""
+        """Decompresses at most one byte more than the limit."""
+        decompressed = b""
         try:
-            while part and len(unpacked) <= self._limit:
+            while part and len(decompressed) <= self._limit:
                 if self._stream.eof:
                     self._stream = _stream()
-                unpacked += self._stream.decompress(part, self._limit + 1 - len(unpacked))
+                decompressed += self._stream.decompress(part, self._limit + 1 - len(decompressed))
                 part, self._begun = self._stream.unused_data, True
         except zlib.error as error:
-            raise BadRequest(f"the body cannot be unpacked: {error}") from None
-        return unpacked
+            raise BadRequest(f"the body cannot be decompressed: {error}") from None
+        return decompressed
 
     def end(self) -> None:
         if self._begun and not self._stream.eof:
-            raise BadRequest("the body cannot be unpacked: its end is missing")
+            raise BadRequest("the body cannot be decompressed: it is incomplete")
 
 
-def _unpacker(encoding: str, limit: int) -> _Plain:
+def _decoder(encoding: str, limit: int) -> _Plain:
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return _Plain()
-    if name in UNPACKED:
-        return _Unpacker(limit)
-    raise BadRequest(f"Content-Encoding: gzip, deflate or none is expected, not {encoding[:80]}", status=415)
+    if name in ENCODINGS:
+        return _Decompressor(limit)
+    raise BadRequest(f"Content-Encoding must be gzip, deflate or absent, not {encoding[:80]}", status=415)
 
 
 def _stream() -> zlib._Decompress:

@@ -1,4 +1,4 @@
-"""A connection of uvicorn's that does not wait for ever for a request's head. Knows no request."""
+"""A timeout for the headers of a request, which uvicorn does not have. Knows no request."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-PATIENCE = 20.0
-"""Seconds that the head of a request may take to arrive."""
+HEADER_TIMEOUT = 20.0
+"""Seconds in which the request line and headers must arrive."""
 
 
 class HeaderTimeoutProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn's types are not read
-    """uvicorn times connections out between requests, but not within a request's head."""
+    """uvicorn's keep-alive timeout covers the time between requests, not the time within a request's headers."""
 
-    patience = PATIENCE
+    timeout = HEADER_TIMEOUT
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._timer = self.loop.call_later(self.patience, transport.close)
+        self._timer = self.loop.call_later(self.timeout, transport.close)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -27,7 +27,7 @@ class HeaderTimeoutProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn's typ
         if not awaits_head:
             self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self.patience, self.transport.close)
+            self._timer = self.loop.call_later(self.timeout, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

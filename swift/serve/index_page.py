@@ -1,4 +1,4 @@
-"""What the server says of itself at its root, to programs and to people. Knows no model."""
+"""The page at the server's root, as JSON for programs and as HTML for browsers. Knows no model."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from html import escape
 
 from fastapi import Response
 
-WHAT = "swift: a language model behind OpenAI's chat completions and completions"
-USE = "point a client of OpenAI's at /v1 of this address"
-PLACES = {
-    "/v1/models": "the models served",
+WHAT = "swift: a language model behind OpenAI's chat completions and completions API"
+USE = "point an OpenAI client at /v1 of this address"
+ROUTES = {
+    "/v1/models": "the served models",
     "/v1/chat/completions": "chat (POST)",
-    "/v1/completions": "text that is gone on with (POST)",
-    "/openapi.json": "every route and field",
+    "/v1/completions": "text completion (POST)",
+    "/openapi.json": "all routes and fields",
     "/health": "whether the server is up",
-    "/metrics": "figures for Prometheus",
+    "/metrics": "Prometheus metrics",
 }
 
 
 def page(html: bool) -> Response:
     if not html:
-        return Response(json.dumps({"what": WHAT, "use": USE, "routes": PLACES}), media_type="application/json")
-    rows = "".join(f'<li><a href="{path}">{path}</a>: {escape(what)}</li>' for path, what in PLACES.items())
+        return Response(json.dumps({"what": WHAT, "use": USE, "routes": ROUTES}), media_type="application/json")
+    rows = "".join(f'<li><a href="{path}">{path}</a>: {escape(what)}</li>' for path, what in ROUTES.items())
     return Response(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>swift</title><h1>swift</h1><p>{escape(WHAT)}. '
         f"To use it, {escape(USE)}.</p><ul>{rows}</ul></html>",

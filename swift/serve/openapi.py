@@ -1,4 +1,4 @@
-"""The server's OpenAPI document. Knows what requests and answers are made of, no route's code."""
+"""The server's OpenAPI document. Knows the types of requests and responses, no route's code."""
 
 from __future__ import annotations
 
@@ -29,53 +29,57 @@ _ERROR = {
     },
 }
 _STATUSES = {
-    400: "A field is missing, wrong, or cannot be honoured; `param` names it",
-    401: "No key, or not the right one",
-    403: "Only behind a key",
-    404: "No such route or model",
-    405: "Another method",
+    400: "A field is missing, invalid or not supported; `param` names it",
+    401: "The API key is missing or wrong",
+    403: "Requires a server with an API key",
+    404: "Unknown route or model",
+    405: "Method not allowed",
     408: "The body did not arrive in time",
-    413: "The body is too long, or holds too many values",
-    415: "The body is packed in a way that is not known",
-    429: "Too many replies wait; Retry-After says when to come back",
+    413: "The body is too large or holds too many values",
+    415: "The content encoding is not supported",
+    429: "The queue is full; Retry-After has the seconds to wait",
 }
 _MODELS: tuple[type[BaseModel], ...] = (ChatRequest, TextRequest, LoadRequest, UnloadRequest)
-_ANSWERS: tuple[type[BaseModel], ...] = (ChatCompletion, Completion, Model)
+_RESPONSES: tuple[type[BaseModel], ...] = (ChatCompletion, Completion, Model)
 
 
 @cache
 def openapi() -> dict[str, Any]:
-    """OpenAPI 3.1, its schemas made of the types that requests are read with and answers are written with."""
+    """OpenAPI 3.1; the schemas are generated from the types that parse requests and write responses."""
     template = "#/components/schemas/{model}"
     _, requests = models_json_schema([(each, "validation") for each in _MODELS], ref_template=template)
-    _, answers = models_json_schema([(each, "serialization") for each in _ANSWERS], ref_template=template)
-    schemas = {**answers["$defs"], **requests["$defs"], "Error": _ERROR}
+    _, responses = models_json_schema([(each, "serialization") for each in _RESPONSES], ref_template=template)
+    schemas = {**responses["$defs"], **requests["$defs"], "Error": _ERROR}
     chat, text = _ref("ChatCompletion"), _ref("Completion")
     return {
         "openapi": "3.1.0",
-        "info": {"title": "swift", "version": "1", "description": "OpenAI's chat completions and completions"},
+        "info": {"title": "swift", "version": "1", "description": "OpenAI's chat completions and completions API"},
         "security": [{}, {"key": []}],
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "paths": {
-            "/": {"get": _operation("What this is", _json({"type": "object"}) | {"text/html": {}})},
-            "/health": {"get": _operation("Whether the server is up", _json({"type": "object"}))},
-            "/metrics": {"get": _operation("Figures for Prometheus", {"text/plain": {}})},
-            "/v1/models": {"get": _operation("The base model and its adapters", _json({"type": "object"}), 401)},
+            "/": {"get": _operation("Index page", _json({"type": "object"}) | {"text/html": {}})},
+            "/health": {"get": _operation("Health check", _json({"type": "object"}))},
+            "/metrics": {"get": _operation("Prometheus metrics", {"text/plain": {}})},
+            "/v1/models": {"get": _operation("List the base model and its adapters", _json({"type": "object"}), 401)},
             "/v1/models/{name}": {
-                "get": _operation("One model", _json(_ref("Model")), 401, 404)
+                "get": _operation("Describe one model", _json(_ref("Model")), 401, 404)
                 | {"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]}
             },
             "/v1/chat/completions": {
-                "post": _posted("Answers messages", "ChatRequest", _json(chat) | {"text/event-stream": {}}, 404, 429)
+                "post": _posted(
+                    "Generate a reply to messages", "ChatRequest", _json(chat) | {"text/event-stream": {}}, 404, 429
+                )
             },
             "/v1/completions": {
-                "post": _posted("Goes on with a text", "TextRequest", _json(text) | {"text/event-stream": {}}, 404, 429)
+                "post": _posted("Continue a text", "TextRequest", _json(text) | {"text/event-stream": {}}, 404, 429)
             },
             "/v1/embeddings": {"post": _operation("Not offered", {}, 401, 404)},
             "/v1/responses": {"post": _operation("Not offered", {}, 401, 404)},
-            "/v1/load_lora_adapter": {"post": _posted("Adds an adapter", "LoadRequest", {"text/plain": {}}, 403, 404)},
+            "/v1/load_lora_adapter": {
+                "post": _posted("Load a LoRA adapter", "LoadRequest", {"text/plain": {}}, 403, 404)
+            },
             "/v1/unload_lora_adapter": {
-                "post": _posted("Takes an adapter away", "UnloadRequest", {"text/plain": {}}, 403, 404)
+                "post": _posted("Unload a LoRA adapter", "UnloadRequest", {"text/plain": {}}, 403, 404)
             },
         },
     }
@@ -89,11 +93,11 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def _operation(summary: str, answer: dict[str, Any], *statuses: int) -> dict[str, Any]:
+def _operation(summary: str, response: dict[str, Any], *statuses: int) -> dict[str, Any]:
     errors = {str(status): {"description": _STATUSES[status], "content": _json(_ref("Error"))} for status in statuses}
-    return {"summary": summary, "responses": {"200": {"description": "The answer", "content": answer}, **errors}}
+    return {"summary": summary, "responses": {"200": {"description": "The response", "content": response}, **errors}}
 
 
-def _posted(summary: str, body: str, answer: dict[str, Any], *statuses: int) -> dict[str, Any]:
-    operation = _operation(summary, answer, *sorted({400, 401, 408, 413, 415, *statuses}))
+def _posted(summary: str, body: str, response: dict[str, Any], *statuses: int) -> dict[str, Any]:
+    operation = _operation(summary, response, *sorted({400, 401, 408, 413, 415, *statuses}))
     return {**operation, "requestBody": {"required": True, "content": _json(_ref(body))}}

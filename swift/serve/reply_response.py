@@ -1,4 +1,4 @@
-"""How a reply goes out: in one piece, or as server-sent events while it is made. Knows no JSON shape and no model."""
+"""Sends a reply, complete or as server-sent events. Knows no JSON shape and no model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from swift.engine.sampling import TooLong
 from swift.serve import response_bodies
 from swift.serve.bad_request import BadRequest
 from swift.serve.reply_threads import ReplyCounter, ReplyThreads, Start
-from swift.serve.response_bodies import Reply
+from swift.serve.response_bodies import ResponseBuilder
 
 log = logging.getLogger("swift.serve")
 
-GONE = 499  # nginx's number for a client that left; it is only ever logged
-LEAVING = 2.0
-"""Seconds that are waited for the number of tokens of a reply whose client left."""
+CLIENT_CLOSED = 499  # nginx's status for a client that disconnected; it is only logged
+USAGE_TIMEOUT = 2.0
+"""Seconds to wait for the token counts of a reply whose client disconnected."""
 
 
-async def begin(request: Request, starts: Sequence[Start], counter: ReplyCounter, reply: Reply) -> ReplyResponse:
-    """Waits for the first delta, so that what cannot be answered is refused with a status. Raises TooLong too."""
+async def start_reply(
+    request: Request, starts: Sequence[Start], counter: ReplyCounter, builder: ResponseBuilder
+) -> ReplyResponse:
+    """Starts the choices and waits for the first delta, so that a refusal still gets its own status.
+
+    Raises BadRequest for what the chat refuses with a ValueError, TooLong for a prompt that is too long.
+    """
     replies = ReplyThreads(starts, counter)
     try:
-        async with _watched(request, replies):
-            answer = ReplyResponse(request, replies, reply, await replies.read())
+        async with _stopped_on_disconnect(request, replies):
+            reply = ReplyResponse(request, replies, builder, await replies.read())
     except TooLong:
         replies.stop()
         raise
@@ -39,89 +44,97 @@ async def begin(request: Request, starts: Sequence[Start], counter: ReplyCounter
     except BaseException:
         replies.stop()
         raise
-    request.state.answer = answer  # for the log
-    return answer
+    request.state.reply = reply  # for the request log
+    return reply
 
 
 class ReplyResponse:
-    """A reply that has begun, and how it goes out: in one piece, or as server-sent events while it is made."""
+    """A reply that has begun; it is sent complete or as server-sent events."""
 
-    def __init__(self, request: Request, replies: ReplyThreads, reply: Reply, first: Sequence[tuple[int, Any]]) -> None:
+    def __init__(
+        self, request: Request, replies: ReplyThreads, builder: ResponseBuilder, first: Sequence[tuple[int, Any]]
+    ) -> None:
         self._request, self._replies, self._first = request, replies, first
-        self.reply = reply
-        self.left = False
-        """Whether the client left before the reply's end."""
+        self.builder = builder
+        self.disconnected = False
+        """Whether the client disconnected before the end of the reply."""
 
     @property
     def first_delta(self) -> float | None:
         return self._replies.first_delta
 
-    async def _count(self) -> None:
-        """What the reply cost until its client left; the model says it with its next step."""
-        self.left = True
-        for index, delta in await self._replies.rest(LEAVING):
-            self.reply.add(index, delta)
+    async def _count_usage(self) -> None:
+        """Collects the token counts of a reply whose client disconnected; they come with the model's next step."""
+        self.disconnected = True
+        for index, delta in await self._replies.rest(USAGE_TIMEOUT):
+            self.builder.add(index, delta)
 
     async def response(self, stream: bool) -> Response:
-        return _EventStream(self) if stream else await self._whole()
+        return _EventStream(self) if stream else await self._complete()
 
-    async def _whole(self) -> Response:
+    async def _complete(self) -> Response:
         try:
-            async with _watched(self._request, self._replies):
+            async with _stopped_on_disconnect(self._request, self._replies):
                 deltas = self._first
                 while deltas:
                     for index, delta in deltas:
-                        self.reply.add(index, delta)
+                        self.builder.add(index, delta)
                     deltas = await self._replies.read()
             if self._replies.stopped:
-                await self._count()
-                return Response(status_code=GONE)
+                await self._count_usage()
+                return Response(status_code=CLIENT_CLOSED)
         finally:
             self._replies.stop()
-        return json_response(response_bodies.as_json(self.reply.whole()))
+        return json_response(response_bodies.as_json(self.builder.response()))
 
     async def send(self, send: Send) -> None:
-        """What has come since the last event goes out in one write: a slow reader gets fewer and larger ones."""
+        """Sends the events. Deltas since the last write are sent together: slow clients get fewer, larger writes."""
         try:
-            async with _watched(self._request, self._replies):
+            async with _stopped_on_disconnect(self._request, self._replies):
                 async for text in self._events():
                     await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
             if self._replies.stopped:
-                await self._count()
+                await self._count_usage()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._replies.stop()
 
     async def _events(self) -> AsyncIterator[str]:
         deltas = self._first
-        begun = self.reply.start()
+        opening = self.builder.start()
         while deltas:
-            yield _told([*begun, *(event for index, delta in deltas for event in self.reply.add(index, delta))])
-            begun = []
+            yield _events_text(
+                [*opening, *(event for index, delta in deltas for event in self.builder.add(index, delta))]
+            )
+            opening = []
             try:
                 deltas = await self._replies.read()
-            except Exception:  # the status is sent: what went invalid can only be told as an event
-                log.exception("a stream broke")
-                yield _event(response_bodies.error_json("the reply broke off; the server's log says how", 500))
+            except Exception:  # the status has been sent: only an event can report the error
+                log.exception("a stream failed")
+                yield _event(
+                    response_bodies.error_json(
+                        "internal server error during the reply: the server's log has the details", 500
+                    )
+                )
                 return
         if not self._replies.stopped:
-            yield _told(self.reply.end()) + _event("[DONE]")
+            yield _events_text(self.builder.end()) + _event("[DONE]")
 
 
 class _EventStream(Response):
-    def __init__(self, answer: ReplyResponse) -> None:
+    def __init__(self, reply: ReplyResponse) -> None:
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         del self.headers["content-length"]
-        self._answer = answer
+        self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await self._answer.send(send)
+        await self._reply.send(send)
 
 
 @asynccontextmanager
-async def _watched(request: Request, replies: ReplyThreads) -> AsyncIterator[None]:
-    """Stops the replies as soon as the client is gone; the body has been read, so nothing else can arrive."""
+async def _stopped_on_disconnect(request: Request, replies: ReplyThreads) -> AsyncIterator[None]:
+    """Cancels the replies when the client disconnects. The body has been read, so no other message can arrive."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -135,7 +148,7 @@ async def _watched(request: Request, replies: ReplyThreads) -> AsyncIterator[Non
         watching.cancel()
 
 
-def _told(events: Iterable[Any]) -> str:
+def _events_text(events: Iterable[Any]) -> str:
     return "".join(_event(response_bodies.as_json(event)) for event in events)
 
 

@@ -1,7 +1,7 @@
-"""What clients ask: OpenAI's requests -> our values. Knows no HTTP and no model.
+"""The bodies of OpenAI's requests -> messages, tools, sampling parameters. Knows no HTTP and no model.
 
-The pydantic models name what is honoured. A field that nobody knows is ignored, and its name kept; a known one that
-cannot be honoured is refused.
+The pydantic models list the supported fields. An unknown field is ignored, and its name kept for the log; a known
+field that is not supported is refused.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from swift.chat import Message, Tool
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
 from swift.serve.bad_request import BadRequest, invalid
-from swift.serve.request_messages import MOST_MESSAGES, Known, RequestMessage, dialogue
+from swift.serve.request_messages import MAX_MESSAGES, RequestMessage, RequestObject, dialogue
 
-MOST_CHOICES, MOST_STOPS, MOST_TOOLS, MOST_BIASES = 128, 16, 512, 4096
-LONGEST_STOP = 1000
-"""Characters."""
-MOST_VALUES = 300_000
-"""Strings and commas of a body: Python's lock is held while JSON is read, a microsecond for each."""
-NO_VARIABLES = frozenset(
+MAX_CHOICES, MAX_STOPS, MAX_TOOLS, MAX_BIASES = 128, 16, 512, 4096
+MAX_STOP_LENGTH = 1000
+"""Characters of a stop string."""
+MAX_VALUES = 300_000
+"""Strings and commas of a body: parsing JSON holds the GIL, for about a microsecond each."""
+RESERVED_VARIABLES = frozenset(
     [
         "messages",
         "conversation",
@@ -51,29 +51,29 @@ NO_VARIABLES = frozenset(
         "tokenize",
     ]
 )
-"""What of a chat template's surroundings the server sets."""
-LONGEST_TOOLS = 1 << 18
-"""Bytes of a request's tools as JSON: jsonschema takes up to 20 us a byte to check their schemas."""
+"""Variables of chat templates that the server sets itself."""
+MAX_TOOLS_SIZE = 1 << 18
+"""Bytes of a request's tools as JSON: jsonschema takes up to 20 us a byte to validate their schemas."""
 
 
-def _one_or_more(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 def _prompts(value: Any) -> Any:
-    """One prompt or several; each is a text or a list of token ids."""
+    """The prompts as a list; each is a string or a list of token ids."""
     several = value if isinstance(value, list) and value and isinstance(value[0], (str, list)) else [value]
     for prompt in several:
         tokens = isinstance(prompt, list) and all(type(each) is int for each in prompt)
         if not isinstance(prompt, str) and not tokens:
-            raise ValueError("a text, a list of token ids, or a list of one of these is expected")
+            raise ValueError("must be a string, a list of token ids, or a list of either")
         if not prompt:
             raise ValueError("the prompt is empty")
     return several
 
 
-class _Only:
-    """Refuses what is not honoured, instead of ignoring it."""
+class _OneOf:
+    """A field with these values alone; others are refused instead of ignored."""
 
     def __init__(self, *allowed: Any) -> None:
         self._allowed = allowed
@@ -94,11 +94,11 @@ class _Only:
 Optional64 = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:/-]+$")]
-"""What a text form can write without marks of its own."""
+"""Letters that no tool-call format uses as delimiters."""
 
 
-class _Function(Known):
-    # A tool reaches the prompt as it was given.
+class _Function(RequestObject):
+    # Unknown fields are kept with their values: the prompt shows the tool as the client sent it.
     __pydantic_extra__: dict[str, Any]
     name: Name
     description: str | None = None
@@ -106,52 +106,52 @@ class _Function(Known):
     strict: bool | None = None
 
 
-class _Tool(Known):
+class _Tool(RequestObject):
     __pydantic_extra__: dict[str, Any]
     type: Literal["function"]
     function: _Function
 
 
-class _Named(Known):
+class _Named(RequestObject):
     name: str
 
 
-class _Reference(Known):
+class _Reference(RequestObject):
     type: Literal["function"]
     function: _Named
 
 
-class _AllowedTools(Known):
+class _AllowedTools(RequestObject):
     mode: Literal["auto", "required"]
     tools: Annotated[list[_Reference], Field(min_length=1)]
 
 
-class _Allowed(Known):
+class _Allowed(RequestObject):
     type: Literal["allowed_tools"]
     allowed_tools: _AllowedTools
 
 
-class _JsonSchema(Known):
+class _JsonSchema(RequestObject):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
-class _Plain(Known):
+class _Plain(RequestObject):
     type: Literal["text", "json_object"]
 
 
-class _Schema(Known):
+class _Schema(RequestObject):
     type: Literal["json_schema"]
     json_schema: _JsonSchema
 
 
-class _StreamOptions(Known):
+class _StreamOptions(RequestObject):
     include_usage: bool | None = None
 
 
-class _Request(Known):
+class _Request(RequestObject):
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -163,25 +163,25 @@ class _Request(Known):
     repetition_penalty: Annotated[float | None, Field(gt=0)] = None
     presence_penalty: Penalty = None
     frequency_penalty: Penalty = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, Field(max_length=MOST_BIASES)] = (
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, Field(max_length=MAX_BIASES)] = (
         None
     )
     seed: Optional64 = None
     stop: Annotated[
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]], Field(max_length=MOST_STOPS)]
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]], Field(max_length=MAX_STOPS)]
         | None,
-        BeforeValidator(_one_or_more),
+        BeforeValidator(_as_list),
         WithJsonSchema({"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}}]}),
     ] = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    n: Annotated[int | None, Field(ge=1, le=MOST_CHOICES)] = None
+    n: Annotated[int | None, Field(ge=1, le=MAX_CHOICES)] = None
     user: str | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> _Request:
         if self.stream_options and not self.stream:
-            raise invalid("stream_options", "only for requests with stream: true")
+            raise invalid("stream_options", "requires stream: true")
         for token in self.logit_bias or ():
             if not token.isdecimal():
                 raise invalid("logit_bias", f"'{token[:40]}' is not a token id")
@@ -196,22 +196,25 @@ class _Request(Known):
         return self.n or 1
 
     @property
-    def longest(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_tokens
 
     @property
-    def told(self) -> int | None:
-        """How many of the likeliest tokens are told beside each; None tells no log probability at all."""
+    def alternatives(self) -> int | None:
+        """How many of the most probable tokens are listed for each token; None: no log probabilities at all."""
         return None
 
     def params(self, defaults: SamplingParams) -> SamplingParams:
-        """How this reply is drawn; `defaults` where the request is silent. Only what a client asks for is refused."""
+        """The sampling parameters; `defaults` for fields that the request does not set.
+
+        A token limit beyond the context is an error if the client sets it; the default limit is clipped instead.
+        """
         given: dict[str, Any] = {
-            "max_tokens": self.longest,
-            "clip": None if self.longest is None else False,
+            "max_tokens": self.token_limit,
+            "clip": None if self.token_limit is None else False,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "top_k": None if self.top_k is None else max(self.top_k, 0),  # -1 is "off" too, elsewhere
+            "top_k": None if self.top_k is None else max(self.top_k, 0),  # vLLM's clients send -1 for "off"
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
             "presence_penalty": self.presence_penalty,
@@ -221,10 +224,10 @@ class _Request(Known):
             "stop": None if self.stop is None else tuple(self.stop),
             "include_stop": self.include_stop_str_in_output,
             "ignore_eos": self.ignore_eos,
-            "logprobs": self.told is not None or None,
-            "top_logprobs": self.told,
+            "logprobs": self.alternatives is not None or None,
+            "top_logprobs": self.alternatives,
         }
-        if self.top_p == 0:  # no share of the probability but the first token's
+        if self.top_p == 0:  # only the most probable token
             given |= {"top_p": 1.0, "temperature": 0.0}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -248,69 +251,69 @@ class TextRequest(_Request):
     ]
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     max_tokens: Annotated[int | None, Field(ge=0)] = None
-    best_of: Annotated[Any, _Only(None, 1)] = None
-    echo: Annotated[Any, _Only(None, False)] = None
-    suffix: Annotated[Any, _Only(None, "")] = None
+    best_of: Annotated[Any, _OneOf(None, 1)] = None
+    echo: Annotated[Any, _OneOf(None, False)] = None
+    suffix: Annotated[Any, _OneOf(None, "")] = None
 
     @property
-    def longest(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_tokens or (None if self.max_tokens is None else 1)
 
     @property
-    def told(self) -> int | None:
+    def alternatives(self) -> int | None:
         return self.logprobs
 
     @property
-    def texts(self) -> list[list[str]]:
-        """What each prompt has to hold at least."""
+    def prompt_texts(self) -> list[list[str]]:
+        """For each prompt, texts that it contains for certain."""
         return [[prompt] for prompt in self.prompt if isinstance(prompt, str)]
 
 
 def _variables(value: dict[str, Any]) -> dict[str, Any]:
-    if taken := sorted(value.keys() & NO_VARIABLES):
-        raise ValueError(f"{taken[0]} is no variable of a request's: it is what the server itself sets")
+    if taken := sorted(value.keys() & RESERVED_VARIABLES):
+        raise ValueError(f"{taken[0]} is set by the server and cannot be sent")
     return value
 
 
 class ChatRequest(_Request):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    tools: Annotated[list[_Tool] | None, Field(max_length=MOST_TOOLS)] = None
+    tools: Annotated[list[_Tool] | None, Field(max_length=MAX_TOOLS)] = None
     tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    functions: Annotated[Any, _Only(None, [])] = None
-    function_call: Annotated[Any, _Only(None, "none", "auto")] = None
-    modalities: Annotated[Any, _Only(None, ["text"])] = None
-    audio: Annotated[Any, _Only(None)] = None
-    web_search_options: Annotated[Any, _Only(None)] = None
+    functions: Annotated[Any, _OneOf(None, [])] = None
+    function_call: Annotated[Any, _OneOf(None, "none", "auto")] = None
+    modalities: Annotated[Any, _OneOf(None, ["text"])] = None
+    audio: Annotated[Any, _OneOf(None)] = None
+    web_search_options: Annotated[Any, _OneOf(None)] = None
 
     @model_validator(mode="after")
     def _tools_fit(self) -> ChatRequest:
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise invalid("tools", f"two tools are called '{twice}'")
-        if self.tools and len(self.model_dump_json(include={"tools"})) > LONGEST_TOOLS:
-            raise invalid("tools", f"at most {LONGEST_TOOLS} bytes of them are supported")
+            raise invalid("tools", f"two tools are named '{twice}'")
+        if self.tools and len(self.model_dump_json(include={"tools"})) > MAX_TOOLS_SIZE:
+            raise invalid("tools", f"longer than {MAX_TOOLS_SIZE} bytes of JSON")
         for index, tool in enumerate(self.tools or ()):
-            _check_schema(argument_schema(_given(tool)), f"tools[{index}].function.parameters")
+            _check_schema(argument_schema(_tool(tool)), f"tools[{index}].function.parameters")
         for name in self._chosen or ():
             if name not in names:
                 raise invalid(
-                    "tool_choice", f"'{name[:80]}' is none of the tools ({', '.join(names) or 'there are none'})"
+                    "tool_choice", f"'{name[:80]}' is not one of the tools ({', '.join(names) or 'there are none'})"
                 )
         if self.tool_choice == "required" and not names:
-            raise invalid("tool_choice", "there are no tools to choose from")
+            raise invalid("tool_choice", "the request has no tools")
         if self.top_logprobs and not self.logprobs:
-            raise invalid("top_logprobs", "only for requests with logprobs: true")
+            raise invalid("top_logprobs", "requires logprobs: true")
         if isinstance(self.response_format, _Schema):
             _check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
         return self
@@ -320,12 +323,12 @@ class ChatRequest(_Request):
         given = dict(self.chat_template_kwargs or {})
         for name, value in self._named_variables:
             if (other := given.setdefault(name, value)) != value:
-                raise invalid(name, f"two values of it are given, {json.dumps(other)[:80]} and {json.dumps(value)}")
+                raise invalid(name, f"the request sets two values, {json.dumps(other)[:80]} and {json.dumps(value)}")
         return self
 
     @property
     def _named_variables(self) -> list[tuple[str, Any]]:
-        """The variables of the chat template that have fields of their own."""
+        """Variables of the chat template that are set by their own fields."""
         named: list[tuple[str, Any]] = []
         if self.enable_thinking is not None:
             named.append(("enable_thinking", self.enable_thinking))
@@ -337,24 +340,24 @@ class ChatRequest(_Request):
 
     @property
     def template_kwargs(self) -> dict[str, Any]:
-        """Variables for the model's own chat template."""
+        """Variables for the model's own chat template, such as `enable_thinking`."""
         return {**(self.chat_template_kwargs or {}), **dict(self._named_variables)}
 
     @property
-    def longest(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
-    def told(self) -> int | None:
+    def alternatives(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
-    def offered(self) -> tuple[Tool, ...]:
-        return () if self.tool_choice == "none" else tuple(_given(tool) for tool in self.tools or ())
+    def offered_tools(self) -> tuple[Tool, ...]:
+        return () if self.tool_choice == "none" else tuple(_tool(tool) for tool in self.tools or ())
 
     @property
     def _chosen(self) -> list[str] | None:
-        """The names that may be called, where the request narrows them."""
+        """The tools that may be called, if the request restricts them."""
         if isinstance(self.tool_choice, _Reference):
             return [self.tool_choice.function.name]
         if isinstance(self.tool_choice, _Allowed):
@@ -362,8 +365,8 @@ class ChatRequest(_Request):
         return None
 
     def rules(self, guide_tools: bool) -> Rules | None:
-        """What the reply is held to; `guide_tools`: where tools are offered, their calls too."""
-        tools, chosen = self.offered, self._chosen
+        """The constraints on the reply, if any. `guide_tools`: constrain calls whenever tools are offered."""
+        tools, chosen = self.offered_tools, self._chosen
         required = (
             self.tool_choice == "required"
             or isinstance(self.tool_choice, _Reference)
@@ -377,11 +380,11 @@ class ChatRequest(_Request):
             tools = ()
         if not tools and self._json is None:
             return None
-        may = tuple(tool for tool in tools if chosen is None or tool.name in chosen)
-        # Whoever names one function gets one call of it.
-        several = not single and not isinstance(self.tool_choice, _Reference)
-        in_full = frozenset(tool.name for tool in may if tool.name in strict)
-        return Rules(may, required, several, self._json, in_full, self._strict_schema)
+        callable_tools = tuple(tool for tool in tools if chosen is None or tool.name in chosen)
+        # A named function is called exactly once.
+        parallel = not single and not isinstance(self.tool_choice, _Reference)
+        in_full = frozenset(tool.name for tool in callable_tools if tool.name in strict)
+        return Rules(callable_tools, required, parallel, self._json, in_full, self._strict_schema)
 
     @property
     def _json(self) -> dict[str, Any] | None:
@@ -394,8 +397,8 @@ class ChatRequest(_Request):
     def _strict_schema(self) -> bool:
         return isinstance(self.response_format, _Schema) and bool(self.response_format.json_schema.strict)
 
-    def place_of_schema(self, tool: str) -> str:
-        """The field with the schema of a tool's arguments, or ("") of what is said."""
+    def schema_field(self, tool: str) -> str:
+        """The field with the schema of a tool's arguments, or (tool "") of the content."""
         if not tool:
             return "response_format.json_schema.schema"
         names = [each.function.name for each in self.tools or ()]
@@ -403,23 +406,23 @@ class ChatRequest(_Request):
 
     @cached_property
     def dialogue(self) -> tuple[Message, ...]:
-        """The messages as ours."""
+        """The messages, system messages joined and tool results in the order of their calls."""
         return dialogue(self.messages)
 
     @property
-    def texts(self) -> list[list[str]]:
-        """What each prompt has to hold at least: chat templates may drop what an assistant thought."""
+    def prompt_texts(self) -> list[list[str]]:
+        """Texts that the prompt contains for certain. Chat templates may drop an assistant's message or reasoning."""
         return [[message.content for message in self.dialogue if message.role != "assistant"]]
 
 
-class LoadRequest(Known):
-    """The body of POST /v1/load_lora_adapter, as vLLM has it."""
+class LoadRequest(RequestObject):
+    """The body of POST /v1/load_lora_adapter (vLLM's)."""
 
     lora_name: Name
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-class UnloadRequest(Known):
+class UnloadRequest(RequestObject):
     """The body of POST /v1/unload_lora_adapter."""
 
     lora_name: str
@@ -429,14 +432,12 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def read(shape: type[Body], body: bytes) -> Body:
-    """A request's body as `shape`. Raises BadRequest that names the field."""
+    """A request's body as `shape`. Raises BadRequest, which names the field."""
     strings = (body.count(b'"') - body.count(b'\\"')) // 2
-    if body.count(b",") + strings > MOST_VALUES:
-        raise BadRequest(
-            f"the body holds too many values: at most {MOST_VALUES}, each string and each comma counted", status=413
-        )
+    if body.count(b",") + strings > MAX_VALUES:
+        raise BadRequest(f"the body has too many values: more than {MAX_VALUES} strings and commas", status=413)
     if body.startswith(BOM_UTF8):
-        raise BadRequest("the body is not JSON: it begins with a byte order mark")
+        raise BadRequest("the body is not JSON: it starts with a byte order mark")
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:
@@ -452,13 +453,13 @@ def read(shape: type[Body], body: bytes) -> Body:
 
 
 _CHOICES = (
-    'none, auto, required, {"type": "function", "function": {"name": ...}} or '
-    '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}} is expected'
+    'must be none, auto, required, {"type": "function", "function": {"name": ...}} or '
+    '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}'
 )
 
 
 def _path(place: tuple[int | str, ...]) -> str:
-    """A field's place as OpenAI writes it; pydantic's names of a field's variants, and the tag of one, are left out."""
+    """A field's path as OpenAI writes it, without pydantic's names for the variants of a union."""
     fields = [
         part
         for before, part in zip((None, *place), place, strict=False)
@@ -467,7 +468,7 @@ def _path(place: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fields).removeprefix(".")
 
 
-def _given(tool: _Tool) -> Tool:
+def _tool(tool: _Tool) -> Tool:
     return Tool(tool.model_dump(exclude_unset=True))
 
 
@@ -476,4 +477,4 @@ def _check_schema(schema: dict[str, Any], place: str) -> None:
         checker(schema)
     except SchemaError as error:
         within = error.json_path.removeprefix("$").removeprefix(".")
-        raise invalid(place, f"no JSON schema: {f'{within}: ' if within else ''}{error.message[:200]}") from None
+        raise invalid(place, f"not a JSON schema: {f'{within}: ' if within else ''}{error.message[:200]}") from None

@@ -1,4 +1,4 @@
-"""What the server's operator reads: a line a request, as text or JSON. Never a header, so never a key."""
+"""The request log: one line per request, as text or JSON. Logs no header, and so no API key."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swift.serve.metrics import Metrics
-from swift.serve.reply_response import GONE, ReplyResponse
+from swift.serve.reply_response import CLIENT_CLOSED, ReplyResponse
 
 log = logging.getLogger("swift.serve")
 
 
 class RequestLog:
-    """One line a request: what was asked, how it went, what it cost. Never a header, so never a key."""
+    """ASGI middleware that logs each request (route, status, duration, tokens) and counts it in the metrics."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -27,50 +27,50 @@ class RequestLog:
             return await self._app(scope, receive, send)
         state: dict[str, Any] = scope.setdefault("state", {})
         started = time.perf_counter()
-        status = GONE
+        status = CLIENT_CLOSED
 
-        async def watched(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_and_note)
         except Exception:
             status = 500
             raise
         finally:
-            self._tell(scope, status, started, state.get("answer"))
+            self._log(scope, status, started, state.get("reply"))
 
-    def _tell(self, scope: Scope, status: int, started: float, answer: ReplyResponse | None) -> None:
+    def _log(self, scope: Scope, status: int, started: float, response: ReplyResponse | None) -> None:
         seconds = time.perf_counter() - started
-        if answer is not None and answer.left:  # a stream's status was sent before
-            status = GONE
+        if response is not None and response.disconnected:  # a stream has sent status 200 before
+            status = CLIENT_CLOSED
         route = scope.get("route")
         self._metrics.request(route.path if route else "none", status, seconds)
-        told: dict[str, Any] = {"method": scope["method"], "path": quote(scope["path"]), "status": status}
-        told["seconds"] = round(seconds, 3)
-        line = f"{told['method']} {told['path']} {status} {seconds:.2f}s"
-        if answer is not None:
-            reply = answer.reply
+        fields: dict[str, Any] = {"method": scope["method"], "path": quote(scope["path"]), "status": status}
+        fields["seconds"] = round(seconds, 3)
+        line = f"{fields['method']} {fields['path']} {status} {seconds:.2f}s"
+        if response is not None:
+            reply = response.builder
             prompt, completion = reply.usage
-            told |= {"prompt_tokens": prompt, "completion_tokens": completion, "finish": reply.finish}
-            line += f" {prompt}+{completion} tokens, {reply.finish}"
-            if answer.first_delta:
-                first = answer.first_delta - started
-                told["first_token_seconds"] = round(first, 3)
+            fields |= {"prompt_tokens": prompt, "completion_tokens": completion, "finish": reply.finish_reasons}
+            line += f" {prompt}+{completion} tokens, {reply.finish_reasons}"
+            if response.first_delta:
+                first = response.first_delta - started
+                fields["first_token_seconds"] = round(first, 3)
                 self._metrics.reply(prompt, completion, first, seconds - first, reply.longest)
-        log.info("%s", line, extra={"fields": told})
+        log.info("%s", line, extra={"fields": fields})
 
 
 class JsonLines(logging.Formatter):
     """Each log record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname.lower()}
-        # What logging adds by `extra` is an attribute, there or not.
-        told |= getattr(record, "fields", None) or {"message": record.getMessage()}
+        fields: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname.lower()}
+        # Records of this server carry `fields` (logging's `extra`); others do not.
+        fields |= getattr(record, "fields", None) or {"message": record.getMessage()}
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)

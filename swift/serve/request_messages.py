@@ -1,4 +1,4 @@
-"""The messages of a request: OpenAI's -> ours. Knows no HTTP and no model."""
+"""OpenAI's messages -> swift.chat messages. Knows no HTTP and no model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pydantic_core import CoreSchema, core_schema
 from swift.chat import PLACE, Image, Message, Role, ToolCall
 from swift.serve.bad_request import invalid
 
-MOST_MESSAGES, MOST_CALLS = 16_384, 128
+MAX_MESSAGES, MAX_CALLS = 16_384, 128
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Kinds of parts that are text, and the field that has it."""
-_THOUGHTS = {"thinking": "thinking", "reasoning": "text"}
-_ASSISTANTS = {"output_text", "refusal", *_THOUGHTS}
-"""Parts of an assistant message alone."""
+"""Types of text parts -> the field with the text."""
+_REASONING = {"thinking": "thinking", "reasoning": "text"}
+_ASSISTANT_ONLY = {"output_text", "refusal", *_REASONING}
+"""Types of parts that only assistant messages may have."""
 
 
 class _Name:
-    """What an unknown field holds: nothing that is made of it, only its name is kept."""
+    """The value of an unknown field: discarded, so that only the name is kept."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -33,37 +33,38 @@ class _Name:
         return {}
 
 
-class Known(BaseModel):
-    """An object of a request, with the fields that are honoured; of others `model_extra` has the names."""
+class RequestObject(BaseModel):
+    """An object of a request with its supported fields; `model_extra` has the names of the others."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
     __pydantic_extra__: dict[str, Annotated[Any, _Name]]
 
 
-class _Read(NamedTuple):
-    """A content: its text with places for its images, the images, what was thought, and parts of assistants alone."""
+class _ParsedContent(NamedTuple):
+    """The content of a message. `text` has a PLACE for each image; `assistant_only`: a type of part that only assistant
+    messages may have, "" if there is none."""
 
     text: str
     images: tuple[Image, ...] = ()
     reasoning: str = ""
-    assistants: str = ""
+    assistant_only: str = ""
 
 
-def _content(value: Any) -> _Read | None:
-    """A text or a list of parts. Texts stand on lines of their own, images where they are."""
+def _content(value: Any) -> _ParsedContent | None:
+    """Parses a string or a list of parts. Text parts are joined by newlines; images keep their places."""
     if value is None or isinstance(value, str):
-        return None if value is None else _Read(value)
+        return None if value is None else _ParsedContent(value)
     if not isinstance(value, list):
-        raise ValueError("a text or a list of parts is expected")
-    images = tuple(Image(_url(part.get("image_url"))) for part in value if _shows(part))
-    thoughts = [_thought(part) for part in value if _kind(part) in _THOUGHTS]
-    said = [part for part in value if _kind(part) not in _THOUGHTS]
-    runs = [(at_image, list(parts)) for at_image, parts in groupby(said, _shows)]
+        raise ValueError("must be a string or a list of parts")
+    images = tuple(Image(_url(part.get("image_url"))) for part in value if _is_image(part))
+    reasoning = [_reasoning(part) for part in value if _kind(part) in _REASONING]
+    content = [part for part in value if _kind(part) not in _REASONING]
+    runs = [(at_image, list(parts)) for at_image, parts in groupby(content, _is_image)]
     text = "".join(PLACE * len(parts) if at_image else "\n".join(map(_text, parts)) for at_image, parts in runs)
     if images and text.count(PLACE) > len(images):
-        raise ValueError("the text holds U+FFFC, which stands for an image")
-    assistants = next((kind for kind in map(_kind, value) if kind in _ASSISTANTS), "")
-    return _Read(text, images, "\n".join(thoughts), assistants)
+        raise ValueError("the text contains U+FFFC, which is reserved for images")
+    assistant_only = next((kind for kind in map(_kind, value) if kind in _ASSISTANT_ONLY), "")
+    return _ParsedContent(text, images, "\n".join(reasoning), assistant_only)
 
 
 def _kind(part: Any) -> str:
@@ -77,33 +78,33 @@ def _text(part: Any) -> str:
         raise ValueError("only parts of type text and image_url are supported")
     text = part.get(_TEXTS[kind])
     if not isinstance(text, str):
-        raise ValueError(f'a part of type {kind} has a text in "{_TEXTS[kind]}"')
+        raise ValueError(f'a part of type {kind} needs a string in "{_TEXTS[kind]}"')
     return text
 
 
-def _thought(part: dict[str, Any]) -> str:
+def _reasoning(part: dict[str, Any]) -> str:
     kind = _kind(part)
-    thought = part.get(_THOUGHTS[kind])
-    if isinstance(thought, list):  # some APIs have parts in it
-        return "\n".join(map(_text, thought))
-    if not isinstance(thought, str):
-        raise ValueError(f'a part of type {kind} has a text in "{_THOUGHTS[kind]}"')
-    return thought
+    text = part.get(_REASONING[kind])
+    if isinstance(text, list):  # some APIs nest parts
+        return "\n".join(map(_text, text))
+    if not isinstance(text, str):
+        raise ValueError(f'a part of type {kind} needs a string in "{_REASONING[kind]}"')
+    return text
 
 
-def _shows(part: Any) -> bool:
+def _is_image(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "image_url"
 
 
 def _url(value: Any) -> str:
     url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str) or not url:
-        raise ValueError('an image is {"type": "image_url", "image_url": {"url": ...}}')
+        raise ValueError('an image must be {"type": "image_url", "image_url": {"url": ...}}')
     return url
 
 
 Content = Annotated[
-    _Read | None,
+    _ParsedContent | None,
     PlainValidator(_content),
     WithJsonSchema(
         {
@@ -119,7 +120,7 @@ Content = Annotated[
                                     "properties": {"type": {"const": kind}, field: {"type": "string"}},
                                     "required": ["type", field],
                                 }
-                                for kind, field in {**_TEXTS, **_THOUGHTS}.items()
+                                for kind, field in {**_TEXTS, **_REASONING}.items()
                             ),
                             {
                                 "type": "object",
@@ -142,18 +143,18 @@ Content = Annotated[
 ]
 
 
-class _CalledFunction(Known):
+class _CalledFunction(RequestObject):
     name: Annotated[str, Field(min_length=1)]
     arguments: str = "{}"
 
 
-class _Call(Known):
+class _Call(RequestObject):
     id: str = ""
     type: Literal["function"] = "function"
     function: _CalledFunction
 
 
-class RequestMessage(Known):
+class RequestMessage(RequestObject):
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: Content = None
     refusal: str | None = None
@@ -161,38 +162,38 @@ class RequestMessage(Known):
     reasoning: str | None = None
     reasoning_text: str | None = None
     thinking: str | None = None
-    tool_calls: Annotated[list[_Call] | None, Field(max_length=MOST_CALLS)] = None
+    tool_calls: Annotated[list[_Call] | None, Field(max_length=MAX_CALLS)] = None
     tool_call_id: str | None = None
     name: str | None = None
 
 
 def dialogue(messages: Sequence[RequestMessage]) -> tuple[Message, ...]:
-    """The messages as ours: system texts at the front are one, results stand in the order of their calls.
+    """The messages, with leading system messages joined and tool results in the order of their calls.
 
-    Raises BadRequest for what cannot be: calls without results, results without a call.
+    Raises BadRequest for calls without results and for results without a call.
     """
-    written = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    first = next((index for index, message in enumerate(written) if message.role != "system"), len(written))
-    system = [Message("system", "\n\n".join(message.content for message in written[:first]))] if first else []
-    return (*system, *_answered(written, first))
+    converted = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    first = next((index for index, message in enumerate(converted) if message.role != "system"), len(converted))
+    system = [Message("system", "\n\n".join(message.content for message in converted[:first]))] if first else []
+    return (*system, *_with_ordered_results(converted, first))
 
 
 def _message(message: RequestMessage, place: str) -> Message:
     calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in message.tool_calls or ())
-    content = message.content or _Read(message.refusal or "")
-    thoughts = {"reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
-    thoughts |= {"reasoning_text": message.reasoning_text, "thinking": message.thinking}
-    reasoning = next(filter(None, thoughts.values()), content.reasoning)
+    content = message.content or _ParsedContent(message.refusal or "")
+    reasonings = {"reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
+    reasonings |= {"reasoning_text": message.reasoning_text, "thinking": message.thinking}
+    reasoning = next(filter(None, reasonings.values()), content.reasoning)
     if message.role != "assistant":
-        for field, value in {"tool_calls": calls, **thoughts}.items():
+        for field, value in {"tool_calls": calls, **reasonings}.items():
             if value:
-                raise invalid(f"{place}.{field}", "only assistant messages can hold it")
-        if content.assistants:
-            raise invalid(f"{place}.content", f"only assistant messages can hold parts of type {content.assistants}")
+                raise invalid(f"{place}.{field}", "only assistant messages can have it")
+        if content.assistant_only:
+            raise invalid(f"{place}.content", f"only assistant messages can have {content.assistant_only} parts")
     if message.content is None and message.refusal is None and not calls and not reasoning:
-        raise invalid(f"{place}.content", "a message needs it")
+        raise invalid(f"{place}.content", "is missing")
     if content.images and message.role != "user":
-        raise invalid(f"{place}.content", "only a user's message can show images")
+        raise invalid(f"{place}.content", "only user messages can have images")
     role: Role = "system" if message.role == "developer" else message.role
     return Message(
         role,
@@ -205,11 +206,11 @@ def _message(message: RequestMessage, place: str) -> Message:
     )
 
 
-def _answered(written: Sequence[Message], first: int) -> Iterator[Message]:
-    """The messages from `first` on, each call with its result: text forms tell results apart by order alone."""
+def _with_ordered_results(messages: Sequence[Message], first: int) -> Iterator[Message]:
+    """The messages from `first` on. Tool-call formats match results to calls by order, so results are sorted."""
     index = first
-    while index < len(written):
-        message = written[index]
+    while index < len(messages):
+        message = messages[index]
         if message.role == "tool":
             raise invalid(
                 f"messages[{index}].role",
@@ -219,21 +220,20 @@ def _answered(written: Sequence[Message], first: int) -> Iterator[Message]:
         index += 1
         if message.tool_calls:
             end = index
-            while end < len(written) and written[end].role == "tool":
+            while end < len(messages) and messages[end].role == "tool":
                 end += 1
-            yield from _results(message.tool_calls, written[index:end], index)
+            yield from _results(message.tool_calls, messages[index:end], index)
             index = end
 
 
 def _results(calls: Sequence[ToolCall], results: Sequence[Message], start: int) -> list[Message]:
-    """The results of `calls` in their order; `start`: the place of the first among the messages.
+    """The results in the order of `calls`; `start`: the index of the first result in the request's messages.
 
-    A result without an id, or for calls without ids, is that of the one call that has none yet, or of the next
-    where no call has an id.
+    A result without an id belongs to the only call that has no result yet or, if no call has an id, to the next one.
     """
     ids = [call.id for call in calls]
-    if twice := next((id for id in ids if id and ids.count(id) > 1), None):
-        raise invalid(f"messages[{start - 1}].tool_calls", f"two calls have the id '{twice[:80]}'")
+    if duplicate := next((id for id in ids if id and ids.count(id) > 1), None):
+        raise invalid(f"messages[{start - 1}].tool_calls", f"two calls have the id '{duplicate[:80]}'")
     found: dict[int, Message] = {}
     for at, result in enumerate(results, start):
         left = [number for number in range(len(calls)) if number not in found]
@@ -241,16 +241,16 @@ def _results(calls: Sequence[ToolCall], results: Sequence[Message], start: int) 
         if given and given in ids:
             number = ids.index(given)
             if number in found:
-                raise invalid(f"messages[{at}].tool_call_id", f"there are two results for the call '{given[:80]}'")
+                raise invalid(f"messages[{at}].tool_call_id", f"the call '{given[:80]}' has two results")
         elif given and any(ids):
             known = ", ".join(id[:80] for id in ids if id)
-            raise invalid(f"messages[{at}].tool_call_id", f"'{given[:80]}' is no call of the message before ({known})")
-        elif not left:
             raise invalid(
-                f"messages[{at}]", f"there are more results than the {len(calls)} calls of the message before"
+                f"messages[{at}].tool_call_id", f"'{given[:80]}' is not a call of the preceding message ({known})"
             )
+        elif not left:
+            raise invalid(f"messages[{at}]", f"more results than the {len(calls)} calls of the preceding message")
         elif len(left) > 1 and any(ids):
-            raise invalid(f"messages[{at}].tool_call_id", "several calls wait for a result: say which one this is")
+            raise invalid(f"messages[{at}].tool_call_id", "required: several calls have no result yet")
         else:
             number = left[0]
         found[number] = replace(result, tool_call_id=ids[number] or given)

@@ -1,4 +1,4 @@
-"""What clients are told: deltas -> OpenAI's answers, in the `openai` package's own types. Knows no HTTP, no model."""
+"""Deltas -> OpenAI's response objects, in the types of the `openai` package. Knows no HTTP and no model."""
 
 from __future__ import annotations
 
@@ -25,51 +25,54 @@ from swift.agent.tools import json_arguments
 from swift.chat import Delta, Draft, Logprob, ToolCall, Usage
 
 
-class Reply(Protocol):
-    """The choices of a reply as they grow: `start`, `add` and `end` give the events of a stream, `whole` the reply in
-    one piece."""
+class ResponseBuilder(Protocol):
+    """Collects the deltas of all choices. `start`, `add` and `end` return the events of a stream, `response` the
+    complete response."""
 
     @property
     def usage(self) -> Usage: ...
     @property
-    def finish(self) -> str: ...
+    def finish_reasons(self) -> str: ...
     @property
     def longest(self) -> int: ...
     def start(self) -> list[BaseModel]: ...
     def add(self, index: int, delta: Delta) -> list[BaseModel]: ...
     def end(self) -> list[BaseModel]: ...
-    def whole(self) -> BaseModel: ...
+    def response(self) -> BaseModel: ...
 
 
 class ResponseOptions(NamedTuple):
-    """What of a request its answer's shape depends on. Choices come prompt by prompt, `n` of each."""
+    """The parts of a request that shape its response. `n`: choices of each prompt, which come prompt by prompt.
+
+    `top_logprobs`: alternatives listed for each token; None: no log probabilities at all.
+    """
 
     model: str
     include_usage: bool = False
     n: int = 1
     prompts: int = 1
-    told: int | None = None
+    top_logprobs: int | None = None
 
 
-class _Head:
-    """What both kinds of replies have in common."""
+class _Builder:
+    """What both kinds of responses share."""
 
-    def __init__(self, kind: str, asked: ResponseOptions) -> None:
+    def __init__(self, kind: str, options: ResponseOptions) -> None:
         self.id = f"{kind}-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self.asked = asked
-        self.drafts = [Draft() for _ in range(asked.n * asked.prompts)]
+        self.options = options
+        self.drafts = [Draft() for _ in range(options.n * options.prompts)]
         self.logprobs: list[list[Logprob]] = [[] for _ in self.drafts]
 
     @property
     def usage(self) -> Usage:
-        """Prompts are counted once, whatever the number of choices."""
-        prompt = sum(draft.usage.prompt_tokens for draft in self.drafts[:: self.asked.n])
+        """Each prompt is counted once, whatever the number of choices."""
+        prompt = sum(draft.usage.prompt_tokens for draft in self.drafts[:: self.options.n])
         return Usage(prompt, sum(draft.usage.completion_tokens for draft in self.drafts))
 
     @property
-    def finish(self) -> str:
-        """Why each choice ended, for the log."""
+    def finish_reasons(self) -> str:
+        """Why the choices ended, for the log."""
         return ",".join(dict.fromkeys(draft.finish or "cancelled" for draft in self.drafts))
 
     @property
@@ -77,7 +80,7 @@ class _Head:
         """Tokens of the longest choice."""
         return max(draft.usage.completion_tokens for draft in self.drafts)
 
-    def _take(self, index: int, delta: Delta) -> None:
+    def _collect(self, index: int, delta: Delta) -> None:
         self.drafts[index].add(delta)
         self.logprobs[index] += delta.logprobs
 
@@ -86,18 +89,18 @@ class _Head:
         return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-class ChatCompletionBuilder(_Head):
+class ChatCompletionBuilder(_Builder):
     """Deltas -> a ChatCompletion or its chunks."""
 
-    def __init__(self, asked: ResponseOptions) -> None:
-        super().__init__("chatcmpl", asked)
+    def __init__(self, options: ResponseOptions) -> None:
+        super().__init__("chatcmpl", options)
 
     def start(self) -> list[BaseModel]:
         return [self._chunk(index, ChoiceDelta(role="assistant", content="")) for index in range(len(self.drafts))]
 
     def add(self, index: int, delta: Delta) -> list[BaseModel]:
-        delta = _for_clients(delta)
-        self._take(index, delta)
+        delta = _openai_tool_call(delta)
+        self._collect(index, delta)
         events: list[BaseModel] = []
         if delta.reasoning:
             events.append(self._chunk(index, _extended(ChoiceDelta(), reasoning_content=delta.reasoning)))
@@ -106,26 +109,26 @@ class ChatCompletionBuilder(_Head):
         if delta.tool_call is not None:
             events.append(self._chunk(index, ChoiceDelta(tool_calls=[self._part(index, delta.tool_call)])))
         if delta.finish is not None:
-            # An empty text, not none: clients that print every delta's content would print "None".
+            # An empty string, not null: clients that print every delta's content would print "None".
             last = ChoiceDelta() if self.drafts[index].calls else ChoiceDelta(content="")
             events.append(self._chunk(index, last, self._finish(index)))
         return events
 
     def end(self) -> list[BaseModel]:
-        return [self._event([], self._usage())] if self.asked.include_usage else []
+        return [self._event([], self._usage())] if self.options.include_usage else []
 
-    def whole(self) -> ChatCompletion:
+    def response(self) -> ChatCompletion:
         return ChatCompletion(
             id=self.id,
             object="chat.completion",
             created=self.created,
-            model=self.asked.model,
+            model=self.options.model,
             choices=[self._choice(index) for index in range(len(self.drafts))],
             usage=self._usage(),
         )
 
     def _part(self, index: int, call: ToolCall) -> ChoiceDeltaToolCall:
-        """A call begins with its id and name; what is added to its arguments comes with its number alone."""
+        """The first part of a call has its id and name; further parts have its index and more of the arguments."""
         number = len(self.drafts[index].calls) - 1
         if call.name:
             function = ChoiceDeltaToolCallFunction(name=call.name, arguments=call.arguments)
@@ -133,11 +136,11 @@ class ChatCompletionBuilder(_Head):
         return ChoiceDeltaToolCall(index=number, function=ChoiceDeltaToolCallFunction(arguments=call.arguments))
 
     def _choice(self, index: int) -> Choice:
-        said = self.drafts[index].message
-        text, calls = said.content, said.tool_calls
+        reply = self.drafts[index].message
+        text, calls = reply.content, reply.tool_calls
         message = ChatCompletionMessage(role="assistant", content=text if text or not calls else None, refusal=None)
-        if said.reasoning:
-            message = _extended(message, reasoning_content=said.reasoning)
+        if reply.reasoning:
+            message = _extended(message, reasoning_content=reply.reasoning)
         if calls:
             message.tool_calls = [
                 ChatCompletionMessageFunctionToolCall(
@@ -145,10 +148,10 @@ class ChatCompletionBuilder(_Head):
                 )
                 for call in calls
             ]
-        told = None
-        if self.asked.told is not None:
-            told = ChoiceLogprobs(content=[_told(each) for each in self.logprobs[index]], refusal=None)
-        return Choice(index=index, message=message, logprobs=told, finish_reason=self._finish(index))
+        logprobs = None
+        if self.options.top_logprobs is not None:
+            logprobs = ChoiceLogprobs(content=[_token_logprob(each) for each in self.logprobs[index]], refusal=None)
+        return Choice(index=index, message=message, logprobs=logprobs, finish_reason=self._finish(index))
 
     def _finish(self, index: int) -> Literal["stop", "length", "tool_calls"]:
         draft = self.drafts[index]
@@ -163,62 +166,61 @@ class ChatCompletionBuilder(_Head):
         finish: Literal["stop", "length", "tool_calls"] | None = None,
         logprobs: Sequence[Logprob] = (),
     ) -> BaseModel:
-        told = ChunkLogprobs(content=[_told(each) for each in logprobs], refusal=None) if logprobs else None
-        return self._event([ChunkChoice(index=index, delta=delta, logprobs=told, finish_reason=finish)])
+        tokens = ChunkLogprobs(content=[_token_logprob(each) for each in logprobs], refusal=None) if logprobs else None
+        return self._event([ChunkChoice(index=index, delta=delta, logprobs=tokens, finish_reason=finish)])
 
     def _event(self, choices: list[ChunkChoice], usage: CompletionUsage | None = None) -> ChatCompletionChunk:
         event = ChatCompletionChunk(
-            id=self.id, object="chat.completion.chunk", created=self.created, model=self.asked.model, choices=choices
+            id=self.id, object="chat.completion.chunk", created=self.created, model=self.options.model, choices=choices
         )
-        if self.asked.include_usage:
-            event.usage = usage  # null in every event but the last
+        if self.options.include_usage:
+            event.usage = usage  # null in all events but the last
         return event
 
 
-class CompletionBuilder(_Head):
-    """Deltas -> a Completion, whole or in parts: OpenAI gives both the same shape."""
+class CompletionBuilder(_Builder):
+    """Deltas -> a Completion or its parts; OpenAI uses one type for both."""
 
-    def __init__(self, asked: ResponseOptions) -> None:
-        super().__init__("cmpl", asked)
+    def __init__(self, options: ResponseOptions) -> None:
+        super().__init__("cmpl", options)
         self._offsets = [0] * len(self.drafts)
 
     def start(self) -> list[BaseModel]:
         return []
 
     def add(self, index: int, delta: Delta) -> list[BaseModel]:
-        self._take(index, delta)
+        self._collect(index, delta)
         events: list[BaseModel] = []
         if delta.text or delta.logprobs:
-            told = self._told(index, delta.logprobs)
-            events.append(self._event([self._choice(index, delta.text, told)]))
+            events.append(self._event([self._choice(index, delta.text, self._logprobs(index, delta.logprobs))]))
         if delta.finish is not None:
             events.append(self._event([self._choice(index, "", None, self._finish(index))]))
         return events
 
     def end(self) -> list[BaseModel]:
-        return [self._event([], self._usage())] if self.asked.include_usage else []
+        return [self._event([], self._usage())] if self.options.include_usage else []
 
-    def whole(self) -> Completion:
+    def response(self) -> Completion:
         self._offsets = [0] * len(self.drafts)
         choices = [
-            self._choice(index, draft.message.content, self._told(index, self.logprobs[index]), self._finish(index))
+            self._choice(index, draft.message.content, self._logprobs(index, self.logprobs[index]), self._finish(index))
             for index, draft in enumerate(self.drafts)
         ]
         completion = self._event(choices)
         completion.usage = self._usage()
         return completion
 
-    def _told(self, index: int, logprobs: Sequence[Logprob]) -> Logprobs | None:
-        if self.asked.told is None:
+    def _logprobs(self, index: int, logprobs: Sequence[Logprob]) -> Logprobs | None:
+        if self.options.top_logprobs is None:
             return None
         offsets: list[int] = []
         for each in logprobs:
             offsets.append(self._offsets[index])
-            self._offsets[index] += len(_written(each))
+            self._offsets[index] += len(_text(each))
         return Logprobs(
-            tokens=[_written(each) for each in logprobs],
+            tokens=[_text(each) for each in logprobs],
             token_logprobs=[each.logprob for each in logprobs],
-            top_logprobs=[{_written(other): other.logprob for other in each.top} for each in logprobs],
+            top_logprobs=[{_text(other): other.logprob for other in each.top} for each in logprobs],
             text_offset=offsets,
         )
 
@@ -226,16 +228,16 @@ class CompletionBuilder(_Head):
         return "length" if self.drafts[index].finish == "length" else "stop"
 
     def _choice(
-        self, index: int, text: str, told: Logprobs | None, finish: Literal["stop", "length"] | None = None
+        self, index: int, text: str, logprobs: Logprobs | None, finish: Literal["stop", "length"] | None = None
     ) -> CompletionChoice:
-        # Unchecked: the type has no None for the parts of a stream that come before the last.
-        return CompletionChoice.model_construct(index=index, text=text, logprobs=told, finish_reason=finish)
+        # Without validation: the type does not allow None, which all parts of a stream but the last have.
+        return CompletionChoice.model_construct(index=index, text=text, logprobs=logprobs, finish_reason=finish)
 
     def _event(self, choices: list[CompletionChoice], usage: CompletionUsage | None = None) -> Completion:
         event = Completion.model_construct(
-            id=self.id, object="text_completion", created=self.created, model=self.asked.model, choices=choices
+            id=self.id, object="text_completion", created=self.created, model=self.options.model, choices=choices
         )
-        if self.asked.include_usage:
+        if self.options.include_usage:
             event.usage = usage
         return event
 
@@ -244,12 +246,13 @@ Extended = TypeVar("Extended", bound=BaseModel)
 
 
 def _extended(value: Extended, **fields: str) -> Extended:
-    """With fields that servers share and OpenAI's types do not name: reasoning_content came with DeepSeek's API."""
+    """With a field that other servers use and OpenAI's types lack: reasoning_content comes from DeepSeek's API."""
     return type(value).model_validate({**value.model_dump(exclude_unset=True), **fields})
 
 
-def _for_clients(delta: Delta) -> Delta:
-    """OpenAI's arguments are JSON and its calls have ids. What no reader takes for JSON goes as the model wrote it."""
+def _openai_tool_call(delta: Delta) -> Delta:
+    """The call with an id and JSON arguments, as OpenAI has them. Arguments that cannot be read stay as the model wrote
+    them."""
     call = delta.tool_call
     if call is None or not call.name:
         return delta
@@ -257,25 +260,25 @@ def _for_clients(delta: Delta) -> Delta:
     return replace(delta, tool_call=ToolCall(call.name, arguments, call.id or f"call_{uuid.uuid4().hex[:24]}"))
 
 
-def _written(logprob: Logprob) -> str:
+def _text(logprob: Logprob) -> str:
     return logprob.data.decode(errors="replace")
 
 
-def _told(logprob: Logprob) -> ChatCompletionTokenLogprob:
-    top = [TopLogprob(token=_written(each), bytes=list(each.data), logprob=each.logprob) for each in logprob.top]
+def _token_logprob(logprob: Logprob) -> ChatCompletionTokenLogprob:
+    top = [TopLogprob(token=_text(each), bytes=list(each.data), logprob=each.logprob) for each in logprob.top]
     return ChatCompletionTokenLogprob(
-        token=_written(logprob), bytes=list(logprob.data), logprob=logprob.logprob, top_logprobs=top
+        token=_text(logprob), bytes=list(logprob.data), logprob=logprob.logprob, top_logprobs=top
     )
 
 
-def card(name: str, owned_by: str, root: str | None = None) -> Model:
-    """A served model, as the list of models tells it; an adapter's names the model it changes."""
+def model_card(name: str, owned_by: str, root: str | None = None) -> Model:
+    """A served model in the list of models; `root`: the base model of an adapter."""
     parts = {} if root is None else {"parent": root}
     return Model(id=name, object="model", created=int(time.time()), owned_by=owned_by, **cast(Any, parts))
 
 
 def as_json(value: BaseModel) -> str:
-    """Exactly the keys that were set: OpenAI has `finish_reason: null`, but no `audio: null`."""
+    """JSON with exactly the keys that were set: OpenAI sends `finish_reason: null`, but no `audio: null`."""
     return value.model_dump_json(exclude_unset=True, warnings=False)
 
 

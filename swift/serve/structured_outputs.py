@@ -1,4 +1,4 @@
-"""What a grammar cannot hold of a client's schemas: told once, and checked when a reply has ended. Knows no HTTP."""
+"""Grammars for requests; what they cannot enforce is logged once and validated at the end. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ from swift.serve.response_bodies import ChatCompletionBuilder, ResponseOptions
 
 log = logging.getLogger("swift.serve")
 
-MOST_TOLD = 1000
-"""Of what was dropped, kept in mind so that it is told once; tools of clients come and go."""
+MAX_REMEMBERED = 1000
+"""Unenforced parts of schemas that are remembered, so that each is logged once; clients' tools come and go."""
 
 
 class Guides:
-    """Makes what holds replies, by `make`; None refuses that."""
+    """Builds the guides of requests with `make`; None refuses requests that need one."""
 
     def __init__(self, make: Callable[[Rules], Guide] | None) -> None:
         self._make = make
-        self._told: set[Unenforced] = set()
+        self._logged: set[Unenforced] = set()
 
     def guide(self, rules: Rules, request: ChatRequest) -> Guide:
-        """Takes as long as compiling a grammar does. Raises BadRequest that names the field with the schema."""
-        what = "tool_choice" if rules.tools else "response_format"
+        """Compiles the grammar of a request, which can take seconds. Raises BadRequest with the field of the schema."""
+        field = "tool_choice" if rules.tools else "response_format"
         if self._make is None:
-            raise invalid(what, "this server cannot hold replies to it")
+            raise invalid(field, "this server does not support guided decoding")
         try:
             guide = self._make(rules)
         except UnsupportedSchema as error:
-            raise invalid(request.place_of_schema(error.tool), str(error)) from error
+            raise invalid(request.schema_field(error.tool), str(error)) from error
         except ValueError as error:
-            raise BadRequest(f"{what}: {error}", param=what) from error
+            raise BadRequest(f"{field}: {error}", param=field) from error
         for each in guide.unenforced:
-            self._tell(each)
+            self._log(each)
         return guide
 
-    def _tell(self, dropped: Unenforced) -> None:
-        if dropped in self._told:
+    def _log(self, part: Unenforced) -> None:
+        if part in self._logged:
             return
-        if len(self._told) >= MOST_TOLD:
-            self._told.clear()
-        self._told.add(dropped)
-        log.warning("%s: replies are not held to %s; it is checked afterwards", _whose(dropped.tool), dropped)
+        if len(self._logged) >= MAX_REMEMBERED:
+            self._logged.clear()
+        self._logged.add(part)
+        log.warning("%s: the grammar does not enforce %s; replies are validated afterwards", _owner(part.tool), part)
 
 
 class CheckedChatBuilder(ChatCompletionBuilder):
-    """A reply whose schemas are checked where it ends: what breaks them is told in the log, and sent all the same."""
+    """Validates each finished choice against its schemas. A violation is logged; the reply is sent all the same."""
 
-    def __init__(self, asked: ResponseOptions, rules: Rules, dropped: Sequence[Unenforced]) -> None:
-        super().__init__(asked)
+    def __init__(self, options: ResponseOptions, rules: Rules, unenforced: Sequence[Unenforced]) -> None:
+        super().__init__(options)
         self._schemas: dict[str, dict[str, Any]] = {tool.name: argument_schema(tool) for tool in rules.tools}
         if rules.schema is not None:
             self._schemas[""] = rules.schema
-        self._dropped = dropped
+        self._unenforced = unenforced
 
     def add(self, index: int, delta: Delta) -> list[BaseModel]:
         events = super().add(index, delta)
@@ -75,23 +75,23 @@ class CheckedChatBuilder(ChatCompletionBuilder):
         return events
 
     def _check(self, message: Message) -> None:
-        said = [(call.name, call.arguments) for call in message.tool_calls] or [("", message.content)]
-        for tool, text in said:
-            dropped = [each for each in self._dropped if each.tool == tool]
-            if dropped and tool in self._schemas and (reason := _misfit(self._schemas[tool], text)):
-                log.warning("%s: a reply breaks its schema at %s", _whose(tool), reason)
+        texts = [(call.name, call.arguments) for call in message.tool_calls] or [("", message.content)]
+        for tool, text in texts:
+            unenforced = any(each.tool == tool for each in self._unenforced)
+            if unenforced and tool in self._schemas and (reason := _violation(self._schemas[tool], text)):
+                log.warning("%s: a reply violates the schema at %s", _owner(tool), reason)
 
 
-def _whose(tool: str) -> str:
+def _owner(tool: str) -> str:
     return f"tool '{tool}'" if tool else "response_format"
 
 
-def _misfit(schema: dict[str, Any], text: str) -> str:
-    """Where the text's value breaks the schema, by which keyword and why; "" where it does not."""
+def _violation(schema: dict[str, Any], text: str) -> str:
+    """Where the JSON text violates the schema, with the keyword and the reason; "" if it does not."""
     try:
         error = best_match(checker(schema).iter_errors(json.loads(text)))
     except (ValueError, RecursionError, Unresolvable, re.error) as failed:
-        return f"/: it cannot be checked: {str(failed)[:200]}"
+        return f"/: it cannot be validated: {str(failed)[:200]}"
     if error is None:
         return ""
     return f"/{'/'.join(map(str, error.absolute_path))}: {error.validator!r}: {error.message[:200]}"

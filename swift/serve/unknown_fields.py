@@ -1,4 +1,4 @@
-"""Fields of requests that nobody knows: they are ignored, and told once each. Knows no request's meaning."""
+"""Logs fields of requests that the server does not know, once each; they are ignored. Knows no field's meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 log = logging.getLogger("swift.serve")
 
-NO_MATTER = {
+IGNORED = {
     "metadata",
     "name",
     "prompt_cache_key",
@@ -26,8 +26,8 @@ NO_MATTER = {
     "reasoning_details",
     "include_obfuscation",
 }
-"""Fields of OpenAI's, and of others' messages that clients send back, that change no reply."""
-ALSO = {
+"""Fields of OpenAI's API, and of messages that clients send back, that change no reply: they are not logged."""
+SYNONYMS = {
     "max_new_tokens": "max_tokens",
     "max_length": "max_tokens",
     "max_output_tokens": "max_completion_tokens",
@@ -43,47 +43,50 @@ ALSO = {
     "reasoning": "reasoning_effort",
     "template_kwargs": "chat_template_kwargs",
 }
-"""What other servers call a field that there is."""
-MOST = 1000
-"""Names that are kept: whoever makes up more tells nobody anything."""
+"""Names in other servers' APIs -> the field of this one."""
+MAX_LOGGED = 1000
+"""Names after which nothing more is logged: a client that makes up names cannot fill the log."""
 
 
 class UnknownFields:
-    """Tells each unknown field, and each variable that no chat template reads, once."""
+    """Logs each unknown field, and each variable that the chat template does not read, once."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
-    def look_at_variables(self, given: Iterable[str], read: Collection[str]) -> None:
+    def warn_of_variables(self, given: Iterable[str], read: Collection[str]) -> None:
         """`read`: the variables that the model's chat template reads."""
         for name in given:
             variable = json.dumps(name[:80])[1:-1]
-            field = f"chat_template_kwargs.{variable}"
-            if name not in read and field not in self._told and len(self._told) < MOST:
-                self._told.add(field)
+            if name not in read and self._is_new(f"chat_template_kwargs.{variable}"):
                 log.warning("a request sets %s, which the model's chat template does not read", variable)
 
-    def look(self, body: BaseModel) -> None:
-        """Tells unknown fields with the known ones that they are like."""
-        for place, name, known in _found(body):
+    def warn(self, body: BaseModel) -> None:
+        """Logs the unknown fields of a body, each with the most similar known field."""
+        for place, name, known in _unknown(body):
             field = f"{place}{json.dumps(name[:80])[1:-1]}"
-            if field in self._told or len(self._told) >= MOST:
+            if not self._is_new(field):
                 continue
-            self._told.add(field)
-            near = [ALSO[name]] if ALSO.get(name) in known else get_close_matches(name, known, 1, 0.7)
+            near = [SYNONYMS[name]] if SYNONYMS.get(name) in known else get_close_matches(name, known, 1, 0.7)
             hint = f"; did you mean {near[0]}?" if near else ""
             log.warning("a request holds the unknown field %s, which is ignored%s", field, hint)
 
+    def _is_new(self, field: str) -> bool:
+        if field in self._logged or len(self._logged) >= MAX_LOGGED:
+            return False
+        self._logged.add(field)
+        return True
 
-def _found(body: BaseModel, place: str = "") -> Iterator[tuple[str, str, list[str]]]:
-    """Where unknown fields are, their names, and those that are known there."""
+
+def _unknown(body: BaseModel, place: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    """(path of the object, unknown field, the object's known fields), at every depth."""
     if extra := body.model_extra:
         known = [field.alias or name for name, field in type(body).model_fields.items()]
-        yield from ((place, name, known) for name in extra if name not in NO_MATTER)
+        yield from ((place, name, known) for name in extra if name not in IGNORED)
     for name, value in body.__dict__.items():
         if isinstance(value, BaseModel):
-            yield from _found(value, f"{place}{name}.")
+            yield from _unknown(value, f"{place}{name}.")
         elif isinstance(value, list):
             for each in value:
                 if isinstance(each, BaseModel):
-                    yield from _found(each, f"{place}{name}[].")
+                    yield from _unknown(each, f"{place}{name}[].")
