@@ -13,7 +13,7 @@ from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
 from swift.infer.chat import LocalChat, collect
-from swift.infer.remote_chat import RemoteChat
+from swift.infer.remote_chat import RemoteChat, connect
 from swift.template import Renderer, Template, template
 from swift.template.render import Prompt
 
@@ -409,7 +409,7 @@ def test_a_server_elsewhere_answers_in_the_same_deltas():
     with ScriptedServer(
         [chunk({"content": "Ye"}), chunk({"content": "s"}), chunk({}, "stop"), chunk(usage=usage)]
     ) as it:
-        deltas = list(RemoteChat(it.url)(ASK, (), SamplingParams(stop=("\n",), top_k=5, seed=1, max_tokens=9)))
+        deltas = list(connect(it.url)(ASK, (), SamplingParams(stop=("\n",), top_k=5, seed=1, max_tokens=9)))
     assert deltas == [Delta("Ye"), Delta("s"), Delta(finish="stop", usage=Usage(7, 2))]
     (asked,) = it.asked
     assert asked["messages"] == [{"role": "user", "content": "Rain?"}]

@@ -86,18 +86,18 @@ def test_variables_of_the_chat_template_are_read(fields: dict[str, Any], variabl
     ("fields", "param", "said"),
     [
         ({"chat_template_kwargs": ["a"]}, "chat_template_kwargs", "should be an object"),
-        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages is no variable of a request's"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages is set by the server"),
         ({"enable_thinking": "no"}, "enable_thinking", "valid boolean"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort", "'low', 'medium', 'high'"),
         (
             {"reasoning_effort": "none", "enable_thinking": True},
             "enable_thinking",
-            "two values of it are given, true and false",
+            "the request sets two values, true and false",
         ),
         (
             {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
             "reasoning_effort",
-            'two values of it are given, "high" and "low"',
+            'the request sets two values, "high" and "low"',
         ),
     ],
 )
@@ -146,7 +146,7 @@ def test_results_without_ids_are_taken_where_they_can_belong_to_one_call_only() 
     assert results(calling(None, None), result(None, "x"), result(None, "y")) == [("", "x"), ("", "y")]
     assert results(calling("a", "b"), result("b"), result(None, "x")) == [("a", "x"), ("b", "b")]
     error = refusal(messages=[USER, calling("a", "b"), result(None, "x"), result("b")])
-    assert error.param == "messages[2].tool_call_id" and "say which" in str(error)
+    assert error.param == "messages[2].tool_call_id" and "several calls have no result" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_results_without_ids_are_taken_where_they_can_belong_to_one_call_only() 
         ([calling(None)], "messages[1].tool_calls", "response messages: f"),
         ([result("a")], "messages[1].role", "must be a response to a preceding message with 'tool_calls'"),
         ([calling("a"), result("a"), USER, result("a")], "messages[4].role", "must be a response"),
-        ([calling("a"), result("a"), result("a")], "messages[3].tool_call_id", "two results for the call 'a'"),
+        ([calling("a"), result("a"), result("a")], "messages[3].tool_call_id", "the call 'a' has two results"),
         ([calling("a"), result("a"), result(None, "x")], "messages[3]", "more results than the 1 calls"),
-        ([calling("a"), result("b")], "messages[2].tool_call_id", "'b' is no call of the message before (a)"),
+        ([calling("a"), result("b")], "messages[2].tool_call_id", "'b' is not a call of the preceding message (a)"),
         ([calling("a", "a"), result("a"), result("a")], "messages[1].tool_calls", "two calls have the id 'a'"),
     ],
 )
@@ -330,7 +330,7 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
 
 def test_what_is_not_supported_says_what_is() -> None:
     assert str(refusal(modalities=["audio"])) == 'modalities: only ["text"] is supported, not ["audio"]'
-    assert "'water' is none of the tools (fire)" in str(
+    assert "'water' is not one of the tools (fire)" in str(
         refusal(tools=[FIRE], tool_choice={"type": "function", "function": {"name": "water"}})
     )
 
@@ -420,7 +420,7 @@ def test_a_server_may_hold_every_offered_tool_to_its_schema() -> None:
         (b"[]", "the body: Input should be an object"),
         (b"null", "the body: Input should be an object"),
         (b"[" * 100_000, "the body is not JSON"),
-        (b"\xef\xbb\xbf{}", "it begins with a byte order mark"),
+        (b"\xef\xbb\xbf{}", "it starts with a byte order mark"),
         (b'{"model": "m", "x": [' + b"1," * 1_000_000 + b"1]}", "too many values"),
     ],
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from swift import flags
+from swift.assembly.endpoint import EndpointFlags
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
 from swift.flags import flag
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from swift.agent.tools import BoundTool
     from swift.chat import Conversation, Message, Tool
     from swift.engine.sampling import SamplingParams
-    from swift.infer.chat import LocalChat, Reply
+    from swift.guided.guide import Guide
+    from swift.infer.chat import Chat, LocalChat, Reply
 
 
 class Record(TypedDict, total=False):
@@ -42,6 +44,8 @@ class Record(TypedDict, total=False):
     ckpt_dir: str
 
 
+SHOWN_FORMAT = "hermes"
+"""The tool-call format in which calls of a server's model are shown: how the model writes them is not known."""
 AT_ONCE = 16
 """Rows that are answered side by side."""
 
@@ -77,6 +81,7 @@ class Config:
     template: TemplateFlags = TemplateFlags()
     generation: GenerationFlags = GenerationFlags()
     rows: RowFlags = RowFlags()
+    server: EndpointFlags = EndpointFlags()
     tools: str | None = None
     """Tools of a dialogue: a Python file, whose public functions really run, or a .json or .jsonl file that describes
     them as OpenAI does; what those give is typed in"""
@@ -103,6 +108,8 @@ class Config:
         check_guide(self.guided_tools, self.backend)
         if self.max_turns < 1:
             raise ValueError(f"--max_turns {self.max_turns}: must be 1 or more")
+        if self.server.endpoint and not self.talks:
+            raise ValueError("--endpoint is for a dialogue: the rows of a data set are answered by a local model")
 
     @property
     def has_rows(self) -> bool:
@@ -127,12 +134,16 @@ def run(argv: Sequence[str]) -> None:
 
 def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Talks or answers rows. Returns the file of the results, if there are any."""
+    from swift.agent import tool_format
     from swift.agent.described_tools import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
+    from swift.assembly import endpoint
     from swift.assembly.checkpoints import checkpoint
     from swift.assembly.loading import load_chat, sampling
     from swift.assembly.preflight import writable
 
+    if cfg.server.endpoint:
+        endpoint.check(given)
     params = sampling(cfg.generation)
     file = Path(cfg.tools).expanduser() if cfg.tools else None
     described = read_descriptions(file) if file and file.suffix.lower() in SUFFIXES else []
@@ -143,10 +154,18 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
         writable(cfg.result_dir, "--result_dir")
     rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
     results = Results(cfg)
+    if cfg.server.endpoint:
+        remote = endpoint.connect(cfg.server, cfg.model, cfg.template, given)
+        print(f"model: {remote.model} at {cfg.server.endpoint}", file=sys.stderr)
+        talk(remote, params, cfg, results, tools, described, tool_format(SHOWN_FORMAT), sees=True)
+        return results.written
     chat = load_chat(cfg, given)
     try:
         if cfg.talks:
-            talk(chat, params, cfg, results, tools, described)
+            if cfg.guided_tools:
+                params = replace(params, guide=_tool_guide(chat, tools, described))
+            sees = chat.renderer.image_processor is not None
+            talk(chat, params, cfg, results, tools, described, chat.renderer.tool_format, sees)
         else:
             answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
     finally:
@@ -191,36 +210,31 @@ def _new_file(folder: Path) -> Path:
 
 
 def talk(
-    chat: LocalChat,
+    chat: Chat,
     params: SamplingParams,
     cfg: Config,
     results: Results,
-    tools: Sequence[BoundTool] = (),
-    described: Sequence[Tool] = (),
+    tools: Sequence[BoundTool],
+    described: Sequence[Tool],
+    shown_format: ToolFormat,
+    sees: bool,
 ) -> None:
-    from swift.guided.grammar import Rules
+    """`shown_format`: how calls are shown. `sees`: entries may name images."""
     from swift.infer.dialogue_commands import COMMANDS
     from swift.infer.repl import Repl, line_reader, run_dialogue, user_message
     from swift.infer.terminal_output import supports_colour
 
     offered = [*(bound.tool for bound in tools), *described]
-    if cfg.guided_tools:
-        guide = chat.guide(Rules(tuple(offered)))
-        params = replace(params, guide=guide)
-        run = {bound.name for bound in tools}
-        for each in guide.unenforced:
-            then = "; each call is checked before it runs" if each.tool in run else ""
-            print(f"tool '{each.tool}': calls are not held to {each}{then}", file=sys.stderr)
     print(f"A message, or one of: {', '.join(COMMANDS)}", file=sys.stderr)
     if offered:
         typed = " (what they give is typed in)" if described else ""
         print(f"tools: {', '.join(tool.name for tool in offered)}{typed}", file=sys.stderr)
-    if sees := chat.renderer.image_processor is not None:
+    if sees:
         print("<img>path or URL</img> in a message shows an image", file=sys.stderr)
     repl = Repl(
         chat,
         params,
-        chat.renderer.tool_format,
+        shown_format,
         sys.stdout,
         cfg.template.system,
         cfg.generation.stream,
@@ -234,6 +248,18 @@ def talk(
     )
     run_dialogue(repl, line_reader(sys.stdin, sys.stdout))
     _say_where(results)
+
+
+def _tool_guide(chat: LocalChat, tools: Sequence[BoundTool], described: Sequence[Tool]) -> Guide:
+    """The grammar for calls of the tools; says what of their schemas it does not enforce."""
+    from swift.guided.grammar import Rules
+
+    guide = chat.guide(Rules((*(bound.tool for bound in tools), *described)))
+    run = {bound.name for bound in tools}
+    for each in guide.unenforced:
+        then = "; each call is checked before it runs" if each.tool in run else ""
+        print(f"tool '{each.tool}': calls are not held to {each}{then}", file=sys.stderr)
+    return guide
 
 
 def ask_with_images(entry: str) -> Message:

@@ -1,10 +1,12 @@
-"""A Chat over a server that speaks OpenAI's protocol. Knows no model, no template and no token."""
+"""A Chat behind a server that implements OpenAI's chat completions. Knows no model, no template and no token."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
+import httpx  # the HTTP client of `openai`, whose errors surface while a stream is read
 import openai
 
 from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usage
@@ -16,12 +18,25 @@ _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_ca
 
 
 class RemoteChat:
-    """The model called `model` ("": the server's first) behind `base_url`. Raises OSError when the server fails."""
+    """The model `model` of the server at `base_url`, such as http://127.0.0.1:8000/v1.
 
-    def __init__(self, base_url: str, model: str = "", api_key: str = "EMPTY") -> None:
-        self._client = openai.OpenAI(base_url=base_url, api_key=api_key)
+    `template_kwargs`: variables for the server's chat template, in every request. `server_defaults`: names of sampling
+    parameters that are not sent, so that the server's own defaults apply. Errors of the server are OSErrors.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        api_key: str = "",
+        template_kwargs: Mapping[str, Any] | None = None,
+        server_defaults: Collection[str] = (),
+    ) -> None:
+        # A server without keys ignores this one; the client requires some text.
+        self._client = openai.OpenAI(base_url=base_url, api_key=api_key or "EMPTY")
         self._url = base_url
         self.model = model
+        self._template_kwargs, self._server_defaults = dict(template_kwargs or {}), frozenset(server_defaults)
 
     def __call__(
         self,
@@ -30,42 +45,84 @@ class RemoteChat:
         params: SamplingParams = DEFAULT_PARAMS,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> Generator[Delta, None, None]:
-        request = {
-            "messages": [_message(each) for each in messages],
-            "stream": True,
+        """The request is sent with the first `next`. Raises OSError with the server's message."""
+        variables = {**self._template_kwargs, **(template_kwargs or {})}
+        request: dict[str, Any] = {
             "stream_options": {"include_usage": True},
-            **({"tools": [{"type": "function", "function": each.function} for each in tools]} if tools else {}),
-            **_options(params, template_kwargs or {}),
+            "messages": [_message(message) for message in messages],
+            **({"tools": [{"type": "function", "function": tool.function} for tool in tools]} if tools else {}),
+            **_sampling(params, variables, self._server_defaults),
         }
         try:
-            self.model = self.model or next(iter(self._client.models.list())).id
-            chunks = self._client.chat.completions.create(model=self.model, **request)
-        except openai.APIError as error:
-            raise OSError(f"{self._url}: {error.message}") from error
-        return self._deltas(chunks)
+            chunks = self._client.chat.completions.create(model=self.model, stream=True, **request)
+            with chunks:
+                yield from _deltas(chunks)
+        except (openai.APIError, httpx.HTTPError) as error:
+            raise OSError(f"{self._url}: {_reason(error)}") from error
 
-    def _deltas(self, chunks: openai.Stream[Any]) -> Generator[Delta, None, None]:
-        calls: dict[int, ToolCall] = {}
-        finish: FinishReason = "cancelled"
-        usage: Usage | None = None
-        with chunks:
-            try:
-                for chunk in chunks:
-                    if chunk.usage is not None:
-                        usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-                    for choice in chunk.choices:
-                        if reasoning := _reasoning(choice.delta):
-                            yield Delta(reasoning=reasoning)
-                        if choice.delta.content:
-                            yield Delta(choice.delta.content)
-                        for part in choice.delta.tool_calls or ():
-                            calls[part.index] = _joined(calls.get(part.index, ToolCall("", "")), part)
-                        finish = _FINISH.get(choice.finish_reason or "", finish)
-            except openai.APIError as error:
-                raise OSError(f"{self._url}: {error.message}") from error
-        for _, call in sorted(calls.items()):
-            yield Delta(tool_call=call)
-        yield Delta(finish=finish, usage=usage)
+
+def connect(
+    url: str,
+    model: str = "",
+    api_key: str = "",
+    template_kwargs: Mapping[str, Any] | None = None,
+    server_defaults: Collection[str] = (),
+) -> RemoteChat:
+    """A RemoteChat whose server has been reached and serves `model` (default: the first that it lists).
+
+    Raises OSError if the server cannot be reached, is not OpenAI-compatible or rejects the key; ValueError for an
+    unknown model.
+    """
+    client = openai.OpenAI(base_url=url, api_key=api_key or "EMPTY", max_retries=0)
+    try:
+        served = [each.id for each in client.models.list()]
+    except openai.AuthenticationError as error:
+        raise OSError(
+            f"{url}: {'the server rejects the API key' if api_key else 'the server requires an API key'}"
+        ) from error
+    except openai.APIConnectionError as error:
+        raise OSError(f"{url}: no server can be reached there ({_reason(error)})") from error
+    except (openai.APIError, AttributeError, TypeError, ValueError) as error:  # the last three: a page that is no list
+        hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1?"
+        raise OSError(f"{url}: no OpenAI-compatible API answers there{hint}") from error
+    if not model and not served:
+        raise ValueError(f"{url}: the server lists no models")
+    if model and model not in served:
+        near = get_close_matches(model, served, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{url}: no model is named '{model}' there{hint} (served: {', '.join(served)})")
+    return RemoteChat(url, model or served[0], api_key, template_kwargs, server_defaults)
+
+
+def _reason(error: Exception) -> str:
+    """The server's own message if it sent one, otherwise what failed below HTTP."""
+    body = getattr(error, "body", None)  # of openai.APIError: the parsed JSON, whatever the server sent
+    if isinstance(body, dict) and isinstance(message := body.get("message"), str):
+        return message
+    cause: BaseException = error
+    while isinstance(error, openai.APIConnectionError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return str(cause) or type(cause).__name__
+
+
+def _deltas(chunks: openai.Stream[Any]) -> Generator[Delta, None, None]:
+    calls: dict[int, ToolCall] = {}
+    finish: FinishReason = "cancelled"
+    usage: Usage | None = None
+    for chunk in chunks:
+        if chunk.usage is not None:
+            usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
+        for choice in chunk.choices:
+            if reasoning := _reasoning(choice.delta):
+                yield Delta(reasoning=reasoning)
+            if choice.delta.content:
+                yield Delta(choice.delta.content)
+            for part in choice.delta.tool_calls or ():
+                calls[part.index] = _joined(calls.get(part.index, ToolCall("", "")), part)
+            finish = _FINISH.get(choice.finish_reason or "", finish)
+    for _, call in sorted(calls.items()):
+        yield Delta(tool_call=call)
+    yield Delta(finish=finish, usage=usage)
 
 
 def _joined(call: ToolCall, part: Any) -> ToolCall:
@@ -74,7 +131,7 @@ def _joined(call: ToolCall, part: Any) -> ToolCall:
 
 
 def _reasoning(delta: Any) -> str:
-    """What the model thinks. OpenAI's protocol has no field for it; servers use one of these two."""
+    """The reasoning in a delta. OpenAI's protocol has no field for it; servers use one of these two."""
     for name in ("reasoning_content", "reasoning"):
         if isinstance(text := getattr(delta, name, None), str):
             return text
@@ -103,25 +160,30 @@ def _part(part: str | Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": as_url(part)}}
 
 
-def _options(params: SamplingParams, template_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Only what was asked for: what OpenAI's protocol lacks goes in the body under the names that servers share."""
-    wanted: dict[str, tuple[object, object]] = {
-        "max_tokens": (params.max_tokens, None),
-        "top_p": (params.top_p, 1.0),
-        "presence_penalty": (params.presence_penalty, 0.0),
-        "frequency_penalty": (params.frequency_penalty, 0.0),
-        "logit_bias": ({str(token): bias for token, bias in params.logit_bias.items()}, {}),
-        "seed": (params.seed, None),
-        "stop": (list(params.stop), []),
+def _sampling(params: SamplingParams, template_kwargs: Mapping[str, Any], server_defaults: Collection[str]) -> Any:
+    """The parameters that change something. Those that OpenAI's protocol lacks go into the body under vLLM's names."""
+    openai_names: dict[str, tuple[str, object, object]] = {
+        "temperature": ("temperature", params.temperature, None),
+        "max_tokens": ("max_tokens", params.max_tokens, None),
+        "top_p": ("top_p", params.top_p, 1.0),
+        "presence_penalty": ("presence_penalty", params.presence_penalty, 0.0),
+        "frequency_penalty": ("frequency_penalty", params.frequency_penalty, 0.0),
+        "logit_bias": ("logit_bias", {str(token): bias for token, bias in params.logit_bias.items()}, {}),
+        "seed": ("seed", params.seed, None),
+        "stop": ("stop", list(params.stop), []),
     }
-    extra: dict[str, tuple[object, object]] = {
-        "top_k": (params.top_k, 0),
-        "min_p": (params.min_p, 0.0),
-        "repetition_penalty": (params.repetition_penalty, 1.0),
-        "include_stop_str_in_output": (params.include_stop, None),
-        "ignore_eos": (params.ignore_eos, False),
-        "chat_template_kwargs": (dict(template_kwargs), {}),
+    vllm_names: dict[str, tuple[str, object, object]] = {
+        "top_k": ("top_k", params.top_k, 0),
+        "min_p": ("min_p", params.min_p, 0.0),
+        "repetition_penalty": ("repetition_penalty", params.repetition_penalty, 1.0),
+        "include_stop": ("include_stop_str_in_output", params.include_stop, None),
+        "ignore_eos": ("ignore_eos", params.ignore_eos, False),
+        "template_kwargs": ("chat_template_kwargs", dict(template_kwargs), {}),
     }
-    options = {name: value for name, (value, default) in wanted.items() if value != default}
-    body = {name: value for name, (value, default) in extra.items() if value != default}
-    return {"temperature": params.temperature, **options, **({"extra_body": body} if body else {})}
+
+    def sent(names: Mapping[str, tuple[str, object, object]]) -> dict[str, object]:
+        given = {name: each for name, each in names.items() if name not in server_defaults}
+        return {wire: value for wire, value, neutral in given.values() if value != neutral}
+
+    body = sent(vllm_names)
+    return {**sent(openai_names), **({"extra_body": body} if body else {})}

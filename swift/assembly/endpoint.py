@@ -1,0 +1,81 @@
+"""--endpoint: a dialogue with a model behind an OpenAI-compatible server. Loads no model and no tokenizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+
+from swift import flags
+from swift.flag_groups import GenerationFlags, ModelFlags, TemplateFlags
+
+if TYPE_CHECKING:
+    from swift.infer.remote_chat import RemoteChat
+
+KEY_VARIABLE = "SWIFT_API_KEY"
+
+
+@dataclass(frozen=True)
+class EndpointFlags:
+    """Model behind a server"""
+
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server to talk to instead of loading a model, such as http://127.0.0.1:8000/v1;
+    --model is the name of the model there, by default the first that the server lists"""
+    api_key: str | None = None
+    """API key for --endpoint; by default the environment's SWIFT_API_KEY"""
+
+    def __post_init__(self) -> None:
+        if self.endpoint is None:
+            if self.api_key is not None:
+                raise ValueError("--api_key is for --endpoint")
+            return
+        url = urlparse(self.endpoint)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"--endpoint {self.endpoint}: must be a URL such as http://127.0.0.1:8000/v1")
+
+
+ALLOWED = {
+    *flags.names(EndpointFlags),
+    *flags.names(GenerationFlags),
+    *("model_id_or_path", "system", "enable_thinking", "chat_template_kwargs"),
+    *("tools", "max_turns", "eval_human", "save_result", "result_dir"),
+}
+"""Flags of `swift infer` that apply to a dialogue with a server."""
+
+_SAMPLING = {
+    "max_new_tokens": ("max_tokens",),
+    "temperature": ("temperature",),
+    "do_sample": ("temperature",),
+    "top_k": ("top_k",),
+    "top_p": ("top_p",),
+    "repetition_penalty": ("repetition_penalty",),
+    "seed": ("seed",),
+}
+"""Generation flags -> the sampling parameters that they set."""
+
+
+def check(given: Collection[str]) -> None:
+    """Raises ValueError for a flag, among those the user set, that has no effect on a server."""
+    if refused := sorted(set(given) - ALLOWED):
+        raise ValueError(f"--{refused[0]} has no effect with --endpoint: the server has the model")
+
+
+def connect(
+    endpoint: EndpointFlags, model: ModelFlags, template: TemplateFlags, given: Collection[str] = ()
+) -> RemoteChat:
+    """The server's model as a Chat. Sampling parameters whose flags are not in `given` are left to the server.
+
+    Raises OSError if the server cannot be used, ValueError for a model that it does not serve.
+    """
+    from swift.infer.remote_chat import connect
+
+    assert endpoint.endpoint is not None
+    thinking = {} if template.enable_thinking is None else {"enable_thinking": template.enable_thinking}
+    sent = {name for flag in given for name in _SAMPLING.get(flag, ())}
+    left = {name for names in _SAMPLING.values() for name in names} - sent
+    key = endpoint.api_key or os.environ.get(KEY_VARIABLE, "")
+    variables = {**template.chat_template_kwargs, **thinking}
+    return connect(endpoint.endpoint, model.model_id_or_path or "", key, variables, left)
