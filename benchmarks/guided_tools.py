@@ -29,7 +29,8 @@ from swift.data.synth import agent_rows, evaluation_cases, write_jsonl
 from swift.engine.sampling import SamplingParams
 from swift.flag_groups import BackendFlags
 from swift.guided.grammar import Rules
-from swift.infer.chat import LocalChat, collect
+from swift.infer.chat import collect
+from swift.infer.local_chat import LocalChat
 
 MODEL = "smollm2-135m-instruct"
 CONCURRENT = 8

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from swift.agent.run import Trace
     from swift.agent.tools import BoundTool
     from swift.commands.sft import Config as SftConfig
-    from swift.infer.chat import Chat, LocalChat
+    from swift.infer.chat import Chat
+    from swift.infer.local_chat import LocalChat
 
 Flags = TypeVar("Flags", bound=Any)
 
@@ -113,7 +114,7 @@ def run_agent(
     """
     from swift.agent import run
     from swift.guided.grammar import Rules
-    from swift.infer.chat import LocalChat
+    from swift.infer.local_chat import LocalChat
 
     bound, params = [_bound(each) for each in tools], _sampling(changes, "run_agent")
     if guided_tools:

@@ -12,7 +12,8 @@ from swift.agent import ReasoningTags
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
-from swift.infer.chat import LocalChat, collect
+from swift.infer.chat import collect
+from swift.infer.local_chat import LocalChat
 from swift.infer.remote_chat import RemoteChat, connect
 from swift.template import Renderer, Template, template
 from swift.template.render import Prompt

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
-from swift.infer.chat import LocalChat
+from swift.infer.local_chat import LocalChat
 from swift.serve.server import create_app
 from swift.template import Renderer, template
 

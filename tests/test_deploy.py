@@ -38,7 +38,9 @@ class Scripted:
         self.begun = threading.Event()
         self.engine: Any = SimpleNamespace(closed=False, context=None)
         self.engine.close = lambda: setattr(self.engine, "closed", True)
-        self.renderer = SimpleNamespace(image_processor=None, tokenizer=None, uses_tokenizer_template=False, variables=frozenset())
+        self.renderer = SimpleNamespace(
+            image_processor=None, tokenizer=None, uses_tokenizer_template=False, variables=frozenset()
+        )
         self.params: list[SamplingParams] = []
 
     def guide(self, rules: Rules) -> Guide:

@@ -24,7 +24,8 @@ from swift.engine.sampling import SamplingParams, sampler
 from swift.guided import guide as guides
 from swift.guided.grammar import Rules
 from swift.guided.guide import GrammarGuide, Vocabulary
-from swift.infer.chat import LocalChat, collect
+from swift.infer.chat import collect
+from swift.infer.local_chat import LocalChat
 from swift.template import Renderer, template
 from swift.template.render import Prompt
 

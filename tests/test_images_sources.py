@@ -290,9 +290,7 @@ def test_parts_of_a_request_become_a_text_with_places() -> None:
         with pytest.raises(request_bodies.BadRequest) as refused:
             asked_with(content)
         assert refused.value.param == "messages[0].content" and said in str(refused.value)
-    with pytest.raises(
-        request_bodies.BadRequest, match=r"messages\[0\]\.content: only user messages can have images"
-    ):
+    with pytest.raises(request_bodies.BadRequest, match=r"messages\[0\]\.content: only user messages can have images"):
         asked_with([part("a.png")], "assistant")
 
 

@@ -14,7 +14,7 @@ from swift.agent import ReasoningTags, call_template, tool_format
 from swift.chat import Conversation, Delta, Draft, Message, Tool, ToolCall
 from swift.guided.grammar import Rules
 from swift.guided.guide import Vocabulary
-from swift.infer.reply_stream import ToolCallStream
+from swift.infer.tool_call_stream import ToolCallStream
 from swift.template import Renderer
 
 NAMES = (

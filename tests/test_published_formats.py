@@ -19,7 +19,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from swift.agent import call_template, tool_format
 from swift.agent.jsontext import dumps
 from swift.chat import Delta, Draft, Message, Tool, ToolCall
-from swift.infer.reply_stream import ToolCallStream
+from swift.infer.tool_call_stream import ToolCallStream
 
 found = importlib.util.find_spec("trl")
 if found is None or not found.origin:

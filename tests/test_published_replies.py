@@ -15,7 +15,8 @@ from swift.chat import Message, Tool
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
-from swift.infer.chat import LocalChat, collect
+from swift.infer.chat import collect
+from swift.infer.local_chat import LocalChat
 from swift.template import Renderer
 
 NAMES = (

@@ -10,14 +10,8 @@ from tiny import tiny_tokenizer
 from swift.agent import TOOL_FORMATS, ReasoningTags, call_template, tool_format
 from swift.agent.reasoning_parser import ReasoningParser
 from swift.chat import Delta, Draft, Message, ToolCall
-from swift.infer.reply_stream import (
-    Detokenizer,
-    JsonObjectScanner,
-    ReplyStream,
-    StopChecker,
-    StopString,
-    ToolCallStream,
-)
+from swift.infer.reply_stream import Detokenizer, ReplyStream, StopChecker, StopString
+from swift.infer.tool_call_stream import JsonObjectScanner, ToolCallStream
 
 TOKENIZER = tiny_tokenizer()
 
@@ -173,7 +167,7 @@ def test_the_end_of_an_object_is_found_where_json_finds_it(text, size):
     value, at = JsonObjectScanner(), 0
     for stop in [*range(size, len(text), size), len(text)]:
         at += value.push(text[at:stop])
-    assert (at, value.whole) == (end, True)
+    assert (at, value.complete) == (end, True)
 
 
 def test_arguments_that_are_no_json_come_whole():

@@ -31,7 +31,7 @@ from swift.engine.torch_engine import TorchEngine
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, Vocabulary
 from swift.guided.schema_support import Unenforced
-from swift.infer.chat import LocalChat
+from swift.infer.local_chat import LocalChat
 from swift.serve.body_reader import Limits
 from swift.serve.request_log import JsonLines
 from swift.serve.server import create_app

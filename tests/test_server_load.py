@@ -23,8 +23,8 @@ from tiny import tiny_tokenizer
 
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams, max_new_tokens
-from swift.infer.chat import LocalChat
 from swift.infer.context_limit import ContextLimit
+from swift.infer.local_chat import LocalChat
 from swift.serve import header_timeout
 from swift.serve.body_reader import Limits
 from swift.serve.server import create_app

@@ -26,7 +26,7 @@ from swift.chat import Message, Sample
 from swift.commands import deploy
 from swift.engine.interface import TokenOutput
 from swift.engine.torch_engine import TorchEngine
-from swift.infer.chat import LocalChat
+from swift.infer.local_chat import LocalChat
 from swift.serve.server import create_app
 from swift.template import Renderer
 from swift.train import sample_cache as kept_tokens

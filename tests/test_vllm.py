@@ -20,7 +20,8 @@ from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
 from swift.flag_groups import ModelFlags, TemplateFlags, VllmFlags
 from swift.guided.grammar import Rules
-from swift.infer.chat import LocalChat, collect
+from swift.infer.chat import collect
+from swift.infer.local_chat import LocalChat
 from swift.model import bundled, catalog, load
 from swift.tuner import adapter_files, lora, merge
 

@@ -14,7 +14,7 @@ from swift.native import processor
 if TYPE_CHECKING:
     from swift.engine.interface import Engine, TokenStream
     from swift.engine.sampling import SamplingParams
-    from swift.infer.chat import LocalChat
+    from swift.infer.local_chat import LocalChat
 
 
 class Starts(checkpoints.Loads, Protocol):
@@ -42,7 +42,7 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     from swift.engine import decoder
     from swift.engine.cpu import native_runner
     from swift.engine.torch_engine import TorchEngine
-    from swift.infer.chat import LocalChat
+    from swift.infer.local_chat import LocalChat
     from swift.model import devices, load, location
     from swift.tuner import adapter_files, merge, prompts
     from swift.tuner.prompts import Prompted

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from swift.chat import Message
     from swift.eval.identity import Hit
     from swift.eval.tool_calls import Verdict
-    from swift.infer.chat import LocalChat
+    from swift.infer.local_chat import LocalChat
 
 ROWS = (60, 320)
 """The fewest agent dialogues that teach the format, and the most that are worth the time."""

@@ -24,8 +24,8 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from swift.infer.chat import LocalChat
     from swift.infer.context_limit import ContextLimit
+    from swift.infer.local_chat import LocalChat
 
 KEY_VARIABLE = "SWIFT_API_KEY"
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -123,7 +123,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
     from swift.assembly.checkpoints import model_name
     from swift.assembly.loading import load_chat, sampling
     from swift.engine.torch_engine import TorchEngine
-    from swift.infer.chat import LocalChat
+    from swift.infer.local_chat import LocalChat
     from swift.serve.body_reader import LIMITS
     from swift.serve.server import create_app
 

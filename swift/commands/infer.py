@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from swift.chat import Conversation, Message, Tool
     from swift.engine.sampling import SamplingParams
     from swift.guided.guide import Guide
-    from swift.infer.chat import Chat, LocalChat, Reply
+    from swift.infer.chat import Chat, Reply
+    from swift.infer.local_chat import LocalChat
 
 
 class Record(TypedDict, total=False):

@@ -1,0 +1,183 @@
+"""A Chat made of a Renderer and an Engine of this process. Knows no wire format and no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+from swift.agent import TOOL_FORMATS, Syntax, call_template, tool_format
+from swift.agent.reasoning_parser import ReasoningParser
+from swift.agent.reply import LabelParser
+from swift.chat import Delta, FinishReason, Logprob, Message, Tool, Usage
+from swift.engine.interface import Engine, TokenOutput, TokenStream
+from swift.engine.sampling import SamplingParams
+from swift.guided.grammar import Rules
+from swift.guided.guide import Guide, Vocabulary
+from swift.infer.chat import DEFAULT_PARAMS, Deltas
+from swift.infer.reply_stream import ReplyStream, StopString
+from swift.infer.tool_call_stream import ToolCallStream
+from swift.template import Renderer
+
+CONTEXT = 8
+"""Tokens of the prompt that the detokenizer sees before the reply."""
+
+
+class LocalChat:
+    """A model of this process. Reasoning blocks become `reasoning`. If tools are offered, the reply stops at the stop
+    strings of the tool-call format, its calls become tool calls, and the format's reasoning becomes `reasoning` too;
+    everything else is text. `raw` leaves reasoning in the text."""
+
+    def __init__(self, engine: Engine, renderer: Renderer, raw: bool = False) -> None:
+        self.engine = engine
+        self.renderer = renderer
+        self._raw = raw
+        self._labels = Syntax((), (), "turn") if raw else renderer.tool_format.syntax
+        self._vocabulary = Vocabulary(renderer.tokenizer, renderer.stop.tokens)
+
+    def guide(self, rules: Rules) -> Guide:
+        """The guide, for SamplingParams, that constrains a reply to `rules`; reasoning before it is free.
+
+        Raises ValueError for rules that no grammar can enforce.
+        """
+        rules = rules._replace(thinking=self.renderer.thinking if self.renderer.supports_thinking else None)
+        return self._vocabulary.guide(self.renderer.tool_format, rules)
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        params: SamplingParams = DEFAULT_PARAMS,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> Deltas:
+        prompt, prefill = self.renderer.prompt(messages, tools, template_kwargs)
+        if params.guide:
+            params = replace(params, guide=params.guide.after(prefill))
+        template_stops, syntax = self.renderer.stop.texts, self.renderer.tool_format.syntax
+        stops = stop_strings(params, template_stops, syntax.stop if tools else ())
+        stream = ReplyStream(
+            self.renderer.decode,
+            [stop for stop in stops if stop.text not in template_stops],
+            prompt[-CONTEXT:],
+            ReasoningParser(None if self._raw else self.renderer.thinking, prefill),
+            [stop for stop in stops if stop.text in template_stops],
+        )
+        inputs = self.renderer.inputs(messages, prompt)
+        return self._reply(prompt, stream, params, inputs, partial(self._with_tool_calls, tools) if tools else iter)
+
+    def complete(self, prompt: str | Sequence[int], params: SamplingParams = DEFAULT_PARAMS) -> Deltas:
+        """Continues a text or token ids, without a chat template and tools."""
+        tokens = self.renderer.raw_prompt_tokens(prompt) if isinstance(prompt, str) else prompt
+        return self._reply(tokens, ReplyStream(self.renderer.decode, stop_strings(params), tokens[-CONTEXT:]), params)
+
+    def _reply(
+        self,
+        prompt: Sequence[int],
+        stream: ReplyStream,
+        params: SamplingParams,
+        inputs: Mapping[str, Any] | None = None,
+        parse: Callable[[Iterator[Delta]], Iterator[Delta]] = iter,
+    ) -> Deltas:
+        tokens = self.engine.submit(prompt, params, inputs)
+        logprob = self._logprob if params.logprobs else None
+        return _CancellableDeltas(tokens, parse(_deltas(tokens, stream, len(prompt), logprob)))
+
+    def _with_tool_calls(self, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
+        """The deltas with tool calls and labelled reasoning parsed out of their text."""
+        call_format = self.renderer.tool_format
+        calls_stream, labels = ToolCallStream(call_format.syntax, call_template(call_format)), LabelParser(self._labels)
+        separator = ""  # "\n" between a reasoning block and the labelled reasoning that follows it
+        for delta in deltas:
+            separator = "\n" if delta.reasoning else separator
+            text, calls = calls_stream.push(delta.text)
+            if delta.finish is None:
+                parsed = labels.push(text)
+            else:
+                content, parsed_calls = call_format.parse(calls_stream.text, tools)
+                rest, more_calls = calls_stream.end(Message("assistant", content, parsed_calls))
+                calls = [*calls, *more_calls]
+                called = bool(parsed_calls) or (calls_stream.called and delta.finish == "stop")
+                parsed = labels.push(text + rest) + labels.end(answers=delta.finish == "stop" and not called)
+            reasoning = delta.reasoning
+            if parsed.reasoning:
+                reasoning, separator = f"{reasoning}{separator}{parsed.reasoning}", ""
+            if reasoning or parsed.content or delta.logprobs:
+                yield Delta(parsed.content, logprobs=delta.logprobs, reasoning=reasoning)
+            for call in calls:
+                yield Delta(tool_call=call)
+            if delta.finish is not None:
+                yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage)
+
+    def _logprob(self, output: TokenOutput) -> Logprob:
+        data = self._vocabulary.bytes
+        top = tuple(Logprob(token, data(token), logprob) for token, logprob in output.top)
+        return Logprob(output.token, data(output.token), output.logprob, top)
+
+
+class _CancellableDeltas:
+    """Deltas that another thread can close while this one waits for the next."""
+
+    def __init__(self, tokens: TokenStream, deltas: Iterator[Delta]) -> None:
+        self._tokens, self._deltas = tokens, deltas
+
+    def __iter__(self) -> _CancellableDeltas:
+        return self
+
+    def __next__(self) -> Delta:
+        return next(self._deltas)
+
+    def close(self) -> None:
+        self._tokens.close()
+
+
+def stop_strings(
+    params: SamplingParams, template: Sequence[str] = (), tool_format: Sequence[str] = ()
+) -> tuple[StopString, ...]:
+    """All stop strings of a reply: the chat template's, the tool-call format's, and those of `params`.
+
+    A stop string of any tool-call format (`Observation:`) stays in the reply, and `params` may have it without its
+    colon; `params.include_stop` overrides the first rule.
+    """
+    without_colon = {text.removesuffix(":"): text for text in tool_stop_strings()}
+    kept = dict.fromkeys(template, False)
+    for word in params.stop:
+        text = without_colon.get(word, word)
+        kept[text] = text in tool_stop_strings() if params.include_stop is None else params.include_stop
+    kept |= dict.fromkeys(tool_format, True)  # the format's parser needs it
+    return tuple(StopString(text, keep) for text, keep in kept.items())
+
+
+@cache
+def tool_stop_strings() -> frozenset[str]:
+    """The stop strings of all tool-call formats."""
+    return frozenset(text for name in TOOL_FORMATS for text in tool_format(name).syntax.stop)
+
+
+def _deltas(
+    tokens: TokenStream, stream: ReplyStream, prompt_tokens: int, logprob: Callable[[TokenOutput], Logprob] | None
+) -> Generator[Delta, None, None]:
+    with closing(tokens):
+        generated = 0
+        pending: list[Logprob] = []
+        finish: FinishReason = "cancelled"
+        for output in tokens:
+            generated += 1
+            finish = output.finish or finish
+            if output.finish == "stop":
+                break
+            if logprob:
+                pending.append(logprob(output))
+            text = stream.push(output.token)
+            if text.content or text.reasoning:
+                yield Delta(text.content, logprobs=tuple(pending), reasoning=text.reasoning)
+                pending = []
+            if stream.ended is not None:
+                finish = "stop"
+                break
+        text = stream.flush()
+        if stream.ended is not None:
+            finish = "stop"
+        usage = Usage(prompt_tokens, generated)
+        yield Delta(text.content, finish=finish, usage=usage, logprobs=tuple(pending), reasoning=text.reasoning)
