@@ -175,7 +175,7 @@ def test_bytes_that_are_not_utf_8_end_no_dialogue(swift, base, monkeypatch):
     code, out, _ = swift(*flags)
     assert code == 0
     assert out.startswith(
-        "<<< \ufffd\ufffd\ufffd\ufffd\n[not UTF-8: U+FFFD stands for each byte that could not be read]\n"
+        "<<< \ufffd\ufffd\ufffd\ufffd\n[invalid UTF-8: U+FFFD replaces each byte that could not be decoded]\n"
     )
     assert out.count(RULE) == 2
 

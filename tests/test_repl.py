@@ -13,7 +13,8 @@ from swift.agent import TOOL_FORMATS, tool_format
 from swift.agent.tools import from_function
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
-from swift.infer.repl import RULE, LineCleared, Repl, line_reader, run_dialogue
+from swift.infer.repl import RULE, Repl, run_dialogue
+from swift.infer.terminal_input import LineCleared, line_reader
 from swift.infer.terminal_output import supports_colour
 
 REACT = tool_format("react_en")
@@ -204,7 +205,7 @@ def test_an_empty_system_text_brings_back_the_first_one():
 def test_clear_forgets_the_dialogue_and_keeps_the_system_text():
     chat = ScriptedChat("one", "two")
     shown = talk(chat, "first\nclear\nsecond", system="Be kind.")
-    assert "[the dialogue starts afresh; the system prompt stays]" in shown
+    assert "[the dialogue is cleared; the system prompt stays]" in shown
     assert chat.asked[1] == [Message("system", "Be kind."), Message("user", "second")]
 
 
@@ -234,7 +235,7 @@ def test_an_error_in_mid_reply_has_a_line_of_its_own():
 
 
 def test_a_cut_reply_says_so():
-    assert "so far\n[the reply reached its greatest length]\n" in talk(ScriptedChat("so far", finish="length"), "go")
+    assert "so far\n[the reply reached its maximum length]\n" in talk(ScriptedChat("so far", finish="length"), "go")
 
 
 def test_ctrl_c_stops_the_reply_and_the_dialogue_goes_on_with_what_was_said():
@@ -280,7 +281,7 @@ def typing(chat, *steps, **options):
 
 def test_ctrl_c_at_an_empty_prompt_asks_for_a_second_one_that_leaves():
     shown, prompts = typing(ScriptedChat("ok"), "one", press_ctrl_c, press_ctrl_c, "never asked")
-    assert shown == f"ok\n{RULE}\n[press Ctrl-C again or type exit to leave]\n"
+    assert shown == f"ok\n{RULE}\n[press Ctrl-C again, or type exit, to leave]\n"
     assert len(prompts) == 3
 
 
@@ -294,7 +295,7 @@ def test_a_single_ctrl_c_at_the_prompt_never_leaves(between):
 def test_ctrl_c_gives_up_an_entry_of_several_lines_and_a_new_system_text():
     chat = ScriptedChat("ok")
     shown, prompts = typing(chat, "multi-line#", "first", press_ctrl_c, "reset-system#", press_ctrl_c, "go#")
-    assert "[the entry is dropped]" in shown and "[the system prompt stays as it was]" in shown
+    assert "[the entry is discarded]" in shown and "[the system prompt is unchanged]" in shown
     assert chat.asked == [[Message("user", "go")]]
     assert prompts == ["<<< ", "<<<[M] ", "", "<<<[M] ", "<<<[MS] ", "<<<[M] ", "<<<[M] "]
 
@@ -327,7 +328,7 @@ def test_help_lists_the_words_with_a_line_each(word):
 def test_a_word_that_is_nearly_a_command_is_asked_about_and_sent_when_typed_again(word, meant):
     chat = ScriptedChat("ok")
     shown = talk(chat, f"{word}\n")
-    assert f"[not sent: did you mean {meant}? Enter {word} once more to send it]" in shown
+    assert f"[not sent: did you mean {meant}? Enter {word} again to send it]" in shown
     assert chat.asked == []
     talk(chat, f"{word}\n{word}")
     assert chat.asked == [[Message("user", word)]]
@@ -361,7 +362,7 @@ def test_what_is_not_utf_8_is_replaced_and_named():
     run_dialogue(Repl(chat, SamplingParams(), REACT, out), line_reader(piped, out))
     assert chat.asked[0] == [Message("user", "\ufffd" * 4)]
     assert chat.asked[1][-1] == Message("user", "fine")
-    assert out.getvalue().count("[not UTF-8: U+FFFD stands for each byte that could not be read]") == 1
+    assert out.getvalue().count("[invalid UTF-8: U+FFFD replaces each byte that could not be decoded]") == 1
     chat = ScriptedChat("ok")
     typing(chat, "\udcc4 and \ud83d\ude00")
     assert chat.asked == [[Message("user", "\ufffd and 😀")]]
@@ -458,7 +459,7 @@ def test_a_form_whose_results_are_turns_shows_them_between_the_replies():
 def test_a_model_that_never_answers_is_stopped_after_the_turns_allowed():
     chat = CallingChat(*[calling("", "add", '{"numbers": []}')] * 3)
     shown = talk(chat, "go", tools=[ADD], max_turns=2)
-    assert shown.endswith(f"[no answer within the turns allowed]\n{RULE}\n")
+    assert shown.endswith(f"[no answer within the maximum number of turns]\n{RULE}\n")
     assert len(chat.script) == 1
 
 
@@ -493,7 +494,7 @@ DESCRIBED = [Tool({"name": name, "parameters": {}}) for name in ("look", "add")]
 def test_what_a_described_tool_gives_is_typed_in_and_the_reply_goes_on(format_name):
     chat = CallingChat(calling("Thought: I look.", "look", '{"at": 1}'), saying("Seen."), saying("Yes."))
     saved = []
-    typed = {"described": DESCRIBED, "save": saved.append, "tool_format": tool_format(format_name)}
+    typed = {"described_tools": DESCRIBED, "save": saved.append, "tool_format": tool_format(format_name)}
     shown, prompts = typing(chat, "go", "a cat", "sure?", **typed)
     assert chat.offered == ["look", "add"]
     assert prompts == ["<<< ", "<<<[Observation look] ", "<<< ", "<<< "]
@@ -512,28 +513,28 @@ def test_each_call_of_a_reply_has_its_own_observation_also_from_a_pipe():
         Delta(finish="tool_calls", usage=Usage(1, 1)),
     ]
     chat = CallingChat(both, saying("Done."))
-    shown = talk(chat, "go\n1\n2", described=DESCRIBED)
+    shown = talk(chat, "go\n1\n2", described_tools=DESCRIBED)
     assert "<<<[Observation look] 1\n<<<[Observation add] 2\nDone.\n" in shown
     assert [message.content for message in chat.asked[1][-2:]] == ["1", "2"]
 
 
 def test_commands_work_while_a_tools_observation_is_awaited():
     chat = CallingChat(calling("", "look", "{}"), saying("Hello."))
-    _, prompts = typing(chat, "go", "clear", "hello", described=DESCRIBED)
+    _, prompts = typing(chat, "go", "clear", "hello", described_tools=DESCRIBED)
     assert chat.asked[1] == [Message("user", "hello")]
     assert prompts == ["<<< ", "<<<[Observation look] ", "<<< ", "<<< "]
 
 
 def test_half_a_call_of_a_stopped_reply_asks_for_no_observation():
     chat = CallingChat([Delta("I look."), Delta(tool_call=ToolCall("look", '{"a', "c1")), press_ctrl_c], saying("ok"))
-    _, prompts = typing(chat, "go", "again", described=DESCRIBED)
+    _, prompts = typing(chat, "go", "again", described_tools=DESCRIBED)
     assert prompts[1] == "<<< "
     assert chat.asked[1][1] == Message("assistant", "I look.")
 
 
 def test_an_observation_that_does_not_fit_can_be_typed_again():
     chat = CallingChat(calling("", "look", "{}"), [raising(ValueError("too long"))], saying("Seen."))
-    shown, prompts = typing(chat, "go", "x" * 9, "short", described=DESCRIBED)
+    shown, prompts = typing(chat, "go", "x" * 9, "short", described_tools=DESCRIBED)
     assert "error: too long" in shown
     assert prompts[1:3] == ["<<<[Observation look] "] * 2
     assert [message.content for message in chat.asked[2] if message.role == "tool"] == ["short"]
@@ -638,7 +639,7 @@ def test_a_block_before_a_call_alone_and_cut_is_shown_as_far_as_it_came(stream):
     block = "<think>\nI add.\n</think>\n"
     call = tool_format("hermes").call("", [ToolCall("add", '{"numbers": [1]}')])
     assert shown.startswith(f"{block}\n{call}")
-    assert shown.endswith(f"{RULE}\n{block}{RULE}\n<think>\nI add.\n[the reply reached its greatest length]\n{RULE}\n")
+    assert shown.endswith(f"{RULE}\n{block}{RULE}\n<think>\nI add.\n[the reply reached its maximum length]\n{RULE}\n")
 
 
 def test_a_block_before_a_typed_observation_stays_with_its_reply():
@@ -666,7 +667,7 @@ def test_a_reply_goes_on_in_order_after_the_observation_of_a_call_that_could_not
         [Delta(reasoning="A cat."), *saying("It is a cat.")],
     )
     saved = []
-    _, prompts = typing(chat, "go", "seen", described=DESCRIBED, save=saved.append)
+    _, prompts = typing(chat, "go", "seen", described_tools=DESCRIBED, save=saved.append)
     assert prompts[1] == "<<<[Observation] "
     begun = "Thought: I look.\nAction: look\nObservation:seen\n"
     assert chat.asked[1][-1] == Message("assistant", begun)
@@ -693,7 +694,7 @@ def test_a_call_reads_the_same_whether_it_is_shown_piece_by_piece_or_at_once(nam
 
     def shown(stream):
         chat = CallingChat([Delta(content), *deltas, Delta(finish="tool_calls")])
-        return typing(chat, "go", described=DESCRIBED, stream=stream, tool_format=tool_format(name))[0]
+        return typing(chat, "go", described_tools=DESCRIBED, stream=stream, tool_format=tool_format(name))[0]
 
     whole = tool_format(name).call(content, [ToolCall(*each) for each in asked])
     assert shown(True) == shown(False) == f"{whole.rstrip(chr(10))}\n{RULE}\n"
@@ -718,5 +719,5 @@ def test_colours_are_for_terminals_that_nobody_asked_to_do_without(monkeypatch, 
 def test_a_tool_that_returns_what_is_not_utf_8_is_named_and_the_model_reads_replacements():
     chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("ok"))
     shown = talk(chat, "go", tools=[replace(ADD, function=lambda numbers: "你".encode("gbk"))])
-    assert "[a tool returned what is not UTF-8" in shown
+    assert "[a tool returned invalid UTF-8" in shown
     assert chat.asked[1][-1].content == "\ufffd\ufffd"

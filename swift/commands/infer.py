@@ -222,7 +222,8 @@ def talk(
 ) -> None:
     """`shown_format`: how calls are shown. `sees`: entries may name images."""
     from swift.infer.dialogue_commands import COMMANDS
-    from swift.infer.repl import Repl, line_reader, run_dialogue, user_message
+    from swift.infer.repl import Repl, run_dialogue, user_message
+    from swift.infer.terminal_input import line_reader
     from swift.infer.terminal_output import supports_colour
 
     offered = [*(bound.tool for bound in tools), *described]
@@ -359,7 +360,7 @@ def _asked(row: Conversation) -> Sequence[Message]:
 def describe(tool_format: ToolFormat, row: Conversation) -> Record:
     """A row as it is saved. Where the last turn had begun before its last message, that beginning is the response."""
     from swift.agent.reply import write_reply
-    from swift.infer.repl import rounds
+    from swift.infer.history import rounds
 
     asked, offered = _asked(row), bool(row.tools)
     history = rounds(tool_format, asked, offered)

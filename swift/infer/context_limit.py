@@ -1,4 +1,4 @@
-"""Whether texts can fit a context at all, told before they are tokenised. Knows no request and no engine."""
+"""Refuses prompts that cannot fit the context before they are tokenised. Knows no request and no engine."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from swift.template.token_lower_bound import TokenLowerBound
 
 
 class ContextLimit:
-    """Checks texts against a context in tokens; None: there is no end to it. `trims`: templates drop spaces around."""
+    """`context`: tokens, None for no limit. `trims`: the chat template strips white space around messages."""
 
     def __init__(self, tokenizer: Any, context: int | None, trims: bool = False) -> None:
         self._tokenizer, self._context, self._trims = tokenizer, context, trims
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raises TooLong where a prompt that holds all of `texts` has more tokens than the context, for sure."""
-        # A token is at least a byte, so most prompts need no look at the vocabulary.
+        """Raises TooLong if every prompt that contains `texts` has more tokens than the context."""
+        # A token has at least one byte and a character at most four, so most prompts need no bound.
         if self._context is None or sum(map(len, texts)) * 4 <= self._context:
             return
         least = 0
@@ -26,7 +26,7 @@ class ContextLimit:
             least += self._bound(text.strip() if self._trims else text, self._context - least)
             if least >= self._context:
                 raise TooLong(
-                    f"the prompt has {least} tokens or more: that is more than the model's context of {self._context}"
+                    f"the prompt has at least {least} tokens, more than the model's context of {self._context}"
                 )
 
     @cached_property

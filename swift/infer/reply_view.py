@@ -1,4 +1,4 @@
-"""A reply's thought, text and calls on the screen, while they come. Knows no model and no prompt."""
+"""Shows the reasoning, text and calls of a reply while it is generated. Knows no model and no prompt."""
 
 from __future__ import annotations
 
@@ -7,85 +7,86 @@ from swift.agent.reply import THINK_TAGS
 from swift.chat import Delta, Draft, ToolCall
 from swift.infer.terminal_output import TerminalOutput
 
-_NAME = "\ue000"  # no form writes it of its own accord
+_NAME = "\ue000"  # a private-use character: no format writes it
 
 
 class ReplyView:
-    """Shows of a reply what is not shown yet: `show` after each delta, or once at the end.
+    """Shows the part of a reply that is not on the screen yet: call `show` after each delta, or once at the end.
 
-    `offered`: there are tools, so a thought opens with the form's word for it, if any. Otherwise it is a BLOCK.
+    `offered`: tools were offered, so reasoning begins with the format's label, if it has one. Other reasoning is shown
+    between <think> tags.
     """
 
     def __init__(self, tool_format: ToolFormat, screen: TerminalOutput, offered: bool) -> None:
         self._format = tool_format
-        self._word = tool_format.syntax.thought if offered else ""
-        self._in_block = False
+        self._label = tool_format.syntax.thought if offered else ""
+        self._in_tags = False
         self._screen = screen
         self._draft = Draft()
-        self._thought = self._text = 0  # how much of each is on the screen
-        self._calls = ""
+        self._reasoning_shown = self._text_shown = 0  # characters
+        self._calls_shown = ""
 
     def add(self, delta: Delta) -> None:
         self._draft.add(delta)
 
-    def show(self, whole: bool = False) -> None:
-        """`whole`: the reply is over and was not cut, so its last call is whole."""
+    def show(self, complete: bool = False) -> None:
+        """`complete`: the reply has ended and was not truncated, so its last call is complete."""
         reply = self._draft.message
-        if thought := reply.reasoning[self._thought :]:
-            self._show_thought(thought)
-            self._thought = len(reply.reasoning)
-        shown = self._word and reply.content == reply.reasoning  # a thought alone is the answer too
-        if (text := reply.content[self._text :]) and not shown:
-            self._leave_thought()
-            self._screen.say(text)
-            self._text = len(reply.content)
+        if reasoning := reply.reasoning[self._reasoning_shown :]:
+            self._show_reasoning(reasoning)
+            self._reasoning_shown = len(reply.reasoning)
+        on_screen = self._label and reply.content == reply.reasoning  # reasoning alone is the answer too
+        if (text := reply.content[self._text_shown :]) and not on_screen:
+            self._end_reasoning()
+            self._screen.write_reply(text)
+            self._text_shown = len(reply.content)
         if reply.tool_calls:
-            self._show_calls(whole)
-        if whole and self._in_block:
-            self._screen.show(f"\n{THINK_TAGS.close}\n", "thought")
+            self._show_calls(complete)
+        if complete and self._in_tags:
+            self._screen.write(f"\n{THINK_TAGS.close}\n", "thought")
 
-    def _show_thought(self, thought: str) -> None:
-        begins = not self._thought
-        if self._word and begins and not thought.lstrip().startswith(self._word):
-            thought = f"{self._word} {thought.lstrip()}"
-        if not self._word and not self._in_block:
-            self._screen.fresh()
-            thought = f"{THINK_TAGS.open}\n{thought}" if begins else f"{THINK_TAGS.open}{thought}"
-            self._in_block = True
-        self._screen.show(thought, "thought")
+    def _show_reasoning(self, text: str) -> None:
+        begins = not self._reasoning_shown
+        if self._label and begins and not text.lstrip().startswith(self._label):
+            text = f"{self._label} {text.lstrip()}"
+        if not self._label and not self._in_tags:
+            self._screen.start_line()
+            text = f"{THINK_TAGS.open}\n{text}" if begins else f"{THINK_TAGS.open}{text}"
+            self._in_tags = True
+        self._screen.write(text, "thought")
 
-    def _leave_thought(self) -> None:
-        """Before what is said, or the first call where nothing is."""
-        if self._in_block:
-            self._screen.show(f"\n{THINK_TAGS.close}\n\n", "thought")
-            self._in_block = False
-        elif self._word and self._thought and not self._text:
-            self._screen.fresh()
+    def _end_reasoning(self) -> None:
+        """Before the text, or before the first call of a reply without text."""
+        if self._in_tags:
+            self._screen.write(f"\n{THINK_TAGS.close}\n\n", "thought")
+            self._in_tags = False
+        elif self._label and self._reasoning_shown and not self._text_shown:
+            self._screen.start_line()
 
-    def _show_calls(self, whole: bool) -> None:
+    def _show_calls(self, complete: bool) -> None:
         reply = self._draft.message
-        calls = self._begun()
-        if whole:
+        calls = self._streamed_calls()
+        if complete:
             written = self._format.call(reply.content, reply.tool_calls)[len(reply.content) :]
-            # arguments that are no JSON object after all stay as they came
-            calls = written if written.startswith(self._calls) else calls + call_template(self._format).tail
-        if not self._calls and calls:
-            self._leave_thought()
-        new = calls.removeprefix(self._calls)
-        mark = next((mark for mark in self._format.syntax.stop if new.endswith(mark)), "")
-        self._screen.show(new.removesuffix(mark), "call")
-        self._screen.show(mark, "observation")
-        self._calls = calls
+            # Arguments that turn out not to be a JSON object stay as they were streamed.
+            calls = written if written.startswith(self._calls_shown) else calls + call_template(self._format).tail
+        if not self._calls_shown and calls:
+            self._end_reasoning()
+        new = calls.removeprefix(self._calls_shown)
+        stop = next((stop for stop in self._format.syntax.stop if new.endswith(stop)), "")
+        self._screen.write(new.removesuffix(stop), "call")
+        self._screen.write(stop, "observation")
+        self._calls_shown = calls
 
-    def _begun(self) -> str:
-        """What the form will have written of the calls by now, where their arguments are written as they come."""
+    def _streamed_calls(self) -> str:
+        """The calls so far as the format writes them; formats without JSON arguments show calls only when complete."""
         reply = self._draft.message
         if self._format.syntax.tags or not all(call.arguments.startswith("{") for call in reply.tool_calls[:-1]):
-            return self._calls
-        parts = call_template(self._format)
+            return self._calls_shown
+        template = call_template(self._format)
         first = self._format.call(reply.content, [ToolCall(_NAME, SAMPLE_ARGUMENTS)])
         opening = first[len(reply.content) : first.index(_NAME, len(reply.content))]
         *before, last = reply.tool_calls
-        written = "".join(f"{call.name}{parts.between}{call.arguments}{parts.middle}" for call in before)
+        written = "".join(f"{call.name}{template.between}{call.arguments}{template.middle}" for call in before)
         arguments = last.arguments if last.arguments.startswith("{") else ""
-        return f"{opening}{written}{last.name}{parts.between}{arguments}"
+        return f"{opening}{written}{last.name}{template.between}{arguments}"

@@ -1,6 +1,6 @@
-"""What a dialogue shows, in colour on a terminal: thoughts dim, calls yellow, observations blue, answers plain.
+"""Output of the dialogue, with colours on a terminal: reasoning dim, calls yellow, observations blue, answers plain.
 
-Knows no chat and no form: parts of a reply come with their kind, or are told apart by the words that open their lines.
+Knows no chat: the sections of a reply come with their kind, or are recognised by the labels at the start of lines.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ COLOURS: dict[Kind, str] = {"answer": "", "thought": "\x1b[2m", "call": "\x1b[33
 RESET = "\x1b[0m"
 
 
-class Word(NamedTuple):
-    """What a word at the beginning of a line says of its own text and of what follows."""
+class Label(NamedTuple):
+    """The kinds of a label at the start of a line and of the text `after` it."""
 
     kind: Kind
     after: Kind
 
 
-def _opens(kind: Kind) -> Word:
-    return Word(kind, kind)
+def _opens(kind: Kind) -> Label:
+    return Label(kind, kind)
 
 
-WORDS: dict[str, Word] = {
+LABELS: dict[str, Label] = {
     "Thought:": _opens("thought"),
     "Action:": _opens("call"),
     "Action Input:": _opens("call"),
@@ -36,89 +36,89 @@ WORDS: dict[str, Word] = {
     "✿RESULT✿:": _opens("observation"),
     "✿RETURN✿:": _opens("answer"),
     "<think>": _opens("thought"),
-    "</think>": Word("thought", "answer"),
+    "</think>": Label("thought", "answer"),
     "<tool_call>": _opens("call"),
-    "</tool_call>": Word("call", "answer"),
+    "</tool_call>": Label("call", "answer"),
 }
 
 
 def supports_colour(out: TextIO) -> bool:
-    """True on a terminal that has colours, unless NO_COLOR (no-color.org) is set."""
+    """True for a terminal with colours, unless NO_COLOR (no-color.org) is set."""
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class Highlighter:
-    """Tells the parts of a reply apart while it is written; holds back what may be the beginning of a word."""
+    """Finds the kind of each part of a reply's text while it arrives; holds back the possible beginning of a label."""
 
     def __init__(self) -> None:
         self._kind: Kind = "answer"
-        self._line = ""  # of the line that is being written, what is not yet known to open with no word
-        self._undecided = True
+        self._line = ""  # the beginning of the current line, while it may still become a label
+        self._may_be_label = True
 
     def push(self, text: str) -> Iterator[tuple[str, Kind]]:
         for line in text.splitlines(keepends=True):
-            if self._undecided:
+            if self._may_be_label:
                 self._line += line
-                yield from self._decided()
+                yield from self._decide()
             else:
                 yield line, self._kind
             if line.endswith("\n"):
                 yield from self.flush()
 
     def flush(self) -> Iterator[tuple[str, Kind]]:
-        """What is held back; then a line begins."""
+        """The text that is held back; a new line begins after it."""
         if self._line:
             yield self._line, self._kind
-        self._line, self._undecided = "", True
+        self._line, self._may_be_label = "", True
 
-    def _decided(self) -> Iterator[tuple[str, Kind]]:
-        begun = self._line.lstrip(" \t")
-        word = next((word for word in WORDS if begun.startswith(word)), None)
-        if word is not None:
-            cut = len(self._line) - len(begun) + len(word)
-            said, rest = self._line[:cut], self._line[cut:]
-            self._kind = WORDS[word].kind
-            yield said, self._kind
-            self._kind = WORDS[word].after
-        elif any(word.startswith(begun) for word in WORDS):
+    def _decide(self) -> Iterator[tuple[str, Kind]]:
+        start = self._line.lstrip(" \t")
+        label = next((label for label in LABELS if start.startswith(label)), None)
+        if label is not None:
+            cut = len(self._line) - len(start) + len(label)
+            written, rest = self._line[:cut], self._line[cut:]
+            self._kind = LABELS[label].kind
+            yield written, self._kind
+            self._kind = LABELS[label].after
+        elif any(label.startswith(start) for label in LABELS):
             return
         else:
             rest = self._line
-        self._line, self._undecided = "", False
+        self._line, self._may_be_label = "", False
         if rest:
             yield rest, self._kind
 
 
 class TerminalOutput:
-    """Writes to `out` as text comes; `colours` false writes it as it is and holds nothing back."""
+    """Writes to `out` without delay. Without `colours` it writes text as it is and holds nothing back."""
 
     def __init__(self, out: TextIO, colours: bool = False) -> None:
         self._out = out
         self._colours = colours
-        self._parts = Highlighter()
+        self._highlighter = Highlighter()
         self._last = "\n"
 
-    def say(self, text: str) -> None:
-        """More of a reply's own text."""
+    def write_reply(self, text: str) -> None:
+        """The next part of a reply's text, whose kinds are found by labels."""
         if not self._colours:
             self._put(text, "answer")
             return
-        for part, kind in self._parts.push(text):
+        for part, kind in self._highlighter.push(text):
             self._put(part, kind)
 
-    def show(self, text: str, kind: Kind = "answer") -> None:
-        """A text whose kind is known; ends what `say` has begun."""
+    def write(self, text: str, kind: Kind = "answer") -> None:
+        """Text of a known kind; ends the text of `write_reply`."""
         self.end()
         self._put(text, kind)
 
     def end(self) -> None:
-        """The reply's own text is over."""
-        for part, kind in self._parts.flush():
+        """Ends the text of `write_reply`."""
+        for part, kind in self._highlighter.flush():
             self._put(part, kind)
-        self._parts = Highlighter()
+        self._highlighter = Highlighter()
 
-    def fresh(self) -> None:
-        """Begins a line, unless one has just begun."""
+    def start_line(self) -> None:
+        """Starts a new line, unless the cursor is at the start of one."""
         self.end()
         if self._last != "\n":
             self._put("\n", "answer")
