@@ -1,8 +1,10 @@
 """The borders between the rooms, read from the imports."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,38 @@ def test_help_never_imports_torch(words: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+
+
+def name_of(path: Path) -> str:
+    """The module of a file."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+class Imports(ast.NodeVisitor):
+    """Modules that a file imports, also within functions and for type checkers."""
+
+    def __init__(self, modules: Collection[str]) -> None:
+        self.modules, self.found = modules, set[str]()
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {each.name for each in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        module = node.module or ""
+        for each in node.names:
+            inner = f"{module}.{each.name}"
+            self.found.add(inner if inner in self.modules else module)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    modules = {name_of(path): path for path in ROOT.rglob("*.py")}
+    imported: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        imports = Imports(modules)
+        imports.visit(ast.parse(path.read_text(encoding="utf-8")))
+        imported[name] = imports.found & modules.keys() - {name}
+    try:
+        graphlib.TopologicalSorter(imported).prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(" -> ".join(reversed(error.args[1]))) from None
