@@ -146,7 +146,7 @@ def test_weights_that_broke_after_a_good_loss_are_not_saved(tmp_path: Path) -> N
             next(each for each in model.parameters() if each.requires_grad)[0, 0] = float("inf")
 
     one = t.trainer(tmp_path, model, t.rows(8), save_strategy="steps", save_steps=1, callbacks=[At(3, damage)])
-    with pytest.raises(ValueError, match=r"lora_A.* is no number after step 3: lower --learning_rate"):
+    with pytest.raises(ValueError, match=r"lora_A.* is NaN or infinite after step 3: lower --learning_rate"):
         one.train()
     assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint-2"
 
@@ -180,7 +180,7 @@ def test_a_dead_process_that_makes_batches_is_one_line(
         callbacks=[At(4, lambda: deed([each for each in multiprocessing.active_children() if each not in others]))],
     )
     with pytest.raises(
-        ChildProcessError, match=r"step \d+: a process that makes batches .*; the last whole checkpoint"
+        ChildProcessError, match=r"step \d+: a data loader process .*; the last complete checkpoint"
     ):
         one.train()
     assert checkpoint.newest(tmp_path)

@@ -327,7 +327,7 @@ def test_a_model_whose_loss_is_no_number_is_not_told_to_lower_its_learning_rate(
     model = base_model()
     with torch.no_grad():
         model.lm_head.weight[0] = float(number)
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step 1, before anything is trained: the model's"):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step 1, before any training: the model's"):
         trainer(tmp_path, model, rows(4)).train()
 
 
@@ -341,7 +341,7 @@ def test_a_loss_that_becomes_no_number_says_what_to_do_and_which_checkpoint_stan
     saves = {"save_strategy": "steps", "save_steps": 1, "callbacks": [Break()]}
     with pytest.raises(ValueError, match="the loss became nan at step 3: lower --learning_rate") as error:
         trainer(tmp_path, lora(base_model()), rows(8), **saves).train()
-    assert str(error.value).endswith(f"; the last whole checkpoint is {tmp_path / 'checkpoint-2'}")
+    assert str(error.value).endswith(f"; the last complete checkpoint is {tmp_path / 'checkpoint-2'}")
 
 
 class Send(TrainerCallback):

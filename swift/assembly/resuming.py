@@ -49,7 +49,7 @@ def find(
         if found := checkpoint.newest(versions[number], say):
             say(f"goes on from {found}")
             return _of_engine(found, engine)
-    raise ValueError(f"--resume_from_checkpoint: there is no whole checkpoint in {runs}")
+    raise ValueError(f"--resume_from_checkpoint: there is no complete checkpoint in {runs}")
 
 
 def _of_engine(path: Path, engine: str) -> Path:

@@ -1,30 +1,26 @@
-"""transformers' Trainer, told how steps are made, what the loss is and what is measured. Knows no chat, no template."""
+"""transformers' Trainer with our batches, loss, evaluation and checkpoints. Knows no chat and no template."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import DistributedType, FullyShardedDataParallelPlugin
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from swift.chat import Sample
-from swift.train import checkpoint, schedule
+from swift.train import checkpoint, schedule, sharding
 from swift.train.batch import (
     Batch,
     StepBatches,
@@ -41,6 +37,8 @@ from swift.train.micro_batches import Job, ParallelMicroBatches, Sums
 from swift.train.report import peak_memory
 from swift.train.signals import Signals
 from swift.train.steps import warmup_steps
+from swift.train.stopping import StopControl, died
+from swift.train.throughput import Throughput
 from swift.train.weight_change import StartWeights
 
 
@@ -53,45 +51,12 @@ def arguments(folder: Path, **settings: Any) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder / checkpoint.UNFINISHED),
         disable_tqdm=True,
-        logging_nan_inf_filter=False,  # a loss that is no number is an error here, not something to hide
+        logging_nan_inf_filter=False,  # NaN and infinite losses are errors here
         gradient_checkpointing_kwargs={"use_reentrant": False},
         metric_for_best_model=None,
         remove_unused_columns=False,
         **settings,
     )
-
-
-@dataclass
-class Throughput(TrainerCallback):  # type: ignore[misc]
-    """Tokens and seconds of the training steps, evaluation and saving left out."""
-
-    tokens: int = 0
-    trained: int = 0
-    area: int = 0  # tokens and padding
-    seconds: float = 0.0
-    _lap: tuple[int, float] = (0, 0.0)
-    _start: float = field(default_factory=time.perf_counter)
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._start = time.perf_counter()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds += time.perf_counter() - self._start
-
-    def lap(self) -> float:
-        """Tokens per second since this was last asked."""
-        tokens, seconds = self._lap
-        self._lap = (self.tokens, self.seconds)
-        return _rate(self.tokens - tokens, self.seconds - seconds)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return _rate(self.tokens, self.seconds)
-
-    @property
-    def padding(self) -> float:
-        """The share of computed positions that held no token."""
-        return 1 - self.tokens / self.area if self.area else 0.0
 
 
 def _nothing() -> None:
@@ -103,44 +68,25 @@ def _tokens(batch: Batch) -> int:
     return batch["input_ids"].numel() if "rows" in batch else int(batch["attention_mask"].sum())
 
 
-def _rate(tokens: int, seconds: float) -> float:
-    return tokens / seconds if seconds else 0.0
-
-
-@dataclass
-class StopControl(TrainerCallback):  # type: ignore[misc]
-    """Ends what is begun: the last step is logged and evaluated, and a run that has to stop early saves first."""
-
-    stop: int = 0
-    """A signal's number."""
-    late: bool = False
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        if self.stop or self.late:
-            control.should_save = control.should_training_stop = True
-        elif state.global_step >= state.max_steps and args.eval_strategy == "steps":
-            control.should_evaluate = True  # so that a best checkpoint is chosen, however few the steps are
-        control.should_log |= control.should_training_stop
-
-
 _STABILITY_HINT = "lower --learning_rate or --max_grad_norm, or use --dtype bf16 or fp32"
 
 
 class Store(NamedTuple):
-    """How what is trained gets into a checkpoint's folder and back, where the trainer does not know it."""
+    """Saves and restores trained weights that neither PEFT nor transformers can."""
 
     save: Callable[[Any, Path, Mapping[str, Tensor] | None], None]
-    """Gets what is trained put together where the ranks hold shards of it."""
+    """(model, folder, gathered tensors); the last is None unless the ranks hold shards."""
     restore: Callable[[Any, Path], None]
 
 
 class SftTrainer(Trainer):  # type: ignore[misc]
-    """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all its batches and ranks.
+    """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all micro-batches and ranks.
 
-    `folder` gets the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`. `callbacks`
-    see every log line, evaluation and step. `penalty(model)` is added to the loss of each step. `packed` is for a
-    model that takes rows without padding, `any_length` for one that is not quicker where their lengths are few.
-    `refresh` is called when weights may have changed, before they are used.
+    - `folder` receives the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`.
+    - `callbacks` see every log line, evaluation and step.
+    - `penalty(model)` is added to the loss of each step.
+    - `packed`: the model takes rows without padding; `any_length`: it needs no rounding of their lengths.
+    - `refresh` runs before weights are used that may have changed.
     """
 
     loss_is_scaled_for_ga = True
@@ -210,14 +156,14 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
-        """The batches of one step, and the trained tokens of the step over all ranks."""
+        """The micro-batches of one step, and the number of trained tokens of the step over all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         self._batches_in_step = len(batches)
         counts = [
             sum(int(trained(batch["weights"]).sum()) for batch in batches),
             sum(_tokens(batch) for batch in batches),
             sum(batch["input_ids"].numel() for batch in batches),
-            # the ranks hear a signal at different moments, and must stop at the same step
+            # ranks receive a signal at different moments, and have to stop at the same step
             int(self.signals.received == signal.SIGTERM),
             int(self.signals.received == signal.SIGINT),
             int(time.monotonic() - self._began > self._minutes * 60),
@@ -234,8 +180,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        assert not return_outputs and num_items_in_batch is not None, "evaluate() does without"
-        # The gradients of the ranks are averaged; this is a share of a sum.
+        assert not return_outputs and num_items_in_batch is not None, "evaluate() does not use this"
+        # DDP averages the gradients of the ranks; this loss is a share of a sum
         loss = score(model, self.head, inputs).loss / num_items_in_batch * float(self.accelerator.num_processes)
         return loss + self.penalty(self.model) / self._batches_in_step if self.penalty else loss
 
@@ -250,14 +196,17 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _not_finite(self, loss: float) -> str:
-        step, last = self.state.global_step + 1, checkpoint.newest(self.folder)
+        step = self.state.global_step + 1
         if step == 1:
             return (
-                f"the loss is {loss} at step 1, before anything is trained: the model's weights are damaged, or too "
-                "large for fp16 (--dtype bf16 or fp32)"
+                f"the loss is {loss} at step 1, before any training: the model's weights are damaged, or too large for "
+                "fp16 (--dtype bf16 or fp32)"
             )
-        stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
-        return f"the loss became {loss} at step {step}: {_STABILITY_HINT}; {stands}"
+        return f"the loss became {loss} at step {step}: {_STABILITY_HINT}; {self._last_checkpoint()}"
+
+    def _last_checkpoint(self) -> str:
+        last = checkpoint.newest(self.folder)
+        return f"the last complete checkpoint is {last}" if last else "there is no complete checkpoint yet"
 
     def _packed_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None) -> Tensor:
         """A step of a single process without padding, on a CPU."""
@@ -269,7 +218,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         serial, parallel = split_for_workers(inputs, self.args.per_device_train_batch_size, round_up, threads)
 
         def job(batch: Batch) -> Job:
-            seed = torch.randint(2**62, ())  # here, so that the order of drawing is that of the batches
+            seed = torch.randint(2**62, ())  # drawn here, so that the order of seeds is that of the batches
 
             def loss(sums: Sums) -> Tensor:
                 inputs: dict[str, Any] = {**batch, "seed": seed, "sums": sums}
@@ -314,52 +263,42 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with checkpoint.saving(self.folder, self.state.global_step):
-            self._refuse_broken_weights()
+            self._check_finite()
             super()._save_checkpoint(model, trial)
 
-    def _refuse_broken_weights(self) -> None:
-        """ValueError before numbers that are none reach a checkpoint: the step before it may have broken them."""
+    def _check_finite(self) -> None:
+        """Raises ValueError before NaN or infinite weights reach a checkpoint."""
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(_local(parameter)).all():
-                raise ValueError(f"{name} is no number after step {self.state.global_step}: {_STABILITY_HINT}")
+            if parameter.requires_grad and not torch.isfinite(sharding.local(parameter)).all():
+                raise ValueError(f"{name} is NaN or infinite after step {self.state.global_step}: {_STABILITY_HINT}")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         plain = not self.store and not isinstance(self.model, PeftModel)
         if plain and not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        folder, whole = Path(output_dir or self.args.output_dir), self._put_together(everything=plain)
+        folder, gathered = Path(output_dir or self.args.output_dir), self._gathered(everything=plain)
         if not self.args.should_save:
-            pass  # another rank does
+            pass  # another rank saves
         elif plain:
-            self.model.save_pretrained(folder, state_dict=whole)
+            self.model.save_pretrained(folder, state_dict=gathered)
         elif self.store:
-            self.store.save(self.model, folder, whole)
+            self.store.save(self.model, folder, gathered)
         else:
-            # Left to itself, PEFT asks a hub for the base model to find out whether its embeddings have grown.
-            self.model.save_pretrained(folder, save_embedding_layers=False, state_dict=whole)
+            # by default PEFT asks a hub for the base model to find out whether its embeddings have grown
+            self.model.save_pretrained(folder, save_embedding_layers=False, state_dict=gathered)
 
-    def _put_together(self, everything: bool) -> dict[str, Tensor] | None:
-        """What is trained, or all, from the ranks' shards, in the rank that saves; None where each has it whole."""
+    def _gathered(self, everything: bool) -> dict[str, Tensor] | None:
+        """The trained tensors, or all, in the rank that saves; None where no tensor is sharded."""
         if self.is_fsdp_enabled:
-            found: dict[str, Tensor] = {}
-            for name, each in _held(self.model).items():
-                if each.requires_grad or everything:
-                    tensor = _whole(each.detach())
-                    if self.args.should_save:
-                        found[name] = tensor.cpu()
-            return found
+            return sharding.gather_fsdp(self.model, self.args.should_save, everything)
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
-            # as transformers does it; the public method would put the frozen weights together too
-            saved: dict[str, Tensor] = self.model_wrapped._zero3_consolidated_16bit_state_dict(
-                exclude_frozen_parameters=True
-            )
-            return saved
+            return sharding.gather_zero3(self.model_wrapped)
         return None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
-            _give_out(self.model, Path(resume_from_checkpoint))
+            sharding.distribute_checkpoint(self.model, Path(resume_from_checkpoint))
             return
         if self.store:
             self.store.restore(self.model, Path(resume_from_checkpoint))
@@ -367,17 +306,19 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         if not isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        # PEFT's load_adapter, which is used otherwise, turns bf16 adapters into fp32 ones.
+        # transformers would use PEFT's load_adapter, which casts bf16 adapters to fp32
         saved = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
         try:
             set_peft_model_state_dict(self.model, saved)
         except RuntimeError as error:
-            raise ValueError(f"{resume_from_checkpoint} is not of this model and these tuner flags: {error}") from error
+            raise ValueError(
+                f"{resume_from_checkpoint} was saved from another model or with other tuner flags: {error}"
+            ) from error
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The loss over the trained tokens of all held-out rows, by the same rule as in training."""
+        """Loss (nats per weighted token) and accuracy over the trained tokens of all held-out rows."""
         samples = sorted(eval_dataset or self.held_out, key=lambda sample: len(sample.tokens), reverse=True)
         args, began = self.args, time.perf_counter()
         totals = [0.0, 0.0, 0.0]
@@ -406,10 +347,9 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def train(self, *args: Any, **settings: Any) -> Any:
-        """As transformers' own; SIGTERM and Ctrl-C make it save and return after the step under way.
+        """Trains as transformers does; SIGTERM and Ctrl-C save a checkpoint and return after the current step.
 
-        A stream goes on where a run that is resumed has got to.
-        Raises ChildProcessError where another process of the run has died.
+        A resumed run skips what it has read of a stream. Raises ChildProcessError when another process of the run dies.
         """
         self._began = time.monotonic()
         if self.stream is not None and (resumed := settings.get("resume_from_checkpoint")):
@@ -420,14 +360,13 @@ class SftTrainer(Trainer):  # type: ignore[misc]
                 return super().train(*args, **settings)
         except (RuntimeError, ConnectionError, EOFError) as error:
             main = threading.current_thread() is threading.main_thread()
-            # torch's handler would tell of a death again, wherever we are then
-            heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
-            if reason := _death(error):
-                last = checkpoint.newest(self.folder)
-                stands = f"the last whole checkpoint is {last}" if last else "there is no whole checkpoint yet"
-                raise ChildProcessError(f"step {self.state.global_step + 1}: {reason}; {stands}") from error
+            # torch's handler would report the death again at any later point
+            handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+            if reason := died(error):
+                step = self.state.global_step + 1
+                raise ChildProcessError(f"step {step}: {reason}; {self._last_checkpoint()}") from error
             if main:
-                signal.signal(signal.SIGCHLD, heard or signal.SIG_DFL)
+                signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
             raise
         finally:
             if self._micro_batches:
@@ -436,72 +375,20 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        state, plugin = self.accelerator.state, self.args.fsdp_plugin_args
-        if plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
-            # accelerate asks for sharding on GPUs alone, and would go on without it; it works over gloo as well
-            state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin(**plugin)
-            self.is_fsdp_enabled = True
+        self.is_fsdp_enabled |= sharding.enable_fsdp_on_cpu(self.accelerator, self.args)
 
     @property
     def stopped(self) -> int:
-        """The number of the signal that ended the run before its last step; 0 for none."""
+        """The number of the signal that stopped the run before its last step; 0 for none."""
         return self.stop_control.stop if self.state.global_step < self.state.max_steps else 0
 
     def unmoved(self) -> str:
-        """How what was trained equals its start, in words; empty if it does not. Every rank has to ask."""
-        said = self.start_weights.unchanged(self.model)
-        same = self.accelerator.reduce(torch.tensor(int(bool(said)), device=self.args.device), "sum")
-        return said if int(same) == self.accelerator.num_processes else ""
+        """Why the trained weights count as unchanged; empty if they changed. All ranks have to call this."""
+        reason = self.start_weights.unchanged(self.model)
+        same = self.accelerator.reduce(torch.tensor(int(bool(reason)), device=self.args.device), "sum")
+        return reason if int(same) == self.accelerator.num_processes else ""
 
     @property
     def late(self) -> bool:
-        """Whether `max_minutes` ended the run before its last step."""
+        """Whether `max_minutes` stopped the run before its last step."""
         return self.stop_control.late and self.state.global_step < self.state.max_steps
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _held(model: Any) -> dict[str, Tensor]:
-    """What a checkpoint is made of; what has two names stands under the first."""
-    if isinstance(model, PeftModel):
-        return dict(model.named_parameters())
-    lasting = model.state_dict().keys()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in lasting}
-    return {**dict(model.named_parameters()), **buffers}
-
-
-def _give_out(model: Any, folder: Path) -> None:
-    """Puts a saved adapter or a saved model into the shards of the ranks, which all read it."""
-    own = _held(model)
-    if isinstance(model, PeftModel):
-        own = get_peft_model_state_dict(model, own, save_embedding_layers=False)
-    saved = {name: each for file in sorted(folder.glob("*.safetensors")) for name, each in load_file(file).items()}
-    if {name: each.shape for name, each in saved.items()} != {name: each.shape for name, each in own.items()}:
-        raise ValueError(f"{folder} is not of this model and these tuner flags")
-    with torch.no_grad():
-        for name, shard in own.items():
-            whole = saved[name].to(shard.device)
-            if isinstance(shard, DTensor):
-                whole = distribute_tensor(whole, shard.device_mesh, shard.placements)
-            shard.copy_(whole)
-
-
-def _death(error: Exception) -> str:
-    """Whose death a library's error tells of; empty for any other error."""
-    text = str(error)
-    told = "DataLoader worker" in text and not text.startswith("Caught ")  # caught: an error of what a worker does
-    # one that dies while it hands a batch over breaks the connection before it counts as dead
-    broken = isinstance(error, ConnectionError | EOFError) and any(
-        frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__)
-    )
-    if told or broken:
-        return "a process that makes batches (--dataloader_num_workers) died, as one that is out of memory does"
-    if any(sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "NCCL communicator")):
-        return "another process of this run is gone"
-    return ""
