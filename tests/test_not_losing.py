@@ -179,9 +179,7 @@ def test_a_dead_process_that_makes_batches_is_one_line(
         dataloader_num_workers=2,
         callbacks=[At(4, lambda: deed([each for each in multiprocessing.active_children() if each not in others]))],
     )
-    with pytest.raises(
-        ChildProcessError, match=r"step \d+: a data loader process .*; the last complete checkpoint"
-    ):
+    with pytest.raises(ChildProcessError, match=r"step \d+: a data loader process .*; the last complete checkpoint"):
         one.train()
     assert checkpoint.newest(tmp_path)
 

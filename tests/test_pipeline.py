@@ -15,7 +15,7 @@ from tiny import tiny_model_folder
 
 import swift
 from swift import flags
-from swift.assembly import pipeline
+from swift.assembly import pipeline, training_data
 from swift.chat import Sample
 from swift.commands import sft
 from swift.data import disk_list
@@ -186,7 +186,7 @@ def test_a_damaged_cache_is_made_again(work: Path, damage: Any, capsys: pytest.C
     assert [path.name for path in (work / "kept").iterdir()] == [folder.name]
 
 
-def kept(config: sft.Config, work: Path, template: str = "chatml") -> pipeline.Data:
+def kept(config: sft.Config, work: Path, template: str = "chatml") -> training_data.Data:
     from swift.assembly.rendering import make_renderer
     from swift.train.ranks import Ranks
 

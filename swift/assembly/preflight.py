@@ -9,7 +9,6 @@ import difflib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -89,8 +88,7 @@ class TrainingConfig(Protocol):
 
 def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     """ValueError for a flag that could only fail later. `engine` shards the weights. Reads no row and no model."""
-    from swift.assembly import tuner_setup
-    from swift.data.mix import DataPlan
+    from swift.assembly import pipeline, tuner_setup
     from swift.data.mix import check as check_plan
     from swift.model import devices, quantise
     from swift.native import processor
@@ -113,8 +111,7 @@ def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
         quantise.check(how)
     if train.sft_type == "lora":
         lora.check_start(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)
-    flags_of_data = {each.name: getattr(cfg.data, each.name) for each in fields(cfg.data)}
-    check_plan(DataPlan(**flags_of_data, registry=cfg.model.registry))
+    check_plan(pipeline.plan(cfg))
     asked = train.saving.resume_from_checkpoint
     if asked not in (None, "newest") and not Path(str(asked)).expanduser().is_dir():
         raise ValueError(f"--resume_from_checkpoint: there is no folder {asked}")

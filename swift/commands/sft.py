@@ -28,7 +28,7 @@ from swift.flag_groups import (
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from swift.assembly.pipeline import Data
+    from swift.assembly.training_data import Data
     from swift.model.catalog import ModelSpec
     from swift.template import Renderer
     from swift.train.lazy_datasets import Stream
@@ -396,7 +396,7 @@ def _mixture_json(data: Data, steps: int) -> str:
         "steps": steps,
         "held_out_rows": data.held_out,
         "held_out_samples": len(data.val),
-        **data.fates,
+        **data.outcomes,
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
