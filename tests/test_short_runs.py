@@ -176,7 +176,7 @@ def test_a_run_out_of_time_says_so_and_how_to_go_on(place: Path, capsys: pytest.
     result = train(place, max_minutes=1e-9, num_train_epochs=50)
     said = capsys.readouterr().out
     assert result["global_step"] == 1
-    assert "stopped after step 1 of 100: the time of --max_minutes is over" in said
+    assert "stopped after step 1 of 100: the time limit of --max_minutes is reached" in said
     assert f"--resume_from_checkpoint {place / 'output' / 'checkpoint-1'}\n" in said
 
 

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from swift.flag_groups import ModelFlags, ParallelFlags, TrainFlags, TunerFlags
+from swift.assembly.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     import torch
 
 TUNERS = ("lora", "full")
 """Tuners whose weights are put together from shards when they are saved."""
-
-
-class Spreads(Protocol):
-    """A command's config, as far as spreading goes."""
-
-    @property
-    def model(self) -> ModelFlags: ...
-    @property
-    def train(self) -> TrainFlags: ...
-    @property
-    def tuner(self) -> TunerFlags: ...
-    @property
-    def parallel(self) -> ParallelFlags: ...
 
 
 class Spread(NamedTuple):
@@ -39,7 +26,7 @@ class Spread(NamedTuple):
         return next((name for name in ("fsdp", "deepspeed") if name in self.settings), "")
 
 
-def check(cfg: Spreads) -> Spread:
+def check(cfg: TrainingConfig) -> Spread:
     """How the flags want the run spread; ValueError where they contradict each other or the machine. Loads nothing."""
     from swift.train import distributed
 

@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from swift import flags
 from swift.assembly import training_data
+from swift.assembly.training_config import TrainingConfig
 from swift.assembly.training_data import PREVIEW, Data, RowTokenizer, Say
-from swift.flag_groups import DataFlags, LoaderFlags, ModelFlags, TemplateFlags, TrainFlags
+from swift.flag_groups import LoaderFlags, TrainFlags
 from swift.system import gc_tuning
 
 if TYPE_CHECKING:
@@ -29,22 +30,7 @@ RULES = (
 """Files of this package that decide the tokens of a row, and what is cached with them."""
 
 
-class DataConfig(Protocol):
-    """The flags of a command that its training data depends on."""
-
-    @property
-    def model(self) -> ModelFlags: ...
-    @property
-    def template(self) -> TemplateFlags: ...
-    @property
-    def data(self) -> DataFlags: ...
-    @property
-    def loader(self) -> LoaderFlags: ...
-    @property
-    def train(self) -> TrainFlags: ...
-
-
-def check(cfg: DataConfig) -> None:
+def check(cfg: TrainingConfig) -> None:
     """Raises ValueError for flags that contradict each other. Reads nothing."""
     loader, default = cfg.loader, LoaderFlags()
     ways = [f"--{name}" for name in ("streaming", "lazy_tokenize", "token_cache") if getattr(loader, name)]
@@ -58,7 +44,7 @@ def check(cfg: DataConfig) -> None:
         raise ValueError("--streaming true needs --max_steps: the number of rows is unknown")
 
 
-def plan(cfg: DataConfig) -> DataPlan:
+def plan(cfg: TrainingConfig) -> DataPlan:
     """The data sets of the flags. Reads nothing."""
     from swift.data.mix import DataPlan
 
@@ -66,7 +52,7 @@ def plan(cfg: DataConfig) -> DataPlan:
 
 
 @gc_tuning.infrequent()  # also for the tokenising processes, which are forked within
-def read(cfg: DataConfig, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
+def read(cfg: TrainingConfig, renderer: Renderer, say: Say, ranks: Ranks) -> Data:
     """The training data of the flags. `say` receives a line for each thing to report about rows.
 
     Raises ValueError where no row is left, or no token of a source is trained.
@@ -103,7 +89,18 @@ def inputs(data: Data, batch_size: int, device: Any) -> Iterator[dict[str, Any]]
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _check_trained(data: Data, cfg: DataConfig) -> None:
+def expected_tokens(train: TrainFlags, data: Data, world: int) -> float:
+    """About how many tokens the run will train on, with repetitions."""
+    from swift.train.lazy_datasets import lengths
+
+    each = lengths(data.train)
+    passes = train.num_train_epochs or 1
+    if train.max_steps > 0:
+        passes = train.max_steps * train.batch_size * (train.gradient_accumulation_steps or 1) * world / len(each)
+    return sum(each) * passes
+
+
+def _check_trained(data: Data, cfg: TrainingConfig) -> None:
     """Raises ValueError for data that trains nothing, or never trains a stop token."""
     if not data.train:
         why = next(iter(data.outcomes.get("left_out", ())), f"none fits into --max_length {cfg.template.max_length}")
@@ -135,7 +132,7 @@ def _warn_unmatched(data: Data, renderer: Renderer, say: Say) -> None:
         )
 
 
-def _cache_key(cfg: DataConfig, plan: DataPlan, renderer: Renderer) -> str:
+def _cache_key(cfg: TrainingConfig, plan: DataPlan, renderer: Renderer) -> str:
     """The cache folder's name, a hash of all that the tokens depend on: data, flags, tokenizer, template, code."""
     from swift.data.mix import files
 

@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from swift import flags
-from swift.flag_groups import DataFlags, LoaderFlags, LoraFlags, ModelFlags, TemplateFlags, TrainFlags, TunerFlags
+from swift.assembly.training_config import TrainingConfig
+from swift.flag_groups import TemplateFlags
 
 if TYPE_CHECKING:
     import torch
@@ -67,25 +68,6 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
 """Allowed values in words -> (test, flags)."""
 
 
-class TrainingConfig(Protocol):
-    """The flags of a command that these checks read."""
-
-    @property
-    def model(self) -> ModelFlags: ...
-    @property
-    def template(self) -> TemplateFlags: ...
-    @property
-    def data(self) -> DataFlags: ...
-    @property
-    def loader(self) -> LoaderFlags: ...
-    @property
-    def lora(self) -> LoraFlags: ...
-    @property
-    def tuner(self) -> TunerFlags: ...
-    @property
-    def train(self) -> TrainFlags: ...
-
-
 def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     """ValueError for a flag that could only fail later. `engine` shards the weights. Reads no row and no model."""
     from swift.assembly import pipeline, tuner_setup
@@ -100,6 +82,7 @@ def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     _ranges(cfg)
     trackers(train.logging.report_to)
     tuner_setup.optimizer(cfg)
+    tuner_setup.kernels(train, device.type)
     if not cfg.tuner.galore.use_galore:
         optimizer(train.optimizer.optim)
     spoken(cfg.template)

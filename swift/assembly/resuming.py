@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swift import flags
+from swift.assembly import checkpoints
 from swift.flag_groups import LoraFlags, TunerFlags
+from swift.model.config_files import json_object
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from swift.chat import Sample
     from swift.train.steps import Steps
 
-RECORD = "sft_args.json"
 PLAN = "plan.json"
 COMPARED = (
     *("model_type", "model_id_or_path", "sft_type", "max_length", "loss_scale", "agent_template", "seed"),
@@ -84,14 +85,11 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def recorded(checkpoint: Path | None) -> dict[str, Any]:
-    """The flags and the plan of a checkpoint, as far as they are there."""
-    found: dict[str, Any] = {}
-    for name in (RECORD, PLAN) if checkpoint else ():
-        try:
-            found |= json.loads((Path(str(checkpoint)) / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # of another program, or edited: what it lacks is not compared
-            continue
-    return found
+    """The flags and the plan that a checkpoint recorded; {} for None, or for a checkpoint of another program."""
+    if checkpoint is None:
+        return {}
+    plan = checkpoint / PLAN
+    return checkpoints.recorded(checkpoint) | (json_object(plan) if plan.is_file() else {})
 
 
 def check(
@@ -139,7 +137,7 @@ def _text(value: object) -> str:
 # --- the command that goes on ---------------------------------------------------------------------------------------
 
 
-def how_to_go_on(cfg: DataclassInstance, saved: Path | None, env: Mapping[str, str] = os.environ) -> str:
+def how_to_resume(cfg: DataclassInstance, saved: Path | None, env: Mapping[str, str] = os.environ) -> str:
     """One line: the command that goes on from what an interrupted run has saved, or why there is none."""
     from swift.train import checkpoint
 

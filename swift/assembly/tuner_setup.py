@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swift import flags
-from swift.flag_groups import LoraFlags, ModelFlags, TrainFlags, TunerFlags
+from swift.assembly.training_config import TrainingConfig
+from swift.flag_groups import ModelFlags, TrainFlags
 from swift.system.cache import cache_root
 
 if TYPE_CHECKING:
@@ -26,19 +27,6 @@ GALORE_TARGETS = ("attn", "mlp")
 """What GaLore's paper projects, in parts of module names."""
 
 
-class Tunes(Protocol):
-    """A command's config, as far as tuners go."""
-
-    @property
-    def model(self) -> ModelFlags: ...
-    @property
-    def lora(self) -> LoraFlags: ...
-    @property
-    def tuner(self) -> TunerFlags: ...
-    @property
-    def train(self) -> TrainFlags: ...
-
-
 class Loop(NamedTuple):
     """What a tuner adds to the training loop."""
 
@@ -47,7 +35,7 @@ class Loop(NamedTuple):
     penalty: Callable[[Any], Any] | None
 
 
-def check(cfg: Tunes) -> None:
+def check(cfg: TrainingConfig) -> None:
     """ValueError for flags that the chosen tuner would ignore or that contradict each other. Loads nothing."""
     from swift.tuner import apply, registry
 
@@ -80,7 +68,7 @@ def check(cfg: Tunes) -> None:
         raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
 
 
-def dtype(cfg: Tunes, device: torch.device, path: Path) -> str:
+def dtype(cfg: TrainingConfig, device: torch.device, path: Path) -> str:
     """What --dtype means for the model of a folder. On a CPU AUTO is bf16 only where adapters alone are trained: they
     have fp32, and bf16 would lose the small steps of other weights."""
     from swift.model.devices import pick_dtype
@@ -112,7 +100,7 @@ def quantisation(model: ModelFlags, engine: str = "") -> Quantisation | None:
 
 def tune(
     model: Any,
-    cfg: Tunes,
+    cfg: TrainingConfig,
     default_targets: tuple[str, ...],
     renamed: Callable[[tuple[str, ...]], tuple[str, ...]],
     batches: Iterable[Mapping[str, Any]],
@@ -126,8 +114,17 @@ def tune(
     return apply.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
 
 
+def why_spread(cfg: TrainingConfig, spread: bool, world: int) -> str:
+    """Why the run cannot take the fast path, by how it is spread over devices and processes; empty if it can."""
+    from swift.tuner.registry import TUNERS
+
+    if spread:
+        return "its weights are spread"
+    return "several processes train all weights" if TUNERS[cfg.train.sft_type].whole and world > 1 else ""
+
+
 def fuse(
-    model: Any, cfg: Tunes, path: Path, say: Callable[[str], None], apart: str, tokens: float, before: str = ""
+    model: Any, cfg: TrainingConfig, path: Path, say: Callable[[str], None], apart: str, tokens: float, before: str = ""
 ) -> bool:
     """Puts the model of a folder on the fast path, where the flags allow it and the path knows the model. Whether it
     did.
@@ -184,7 +181,7 @@ def _fuse_adapters(model: Any, before: str, say: Callable[[str], None]) -> str:
     return reason
 
 
-def _fuse_whole(model: Any, cfg: Tunes, path: Path, say: Callable[[str], None]) -> str:
+def _fuse_whole(model: Any, cfg: TrainingConfig, path: Path, say: Callable[[str], None]) -> str:
     """The same for all weights, which are kept in fp32 where products are in bf16."""
     import torch
 
@@ -226,7 +223,7 @@ def kernels(train: TrainFlags, device: str) -> dict[str, Any]:
     }
 
 
-def optimizer(cfg: Tunes, one_pass: bool = False) -> dict[str, Any]:
+def optimizer(cfg: TrainingConfig, one_pass: bool = False) -> dict[str, Any]:
     """The settings of transformers' TrainingArguments that name the optimizer.
 
     `one_pass`: AdamW reads and writes each number of a large model once, which takes a third of the time on a CPU.
@@ -250,7 +247,7 @@ def optimizer(cfg: Tunes, one_pass: bool = False) -> dict[str, Any]:
     }
 
 
-def loop(model: Any, cfg: Tunes) -> Loop:
+def loop(model: Any, cfg: TrainingConfig) -> Loop:
     """What the training loop has to do for the tuner on `model`."""
     from swift.train.adalora import TakeRanks, orthogonality
     from swift.train.lisa import Lisa
