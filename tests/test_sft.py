@@ -268,7 +268,7 @@ def test_wrong_input_is_one_line_that_says_what_and_where(
     monkeypatch.setenv("SWIFT_OFFLINE", "1")
     output = ("--output_dir", tmp_path / "output", "--template_type", "chatml", "--device", "cpu")
     trained = ("--model", model, *output, "--dataset", rows)
-    assert "which model?" in failure(capsys, "--dataset", rows, *output)
+    assert "no model is named" in failure(capsys, "--dataset", rows, *output)
     assert f"there is no complete checkpoint in {tmp_path / 'output' / 'tiny'}" in failure(
         capsys, *trained, "--resume_from_checkpoint"
     )
