@@ -24,7 +24,8 @@ from swift.assembly.rendering import make_renderer
 from swift.chat import Conversation
 from swift.data.disk_list import IN_MEMORY
 from swift.data.mix import DataPlan, load_datasets
-from swift.data.synth import Style, agent_rows, write_jsonl
+from swift.data.row_writer import write_jsonl
+from swift.data.synth import Style, agent_rows
 from swift.flag_groups import TemplateFlags
 from swift.model import bundled, catalog
 from swift.model.load import load_tokenizer

@@ -25,7 +25,8 @@ from swift.agent.tools import argument_schema, json_arguments
 from swift.assembly.loading import load_chat
 from swift.chat import Message, Tool, ToolCall
 from swift.commands import infer, sft
-from swift.data.synth import agent_rows, evaluation_cases, write_jsonl
+from swift.data.row_writer import write_jsonl
+from swift.data.synth import agent_rows, evaluation_cases
 from swift.engine.sampling import SamplingParams
 from swift.flag_groups import BackendFlags
 from swift.guided.grammar import Rules

@@ -16,10 +16,11 @@ from swift.data import linting
 from swift.data.call_keywords import QWEN, REACT
 from swift.data.linting import Report, checked
 from swift.data.row_values import BadRow
+from swift.data.row_writer import write_jsonl
 from swift.data.rules import RULES
 from swift.data.sources import resolve
-from swift.data.synth import agent_rows, write_jsonl
-from swift.data.validate_text_calls import Offer, walk
+from swift.data.synth import agent_rows
+from swift.data.validate_text_calls import OfferedTools, check_reply
 
 SYSTEM = """Answer the following questions as best you can. You have access to the following APIs:
 1. fire_recognition: Call this tool to interact with the fire recognition API. This API is used to recognize whether \
@@ -226,7 +227,7 @@ def test_an_input_in_plain_words_is_odd(tmp_path: Path, written: str) -> None:
 def test_what_a_prompt_says_of_a_tool_is_compared_with_the_call_and_never_drops_a_row(tmp_path: Path) -> None:
     rule, message = only(tmp_path, react(REPLY.replace("'image'", "'imgae'")))
     assert rule == "warning odd-arguments"
-    assert message == "message 3, fire_recognition: 'image' is missing; did you mean it by 'imgae'?"
+    assert message == "message 3, fire_recognition: 'image' is missing; is it 'imgae'?"
 
 
 @pytest.mark.parametrize(
@@ -283,10 +284,10 @@ def test_toolbench_may_end_with_finish(tmp_path: Path) -> None:
     [
         ({"city": 5}, "error misfit-arguments", "city: 5 is not of type 'string'"),
         ({"city": "Oslo", "days": "3"}, "error misfit-arguments", "days: \"3\" is not of type 'integer'"),
-        ({"ctiy": "Oslo"}, "error misfit-arguments", "'city' is missing; did you mean it by 'ctiy'?"),
+        ({"ctiy": "Oslo"}, "error misfit-arguments", "'city' is missing; is it 'ctiy'?"),
         ({"city": "Oslo", "unit": "Celsius"}, "error misfit-arguments", "did you mean 'celsius'?"),
-        ({"city": "Oslo", "day": 3}, "warning odd-arguments", "there is no argument 'day'; did you mean 'days'?"),
-        ({"city": "Oslo", "days": None}, "warning odd-arguments", "'days' is null; leave out what is not given"),
+        ({"city": "Oslo", "day": 3}, "warning odd-arguments", "unknown argument 'day'; did you mean 'days'?"),
+        ({"city": "Oslo", "days": None}, "warning odd-arguments", "'days' is null; omit an optional argument"),
     ],
 )
 def test_arguments_have_to_fit_the_schema(tmp_path: Path, arguments: object, rule: str, what: str) -> None:
@@ -377,7 +378,7 @@ def test_a_dialogue_that_comes_again_is_named_with_its_first_place(tmp_path: Pat
     again, other = react(REPLY), react(REPLY.replace("There", "Here"))
     file, first = tmp_path / "rows.jsonl", lint(tmp_path, again, other, again)
     assert [(each.line, each.rule, each.message) for each in first] == [
-        (3, "duplicate-row", f"the same dialogue stands in {file}:1")
+        (3, "duplicate-row", f"the same dialogue is in {file}:1")
     ]
     (tmp_path / "b.jsonl").write_text(json.dumps(again))
     assert [Path(each.file).name for each in linting.lint([file, tmp_path / "b.jsonl", file])] == [
@@ -431,8 +432,8 @@ def test_every_rule_stands_in_the_docs_with_its_kind() -> None:
     raised: dict[str, set[str]] = {}
     for name in ("validate", "validate_text_calls", "validate_arguments", "linting"):
         text = (Path(linting.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
-        for made, rule in re.findall(r'(BadRow|_bad|Oddity)\("([a-z-]+)"', text):
-            raised.setdefault(rule, set()).add("warning" if made == "Oddity" else "error")
+        for made, rule in re.findall(r'(BadRow|_bad|RowWarning)\("([a-z-]+)"', text):
+            raised.setdefault(rule, set()).add("warning" if made == "RowWarning" else "error")
     assert {rule.name: {rule.kind} for rule in RULES} == raised
 
 
@@ -447,7 +448,7 @@ LINES = {
 def test_a_reply_without_an_error_is_cut_as_training_cuts_it(name: str, keywords: object, data: st.DataObject) -> None:
     text = "\n".join(data.draw(st.lists(st.sampled_from(LINES[name]), min_size=1, max_size=9)))
     try:
-        ended = walk(text, keywords, Offer(frozenset({"look"}), "", {}), "message 1", [])
+        ended = check_reply(text, keywords, OfferedTools(frozenset({"look"}), "", {}), "message 1", [])
     except BadRow:
         return
     parts = split_observations(text, agent=True)

@@ -80,7 +80,7 @@ def test_an_unknown_strategy_lists_the_known_ones(path):
 @pytest.mark.parametrize("strategy", ["none", "discard", "warning"])
 def test_losing_every_row_is_an_error_that_shows_the_first(tmp_path, strategy):
     (tmp_path / "a.jsonl").write_text(NO_REPLY)
-    with pytest.raises(ValueError, match=r"no row of .* is left.*a\.jsonl:1: no-reply"):
+    with pytest.raises(ValueError, match=r"no rows of .* are left.*a\.jsonl:1: no-reply"):
         load_datasets(DataPlan((str(tmp_path / "a.jsonl"),), check_dataset_strategy=strategy), lambda line: None)
 
 
@@ -90,7 +90,7 @@ def test_a_source_that_loses_every_row_is_told_beside_others(tmp_path):
     plan = DataPlan((str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")), check_dataset_strategy="discard")
     train, _, report = load_datasets(plan, lambda line: None)
     assert len(train) == 1
-    assert report.notes == [f"{tmp_path / 'a.jsonl'}: no row is left"]
+    assert report.notes == [f"{tmp_path / 'a.jsonl'}: no rows are left"]
 
 
 def test_rows_that_a_set_filters_out_are_counted_and_are_not_bad(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_keys_that_nobody_reads_are_counted_and_told_with_their_first_place(tmp_
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _, _, report = load_datasets(DataPlan((str(tmp_path / "a.jsonl"),)), lambda line: None)
     place = f"{tmp_path / 'a.jsonl'}:2"
-    assert report.lines()[-1] == f"warning: unread-key: the key 'train' of rows is not read (2 times, first {place})"
+    assert report.lines()[-1] == f"warning: unread-key: the key 'train' of rows is ignored (2 times, first {place})"
     (saved,) = json.loads(json.dumps(report.as_dict()))["unread_keys"]
     assert (saved["of"], saved["key"], saved["met"], saved["line"]) == ("rows", "train", 2, 2)
 
@@ -120,7 +120,7 @@ def test_keys_of_rows_are_not_told_where_the_set_has_a_row_function(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"q": "x", "response": "r"}')
     (tmp_path / "my.toml").write_text('[datasets.mine]\npath = "a.jsonl"\nrows = "rows.py:turned"\n')
     _, _, report = load_datasets(DataPlan(("mine",), registry=(str(tmp_path / "my.toml"),)), lambda line: None)
-    assert report.unread.found() == []
+    assert report.unused_keys.found() == []
 
 
 def test_a_separator_that_is_no_comma_is_said(tmp_path):

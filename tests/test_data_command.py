@@ -186,8 +186,8 @@ def test_lint_names_each_key_that_nobody_reads_once_and_does_not_fail(
     assert cli.main(["data", "lint", file]) == 0
     found = capsys.readouterr()
     assert found.out.splitlines() == [
-        f"{file}:2: warning: unread-key: the key 'wieght' of messages is not read; did you mean 'weight'? (2 times)",
-        f"{file}:1: warning: unread-key: the key 'topic' of rows is not read (3 times)",
+        f"{file}:2: warning: unread-key: the key 'wieght' of messages is ignored; did you mean 'weight'? (2 times)",
+        f"{file}:1: warning: unread-key: the key 'topic' of rows is ignored (3 times)",
     ]
     assert "warnings: 2 unread-key" in found.err
 
@@ -206,10 +206,10 @@ def test_lint_names_each_thought_that_would_train_something_wrong(
     found = capsys.readouterr()
     assert [line[len(file) + 1 :].split(": ")[:3] for line in found.out.splitlines()] == [
         ["2", "warning", "call-in-thought"],
-        ["3", "empty-reply", "message 2 thinks, but says and calls nothing"],
-        ["4", "two-thoughts", "message 2 has a thought, and <think> in its content"],
+        ["3", "empty-reply", "message 2 has reasoning, but no content and no call"],
+        ["4", "two-thoughts", "message 2 has reasoning, and <think> in its content"],
         ["5", "wrong-type", "message 2"],
-        ["6", "bad-variables", "'enable_thinking' must be true or false, this is text"],
+        ["6", "bad-variables", "'enable_thinking' must be true or false, not text"],
     ]
 
 

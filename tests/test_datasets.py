@@ -14,7 +14,7 @@ from swift import cli, flags
 from swift.commands import datasets, infer
 from swift.data import registry, repository_layout
 from swift.data.mix import DataPlan, load_datasets
-from swift.data.preprocessors import REPAIRS
+from swift.data.preprocessors import PREPROCESSORS
 from swift.data.registry import catalogue, known
 from swift.data.rows import BadRow
 from swift.data.sources import resolve
@@ -104,7 +104,7 @@ def test_a_published_set_is_read_from_the_hugging_face_cache(name, hugging_face)
 
 @pytest.mark.parametrize("name", sorted(MEDIA))
 def test_a_set_with_images_or_sound_says_in_one_line_that_it_cannot_be_trained_on(name):
-    with pytest.raises(ValueError, match=rf"^{name}: its rows hold (image|audio); only text can be trained on$"):
+    with pytest.raises(ValueError, match=rf"^{name}: its modality is (image|audio); only text can be trained on$"):
         load(name)
 
 
@@ -114,14 +114,14 @@ def test_rows_with_images_or_sound_have_their_own_shape():
         ("coco", "Picture 1:<image>\nplease describe the image."),
         ("coco_plain", "<image>please describe the image."),
     ):
-        row = REPAIRS[name]({"image_id": 1, "image": image, "caption": caption})
+        row = PREPROCESSORS[name]({"image_id": 1, "image": image, "caption": caption})
         assert row == {"query": question, "response": "a dog ", "images": ["/cache/1.jpg"]}
-    row = REPAIRS["captcha"]({"image": "/cache/2.jpg", "solution": "x7Kp"})
+    row = PREPROCESSORS["captcha"]({"image": "/cache/2.jpg", "solution": "x7Kp"})
     assert (row["response"], row["images"]) == ("x7Kp", ["/cache/2.jpg"])
-    row = REPAIRS["aishell"]({"Audio:FILE": "/cache/3.wav", "Text:LABEL": "广州 市 房地产"})
+    row = PREPROCESSORS["aishell"]({"Audio:FILE": "/cache/3.wav", "Text:LABEL": "广州 市 房地产"})
     assert (row["response"], row["audios"]) == ("广州市房地产", ["/cache/3.wav"])
     with pytest.raises(BadRow, match="'image'"):
-        REPAIRS["captcha"]({"solution": "x"})
+        PREPROCESSORS["captcha"]({"solution": "x"})
 
 
 def test_what_a_filter_leaves_out_is_counted(modelscope):
@@ -165,13 +165,13 @@ def test_a_row_of_another_shape_is_a_bad_row_and_not_the_end(name, row, rule, mo
 
 
 def test_turns_that_one_side_takes_in_a_row_are_one_turn():
-    row = REPAIRS["hh_rlhf"]({"transcript": "\n\nHuman: a\n\nHuman: b\n\nAssistant: c"})
+    row = PREPROCESSORS["hh_rlhf"]({"transcript": "\n\nHuman: a\n\nHuman: b\n\nAssistant: c"})
     assert (row["query"], row["response"]) == ("a\n\nb", "c")
 
 
 def test_the_rejected_reply_stays_in_the_row():
     chosen, rejected = "\n\nHuman: a\n\nAssistant: yes", "\n\nHuman: a\n\nAssistant: no"
-    assert REPAIRS["hh_rlhf"]({"chosen": chosen, "rejected": rejected})["rejected_response"] == "no"
+    assert PREPROCESSORS["hh_rlhf"]({"chosen": chosen, "rejected": rejected})["rejected_response"] == "no"
 
 
 # --- names, subsets, splits, counts
@@ -186,7 +186,7 @@ def test_a_hub_id_means_the_set_that_is_known_by_it(modelscope):
 def test_a_hub_id_of_several_sets_needs_a_subset_or_a_name(modelscope):
     modelscope("huangjintao/medical_zh", "zh/train.jsonl", PUBLISHED["medical-zh"][0])
     assert resolve("huangjintao/medical_zh:zh").name == "medical-zh"
-    with pytest.raises(ValueError, match="name one of medical-en, medical-zh"):
+    with pytest.raises(ValueError, match="choose one of medical-en, medical-zh"):
         resolve("huangjintao/medical_zh")
 
 
@@ -305,24 +305,24 @@ def test_a_file_packed_with_zstandard_is_read(modelscope):
         load("pileval")
 
 
-# --- unfinished downloads
+# --- incomplete downloads
 
 
 def test_parts_that_are_missing_are_an_unfinished_download(hugging_face):
     hugging_face("org/name", "data/train-00000-of-00003.jsonl", [ROW])
-    with pytest.raises(ValueError, match="unfinished download: 1 of 3 parts of data/train"):
+    with pytest.raises(ValueError, match="incomplete download: 1 of 3 shards of data/train"):
         resolve("org/name")
 
 
 def test_what_a_hub_left_when_it_was_interrupted_is_an_unfinished_download(tmp_path, hugging_face, modelscope):
     file = hugging_face("org/name", "train.jsonl", [ROW])
     write(file.parents[2] / "blobs" / "123.incomplete", "")
-    with pytest.raises(ValueError, match=r"unfinished download: .*123\.incomplete"):
+    with pytest.raises(ValueError, match=r"incomplete download: .*123\.incomplete"):
         resolve("org/name")
     file = modelscope("org/other", "train.jsonl", [ROW])
     assert resolve("org/other").files == (file,)
     write(tmp_path / "modelscope/hub/datasets/._____temp/org/other/train-2.jsonl", "")
-    with pytest.raises(ValueError, match=r"unfinished download: .*train-2"):
+    with pytest.raises(ValueError, match=r"incomplete download: .*train-2"):
         resolve("org/other")
 
 
@@ -366,7 +366,7 @@ def test_only_the_files_that_are_needed_are_fetched_and_later_the_others(hub, mo
 def test_a_subset_that_was_not_fetched_is_not_passed_over_without_a_network(hub, monkeypatch):
     load("HF::org/name:zh")
     monkeypatch.setenv("SWIFT_OFFLINE", "1")
-    with pytest.raises(ValueError, match=r"unfinished download: 0 of \d+ bytes of en\.jsonl"):
+    with pytest.raises(ValueError, match=r"incomplete download: 0 of \d+ bytes of en\.jsonl"):
         load("HF::org/name")
 
 
@@ -388,7 +388,7 @@ def test_a_download_that_was_given_up_is_not_trained_on(hub, monkeypatch):
             load("HF::org/name")
     with monkeypatch.context() as context:
         context.setenv("SWIFT_OFFLINE", "1")
-        with pytest.raises(ValueError, match=r"unfinished download: 0 of \d+ bytes of en\.jsonl"):
+        with pytest.raises(ValueError, match=r"incomplete download: 0 of \d+ bytes of en\.jsonl"):
             load("HF::org/name")
     assert len(load("HF::org/name")[0]) == 501
 
@@ -403,7 +403,7 @@ def test_a_file_cut_short_on_this_machine_is_not_trained_on(hub, monkeypatch):
     (file,) = resolve("HF::org/name:en").files
     file.resolve().write_bytes(FILES["en.jsonl"][:1000])
     monkeypatch.setenv("SWIFT_OFFLINE", "1")
-    with pytest.raises(ValueError, match=r"unfinished download: 1000 of \d+ bytes of en\.jsonl"):
+    with pytest.raises(ValueError, match=r"incomplete download: 1000 of \d+ bytes of en\.jsonl"):
         resolve("HF::org/name:en")
 
 
@@ -547,15 +547,15 @@ def test_what_is_wrong_with_a_function_of_the_users_own_is_told(tmp_path, regist
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("[datasets.x]\n", "x: says not where its rows are: give ms, hf or path"),
+        ("[datasets.x]\n", "x: has no location: set ms, hf or path"),
         ('[datasets.x]\nhf = "a/b"\ncolums = {}\n', r"unknown key 'colums'; did you mean columns\?"),
-        ('[datasets.x]\nhf = "a/b"\nsubsets = "en"\n', "x: subsets must be a list of texts, not 'en'"),
-        ('[datasets.x]\nhf = "a/b"\ncount = "5"\n', "x: count must be a number from 1 on, not '5'"),
+        ('[datasets.x]\nhf = "a/b"\nsubsets = "en"\n', "x: subsets must be a list of strings, not 'en'"),
+        ('[datasets.x]\nhf = "a/b"\ncount = "5"\n', "x: count must be an integer >= 1, not '5'"),
         ('[datasets.x]\nhf = "a/b"\ncolumns = { a = 1 }\n', "x: columns must be"),
-        ("[datasets.x]\nhf = 5\n", "x: hf must be a text, not 5"),
+        ("[datasets.x]\nhf = 5\n", "x: hf must be a string, not 5"),
         ('[dataset.x]\nhf = "a/b"\n', r"unknown table \[dataset\]; did you mean datasets\?"),
         ('[x]\nhf = "a/b"\n', r"unknown table \[x\]; did you mean \[datasets\.x\]\?"),
-        ('[datasets.x]\nof = "ms-bensh"\n', r"no set 'ms-bensh'; did you mean ms-bench"),
+        ('[datasets.x]\nof = "ms-bensh"\n', r"unknown data set 'ms-bensh'; did you mean ms-bench"),
         ("[datasets\n", "not TOML"),
         ("datasets = 1\n", r"data sets are tables, \[datasets\.NAME\]"),
     ],
@@ -567,18 +567,16 @@ def test_what_is_wrong_with_a_file_of_the_users_own_is_told_with_file_and_key(re
 
 def test_a_row_function_that_is_not_there_is_told(register, modelscope):
     modelscope("a/b", "train.jsonl", [ROW])
-    with pytest.raises(
-        ValueError, match=r"x: rows = 'ms_bensh': there is no such row function; did you mean ms_bench\?"
-    ):
+    with pytest.raises(ValueError, match=r"x: rows = 'ms_bensh': unknown preprocessor; did you mean ms_bench\?"):
         load("x", registry=(register('[datasets.x]\nms = "a/b"\nrows = "ms_bensh"\n'),))
     with pytest.raises(ValueError, match=r"nowhere\.toml: cannot be read"):
         catalogue(["nowhere.toml"])
 
 
 def test_every_row_function_of_the_table_exists_and_every_one_is_used():
-    assert {entry.rows for entry in known().values()} == REPAIRS.keys()
+    assert {entry.rows for entry in known().values()} == PREPROCESSORS.keys()
     for name, entry in known().items():
-        registry.row_function(name, entry)
+        registry.preprocessor_for(name, entry)
 
 
 # --- the command and the page

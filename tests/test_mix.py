@@ -100,7 +100,7 @@ def test_a_count_beyond_the_size_repeats_and_says_so(file):
     train, val, report = load(f"{path}#250")
     assert len(train) + len(val) == 250
     assert not set(lines(train)) & set(lines(val))
-    assert report.notes == [f"{path}#250 is more than the 100 rows: rows repeat"]
+    assert report.notes == [f"{path}#250 is more than the 100 rows: rows are repeated"]
 
 
 def test_a_validation_set_of_its_own_leaves_the_training_rows_whole(file):
@@ -187,7 +187,7 @@ def test_renamed_columns_reach_the_rows_and_a_column_that_no_row_has_is_an_error
         ({"dataset": ("A",), "val_dataset": ("A",)}, "given twice"),
         ({"dataset": ("A",), "train_dataset_mix_ds": ("A",), "train_dataset_mix_ratio": 1.0}, "given twice"),
         ({"dataset": ("A",), "val_dataset": ("self-cognition#5",)}, "for training only"),
-        ({"dataset": ("A", "self-cognition"), "self_cognition_sample": 5, **NAMED}, "asked for twice"),
+        ({"dataset": ("A", "self-cognition"), "self_cognition_sample": 5, **NAMED}, "given twice"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(file, fields, message):

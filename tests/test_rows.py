@@ -371,7 +371,7 @@ def test_a_prompt_and_a_completion_of_messages_are_one_dialogue_of_which_the_com
 
 def unread(row):
     found = []
-    read(row, unread=lambda *key: found.append(key))
+    read(row, on_unused=lambda *key: found.append(key))
     return sorted(found)
 
 
@@ -658,25 +658,25 @@ def test_a_thought_that_is_a_message_of_its_own_is_that_of_the_reply_behind_it()
 @pytest.mark.parametrize(
     ("rule", "row", "said"),
     [
-        ("wrong-type", reply(reasoning_content=["hm"]), "message 2: 'reasoning_content' must be text, this is a list"),
-        ("wrong-type", reply(reasoning={"a": 1}), "message 2: 'reasoning' must be text, this is an object"),
-        ("wrong-type", reply(thinking=3), "message 2: 'thinking' must be text, this is a number"),
-        ("wrong-type", reply(thinking=True), "message 2: 'thinking' must be text, this is true or false"),
+        ("wrong-type", reply(reasoning_content=["hm"]), "message 2: 'reasoning_content' must be text, not a list"),
+        ("wrong-type", reply(reasoning={"a": 1}), "message 2: 'reasoning' must be text, not an object"),
+        ("wrong-type", reply(thinking=3), "message 2: 'thinking' must be text, not a number"),
+        ("wrong-type", reply(thinking=True), "message 2: 'thinking' must be text, not true or false"),
         ("wrong-type", {"query": "q", "response": "r", "reasoning": 1}, "the row: 'reasoning' must be text"),
         ("wrong-type", reply(content=[{"type": "reasoning", "encrypted_content": "x"}]), "without a text in 'text'"),
         ("wrong-type", reply(content=[{"type": "thinking", "thinking": 3}]), "without a text in 'thinking'"),
         ("not-text", reply(content=[{"type": "redacted_thinking", "data": "x"}]), "'redacted_thinking', whose text is"),
-        ("two-thoughts", reply(reasoning="a", thinking="b"), "different thoughts in 'reasoning' and 'thinking'"),
+        ("two-thoughts", reply(reasoning="a", thinking="b"), "different reasoning in 'reasoning' and 'thinking'"),
         ("two-thoughts", {"query": "q", "response": "r", "reasoning": "a", "thinking": "b"}, "the row has different"),
         (
             "two-thoughts",
             reply(reasoning="a", content=[{"type": "thinking", "thinking": "b"}, {"type": "text", "text": "r"}]),
-            "different thoughts in 'reasoning' and the content",
+            "different reasoning in 'reasoning' and the content",
         ),
         (
             "late-thought",
             reply(content=[{"type": "text", "text": "r"}, {"type": "thinking", "thinking": "b"}]),
-            "behind what it says",
+            "after text",
         ),
         ("no-query", {"messages": [{"role": "assistant", "content": "r", "reasoning": "hm"}]}, "no question"),
     ],
@@ -690,7 +690,7 @@ def test_a_thought_that_cannot_be_used_is_one_clear_line(rule, row, said):
 @pytest.mark.parametrize("role", ["system", "user", "tool"])
 def test_nobody_but_the_assistant_thinks(role):
     row = {"messages": [{"role": role, "content": "x", "reasoning_content": "hm"}]}
-    with pytest.raises(BadRow, match=f"message 1 is the {role}'s and has 'reasoning_content': only the assistant"):
+    with pytest.raises(BadRow, match=f"message 1 is a {role} message with 'reasoning_content': only assistant"):
         read(row)
     assert rule_of(row) == "thought-on-prompt"
 
@@ -749,7 +749,7 @@ def test_a_misspelt_channel_is_named_with_the_nearest():
 
 def test_an_analysis_that_no_reply_follows_is_an_empty_reply():
     row = {"messages": [{"role": "user", "content": "q"}, in_channel("analysis", "hm")]}
-    with pytest.raises(BadRow, match="message 2 thinks, but says and calls nothing"):
+    with pytest.raises(BadRow, match="message 2 has reasoning, but no content and no call"):
         conversation(row)
     assert rule_of(row) == "empty-reply"
 
@@ -788,19 +788,22 @@ def test_a_row_gives_variables_to_the_chat_template_in_every_shape(keys, variabl
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"chat_template_kwargs": ["a"]}, "'chat_template_kwargs' must be an object, this is a list"),
-        ({"chat_template_kwargs": True}, "'chat_template_kwargs' must be an object, this is true or false"),
+        ({"chat_template_kwargs": ["a"]}, "'chat_template_kwargs' must be an object, not a list"),
+        ({"chat_template_kwargs": True}, "'chat_template_kwargs' must be an object, not true or false"),
         ({"chat_template_kwargs": "{a"}, "'chat_template_kwargs' is neither JSON nor a Python literal"),
         ({"chat_template_kwargs": {"a": float("nan")}}, "'chat_template_kwargs' cannot be written as JSON"),
-        ({"chat_template_kwargs": {"tools": []}}, "'chat_template_kwargs' has 'tools', which every chat template gets"),
-        ({"chat_template_kwargs": {"enable_thinking": "no"}}, "'enable_thinking' must be true or false, this is text"),
+        (
+            {"chat_template_kwargs": {"tools": []}},
+            "'chat_template_kwargs' has 'tools', which is set from the row's own",
+        ),
+        ({"chat_template_kwargs": {"enable_thinking": "no"}}, "'enable_thinking' must be true or false, not text"),
         (
             {"chat_template_kwargs": {"enable_thinking": "true"}},
-            "'enable_thinking' must be true or false, this is text",
+            "'enable_thinking' must be true or false, not text",
         ),
-        ({"enable_thinking": 1}, "'enable_thinking' must be true or false, this is a number"),
-        ({"enable_thinking": {"a": 1}}, "'enable_thinking' must be true or false, this is an object"),
-        ({"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": False}, "differ: leave one of them"),
+        ({"enable_thinking": 1}, "'enable_thinking' must be true or false, not a number"),
+        ({"enable_thinking": {"a": 1}}, "'enable_thinking' must be true or false, not an object"),
+        ({"chat_template_kwargs": {"enable_thinking": True}, "enable_thinking": False}, "differ: remove one of them"),
     ],
 )
 def test_variables_that_are_none_are_one_clear_line(keys, said):

@@ -145,7 +145,7 @@ def test_a_line_in_gb18030_says_what_it_is(tmp_path):
     )
     (_, good), (_, bad) = read_rows(path)
     assert good == {"text": "ascii"}
-    assert bad.message == "byte 11 is not UTF-8; all of it reads as GB18030 (GBK): save it as UTF-8"
+    assert bad.message == "byte 11 is not UTF-8; the text is valid GB18030 (GBK): save it as UTF-8"
 
 
 def test_files_that_were_joined_may_hold_marks_in_the_middle(tmp_path):
@@ -217,7 +217,7 @@ def test_a_csv_row_with_too_many_cells_is_a_bad_row(tmp_path):
         ("a.json", b"[]", "empty"),
         ("a.csv", b"", "empty"),
         ("a.csv", b"query,response\n", "empty"),
-        ("a.csv", b"query,query\na,b\n", "twice"),
+        ("a.csv", b"query,query\na,b\n", "duplicate column"),
         ("a.csv", b"query,r\xe9ponse\na,b\n", "header: byte 8 is not UTF-8"),
         ("a.csv", "问题,答案\na,b\n".encode("gb18030"), "not UTF-8.*GB18030"),
         ("a.json", json.dumps(ROWS, ensure_ascii=False).encode("gb18030"), "not UTF-8.*GB18030.*save it as UTF-8"),
@@ -226,7 +226,7 @@ def test_a_csv_row_with_too_many_cells_is_a_bad_row(tmp_path):
         ("a.jsonl", '{"text": "t"}'.encode("utf-16"), "UTF-16"),
         ("a.parquet", b"", "Parquet"),
         ("a.parquet", b"PAR1 and nothing else", "Parquet"),
-        ("a.txt", b"hello", "unknown kind of file"),
+        ("a.txt", b"hello", "unknown file type"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path, name, data, message):

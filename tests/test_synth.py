@@ -12,7 +12,8 @@ import pytest
 from tiny import tiny_tokenizer
 
 from swift.chat import Conversation, Message, Tool, ToolCall
-from swift.data import scenario, synth
+from swift.data import scenario, synth, tool_catalogue
+from swift.data.row_writer import write_jsonl
 from swift.data.rows import conversation
 from swift.template import Renderer
 from swift.template import template as chat_template
@@ -33,54 +34,54 @@ def offered(row: Conversation) -> dict[str, list[str]]:
 
 
 def test_the_catalogue_is_broad_and_a_quarter_of_its_domains_is_held_out() -> None:
-    domains = {entry.domain: entry.held_out for entry in synth.catalogue()}
-    assert len(synth.catalogue()) >= 110
+    domains = {entry.domain: entry.held_out for entry in tool_catalogue.catalogue()}
+    assert len(tool_catalogue.catalogue()) >= 110
     assert len(domains) >= 35
     assert 0.18 <= sum(domains.values()) / len(domains) <= 0.3
 
 
 def test_every_tool_has_a_name_of_its_own() -> None:
-    names = [entry.name for entry in synth.catalogue()]
+    names = [entry.name for entry in tool_catalogue.catalogue()]
     assert sorted(set(names)) == sorted(names)
 
 
-@pytest.mark.parametrize("entry", synth.catalogue(), ids=lambda entry: entry.name)
-def test_a_tool_can_be_asked_for_with_every_required_parameter(entry: synth.Entry) -> None:
+@pytest.mark.parametrize("entry", tool_catalogue.catalogue(), ids=lambda entry: entry.name)
+def test_a_tool_can_be_asked_for_with_every_required_parameter(entry: tool_catalogue.CatalogueTool) -> None:
     assert len(entry.ask) >= 3
     required = {name for name, param in entry.params.items() if not param.optional}
     for template in (*entry.ask, *entry.zh):
-        assert required <= set(synth.slots(template)) <= set(entry.params)
+        assert required <= set(tool_catalogue.slots(template)) <= set(entry.params)
     for name, param in entry.params.items():
         assert name not in entry.result, "an answer could not tell the argument from the result"
-        drawn = {type(synth.fill(value, random.Random(1))) for value in param.values}
+        drawn = {type(tool_catalogue.fill(value, random.Random(1))) for value in param.values}
         assert len(drawn) == 1 or drawn == {int, float}, "one type of value a parameter"
         assert len(param.values) >= 4 or any("#" in str(value) for value in param.values)
     assert all(CHINESE.search(template) for template in entry.zh)
 
 
-@pytest.mark.parametrize("entry", synth.catalogue(), ids=lambda entry: entry.name)
-def test_thoughts_and_answers_use_only_what_the_call_knows(entry: synth.Entry) -> None:
+@pytest.mark.parametrize("entry", tool_catalogue.catalogue(), ids=lambda entry: entry.name)
+def test_thoughts_and_answers_use_only_what_the_call_knows(entry: tool_catalogue.CatalogueTool) -> None:
     always = {name for name, param in entry.params.items() if not param.optional}
-    assert set(synth.slots(entry.think)) <= always
+    assert set(tool_catalogue.slots(entry.think)) <= always
     says = [entry.say] if isinstance(entry.say, str) else [text for pair in entry.say.values() for text in pair]
     for say in says:
-        assert set(synth.slots(say)) <= always | set(entry.result)
+        assert set(tool_catalogue.slots(say)) <= always | set(entry.result)
     if not isinstance(entry.say, str):
         assert all(set(entry.result[flag]) == {True, False} for flag in entry.say)
     if entry.then:
-        mates = {other.name for other in synth.catalogue() if other.domain == entry.domain}
+        mates = {other.name for other in tool_catalogue.catalogue() if other.domain == entry.domain}
         assert entry.then["call"] in mates
 
 
 def test_the_scenario_is_no_part_of_the_catalogue() -> None:
     words = re.compile(r"\bfire|police|arson|flame|smoke|thief", re.IGNORECASE)
-    for entry in synth.catalogue():
+    for entry in tool_catalogue.catalogue():
         assert not words.search(" ".join((entry.name.replace("_", " "), entry.description, *entry.ask)))
 
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_a_row_offers_and_calls_only_tools_of_its_own_half(held_out: bool) -> None:
-    half = {entry.name for entry in synth.catalogue() if entry.held_out == held_out}
+    half = {entry.name for entry in tool_catalogue.catalogue() if entry.held_out == held_out}
     for row in synth.agent_rows(60, seed=3, held_out=held_out):
         assert set(offered(row)) <= half
         for _, reply in questions_and_replies(row):
@@ -127,7 +128,7 @@ def test_every_reply_ends_with_a_final_answer_and_some_need_no_tool_and_some_two
 
 
 def test_the_second_call_waits_for_the_outcome_of_the_first() -> None:
-    wishes = {entry.name: entry for entry in synth.catalogue() if entry.then}
+    wishes = {entry.name: entry for entry in tool_catalogue.catalogue() if entry.then}
     seen = set()
     for row in synth.agent_rows(300, seed=7):
         for question, reply in questions_and_replies(row):
@@ -159,7 +160,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
 def test_rows_use_every_tool_about_equally_often() -> None:
     rows = synth.agent_rows(100, seed=9, rounds=(2, 2))
     called = [name for row in rows for _, reply in questions_and_replies(row) for name, _, _ in CALL.findall(reply)]
-    assert len(set(called)) >= 0.75 * sum(not entry.held_out for entry in synth.catalogue())
+    assert len(set(called)) >= 0.75 * sum(not entry.held_out for entry in tool_catalogue.catalogue())
     assert max(called.count(name) for name in called) <= 10
 
 
@@ -176,7 +177,7 @@ def test_both_styles_say_the_same() -> None:
 
 
 def test_a_spec_names_types_and_required_parameters() -> None:
-    spec = {entry.name: entry.spec["function"] for entry in synth.catalogue()}
+    spec = {entry.name: entry.spec["function"] for entry in tool_catalogue.catalogue()}
     parameters = spec["search_products"]["parameters"]
     assert parameters["properties"]["max_price"]["type"] == "integer"
     assert parameters["required"] == ["keyword"]
@@ -186,7 +187,7 @@ def test_a_spec_names_types_and_required_parameters() -> None:
 
 
 def test_evaluation_cases_end_with_a_question_and_expect_a_held_out_tool() -> None:
-    held_out = {entry.name for entry in synth.catalogue() if entry.held_out}
+    held_out = {entry.name for entry in tool_catalogue.catalogue() if entry.held_out}
     cases = synth.evaluation_cases(60, seed=11)
     assert len(cases) == 60
     assert len({call.name for _, call in cases}) == len(held_out)
@@ -211,7 +212,7 @@ def test_the_scenario_is_written_as_the_rows_are() -> None:
 @pytest.mark.parametrize("style", ["ms_agent", "messages"])
 def test_rows_are_written_as_users_have_them_and_read_back_the_same(tmp_path: Path, style: synth.Style) -> None:
     rows = synth.agent_rows(7, seed=13, style=style)
-    assert synth.write_jsonl(rows, tmp_path / "rows.jsonl") == 7
+    assert write_jsonl(rows, tmp_path / "rows.jsonl") == 7
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     for row, line in zip(rows, lines, strict=True):
         read = conversation(json.loads(line))
@@ -228,7 +229,7 @@ def test_thoughts_and_variables_are_written_too_and_read_back(tmp_path: Path) ->
         Conversation(said, template_kwargs={"enable_thinking": True}),
         Conversation((said[0], called, Message("tool", "1"), said[1]), (Tool({"name": "f"}),)),
     ]
-    synth.write_jsonl(rows, tmp_path / "rows.jsonl")
+    write_jsonl(rows, tmp_path / "rows.jsonl")
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert [conversation(json.loads(line)) for line in lines] == rows
     assert json.loads(lines[0])["chat_template_kwargs"] == {"enable_thinking": True}

@@ -139,7 +139,8 @@ def _step(console: Console, title: str) -> Iterator[None]:
 
 def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
     """Agent rows, general rows and held-out ones as files, as a user would have them -> the flags that name them."""
-    from swift.data.synth import agent_rows, general_rows, write_jsonl
+    from swift.data.row_writer import write_jsonl
+    from swift.data.synth import agent_rows, general_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     agent, tools = folder / "agent.jsonl", folder / "tools.jsonl"

@@ -1,7 +1,7 @@
-"""Columns of Arrow -> rows as JSON would have them. Knows no row shape.
+"""Columns of Arrow -> rows as in JSON. Knows no row format.
 
-A struct has the keys of all rows, and null in a row that lacks one. Arrow does not tell these nulls from those that
-somebody wrote, so a null in a struct means that the key is absent. Nulls in lists, maps and JSON text stay.
+A struct has the keys of all rows, and null in a row that lacks one. Arrow does not distinguish these nulls from nulls
+in the data, so a null in a struct means that the key is absent. Nulls in lists, maps and JSON text are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Clean = Callable[[Any], Any]
 
 
 def rows(file: Path | IO[bytes]) -> Iterator[Row | BadRow]:
-    """The rows of a Parquet file. Raises ValueError, OSError or NotImplementedError for what is none."""
+    """The rows of a Parquet file. Raises ValueError, OSError or NotImplementedError for an unreadable file."""
     table = parquet.ParquetFile(file)
     cleans = {field.name: clean for field in table.schema_arrow if (clean := _clean(field.type)) is not None}
     for batch in table.iter_batches(batch_size=1000):
@@ -31,7 +31,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[Row | BadRow]:
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
-        for at in range(len(batch)):  # one by one, for the sake of the others
+        for at in range(len(batch)):  # one by one, to keep the good rows
             try:
                 yield batch.slice(at, 1).to_pylist()[0]
             except UnicodeDecodeError as error:
@@ -39,7 +39,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[Row | BadRow]:
 
 
 def _row(row: Row, cleans: dict[str, Clean]) -> Row | BadRow:
-    # An empty cell is None, or NaN when the file came from pandas: both mean that the key is absent.
+    # An empty cell is None, or NaN in a file from pandas: both mean that the key is absent.
     cells = {key: value for key, value in row.items() if value is not None and value == value}
     try:
         return {key: cleans[key](value) if key in cleans else value for key, value in cells.items()}
@@ -48,7 +48,7 @@ def _row(row: Row, cleans: dict[str, Clean]) -> Row | BadRow:
 
 
 def _clean(kind: pa.DataType) -> Clean | None:
-    """What makes a value of the type one of JSON; None where it is one already."""
+    """Converts values of a type to JSON; None if they are JSON already."""
     if isinstance(kind, pa.BaseExtensionType):
         return _clean(kind.storage_type)
     if pa.types.is_struct(kind):
@@ -57,7 +57,7 @@ def _clean(kind: pa.DataType) -> Clean | None:
         return _of_map(kind)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return _clean(kind.value_type)
-    # Arrow has six kinds of list, and no question that is true of all.
+    # Arrow has six list types and no predicate that covers them all.
     inner = _clean(kind.value_type) if hasattr(kind, "value_field") else None
     return None if inner is None else lambda values: [_or_none(inner, value) for value in values]
 

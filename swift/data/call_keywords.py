@@ -1,4 +1,4 @@
-"""The lines of an agent's text that open with a keyword, or with what was meant as one. Knows no call and no row."""
+"""Finds lines that begin with a keyword of a text format (ReAct, Qwen), or a misspelt one. Knows no call and no row."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Kind = Literal["thought", "call", "input", "result", "answer"]
 
 
 class Keywords(NamedTuple):
-    """The keywords of a text form. `known`: spelling -> what its line holds; `foreign`: translations of them.
+    """The keywords of a tool-call format. `known`: spelling -> what its line holds; `foreign`: their translations.
 
-    `call` to `answer`: the keywords with their colons. `opening`: the characters that a line with a keyword, or with
-    a near miss of one, begins with. `label`: the word before a colon. `bare`: a keyword whose colon is missing.
+    `call` to `answer`: the keywords with their colons. `opening`: the first characters of lines with a keyword or a
+    misspelt one. `label`: the word before a colon. `bare`: a keyword whose colon is missing.
     """
 
     call: str
@@ -30,10 +30,10 @@ class Keywords(NamedTuple):
     bare: re.Pattern[str]
 
 
-class Mark(NamedTuple):
-    """A keyword that opens a line: where it starts and where the text behind it does.
+class KeywordMatch(NamedTuple):
+    """A keyword at the beginning of a line: its start, and the start of the text after it.
 
-    `written`: what stands there where it is not the keyword itself; `right`: the keyword, colon included.
+    `written`: the misspelt keyword, "" if it is correct; `right`: the correct keyword with its colon.
     """
 
     kind: Kind
@@ -60,7 +60,7 @@ def _of_form(name: str) -> tuple[str, str, str, str, Mapping[str, Kind]]:
 
 _DECORATION = " \t*_#>`~-"
 _LEAD = r"[ \t*_#>`~-]*"
-# Words of their own that a typing mistake could make of a keyword; a label may well be one of them.
+# Words at one typing mistake from a keyword that are legitimate labels.
 _OTHER_WORDS = frozenset({"auction", "taught", "though"})
 
 REACT = Keywords(
@@ -89,9 +89,9 @@ QWEN = Keywords(
 )
 
 
-def marks(text: str, keywords: Keywords) -> list[Mark]:
-    """Every line of `text` that opens with a keyword or a near miss of one, in order."""
-    found: list[Mark] = []
+def find_keywords(text: str, keywords: Keywords) -> list[KeywordMatch]:
+    """Every line of `text` that begins with a keyword or a misspelt one, in order."""
+    found: list[KeywordMatch] = []
     known, opening = keywords.known, keywords.opening
     at = 0
     for line in text.split("\n"):
@@ -100,14 +100,14 @@ def marks(text: str, keywords: Keywords) -> list[Mark]:
             colon = line.find(":", 0, 24)
             word = line[:colon].lstrip(" \t")
             if colon > 0 and word in known:
-                found.append(Mark(known[word], at, at + colon + 1, f"{word}:"))
+                found.append(KeywordMatch(known[word], at, at + colon + 1, f"{word}:"))
             elif mark := _near(line, at, keywords):
                 found.append(mark)
         at += len(line) + 1
     return found
 
 
-def _near(line: str, at: int, keywords: Keywords) -> Mark | None:
+def _near(line: str, at: int, keywords: Keywords) -> KeywordMatch | None:
     match = keywords.label.match(line)
     word = match and _meant(match["word"], keywords is QWEN)
     if not match or not word:
@@ -115,12 +115,12 @@ def _near(line: str, at: int, keywords: Keywords) -> Mark | None:
         word = match and _meant(match["word"] or "Thought", keywords is QWEN)
         if not match or not word:
             return None
-    return Mark(keywords.known[word], at, at + match.end(), f"{word}:", match[0].strip())
+    return KeywordMatch(keywords.known[word], at, at + match.end(), f"{word}:", match[0].strip())
 
 
 @lru_cache(4096)
 def _meant(written: str, flowers: bool) -> str:
-    """The keyword that a label stands for; "" where it is a word of its own."""
+    """The keyword that a label was meant to be; "" for an unrelated word."""
     keywords = QWEN if flowers else REACT
     if written in keywords.foreign:
         return keywords.foreign[written]
@@ -140,12 +140,12 @@ def _meant(written: str, flowers: bool) -> str:
 
 
 def _plain(word: str) -> str:
-    """A word without what people add to it: numbers, underscores, letter case."""
+    """A word without numbers and underscores, in lower case."""
     return " ".join(re.sub(r"[^\w]|[\d_]", " ", word).split()).casefold()
 
 
 def _distance(one: str, other: str) -> int:
-    """Typing mistakes between two words: a letter more, less, another, or two of them exchanged."""
+    """Damerau-Levenshtein distance (optimal string alignment)."""
     before: list[int] = []
     row = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):

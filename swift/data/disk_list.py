@@ -1,4 +1,4 @@
-"""Sequences of more things than memory should hold. Knows nothing of what they are."""
+"""Sequences larger than memory: lists that spill to disk, and indexed views. Knows noitem about the items."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from swift.system import cache
 T = TypeVar("T")
 
 IN_MEMORY = 20_000
-"""Things of a shelf that stay in memory; what comes behind them is written to the disk."""
+"""Items of a DiskList that stay in memory; the others are written to disk."""
 
 
-class _Places(Sequence[T]):
-    """What a sequence needs beyond its length and the thing at a place."""
+class _Indexed(Sequence[T]):
+    """Implements indexing and slicing with `at`."""
 
     @abstractmethod
     def at(self, place: int) -> T: ...
@@ -35,20 +35,20 @@ class _Places(Sequence[T]):
         return self.at(range(len(self))[place])
 
 
-class DiskList(_Places[T], Generic[T]):
-    """The first things in memory, the others pickled into a file without a name, which goes with the process.
+class DiskList(_Indexed[T], Generic[T]):
+    """An immutable list: the first IN_MEMORY items in memory, the others pickled to an unnamed temporary file.
 
-    Processes that are forked may read it; none may add to it then.
+    The operating system deletes the file with the process. Forked processes may read it.
     """
 
-    def __init__(self, things: Iterable[T] = ()) -> None:
-        left = iter(things)
+    def __init__(self, items: Iterable[T] = ()) -> None:
+        left = iter(items)
         self._first: list[T] = list(islice(left, IN_MEMORY))
         self._ends = array("q", [0])
         with cache.scratch_folder() as folder:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # it stays open with the shelf
-            for thing in left:
-                self._ends.append(self._ends[-1] + self._file.write(pickle.dumps(thing, pickle.HIGHEST_PROTOCOL)))
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # open as long as the list
+            for item in left:
+                self._ends.append(self._ends[-1] + self._file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL)))
             self._file.flush()
 
     def __len__(self) -> int:
@@ -59,23 +59,23 @@ class DiskList(_Places[T], Generic[T]):
             return self._first[place]
         behind = place - len(self._first)
         start, end = self._ends[behind], self._ends[behind + 1]
-        thing: T = pickle.loads(os.pread(self._file.fileno(), end - start, start))
-        return thing
+        item: T = pickle.loads(os.pread(self._file.fileno(), end - start, start))
+        return item
 
 
-class IndexedView(_Places[T], Generic[T]):
-    """Things of several sequences, in any order and as often as wanted: sixteen bytes each."""
+class IndexedView(_Indexed[T], Generic[T]):
+    """Items of several sequences in any order, with repetitions. Takes 16 bytes per item."""
 
     def __init__(self) -> None:
         self._from: list[Sequence[T]] = []
         self._which, self._at = array("q"), array("q")
 
-    def add(self, things: Sequence[T], places: Iterable[int] | None = None) -> None:
-        """Those at the places, or all of them."""
+    def add(self, items: Sequence[T], places: Iterable[int] | None = None) -> None:
+        """Appends the items at the places, or all items."""
         before = len(self._at)
-        self._at.extend(range(len(things)) if places is None else places)
+        self._at.extend(range(len(items)) if places is None else places)
         self._which.extend([len(self._from)] * (len(self._at) - before))
-        self._from.append(things)
+        self._from.append(items)
 
     def only(self, places: Iterable[int]) -> IndexedView[T]:
         made: IndexedView[T] = IndexedView()

@@ -1,4 +1,4 @@
-"""Dialogues that were read before. Keeps no dialogue, only a number of each and where it stood."""
+"""Finds duplicate dialogues. Stores a hash and a place per dialogue, never the dialogue itself."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from swift.chat import Conversation
 
-MOST = 1_000_000
-"""Dialogues that are remembered: 100 MB. Among later ones only their repetitions of these are found."""
+CAPACITY = 1_000_000
+"""Dialogues that are stored (100 MB). Later dialogues are only compared with these."""
 
 
-class Seen:
-    """The dialogues of one run, over all its files."""
+class DuplicateIndex:
+    """The dialogues of one run, across all its files."""
 
     def __init__(self) -> None:
-        self._places: dict[int, int] = {}  # hash of a dialogue -> file and line in one number
+        self._places: dict[int, int] = {}  # hash of a dialogue -> file number << 40 | line
         self._files: list[Path] = []
 
     @property
     def full(self) -> bool:
-        return len(self._places) >= MOST
+        return len(self._places) >= CAPACITY
 
-    def before(self, found: Conversation, file: Path, line: int) -> str:
-        """The first place of the same dialogue, "" where there is none or where it is this very row."""
+    def first_place(self, found: Conversation, file: Path, line: int) -> str:
+        """FILE:LINE of the first equal dialogue; "" if there is none, or if it is this very row."""
         if not self._files or self._files[-1] is not file:
             self._files.append(file)
         said: list[Hashable] = [message.content for message in found.messages]

@@ -1,4 +1,4 @@
-"""Messages as harmony, the format of gpt-oss, has them: with a channel and a recipient. Knows no dialogue."""
+"""Messages in harmony, the format of gpt-oss, which have a channel and a recipient. Knows no dialogue."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def in_channel(item: Row) -> bool:
 
 
 def without_channel(item: Row, where: str) -> Row:
-    """A message of the assistant or a tool as others write it: its analysis is a thought, what a function gets a call.
+    """A harmony message in the common format: the analysis channel becomes reasoning, a function recipient a call.
 
-    A message without one of harmony's channels is returned as it is. A word that is nearly a channel is a BadRow.
+    A message without one of harmony's channels is returned unchanged. Raises BadRow for a misspelt channel.
     """
     channel = item.get("channel")
     if not in_channel(item):

@@ -1,4 +1,4 @@
-"""What is wrong with a row, and what becomes of it. Knows no row shape, no sampling and no tokenizer."""
+"""Checks rows and reports errors and warnings. Knows no row format, no sampling and no tokenizer."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Literal, NamedTuple, get_args
 from swift import images
 from swift.chat import Conversation
 from swift.data import rows
-from swift.data.duplicates import MOST, Seen
-from swift.data.preprocessors import as_it_is, outcome
+from swift.data.duplicates import CAPACITY, DuplicateIndex
+from swift.data.preprocessors import as_rows, unchanged
 from swift.data.readers import read_rows
 from swift.data.row_values import BadRow, Row, RowWarning
 from swift.data.sources import Source, data_files
-from swift.data.unused_keys import RULE, Unread
-from swift.data.validate import examine
+from swift.data.unused_keys import RULE, UnusedKeys
+from swift.data.validate import validate
 
 Strategy = Literal["none", "discard", "error", "warning"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 Say = Callable[[str], None]
-Look = Callable[[Conversation, Path, int], tuple[Conversation, list[RowWarning]]]
-"""Makes sure of a conversation of a file's line: the conversation with its images, and what looks odd in it."""
+Validate = Callable[[Conversation, Path, int], tuple[Conversation, list[RowWarning]]]
+"""(conversation, file, line) -> the conversation with its images, and its warnings. Raises BadRow."""
 
-FATES = ("read", "kept", "bad", "filtered")
+OUTCOMES = ("read", "kept", "bad", "filtered")
 
 
 class Finding(NamedTuple):
-    """A bad row, or one that looks odd (`warning`), and where it stands; line 0 is a file that cannot be read."""
+    """An error or (`warning`) a warning, and its place. Line 0 means the whole file."""
 
     file: str
     line: int
@@ -47,7 +47,7 @@ class Finding(NamedTuple):
 
 
 class WarningCount(NamedTuple):
-    """How many rows look odd in one way, and the first of them."""
+    """The number of rows with a warning of one rule, and the first of them."""
 
     rows: int
     first: Finding
@@ -55,25 +55,24 @@ class WarningCount(NamedTuple):
 
 @dataclass
 class Report:
-    """What became of every row: `rows[source][fate]`.
+    """Counts of rows by source and outcome: `rows[source][outcome]`.
 
-    Fates: read; kept; bad (broke a rule); filtered (left out by the set's own filter). `warned`: what looks odd in
-    rows that are kept, by rule. `seen`: the dialogues that were read, to find those that come twice. `unread`: the
-    keys that nobody reads. `notes`: remarks on files and on the choice of rows.
+    Outcomes: read; kept; bad (an error); filtered (dropped by the data set's preprocessor). `warned`: warnings about
+    kept rows, by rule. `seen`: finds duplicates. `unused_keys`: ignored keys. `notes`: remarks on files and sampling.
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     rules: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     warned: dict[str, WarningCount] = field(default_factory=dict)
-    seen: Seen = field(default_factory=Seen)
-    unread: Unread = field(default_factory=lambda: Unread(rows.KNOWN_KEYS))
+    seen: DuplicateIndex = field(default_factory=DuplicateIndex)
+    unused_keys: UnusedKeys = field(default_factory=lambda: UnusedKeys(rows.KNOWN_KEYS))
     notes: list[str] = field(default_factory=list)
     columns_met: set[str] = field(default_factory=set)
 
-    def count(self, source: str, fate: str, number: int = 1) -> None:
-        assert fate in FATES, fate
-        self.rows.setdefault(source, Counter())[fate] += number
+    def count(self, source: str, outcome: str, number: int = 1) -> None:
+        assert outcome in OUTCOMES, outcome
+        self.rows.setdefault(source, Counter())[outcome] += number
 
     def add(self, source: str, finding: Finding) -> None:
         self.count(source, "bad")
@@ -84,37 +83,39 @@ class Report:
         known = self.warned.get(finding.rule)
         self.warned[finding.rule] = known._replace(rows=known.rows + 1) if known else WarningCount(1, finding)
 
-    def total(self, fate: str) -> int:
-        return sum(counts[fate] for counts in self.rows.values())
+    def total(self, outcome: str) -> int:
+        return sum(counts[outcome] for counts in self.rows.values())
 
     def lines(self) -> list[str]:
-        """The report for people: a line a source, then the rules that were broken."""
-        shown = [fate for fate in FATES if fate in ("read", "kept") or self.total(fate)]
+        """The report as text: one line per source, then the errors by rule, then warnings."""
+        shown = [outcome for outcome in OUTCOMES if outcome in ("read", "kept") or self.total(outcome)]
         found = []
         for source, counts in self.rows.items():
-            found.append(f"{source}: " + ", ".join(f"{counts[fate]} {fate}" for fate in shown))
+            found.append(f"{source}: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in shown))
         if self.rules:
             found.append("bad rows by rule: " + ", ".join(f"{rule} {n}" for rule, n in self.rules.most_common()))
         return found + self.warnings()
 
     def warnings(self) -> list[str]:
-        """A line for each way in which rows look odd, and for each key that nobody reads: how many, and the first."""
+        """One line per warning rule and per ignored key, with the count and the first place."""
         found = [
             f"warning: {rule}: {rows} row{'s' * (rows > 1)}, first {first.file}:{first.line}: {first.message}"
             for rule, (rows, first) in self.warned.items()
         ]
         if self.seen.full:
-            found.append(f"warning: rows that come twice were looked for among the first {MOST:,} different ones")
-        return found + [str(key) for key in self.unread.found()]
+            found.append(f"warning: duplicates were only searched among the first {CAPACITY:,} different rows")
+        return found + [str(key) for key in self.unused_keys.found()]
 
     def as_dict(self) -> dict[str, object]:
-        """The report as JSON: the counts, the rules, every bad row and the remarks."""
+        """The report as JSON: counts, rules, every bad row, warnings and notes."""
         return {
-            "rows": {source: {fate: counts[fate] for fate in FATES} for source, counts in self.rows.items()},
+            "rows": {
+                source: {outcome: counts[outcome] for outcome in OUTCOMES} for source, counts in self.rows.items()
+            },
             "rules": dict(self.rules),
             "findings": [finding._asdict() for finding in self.findings],
             "warnings": {rule: {"rows": rows, "first": first._asdict()} for rule, (rows, first) in self.warned.items()},
-            "unread_keys": [key._asdict() for key in self.unread.found()],
+            "unread_keys": [key._asdict() for key in self.unused_keys.found()],
             "notes": list(self.notes),
         }
 
@@ -122,18 +123,18 @@ class Report:
 def checked(
     source: Source, strategy: Strategy, report: Report, say: Say, columns: Mapping[str, str] | None = None
 ) -> Iterator[Conversation]:
-    """The good rows of a source; the others are counted, and named as `strategy` wants.
+    """The good rows of a source. Bad rows are counted, and reported according to `strategy`.
 
-    none     rows are read but not examined; one that is no dialogue at all is left out and named
-    discard  bad rows are left out and counted
-    warning  bad rows are left out, counted and named
-    error    the first bad row ends the run: ValueError
+    none     rows are read but not validated; a row that is not a dialogue is dropped and reported
+    discard  bad rows are dropped and counted
+    warning  bad rows are dropped, counted and reported
+    error    the first bad row raises ValueError
 
-    Rows that look odd are kept, and `report.warned` counts them; `none` looks for no such rows.
+    Rows with warnings are kept; `report.warned` counts them, except with `none`.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"--check_dataset_strategy {strategy}: choose one of {', '.join(STRATEGIES)}")
-    look = _nothing if strategy == "none" else partial(_looked_at, report.seen)
+    validated = _unvalidated if strategy == "none" else partial(_validated, report.seen)
     renamed = {**source.columns, **(columns or {})}
     report.count(source.name, "read", 0)
 
@@ -147,8 +148,8 @@ def checked(
             if columns and isinstance(row, dict):
                 report.columns_met.update(columns.keys() & row.keys())
             try:
-                hear = partial(report.unread.add, source.name, str(file), line)
-                found = _conversations(source, file, line, row, look, renamed, hear)
+                on_unused = partial(report.unused_keys.add, source.name, str(file), line)
+                found = _conversations(source, file, line, row, validated, renamed, on_unused)
             except BadRow as bad:
                 finding = _finding(file, line, row, bad)
                 report.add(source.name, finding)
@@ -160,16 +161,16 @@ def checked(
             if not found:
                 report.count(source.name, "filtered")
             report.count(source.name, "kept", len(found))
-            for conversation, odd in found:
-                if odd:
-                    for oddity in {each.rule: each for each in reversed(odd)}.values():
-                        report.warn(_warning(file, line, row, oddity))
+            for conversation, warnings in found:
+                if warnings:
+                    for warning in {each.rule: each for each in reversed(warnings)}.values():
+                        report.warn(_warning(file, line, row, warning))
                 yield replace(conversation, source=source.name, line=line)
 
 
 def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) -> Iterator[Finding]:
-    """All that is wrong or odd in files and in the files of folders; one bad file does not hide the next."""
-    seen = Seen()
+    """Every error and warning in files and folders; an unreadable file does not hide the next."""
+    seen = DuplicateIndex()
     for path in paths:
         try:
             files = data_files(Path(path))
@@ -180,19 +181,19 @@ def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) 
             yield from _lint_file(file, columns, seen)
 
 
-def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: Seen) -> Iterator[Finding]:
-    source, look = Source(str(file), (file,)), partial(_looked_at, seen)
-    unread, notes = Unread(rows.KNOWN_KEYS), list[str]()
+def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: DuplicateIndex) -> Iterator[Finding]:
+    source, validated = Source(str(file), (file,)), partial(_validated, seen)
+    unread, notes = UnusedKeys(rows.KNOWN_KEYS), list[str]()
     try:
         for line, row in read_rows(file, notes.append):
             try:
-                hear = partial(unread.add, source.name, str(file), line)
-                found = _conversations(source, file, line, row, look, columns or {}, hear)
+                on_unused = partial(unread.add, source.name, str(file), line)
+                found = _conversations(source, file, line, row, validated, columns or {}, on_unused)
             except BadRow as bad:
                 yield _finding(file, line, row, bad)
                 continue
-            for oddity in (oddity for _, odd in found for oddity in odd):
-                yield _warning(file, line, row, oddity)
+            for warning in (warning for _, warnings in found for warning in warnings):
+                yield _warning(file, line, row, warning)
     except ValueError as error:
         yield Finding(str(file), 0, "unreadable-file", str(error).removeprefix(f"{file}: "))
     for remark in notes:
@@ -206,37 +207,39 @@ def _conversations(
     file: Path,
     line: int,
     row: Row | BadRow,
-    look: Look,
+    validated: Validate,
     columns: Mapping[str, str],
-    unread: rows.Unread,
+    unread: rows.OnUnusedKey,
 ) -> list[tuple[Conversation, list[RowWarning]]]:
-    """The row's conversations: none where the set's own filter leaves it out, several where it holds several."""
+    """The conversations of a row: none if the preprocessor drops it, several if it returns several rows."""
     if isinstance(row, BadRow):
         raise row
-    hear = unread if source.repair is as_it_is else partial(_not_of_rows, unread)
-    return [look(rows.read(repaired, columns, hear), file, line) for repaired in outcome(source.repair(row))]
+    on_unused = unread if source.preprocess is unchanged else partial(_below_rows, unread)
+    return [validated(rows.read(row, columns, on_unused), file, line) for row in as_rows(source.preprocess(row))]
 
 
-def _not_of_rows(unread: rows.Unread, of: str, key: str) -> None:
-    """A set's own row function reads what keys of rows it likes."""
+def _below_rows(unread: rows.OnUnusedKey, of: str, key: str) -> None:
+    """Ignores unused keys of rows: a preprocessor may read any of them."""
     if of != "rows":
         unread(of, key)
 
 
-def _nothing(found: Conversation, file: Path, line: int) -> tuple[Conversation, list[RowWarning]]:
+def _unvalidated(found: Conversation, file: Path, line: int) -> tuple[Conversation, list[RowWarning]]:
     return _with_images(found, file.parent), []
 
 
-def _looked_at(seen: Seen, found: Conversation, file: Path, line: int) -> tuple[Conversation, list[RowWarning]]:
-    odd = examine(found)
+def _validated(
+    seen: DuplicateIndex, found: Conversation, file: Path, line: int
+) -> tuple[Conversation, list[RowWarning]]:
+    warnings = validate(found)
     found = _with_images(found, file.parent)
-    if before := seen.before(found, file, line):
-        odd.append(RowWarning("duplicate-row", f"the same dialogue stands in {before}"))
-    return found, odd
+    if before := seen.first_place(found, file, line):
+        warnings.append(RowWarning("duplicate-row", f"the same dialogue is in {before}"))
+    return found, warnings
 
 
 def _with_images(found: Conversation, folder: Path) -> Conversation:
-    """The conversation with images that can be opened; their paths begin at the data file's folder."""
+    """The conversation with images that can be opened; paths are relative to the data file's folder."""
     if not found.images:
         return found
     try:
@@ -250,12 +253,12 @@ def _finding(file: Path, line: int, row: Row | BadRow, bad: BadRow) -> Finding:
     return Finding(str(file), line, bad.rule, bad.message, _excerpt(row, bad.excerpt))
 
 
-def _warning(file: Path, line: int, row: Row | BadRow, oddity: RowWarning) -> Finding:
-    return Finding(str(file), line, oddity.rule, oddity.message, _excerpt(row), warning=True)
+def _warning(file: Path, line: int, row: Row | BadRow, warning: RowWarning) -> Finding:
+    return Finding(str(file), line, warning.rule, warning.message, _excerpt(row), warning=True)
 
 
 def _excerpt(row: Row | BadRow, text: str = "") -> str:
-    """What a row begins with; `text` where there is no row to take it from."""
+    """The beginning of a row; of `text` if there is no row."""
     excerpt = text if isinstance(row, BadRow) else json.dumps(row, ensure_ascii=False, default=str)
     short = excerpt if len(excerpt) <= 120 else excerpt[:117] + "..."
     return short.replace("\n", " ").encode(errors="backslashreplace").decode()

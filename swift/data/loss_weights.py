@@ -1,4 +1,4 @@
-"""The loss weight that a message's own keys ask for. Knows no role and no other message."""
+"""Reads the loss weight of a message from its keys. Knows no role and no other message."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from swift.data.row_values import BadRow, Row
 
 TRAINED = ("loss", "train", "training", "trainable", "train_on")
-"""Keys with true or 1 for a message that is trained, false or 0 for one that is not."""
+"""Keys whose value is true or 1 for a message that is trained, false or 0 for one that is not."""
 
 MASKED = ("mask",)
-"""Keys with true or 1 for a message that is not trained."""
+"""Keys whose value is true or 1 for a message that is not trained."""
 
 NUMBERS = ("weight", "loss_scale", "loss_weight")
-"""Keys with the number that the message's loss is multiplied by."""
+"""Keys whose value multiplies the message's loss."""
 
 WEIGHT_KEYS = (*TRAINED, *MASKED, *NUMBERS)
 _KEYS = frozenset(WEIGHT_KEYS)
 
 
 def weight_of(item: Row, number: int) -> float | None:
-    """The weight of message `number`; None where no key says anything. What is not trained has the weight 0."""
+    """The weight of message `number`: None if no key sets it, 0 if it is not trained. Raises BadRow."""
     if _KEYS.isdisjoint(item):
         return None
     switches = {key: _switch(item[key], key, number) for key in (*TRAINED, *MASKED) if item.get(key) is not None}
@@ -35,18 +35,18 @@ def weight_of(item: Row, number: int) -> float | None:
 
 def _switch(value: Any, key: str, number: int) -> bool:
     if value not in (0, 1):
-        raise BadRow("bad-weight", f"message {number}: {key!r} must be true or false, this is {value!r}")
+        raise BadRow("bad-weight", f"message {number}: {key!r} must be true or false, not {value!r}")
     return bool(value)
 
 
 def _number(value: Any, key: str, number: int) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise BadRow("bad-weight", f"message {number}: {key!r} must be a number from 0 on, this is {value!r}")
+        raise BadRow("bad-weight", f"message {number}: {key!r} must be a number >= 0, not {value!r}")
     return float(value)
 
 
-def _agreed(said: dict[str, Any], number: int) -> Any:
-    """What all keys say; None where there are none."""
-    if len(set(said.values())) > 1:
-        raise BadRow("bad-weight", f"message {number}: {' and '.join(map(repr, said))} contradict each other")
-    return next(iter(said.values()), None)
+def _agreed(values: dict[str, Any], number: int) -> Any:
+    """The value on which all keys agree; None if there are none."""
+    if len(set(values.values())) > 1:
+        raise BadRow("bad-weight", f"message {number}: {' and '.join(map(repr, values))} contradict each other")
+    return next(iter(values.values()), None)

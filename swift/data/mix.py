@@ -1,6 +1,6 @@
-"""Which rows, how many of each, and which of them are held out. Knows no row shape and no tokenizer.
+"""Samples, splits and mixes data sets. Knows no row format and no tokenizer.
 
-Every choice is uniform and depends on the seed alone: the same plan gives the same rows in the same order.
+Every choice is uniform and depends only on the seed: the same plan gives the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Rows = IndexedView[Conversation]
 
 @dataclass(frozen=True)
 class DataPlan:
-    """Everything that decides which rows are trained on; fields are named as their flags."""
+    """Everything that decides which rows are trained on. Fields have the names of their flags."""
 
     dataset: tuple[str, ...] = ()
     val_dataset: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class DataPlan:
 
 
 def sample(rows: Sequence[T], count: int, random: Random) -> list[T]:
-    """`count` rows chosen uniformly, in their old order; beyond the size, whole copies and then a sample."""
+    """`count` rows chosen uniformly, in order. Beyond the size: whole copies, then a sample."""
     if not rows:
         return []
     copies, rest = divmod(count, len(rows))
@@ -56,9 +56,9 @@ def sample(rows: Sequence[T], count: int, random: Random) -> list[T]:
 
 
 def split(rows: Sequence[T], ratio: float, random: Random) -> tuple[list[T], list[T]]:
-    """Rows to train on and rows held out; a ratio above 0 holds out at least one row of two or more."""
+    """(train, held out). A ratio above 0 holds out at least one row of two or more. Raises ValueError."""
     if not 0 <= ratio < 1:
-        raise ValueError(f"--dataset_test_ratio {ratio}: must be from 0 on and below 1")
+        raise ValueError(f"--dataset_test_ratio {ratio}: must be at least 0 and less than 1")
     count = min(max(1, int(len(rows) * ratio)), len(rows) - 1) if ratio and rows else 0
     held_out = set(random.sample(range(len(rows)), count))
     train = [row for at, row in enumerate(rows) if at not in held_out]
@@ -66,7 +66,7 @@ def split(rows: Sequence[T], ratio: float, random: Random) -> tuple[list[T], lis
 
 
 def choose(rows: Sequence[T], count: int | None, ratio: float, random: Random) -> tuple[list[T], list[T]]:
-    """`name#count` and the split together: a row that is repeated is never trained on and held out as well."""
+    """(train, held out) of a source with `name#count`: a repeated row is never both trained on and held out."""
     if count is not None and count < len(rows):
         rows = sample(rows, count, random)
     train, val = split(rows, ratio, random)
@@ -75,7 +75,7 @@ def choose(rows: Sequence[T], count: int | None, ratio: float, random: Random) -
     return train, val
 
 
-# The front door -------------------------------------------------------------------------------------------------------
+# Entry points ---------------------------------------------------------------------------------------------------------
 
 
 def _to_stderr(line: str) -> None:
@@ -83,12 +83,12 @@ def _to_stderr(line: str) -> None:
 
 
 def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[Rows, Rows, Report]:
-    """(train, val, report) of a plan: data sets in their order, then the mixed-in rows, then self-cognition.
+    """(train, val, report) of a plan: the data sets in order, then mixed-in rows, then self-cognition rows.
 
-    Mixed-in and self-cognition rows are never held out. `say` gets what the user should read as it happens. Rows beyond
-    the first of a source lie on the disk.
+    Mixed-in and self-cognition rows are never held out. `say` receives messages for the user. Large sources are kept
+    on disk. Raises ValueError for a plan that contradicts itself, and for sources that are missing or empty.
     """
-    _refuse_nonsense(plan)
+    _refuse_contradictions(plan)
     loader = _Loader(plan, Report(), say)
     cognition, sources = _without_cognition(plan)
     known = catalogue(plan.registry)
@@ -99,16 +99,16 @@ def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[Rows, Rows, Re
     ratio = 0.0 if held_out else plan.dataset_test_ratio
     train, val = Rows(), Rows()
     for source in sources:
-        rows = loader.good(source)
+        rows = loader.rows_of(source)
         kept, held = choose(range(len(rows)), source.count, ratio, loader.random(source.name))
         train.add(rows, kept)
         val.add(rows, held)
     if sources and not train:
-        loader.refuse_emptiness(plan.dataset)
+        loader.refuse_empty(plan.dataset)
     for source in held_out:
         loader.add(val, source)
     if held_out and not val:
-        loader.refuse_emptiness(plan.val_dataset)
+        loader.refuse_empty(plan.val_dataset)
 
     if plan.train_dataset_sample > 0 and train:
         loader.note_repeats("--train_dataset_sample ", plan.train_dataset_sample, len(train))
@@ -126,13 +126,13 @@ def load_datasets(plan: DataPlan, say: Say = _to_stderr) -> tuple[Rows, Rows, Re
 
 
 def _without_cognition(plan: DataPlan) -> tuple[list[Conversation], list[Source]]:
-    """The self-cognition rows that the plan asks for, by flag or as a data set, and the other data sets."""
+    """(the self-cognition rows of a plan, by flag or as a data set; the other data sets)."""
     sources = resolved(plan.dataset, catalogue(plan.registry))
     asked = [source for source in sources if source.name == self_cognition.NAME]
     if not asked and not plan.self_cognition_sample:
         return [], sources
     if len(asked) + bool(plan.self_cognition_sample) > 1:
-        raise ValueError("self-cognition rows are asked for twice: by --self_cognition_sample and in --dataset")
+        raise ValueError("self-cognition rows are given twice: by --self_cognition_sample and in --dataset")
     rows = self_cognition.conversations(plan.model_name, plan.model_author)
     count = asked[0].count or len(rows) if asked else plan.self_cognition_sample
     random = Random(f"{plan.dataset_seed} {self_cognition.NAME}")
@@ -141,31 +141,31 @@ def _without_cognition(plan: DataPlan) -> tuple[list[Conversation], list[Source]
 
 @dataclass(frozen=True)
 class _Loader:
-    """Reads sources as one plan wants them, and keeps the report."""
+    """Reads sources according to a plan, and keeps the report."""
 
     plan: DataPlan
     report: Report
     say: Say
 
     def random(self, purpose: str) -> Random:
-        """A generator of its own for each purpose, so that one source more leaves the others as they were.
+        """A generator per purpose, so that another source does not change the choice for the others.
 
-        A path counts by its last part: the same files elsewhere give the same rows.
+        Of a path only the last part counts: the same files in another folder give the same rows.
         """
         return Random(f"{self.plan.dataset_seed} {Path(purpose).name}")
 
-    def good(self, source: Source) -> DiskList[Conversation]:
+    def rows_of(self, source: Source) -> DiskList[Conversation]:
         plan = self.plan
         found = DiskList(checked(source, plan.check_dataset_strategy, self.report, self.say, plan.columns))
         if not found:
-            self.note(f"{source.name}: no row is left")
+            self.note(f"{source.name}: no rows are left")
         elif source.count:
             self.note_repeats(f"{source.name}#", source.count, len(found))
         return found
 
     def add(self, rows: Rows, source: Source) -> None:
-        """A source of which no row is held out."""
-        found = self.good(source)
+        """Adds a source of which no row is held out."""
+        found = self.rows_of(source)
         rows.add(found, choose(range(len(found)), source.count, 0.0, self.random(source.name))[0])
 
     def mixed(self, sources: Sequence[Source], trained: int) -> Rows:
@@ -175,10 +175,10 @@ class _Loader:
         for source in sources:
             self.add(rows, source)
         if not rows:
-            self.refuse_emptiness(plan.train_dataset_mix_ds)
+            self.refuse_empty(plan.train_dataset_mix_ds)
         if len(rows) < wanted:
             ratio = f"ratio {len(rows) / trained:.2f} instead of {plan.train_dataset_mix_ratio:g}"
-            self.note(f"--train_dataset_mix_ds has {len(rows)} rows where {wanted} were wanted: {ratio}")
+            self.note(f"--train_dataset_mix_ds has {len(rows)} rows, {wanted} are needed: {ratio}")
             return rows
         return rows.only(sample(range(len(rows)), wanted, self.random("mix")))
 
@@ -188,11 +188,11 @@ class _Loader:
 
     def note_repeats(self, what: str, wanted: int, size: int) -> None:
         if wanted > size > 0:
-            self.note(f"{what}{wanted} is more than the {size} rows: rows repeat")
+            self.note(f"{what}{wanted} is more than the {size} rows: rows are repeated")
 
-    def refuse_emptiness(self, names: Sequence[str]) -> None:
+    def refuse_empty(self, names: Sequence[str]) -> None:
         first = f"; the first bad one: {self.report.findings[0]}" if self.report.findings else ""
-        raise ValueError(f"no row of {' '.join(names)} is left{first}")
+        raise ValueError(f"no rows of {' '.join(names)} are left{first}")
 
     def refuse_unmet_columns(self) -> None:
         unmet = self.plan.columns.keys() - self.report.columns_met
@@ -201,22 +201,22 @@ class _Loader:
 
 
 def check(plan: DataPlan) -> None:
-    """ValueError for a plan that contradicts itself or names a set that there is not. Asks no hub and reads no row."""
-    _refuse_nonsense(plan)
+    """Raises ValueError for a plan that contradicts itself or names an unknown data set. Offline; reads no row."""
+    _refuse_contradictions(plan)
     known = catalogue(plan.registry)
     mixed_in = plan.train_dataset_mix_ds if plan.train_dataset_mix_ratio else ()
-    for name in _apart((*plan.dataset, *plan.val_dataset, *mixed_in)):
+    for name in _split_names((*plan.dataset, *plan.val_dataset, *mixed_in)):
         check_source(name, known)
     if plan.self_cognition_sample:
         self_cognition.conversations(plan.model_name, plan.model_author)
 
 
 def resolved(names: Sequence[str], known: Catalogue, held_out: bool = False) -> list[Source]:
-    """The sources of a list of names; a single comma-joined text is a list too."""
-    return [resolve(name, known, held_out) for name in _apart(names)]
+    """The sources of a list of names, which may be joined by commas."""
+    return [resolve(name, known, held_out) for name in _split_names(names)]
 
 
-def _apart(names: Sequence[str]) -> list[str]:
+def _split_names(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         found += [name] if Path(name.partition("#")[0]).expanduser().exists() else map(str.strip, name.split(","))
@@ -231,24 +231,24 @@ def files(plan: DataPlan) -> list[Path]:
     return [*(file for source in found for file in source.files), *map(Path, plan.registry)]
 
 
-def _refuse_nonsense(plan: DataPlan) -> None:
+def _refuse_contradictions(plan: DataPlan) -> None:
     if not plan.dataset and not plan.val_dataset and not plan.self_cognition_sample:
         raise ValueError("no data: give --dataset or --self_cognition_sample")
     if plan.train_dataset_sample < -1 or plan.train_dataset_sample == 0:
-        raise ValueError(f"--train_dataset_sample {plan.train_dataset_sample}: a number from 1 on, or -1 for all rows")
+        raise ValueError(f"--train_dataset_sample {plan.train_dataset_sample}: must be 1 or more, or -1 for all rows")
     if plan.self_cognition_sample < 0:
         raise ValueError(f"--self_cognition_sample {plan.self_cognition_sample}: must be 0 or more")
     if plan.train_dataset_mix_ratio < 0:
         raise ValueError(f"--train_dataset_mix_ratio {plan.train_dataset_mix_ratio}: must be 0 or more")
     if plan.train_dataset_mix_ratio and not plan.dataset:
-        raise ValueError("--train_dataset_mix_ratio needs --dataset: it counts rows per row of it")
+        raise ValueError("--train_dataset_mix_ratio needs --dataset: the ratio is relative to its rows")
     for name in (*plan.val_dataset, *plan.train_dataset_mix_ds):
         if name.partition("#")[0] == self_cognition.NAME:
-            raise ValueError("self-cognition rows are for training only: ask for them with --self_cognition_sample")
+            raise ValueError("self-cognition rows are for training only: use --self_cognition_sample")
 
 
 def _refuse_twice(*groups: Sequence[Source]) -> None:
-    """A source read twice could be trained on and held out at once."""
+    """Raises ValueError for a source given twice: its rows could be both trained on and held out."""
     seen: set[Path] = set()
     for source in (source for group in groups for source in group):
         files = {file.resolve() for file in source.files}

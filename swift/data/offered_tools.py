@@ -1,4 +1,4 @@
-"""The tools that a prompt offers in words: their names, and what it says of one. Knows no row."""
+"""Parses the tools that a system prompt describes in prose: their names and parameters. Knows no row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _decode = json.JSONDecoder().raw_decode
 
 
 @lru_cache(64)
-def names(prompt: str) -> frozenset[str]:
-    """The names that a system text allows for an action; empty where it lists none.
+def tool_names(prompt: str) -> frozenset[str]:
+    """The tool names that a system prompt lists; empty if it lists none.
 
-    Read are the lists of ReAct's and Qwen's forms in both languages ("should be one of [a, b]"), a paragraph a tool
+    Reads the lists of ReAct's and Qwen's formats in both languages ("should be one of [a, b]"), one paragraph per tool
     ("1. a: Call this tool"), and ToolBench's list of objects.
     """
     found: set[str] = set()
@@ -36,8 +36,8 @@ def names(prompt: str) -> frozenset[str]:
     return frozenset(found - {""})
 
 
-def described(prompt: str, name: str) -> Tool | None:
-    """The tool as the prompt's own paragraph describes it: "a: Call this tool ... Parameters: [...]"."""
+def described_tool(prompt: str, name: str) -> Tool | None:
+    """The tool that the prompt describes as "NAME: Call this tool ... Parameters: [...]"; None if it does not."""
     for title in (f"{name}: ", f"{name}："):
         at = prompt.find(title)
         if at >= 0 and (at == 0 or prompt[at - 1] in " \n.#"):
@@ -65,7 +65,7 @@ def _named(text: str) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    """The JSON that a text begins with; None where it begins with none."""
+    """The JSON value at the start of a text; None if there is none."""
     try:
         return _decode(text)[0]
     except (ValueError, RecursionError):

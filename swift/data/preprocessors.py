@@ -1,7 +1,7 @@
-"""What single published data sets need before their rows are read. Knows no file and no hub.
+"""Preprocessors of published data sets. Knows no file and no hub.
 
-A row function takes a row as it is published and returns the row to read, several where one row holds several, or
-None where the set's own filter leaves it out. What is no such row raises BadRow, or is returned for its reader to name.
+A preprocessor takes a published row and returns the row to read, a list of rows, or None to drop the row. An unexpected
+row raises BadRow, or is returned unchanged for the reader to reject.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from swift.data.row_values import BadRow, Row, parsed
 Preprocessor = Callable[[Row], "Row | Sequence[Row] | None"]
 
 
-def as_it_is(row: Row) -> Row:
+def unchanged(row: Row) -> Row:
     return row
 
 
-def outcome(repaired: Row | Sequence[Row] | None) -> Sequence[Row]:
-    """What a row function returned, as the rows that it means: none, one or several."""
-    return () if repaired is None else (repaired,) if isinstance(repaired, dict) else repaired
+def as_rows(result: Row | Sequence[Row] | None) -> Sequence[Row]:
+    """The result of a preprocessor as a sequence of rows."""
+    return () if result is None else (result,) if isinstance(result, dict) else result
 
 
-# What a table alone can say -------------------------------------------------------------------------------------------
+# Set in datasets.toml -------------------------------------------------------------------------------------------------
 
 
-def asked(query: str) -> Preprocessor:
-    """The question, made of the row's columns."""
+def with_query(query: str) -> Preprocessor:
+    """Sets the query from a format string over the row's columns."""
     names = {name for _, name, _, _ in string.Formatter().parse(query) if name}
 
-    def repair(row: Row) -> Row:
+    def preprocess(row: Row) -> Row:
         return row | {"query": query.format(**{name: _column(row, name) for name in names})}
 
-    return repair
+    return preprocess
 
 
-def labelled(labels: Sequence[str]) -> Preprocessor:
-    """The answer is the word for the number in `label`; -1 and nothing mean that there is no answer."""
+def with_labels(labels: Sequence[str]) -> Preprocessor:
+    """Sets the response to the class name of `label`. Drops rows without a label (-1 or empty)."""
 
-    def repair(row: Row) -> Row | None:
+    def preprocess(row: Row) -> Row | None:
         label = row.get("label")
         if label in (None, "", -1, "-1"):
             return None
@@ -50,22 +50,22 @@ def labelled(labels: Sequence[str]) -> Preprocessor:
         except (TypeError, ValueError):
             number = -1.0
         if number not in range(len(labels)):
-            raise BadRow("bad-label", f"'label' must be from 0 to {len(labels) - 1}, this is {label!r}")
+            raise BadRow("bad-label", f"'label' must be from 0 to {len(labels) - 1}, not {label!r}")
         return row | {"response": labels[int(number)]}
 
-    return repair
+    return preprocess
 
 
 # Agents ---------------------------------------------------------------------------------------------------------------
 
 
 def damo_agent(row: Row) -> Row | None:
-    """Leaves out dialogues of one turn, and those whose system text offers fewer than two different tools."""
+    """Drops dialogues of one turn, and those whose system prompt describes fewer than two different tools."""
     return _with_tools(row, r'\d\. \{"(?:plugin_)?name": "(.+?)"')
 
 
 def damo_agent_mini(row: Row) -> Row | None:
-    """Only dialogues whose tools are written as plugins; the rest as in the whole set."""
+    """Keeps only dialogues whose tools are described as plugins; otherwise like `damo_agent`."""
     return _with_tools(row, r'\d\. \{"plugin_name": "(.+?)"')
 
 
@@ -82,13 +82,13 @@ def _with_tools(row: Row, tool: str) -> Row | None:
 
 
 def agent_instruct(row: Row) -> Row:
-    """The dialogue is the text of an array of dicts, in which there is a line break where a comma should be."""
+    """Adds the missing commas to a dialogue that is the text of an array of dicts separated by line breaks."""
     turns = row.get("conversations")
     return row | {"conversations": re.sub(r"\}\s*\n\s*\{", "},\n{", turns)} if isinstance(turns, str) else row
 
 
 def toolbench(row: Row) -> Row:
-    """Two turns: a task, which is called system, and the reply of a caller, planner or summarizer."""
+    """Two turns: a task with the role system, and the reply of a caller, planner or summarizer."""
     turns = _turns(row)
     if turns is None or len(turns) != 2:
         raise BadRow("wrong-type", "'conversations' must be a list of two turns")
@@ -96,9 +96,9 @@ def toolbench(row: Row) -> Row:
 
 
 def multirole(row: Row) -> Row:
-    """A chat room: the last turn is the reply, and all that was said before it is the question.
+    """A chat room: the last turn is the reply, all turns before it are the question.
 
-    A question of who speaks next holds what was said already.
+    Questions about the next speaker already contain the history.
     """
     turns = _turns(row)
     if turns is None or len(turns) < 2:
@@ -115,7 +115,7 @@ def multirole(row: Row) -> Row:
 
 
 def ms_bench(row: Row) -> Row | None:
-    """Leaves out dialogues that name another assistant or hold pasted role marks, and the stock system text."""
+    """Drops dialogues that name another assistant or contain role labels, and removes the stock system prompt."""
     turns = _turns(row)
     if turns is None:
         return row
@@ -129,13 +129,13 @@ def ms_bench(row: Row) -> Row | None:
 
 
 def alpaca_zh(row: Row) -> Row:
-    """Some inputs begin with the word for input."""
+    """Removes the label 输入 from inputs."""
     given = row.get("input")
     return row | {"input": given.removeprefix("输入：")} if isinstance(given, str) else row
 
 
 def long_alpaca(row: Row) -> Row:
-    """Some replies begin with the word Answer."""
+    """Removes the label Answer from replies."""
     reply = row.get("output")
     return row | {"output": re.sub(r"^Answer:\s*", "", reply)} if isinstance(reply, str) else row
 
@@ -144,16 +144,16 @@ def long_alpaca(row: Row) -> Row:
 
 
 def leetcode(row: Row) -> Row:
-    """A heading, the task and the code in one text, the explanation in another."""
+    """Splits the column with heading, task and code, and appends the explanation to the code."""
     task, fence, code = _column(row, "code_with_problem").partition("```python")
     if not fence or "```python" in code:
-        raise BadRow("wrong-type", "'code_with_problem' must hold one block of Python")
+        raise BadRow("wrong-type", "'code_with_problem' must have one block of Python")
     explained = _column(row, "explanation_only")
     return {"query": task.removeprefix("# ").strip(), "response": f"{fence}{code.rstrip()}\n\n{explained}"}
 
 
 def blossom_math(row: Row) -> Row:
-    """The way to the answer and the answer stand in two columns."""
+    """Joins the solution and the answer, which are two columns."""
     return {"query": row.get("input"), "response": f"{_column(row, 'output')}\n\nAnswer: {_column(row, 'answer')}"}
 
 
@@ -161,7 +161,7 @@ def blossom_math(row: Row) -> Row:
 
 
 def hc3(row: Row) -> list[Row]:
-    """A question with answers by people and by ChatGPT: as many questions of who wrote an answer."""
+    """Turns each answer, by a person or by ChatGPT, into a row that asks who wrote it."""
     question = _column(row, "question")
     answers = [(answer, "Human") for answer in _texts(row, "human_answers")]
     answers += [(answer, "ChatGPT") for answer in _texts(row, "chatgpt_answers")]
@@ -171,7 +171,7 @@ def hc3(row: Row) -> list[Row]:
 
 
 def dureader(row: Row) -> Row:
-    """An answer and its passage in one text; the question to them is what is learnt."""
+    """Question generation: splits the column with answer and passage; the question is the response."""
     answer, separator, passage = _column(row, "text1").partition("[SEP]")
     if not separator:
         raise BadRow("wrong-type", "'text1' must be an answer, [SEP] and a passage")
@@ -179,11 +179,11 @@ def dureader(row: Row) -> Row:
     return {"query": query, "response": row.get("text2")}
 
 
-# Text to pre-train on -------------------------------------------------------------------------------------------------
+# Text for pre-training -----------------------------------------------------------------------------------------------
 
 
 def ruozhiba(row: Row) -> Row | None:
-    """Titles with what follows them, without the numbers of lists they were copied from."""
+    """Joins title and text, and removes list numbers."""
     title = str(row.get("title") or row.get("content") or "").strip()
     more = str(row.get("abs") or "").strip()
     text = f"{title}，{more}" if more and more != title else title
@@ -192,7 +192,7 @@ def ruozhiba(row: Row) -> Row | None:
 
 
 def tigerbot_law(row: Row) -> Row:
-    """The kind of law, the chapters that the article stands in, and the article."""
+    """Joins the kind of law, the chapters and the article."""
     chapters = (row.get(f"chapter{number}") for number in (1, 2, 3))
     return {"text": f"{_column(row, 'type')}\n" + "".join(filter(None, chapters)) + _column(row, "response")}
 
@@ -201,19 +201,19 @@ def tigerbot_law(row: Row) -> Row:
 
 
 def hh_rlhf(row: Row) -> Row | None:
-    """Two dialogues that begin alike: they end where their replies part. Red-team attempts have one dialogue."""
+    """Cuts two dialogues with a common beginning after the first different reply. Red-team rows have one dialogue."""
     if "transcript" in row:
         return _spoken(_said(_column(row, "transcript")))
     chosen, rejected = _said(_column(row, "chosen")), _said(_column(row, "rejected"))
     pairs = list(zip(chosen, rejected, strict=False))
     alike = next((number for number, (one, other) in enumerate(pairs) if one != other), None)
-    if alike is None or alike % 2 == 0:  # nothing differs, or what the person says does
+    if alike is None or alike % 2 == 0:  # no difference, or a different user turn
         return None
     return _spoken(chosen[: alike + 1]) | {"rejected_response": rejected[alike]}
 
 
 def _said(text: str) -> list[str]:
-    """What the person and the assistant say in turn; what one says twice in a row is one turn."""
+    """The turns of human and assistant; consecutive turns of one speaker are joined."""
     _, *parts = re.split(r"(?:^|\n\n)(Hum|Assistant)(?:an)?:", text.strip())
     turns: list[str] = []
     speakers = parts[::2]
@@ -228,7 +228,7 @@ def _said(text: str) -> list[str]:
 
 
 def _spoken(turns: list[str]) -> Row:
-    last = len(turns) - len(turns) % 2  # what the person said last, and nobody answered, is left out
+    last = len(turns) - len(turns) % 2  # without a last turn that has no reply
     if not last:
         raise BadRow("no-reply", "the dialogue has no reply")
     history = [[turns[number], turns[number + 1]] for number in range(0, last - 2, 2)]
@@ -236,7 +236,7 @@ def _spoken(turns: list[str]) -> Row:
 
 
 def hh_rlhf_cn(row: Row) -> Row:
-    """The dialogue so far as a list of turns, and two turns that may follow."""
+    """A dialogue as a list of turns, and two alternative replies."""
     context = [_turn(turn) for turn in _value(row, "context", list)]
     (_, chosen), (_, rejected) = _turn(_value(row, "chosen", dict)), _turn(_value(row, "rejected", dict))
     if [role for role, _ in context] != ["human", *["assistant", "human"] * (len(context) // 2)]:
@@ -256,12 +256,12 @@ def _turn(turn: Any) -> tuple[str, str]:
 
 
 def coco(row: Row) -> Row:
-    """A picture and its captions, joined by &&, of which the first is taken."""
+    """Takes the first of an image's captions, which are joined by &&."""
     return _about(row, "image", "images", "Picture 1:<image>\nplease describe the image.", _caption(row))
 
 
 def coco_plain(row: Row) -> Row:
-    """The same with the bare question."""
+    """`coco` with a question without a picture number."""
     return _about(row, "image", "images", "<image>please describe the image.", _caption(row))
 
 
@@ -276,13 +276,13 @@ def captcha(row: Row) -> Row:
 
 
 def aishell(row: Row) -> Row:
-    """Speech and what is said; the words are published with blanks between them."""
+    """Removes the spaces between the words of a transcript."""
     said = _column(row, "Text:LABEL").replace(" ", "")
     return _about(row, "Audio:FILE", "audios", "Audio 1:<audio>\n语音转文本", said)
 
 
 def _about(row: Row, column: str, kind: str, query: str, response: str) -> Row:
-    """A question about a file: a path, or an object with the path or the bytes."""
+    """A question about a media file: a path, or an object with the path or the bytes."""
     medium = row.get(column)
     if isinstance(medium, dict) and not medium.get("bytes"):
         medium = medium.get("path")
@@ -306,7 +306,7 @@ def _texts(row: Row, name: str) -> list[str]:
 
 
 def _value(row: Row, name: str, kind: type) -> Any:
-    """A column that holds a list or an object, or the text of one."""
+    """A column with a list or an object, or with its text."""
     value = row.get(name)
     if isinstance(value, str):
         try:
@@ -319,7 +319,7 @@ def _value(row: Row, name: str, kind: type) -> Any:
 
 
 def _turns(row: Row) -> list[Row] | None:
-    """The turns of `conversations`; None where they are no list of objects, which reading the row will say."""
+    """The turns of `conversations`; None if they are not a list of objects, which reading the row will report."""
     turns = row.get("conversations")
     if isinstance(turns, str):
         try:
@@ -331,8 +331,8 @@ def _turns(row: Row) -> list[Row] | None:
     return None
 
 
-REPAIRS: dict[str, Preprocessor] = {
-    "": as_it_is,
+PREPROCESSORS: dict[str, Preprocessor] = {
+    "": unchanged,
     **{
         function.__name__: function
         for function in (
@@ -346,4 +346,4 @@ REPAIRS: dict[str, Preprocessor] = {
         )
     },
 }
-"""Row functions by the name that `rows` gives them in datasets.toml."""
+"""The preprocessors by their names in `rows` of datasets.toml."""

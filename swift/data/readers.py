@@ -1,4 +1,4 @@
-"""Files -> rows with line numbers, one reader a kind of file. Knows no row shape and no name of a data set."""
+"""Files -> numbered rows, one reader per file type. Knows no row format and no data set name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from swift.data.row_values import BadRow, Row, rule_of
 
 Numbered = Iterator[tuple[int, "Row | BadRow"]]
 Note = Callable[[str], None]
-"""Hears what the user should know of a file that is read all the same."""
+"""Called with remarks about a file that is read nevertheless."""
 
 Reader = Callable[[Path, Note], Numbered]
 
@@ -29,9 +29,9 @@ def _no_note(_: str) -> None:
 
 
 def read_rows(path: str | Path, note: Note = _no_note) -> Numbered:
-    """The rows of one file with their line numbers (row numbers in Parquet); a row that cannot be read is a BadRow.
+    """(line number, row) of each row of a file; row numbers for Parquet. A row that cannot be read is a BadRow.
 
-    A file that cannot be read at all is a ValueError.
+    Raises ValueError for a file that cannot be read at all.
     """
     path = Path(path)
     if path.is_dir():
@@ -41,12 +41,12 @@ def read_rows(path: str | Path, note: Note = _no_note) -> Numbered:
     suffix = repository_layout.suffix(path.name)
     if suffix not in READERS:
         packed = " and ".join(repository_layout.PACKED)
-        raise ValueError(f"{path}: unknown kind of file; known: {', '.join(READERS)}, each also as {packed}")
+        raise ValueError(f"{path}: unknown file type; supported: {', '.join(READERS)}, also compressed as {packed}")
     return _rows(path, READERS[suffix], note)
 
 
 def neighbours(path: Path) -> list[str]:
-    """The names of the data files beside a path."""
+    """The names of the data files in the folder of a path."""
     if not path.parent.is_dir():
         return []
     return [file.name for file in path.parent.iterdir() if repository_layout.suffix(file.name) in READERS]
@@ -70,7 +70,7 @@ def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
-        import pyarrow  # only who has such a file waits for it
+        import pyarrow  # slow to import, and rarely needed
 
         return io.BufferedReader(pyarrow.CompressedInputStream(path.open("rb"), "zstd"))
     return path.open("rb")
@@ -78,25 +78,25 @@ def _open(path: Path) -> IO[bytes]:
 
 # UTF-8 ----------------------------------------------------------------------------------------------------------------
 
-_MARK = b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
 
 
-def _without_mark(start: bytes) -> bytes:
+def _without_bom(start: bytes) -> bytes:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         raise UnicodeError("it is UTF-16 or UTF-32; save it as UTF-8")
-    return start.removeprefix(_MARK)
+    return start.removeprefix(_BOM)
 
 
 def _not_utf8(data: bytes) -> str:
-    """Where bytes are not UTF-8, and what they may be instead."""
+    """The first byte that is not UTF-8, and the likely encoding."""
     text = data.decode(errors="surrogateescape")
     stray = [at for at, letter in enumerate(text) if "\udc80" <= letter <= "\udcff"]
     where = f"byte {len(text[: stray[0]].encode()) + 1} is not UTF-8"
-    return f"{where}; all of it reads as GB18030 (GBK): save it as UTF-8" if _is_gbk(data, text, len(stray)) else where
+    return f"{where}; the text is valid GB18030 (GBK): save it as UTF-8" if _is_gbk(data, text, len(stray)) else where
 
 
 def _is_gbk(data: bytes, text: str, stray: int) -> bool:
-    """Whether most of what is not ASCII is stray bytes, all of which GB18030 knows; in broken UTF-8 most is letters."""
+    """Whether text is GB18030: most non-ASCII is invalid UTF-8 and all of it decodes. In broken UTF-8 most is valid."""
     letters = sum(not letter.isascii() for letter in text) - stray
     try:
         return stray > max(letters, 1) and bool(data.decode("gb18030"))
@@ -105,7 +105,7 @@ def _is_gbk(data: bytes, text: str, stray: int) -> bool:
 
 
 def _escaped(text: str) -> str:
-    """A text with the bytes that are not UTF-8 as escapes."""
+    """A text with invalid bytes as escapes."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace").strip()
 
 
@@ -115,7 +115,7 @@ def _escaped(text: str) -> str:
 def _json_lines(path: Path, note: Note) -> Numbered:
     with _open(path) as file:
         for number, line in enumerate(file, 1):
-            line = _without_mark(line) if number == 1 else line.removeprefix(_MARK)
+            line = _without_bom(line) if number == 1 else line.removeprefix(_BOM)
             if line.strip():
                 yield number, _json_row(line)
 
@@ -144,15 +144,15 @@ def _bad_json(error: ValueError, text: str) -> BadRow:
     return BadRow(rule_of(error, "bad-json"), str(error), _escaped(text[:80]))
 
 
-_lenient = json.JSONDecoder().raw_decode  # where a value ends that is no JSON as RFC 8259 has it
+_lenient = json.JSONDecoder().raw_decode  # finds the end of a value that is not RFC 8259 JSON
 _blanks = re.compile(r"[\s,]*")
 
 
 def _json_document(path: Path, note: Note) -> Numbered:
-    """A JSON array of rows, one row, or (as many .json files are) JSON lines."""
+    """A JSON array of rows, one row, or JSON lines, as in many .json files."""
     with _open(path) as file:
-        data = _without_mark(file.read())
-    text = data.decode(errors="surrogateescape")  # a stray byte costs no more than its row
+        data = _without_bom(file.read())
+    text = data.decode(errors="surrogateescape")  # an invalid byte costs only its row
     if has_lone_surrogate(text) and "GB18030" in (wrong := _not_utf8(data)):
         raise UnicodeError(wrong)
     start = text.lstrip()
@@ -184,7 +184,7 @@ def _json_array(text: str, at: int) -> Numbered:
             row, end = raw_decode(text, at, once=True)
         except json.JSONDecodeError as error:
             yield error.lineno, _broken(error, text)
-            return  # there is no telling where the next row begins
+            return  # the start of the next row is unknown
         except ValueError as error:
             bad, end = _refused(error, text, at)
             yield line, bad
@@ -194,7 +194,7 @@ def _json_array(text: str, at: int) -> Numbered:
             return
         at = end
     if text[at:].strip() != "]":
-        yield line, BadRow("bad-json", "the list is not closed, or more follows it", _escaped(text[-80:]))
+        yield line, BadRow("bad-json", "the list is not closed, or text follows it", _escaped(text[-80:]))
 
 
 def _broken(error: json.JSONDecodeError, text: str) -> BadRow:
@@ -205,7 +205,7 @@ def _broken(error: json.JSONDecodeError, text: str) -> BadRow:
 
 
 def _refused(error: ValueError, text: str, at: int) -> tuple[BadRow, int]:
-    """Why the row that begins at a place is refused, and where it ends."""
+    """(the error of the row that begins at `at`, its end)."""
     try:
         _, end = _lenient(text, at)
     except RecursionError:
@@ -228,12 +228,12 @@ SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertica
 
 
 def _csv(path: Path, note: Note) -> Numbered:
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB a cell is less than a long dialogue
+    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB per cell is too small for long dialogues
     with _open(path) as start:
-        _without_mark(start.read(4))
+        _without_bom(start.read(4))
     with _open(path) as file, io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
         header = text.readline()
-        told = re.fullmatch(r"sep=(.)\r?\n", header)  # Excel's own line above the header
+        told = re.fullmatch(r"sep=(.)\r?\n", header)  # Excel's line above the header
         header = text.readline() if told else header
         separator = told[1] if told else _separator(header)
         if separator != ",":
@@ -247,7 +247,7 @@ def _following(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _separator(header: str) -> str:
-    """The one that makes the most columns of a header."""
+    """The separator that gives the header the most columns."""
     return max(SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
 
 
@@ -255,7 +255,7 @@ def _cells(path: Path, text: Iterator[str], separator: str, above: int) -> Numbe
     reader = csv.DictReader(text, strict=True, delimiter=separator)
     header = reader.fieldnames or []
     if len(set(header)) < len(header):
-        raise ValueError(f"{path}: the header names a column twice: {', '.join(header)}")
+        raise ValueError(f"{path}: the header has a duplicate column: {', '.join(header)}")
     if has_lone_surrogate("".join(header)):
         raise UnicodeError(f"the header: {_not_utf8(','.join(header).encode(errors='surrogateescape'))}")
     while True:
@@ -268,7 +268,10 @@ def _cells(path: Path, text: Iterator[str], separator: str, above: int) -> Numbe
             yield line, BadRow("bad-csv", str(error))
             continue
         if None in row:
-            yield line, BadRow("bad-csv", f"more cells than the {len(header)} of the header", str(row[None])[:80])
+            yield (
+                line,
+                BadRow("bad-csv", f"more cells than the {len(header)} columns of the header", str(row[None])[:80]),
+            )
             continue
         cells = {str(key): cell for key, cell in row.items() if cell is not None}
         whole = separator.join(cells.values())
@@ -283,7 +286,7 @@ def _cells(path: Path, text: Iterator[str], separator: str, above: int) -> Numbe
 
 
 def _parquet(path: Path, note: Note) -> Numbered:
-    from swift.data import arrow  # only who has such a file waits for it
+    from swift.data import arrow  # slow to import, and rarely needed
 
     with _open(path) as file:
         data = file.read() if path.suffix in repository_layout.PACKED else None

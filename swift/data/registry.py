@@ -1,4 +1,4 @@
-"""Data sets by name: the table of published ones and TOML files of the user's own. Reads no row and asks no hub."""
+"""Data sets by name: the published ones and those in the user's TOML files. Reads no row and is offline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift.data.preprocessors import REPAIRS, Preprocessor, asked, labelled, outcome
+from swift.data.preprocessors import PREPROCESSORS, Preprocessor, as_rows, with_labels, with_query
 from swift.data.row_values import BadRow, Row
 from swift.system import user_code
 
@@ -20,15 +20,15 @@ else:
     import tomli as tomllib
 
 TRAINABLE = ("text",)
-"""The modalities of which rows can be trained on."""
+"""The modalities that can be trained on."""
 
 SECTIONS = ("datasets", "models")
-"""What a file of the user's own may hold; its models are read elsewhere."""
+"""The tables that a user's file may have; `models` is read by `swift.model`."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One table of datasets.toml, which says what the keys mean. Paths are whole."""
+    """One table of datasets.toml, which documents the keys. Paths are absolute."""
 
     ms: str = ""
     hf: str = ""
@@ -53,7 +53,7 @@ class Entry:
 
     @property
     def read_by_default(self) -> tuple[str, ...]:
-        """The subsets that are read when the user names none; empty where a set has no subsets."""
+        """The subsets that are read by default; empty for a data set without subsets."""
         return self.read or self.subsets
 
 
@@ -68,7 +68,7 @@ def known() -> Catalogue:
 
 
 def catalogue(files: Sequence[str] = ()) -> Catalogue:
-    """The published data sets and those of the user's files; a name in a later file beats the same in an earlier."""
+    """The published data sets and those of the user's files. Later files override earlier ones. Raises ValueError."""
     found = known()
     for name in files:
         file = Path(name).expanduser()
@@ -81,18 +81,18 @@ def catalogue(files: Sequence[str] = ()) -> Catalogue:
     return found
 
 
-def row_function(name: str, entry: Entry) -> Preprocessor:
-    """What is done to each row of the set before its shape is looked at."""
-    steps = [_own(entry.rows) if ":" in entry.rows else _built_in(name, entry.rows)]
+def preprocessor_for(name: str, entry: Entry) -> Preprocessor:
+    """The function that preprocesses each row of a data set, before its format is detected. Raises ValueError."""
+    steps = [_user_function(entry.rows) if ":" in entry.rows else _built_in(name, entry.rows)]
     if entry.query:
-        steps.append(asked(entry.query))
+        steps.append(with_query(entry.query))
     if entry.labels:
-        steps.append(labelled(entry.labels))
+        steps.append(with_labels(entry.labels))
     return steps[0] if len(steps) == 1 else _in_turn(steps)
 
 
 def near(word: str, choices: Iterable[str]) -> str:
-    """A question about the choice that looks most like `word`; empty if none does."""
+    """A suggestion of the choice most similar to `word`; "" if none is."""
     close = difflib.get_close_matches(word, list(choices), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -124,15 +124,15 @@ def _entries(tables: Any, file: Path, others: Catalogue) -> dict[str, Entry]:
 
 
 def _original(file: Path, name: str, of: object, whole: Catalogue, others: Catalogue) -> Entry:
-    """The set that a variant is a variant of, which is none itself."""
+    """The data set that a variant refers to by `of`. It must not be a variant itself."""
     originals = {name: entry for name, entry in {**others, **whole}.items() if not entry.of}
     if of not in originals:
-        raise ValueError(f"{file}: {name}: of: there is no set {of!r}{near(str(of), originals)}")
+        raise ValueError(f"{file}: {name}: of: unknown data set {of!r}{near(str(of), originals)}")
     return replace(originals[str(of)], count=None, size=None)
 
 
 def _entry(file: Path, name: str, table: dict[str, Any], original: Entry) -> Entry:
-    """What the table says and, for the rest, what the original does."""
+    """The table's values, with those of the original as defaults."""
     keys = [item.name for item in fields(Entry)]
     given = {}
     for key, value in table.items():
@@ -140,11 +140,11 @@ def _entry(file: Path, name: str, table: dict[str, Any], original: Entry) -> Ent
             raise ValueError(f"{file}: {name}: unknown key {key!r}{near(key, keys)}")
         given[key] = _value(f"{file}: {name}: {key}", key, value)
     for key in ("path", "rows"):
-        if key in given and (key == "path" or ":" in given[key]):  # a function of the user's own is FILE.py:NAME
+        if key in given and (key == "path" or ":" in given[key]):  # FILE.py:NAME is a user function
             given[key] = str(file.resolve().parent / Path(given[key]).expanduser())
     entry = replace(original, **given)
     if not entry.ids and not entry.path:
-        raise ValueError(f"{file}: {name}: says not where its rows are: give ms, hf or path")
+        raise ValueError(f"{file}: {name}: has no location: set ms, hf or path")
     return entry
 
 
@@ -152,54 +152,54 @@ def _value(where: str, key: str, value: object) -> Any:
     if key in LISTS:
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             return tuple(value)
-        raise ValueError(f"{where} must be a list of texts, not {value!r}")
+        raise ValueError(f"{where} must be a list of strings, not {value!r}")
     if key in NUMBERS:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
-        raise ValueError(f"{where} must be a number from 1 on, not {value!r}")
+        raise ValueError(f"{where} must be an integer >= 1, not {value!r}")
     if key in MAPPINGS:
         if isinstance(value, dict) and all(isinstance(part, str) for part in value.values()):
             return value
         raise ValueError(f'{where} must be {{theirs = "ours"}}, not {value!r}')
     if isinstance(value, str) and value:
         return value
-    raise ValueError(f"{where} must be a text, not {value!r}")
+    raise ValueError(f"{where} must be a string, not {value!r}")
 
 
-# Row functions --------------------------------------------------------------------------------------------------------
+# Preprocessors --------------------------------------------------------------------------------------------------------
 
 
 def _in_turn(steps: Sequence[Preprocessor]) -> Preprocessor:
-    def repair(row: Row) -> list[Row]:
+    def preprocess(row: Row) -> list[Row]:
         rows = [row]
         for step in steps:
-            rows = [after for before in rows for after in outcome(step(before))]
+            rows = [after for before in rows for after in as_rows(step(before))]
         return rows
 
-    return repair
+    return preprocess
 
 
 def _built_in(name: str, rows: str) -> Preprocessor:
-    if rows not in REPAIRS:
-        hint = near(rows, REPAIRS) or "; a function of your own is my_module.py:function"
-        raise ValueError(f"{name}: rows = {rows!r}: there is no such row function{hint}")
-    return REPAIRS[rows]
+    if rows not in PREPROCESSORS:
+        hint = near(rows, PREPROCESSORS) or "; for your own function write FILE.py:NAME"
+        raise ValueError(f"{name}: rows = {rows!r}: unknown preprocessor{hint}")
+    return PREPROCESSORS[rows]
 
 
-def _own(spec: str) -> Preprocessor:
-    """The user's function FILE.py:NAME. What goes wrong in it is the row's fault and is told as such."""
+def _user_function(spec: str) -> Preprocessor:
+    """The user's function FILE.py:NAME. Its exceptions become BadRow."""
     file, _, name = spec.rpartition(":")
     try:
         function = user_code.load_function(spec)
     except ValueError as error:
         raise ValueError(f"rows: {error}") from None
 
-    def repair(row: Row) -> Row | list[Row] | None:
+    def preprocess(row: Row) -> Row | list[Row] | None:
         try:
             found = function(row)
         except BadRow:
             raise
-        except Exception as error:  # the function is the user's, and may be wrong in any way
+        except Exception as error:  # user code may raise anything
             raise BadRow("row-function", f"{Path(file).name}:{name}: {type(error).__name__}: {error}") from None
         if found is None or isinstance(found, dict):
             return found
@@ -208,4 +208,4 @@ def _own(spec: str) -> Preprocessor:
         kind = type(found).__name__
         raise BadRow("row-function", f"{Path(file).name}:{name} must return a dict, a list of them or None, not {kind}")
 
-    return repair
+    return preprocess

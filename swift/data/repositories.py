@@ -1,4 +1,4 @@
-"""Published repositories in the caches of ModelScope and Hugging Face, and fetched from these hubs. Reads no row."""
+"""Finds data set repositories in the caches of ModelScope and Hugging Face, or downloads them. Reads no row."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from swift.data import repository_layout
 from swift.system import hubs
 
 LISTING = ".swift-listing.json"
-"""The hub's list of a repository's files with their sizes, kept beside those that were fetched."""
+"""The hub's list of files and sizes, stored with the downloaded files."""
 
 Pick = Callable[[Iterable[str], Path], list[str]]
-"""The names of a repository's files, and the folder of those that declare what is where -> the files to read.
+"""(all file names, the folder of the files that declare subsets and splits) -> the files to read.
 
-Raises ValueError where there are none.
+Raises ValueError if there are none.
 """
 
 
 def cached(ms: str, hf: str, tried: list[str]) -> Iterator[Path]:
-    """Folders on this machine that hold the repository, or a part of it. The places go into `tried`."""
+    """Local folders with the repository or a part of it. Appends the places searched to `tried`."""
     if ms:
         tried.append(f"the ModelScope cache {hubs.modelscope_root()}")
         yield from _modelscope_folders(ms)
@@ -35,7 +35,7 @@ def cached(ms: str, hf: str, tried: list[str]) -> Iterator[Path]:
 
 
 def fetched(ms: str, hf: str, pick: Pick, tried: list[str]) -> Iterator[Path]:
-    """Folders fetched from the hubs, ModelScope first unless USE_HF says otherwise. What fails goes into `tried`."""
+    """Downloaded folders, from ModelScope first unless USE_HF is set. Appends failures to `tried`."""
     if variable := hubs.offline():
         tried.append(f"no network ({variable} is set)")
         return
@@ -52,15 +52,15 @@ def fetched(ms: str, hf: str, pick: Pick, tried: list[str]) -> Iterator[Path]:
 
 
 def picked(folder: Path, pick: Pick) -> tuple[Path, ...]:
-    """The files to read in a folder of `cached` or `fetched`. ValueError where one is missing or cut short."""
+    """The files to read in a folder of `cached` or `fetched`. Raises ValueError for missing or incomplete files."""
     sizes = _listing(folder)
     names = pick(repository_layout.names(folder) if sizes is None else sizes, folder)
-    if sizes is None and (fault := repository_layout.parts_missing(names) or _unfinished(folder)):
-        raise ValueError(f"an unfinished download: {fault}")
+    if sizes is None and (fault := repository_layout.shards_missing(names) or _unfinished(folder)):
+        raise ValueError(f"an incomplete download: {fault}")
     for name in names:
         size = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if sizes is not None and size != sizes[name]:
-            raise ValueError(f"an unfinished download: {size} of {sizes[name]} bytes of {name}")
+            raise ValueError(f"an incomplete download: {size} of {sizes[name]} bytes of {name}")
     return tuple(folder / name for name in names)
 
 
@@ -70,7 +70,7 @@ def picked(folder: Path, pick: Pick) -> tuple[Path, ...]:
 def _modelscope_folders(repository: str) -> Iterator[Path]:
     owner, _, name = repository.rpartition("/")
     for below in ("hub/datasets", "datasets", "hub"):
-        # ModelScope writes a dot in a name as ___, since Python could not import a folder with a dot.
+        # ModelScope writes a dot in a name as ___: Python cannot import a folder with a dot.
         for spelled in dict.fromkeys((name, name.replace(".", "___"))):
             folder = hubs.modelscope_root() / below / owner / spelled
             if folder.is_dir():
@@ -94,7 +94,7 @@ def _listing(folder: Path) -> dict[str, int] | None:
 
 
 def _unfinished(folder: Path) -> str:
-    """What the hubs' own programs leave where they were interrupted; empty where there is nothing of it."""
+    """A file that an interrupted download of the hub's client left; "" if there is none."""
     blobs = folder.parent.parent / "blobs"
     modelscope = folder.parent.parent / "._____temp" / folder.parent.name / folder.name
     left = [
@@ -102,14 +102,14 @@ def _unfinished(folder: Path) -> str:
         *folder.rglob("*.incomplete"),
         *(file for file in modelscope.rglob("*") if file.is_file()),
     ]
-    return f"{left[0]} is left" if left else ""
+    return f"{left[0]} remains" if left else ""
 
 
 # Hubs -----------------------------------------------------------------------------------------------------------------
 
 
 def from_hugging_face(repository: str, pick: Pick) -> Path:
-    """Fetches the files of a data set that `pick` wants, with progress; what was begun before is gone on with."""
+    """Downloads the files that `pick` selects, with progress. Resumes incomplete downloads. Raises OSError."""
     try:
         return _from_hugging_face(repository, pick)
     except hubs.http_error() as error:
@@ -125,7 +125,7 @@ def _from_hugging_face(repository: str, pick: Pick) -> Path:
     declaring = [
         name
         for name, size in sizes.items()
-        if repository_layout.says_what_is_where(name) and size <= repository_layout.SMALL
+        if repository_layout.may_declare_splits(name) and size <= repository_layout.SMALL
     ]
 
     def fetch(names: list[str]) -> Path:
@@ -143,14 +143,14 @@ def _from_hugging_face(repository: str, pick: Pick) -> Path:
         )
 
     folder = fetch(declaring)
-    _keep_listing(folder, sizes)  # first: should we be interrupted now, it tells what is missing
+    _keep_listing(folder, sizes)  # first: after an interruption it shows what is missing
     return fetch([*declaring, *pick(sizes, folder)])
 
 
 def from_modelscope(repository: str, pick: Pick) -> Path:
-    """Fetches every file of a data set that can be read: the program of the hub does not say beforehand what there is.
+    """Downloads every data file: ModelScope's client cannot list a data set first.
 
-    It shows its progress, goes on with what was begun before, and checks each file's hash.
+    Shows progress, resumes incomplete downloads and verifies hashes.
     """
     hub = importlib.import_module("modelscope.hub.snapshot_download")
     kinds = [f"*{kind}{packing}" for kind in repository_layout.SUFFIXES for packing in ("", *repository_layout.PACKED)]

@@ -1,7 +1,7 @@
-"""Which files of a published repository hold a subset and a split. Reads no row and asks no hub.
+"""Finds the files of a subset and a split in a data set repository. Reads no row and is offline.
 
-What the repository itself declares comes first: the `configs` of its README.md, or ModelScope's index. Where it
-declares nothing, the files' names tell.
+The declarations of the repository come first: `configs` in its README.md, or ModelScope's index. Without them the
+file names decide.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 PACKED = (".gz", ".zst")
 SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 README = "README.md"
-SMALL = 1_000_000  # bytes; files that declare subsets and splits have less
+SMALL = 1_000_000  # bytes; files that declare subsets and splits are smaller
 
 Declared = dict[str, dict[str, list[str]]]
 """Subset -> split -> patterns of file names."""
 
 
 def suffix(name: str) -> str:
-    """The kind of a file by its name, whether it is packed or not."""
+    """The suffix of a file name, without the suffix of a compression."""
     name = name.lower()
     for packing in PACKED:
         name = name.removesuffix(packing)
@@ -32,23 +32,23 @@ def suffix(name: str) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    """Every file of a folder, but no hidden one: there a hub keeps what it has not finished."""
+    """Every file of a folder except hidden ones, which hubs use for incomplete downloads."""
     found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return sorted(name for name in found if not re.search(r"(^|/)\.", name))
 
 
-def says_what_is_where(name: str) -> bool:
-    """Whether the file may declare subsets and splits: it is small, and fetched first."""
+def may_declare_splits(name: str) -> bool:
+    """Whether a file may declare subsets and splits. Such files are small and downloaded first."""
     return name == README or ("/" not in name and suffix(name) == ".json")
 
 
 def choose(
     files: Iterable[str], folder: Path, subsets: tuple[str, ...], split: tuple[str, ...], others: tuple[str, ...] = ()
 ) -> list[str]:
-    """Those of `files`, names in the repository, that hold the split of the subsets; no subsets means all.
+    """The names among `files` that hold a split of the subsets (none: of all).
 
-    `folder` holds what the repository declares. `others` are subsets that there are beside: "default" names none.
-    Raises ValueError where there is no file, or none of one of the subsets.
+    `folder` holds the files that declare subsets and splits. `others`: all known subsets, to tell "default" apart.
+    Raises ValueError if there is no file, or none of one of the subsets.
     """
     data = sorted(name for name in files if suffix(name) in SUFFIXES and not is_index(folder / name))
     for declared in (_card(folder / README), _index(folder)):
@@ -58,7 +58,7 @@ def choose(
 
 
 def is_index(file: Path) -> bool:
-    """A hub's own JSON about the data, such as {"default": {"train": {"meta": "train.csv"}}}; never a row."""
+    """Whether a file is a hub's JSON index, such as {"default": {"train": {"meta": "train.csv"}}}, not data."""
     if file.name in ("config.json", "configuration.json", "dataset_info.json", "dataset_infos.json", "state.json"):
         return True
     if file.suffix != ".json" or not file.is_file() or file.stat().st_size > SMALL:
@@ -67,34 +67,34 @@ def is_index(file: Path) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(part, dict) for part in value.values())
 
 
-def parts_missing(files: Iterable[str]) -> str:
-    """What is missing where names count their parts, x-00000-of-00003.parquet; empty where nothing is."""
+def shards_missing(files: Iterable[str]) -> str:
+    """What is missing of shards such as x-00000-of-00003.parquet; "" if nothing is."""
     parts: dict[tuple[str, str], set[str]] = {}
     for name in files:
         if match := re.fullmatch(r"(.*?)-(\d{5})-of-(\d{5})(.*)", name):
             parts.setdefault((match[1], match[3]), set()).add(match[2])
     for (start, total), found in parts.items():
         if len(found) < int(total):
-            return f"{len(found)} of {int(total)} parts of {start}"
+            return f"{len(found)} of {int(total)} shards of {start}"
     return ""
 
 
-# What a repository declares -------------------------------------------------------------------------------------------
+# Declarations --------------------------------------------------------------------------------------------------------
 
 
 def _card(file: Path) -> Declared:
-    """The `configs` in the YAML that a README.md begins with."""
+    """The `configs` in the YAML header of a README.md."""
     if not file.is_file():
         return {}
     match = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     if match is None:
         return {}
-    import yaml  # only who has such a file waits for it
+    import yaml  # slow to import, and rarely needed
 
     try:
         head = yaml.safe_load(match[1])
     except yaml.YAMLError:
-        return {}  # it is not ours to mend; the files' names are left
+        return {}  # fall back to file names
     configs = head.get("configs") if isinstance(head, dict) else None
     found: Declared = {}
     for config in configs if isinstance(configs, list) else []:
@@ -107,7 +107,7 @@ def _card(file: Path) -> Declared:
 
 
 def _by_split(data_files: Any, below: str) -> dict[str, list[str]]:
-    """A pattern, a list of them, or patterns by split."""
+    """Normalizes `data_files`: a pattern, a list of patterns, or patterns by split."""
     if isinstance(data_files, dict):
         data_files = [{"split": split, "path": path} for split, path in data_files.items()]
     found: dict[str, list[str]] = {}
@@ -146,7 +146,7 @@ def _json(file: Path) -> Any:
 def _declared(
     data: list[str], declared: Mapping[str, Mapping[str, list[str]]], subsets: tuple[str, ...], split: tuple[str, ...]
 ) -> list[str]:
-    """Empty unless every subset is declared with one of the splits."""
+    """The declared files; empty unless every subset is declared with one of the splits."""
     known = {_spelled(name): splits for name, splits in declared.items()}
     wanted = [_spelled(name) for name in subsets] or (["default"] if "default" in known else list(known))
     found: set[str] = set()
@@ -164,30 +164,30 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, pattern.replace("**/", ""))
 
 
-# What names tell ------------------------------------------------------------------------------------------------------
+# File names -----------------------------------------------------------------------------------------------------------
 
 
 def _named(data: list[str], subsets: tuple[str, ...], split: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     if not data:
-        raise ValueError("holds no data file")
+        raise ValueError("has no data file")
     found: set[str] = set()
     for subset in subsets:
         of_subset = [name for name in data if _has_word(_without_longer(name, subset, others), (subset,))]
         if not of_subset and subset == "default":
             of_subset = [name for name in data if not _has_word(name, tuple({*others, *subsets} - {subset}))]
         if not of_subset:
-            raise ValueError(f"holds no data file of the subset {subset!r}")
+            raise ValueError(f"has no data file of the subset {subset!r}")
         found |= set(_of_split(of_subset, split))
     return sorted(found) if subsets else _of_split(data, split)
 
 
 def _of_split(data: list[str], split: tuple[str, ...]) -> list[str]:
-    """What names the split; files that name none hold rows to train on."""
+    """Files whose names contain the split; for "train" also files that name no split."""
     found = [name for name in data if _has_word(name, split)]
     if not found and "train" in split:
         found = [name for name in data if not _has_word(name, SPLITS)]
     if not found:
-        raise ValueError(f"holds no data file of the split {' or '.join(split)}")
+        raise ValueError(f"has no data file of the split {' or '.join(split)}")
     return found
 
 
@@ -196,7 +196,7 @@ def _has_word(name: str, words: tuple[str, ...]) -> bool:
 
 
 def _without_longer(name: str, subset: str, others: tuple[str, ...]) -> str:
-    """The name without those other subsets that the word is but a part of: base in helpful-base."""
+    """The name without longer subset names that contain the word, such as helpful-base for base."""
     name = _spelled(name)
     for other in map(_spelled, others):
         if _spelled(subset) in other and _spelled(subset) != other:
@@ -205,5 +205,5 @@ def _without_longer(name: str, subset: str, others: tuple[str, ...]) -> str:
 
 
 def _spelled(name: str) -> str:
-    """Hubs write the same subset with - and with _."""
+    """Hubs spell the same subset with - or _."""
     return name.lower().replace("-", "_")

@@ -1,4 +1,4 @@
-"""Where the images of a row stand in its messages. Opens none."""
+"""Finds the places of a row's images in its messages. Opens no image."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TAG = re.compile(f"<img>(.*?)</img>|(<image>)|{PLACE}")
 
 
 def with_images(row: Row, turns: list[Message]) -> list[Message]:
-    """Gives each image its place: `<img>path</img>`, a part of a message, or `<image>` for those the row lists.
+    """Gives each image its place: `<img>path</img>`, a content part, or `<image>` for the images that the row lists.
 
-    Listed images without any place stand before the first user's text.
+    If no place is marked, listed images come before the first user text. Raises BadRow if the numbers differ.
     """
     listed = _listed(row)
     if not listed and not any(turn.images or "<img>" in turn.content for turn in turns if turn.role == "user"):
@@ -37,7 +37,7 @@ def with_images(row: Row, turns: list[Message]) -> list[Message]:
 
 
 def _placed(turn: Message, listed: Iterator[Image]) -> Message:
-    """A turn with its tags as places; places without an image of their own take the next that the row lists."""
+    """A turn with its tags replaced by places; a place without an image takes the next listed image."""
     parts, images, done = iter(turn.images), [], 0
     content = ""
     for match in _TAG.finditer(turn.content):
@@ -50,15 +50,17 @@ def _placed(turn: Message, listed: Iterator[Image]) -> Message:
             if image is not None and not (image.source or image.data):
                 image = next(listed, None)
                 if image is None:
-                    raise BadRow("image-count", "an image has a place, but the row lists none for it")
+                    raise BadRow("image-count", "a place has no image: the row lists too few")
         if image is None:
-            continue  # the same characters, written by somebody
+            continue  # literal text
         content += turn.content[done : match.start()] + PLACE
         done = match.end()
         images.append(image)
     content += turn.content[done:]
     if images and content.count(PLACE) != len(images):
-        raise BadRow("image-count", f"the text holds U+FFFC, which stands for an image, beside {len(images)} images")
+        raise BadRow(
+            "image-count", f"the text contains U+FFFC, which marks an image, in addition to its {len(images)} images"
+        )
     return replace(turn, content=content, images=tuple(images))
 
 
@@ -73,24 +75,24 @@ def _listed(row: Row) -> list[Image]:
 
 
 def _image(value: Any, where: str) -> Image:
-    """A path or URL, or an object that holds one (`url`, `path`, `image`) or a file's bytes."""
+    """A path or URL, or an object with one (`url`, `path`, `image`) or with the `bytes` of a file."""
     if isinstance(value, dict):
         data, name = value.get("bytes"), next((value[key] for key in ("url", "path", "image") if value.get(key)), "")
         if isinstance(data, bytes) and data:
             return Image(str(name) or where, data)
         value = name
     if not isinstance(value, str) or not value:
-        raise BadRow("bad-image", f"{where} must hold paths, URLs or files, this is {kind(value)}")
+        raise BadRow("bad-image", f"{where} must be paths, URLs or files, not {kind(value)}")
     return Image(value)
 
 
-def illustrated(value: Any, where: str) -> tuple[str, tuple[Image, ...]]:
-    """A text, or a list of parts as a text with places and the images for them; an empty one is in the row's list."""
-    if not isinstance(value, list) or not any(isinstance(part, dict) and _shows(part) for part in value):
+def content_with_images(value: Any, where: str) -> tuple[str, tuple[Image, ...]]:
+    """(text with places, images) of a content; an image part without a source takes one from the row's list."""
+    if not isinstance(value, list) or not any(isinstance(part, dict) and _is_image(part) for part in value):
         return text_of(value, where), ()
     content, images = "", []
     for part in value:
-        if isinstance(part, dict) and _shows(part):
+        if isinstance(part, dict) and _is_image(part):
             given = next((part[key] for key in ("image_url", "image", "url", "path") if part.get(key)), None)
             images.append(Image("") if given is None else _image(given, f"{where}, an image"))
             content += PLACE
@@ -99,5 +101,5 @@ def illustrated(value: Any, where: str) -> tuple[str, tuple[Image, ...]]:
     return content, tuple(images)
 
 
-def _shows(part: Row) -> bool:
+def _is_image(part: Row) -> bool:
     return part.get("type") in ("image", "image_url")

@@ -1,4 +1,4 @@
-"""The tools that a row offers and the calls in its messages. Knows no turn of a dialogue."""
+"""Reads the tools of a row and the calls in its messages. Knows no turn of a dialogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swift.data.row_values import BadRow, Row, first, json_text, kind, optional,
 
 TOOLS_KEYS = ("tools", "functions")
 CALL_KEYS = frozenset({"id", "type", "index", "function", "name", "arguments", "parameters"})
-"""What is read of a call, or says no more than that it is one."""
+"""Keys of calls that are read, or that carry no information."""
 
 
 def read_tools(row: Row) -> tuple[Tool, ...]:
@@ -23,17 +23,17 @@ def read_tools(row: Row) -> tuple[Tool, ...]:
     if not specs or isinstance(specs, str):
         return ()
     if not isinstance(specs, list):
-        raise BadRow("bad-tools", f"{key!r} must be a list, this is {kind(specs)}")
+        raise BadRow("bad-tools", f"{key!r} must be a list, not {kind(specs)}")
     return tuple(_tool(spec, f"tool {number}") for number, spec in enumerate(specs, 1))
 
 
 def _tool(spec: Any, where: str) -> Tool:
     value = parsed_field(spec, where, "bad-tools") if isinstance(spec, str) else spec
     if not isinstance(value, dict):
-        raise BadRow("bad-tools", f"{where} must be an object, this is {kind(value)}")
-    value = _opened(_opened(value, "function", where), "parameters", where)
+        raise BadRow("bad-tools", f"{where} must be an object, not {kind(value)}")
+    value = _parsed_part(_parsed_part(value, "function", where), "parameters", where)
     if isinstance(value.get("function"), dict):
-        value = value | {"function": _opened(value["function"], "parameters", where)}
+        value = value | {"function": _parsed_part(value["function"], "parameters", where)}
     if not can_dump(value):
         json_text(value, where, "bad-tools")
     tool = Tool(value)
@@ -42,8 +42,8 @@ def _tool(spec: Any, where: str) -> Tool:
     return tool
 
 
-def _opened(spec: Row, key: str, where: str) -> Row:
-    """A part of a tool as an object: tables hold what differs from tool to tool as JSON text."""
+def _parsed_part(spec: Row, key: str, where: str) -> Row:
+    """The tool with the JSON text under `key` parsed: tables store parts that differ between tools as text."""
     text = spec.get(key)
     if not isinstance(text, str) or not text.lstrip().startswith(("{", "[")):
         return spec
@@ -51,9 +51,9 @@ def _opened(spec: Row, key: str, where: str) -> Row:
 
 
 def read_calls(value: Any, number: int) -> tuple[ToolCall, ...]:
-    """One call or a list of them, as objects or as text; text keeps the arguments as they are written.
+    """One call or a list of calls, as objects or as text. Arguments in a text are kept byte for byte. Raises BadRow.
 
-    `number` is that of the message. No call is an empty tuple.
+    `number` is the number of the message.
     """
     calls = _listed(value, number)
     return tuple(_call(call, number) for call in calls)
@@ -82,8 +82,8 @@ def _call(call: Any, number: int) -> ToolCall:
     return ToolCall(inner["name"], arguments if arguments.strip() else "{}", optional(call.get("id"), "id"))
 
 
-def unread_of_calls(value: Any) -> Iterator[str]:
-    """The keys of calls that nobody reads."""
+def unused_call_keys(value: Any) -> Iterator[str]:
+    """The ignored keys of calls."""
     for call in value if isinstance(value, list) else [value]:
         if isinstance(call, dict):
             inner = call.get("function")
@@ -92,13 +92,13 @@ def unread_of_calls(value: Any) -> Iterator[str]:
 
 
 def _written_calls(text: str) -> list[Any]:
-    """The calls in a text, arguments that are JSON objects replaced by their own text, byte for byte."""
+    """The calls in a text; arguments that are JSON objects are replaced by their text, byte for byte."""
     if not text.strip():
         return []
     try:
         value = loads(text, once=True)
     except ValueError:
-        value = parsed(text)  # a Python literal: it has no JSON text to keep
+        value = parsed(text)  # a Python literal has no JSON text to keep
         return value if isinstance(value, list) else [] if value is None else [value]
     if value is None:
         return []
@@ -120,7 +120,7 @@ def _written_calls(text: str) -> list[Any]:
 
 
 def _spans(text: str, at: int) -> tuple[dict[str, tuple[int, int]], int]:
-    """Where each member's value stands in the valid JSON object that opens at `at`, and where the object ends."""
+    """The span of each member's value in the valid JSON object that starts at `at`, and the object's end."""
     spans = {}
     at = _skip(text, at + 1)
     while text[at] != "}":
@@ -133,7 +133,7 @@ def _spans(text: str, at: int) -> tuple[dict[str, tuple[int, int]], int]:
 
 
 def _skip(text: str, at: int) -> int:
-    """Past blanks and separators between the parts of valid JSON, up to the next key or value."""
+    """The start of the next key or value of valid JSON: skips white space and separators."""
     while text[at] in " \t\r\n,:":
         at += 1
     return at

@@ -1,4 +1,4 @@
-"""What every part of a row is read with: its keys, texts and values. Knows no shape of a row."""
+"""Reads the keys, texts and values of a row. Knows no row format."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ Row = dict[str, Any]
 
 
 class BadRow(ValueError):
-    """A row that cannot be trained on: `rule` is a short stable name, the message says what is wrong."""
+    """A row that cannot be trained on. `rule` is a short, stable name; `message` describes the error."""
 
     def __init__(self, rule: str, message: str, excerpt: str = "") -> None:
         super().__init__(message)
         self.rule = rule
         self.message = message
-        self.excerpt = excerpt  # only where there is no row to take one from
+        self.excerpt = excerpt  # set only where there is no row to quote
 
 
 class RowWarning(NamedTuple):
-    """What looks odd in a row that is trained on all the same; `rule` is a short stable name."""
+    """A warning about a row that is trained on nevertheless. `rule` is a short, stable name."""
 
     rule: str
     message: str
 
 
 def parsed(value: str) -> Any:
-    """JSON text, or else a Python literal, as a value; ValueError when it is neither."""
+    """The value of a JSON text or, failing that, of a Python literal. Raises ValueError if it is neither."""
     try:
         return loads(value, once=True)
     except (DuplicateKeyError, LoneSurrogateError):
@@ -50,7 +50,7 @@ def parsed_field(value: str, key: str, rule: str = "wrong-type") -> Any:
 
 
 def rule_of(error: ValueError, otherwise: str) -> str:
-    """The rule that a text breaks which is not read as JSON: one of its own, or `otherwise`."""
+    """The rule for a JSON parse error: a specific one, or `otherwise`."""
     if isinstance(error, DuplicateKeyError):
         return "duplicate-key"
     return "lone-surrogate" if isinstance(error, LoneSurrogateError) else otherwise
@@ -65,12 +65,12 @@ def json_text(value: Any, where: str, rule: str = "wrong-type") -> str:
 
 
 def text_of(value: Any, where: str) -> str:
-    """A text, or a list of text parts as one text."""
+    """A string, or a list of text parts joined to one string."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and are_parts(value):
         return "".join(part if isinstance(part, str) else _part(part, where) for part in value)
-    raise BadRow("wrong-type", f"{where} must be text, this is {kind(value)}")
+    raise BadRow("wrong-type", f"{where} must be text, not {kind(value)}")
 
 
 def are_parts(value: list[Any]) -> bool:
@@ -80,18 +80,18 @@ def are_parts(value: list[Any]) -> bool:
 def _part(part: Row, where: str) -> str:
     key = "refusal" if part["type"] == "refusal" else "text"
     if part["type"] != key or not isinstance(part.get(key), str):
-        raise BadRow("not-text", f"{where} has a part of type {part['type']!r}; only text can stand there")
+        raise BadRow("not-text", f"{where} has a part of type {part['type']!r}; only text is allowed there")
     return str(part[key])
 
 
 def optional(value: Any, key: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    raise BadRow("wrong-type", f"{key!r} must be text, this is {kind(value)}")
+    raise BadRow("wrong-type", f"{key!r} must be text, not {kind(value)}")
 
 
 def first(row: Row, keys: tuple[str, ...]) -> str | None:
-    """The first of `keys` that the row has a value for."""
+    """The first of `keys` whose value in the row is not null."""
     for key in keys:
         if row.get(key) is not None:
             return key
@@ -99,12 +99,12 @@ def first(row: Row, keys: tuple[str, ...]) -> str | None:
 
 
 def says_something(value: Any) -> bool:
-    """Whether a value is anything at all: null and what is empty are not."""
+    """Whether a value is neither null nor empty."""
     return value is not None and value not in ("", [], {})
 
 
 def kind(value: Any) -> str:
-    """A value's type in JSON's words."""
+    """The name of a value's JSON type, for messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -124,7 +124,7 @@ OF_TOOLS = (
         "rename one",
     ),
 )
-OF_THOUGHTS = (
+OF_REASONING = (
     Rule(
         "two-thoughts",
         "error",
@@ -180,7 +180,7 @@ OF_DIALOGUES = (
     ),
 )
 
-RULES = (*IN_TEXT, *OF_TOOLS, *OF_THOUGHTS, *OF_DIALOGUES)
+RULES = (*IN_TEXT, *OF_TOOLS, *OF_REASONING, *OF_DIALOGUES)
 
 
 _PAGE = """\
@@ -226,7 +226,7 @@ def page() -> str:
     tables = {
         "{IN_TEXT}": IN_TEXT,
         "{OF_TOOLS}": OF_TOOLS,
-        "{OF_THOUGHTS}": OF_THOUGHTS,
+        "{OF_THOUGHTS}": OF_REASONING,
         "{OF_DIALOGUES}": OF_DIALOGUES,
     }
     for place, rules in tables.items():

@@ -1,4 +1,4 @@
-"""The tutorial's fire-alarm scenario: a case to judge a trained model by, never a row to train on."""
+"""The fire-alarm scenario of the tutorial: an evaluation case, never a training row."""
 
 from __future__ import annotations
 

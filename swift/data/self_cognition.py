@@ -1,4 +1,4 @@
-"""Rows that teach a model its own name and maker. Knows no file but its own."""
+"""Rows that teach a model its name and author. Reads only its own file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LANGUAGES = ("zh", "en")
 
 
 def conversations(names: Sequence[str], authors: Sequence[str]) -> list[Conversation]:
-    """Every row, filled in; a name for Chinese rows and one for English rows, or one for both."""
+    """All rows with names filled in. `names`, `authors`: one for both languages, or a Chinese and an English one."""
     name = _by_language(names, "--model_name")
     author = _by_language(authors, "--model_author")
     filled = []

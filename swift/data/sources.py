@@ -1,6 +1,6 @@
-"""Names and hub ids -> files. Reads no row.
+"""Data set names and hub ids -> files. Reads no row.
 
-Local first, network last: a path, a built-in or known name, the ModelScope cache, the Hugging Face cache, a download.
+Tried in order: a path, a built-in or registered name, the ModelScope cache, the Hugging Face cache, a download.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from swift.data import registry, repositories, repository_layout, self_cognition
-from swift.data.preprocessors import Preprocessor, as_it_is
+from swift.data.preprocessors import Preprocessor, unchanged
 from swift.data.readers import READERS, neighbours
 from swift.data.registry import Catalogue, Entry, near
 
@@ -28,37 +28,37 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """Files to read rows from, and what to do with their rows."""
+    """Files to read rows from, and how to preprocess the rows."""
 
     name: str
     files: tuple[Path, ...]
     count: int | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    repair: Preprocessor = as_it_is
+    preprocess: Preprocessor = unchanged
 
 
 def parse(text: str) -> Item:
-    """Takes a value of --dataset apart; a path that exists is never taken apart."""
+    """Parses a value of --dataset. An existing path is taken as it is. Raises ValueError."""
     rest, hub, count, subsets = text, "", None, ""
     if rest[:4].upper() in ("MS::", "HF::"):
         hub, rest = rest[:2].upper(), rest[4:]
     if not Path(rest).expanduser().exists() and "#" in rest:
         rest, _, digits = rest.rpartition("#")
         if not (digits.isascii() and digits.isdigit()) or int(digits) == 0:
-            raise ValueError(f"{text}: after '#' comes a number of rows from 1 on, not {digits!r}")
+            raise ValueError(f"{text}: '#' must be followed by a number of rows, at least 1, not {digits!r}")
         count = int(digits)
     if not Path(rest).expanduser().exists() and ":" in rest:
         rest, _, subsets = rest.partition(":")
     if not rest:
-        raise ValueError(f"{text!r} names no data set")
+        raise ValueError(f"{text!r} does not name a data set")
     return Item(rest, count, hub, tuple(filter(None, subsets.split("/"))))
 
 
 def resolve(text: str, catalogue: Catalogue | None = None, held_out: bool = False) -> Source:
-    """A value of --dataset -> the files to read; ValueError says everything that was tried.
+    """A value of --dataset -> the files to read. Raises ValueError with everything that was tried.
 
-    `catalogue` has the sets with a name (the published ones). `held_out` reads, of a set that has them, the splits
-    that are not for training.
+    `catalogue`: the registered data sets (default: the published ones). `held_out` reads the splits that are not for
+    training, if the data set has any.
     """
     catalogue = registry.known() if catalogue is None else catalogue
     item = parse(text)
@@ -71,15 +71,15 @@ def resolve(text: str, catalogue: Catalogue | None = None, held_out: bool = Fals
     if not entry.ids and not entry.path:
         raise _no_such(text, item, catalogue)
     if entry.modality not in registry.TRAINABLE:
-        raise ValueError(f"{text}: its rows hold {entry.modality}; only text can be trained on")
-    repair = registry.row_function(name, entry)
+        raise ValueError(f"{text}: its modality is {entry.modality}; only text can be trained on")
+    preprocess = registry.preprocessor_for(name, entry)
     split = entry.held_out or entry.split if held_out else entry.split
     files = _files(text, item, entry, split, "" if name in catalogue else near(item.name, catalogue))
-    return Source(name, files, item.count or entry.count, entry.columns, repair)
+    return Source(name, files, item.count or entry.count, entry.columns, preprocess)
 
 
 def check(text: str, catalogue: Catalogue) -> None:
-    """ValueError for a value of --dataset that is neither here nor a name that a hub could have. Asks no hub."""
+    """Raises ValueError for a value of --dataset that is neither a local file nor a possible hub id. Offline."""
     item = parse(text)
     path = Path(item.name).expanduser()
     if not item.hub and path.exists():
@@ -101,7 +101,7 @@ def _no_such(text: str, item: Item, catalogue: Catalogue) -> ValueError:
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The path itself, or a folder's data files in the order of their names."""
+    """The path itself, or the data files of a folder, sorted by name. Raises ValueError if there are none."""
     if not path.is_dir():
         return (path,)
     found = sorted(file for file in path.iterdir() if file.is_file() and repository_layout.suffix(file.name) in READERS)
@@ -112,7 +112,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def _files(text: str, item: Item, entry: Entry, split: tuple[str, ...], hint: str) -> tuple[Path, ...]:
-    """The files of a set: its own path, the hubs' caches, and last the network."""
+    """The files of a data set: from its path, else the hubs' caches, else the network."""
 
     def pick(names: Iterable[str], folder: Path) -> list[str]:
         return repository_layout.choose(names, folder, item.subsets or entry.read_by_default, split, entry.subsets)
@@ -120,7 +120,7 @@ def _files(text: str, item: Item, entry: Entry, split: tuple[str, ...], hint: st
     if entry.path and not item.hub:
         path = Path(entry.path)
         if not path.is_dir():
-            return (path,)  # reading it says where it is missing
+            return (path,)  # reading it reports a missing file
         try:
             return tuple(path / name for name in pick(repository_layout.names(path), path))
         except ValueError as error:
@@ -137,12 +137,14 @@ def _files(text: str, item: Item, entry: Entry, split: tuple[str, ...], hint: st
                 tried.append(f"{folder} ({error})")
     unknown = entry.subsets and set(item.subsets) - set(entry.subsets)
     known = f"; its subsets are {', '.join(entry.subsets)}" if unknown else ""
-    away = "; copy its files here and give them as --dataset" * any("cannot be reached" in way for way in tried)
+    away = "; download its files elsewhere and pass them to --dataset" * any(
+        "cannot be reached" in way for way in tried
+    )
     raise ValueError(f"{text}: not found{hint}; tried {', '.join(tried)}{known}{away}")
 
 
 def _entry(item: Item, catalogue: Catalogue) -> tuple[str, Entry]:
-    """The known set that a name or hub id means; an unknown hub id stands for itself."""
+    """(name, entry) of the data set with a name or hub id. An unknown hub id gets an entry of its own."""
     name = item.name if item.name in catalogue else _by_id(item, catalogue)
     if name:
         entry = catalogue[name]
@@ -155,13 +157,13 @@ def _entry(item: Item, catalogue: Catalogue) -> tuple[str, Entry]:
 
 
 def _by_id(item: Item, catalogue: Catalogue) -> str:
-    """The set with this hub id; of several, the one with these subsets. Empty where there is none."""
+    """The name of the data set with this hub id and, if several have it, these subsets; "" if there is none."""
     ids = {name: [known.lower() for known in entry.ids] for name, entry in catalogue.items() if not entry.of}
     names = [name for name in ids if item.name.lower() in ids[name]]
     if len(names) > 1 and item.subsets:
         names = [name for name in names if set(item.subsets) <= set(catalogue[name].subsets)]
     if len(names) > 1:
-        raise ValueError(f"{item.name} is published as several sets: name one of {', '.join(names)}")
+        raise ValueError(f"{item.name} has several data sets: choose one of {', '.join(names)}")
     return names[0] if names else ""
 
 

@@ -1,4 +1,4 @@
-"""Rows read as they are needed, from sets larger than memory. Knows no row shape and no tokenizer."""
+"""Streams rows from data sets larger than memory. Knows no row format and no tokenizer."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from swift.data.sources import Source
 
 
 def rows(plan: DataPlan, say: Say) -> Callable[[int, bool], Iterator[Conversation]]:
-    """A function that begins a pass over the training sets of a plan: `begin(number, aloud)`.
+    """A function that begins an epoch over the training data of a plan: `begin(number, verbose)`.
 
-    In a pass that is aloud, `say` hears of bad rows. Several sets are read side by side, each as often as its share of
-    all bytes says. Raises ValueError for what needs all rows at once: samples, splits, mixing in.
+    A verbose epoch reports bad rows to `say`. Several data sets are interleaved at random, in proportion to
+    their bytes. Raises ValueError for options that need all rows at once: samples, splits, mixing.
     """
-    _refuse_what_counts_rows(plan)
+    _refuse_sampling(plan)
     sources = resolved(plan.dataset, catalogue(plan.registry))
     for source in sources:
         if source.count:
-            raise ValueError(f"--streaming true reads whole sets: {source.name}#{source.count} would sample its rows")
+            raise ValueError(f"--streaming true reads whole data sets: {source.name}#{source.count} would sample")
     sizes = [sum(file.stat().st_size for file in source.files) for source in sources]
 
-    def begin(number: int, aloud: bool) -> Iterator[Conversation]:
-        hear = say if aloud else _nothing
-        passes = [_good(source, plan, hear) for source in sources]
-        return _side_by_side(passes, sizes, Random(f"{plan.dataset_seed} {number}"))
+    def begin(number: int, verbose: bool) -> Iterator[Conversation]:
+        report = say if verbose else _ignore
+        passes = [_rows_of(source, plan, report) for source in sources]
+        return _interleaved(passes, sizes, Random(f"{plan.dataset_seed} {number}"))
 
     return begin
 
 
-def _good(source: Source, plan: DataPlan, say: Say) -> Iterator[Conversation]:
+def _rows_of(source: Source, plan: DataPlan, say: Say) -> Iterator[Conversation]:
     report = Report()
     yield from checked(source, plan.check_dataset_strategy, report, say, plan.columns)
     for line in report.warnings():
         say(line)
 
 
-def _side_by_side(
-    passes: Sequence[Iterator[Conversation]], sizes: Sequence[int], chance: Random
+def _interleaved(
+    passes: Sequence[Iterator[Conversation]], sizes: Sequence[int], random: Random
 ) -> Iterator[Conversation]:
     left = dict(enumerate(passes))
     while left:
-        (at,) = chance.choices(list(left), [max(sizes[each], 1) for each in left])
+        (at,) = random.choices(list(left), [max(sizes[each], 1) for each in left])
         row = next(left[at], None)
         if row is None:
             del left[at]
@@ -53,17 +53,17 @@ def _side_by_side(
             yield row
 
 
-def _refuse_what_counts_rows(plan: DataPlan) -> None:
+def _refuse_sampling(plan: DataPlan) -> None:
     for flag, given in (
         ("--train_dataset_sample", plan.train_dataset_sample > 0),
         ("--train_dataset_mix_ratio", plan.train_dataset_mix_ratio > 0),
         ("--self_cognition_sample", plan.self_cognition_sample > 0),
     ):
         if given:
-            raise ValueError(f"{flag} needs all rows at once: leave it out, or leave --streaming true out")
+            raise ValueError(f"{flag} needs all rows at once: it cannot be combined with --streaming true")
     if not plan.dataset:
-        raise ValueError("--streaming true: no data: give --dataset")
+        raise ValueError("--streaming true needs --dataset")
 
 
-def _nothing(_: str) -> None:
+def _ignore(_: str) -> None:
     pass

@@ -1,4 +1,4 @@
-"""Keys of rows that nobody reads: which they are, how often they come and where first. Knows no row shape."""
+"""Keys of rows that are ignored: names, counts and first places. Knows no row format."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 RULE = "unread-key"
 
 
-class Key(NamedTuple):
-    """A key that nobody reads. `of`: rows, messages or calls have it. `met`: how often; `file`, `line`: where first."""
+class UnusedKey(NamedTuple):
+    """An ignored key. `of`: "rows", "messages" or "calls"; `met`: its count; `file`, `line`: its first place."""
 
     source: str
     of: str
@@ -23,7 +23,7 @@ class Key(NamedTuple):
     @property
     def message(self) -> str:
         hint = f"; did you mean {self.near!r}?" if self.near else ""
-        return f"the key {self.key!r} of {self.of} is not read{hint}"
+        return f"the key {self.key!r} of {self.of} is ignored{hint}"
 
     @property
     def times(self) -> str:
@@ -33,21 +33,21 @@ class Key(NamedTuple):
         return f"warning: {RULE}: {self.message} ({self.times}, first {self.file}:{self.line})"
 
 
-class Unread:
-    """The keys met so far, each counted for each source. `known` are the keys that are read, for a hint."""
+class UnusedKeys:
+    """Counts ignored keys per source. `known`: the keys that are read, for suggestions."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._known = sorted(known)
-        self._found: dict[tuple[str, str, str], Key] = {}
+        self._found: dict[tuple[str, str, str], UnusedKey] = {}
 
     def add(self, source: str, file: str, line: int, of: str, key: str) -> None:
-        """Counts one key of a row of a file."""
+        """Counts one occurrence of a key."""
         known = self._found.get((source, of, key))
         if known is None:
             near = [] if key in self._known else difflib.get_close_matches(key, self._known, 1, cutoff=0.8)
-            known = Key(source, of, key, 0, file, line, next(iter(near), ""))
+            known = UnusedKey(source, of, key, 0, file, line, next(iter(near), ""))
         self._found[source, of, key] = known._replace(met=known.met + 1)
 
-    def found(self) -> list[Key]:
-        """Those of messages and calls first, since they may have been meant to change what is trained."""
+    def found(self) -> list[UnusedKey]:
+        """Keys of messages and calls first: they may have been meant to change what is trained."""
         return sorted(self._found.values(), key=lambda key: key.of == "rows")

@@ -1,6 +1,6 @@
-"""Calls against the schemas of their tools, and these schemas themselves. Knows no message and no text form.
+"""Validates tool schemas, and calls against them. Knows no message and no tool-call format.
 
-jsonschema has the last word. It takes 50 us a call and 1 ms a schema, so what certainly fits is found without it.
+jsonschema decides. It takes 50 us per call and 1 ms per schema, so a fast check accepts common valid cases first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from swift.agent.tools import argument_schema
 from swift.chat import Tool
 from swift.data.row_values import BadRow, RowWarning
 
-LONGEST = 200  # characters of a complaint, which quotes the value that it is about
+LONGEST = 200  # characters of a message, which quotes the invalid value
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -44,41 +44,41 @@ _MEANT = {
     **dict.fromkeys(("dict", "map", "json"), "object"),
     **dict.fromkeys(("none",), "null"),
 }
-# Keywords that say nothing about whether a value fits.
+# Keywords that do not restrict values.
 _REMARKS = frozenset({"description", "title", "default", "example", "examples", "deprecated"})
 
 
-def examine_tools(tools: Sequence[Tool]) -> Iterator[RowWarning]:
-    """What is odd in a list of tools: a name given twice, parameters that are no JSON schema."""
+def validate_tools(tools: Sequence[Tool]) -> Iterator[RowWarning]:
+    """Warnings about a list of tools: duplicate names, parameters that are not a JSON schema."""
     if len({tool.name for tool in tools}) < len(tools):
         names = [tool.name for tool in tools]
         twice = next(name for name in names if names.count(name) > 1)
-        yield RowWarning("tool-twice", f"two tools are called {twice!r}: a call cannot say which")
+        yield RowWarning("tool-twice", f"two tools have the name {twice!r}")
     for tool in tools:
         try:
             schema = argument_schema(tool)
-            reason = "" if _is_sound(schema) else _unsound(_written(schema))
+            reason = "" if _is_surely_sound(schema) else _why_invalid(_written(schema))
         except ValueError as error:
             reason = str(error).partition(": ")[2]
         if reason:
             yield RowWarning("bad-schema", f"tool {tool.name!r}: {reason}")
 
 
-def examine_arguments(tool: Tool, arguments: dict[str, Any], where: str, strict: bool = True) -> Iterator[RowWarning]:
-    """What is odd in a call's arguments; BadRow where the schema forbids them.
+def validate_arguments(tool: Tool, arguments: dict[str, Any], where: str, strict: bool = True) -> Iterator[RowWarning]:
+    """Warnings about a call's arguments. Raises BadRow for arguments that the schema forbids.
 
-    `strict` False: the schema is read from words, so what it forbids is odd as well.
+    `strict` False: the schema was parsed from prose, so a violation is only a warning.
     """
     try:
         schema = argument_schema(tool)
     except ValueError:
-        return  # the list of tools was told of it
+        return  # validate_tools reports it
     properties = schema.get("properties")
     properties = properties if isinstance(properties, dict) else {}
-    fits = _fits(schema, arguments)
+    fits = _surely_valid(schema, arguments)
     if fits and (not properties or arguments.keys() <= properties.keys()):
         return
-    reason = "" if fits else _misfit(schema, arguments)
+    reason = "" if fits else _violation(schema, arguments)
     if reason:
         required = schema.get("required")
         optional = [
@@ -87,8 +87,8 @@ def examine_arguments(tool: Tool, arguments: dict[str, Any], where: str, strict:
             if value is None and name in properties and not (isinstance(required, list) and name in required)
         ]
         given = {name: value for name, value in arguments.items() if name not in optional}
-        if optional and not _misfit(schema, given):
-            yield RowWarning("odd-arguments", f"{where}: {optional[0]!r} is null; leave out what is not given")
+        if optional and not _violation(schema, given):
+            yield RowWarning("odd-arguments", f"{where}: {optional[0]!r} is null; omit an optional argument")
             arguments, reason = given, ""
     if reason and strict:
         raise BadRow("misfit-arguments", f"{where}: {reason}")
@@ -103,12 +103,12 @@ def _first_unknown(arguments: dict[str, Any], properties: dict[str, Any]) -> str
 
 
 def _lists_all(schema: dict[str, Any]) -> bool:
-    """Whether the properties are all that there are, as far as the schema says."""
+    """Whether the schema lists all properties."""
     return not any(key in schema for key in ("additionalProperties", "patternProperties", "anyOf", "allOf", "oneOf"))
 
 
 def _unknown(name: str, properties: dict[str, Any]) -> str:
-    return f"there is no argument {name!r}{_nearest(name, list(map(str, properties)))}"
+    return f"unknown argument {name!r}{_nearest(name, list(map(str, properties)))}"
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -118,11 +118,11 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known[:8])}" if known else ""
 
 
-# What certainly fits --------------------------------------------------------------------------------------------------
+# Fast checks ----------------------------------------------------------------------------------------------------------
 
 
-def _is_sound(schema: Any) -> bool:
-    """True for a JSON schema of the kind that tools mostly have; False says nothing."""
+def _is_surely_sound(schema: Any) -> bool:
+    """True for a valid schema of the common kind; False means undecided."""
     if not isinstance(schema, dict):
         return schema is True or schema is False
     for key, value in schema.items():
@@ -130,7 +130,7 @@ def _is_sound(schema: Any) -> bool:
             if not isinstance(value, str) or value not in _TYPES:
                 return False
         elif key == "properties":
-            if not isinstance(value, dict) or not all(map(_is_sound, value.values())):
+            if not isinstance(value, dict) or not all(map(_is_surely_sound, value.values())):
                 return False
         elif key == "required":
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
@@ -138,7 +138,7 @@ def _is_sound(schema: Any) -> bool:
             if len(set(value)) < len(value):
                 return False
         elif key == "items" or key == "additionalProperties":
-            if not _is_sound(value):
+            if not _is_surely_sound(value):
                 return False
         elif key == "enum":
             if not isinstance(value, list):
@@ -151,8 +151,8 @@ def _is_sound(schema: Any) -> bool:
     return True
 
 
-def _fits(schema: Any, value: Any) -> bool:
-    """True for a value that the schema allows; False says nothing."""
+def _surely_valid(schema: Any, value: Any) -> bool:
+    """True for a value that the schema allows; False means undecided."""
     if not isinstance(schema, dict):
         return schema is True
     for key, rule in schema.items():
@@ -165,13 +165,13 @@ def _fits(schema: Any, value: Any) -> bool:
                 if not isinstance(rule, dict):
                     return False
                 for name, part in value.items():
-                    if name in rule and not _fits(rule[name], part):
+                    if name in rule and not _surely_valid(rule[name], part):
                         return False
         elif key == "required":
             if isinstance(value, dict) and not (isinstance(rule, list) and all(name in value for name in rule)):
                 return False
         elif key == "items":
-            if isinstance(value, list) and not all(_fits(rule, part) for part in value):
+            if isinstance(value, list) and not all(_surely_valid(rule, part) for part in value):
                 return False
         elif key == "enum":
             if not isinstance(rule, list) or not isinstance(value, str) or value not in rule:
@@ -181,7 +181,7 @@ def _fits(schema: Any, value: Any) -> bool:
     return True
 
 
-# What jsonschema says -------------------------------------------------------------------------------------------------
+# jsonschema ----------------------------------------------------------------------------------------------------------
 
 
 def _written(schema: dict[str, Any]) -> str:
@@ -189,8 +189,8 @@ def _written(schema: dict[str, Any]) -> str:
 
 
 @lru_cache(4096)
-def _unsound(written: str) -> str:
-    """Why a schema is none, or ""."""
+def _why_invalid(written: str) -> str:
+    """Why a schema is invalid, "" if it is valid."""
     schema = json.loads(written)
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
@@ -200,34 +200,34 @@ def _unsound(written: str) -> str:
         if error.validator in ("enum", "anyOf") and isinstance(word, str):
             near = _MEANT.get(word.casefold()) or next(iter(difflib.get_close_matches(word.casefold(), _TYPES, 1)), "")
             hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(_TYPES)}"
-            return f"{place}: {word!r} is no type of JSON{hint}"
-        return _short(f"parameters is no JSON schema: {place}: {error.message}")
+            return f"{place}: {word!r} is not a JSON type{hint}"
+        return _short(f"parameters is not a JSON schema: {place}: {error.message}")
     return ""
 
 
 @lru_cache(1024)
 def _validator(written: str) -> Validator | None:
-    """What checks arguments; None for a schema that is none."""
-    if _unsound(written):
+    """The validator of a schema; None for an invalid schema."""
+    if _why_invalid(written):
         return None
     schema = json.loads(written)
-    # An empty registry: a schema of unknown origin must not make us fetch what it refers to.
+    # An empty registry: a schema of unknown origin must not trigger downloads of what it references.
     return validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
 
 
-def _misfit(schema: dict[str, Any], arguments: dict[str, Any]) -> str:
-    """What the schema forbids in the arguments, or ""."""
+def _violation(schema: dict[str, Any], arguments: dict[str, Any]) -> str:
+    """How the arguments violate the schema, "" if they do not."""
     validator = _validator(_written(schema))
     if validator is None:
         return ""
     try:
         error = best_match(islice(validator.iter_errors(arguments), 20))
-    except (Unresolvable, re.error, RecursionError):  # the schema's fault: it does not say what is allowed
+    except (Unresolvable, re.error, RecursionError):  # the schema's fault: it decides nothing
         return ""
-    return "" if error is None else _short(_told(error, arguments))
+    return "" if error is None else _short(_described(error, arguments))
 
 
-def _told(error: ValidationError, arguments: dict[str, Any]) -> str:
+def _described(error: ValidationError, arguments: dict[str, Any]) -> str:
     place, rule = _place(error), cast(Any, error.validator_value)
     at = f"{place}: " if place else ""
     if error.validator == "required" and isinstance(error.instance, dict):
@@ -235,7 +235,7 @@ def _told(error: ValidationError, arguments: dict[str, Any]) -> str:
         properties = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
         strange = [each for each in error.instance if each not in properties]
         near = difflib.get_close_matches(name, strange, 1)
-        return f"{at}{name!r} is missing" + (f"; did you mean it by {near[0]!r}?" if near else "")
+        return f"{at}{name!r} is missing" + (f"; is it {near[0]!r}?" if near else "")
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         properties = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
         if strange := [each for each in error.instance if each not in properties]:
@@ -244,7 +244,7 @@ def _told(error: ValidationError, arguments: dict[str, Any]) -> str:
         return f"{at}{json.dumps(error.instance, ensure_ascii=False)} is not of type {rule!r}"
     if error.validator == "enum" and isinstance(error.instance, str):
         known = [each for each in rule if isinstance(each, str)]
-        return f"{at}{error.instance!r} is none of the values{_nearest(error.instance, known)}"
+        return f"{at}{error.instance!r} is not one of the allowed values{_nearest(error.instance, known)}"
     return at + error.message
 
 

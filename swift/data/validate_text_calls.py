@@ -1,7 +1,7 @@
-"""Calls that are written as text (ReAct, Qwen's ✿FUNCTION✿): whether a reply can be cut as training cuts it.
+"""Validates calls that are written as text: ReAct, and Qwen's ✿FUNCTION✿.
 
-A reply is walked from keyword to keyword. The walk agrees with `swift.agent`, which reads the calls, and with the
-renderer, which finds the environment's text, without running either: most lines open with no keyword at all.
+A reply is checked from keyword to keyword. The result agrees with `swift.agent`, which parses calls, and with the
+renderer, which splits off tool results. Neither runs here: most lines do not begin with a keyword.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from swift.agent.jsontext import DuplicateKeyError, LoneSurrogateError, loads
 from swift.agent.tools import json_arguments
 from swift.chat import Conversation, Message, Tool
 from swift.data import offered_tools
-from swift.data.call_keywords import QWEN, REACT, Keywords, Kind, Mark, marks
+from swift.data.call_keywords import QWEN, REACT, KeywordMatch, Keywords, Kind, find_keywords
 from swift.data.row_values import BadRow, RowWarning, rule_of
-from swift.data.validate_arguments import examine_arguments
+from swift.data.validate_arguments import validate_arguments
 
 State = Literal["start", "thought", "call", "input", "result", "answer"]
-"""What the text behind the last keyword is; "start" where there was none."""
+"""What the text after the last keyword is; "start" if there was no keyword yet."""
 
-# Where a near miss is one: what the form lets follow. Elsewhere the same characters are prose.
+# State -> the keywords that may follow. A misspelt keyword counts only there; elsewhere it is prose.
 _NEXT: dict[State, tuple[Kind, ...]] = {
     "start": ("thought", "call", "answer"),
     "thought": ("call", "answer"),
@@ -39,37 +39,37 @@ _CALL_IN_A_REPLY = re.compile(
     r"^[ \t*_#>`~-]*(?:Action[s*_` \t]*[:：][^\n]*\n+[ \t*_#>`~-]*action[ _-]?i[a-z]{2,6}|✿FUNCTION✿)",
     re.MULTILINE | re.IGNORECASE,
 )
-_WELL_FORMED = re.compile("(?:t*(?:ci)+r+)*t*a")  # the first letters of the kinds of marks
+_WELL_FORMED = re.compile("(?:t*(?:ci)+r+)*t*a")  # the first letters of the kinds of keywords
 FINISH = "Finish"  # ToolBench's action that ends a dialogue: its arguments are the answer
 
 
-class Offer(NamedTuple):
-    """What a dialogue offers in words and as values: the names that an action may have (none: any), and the tools."""
+class OfferedTools(NamedTuple):
+    """The tools of a dialogue, in its system prompt and in `tools`. `names`: those an action may use; empty: any."""
 
     names: frozenset[str]
     prompt: str
     tools: dict[str, Tool]
 
     def tool(self, name: str) -> tuple[Tool | None, bool]:
-        """The tool of that name where one is described, and whether as a value."""
+        """The tool of that name, None if it is not described, and whether it comes from `tools`."""
         if name in self.tools:
             return self.tools[name], True
-        return offered_tools.described(self.prompt, name), False
+        return offered_tools.described_tool(self.prompt, name), False
 
 
-class Ended(NamedTuple):
-    """How a reply ended. `tail`: the text behind its last keyword; `called`: the last action's name."""
+class ReplyEnd(NamedTuple):
+    """How a reply ended. `tail`: the text after its last keyword; `called`: the last action's name."""
 
     state: State
     tail: str = ""
     called: str = ""
 
 
-def keywords_of(found: Conversation) -> Keywords | None:
-    """The text form of an agent row, None for other rows.
+def agent_keywords(found: Conversation) -> Keywords | None:
+    """The keywords of the format of an agent row, None for other rows.
 
-    A row is an agent's where a system text shows the form, where a reply holds a call, or where tools are offered as
-    values and a reply has the form's words for a thought or an answer. Prose that uses one of them is not.
+    A row is an agent row if a system prompt describes the format, if a reply contains a call, or if the row has `tools`
+    and a reply has a line `Thought:` or `Final Answer:`. Prose that uses one of these words is not.
     """
     for message in found.messages:
         content = message.content
@@ -90,127 +90,127 @@ def keywords_of(found: Conversation) -> Keywords | None:
 
 
 def writes_call(text: str) -> bool:
-    """Whether a text holds a call as one of the text forms writes it."""
-    return any(mark in text for mark in _marks_of_calls()) or _CALL_IN_A_REPLY.search(text) is not None
+    """Whether a text contains a call in any tool-call format."""
+    return any(mark in text for mark in _call_tags()) or _CALL_IN_A_REPLY.search(text) is not None
 
 
 @cache
-def _marks_of_calls() -> tuple[str, ...]:
-    """The tags that open calls; words, JSON and lone brackets, which stand in prose too, are not among them."""
+def _call_tags() -> tuple[str, ...]:
+    """The tags that open calls, without words, JSON and single brackets, which also occur in prose."""
     marks = {mark for name in TOOL_FORMATS for mark in tool_format(name).syntax.call}
     return tuple(mark for mark in marks if mark.startswith(("<", "[")) and any(map(str.isalpha, mark)))
 
 
-def offer_of(found: Conversation) -> Offer:
-    """The prompt is the system texts, or the first user's text where there is none."""
+def offered_in(found: Conversation) -> OfferedTools:
+    """The tools of a dialogue. Its prompt is the system messages or, without one, the first user message."""
     said = [message.content for message in found.messages if message.role == "system"]
     if not said:
         said = [next((message.content for message in found.messages if message.role == "user"), "")]
     prompt = "\n".join(said)
     tools = {tool.name: tool for tool in found.tools}
-    return Offer(offered_tools.names(prompt).union(tools), prompt, tools)
+    return OfferedTools(offered_tools.tool_names(prompt).union(tools), prompt, tools)
 
 
-def examine_dialogue(found: Conversation, keywords: Keywords) -> list[RowWarning]:
-    """What is odd in the replies of an agent row. Raises BadRow for what would train something wrong."""
-    offer, odd = offer_of(found), list[RowWarning]()
-    begun: State = "start"
+def validate_text_calls(found: Conversation, keywords: Keywords) -> list[RowWarning]:
+    """Warnings about the replies of an agent row. Raises BadRow for what would train something wrong."""
+    offer, warnings = offered_in(found), list[RowWarning]()
+    initial: State = "start"
     for number, message in enumerate(found.messages, 1):
         if message.role == "tool":
-            begun = "result"
+            initial = "result"
         elif message.role == "assistant" and message.weight != 0:
-            ended = walk(message.content, keywords, offer, f"message {number}", odd, begun)
+            ended = check_reply(message.content, keywords, offer, f"message {number}", warnings, initial)
             behind = found.messages[number] if number < len(found.messages) else None
-            odd += _at_the_end(message, ended, behind, keywords, number)
-            begun = "start"
+            warnings += _warnings_at_end(message, ended, behind, keywords, number)
+            initial = "start"
         else:
-            begun = "start"
-    return odd
+            initial = "start"
+    return warnings
 
 
-def _at_the_end(
-    message: Message, ended: Ended, behind: Message | None, keywords: Keywords, number: int
+def _warnings_at_end(
+    message: Message, ended: ReplyEnd, behind: Message | None, keywords: Keywords, number: int
 ) -> Sequence[RowWarning]:
-    """What is odd in how a reply ends."""
+    """Warnings about how a reply ends."""
     if ended.state in ("start", "answer"):
         return ()
     result, answer = keywords.result, keywords.answer
     if message.tool_calls or ended.called == FINISH or (behind and behind.role == "tool"):
         return ()
     if ended.state == "result" and ended.tail.strip():
-        what = f"message {number} ends with what {result} brought: that is never trained; an answer opens with {answer}"
+        what = f"message {number} ends within {result}, which is never trained; begin an answer with {answer}"
         return (RowWarning("ends-in-result", what),)
     if ended.state in ("input", "result"):
         if behind and behind.content.lstrip().startswith(result[:-1]):
-            return ()  # the result is told as the user's message
-        return (RowWarning("open-call", f"message {number} ends with a call of {ended.called!r} that has no result"),)
+            return ()  # the result is in the user message
+        return (RowWarning("open-call", f"message {number} ends with a call to {ended.called!r} without a result"),)
     if ended.state == "thought":
-        return (RowWarning("no-final-answer", f"message {number} ends with a thought, without {answer}"),)
+        return (RowWarning("no-final-answer", f"message {number} ends with a thought and has no {answer}"),)
     return ()
 
 
-def walk(
-    text: str, keywords: Keywords, offer: Offer, where: str, odd: list[RowWarning], begun: State = "start"
-) -> Ended:
-    """Goes through a reply and adds to `odd`; `begun` is "result" where a tool spoke before. BadRow as above."""
-    found = marks(text, keywords)
+def check_reply(
+    text: str, keywords: Keywords, offer: OfferedTools, where: str, warnings: list[RowWarning], initial: State = "start"
+) -> ReplyEnd:
+    """Checks one reply and adds to `warnings`. `initial` is "result" after a tool message. Raises BadRow."""
+    found = find_keywords(text, keywords)
     found = _with_inline_results(text, found, keywords)
     if not found:
-        return Ended("start")
-    steps = _Walk(text, keywords, offer, where, odd, begun)
+        return ReplyEnd("start")
+    steps = _ReplyCheck(text, keywords, offer, where, warnings, initial)
     kinds = "".join(["?" if mark.written else mark.kind[0] for mark in found])
     well_formed = _WELL_FORMED.fullmatch(kinds) and text[found[-1].end :].strip()
-    return steps.through(found) if well_formed else steps.along(found)
+    return steps.check_well_formed(found) if well_formed else steps.check_in_order(found)
 
 
 @dataclass
-class _Walk:
+class _ReplyCheck:
     text: str
     keywords: Keywords
-    offer: Offer
+    offer: OfferedTools
     where: str
-    odd: list[RowWarning]
+    warnings: list[RowWarning]
     state: State
     called: str = ""
-    opened: Mark | None = field(default=None)
+    opened: KeywordMatch | None = field(default=None)
 
-    def through(self, found: Sequence[Mark]) -> Ended:
-        """`along` for a reply whose keywords follow each other as they should: what stands behind them is left."""
+    def check_well_formed(self, found: Sequence[KeywordMatch]) -> ReplyEnd:
+        """`check_in_order` for a reply whose keywords are in the right order: only their contents are checked."""
         text = self.text
         for mark, behind in pairwise(found):
             if mark.kind == "call":
                 self._name(text[mark.end : behind.start])
             elif mark.kind == "input":
                 self._arguments(text[mark.end : behind.start].strip())
-        return Ended("answer")
+        return ReplyEnd("answer")
 
-    def along(self, found: Sequence[Mark]) -> Ended:
+    def check_in_order(self, found: Sequence[KeywordMatch]) -> ReplyEnd:
         for mark, behind in zip(found, [*found[1:], None], strict=True):
             called = behind is not None and behind.kind == "input"
             if mark.kind not in _NEXT[self.state] if mark.written else self.state == "result" == mark.kind:
                 continue  # prose, or a further result
             if mark.kind == "call" and not called and (mark.written or self.state == "answer"):
-                continue  # a heading of an answer
+                continue  # a heading within an answer
             if mark.written:
-                raise self._bad("misspelt-keyword", f"{mark.written!r} is no keyword; write {mark.right!r}")
-            self._leave(mark)
+                raise self._bad("misspelt-keyword", f"{mark.written!r} is not a keyword; write {mark.right!r}")
+            self._check_part(mark)
             self.state, self.opened = mark.kind, mark
-        self._leave(None)
+        self._check_part(None)
         tail = self.text[self.opened.end :] if self.opened else ""
-        return Ended(self.state, tail, self.called)
+        return ReplyEnd(self.state, tail, self.called)
 
-    def _leave(self, mark: Mark | None) -> None:
-        """Ends the part before `mark`, or before the end of the reply."""
+    def _check_part(self, mark: KeywordMatch | None) -> None:
+        """Checks the part that ends at `mark`, or at the end of the reply."""
         to, entered = (mark.start, mark.kind) if mark else (len(self.text), None)
         body = self.text[self.opened.end : to] if self.opened else ""
         action, arguments = self.keywords.call, self.keywords.input
         if self.state == "call":
             if entered != "input":
-                within = f"{arguments!r} has to open a line" if arguments in body else f"write {arguments + ' {}'!r}"
+                within = f"{arguments!r} must begin a line" if arguments in body else f"write {arguments + ' {}'!r}"
                 raise self._bad("action-without-input", f"{action + _line(body)!r} has no {arguments!r}; {within}")
             self._name(body)
         elif entered == "input":
-            raise self._bad("input-without-action", f"{arguments!r} stands without an {action!r} on the line before")
+            raise self._bad("input-without-action", f"{arguments!r} has no {action!r} on the line before")
         elif self.state == "input":
             if entered in ("thought", "answer"):
                 result = self.keywords.result
@@ -219,7 +219,7 @@ class _Walk:
                 )
             self._arguments(body.strip())
         elif mark and entered == "result":
-            raise self._bad("result-without-call", f"{mark.right!r} follows no {arguments!r}")
+            raise self._bad("result-without-call", f"{mark.right!r} without {arguments!r} before it")
         elif self.state == "answer" and not body.strip():
             raise self._bad("empty-reply", f"nothing follows {self.keywords.answer!r}")
 
@@ -228,9 +228,9 @@ class _Walk:
         name = name.strip()
         if not name or more.strip():
             why = (
-                "names no tool"
+                "has no tool name"
                 if not name
-                else f"is followed by a line that is none of the call's: {_line(more.lstrip())!r}"
+                else f"is followed by a line that is not part of the call: {_line(more.lstrip())!r}"
             )
             raise self._bad("bad-call", f"{self.keywords.call!r} {why}")
         if self.offer.names and name not in self.offer.names:
@@ -249,36 +249,36 @@ class _Walk:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            arguments = json_arguments(text)  # a Python literal is read as well
+            arguments = json_arguments(text)  # also reads Python literals
             if arguments.reason and text.startswith(("{", "```")):
                 raise self._bad("bad-arguments", f"{self.called}: {arguments.reason}")
             if arguments.reason:
-                what = f"{self.where}, {self.called}: {self.keywords.input!r} brings no JSON object: {_line(text)!r}"
-                self.odd.append(RowWarning("plain-input", what))
+                what = f"{self.where}, {self.called}: {self.keywords.input!r} is not a JSON object: {_line(text)!r}"
+                self.warnings.append(RowWarning("plain-input", what))
                 return
             value = loads(arguments.text)
         tool, strict = self.offer.tool(self.called)
         if tool is not None:
-            self.odd += examine_arguments(tool, value, f"{self.where}, {self.called}", strict)
+            self.warnings += validate_arguments(tool, value, f"{self.where}, {self.called}", strict)
 
     def _bad(self, rule: str, what: str) -> BadRow:
         return BadRow(rule, f"{self.where}: {what}")
 
 
 def _line(text: str) -> str:
-    """The first line of a text, cut to what a message can show."""
+    """The first line of a text, truncated for messages."""
     line = text.partition("\n")[0].rstrip()
     return line if len(line) <= 80 else line[:80] + "..."
 
 
-def _with_inline_results(text: str, found: list[Mark], keywords: Keywords) -> list[Mark]:
-    """The marks, and those of results within lines, which end the model's text as well."""
+def _with_inline_results(text: str, found: list[KeywordMatch], keywords: Keywords) -> list[KeywordMatch]:
+    """Adds the result keywords within lines, which also end the model's text."""
     spelling = keywords.result
     if text.count(spelling) == len([mark for mark in found if mark[0] == "result" and not mark[4]]):
         return found
     taken = [range(mark.start, mark.end) for mark in found]
     within = [
-        Mark("result", match.start(), match.end(), spelling)
+        KeywordMatch("result", match.start(), match.end(), spelling)
         for match in re.finditer(re.escape(spelling), text)
         if not any(match.start() in span for span in taken)
     ]
