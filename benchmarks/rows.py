@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from swift.data.synth import Entry, agent_rows, catalogue, fill, system_text
+from swift.data.synth import agent_rows, system_text
+from swift.data.tool_catalogue import CatalogueTool, catalogue, fill
 
 Message = dict[str, str]
 Count = Callable[[str], int]
@@ -50,12 +51,12 @@ def agent(count: int, tokens: Count, tools: int = 20) -> Iterator[list[Message]]
         yield messages
 
 
-def sample_tools(tools: int) -> list[Entry]:
+def sample_tools(tools: int) -> list[CatalogueTool]:
     """A fixed sample of the catalogue's tools."""
     return random.Random(0).sample(catalogue(), tools)
 
 
-def records(entry: Entry, rng: random.Random) -> str:
+def records(entry: CatalogueTool, rng: random.Random) -> str:
     """A tool result: a JSON list of one to RECORDS records of the tool's kind."""
     found: list[dict[str, Any]] = [
         {key: fill(rng.choice(values), rng) for key, values in entry.result.items()}
@@ -64,7 +65,7 @@ def records(entry: Entry, rng: random.Random) -> str:
     return json.dumps(found)
 
 
-def _rounds(offered: list[Entry], rng: random.Random) -> Iterator[list[Message]]:
+def _rounds(offered: list[CatalogueTool], rng: random.Random) -> Iterator[list[Message]]:
     """Questions and replies that use only these tools, with long observations."""
     by_name = {entry.name: entry for entry in offered}
 
@@ -81,7 +82,7 @@ def _rounds(offered: list[Entry], rng: random.Random) -> Iterator[list[Message]]
                     yield [{"role": "user", "content": question.content}, {"role": "assistant", "content": text}]
 
 
-def question(entry: Entry, rng: random.Random) -> str:
+def question(entry: CatalogueTool, rng: random.Random) -> str:
     """A question for a tool, in English."""
     template = rng.choice(entry.ask)
     return template.format(**{name: fill(rng.choice(param.values), rng) for name, param in entry.params.items()})
