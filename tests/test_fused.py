@@ -28,7 +28,8 @@ from swift.train.batch import StepBatches, collate, pack, round_length, split_fo
 from swift.train.loss import output_head, score
 from swift.train.micro_batches import ParallelMicroBatches, Sums
 from swift.train.trainer import SftTrainer, arguments
-from swift.tuner.cpu import compiled, functions, fused
+from swift.tuner.cpu import attention_function, compiled, fused
+from swift.tuner.cpu.dropout_masks import DropoutMasks
 
 SIZES = {
     "vocab_size": 48,
@@ -119,9 +120,9 @@ def test_neither_blocks_of_attention_nor_what_is_kept_of_it_change_anything(
 ) -> None:
     batch = pack(rows(4, longest=60))
     found = []
-    for size, length in ((functions.BLOCK, functions.KEPT), (block, kept)):
-        monkeypatch.setattr(functions, "BLOCK", size)
-        monkeypatch.setattr(functions, "KEPT", length)
+    for size, length in ((attention_function.BLOCK, attention_function.KEPT), (block, kept)):
+        monkeypatch.setattr(attention_function, "BLOCK", size)
+        monkeypatch.setattr(attention_function, "KEPT", length)
         model = fast(lora(base("mistral", sliding_window=20)))
         score(model, output_head(model), batch).loss.backward()
         found.append({name: each.grad for name, each in model.named_parameters() if each.requires_grad})
@@ -420,7 +421,7 @@ def test_a_run_continued_ends_with_the_same_bytes(tmp_path: Path) -> None:
 
 def test_dropout_hits_its_share_keeps_the_mean_and_is_drawn_anew() -> None:
     def draw(seed: int) -> list[torch.Tensor]:
-        masks = fused.Masks(400, 100, 0.05, torch.float32, seed)
+        masks = DropoutMasks(400, 100, 0.05, torch.float32, seed)
         return [masks.take(number, 100) for number in range(2)]
 
     one, other = draw(5)

@@ -29,7 +29,7 @@ from swift.template.template import template
 from swift.train.lisa import Lisa
 from swift.tuner import adapter_files, apply, lora, merge, registry
 from swift.tuner.cpu import compiled
-from swift.tuner.cpu.fused import FusedBlock
+from swift.tuner.cpu.fused_block import FusedBlock
 from swift.tuner.longlora import grouped_attention
 
 ALL = {"lora_target_modules": ["ALL"]}
@@ -133,7 +133,7 @@ def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler
 def test_a_run_in_bf16_without_cpp_says_so_and_goes_on(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FusedBlock, "why_not_whole", lambda self: "there is no C++ compiler")
+    monkeypatch.setattr(FusedBlock, "why_not_native", lambda self: "there is no C++ compiler")
     train(place, tmp_path, dtype="bf16")
     assert "instead of C++, and steps take longer for it: there is no C++ compiler" in capsys.readouterr().out
 

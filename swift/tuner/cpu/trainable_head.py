@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from swift.tuner.cpu.functions import Sums, add_product
+from swift.tuner.cpu.linear_function import GradientSums, add_product
 from swift.tuner.cpu.master_weights import MasterWeights
 
 LOGITS = 2**20
@@ -42,7 +42,7 @@ class TrainableHead(nn.Linear):
         self._computed.refresh()
 
     def nll(
-        self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool, sums: Sums | None = None
+        self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool, sums: GradientSums | None = None
     ) -> tuple[Tensor, Tensor]:
         """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice."""
         weight_VI = self._computed.tensor
@@ -63,7 +63,7 @@ class _Nll(Function):
         scale: float,
         targets_N: Tensor,
         hits: bool,
-        sums: Sums | None,
+        sums: GradientSums | None,
     ) -> tuple[Tensor, Tensor]:
         count = len(targets_N)
         most_N = hidden_NI.new_full((count,), -torch.inf, dtype=torch.float32)
