@@ -304,7 +304,7 @@ def test_llama_cpp_writes_four_bits_that_transformers_reads(tmp_path):
 def test_four_bits_without_llama_cpp_are_refused_before_the_model_is_loaded(tmp_path, capsys, monkeypatch):
     folder = folder_with_merges(tmp_path / "base")
     monkeypatch.setattr("swift.model.gguf_k_quants.find_spec", lambda name: None)
-    monkeypatch.setattr("swift.commands.export.whole", lambda choice: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("swift.commands.export.load_merged", lambda choice: pytest.fail("the model was loaded"))
     assert swift("export", "--model", folder, "--to_gguf", "Q4_K_M") == 2
     assert "pip install llama-cpp-python" in capsys.readouterr().err
     assert not (tmp_path / "base-gguf").exists()
