@@ -12,8 +12,8 @@ import peft
 from swift.tuner import methods
 from swift.tuner.methods import Apply
 
-PROMPTED = "no: its virtual tokens are no weights of the model"
-WHOLE = "nothing to merge: the checkpoint is a whole model"
+PROMPTED = "no: its virtual tokens are not weights of the model"
+WHOLE = "nothing to merge: the checkpoint is a complete model"
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def _prefixed(prefix: str, *names: str, **renamed: str) -> dict[str, str]:
 
 _TABLE = {
     "lora": Tuner(
-        "Low-rank matrices beside linear layers; flags make it rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ, EVA, LoRA-GA",
+        "Low-rank updates of linear layers; flags select rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ, EVA, LoRA-GA",
         "2106.09685",
         methods.apply_lora,
         LORA,
         quantised=True,
     ),
     "full": Tuner(
-        "Every parameter, or those that --freeze_parameters leaves",
+        "All parameters, or those that --freeze_parameters leaves trainable",
         "",
         methods.apply_full,
         {
@@ -87,14 +87,14 @@ _TABLE = {
         whole=True,
     ),
     "longlora": Tuner(
-        "LoRA with embeddings and norms, and shifted sparse attention while it trains",
+        "LoRA with embeddings and norms, and shifted sparse attention during training",
         "2309.12307",
         methods.apply_longlora,
         {**LORA, "longlora_group_size": "group_size"},
         quantised=True,
     ),
     "adalora": Tuner(
-        "LoRA as a singular value decomposition, whose ranks go where they matter",
+        "LoRA as a singular value decomposition; ranks are allocated by importance",
         "2303.10512",
         methods.apply_adalora,
         {**WHERE, "lora_alpha": "lora_alpha", "lora_dropout_p": "lora_dropout"}
@@ -102,14 +102,14 @@ _TABLE = {
         quantised=True,
     ),
     "ia3": Tuner(
-        "A factor for every output of keys, values and the feed-forward part",
+        "A scale for each output of keys, values and the feed-forward layer",
         "2205.05638",
         methods.by_peft(peft.IA3Config),
         _prefixed("ia3", "target_modules", "feedforward_modules", "modules_to_save"),
         quantised=True,
     ),
     "vera": Tuner(
-        "LoRA with fixed random matrices that all layers share, and trained vectors",
+        "LoRA with fixed random matrices shared by all layers, and trained vectors",
         "2310.11454",
         methods.by_peft(peft.VeraConfig),
         _prefixed("vera", "target_modules", "modules_to_save", "projection_prng_key", "d_initial")
@@ -117,7 +117,7 @@ _TABLE = {
         quantised=True,
     ),
     "boft": Tuner(
-        "Rotations of the weights made of butterfly factors",
+        "Rotations of the weights, as products of butterfly factors",
         "2311.06243",
         methods.apply_boft,
         _prefixed("boft", "target_modules", "modules_to_save")
@@ -131,7 +131,7 @@ _TABLE = {
         quantised=True,
     ),
     "fourierft": Tuner(
-        "A change of weights by a few coefficients of its Fourier transform",
+        "Weight updates given by a few Fourier coefficients",
         "2405.03003",
         methods.by_peft(peft.FourierFTConfig),
         {**WHERE, **_prefixed("fourier", "n_frequency", "scaling")},
@@ -142,7 +142,7 @@ _TABLE = {
     "lokr": Tuner("A Kronecker product of small matrices", "2309.14859", methods.by_peft(peft.LoKrConfig), LYCORIS),
     "hra": Tuner("A chain of Householder reflections", "2405.17484", methods.by_peft(peft.HRAConfig), RANK),
     "miss": Tuner(
-        "One small matrix shared by the shards of a weight (bone is its older name)",
+        "One small matrix shared by the shards of a weight (formerly bone)",
         "2409.15371",
         methods.by_peft(peft.MissConfig),
         {**RANK, "lora_dropout_p": "miss_dropout"},
@@ -161,7 +161,7 @@ _TABLE = {
         {**WHERE, "c3a_block_size": "block_size"},
     ),
     "shira": Tuner(
-        "A sparse set of the weights themselves, as many as LoRA of that rank has",
+        "A sparse subset of the weights, as many as LoRA of the same rank trains",
         "2406.13175",
         methods.by_peft(peft.ShiraConfig, random_seed=0),
         RANK,
@@ -174,14 +174,14 @@ _TABLE = {
         quantised=True,
     ),
     "ln": Tuner(
-        "The norms' own weights",
+        "The weights of the norms",
         "2312.11420",
         methods.apply_norms,
         {"lora_modules_to_save": "modules_to_save"},
         quantised=True,
     ),
     "part": Tuner(
-        "The named layers' own weights, as copies beside a frozen model",
+        "The weights of the named layers, as copies in addition to the frozen model",
         "",
         methods.by_peft(peft.LNTuningConfig),
         WHERE,
@@ -194,7 +194,7 @@ _TABLE = {
         quantised=True,
     ),
     "prompt": Tuner(
-        "Virtual tokens before the row, as embeddings",
+        "Embeddings of virtual tokens before the row",
         "2104.08691",
         methods.by_peft(peft.PromptTuningConfig),
         VIRTUAL,
@@ -202,16 +202,16 @@ _TABLE = {
         quantised=True,
     ),
     "prefix": Tuner(
-        "Virtual keys and values before the row, in every layer",
+        "Keys and values of virtual tokens before the row, in every layer",
         "2101.00190",
         methods.by_peft(peft.PrefixTuningConfig),
         VIRTUAL,
-        "no: its keys and values are no weights of the model",
+        "no: its keys and values are not weights of the model",
         recomputes=False,
         quantised=True,
     ),
     "ptuning": Tuner(
-        "Virtual tokens before the row, made by a small network",
+        "Virtual tokens before the row, generated by a small network",
         "2103.10385",
         methods.by_peft(peft.PromptEncoderConfig),
         {**VIRTUAL, "prompt_encoder_hidden_size": "encoder_hidden_size"},
@@ -219,14 +219,14 @@ _TABLE = {
         quantised=True,
     ),
     "adapter": Tuner(
-        "Bottlenecks behind attention and the feed-forward part",
+        "Bottlenecks after attention and the feed-forward layer",
         "1902.00751",
         methods.by_extra_modules("ADAPTER"),
         _prefixed("adapter", "act", "length"),
         "no: its bottlenecks are not linear",
     ),
     "scetuning": Tuner(
-        "Bottlenecks on the skip connections past every block (SCEdit's SC-Tuner)",
+        "Bottlenecks on the skip connections around every block (SCEdit's SC-Tuner)",
         "2312.11392",
         methods.by_extra_modules("SKIP"),
         _prefixed("adapter", "act", "length"),
@@ -240,23 +240,23 @@ _TABLE = {
         "no: it edits hidden states, not weights",
     ),
     "side": Tuner(
-        "A narrow network beside the model, which reads the embeddings",
+        "A narrow side network that reads the embeddings",
         "1912.13503",
         methods.by_extra_modules("BYPASS", ladder=False),
         {"adapter_act": "act", "adapter_length": "width"},
-        "no: it is a network beside the model",
+        "no: it is a separate network",
         recomputes=False,
     ),
     "restuning": Tuner(
-        "A narrow network beside the model, which reads every block's output (the bypass form)",
+        "A narrow side network that reads every block's output (the bypass variant)",
         "2310.19859",
         methods.by_extra_modules("BYPASS", ladder=True),
         {"adapter_act": "act", "adapter_length": "width"},
-        "no: it is a network beside the model",
+        "no: it is a separate network",
         recomputes=False,
     ),
     "llamapro": Tuner(
-        "New blocks between the model's own, which start as doing nothing",
+        "New blocks between the existing ones, initialised as identity",
         "2401.02415",
         methods.apply_llamapro,
         {"llamapro_num_new_blocks": "new", "llamapro_num_groups": "groups"},
@@ -281,32 +281,45 @@ class Variant:
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
-        "qlora": Variant("LoRA beside weights of 4 or 8 bits", "2305.14314", {"quantization_bit": 4}),
+        "qlora": Variant("LoRA on weights quantised to 4 or 8 bits", "2305.14314", {"quantization_bit": 4}),
         "rslora": Variant("LoRA scaled by alpha / sqrt(r)", "2312.03732", {"use_rslora": True}),
-        "dora": Variant("LoRA for the weights' direction, a vector for their length", "2402.09353", {"use_dora": True}),
-        "lora+": Variant("LoRA whose B learns faster than A", "2402.12354", {"lora_lr_ratio": 16}),
-        "pissa": Variant(
-            "LoRA that starts as the weights' greatest singular vectors", "2404.02948", {"init_lora_weights": "pissa"}
+        "dora": Variant(
+            "LoRA for the direction of the weights, a vector for their magnitude", "2402.09353", {"use_dora": True}
         ),
-        "olora": Variant("LoRA that starts as the weights' QR", "2406.01775", {"init_lora_weights": "olora"}),
+        "lora+": Variant("LoRA with a higher learning rate for B than for A", "2402.12354", {"lora_lr_ratio": 16}),
+        "pissa": Variant(
+            "LoRA initialised with the principal singular vectors of the weights",
+            "2404.02948",
+            {"init_lora_weights": "pissa"},
+        ),
+        "olora": Variant(
+            "LoRA initialised with the QR decomposition of the weights", "2406.01775", {"init_lora_weights": "olora"}
+        ),
         "loftq": Variant(
-            "LoRA that starts as what 4 bits lose, computed on a GPU", "2310.08659", {"init_lora_weights": "loftq"}
+            "LoRA initialised with the error of 4-bit quantisation, computed on a GPU",
+            "2310.08659",
+            {"init_lora_weights": "loftq"},
         ),
         "eva": Variant(
-            "LoRA that starts as what the training rows vary in", "2410.07170", {"init_lora_weights": "eva"}
+            "LoRA initialised with the principal components of the training activations",
+            "2410.07170",
+            {"init_lora_weights": "eva"},
         ),
         "lora-ga": Variant(
-            "LoRA that starts along the first rows' gradient", "2407.05000", {"init_lora_weights": "lora_ga"}
+            "LoRA initialised along the gradient of the first rows", "2407.05000", {"init_lora_weights": "lora_ga"}
         ),
         "neftune": Variant("Noise on the embeddings, with any tuner", "2310.05914", {"neftune_noise_alpha": 5}),
         "galore": Variant(
-            "Every parameter, with gradients of low rank",
+            "All parameters, with gradients projected to a low rank",
             "2403.03507",
             {"sft_type": "full", "use_galore": True},
             "full",
         ),
         "lisa": Variant(
-            "A few blocks at a time, drawn anew", "2403.17919", {"sft_type": "full", "lisa_activated_layers": 2}, "full"
+            "A few randomly selected blocks at a time",
+            "2403.17919",
+            {"sft_type": "full", "lisa_activated_layers": 2},
+            "full",
         ),
     }
 )
@@ -314,7 +327,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 
 LEFT_OUT: Mapping[str, str] = MappingProxyType(
     {
-        "q-galore": "its package q-galore-torch needs CUDA kernels for 8-bit weights; galore and qlora save memory too",
+        "q-galore": "its package q-galore-torch needs CUDA kernels for 8-bit weights; use galore or qlora",
         "unsloth": "it needs its own package and a GPU",
     }
 )
