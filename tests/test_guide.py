@@ -362,7 +362,7 @@ def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> 
     ],
 )
 def test_a_strict_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="cannot be held to") as caught:
+    with pytest.raises(ValueError, match="a grammar cannot enforce") as caught:
         vocabulary().guide(tool_format("hermes"), Rules(schema=schema, strict_schema=True))
     assert "\n" not in str(caught.value)
     lenient = vocabulary().guide(tool_format("hermes"), Rules(schema=schema))
@@ -464,13 +464,16 @@ def test_a_value_between_quotes_is_held_to_its_schema_at_any_depth(
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ({"type": "array", "prefixItems": [TEXT]}, "argument 'x' has 'prefixItems', to which only JSON is held"),
-        ({"type": "object", "required": ["y"]}, "argument 'x' requires 'y', of which it says nothing"),
+        (
+            {"type": "array", "prefixItems": [TEXT]},
+            "argument 'x' has 'prefixItems', which can be enforced in JSON alone",
+        ),
+        ({"type": "object", "required": ["y"]}, "argument 'x' requires 'y', which it does not describe"),
         ({"$ref": "#/$defs/Nowhere"}, "'\\$ref' at /properties/x: .* does not exist"),
     ],
 )
 def test_what_braces_cannot_be_held_to_is_refused_where_it_is_strict(schema: Any, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"tool 'f': a reply cannot be held to .*{reason}"):
+    with pytest.raises(ValueError, match=f"tool 'f': a grammar cannot enforce .*{reason}"):
         vocabulary().guide(tool_format("gemma4"), Rules((argument(schema),), strict=frozenset(["f"])))
     guide = vocabulary().guide(tool_format("gemma4"), Rules((argument(schema),)))
     assert keeps(guide, tiny_tokenizer(), tool_format("gemma4").call("", [ToolCall("f", '{"x": [{"y": "ab"}]}')]))
@@ -479,20 +482,23 @@ def test_what_braces_cannot_be_held_to_is_refused_where_it_is_strict(schema: Any
 @pytest.mark.parametrize(
     ("tool", "reason"),
     [
-        (argument(one_of({**TEXT, "maxLength": 3}, NUMBER)), "argument 'x' is a text with rules, or no text"),
+        (argument(one_of({**TEXT, "maxLength": 3}, NUMBER)), "argument 'x' mixes constrained strings with other types"),
         (argument(False), ".*"),
         (argument({"$ref": "#/$defs/Nowhere"}), "'\\$ref' at /properties/x: .* does not exist"),
         (
             argument({"$ref": "#/$defs/A"}, **{"$defs": {"A": {"$ref": "#/$defs/A"}}}),
-            "'\\$ref' at /\\$defs/A: nothing fits it, or it only refers to itself",
+            "'\\$ref' at /\\$defs/A: it matches nothing, or refers only to itself",
         ),
         (argument({**TEXT, "pattern": "^a|b"}), "argument 'x' has a pattern with anchors on one side"),
-        (argument(TEXT, minProperties=1), "'minProperties' at its top: it is said of arguments that have tags"),
-        (argument(TEXT, required=["x", "y"]), "'required' at its top: 'y' is no argument"),
+        (
+            argument(TEXT, minProperties=1),
+            "'minProperties' at the top level: it applies to all arguments, which have tags",
+        ),
+        (argument(TEXT, required=["x", "y"]), "'required' at the top level: 'y' is not among the properties"),
     ],
 )
 def test_what_arguments_in_tags_cannot_be_held_to_is_refused_where_they_are_strict(tool: Tool, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"tool 'f': a reply cannot be held to .*{reason}"):
+    with pytest.raises(ValueError, match=f"tool 'f': a grammar cannot enforce .*{reason}"):
         vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,), strict=frozenset(["f"])))
     guide = vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,)))
     assert {each.tool for each in guide.unenforced} == {"f"}
@@ -526,7 +532,7 @@ def test_tools_that_are_too_large_together_leave_the_largest_unguided(monkeypatc
     assert "too big" in dropped.reason
     assert keeps(guide, tiny_tokenizer(), tool_format("hermes").call("", [ToolCall("wide", '{"q": 1}')]))
     assert not keeps(guide, tiny_tokenizer(), tool_format("hermes").call("", [ToolCall("f", '{"x": "a"}')]))
-    with pytest.raises(ValueError, match=r"tool 'wide': a reply cannot be held to the schema: .*too big"):
+    with pytest.raises(ValueError, match=r"tool 'wide': a grammar cannot enforce the schema: .*too big"):
         vocabulary().guide(tool_format("hermes"), Rules((wide,), required=True, strict=frozenset(["wide"])))
 
 

@@ -282,10 +282,10 @@ def test_what_guided_calls_are_not_held_to_is_named_once(swift, base, tmp_path):
     words = ("--model", base, "--template_type", "chatml", "--max_new_tokens", 3, "--tools", "tools.py")
     code, _, told = swift(*words, "--guided_tools", "true", typed="hi\nand?\n")
     assert code == 0
-    named = [line for line in told.splitlines() if line.startswith("tool 'read': calls are not held to")]
+    named = [line for line in told.splitlines() if line.startswith("tool 'read': the grammar does not enforce")]
     assert [line.split(":")[1] for line in named] == [
-        " calls are not held to 'format' at /properties/at",
-        " calls are not held to 'uniqueItems' at /properties/lines",
+        " the grammar does not enforce 'format' at /properties/at",
+        " the grammar does not enforce 'uniqueItems' at /properties/lines",
     ]
 
 

@@ -435,7 +435,7 @@ FORMAT = {"name": "n", "strict": True, "schema": {"type": "object", "properties"
     ("fields", "param", "said"),
     [
         ({"tools": [CLOCK, MAIL], "tool_choice": NAMED}, "tools[1].function.parameters", "'pattern' at /properties/to"),
-        ({"tools": [STRICT]}, "tools[0].function.parameters", "tool 'mail': a reply cannot be held to 'pattern' at"),
+        ({"tools": [STRICT]}, "tools[0].function.parameters", "tool 'mail': a grammar cannot enforce 'pattern' at"),
         (
             {"response_format": {"type": "json_schema", "json_schema": FORMAT}},
             "response_format.json_schema.schema",

@@ -259,8 +259,8 @@ def _tool_guide(chat: LocalChat, tools: Sequence[BoundTool], described: Sequence
     guide = chat.guide(Rules((*(bound.tool for bound in tools), *described)))
     run = {bound.name for bound in tools}
     for each in guide.unenforced:
-        then = "; each call is checked before it runs" if each.tool in run else ""
-        print(f"tool '{each.tool}': calls are not held to {each}{then}", file=sys.stderr)
+        then = "; each call is validated before it runs" if each.tool in run else ""
+        print(f"tool '{each.tool}': the grammar does not enforce {each}{then}", file=sys.stderr)
     return guide
 
 

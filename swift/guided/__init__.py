@@ -1,1 +1,1 @@
-"""Guided decoding: what a reply must be -> a grammar -> masks on logits. Knows no engine and no server."""
+"""Guided decoding: rules for a reply -> a grammar -> masks on logits. Knows no engine and no server."""

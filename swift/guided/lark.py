@@ -1,4 +1,4 @@
-"""Texts and schemas in the language of llguidance's grammars, a dialect of Lark."""
+"""Literals and JSON schemas in llguidance's grammar language, a dialect of Lark. Knows no tool and no format."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Special = Callable[[str], int | None]
-"""The token that a text is alone, if it is one that no text is made of."""
+"""Text -> the special token with that text, if there is one."""
 
 HEAD = ("%llguidance {}", r"TEXT: /(.|\n)*/")
 
 _JSON = {"whitespace_pattern": r"( |\n {0,16})?"}
-"""Between the parts of a JSON text: nothing, a space, or a new line with its indentation. Free white space would let a
-model write blanks for ever."""
+"""White space within JSON: none, a space, or a line break with indentation. Unlimited white space would let a model
+generate blanks for ever."""
 
 
 _MARK = re.compile(r"(<[^<>\s]+>|\[/?[A-Z][A-Z_]*\])")
-"""What is a token of its own in many vocabularies."""
+"""Texts that are special tokens in many vocabularies."""
 
 
 def split_at_special_tokens(text: str, special: Special) -> list[str]:
-    """The text, cut around special tokens."""
+    """The text, split before and after special tokens."""
     parts: list[str] = []
     for part in filter(None, _MARK.split(text)):
         if parts and special(part) is None and special(parts[-1]) is None:
@@ -33,7 +33,7 @@ def split_at_special_tokens(text: str, special: Special) -> list[str]:
 
 
 def literals(parts: Sequence[str], special: Special) -> str:
-    """Texts and special tokens, one after the other."""
+    """A sequence of string literals and special tokens."""
     tokens = [(part, special(part)) for part in parts]
     return " ".join(quoted(part) if token is None else f"<[{token}]>" for part, token in tokens)
 
@@ -43,11 +43,11 @@ def quoted(text: str) -> str:
 
 
 def json_rule(schema: dict[str, Any]) -> str:
-    """JSON text that fits the schema."""
+    """A rule for JSON that matches the schema."""
     return "%json " + json.dumps({**schema, "x-guidance": _JSON}, ensure_ascii=False)
 
 
 def plain_json_rule(schema: dict[str, Any]) -> str:
-    """JSON text that fits the schema, with the white space that Python's json writes."""
+    """A rule for JSON that matches the schema, with the white space of Python's json.dumps."""
     options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Values in a notation that puts texts between quotes -> rules of a grammar. Knows no call and no tokens."""
+"""Grammar rules for values in a notation with its own quotes (Python's, Gemma's). Knows no call and no tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from swift.guided.lark import json_rule, quoted
 
 Schema = dict[str, Any]
 Literal = Callable[[str], str]
-"""A text in the grammar's language: marks may be tokens of their own."""
+"""Text -> grammar literals, in which special tokens stand for their texts."""
 
 ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "$comment", "$schema"}
 ANNOTATIONS |= {"$defs", "definitions"}
 ANY_TEXT = r"/(.|\n)*/"
 _WORDS: dict[str, tuple[bool | None, ...]] = {"null": (None,), "boolean": (True, False)}
-_SAID_OF = {
+_KEYWORDS = {
     "string": {"minLength", "maxLength", "pattern"},
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
     "array": {"items", "minItems", "maxItems"},
@@ -26,12 +26,12 @@ _SAID_OF = {
     "boolean": set[str](),
     "null": set[str](),
 }
-_SAID_OF["integer"] = _SAID_OF["number"]
+_KEYWORDS["integer"] = _KEYWORDS["number"]
 _ALL = ("string", "number", "boolean", "null", "array", "object")
 
 
 class Values:
-    """The rules of the values of one argument. `name`: what their names begin with."""
+    """The rules for the values of one argument. `name`: the prefix of their names."""
 
     def __init__(self, name: str, notation: Notation, literal: Literal) -> None:
         self._name, self._notation, self._literal = name, notation, literal
@@ -41,7 +41,7 @@ class Values:
         self._letters = letters.replace("\\\n", r"\n").replace("\\\r", r"\r")
 
     def rule(self, schema: Schema) -> str:
-        """The name of the rule for a value that fits. Raises ValueError for what the notation cannot be held to."""
+        """The name of the rule for matching values. Raises ValueError for a schema that the notation cannot follow."""
         texts: list[str] = []
         others = list(self._options(schema, texts, ()))
         others += [self._text(texts)] if texts else []
@@ -55,7 +55,7 @@ class Values:
         return name
 
     def _options(self, schema: Schema, texts: list[str], within: tuple[str, ...]) -> Iterator[str]:
-        """What a value may be; what is between a text's quotes is put into `texts`."""
+        """The alternatives of a value; those between the quotes of a string go into `texts`."""
         said, shared = schema.keys() - ANNOTATIONS - {"format"}, definitions(schema)
         if said == {"$ref"}:
             place = schema["$ref"]
@@ -78,12 +78,12 @@ class Values:
             yield from self._of_types(schema, said, texts)
 
     def _of_types(self, schema: Schema, said: set[str], texts: list[str]) -> Iterator[str]:
-        named = schema.get("type", [kind for kind in ("array", "object") if said & _SAID_OF[kind]])
+        named = schema.get("type", [kind for kind in ("array", "object") if said & _KEYWORDS[kind]])
         kinds = [named] if isinstance(named, str) else list(named)
-        if wrong := sorted(said - {"type"}.union(*(_SAID_OF.get(kind, ()) for kind in kinds))):
-            raise ValueError(f"has {wrong[0]!r}, to which only JSON is held")
+        if wrong := sorted(said - {"type"}.union(*(_KEYWORDS.get(kind, ()) for kind in kinds))):
+            raise ValueError(f"has {wrong[0]!r}, which can be enforced in JSON alone")
         for kind in kinds:
-            about = {key: value for key, value in schema.items() if key in _SAID_OF.get(kind, ())}
+            about = {key: value for key, value in schema.items() if key in _KEYWORDS.get(kind, ())}
             if kind == "string":
                 texts.append(self._inner(about))
             elif kind in _WORDS:
@@ -98,7 +98,7 @@ class Values:
     # Texts --------------------------------------------------------------------------------------------------------
 
     def _text(self, texts: Sequence[str]) -> str:
-        """A text with its quotes: one term, so that no two that begin alike have to be told apart."""
+        """A string with its quotes, as one terminal: several that begin alike would be ambiguous."""
         quote, inner = self._literal(self._notation.quote), " | ".join(texts)
         never = "" if self._notation.escapes else f" & ~({ANY_TEXT} {quoted(self._notation.quote)} {ANY_TEXT})"
         if quote != quoted(self._notation.quote):
@@ -115,7 +115,7 @@ class Values:
         return f"/({'|'.join(either)}){{{least},{most}}}/"
 
     def _inner(self, schema: Schema) -> str:
-        """What is between the quotes. Where letters are escaped, a text with a pattern has none of these."""
+        """The inside of the quotes. With escapes, a string with a pattern contains no escaped letters."""
         free = self._free(schema.get("minLength", 0), schema.get("maxLength", ""))
         if "pattern" not in schema:
             return free
@@ -136,7 +136,7 @@ class Values:
     def _object(self, schema: Schema) -> str:
         values, others = value_schemas(schema), schema.get("additionalProperties", True)
         if missing := [key for key in schema.get("required", ()) if key not in values]:
-            raise ValueError(f"requires {missing[0]!r}, of which it says nothing")
+            raise ValueError(f"requires {missing[0]!r}, which it does not describe")
         if values or others is False:
             members = [
                 (f"{self._literal(f'{key}:')} {self.rule(about)}", key in schema.get("required", ()))
@@ -165,7 +165,7 @@ class Values:
 
 
 def separated(name: str, members: Sequence[tuple[str, bool]], between: str) -> list[str]:
-    """The rule `name`, which is the last: members in their order, `between` between two. True: one may not lack."""
+    """Rules whose last is `name`: (member, required) in their order, separated by `between`."""
     more, first = [f'{name}_more_{len(members)}: ""'], [f'{name}_first_{len(members)}: ""']
     for index, (member, required) in reversed(list(enumerate(members))):
         rest = f"{name}_more_{index + 1}"
@@ -175,7 +175,7 @@ def separated(name: str, members: Sequence[tuple[str, bool]], between: str) -> l
 
 
 def resolve_reference(place: str, shared: Schema, within: tuple[str, ...]) -> Schema:
-    """What a reference is to. Raises ValueError for one that leads nowhere, or to itself."""
+    """The target of a reference. Raises ValueError for one that has none, or that is within itself (`within`)."""
     _, *path = place.split("/")
     found: Any = shared if place.startswith("#/") and place not in within else None
     for step in path:
@@ -186,7 +186,7 @@ def resolve_reference(place: str, shared: Schema, within: tuple[str, ...]) -> Sc
 
 
 def pattern(text: str) -> str:
-    """A text in which a pattern is found; anchors are for its two ends."""
+    """A terminal for text that contains a match of the regular expression; anchors are allowed at its ends."""
     start, end = text.startswith("^"), re.search(r"(?<!\\)(\\\\)*\$\Z", text) is not None
     bare = re.sub(r"\\.|\[[^]]*\]", "", text)
     while (without := re.sub(r"\([^()]*\)", "", bare)) != bare:

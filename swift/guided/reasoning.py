@@ -1,4 +1,4 @@
-"""A thought before what a grammar allows: it is free up to the text that ends it. Knows no form and no schema."""
+"""Adds free reasoning in tags before what a grammar allows. Knows no tool-call format and no schema."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from swift.agent.reasoning_parser import ReasoningParser
 from swift.guided.lark import Special, literals, quoted, split_at_special_tokens
 
 Rule = Literal["edge", "inside", "after", "content"]
-"""What a reply begins with: a thought or none, the rest of a thought, what follows a thought, the rest of content."""
+"""Where a reply begins: before optional reasoning, inside reasoning, after reasoning, inside the content."""
 
 
 class Position(NamedTuple):
-    """How far a reply has come. `marks`: those that stand in it."""
+    """A position in a reply. `tags`: the reasoning tags before it."""
 
     rule: Rule
-    marks: str
+    tags: str
 
 
 def position_after(thinking: ReasoningTags, text: str) -> Position:
-    """How far the reply has come that begins with `text`."""
+    """The position at the end of `text`, the beginning of a reply."""
     thoughts = ReasoningParser(thinking, text)
     if thoughts.place == "thought":
         return Position("inside", thinking.open)
@@ -33,9 +33,9 @@ def position_after(thinking: ReasoningTags, text: str) -> Position:
 
 
 def thinking_first(lines: Sequence[str], thinking: ReasoningTags, special: Special) -> list[str]:
-    """The lines of a grammar, for replies that may think before. Content opens as it does in such replies.
+    """The lines of a grammar with optional reasoning first; content opens as it does in such replies.
 
-    Text that begins like a thought is one, so nothing in it can be taken for a call.
+    Text that begins with the opening tag is reasoning, so nothing in it can be taken for a call.
     """
     opening, closing, answer = (split_at_special_tokens(text.strip(), special) for text in thinking)
     words = opening[0] if special(opening[0]) is None else ""
@@ -50,7 +50,7 @@ def thinking_first(lines: Sequence[str], thinking: ReasoningTags, special: Speci
         "inside: thought after",
         "after: WS? body",
         f"thought: {ends}",
-        # white space is told apart by the lexer alone, so no other text begins with it
+        # only this terminal begins with white space, so that the lexer can decide
         r"WS: /[ \n]{1,16}/",
         rf"OPEN: /[ \n]{{0,16}}/ {quoted(words or ' ')}",
         rf"SAID: FREE & ~((/[ \n]/{f' | {quoted(words)}' if words else ''}) FREE)",
@@ -60,7 +60,7 @@ def thinking_first(lines: Sequence[str], thinking: ReasoningTags, special: Speci
 
 
 def starting_at(text: str, rule: Rule) -> str:
-    """The text of a grammar that thinks first, for replies that have come as far as `rule`."""
+    """The text of a grammar from `thinking_first`, for replies that start at `rule`."""
     text = re.sub(r"^start: edge$", f"start: {'after' if rule == 'content' else rule}", text, flags=re.MULTILINE)
     return re.sub(r"^said: .* plain$", "said: plain", text, flags=re.MULTILINE) if rule == "content" else text
 

@@ -1,6 +1,6 @@
-"""A JSON schema -> the part of it that a grammar can hold a reply to, and what is left to check. Knows no text form.
+"""The part of a JSON schema that llguidance can enforce, and what is left to validate. Knows no tool-call format.
 
-llguidance itself says what it takes: parts of the schema are compiled until what fails is found.
+Support is found by trial: parts of the schema are compiled until those that fail are found.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from swift.guided.lark import HEAD, json_rule
 
-LARGEST = 20_000
-"""Symbols of a grammar: schemas of thousands of optional fields take seconds to compile, and twice as many four times
-as long."""
-LONGEST = 400_000
-"""Characters of a schema that is compiled at all: values of a long `enum` are no symbols, and take as long."""
-LIMITS = LLParserLimits(max_grammar_size=LARGEST)
+MAX_SYMBOLS = 20_000
+"""Symbols of a grammar: compiling thousands of optional fields takes seconds, and the time grows quadratically."""
+MAX_LENGTH = 400_000
+"""Characters of a schema: the values of a long `enum` are not symbols, but take as long to compile."""
+LIMITS = LLParserLimits(max_grammar_size=MAX_SYMBOLS)
 
 Schema = dict[str, Any]
 
 
 class Unenforced(NamedTuple):
-    """What a grammar does not hold. `pointer` (JSON pointer): where in the schema; `keyword` "": all that stands there.
-    `tool`: whose arguments; "" for what a reply says."""
+    """A part of a schema that the grammar does not enforce. `pointer`: its JSON pointer; `keyword`: "" for the whole
+    subschema. `tool`: the tool with the schema; "" for the schema of the content."""
 
     pointer: str
     keyword: str
@@ -38,42 +37,42 @@ class Unenforced(NamedTuple):
     def __str__(self) -> str:
         if not self.keyword:
             return f"{self.pointer or 'the schema'}: {self.reason}"
-        return f"{self.keyword!r} at {self.pointer or 'its top'}: {self.reason}"
+        return f"{self.keyword!r} at {self.pointer or 'the top level'}: {self.reason}"
 
 
 class EnforceableSchema(NamedTuple):
-    """A schema for grammars, which allows all that the original does, and what it lacks."""
+    """A schema that llguidance supports and that allows everything the original allows, and what it leaves out."""
 
     schema: Schema
     unenforced: tuple[Unenforced, ...] = ()
 
 
 def enforceable(schema: Schema) -> EnforceableSchema:
-    """The schema without what llguidance does not take, at every depth; the same one where it takes all of it."""
+    """The schema without what llguidance does not support, at every depth; unchanged if it supports all of it."""
     return _enforceable(json.dumps(schema, ensure_ascii=False))
 
 
 def why_no_grammar(rules: str) -> str:
-    """Why llguidance cannot make a grammar of these rules in its dialect of Lark; "" if it can."""
-    if len(rules) > LONGEST:
-        return f"it is longer than {LONGEST:,} characters"
+    """Why llguidance cannot compile these rules; "" if it can."""
+    if len(rules) > MAX_LENGTH:
+        return f"it is longer than {MAX_LENGTH:,} characters"
     return grammar_error(LLMatcher(_bytes(), "\n".join([*HEAD, rules]), log_level=0, limits=LIMITS))
 
 
 def grammar_error(matcher: LLMatcher) -> str:
-    """What is wrong with a grammar in one short line; "" if nothing is."""
-    matcher.compute_bitmask()  # some grammars, as one that only holds itself, show here that they allow nothing
+    """The error of a grammar in one short line; "" if there is none."""
+    matcher.compute_bitmask()  # a grammar that matches nothing fails only here
     if not matcher.is_error():
         return ""
-    told = matcher.get_error().split("\n   1 | ")[0]
-    if told.startswith("NoExtensionBias"):
-        return _ITSELF
-    told = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: ", "", told)
-    if "\nerror: " in told:  # of a pattern, which is drawn before
-        told = "the pattern: " + told.split("\nerror: ")[-1]
-    elif len(lines := told.splitlines()) > 1:
-        told = lines[0]
-    return re.sub(r"\s+", " ", told).strip()[:200]
+    message = matcher.get_error().split("\n   1 | ")[0]
+    if message.startswith("NoExtensionBias"):
+        return _SELF_REFERENCE
+    message = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: ", "", message)
+    if "\nerror: " in message:  # about a pattern, which the lines before quote
+        message = "the pattern: " + message.split("\nerror: ")[-1]
+    elif len(lines := message.splitlines()) > 1:
+        message = lines[0]
+    return re.sub(r"\s+", " ", message).strip()[:200]
 
 
 @cache
@@ -94,17 +93,17 @@ def _why_not(schema: Schema) -> str:
 _ONE = ("additionalProperties", "items", "additionalItems")
 _MANY = ("prefixItems", "items", "anyOf", "oneOf", "allOf")
 _NAMED = ("properties", "patternProperties")
-_NARROWED = {"properties": "additionalProperties", "patternProperties": "additionalProperties", "prefixItems": "items"}
-"""Keywords, and those that mean less where these stand beside them: without the first, the second allows too little."""
+_RELAXED = {"properties": "additionalProperties", "patternProperties": "additionalProperties", "prefixItems": "items"}
+"""Keyword -> the keyword that it relaxes: without the first, the second would forbid too much."""
 _SHARED = "#/$defs/"
-_ITSELF = "nothing fits it, or it only refers to itself"
+_SELF_REFERENCE = "it matches nothing, or refers only to itself"
 _TOO_LARGE = re.compile("too big|longer than")
 _LAST = ("oneOf", "anyOf", "allOf", "$ref", "const", "enum", "items", "required", "properties", "type")
-"""Tells most of a value: dropped last where only several keywords together cannot be held."""
+"""Keywords that constrain most: dropped last if only a combination of keywords fails."""
 
 
 class _Pruned:
-    """A schema of which some cannot be held, its parts compiled one by one."""
+    """Finds the unsupported parts of a schema by compiling its parts one by one."""
 
     def __init__(self, root: Schema) -> None:
         self._dropped: dict[tuple[str, str], str] = {}
@@ -113,7 +112,7 @@ class _Pruned:
         self._root = {key: value for key, value in root.items() if key not in ("$defs", "definitions")}
         targets = {name: _at(root, place) for place, name in self._places.items()}
         places = {name: place for place, name in self._places.items()}
-        # Each by itself first, so that none is blamed for another; then together.
+        # Each on its own first, so that none is pruned for another's sake; then together.
         self._shared: Schema = {name: {} for name in targets}
         alone = {name: self._prune(each, places[name]) for name, each in targets.items()}
         self._shared = alone
@@ -126,7 +125,7 @@ class _Pruned:
         return EnforceableSchema(self._with_shared(schema), dropped)
 
     def _referring(self, part: Any, root: Schema) -> Any:
-        """The same, with references to places of the schema by names of ours: parts are compiled without the rest."""
+        """The same with local references renamed, so that parts can be compiled without the rest."""
         if isinstance(part, list):
             return [self._referring(each, root) for each in part]
         if not isinstance(part, dict):
@@ -139,7 +138,7 @@ class _Pruned:
         return made
 
     def _with_shared(self, part: Any) -> Any:
-        """The part with what it refers to, and what that refers to."""
+        """The part with the targets of its references, direct and indirect."""
         found: dict[str, Any] = {}
         waiting = [part]
         while waiting:
@@ -158,7 +157,7 @@ class _Pruned:
     def _prune(self, part: Any, place: str) -> Any:
         if not isinstance(part, dict) or not (reason := self._why_not(part)):
             return part
-        if _TOO_LARGE.search(reason):  # compiling each of thousands of parts would take longer still
+        if _TOO_LARGE.search(reason):  # compiling thousands of parts one by one would take even longer
             before, part = part, self._pruned_within(part, place, least=len(json.dumps(part)) // 10)
             reason = reason if part == before else self._why_not(part)
         while _TOO_LARGE.search(reason) and len(part) > 1:
@@ -186,13 +185,13 @@ class _Pruned:
     def _without(self, part: Schema, keyword: str, place: str, reason: str) -> Schema:
         either = {**_less(part, keyword), "anyOf": part[keyword]} if keyword == "oneOf" else {}
         if either and "anyOf" not in part and not self._why_not({"anyOf": part[keyword]}):
-            self._drop(place, keyword, "held as anyOf: more than one of them may fit")
+            self._drop(place, keyword, "enforced as anyOf: several alternatives may match")
             return either
         self._drop(place, keyword, reason)
         return _less(part, keyword)
 
     def _pruned_within(self, part: Schema, place: str, least: int = 0) -> Schema:
-        """The part with the schemas in it pruned, those of `least` characters and more."""
+        """The part with its subschemas of at least `least` characters pruned."""
         made = dict(part)
         for key, value in part.items():
             if least and len(json.dumps(value)) < least:
@@ -211,16 +210,16 @@ class _Pruned:
 
 
 def _less(part: Schema, keyword: str) -> Schema:
-    return {key: value for key, value in part.items() if key not in (keyword, _NARROWED.get(keyword))}
+    return {key: value for key, value in part.items() if key not in (keyword, _RELAXED.get(keyword))}
 
 
 def token(key: str) -> str:
-    """A key as a step of a JSON pointer."""
+    """A key as a token of a JSON pointer."""
     return key.replace("~", "~0").replace("/", "~1")
 
 
 def _at(root: Any, pointer: str) -> Any:
-    """What stands there; None for nothing."""
+    """The value at a JSON pointer; None if there is none."""
     for step in pointer.split("/")[1:]:
         step = unquote(step).replace("~1", "/").replace("~0", "~")
         if isinstance(root, dict):
@@ -233,7 +232,7 @@ def _at(root: Any, pointer: str) -> Any:
 
 
 def _circular(root: Schema) -> str:
-    """Whether a schema is itself, which llguidance notices when a reply has come there; "" if none is."""
+    """Why a chain of references cannot be resolved, which llguidance finds only while generating; "" if all can."""
     within: set[str] = set()
     done: set[str] = set()
 
@@ -254,8 +253,8 @@ def _circular(root: Schema) -> str:
     try:
         circles = any(meets({"$ref": place}) for place in _places(root))
     except RecursionError:
-        return "its references are too deep"
-    return _ITSELF if circles else ""
+        return "its references are nested too deeply"
+    return _SELF_REFERENCE if circles else ""
 
 
 def _places(part: Any) -> Iterator[str]:

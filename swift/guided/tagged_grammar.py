@@ -1,4 +1,4 @@
-"""Arguments in tags of their own -> rules of a grammar. Knows no call and no tokens."""
+"""Grammar rules for arguments that have their own tags (`<parameter=x>...`). Knows no call and no tokens."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _OF_TEXT = {"minLength", "maxLength", "pattern"}
 
 
 def enforceable(schema: dict[str, Any], tags: ArgumentTags) -> tuple[dict[str, Any], tuple[Unenforced, ...]]:
-    """The schema without what arguments in tags cannot be held to: the same one where there is nothing."""
+    """The schema without the keywords that a grammar of tagged arguments cannot enforce; unchanged if it has none."""
     if not why_not(schema, tags):
         return schema, ()
-    values, dropped, apart = schema.get("properties") or {}, [], "it is said of arguments that have tags of their own"
+    values, unenforced = schema.get("properties") or {}, []
     for key in sorted(schema.keys() - _OF_OBJECT):
-        dropped.append(Unenforced("", key, apart))
+        unenforced.append(Unenforced("", key, "it applies to all arguments, which have tags of their own"))
     if missing := [key for key in schema.get("required", ()) if key not in values]:
-        dropped.append(Unenforced("", "required", f"{missing[0]!r} is no argument that has a tag of its own"))
+        unenforced.append(Unenforced("", "required", f"{missing[0]!r} is not among the properties"))
     kept: dict[str, Any] = {}
-    for key, about in values.items():
-        within = definitions(schema) | {"type": "object", "properties": {key: about}}
-        kept[key] = about
+    for key, value in values.items():
+        within = definitions(schema) | {"type": "object", "properties": {key: value}}
+        kept[key] = value
         if reason := why_not(within, tags):
-            dropped.append(Unenforced(f"/properties/{token(key)}", "", reason))
+            unenforced.append(Unenforced(f"/properties/{token(key)}", "", reason))
             kept[key] = {}
     made = {key: value for key, value in schema.items() if key in _OF_OBJECT}
     made |= {"properties": kept, "required": [key for key in schema.get("required", ()) if key in values]}
-    return made, tuple(dropped)
+    return made, tuple(unenforced)
 
 
 def why_not(schema: dict[str, Any], tags: ArgumentTags) -> str:
-    """Why arguments in tags cannot be held to the schema; "" if they can."""
+    """Why a grammar of tagged arguments cannot enforce the schema; "" if it can."""
     try:
         return why_no_grammar("\n".join(["start: arguments", *rules("arguments", schema, tags)]))
     except ValueError as error:
@@ -45,7 +45,7 @@ def why_not(schema: dict[str, Any], tags: ArgumentTags) -> str:
 
 
 class Kind(NamedTuple):
-    """One thing that a value may be: a `term` for bare text (`free`: of many), or JSON of a `schema`."""
+    """One alternative of a value: a `term` for bare text (`free`: of unlimited choice), or JSON of a `schema`."""
 
     term: str = ""
     free: bool = False
@@ -53,15 +53,15 @@ class Kind(NamedTuple):
 
 
 def rules(name: str, schema: dict[str, Any], tags: ArgumentTags, literal: Literal = quoted) -> list[str]:
-    """The rule `name`, and those that it is made of: the arguments that a schema names, in its order, and no others.
+    """The rule `name` and its sub-rules: the arguments in the schema's properties, in their order, and no others.
 
-    Raises ValueError for what a schema may say and tags cannot be held to. Texts are not held to their `format`,
-    and what ends an argument is not kept out of the texts within JSON.
+    The `format` of strings is not enforced, and strings within JSON may contain the text that ends an argument.
+    Raises ValueError for a schema that tagged arguments cannot follow.
     """
     values, required = value_schemas(schema), schema.get("required", ())
     wrong = [*sorted(schema.keys() - _OF_OBJECT), *(key for key in required if key not in values)]
     if wrong:
-        raise ValueError(f"{wrong[0]!r}, said of arguments that have tags of their own")
+        raise ValueError(f"{wrong[0]!r}, which applies to all arguments")
     made, members = [], []
     for index, (key, about) in enumerate(in_order(values, tags.notation)):
         part = f"{name}_{index}"
@@ -89,13 +89,13 @@ def _argument(name: str, key: str, about: dict[str, Any], tags: ArgumentTags, li
 
 
 def _value(name: str, kinds: list[Kind], after: str, never: str) -> Iterator[str]:
-    """A value up to its end: bare texts as one term, which ends as soon as it can, and JSON."""
+    """A value up to its end: bare texts as one terminal, which ends as soon as it can, or JSON."""
     texts = [kind.term for kind in kinds if kind.schema is None]
     schemas = [kind.schema for kind in kinds if kind.schema is not None]
-    if ANY_TEXT in texts:  # which JSON is too
+    if ANY_TEXT in texts:  # JSON is such a text too
         schemas = []
     if schemas and any(kind.free for kind in kinds):
-        raise ValueError("is a text with rules, or no text")
+        raise ValueError("mixes constrained strings with other types")
     names = [f"{name}_text"] * bool(texts) + [f"{name}_json_{index}" for index in range(len(schemas))]
     yield f"{name}: {' | '.join(names)}"
     if texts:
@@ -113,7 +113,7 @@ def _kinds(schema: dict[str, Any], notation: Notation, within: tuple[str, ...] =
         yield from _kinds(resolve_reference(place, shared, within), notation, (*within, place))
     elif said & {"enum", "const"}:
         found = schema["enum"] if "enum" in said else [schema["const"]]
-        rest = {name: value for name, value in schema.items() if name != "enum"}  # thousands would be sought in it
+        rest = {name: value for name, value in schema.items() if name != "enum"}  # each value would be looked up in it
         yield from (Kind(quoted(write_value(value, notation))) for value in found if fits(value, rest))
     elif said == {"anyOf"}:
         for branch in (each for each in schema["anyOf"] if each is not False):
