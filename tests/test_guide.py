@@ -479,6 +479,14 @@ def test_what_braces_cannot_be_held_to_is_refused_where_it_is_strict(schema: Any
     assert keeps(guide, tiny_tokenizer(), tool_format("gemma4").call("", [ToolCall("f", '{"x": [{"y": "ab"}]}')]))
 
 
+@pytest.mark.parametrize("name", ["functiongemma", "gemma4", "qwen3_coder"])
+def test_a_schema_that_contains_itself_is_enforced_or_reported(name: str) -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
+    tool = argument({"$ref": "#/$defs/node"}, **{"$defs": {"node": node}})
+    guide = Vocabulary(tiny_tokenizer(), [2]).guide(tool_format(name), Rules((tool,), required=True))
+    assert [each.pointer for each in guide.unenforced] == ([] if name == "qwen3_coder" else ["/properties/x"])
+
+
 @pytest.mark.parametrize(
     ("tool", "reason"),
     [

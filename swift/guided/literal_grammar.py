@@ -37,13 +37,14 @@ class Values:
         self._name, self._notation, self._literal = name, notation, literal
         self.rules: list[str] = []
         self._any = ""
+        self._references: list[str] = []  # those whose targets are being expanded, outermost first
         letters = re.escape("".join(letter for letter, _ in notation.escapes))
         self._letters = letters.replace("\\\n", r"\n").replace("\\\r", r"\r")
 
     def rule(self, schema: Schema) -> str:
         """The name of the rule for matching values. Raises ValueError for a schema that the notation cannot follow."""
         texts: list[str] = []
-        others = list(self._options(schema, texts, ()))
+        others = list(self._options(schema, texts))
         others += [self._text(texts)] if texts else []
         if not others:
             raise ValueError("allows nothing")
@@ -54,12 +55,15 @@ class Values:
         self.rules.append(f"{name}: {body}")
         return name
 
-    def _options(self, schema: Schema, texts: list[str], within: tuple[str, ...]) -> Iterator[str]:
+    def _options(self, schema: Schema, texts: list[str]) -> Iterator[str]:
         """The alternatives of a value; those between the quotes of a string go into `texts`."""
         said, shared = schema.keys() - ANNOTATIONS - {"format"}, definitions(schema)
         if said == {"$ref"}:
             place = schema["$ref"]
-            yield from self._options(resolve_reference(place, shared, within), texts, (*within, place))
+            target = resolve_reference(place, shared, self._references)
+            self._references.append(place)
+            yield from self._options(target, texts)
+            self._references.pop()
         elif said & {"enum", "const"}:
             rest = {key: value for key, value in schema.items() if key != "enum"}
             found = schema["enum"] if "enum" in said else [schema["const"]]
@@ -70,7 +74,7 @@ class Values:
                     yield self._literal(write_value(value, self._notation))
         elif said == {"anyOf"}:
             for branch in (each for each in schema["anyOf"] if each is not False):
-                yield from self._options({**shared, **as_object(branch)}, texts, within)
+                yield from self._options({**shared, **as_object(branch)}, texts)
         elif not said:
             texts.append(self._free())
             yield from self._any_but_text()
@@ -174,7 +178,7 @@ def separated(name: str, members: Sequence[tuple[str, bool]], between: str) -> l
     return [*more, *first, f"{name}: {name}_first_0"]
 
 
-def resolve_reference(place: str, shared: Schema, within: tuple[str, ...]) -> Schema:
+def resolve_reference(place: str, shared: Schema, within: Sequence[str]) -> Schema:
     """The target of a reference. Raises ValueError for one that has none, or that is within itself (`within`)."""
     _, *path = place.split("/")
     found: Any = shared if place.startswith("#/") and place not in within else None
