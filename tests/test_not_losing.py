@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(tmp_path: Path, 
     stands = tmp_path / "checkpoint-2"
     said = str(error.value)
     assert said.startswith(f"the checkpoint of step 3 cannot be saved in {tmp_path}: "), said
-    assert said.endswith(f"; the last whole one is {stands}") and "\n" not in said
+    assert said.endswith(f"; the last complete one is {stands}") and "\n" not in said
     assert checkpoint.newest(tmp_path) == stands
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
 
@@ -209,7 +209,7 @@ def test_bytes_that_changed_or_went_are_found_and_said(tmp_path: Path, file: str
     (newest / file).write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
     said: list[str] = []
     assert checkpoint.newest(tmp_path, said.append) == tmp_path / "checkpoint-2"
-    assert said == [f"passed over: {newest} is damaged: {file} is not what was saved (by its checksum)"]
+    assert said == [f"skipped: {newest} is damaged: {file} does not match its checksum"]
     (newest / file).unlink()
     assert newest.name in checkpoint.fault(newest)
     (newest / file).write_bytes(kept)

@@ -303,8 +303,8 @@ def test_a_run_killed_while_saving_leaves_no_half_checkpoint(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: (path / "trainer_state.json").write_text('{"step": '), "trainer_state.json is no JSON"),
-        (lambda path: (path / "trainer_state.json").unlink(), "it has no trainer_state.json"),
+        (lambda path: (path / "trainer_state.json").write_text('{"step": '), "trainer_state.json is not JSON"),
+        (lambda path: (path / "trainer_state.json").unlink(), "trainer_state.json is missing"),
         (lambda path: (path / "adapter_model.safetensors").unlink(), "it has no weights"),
         (lambda path: cut(path / "adapter_model.safetensors"), "adapter_model.safetensors"),
         (lambda path: cut(path / "optimizer.pt"), "optimizer.pt is cut short"),

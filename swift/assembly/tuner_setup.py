@@ -249,7 +249,7 @@ def optimizer(cfg: TrainingConfig, one_pass: bool = False) -> dict[str, Any]:
 
 def loop(model: Any, cfg: TrainingConfig) -> Loop:
     """What the training loop has to do for the tuner on `model`."""
-    from swift.train.adalora import TakeRanks, orthogonality
+    from swift.train.adalora import PruneRanks, orthogonality
     from swift.train.lisa import Lisa
     from swift.train.trainer import Store
     from swift.tuner import adapter_files, registry
@@ -258,7 +258,7 @@ def loop(model: Any, cfg: TrainingConfig) -> Loop:
     name, tuner = cfg.train.sft_type, cfg.tuner
     store = None if registry.TUNERS[name].whole else Store(adapter_files.save, adapter_files.restore)
     if name == "adalora":
-        return Loop([TakeRanks(model)], store, orthogonality)
+        return Loop([PruneRanks(model)], store, orthogonality)
     if tuner.trainable.lisa_activated_layers:
         lisa = Lisa(
             list(blocks(model)),

@@ -1,4 +1,4 @@
-"""What AdaLoRA (arXiv 2303.10512) does in a training loop: ranks are taken away, matrices stay orthogonal."""
+"""AdaLoRA (arXiv 2303.10512) in the training loop: rank pruning and the orthogonality penalty."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 
-class TakeRanks(TrainerCallback):  # type: ignore[misc]
-    """Tells PEFT's AdaLoRA how long the run is, and when a step has been made."""
+class PruneRanks(TrainerCallback):  # type: ignore[misc]
+    """Passes the number of steps, and each step, to PEFT's AdaLoRA."""
 
     def __init__(self, model: PeftModel) -> None:
         self.model = model
@@ -21,12 +21,12 @@ class TakeRanks(TrainerCallback):  # type: ignore[misc]
         if state.max_steps <= config.tinit + config.tfinal:
             raise ValueError(
                 f"--adalora_tinit {config.tinit} and --adalora_tfinal {config.tfinal} leave none of the "
-                f"{state.max_steps} steps to take ranks away in"
+                f"{state.max_steps} steps to prune ranks in"
             )
         config.total_step = state.max_steps
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # after the step, while the gradients it was made of are there; the step is counted later
+        # after the optimizer's step, while its gradients exist; global_step is incremented later
         self.model.base_model.update_and_allocate(state.global_step + 1)
 
 

@@ -23,15 +23,15 @@ STATE = "trainer_state.json"
 SUMS = "checksums.json"
 PREFIX = "checkpoint-"
 SUMMED = (".safetensors", ".pt", ".pth", ".bin", ".distcp")
-"""Endings of the files that training goes on from."""
+"""Suffixes of the files that resuming reads."""
 OPTIMIZERS = {"optimizer.pt": "", "optimizer.bin": "fsdp", "optimizer_0": "fsdp", "latest": "deepspeed"}
-"""What stands for the optimizer's state, and the engine that wrote it."""
+"""File or folder of the optimizer's state -> the engine that wrote it."""
 CANNOT_WRITE = ("inline_container", "PytorchStreamWriter", "iostream error")
-"""What torch.save says of a file that it cannot write to the end."""
+"""Signs in torch.save's errors of a file that cannot be written completely."""
 
 
 def steps(folder: Path) -> dict[int, Path]:
-    """The checkpoints in a run's folder, by step, oldest first."""
+    """The checkpoints in a run's folder by step, oldest first."""
     found = {}
     for path in folder.glob(PREFIX + "*"):
         number = path.name[len(PREFIX) :]
@@ -41,67 +41,67 @@ def steps(folder: Path) -> dict[int, Path]:
 
 
 def newest(folder: Path, say: Callable[[str], None] = lambda _: None) -> Path | None:
-    """The last checkpoint of a run that training can go on from; `say` hears why later ones are passed over."""
+    """The last checkpoint of a run that training can resume from; `say` receives why later ones are skipped."""
     for path in reversed(steps(folder).values()):
         if not (reason := fault(path)):
             return path
-        say(f"passed over: {reason}")
+        say(f"skipped: {reason}")
     return None
 
 
 def newest_saved(folder: Path) -> Path | None:
-    """The last checkpoint of a run, which may lack what training needs to go on."""
+    """The last checkpoint of a run, which may lack what resuming needs."""
     return next(reversed(steps(folder).values()), None)
 
 
 def fault(path: Path) -> str:
-    """Why training cannot go on from this folder, in one line; empty if it can."""
+    """Why training cannot resume from this folder, in one line; empty if it can."""
     if not path.is_dir():
         return f"there is no folder {path}"
     try:
         json.loads((path / STATE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return f"{path} is no checkpoint: it has no {STATE}"
+        return f"{path} is not a checkpoint: {STATE} is missing"
     except ValueError:
-        return f"{path} is half-written: {STATE} is no JSON"
+        return f"{path} is incomplete: {STATE} is not JSON"
     weights = [*path.glob("adapter_model.safetensors"), *path.glob("model*.safetensors")]
     if not weights:
-        return f"{path} is half-written: it has no weights"
+        return f"{path} is incomplete: it has no weights"
     for file in weights:
         try:
             with safe_open(file, framework="pt"):
                 pass
         except SafetensorError as error:
-            return f"{path} is half-written: {file.name}: {error}"
+            return f"{path} is incomplete: {file.name}: {error}"
     engine = engine_of(path)
     if engine is None:
-        return f"{path} has no optimizer.pt to go on with (--save_only_model true leaves it out)"
+        return f"{path} has no optimizer.pt to resume from (--save_only_model true leaves it out)"
     if engine != "deepspeed" and not (path / "scheduler.pt").exists():
-        return f"{path} has no scheduler.pt to go on with"
+        return f"{path} has no scheduler.pt to resume from"
     for file in (path / "optimizer.pt", path / "scheduler.pt"):
         if file.exists() and not zipfile.is_zipfile(file):
-            return f"{path} is half-written: {file.name} is cut short"
+            return f"{path} is incomplete: {file.name} is cut short"
     return _altered(path)
 
 
 def engine_of(path: Path) -> str | None:
-    """What has to run for a checkpoint to be gone on from: fsdp, deepspeed, or "" for neither; None: it cannot be."""
+    """The engine that resuming needs: fsdp, deepspeed, or "" for neither; None if the optimizer's state is missing."""
     return next((engine for name, engine in OPTIMIZERS.items() if (path / name).exists()), None)
 
 
 def _altered(path: Path) -> str:
-    """Which file is not as it was written, in one line; empty if all are, or nobody wrote down how they were."""
+    """Which file differs from its checksum, in one line; empty if none does, or there are no checksums."""
     try:
         sums = json.loads((path / SUMS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return ""
     except ValueError:
-        return f"{path} is half-written: {SUMS} is no JSON"
+        return f"{path} is incomplete: {SUMS} is not JSON"
     for name, wanted in sums.items():
         if not (path / name).is_file():
-            return f"{path} is not whole: {name} is missing"
+            return f"{path} is incomplete: {name} is missing"
         if _sum(path / name) != wanted:
-            return f"{path} is damaged: {name} is not what was saved (by its checksum)"
+            return f"{path} is damaged: {name} does not match its checksum"
     return ""
 
 
@@ -114,7 +114,7 @@ def _sum(file: Path) -> str:
 
 
 def _seal(folder: Path) -> None:
-    """Writes down the checksums of a finished checkpoint: by them `fault` knows one that never reached the disk."""
+    """Writes the checksums of a finished checkpoint, by which `fault` detects data that never reached the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(file.relative_to(folder)): _sum(file) for file in files if file.suffix in SUMMED or file.name == STATE}
     (folder / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
@@ -122,7 +122,7 @@ def _seal(folder: Path) -> None:
 
 @contextmanager
 def saving(folder: Path, step: int) -> Iterator[None]:
-    """Within, what keeps a checkpoint from being written is one OSError, and the half of it is deleted."""
+    """Within, a failure to write a checkpoint becomes one OSError, and the incomplete checkpoint is deleted."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -131,9 +131,9 @@ def saving(folder: Path, step: int) -> Iterator[None]:
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         if isinstance(error, RuntimeError):
-            reason = "a file could not be written to its end, as on a full disk"
+            reason = "a file could not be written completely, as on a full disk"
         last = newest(folder)
-        stands = f"the last whole one is {last}" if last else "there is no whole one yet"
+        stands = f"the last complete one is {last}" if last else "there is no complete one yet"
         raise OSError(f"the checkpoint of step {step} cannot be saved in {folder}: {reason}; {stands}") from error
 
 
@@ -143,10 +143,10 @@ def evaluated(state: TrainerState) -> dict[int, float]:
 
 
 class Publish(TrainerCallback):  # type: ignore[misc]
-    """Moves each checkpoint into the run's folder once every file of it is there, and drops old ones.
+    """Moves each checkpoint into the run's folder once it is complete, and deletes old ones.
 
-    A run that is killed while it saves leaves its half checkpoint in a hidden folder, which the next run clears.
-    `finish(folder)` adds files of the caller's before the move.
+    A run that is killed while it saves leaves the incomplete checkpoint in a hidden folder, which the next run clears.
+    `finish(folder)` adds the caller's files before the move.
     """
 
     def __init__(self, folder: Path, keep: int | None, finish: Callable[[Path], None]) -> None:
@@ -158,7 +158,7 @@ class Publish(TrainerCallback):  # type: ignore[misc]
         _wait_for_all()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # On every rank: the Trainer lets the ranks wait for each other only where a best step is known.
+        # on every rank: the Trainer synchronises the ranks only if a best step is known
         losses = evaluated(state)
         rivals = [(losses[step], step) for step in {*steps(self.folder), state.global_step} if step in losses]
         if rivals:
@@ -176,23 +176,23 @@ class Publish(TrainerCallback):  # type: ignore[misc]
         self.finish(unfinished)
         _seal(unfinished)
         file_modes.apply_umask(unfinished)
-        if final.exists():  # a run that was continued from an earlier step comes by again
+        if final.exists():  # a run resumed from an earlier step saves this step again
             self._drop(final)
         unfinished.rename(final)
         self._drop_old(state)
 
     def _drop(self, path: Path) -> None:
-        """Deletes a checkpoint; one that is killed meanwhile leaves no half of it among the others."""
+        """Deletes a checkpoint; a run killed meanwhile leaves no part of it among the others."""
         away = self.folder / UNFINISHED / f"dropped-{path.name}"
         path.rename(away)
         shutil.rmtree(away)
 
     def _drop_old(self, state: TrainerState) -> None:
-        """The newest and the best always stay; `keep` says how many stay in all, the newest first."""
+        """Keeps the newest and the best, and of the others the newest up to `keep` in all."""
         found = steps(self.folder)
         others = [step for step in found if step not in (max(found), state.best_global_step)]
-        room = len(others) if self.keep is None else max(self.keep - (len(found) - len(others)), 0)
-        for step in others[: len(others) - room]:
+        kept = len(others) if self.keep is None else max(self.keep - (len(found) - len(others)), 0)
+        for step in others[: len(others) - kept]:
             self._drop(found[step])
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

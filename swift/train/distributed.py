@@ -1,4 +1,4 @@
-"""What spreads a model over processes, as settings of transformers' TrainingArguments. Knows no model and no data."""
+"""FSDP, DeepSpeed and device_map flags as settings of transformers' TrainingArguments. Knows no model and no data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FSDP_WORDS: dict[str, Settings] = {
     "offload": {"cpu_offload": True},
     "fsdp2": {"reshard_after_forward": True, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
 }
-"""Words of --fsdp, and what they are in accelerate's FSDP2."""
+"""Words of --fsdp -> settings of accelerate's FSDP2."""
 FSDP_KEYS = (
     "auto_wrap_policy",
     "cpu_offload",
@@ -58,10 +58,10 @@ DEEPSPEED: dict[str, Settings] = {
 
 
 def fsdp(words: str, config: str | None) -> Settings:
-    """Settings for FSDP2 from --fsdp and --fsdp_config; ValueError for what FSDP2 does not have."""
+    """FSDP2 settings from --fsdp and --fsdp_config. Raises ValueError for what FSDP2 does not support."""
     if not words:
         if config:
-            raise ValueError("--fsdp_config does nothing without --fsdp: say --fsdp 'full_shard auto_wrap'")
+            raise ValueError("--fsdp_config does nothing without --fsdp: give --fsdp 'full_shard auto_wrap'")
         return {}
     settings: Settings = {"auto_wrap_policy": "NO_WRAP", "state_dict_type": "FULL_STATE_DICT"}
     for word in words.replace(",", " ").split():
@@ -71,20 +71,20 @@ def fsdp(words: str, config: str | None) -> Settings:
     given = {name.removeprefix("fsdp_"): value for name, value in _json("--fsdp_config", config).items()}
     for name in given:
         if name == "activation_checkpointing":
-            raise ValueError(f"--fsdp_config: {name} is --gradient_checkpointing true here")
+            raise ValueError(f"--fsdp_config: {name} is not supported: use --gradient_checkpointing true")
         if name not in FSDP_KEYS:
             raise ValueError(f"--fsdp_config: unknown {name!r}: {', '.join(FSDP_KEYS)}{_near(name, FSDP_KEYS)}")
     if int(given.get("version", 2)) != 2:
-        raise ValueError(f"--fsdp_config: version {given['version']} is FSDP1, which transformers gives up: take 2")
+        raise ValueError(f"--fsdp_config: version {given['version']} is FSDP1, which transformers is dropping: use 2")
     return {"fsdp": True, "fsdp_config": settings | given}
 
 
 def deepspeed(name: str | None) -> Settings:
-    """Settings for DeepSpeed from a name, a JSON file or JSON text; ValueError if it is none, or cannot run here."""
+    """DeepSpeed settings from a name, a JSON file or JSON text. Raises ValueError for anything else."""
     if not name:
         return {}
     known = name.removeprefix("default-").replace("-", "_")
-    config = _whole(DEEPSPEED[known]) if known in DEEPSPEED else _json("--deepspeed", name, DEEPSPEED)
+    config = _complete(DEEPSPEED[known]) if known in DEEPSPEED else _json("--deepspeed", name, DEEPSPEED)
     zero = config.get("zero_optimization", {})
     if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2, 3):
         raise ValueError(f"--deepspeed {name}: zero_optimization.stage must be 0, 1, 2 or 3")
@@ -97,8 +97,8 @@ def deepspeed(name: str | None) -> Settings:
     return {"deepspeed": config}
 
 
-def _whole(zero: Settings) -> Settings:
-    """A whole configuration; transformers fills in what is `auto` from the flags."""
+def _complete(zero: Settings) -> Settings:
+    """A complete DeepSpeed configuration; transformers replaces `auto` by the flags."""
     same = ("gradient_accumulation_steps", "gradient_clipping", "train_batch_size", "train_micro_batch_size_per_gpu")
     return {
         "bf16": {"enabled": "auto"},
@@ -111,32 +111,32 @@ def _whole(zero: Settings) -> Settings:
 
 
 def device_map(text: str) -> str | dict[str, Any]:
-    """The layers of a model on the devices of one process: a word of accelerate's, a JSON file or JSON text."""
+    """Where the layers of a model go in one process: a strategy of accelerate, a JSON file or JSON text."""
     words = {"auto": "auto", "balanced": "balanced", "balanced_low_0": "balanced_low_0", "sequential": "sequential"}
     if text in words:
         return text
     found = _json("--device_map", text, words)
     for layer, device in found.items():
         if device == "disk":
-            raise ValueError(f"--device_map: {layer} on disk: weights on a disk cannot be trained beside; take cpu")
+            raise ValueError(f"--device_map: {layer} on disk: training needs its weights in memory: use cpu")
         if not isinstance(device, (int, str)):
-            raise ValueError(f"--device_map: {layer}: {device!r} is no device: cpu, 0, 1, cuda:0 ...")
+            raise ValueError(f"--device_map: {layer}: {device!r} is not a device: use cpu, 0, 1, cuda:0 ...")
     return found
 
 
 def _json(flag: str, text: str | None, words: Mapping[str, Any] | None = None) -> Settings:
-    """An object from JSON text or a JSON file. `words` are what else the flag takes."""
+    """An object from JSON text or a JSON file. `words`: the names that the flag accepts."""
     if not text:
         return {}
     path = Path(text).expanduser()
     inline = text.lstrip().startswith("{")
     if not inline and not path.is_file():
-        known = f", no {', '.join(words)}{_near(text, words)}" if words else ""
-        raise ValueError(f"{flag} {text}: no such file, no JSON object{known}")
+        known = f", nor one of {', '.join(words)}{_near(text, words)}" if words else ""
+        raise ValueError(f"{flag} {text}: neither a file nor a JSON object{known}")
     try:
         value = json.loads(text if inline else path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{flag}: {'the text' if inline else path} is no JSON: {error}") from None
+        raise ValueError(f"{flag}: {'the text' if inline else path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{flag} {text}: not a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""Rows that become samples only when they are trained on: streams, and lists made row by row. Knows no text."""
+"""Data sets that tokenise a row when it is trained on: streams and lazy lists. Knows no text."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from swift.train.sample_cache import CompactSamples
 
 Row = TypeVar("Row")
 LEFT_OUT = Sample([0], [0.0])
-"""Stands for a row that cannot be trained on where the order is settled already: one token, and nothing is learned."""
+"""Replaces a dropped row whose place in the order is fixed: one token of weight 0."""
 
 
 class Stream(IterableDataset[list[Sample]], Generic[Row]):
-    """Micro-batches of one rank, without end, from rows that are read as often as they are needed.
+    """Endless micro-batches of one rank; rows are read again for each pass.
 
-    A pass reads `rows(pass number, aloud)`, aloud the first time and in one process alone; a seeded buffer of `buffer`
-    rows mixes their order. Pools of a few steps are sorted by `size`, cut into steps and dealt out as `StepBatches`
-    does: which rows make a step depends on the rows per step alone, ranks and loading processes get rows of their own,
-    and each row is made a sample by who trains on it. `make` gives None for a row that is left out, which leaves its
-    step a row short.
+    A pass reads `rows(pass number, aloud)`, aloud only in the first pass of one process, and mixes them with a seeded
+    shuffle buffer of `buffer` rows. Pools of `POOL` steps are sorted by `size`, cut into steps and distributed like
+    those of `StepBatches`: which rows make a step depends only on the rows per step. Each row is tokenised once, in
+    the process that trains on it. `make` returns None for a dropped row, and its step is a row short.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Stream(IterableDataset[list[Sample]], Generic[Row]):
         self.skipped = 0
 
     def skip(self, batches: int) -> None:
-        """Begins after so many micro-batches of this rank, as a run that goes on does. Makes no samples of them."""
+        """Skips this many micro-batches of this rank when resuming, without making samples."""
         self.skipped = batches
 
     def steps(self, aloud: bool = False) -> Iterator[list[Row]]:
@@ -86,7 +85,7 @@ class Stream(IterableDataset[list[Sample]], Generic[Row]):
 
 
 def mixed(rows: Iterable[Row], buffer: int, chance: random.Random) -> Iterator[Row]:
-    """All rows, each drawn from the `buffer` rows that are there at the time."""
+    """All rows in the order of a shuffle buffer of `buffer` rows."""
     held: list[Row] = []
     for row in rows:
         if len(held) < max(buffer, 1):
@@ -100,7 +99,7 @@ def mixed(rows: Iterable[Row], buffer: int, chance: random.Random) -> Iterator[R
 
 
 class StreamLoader(DataLoader[Any]):
-    """A DataLoader over a `Stream`; the order is the same whatever the number of loading processes."""
+    """A DataLoader over a `Stream`; the order does not depend on the number of workers."""
 
     def __init__(
         self,
@@ -120,7 +119,7 @@ class StreamLoader(DataLoader[Any]):
 
 
 class LazySamples(Sequence[Sample], Generic[Row]):
-    """Samples made each time they are asked for. `lengths` are rough, by `size`; rows left out become `LEFT_OUT`."""
+    """Samples made anew at each access. `lengths` are estimates by `size`; dropped rows become `LEFT_OUT`."""
 
     def __init__(self, rows: Sequence[Row], size: Callable[[Row], int], make: Callable[[Row], Sample | None]) -> None:
         self.rows, self.make = rows, make

@@ -1,4 +1,4 @@
-"""LISA (arXiv 2403.17919): a few blocks are trained at a time, drawn anew every so many steps. Knows no tuner."""
+"""LISA (arXiv 2403.17919): trains a few random blocks at a time. Knows no tuner."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import TrainerCallback
 
 
 class Lisa(TrainerCallback):  # type: ignore[misc]
-    """Freezes all `blocks` but `active`; what is outside of them, embeddings and head, is always trained.
+    """Freezes all but `active` of the `blocks`; embeddings and head are always trained.
 
-    What is drawn depends on the seed and the step alone, so a run that is continued draws the same. A block that is
-    frozen gives its optimizer state back, which is where the memory goes.
+    The choice depends only on seed and step, so a resumed run makes the same. A frozen block loses its optimizer
+    state, which saves the memory.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], active: int, interval: int, seed: int) -> None:
@@ -26,11 +26,11 @@ class Lisa(TrainerCallback):  # type: ignore[misc]
         self._drawn = -1
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        turn = state.global_step // self.interval
-        if turn == self._drawn:
+        interval = state.global_step // self.interval
+        if interval == self._drawn:
             return
-        self._drawn = turn
-        chosen = set(random.Random(f"{self.seed} {turn}").sample(range(len(self.blocks)), self.active))
+        self._drawn = interval
+        chosen = set(random.Random(f"{self.seed} {interval}").sample(range(len(self.blocks)), self.active))
         for index, block in enumerate(self.blocks):
             block.requires_grad_(index in chosen)
             for parameter in block.parameters() if index not in chosen else ():

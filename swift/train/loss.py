@@ -13,56 +13,56 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import PreTrainedModel
 
-MADE = 256
-"""Rows of logits that a frozen head makes at a time."""
-WIDE = 8
+LOGIT_ROWS = 256
+"""Rows of logits that a frozen head computes at a time."""
+FP32_ROWS = 8
 """Rows of these that are in fp32 at a time: few enough to stay in a processor's cache."""
 CHUNK = 64
 """Rows of logits of any other head that are in fp32 at a time."""
 
 
 class Scores(NamedTuple):
-    """One entry for every trained token of a batch."""
+    """One entry for each trained token of a batch."""
 
     nll: Tensor
-    hit: Tensor  # True where the model's first choice is the token; empty unless asked for
+    hit: Tensor  # True where the token is the model's argmax; empty unless requested
     weights: Tensor
 
     @property
     def loss(self) -> Tensor:
-        """The sum of weight x negative log-likelihood; divide by the tokens of the whole step, not of this batch."""
+        """Sum of weight x negative log-likelihood, in nats; divide by the tokens of the step, not of this batch."""
         return (self.nll * self.weights).sum()
 
 
 @runtime_checkable
 class LossHead(Protocol):
-    """A head that makes no logits."""
+    """A head that computes the loss without storing logits."""
 
     def nll(
         self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool, sums: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice.
+        """The negative log-likelihood of each target for logits times `scale`, and whether it is the argmax.
 
-        `sums`: where the gradient of the head's own weight goes (see `score`).
+        `sums` receives the gradient of the head's own weight (see `score`).
         """
 
 
 def trained(weights: Tensor) -> Tensor:
-    """Where a token is predicted with weight. The first token of a row has nothing before it to be predicted from."""
+    """Mask of predicted tokens with a weight, (rows, tokens - 1): the first token of a row is never predicted."""
     return weights[:, 1:] != 0
 
 
 def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Any], hits: bool = False) -> Scores:
-    """Runs `model` (wrapped for PEFT or several ranks or not) and scores its trained tokens in fp32.
+    """Runs `model`, possibly wrapped by PEFT or DDP, and scores its trained tokens in fp32.
 
-    `head` is the module inside `model` that makes logits. It sees only the hidden states that predict a trained token:
-    a model that takes rows without padding (`packed`) is told which, another one's head gets them by a hook. Such a
-    model adds the gradients of its weights to `sums` (lanes.Sums), where the batch has that.
+    `head` is the module of `model` that computes logits. It receives only the hidden states that predict a trained
+    token: a packed model takes their positions as an argument, other models through a hook on the head. A packed model
+    adds gradients of its weights to the batch's `sums` (micro_batches.Sums), if there are any.
     """
     wanted = trained(batch["weights"])
     targets, weights = batch["input_ids"][:, 1:][wanted], batch["weights"][:, 1:][wanted]
     if "rows" in batch:
-        # a mask of four dimensions is passed on as it is, so none is made; the blocks know the rows' ends
+        # transformers passes a 4-D mask on unchanged and builds none; the blocks know where rows end
         inputs = {name: tensor for name, tensor in batch.items() if name != "weights"}
         inputs |= {"wanted": wanted[0].nonzero()[:, 0], "attention_mask": torch.empty(1, 1, 0, 0)}
         base = _unwrapped(model)
@@ -85,26 +85,28 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Any], hits: boo
 
 
 def _unwrapped(model: nn.Module) -> PreTrainedModel | None:
-    """The model without PEFT's wrapper; None for one that has to be called through another, as several ranks' has."""
+    """The model without PEFT's wrapper; None for one that has to be called through a wrapper, such as DDP."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     return inner if isinstance(inner, PreTrainedModel) else None
 
 
-_ROOM = threading.local()
+_BUFFER = threading.local()
 
 
-def _room(rows: int, width: int, like: Tensor) -> Tensor:
-    """Memory for so many logits, the same at each call of a thread: fresh pages would cost more than the sums."""
-    shape = (max(rows, MADE), width)
-    held: Tensor | None = getattr(_ROOM, "held", None)
+def _buffer(rows: int, width: int, like: Tensor) -> Tensor:
+    """Memory for logits, reused by each thread: touching fresh pages would cost more than the arithmetic."""
+    shape = (max(rows, LOGIT_ROWS), width)
+    held: Tensor | None = getattr(_BUFFER, "held", None)
     if held is None or (held.shape, held.dtype, held.device) != (shape, like.dtype, like.device):
-        held = _ROOM.held = like.new_empty(shape)
+        held = _BUFFER.held = like.new_empty(shape)
     return held[:rows]
 
 
 class _HeadNll(Function):
-    """The negative log-likelihood of each target from hidden states, and whether it is the first choice, by a frozen
-    head. Logits are there for `MADE` tokens at a time; the gradient is made beside them, but for its factor."""
+    """Negative log-likelihood of each target from hidden states, and whether it is the argmax, for a frozen head.
+
+    Logits exist for `LOGIT_ROWS` tokens at a time; the gradient is computed with them, up to the factor of backward.
+    """
 
     @staticmethod
     def forward(
@@ -119,24 +121,24 @@ class _HeadNll(Function):
         nll_N = hidden_NI.new_empty(len(targets_N), dtype=torch.float32)
         hit_N = torch.empty(len(targets_N) if hits else 0, dtype=torch.bool, device=hidden_NI.device)
         gradient_NI = torch.empty_like(hidden_NI) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(targets_N), MADE):
-            at = slice(start, start + MADE)
-            logits = _room(len(targets_N[at]), len(weight_VI), hidden_NI)
+        for start in range(0, len(targets_N), LOGIT_ROWS):
+            at = slice(start, start + LOGIT_ROWS)
+            logits = _buffer(len(targets_N[at]), len(weight_VI), hidden_NI)
             torch.mm(hidden_NI[at], weight_VI.T, out=logits)
             if bias_V is not None:
                 logits += bias_V
-            for first in range(0, len(logits), WIDE):
-                few = slice(start + first, min(start + first + WIDE, len(targets_N)))
-                narrow, targets = logits[first : first + WIDE], targets_N[few, None]
-                shares = narrow.float().mul_(scale)
+            for first in range(0, len(logits), FP32_ROWS):
+                few = slice(start + first, min(start + first + FP32_ROWS, len(targets_N)))
+                narrow, targets = logits[first : first + FP32_ROWS], targets_N[few, None]
+                scores = narrow.float().mul_(scale)
                 if hits:
-                    hit_N[few] = shares.argmax(-1) == targets[:, 0]
-                right, most = shares.gather(-1, targets), shares.amax(-1, keepdim=True)
-                total = shares.sub_(most).exp_().sum(-1, keepdim=True)
-                nll_N[few] = (total.log() + most - right)[:, 0]
+                    hit_N[few] = scores.argmax(-1) == targets[:, 0]
+                right, peak = scores.gather(-1, targets), scores.amax(-1, keepdim=True)
+                total = scores.sub_(peak).exp_().sum(-1, keepdim=True)
+                nll_N[few] = (total.log() + peak - right)[:, 0]
                 if gradient_NI is not None:
-                    shares.mul_(scale / total).scatter_add_(-1, targets, shares.new_full(targets.shape, -scale))
-                    narrow.copy_(shares)
+                    scores.mul_(scale / total).scatter_add_(-1, targets, scores.new_full(targets.shape, -scale))
+                    narrow.copy_(scores)
             if gradient_NI is not None:
                 torch.mm(logits, weight_VI, out=gradient_NI[at])
         ctx.save_for_backward(gradient_NI)
@@ -150,7 +152,7 @@ class _HeadNll(Function):
 
 
 class _Nll(Function):
-    """The negative log-likelihood of each target, in fp32 without ever holding all logits in fp32."""
+    """Negative log-likelihood of each target in fp32, without holding all logits in fp32."""
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -165,16 +167,16 @@ class _Nll(Function):
         gradient_NV = torch.empty_like(logits_NV)
         chunks = (each.split(CHUNK) for each in (logits_NV, targets_N, scale_N, dnll_N, gradient_NV))
         for logits, targets, scale, dnll, gradient in zip(*chunks, strict=True):
-            shares = (logits.float() - scale[:, None]).exp_()
-            shares[torch.arange(len(targets), device=targets.device), targets] -= 1
-            torch.mul(shares, dnll[:, None], out=shares)
-            gradient.copy_(shares)
+            scores = (logits.float() - scale[:, None]).exp_()
+            scores[torch.arange(len(targets), device=targets.device), targets] -= 1
+            torch.mul(scores, dnll[:, None], out=scores)
+            gradient.copy_(scores)
         return gradient_NV, None
 
 
 @contextmanager
 def _only_at(head: nn.Module, wanted: Tensor) -> Iterator[None]:
-    """Within, `head` is given the (trained tokens, width) rows of its (rows, tokens, width) input.
+    """Within, `head` receives the (trained tokens, hidden) rows of its (rows, tokens, hidden) input.
 
     A hook, because the models' own `logits_to_keep` selects the same positions in every row, and because the call has
     to go through the outermost wrapper's forward.
@@ -182,7 +184,7 @@ def _only_at(head: nn.Module, wanted: Tensor) -> Iterator[None]:
 
     def select(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = inputs[0]
-        # From the right: some tuners put virtual tokens before the row.
+        # counted from the right: some tuners prepend virtual tokens
         return (hidden[:, -wanted.shape[1] - 1 : -1][wanted], *inputs[1:])
 
     handle = head.register_forward_pre_hook(select)
@@ -193,10 +195,10 @@ def _only_at(head: nn.Module, wanted: Tensor) -> Iterator[None]:
 
 
 def output_head(model: Any) -> nn.Module:
-    """The module that makes logits, in a transformers model or one wrapped by PEFT."""
+    """The module that computes logits, in a transformers model or one wrapped by PEFT."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Module):
-        raise ValueError(f"{type(model).__name__} has no language-model head, so it cannot be trained on text")
+        raise ValueError(f"{type(model).__name__} has no language-model head: it cannot be trained on text")
     return head
 
 

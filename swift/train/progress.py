@@ -1,4 +1,4 @@
-"""How far a run is, on the terminal: a live bar, or plain lines where there is none. Knows log lines only."""
+"""Progress of a run: a live bar in a terminal, else plain lines. Knows only log lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class ShowProgress(TrainerCallback):  # type: ignore[misc]
-    """Loss, tokens per second and time left. Only the first process shows anything.
+    """Shows loss, tokens per second and time left, in the first process only.
 
-    Each log line stays in the terminal's history; a live bar stands below the last one and moves with each step.
+    Log lines stay in the terminal's history; a live bar is below the last one and moves with each step.
     """
 
     def __init__(self, console: Console | None = None, live: bool = True) -> None:

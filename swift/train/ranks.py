@@ -1,4 +1,4 @@
-"""The processes of a run: started by torchrun, or one alone. Knows no model and no data."""
+"""The processes of a run: one, or several started by torchrun. Knows no model and no data."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from accelerate import PartialState
 
 
 class Ranks(NamedTuple):
-    """`first`: whether this process speaks and writes for all; `world`: how many there are."""
+    """`first`: whether this process prints and writes for all; `world`: the number of processes."""
 
     first: bool
     world: int
 
     @classmethod
     def join(cls, cpu: bool, backend: str | None = None) -> Ranks:
-        """Meets the others, over gloo on CPUs and nccl on GPUs unless `backend` says otherwise."""
+        """Connects to the other processes, by default over gloo on CPUs and nccl on GPUs."""
         state = PartialState(cpu=cpu, **({"backend": backend} if backend else {}))
         return cls(state.is_main_process, state.num_processes)
 
     def broadcast(self, decide: Callable[[], Path]) -> Path:
-        """What the first process decides, in all of them."""
+        """The path that `decide` returns in the first process, in all processes."""
         if self.world == 1:
             return decide()
         decided = [str(decide()) if self.first else ""]
@@ -38,9 +38,9 @@ class Ranks(NamedTuple):
 
 
 def use_one_gpu(device: str) -> None:
-    """A single process trains on a single GPU: left alone, transformers splits each batch over all that it sees.
+    """Restricts a single process to a single GPU: transformers would split each batch over all visible ones.
 
-    Has to come before anything asks for a GPU.
+    Has to be called before CUDA is initialised.
     """
     if "LOCAL_RANK" in os.environ or device in ("cpu", "mps"):
         return

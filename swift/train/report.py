@@ -1,4 +1,4 @@
-"""What a run leaves to read: log lines, curves, the mixture, a page. Knows numbers and text; no model, no tokenizer."""
+"""Log file, curves, data mixture and HTML page of a run. Knows numbers and text; no model and no tokenizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from swift.chat import Sample
 LOG = "logging.jsonl"
 Points = list[tuple[float, float]]
 
-# What is drawn: title -> key of the log lines.
 CURVES = {
     "train_loss": "loss",
     "eval_loss": "eval_loss",
@@ -29,10 +28,11 @@ CURVES = {
     "grad_norm": "grad_norm",
     "tokens_per_second": "tokens_per_second",
 }
+"""Title of a curve -> key of the log lines."""
 
 
 def peak_memory() -> int:
-    """The most bytes this process has held: of GPU memory where it computes on one, else of main memory."""
+    """Peak memory of this process in bytes: of the GPU if there is one, else of main memory."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
     unit = 1 if sys.platform == "darwin" else 1024
@@ -42,7 +42,7 @@ def peak_memory() -> int:
 class WriteLog(TrainerCallback):  # type: ignore[misc]
     """Appends every log line to `logging.jsonl`, and draws the curves when the run ends.
 
-    A run that is continued first drops the lines after the step it goes on from: they come again.
+    A resumed run first drops the lines after its checkpoint's step, which will be logged again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +72,7 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The log lines of a run's folder; a line that a killed run left unfinished is left out."""
+    """The log lines of a run's folder, without an incomplete line of a killed run."""
     path = folder / LOG
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -84,14 +84,14 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def curves(history: Iterable[Mapping[str, float]]) -> dict[str, Points]:
-    """Title -> (step, value) points, of what the log lines hold."""
+    """Title -> (step, value) points, for the keys in the log lines."""
     lines = list(history)
     found = {title: [(line["step"], line[key]) for line in lines if key in line] for title, key in CURVES.items()}
     return {title: points for title, points in found.items() if points}
 
 
 def draw(drawn: Mapping[str, Points], folder: Path) -> None:
-    """One PNG for each curve."""
+    """Writes one PNG for each curve."""
     folder.mkdir(parents=True, exist_ok=True)
     for title, points in drawn.items():
         (folder / f"{title}.png").write_bytes(_picture({title: points}))
@@ -116,7 +116,7 @@ def _picture(drawn: Mapping[str, Points], kind: str = "png") -> bytes:
 
 
 class Share(NamedTuple):
-    """What one source puts into the run. A dialogue whose chat template rewrites earlier rounds is several samples."""
+    """The part of one source. A dialogue whose chat template rewrites earlier rounds becomes several samples."""
 
     rows: int = 0
     samples: int = 0
@@ -124,13 +124,13 @@ class Share(NamedTuple):
     trained_tokens: int = 0
 
     def plus(self, sample: Sample) -> Share:
-        # The first token of a row is never predicted, so its weight trains nothing.
+        # the first token of a row is never predicted
         trained = sum(weight != 0 for weight in sample.weights[1:])
         return Share(self.rows, self.samples + 1, self.tokens + len(sample.tokens), self.trained_tokens + trained)
 
     @property
     def counted(self) -> str:
-        """Rows, and samples where these are others."""
+        """The number of rows, and of samples if it differs."""
         return counted(self.rows, self.samples)
 
 
@@ -139,7 +139,7 @@ def counted(rows: int, samples: int) -> str:
 
 
 def mixture(samples: Iterable[Sample], rows: Mapping[str, int]) -> dict[str, Share]:
-    """Source -> what is trained on in one epoch. `rows`: how many rows of each source the samples are of."""
+    """Source -> its share of one epoch. `rows`: the number of rows of each source."""
     found: dict[str, Share] = {}
     for sample in samples:
         found[sample.source] = found.get(sample.source, Share(rows[sample.source])).plus(sample)
@@ -151,11 +151,11 @@ def total(shares: Mapping[str, Share]) -> Share:
 
 
 def abbreviate(pieces: Iterable[tuple[str, float]], keep: int = 60) -> str:
-    """A rendered row to glance at: text that is not trained is cut in its middle; weights other than 1 are named."""
-    return "".join(_glance(text, weight, keep) for text, weight in pieces)
+    """A rendered row, abbreviated: the middle of untrained text is cut; weights other than 1 are named."""
+    return "".join(_abbreviated(text, weight, keep) for text, weight in pieces)
 
 
-def _glance(text: str, weight: float, keep: int) -> str:
+def _abbreviated(text: str, weight: float, keep: int) -> str:
     note = f"[... {len(text) - 2 * keep} characters, not trained ...]"
     if weight == 0 and len(text) > 2 * keep + len(note):
         return f"{text[:keep]}{note}{text[-keep:]}"
@@ -166,7 +166,7 @@ def _glance(text: str, weight: float, keep: int) -> str:
 
 
 class Section(NamedTuple):
-    """A heading and what stands below it, HTML made by `table`, `chart`, `text` or `code`."""
+    """A heading and the HTML below it, made by `table`, `chart`, `text` or `code`."""
 
     title: str
     body: str
@@ -182,14 +182,14 @@ pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; overflow-wrap:
 
 
 def page(title: str, sections: Iterable[Section]) -> str:
-    """A whole HTML page that refers to nothing outside itself."""
+    """A self-contained HTML page."""
     parts = "\n".join(f"<h2>{html.escape(section.title)}</h2>\n{section.body}" for section in sections)
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html>\n<html><head>{head}</head>\n<body><h1>{html.escape(title)}</h1>\n{parts}\n</body></html>\n"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Numbers stand on the right; floats show four digits."""
+    """An HTML table: numbers are aligned right, floats have four digits."""
     lines = ["".join(_cell("th", value) for value in header)]
     lines += ["".join(_cell("td", value) for value in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
@@ -203,7 +203,7 @@ def _cell(tag: str, value: object) -> str:
 
 
 def chart(drawn: Mapping[str, Points]) -> str:
-    """Curves that share their axes, as a picture inside the page."""
+    """Curves on shared axes, as an inline image."""
     data = base64.b64encode(_picture(drawn)).decode()
     return f'<img alt="{html.escape(", ".join(drawn))}" src="data:image/png;base64,{data}">'
 

@@ -1,4 +1,4 @@
-"""Samples in few bytes, in memory or mapped from the disk. Knows token ids and weights; not where they come from."""
+"""Samples as compact arrays, in memory or memory-mapped. Knows token ids and weights, not their origin."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from swift.system.atomic_write import atomic_folder
 Inputs = Callable[[], Mapping[str, Any]]
 FACTS = "facts.json"
 KINDS = {"tokens": np.int32, "weights": np.uint16, "ends": np.int64, "sources": np.int32}
-"""Files of a set: its tokens and the numbers of their weights one behind the other, where rows end, rows' sources."""
+"""Files of a set: concatenated tokens and indices of their weights, ends of samples, indices of their sources."""
 
 
 class _Numbers(dict[Any, int]):
-    """Numbers things in the order in which they are met."""
+    """Numbers things in the order of first use."""
 
     def __missing__(self, thing: Any) -> int:
         self[thing] = number = len(self)
@@ -33,7 +33,7 @@ class _Numbers(dict[Any, int]):
 
 
 def _numbered(weights: Sequence[float], numbers: _Numbers) -> array[int]:
-    """The number of each weight. Few runs of equal ones make a row, so these are what is looked up."""
+    """The number of each weight, looked up once per run of equal weights."""
     found = array("i")
     for weight, run in groupby(weights):
         found.extend(array("i", [numbers[weight]]) * len(list(run)))
@@ -41,9 +41,9 @@ def _numbered(weights: Sequence[float], numbers: _Numbers) -> array[int]:
 
 
 class CompactSamples(Sequence[Sample]):
-    """Samples as a few arrays, by the names of KINDS; one is put together each time it is asked for.
+    """Samples as arrays, named as in KINDS; a `Sample` is built at each access.
 
-    `inputs`: place of a sample -> its `Sample.inputs`, where it has them.
+    `inputs`: index of a sample -> its `Sample.inputs`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class CompactSamples(Sequence[Sample]):
 
     @classmethod
     def in_memory(cls, samples: Iterable[Sample]) -> CompactSamples:
-        """In memory: eight bytes a token, where lists of Python's numbers take over forty."""
+        """In memory: 8 bytes a token, against over 40 for lists of Python numbers."""
         weights, sources = _Numbers(), _Numbers()
         inputs: dict[int, Inputs] = {}
         arrays = {"tokens": array("i"), "weights": array("i"), "ends": array("q"), "sources": array("i")}
@@ -73,7 +73,7 @@ class CompactSamples(Sequence[Sample]):
 
     @classmethod
     def on_disk(cls, samples: Iterable[Sample]) -> CompactSamples:
-        """In files without names that go with the process: six bytes a token on the disk. Not for rows with images."""
+        """In unnamed temporary files: 6 bytes a token on disk. Raises ValueError for samples with images."""
         with cache.scratch_folder() as place, tempfile.TemporaryDirectory(dir=place) as folder:
             described = _write_set(Path(folder) / "samples", samples)
             return _mapped(Path(folder) / "samples", described)
@@ -100,7 +100,7 @@ class CompactSamples(Sequence[Sample]):
 
 
 def _mapped(folder: Path, described: Mapping[str, Any]) -> CompactSamples:
-    """Read from the disk when it is asked for, and dropped again by the system at need."""
+    """Memory-mapped: the system reads pages on access and drops them when memory is short."""
     arrays = {name: _map(folder / name, kind) for name, kind in KINDS.items()}
     return CompactSamples(arrays, described["weights"], described["sources"])
 
@@ -127,11 +127,11 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
     try:
         for sample in samples:
             if sample.inputs is not None:
-                raise ValueError(f"{sample.source}: rows with images are not kept in a token cache")
+                raise ValueError(f"{sample.source}: a token cache cannot hold images")
             end += len(sample.tokens)
             numbers = _numbered(sample.weights, weights)
             if len(weights) > 2**16:
-                raise ValueError("the loss scale gives more than 65,536 different weights")
+                raise ValueError("the loss scale has more than 65,536 different weights")
             tokens = array("i", sample.tokens)
             row = {"tokens": tokens, "weights": numbers, "ends": [end], "sources": [sources[sample.source]]}
             for name, kind in KINDS.items():
@@ -143,7 +143,7 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
 
 
 def read(folder: Path) -> tuple[dict[str, CompactSamples], dict[str, Any]] | None:
-    """The sets and the facts of a folder; None where it is not there, or not as it was written."""
+    """The sets and the facts of a folder; None if it is missing or damaged."""
     try:
         content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if any(_sum(folder / name) != wanted for name, wanted in content["sums"].items()):

@@ -10,28 +10,28 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 HYPERPARAMETERS = ("lr", "initial_lr", "weight_decay", "betas", "eps")
-"""What an optimizer's groups hold of the flags; other values of theirs belong to the state of a run."""
+"""Settings in an optimizer's groups that come from flags; the others are state of the run."""
 
 
 def learning_rate_factor(name: str, warmup: int, steps: int, peak: float) -> Callable[[int], float]:
-    """The step, counted from 0 -> its learning rate as a multiple of the peak.
+    """A function from the step, counted from 0, to its learning rate as a multiple of the peak.
 
-    Warm-up is the linear one of arXiv 1910.04209, min(1, t / T) with t from 1 and T = warmup + 1: the first step has
-    1 / (warmup + 1), the one after warm-up the peak. transformers' own begins with a step at rate 0, which moves
-    nothing. What follows the peak is theirs, step for step. Raises ValueError for a peak that 'polynomial' cannot fall
-    from (1e-7 is its end).
+    Warm-up is linear as in arXiv 1910.04209, min(1, t / T) with t from 1 and T = warmup + 1: the first step has rate
+    1 / (warmup + 1), the step after warm-up the peak. transformers starts with a step of rate 0, which trains nothing;
+    after the peak its schedules are used step for step. Raises ValueError for a peak not above the end of
+    'polynomial', 1e-7.
     """
-    parameter = torch.optim.SGD([torch.zeros(1)], lr=peak)  # only its rate is looked at
-    # their default, which would otherwise follow the shift
+    parameter = torch.optim.SGD([torch.zeros(1)], lr=peak)  # only its rate is read
+    # transformers' default, which would otherwise shift too
     more = {"timescale": warmup or 10_000} if name == "inverse_sqrt" else None
     theirs = get_scheduler(name, parameter, warmup + 1, max(steps, warmup + 1) + 1, more).lr_lambdas[0]
     return lambda step: float(theirs(step + 1))
 
 
 def follow_flags(scheduler: LambdaLR, fresh: list[dict[str, Any]]) -> None:
-    """Makes a scheduler and an optimizer that were loaded from a checkpoint follow the flags of this run.
+    """Makes a scheduler and an optimizer loaded from a checkpoint follow the flags of this run.
 
-    `fresh`: the optimizer's groups before they were loaded. Where the flags are the same nothing changes, bit for bit.
+    `fresh`: the optimizer's groups before loading. With equal flags nothing changes, bit for bit.
     """
     groups = scheduler.optimizer.param_groups
     for group, new in zip(groups, fresh, strict=True):

@@ -1,4 +1,4 @@
-"""How many steps a run has. Knows counts alone; imports nothing heavy, as commands need it before they load torch."""
+"""The number of steps of a run. Knows only counts; imports nothing heavy, since commands need it before torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Steps(NamedTuple):
-    """The counts that decide how many steps a run has. `rows` is None where nobody knows how many there are."""
+    """The counts that determine the number of steps. `rows` is None for a stream."""
 
     rows: int | None
     batch_size: int
@@ -15,7 +15,7 @@ class Steps(NamedTuple):
     world: int
     epochs: float
     max_steps: int = -1
-    """Above 0 it decides alone."""
+    """Above 0 it overrides the others."""
 
     @property
     def rows_per_step(self) -> int:
@@ -23,7 +23,7 @@ class Steps(NamedTuple):
 
     @property
     def in_epoch(self) -> int:
-        """Steps of one pass over the rows; the last of them can be short."""
+        """Steps of one pass over the rows; the last can be short."""
         assert self.rows is not None, "an endless stream has no epochs"
         return max(math.ceil(self.rows / self.rows_per_step), 1)
 
@@ -33,5 +33,5 @@ class Steps(NamedTuple):
 
 
 def warmup_steps(given: float, steps: int) -> int:
-    """Steps before the peak: `given` itself from 1 on, below it a share of `steps` that leaves the last at the peak."""
+    """Warm-up steps: `given` if it is 1 or more, else that share of `steps`, at most all but the last."""
     return int(given) if given >= 1 else min(math.ceil(steps * given), steps - 1)

@@ -1,4 +1,4 @@
-"""Whether training moved anything: the bits of what is trained, before and after. Knows no tuner's mathematics."""
+"""Whether training changed any weight, by checksums before and after. Knows no tuner's mathematics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class StartWeights(TrainerCallback):  # type: ignore[misc]
-    """Takes note of what is trained when a run begins; one that goes on from a checkpoint has begun elsewhere."""
+    """Records the trained weights at the start of a run, unless it resumes from a checkpoint."""
 
     def __init__(self) -> None:
         self.sums: dict[str, int] | None = None
@@ -22,12 +22,12 @@ class StartWeights(TrainerCallback):  # type: ignore[misc]
         self.sums = _sums(model) if state.global_step == 0 else None
 
     def unchanged(self, model: Any) -> str:
-        """How this process sees that a trained model computes what it did at its start; empty if it does not."""
+        """Why the trained weights of this process count as unchanged; empty if they changed."""
         now = _sums(model)
         zeros = [name for name in now if "lora_B" in name]
         others = [name for name in now if "lora_A" not in name and "lora_B" not in name]
         moved = self.sums is None or any(now[name] != self.sums[name] for name in others)
-        # weight decay moves lora_A even where no gradient reaches it
+        # weight decay changes lora_A even without a gradient
         if zeros and not any(now[name] for name in zeros) and not (others and moved):
             return "every lora_B is zero"
         if now == self.sums:
@@ -36,12 +36,12 @@ class StartWeights(TrainerCallback):  # type: ignore[misc]
 
 
 def _sums(model: Any) -> dict[str, int]:
-    """The bits of each trained tensor, or of this process's shard, as integers added up; 0 where all are zero."""
+    """The sum of the bits, as integers, of each trained tensor or shard; 0 for zeros."""
     return {name: _sum(each) for name, each in model.named_parameters() if each.requires_grad}
 
 
 def _sum(parameter: Tensor) -> int:
-    # ZeRO-3 leaves an empty tensor behind, and its shard beside it
+    # ZeRO-3 leaves an empty tensor, with its shard as an attribute
     tensor: Tensor = getattr(parameter, "ds_tensor", parameter).detach()
     tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     integers = _INTEGERS[tensor.element_size()]
