@@ -56,10 +56,10 @@ def test_a_flag_of_vllm_beside_another_engine_is_an_error(folder):
 @pytest.mark.parametrize(
     "adapter, flags, why",
     [
-        ({"peft_type": "LORA", "r": 8}, VllmFlags(), "--vllm_enable_lora true, or in them with --merge_lora true"),
+        ({"peft_type": "LORA", "r": 8}, VllmFlags(), "--vllm_enable_lora true to serve an adapter unmerged"),
         ({"peft_type": "LORA", "r": 32}, VllmFlags(vllm_enable_lora=True), "--vllm_max_lora_rank 16.* has rank 32"),
-        ({"peft_type": "LORA", "r": 8, "use_dora": True}, VllmFlags(vllm_enable_lora=True), "plain LoRA alone"),
-        ({"peft_type": "VERA", "r": 8}, VllmFlags(vllm_enable_lora=True), "plain LoRA alone"),
+        ({"peft_type": "LORA", "r": 8, "use_dora": True}, VllmFlags(vllm_enable_lora=True), "only plain LoRA unmerged"),
+        ({"peft_type": "VERA", "r": 8}, VllmFlags(vllm_enable_lora=True), "only plain LoRA unmerged"),
     ],
 )
 def test_an_adapter_that_vllm_cannot_take_is_told_before_it_starts(folder, adapter, flags, why):

@@ -67,7 +67,7 @@ def test_a_missing_deepspeed_is_named_with_what_installs_it(monkeypatch: pytest.
         ({"fsdp": "full_shard", "device_map": "auto"}, "--fsdp and --device_map exclude each other"),
         ({"fsdp": "full_shard", "sft_type": "ia3"}, "works with --sft_type lora and full, not with ia3"),
         ({"fsdp": "full_shard", "sft_type": "full", "lisa_activated_layers": 2}, "lisa_activated_layers need"),
-        ({"fsdp": "full_shard", "quantization_bit": 8}, "--quant_method bnb --quantization_bit 4 alone"),
+        ({"fsdp": "full_shard", "quantization_bit": 8}, "only of --quant_method bnb --quantization_bit 4"),
         ({"fsdp": "full_shard"}, "NPROC_PER_NODE=8 swift sft"),
         ({"device_map": '{"model": "disk"}'}, "training needs its weights in memory"),
         ({"device_map": "autos"}, r"did you mean auto\?"),
@@ -90,7 +90,7 @@ def test_engines_and_devices_that_do_not_go_together_are_refused(monkeypatch: py
     with pytest.raises(ValueError, match="--deepspeed needs GPUs"):
         parallelism.check_device(spread, torch.device("cpu"))
     assert not parallelism.check(config(deepspeed="default-zero2")).shards
-    with pytest.raises(ValueError, match="--device_map spreads one process"):
+    with pytest.raises(ValueError, match="--device_map needs a single process"):
         parallelism.check(config(device_map="auto"))
 
 

@@ -238,7 +238,7 @@ def test_a_cpu_without_bf16_serves_weights_published_in_it_as_they_are_where_c_p
     assert type(chat.engine._runner) is kind
     assert chat.engine.model.dtype is dtype
     chat.engine.close()
-    assert ("replies take longer than they could: no compiler" in capsys.readouterr().err) == bool(missing)
+    assert ("replies are slower than they could be: no compiler" in capsys.readouterr().err) == bool(missing)
 
 
 def test_flags_beat_the_checkpoints_record_even_when_they_say_the_default(adapter):

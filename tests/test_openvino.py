@@ -192,8 +192,8 @@ def test_a_model_that_openvino_computes_otherwise_is_refused(tmp_path, monkeypat
     byte_tokenizer().save_pretrained(folder)
     argv = ["infer", "--model", str(folder), "--template_type", "chatml", "--infer_backend", "openvino"]
     assert cli.main(argv) == 2
-    assert "without biases of Llama's attention" in capsys.readouterr().err
+    assert "without attention biases in Llama" in capsys.readouterr().err
     assert cli.main([*argv, "--device", "cuda"]) == 2
-    assert "computes on the CPU" in capsys.readouterr().err
+    assert "runs on the CPU" in capsys.readouterr().err
     assert cli.main([*argv, "--tensor_parallel_size", "2"]) == 2
     assert "--tensor_parallel_size is for vLLM" in capsys.readouterr().err

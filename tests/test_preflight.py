@@ -55,7 +55,7 @@ TRAIN = ("sft", "--model", "tiny", "--template_type", "chatml", "--device", "cpu
         ("--optim adamw_torhc", "--optim adamw_torhc: transformers has no such optimizer: did you mean adamw_torch?"),
         ("--optim adamw_8bit", "--optim adamw_8bit needs the package bitsandbytes"),
         ("--optim lomo", "--optim lomo needs the package lomo-optim"),
-        ("--optim galore_adamw", "take --use_galore true"),
+        ("--optim galore_adamw", "use --use_galore true"),
         ("--quantization_bit 4 --quant_method hqq", "needs the package hqq"),
         ("--quantization_bit 4", "needs the package bitsandbytes"),
         ("--loss_scale none_such.json", "loss scale none_such.json: cannot be read"),
@@ -98,7 +98,7 @@ def test_a_disk_without_room_for_a_whole_model_is_told_before_rows_are_read(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
     assert cli.main([*TRAIN, "--sft_type", "full"]) == 2
-    assert "are free, and a checkpoint of the whole model takes about" in capsys.readouterr().err
+    assert "are free, and a checkpoint of the full model takes about" in capsys.readouterr().err
 
 
 def test_a_folder_that_this_account_may_not_write_to_is_told(

@@ -166,7 +166,7 @@ def test_fsdp_trains_the_same_saves_all_in_one_piece_and_goes_on_to_the_same_byt
     before = {"resume_from_checkpoint": str(last.parent.with_name("checkpoint-4"))}
     finished(start({**given, **before}, NPROC_PER_NODE="2"))
     assert last.read_bytes() == whole
-    with pytest.raises(ValueError, match="was saved with --fsdp: give it again"):
+    with pytest.raises(ValueError, match="was saved with --fsdp: add that flag"):
         sft.main(flags.from_dict(sft.Config, {**by(f"fsdp-{kind}"), **before}))
 
 
@@ -197,7 +197,7 @@ def test_a_dead_process_ends_the_run_with_one_line_and_signals_save_on_all(work:
     told.send_signal(signal.SIGTERM)
     out, err = told.communicate(timeout=60)
     assert (told.returncode, "Traceback" in out + err) == (143, False), err
-    assert f"goes on from {stood}" in out
+    assert f"resuming from {stood}" in out
     last = checkpoint.newest(folder)
     assert last and not (folder / checkpoint.UNFINISHED).exists()
     assert int(last.name.removeprefix(checkpoint.PREFIX)) > step + 40
@@ -212,8 +212,8 @@ def test_a_dead_process_ends_the_run_with_one_line_and_signals_save_on_all(work:
     assert "death signal" not in err
     last = checkpoint.newest(folder)
     assert last and int(last.name.removeprefix(checkpoint.PREFIX)) > step + 20
-    (command,) = [line for line in out.splitlines() if line.startswith("to go on: ")]
-    assert command.startswith("to go on: NPROC_PER_NODE=2 swift sft --model_id_or_path ")
+    (command,) = [line for line in out.splitlines() if line.startswith("to resume: ")]
+    assert command.startswith("to resume: NPROC_PER_NODE=2 swift sft --model_id_or_path ")
     assert command.endswith(f"--resume_from_checkpoint {last}")
 
 

@@ -164,7 +164,7 @@ def test_ctrl_c_saves_leaves_with_130_and_prints_the_command_that_ends_as_if_not
     assert stopped.value.code == 130
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("stopped after step ") and line.endswith(" of 120 by SIGINT") for line in lines)
-    (command,) = [line.removeprefix("to go on: ") for line in lines if line.startswith("to go on: ")]
+    (command,) = [line.removeprefix("to resume: ") for line in lines if line.startswith("to resume: ")]
     program, *words = shlex.split(command)
     assert program == "swift"
     assert cli.main(words) == 0
@@ -185,8 +185,8 @@ def test_a_stopped_run_that_saved_weights_alone_says_that_it_cannot_be_continued
 ) -> None:
     train(place, max_minutes=1e-9, num_train_epochs=50, save_only_model=True)
     said = capsys.readouterr().out
-    assert "cannot be continued" in said
-    assert "to go on:" not in said
+    assert "cannot be resumed" in said
+    assert "to resume:" not in said
 
 
 # --- continued runs -------------------------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ def test_a_run_continued_with_another_plan_says_what_differs_and_takes_the_rates
     assert said == [
         "resume: --max_length is 500, the checkpoint's run had 2048",
         "resume: --num_train_epochs is 4.0, the checkpoint's run had 2.0",
-        "resume: the rows or their tokens are others than the checkpoint's",
-        "resume: rows come in another order than in the checkpoint's run, so some come again and others are missed",
+        "resume: the rows or their tokens differ from the checkpoint's",
+        "resume: the order of rows differs from the checkpoint's run, so some rows repeat and others are skipped",
         "resume: 4 of 8 steps are done",
     ]
 

@@ -423,7 +423,7 @@ def test_a_run_that_is_continued_ends_the_same(work: Path, capsys: pytest.Captur
     capsys.readouterr()
     resumed = steps(work, "parts", *given, "--resume_from_checkpoint", work / "parts" / "checkpoint-1")
     said = capsys.readouterr().out
-    assert "resume: 1 of 3 steps are done" in said and "resume: rows come in another order" not in said
+    assert "resume: 1 of 3 steps are done" in said and "resume: the order of rows differs" not in said
     assert resumed == whole
 
 

@@ -112,9 +112,7 @@ def test_noise_on_the_embeddings_is_left_to_peft_and_a_run_with_it_can_be_repeat
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [train(place, tmp_path / name, neftune_noise_alpha=5.0) for name in "ab"]
-    assert (
-        "the fast path is not for this run, NEFTune's noise goes by the length of each row" in capsys.readouterr().out
-    )
+    assert "no fast path for this run, NEFTune's noise depends on the length of each row" in capsys.readouterr().out
     first, second = ((run / "adapter_model.safetensors").read_bytes() for run in runs)
     assert first == second
 
@@ -127,7 +125,7 @@ def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler
     assert "no g++ here" not in capsys.readouterr().out
     monkeypatch.setattr(tuner_setup, "WORTH_COMPILING", 1)
     train(place, tmp_path / "long")
-    assert "are not compiled, and steps take longer for it: torch.compile: no g++ here" in capsys.readouterr().out
+    assert "are not compiled, so steps are slower: torch.compile: no g++ here" in capsys.readouterr().out
 
 
 def test_a_run_in_bf16_without_cpp_says_so_and_goes_on(
@@ -135,7 +133,7 @@ def test_a_run_in_bf16_without_cpp_says_so_and_goes_on(
 ) -> None:
     monkeypatch.setattr(FusedBlock, "why_not_native", lambda self: "there is no C++ compiler")
     train(place, tmp_path, dtype="bf16")
-    assert "instead of C++, and steps take longer for it: there is no C++ compiler" in capsys.readouterr().out
+    assert "instead of C++, so steps are slower: there is no C++ compiler" in capsys.readouterr().out
 
 
 def resume(place: Path, last: Path, **changes: Any) -> Path:
@@ -500,11 +498,11 @@ def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
         ("--sft_type full --lisa_step_interval 4", "--lisa_step_interval does nothing without --lisa_activated_layers"),
         (
             "--sft_type full --quantization_bit 4",
-            "--sft_type full needs whole weights: leave --quantization_bit 4 out",
+            "--sft_type full needs unquantised weights: leave --quantization_bit 4 out",
         ),
         ("--sft_type adapter --quantization_bit 8", "--sft_type adapter needs whole weights"),
         ("--bnb_4bit_quant_type fp4", "--bnb_4bit_quant_type does nothing without --quantization_bit 4 or 8"),
-        ("--tuner_backend unsloth", "--tuner_backend unsloth needs a GPU and the package unsloth"),
+        ("--tuner_backend unsloth", "--tuner_backend unsloth is not supported"),
         ("--sft_type restuning --gradient_checkpointing true", "--gradient_checkpointing true does not work with"),
         ("--sft_type vora", "did you mean"),
         ("--sft_type trainable_tokens", "--trainable_token_ids: which tokens"),

@@ -1,4 +1,4 @@
-"""Which engine answers, and how it is started: PyTorch's is loading's own; the others read a model's files."""
+"""Chooses the inference engine, and starts vLLM or OpenVINO. `loading` starts PyTorch's."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from swift.model.gguf import Shape
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""What OpenVINO reads and computes as transformers does."""
+"""Architectures that OpenVINO computes as transformers does."""
 SHAPE = "shape.json"
-"""What a GGUF file of the cache says of its model: to read it there takes seconds."""
+"""Metadata of a cached GGUF file, which takes seconds to read from the file itself."""
 KINDS = {0: "F16", 8: "Q8_0"}
-"""--quantization_bit -> format of the GGUF file that OpenVINO reads."""
+"""--quantization_bit -> format of the GGUF file for OpenVINO."""
 
 
 def pick(backend: BackendFlags, choice: Choice, path: Path, log: Path | None = None) -> str:
-    """pt, vllm or openvino. AUTO: vLLM on a GPU where it is installed and has the model, its weights are whole ones
-    (no adapter, no --quantization_bit) and it is shown no images; else pt. On a CPU vLLM takes a minute to start, so
-    it must be asked for. `log`: where vLLM writes instead of standard output and error.
+    """The name of the engine: pt, vllm or openvino.
 
-    Raises ValueError for flags of vLLM that another engine would ignore.
+    AUTO is vLLM on a GPU if it is installed and supports the model, which has neither an adapter, --quantization_bit
+    nor images; else pt. On a CPU, where vLLM takes a minute to start, it is never automatic. `log`: the file that
+    receives vLLM's output. Raises ValueError for flags that the engine would ignore.
     """
     picked = backend.infer_backend
     if picked == "AUTO":
@@ -40,7 +40,7 @@ def pick(backend: BackendFlags, choice: Choice, path: Path, log: Path | None = N
     changed = [name for name, value in vars(backend.vllm).items() if value != vars(VllmFlags())[name]]
     if changed and picked != "vllm":
         raise ValueError(
-            f"--{changed[0]} is for vLLM, and the engine is {picked}: leave it out, or say --infer_backend vllm"
+            f"--{changed[0]} is for vLLM, and the engine is {picked}: leave it out, or give --infer_backend vllm"
         )
     if picked != "pt" and backend.max_batch != BackendFlags().max_batch:
         raise ValueError(f"--max_batch is for --infer_backend pt, and the engine is {picked}: leave it out")
@@ -50,9 +50,9 @@ def pick(backend: BackendFlags, choice: Choice, path: Path, log: Path | None = N
 def start(
     name: str, backend: BackendFlags, choice: Choice, path: Path, stops: Sequence[int], log: Path | None = None
 ) -> Engine:
-    """The engine `name`. It ends a reply at `stops` and at what the model itself ends one with, as PyTorch's does.
+    """Starts the engine `name`. It stops at `stops` and at the model's own end tokens, as PyTorch's does.
 
-    `log`: where vLLM writes instead of standard output and error.
+    `log`: the file that receives vLLM's output.
     """
     from transformers import GenerationConfig
 
@@ -70,11 +70,11 @@ def start(
 
 
 def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
-    """vLLM on the model's folder, an adapter beside it where --vllm_enable_lora says so."""
+    """vLLM on the model's folder, with --vllm_enable_lora with an unmerged adapter."""
     from swift.engine.vllm_engine import VllmEngine
 
     if choice.model.quant.bits:
-        raise ValueError("--infer_backend vllm takes whole weights: leave --quantization_bit out")
+        raise ValueError("--infer_backend vllm does not quantise: leave --quantization_bit out")
     options: dict[str, Any] = {
         "dtype": {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(choice.model.dtype, "auto"),
         "trust_remote_code": choice.model.trust_remote_code,
@@ -86,8 +86,8 @@ def vllm(wanted: VllmFlags, choice: Choice, path: Path, stops: Sequence[int]) ->
     }
     if choice.adapter and not wanted.vllm_enable_lora:
         raise ValueError(
-            "--infer_backend vllm takes an adapter beside the weights with --vllm_enable_lora true, "
-            "or in them with --merge_lora true"
+            "--infer_backend vllm needs --vllm_enable_lora true to serve an adapter unmerged, "
+            "or --merge_lora true to merge it"
         )
     if choice.adapter:
         _check_lora(choice.adapter, wanted.vllm_max_lora_rank)
@@ -105,7 +105,7 @@ def _suits_vllm(choice: Choice, path: Path, log: Path | None) -> bool:
 
     if choice.adapter or choice.model.quant.bits or not torch.cuda.is_available() or not path.is_dir():
         return False
-    if load.takes_images(path):  # which vLLM is not given here
+    if load.takes_images(path):  # vLLM gets no images here
         return False
     architectures = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     with OutputRedirect(log).during() if log else nullcontext():
@@ -113,42 +113,43 @@ def _suits_vllm(choice: Choice, path: Path, log: Path | None) -> bool:
 
 
 def _check_lora(adapter: Path, most: int) -> None:
-    """ValueError for an adapter that vLLM cannot take beside the weights."""
-    said = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    odd = [name for name in ("use_dora", "modules_to_save") if said.get(name)]
-    if said.get("peft_type") != "LORA" or odd:
+    """Raises ValueError for an adapter that vLLM cannot serve unmerged."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    unsupported = [name for name in ("use_dora", "modules_to_save") if config.get(name)]
+    if config.get("peft_type") != "LORA" or unsupported:
         raise ValueError(
-            f"{adapter}: vLLM takes plain LoRA alone ({odd[0] if odd else said.get('peft_type')}): --merge_lora true"
+            f"{adapter}: vLLM serves only plain LoRA unmerged, not {(unsupported or [config.get('peft_type')])[0]}: "
+            "give --merge_lora true"
         )
-    rank = max([said["r"], *said.get("rank_pattern", {}).values()])
+    rank = max([config["r"], *config.get("rank_pattern", {}).values()])
     if rank > most:
         raise ValueError(f"--vllm_max_lora_rank {most}: {adapter} has rank {rank}")
 
 
 def openvino(choice: Choice, path: Path, stops: Sequence[int]) -> Engine:
-    """OpenVINO on the model's GGUF file, which is written on the first start and kept in the cache."""
+    """OpenVINO on the model's GGUF file, which the first start writes into the cache."""
     from swift.engine.openvino_engine import OpenVinoEngine, check_installed
 
     check_installed()  # before a file is written for it
     if choice.model.device not in ("auto", "cpu"):
-        raise ValueError(f"--infer_backend openvino computes on the CPU: leave --device {choice.model.device} out")
+        raise ValueError(f"--infer_backend openvino runs on the CPU: leave --device {choice.model.device} out")
     bits = choice.model.quant.bits
     if bits not in KINDS:
         raise ValueError(
-            f"--infer_backend openvino has no weights of {bits} bits: --quantization_bit 8, or leave it out"
+            f"--infer_backend openvino has no {bits}-bit weights: give --quantization_bit 8, or leave it out"
         )
     file = path if path.is_file() else _gguf(choice, path, KINDS[bits])
     shape = _shape(file)
     if shape.architecture not in ARCHITECTURES or not shape.plain:
         raise ValueError(
-            f"{path}: OpenVINO computes something else for this model than PyTorch: it reads "
-            f"{', '.join(ARCHITECTURES)} without biases of Llama's attention or a stretched rotary embedding; take pt"
+            f"{path}: OpenVINO's results for this model differ from PyTorch's: it supports {', '.join(ARCHITECTURES)} "
+            "without attention biases in Llama and without rope scaling; use --infer_backend pt"
         )
     return OpenVinoEngine(file, stops, shape.context, shape.vocabulary, choice.model.dtype)
 
 
 def _gguf(choice: Choice, path: Path, kind: str) -> Path:
-    """The model as a GGUF file in the cache, named by what it was made from; the first call writes and checks it."""
+    """The model as a GGUF file in the cache, named by a hash of its sources; the first call writes and checks it."""
     from swift.assembly import merged_model
     from swift.model import gguf, gguf_check, gguf_write
     from swift.system.atomic_write import atomic_folder
@@ -156,8 +157,10 @@ def _gguf(choice: Choice, path: Path, kind: str) -> Path:
 
     made_from = [path, *([choice.adapter] if choice.adapter else [])]
     files = [file for folder in made_from for file in sorted(folder.iterdir()) if file.is_file()]
-    told = repr([kind, choice.template, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]])
-    folder = cache_root() / "gguf" / f"{path.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    sources = repr(
+        [kind, choice.template, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
+    )
+    folder = cache_root() / "gguf" / f"{path.name}-{hashlib.sha256(sources.encode()).hexdigest()[:16]}"
     file = folder / f"model-{kind}.gguf"
     if not file.is_file():
         print(f"writing {file} for OpenVINO (once)", file=sys.stderr)

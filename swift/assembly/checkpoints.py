@@ -22,8 +22,8 @@ TEMPLATE = (
 Group = TypeVar("Group", ModelFlags, TemplateFlags)
 
 
-class Loads(Protocol):
-    """A command's config, as far as choosing a model goes."""
+class ModelConfig(Protocol):
+    """The flags that choosing a model reads."""
 
     @property
     def model(self) -> ModelFlags: ...
@@ -57,7 +57,7 @@ class Choice(NamedTuple):
         return self.model.model_id_or_path or self.model.model_type or ""
 
 
-def choose(cfg: Loads, given: Collection[str] = ()) -> Choice:
+def choose(cfg: ModelConfig, given: Collection[str] = ()) -> Choice:
     """The model, template and adapter of the flags; recorded values replace defaults, except for flags in `given`.
 
     Raises ValueError where neither the flags nor the checkpoint name a model.
@@ -139,7 +139,7 @@ def name(choice: Choice) -> str:
     return found.model_type if found else model.model_type or Path(source).expanduser().resolve().name
 
 
-def model_name(cfg: Loads, given: Collection[str] = ()) -> str:
+def model_name(cfg: ModelConfig, given: Collection[str] = ()) -> str:
     return name(choose(cfg, given))
 
 

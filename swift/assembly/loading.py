@@ -1,4 +1,4 @@
-"""Flags -> a model that answers: a base model, an adapter's checkpoint, a whole one. Shared by infer and deploy."""
+"""Flags -> a model behind an engine and a renderer, for infer and deploy."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from swift.infer.local_chat import LocalChat
 
 
-class Starts(checkpoints.Loads, Protocol):
-    """A command's config, as far as starting an engine goes."""
+class ChatConfig(checkpoints.ModelConfig, Protocol):
+    """The flags that loading a chat reads."""
 
     @property
     def vllm_log(self) -> Path | None:
-        """Where vLLM writes instead of standard output and error; None leaves it these."""
+        """The file that receives vLLM's output; None: standard output and error."""
 
 
-def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> LocalChat:
+def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) -> LocalChat:
     """The model of the flags behind an engine and a renderer.
 
-    What training recorded beside a checkpoint holds for flags left at their defaults; `given` names those that the
-    user set, so that a default said aloud wins too. An adapter is merged in memory where it can be: the files stay as
-    they are. `keep`: the engine's model will be used beside the engine.
+    Flags left at their defaults come from the checkpoint's record, except those that `given` names. With --merge_lora
+    an adapter is first merged into a folder; without, it is merged in memory if possible. `keep`: keep the weights
+    usable outside the engine. Raises ValueError for flags and checkpoints that do not fit.
     """
     choice = checkpoints.choose(cfg, given)
     processor.forced()
@@ -57,10 +57,10 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     if backend != "pt":
         stop = renderer.stop.tokens
         return LocalChat(backends.start(backend, cfg.backend, choice, path, stop, cfg.vllm_log), renderer)
-    # PyTorch's own kernels round in the engine, after merging; the other methods while the weights are loaded.
+    # --quant_method torch quantises in the engine, after merging; the others while loading
     late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
     quant = None if late else quantisation(model_flags)
-    # the engine's C++ multiplies bf16 on any CPU; what else there is would be slow in it where the processor has none
+    # the engine's C++ multiplies bf16 on any CPU; all other code is slow in bf16 on processors without it
     foreign = model_flags.dtype == "AUTO" and not quant and devices.has_foreign_bf16(path, model_flags.device)
     missing = native_runner.missing() if foreign else ""
     dtype = "bf16" if foreign and not missing else model_flags.dtype
@@ -71,13 +71,13 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
 
     def engine(model: Any, unsplit: int = 0) -> TorchEngine:
-        most = cfg.backend.max_batch
+        max_batch = cfg.backend.max_batch
         known = not decoder.why_not(model)
         if foreign and (not known or native_runner.why_not(model)):
             model = model.float()
-        started = TorchEngine(model, sorted(stops), max_batch=most, unsplit=unsplit, bits=late, keep_weights=keep)
+        started = TorchEngine(model, sorted(stops), max_batch=max_batch, unsplit=unsplit, bits=late, keep_weights=keep)
         if reason := started.fast_path_missing or (missing if known else ""):
-            print(f"replies take longer than they could: {reason}", file=sys.stderr)
+            print(f"replies are slower than they could be: {reason}", file=sys.stderr)
         return started
 
     if not choice.adapter:
@@ -88,11 +88,11 @@ def load_chat(cfg: Starts, given: Collection[str] = (), keep: bool = False) -> L
     if not prompts.is_prompted(tuned):
         return LocalChat(engine(tuned), renderer)
     prompted = Prompted(tuned)
-    return LocalChat(_Prefixed(engine(prompted, unsplit=prompted.length), prompted.length), renderer)
+    return LocalChat(_WithVirtualTokens(engine(prompted, unsplit=prompted.length), prompted.length), renderer)
 
 
-class _Prefixed:
-    """An engine whose every prompt begins with virtual tokens."""
+class _WithVirtualTokens:
+    """An engine that prepends virtual tokens to every prompt."""
 
     def __init__(self, engine: Engine, length: int) -> None:
         self._engine, self._virtual = engine, [0] * length
@@ -105,7 +105,7 @@ class _Prefixed:
         self, tokens: Sequence[int], params: SamplingParams, inputs: Mapping[str, Any] | None = None
     ) -> TokenStream:
         if inputs:
-            raise ValueError("this checkpoint's virtual tokens do not go together with images")
+            raise ValueError("this checkpoint's virtual tokens cannot be combined with images")
         return self._engine.submit([*self._virtual, *tokens], params)
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class _Prefixed:
 
 
 def sampling(flags: GenerationFlags) -> SamplingParams:
-    """The flags as the engine takes them: `max_new_tokens` is a ceiling, less where the context ends earlier."""
+    """The engine's sampling parameters. `max_new_tokens` is an upper bound; the context may end a reply earlier."""
     from swift.engine.sampling import SamplingParams
 
     if flags.max_new_tokens < 1:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class MergedModel(NamedTuple):
-    """A model with all that was learned in its weights. The tokenizer carries its chat template; `template` is the
-    table it was made from, None for the tokenizer's own. `stops`: the tokens that end a reply."""
+    """A model without adapter, in fp32. The tokenizer has its chat template; `template` is the registered template
+    that it comes from, None for the tokenizer's own. `stops`: the stop tokens."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -27,9 +27,9 @@ class MergedModel(NamedTuple):
 
 
 def load_merged(choice: checkpoints.Choice) -> MergedModel:
-    """The model of the flags in fp32, an adapter merged into it in memory, its weights rounded to what --dtype says.
+    """Loads the model in fp32, merges its adapter in memory, and rounds the weights to --dtype.
 
-    ValueError where an adapter cannot be merged.
+    Raises ValueError for quantised weights and for an adapter that cannot be merged.
     """
     from swift.model import devices, load, location
     from swift.template import template
@@ -43,11 +43,11 @@ def load_merged(choice: checkpoints.Choice) -> MergedModel:
     table = template(named) if named else None
     if table and system is not None:
         table = replace(table, default_system=system)
-    stops = merging.give_template(tokenizer, table, path)
-    # fp32 whatever --dtype says, so that an adapter is added before anything is rounded
+    stops = merging.set_chat_template(tokenizer, table, path)
+    # always fp32, so that weights are rounded only once, after merging
     model: Any = load.load_model(path, "fp32", choice.model.device, choice.model.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
-        raise ValueError(f"{path}: the weights are quantised: export the model that they were made from")
+        raise ValueError(f"{path}: the weights are quantised: export the original model")
     if choice.adapter:
         adapter_files.check(choice.adapter)
         model = adapter_files.load(model, choice.adapter).float()

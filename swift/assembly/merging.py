@@ -1,4 +1,4 @@
-"""An adapter's checkpoint -> a folder that transformers loads, checked that it computes the same."""
+"""Merges an adapter's checkpoint into a model folder, and checks that the logits are the same."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from swift.template.template import Template
 
 TOLERANCE = 1e-4
-"""What the order of sums in fp32 can change in the logits, relative to the greatest of them."""
+"""Largest difference of logits that the order of fp32 sums explains, relative to the largest logit."""
 STEPS = 4
-"""The same for logits in fewer bits, in steps of their dtype."""
+"""The same for lower precision, in units of the dtype's epsilon."""
 PROBE = "What will the weather in Paris be like tomorrow? 明天巴黎的天气怎么样？"
 
 
@@ -57,13 +57,15 @@ def merge_checkpoint(
     try:
         source = location.locate(name, revision, model.use_hf, registry)
     except ValueError as error:
-        raise ValueError(f"{checkpoint} was trained on {name}: {error} (--model_id_or_path says where it is)") from None
+        raise ValueError(
+            f"{checkpoint} was trained on {name}: {error} (give its place as --model_id_or_path)"
+        ) from None
     wanted = model.model_type
     spec = catalog.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
     tokenizer = load.load_tokenizer(source, model.trust_remote_code, spec)
     processor = load.load_processor(source, tokenizer)
     template = _template(template_type, recorded, spec)
-    stops = give_template(tokenizer, template, source, ImageProcessor(processor) if processor else None)
+    stops = set_chat_template(tokenizer, template, source, ImageProcessor(processor) if processor else None)
     dtype = model.dtype if model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
 
     with atomic_folder(target) as folder:
@@ -75,7 +77,10 @@ def merge_checkpoint(
         model_card.merged(
             folder, model_card.base_name(spec, name), template.name if template else None, checkpoint, how
         )
-    print(f"{target}: merged and read back; no logit is further from the adapter's than {away:.1e}", file=sys.stderr)
+    print(
+        f"{target}: merged and read back; logits differ from the adapter's by at most {away:.1e} of the largest",
+        file=sys.stderr,
+    )
     return target
 
 
@@ -89,11 +94,10 @@ def _merge_into(
     stops: list[int],
     spec: ModelSpec | None,
 ) -> float:
-    """Writes weights and tokenizer. Returns how far the greatest difference of logits is, by the greatest logit.
+    """Writes weights and tokenizer. Returns the largest difference of logits, relative to the largest logit.
 
-    All is computed in fp32, the adapter too, so that rounding to the folder's dtype is the only difference that
-    remains, and happens once for each weight. Its effect is taken from the model in memory; what is read back must
-    agree with that.
+    Everything is computed in fp32, also the adapter, so that each weight is rounded once, to the folder's dtype. The
+    folder, read back, has to agree with the rounded weights in memory.
     """
     from swift.model import devices, load
     from swift.tuner import adapter_files, merge
@@ -101,27 +105,27 @@ def _merge_into(
     rounded_to = devices.DTYPES[devices.pick_dtype(dtype, devices.pick_device(flags.device))]
     model = load.load_model(source, "fp32", flags.device, flags.trust_remote_code, spec=spec)
     if "quantization_config" in model.config.to_dict():
-        raise ValueError(f"{source}: a quantised model cannot take an adapter into its weights")
+        raise ValueError(f"{source}: an adapter cannot be merged into quantised weights")
     tokens = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
-    tuned = adapter_files.load(model, checkpoint).float()  # saved in bf16, it would compute in bf16
+    tuned = adapter_files.load(model, checkpoint).float()  # an adapter saved in bf16 would compute in bf16
     expected = logits(tuned, tokens)
     merged = merge.merge(tuned)
-    agree("the merged weights compute something else than the adapter", logits(merged, tokens), expected)
+    check_agreement("the merged weights differ from the adapter", logits(merged, tokens), expected)
     round_weights(merged, rounded_to)
     in_memory = logits(merged, tokens)
     merged.to(rounded_to)
     merged.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    del model, tuned, merged  # room for the second model
+    del model, tuned, merged  # frees memory for the second model
     again = load.load_model(folder, "fp32", flags.device, flags.trust_remote_code)
     read_back = logits(again, tokens)
-    agree("the folder, read back, computes something else than the merged model", read_back, in_memory)
+    check_agreement("the folder, read back, differs from the merged model", read_back, in_memory)
     return difference(read_back, expected)
 
 
 def round_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Weights that `dtype` can hold, still in fp32."""
+    """Rounds the weights to `dtype`, and keeps them in fp32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).float()
 
@@ -139,14 +143,14 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def agree(problem: str, found: torch.Tensor, expected: torch.Tensor) -> None:
-    """ValueError where two computations in the dtype of `found` differ by more than its rounding."""
+def check_agreement(problem: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raises ValueError where logits differ by more than rounding in the dtype of `found` explains."""
     import torch
 
-    room = max(TOLERANCE, STEPS * torch.finfo(found.dtype).eps)
+    allowed = max(TOLERANCE, STEPS * torch.finfo(found.dtype).eps)
     away = difference(found, expected)
-    if not away <= room:  # a NaN is no agreement
-        raise ValueError(f"{problem}: logits differ by {away:.1e} of the greatest ({room:.0e} is rounding)")
+    if not away <= allowed:  # NaN does not agree
+        raise ValueError(f"{problem}: logits differ by {away:.1e} of the largest ({allowed:.0e} is rounding)")
 
 
 def _recorded(checkpoint: Path) -> dict[str, Any]:
@@ -163,17 +167,17 @@ def _recorded(checkpoint: Path) -> dict[str, Any]:
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    """An existing folder is replaced only if it is a model that an earlier merge wrote."""
+    """Raises ValueError for an existing folder, unless `overwrite` and an earlier merge wrote it."""
     if not target.exists():
         return
     if not overwrite:
         raise ValueError(f"{target} exists: remove it, give another --output_dir, or replace it with swift merge-lora")
     if not (target / RECORD).is_file() or json_object(target / RECORD).get("sft_type") != "full":
-        raise ValueError(f"{target} exists and is no merged model: give another --output_dir")
+        raise ValueError(f"{target} exists and is not a merged model: give another --output_dir")
 
 
 def _base_model(flags: ModelFlags, recorded: dict[str, Any], checkpoint: Path) -> tuple[str, str]:
-    """Name or path, and revision, of the model below the adapter: from flags, the training's record, or PEFT's."""
+    """Name or path and revision of the base model: from the flags, the training's record, or PEFT's."""
     name = flags.model_id_or_path or flags.model_type
     name = name or recorded.get("model_id_or_path") or recorded.get("model_type")
     name = name or checkpoints.peft_base(checkpoint)
@@ -182,7 +186,7 @@ def _base_model(flags: ModelFlags, recorded: dict[str, Any], checkpoint: Path) -
 
 
 def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> Template | None:
-    """The template of the training with its system text; None leaves the tokenizer's own in place."""
+    """The template of the training with its system prompt; None for the tokenizer's own."""
     from swift.template.template import template
 
     name = asked if asked != "AUTO" else recorded.get("template_type") or "AUTO"
@@ -193,13 +197,13 @@ def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> T
     return replace(found, default_system=system) if found and system is not None else found
 
 
-def give_template(
+def set_chat_template(
     tokenizer: PreTrainedTokenizerBase,
     template: Template | None,
     source: Path,
     image_processor: ImageProcessor | None = None,
 ) -> list[int]:
-    """Writes the chat template into the tokenizer of the folder `source`. Returns the tokens that end a reply."""
+    """Sets the chat template of the tokenizer from the folder `source`. Returns the stop tokens."""
     from swift.model.config_files import end_tokens
     from swift.template import Renderer
     from swift.template.template import jinja
@@ -207,11 +211,11 @@ def give_template(
     if template:
         tokenizer.chat_template = jinja(template, image_processor.mark if image_processor else "")
     elif not tokenizer.chat_template:
-        raise ValueError("nothing says which chat format the model was trained with: give --template_type")
+        raise ValueError("the model's chat template is unknown: give --template_type")
     eos = () if template else end_tokens(source)
     stops = list(Renderer(tokenizer, template, image_processor=image_processor, eos=eos).stop.tokens)
     if not stops:
-        raise ValueError("neither the template nor the tokenizer has a token that ends a reply")
+        raise ValueError("neither the template nor the tokenizer has a stop token")
     return stops
 
 

@@ -1,6 +1,6 @@
-"""The README.md beside weights: a model card of what was trained, on what, how well, and how to use it.
+"""The model card README.md: what was trained, on what data, with what result, and how to use it.
 
-It is made to be published: files of this machine are called by their names alone.
+It is made to be published: local files appear by name, without their folder.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 README = "README.md"
 BEGINS, ENDS = "## Training data", "## How to use it"
-"""What of an adapter's card also holds for the model that it is merged into."""
+"""The sections of an adapter's card that also apply to a model merged from it."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SETTINGS = (
     *("learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps", "batch_size"),
     *("gradient_accumulation_steps", "optim", "weight_decay", "max_length", "loss_scale", "dtype", "quantization_bit"),
     *("lora_rank", "lora_alpha", "lora_dropout_p", "lora_target_modules", "seed"),
 )
-"""Flags that say how a model was trained."""
+"""Flags to list in the card."""
 
 
 def base_name(spec: ModelSpec | None, name: str) -> str:
-    """What others know the base model by: its hub id, else the name of its folder."""
+    """The base model's hub id, else the name of its folder."""
     if spec and (spec.hf or spec.ms):
         return spec.hf or spec.ms
     path = Path(name).expanduser()
@@ -37,14 +37,14 @@ def base_name(spec: ModelSpec | None, name: str) -> str:
 
 
 def published(spec: ModelSpec | None, name: str) -> str:
-    """The hub id of the base model; empty where it is a folder that no hub is known to have."""
+    """The hub id of the base model; empty for a folder without a known hub id."""
     if spec and (spec.hf or spec.ms):
         return spec.hf or spec.ms
     return name if HUB_ID.fullmatch(name) and not Path(name).expanduser().exists() else ""
 
 
 def finish(folder: Path, base: str, hub_id: str, shares: Mapping[str, Share], flags: Mapping[str, Any]) -> None:
-    """The card of a checkpoint, adapter or whole model; and the adapter's note of its base model by its hub id."""
+    """Writes the card of a checkpoint, and replaces the base model's path in adapter_config.json by its hub id."""
     note = folder / "adapter_config.json"
     if note.is_file() and hub_id:
         noted = json.loads(note.read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def finish(folder: Path, base: str, hub_id: str, shares: Mapping[str, Share], fl
     by_peft = bool(kind) and (folder / "adapter_model.safetensors").is_file() and kind not in _own_kinds()
     rows = sum(share.rows for share in shares.values())
     method = str(flags["sft_type"])
-    what = f"Adapter ({method}) for {base}" if kind else f"{base}, trained whole ({method})"
+    what = f"Adapter ({method}) for {base}" if kind else f"{base}, fully fine-tuned ({method})"
     data = [(_file_name(source), share.rows, share.tokens, share.trained_tokens) for source, share in shares.items()]
     text = "\n".join(
         [
@@ -75,7 +75,7 @@ def finish(folder: Path, base: str, hub_id: str, shares: Mapping[str, Share], fl
 
 
 def merged(folder: Path, base: str, template: str | None, adapter: Path | None, what: str) -> None:
-    """The card of a folder that an export wrote; of the adapter's card what it was trained on goes with it."""
+    """Writes the card of an exported folder, with the training sections of the adapter's card."""
     said = (adapter / README).read_text(encoding="utf-8") if adapter and (adapter / README).is_file() else ""
     story = said[said.index(BEGINS) : said.index(ENDS)] if BEGINS in said and ENDS in said else ""
     text = "\n".join(
@@ -104,7 +104,7 @@ def _title(flags: Mapping[str, Any], base: str) -> str:
 
 
 def _front(base: str, library: str, method: str, adapter: bool, sources: Sequence[str]) -> list[str]:
-    """The YAML that hubs read."""
+    """The YAML front matter that hubs read."""
     relation = f"base_model:adapter:{base}" if adapter else f"base_model:finetune:{base}"
     datasets = [name for name in sources if HUB_ID.fullmatch(name)]
     return [
@@ -151,7 +151,7 @@ def _settings(flags: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def _figures(folder: Path) -> list[tuple[str, object]]:
-    """What the checkpoint's own log says of its step."""
+    """Figures of the checkpoint's step from its log."""
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     step, history = state["global_step"], state["log_history"]
     figures: list[tuple[str, object]] = [("steps", step), ("epochs", f"{state['epoch']:.3g}")]
@@ -167,7 +167,7 @@ def _usage(base: str, adapter: bool, by_peft: bool) -> list[str]:
     flag = "--ckpt_dir FOLDER"
     lines = ["```", f"swift infer {flag}", f"swift deploy {flag}", "```"]
     if adapter and not by_peft:
-        return [*lines, "", "This kind of adapter is SWIFT's own; PEFT does not load it."]
+        return [*lines, "", "This kind of adapter is specific to SWIFT; PEFT does not load it."]
     if adapter:
         code = [
             "from peft import PeftModel",
@@ -184,4 +184,4 @@ def _usage(base: str, adapter: bool, by_peft: bool) -> list[str]:
             'model = AutoModelForCausalLM.from_pretrained("FOLDER")',
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         ]
-    return [*lines, "", "```python", *code, "```", "", "`FOLDER` is the folder that this file lies in."]
+    return [*lines, "", "```python", *code, "```", "", "`FOLDER` is the folder of this file."]

@@ -1,4 +1,4 @@
-"""Flags -> how a run is spread over processes and devices. Refuses what would be ignored or cannot work."""
+"""Flags -> how a run uses several processes and devices. Refuses what would be ignored or cannot work."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import torch
 
 TUNERS = ("lora", "full")
-"""Tuners whose weights are put together from shards when they are saved."""
+"""Tuners whose sharded weights can be gathered to save them."""
 
 
 class Spread(NamedTuple):
-    """`settings`: of TrainingArguments. `shards`: an engine hands out the weights. `device_map`: where layers go."""
+    """`settings`: of TrainingArguments. `shards`: an engine shards the weights. `device_map`: devices of the layers."""
 
     settings: dict[str, Any]
     shards: bool
@@ -27,13 +27,13 @@ class Spread(NamedTuple):
 
 
 def check(cfg: TrainingConfig) -> Spread:
-    """How the flags want the run spread; ValueError where they contradict each other or the machine. Loads nothing."""
+    """What the flags ask for. Raises ValueError where they contradict each other or the machine. Loads nothing."""
     from swift.train import distributed
 
     parallel, quant = cfg.parallel, cfg.model.quant
     chosen = [f"--{name}" for name in ("fsdp", "deepspeed", "device_map") if getattr(parallel, name)]
     if len(chosen) > 1:
-        raise ValueError(f"{' and '.join(chosen)} exclude each other: each says where the layers are")
+        raise ValueError(f"{' and '.join(chosen)} exclude each other: each places the layers")
     settings = distributed.fsdp(parallel.fsdp, parallel.fsdp_config) | distributed.deepspeed(parallel.deepspeed)
     processes = "LOCAL_RANK" in os.environ
     if settings and cfg.train.sft_type not in TUNERS:
@@ -41,17 +41,17 @@ def check(cfg: TrainingConfig) -> Spread:
     if "fsdp" in settings and (cfg.tuner.galore.use_galore or cfg.tuner.trainable.lisa_activated_layers):
         raise ValueError("--fsdp shards the weights that --use_galore and --lisa_activated_layers need: leave it out")
     if settings and quant.bits and (quant.bits, quant.quant_method) != (4, "bnb"):
-        raise ValueError(f"{chosen[0]} shards quantised weights of --quant_method bnb --quantization_bit 4 alone")
+        raise ValueError(f"{chosen[0]} shards quantised weights only of --quant_method bnb --quantization_bit 4")
     if settings and not processes:
-        raise ValueError(f"{chosen[0]} spreads over several processes: NPROC_PER_NODE=8 swift sft ..., or torchrun")
+        raise ValueError(f"{chosen[0]} needs several processes: NPROC_PER_NODE=8 swift sft ..., or torchrun")
     if parallel.device_map and processes:
-        raise ValueError("--device_map spreads one process: leave out NPROC_PER_NODE and torchrun, or take --fsdp")
+        raise ValueError("--device_map needs a single process: leave out NPROC_PER_NODE and torchrun, or use --fsdp")
     stage = settings.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
     placed = distributed.device_map(parallel.device_map) if parallel.device_map else None
     return Spread(settings, "fsdp" in settings or stage == 3, placed)
 
 
 def check_device(spread: Spread, device: torch.device) -> None:
-    """ValueError for an engine that this kind of device does not run."""
+    """Raises ValueError for an engine that this kind of device cannot run."""
     if spread.engine == "deepspeed" and device.type == "cpu":
-        raise ValueError("--deepspeed needs GPUs: on CPUs take --fsdp, or neither (DDP)")
+        raise ValueError("--deepspeed needs GPUs: on CPUs use --fsdp, or neither (DDP)")

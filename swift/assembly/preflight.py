@@ -1,6 +1,6 @@
-"""What can be known of flags before a row is read or a model is fetched: names, packages, files, folders, ranges.
+"""Checks flags before any row is read or any model is downloaded: names, packages, files, folders, ranges.
 
-The commands' own checks of flags that contradict each other come before; what needs the model's folder comes after.
+Flags that contradict each other are checked before, by their own modules; what needs the model's folder after.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPTIMIZERS = (
     ("xla", "torch_xla"),
     ("npu", "torch_npu"),
 )
-"""Part of an optimizer's name in transformers -> the package that has it; the first that fits holds."""
+"""Part of an optimizer's name in transformers -> its package; the first match counts."""
 
 
 RANGES: Mapping[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
@@ -69,7 +69,7 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
 
 
 def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
-    """ValueError for a flag that could only fail later. `engine` shards the weights. Reads no row and no model."""
+    """Raises ValueError for a flag that would fail later. `engine`: fsdp, deepspeed or empty. Reads no row or model."""
     from swift.assembly import pipeline, tuner_setup
     from swift.data.mix import check as check_plan
     from swift.model import devices, quantise
@@ -85,11 +85,11 @@ def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     tuner_setup.kernels(train, device.type)
     if not cfg.tuner.galore.use_galore:
         optimizer(train.optimizer.optim)
-    spoken(cfg.template)
+    template_names(cfg.template)
     if cfg.model.dtype != "AUTO":
         devices.pick_dtype(cfg.model.dtype, device)
     if TUNERS[train.sft_type].whole and cfg.model.dtype == "fp16":
-        raise ValueError(f"--sft_type {train.sft_type} cannot be trained in fp16, which loses its steps: take bf16")
+        raise ValueError(f"--sft_type {train.sft_type} cannot be trained in fp16, which loses small updates: use bf16")
     if how := tuner_setup.quantisation(cfg.model, engine):
         quantise.check(how)
     if train.sft_type == "lora":
@@ -104,28 +104,28 @@ def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
 
 
 def check_model(cfg: TrainingConfig, path: Path, spec: ModelSpec | None) -> None:
-    """ValueError for what does not fit the model of a folder: module names, and room for its checkpoints."""
+    """Raises ValueError for module names that the model lacks, and for a disk too small for a checkpoint."""
     from swift.tuner.registry import TUNERS
 
     if TUNERS[cfg.train.sft_type].whole:
-        _room(path, cfg.train.saving.output_dir)
+        _check_disk_space(path, cfg.train.saving.output_dir)
     named = [word for word in cfg.lora.lora_target_modules if word.upper() not in ("DEFAULT", "ALL", "EMBEDDING")]
     if cfg.train.sft_type == "lora" and named:
         _modules(cfg, path, spec)
 
 
 def trackers(names: Sequence[str]) -> None:
-    """ValueError for a name of --report_to whose package is not there."""
+    """Raises ValueError for a tracker of --report_to that is not installed."""
     from transformers.integrations import get_available_reporting_integrations
 
     for name in names:
         known = ["none", *sorted({"tensorboard", *get_available_reporting_integrations()})]
         if name not in known:
-            raise ValueError(f"--report_to {name} is not installed; there is {', '.join(known)}")
+            raise ValueError(f"--report_to {name} is not installed: choose from {', '.join(known)}")
 
 
 def optimizer(name: str) -> None:
-    """ValueError for an optimizer that transformers has not, or whose package is not there."""
+    """Raises ValueError for an optimizer that transformers lacks, or whose package is not installed."""
     from transformers.training_args import OptimizerNames
 
     known = [each.value for each in OptimizerNames]
@@ -133,14 +133,14 @@ def optimizer(name: str) -> None:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise ValueError(f"--optim {name}: transformers has no such optimizer: did you mean {near}?")
     if name.startswith(("galore", "apollo")):
-        raise ValueError(f"--optim {name} needs the modules that it projects: take --use_galore true")
+        raise ValueError(f"--optim {name} needs target modules: use --use_galore true")
     package = next((package for part, package in OPTIMIZERS if part in name), "")
     if package and find_spec(package) is None:
         raise ValueError(f"--optim {name} needs the package {package.replace('_', '-')}, which is not installed")
 
 
-def spoken(template: TemplateFlags) -> None:
-    """ValueError for a template, a text form or a loss scale that there is not."""
+def template_names(template: TemplateFlags) -> None:
+    """Raises ValueError for an unknown template, tool-call format or loss scale."""
     from swift import agent
     from swift.template import template as named
     from swift.template.loss_scale import loss_scale
@@ -153,7 +153,7 @@ def spoken(template: TemplateFlags) -> None:
 
 
 def writable(folder: str | Path, flag: str) -> None:
-    """ValueError for a folder that cannot be made, or not written to."""
+    """Raises ValueError for a folder that cannot be created or written to."""
     path = Path(folder).expanduser().absolute()
     above = next(each for each in (path, *path.parents) if each.exists())
     if not above.is_dir():
@@ -173,21 +173,21 @@ def _ranges(cfg: TrainingConfig) -> None:
                 raise ValueError(f"--{name} {values[name]}: must be {allowed}")
 
 
-def _room(path: Path, output_dir: str) -> None:
-    """ValueError where the disk has no room for a single checkpoint of the whole model."""
+def _check_disk_space(path: Path, output_dir: str) -> None:
+    """Raises ValueError where the disk is too small for one checkpoint of the full model."""
     folder = Path(output_dir).expanduser().absolute()
     above = next(each for each in (folder, *folder.parents) if each.exists())
     files = [path] if path.is_file() else [file for kind in ("*.safetensors", "*.bin") for file in path.glob(kind)]
     needed, free = sum(file.stat().st_size for file in files), shutil.disk_usage(above).free
     if free < needed:
         raise ValueError(
-            f"--output_dir {output_dir}: {free / 2**30:.1f} GiB are free, and a checkpoint of the whole model "
+            f"--output_dir {output_dir}: {free / 2**30:.1f} GiB are free, and a checkpoint of the full model "
             f"takes about {needed / 2**30:.1f} GiB"
         )
 
 
 def _modules(cfg: TrainingConfig, path: Path, spec: ModelSpec | None) -> None:
-    """ValueError for target modules that the model has not, by its configuration alone."""
+    """Raises ValueError for target modules that the model lacks, by its configuration alone."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     from swift.model import load
@@ -196,6 +196,6 @@ def _modules(cfg: TrainingConfig, path: Path, spec: ModelSpec | None) -> None:
 
     plain = (path / "config.json").is_file() and not (spec and spec.model)
     if not plain or json_object(path / "config.json").get("model_type") not in CONFIG_MAPPING_NAMES:
-        return  # what other code makes is known once it has made it
+        return  # modules of other code are known only after loading
     words = load.targets(path, cfg.lora.lora_target_modules, trust_remote_code=cfg.model.trust_remote_code, spec=spec)
     lora_targets(load.shape_of(path), words, spec.lora_targets if spec else ())

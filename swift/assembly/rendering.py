@@ -1,4 +1,4 @@
-"""Flags -> the Renderer: the one place where a command decides how a model is spoken to."""
+"""Flags -> the Renderer, for all commands."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from swift.template import Renderer
 
 SWITCHES = ("enable_thinking", "thinking", "reasoning_effort", "reasoning_strength")
-"""Variables of chat templates that say whether, or how much, a model thinks."""
+"""Variables of chat templates that control reasoning."""
 DATES = {"strftime_now", "date_string"}
-"""What chat templates ask for the date."""
+"""Names by which chat templates read the date."""
 
 
 def make_renderer(

@@ -1,4 +1,4 @@
-"""Resuming: which checkpoint, how its plan differs from this run's, and the command that goes on from one."""
+"""Resuming: which checkpoint, how its plan differs from this run's, and the command that resumes from one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ COMPARED = (
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
     *(item.name for group in (LoraFlags, TunerFlags) for item in flags.walk(group)),
 )
-"""Flags that decide what a run ends with."""
+"""Flags that affect the result of a run."""
 
 
 def find(
     asked: str | None, runs: Path, versions: Mapping[int, Path], engine: str, say: Callable[[str], None]
 ) -> Path | None:
-    """The checkpoint to go on from. ValueError where there is none, or it is not whole, or of another engine."""
+    """The checkpoint to resume from; None if `asked` is None. ValueError if it is missing, incomplete, or of another
+    engine."""
     from swift.train import checkpoint
 
     if asked is None:
@@ -48,7 +49,7 @@ def find(
         return _of_engine(path, engine)
     for number in sorted(versions, reverse=True):
         if found := checkpoint.newest(versions[number], say):
-            say(f"goes on from {found}")
+            say(f"resuming from {found}")
             return _of_engine(found, engine)
     raise ValueError(f"--resume_from_checkpoint: there is no complete checkpoint in {runs}")
 
@@ -58,7 +59,7 @@ def _of_engine(path: Path, engine: str) -> Path:
 
     saved = checkpoint.engine_of(path)
     if saved != engine:
-        said = f"was saved with --{saved}: give it again" if saved else f"was saved without --{engine}: leave it out"
+        said = f"was saved with --{saved}: add that flag" if saved else f"was saved without --{engine}: leave it out"
         raise ValueError(f"--resume_from_checkpoint: {path} {said}")
     return path.resolve()
 
@@ -67,13 +68,13 @@ def _of_engine(path: Path, engine: str) -> Path:
 
 
 def plan(steps: Steps, samples: Sequence[Sample], streaming: bool) -> dict[str, Any]:
-    """What a checkpoint records beside the flags, to tell another run by."""
+    """What a checkpoint records besides the flags, to detect a different run."""
     data = "" if streaming else _fingerprint(samples)
     return {"rows": steps.rows, "data": data, "world": steps.world, "steps": steps.total}
 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
-    """By lengths alone for rows that are made samples only when they are trained on."""
+    """A hash of tokens and weights, of lengths only for samples made on demand."""
     from swift.train.lazy_datasets import LazySamples, lengths
 
     found = hashlib.sha256(array("q", lengths(samples)).tobytes())
@@ -95,7 +96,7 @@ def recorded(checkpoint: Path | None) -> dict[str, Any]:
 def check(
     path: Path, before: Mapping[str, Any], now: Mapping[str, Any], steps: Steps, say: Callable[[str], None]
 ) -> None:
-    """Says what differs between a checkpoint's plan and this run's. ValueError where nothing is left to train."""
+    """Reports how this run's plan differs from the checkpoint's. Raises ValueError if no step is left to train."""
     from transformers import TrainerState
 
     from swift.train import checkpoint
@@ -104,28 +105,28 @@ def check(
     differs = [name for name in (*COMPARED, "rows", "world", "data") if name in before and before[name] != now[name]]
     for name in differs:
         if name == "data" and "rows" not in differs:
-            say("resume: the rows or their tokens are others than the checkpoint's")
+            say("resume: the rows or their tokens differ from the checkpoint's")
         elif name != "data":
             shown = {"rows": "the number of samples", "world": "the number of processes"}.get(name, f"--{name}")
             say(f"resume: {shown} is {_text(now[name])}, the checkpoint's run had {_text(before[name])}")
     if done >= steps.total:
         raise ValueError(
             f"--resume_from_checkpoint: {path} is at step {done} of {steps.total}, so nothing is left to train: "
-            f"give {_further(steps, done)}, or leave out --resume_from_checkpoint"
+            f"give {_more_steps(steps, done)}, or leave out --resume_from_checkpoint"
         )
     if _order({**now, **before}) != _order(now):
-        say("resume: rows come in another order than in the checkpoint's run, so some come again and others are missed")
+        say("resume: the order of rows differs from the checkpoint's run, so some rows repeat and others are skipped")
     say(f"resume: {done:,} of {steps.total:,} steps are done")
 
 
-def _further(steps: Steps, done: int) -> str:
+def _more_steps(steps: Steps, done: int) -> str:
     if steps.max_steps > 0 or steps.rows is None:
         return f"--max_steps above {done}"
     return f"--num_train_epochs {max(done // steps.in_epoch, int(steps.epochs)) + 1}"
 
 
 def _order(made: Mapping[str, Any]) -> tuple[object, ...]:
-    """What decides which rows make which step."""
+    """What determines the rows of each step."""
     rows_per_step = made["batch_size"] * made["gradient_accumulation_steps"] * made["world"]
     return made["seed"], made["rows"], made["data"], rows_per_step
 
@@ -134,26 +135,26 @@ def _text(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-# --- the command that goes on ---------------------------------------------------------------------------------------
+# --- the command that resumes ---------------------------------------------------------------------------------------
 
 
 def how_to_resume(cfg: DataclassInstance, saved: Path | None, env: Mapping[str, str] = os.environ) -> str:
-    """One line: the command that goes on from what an interrupted run has saved, or why there is none."""
+    """The command that resumes an interrupted run, or why it cannot be resumed, in one line."""
     from swift.train import checkpoint
 
     if saved is None:
-        return "nothing is saved yet: the same command begins again"
+        return "nothing is saved yet: run the same command again"
     if fault := checkpoint.fault(saved):
-        return f"cannot be continued: {fault}"
+        return f"cannot be resumed: {fault}"
     words = ["swift", "sft", *_words(cfg), "--resume_from_checkpoint", str(saved)]
     processes, nodes = env.get("LOCAL_WORLD_SIZE", "1"), env.get("GROUP_WORLD_SIZE", "1")
     if nodes != "1":
-        return f"to go on, add to the command of every node: --resume_from_checkpoint {shlex.quote(str(saved))}"
-    return f"to go on: {f'NPROC_PER_NODE={processes} ' if processes != '1' else ''}{shlex.join(words)}"
+        return f"to resume, add to the command of every node: --resume_from_checkpoint {shlex.quote(str(saved))}"
+    return f"to resume: {f'NPROC_PER_NODE={processes} ' if processes != '1' else ''}{shlex.join(words)}"
 
 
 def _words(cfg: DataclassInstance) -> list[str]:
-    """The flags that do not have their default, as words of a command line."""
+    """The flags that differ from their defaults, as words of a command line."""
     default = {item.name: item.default for item in flags.walk(type(cfg))}
     words: list[str] = []
     for item in flags.walk(type(cfg), cfg):

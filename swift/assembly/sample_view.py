@@ -1,4 +1,4 @@
-"""Samples as people read them: the text in colours or with its weights, and how the chat template would write it."""
+"""Shows samples: coloured or annotated text with loss weights, compared with the chat template's output."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LEGEND = (
     (2.0, "red more than x1, such as x2"),
 )
 LONG = 12
-"""Lines from which on a beginning that the sample before has too is not written again."""
+"""Number of lines from which a beginning shared with the previous sample is abbreviated."""
 Decode = Callable[[Sequence[int]], str]
 
 
 class Shown(NamedTuple):
-    """One of a row's samples. `number` counts them from 1 to `of`; `cut`: it lost its oldest rounds.
+    """One of a row's samples. `number` counts them from 1 to `of`; `cut`: its oldest rounds were removed.
 
-    `compared` are its prompts beside the chat template's, None where nobody asks.
+    `compared`: comparisons of its prompts with the chat template's; None if not requested.
     """
 
     source: str
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
 
 class Lines:
-    """A JSON object a sample."""
+    """Prints a JSON object per sample."""
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
@@ -69,26 +69,26 @@ class Lines:
 
 
 class Page:
-    """Text for people: colours on a terminal, weights as numbers in a pipe."""
+    """Prints text: coloured in a terminal, with weights as numbers in a pipe."""
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._console = Console(highlight=False, soft_wrap=True)
-        # no colours in a pipe, and where NO_COLOR or the terminal says so
+        # no colours in a pipe, with NO_COLOR, or in a terminal without them
         console = self._console
         self._colours = console.is_terminal and not console.no_color and console.color_system is not None
         self._before: Shown | None = None
-        self._told = False
+        self._explained = False
         self._legend()
 
     def show(self, shown: Shown) -> None:
-        # no rule around it, which would cut a long path
+        # not rich's rule, which would cut a long path
         which = f", sample {shown.number} of {shown.of}" if shown.of > 1 else ""
         cut = ", its oldest part cut off" if shown.cut else ""
         self._say(f"─── {shown.source}:{shown.line}{which}{cut}", "green")
-        if shown.of > 1 and not self._told:
+        if shown.of > 1 and not self._explained:
             self._say("several samples: the chat template rewrites earlier rounds once a later one follows", "dim")
-            self._told = True
+            self._explained = True
         self._text(shown)
         self._before = shown
         sample = shown.rendered.sample
@@ -102,7 +102,7 @@ class Page:
         self._console.print(text, style=style, markup=False)
 
     def _legend(self) -> None:
-        """What stands for the loss weights."""
+        """Explains the notation of loss weights."""
         if not self._colours:
             self._say(
                 "loss weight of each piece: [0] x0, not trained; [1] x1, trained; [2] x2, counts twice in the loss"
@@ -130,7 +130,7 @@ class Page:
             self._console.print(coloured)
 
     def _known(self, shown: Shown) -> list[str]:
-        """The lines that need not be written again: those that the sample before begins with, none of them trained."""
+        """The untrained lines at the start that the previous sample of the row also starts with, if there are many."""
         before = self._before
         if shown.number == 1 or before is None or (before.source, before.line) != (shown.source, shown.line):
             return []
@@ -139,7 +139,7 @@ class Page:
         known = [line for line, other in takewhile(lambda pair: pair[0] == pair[1], pairs)]
         return known if len(known) >= LONG else []
 
-    # Beside the chat template ----------------------------------------------------------------------------------------
+    # Comparison with the chat template -------------------------------------------------------------------------------
 
     def _compare(self, compared: Sequence[Comparison]) -> None:
         others = [each for each in compared if not each.is_same]
@@ -148,17 +148,17 @@ class Page:
             self._say(f"chat template: the same ({what})" if compared else f"chat template: {what}", "dim")
             return
         self._say(f"chat template: not the same in {len(others)} of {len(compared)}", "yellow")
-        told: set[Difference] = set()
+        shown: set[Difference] = set()
         for each in compared:
             if not (found := each.difference):
                 self._say(f"  {_named(each)}: {each.refusal or 'the same'}")
-            elif found in told:
+            elif found in shown:
                 self._say(f"  {_named(each)}: the same difference, at token {found.at + 1}")
             else:
                 why = ", where the template leaves its own prompt for the last reply" if each.leaves_prompt else ""
                 self._say(f"  {_named(each)}: the first difference is token {found.at + 1}{why}")
                 self._differ(found)
-                told.add(found)
+                shown.add(found)
 
     def _differ(self, found: Difference) -> None:
         self._say(f"    both      {found.before!r}")

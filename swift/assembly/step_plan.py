@@ -1,4 +1,4 @@
-"""Flags and rows -> how many steps a run has: what is left open suits small sets, and what is odd is said."""
+"""Flags and rows -> the number of steps: defaults that suit small data sets, and notes on unusual settings."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from swift.train.steps import Steps, warmup_steps
 
 ROWS_PER_STEP = 16
 ENOUGH_STEPS = 200
-"""Steps that flags left open aim at: rank 8 at 1e-4 answers from the rows of a small set after about as many."""
+"""Steps that the defaults aim at: about as many as rank 8 at 1e-4 needs to learn a small data set."""
 MOST_EPOCHS = 30
 FEW_STEPS = 50
 
 
 def steps_of(train: TrainFlags, rows: int | None, world: int, recorded: Mapping[str, Any]) -> Steps:
-    """The steps of a run, with --gradient_accumulation_steps and --num_train_epochs chosen where they are left open.
+    """The steps of a run, with defaults for --gradient_accumulation_steps and --num_train_epochs.
 
-    A set too small for `ENOUGH_STEPS` steps of `ROWS_PER_STEP` rows makes smaller steps, and one too small for that
-    more passes. `recorded`: flags and `world` of the checkpoint that the run goes on from, whose steps are kept.
+    A data set too small for `ENOUGH_STEPS` steps of `ROWS_PER_STEP` rows gets smaller steps, then more epochs.
+    `recorded`: flags and `world` of the checkpoint to resume, whose steps are kept.
     """
-    at_once = train.batch_size * world
+    micro_batch = train.batch_size * world
     counted = rows is not None and train.max_steps < 1
     accumulation = train.gradient_accumulation_steps
     if accumulation is None and "gradient_accumulation_steps" in recorded:
         before = recorded["batch_size"] * recorded["gradient_accumulation_steps"] * recorded.get("world", 1)
-        accumulation = max(round(before / at_once), 1)
+        accumulation = max(round(before / micro_batch), 1)
     if accumulation is None:
-        accumulation = math.ceil(ROWS_PER_STEP / at_once)
+        accumulation = math.ceil(ROWS_PER_STEP / micro_batch)
         if counted and rows is not None:
             passes = train.num_train_epochs or 1
-            accumulation = min(max(int(rows * passes / ENOUGH_STEPS / at_once), 1), accumulation)
+            accumulation = min(max(int(rows * passes / ENOUGH_STEPS / micro_batch), 1), accumulation)
     epochs = train.num_train_epochs
     if epochs is None:
         epochs = 1.0
@@ -45,9 +45,9 @@ def steps_of(train: TrainFlags, rows: int | None, world: int, recorded: Mapping[
 def say_plan(
     given: TrainFlags, train: TrainFlags, steps: Steps, held_out: int, say: Callable[[str], None], unit: str = "row"
 ) -> None:
-    """What was chosen for a small set, and what about the run is odd, a line each. `given`: before the choice.
+    """Reports the defaults chosen for a small data set, and unusual settings, a line each.
 
-    `unit`: what steps are made of, rows or samples.
+    `given`: the flags before defaults were chosen. `unit`: what makes up a step, row or sample.
     """
     open_flags = [
         f"--{name}"
@@ -58,11 +58,11 @@ def say_plan(
     if open_flags and steps.rows is not None and (steps.accumulation, steps.epochs) != usual:
         made = f"{_count(steps.total, 'step')} of {_count(steps.rows_per_step, unit)}, {steps.epochs:g} epochs"
         say(f"small set: {_count(steps.rows, unit)} trained in {made} ({' and '.join(open_flags)} left open)")
-    for line in _oddities(train, steps, held_out, unit):
+    for line in _notes(train, steps, held_out, unit):
         say(f"note: {line}")
 
 
-def _oddities(train: TrainFlags, steps: Steps, held_out: int, unit: str) -> list[str]:
+def _notes(train: TrainFlags, steps: Steps, held_out: int, unit: str) -> list[str]:
     found = []
     if steps.total < FEW_STEPS:
         found.append(f"the run has {_count(steps.total, 'step')}, in which a model learns little: {_more(steps)}")

@@ -1,4 +1,4 @@
-"""Flags -> a tuner on a model, and what it wants of loading, the optimizer and the training loop."""
+"""Flags -> the tuner on a model, its fast path, dtype, quantisation, kernels, optimizer and callbacks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from swift.train.trainer import Store
 
 WORTH_COMPILING = 2e12
-"""Tokens x parameters of a run from which on compiled kernels win back the seconds of loading them."""
+"""Tokens x parameters of a run above which compiled kernels pay for the seconds of loading them."""
 FAST = ("lora", "full")
-"""Values of --sft_type that the fast path knows."""
+"""Values of --sft_type with a fast path."""
 GALORE_TARGETS = ("attn", "mlp")
-"""What GaLore's paper projects, in parts of module names."""
+"""Parts of the names of the modules that GaLore's paper projects."""
 
 
 class Loop(NamedTuple):
-    """What a tuner adds to the training loop."""
+    """What a tuner adds to the training loop: see SftTrainer."""
 
     callbacks: list[Any]
     store: Store | None
@@ -36,14 +36,12 @@ class Loop(NamedTuple):
 
 
 def check(cfg: TrainingConfig) -> None:
-    """ValueError for flags that the chosen tuner would ignore or that contradict each other. Loads nothing."""
+    """Raises ValueError for flags that contradict each other or that the tuner would ignore. Loads nothing."""
     from swift.tuner import apply, registry
 
     tuner, name = cfg.tuner, cfg.train.sft_type
     if cfg.train.kernels.tuner_backend == "unsloth":
-        raise ValueError(
-            "--tuner_backend unsloth needs a GPU and the package unsloth, and is not supported yet: say swift"
-        )
+        raise ValueError("--tuner_backend unsloth is not supported yet: use swift")
     changed = _changed(cfg.lora) | _changed(tuner)
     apply.refuse_ignored(name, changed)
     for switch, prefix, on in (
@@ -62,15 +60,17 @@ def check(cfg: TrainingConfig) -> None:
         raise ValueError(f"--gradient_checkpointing true does not work with --sft_type {name}: leave it out")
     bits = cfg.model.quant.bits
     if bits and not registry.TUNERS[name].quantised:
-        raise ValueError(f"--sft_type {name} needs whole weights: leave --quantization_bit {bits} out, or take lora")
+        raise ValueError(
+            f"--sft_type {name} needs unquantised weights: leave --quantization_bit {bits} out, or use lora"
+        )
     silent = _changed(cfg.model.quant) - {"quantization_bit"}
     if silent and not bits:
         raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
 
 
 def dtype(cfg: TrainingConfig, device: torch.device, path: Path) -> str:
-    """What --dtype means for the model of a folder. On a CPU AUTO is bf16 only where adapters alone are trained: they
-    have fp32, and bf16 would lose the small steps of other weights."""
+    """The dtype of --dtype for the model of a folder. On a CPU AUTO is bf16 only if nothing but adapters, which are in
+    fp32, is trained: bf16 would lose small updates of other weights."""
     from swift.model.devices import pick_dtype
 
     lora = cfg.train.sft_type == "lora" and not cfg.lora.lora_modules_to_save and cfg.lora.lora_bias_trainable == "none"
@@ -78,7 +78,7 @@ def dtype(cfg: TrainingConfig, device: torch.device, path: Path) -> str:
 
 
 def quantisation(model: ModelFlags, engine: str = "") -> Quantisation | None:
-    """How --quantization_bit and its company want the weights; None as they are. `engine` shards them."""
+    """The quantisation of the flags; None for none. `engine`: fsdp or deepspeed, if it shards the weights."""
     from swift.model.devices import DTYPES
     from swift.model.quantise import Quantisation
 
@@ -86,7 +86,7 @@ def quantisation(model: ModelFlags, engine: str = "") -> Quantisation | None:
     if not quant.bits:
         return None
     if quant.quant_method == "torch":
-        raise ValueError("--quant_method torch is for answering (infer, deploy): to train take bnb, hqq or torchao")
+        raise ValueError("--quant_method torch is for inference (infer, deploy): to train use bnb, hqq or torchao")
     return Quantisation(
         bits=quant.bits,
         method=quant.quant_method,
@@ -105,7 +105,7 @@ def tune(
     renamed: Callable[[tuple[str, ...]], tuple[str, ...]],
     batches: Iterable[Mapping[str, Any]],
 ) -> Any:
-    """The model with the tuner of the flags. `renamed`: module names of a model's first authors -> those here."""
+    """The model with the tuner of the flags. `renamed`: module names of the original checkpoint -> transformers'."""
     from swift.tuner import apply
 
     values = {**flags.values(cfg.lora), **flags.values(cfg.tuner)}
@@ -124,13 +124,18 @@ def why_spread(cfg: TrainingConfig, spread: bool, world: int) -> str:
 
 
 def fuse(
-    model: Any, cfg: TrainingConfig, path: Path, say: Callable[[str], None], apart: str, tokens: float, before: str = ""
+    model: Any,
+    cfg: TrainingConfig,
+    path: Path,
+    say: Callable[[str], None],
+    spread: str,
+    tokens: float,
+    before: str = "",
 ) -> bool:
-    """Puts the model of a folder on the fast path, where the flags allow it and the path knows the model. Whether it
-    did.
+    """Puts the model on the CPU fast path if flags and model allow it. Returns whether it did.
 
-    `apart`: what speaks against it in how the run is spread over processes or devices. `tokens`: how many the run will
-    see, about. `before`: the kernels of the run that this one goes on from, if there is one.
+    `spread`: the reason against it in how the run is spread over devices, if any. `tokens`: about how many the run
+    trains on. `before`: the kernels of the run that this one resumes, if any.
     """
     from swift.tuner.cpu import compiled, fused
 
@@ -138,28 +143,26 @@ def fuse(
     train = cfg.train
     if train.kernels.tuner_backend != "swift" or train.sft_type not in FAST or train.kernels.torch_compile:
         return False
-    reason = apart or fused.why_not(model)
+    reason = spread or fused.why_not(model)
     if train.neftune_noise_alpha and not reason:
-        reason = "NEFTune's noise goes by the length of each row"
+        reason = "NEFTune's noise depends on the length of each row"
     if cfg.tuner.galore.galore_optim_per_parameter and cfg.tuner.galore.use_galore and not reason:
-        reason = "GaLore makes the step of each parameter as soon as its gradient is there"
+        reason = "GaLore updates each parameter as soon as its gradient is ready"
     whole = train.sft_type == "full"
     if reason:
-        owner, does = (
-            ("transformers' own layers", "train the model") if whole else ("PEFT's own layers", "compute LoRA")
-        )
-        say(f"{owner} {does}: the fast path is not for this run, {reason}")
+        layers = "transformers' own layers train the model" if whole else "PEFT's own layers compute LoRA"
+        say(f"{layers}: no fast path for this run, {reason}")
         return False
     reason = _fuse_whole(model, cfg, path, say) if whole else _fuse_adapters(model, before, say)
     if reason and tokens * model.num_parameters() >= WORTH_COMPILING:
-        say("the fast path's kernels are compiled, unless they were before on this machine (20 s)")
+        say("compiling the fast path's kernels (20 s, once per machine)")
         if reason := compiled.start(cache_root() / "kernels"):
-            say(f"the fast path's kernels are not compiled, and steps take longer for it: {reason}")
+            say(f"the fast path's kernels are not compiled, so steps are slower: {reason}")
     return True
 
 
 def _fuse_adapters(model: Any, before: str, say: Callable[[str], None]) -> str:
-    """Why blocks are not computed in C++; empty if they are."""
+    """Returns why blocks are not computed in C++; empty if they are."""
     import torch
 
     from swift.native.processor import TORCH
@@ -177,12 +180,12 @@ def _fuse_adapters(model: Any, before: str, say: Callable[[str], None]) -> str:
     measured = taken == TORCH and (chosen.seconds or before == TORCH)
     if reason and model.dtype == torch.bfloat16 and not measured:
         reason = chosen.how if chosen.kernels == TORCH else reason
-        say(f"blocks are computed by torch's functions instead of C++, and steps take longer for it: {reason}")
+        say(f"blocks are computed by torch instead of C++, so steps are slower: {reason}")
     return reason
 
 
 def _fuse_whole(model: Any, cfg: TrainingConfig, path: Path, say: Callable[[str], None]) -> str:
-    """The same for all weights, which are kept in fp32 where products are in bf16."""
+    """The same for full fine-tuning, with master weights in fp32."""
     import torch
 
     from swift.model.devices import pick_dtype
@@ -191,30 +194,30 @@ def _fuse_whole(model: Any, cfg: TrainingConfig, path: Path, say: Callable[[str]
     in_bf16 = pick_dtype(cfg.model.dtype, torch.device("cpu"), path) == "bf16"
     dtype = torch.bfloat16 if in_bf16 else torch.float32
     reason = fused.fuse(model.float(), dtype=dtype)
-    numbers = "products in bf16, weights and their sums in fp32" if in_bf16 else "all numbers in fp32"
+    numbers = "products in bf16, master weights and accumulation in fp32" if in_bf16 else "everything in fp32"
     say(f"the fast path trains the model without padding: {numbers}")
     return reason
 
 
 def attention(train: TrainFlags, device: str) -> str | None:
-    """The attention that the flags ask for; None leaves the choice to the model and the hardware."""
+    """The attention implementation of the flags; None for AUTO. Raises ValueError if it is not available."""
     if train.kernels.use_flash_attn and train.kernels.attn_impl not in ("AUTO", "flash_attention_2"):
         raise ValueError(f"--use_flash_attn true contradicts --attn_impl {train.kernels.attn_impl}: give one of them")
     asked = "flash_attention_2" if train.kernels.use_flash_attn else train.kernels.attn_impl
     if asked.startswith("flash") and device != "cuda":
-        raise ValueError(f"--attn_impl {asked} needs a GPU: leave it out, or say sdpa")
+        raise ValueError(f"--attn_impl {asked} needs a GPU: leave it out, or use sdpa")
     if asked.startswith("flash") and not any(map(find_spec, ("flash_attn", "flash_attn_interface", "kernels"))):
-        raise ValueError(f"--attn_impl {asked} needs the package flash-attn, which is not installed: say sdpa")
+        raise ValueError(f"--attn_impl {asked} needs the package flash-attn, which is not installed: use sdpa")
     return None if asked == "AUTO" else asked
 
 
 def kernels(train: TrainFlags, device: str) -> dict[str, Any]:
-    """The settings of transformers' TrainingArguments that make a model faster without changing it."""
+    """Settings of TrainingArguments for faster kernels. Raises ValueError if they are not available."""
     if train.kernels.use_liger_kernel and (device != "cuda" or find_spec("liger_kernel") is None):
         raise ValueError("--use_liger_kernel true needs a GPU and the package liger-kernel: pip install liger-kernel")
     if train.kernels.torch_compile and device == "cpu" and not any(map(which, ("g++", "clang++", "c++"))):
         raise ValueError("--torch_compile true needs a C++ compiler on a CPU: install g++, or leave it out")
-    # the loss is the trainer's own, of logits at trained positions
+    # the trainer computes its own loss, from logits at trained positions
     liger = {"cross_entropy": False, "fused_linear_cross_entropy": False} if train.kernels.use_liger_kernel else None
     return {
         "torch_compile": train.kernels.torch_compile,
@@ -224,16 +227,16 @@ def kernels(train: TrainFlags, device: str) -> dict[str, Any]:
 
 
 def optimizer(cfg: TrainingConfig, one_pass: bool = False) -> dict[str, Any]:
-    """The settings of transformers' TrainingArguments that name the optimizer.
+    """Settings of TrainingArguments for the optimizer.
 
-    `one_pass`: AdamW reads and writes each number of a large model once, which takes a third of the time on a CPU.
+    `one_pass`: use fused AdamW, which takes a third of the time on a CPU.
     """
     tuner = cfg.tuner
     if not tuner.galore.use_galore:
         fused = one_pass and cfg.train.optimizer.optim == "adamw_torch"
         return {"optim": "adamw_torch_fused" if fused else cfg.train.optimizer.optim}
     if cfg.train.optimizer.optim != "adamw_torch":
-        raise ValueError(f"--use_galore brings its own optimizer: leave --optim {cfg.train.optimizer.optim} out")
+        raise ValueError(f"--use_galore has its own optimizer: leave --optim {cfg.train.optimizer.optim} out")
     settings = {
         "rank": tuner.galore.galore_rank,
         "update_proj_gap": tuner.galore.galore_update_proj_gap,
@@ -248,7 +251,7 @@ def optimizer(cfg: TrainingConfig, one_pass: bool = False) -> dict[str, Any]:
 
 
 def loop(model: Any, cfg: TrainingConfig) -> Loop:
-    """What the training loop has to do for the tuner on `model`."""
+    """The callbacks, the store and the penalty of the tuner on `model`."""
     from swift.train.adalora import PruneRanks, orthogonality
     from swift.train.lisa import Lisa
     from swift.train.trainer import Store
@@ -271,6 +274,6 @@ def loop(model: Any, cfg: TrainingConfig) -> Loop:
 
 
 def _changed(group: Any) -> set[str]:
-    """The flags that do not have their default."""
+    """The flags that differ from their defaults."""
     default = flags.to_dict(type(group)())
     return {name for name, value in flags.to_dict(group).items() if value != default[name]}

@@ -253,7 +253,7 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         model_card.merged(new, model_card.base_name(ready.spec, choice.source), named, choice.adapter, how)
         after = merging.logits(model, tokens)
         again = merging.logits(load.load_model(new, dtype, wanted.device), tokens)
-        merging.agree("the folder, read back, computes something else than what was written", again, after)
+        merging.check_agreement("the folder, read back, computes something else than what was written", again, after)
         same = int((before.argmax(-1) == after.argmax(-1)).sum())
     moved = merging.difference(after, before)
     print(
