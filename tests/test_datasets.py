@@ -378,12 +378,12 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(hub, monkeypatch):
 
 
 def test_a_download_that_was_given_up_is_not_trained_on(hub, monkeypatch):
-    def give_up(*_, **__):
+    def free_packed(*_, **__):
         raise KeyboardInterrupt
 
     load("HF::org/name:zh")
     with monkeypatch.context() as context:
-        context.setattr("huggingface_hub.file_download.http_get", give_up)
+        context.setattr("huggingface_hub.file_download.http_get", free_packed)
         with pytest.raises(KeyboardInterrupt):
             load("HF::org/name")
     with monkeypatch.context() as context:

@@ -384,9 +384,9 @@ def test_the_parts_that_see_stay_as_they_are_unless_a_flag_says_otherwise(qwen: 
         assert trained(qwen, name, freeze_vit=False) == {"language", "tower"}
         assert trained(qwen, name, freeze_aligner=False) == {"language", "aligner"}
     assert trained(qwen, "lora", lora_target_modules=("q_proj", "fc1"), freeze_vit=False) == {"language", "tower"}
-    with pytest.raises(ValueError, match="fc1: only in parts that see: --freeze_vit false"):
+    with pytest.raises(ValueError, match="fc1: only in the vision tower or projector: --freeze_vit false"):
         trained(qwen, "lora", lora_target_modules=("fc1",))
-    with pytest.raises(ValueError, match="--freeze_vit false is for models that see images, which llama does not"):
+    with pytest.raises(ValueError, match="--freeze_vit false is for vision-language models; llama takes no images"):
         trained(tiny_model_folder(tmp_path / "tiny"), "lora", freeze_vit=False)
 
 

@@ -70,12 +70,12 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(hub: type[Hub]) -> None
 def test_a_download_that_was_given_up_is_no_model_and_fetches_later_what_is_missing(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def give_up(*_: object) -> None:
+    def free_packed(*_: object) -> None:
         raise KeyboardInterrupt
 
     hub.cut.add(WEIGHTS)
     with monkeypatch.context() as context:
-        context.setattr("time.sleep", give_up)  # before the program of the hub asks again
+        context.setattr("time.sleep", free_packed)  # before the program of the hub asks again
         with pytest.raises(KeyboardInterrupt):
             location.locate("org/name", use_hf=True)
         context.setenv("SWIFT_OFFLINE", "1")

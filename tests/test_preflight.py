@@ -71,7 +71,7 @@ TRAIN = ("sft", "--model", "tiny", "--template_type", "chatml", "--device", "cpu
         ("--lora_rank 0", "--lora_rank 0: must be 1 or more"),
         ("--lora_dropout 1", "must be 0 or more and below 1"),
         ("--learning_rate -1", "--learning_rate -1.0: must be 0 or more"),
-        ("--init_lora_weights piissa", "unknown start values 'piissa'"),
+        ("--init_lora_weights piissa", "unknown initialisation 'piissa'"),
         ("--init_lora_weights loftq", "'loftq'"),
         ("--dtype fp16", "fp16 does not work on a CPU"),
         ("--resume_from_checkpoint gone", "--resume_from_checkpoint: there is no folder gone"),

@@ -193,7 +193,7 @@ def learns_comes_back_and_merges(
     assert loss(place, again) < before - 0.01
     in_memory = logits(kept[-1].eval())
     assert (logits(again) - in_memory).abs().max() < 1e-5 * in_memory.abs().max()
-    if tuner.whole:
+    if tuner.full_model:
         return last
     why = merge.why_unmergeable(again)
     assert bool(why) == (tuner.merges != "yes")
@@ -275,7 +275,7 @@ def test_eva_starts_from_the_rows_and_comes_back(place: Path, tmp_path: Path) ->
 
 def test_eva_says_that_its_batches_are_too_small(place: Path) -> None:
     batches = [{"input_ids": torch.tensor([row]), "labels": torch.tensor([row])} for row in ([5, 60, 7], [9, 8])]
-    with pytest.raises(ValueError, match="need batches of 16 trained tokens, and none has more than 3: raise --batch"):
+    with pytest.raises(ValueError, match="needs batches of 16 trained tokens, and none has more than 3: raise --batch"):
         lora.attach(base(place), lora.LoraOptions(targets=("ALL",), init="eva"), batches)
 
 
@@ -310,10 +310,10 @@ def test_lora_ga_goes_on_from_its_own_start_though_other_rows_come_first(place: 
 
 def test_lora_ga_says_what_it_cannot_begin(place: Path) -> None:
     for options, problem in (
-        (lora.LoraOptions(init="lora_ga", dora=True), "need whole weights and no --use_dora"),
+        (lora.LoraOptions(init="lora_ga", dora=True), "needs unquantised weights and no --use_dora"),
         (
             lora.LoraOptions(init="lora_ga", targets=("ALL", "EMBEDDING")),
-            "linear layers alone, and .*embed_tokens",
+            "linear layers only, and .*embed_tokens",
         ),
     ):
         tokens = torch.tensor([[5, 60, 7]])
@@ -323,7 +323,7 @@ def test_lora_ga_says_what_it_cannot_begin(place: Path) -> None:
 
 def test_loftq_says_what_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: object())
-    with pytest.raises(ValueError, match="'loftq' are computed on a GPU"):
+    with pytest.raises(ValueError, match="'loftq' is computed on a GPU"):
         lora.attach(base(place), lora.LoraOptions(init="loftq"))
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"scipy: pip install -e '\.\[quant\]'"):
@@ -505,8 +505,8 @@ def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
         ("--tuner_backend unsloth", "--tuner_backend unsloth is not supported"),
         ("--sft_type restuning --gradient_checkpointing true", "--gradient_checkpointing true does not work with"),
         ("--sft_type vora", "did you mean"),
-        ("--sft_type trainable_tokens", "--trainable_token_ids: which tokens"),
-        ("--sft_type adapter --adapter_act gulu", "--adapter_act gulu: there is"),
+        ("--sft_type trainable_tokens", "--trainable_token_ids is empty"),
+        ("--sft_type adapter --adapter_act gulu", "--adapter_act gulu is unknown: choose from"),
         ("--sft_type adalora --adalora_init_r 4", "--adalora_init_r 4 must be more than --adalora_target_r 8"),
         ("--sft_type adalora --adalora_tinit 90 --max_steps 9", "leave none of the 9 steps"),
         ("--sft_type llamapro --llamapro_num_new_blocks 3", "--llamapro_num_new_blocks 3"),
@@ -518,7 +518,10 @@ def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
         ("--sft_type full --freeze_parameters 2", "must be from 0 to 1"),
         ("--sft_type full --lisa_activated_layers 9", "must be from 1 to the model's 2 blocks"),
         ("--sft_type longlora --longlora_group_size 5", "--longlora_group_size 5: must be an even number"),
-        ("--sft_type full --freeze_parameters 0.5 --additional_trainable_parameters lm_haed", "no parameter begins so"),
+        (
+            "--sft_type full --freeze_parameters 0.5 --additional_trainable_parameters lm_haed",
+            "no parameter name begins with it",
+        ),
     ],
 )
 def test_wrong_flags_are_told_in_one_line(

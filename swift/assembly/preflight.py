@@ -88,12 +88,12 @@ def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     template_names(cfg.template)
     if cfg.model.dtype != "AUTO":
         devices.pick_dtype(cfg.model.dtype, device)
-    if TUNERS[train.sft_type].whole and cfg.model.dtype == "fp16":
+    if TUNERS[train.sft_type].full_model and cfg.model.dtype == "fp16":
         raise ValueError(f"--sft_type {train.sft_type} cannot be trained in fp16, which loses small updates: use bf16")
     if how := tuner_setup.quantisation(cfg.model, engine):
         quantise.check(how)
     if train.sft_type == "lora":
-        lora.check_start(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)
+        lora.check_init(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)
     check_plan(pipeline.plan(cfg))
     asked = train.saving.resume_from_checkpoint
     if asked not in (None, "newest") and not Path(str(asked)).expanduser().is_dir():
@@ -107,7 +107,7 @@ def check_model(cfg: TrainingConfig, path: Path, spec: ModelSpec | None) -> None
     """Raises ValueError for module names that the model lacks, and for a disk too small for a checkpoint."""
     from swift.tuner.registry import TUNERS
 
-    if TUNERS[cfg.train.sft_type].whole:
+    if TUNERS[cfg.train.sft_type].full_model:
         _check_disk_space(path, cfg.train.saving.output_dir)
     named = [word for word in cfg.lora.lora_target_modules if word.upper() not in ("DEFAULT", "ALL", "EMBEDDING")]
     if cfg.train.sft_type == "lora" and named:

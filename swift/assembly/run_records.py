@@ -58,7 +58,7 @@ def checkpoint_finisher(
         write_flags(cfg, folder)
         (folder / resuming.PLAN).write_text(json.dumps(plan) + "\n", encoding="utf-8")
         model_card.finish(folder, base, hub_id, data.shares, flags.to_dict(cfg))
-        if TUNERS[cfg.train.sft_type].whole:
+        if TUNERS[cfg.train.sft_type].full_model:
             renderer.tokenizer.save_pretrained(folder)
             if renderer.image_processor:
                 vision.copy_processor(source, folder)

@@ -42,7 +42,7 @@ def training_arguments(
         max_grad_norm=train.optimizer.max_grad_norm,
         warmup_steps=train.optimizer.warmup_steps or train.optimizer.warmup_ratio,
         lr_scheduler_type=train.optimizer.lr_scheduler_type,
-        **tuner_setup.optimizer(cfg, one_pass=device == "cpu" and tuner.whole and not sharding),
+        **tuner_setup.optimizer(cfg, one_pass=device == "cpu" and tuner.full_model and not sharding),
         **tuner_setup.kernels(train, device),
         adam_beta1=train.optimizer.adam_beta1,
         adam_beta2=train.optimizer.adam_beta2,

@@ -52,7 +52,7 @@ def with_defaults(cfg: C, model_type: str | None) -> C:
     from swift.tuner.registry import TUNERS
 
     train = cfg.train
-    is_adapter = not TUNERS[train.sft_type].whole
+    is_adapter = not TUNERS[train.sft_type].full_model
     rate = ADAPTER_RATE if is_adapter else FULL_RATE
     name = cfg.model.model_id_or_path
     is_folder = name is not None and Path(name).expanduser().exists()

@@ -120,7 +120,7 @@ def why_spread(cfg: TrainingConfig, spread: bool, world: int) -> str:
 
     if spread:
         return "its weights are spread"
-    return "several processes train all weights" if TUNERS[cfg.train.sft_type].whole and world > 1 else ""
+    return "several processes train all weights" if TUNERS[cfg.train.sft_type].full_model and world > 1 else ""
 
 
 def fuse(
@@ -259,7 +259,7 @@ def loop(model: Any, cfg: TrainingConfig) -> Loop:
     from swift.tuner.decoder_parts import blocks
 
     name, tuner = cfg.train.sft_type, cfg.tuner
-    store = None if registry.TUNERS[name].whole else Store(adapter_files.save, adapter_files.restore)
+    store = None if registry.TUNERS[name].full_model else Store(adapter_files.save, adapter_files.restore)
     if name == "adalora":
         return Loop([PruneRanks(model)], store, orthogonality)
     if tuner.trainable.lisa_activated_layers:

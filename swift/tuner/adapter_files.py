@@ -18,20 +18,20 @@ from swift.tuner.merge import MERGEABLE, UNMERGEABLE
 from swift.tuner.peft_models import adapter_mark, cast_adapter, without_warnings
 
 SAVED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-"""As safetensors calls them."""
+"""safetensors' names of dtypes."""
 WEIGHTS = "adapter_model.safetensors"
 
 
 def save(model: PreTrainedModel | PeftModel, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """The adapter alone, in PEFT's format where PEFT made it, or a whole model that has none.
+    """Writes the adapter, in PEFT's format if PEFT made it, or the full model if there is no adapter.
 
-    `state` is what is trained of a PEFT model of which this process holds a shard.
+    `state`: the trained tensors of a PEFT model, where this process holds only a shard of it.
     """
     if isinstance(model, PeftModel):
-        if any(loraga.started(model)):
+        if any(loraga.layers_with_start(model)):
             loraga.save(model, folder, WEIGHTS, state)
         else:
-            # "auto" would ask a hub for the base model; what is trained of embeddings is saved without it
+            # "auto" would look the base model up on a hub; trained embeddings are saved anyway
             model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
         if training_state.needs_state(model):
             training_state.save_state(model, folder)
@@ -42,27 +42,27 @@ def save(model: PreTrainedModel | PeftModel, folder: Path, state: Mapping[str, T
 
 
 def restore(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Puts a checkpoint's adapter into the one that is attached, to train on. ValueError where it does not fit."""
+    """Loads a checkpoint's adapter into the attached one, to resume training. ValueError if it does not fit."""
     if extra_modules.is_added(model):
         extra_modules.restore(model, folder)
     elif training_state.needs_state(model):
         training_state.restore_state(model, folder)
     else:
         try:
-            # PEFT's load_adapter would turn bf16 adapters into fp32 ones
+            # PEFT's load_adapter would convert bf16 adapters to fp32
             set_peft_model_state_dict(model, load_file(folder / WEIGHTS))
         except RuntimeError as error:
-            raise ValueError(f"{folder} is not of this model and these tuner flags: {error}") from error
+            raise ValueError(f"{folder} does not fit this model and these tuner flags: {error}") from error
 
 
 def check(folder: Path) -> str:
-    """The kind of the adapter in `folder`. Raises ValueError if it is not whole. Reads no weights."""
+    """The PEFT type of the adapter in `folder`. Raises ValueError if a file is missing or damaged. Reads no weights."""
     config, weights = folder / "adapter_config.json", folder / WEIGHTS
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such checkpoint folder")
     for file in (config, weights):
         if not file.is_file():
-            raise ValueError(f"{folder}: not a whole adapter checkpoint: {file.name} is missing")
+            raise ValueError(f"{folder}: incomplete adapter checkpoint: {file.name} is missing")
     try:
         kind = str(json.loads(config.read_text(encoding="utf-8"))["peft_type"])
     except (ValueError, KeyError, TypeError):
@@ -74,7 +74,7 @@ def check(folder: Path) -> str:
 
 
 def load(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PreTrainedModel | PeftModel:
-    """The model with the adapter of `folder`, in the dtypes it was saved in. ValueError where it does not fit."""
+    """The model with the adapter of `folder`, in the dtype it was saved in. Raises ValueError if it does not fit."""
     if check(folder) in extra_modules.KINDS:
         loaded = extra_modules.load(model, folder, trainable)
         return loaded if trainable else loaded.eval()
@@ -89,14 +89,14 @@ def load(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PreTr
     expected = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
     wrong = sorted(expected - set(saved)) or sorted(name for name in set(saved) - expected if mark in name)
     if wrong:
-        raise ValueError(f"{folder}: the adapter does not fit this model: {len(wrong)} weights, {wrong[0]} for one")
+        raise ValueError(f"{folder}: the adapter does not fit this model: {len(wrong)} weights, such as {wrong[0]}")
     found = (SAVED[dtype] for name, dtype in saved.items() if mark in name and dtype in SAVED)
     cast_adapter(tuned, next(found, torch.float32))
     return tuned if trainable else tuned.eval()
 
 
 def _saved(weights: Path) -> dict[str, str]:
-    """The dtype (F32, BF16, F16) of each tensor in a file."""
+    """Tensor name -> dtype (F32, BF16, F16) of a file. Raises ValueError if it is damaged."""
     try:
         with safe_open(weights, framework="pt") as tensors:
             return {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118

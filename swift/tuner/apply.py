@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from swift.tuner.methods import Model, Settings
 from swift.tuner.registry import TUNERS
-from swift.tuner.targets import Names, before_language, lora_targets, sees, whole_modules
+from swift.tuner.targets import Names, has_vision, lora_targets, modules_to_save, vision_modules
 
 
 def tune(
@@ -20,10 +20,10 @@ def tune(
     default_targets: Collection[str] = (),
     batches: Iterable[Mapping[str, Any]] = (),
 ) -> Model:
-    """The model with the tuner `name`, whose new parameters alone are trained.
+    """The model with the tuner `name`, its parameters alone trainable.
 
-    `values` are flags by name. `default_targets` is what DEFAULT means for this model, `batches` are inputs of the
-    model, for start values that are drawn from data.
+    `values`: flags by name. `default_targets`: the modules that DEFAULT means for this model. `batches`: inputs of the
+    model with `labels`, for initialisations computed from data. Raises ValueError for values that do not fit the model.
     """
     tuner = TUNERS[name]
     frozen = _frozen(model, values)
@@ -33,30 +33,30 @@ def tune(
     if "targets" in settings:
         settings |= {"default_targets": tuple(default_targets), "frozen": frozen, "batches": batches}
     elif "modules_to_save" in settings:
-        settings["modules_to_save"] = whole_modules(model, settings["modules_to_save"]) or None
+        settings["modules_to_save"] = modules_to_save(model, settings["modules_to_save"]) or None
     if "feedforward_modules" in settings:
         settings["feedforward_modules"] = _feedforward(model, settings)
     try:
         tuned = tuner.apply(model, settings)
-    except AssertionError as error:  # PEFT's word for a size that does not divide another
+    except AssertionError as error:  # PEFT asserts that sizes divide each other
         raise ValueError(f"--sft_type {name}: {error}") from error
     for path, parameter in tuned.named_parameters():
-        if tuner.whole and frozen(path):
+        if tuner.full_model and frozen(path):
             parameter.requires_grad_(False)
     return tuned
 
 
 def _frozen(model: PreTrainedModel, values: Mapping[str, Any]) -> Names:
-    """The parts of an image model that the flags keep as they are."""
+    """The parts of a vision-language model that the flags freeze."""
     vit, aligner = values.get("freeze_vit", True), values.get("freeze_aligner", True)
-    if not (vit and aligner) and not sees(model):
+    if not (vit and aligner) and not has_vision(model):
         flag = "freeze_aligner" if vit else "freeze_vit"
-        raise ValueError(f"--{flag} false is for models that see images, which {model.config.model_type} does not")
-    return before_language(model, vit, aligner)
+        raise ValueError(f"--{flag} false is for vision-language models; {model.config.model_type} takes no images")
+    return vision_modules(model, vit, aligner)
 
 
 def refuse_ignored(name: str, changed: Collection[str]) -> None:
-    """ValueError for a flag among `changed` that belongs to other tuners alone."""
+    """Raises ValueError for a flag among `changed` that only other tuners use."""
     for flag in sorted(changed):
         users = [other for other, tuner in TUNERS.items() if flag in tuner.flags]
         if users and name not in users:
@@ -74,10 +74,10 @@ def _targets(
 
 
 def _feedforward(model: PreTrainedModel, settings: Settings) -> list[str]:
-    """IA3 scales the inputs of these targets; none given: what PEFT knows of the model, as far as it is a target."""
+    """The targets whose inputs IA3 scales; by default those that PEFT lists for the model."""
     given = settings["feedforward_modules"]
     known = peft.utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(model.config.model_type, ())
-    strange = sorted(set(given) - set(settings["target_modules"]))
-    if strange:
-        raise ValueError(f"--ia3_feedforward_modules {strange[0]}: must be among --ia3_target_modules")
+    unknown = sorted(set(given) - set(settings["target_modules"]))
+    if unknown:
+        raise ValueError(f"--ia3_feedforward_modules {unknown[0]}: must be among --ia3_target_modules")
     return list(given) or [name for name in known if name in settings["target_modules"]]

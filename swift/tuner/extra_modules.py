@@ -1,7 +1,7 @@
-"""Modules beside a frozen model that PEFT has not: bottlenecks, edits of hidden states, a bypass. Their files too.
+"""Trained modules that PEFT does not have: bottlenecks, edits of hidden states, a side network; and their files.
 
-A set of them is one submodule of the model, `added`, fed by hooks; each works token by token, so a cache of keys and
-values stays right. Nothing here can be merged: what they compute is no linear map of a layer's input.
+They form one submodule of the frozen model, `added`, attached by hooks. Each works token by token, so the KV cache
+stays valid. None can be merged: they are not linear in a layer's input.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from swift.tuner.decoder_parts import blocks, final_norm, halves
+from swift.tuner.decoder_parts import blocks, branches, final_norm
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class Bottleneck(nn.Module):
-    """x + up(act(down(x))), which starts as x. arXiv 1902.00751"""
+    """x + up(act(down(x))), initialised to x (arXiv 1902.00751)."""
 
-    def __init__(self, width: int, length: int, act: str) -> None:
+    def __init__(self, hidden_size: int, length: int, act: str) -> None:
         super().__init__()
-        self.down, self.act, self.up = nn.Linear(width, length), _activation(act), nn.Linear(length, width)
+        self.down, self.act, self.up = nn.Linear(hidden_size, length), _activation(act), nn.Linear(length, hidden_size)
         _zero(self.up)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.change(x)
 
     def change(self, x: Tensor) -> Tensor:
-        """What is added to x."""
+        """up(act(down(x))): what is added to x."""
         y: Tensor = self.up(self.act(self.down(x.to(self.up.weight.dtype))))
         return y.to(x.dtype)
 
 
 class Intervention(nn.Module):
-    """h + R'(Wh + b - Rh) with orthonormal rows in R, which starts as h. arXiv 2404.03592, there LoReFT"""
+    """h + R'(Wh + b - Rh) with orthonormal rows in R, initialised to h: LoReFT (arXiv 2404.03592)."""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
         if not 1 <= rank <= width:
-            raise ValueError(f"--reft_rank {rank}: must be from 1 to {width}, the width of the model")
+            raise ValueError(f"--reft_rank {rank}: must be from 1 to {width}, the hidden size of the model")
         self.basis = nn.Parameter(torch.randn(width, rank))
         self.source = nn.Linear(width, rank)
         self.source.weight.data.copy_(self._subspace().T)
         self.source.bias.data.zero_()
 
     def _subspace(self) -> Tensor:
-        """R', by QR: `orthogonal` of torch makes zeros of a wide matrix once it has been trained."""
+        """R' by QR decomposition: torch's `orthogonal` returns zeros for a wide matrix that has been trained."""
         basis: Tensor = torch.linalg.qr(self.basis).Q
         return basis
 
@@ -64,20 +64,20 @@ class Intervention(nn.Module):
 
 
 class Adapters(nn.ModuleList):
-    """A bottleneck behind attention and one behind the feed-forward part of every block."""
+    """A bottleneck after attention and one after the MLP of every block."""
 
     def __init__(self, model: PreTrainedModel, act: str, length: int) -> None:
-        parts = [part for block in blocks(model) for part in halves(block)]
+        parts = [part for block in blocks(model) for part in branches(block)]
         width = model.get_input_embeddings().embedding_dim
         super().__init__(Bottleneck(width, length, act) for _ in parts)
         for part, bottleneck in zip(parts, self, strict=True):
-            part.register_forward_hook(_behind(bottleneck))
+            part.register_forward_hook(_after(bottleneck))
 
 
 class SkipTuners(nn.ModuleList):
-    """A bottleneck on the skip connection past every block, block(x) + x + up(act(down(x))): SC-Tuner. arXiv 2312.11392
+    """A bottleneck on the skip connection around every block: block(x) + up(act(down(x))) (SC-Tuner, arXiv 2312.11392).
 
-    There the skip connections are a U-Net's; here they are the residual stream's.
+    The paper's skip connections are a U-Net's; these are the residual stream's.
     """
 
     def __init__(self, model: PreTrainedModel, act: str, length: int) -> None:
@@ -85,24 +85,24 @@ class SkipTuners(nn.ModuleList):
         bottlenecks = [Bottleneck(width, length, act) for _ in blocks(model)]
         super().__init__(bottlenecks)
         for block, bottleneck in zip(blocks(model), bottlenecks, strict=True):
-            block.register_forward_hook(_past(bottleneck))
+            block.register_forward_hook(_around(bottleneck))
 
 
 class Interventions(nn.ModuleList):
-    """An edit of what every block gives, at every position."""
+    """An edit of every block's output, at every position."""
 
     def __init__(self, model: PreTrainedModel, rank: int) -> None:
         width = model.get_input_embeddings().embedding_dim
         super().__init__(Intervention(width, rank) for _ in blocks(model))
         for block, edit in zip(blocks(model), self, strict=True):
-            block.register_forward_hook(_behind(edit))
+            block.register_forward_hook(_after(edit))
 
 
 class Bypass(nn.Module):
-    """A narrow network beside the model, which reads hidden states and adds to the last of them.
+    """A narrow side network that reads hidden states and adds to the input of the final norm.
 
-    It reads every block's output (res-tuning, arXiv 2310.19859, the bypass form) or, where not `ladder`, the embeddings
-    alone (side tuning, arXiv 1912.13503). Training needs no gradient inside the model itself.
+    It reads every block's output (the bypass form of Res-Tuning, arXiv 2310.19859) or, without `ladder`, the
+    embeddings only (side tuning, arXiv 1912.13503). Training needs no gradients inside the model itself.
     """
 
     def __init__(self, model: PreTrainedModel, width: int, act: str, ladder: bool) -> None:
@@ -129,7 +129,7 @@ class Bypass(nn.Module):
 
     def _writer(self) -> Any:
         def write(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            assert self._state is not None, "the embeddings were not read"
+            assert self._state is not None, "the embeddings were never computed"
             added, self._state = self.back(self._state), None
             return (inputs[0] + added.to(inputs[0].dtype), *inputs[1:])
 
@@ -140,7 +140,7 @@ KINDS: Mapping[str, Any] = {"ADAPTER": Adapters, "SKIP": SkipTuners, "REFT": Int
 
 
 def add(model: PreTrainedModel, kind: str, options: Mapping[str, Any]) -> PreTrainedModel:
-    """The model with new modules, which alone are trained, in fp32."""
+    """The model with new modules of a kind in `KINDS`, in fp32, which alone are trainable."""
     added = KINDS[kind](model, **options)
     model.requires_grad_(False)
     added.float().to(model.device).requires_grad_(True)
@@ -150,7 +150,7 @@ def add(model: PreTrainedModel, kind: str, options: Mapping[str, Any]) -> PreTra
 
 
 def is_added(model: nn.Module) -> bool:
-    """Whether the model carries modules of this file."""
+    """Whether the model has modules of this file."""
     return "added" in dict(model.named_children())
 
 
@@ -172,7 +172,7 @@ def load(model: PreTrainedModel, folder: Path, trainable: bool) -> PreTrainedMod
 
 
 def restore(model: PreTrainedModel, folder: Path) -> None:
-    """Puts the weights of `folder` into modules that are there. ValueError where they do not fit."""
+    """Loads the weights of `folder` into the attached modules. Raises ValueError if they do not fit."""
     try:
         model.get_submodule("added").load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:
@@ -180,8 +180,8 @@ def restore(model: PreTrainedModel, folder: Path) -> None:
         raise ValueError(f"{folder}: the adapter does not fit this model: {' '.join(reason[:2])}") from error
 
 
-def _behind(module: nn.Module) -> Any:
-    """A hook that puts `module` behind another's output, the first of a tuple."""
+def _after(module: nn.Module) -> Any:
+    """A hook that applies `module` to a module's output, or to the first of its outputs."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
         return (module(output[0]), *output[1:]) if isinstance(output, tuple) else module(output)
@@ -189,8 +189,8 @@ def _behind(module: nn.Module) -> Any:
     return hook
 
 
-def _past(bottleneck: Bottleneck) -> Any:
-    """A hook that adds to a block's output the bottleneck's change of what went into the block."""
+def _around(bottleneck: Bottleneck) -> Any:
+    """A hook that adds the bottleneck's change of a block's input to the block's output."""
 
     def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         change = bottleneck.change(inputs[0])
@@ -201,7 +201,7 @@ def _past(bottleneck: Bottleneck) -> Any:
 
 def _activation(name: str) -> nn.Module:
     if name not in ACT2FN:
-        raise ValueError(f"--adapter_act {name}: there is {', '.join(sorted(ACT2FN))}")
+        raise ValueError(f"--adapter_act {name} is unknown: choose from {', '.join(sorted(ACT2FN))}")
     act: nn.Module = ACT2FN[name]
     return act
 

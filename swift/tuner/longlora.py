@@ -1,4 +1,4 @@
-"""Shifted sparse attention (S2-Attn, arXiv 2309.12307) for training on long rows. Knows no LoRA and no trainer."""
+"""Shifted sparse attention (S2-Attn, arXiv 2309.12307) to train on long rows. Knows no LoRA and no trainer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NAME = "s2"
 
 
 def shift_attention(model: PreTrainedModel, group: int) -> None:
-    """In training, tokens attend within groups of `group` tokens, half the heads in groups shifted by half of one.
+    """In training, tokens attend within groups of `group` tokens; for half of the heads the groups are shifted by half.
 
-    Evaluation, and a checkpoint loaded later, attend to everything.
+    Evaluation, and a checkpoint loaded later, attend to all tokens.
     """
     if group < 2 or group % 2:
         raise ValueError(f"--longlora_group_size {group}: must be an even number of tokens")
@@ -32,10 +32,10 @@ def shift_attention(model: PreTrainedModel, group: int) -> None:
 def grouped_attention(
     q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, real_BT: Tensor, group: int, **how: Any
 ) -> Tensor:
-    """Causal attention in groups; the second half of the heads in groups that begin half a group earlier.
+    """Causal attention within groups; for the second half of the heads, groups begin half a group earlier.
 
-    Nothing wraps around: a row's first half group is a group of its own for the shifted heads, so no token sees a
-    later one.
+    Groups do not wrap around: for the shifted heads the first half group is a group of its own, so no token attends to
+    a later one.
     """
     half = q_BHTD.shape[1] // 2
     parts = []
@@ -57,12 +57,12 @@ def _in_groups(q: Tensor, k: Tensor, v: Tensor, real_BT: Tensor, group: int, shi
 
     real_NG = pad(real_BT, (shift, right), value=False).reshape(rows * groups, group)
     causal_GG = torch.ones(group, group, dtype=torch.bool, device=q.device).tril()
-    # a padded query sees itself: a row of nothing but -inf would be NaN
+    # a padded query attends to itself: softmax of a row of -inf is NaN
     itself_GG = torch.eye(group, dtype=torch.bool, device=q.device)
     mask_N1GG = ((causal_GG & real_NG[:, None]) | itself_GG)[:, None]
     out = scaled_dot_product_attention(cut(q), cut(k), cut(v), attn_mask=mask_N1GG, **how)
-    whole = out.view(rows, groups, heads, group, width).transpose(1, 2).reshape(rows, heads, groups * group, width)
-    return whole[:, :, shift : shift + length]
+    joined = out.view(rows, groups, heads, group, width).transpose(1, 2).reshape(rows, heads, groups * group, width)
+    return joined[:, :, shift : shift + length]
 
 
 def _attention(group: int) -> Any:
@@ -77,7 +77,7 @@ def _attention(group: int) -> Any:
         **_: Any,
     ) -> tuple[Tensor, None]:
         if query.shape[2] != key.shape[2]:
-            raise ValueError("shifted sparse attention is for training: it goes on from no past keys and values")
+            raise ValueError("shifted sparse attention is for training: it takes no KV cache")
         repeats = query.shape[1] // key.shape[1]
         key, value = (each.repeat_interleave(repeats, dim=1) for each in (key, value))
         real_BT = attention_mask if attention_mask is not None else query.new_ones(query.shape[0], query.shape[2])

@@ -1,4 +1,4 @@
-"""LoRA: its options, its initialisation, and laying it on a model. Knows no model names, no data, no training."""
+"""LoRA: its options, its initialisation, and attaching it to a model. Knows no model names, no data, no training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from swift.tuner import loraga
 from swift.tuner.peft_models import is_quantised, wrap
-from swift.tuner.targets import Names, lora_targets, no_names, whole_modules
+from swift.tuner.targets import Names, lora_targets, modules_to_save, no_names
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
@@ -21,11 +21,10 @@ INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
-    """How LoRA is laid on. `default_targets` is what the word DEFAULT means for this model, where that is known.
-    Modules whose names are `frozen` get none.
+    """`default_targets`: the modules that DEFAULT means, where that is known. Modules that are `frozen` get no adapter.
 
-    `dtype` AUTO keeps LoRA's matrices in fp32 whatever the model is in: an optimiser step at usual learning rates is
-    smaller than what bf16 can add to a weight, and fp16 needs fp32 weights for loss scaling.
+    `dtype` AUTO keeps lora_A and lora_B in fp32 whatever the model's dtype: at usual learning rates an optimizer step
+    is smaller than bf16 can resolve, and fp16 needs fp32 weights for loss scaling.
     """
 
     targets: tuple[str, ...] = ("DEFAULT",)
@@ -45,22 +44,25 @@ class LoraOptions:
 def attach(
     model: PreTrainedModel, options: LoraOptions | None, batches: Iterable[Mapping[str, Any]] = ()
 ) -> PreTrainedModel | PeftModel:
-    """The model with new adapters, which alone can be trained; with `options` None the model, all of it trainable.
+    """The model with new adapters, which alone are trainable; with `options` None the model, all of it trainable.
 
-    `batches` are inputs of the model with `labels`, which start values `eva` and `lora_ga` are drawn from.
+    `batches`: inputs of the model with `labels`, from which `eva` and `lora_ga` compute their initialisation. Raises
+    ValueError for options that do not fit the model.
     """
     if options is None:
         if model.dtype == torch.float16:
-            raise ValueError("a whole model cannot be trained in fp16: its steps are lost; take --dtype bf16 or fp32")
+            raise ValueError(
+                "full fine-tuning does not work in fp16, whose steps round to nothing: use --dtype bf16 or fp32"
+            )
         return model.requires_grad_(True)
-    init = check_start(options.init, options.dora, is_quantised(model), model.device.type)
+    init = check_init(options.init, options.dora, is_quantised(model), model.device.type)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
         lora_alpha=options.alpha,
-        lora_dropout=_share(options.dropout),
+        lora_dropout=_probability(options.dropout),
         target_modules=lora_targets(model, options.targets, options.default_targets, options.frozen),
-        modules_to_save=whole_modules(model, options.modules_to_save) or None,
+        modules_to_save=modules_to_save(model, options.modules_to_save) or None,
         bias=options.bias,
         use_rslora=options.rslora,
         use_dora=options.dora,
@@ -74,21 +76,21 @@ def attach(
     try:
         tuned = wrap(model, config, dtype)
     except ValueError as error:
-        if "ParamWrapper" not in str(error) or not config.lora_dropout:  # experts' weights are in no layer of their own
+        if "ParamWrapper" not in str(error) or not config.lora_dropout:  # the weights of experts are bare parameters
             raise
         raise ValueError(
-            f"LoRA on the weights of experts knows no dropout: add --lora_dropout_p 0 to "
-            f"--lora_target_modules {' '.join(options.targets)}, or name targets beside the experts"
+            f"LoRA on the weights of experts has no dropout: add --lora_dropout_p 0 to "
+            f"--lora_target_modules {' '.join(options.targets)}, or name targets other than the experts"
         ) from None
     if options.init == "lora_ga":
         loraga.keep_start(tuned)
     if options.init == "eva":
-        _start_from_rows(tuned, config, batches)
+        _initialise_from_rows(tuned, config, batches)
     return tuned
 
 
-def _start_from_rows(tuned: PeftModel, config: LoraConfig, batches: Iterable[Mapping[str, Any]]) -> None:
-    """EVA (arXiv 2410.07170). PEFT skips batches that are too small, and would wait for a larger one for ever."""
+def _initialise_from_rows(tuned: PeftModel, config: LoraConfig, batches: Iterable[Mapping[str, Any]]) -> None:
+    """EVA (arXiv 2410.07170). PEFT skips batches that are too small and would wait for a larger one forever."""
     needed = round(config.r * config.eva_config.rho)
     sizes, enough = [0], []
     for batch in batches:
@@ -97,40 +99,42 @@ def _start_from_rows(tuned: PeftModel, config: LoraConfig, batches: Iterable[Map
             enough.append(batch)
     if not enough:
         raise ValueError(
-            f"start values 'eva' need batches of {needed} trained tokens, and none has more than {max(sizes)}: "
+            f"initialisation 'eva' needs batches of {needed} trained tokens, and none has more than {max(sizes)}: "
             "raise --batch_size, or lower --lora_rank"
         )
     initialize_lora_eva_weights(tuned, enough, show_progress_bar=False)
 
 
-def check_start(word: str, dora: bool, quantised: bool, device: str) -> dict[str, Any]:
-    """LoraConfig's arguments for start values; ValueError for ones that there are not, or not for such a model."""
+def check_init(word: str, dora: bool, quantised: bool, device: str) -> dict[str, Any]:
+    """LoraConfig's arguments for an initialisation. Raises ValueError for one that is unknown or does not fit."""
     found = _init(word)
     if word == "loftq" and device == "cpu":
-        raise ValueError("start values 'loftq' are computed on a GPU: take pissa or true on a CPU")
+        raise ValueError("initialisation 'loftq' is computed on a GPU: use pissa or true on a CPU")
     if word == "pissa" and quantised:
-        raise ValueError("start values 'pissa' are computed from whole weights: take true or olora beside 4 or 8 bits")
+        raise ValueError(
+            "initialisation 'pissa' is computed from unquantised weights: use true or olora with 4 or 8 bits"
+        )
     if word == "lora_ga" and (dora or quantised):
-        raise ValueError("start values 'lora_ga' need whole weights and no --use_dora")
+        raise ValueError("initialisation 'lora_ga' needs unquantised weights and no --use_dora")
     return found
 
 
 def _init(word: str) -> dict[str, Any]:
-    """LoraConfig's arguments for start values."""
+    """LoraConfig's arguments for an initialisation by its name."""
     known = {"true": True, "false": False}
     if word.lower() in known:
         return {"init_lora_weights": known[word.lower()]}
     if word.startswith("pissa_niter"):
-        raise ValueError(f"start values {word!r} are random, so a saved adapter could not find them again: take pissa")
+        raise ValueError(f"initialisation {word!r} is random, so a saved adapter could not be restored: use pissa")
     if word == "loftq" and find_spec("scipy") is None:
-        raise ValueError("start values 'loftq' need the package scipy: pip install -e '.[quant]'")
+        raise ValueError("initialisation 'loftq' needs the package scipy: pip install -e '.[quant]'")
     if word not in INITS:
-        raise ValueError(f"unknown start values {word!r}: true, false, {', '.join(INITS)}")
+        raise ValueError(f"unknown initialisation {word!r}: true, false, {', '.join(INITS)}")
     more = {"loftq": {"loftq_config": LoftQConfig(loftq_bits=4)}, "lora_ga": {"lora_ga_config": LoraGAConfig()}}
     return {"init_lora_weights": word, **more.get(word, {})}
 
 
-def _share(dropout: float) -> float:
+def _probability(dropout: float) -> float:
     if not 0 <= dropout < 1:
         raise ValueError(f"LoRA dropout {dropout} is not in 0 <= p < 1")
     return dropout

@@ -1,7 +1,7 @@
-"""LoRA-GA (arXiv 2407.05000), LoRA that starts along the gradient of the weights below. Knows no data and no flag.
+"""LoRA-GA (arXiv 2407.05000): LoRA initialised with the gradient of the base weights. Knows no data and no flag.
 
-The start takes from the weights what the adapter adds, so that the model begins as it was. The saved file must not need
-weights that moved: it is a plain LoRA of twice the rank, what the adapter is now less what it was at the start.
+Initialisation subtracts from the weights what the adapter adds, so that the model computes what it did. The saved file
+must fit the original weights: it is plain LoRA of twice the rank, the adapter minus its initialisation.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 BATCHES = 8
-"""Of rows, whose gradients are averaged."""
+"""Batches whose gradients are averaged."""
 A, B = "lora_start_A", "lora_start_B"
-"""What a layer's start is called: buffers that PEFT does not save."""
+"""Buffers with a layer's initial lora_A and lora_B, which PEFT does not save."""
 
 
 def estimate(model: PreTrainedModel, config: LoraConfig, batches: Iterable[Mapping[str, Any]]) -> None:
-    """Finds the gradients that PEFT then makes the start of. `batches` are inputs of the model with `labels`."""
+    """Computes the gradients that PEFT initialises from. `batches`: inputs of the model with `labels`."""
 
     def rows() -> None:
         for batch in islice(batches, BATCHES):
@@ -37,32 +37,32 @@ def estimate(model: PreTrainedModel, config: LoraConfig, batches: Iterable[Mappi
 
 
 def keep_start(model: PeftModel) -> None:
-    """Notes the start of every layer. ValueError for an adapter on something else than a linear layer."""
+    """Keeps the initial values of every layer. Raises ValueError for an adapter on anything but a linear layer."""
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
         if not layer.lora_A:
-            raise ValueError(f"start values 'lora_ga' are for linear layers alone, and {name} is none")
+            raise ValueError(f"initialisation 'lora_ga' is for linear layers only, and {name} is not one")
         layer.register_buffer(A, layer.lora_A["default"].weight.detach().clone(), persistent=False)
         layer.register_buffer(B, layer.lora_B["default"].weight.detach().clone(), persistent=False)
 
 
-def started(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Each layer that began so, by its name."""
+def layers_with_start(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Name and module of each layer initialised this way."""
     return ((name, layer) for name, layer in model.named_modules() if A in dict(layer.named_buffers(recurse=False)))
 
 
 def save(model: PeftModel, folder: Path, weights: str, trained: Mapping[str, Tensor] | None = None) -> None:
-    """The adapter as a plain LoRA, its tensors in the file `weights`. `trained`: where this process has but a shard."""
+    """Writes plain LoRA, its tensors to the file `weights`. `trained`: the tensors, where this process has a shard."""
     state = get_peft_model_state_dict(model, state_dict=trained, save_embedding_layers=False)
-    for name, layer in started(model):
+    for name, layer in layers_with_start(model):
         start_A, start_B = layer.get_buffer(A), layer.get_buffer(B)
         state[f"{name}.lora_A.weight"] = torch.cat([state[f"{name}.lora_A.weight"], start_A])
         state[f"{name}.lora_B.weight"] = torch.cat([state[f"{name}.lora_B.weight"], -start_B], dim=1)
     config = copy(model.active_peft_config)
     config.init_lora_weights, config.lora_ga_config, config.inference_mode = True, None, True
     config.r *= 2
-    config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2  # so that the scale stays what it is
+    config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2  # keeps the scale
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: each.contiguous().cpu() for name, each in state.items()}, folder / weights, {"format": "pt"})
     config.save_pretrained(folder)
@@ -70,8 +70,8 @@ def save(model: PeftModel, folder: Path, weights: str, trained: Mapping[str, Ten
 
 @torch.no_grad()
 def move_start(model: PeftModel, starts: Mapping[str, Tensor]) -> None:
-    """Makes `starts` (buffer's name -> values) the start, and the weights below what they are under it."""
-    for name, layer in started(model):
+    """Replaces the initial values by `starts` (buffer's name -> values) and adapts the base weights to them."""
+    for name, layer in layers_with_start(model):
         old_A, old_B = layer.get_buffer(A), layer.get_buffer(B)
         new_A, new_B = starts[f"{name}.{A}"].to(old_A), starts[f"{name}.{B}"].to(old_B)
         if not (torch.equal(old_A, new_A) and torch.equal(old_B, new_B)):

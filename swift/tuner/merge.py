@@ -1,4 +1,4 @@
-"""Adapters merged into the weights of their model, and which ones cannot be. Writes no file."""
+"""Merging adapters into the weights of their model, and which cannot be merged. Writes no file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ MERGEABLE = (
     *("LORA", "ADALORA", "IA3", "VERA", "BOFT", "OFT", "FOURIERFT", "LOHA", "LOKR", "HRA", "MISS", "RANDLORA", "C3A"),
     *("SHIRA", "ROAD", "LN_TUNING", "TRAINABLE_TOKENS"),
 )
-"""What adapter_config.json calls the kinds whose change of the weights is a weight."""
+"""PEFT types (in adapter_config.json) that are a change of weights."""
 UNMERGEABLE = {
-    "PROMPT_TUNING": "its virtual tokens are no weights of the model",
-    "P_TUNING": "its virtual tokens are no weights of the model",
-    "PREFIX_TUNING": "its keys and values are no weights of the model",
+    "PROMPT_TUNING": "its virtual tokens are not weights of the model",
+    "P_TUNING": "its virtual tokens are not weights of the model",
+    "PREFIX_TUNING": "its keys and values are not weights of the model",
     "ADAPTER": "its bottlenecks are not linear",
-    "REFT": "it edits hidden states, which the blocks' residual stream carries past every weight",
-    "BYPASS": "it is a network beside the model",
+    "REFT": "it edits the residual stream, not the output of a weight",
+    "BYPASS": "it is a side network",
     "SKIP": "its bottlenecks are not linear",
 }
 
 
 def why_unmergeable(model: PreTrainedModel | PeftModel) -> str:
-    """Why the adapter on `model` has to stay beside its weights; empty if it can be merged into them."""
+    """Why the adapter on `model` cannot be merged into its weights; empty if it can."""
     if isinstance(model, PeftModel):
         kind = str(model.active_peft_config.peft_type.value)
         if is_quantised(model.get_base_model()):
@@ -38,10 +38,9 @@ def why_unmergeable(model: PreTrainedModel | PeftModel) -> str:
 
 
 def merge(model: PeftModel) -> PreTrainedModel:
-    """The plain model with the adapter added to its weights. The model given is used up.
+    """The base model with the adapter added to its weights. `model` must not be used afterwards.
 
-    Tied embeddings that the adapter changes on one side only are untied: each side keeps what it computed. Raises
-    ValueError for an adapter that is no change of weights.
+    Tied embeddings are untied if the adapter changes one side. Raises ValueError for an adapter that cannot be merged.
     """
     if reason := why_unmergeable(model):
         raise ValueError(f"this adapter cannot be merged: {reason}")
@@ -60,7 +59,7 @@ def _touches_embeddings(model: PeftModel) -> bool:
 
 
 def _untie(base: PreTrainedModel) -> None:
-    """Gives the output head weights of its own, equal to those it shared."""
+    """Gives the output head its own copy of the shared weights."""
     head = base.get_output_embeddings()
     if isinstance(head, BaseTunerLayer):
         head = head.get_base_layer()

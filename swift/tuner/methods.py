@@ -1,4 +1,4 @@
-"""How each tuner is laid on a model: functions (model, settings) -> model. Knows no flag names but in errors."""
+"""How each tuner is applied: functions (model, settings) -> model. Names flags in errors only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swift.tuner import extra_modules, llamapro, longlora, lora, peft_models
-from swift.tuner.targets import whole_modules
+from swift.tuner.targets import modules_to_save
 
 Settings: TypeAlias = dict[str, Any]
 Model: TypeAlias = PreTrainedModel | PeftModel
@@ -21,7 +21,7 @@ Apply: TypeAlias = Callable[[PreTrainedModel, Settings], Model]
 
 
 def by_peft(config: Any, **fixed: Any) -> Apply:
-    """Through a configuration class of PEFT's."""
+    """A tuner of PEFT, by its configuration class and the settings that never change."""
 
     def apply(model: PreTrainedModel, settings: Settings) -> PeftModel:
         settings = {name: value for name, value in settings.items() if value is not None}
@@ -73,12 +73,12 @@ def apply_c3a(model: PreTrainedModel, settings: Settings) -> Model:
 
 def apply_trainable_tokens(model: PreTrainedModel, settings: Settings) -> Model:
     if not settings["token_indices"]:
-        raise ValueError("--trainable_token_ids: which tokens shall be trained? give their ids")
+        raise ValueError("--trainable_token_ids is empty: give the ids of the tokens to train")
     return by_peft(peft.TrainableTokensConfig)(model, {"token_indices": list(settings["token_indices"])})
 
 
 def apply_norms(model: PreTrainedModel, settings: Settings) -> Model:
-    return by_peft(peft.LNTuningConfig, target_modules=whole_modules(model, ("LN",)))(model, settings)
+    return by_peft(peft.LNTuningConfig, target_modules=modules_to_save(model, ("LN",)))(model, settings)
 
 
 def by_extra_modules(kind: str, **fixed: Any) -> Apply:
@@ -90,9 +90,9 @@ def apply_llamapro(model: PreTrainedModel, settings: Settings) -> Model:
 
 
 def freeze(model: PreTrainedModel, share: float, also: Collection[str]) -> None:
-    """Freezes the first parameters, from the embeddings up, as far as they make `share` of all; not those in `also`.
+    """Freezes parameters from the embeddings up, until they are the fraction `share` of all.
 
-    `also` are prefixes of parameter names. A parameter is frozen whole or not at all.
+    `also`: prefixes of names whose parameters stay trainable. Raises ValueError if nothing would be trained.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"--freeze_parameters {share}: must be from 0 to 1")
@@ -100,11 +100,13 @@ def freeze(model: PreTrainedModel, share: float, also: Collection[str]) -> None:
     for prefix in also:
         if not any(name.startswith(prefix) for name in names):
             near = difflib.get_close_matches(prefix, names, n=1, cutoff=0.3) or names[:1]
-            raise ValueError(f"--additional_trainable_parameters {prefix}: no parameter begins so; {near[0]} is one")
-    room = share * model.num_parameters()
+            raise ValueError(
+                f"--additional_trainable_parameters {prefix}: no parameter name begins with it; {near[0]} is one"
+            )
+    remaining = share * model.num_parameters()
     for name, parameter in model.named_parameters():
-        room -= parameter.numel()
-        if room < 0:
+        remaining -= parameter.numel()
+        if remaining < 0:
             break
         parameter.requires_grad_(any(name.startswith(prefix) for prefix in also))
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -1,4 +1,4 @@
-"""What models with PEFT's adapters have in common: making them, their parameters, their dtype. Knows no flag."""
+"""Models with PEFT's adapters: making them, counting parameters, names and dtypes of tensors. Knows no flag."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 
 def wrap(model: PreTrainedModel, config: PeftConfig, dtype: torch.dtype = torch.float32) -> PeftModel:
-    """The model with the adapters that PEFT makes of `config`, in `dtype` where they do not stand for base weights."""
+    """The model with the adapters that `config` describes, in `dtype` unless they are copies of base layers."""
     with without_warnings():
         tuned = get_peft_model(model, config, autocast_adapter_dtype=False)
     if config.peft_type != "LN_TUNING":  # copies of layers, which compute in the model's dtype
@@ -24,23 +24,23 @@ def wrap(model: PreTrainedModel, config: PeftConfig, dtype: torch.dtype = torch.
 
 
 def trained_and_all(model: nn.Module) -> tuple[int, int]:
-    """The number of parameters that are trained, and of all."""
+    """The number of trainable parameters, and of all."""
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(count for count, trains in counts if trains), sum(count for count, _ in counts)
 
 
 def is_quantised(model: PreTrainedModel) -> bool:
-    """transformers sets `hf_quantizer` on models it quantised; HQQ's layers are known by their class."""
+    """Whether layers are quantised: transformers sets `hf_quantizer`; HQQ's layers are recognised by their class."""
     by_hqq = any(type(module).__name__ == "HQQLinear" for module in model.modules())
     return by_hqq or getattr(model, "hf_quantizer", None) is not None
 
 
 def adapter_mark(model: PeftModel) -> str:
-    """What the names of the adapter's own tensors hold."""
+    """The text that the names of all tensors of the adapter contain."""
     config = model.active_peft_config
     if config.is_prompt_learning:
         return "prompt_"
-    # VeRA's shared matrices compute with its vectors, so they go with them
+    # VeRA's shared matrices must have the dtype of its vectors
     return "vera_" if config.peft_type == "VERA" else str(PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type])
 
 
@@ -53,7 +53,7 @@ def cast_adapter(model: PeftModel, dtype: torch.dtype) -> None:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """PEFT warns of adapters on tied embeddings, which `merge` unties, and of missing weights, an error in `load`."""
+    """Hides PEFT's warnings of tied embeddings, which `merge` unties, and of missing weights, an error in `load`."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
         warnings.filterwarnings("ignore", message="Found missing adapter keys.*")

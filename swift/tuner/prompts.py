@@ -1,7 +1,7 @@
-"""A model with virtual tokens, run over a growing cache: they are fed as tokens whose ids are not looked at.
+"""A model with virtual tokens that generates with a KV cache. Knows no tokenizer.
 
-PEFT puts them before whatever it is given, so also before the second half of a row. Here the first `length` positions
-of a cache are the virtual ones; whoever generates sends `length` ids of any kind before each prompt.
+PEFT puts virtual tokens before every input, so also before the next token of a sequence. Here the first `length`
+positions of a cache are the virtual ones; the caller sends `length` arbitrary ids before each prompt.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def is_prompted(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether the adapter consists of virtual tokens, which `Prompted` puts before a prompt."""
+def has_virtual_tokens(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the adapter consists of virtual tokens, which `VirtualTokenModel` puts before a prompt."""
     return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
 
 
-class Prompted(nn.Module):
-    """Called like the model inside, with keys and values of the past in `past_key_values`."""
+class VirtualTokenModel(nn.Module):
+    """Called like the model inside, with the KV cache in `past_key_values`."""
 
     def __init__(self, tuned: PeftModel) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class Prompted(nn.Module):
         rows, rest = len(input_ids), input_ids[:, virtual:]
         if not self._keys:
             prompt = self.tuned.get_prompt(rows)[:, before : before + virtual]
-            words = self.base.get_input_embeddings()(rest)
-            return self.base(inputs_embeds=torch.cat([prompt.to(words.dtype), words], dim=1), **options)
+            embeddings = self.base.get_input_embeddings()(rest)
+            return self.base(inputs_embeds=torch.cat([prompt.to(embeddings.dtype), embeddings], dim=1), **options)
         if before or not rest.shape[1]:
-            raise ValueError(f"the {self.length} virtual positions and a token behind them must come in one piece")
+            raise ValueError(f"the {self.length} virtual positions and the token after them must be in one call")
         for index, layer in enumerate(self.tuned.get_prompt(rows).layers):
             past_key_values.update(layer.keys, layer.values, index)
         return self.base(input_ids=rest, **options)

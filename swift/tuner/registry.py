@@ -12,28 +12,26 @@ import peft
 from swift.tuner import methods
 from swift.tuner.methods import Apply
 
-PROMPTED = "no: its virtual tokens are not weights of the model"
-WHOLE = "nothing to merge: the checkpoint is a complete model"
+VIRTUAL_TOKENS = "no: its virtual tokens are not weights of the model"
+NOTHING_TO_MERGE = "nothing to merge: the checkpoint is a complete model"
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """`merges`: `yes`, or why not. `whole`: the checkpoint is a model, not an adapter."""
+    """`merges`: `yes`, or why not. `full_model`: the checkpoint is a model, not an adapter."""
 
     about: str
     paper: str
     """arXiv id; empty where there is none"""
     apply: Apply
     flags: Mapping[str, str] = field(default_factory=dict)
-    """Flag -> setting of `apply`; empty where the flag is for the optimizer or the loop"""
+    """Flag -> argument of `apply`; empty where the optimizer or the training loop reads the flag"""
     merges: str = "yes"
-    whole: bool = False
+    full_model: bool = False
     quantised: bool = False
-    """Whether it works beside weights of 4 or 8 bits"""
+    """Whether it works on weights of 4 or 8 bits"""
     recomputes: bool = True
-    """Whether its blocks may be run twice, as gradient checkpointing does"""
-
-
+    """Whether gradient checkpointing, which runs blocks twice, works with it"""
 LORA = {
     "lora_target_modules": "targets",
     "lora_modules_to_save": "modules_to_save",
@@ -47,24 +45,14 @@ LORA = {
     "init_lora_weights": "init",
     "lora_lr_ratio": "",
 }
-
-
 WHERE = {"lora_target_modules": "target_modules", "lora_modules_to_save": "modules_to_save"}
-
-
 RANK = {**WHERE, "lora_rank": "r"}
-
-
 LYCORIS = {**RANK, "lora_alpha": "alpha", "lora_dropout_p": "rank_dropout"}
-
-
 VIRTUAL = {"num_virtual_tokens": "num_virtual_tokens"}
 
 
 def _prefixed(prefix: str, *names: str, **renamed: str) -> dict[str, str]:
     return {f"{prefix}_{name}": name for name in names} | {f"{prefix}_{flag}": name for flag, name in renamed.items()}
-
-
 _TABLE = {
     "lora": Tuner(
         "Low-rank updates of linear layers; flags select rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ, EVA, LoRA-GA",
@@ -83,8 +71,8 @@ _TABLE = {
             **dict.fromkeys(("galore_target_modules", "galore_update_proj_gap", "galore_scale"), ""),
             **dict.fromkeys(("galore_proj_type", "galore_optim_per_parameter"), ""),
         },
-        WHOLE,
-        whole=True,
+        NOTHING_TO_MERGE,
+        full_model=True,
     ),
     "longlora": Tuner(
         "LoRA with embeddings and norms, and shifted sparse attention during training",
@@ -198,7 +186,7 @@ _TABLE = {
         "2104.08691",
         methods.by_peft(peft.PromptTuningConfig),
         VIRTUAL,
-        PROMPTED,
+        VIRTUAL_TOKENS,
         quantised=True,
     ),
     "prefix": Tuner(
@@ -215,7 +203,7 @@ _TABLE = {
         "2103.10385",
         methods.by_peft(peft.PromptEncoderConfig),
         {**VIRTUAL, "prompt_encoder_hidden_size": "encoder_hidden_size"},
-        PROMPTED,
+        VIRTUAL_TOKENS,
         quantised=True,
     ),
     "adapter": Tuner(
@@ -260,8 +248,8 @@ _TABLE = {
         "2401.02415",
         methods.apply_llamapro,
         {"llamapro_num_new_blocks": "new", "llamapro_num_groups": "groups"},
-        WHOLE,
-        whole=True,
+        NOTHING_TO_MERGE,
+        full_model=True,
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Which modules of a model a target word means: DEFAULT, ALL, EMBEDDING, LN or names. Changes no module."""
+"""Target words (DEFAULT, ALL, EMBEDDING, LN, names) -> names of a model's modules. Changes no module."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 Names = Callable[[str], bool]
-"""Whether the module or parameter of a name is meant."""
+"""Whether a module's or parameter's name belongs to a set."""
 
 QUANTISED = ("QuantLinear", "QuantizedLinear", "WQLinear", "HQQLinear", "EetqLinear")
-"""In the class names of quantised layers, or of what they derive from, that are no `nn.Linear` (bitsandbytes' are)."""
+"""Parts of class names of quantised layers, or of their bases, that do not derive from `nn.Linear`."""
 
 
 def no_names(_: str) -> bool:
@@ -24,10 +24,9 @@ def no_names(_: str) -> bool:
 def lora_targets(
     model: PreTrainedModel, words: Sequence[str], default: Sequence[str] = (), frozen: Names = no_names
 ) -> list[str]:
-    """The names PEFT looks for, each a suffix of module names. `default` is what DEFAULT means, where that is known.
+    """Target names for PEFT, each a suffix of module names. `default`: what DEFAULT means, where that is known.
 
-    Modules whose names are `frozen` are no targets. Raises ValueError for a word that fits no layer LoRA
-    can adapt.
+    `frozen` modules are no targets. Raises ValueError for a word that matches no layer LoRA can adapt.
     """
     modules = dict(model.named_modules())
     kinds = {name: module for name, module in modules.items() if _adaptable(module)}
@@ -51,42 +50,44 @@ def lora_targets(
     return _outside(frozen, list(dict.fromkeys(found)), kinds, modules)
 
 
-def sees(model: PreTrainedModel) -> bool:
-    """Whether the model has a part that makes features of pixels."""
+def has_vision(model: PreTrainedModel) -> bool:
+    """Whether the model has a vision tower."""
     return model.get_encoder(modality="image") is not model
 
 
-def before_language(model: PreTrainedModel, vit: bool = True, aligner: bool = True) -> Names:
-    """Whether a name is of what stands before an image model's language model. Of no other model there is such a name.
+def vision_modules(model: PreTrainedModel, vit: bool = True, aligner: bool = True) -> Names:
+    """The modules of a vision-language model outside its language model; no names for other models.
 
-    `vit`: what makes features of pixels. `aligner`: what makes embeddings of these, beside it or, as a merger, in it.
+    `vit`: the vision tower. `aligner`: the projector to embeddings, next to the tower or, as a merger, inside it.
     """
-    if not sees(model):
+    if not has_vision(model):
         return no_names
     names = {module: f"{name}." for name, module in model.named_modules()}
     tower = names[model.get_encoder(modality="image")]
     language = (names[model.get_decoder()], names[model.get_output_embeddings()])
 
-    def stands_before(name: str) -> bool:
+    def is_vision(name: str) -> bool:
         if f"{name}.".startswith(language):
             return False
         return vit if f"{name}.".startswith(tower) and "merger" not in name else aligner
 
-    return stands_before
+    return is_vision
 
 
 def _outside(frozen: Names, words: Sequence[str], kinds: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """The words, or where they also mean frozen modules, names that do not."""
+    """The words or, if they also match frozen modules, longer names that do not."""
     ends = tuple(f".{word}" for word in words)
     meant = {name for name in kinds if f".{name}".endswith(ends)}
     kept = {name for name in meant if not frozen(name)}
     if meant and not kept:
-        raise ValueError(f"{', '.join(words)}: only in parts that see: --freeze_vit false and --freeze_aligner false")
+        raise ValueError(
+            f"{', '.join(words)}: only in the vision tower or projector: --freeze_vit false and --freeze_aligner false"
+        )
     return list(words) if kept == meant else _suffixes(kept, modules)
 
 
-def whole_modules(model: PreTrainedModel, words: Sequence[str]) -> list[str]:
-    """The names of modules to train whole: names, EMBEDDING (every `nn.Embedding`) and LN (every norm)."""
+def modules_to_save(model: PreTrainedModel, words: Sequence[str]) -> list[str]:
+    """The names of modules to train in full: names, EMBEDDING (every `nn.Embedding`) and LN (every norm)."""
     modules = {name: module for name, module in model.named_modules() if name}
     found: list[str] = []
     for word in _split(words):
@@ -113,7 +114,7 @@ def _named(word: str, modules: Iterable[str], problem: str, words: str) -> list[
 
 
 def _default(model: PreTrainedModel, kinds: dict[str, nn.Module], default: Sequence[str]) -> list[str]:
-    """The table's choice, else PEFT's for this kind of model, else every linear layer of the attention."""
+    """The catalog's choice, else PEFT's for this model type, else every linear layer of the attention."""
     for choice in (default, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type, ())):
         if choice and all(any(name.endswith(f".{word}") for name in kinds) for word in choice):
             return list(choice)
@@ -124,9 +125,9 @@ def _default(model: PreTrainedModel, kinds: dict[str, nn.Module], default: Seque
 
 
 def _suffixes(wanted: set[str], everything: Iterable[str]) -> list[str]:
-    """The shortest suffixes that mean the wanted modules and no other."""
+    """The shortest suffixes that match the wanted modules and no others."""
     unwanted = {suffix for name in everything if name not in wanted for suffix in _ends(name)}
-    # a name that is itself the end of an unwanted one cannot be told apart by suffix; it stays whole
+    # a full name that is the suffix of an unwanted one cannot be told apart; it stays as it is
     return list(dict.fromkeys(next((end for end in _ends(name) if end not in unwanted), name) for name in wanted))
 
 

@@ -142,7 +142,7 @@ def _split_rows(lengths: Sequence[int], *tensors: Tensor) -> list[Sequence[Tenso
 
 
 def _rotate(x_TND: Tensor, cos_TR: Tensor | None, sin_TR: Tensor | None) -> Tensor:
-    """Rotary embedding of the first R features of each head; both halves of R have the same angles."""
+    """Rotary embedding of the first R features of each head; both branches of R have the same angles."""
     if cos_TR is None or sin_TR is None:
         return x_TND
     half = cos_TR.shape[-1] // 2

@@ -1,7 +1,7 @@
-"""Functions of tensors that torch.compile makes one loop of, where the machine can. Knows no model and no data.
+"""Functions of tensors that torch.compile fuses, where a compiler works. Knows no model and no data.
 
-A kernel is computed as it stands until `start` has seen that compiling works. Both ways give the same up to rounding;
-compiled, what lies between the operations stays in registers, in fp32.
+A kernel runs in eager mode until `start` has compiled a trial function. Both ways agree up to rounding; compiled,
+intermediate results stay in registers, in fp32.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ R = TypeVar("R")
 
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 _OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "cpp_wrapper": True}
-"""As many threads as the caller has, not as many as when a kernel was compiled; and called without Python's lock."""
+"""Use the caller's number of threads, not that of compile time; call kernels without Python's lock."""
 
 
 class Kernel(Generic[P, R]):
-    """A function of tensors whose last dimension but one (the tokens, mostly) differs from call to call."""
+    """A function of tensors whose second-to-last dimension (mostly tokens) varies from call to call."""
 
     def __init__(self, plain: Callable[P, R]) -> None:
         self._plain = plain
@@ -34,11 +34,11 @@ class Kernel(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if self._compiled is None:
             return self._plain(*args, **kwargs)
-        return self._compiled(*map(_loose, args), **kwargs)
+        return self._compiled(*map(_dynamic, args), **kwargs)
 
 
-def _loose(value: Any) -> Any:
-    """A tensor without what would have a kernel compiled again: whether it has a gradient, how many tokens it holds."""
+def _dynamic(value: Any) -> Any:
+    """A tensor without what would trigger recompilation: requires_grad, and a fixed number of tokens."""
     if not isinstance(value, Tensor):
         return value
     value = value.detach()
@@ -51,22 +51,22 @@ _KERNELS: list[Kernel[Any, Any]] = []
 
 
 def kernel(plain: Callable[P, R]) -> Kernel[P, R]:
-    """The function as a kernel: it has arguments by position, and changes none of them."""
+    """The function as a kernel. It must take positional arguments and change none of them."""
     _KERNELS.append(made := Kernel(plain))
     return made
 
 
 def start(cache: Path) -> str:
-    """Compiles every kernel when it is first called from now on; why that cannot be, or empty.
+    """From now on compiles every kernel at its first call. Returns why that is impossible, or an empty string.
 
-    `cache` keeps what is compiled for later processes: 4 s to load instead of 20 to compile.
+    `cache` keeps compiled code for later processes: 4 s to load instead of 20 s to compile.
     """
-    # torch itself fills this in, with a folder among the temporary ones, when something that compiles is imported
+    # torch sets it to a temporary folder when something that compiles is imported
     if Path(os.environ.get(_FOLDER, gettempdir())).is_relative_to(gettempdir()):
         os.environ[_FOLDER] = str(cache)
     try:
         torch.compile(_trial, options=_OPTIONS)(torch.ones(3, 5))
-    except Exception as error:  # whatever a machine without a compiler, headers or a place to write answers
+    except Exception as error:  # a missing compiler, missing headers or a read-only disk raise different errors
         return f"torch.compile: {str(error).strip().splitlines()[0][:150]}"
     for each in _KERNELS:
         each._compiled = torch.compile(each._plain, options=_OPTIONS)
@@ -74,7 +74,7 @@ def start(cache: Path) -> str:
 
 
 def stop() -> None:
-    """Computes every kernel as it stands again."""
+    """Runs every kernel in eager mode again."""
     for each in _KERNELS:
         each._compiled = None
 

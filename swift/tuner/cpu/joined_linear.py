@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from swift.tuner.cpu.linear_function import AdapterSpan, GradientSums, LayerSpan, Linear
 from swift.tuner.cpu.master_weights import MasterWeights
-from swift.tuner.cpu.panels import Panels, give_up
+from swift.tuner.cpu.panels import Panels, free_packed
 
 ADAPTER = "default"
 """The name under which PEFT keeps the adapter that is trained."""
@@ -66,7 +66,7 @@ class JoinedLinear:
 
     def keep_as_panels(self, panels: Panels) -> None:
         """Frees the frozen weights, which `panels` holds in another layout."""
-        give_up(self._layers, panels)
+        free_packed(self._layers, panels)
         self._weight = None
 
     def refresh(self) -> None:

@@ -1,4 +1,4 @@
-"""Which kernels train LoRA on this machine: measured with a block of the model. Knows no data."""
+"""Selects the kernels that train LoRA on this machine, by timing one block of the model. Knows no data."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from swift.native.selection import Selection, Works, candidates, select, unmeasu
 from swift.tuner.cpu import block, fused
 
 ROW, MOST = 128, 8
-"""Tokens of a row that is measured, and rows at most."""
+"""Tokens of a timed row, and the most rows."""
 PRODUCTS = 10e9
-"""Tokens x weights that are measured, about: a tenth of a second on an old processor."""
+"""Tokens x weights of a timing, about a tenth of a second on an old processor."""
 
 
 def selection(config: Any, dtype: torch.dtype, again: bool = False) -> Selection:
-    """The kernels for LoRA on all linear layers of a model that `fused` knows, by its configuration.
+    """The fastest kernels for LoRA on all linear layers of a model on the fast path, by its configuration.
 
     Raises ValueError where SWIFT_KERNELS is wrong.
     """
@@ -38,7 +38,7 @@ def selection(config: Any, dtype: torch.dtype, again: bool = False) -> Selection
 
 
 def why_not_again(kernels: str, dtype: torch.dtype) -> str:
-    """Why what trained a checkpoint cannot go on here; empty if it can."""
+    """Why the kernels that trained a checkpoint cannot resume here; empty if they can."""
     if (forced := processor.forced()) and forced != kernels:
         return f"{processor.VARIABLE} says so"
     if kernels not in (*processor.sets(), processor.TORCH):
@@ -47,12 +47,12 @@ def why_not_again(kernels: str, dtype: torch.dtype) -> str:
 
 
 def rows(weights: int) -> int:
-    """How many are measured, for a block of so many weights."""
+    """How many rows are timed for a block with this many weights."""
     return int(min(max(PRODUCTS / weights / ROW, 1), MOST))
 
 
 def works(config: Any, dtype: torch.dtype, rows: int, kernels: str) -> Works:
-    """Rows of one block forwards and backwards."""
+    """The work that is timed: rows through one block, forward and backward."""
     with torch.random.fork_rng(devices=[]):  # drawing weights moves no seed of the caller's
         base = AutoModelForCausalLM.from_config(config, dtype=dtype)
         model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"))

@@ -1,7 +1,7 @@
-"""Frozen weights that are kept in the layout of `products.h` alone. Knows linear layers; no block, no adapter.
+"""Frozen weights that exist only in the packed layout of the C++ products. Knows linear layers; no block, no adapter.
 
-A layer whose weight was given up computes and reads as before: its weight is made again from the panels when somebody
-asks for it, and stays. Until then `parameters()` has its shape and dtype on the device `meta`, and so has a state dict.
+A layer whose weight was freed still computes: its weight is unpacked from the panels when it is first read, and then
+kept. Until then `parameters()` and a state dict hold a tensor of its shape and dtype on the device `meta`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 SIDE = 32
-"""Rows of a weight in a panel; widths are multiples of it."""
+"""Rows of a weight in a panel; in and out features are multiples of it."""
 
 
 class Panels:
-    """Frozen weights of one dtype and input, one below the other, as panels.
+    """Frozen weights with one dtype and input, concatenated along their rows and packed.
 
-    `planes`: the room of so many bf16 that a number takes. `functions`: a library that has lay_out_weight and
-    read_weight for the dtype. Each weight has a multiple of SIDE rows.
+    `planes`: how many bf16 hold one number. `functions`: a library with lay_out_weight and read_weight for the dtype.
+    Each weight has a multiple of SIDE rows.
     """
 
     def __init__(self, weights: Sequence[Tensor], planes: int, functions: ctypes.CDLL) -> None:
@@ -37,14 +37,14 @@ class Panels:
         return self.data.data_ptr() + row * self.inputs * self.planes * self.data.itemsize
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Some rows of the weight; both ends are multiples of SIDE."""
+        """Rows `start` to `stop` of the weight, unpacked; both are multiples of SIDE."""
         weight_OI = torch.empty(stop - start, self.inputs, dtype=self.dtype)
         self._functions.read_weight(self._at(start), *weight_OI.shape, self.planes, weight_OI.data_ptr())
         return weight_OI
 
 
-class LaidOut(nn.Linear):
-    """A frozen linear layer without a weight of its own until somebody reads it."""
+class PackedLinear(nn.Linear):
+    """A frozen linear layer whose weight is unpacked when it is first read."""
 
     _read: Callable[[], Tensor]
 
@@ -56,8 +56,8 @@ class LaidOut(nn.Linear):
             self._parameters["weight"] = kept = nn.Parameter(self._read(), requires_grad=False)
         return kept
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LaidOut:
-        """What `nn.Module.to` and its like come down to: nothing for a weight that would stay as it is."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        """Called by `nn.Module.to` and its like: leaves a packed weight alone if device and dtype stay the same."""
         kept = self._parameters["weight"]
         assert kept is not None
         moved = fn(torch.empty(0, dtype=kept.dtype))
@@ -71,13 +71,13 @@ class LaidOut(nn.Linear):
             self._parameters["weight"] = kept
 
 
-def give_up(layers: Sequence[nn.Linear], panels: Panels) -> None:
-    """Lets go of the weights of frozen layers, which `panels` has one below the other."""
+def free_packed(layers: Sequence[nn.Linear], panels: Panels) -> None:
+    """Frees the weights of frozen layers, which `panels` holds in the same order."""
     start = 0
     for each in layers:
         stop = start + each.out_features
         shape = torch.empty_like(each.weight, device="meta")
-        each.__class__ = LaidOut
+        each.__class__ = PackedLinear
         each._read = lambda start=start, stop=stop: panels.rows(start, stop)  # type: ignore[assignment]
         each._parameters["weight"] = nn.Parameter(shape, requires_grad=False)
         start = stop
