@@ -59,7 +59,7 @@ def check(folder: Path) -> str:
     """The PEFT type of the adapter in `folder`. Raises ValueError if a file is missing or damaged. Reads no weights."""
     config, weights = folder / "adapter_config.json", folder / WEIGHTS
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such checkpoint folder")
+        raise ValueError(f"{folder}: no such folder")
     for file in (config, weights):
         if not file.is_file():
             raise ValueError(f"{folder}: incomplete adapter checkpoint: {file.name} is missing")
