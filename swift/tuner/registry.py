@@ -32,6 +32,8 @@ class Tuner:
     """Whether it works on weights of 4 or 8 bits"""
     recomputes: bool = True
     """Whether gradient checkpointing, which runs blocks twice, works with it"""
+
+
 LORA = {
     "lora_target_modules": "targets",
     "lora_modules_to_save": "modules_to_save",
@@ -53,6 +55,8 @@ VIRTUAL = {"num_virtual_tokens": "num_virtual_tokens"}
 
 def _prefixed(prefix: str, *names: str, **renamed: str) -> dict[str, str]:
     return {f"{prefix}_{name}": name for name in names} | {f"{prefix}_{flag}": name for flag, name in renamed.items()}
+
+
 _TABLE = {
     "lora": Tuner(
         "Low-rank updates of linear layers; flags select rsLoRA, DoRA, LoRA+, PiSSA, OLoRA, LoftQ, EVA, LoRA-GA",
@@ -259,7 +263,7 @@ TUNERS: Mapping[str, Tuner] = MappingProxyType(_TABLE)
 
 @dataclass(frozen=True)
 class Variant:
-    """What flags make of the tuner `of`."""
+    """A method that flags select within the tuner `of`."""
 
     about: str
     paper: str
