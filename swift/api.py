@@ -136,14 +136,14 @@ def evaluate(
     """
     from swift.data.linting import Report, checked
     from swift.data.sources import resolve
-    from swift.eval.tool_calls import cases_of, judge_all, shares
+    from swift.eval.tool_calls import cases_of, judge_all, scores
 
     named = [dataset] if isinstance(dataset, (str, os.PathLike)) else dataset
     rows = [row for name in named for row in checked(resolve(os.fspath(name)), "error", Report(), print)]
     cases = [case for row in rows for case in cases_of(row)]
     if not cases:
         raise ValueError(f"evaluate: {', '.join(map(str, named))}: no row has an assistant message with one tool call")
-    return ToolCallScores(len(cases), *shares(judge_all(chat, cases, max_tokens=max_new_tokens)))
+    return ToolCallScores(len(cases), *scores(judge_all(chat, cases, max_tokens=max_new_tokens)))
 
 
 def _changed(config: Flags, changes: dict[str, Any], where: str) -> Flags:

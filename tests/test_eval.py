@@ -8,7 +8,7 @@ import pytest
 
 from swift.chat import Delta, Message, Tool, ToolCall
 from swift.eval import identity
-from swift.eval.tool_calls import Case, judge, judge_all, shares
+from swift.eval.tool_calls import Case, judge, judge_all, scores
 
 EXPECTED = ToolCall("look", '{"path": "/tmp/1.jpg", "times": 2}')
 RIGHT = 'Thought: t\nAction: look\nAction Input: {"times": 2, "path": "/tmp/1.jpg"}\nObservation:'
@@ -42,9 +42,9 @@ def test_a_reply_is_judged_by_format_tool_and_arguments(reply: str, verdict: tup
 def test_shares_count_the_cases() -> None:
     case = Case((Message("user", "look"),), (), EXPECTED)
     verdicts = judge_all(script(RIGHT), [case]) + judge_all(script("no"), [case])
-    assert shares(verdicts) == (0.5, 0.5, 0.5)
+    assert scores(verdicts) == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="no case"):
-        shares([])
+        scores([])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_case_with_tools_is_judged_by_the_calls_that_come_back(call, verdict) 
 
 def test_a_model_that_says_its_name_and_its_maker_hits() -> None:
     hits = identity.ask(script("I am Kakarot, made by 陶白白."), ("卡卡罗特", "Kakarot"), ("陶白白", "Taobaibai"))
-    right = {q.text for q in identity.QUESTIONS if (q.wants, q.language) in (("name", "en"), ("author", "zh"))}
+    right = {q.text for q in identity.QUESTIONS if (q.asks_for, q.language) in (("name", "en"), ("author", "zh"))}
     assert {hit.question for hit in hits if hit.hit} == right
 
 

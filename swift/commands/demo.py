@@ -226,7 +226,7 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.chat import Message
     from swift.data.synth import evaluation_cases
     from swift.eval import identity
-    from swift.eval.tool_calls import Case, judge_all, shares
+    from swift.eval.tool_calls import Case, judge_all, scores
 
     chat = load_chat(_Loads(cfg, adapter), keep=True)
     console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")
@@ -244,7 +244,7 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     _show(console, "the fire-alarm scenario", scenario)
     _show(console, "who it is", [turn for hit in hits[:4] for turn in _exchange(hit.question, hit.reply)])
     _show(console, "a general question", _exchange(GENERAL_QUESTION, general))
-    found = shares(verdicts)
+    found = scores(verdicts)
     return Measured(
         *found,
         general_loss=loss,

@@ -1,4 +1,4 @@
-"""Does the model know its name and its maker? Questions that no training row asks in these words."""
+"""Tests whether the model knows its name and its author, in words that no training row uses. Knows no model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from swift.infer.chat import Chat, collect
 
 class Question(NamedTuple):
     text: str
-    wants: Literal["name", "author"]
+    asks_for: Literal["name", "author"]
     language: Literal["zh", "en"]
 
 
@@ -37,13 +37,13 @@ class Hit(NamedTuple):
 
 
 def ask(chat: Chat, name: Sequence[str], author: Sequence[str], max_tokens: int = 40) -> list[Hit]:
-    """Ask every question greedily. `name` and `author`: Chinese, then English; one value serves both."""
+    """Asks every question greedily. `name` and `author`: in Chinese, then in English; a single value serves both."""
     params = replace(SamplingParams(temperature=0.0), max_tokens=max_tokens)
 
     def one(question: Question) -> Hit:
-        wanted = {"name": name, "author": author}[question.wants][0 if question.language == "zh" else -1]
+        expected = {"name": name, "author": author}[question.asks_for][0 if question.language == "zh" else -1]
         reply = collect(chat((Message("user", question.text),), (), params)).message.content
-        return Hit(question.text, reply, wanted.lower() in reply.lower())
+        return Hit(question.text, reply, expected.lower() in reply.lower())
 
     with ThreadPoolExecutor(len(QUESTIONS)) as pool:
         return list(pool.map(one, QUESTIONS))

@@ -1,4 +1,4 @@
-"""How well does a chat call tools? Cases with a known right call -> shares. Knows no model and no file."""
+"""Scores how well a chat calls tools, on dialogues with a known correct call. Knows no model and no file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 class Case(NamedTuple):
-    """A dialogue that ends with a question, and the one call that answers it."""
+    """A dialogue up to a reply, and the one call that the reply should make."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
@@ -45,7 +45,7 @@ def cases_of(row: Conversation, format_name: str = "react_en") -> Iterator[Case]
 
 
 class Verdict(NamedTuple):
-    """What of a reply was right. `format_valid`: one call with a JSON object, handed over as the format requires."""
+    """What a reply got right. `format_valid`: exactly one call, with a JSON object, ended as the format requires."""
 
     reply: str
     format_valid: bool
@@ -53,8 +53,8 @@ class Verdict(NamedTuple):
     arguments_correct: bool
 
 
-class Shares(NamedTuple):
-    """Shares of the cases, 0 to 1. A right tool needs a valid format, right arguments a right tool."""
+class Scores(NamedTuple):
+    """Fractions of the cases, 0 to 1. A correct tool requires a valid format, correct arguments a correct tool."""
 
     format_valid: float
     tool_correct: float
@@ -62,32 +62,32 @@ class Shares(NamedTuple):
 
 
 def judge(reply: str, expected: ToolCall, format_name: str = "react_en") -> Verdict:
-    """Compare the text of a reply with the call that is right; arguments are compared as JSON values."""
+    """Compares the text of a reply with the expected call; arguments are compared as JSON values."""
     call_format = tool_format(format_name)
     _, calls = call_format.parse(reply)
-    handed_over = not call_format.syntax.stop or reply.rstrip().endswith(call_format.syntax.stop)
-    return _verdict(reply, calls if handed_over else (), expected)
+    ended = not call_format.syntax.stop or reply.rstrip().endswith(call_format.syntax.stop)
+    return _verdict(reply, calls if ended else (), expected)
 
 
 def judge_all(
-    chat: Chat, cases: Sequence[Case], max_tokens: int = 96, format_name: str = "react_en", at_once: int = 8
+    chat: Chat, cases: Sequence[Case], max_tokens: int = 96, format_name: str = "react_en", concurrency: int = 8
 ) -> list[Verdict]:
-    """Ask every case, several at a time, greedily, and stop each reply where the tool would be called.
+    """Generates a reply to each case greedily, `concurrency` at a time, up to the point where the tool would run.
 
-    Cases whose tools are values are asked as an API's client asks; the others' tools stand in their system text, and
-    `format_name` is the format that it asks for.
+    Tools of a case are offered as an API client offers them. A case without tools describes them in its system prompt,
+    which asks for the format `format_name`.
     """
     params = replace(GREEDY, max_tokens=max_tokens)
-    told = replace(params, stop=tool_format(format_name).syntax.stop)
+    params_of_text = replace(params, stop=tool_format(format_name).syntax.stop)
 
     def ask(case: Case) -> Verdict:
-        said = collect(chat(case.messages, case.tools, params if case.tools else told)).message
+        message = collect(chat(case.messages, case.tools, params if case.tools else params_of_text)).message
         if not case.tools:
-            return judge(said.content, case.expected, format_name)
-        calls = "".join(f"\n{call.name}({call.arguments})" for call in said.tool_calls)
-        return _verdict(said.content + calls, said.tool_calls, case.expected)
+            return judge(message.content, case.expected, format_name)
+        calls = "".join(f"\n{call.name}({call.arguments})" for call in message.tool_calls)
+        return _verdict(message.content + calls, message.tool_calls, case.expected)
 
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(concurrency) as pool:
         return list(pool.map(ask, cases))
 
 
@@ -98,12 +98,12 @@ def _verdict(reply: str, calls: Sequence[ToolCall], expected: ToolCall) -> Verdi
     return Verdict(reply, valid, tool, tool and arguments == _object(expected.arguments))
 
 
-def shares(verdicts: Sequence[Verdict]) -> Shares:
-    """Raises ValueError when there is nothing to take shares of."""
+def scores(verdicts: Sequence[Verdict]) -> Scores:
+    """The fractions of correct replies. Raises ValueError if there are no verdicts."""
     if not verdicts:
-        raise ValueError("no case was judged")
+        raise ValueError("no cases to score")
     n = len(verdicts)
-    return Shares(
+    return Scores(
         sum(each.format_valid for each in verdicts) / n,
         sum(each.tool_correct for each in verdicts) / n,
         sum(each.arguments_correct for each in verdicts) / n,
@@ -111,6 +111,6 @@ def shares(verdicts: Sequence[Verdict]) -> Shares:
 
 
 def _object(arguments: str) -> dict[str, object] | None:
-    """Arguments as a JSON object; None when they are none."""
+    """Arguments as a JSON object; None if they are not one."""
     written = json_arguments(arguments)
     return None if written.reason else loads(written.text)
