@@ -28,8 +28,8 @@ class Case(NamedTuple):
 def cases_of(row: Conversation, format_name: str = "react_en") -> Iterator[Case]:
     """A case for each assistant message of a row with exactly one tool call.
 
-    Where a row describes its tools in the system prompt, calls stand in the text, in the format `format_name`; of a
-    message that goes on after a tool's result, the first call counts.
+    In a row that describes its tools in the system prompt, calls are text in the format `format_name`; of a message
+    that continues after a tool result, only the first call counts.
     """
     call_format = tool_format(format_name)
     for index, message in enumerate(row.messages):

@@ -36,11 +36,11 @@ def grammar_lines(
 
     Raises ValueError for a schema that tagged arguments cannot follow.
     """
-    said = f"said: {json_rule(rules.schema)}" if rules.schema is not None else "said: TEXT"
+    content = f"said: {json_rule(rules.schema)}" if rules.schema is not None else "said: TEXT"
     if not rules.tools:
-        return [*HEAD, "start: said", said]
+        return [*HEAD, "start: said", content]
     calls = _Calls(tool_format, rules, special, arguments)
-    return [*HEAD, *(calls.required() if rules.required else [said, *calls.free()])]
+    return [*HEAD, *(calls.required() if rules.required else [content, *calls.free()])]
 
 
 class _Calls:
@@ -49,12 +49,17 @@ class _Calls:
     def __init__(
         self, tool_format: ToolFormat, rules: Rules, special: Special, schemas: Mapping[str, dict[str, Any]]
     ) -> None:
-        self._format, self._shape, self._rules, self._special = tool_format, call_template(tool_format), rules, special
+        self._format, self._template, self._rules, self._special = (
+            tool_format,
+            call_template(tool_format),
+            rules,
+            special,
+        )
         self._schemas = schemas
 
     def required(self) -> list[str]:
-        thought, terminals = self._reasoning_line()
-        return [*terminals, f"start: {thought}{self._head} calls", *self._rest()]
+        label, terminals = self._reasoning_line()
+        return [*terminals, f"start: {label}{self._head} calls", *self._rest()]
 
     def _reasoning_line(self) -> tuple[str, list[str]]:
         """The optional line of reasoning before a call or an answer, in formats with a label for it."""
@@ -63,15 +68,15 @@ class _Calls:
 
     def _json_or_calls(self) -> list[str]:
         """JSON of the schema, or calls; no free text. Labels for reasoning and answer may come before."""
-        thought, terminals = self._reasoning_line()
+        label, terminals = self._reasoning_line()
         answer = self._format.syntax.answer
-        opening = f"({thought}ANSWER)? " if answer else ""
+        opening = f"({label}ANSWER)? " if answer else ""
         terminals += [f'ANSWER: {quoted(answer)} " "?'] if answer else []
-        return [*terminals, f"start: {opening}said | {thought}{self._head} calls"]
+        return [*terminals, f"start: {opening}said | {label}{self._head} calls"]
 
     def free(self) -> list[str]:
         """Free text up to the marker of a call, then calls."""
-        head, mark = self._shape.head, self._format.syntax.call[0]
+        head, marker = self._template.head, self._format.syntax.call[0]
         rest = self._rest()
         if self._rules.schema is not None:
             return self._objects() if head.startswith("{") else [*self._json_or_calls(), *rest]
@@ -82,21 +87,21 @@ class _Calls:
                 f"opening_{index}[lazy]: {self._literal(self._before(tool))}"
                 for index, tool in enumerate(self._rules.tools)
             ]
-            after = f"TEXT {self._literal(self._shape.middle)} calls"
+            after = f"TEXT {self._literal(self._template.middle)} calls"
             return [f"start: said | {after} | ({names}) {self._others()}", *bare, *rest]
-        if self._special(mark) is not None:
+        if self._special(marker) is not None:
             return [f"start: said | TEXT {self._head} calls", *rest]
         # In formats whose calls must open a line, a marker in the middle of a line is text.
         anywhere = self._format.parse("x " + self._format.call("", [ToolCall("x", "{}")]))[1]
         before = r"BEFORE: /(.|\n)*/" if anywhere else r"BEFORE: /((.|\n)*\n)?[ \t]*/"
-        opening = f"opening[lazy]: BEFORE {quoted(mark)}"
-        return [f"start: said | opening {self._literal(head.partition(mark)[2])} calls", before, opening, *rest]
+        opening = f"opening[lazy]: BEFORE {quoted(marker)}"
+        return [f"start: said | opening {self._literal(head.partition(marker)[2])} calls", before, opening, *rest]
 
     def _objects(self) -> list[str]:
         """The same for formats whose calls are JSON objects: as literal text, a call would rule out an answer that
         begins alike."""
-        [name], [arguments] = (re.findall(r"\w+", text) for text in (self._shape.head, self._shape.between))
-        between = self._shape.middle.removeprefix(self._shape.tail).removesuffix(self._shape.head)
+        [name], [arguments] = (re.findall(r"\w+", text) for text in (self._template.head, self._template.between))
+        between = self._template.middle.removeprefix(self._template.tail).removesuffix(self._template.head)
         schemas = [self._schemas[tool.name] for tool in self._rules.tools]
         calls = [
             {name: {"const": tool.name}, arguments: schema}
@@ -110,8 +115,8 @@ class _Calls:
         one = " | ".join(f"call_{index}" for index in range(len(calls)))
         more = f" ({quoted(between)} one)*" if self._rules.parallel else ""
         # both with the same white space: the lexer could not choose between two kinds
-        said = f"answer: {plain_json_rule(self._rules.schema or {})}"
-        return [f"start: answer | one{more}", said, f"one: {one}", *each]
+        answer = f"answer: {plain_json_rule(self._rules.schema or {})}"
+        return [f"start: answer | one{more}", answer, f"one: {one}", *each]
 
     def _rest(self) -> list[str]:
         tools = self._rules.tools
@@ -131,18 +136,18 @@ class _Calls:
         return tagged_grammar.rules(name, schema, tags, self._literal) if tags else [f"{name}: {json_rule(schema)}"]
 
     def _others(self) -> str:
-        more = f"({self._literal(self._shape.middle)} one)* " if self._rules.parallel else ""
-        return more + self._literal(self._shape.tail)
+        more = f"({self._literal(self._template.middle)} one)* " if self._rules.parallel else ""
+        return more + self._literal(self._template.tail)
 
     def _before(self, tool: Tool) -> str:
         """The text from a tool's name to its arguments."""
         text = self._format.call("", [ToolCall(tool.name, SAMPLE_ARGUMENTS)])
-        return text[len(self._shape.head) : text.index(sample_arguments(self._format.syntax))]
+        return text[len(self._template.head) : text.index(sample_arguments(self._format.syntax))]
 
     @property
     def _head(self) -> str:
         """The text before the first call; after reasoning, its leading white space has been generated already."""
-        head = self._shape.head
+        head = self._template.head
         either = {head: None, head.lstrip(): None} if self._rules.thinking else {head: None}
         return f"({' | '.join(map(self._literal, either))})"
 

@@ -57,34 +57,34 @@ class Values:
 
     def _options(self, schema: Schema, texts: list[str]) -> Iterator[str]:
         """The alternatives of a value; those between the quotes of a string go into `texts`."""
-        said, shared = schema.keys() - ANNOTATIONS - {"format"}, definitions(schema)
-        if said == {"$ref"}:
+        keywords, shared = schema.keys() - ANNOTATIONS - {"format"}, definitions(schema)
+        if keywords == {"$ref"}:
             place = schema["$ref"]
             target = resolve_reference(place, shared, self._references)
             self._references.append(place)
             yield from self._options(target, texts)
             self._references.pop()
-        elif said & {"enum", "const"}:
+        elif keywords & {"enum", "const"}:
             rest = {key: value for key, value in schema.items() if key != "enum"}
-            found = schema["enum"] if "enum" in said else [schema["const"]]
+            found = schema["enum"] if "enum" in keywords else [schema["const"]]
             for value in (each for each in found if fits(each, rest)):
                 if isinstance(value, str):
                     texts.append(quoted(escape(value, self._notation)))
                 else:
                     yield self._literal(write_value(value, self._notation))
-        elif said == {"anyOf"}:
+        elif keywords == {"anyOf"}:
             for branch in (each for each in schema["anyOf"] if each is not False):
                 yield from self._options({**shared, **as_object(branch)}, texts)
-        elif not said:
+        elif not keywords:
             texts.append(self._free())
             yield from self._any_but_text()
         else:
-            yield from self._of_types(schema, said, texts)
+            yield from self._of_types(schema, keywords, texts)
 
-    def _of_types(self, schema: Schema, said: set[str], texts: list[str]) -> Iterator[str]:
-        named = schema.get("type", [kind for kind in ("array", "object") if said & _KEYWORDS[kind]])
+    def _of_types(self, schema: Schema, keywords: set[str], texts: list[str]) -> Iterator[str]:
+        named = schema.get("type", [kind for kind in ("array", "object") if keywords & _KEYWORDS[kind]])
         kinds = [named] if isinstance(named, str) else list(named)
-        if wrong := sorted(said - {"type"}.union(*(_KEYWORDS.get(kind, ()) for kind in kinds))):
+        if wrong := sorted(keywords - {"type"}.union(*(_KEYWORDS.get(kind, ()) for kind in kinds))):
             raise ValueError(f"has {wrong[0]!r}, which can be enforced in JSON alone")
         for kind in kinds:
             about = {key: value for key, value in schema.items() if key in _KEYWORDS.get(kind, ())}

@@ -23,13 +23,13 @@ class Position(NamedTuple):
 
 def position_after(thinking: ReasoningTags, text: str) -> Position:
     """The position at the end of `text`, the beginning of a reply."""
-    thoughts = ReasoningParser(thinking, text)
-    if thoughts.place == "thought":
+    parser = ReasoningParser(thinking, text)
+    if parser.place == "thought":
         return Position("inside", thinking.open)
     ended = f"{thinking.open}{thinking.close}"
-    if thoughts.place == "content":
+    if parser.place == "content":
         return Position("content", f"{ended}{thinking.answer}")
-    return Position("after", ended) if thoughts.parted else Position("edge", "")
+    return Position("after", ended) if parser.parted else Position("edge", "")
 
 
 def thinking_first(lines: Sequence[str], thinking: ReasoningTags, special: Special) -> list[str]:

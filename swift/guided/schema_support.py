@@ -114,9 +114,9 @@ class _Pruned:
         places = {name: place for place, name in self._places.items()}
         # Each on its own first, so that none is pruned for another's sake; then together.
         self._shared: Schema = {name: {} for name in targets}
-        alone = {name: self._prune(each, places[name]) for name, each in targets.items()}
-        self._shared = alone
-        for name in alone:
+        pruned = {name: self._prune(each, places[name]) for name, each in targets.items()}
+        self._shared = pruned
+        for name in pruned:
             self._shared = {**self._shared, name: self._prune(self._shared[name], places[name])}
 
     def guided(self) -> EnforceableSchema:

@@ -106,21 +106,21 @@ def _value(name: str, kinds: list[Kind], after: str, never: str) -> Iterator[str
 
 
 def _kinds(schema: dict[str, Any], notation: Notation, within: tuple[str, ...] = ()) -> Iterator[Kind]:
-    said, types = schema.keys() - ANNOTATIONS - {"format"}, _types(schema)
+    keywords, types = schema.keys() - ANNOTATIONS - {"format"}, _types(schema)
     shared = definitions(schema)
-    if said == {"$ref"}:
+    if keywords == {"$ref"}:
         place = schema["$ref"]
         yield from _kinds(resolve_reference(place, shared, within), notation, (*within, place))
-    elif said & {"enum", "const"}:
-        found = schema["enum"] if "enum" in said else [schema["const"]]
+    elif keywords & {"enum", "const"}:
+        found = schema["enum"] if "enum" in keywords else [schema["const"]]
         rest = {name: value for name, value in schema.items() if name != "enum"}  # each value would be looked up in it
         yield from (Kind(quoted(write_value(value, notation))) for value in found if fits(value, rest))
-    elif said == {"anyOf"}:
+    elif keywords == {"anyOf"}:
         for branch in (each for each in schema["anyOf"] if each is not False):
             yield from _kinds({**shared, **as_object(branch)}, notation, within)
-    elif not said:
+    elif not keywords:
         yield Kind(ANY_TEXT, free=True)
-    elif said == {"type"} or ("string" in types and said <= _OF_TEXT | {"type"}):
+    elif keywords == {"type"} or ("string" in types and keywords <= _OF_TEXT | {"type"}):
         if "string" in types:
             yield Kind(_text(schema), free=True)
         yield from (Kind(quoted(write_value(value, notation))) for kind in types for value in _VALUES.get(kind, ()))

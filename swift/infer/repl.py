@@ -221,23 +221,25 @@ class Repl:
         try:
             if self._open_calls:
                 call = self._open_calls[0]
-                asked = [*self._dialogue, Message("tool", entry, tool_call_id=call.id, name=call.name)]
+                messages = [*self._dialogue, Message("tool", entry, tool_call_id=call.id, name=call.name)]
                 if len(self._open_calls) > 1:
-                    self._dialogue = asked
+                    self._dialogue = messages
                     return
             elif self._expects_observation:
                 last = self._dialogue[-1]
                 continues = True
                 text = write_reply(self._format, last, self._offers_tools) + self._inline_format.result((entry,))
-                asked = [*self._dialogue[:-1], Message("assistant", text, reasoning=self._separate_reasoning(last))]
+                messages = [*self._dialogue[:-1], Message("assistant", text, reasoning=self._separate_reasoning(last))]
             else:
-                asked = [*self._dialogue, self._to_message(entry)]
-            replies, end = (self._run_tools if self._tools else self._reply)([*system, *asked])
+                messages = [*self._dialogue, self._to_message(entry)]
+            replies, end = (self._run_tools if self._tools else self._reply)([*system, *messages])
         except (ValueError, OSError) as error:
             self.note(f"error: {error}")
             return
         if end != "cancelled" or any(message.content or message.reasoning for message in replies):
-            self._dialogue = [*asked[:-1], self._joined(asked[-1], replies[0])] if continues else [*asked, *replies]
+            self._dialogue = (
+                [*messages[:-1], self._joined(messages[-1], replies[0])] if continues else [*messages, *replies]
+            )
             self._unsaved = True
         self._finish(end)
 
@@ -259,32 +261,32 @@ class Repl:
         if not (self._expects_observation or self._open_calls):
             self._save_exchange()
 
-    def _reply(self, asked: Sequence[Message]) -> tuple[list[Message], End]:
+    def _reply(self, messages: Sequence[Message]) -> tuple[list[Message], End]:
         draft = Draft()
-        for delta in self._shown(asked, self._described_tools, self._params):
+        for delta in self._shown(messages, self._described_tools, self._params):
             draft.add(delta)
         end = draft.finish or "cancelled"
         return [_without_cut_calls(draft.message, end)], end
 
-    def _run_tools(self, asked: Sequence[Message]) -> tuple[list[Message], End]:
+    def _run_tools(self, messages: Sequence[Message]) -> tuple[list[Message], End]:
         """The model's replies with the results of its calls between them, until it answers."""
         try:
-            trace = run(self._shown, self._tools, asked, self._max_turns, params=self._params)
+            trace = run(self._shown, self._tools, messages, self._max_turns, params=self._params)
         except KeyboardInterrupt:  # while a tool ran
             return [], "cancelled"
         if any(result.replaced for result in trace.results):
             self._screen.start_line()
             self.note("[a tool returned invalid UTF-8: U+FFFD replaces each byte that could not be decoded]")
-        *earlier, last = trace.messages[len(asked) :]
+        *earlier, last = trace.messages[len(messages) :]
         return [*earlier, _without_cut_calls(last, trace.end)], trace.end
 
-    def _shown(self, asked: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Iterator[Delta]:
+    def _shown(self, messages: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Iterator[Delta]:
         """The deltas of a reply, shown as they pass; before them, the results of the calls of the previous reply."""
-        results = list(takewhile(lambda message: message.role == "tool", reversed(asked)))
+        results = list(takewhile(lambda message: message.role == "tool", reversed(messages)))
         if results and self._tools:  # results that the user typed in are on the screen already
             text = self._format.result([message.content for message in reversed(results)])
             self._screen.write(text if self._format.syntax.inline else f"\n{text}\n", "observation")
-        deltas = self._chat(asked, tools, params)
+        deltas = self._chat(messages, tools, params)
         view = ReplyView(self._format, self._screen, self._offers_tools)
         finish: FinishReason | None = None
         try:

@@ -38,11 +38,11 @@ class Detokenizer:
         return self._text(final=True) if self._new else ""
 
     def _text(self, final: bool) -> str:
-        before, whole = self._decode(self._shown), self._decode(self._shown + self._new)
-        if not final and (len(whole) <= len(before) or whole.endswith(REPLACEMENT)):
+        before, text = self._decode(self._shown), self._decode(self._shown + self._new)
+        if not final and (len(text) <= len(before) or text.endswith(REPLACEMENT)):
             return ""
         self._shown, self._new = self._new, []
-        return whole[len(before) :]
+        return text[len(before) :]
 
 
 class StopChecker:
