@@ -77,7 +77,7 @@ TRAIN = ("sft", "--model", "tiny", "--template_type", "chatml", "--device", "cpu
         ("--resume_from_checkpoint gone", "--resume_from_checkpoint: there is no folder gone"),
         ("--registry gone.toml", "gone.toml: cannot be read"),
         ("--config gone.yaml", "gone.yaml"),
-        ("--deepspeed gone.json", "--deepspeed gone.json: no such file"),
+        ("--deepspeed gone.json", "--deepspeed gone.json: neither a file nor a JSON object"),
         ("--fsdp_config gone.json --fsdp full_shard", "--fsdp_config gone.json: no such file"),
     ],
 )
