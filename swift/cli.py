@@ -1,4 +1,4 @@
-"""The program `swift`: finds a verb's module in `swift.commands` and runs it. Knows no command and no library."""
+"""The program `swift`: runs the module of `swift.commands` that a command line names. Knows no command."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from swift import flags
 from swift.system import torchrun, utf8
 
-SPREAD = ("sft",)  # verbs that run in several processes when NPROC_PER_NODE or NNODES asks for it
+MULTIPROCESS = ("sft",)  # verbs that NPROC_PER_NODE or NNODES starts in several processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code: 2 for wrong input, 130 for Ctrl-C.
+    """Runs a command line and returns its exit code: 2 for wrong input, 130 for Ctrl-C.
 
     A command is a module with `Config` and `main(config)`, or with `run(argv) -> exit code or None`.
     """
-    gc.set_threshold(20_000)  # of the objects that libraries make at the start nearly all stay: look through them less
+    gc.set_threshold(20_000)  # fewer collections: nearly all objects that imports create stay
     utf8.escape_unencodable(sys.stdout)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # the reader has gone (`swift data show ... | head`); what is left to flush must not fail again at exit
+        # the reader has closed the pipe (`swift data show ... | head`); flushing at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def verbs() -> dict[str, Path]:
-    """Each verb and the file that holds it."""
+    """Verb -> its file."""
     folders = importlib.import_module("swift.commands").__path__
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.py"))]
     return {file.stem.replace("_", "-"): file for file in files if file.stem != "__init__"}
@@ -56,7 +56,7 @@ def _dispatch(argv: list[str]) -> int:
         print(_overview())
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
-        from importlib.metadata import version  # takes longer to import than all the rest
+        from importlib.metadata import version  # slow to import
 
         print(f"swift {version('swift-agents')}")
         return 0
@@ -65,9 +65,9 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"unknown command {argv[0]}{flags.nearest(verb, known) or ' (swift --help lists them)'}")
     module = importlib.import_module(f"swift.commands.{known[verb].stem}")
     runs = "run" in vars(module)
-    # before processes start, so that a wrong flag is named once
+    # before processes start, so that a wrong flag is reported once
     parsed = None if runs else flags.parse(module.Config, rest, prog=f"swift {verb}")
-    if verb in SPREAD and torchrun.requested(os.environ):
+    if verb in MULTIPROCESS and torchrun.requested(os.environ):
         return torchrun.launch(argv)
     if parsed is None:
         return int(module.run(rest) or 0)

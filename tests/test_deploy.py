@@ -88,15 +88,15 @@ def test_a_taken_port_is_told_before_the_model_is_loaded(capsys: pytest.CaptureF
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused(capsys, "--model_type", "tiny", "--port", str(port))
-    assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in said
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in said
 
 
 @pytest.mark.usefixtures("unloadable")
 def test_wrong_flags_are_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     other = tmp_path / "no.pem"
     other.write_text("hello")
-    assert "--port: 99999 is no port" in refused(capsys, "--port", "99999")
-    assert "cannot listen at no.such.host.invalid" in refused(capsys, "--host", "no.such.host.invalid")
+    assert "--port: 99999 is not a port" in refused(capsys, "--port", "99999")
+    assert "cannot listen on no.such.host.invalid" in refused(capsys, "--host", "no.such.host.invalid")
     assert "--api_key is empty" in refused(capsys, "--api_key", "")
     assert "there is no such file" in refused(capsys, "--ssl_certfile", str(tmp_path / "none.pem"))
     assert "not a certificate with its key" in refused(capsys, "--ssl_certfile", str(other))
@@ -104,14 +104,14 @@ def test_wrong_flags_are_told_before_the_model_is_loaded(capsys: pytest.CaptureF
     assert "temperature must be 0 or more" in refused(capsys, "--port", "0", "--temperature", "-1")
     assert "no model is named" in refused(capsys, "--port", "0")
     assert "--max_queue 0: must be 1" in refused(capsys, "--max_queue", "0")
-    assert "--lora_modules a: NAME=FOLDER" in refused(capsys, "--lora_modules", "a")
+    assert "--lora_modules a: expected NAME=FOLDER" in refused(capsys, "--lora_modules", "a")
     held = ("--guided_tools", "true", "--infer_backend", "openvino")
     assert "--guided_tools true does not work with --infer_backend openvino" in refused(capsys, *held)
-    assert "two models are called 'a'" in refused(capsys, "--lora_modules", "a=/x", "a=/y")
+    assert "'a' is used twice" in refused(capsys, "--lora_modules", "a=/x", "a=/y")
     assert "did you mean text" in refused(capsys, "--log_format", "txt")
     same = ("--model_type", "smollm2-135m-instruct", "--lora_modules", "smollm2-135m-instruct=/x")
     assert "the name of the model itself" in refused(capsys, "--port", "0", *same)
-    assert "said by each request" in refused(capsys, "--stream", "false")
+    assert "each request decides" in refused(capsys, "--stream", "false")
     assert "did you mean --port" in refused(capsys, "--prot", "1")
 
 
@@ -154,7 +154,7 @@ def test_keys_come_from_the_flag_the_file_and_the_environment(
         assert http.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == status, key
     assert http.get("/health", headers={"Origin": "https://a.b"}).headers["access-control-allow-origin"]
     capsys.readouterr()
-    assert "no key in it" in refused(capsys, "--port", "0", "--api_key_file", str(empty))
+    assert "no key found" in refused(capsys, "--port", "0", "--api_key_file", str(empty))
     assert "no such file" in refused(capsys, "--port", "0", "--api_key_file", str(tmp_path / "none"))
     assert "without a path" in refused(capsys, "--allow_origins", "https://a.b/c")
 

@@ -324,7 +324,7 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
         (["--quant_bits", "4", "--quant_method", "awq"], "pip install -e '.[gptq]'"),
         (["--quant_bits", "4", "--dataset", "rows.jsonl"], "--dataset is for --quant_bits with --quant_method gptq"),
         (["--quant_bits", "4", "--to_gguf", "F16"], "exclude each other"),
-        (["--quantization_bit", "4"], "to write them say --quant_bits"),
+        (["--quantization_bit", "4"], "to write quantised weights give --quant_bits"),
         (["--quant_bits", "4", "--quant_method", "hqq"], "hqq needs"),
     ],
 )

@@ -78,7 +78,7 @@ TRAIN = ("sft", "--model", "tiny", "--template_type", "chatml", "--device", "cpu
         ("--registry gone.toml", "gone.toml: cannot be read"),
         ("--config gone.yaml", "gone.yaml"),
         ("--deepspeed gone.json", "--deepspeed gone.json: neither a file nor a JSON object"),
-        ("--fsdp_config gone.json --fsdp full_shard", "--fsdp_config gone.json: no such file"),
+        ("--fsdp_config gone.json --fsdp full_shard", "--fsdp_config gone.json: neither a file nor a JSON object"),
     ],
 )
 def test_training_flags_that_cannot_work_are_refused_before_anything_is_read(
@@ -118,7 +118,7 @@ def test_a_folder_that_this_account_may_not_write_to_is_told(
         ("infer --ckpt_dir tiny --dataset rows.jsonl --result_dir a_file", "--result_dir a_file: "),
         (
             "deploy --model tiny --port 0 --lora_modules a=gone",
-            "--lora_modules a=gone: no adapter_config.json is there",
+            "--lora_modules a=gone: it has no adapter_config.json",
         ),
         ("export --model tiny --to_gguf F16 --output_dir a_file/out", "a_file is a file, not a folder"),
         ("export --model tiny --quant_bits 3 --output_dir out", "--quant_bits"),

@@ -200,7 +200,7 @@ def test_a_tokenizer_without_a_chat_template_is_one_line(tmp_path: Path, capsys:
     tiny_model_folder(tmp_path / "tiny")
     model = str(tmp_path / "tiny")
     assert show(model, [{"query": "Q", "response": "R"}], tmp_path, "--template_type", "chatml") == 2
-    error = f"--against_template: the tokenizer of {model} brings no chat template: leave it out"
+    error = f"--against_template: the tokenizer of {model} has no chat template: leave it out"
     assert capsys.readouterr().err.splitlines()[-1] == f"swift: error: {error}"
 
 

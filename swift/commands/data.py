@@ -1,10 +1,10 @@
-"""Look at training data: `swift data lint FILE...` says what is wrong, `swift data show FILE` what is trained."""
+"""Inspect training data: `swift data lint FILE...` finds errors, `swift data show FILE` shows what is trained."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from swift.flag_groups import ModelFlags, TemplateFlags
 from swift.flags import flag
 
 if TYPE_CHECKING:
+    from swift.assembly.sample_view import Shown
     from swift.chat import Conversation
     from swift.template import Rendered, Renderer
     from swift.template.template_diff import Comparison, TemplateDiff
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lint:
-    """Name every bad row of the files, and what looks odd in others: file, line, rule, excerpt. Exit 1 for bad rows."""
+    """Report bad rows, and warn of suspicious ones, with file, line, rule and excerpt. Exits with 1 for bad rows."""
 
     files: tuple[str, ...] = flag(positional=True)
     """Data files or folders"""
     columns: dict[str, str] = flag({})
-    """Other names of a file's columns, as JSON: {"question": "query"}"""
+    """Renamed columns, as JSON: {"question": "query"}"""
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class Show:
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags(max_length=-1)
     row: int | None = None
-    """Show this row alone, counted from 1; none shows all"""
+    """Show only this row, counted from 1; none shows all"""
     json: bool = False
-    """One JSON object a sample: tokens, weights, text, and the pieces of equal weight"""
+    """Print a JSON object per sample: tokens, weights, text, and pieces of equal weight"""
     against_template: bool = False
-    """Tell where prompts and dialogues first differ from what the model's own chat template gives"""
+    """Compare prompts and dialogues with the model's own chat template, and show the first difference"""
     columns: dict[str, str] = flag({})
-    """Other names of a file's columns, as JSON: {"question": "query"}"""
+    """Renamed columns, as JSON: {"question": "query"}"""
 
 
 VERBS = {"lint": Lint, "show": Show}
@@ -85,53 +86,64 @@ def lint(cfg: Lint) -> int:
 
 def show(cfg: Show) -> int:
     from swift.assembly.rendering import make_renderer
-    from swift.assembly.sample_view import Lines, Page, Shown
+    from swift.assembly.sample_view import Lines, Page
     from swift.model.catalog import choose
     from swift.model.location import locate
-    from swift.template.truncation import truncate
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
-        raise ValueError("swift data show needs --model: the tokens and the chat template are a model's")
+        raise ValueError("swift data show needs --model, for the tokenizer and the chat template")
     rows = _rows(cfg)
     path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
-    against = _against(cfg, renderer, name) if cfg.against_template else None
+    diff = _template_diff(cfg, renderer, name) if cfg.against_template else None
     view: Lines | Page = Lines(renderer.decode) if cfg.json else Page(renderer.decode)
-    bad = 0
-    beside: Counter[str] = Counter()
+    bad, fates = 0, Counter[str]()
     for conversation in rows:
-        found = truncate(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
-        whole = renderer.show_samples(conversation) if any(each.fate == "kept" for each in found) else []
-        for fitted in found:
-            if fitted.sample is None:
-                print(f"{conversation.source}:{conversation.line}: {fitted.rule}: {fitted.reason}", file=sys.stderr)
+        for shown in _samples(cfg, renderer, conversation, diff):
+            if isinstance(shown, str):
+                print(shown, file=sys.stderr)
                 bad += 1
-                continue
-            cut = fitted.fate == "cut"
-            rendered = _cut(renderer, fitted) if cut else whole[fitted.part]
-            compared = None
-            if against:
-                every = against.compare(fitted.conversation)
-                part = every[-1].part if cut and every else fitted.part
-                compared = [each for each in every if each.part == part]
-                beside.update(_fate(each) for each in compared)
-            view.show(
-                Shown(conversation.source, conversation.line, fitted.part + 1, len(found), cut, rendered, compared)
-            )
-    if against:
-        counts = ", ".join(f"{beside[fate]} {fate}" for fate in FATES if beside[fate])
+            else:
+                fates.update(map(_fate, shown.compared or ()))
+                view.show(shown)
+    if diff:
+        counts = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate])
         print(f"prompts and dialogues beside the chat template: {counts or 'none'}", file=sys.stderr)
     return 1 if bad else 0
 
 
-def _against(cfg: Show, renderer: Renderer, name: str) -> TemplateDiff:
+def _samples(
+    cfg: Show, renderer: Renderer, conversation: Conversation, diff: TemplateDiff | None
+) -> Iterator[Shown | str]:
+    """The samples of a row; for one that does not fit, the reason."""
+    from swift.assembly.sample_view import Shown
+    from swift.template.truncation import truncate
+
+    found = truncate(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
+    uncut = renderer.show_samples(conversation) if any(each.fate == "kept" for each in found) else []
+    source, line = conversation.source, conversation.line
+    for fitted in found:
+        if fitted.sample is None:
+            yield f"{source}:{line}: {fitted.rule}: {fitted.reason}"
+            continue
+        is_cut = fitted.fate == "cut"
+        rendered = _cut(renderer, fitted) if is_cut else uncut[fitted.part]
+        compared = None
+        if diff:
+            comparisons = diff.compare(fitted.conversation)
+            part = comparisons[-1].part if is_cut and comparisons else fitted.part
+            compared = [each for each in comparisons if each.part == part]
+        yield Shown(source, line, fitted.part + 1, len(found), is_cut, rendered, compared)
+
+
+def _template_diff(cfg: Show, renderer: Renderer, name: str) -> TemplateDiff:
     from swift.template import Renderer
     from swift.template.template_diff import TemplateDiff
 
     if not renderer.tokenizer.chat_template:
-        raise ValueError(f"--against_template: the tokenizer of {name} brings no chat template: leave it out")
+        raise ValueError(f"--against_template: the tokenizer of {name} has no chat template: leave it out")
     own = renderer
     if not renderer.uses_tokenizer_template:
         own = Renderer(
@@ -151,7 +163,7 @@ def _fate(compared: Comparison) -> str:
 
 
 def _cut(renderer: Renderer, fitted: Truncated) -> Rendered:
-    """A sample that lost its oldest part: the last of a shorter dialogue, or the end of a text."""
+    """A sample that was cut: the last of a shortened dialogue, or the end of a text."""
     from swift.template import Rendered
 
     if not fitted.conversation.is_text:
@@ -162,7 +174,7 @@ def _cut(renderer: Renderer, fitted: Truncated) -> Rendered:
 
 
 def _rows(cfg: Show) -> Iterable[Conversation]:
-    """The rows to show. A bad one is named on standard error."""
+    """The rows to show. Bad rows are reported on standard error."""
     from swift.data.linting import Report, checked
     from swift.data.registry import catalogue
     from swift.data.sources import resolve

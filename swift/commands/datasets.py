@@ -1,4 +1,4 @@
-"""List and search the data sets that have a name."""
+"""List and search the registered data sets."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from swift.flags import flag
 @dataclass(frozen=True)
 class Config:
     word: tuple[str, ...] = flag((), positional=True)
-    """Words that the name, a hub id, a subset or a tag of a set must hold; none lists all"""
+    """Words to find in name, hub ids, subsets and tags; none lists all"""
     json: bool = False
-    """One JSON list of all that is known about them"""
+    """Print JSON"""
     markdown: bool = False
-    """The page docs/datasets.md"""
+    """Print the page docs/datasets.md"""
     registry: tuple[str, ...] = ()
-    """TOML files of data sets of your own"""
+    """TOML files with your own data sets"""
 
 
 def main(cfg: Config) -> None:
     known = catalogue(cfg.registry)
     found = {name: entry for name, entry in known.items() if all(_holds(name, entry, word) for word in cfg.word)}
     if not found:
-        raise ValueError(f"no data set is found by {' '.join(cfg.word)}{_nearest(cfg.word, known)}")
+        raise ValueError(f"no data set matches {' '.join(cfg.word)}{_nearest(cfg.word, known)}")
     if cfg.json:
         print(json.dumps([as_json(name, entry) for name, entry in found.items()], ensure_ascii=False, indent=2))
     elif cfg.markdown:
@@ -41,7 +41,7 @@ def as_json(name: str, entry: Entry) -> dict[str, object]:
 
 
 def lines(entries: Mapping[str, Entry]) -> list[str]:
-    """A line a set: name, rows, hub ids and the subsets that are read by default."""
+    """A line per data set: name, rows, hub ids and default subsets."""
     wide = max(map(len, entries))
     found = [f"{'name':<{wide}}  {'rows':>9}  where"]
     for name, entry in entries.items():

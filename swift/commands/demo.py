@@ -1,4 +1,4 @@
-"""The whole story on one machine: a model that cannot call tools learns to, and is measured before and after."""
+"""Teach a small model to call tools on this machine, and measure it before and after."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from swift.infer.local_chat import LocalChat
 
 ROWS = (60, 320)
-"""The fewest agent dialogues that teach the format, and the most that are worth the time."""
+"""Minimum number of agent dialogues to learn the format, and the most that are worth the time."""
 ROW_TOKENS = 590
-"""What an agent dialogue and its two general rows cost, in tokens."""
+"""Tokens of an agent dialogue and its two general rows."""
 COGNITION_TOKENS = 73
-"""What a row about the model itself costs."""
+"""Tokens of a self-cognition row."""
 TRAINING_COST = 3.1
-"""Seconds of training a token, in seconds of reading one: the backward pass, without gradients of frozen weights."""
+"""Training time of a token relative to its prefill: the backward pass computes no gradients of frozen weights."""
 MIX_RATIO = 2.0
 """General rows for each agent row, as in the tutorial."""
 GENERAL_QUESTION = "What is the capital of France, and which river runs through it?"
@@ -37,37 +37,37 @@ GENERAL_QUESTION = "What is the capital of France, and which river runs through 
 @dataclass(frozen=True)
 class Config:
     output_dir: str = "output/demo"
-    """Folder for the data, the adapter, the numbers and the summary page"""
+    """Folder for the data, the adapter, the figures and the summary page"""
     model: str = "smollm2-135m-instruct"
-    """Model to teach: a registered name, hub id or folder"""
+    """Model to fine-tune: a registered name, hub id or folder"""
     template_type: str = "AUTO"
-    """Chat format; AUTO takes the one that belongs to the model"""
+    """Chat template; AUTO selects the model's"""
     minutes: float = 7.0
-    """Time to train; the number of dialogues follows from it and from how fast this machine is"""
+    """Training time in minutes; it determines the number of dialogues, by the speed of this machine"""
     agent_rows: int | None = None
-    """Agent dialogues to train on, whatever the time; general rows are added 2 to 1"""
+    """Number of agent dialogues, overriding --minutes; twice as many general rows are added"""
     self_cognition_sample: int = 266
-    """Rows in which the model says who it is"""
+    """Number of self-cognition rows, in which the model states its name and author"""
     model_name: tuple[str, ...] = ("卡卡罗特", "Kakarot")
     """The model's new name: Chinese, then English"""
     model_author: tuple[str, ...] = ("陶白白", "Taobaibai")
-    """The model's new maker: Chinese, then English"""
+    """The model's new author: Chinese, then English"""
     learning_rate: float = 1e-3
     """Learning rate of the adapter"""
     lora_rank: int = 8
-    """LoRA r"""
+    """LoRA rank r"""
     num_train_epochs: float = 1.0
-    """Times that each row is seen"""
+    """Passes over the data"""
     max_length: int = 1024
-    """Most tokens in a row"""
+    """Maximum tokens of a row"""
     eval_cases: int = 32
-    """Questions to tools that were never trained on, asked before and after"""
+    """Number of evaluation questions, with tools that are not in the training data"""
     seed: int = 42
-    """Seed of the data, the order of rows and the start values"""
+    """Seed of the data, the row order and the initial weights"""
 
 
 class Measured(NamedTuple):
-    """One model's answers and figures: shares from 0 to 1, loss in nats per token."""
+    """Replies and figures of a model: shares from 0 to 1, loss in nats per token."""
 
     format_valid: float
     tool_correct: float
@@ -89,7 +89,7 @@ FIGURES = {
 
 
 def main(cfg: Config) -> dict[str, Any]:
-    """Returns what `summary.json` holds."""
+    """Returns the content of `summary.json`."""
     from rich.console import Console
 
     from swift.assembly import next_commands
@@ -138,7 +138,7 @@ def _step(console: Console, title: str) -> Iterator[None]:
 
 
 def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
-    """Agent rows, general rows and held-out ones as files, as a user would have them -> the flags that name them."""
+    """Writes agent rows, general rows and held-out rows to files, and returns the flags that name them."""
     from swift.data.row_writer import write_jsonl
     from swift.data.synth import agent_rows, general_rows
 
@@ -146,7 +146,7 @@ def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
     agent, tools = folder / "agent.jsonl", folder / "tools.jsonl"
     general, test = folder / "general.jsonl", folder / "general_test.jsonl"
     count = cfg.agent_rows or _rows_for(cfg, console)
-    # tools told in the system text, as the tutorial does, and given as values, as an API's clients do
+    # half of the tools are described in the system prompt, as in the tutorial, half passed as `tools`, as APIs do
     write_jsonl(agent_rows(count - count // 2, cfg.seed), agent)
     write_jsonl(agent_rows(count // 2, cfg.seed + 1, style="messages"), tools)
     for path, split in ((general, "train"), (test, "test")):
@@ -167,7 +167,7 @@ def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
 
 
 def _rows_for(cfg: Config, console: Console) -> int:
-    """How many agent dialogues this machine trains on in the time, from how fast it reads a prompt."""
+    """The number of agent dialogues that fit into the training time, estimated from the prefill speed."""
     import torch
 
     from swift.model.load import load_model
@@ -176,14 +176,14 @@ def _rows_for(cfg: Config, console: Console) -> int:
     model = load_model(locate(cfg.model))
     tokens = torch.arange(4 * 384, device=model.device).view(4, 384) % 1000
     times = []
-    for _ in range(6):  # another program may be at work for a second or two
+    for _ in range(6):  # the best of several: other programs may be busy for a second
         began = time.perf_counter()
         with torch.inference_mode():
             model(input_ids=tokens, logits_to_keep=1)
         times.append(time.perf_counter() - began)
     speed = tokens.numel() / min(times) / TRAINING_COST
-    room = cfg.minutes * 60 * speed - COGNITION_TOKENS * cfg.self_cognition_sample
-    rows = max(ROWS[0], min(ROWS[1], int(room / ROW_TOKENS)))
+    tokens_left = cfg.minutes * 60 * speed - COGNITION_TOKENS * cfg.self_cognition_sample
+    rows = max(ROWS[0], min(ROWS[1], int(tokens_left / ROW_TOKENS)))
     console.print(f"this machine will train on about {speed:,.0f} tokens/s: {rows} agent dialogues")
     return rows
 
@@ -228,17 +228,17 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.eval import identity
     from swift.eval.tool_calls import Case, judge_all, scores
 
-    chat = load_chat(_Loads(cfg, adapter), keep=True)
+    chat = load_chat(_ChatConfig(cfg, adapter), keep=True)
     console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")
     scenario = _scenario(chat)
     general = _ask(chat, (Message("user", GENERAL_QUESTION),), 48)
     hits = identity.ask(chat, cfg.model_name, cfg.model_author, max_tokens=32)
-    console.print(f"[dim]{cfg.eval_cases} questions to tools that were never trained on ...[/]")
+    console.print(f"[dim]{cfg.eval_cases} questions with tools that are not in the training data ...[/]")
     asked = evaluation_cases(cfg.eval_cases - cfg.eval_cases // 2, cfg.seed)
     asked += evaluation_cases(cfg.eval_cases // 2, cfg.seed + 1, style="messages")
     cases = [Case(row.messages, row.tools, call) for row, call in asked]
     verdicts = judge_all(chat, cases, max_tokens=64)
-    console.print("[dim]the loss on general text that was held out ...[/]")
+    console.print("[dim]the loss on held-out general text ...[/]")
     loss = _general_loss(chat, data / "general_test.jsonl")
     chat.engine.close()
     _show(console, "the fire-alarm scenario", scenario)
@@ -255,8 +255,8 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     )
 
 
-class _Loads(NamedTuple):
-    """What `load_chat` wants to know: the demo's model, with an adapter or without."""
+class _ChatConfig(NamedTuple):
+    """The flags of `load_chat` for the demo's model, with or without an adapter."""
 
     demo: Config
     adapter: str | None
@@ -276,7 +276,7 @@ class _Loads(NamedTuple):
 
 
 def _scenario(chat: LocalChat) -> list[dict[str, str]]:
-    """The fire-alarm dialogue: the model asks for a tool, is told what the tool saw, and answers."""
+    """The fire-alarm dialogue: the model calls a tool, receives its result, and answers."""
     from swift.chat import Message
     from swift.data.scenario import OBSERVATION, QUESTION, SYSTEM
 
@@ -284,7 +284,7 @@ def _scenario(chat: LocalChat) -> list[dict[str, str]]:
     asked = _ask(chat, messages, 64, stop=("Observation:",))
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": asked}]
     if not asked.rstrip().endswith("Observation:"):
-        return turns  # no tool was asked for, so there is nothing to tell
+        return turns  # no tool call, so there is no result to pass
     messages += (Message("assistant", asked), Message("tool", OBSERVATION))
     answer = _ask(chat, messages, 96, stop=("Observation:",))
     return [*turns, {"role": "tool", "content": OBSERVATION}, {"role": "assistant", "content": answer}]
@@ -306,8 +306,8 @@ def _general_loss(chat: LocalChat, file: Path) -> float:
     from swift.train.batch import collate
     from swift.train.loss import no_grad_scores, output_head
 
-    assert isinstance(chat.engine, TorchEngine), "the demo runs the model in this process"
-    model = chat.engine.model.float()  # a processor without bf16 takes minutes for a row in it
+    assert isinstance(chat.engine, TorchEngine), "the demo needs the model in this process"
+    model = chat.engine.model.float()  # bf16 takes minutes a row on a processor without it
     rows = checked(resolve(str(file)), "error", Report(), print)
     samples = sorted(
         (each for row in rows for each in chat.renderer.samples(row)), key=lambda sample: len(sample.tokens)
@@ -338,7 +338,7 @@ def _replies(cases: Sequence[Any], verdicts: Sequence[Verdict]) -> list[dict[str
     ]
 
 
-# --- telling --------------------------------------------------------------------------------------------------------
+# --- reporting ------------------------------------------------------------------------------------------------------
 
 STYLES = {"user": "cyan", "assistant": "green", "tool": "yellow"}
 
@@ -354,7 +354,7 @@ def _show(console: Console, title: str, turns: Sequence[Mapping[str, str]]) -> N
 def _print_table(console: Console, base: Measured, tuned: Measured, cases: int) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{cases} questions to tools that were never trained on, and general text held out")
+    table = Table(title=f"{cases} questions with tools that are not in the training data, and held-out general text")
     for header in ("", "before", "after"):
         table.add_column(header, justify="left" if not header else "right")
     for row in _rows(base._asdict(), tuned._asdict()):

@@ -1,4 +1,4 @@
-"""Serves a model over HTTP as OpenAI's API does."""
+"""Serve a model over an OpenAI-compatible HTTP API."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "SWIFT_API_KEY"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 STALL = 60
-"""Seconds after which a client that takes nothing of its answer is dropped."""
+"""Seconds after which a client that reads nothing of its reply is disconnected."""
 DRAIN = 30
-"""Seconds that replies under way get when the server is told to end."""
+"""Seconds that running replies get to finish on shutdown."""
 
 
 @dataclass(frozen=True)
@@ -40,47 +40,47 @@ class ServerFlags:
     """Server"""
 
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 is every network of the machine"""
+    """Address to listen on; 0.0.0.0 for all network interfaces"""
     port: int = 8000
-    """Port to listen at; 0 takes a free one"""
+    """Port to listen on; 0 selects a free one"""
     api_key: str | None = None
-    """Key that clients must send; without any key everybody is let in"""
+    """Key that clients must send; without any key there is no authentication"""
     api_key_file: str | None = None
-    """File of such keys, one a line; the environment's SWIFT_API_KEY is one more"""
+    """File of further keys, one per line; the environment variable SWIFT_API_KEY adds one more"""
     allow_origins: tuple[str, ...] = ()
-    """Web pages whose scripts may ask, as https://app.example; '*' is all of them"""
+    """Origins allowed by CORS, such as https://app.example; '*' allows all"""
     served_model_name: str | None = None
-    """Name of the model to clients; none means its model_type"""
+    """Model name in the API; none means its model_type"""
     owned_by: str = "swift"
-    """Owner of the model to clients"""
+    """Owner of the model in the API"""
     lora_modules: tuple[str, ...] = flag((), alias=("vllm_lora_modules",))
-    """Adapters to serve beside the model, NAME=FOLDER each; a request's model picks one by its name"""
+    """Adapters to serve in addition to the model, NAME=FOLDER each; requests select one by its name"""
     guided_tools: bool = False
-    """Hold calls to the tools on offer and their schemas in every request, not only where a request asks for it"""
+    """Constrain tool calls to the offered tools and their schemas in every request, not only on request"""
     raw_react: bool = False
-    """Leave thoughts in the content of replies, as the model writes them, instead of in reasoning_content"""
+    """Return reasoning as part of the content, as the model writes it, instead of as reasoning_content"""
     max_queue: int = 256
-    """Replies that may wait for their turn; requests beyond are refused with status 429"""
+    """Maximum number of waiting requests; further ones are refused with status 429"""
     log_format: Literal["text", "json"] = "text"
-    """Form of the log's lines, one a request"""
+    """Format of the request log"""
     allowed_local_media_path: str | None = None
-    """Folder of which requests may name images by path; none refuses paths"""
+    """Folder from which requests may load images by path; none refuses paths"""
     fetch_images: Literal["public", "any", "none"] = "public"
-    """Images by URL: from public addresses, from any that this machine reaches, or none"""
+    """Images by URL: from public addresses, from any address, or none"""
     ssl_keyfile: str | None = None
-    """Private key for https"""
+    """Private key for HTTPS"""
     ssl_certfile: str | None = None
-    """Certificate for https"""
+    """Certificate for HTTPS"""
 
     def __post_init__(self) -> None:
-        """ValueError for a port, a key or a certificate that can be none."""
+        """Raises ValueError for invalid values."""
         if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port: {self.port} is no port (0 to 65535)")
+            raise ValueError(f"--port: {self.port} is not a port (0 to 65535)")
         if self.api_key is not None and not self.api_key.strip():
-            raise ValueError("--api_key is empty: leave the flag out to let everybody in")
+            raise ValueError("--api_key is empty: leave the flag out for no authentication")
         for origin in self.allow_origins:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
-                raise ValueError(f"--allow_origins {origin}: SCHEME://HOST is expected, without a path, or '*'")
+                raise ValueError(f"--allow_origins {origin}: expected SCHEME://HOST without a path, or '*'")
         if self.served_model_name is not None and not self.served_model_name.strip():
             raise ValueError("--served_model_name is empty")
         if self.max_queue < 1:
@@ -88,9 +88,9 @@ class ServerFlags:
         names = [module.partition("=")[0] for module in self.lora_modules]
         for module, name in zip(self.lora_modules, names, strict=True):
             if not name or "=" not in module or module.endswith("="):
-                raise ValueError(f"--lora_modules {module}: NAME=FOLDER is expected")
+                raise ValueError(f"--lora_modules {module}: expected NAME=FOLDER")
             if names.count(name) > 1 or name == self.served_model_name:
-                raise ValueError(f"--lora_modules: two models are called '{name}'")
+                raise ValueError(f"--lora_modules: '{name}' is used twice")
         if self.allowed_local_media_path and not Path(self.allowed_local_media_path).expanduser().is_dir():
             raise ValueError(f"--allowed_local_media_path {self.allowed_local_media_path}: no such folder")
         if self.ssl_keyfile and not self.ssl_certfile:
@@ -110,7 +110,7 @@ class Config:
 
     @property
     def vllm_log(self) -> None:
-        """A server's log stands with its engine's."""
+        """vLLM logs to standard error, like the server."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(cfg: Config, given: Collection[str] = ()) -> None:
-    """Serves until SIGINT or SIGTERM. What is wrong with the flags shows before the model is loaded."""
+    """Serves until SIGINT or SIGTERM. Raises ValueError for wrong flags before the model is loaded."""
     from swift.assembly.checkpoints import model_name
     from swift.assembly.loading import load_chat, sampling
     from swift.engine.torch_engine import TorchEngine
@@ -128,20 +128,20 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
     from swift.serve.server import create_app
 
     if not cfg.generation.stream:
-        raise ValueError("--stream false: whether a reply is streamed is said by each request")
+        raise ValueError("--stream false: each request decides whether its reply is streamed")
     _check_certificate(cfg.server)
     defaults = sampling(cfg.generation)
     keys = api_keys(cfg.server)
     with _bound(cfg.server) as listening:
         name = cfg.server.served_model_name or model_name(cfg, given)
         if not keys and cfg.server.host not in LOCAL:
-            _warn(f"whoever reaches {cfg.server.host} can use the model; --api_key asks for a key")
+            _warn(f"anyone who can reach {cfg.server.host} can use the model; --api_key requires a key")
         adapters = dict(module.split("=", 1) for module in cfg.server.lora_modules)
         if name in adapters:
-            raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: give the adapter another")
+            raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: rename the adapter")
         for adapter, folder in adapters.items():
             if not (Path(folder).expanduser() / "adapter_config.json").is_file():
-                raise ValueError(f"--lora_modules {adapter}={folder}: no adapter_config.json is there")
+                raise ValueError(f"--lora_modules {adapter}={folder}: it has no adapter_config.json")
         chat = load_chat(cfg, given)
         if cfg.server.raw_react:
             chat = LocalChat(chat.engine, chat.renderer, raw=True)
@@ -175,7 +175,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
 
 
 def api_keys(options: ServerFlags) -> tuple[str, ...]:
-    """The keys of the flag, of the file and of the environment. ValueError for a file without any."""
+    """The keys of the flag, the file and the environment. Raises ValueError for a file without keys."""
     keys = [options.api_key or "", os.environ.get(KEY_VARIABLE, "")]
     if options.api_key_file is not None:
         path = Path(options.api_key_file).expanduser()
@@ -183,7 +183,7 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
             raise ValueError(f"--api_key_file {options.api_key_file}: there is no such file")
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         if not any(lines):
-            raise ValueError(f"--api_key_file {options.api_key_file}: there is no key in it, one a line is expected")
+            raise ValueError(f"--api_key_file {options.api_key_file}: no key found; expected one per line")
         keys += lines
     return tuple(dict.fromkeys(key.strip() for key in keys if key.strip()))
 
@@ -191,19 +191,19 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
 def _context_limit(chat: LocalChat) -> ContextLimit:
     from swift.infer.context_limit import ContextLimit
 
-    trims = chat.renderer.uses_tokenizer_template  # many templates do, around each message
+    trims = chat.renderer.uses_tokenizer_template  # many templates trim each message
     return ContextLimit(chat.renderer.tokenizer, chat.engine.context, trims)
 
 
 def access(options: ServerFlags) -> images.Access:
-    """Where images of requests may come from."""
+    """Where requests may load images from."""
     folder = options.allowed_local_media_path
     path = Path(folder).expanduser().absolute() if folder else None
     return images.Access(path, within=True, network=options.fetch_images)
 
 
 def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
-    """Answers at `listening`; on SIGINT or SIGTERM replies under way are finished, for a while."""
+    """Serves on `listening`; on SIGINT or SIGTERM running replies get `DRAIN` seconds to finish."""
     import uvicorn
 
     from swift.serve.header_timeout import HeaderTimeoutProtocol
@@ -239,13 +239,13 @@ def _warn(what: str) -> None:
 
 
 def _bound(options: ServerFlags) -> socket.socket:
-    """A socket that holds the port, so that a taken one is known before anything slow; nobody can connect yet."""
+    """A socket bound to the port, before anything slow is done; nobody can connect yet."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
-        # A port that a server left a moment ago is free.
+        # reuses a port that a server has just released
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: a client that reads nothing for so long is dropped
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: disconnects clients that read nothing for this long
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL * 1000)
         try:
             listening.bind(address)
@@ -253,7 +253,7 @@ def _bound(options: ServerFlags) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        raise OSError(f"cannot listen at {options.host}, port {options.port}: {error.strerror}") from error
+        raise OSError(f"cannot listen on {options.host}, port {options.port}: {error.strerror}") from error
     return listening
 
 
@@ -276,7 +276,7 @@ def _url(listening: socket.socket, options: ServerFlags) -> str:
 
 @contextmanager
 def _request_log(form: str) -> Iterator[None]:
-    """The server's own lines on standard error, and nobody else's."""
+    """Logs the server's own lines, and no others, to standard error."""
     from swift.serve.request_log import JsonLines
 
     log = logging.getLogger("swift.serve")
@@ -292,7 +292,7 @@ def _request_log(form: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet_end() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more when it is done: to end is what was asked, so no failure."""
+    """Ignores the signal that uvicorn raises again after a graceful shutdown, so that the exit code is 0."""
     kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Tell what this machine has, and which kernels it computes a model with."""
+"""Show this machine's hardware and packages, and which kernels it selects for a model."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SHAPE = {
     **{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30},
     **{"num_attention_heads": 9, "num_key_value_heads": 3},
 }
-"""SmolLM2-135M's, which nothing has to be downloaded for."""
+"""The shape of SmolLM2-135M, which needs no download."""
 BITS = {"bf16": 0, "8 bits": 8, "4 bits": 4}
 
 
 @dataclass(frozen=True)
 class Config:
     model_id_or_path: str | None = None
-    """A folder, hub id or name of a model, by whose shape kernels are measured; none: the shape of SmolLM2-135M"""
+    """Folder, hub id or name of the model whose shape is measured; none uses the shape of SmolLM2-135M"""
     model_type: str | None = None
-    """The name of a model instead"""
+    """Registered name of the model, instead"""
     again: bool = False
-    """Measure anew, though this machine's choice is known"""
+    """Measure again even if a measurement is cached"""
     json: bool = False
     """Print one JSON object"""
 
@@ -42,7 +42,7 @@ def main(cfg: Config) -> None:
 
 
 def machine() -> dict[str, str]:
-    """What speed depends on, a text each."""
+    """What speed depends on: name -> text."""
     import torch
 
     from swift import native
@@ -78,8 +78,8 @@ def _gpus() -> str:
 
 
 def _first_line(compiler: str) -> str:
-    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    return next(iter(said.splitlines()), "")
+    output = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    return next(iter(output.splitlines()), "")
 
 
 def _version(package: str) -> str:
@@ -90,7 +90,7 @@ def _version(package: str) -> str:
 
 
 def kernels(cfg: Config) -> dict[str, Any]:
-    """Kind of work -> the choice and the seconds that it was made by; or why the model goes another way."""
+    """Kind of work -> the selected kernels and the measured seconds, or why none of ours is used."""
     import torch
 
     from swift.engine import decoder
@@ -126,31 +126,31 @@ def _config(cfg: Config) -> Any:
     name = cfg.model_id_or_path or cfg.model_type
     if not name:
         return LlamaConfig(**SHAPE, architectures=["LlamaForCausalLM"])
-    folder = Path(name).expanduser()  # of which weights are not needed
+    folder = Path(name).expanduser()  # needs no weights
     path = folder if (folder / "config.json").is_file() else location.locate(name)
     if not (path / "config.json").is_file():
-        raise ValueError(f"{path} has no config.json, by which kernels are measured: name a folder that has one")
+        raise ValueError(f"{path} has no config.json, which the measurement needs: name a folder that has one")
     return AutoConfig.from_pretrained(path)
 
 
 def lines(machine: Mapping[str, str]) -> list[str]:
-    wide = max(map(len, machine))
-    return [f"{name:<{wide}}  {text}" for name, text in machine.items()]
+    widths = max(map(len, machine))
+    return [f"{name:<{widths}}  {text}" for name, text in machine.items()]
 
 
 def tables(kernels: Mapping[str, Any]) -> list[str]:
-    """The choice for each kind of work, and below it milliseconds where they were measured."""
+    """The selection for each kind of work, and the measured milliseconds."""
     found: list[str] = []
-    for work, told in kernels.items():
-        if isinstance(told, str):
-            found.append(f"{work}: {told}")
+    for work, choice in kernels.items():
+        if isinstance(choice, str):
+            found.append(f"{work}: {choice}")
             continue
-        found.append(f"{work}: {told['kernels']} ({told['how']})")
-        rows = [["milliseconds", *next(iter(told["seconds"].values()), {})]]
-        rows += [[name, *(f"{took * 1000:.1f}" for took in each.values())] for name, each in told["seconds"].items()]
-        wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        found.append(f"{work}: {choice['kernels']} ({choice['how']})")
+        rows = [["milliseconds", *next(iter(choice["seconds"].values()), {})]]
+        rows += [[name, *(f"{took * 1000:.1f}" for took in each.values())] for name, each in choice["seconds"].items()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         if len(rows) > 1:
             for row in rows:
-                cells = [row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:], strict=True))]
+                cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
                 found.append("  " + "  ".join(cells))
     return found

@@ -1,4 +1,4 @@
-"""A model or a checkpoint -> something that other programs load: a merged folder, GGUF, Ollama, fewer bits, a hub."""
+"""Export a model or checkpoint: merge LoRA, write GGUF or an Ollama Modelfile, quantise, upload to a hub."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class HubFlags:
     """Hub"""
 
     push_to_hub: bool = False
-    """Upload what was written, or the given folder as it is, to ModelScope (--use_hf true: Hugging Face)"""
+    """Upload the written folder, or the given one unchanged, to ModelScope (--use_hf true: Hugging Face)"""
     hub_model_id: str | None = None
-    """OWNER/NAME of the repository, which is made if need be"""
+    """Repository OWNER/NAME; created if it does not exist"""
     hub_token: str | None = None
-    """Token of the hub; none takes MODELSCOPE_API_TOKEN, or HF_TOKEN and what `hf auth login` keeps"""
+    """Access token; none uses MODELSCOPE_API_TOKEN, or HF_TOKEN and the token of `hf auth login`"""
     hub_private_repo: bool = False
     """Make the repository private"""
     commit_message: str = "update files"
-    """Message of the upload"""
+    """Commit message of the upload"""
 
     def __post_init__(self) -> None:
         if self.push_to_hub and not self.hub_model_id:
@@ -48,14 +48,14 @@ class HubFlags:
 
 @dataclass(frozen=True)
 class ExampleFlags:
-    """Examples for --quant_method gptq and awq"""
+    """Calibration data of --quant_method gptq and awq"""
 
     dataset: tuple[str, ...] = flag((), commas=True)
-    """Rows like those that the model will see; none takes dialogues with tools and general ones that come along"""
+    """Calibration rows similar to the intended use; none uses built-in dialogues, with and without tools"""
     quant_n_samples: int = 256
-    """Most examples"""
+    """Maximum number of calibration samples"""
     quant_seqlen: int = 2048
-    """Most tokens of an example; longer ones are cut"""
+    """Maximum tokens of a calibration sample; longer ones are cut"""
 
     def __post_init__(self) -> None:
         for name in ("quant_n_samples", "quant_seqlen"):
@@ -66,30 +66,30 @@ class ExampleFlags:
 @dataclass(frozen=True)
 class Config:
     ckpt_dir: str | None = flag(None, alias=("adapters",))
-    """Checkpoint that training saved; an adapter in it is merged in memory first"""
+    """Checkpoint that training saved; an adapter is merged in memory before other exports"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
-    """Write the merged model as a folder of its own"""
+    """Write the merged model as a folder"""
     to_gguf: Literal["F16", "BF16", "Q8_0", "Q4_K_M"] | None = flag(None, values={"true": "F16"}, bare="F16")
-    """Write a GGUF file for llama.cpp, Ollama or OpenVINO, with matrices in this format; true means F16"""
+    """Write a GGUF file for llama.cpp, Ollama or OpenVINO with weights in this format; true means F16"""
     to_ollama: bool = False
-    """Write a Modelfile for Ollama beside the GGUF file"""
+    """Write a GGUF file and a Modelfile for Ollama"""
     quant_bits: Literal["0", "4", "8"] = "0"
-    """Write a folder whose weights have so many bits, made by --quant_method"""
+    """Write a folder with weights quantised to this many bits by --quant_method"""
     output_dir: str | None = flag(None, alias=("quant_output_dir",))
-    """Folder to write; none means the checkpoint's or the model's name with -merged, -gguf and the like"""
+    """Folder to write; none means the name of the checkpoint or model with a suffix such as -merged or -gguf"""
     template_type: str = flag("AUTO", alias=("template",))
-    """Chat format of what is written; AUTO takes that of the training, or the model's own"""
+    """Chat template of the exported model; AUTO selects that of the training, or the model's own"""
     examples: ExampleFlags = ExampleFlags()
     hub: HubFlags = HubFlags()
     model: ModelFlags = ModelFlags()
 
     def __post_init__(self) -> None:
-        """ValueError for flags that contradict each other."""
+        """Raises ValueError for flags that contradict each other."""
         if self.model.quant.bits:
-            raise ValueError("--quantization_bit rounds weights while they are loaded; to write them say --quant_bits")
+            raise ValueError("--quantization_bit quantises while loading; to write quantised weights give --quant_bits")
         if self.bits and (self.to_gguf or self.to_ollama):
             raise ValueError("--quant_bits and --to_gguf exclude each other: --to_gguf Q8_0 has 8 bits, Q4_K_M has 4")
-        if self.examples != ExampleFlags() and not (self.bits and self.is_by_examples):
+        if self.examples != ExampleFlags() and not (self.bits and self.is_calibrated):
             changed = next(item.name for item in fields(ExampleFlags) if vars(self.examples)[item.name] != item.default)
             raise ValueError(f"--{changed} is for --quant_bits with --quant_method gptq or awq: leave it out")
 
@@ -98,7 +98,7 @@ class Config:
         return int(self.quant_bits)
 
     @property
-    def is_by_examples(self) -> bool:
+    def is_calibrated(self) -> bool:
         return self.model.quant.quant_method in ("gptq", "awq")
 
 
@@ -108,7 +108,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(config: Config, given: Collection[str] = ()) -> Path:
-    """Returns the folder that was written, or pushed as it is."""
+    """Returns the folder that was written, or uploaded unchanged."""
     hub = config.hub
     if not (hub.push_to_hub and hub.hub_model_id):
         return _write(config, given)
@@ -132,9 +132,7 @@ def _write(config: Config, given: Collection[str]) -> Path:
     if config.merge_lora:
         return merging.merge_checkpoint(config.ckpt_dir, config.model, config.template_type, config.output_dir)
     if not config.hub.push_to_hub:
-        raise ValueError(
-            "nothing to export: --merge_lora true, --to_gguf F16, --to_ollama true or --quant_bits 4 says what"
-        )
+        raise ValueError("nothing to export: give --merge_lora true, --to_gguf F16, --to_ollama true or --quant_bits 4")
     folder = Path(config.ckpt_dir or config.model.model_id_or_path or "").expanduser()
     if not folder.is_dir() or not (config.ckpt_dir or config.model.model_id_or_path):
         raise ValueError("--push_to_hub uploads a folder: give it as --ckpt_dir or --model_id_or_path")
@@ -148,17 +146,17 @@ class _Wanted(NamedTuple):
 
 
 def choose(config: Config, given: Collection[str] = ()) -> checkpoints.Choice:
-    """What the flags name, an adapter on whole weights: what was learned beside rounded ones goes into those."""
+    """The model of the flags, unquantised: an adapter trained on quantised weights is merged into the original ones."""
     template = TemplateFlags(template_type=config.template_type)
     choice = checkpoints.choose(_Wanted(config.model, template, BackendFlags(ckpt_dir=config.ckpt_dir)), given)
     return choice._replace(model=flags.update(choice.model, {"quantization_bit": 0}))
 
 
 def target(config: Config, choice: checkpoints.Choice, suffix: str) -> Path:
-    """The folder to write, which must not be there yet."""
-    # Beside a checkpoint, or a folder that the user named; a model of a cache goes into the current folder.
-    beside = config.ckpt_dir or choice.model.model_id_or_path
-    named = Path(beside).expanduser().resolve() if beside and Path(beside).expanduser().exists() else None
+    """The folder to write. Raises ValueError if it exists."""
+    # next to a checkpoint or a folder that the user named; for a cached model in the current folder
+    source = config.ckpt_dir or choice.model.model_id_or_path
+    named = Path(source).expanduser().resolve() if source and Path(source).expanduser().exists() else None
     stem = named if named else Path.cwd() / checkpoints.name(choice)
     folder = Path(config.output_dir).expanduser().resolve() if config.output_dir else Path(f"{stem}-{suffix}")
     if folder.exists():
@@ -168,7 +166,7 @@ def target(config: Config, choice: checkpoints.Choice, suffix: str) -> Path:
 
 
 def write_gguf(config: Config, given: Collection[str]) -> Path:
-    """A folder with the GGUF file, read back and compared, and Ollama's Modelfile where it is asked for."""
+    """Writes a folder with a GGUF file, checked by reading it back, and with --to_ollama a Modelfile."""
     choice = choose(config, given)
     kind = config.to_gguf or "F16"
     folder = target(config, choice, "ollama" if config.to_ollama else "gguf")
@@ -181,7 +179,7 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
         gguf_k_quants.check()
     ready = load_merged(choice)
     if config.to_ollama and ready.template is None:
-        raise ValueError("--to_ollama needs a chat format of the table: name it with --template_type")
+        raise ValueError("--to_ollama needs a registered chat template: give --template_type")
     with atomic_folder(folder) as new:
         file = new / f"{ready.name}-{kind}.gguf"
         begins = ready.template is None or ready.template.auto_add_bos
@@ -201,7 +199,7 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
             (new / "Modelfile").write_text(text, encoding="utf-8")
             if missing:
                 print(
-                    f"the Modelfile offers no tools: Ollama's templates cannot write {name}: {missing}", file=sys.stderr
+                    f"the Modelfile has no tools: Ollama's templates cannot express {name}: {missing}", file=sys.stderr
                 )
         away = gguf_check.verify(file, ready.model, ready.tokenizer)
     print(
@@ -213,7 +211,7 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
 
 
 def _parameters() -> dict[str, float]:
-    """How `swift infer` draws a reply when nothing is said, in Ollama's words."""
+    """The sampling defaults of `swift infer` by Ollama's names."""
     usual = GenerationFlags()
     return {
         "temperature": usual.temperature,
@@ -224,7 +222,7 @@ def _parameters() -> dict[str, float]:
 
 
 def write_quantised(config: Config, given: Collection[str]) -> Path:
-    """A folder with weights of fewer bits, read back and compared with those in memory."""
+    """Writes a folder with quantised weights, and checks it by reading it back."""
     choice = choose(config, given)
     folder = target(config, choice, f"{config.model.quant.quant_method}-int{config.bits}")
 
@@ -233,18 +231,18 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     wanted = choice.model
     device = devices.pick_device(wanted.device)
     dtype = "bf16" if wanted.dtype == "AUTO" and device.type == "cpu" else wanted.dtype
-    # what is missing shows before anything is loaded
-    rounding = (_by_examples if config.is_by_examples else _by_weights)(config, choice, dtype)
+    # missing packages are reported before anything is loaded
+    quantise_model = (_calibrated if config.is_calibrated else _direct)(config, choice, dtype)
     ready = load_merged(choice)
     tokens = ready.tokenizer(merging.PROBE, return_tensors="pt").input_ids.to(device)
     with atomic_folder(folder) as new, tempfile.TemporaryDirectory(dir=new.parent) as between:
         before = merging.logits(ready.model, tokens)
         numbers = devices.DTYPES[devices.pick_dtype(dtype, device)]
-        for parameter in ready.model.parameters():  # no buffers: a loaded model has angles of its positions in fp32
+        for parameter in ready.model.parameters():  # not buffers: rotary frequencies stay in fp32
             parameter.data = parameter.data.to(numbers)
-        model = rounding(ready, Path(between))
+        model = quantise_model(ready, Path(between))
         model.generation_config.eos_token_id = ready.stops if len(ready.stops) > 1 else ready.stops[0]
-        # Before the first use: bitsandbytes rearranges weights for the CPU then, and saves them wrong.
+        # before the first use, at which bitsandbytes repacks weights for the CPU and would save them wrong
         model.save_pretrained(new)
         ready.tokenizer.save_pretrained(new)
         merging.write_records(new, {"model_type": wanted.model_type}, ready.spec, ready.template, choice.source, dtype)
@@ -253,7 +251,7 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         model_card.merged(new, model_card.base_name(ready.spec, choice.source), named, choice.adapter, how)
         after = merging.logits(model, tokens)
         again = merging.logits(load.load_model(new, dtype, wanted.device), tokens)
-        merging.check_agreement("the folder, read back, computes something else than what was written", again, after)
+        merging.check_agreement("the folder, read back, differs from the quantised model", again, after)
         same = int((before.argmax(-1) == after.argmax(-1)).sum())
     moved = merging.difference(after, before)
     print(
@@ -264,12 +262,12 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
     return folder
 
 
-Rounding = Callable[[MergedModel, Path], "PreTrainedModel"]
-"""Makes a model of fewer bits from a whole one, which is of no use afterwards; the folder is for what lies between."""
+Quantiser = Callable[[MergedModel, Path], "PreTrainedModel"]
+"""Quantises a model, which must not be used afterwards; the folder is for temporary files."""
 
 
-def _by_examples(config: Config, choice: checkpoints.Choice, dtype: str) -> Rounding:
-    """So that a model's answers to examples change least."""
+def _calibrated(config: Config, choice: checkpoints.Choice, dtype: str) -> Quantiser:
+    """Quantisation calibrated on samples (GPTQ, AWQ)."""
     from swift.model import calibration
     from swift.template import Renderer
 
@@ -277,19 +275,19 @@ def _by_examples(config: Config, choice: checkpoints.Choice, dtype: str) -> Roun
     calibration.check(method)
     rows = _examples(config.examples, choice.model.registry)
 
-    def rounding(ready: MergedModel, between: Path) -> PreTrainedModel:
+    def quantise_model(ready: MergedModel, between: Path) -> PreTrainedModel:
         renderer = Renderer(ready.tokenizer, ready.template, choice.template.agent_template)
         tokens = [
             sample.tokens[:most] for row in rows for sample in renderer.samples(row)
-        ]  # as it is trained and served
+        ]  # with the template of training and serving
         calibration.calibrate(ready.model, method, config.bits, tokens)
         return ready.model
 
-    return rounding
+    return quantise_model
 
 
-def _by_weights(config: Config, choice: checkpoints.Choice, dtype: str) -> Rounding:
-    """Each weight for itself, by the library that also loads it so."""
+def _direct(config: Config, choice: checkpoints.Choice, dtype: str) -> Quantiser:
+    """Quantisation without calibration, by the library that also loads the result."""
     from swift.assembly.tuner_setup import quantisation
     from swift.model import load, quantise
 
@@ -297,16 +295,14 @@ def _by_weights(config: Config, choice: checkpoints.Choice, dtype: str) -> Round
     assert how is not None, config.bits
     quantise.check(how)
     if how.method == "hqq":
-        raise ValueError(
-            "--quant_method hqq rounds weights while they are loaded, and writes none: take bnb or torchao"
-        )
+        raise ValueError("--quant_method hqq quantises while loading and cannot save: use bnb or torchao")
 
-    def rounding(ready: MergedModel, between: Path) -> PreTrainedModel:
+    def quantise_model(ready: MergedModel, between: Path) -> PreTrainedModel:
         ready.model.save_pretrained(between)
-        ready.model.to("meta")  # room for the second
+        ready.model.to("meta")  # frees memory for the second
         return load.load_model(between, dtype, choice.model.device, quantisation=how)
 
-    return rounding
+    return quantise_model
 
 
 def _examples(wanted: ExampleFlags, registry: Sequence[str]) -> Sequence[Conversation]:

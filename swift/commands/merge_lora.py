@@ -1,4 +1,4 @@
-"""Merge a LoRA checkpoint into a folder that transformers loads, in place of an earlier merge if there is one."""
+"""Merge a LoRA checkpoint into a model folder, replacing an earlier merge."""
 
 from __future__ import annotations
 

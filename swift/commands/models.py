@@ -1,4 +1,4 @@
-"""List and search the models that have a name."""
+"""List and search the registered models."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     word: tuple[str, ...] = flag((), positional=True)
-    """Words that the name, a hub id, the template, the class, the way of loading or what is verified must hold; none
-    lists all"""
+    """Words to find in name, hub ids, template, class, loading method and verification; none lists all"""
     json: bool = False
-    """One JSON list of all that is known about them"""
+    """Print JSON"""
     markdown: bool = False
-    """The page docs/models.md"""
+    """Print the page docs/models.md"""
     registry: tuple[str, ...] = ()
-    """TOML files of models of your own"""
+    """TOML files with your own models"""
 
 
 def main(cfg: Config) -> None:
@@ -40,7 +39,7 @@ def main(cfg: Config) -> None:
     found = {name: row for name, row in known.items() if all(_holds(*row, word) for word in cfg.word)}
     if not found:
         near = next(filter(None, (catalog.nearest(word, cfg.registry) for word in cfg.word)), "")
-        raise ValueError(f"no model is found by {' '.join(cfg.word)}{near and f': did you mean {near}?'}")
+        raise ValueError(f"no model matches {' '.join(cfg.word)}{near and f': did you mean {near}?'}")
     if cfg.json:
         print(json.dumps([as_json(*row) for row in found.values()], ensure_ascii=False, indent=2))
     elif cfg.markdown:
@@ -58,7 +57,7 @@ def as_json(spec: ModelSpec, way: LoadingMethod, verified: Verified) -> dict[str
 
 
 def lines(rows: Mapping[str, Row]) -> list[str]:
-    """A line a model: name, how it loads, template, class, what is verified, hub ids, and what it needs if anything."""
+    """A line per model: name, loading method, template, class, verification, hub ids and requirements."""
     found = []
     for name, (spec, way, verified) in rows.items():
         needs = "" if way.kind in ("native", "converted") else f"  ({way.why})"

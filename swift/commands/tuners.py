@@ -1,4 +1,4 @@
-"""List the tuners: what each is, its paper, its flag, the parameters it trains, and whether it merges."""
+"""List the fine-tuning methods: description, paper, flag, trained parameters, and whether they merge."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from swift.flags import flag
 from swift.model.bundled import MODEL_TYPE
 
 TOKENS = 10
-"""What trainable_tokens is counted for, which has no number of its own."""
+"""Number of tokens for counting the parameters of trainable_tokens."""
 
 
 @dataclass(frozen=True)
 class Config:
     words: tuple[str, ...] = flag((), positional=True)
-    """List only those whose line holds these words"""
+    """Show only lines that contain these words"""
     json: bool = False
     """Print JSON"""
     markdown: bool = False
@@ -52,7 +52,7 @@ def main(cfg: Config) -> list[Line]:
 
 
 def table(model: str) -> list[Line]:
-    """Every tuner, and every variant that a flag makes of one. Parameters are counted without reading weights."""
+    """Every method and every variant by a flag, with parameters counted without reading weights."""
     from swift.model import location
     from swift.tuner.registry import TUNERS, VARIANTS
 
@@ -105,14 +105,14 @@ def _number(line: Line) -> str:
 
 
 def _trained(path: Path, name: str, changes: Mapping[str, Any]) -> int | None:
-    """The number of trained parameters; None where the tuner does not fit the model."""
+    """The number of trained parameters; None if the method does not fit the model."""
     from swift.model import load
     from swift.tuner import peft_models
     from swift.tuner.apply import tune
 
     values = {**flags.values(LoraFlags()), **flags.values(TunerFlags())}
     values |= {"trainable_token_ids": tuple(range(TOKENS)), **changes}
-    values["init_lora_weights"] = "true"  # others are computed from the weights, and change no count
+    values["init_lora_weights"] = "true"  # others need the weights, and do not change the count
     try:
         return peft_models.trained_and_all(tune(load.blank_model(path), name, values))[0]
     except ValueError:
