@@ -23,11 +23,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from swift.engine.adapters import BASE
 from swift.engine.interface import Busy
 from swift.engine.prefix_cache import BLOCK_SIZE, PrefixCache
 from swift.engine.runner import KVBlock
 from swift.engine.sampling import SampledToken, SamplingParams, sampler
-from swift.engine.torch_engine import BASE, BESIDE, TorchEngine
+from swift.engine.scheduler import MIXED_PREFILL_TOKENS
+from swift.engine.torch_engine import TorchEngine
 
 VOCABULARY, CONTEXT = 64, 512
 SIZES = {
@@ -72,7 +74,7 @@ def reference(model, prompt, new):
 
 
 def test_a_greedy_reply_is_what_transformers_generates(model, engine):
-    for length in (1, 2, 7, BESIDE, BESIDE + 1, 300):
+    for length in (1, 2, 7, MIXED_PREFILL_TOKENS, MIXED_PREFILL_TOKENS + 1, 300):
         assert tokens(engine.submit(prompt(length), GREEDY)) == reference(model, prompt(length), 12)
 
 
@@ -126,7 +128,7 @@ RECURRENT = {
 def test_a_model_with_recurrent_layers_gives_what_transformers_generates_alone_and_beside_others(kind):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **RECURRENT[kind]})).eval()
-    prompts = [prompt(length, seed=length) for length in (3, 1, 40, BESIDE + 30)]
+    prompts = [prompt(length, seed=length) for length in (3, 1, 40, MIXED_PREFILL_TOKENS + 30)]
     expected = [reference(model, each, 12) for each in prompts]
     engine = TorchEngine(model, stop_tokens=())
     replies = [engine.submit(each, GREEDY) for each in prompts]
@@ -210,8 +212,8 @@ def test_a_long_prompt_does_not_make_replies_wait_for_its_end(engine):
     late = engine.submit(prompt(480, seed=1), GREEDY)
     next(late)
     list(reply)
-    assert max(count for step in steps for count in step) <= BESIDE
-    assert sum(1 for step in steps if max(step) > 1) >= 480 // BESIDE
+    assert max(count for step in steps for count in step) <= MIXED_PREFILL_TOKENS
+    assert sum(1 for step in steps if max(step) > 1) >= 480 // MIXED_PREFILL_TOKENS
 
 
 def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(model, engine):
@@ -270,7 +272,7 @@ def test_no_stop_token_comes_before_min_tokens(model):
 def test_what_a_sampler_tells_of_the_likeliest_tokens_is_passed_on(model, monkeypatch):
     told = ((1, -0.5), (2, -1.5))
     monkeypatch.setattr(
-        "swift.engine.torch_engine.sampler", lambda params, prompt: lambda logits, reply: SampledToken(1, -0.5, told)
+        "swift.engine.request.sampler", lambda params, prompt, stops: lambda logits, reply: SampledToken(1, -0.5, told)
     )
     engine = TorchEngine(model, ())
     steps = list(engine.submit(prompt(3), SamplingParams(max_tokens=2, presence_penalty=1)))
@@ -327,7 +329,7 @@ def test_closing_or_dropping_a_reply_stops_its_work(model):
     began = time.monotonic()
     assert tokens(engine.submit(prompt(4), GREEDY)) == reference(model, prompt(4), 12)
     assert time.monotonic() - began < 2
-    assert not engine._rows and not engine._runner._cache._open
+    assert not engine._scheduler.running and not engine._runner._cache._open
     engine.close()
 
 
@@ -379,7 +381,7 @@ def test_tokens_that_the_model_does_not_know_are_refused(engine):
         engine.submit([], GREEDY)
     with pytest.raises(ValueError, match="token 64"):
         engine.submit([1, 64], GREEDY)
-    with pytest.raises(ValueError, match="logit_bias holds token 99"):
+    with pytest.raises(ValueError, match="logit_bias contains token 99"):
         engine.submit([1], SamplingParams(logit_bias={99: 1}))
 
 
@@ -409,7 +411,7 @@ def test_an_image_goes_with_its_prompt_in_one_piece_and_moves_the_positions_behi
     engine = TorchEngine(seeing, ())
     replies = [engine.submit(row, GREEDY, inputs) for row, inputs in zip([*asked, told], [*seen, {}], strict=True)]
     assert [tokens(reply) for reply in replies] == wanted
-    assert not engine._prefixes.match(BASE, asked[1]), "the same tokens may stand for another image"
+    assert not engine._states.prefixes.match(BASE, asked[1]), "the same tokens may stand for another image"
     engine.close()
     blind = TorchEngine(model, ())
     with pytest.raises(ValueError, match="LlamaForCausalLM takes tokens alone, not pixel_values"):

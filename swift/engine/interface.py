@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from swift.engine.sampling import SamplingParams
+if TYPE_CHECKING:  # it imports torch, which a scheduler does without
+    from swift.engine.sampling import SamplingParams
 
 
 class Busy(RuntimeError):

@@ -1,4 +1,4 @@
-"""The Engine protocol over OpenVINO GenAI, which reads a GGUF file and computes on CPUs. Knows no text."""
+"""The Engine over OpenVINO GenAI, which reads a GGUF file and computes on CPUs. Knows no text."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.engine.reply_queue import Reply, ReplyStream
+from swift.engine.reply_queue import ReplyQueue, ReplyStream
 from swift.engine.sampling import SamplingParams, max_new_tokens
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "AUTO": "f32"}
 CACHE_GB = 4
-"""Memory that keys and values may take."""
-CANNOT = ("logit_bias", "guide", "adapter", "top_logprobs", "min_tokens")
-"""Options of a request that OpenVINO GenAI has no means for."""
+"""Memory for keys and values."""
+UNSUPPORTED = ("logit_bias", "guide", "adapter", "top_logprobs", "min_tokens")
+"""Options of a request that OpenVINO GenAI does not have."""
 
 
 class OpenVinoEngine:
-    """Requests from many threads, batched by OpenVINO's scheduler, which one thread of ours drives.
+    """Requests from many threads, batched by OpenVINO's scheduler, which one worker thread drives.
 
-    `file`: a GGUF file with F16 or Q8_0 matrices. `dtype`: what is computed in, and what the cache is kept in.
+    `file`: a GGUF file with F16 or Q8_0 matrices. `dtype`: of the computation and of the KV cache.
+    Raises ValueError for another dtype, or if OpenVINO cannot load the file.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class OpenVinoEngine:
         if dtype not in PRECISIONS:
             raise ValueError(f"--infer_backend openvino computes in {', '.join(PRECISIONS)}, not {dtype}")
         self.context, self._vocabulary = context, vocabulary
-        self._stops = frozenset(stop_tokens)
+        self._stop_tokens = frozenset(stop_tokens)
         scheduler = self._genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GB
         scheduler.enable_prefix_caching = True
@@ -47,27 +48,27 @@ class OpenVinoEngine:
         self._waiting: deque[_Request] = deque()
         self._running: list[tuple[_Request, Any]] = []
         self._closed = False
-        self._asked = 0
+        self._count = 0
         self._worker = threading.Thread(target=self._work, name="swift-openvino", daemon=True)
         self._worker.start()
 
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplyStream:
         if inputs is not None:
-            raise ValueError("--infer_backend openvino takes text alone: answer images with pt")
-        for name in CANNOT:
+            raise ValueError("--infer_backend openvino is used for text only: for images use pt")
+        for name in UNSUPPORTED:
             if getattr(params, name) not in (None, False, "", 0, {}, ()):
-                raise ValueError(f"{name} is not supported by --infer_backend openvino: leave it out, or take pt")
+                raise ValueError(f"{name} is not supported by --infer_backend openvino: omit it, or use pt")
         changed = params.temperature > 0 or params.repetition_penalty != 1
         if params.logprobs and (changed or params.presence_penalty or params.frequency_penalty):
             raise ValueError(
-                "--infer_backend openvino gives log probabilities for temperature 0 without penalties alone"
+                "--infer_backend openvino returns log probabilities only for temperature 0 without penalties"
             )
-        length = max_new_tokens(tokens, params, self.context, self._vocabulary)
-        reply = Reply(length, frozenset() if params.ignore_eos else self._stops)
+        limit = max_new_tokens(tokens, params, self.context, self._vocabulary)
+        reply = ReplyQueue(limit, frozenset() if params.ignore_eos else self._stop_tokens)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._waiting.append(_Request(reply, list(tokens), self._settings(params, length)))
+            self._waiting.append(_Request(reply, list(tokens), self._generation_config(params, limit)))
             self._changed.notify()
         return ReplyStream(reply)
 
@@ -78,11 +79,11 @@ class OpenVinoEngine:
             self._changed.notify()
         self._worker.join()
 
-    def _settings(self, params: SamplingParams, length: int) -> Any:
+    def _generation_config(self, params: SamplingParams, limit: int) -> Any:
         settings = self._genai.GenerationConfig()
         settings.apply_chat_template = False
-        settings.ignore_eos = True  # the reply itself sees its stop tokens
-        settings.max_new_tokens = length
+        settings.ignore_eos = True  # ReplyQueue finds the stop tokens
+        settings.max_new_tokens = limit
         settings.logprobs = int(params.logprobs)
         settings.repetition_penalty = params.repetition_penalty
         settings.presence_penalty = params.presence_penalty
@@ -94,7 +95,7 @@ class OpenVinoEngine:
             settings.min_p = params.min_p
             if params.top_k:
                 settings.top_k = params.top_k
-            # Without one, a draw of its own for each request, as elsewhere.
+            # Without a seed every request samples another reply, as with the other engines.
             settings.rng_seed = hash(object()) & 0xFFFFFFFF if params.seed is None else params.seed
         settings.validate()
         return settings
@@ -107,25 +108,25 @@ class OpenVinoEngine:
                 for request, handle in self._running:
                     handle.cancel()
                     request.reply.end(RuntimeError(str(error)))
-            self._running = [pair for pair in self._running if not self._hand_on(*pair)]
+            self._running = [pair for pair in self._running if not self._pass_on(*pair)]
         for request in [*self._waiting, *(request for request, _ in self._running)]:
             request.reply.end(RuntimeError("the engine was closed"))
 
     def _wait(self) -> bool:
-        """Sleeps until there is work and lets in what waits; False when the engine is closed."""
+        """Sleeps until there is work and submits the waiting requests; False when the engine is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or self._running)
             while self._waiting and not self._closed:
                 request = self._waiting.popleft()
                 if request.reply.over:
                     continue
-                self._asked += 1
+                self._count += 1
                 tokens = self._tensor(request.tokens)
-                self._running.append((request, self._pipeline.add_request(self._asked, tokens, request.settings)))
+                self._running.append((request, self._pipeline.add_request(self._count, tokens, request.settings)))
             return not self._closed
 
-    def _hand_on(self, request: _Request, handle: Any) -> bool:
-        """Hands on the tokens of the last step; True when the request is over."""
+    def _pass_on(self, request: _Request, handle: Any) -> bool:
+        """Passes the tokens of the last step to the caller; True when the request is over."""
         reply = request.reply
         while handle.can_read() and not reply.over:
             for output in handle.read().values():
@@ -135,24 +136,24 @@ class OpenVinoEngine:
         if reply.over:
             handle.cancel()
         elif handle.get_status() == self._genai.GenerationStatus.IGNORED:
-            reply.end(RuntimeError(f"the request does not fit into {CACHE_GB} GB of keys and values"))
+            reply.end(RuntimeError(f"the request does not fit into {CACHE_GB} GB of KV cache"))
         return reply.over
 
 
 class _Request(NamedTuple):
-    reply: Reply
+    reply: ReplyQueue
     tokens: list[int]
     settings: Any
 
 
 def check_installed() -> None:
-    """ValueError that names the extra where it is missing."""
+    """Raises ValueError, which names the extra to install, if openvino-genai is missing."""
     if find_spec("openvino_genai") is None:
         raise ValueError("--infer_backend openvino needs the package openvino-genai: pip install -e '.[openvino]'")
 
 
 def _library() -> tuple[Any, Any]:
-    """openvino_genai, and a function from tokens to its tensor."""
+    """The module openvino_genai, and a function tokens -> OpenVINO tensor (1, length)."""
     check_installed()
     import numpy as np
     import openvino

@@ -1,4 +1,4 @@
-"""What engines of other libraries share: how a reply gets to the thread that asked for it."""
+"""How the tokens of a reply get from an engine's thread to the caller's. Knows no model and no library."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ from queue import SimpleQueue
 from swift.engine.interface import TokenOutput
 
 
-class Reply:
-    """A reply on its way, as the engine's thread holds it. `cancelled` is called when the asking thread gives up."""
+class ReplyQueue:
+    """The engine's end of a reply. `over`: it is finished, or the caller no longer reads it.
 
-    def __init__(self, length: int, stops: frozenset[int]) -> None:
+    `max_new_tokens` None: no limit.
+    """
+
+    def __init__(self, max_new_tokens: int | None, stop_tokens: frozenset[int]) -> None:
         self.over = False
-        self.queue: SimpleQueue[TokenOutput | Exception | None] = SimpleQueue()
-        self.cancelled: Callable[[], object] = lambda: None
-        self._length, self._stops = length, stops
-        self._taken = 0
+        self.outputs: SimpleQueue[TokenOutput | Exception | None] = SimpleQueue()
+        self._max_new_tokens, self._stop_tokens = max_new_tokens, stop_tokens
+        self._count = 0
 
     def put(self, token: int, logprob: float, top: tuple[tuple[int, float], ...] = ()) -> None:
-        """Hands on a token. The reply is over with a stop token, or when it is as long as it may be."""
-        self._taken += 1
-        stopped = token in self._stops
-        self.over = stopped or self._taken == self._length
-        self.queue.put(TokenOutput(token, logprob, "stop" if stopped else "length" if self.over else None, top))
+        """Hands a token to the caller. A stop token, or the last of `max_new_tokens`, finishes the reply."""
+        self._count += 1
+        stopped = token in self._stop_tokens
+        finished = stopped or self._count == self._max_new_tokens
+        self.over = self.over or finished
+        self.outputs.put(TokenOutput(token, logprob, "stop" if stopped else "length" if finished else None, top))
 
     def end(self, error: Exception | None = None) -> None:
+        """Ends the reply without a last token; the caller gets the error."""
         self.over = True
-        self.queue.put(error)
+        self.outputs.put(error)
 
 
 class ReplyStream:
-    """The same reply as the asking thread holds it: closing or dropping it cancels the request."""
+    """The caller's end, a TokenStream. Closing or dropping it calls `cancel`, unless the reply is over."""
 
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
+    def __init__(self, reply: ReplyQueue, cancel: Callable[[], object] = lambda: None) -> None:
+        self._reply, self._cancel = reply, cancel
         self._over = False
 
     def __iter__(self) -> ReplyStream:
@@ -43,17 +47,17 @@ class ReplyStream:
     def __next__(self) -> TokenOutput:
         if self._over:
             raise StopIteration
-        step = self._reply.queue.get()
-        self._over = not isinstance(step, TokenOutput) or step.finish is not None
-        if isinstance(step, TokenOutput):
-            return step
-        raise StopIteration if step is None else step
+        output = self._reply.outputs.get()
+        self._over = not isinstance(output, TokenOutput) or output.finish is not None
+        if isinstance(output, TokenOutput):
+            return output
+        raise StopIteration if output is None else output
 
     def close(self) -> None:
         self._over = True
         if not self._reply.over:
             self._reply.over = True
-            self._reply.cancelled()
+            self._cancel()
 
     def __del__(self) -> None:
         self.close()

@@ -15,15 +15,17 @@ from swift.guided.guide import Guide
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a reply is drawn and where it ends. The defaults change nothing: plain sampling up to the model's context.
+    """How a reply is sampled and where it ends. The defaults are plain sampling up to the end of the context.
 
-    `max_tokens` None: what the context leaves. `clip`: a `max_tokens` that the context cannot hold is cut to what
-    it leaves; otherwise it is an error. `temperature` 0: the likeliest token, always. `top_k` 0, `top_p` 1 and
-    `min_p` 0 are off. `repetition_penalty` counts the prompt too; `presence_penalty` and `frequency_penalty` count
-    the reply alone, as OpenAI's do. `stop`: texts that end the reply. `include_stop` None: a stop text stays in the
-    reply when it is an agent mark, and is cut otherwise. `logprobs`: report each token's log probability, and those
-    of the `top_logprobs` likeliest. `min_tokens`: no stop token comes before so many. `guide`: what the reply must be;
-    nothing else lets a token through that it forbids. `adapter`: the name of the adapter to answer with.
+    `max_tokens` None: as many as the context allows. `clip`: cut a `max_tokens` that exceeds the context instead of
+    raising an error. `temperature` 0: the argmax (greedy decoding). `top_k` 0, `top_p` 1 and `min_p` 0 are off.
+    `repetition_penalty` counts the prompt and the reply; `presence_penalty` and `frequency_penalty` count the reply
+    alone, as OpenAI's do. `stop`: strings that end the reply. `include_stop` None: keep a stop string of the tool-call
+    format in the reply, cut any other. `logprobs`: return the log probability of each token, and of the `top_logprobs`
+    most probable ones. `min_tokens`: exclude stop tokens until the reply has so many. `guide`: the grammar of the
+    reply; it masks all other tokens. `adapter`: the name of a LoRA adapter; '' is the base model.
+
+    Raises ValueError, which names the parameter, for a value out of range.
     """
 
     max_tokens: int | None = None
@@ -66,73 +68,79 @@ class SamplingParams:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens must be 1 or more, not {self.max_tokens}")
         if self.guide and self.ignore_eos:
-            raise ValueError("ignore_eos: a reply that is held to a grammar ends where the grammar does")
+            raise ValueError("ignore_eos: a reply that follows a grammar ends where the grammar ends")
         if not all(self.stop):
-            raise ValueError("stop must not hold an empty text")
+            raise ValueError("stop must not contain an empty string")
         for token, bias in self.logit_bias.items():
             if not -100 <= bias <= 100:
                 raise ValueError(f"logit_bias of token {token} must be from -100 to 100, not {bias}")
 
 
 class TooLong(ValueError):
-    """A prompt, or a prompt and its reply, that the context does not hold."""
+    """The prompt, or the prompt and its reply, do not fit into the context."""
 
 
 def max_new_tokens(
     tokens: Sequence[int], params: SamplingParams, context: int, vocabulary: int, whose: str = "the model's context"
 ) -> int:
-    """How many tokens the reply may have in `whose` context.
+    """The largest number of tokens of a reply to the prompt `tokens`, in a context of `context` tokens.
 
-    Raises ValueError for a request that cannot be taken, TooLong for one that is too long.
+    `whose`: what the error calls that context. Raises TooLong if prompt and reply do not fit, ValueError for an empty
+    prompt and for tokens outside the vocabulary.
     """
     if not tokens:
         raise ValueError("the prompt is empty")
     for what, ids in (("the prompt", tokens), ("logit_bias", params.logit_bias)):
         beyond = [token for token in ids if not 0 <= token < vocabulary]
         if beyond:
-            raise ValueError(f"{what} holds token {beyond[0]}, but the model knows {vocabulary} tokens")
+            raise ValueError(f"{what} contains token {beyond[0]}, but the model's vocabulary has {vocabulary} tokens")
     left = context - len(tokens)
-    asked = 1 if params.max_tokens is None or params.clip else params.max_tokens
-    if asked > left:
+    needed = 1 if params.max_tokens is None or params.clip else params.max_tokens
+    if needed > left:
         raise TooLong(
-            f"the prompt has {len(tokens)} tokens and the reply may have {asked}: "
+            f"the prompt has {len(tokens)} tokens and the reply may have {needed}: "
             f"that is more than {whose} of {context}"
         )
     return left if params.max_tokens is None else min(params.max_tokens, left)
 
 
 GREEDY = SamplingParams(temperature=0)
-FEW = 8
-"""Rows of logits that are looked at together: more are as much memory as the allocator gets anew each time."""
+ARGMAX_ROWS = 8
+"""Rows of logits that are reduced at once: with more, the allocator returns the fp32 copy to the system each time."""
 
 
 class SampledToken(NamedTuple):
-    """A token and its log probability under the model, before any option changed it; `top`: the likeliest tokens."""
+    """A token and its log probability under the model, before penalties, bias, temperature and masks.
+
+    `top`: (token, log probability) of the most probable tokens, if requested.
+    """
 
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
 
 
-Change = Callable[[Tensor, Sequence[int]], Tensor]
+Sampler = Callable[[Tensor, Sequence[int]], SampledToken]
+"""(logits_V, reply so far) -> the next token."""
+LogitsProcessor = Callable[[Tensor, Sequence[int]], Tensor]
+"""(logits_V, reply so far) -> changed logits_V."""
 
 
 def argmax(logits_NV: Tensor) -> list[SampledToken]:
-    """The likeliest token of each row."""
-    return [choice for part_NV in logits_NV.split(FEW) for choice in _argmax(part_NV)]
+    """The most probable token of each row."""
+    return [sampled for part_NV in logits_NV.split(ARGMAX_ROWS) for sampled in _argmax(part_NV)]
 
 
 def _argmax(logits_NV: Tensor) -> list[SampledToken]:
-    """Of each row."""
-    wide_NV = logits_NV.to(torch.float32, copy=True)
-    highest_N, best_N = wide_NV.max(-1)
-    logprobs_N = wide_NV.sub_(highest_N[:, None]).exp_().sum(-1).log_().neg_()
+    logits_NV = logits_NV.to(torch.float32, copy=True)
+    highest_N, best_N = logits_NV.max(-1)
+    logprobs_N = logits_NV.sub_(highest_N[:, None]).exp_().sum(-1).log_().neg_()
     return [SampledToken(*each) for each in zip(best_N.tolist(), logprobs_N.tolist(), strict=True)]
 
 
 def is_plain_greedy(params: SamplingParams) -> bool:
-    """Whether a request takes the likeliest token and wants to know no more than that."""
-    told = (
+    """Whether `argmax` of the unchanged logits is all that a request needs."""
+    without_effect = (
         "max_tokens",
         "clip",
         "top_k",
@@ -145,12 +153,12 @@ def is_plain_greedy(params: SamplingParams) -> bool:
         "logprobs",
         "adapter",
     )
-    return replace(params, **{name: getattr(GREEDY, name) for name in told}) == GREEDY
+    return replace(params, **{name: getattr(GREEDY, name) for name in without_effect}) == GREEDY
 
 
-def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Tensor, Sequence[int]], SampledToken]:
-    """The function (logits_V, reply so far) -> SampledToken that samples one reply to `prompt`. A seed repeats it."""
-    changes = _changes(params, prompt)
+def sampler(params: SamplingParams, prompt: Sequence[int] = (), stop_tokens: frozenset[int] = frozenset()) -> Sampler:
+    """The function that samples a reply to `prompt`, token by token. With a seed, every reply is the same."""
+    processors = _logits_processors(params, prompt)
     greedy = params.temperature == 0
     generator = None if params.seed is None else torch.Generator().manual_seed(params.seed)
     constraint = params.guide.begin() if params.guide else None
@@ -158,19 +166,33 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = ()) -> Callable[[Ten
     def sample(logits_V: Tensor, reply: Sequence[int]) -> SampledToken:
         logits_V = logits_V.float()
         changed_V = constraint.mask(logits_V) if constraint else logits_V
-        for change in changes:
-            changed_V = change(changed_V, reply)
+        for process in processors:
+            changed_V = process(changed_V, reply)
         if greedy:
             token = int(changed_V.argmax())
         else:
-            # Drawn on the CPU, so that a seed means the same on every device.
+            # On the CPU, so that a seed means the same on every device.
             token = int(torch.multinomial(changed_V.softmax(-1).cpu(), 1, generator=generator))
         if constraint:
             constraint.accept(token)
         total = logits_V.logsumexp(-1)
         return SampledToken(token, float(logits_V[token] - total), _top(logits_V - total, params.top_logprobs))
 
-    return sample
+    return _with_min_tokens(sample, params.min_tokens, stop_tokens) if params.min_tokens and stop_tokens else sample
+
+
+def _with_min_tokens(sample: Sampler, min_tokens: int, stop_tokens: frozenset[int]) -> Sampler:
+    """Samples no stop token while the reply has fewer than `min_tokens` tokens."""
+
+    def sample_no_stop(logits_V: Tensor, reply: Sequence[int]) -> SampledToken:
+        if len(reply) >= min_tokens:
+            return sample(logits_V, reply)
+        logits_V = logits_V.float()
+        stops = torch.tensor(sorted(stop_tokens), device=logits_V.device)
+        sampled = sample(logits_V.index_fill(0, stops, -torch.inf), reply)
+        return sampled._replace(logprob=float(logits_V[sampled.token] - logits_V.logsumexp(-1)))
+
+    return sample_no_stop
 
 
 def _top(logprobs_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:
@@ -180,80 +202,82 @@ def _top(logprobs_V: Tensor, count: int) -> tuple[tuple[int, float], ...]:
     return tuple(zip(tokens.tolist(), values.tolist(), strict=True))
 
 
-def _changes(params: SamplingParams, prompt: Sequence[int]) -> list[Change]:
-    changes: list[Change] = []
+def _logits_processors(params: SamplingParams, prompt: Sequence[int]) -> list[LogitsProcessor]:
+    processors: list[LogitsProcessor] = []
     if params.logit_bias:
-        changes.append(_bias(params.logit_bias))
+        processors.append(_bias(params.logit_bias))
     if params.repetition_penalty != 1:
-        changes.append(_repetition(params.repetition_penalty, prompt))
+        processors.append(_repetition(params.repetition_penalty, prompt))
     if params.presence_penalty or params.frequency_penalty:
-        changes.append(_occurrence(params.presence_penalty, params.frequency_penalty))
+        processors.append(_occurrence(params.presence_penalty, params.frequency_penalty))
     if params.temperature == 0:
-        return changes  # what follows never moves the likeliest token
+        return processors  # the others never move the argmax
     if params.temperature != 1:
-        changes.append(lambda logits_V, _: logits_V / params.temperature)
+        processors.append(lambda logits_V, _: logits_V / params.temperature)
     if params.top_k:
-        changes.append(_top_k(params.top_k))
+        processors.append(_top_k(params.top_k))
     if params.top_p < 1:
-        changes.append(_top_p(params.top_p))
+        processors.append(_top_p(params.top_p))
     if params.min_p:
-        changes.append(_min_p(params.min_p))
-    return changes
+        processors.append(_min_p(params.min_p))
+    return processors
 
 
-def _bias(bias: Mapping[int, float]) -> Change:
+def _bias(bias: Mapping[int, float]) -> LogitsProcessor:
     tokens, values = torch.tensor(list(bias)), torch.tensor(list(bias.values()), dtype=torch.float32)
 
-    def change(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
+    def process(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
         return logits_V.index_add(0, tokens.to(logits_V.device), values.to(logits_V.device))
 
-    return change
+    return process
 
 
-def _repetition(penalty: float, prompt: Sequence[int]) -> Change:
+def _repetition(penalty: float, prompt: Sequence[int]) -> LogitsProcessor:
     """The penalty of CTRL (arXiv 1909.05858): a positive logit is divided by it, a negative one multiplied."""
 
-    def change(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
+    def process(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
         seen = torch.tensor(sorted({*prompt, *reply}), device=logits_V.device)
         logits = logits_V[seen]
         return logits_V.index_copy(0, seen, torch.where(logits > 0, logits / penalty, logits * penalty))
 
-    return change
+    return process
 
 
-def _occurrence(presence: float, frequency: float) -> Change:
-    def change(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
+def _occurrence(presence: float, frequency: float) -> LogitsProcessor:
+    """OpenAI's penalties: `presence` once, and `frequency` for each time, that the reply contains a token."""
+
+    def process(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
         counts_V = torch.bincount(torch.tensor(reply, dtype=torch.long), minlength=len(logits_V)).to(logits_V.device)
         return logits_V - presence * (counts_V > 0) - frequency * counts_V
 
-    return change
+    return process
 
 
-def _top_k(k: int) -> Change:
-    def change(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
-        least = logits_V.topk(min(k, len(logits_V))).values[-1]
-        return logits_V.masked_fill(logits_V < least, -torch.inf)
+def _top_k(k: int) -> LogitsProcessor:
+    def process(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
+        lowest = logits_V.topk(min(k, len(logits_V))).values[-1]
+        return logits_V.masked_fill(logits_V < lowest, -torch.inf)
 
-    return change
+    return process
 
 
-def _top_p(p: float) -> Change:
-    """Keeps the fewest likeliest tokens whose probabilities add up to `p` (arXiv 1904.09751)."""
+def _top_p(p: float) -> LogitsProcessor:
+    """Keeps the smallest set of most probable tokens with a total probability of `p` (arXiv 1904.09751)."""
 
-    def change(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
+    def process(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
         # After top-k most logits are -inf: only the finite ones need sorting.
         finite = logits_V.isfinite().nonzero().squeeze(-1)
         probabilities, order = logits_V[finite].softmax(-1).sort(descending=True)
         before = probabilities.cumsum(-1) - probabilities
         return logits_V.index_fill(0, finite[order[before >= p]], -torch.inf)
 
-    return change
+    return process
 
 
-def _min_p(p: float) -> Change:
-    """Drops tokens less than `p` times as likely as the likeliest (arXiv 2407.01082)."""
+def _min_p(p: float) -> LogitsProcessor:
+    """Drops tokens less than `p` times as probable as the argmax (arXiv 2407.01082)."""
 
-    def change(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
+    def process(logits_V: Tensor, reply: Sequence[int]) -> Tensor:
         return logits_V.masked_fill(logits_V < logits_V.max() + math.log(p), -torch.inf)
 
-    return change
+    return process

