@@ -347,10 +347,13 @@ def _greedy(model, row, new):
 @pytest.mark.parametrize(
     "settings, reason",
     [
-        ({"target_modules": ["q_proj"], "use_dora": True}, "is a DoRA, which cannot run beside other adapters: merge"),
+        (
+            {"target_modules": ["q_proj"], "use_dora": True},
+            "uses DoRA, which cannot be served with other adapters: merge",
+        ),
         ({"target_modules": ["q_proj"], "bias": "lora_only"}, "trained biases"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, r"whole modules \(lm_head\)"),
-        ({"target_modules": ["embed_tokens"]}, "no LoRA product|no product"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, r"trained modules \(lm_head\)"),
+        ({"target_modules": ["embed_tokens"]}, "no LoRA matrix|no product"),
     ],
 )
 def test_an_adapter_that_cannot_run_beside_others_is_refused_with_the_reason(fast, settings, reason, tmp_path):

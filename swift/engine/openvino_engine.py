@@ -73,7 +73,7 @@ class OpenVinoEngine:
         return ReplyStream(reply)
 
     def close(self) -> None:
-        """Ends the worker; requests under way end with an error."""
+        """Stops the worker; unfinished requests end with an error."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""What other code writes to standard output and error goes into a file, also what its processes write."""
+"""Redirects standard output and error of other libraries, and of the processes they start, to a log file."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from swift.engine.sampling import SamplingParams
 
 
 class OutputRedirect:
-    """Keeps standard output and error for this program: `begin`, start the other code, `restore`, and at last `end`.
+    """From `begin` to `end`, file descriptors 1 and 2, which child processes inherit, are `file`.
 
-    From `begin` on, the file descriptors 1 and 2, which other processes inherit, are the file. Between `begin` and
-    `restore` so are sys.stdout and sys.stderr, which loggers and forked processes take hold of; afterwards these write
-    where they did before. The file stays open, because loggers do not let go of it.
+    Between `begin` and `restore`, so are sys.stdout and sys.stderr, which loggers and forked processes hold on to. From
+    `restore` on, they write to the original output, so that this program's own text stays visible. The file stays
+    open, because loggers keep it.
     """
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._log = file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        self._kept: list[tuple[int, int]] = []
+        self._duplicates: list[tuple[int, int]] = []
         self._streams = sys.stdout, sys.stderr
-        self._own: list[TextIO] = []
+        self._visible: list[TextIO] = []
 
     def begin(self) -> None:
         self._streams = sys.stdout, sys.stderr
         for stream, fd in zip(self._streams, (1, 2), strict=True):
             stream.flush()
-            kept = os.dup(fd)
-            self._kept.append((fd, kept))
-            self._own.append(_writing_to(kept, fd, stream))
+            duplicate = os.dup(fd)
+            self._duplicates.append((fd, duplicate))
+            self._visible.append(_stream_to(duplicate, fd, stream))
             os.dup2(self._log.fileno(), fd)
         sys.stdout = sys.stderr = self._log
 
     def restore(self) -> None:
-        """The other code has started: what this program prints goes where it went before."""
-        sys.stdout, sys.stderr = self._own
+        """The other library has started: this program prints to the original output again."""
+        sys.stdout, sys.stderr = self._visible
 
     def end(self) -> None:
-        for stream in self._own:
+        for stream in self._visible:
             stream.flush()
-        for fd, kept in self._kept:
-            os.dup2(kept, fd)
-            os.close(kept)
-        self._kept, self._own = [], []
+        for fd, duplicate in self._duplicates:
+            os.dup2(duplicate, fd)
+            os.close(duplicate)
+        self._duplicates, self._visible = [], []
         sys.stdout, sys.stderr = self._streams
 
     @contextlib.contextmanager
@@ -61,8 +61,8 @@ class OutputRedirect:
             self.end()
 
 
-def _writing_to(kept: int, fd: int, stream: TextIO) -> TextIO:
-    """A stream like `stream` whose file descriptor is `kept`; itself where it does not write to `fd`."""
+def _stream_to(duplicate: int, fd: int, stream: TextIO) -> TextIO:
+    """A stream like `stream` that writes to `duplicate`; `stream` itself if it does not write to `fd`."""
     try:
         if stream.fileno() != fd:
             return stream
@@ -71,12 +71,12 @@ def _writing_to(kept: int, fd: int, stream: TextIO) -> TextIO:
     like = stream if isinstance(stream, io.TextIOWrapper) else None
     errors, line_buffering = (like.errors, like.line_buffering) if like else (None, True)
     return open(
-        kept, "w", encoding=stream.encoding, errors=errors, buffering=1 if line_buffering else -1, closefd=False
+        duplicate, "w", encoding=stream.encoding, errors=errors, buffering=1 if line_buffering else -1, closefd=False
     )
 
 
 class RedirectedEngine:
-    """An engine whose own output, and that of its processes, goes into `file` until it is closed."""
+    """The engine that `start` returns, with its library's output in `file` until it is closed."""
 
     def __init__(self, start: Callable[[], Engine], file: Path) -> None:
         self._redirect = OutputRedirect(file)
