@@ -20,13 +20,13 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Lora:
-    """`tensors` by PEFT's names without `base_model.model.`, such as `model.layers.0.self_attn.q_proj.lora_A.weight`."""
+    """`tensors` by PEFT's names without `base_model.model.`, like `model.layers.0.self_attn.q_proj.lora_A.weight`."""
 
     config: LoraConfig
     tensors: Mapping[str, Tensor]
 
     def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Module name -> A (rank, in) and B (out, rank), multiplied by the scale. Raises ValueError for other tensors."""
+        """Module name -> A (rank, in) and B (out, rank), times the scale. Raises ValueError for other tensors."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, tensor in self.tensors.items():
             module, _, kind = name.partition(".lora_")
@@ -42,7 +42,7 @@ class Lora:
     def _scale(self, module: str, rank: int) -> float:
         # A pattern of PEFT's is the end of a name, or a regular expression for it
         alpha = next(
-            (value for pattern, value in self.config.alpha_pattern.items() if re.match(rf"(.*\.)?({pattern})$", module)),
+            (alpha for end, alpha in self.config.alpha_pattern.items() if re.match(rf"(.*\.)?({end})$", module)),
             self.config.lora_alpha,
         )
         return float(alpha / (rank**0.5 if self.config.use_rslora else rank))
@@ -79,7 +79,7 @@ def _why_not(config: PeftConfig) -> str:
         (config.lora_bias, "the adapter has LoRA biases"),
         (config.modules_to_save, f"the adapter contains trained modules ({', '.join(config.modules_to_save or ())})"),
         (config.trainable_token_indices, "the adapter trained token embeddings"),
-        (getattr(config, "target_parameters", None), "the adapter targets parameters instead of modules"),  # PEFT 0.17 on
+        (getattr(config, "target_parameters", None), "the adapter is on parameters, not modules"),  # PEFT 0.17 on
         (config.layer_replication, "the adapter repeats layers"),
         # These change the base weights when the adapter is attached
         (str(start).startswith(("pissa", "olora", "corda", "loftq")), f"the adapter was initialised with {start}"),
