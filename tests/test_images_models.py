@@ -54,7 +54,7 @@ def as_parts(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
 
 
 def test_every_family_that_is_said_to_work_has_a_tiny_model_here() -> None:
-    assert set(FAMILIES) == set(vision.FAMILIES)
+    assert set(FAMILIES) == set(vision.IMAGE_MODELS)
 
 
 def test_prompts_and_tensors_are_those_of_the_models_own_processor(folder: Path) -> None:

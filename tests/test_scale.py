@@ -119,7 +119,7 @@ def test_what_is_wrong_in_every_process_is_one_line(tmp_path: Path, changes: dic
     (line,) = err.splitlines()
     assert line.startswith(f"swift: error: {said}")
     if "model" in changes:
-        assert "copy its folder here and give that as --model FOLDER" in line
+        assert "copy its folder to this machine and pass --model FOLDER" in line
         assert line.endswith("smollm2-135m-instruct")
 
 

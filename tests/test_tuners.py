@@ -500,7 +500,7 @@ def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
             "--sft_type full --quantization_bit 4",
             "--sft_type full needs unquantised weights: leave --quantization_bit 4 out",
         ),
-        ("--sft_type adapter --quantization_bit 8", "--sft_type adapter needs whole weights"),
+        ("--sft_type adapter --quantization_bit 8", "--sft_type adapter needs unquantised weights"),
         ("--bnb_4bit_quant_type fp4", "--bnb_4bit_quant_type does nothing without --quantization_bit 4 or 8"),
         ("--tuner_backend unsloth", "--tuner_backend unsloth is not supported"),
         ("--sft_type restuning --gradient_checkpointing true", "--gradient_checkpointing true does not work with"),

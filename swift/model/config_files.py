@@ -1,4 +1,4 @@
-"""A file that must hold one JSON object. Knows no model."""
+"""JSON files of a model's folder. Knows no model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """What the file holds. ValueError where it is half-written, or holds something else."""
+    """The JSON object of a file. Raises ValueError if it is damaged or holds something else."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -19,7 +19,7 @@ def json_object(file: Path) -> dict[str, Any]:
 
 
 def end_tokens(folder: Path) -> tuple[int, ...]:
-    """The ids that end a reply by the model's generation_config.json; none where it says nothing."""
+    """The stop tokens in the model's generation_config.json; empty if there are none."""
     file = folder / "generation_config.json"
     own = json_object(file).get("eos_token_id") if file.is_file() else None
     ids = own if isinstance(own, list) else [own]

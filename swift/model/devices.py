@@ -14,7 +14,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device meant by auto, cpu, cuda, cuda:1 or mps. Under torchrun each process gets a GPU of its own."""
+    """The device for auto, cpu, cuda, cuda:1 or mps. Under torchrun each process gets its own GPU.
+
+    Raises ValueError for a device that is unknown or absent.
+    """
     cuda = torch.cuda.is_available()
     if device == "auto":
         device = "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -32,10 +35,10 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device, path: Path | None = None) -> str:
-    """Which of `DTYPES` is meant by bf16, fp16, fp32 or AUTO.
+    """One of `DTYPES` for bf16, fp16, fp32 or AUTO. Raises ValueError for what is unknown or does not work.
 
-    AUTO is bf16 on a GPU that has it, else fp16; on a CPU fp32, but bf16 for the model of a folder, `path`, whose
-    weights are published in it, where the CPU multiplies it (AVX-512 BF16, AMX).
+    AUTO on a GPU is bf16 where supported, else fp16. On a CPU it is bf16 if the weights in the folder `path` are
+    published in bf16 and the CPU multiplies it (AVX-512 BF16, AMX), else fp32.
     """
     if dtype == "AUTO":
         if device.type == "cuda":
@@ -44,15 +47,15 @@ def pick_dtype(dtype: str, device: torch.device, path: Path | None = None) -> st
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: AUTO, {', '.join(DTYPES)}")
     if dtype == "fp16" and device.type == "cpu":
-        raise ValueError("dtype fp16 does not work on a CPU: take fp32 or bf16")
+        raise ValueError("dtype fp16 does not work on a CPU: use fp32 or bf16")
     return dtype
 
 
 def has_foreign_bf16(path: Path, device: str) -> bool:
-    """Whether whole weights are published in bf16 and meant for a CPU that does not multiply it: AUTO is fp32 then."""
+    """Whether AUTO picks fp32 for weights published in bf16, because the CPU does not multiply bf16."""
     on_cpu = pick_device(device).type == "cpu"
-    whole = "quantization_config" not in _configuration(path)
-    return on_cpu and whole and _published_in(path) == "bfloat16" and not _has_bf16()
+    unquantised = "quantization_config" not in _configuration(path)
+    return on_cpu and unquantised and _published_in(path) == "bfloat16" and not _has_bf16()
 
 
 def _published_in(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Models in the caches of ModelScope and Hugging Face, and fetched from these hubs. Knows no table of models."""
+"""Models in the caches of ModelScope and Hugging Face, downloads from these hubs, uploads to them. Knows no catalog."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from swift.system import hubs
 
 
 def cached(name: str, revision: str) -> Iterator[Path]:
-    """Folders on this machine for a hub id; they may be cut short."""
+    """Folders on this machine for a hub id; they may be incomplete."""
     yield from _modelscope_cache(name, revision)
     yield from _hf_cache(name, revision)
 
 
 def _modelscope_cache(name: str, revision: str) -> Iterator[Path]:
-    """Folders of a model in the layouts that ModelScope's client has used; the case of names has varied too."""
+    """Folders of a model in the layouts that versions of ModelScope's client use; the case of names varies too."""
     for layout in (("hub", "models"), ("hub",), ("models",), ()):
         folders = [hubs.modelscope_root().joinpath(*layout)]
         for part in name.lower().split("/"):
@@ -34,7 +34,7 @@ def _modelscope_cache(name: str, revision: str) -> Iterator[Path]:
 
 
 def _has_revision(folder: Path, revision: str) -> bool:
-    """False only where the client's own note (`Revision:v1.0.0,CreatedAt:...`) names another one."""
+    """False only if the client's own record (`Revision:v1.0.0,CreatedAt:...`) names another revision."""
     note = folder / ".mv"
     if revision == "master" or not note.is_file():
         return True
@@ -42,7 +42,7 @@ def _has_revision(folder: Path, revision: str) -> bool:
 
 
 def _hf_cache(name: str, revision: str) -> Iterator[Path]:
-    wanted = ["config.json"]  # without it a folder that lacks any file of its repository would not be given
+    wanted = ["config.json"]  # without it an incomplete folder would not be found
     try:
         yield Path(
             snapshot_download(name, revision=_hf_revision(revision), allow_patterns=wanted, local_files_only=True)
@@ -64,7 +64,7 @@ def from_modelscope(name: str, revision: str) -> Path:
 
 
 def from_hf(name: str, revision: str) -> Path:
-    """Fetches a model with progress, goes on with what was begun before, and checks every file's hash."""
+    """Downloads a model with progress, resumes earlier downloads, and verifies every checksum."""
     hubs.reach(constants.ENDPOINT)
     print(f"fetching {name} from {constants.ENDPOINT}", file=sys.stderr)
     try:
@@ -82,15 +82,15 @@ def _from_hf(name: str, revision: str) -> Path:
     found = HfApi(constants.ENDPOINT).verify_repo_checksums(name, revision=revision)
     damaged = [file["path"] for file in found.mismatches]
     for path in damaged:
-        (folder / path).resolve().unlink()  # else it would be found in the cache the next time
+        (folder / path).resolve().unlink()  # or the cache would return it next time
         (folder / path).unlink()
     if damaged:
-        raise OSError(f"{constants.ENDPOINT}: {name}: {', '.join(damaged)} came damaged: start anew to fetch it again")
+        raise OSError(f"{constants.ENDPOINT}: {name}: {', '.join(damaged)} arrived damaged: run the command again")
     return folder
 
 
 def check_push(name: str, use_hf: bool) -> None:
-    """ValueError for what would make a push fail, before there is anything to push."""
+    """Raises ValueError for what would make a push fail, before there is anything to push."""
     if name.count("/") != 1 or not all(name.split("/")):
         raise ValueError(f"--hub_model_id {name}: a hub id is OWNER/NAME")
     if variable := hubs.offline():
@@ -98,12 +98,12 @@ def check_push(name: str, use_hf: bool) -> None:
     if not use_hf and importlib.util.find_spec("modelscope") is None:
         raise ValueError(
             "--push_to_hub goes to ModelScope, whose package is not installed: pip install modelscope, "
-            "or say --use_hf true for Hugging Face"
+            "or use --use_hf true for Hugging Face"
         )
 
 
 def push(folder: Path, name: str, token: str | None, private: bool, message: str, use_hf: bool) -> str:
-    """Uploads a folder, making the repository if need be. Returns where it is. OSError where the hub says no."""
+    """Uploads a folder and creates the repository if needed. Returns its URL. Raises OSError if the hub refuses."""
     if not use_hf:
         hub = importlib.import_module("modelscope.hub.api").HubApi(
             token=token or os.environ.get("MODELSCOPE_API_TOKEN")

@@ -1,4 +1,4 @@
-"""A GGUF file read through transformers into a plain, trainable model. Knows no names and no caches."""
+"""A GGUF file -> a plain, trainable model or a tokenizer, through transformers. Knows no names and no caches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 
 def read_model(file: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """The dequantised model, built afresh: the one transformers returns counts as GGUF and cannot be saved."""
+    """The dequantised model, rebuilt: the one transformers returns is marked as GGUF and cannot be saved."""
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     config = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
@@ -28,7 +28,7 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerBase:
 
 
 class Shape(NamedTuple):
-    """What a file says of its model. `plain`: neither biases at attention nor a stretched rotary embedding."""
+    """A file's metadata. `plain`: no attention biases and no scaled rotary embedding."""
 
     architecture: str
     context: int
@@ -37,7 +37,7 @@ class Shape(NamedTuple):
 
 
 def shape(file: Path) -> Shape:
-    """Raises ValueError for a file that is no GGUF file, or a cut one."""
+    """Reads a file's metadata. Raises ValueError if it is truncated or not GGUF."""
     try:
         reader = GGUFReader(file)
     except (ValueError, IndexError) as error:

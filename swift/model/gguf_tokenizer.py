@@ -1,4 +1,4 @@
-"""A tokenizer's words, merges and way of cutting text, under the names that GGUF has for them. Knows no model."""
+"""A tokenizer's vocabulary, merges and pre-tokenizer, as GGUF stores them. Knows no model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from gguf import TokenType
 from transformers import PreTrainedTokenizerBase
 
-_CUTS = {
+_PRE_TOKENIZERS = {
     (): "gpt-2",
     ("Digits",): "smollm",
     (
@@ -25,11 +25,11 @@ _CUTS = {
         r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ): "tekken",
 }
-"""How text is cut before bytes are merged -> llama.cpp's name for it. () is GPT-2's own way."""
+"""Patterns that split text before byte-pair merges -> llama.cpp's name. (): GPT-2's own pattern."""
 
 
 class Vocabulary(NamedTuple):
-    """`model`: gpt2 (bytes merged by rank) or llama (sentencepiece). `space_first`: a text gets a space in front."""
+    """`model`: gpt2 (byte-level BPE) or llama (SentencePiece). `space_first`: a space is put before a text."""
 
     model: str
     pre: str
@@ -41,7 +41,7 @@ class Vocabulary(NamedTuple):
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    """The words of a tokenizer, filled up to `size`. ValueError for a kind of tokenizer that GGUF has no name for."""
+    """The vocabulary of a tokenizer, padded to `size`. Raises ValueError for a tokenizer GGUF has no name for."""
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__}: only tokenizers with a tokenizer.json can be written as GGUF")
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -71,31 +71,31 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     if spec["model"].get("byte_fallback"):
         return Vocabulary("llama", "default", tokens, types, _scores(tokens, merges), [], _space_first(spec))
     joined = [" ".join(merge) for merge in merges]
-    return Vocabulary("gpt2", _cut(spec["pre_tokenizer"]), tokens, types, [], joined, False)
+    return Vocabulary("gpt2", _pre_tokenizer(spec["pre_tokenizer"]), tokens, types, [], joined, False)
 
 
-def _cut(pre: dict[str, Any] | None) -> str:
-    """llama.cpp's name for a pre-tokenizer."""
+def _pre_tokenizer(pre: dict[str, Any] | None) -> str:
+    """llama.cpp's name of a pre-tokenizer. Raises ValueError if it has none."""
     parts = pre["pretokenizers"] if pre and pre["type"] == "Sequence" else [pre] if pre else []
-    *cuts, last = parts or [{"type": "none"}]
+    *splits, last = parts or [{"type": "none"}]
     if last["type"] == "ByteLevel" and not last["add_prefix_space"]:
-        found = tuple(_pattern(cut) for cut in cuts)
-        own_way = last["use_regex"]  # GPT-2's cuts, after those that stand before
-        if found in _CUTS and own_way == (found in ((), ("Digits",))):
-            return _CUTS[found]
-    raise ValueError("the tokenizer cuts text in a way that GGUF has no name for here: " + json.dumps(pre)[:200])
+        found = tuple(_pattern(split) for split in splits)
+        uses_gpt2_pattern = last["use_regex"]  # GPT-2's own pattern, after the others
+        if found in _PRE_TOKENIZERS and uses_gpt2_pattern == (found in ((), ("Digits",))):
+            return _PRE_TOKENIZERS[found]
+    raise ValueError("GGUF has no known name for the tokenizer's pre-tokenizer: " + json.dumps(pre)[:200])
 
 
-def _pattern(cut: dict[str, Any]) -> str:
-    if cut["type"] == "Digits" and cut["individual_digits"]:
+def _pattern(split: dict[str, Any]) -> str:
+    if split["type"] == "Digits" and split["individual_digits"]:
         return "Digits"
-    if cut["type"] == "Split" and cut["behavior"] == "Isolated" and not cut["invert"]:
-        return str(cut["pattern"].get("Regex", ""))
-    return str(cut["type"])
+    if split["type"] == "Split" and split["behavior"] == "Isolated" and not split["invert"]:
+        return str(split["pattern"].get("Regex", ""))
+    return str(split["type"])
 
 
 def _scores(tokens: list[str], merges: list[tuple[str, ...]]) -> list[float]:
-    """Sentencepiece's order: the earlier a merge makes a word, the higher the word's score."""
+    """SentencePiece scores: the earlier a merge makes a token, the higher its score."""
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault("".join(merge), rank)
@@ -104,7 +104,7 @@ def _scores(tokens: list[str], merges: list[tuple[str, ...]]) -> list[float]:
 
 
 def _space_first(spec: dict[str, Any]) -> bool:
-    """Whether a text gets a space in front, by a normalizer or by the pre-tokenizer. ValueError for other changes."""
+    """Whether the normalizer or pre-tokenizer puts a space before a text. Raises ValueError for other changes."""
     rules = spec["normalizer"] or {"type": "Sequence", "normalizers": []}
     rules = rules["normalizers"] if rules["type"] == "Sequence" else [rules]
     pre = spec["pre_tokenizer"]
@@ -114,6 +114,6 @@ def _space_first(spec: dict[str, Any]) -> bool:
         for rule in rules
     )
     if not known or (pre and (pre["type"] != "Metaspace" or pre["replacement"] != "▁")):
-        raise ValueError("the tokenizer changes text before cutting it, in a way that GGUF has no name for here")
+        raise ValueError("GGUF has no known name for what the tokenizer's normalizer does")
     metaspace = pre["prepend_scheme"] != "never" if pre else False
     return metaspace or any(rule["type"] == "Prepend" for rule in rules)

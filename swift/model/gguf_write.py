@@ -1,4 +1,4 @@
-"""A transformers model and its tokenizer -> a GGUF file, as llama.cpp lays it out. Knows no adapter, names no model."""
+"""A transformers model and its tokenizer -> a GGUF file for llama.cpp. Knows no adapter."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ KINDS = {
     "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "Q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-"""How matrices are kept, and the file's own mark for it. llama.cpp writes others (`gguf_mixed`)."""
+"""Format -> type of matrices, and file type. llama.cpp writes others (`gguf_k_quants`)."""
 
 
-class Family(NamedTuple):
-    """What is particular to a family. `architecture`: its name in gguf-py's tables. `paired`: the two halves that
-    rotary embedding turns against each other lie side by side in the rows of queries and keys. `scaling`: the kinds of
-    rotary embedding that llama.cpp computes for it as transformers does."""
+class Architecture(NamedTuple):
+    """How llama.cpp computes a family. `name`: in gguf-py's tables. `interleaved`: the two features that rotary
+    embedding combines are neighbouring rows of q and k. `rotary_types`: those llama.cpp computes as transformers does.
+    """
 
-    architecture: str
-    paired: bool
-    scaling: tuple[str, ...]
+    name: str
+    interleaved: bool
+    rotary_types: tuple[str, ...]
 
 
-FAMILIES = {
-    "llama": Family("llama", True, ("default", "linear", "llama3")),
-    "mistral": Family("llama", True, ("default", "linear")),
-    "qwen2": Family("qwen2", False, ("default", "linear", "yarn")),
-    "qwen3": Family("qwen3", False, ("default", "linear", "yarn")),
+ARCHITECTURES = {
+    "llama": Architecture("llama", True, ("default", "linear", "llama3")),
+    "mistral": Architecture("llama", True, ("default", "linear")),
+    "qwen2": Architecture("qwen2", False, ("default", "linear", "yarn")),
+    "qwen3": Architecture("qwen3", False, ("default", "linear", "yarn")),
 }
-"""transformers' model type -> family. The converted checkpoints of other authors are among them."""
+"""transformers' `model_type` -> architecture. Converted checkpoints have one of these model types too."""
 
 
-def check(config: Any) -> Family:
-    """How the model is written. ValueError where this is not known, or where llama.cpp would compute something else."""
-    family = FAMILIES.get(config.model_type)
-    if family is None:
+def check(config: Any) -> Architecture:
+    """The model's architecture. Raises ValueError if it has none, or if llama.cpp would compute something else."""
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
         raise ValueError(
-            f"a model of type {config.model_type} cannot be written as GGUF here: only {', '.join(FAMILIES)} can"
+            f"a model of type {config.model_type} cannot be written as GGUF here: only {', '.join(ARCHITECTURES)} can"
         )
     rotary = config.rope_parameters.get("rope_type", "default")
-    if rotary not in family.scaling:
+    if rotary not in architecture.rotary_types:
         raise ValueError(
             f"a {config.model_type} with rotary embedding of type {rotary} cannot be written as GGUF: "
-            f"only {', '.join(family.scaling)} can"
+            f"only {', '.join(architecture.rotary_types)} can"
         )
     windows = [window(config, index) for index in range(config.num_hidden_layers)]
     smallest = min(filter(None, windows), default=0)
@@ -66,7 +66,7 @@ def check(config: Any) -> Family:
         )
     if config.hidden_act != "silu":
         raise ValueError(f"a {config.model_type} with {config.hidden_act} in place of silu cannot be written as GGUF")
-    return family
+    return architecture
 
 
 def write(
@@ -78,24 +78,24 @@ def write(
     name: str,
     begins: bool = True,
 ) -> None:
-    """Writes the model, one matrix at a time. The tokenizer's chat template and the `stops` go into the file.
+    """Writes the model, one matrix at a time, with the tokenizer, its chat template and the stop tokens `stops`.
 
-    `begins`: a prompt begins with the token that the tokenizer puts first, if it puts one.
+    `kind`: a key of `KINDS`. `begins`: the tokenizer's first token, if it has one, begins every prompt.
 
     Raises ValueError for a model, a tokenizer or a value that the file cannot hold.
     """
     config = model.config
-    family = check(config)
+    architecture = check(config)
     words = vocabulary(tokenizer, config.vocab_size)
     matrix, mark = KINDS[kind]
-    writer = GGUFWriter(file, family.architecture)
+    writer = GGUFWriter(file, architecture.name)
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(mark)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    _settings(writer, config)
-    _words(writer, words, tokenizer, stops, begins)
-    tensors = tensors_of(model, family)
+    _write_settings(writer, config)
+    _write_tokenizer(writer, words, tokenizer, stops, begins)
+    tensors = tensors_of(model, architecture)
     for own, tensor in tensors:
         kept = _kept(tensor, matrix)
         shape = gguf.quant_shape_to_byte_shape(tensor.shape, kept)
@@ -106,12 +106,12 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for own, tensor in tensors:
-        writer.write_tensor_data(_numbers(own, tensor, _kept(tensor, matrix), family, config))
+        writer.write_tensor_data(_numbers(own, tensor, _kept(tensor, matrix), architecture, config))
     writer.close()
 
 
-def _settings(writer: GGUFWriter, config: Any) -> None:
-    # Older configurations leave the width of a head to be computed.
+def _write_settings(writer: GGUFWriter, config: Any) -> None:
+    # older configurations do not store the width of a head
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rotary = config.rope_parameters
     writer.add_context_length(config.max_position_embeddings)
@@ -133,7 +133,7 @@ def _settings(writer: GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_orig_ctx_len(rotary["original_max_position_embeddings"])
 
 
-def _words(
+def _write_tokenizer(
     writer: GGUFWriter, words: Vocabulary, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], begins: bool
 ) -> None:
     writer.add_tokenizer_model(words.model)
@@ -156,7 +156,7 @@ def _words(
         if token is not None:
             add(token)
     if len(stops) > 3:
-        raise ValueError(f"a GGUF file names three stop tokens at most, this model has {len(stops)}")
+        raise ValueError(f"a GGUF file holds at most three stop tokens, this model has {len(stops)}")
     for add, token in zip(
         (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), stops, strict=False
     ):
@@ -165,17 +165,17 @@ def _words(
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def tensors_of(model: PreTrainedModel, family: Family) -> list[tuple[str, Tensor]]:
-    """The weights under their names in the file; those of a rotary embedding that is stretched unevenly among them."""
-    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
-    names = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
+def tensors_of(model: PreTrainedModel, architecture: Architecture) -> list[tuple[str, Tensor]]:
+    """The weights under their names in the file, with the frequency factors of Llama 3's rotary embedding."""
+    key = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
+    names = gguf.get_tensor_name_map(key, model.config.num_hidden_layers)
     found = []
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
         own = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if own is None:
-            raise ValueError(f"the weight {name} has no name in GGUF's {family.architecture}")
+            raise ValueError(f"the weight {name} has no name in GGUF's {architecture.name}")
         found.append((own, tensor))
     if model.config.rope_parameters.get("rope_type") == "llama3":
         inverse = model.model.rotary_emb.inv_freq.double().cpu()
@@ -186,34 +186,34 @@ def tensors_of(model: PreTrainedModel, family: Family) -> list[tuple[str, Tensor
 
 
 def _kept(tensor: Tensor, matrix: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Vectors stay whole; rows that 8-bit blocks do not divide are kept in 16 bits."""
+    """The type of a tensor: F32 for vectors, F16 for rows that are no multiple of a block."""
     if tensor.dim() == 1:
         return GGMLQuantizationType.F32
     return GGMLQuantizationType.F16 if tensor.shape[-1] % gguf.GGML_QUANT_SIZES[matrix][0] else matrix
 
 
 def _numbers(
-    name: str, tensor: Tensor, kept: GGMLQuantizationType, family: Family, config: Any
+    name: str, tensor: Tensor, kept: GGMLQuantizationType, architecture: Architecture, config: Any
 ) -> np.ndarray[Any, Any]:
     numbers: np.ndarray[Any, Any] = tensor.detach().float().cpu().numpy()
     if not np.isfinite(numbers).all():
-        raise ValueError(f"the weight {name} holds numbers that are not finite")
+        raise ValueError(f"the weight {name} holds NaN or infinity")
     if kept == GGMLQuantizationType.F16 and np.abs(numbers).max(initial=0) > np.finfo(np.float16).max:
-        raise ValueError(f"the weight {name} holds numbers too great for F16: take --to_gguf BF16")
-    if heads := heads_of(name, family, config):
-        numbers = _paired(numbers, heads)
+        raise ValueError(f"the weight {name} holds numbers too large for F16: use --to_gguf BF16")
+    if heads := heads_of(name, architecture, config):
+        numbers = _interleaved(numbers, heads)
     written: np.ndarray[Any, Any] = gguf.quantize(np.ascontiguousarray(numbers), kept)
     return written
 
 
-def heads_of(name: str, family: Family, config: Any) -> int:
-    """How many heads the rows of a tensor are paired in; 0: they stand as they are."""
+def heads_of(name: str, architecture: Architecture, config: Any) -> int:
+    """The heads whose rows are interleaved in the file; 0: rows keep their order."""
     found = {".attn_q.": config.num_attention_heads, ".attn_k.": config.num_key_value_heads}
-    return next((heads for part, heads in found.items() if family.paired and part in name), 0)
+    return next((heads for part, heads in found.items() if architecture.interleaved and part in name), 0)
 
 
-def _paired(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
-    """Row i and row i + width / 2 of each head, side by side."""
+def _interleaved(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Rows i and i + width / 2 of each head, as neighbours."""
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     paired: np.ndarray[Any, Any] = halves.swapaxes(1, 2).reshape(rows.shape)
     return paired

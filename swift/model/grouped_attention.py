@@ -1,8 +1,7 @@
-"""Attention as two batched products, for CPUs: shared key heads are never copied. Knows no particular model.
+"""Grouped-query attention for CPUs as two batched products that never copy key heads. Knows no layer.
 
-transformers' own `eager` and `sdpa` repeat every key and value head for the query heads that share it; on CPUs that
-copying, and SDPA's backward pass, cost more than the products. Registered under `NAME`, as transformers' attention
-interface asks for it.
+transformers' `eager` and `sdpa` repeat every key and value head for the query heads that share it. On CPUs that copy,
+and SDPA's backward pass, cost more than the products. Registered with transformers' attention interface as `NAME`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def grouped(
 ) -> tuple[Tensor, None]:
     """softmax(Q K' x scaling + mask) V (arXiv 1706.03762), H query heads over K key heads (GQA, arXiv 2305.13245).
 
-    The mask is added, (B, 1, T, S). Returns (B, T, H, D).
+    `attention_mask` (B, 1, T, S) is added to the scores. Returns (B, T, H, D).
     """
     (B, H, T, D), (K, S) = query_BHTD.shape, key_BKSD.shape[1:3]
     scale = D**-0.5 if scaling is None else scaling
@@ -42,14 +41,14 @@ def grouped(
     scores_BKNS = query_BKND @ key_BKSD.transpose(-1, -2)
     if attention_mask is not None:
         scores_BKNS = (scores_BKNS.view(B, K, H // K, T, S) + attention_mask[:, :, None, :, :S]).view(B, K, -1, S)
-    shares_BKNS = scores_BKNS.softmax(-1, dtype=torch.float32).to(query_BHTD.dtype)
+    probabilities_BKNS = scores_BKNS.softmax(-1, dtype=torch.float32).to(query_BHTD.dtype)
     if dropout:
-        shares_BKNS = nn.functional.dropout(shares_BKNS, dropout, module.training)
-    return (shares_BKNS @ value_BKSD).reshape(B, H, T, D).transpose(1, 2).contiguous(), None
+        probabilities_BKNS = nn.functional.dropout(probabilities_BKNS, dropout, module.training)
+    return (probabilities_BKNS @ value_BKSD).reshape(B, H, T, D).transpose(1, 2).contiguous(), None
 
 
 def suit(model: PreTrainedModel) -> None:
-    """Lets a model on a CPU compute attention this way, where its family allows it."""
+    """Sets this attention on a model on a CPU, if its model type is listed."""
     if model.device.type == "cpu" and model.config.model_type in MODEL_TYPES:
         model.set_attn_implementation(NAME)
 

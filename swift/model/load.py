@@ -34,7 +34,7 @@ T = TypeVar("T")
 def load_tokenizer(
     path: Path, trust_remote_code: bool = False, spec: ModelSpec | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or GGUF file; a function of the user's own makes it where `spec` names one."""
+    """The tokenizer of a folder or GGUF file, made by the user's own function if `spec` names one."""
     if spec and (read := _own_function(spec.tokenizer, path)):
         made = read(path)
         if not isinstance(made, PreTrainedTokenizerBase):
@@ -53,28 +53,28 @@ def load_tokenizer(
 
 
 def load_processor(path: Path, tokenizer: PreTrainedTokenizerBase) -> Any | None:
-    """What makes tensors of images for the model of a folder; None for a model that sees none, or none here."""
+    """The processor that turns images into tensors for the model of a folder; None if it takes no images."""
     if not takes_images(path):
         return None
     config = json_object(path / "config.json")
     if "vision_config" not in config:
         known = ", ".join(config.get("architectures") or ["its class"])
-        raise ValueError(f"{path}: {known} is not in transformers' layout: take a checkpoint whose name ends in -hf")
+        raise ValueError(f"{path}: {known} is not in transformers' layout: use a checkpoint whose name ends in -hf")
     return _loading(path, "processor", partial(vision.processor, path, tokenizer))
 
 
 def takes_images(path: Path) -> bool:
-    """Whether the model of a folder is trained and served with images here."""
-    return _model_type(path) in vision.FAMILIES
+    """Whether the model of a folder can be trained and served with images."""
+    return _model_type(path) in vision.IMAGE_MODELS
 
 
 def image_token_kinds(path: Path) -> str:
-    """The argument that tells the model of a folder image tokens from text; empty: it has none."""
-    return vision.FAMILIES.get(_model_type(path), "")
+    """The argument that marks image tokens for the model of a folder; empty if it has none."""
+    return vision.IMAGE_MODELS.get(_model_type(path), "")
 
 
 def _model_type(path: Path) -> str:
-    config = path / "config.json"  # a GGUF file has none, nor need what a function of the user's own reads
+    config = path / "config.json"  # a GGUF file has none, and a user's own layout may have none
     return str(json_object(config).get("model_type")) if config.is_file() else ""
 
 
@@ -89,13 +89,13 @@ def load_model(
     shards: bool = False,
     spec: ModelSpec | None = None,
 ) -> PreTrainedModel:
-    """The model of a folder or GGUF file, on its device, in eval mode; `quantisation` gives its layers fewer bits.
+    """The model of a folder or GGUF file, on its device, in eval mode; `quantisation` quantises its layers.
 
-    `device_map` puts its layers on several devices, as accelerate understands it. With `shards` the weights stay in
-    main memory, where an engine takes each process's share from. A function of the user's own, which `spec` may name,
-    is called as `from_pretrained` is: (folder, dtype=..., ...).
+    `device_map`: as accelerate defines it, for several devices. `shards`: the weights stay in main memory, from which
+    FSDP or DeepSpeed takes the share of each process. A user's own function, which `spec` may name, is called like
+    `from_pretrained`: (folder, dtype=..., ...).
 
-    Raises ValueError when weights are missing: transformers would go on with random ones.
+    Raises ValueError for options that do not fit, and for missing weights, which transformers would fill at random.
     """
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -117,13 +117,13 @@ def load_model(
             quantise.check(quantisation)
         by_loader = quantise.config(quantisation, as_dtype) if quantisation else None
         if quantisation and not by_loader and (device_map or shards):
-            raise ValueError(f"--quant_method {quantisation.method} takes one device: take bnb over several")
+            raise ValueError(f"--quant_method {quantisation.method} works on one device: use bnb for several")
         if by_loader:
             options["quantization_config"] = by_loader
         if device_map:
             options["device_map"] = device_map
         elif by_loader or (on.type == "cuda" and not shards):
-            options["device_map"] = {"": on}  # straight to the GPU; and quantised layers cannot be moved afterwards
+            options["device_map"] = {"": on}  # straight to the GPU: quantised layers cannot be moved afterwards
         loaded = _loading(path, "model", lambda: reading(dtype=as_dtype, **options))
         model = loaded if by_loader or device_map or shards else loaded.to(on)
         if quantisation and not by_loader:
@@ -134,7 +134,7 @@ def load_model(
 
 
 def _reading(path: Path, trust_remote_code: bool) -> Callable[..., PreTrainedModel]:
-    """What reads the folder: its family's converter, else transformers."""
+    """The function that reads the folder: its family's converter, else transformers."""
     _check_custom_code(path, trust_remote_code)
     family = _family(path, trust_remote_code)
     if family is None:
@@ -143,15 +143,15 @@ def _reading(path: Path, trust_remote_code: bool) -> Callable[..., PreTrainedMod
 
 
 def _own_function(name: str, path: Path) -> Callable[..., Any] | None:
-    """The user's function FILE.py:NAME for a folder; what training saved is in transformers' layout and needs none."""
-    function = user_code.load_function(name) if name else None  # its file may also register classes
+    """The user's function FILE.py:NAME for a folder; None for what training saved, which is in transformers' layout."""
+    function = user_code.load_function(name) if name else None  # imported in any case: its file may register classes
     if function is None or (path / catalog.RECORD).is_file():
         return None
 
     def call(*args: Any, **options: Any) -> Any:
         try:
             return function(*args, **options)
-        except Exception as error:  # the function is the user's, and may be wrong in any way
+        except Exception as error:  # the user's function may raise anything
             raise ValueError(f"{Path(name).name}: {type(error).__name__}: {error}") from error
 
     return call
@@ -161,29 +161,29 @@ def _read_own(read: Callable[..., Any], path: Path, **options: Any) -> PreTraine
     made = read(path, **options)
     if not isinstance(made, PreTrainedModel):
         raise ValueError(f"it must return a model of transformers, not {type(made).__name__}")
-    made.name_or_path = made.config.name_or_path = str(path)  # PEFT notes it beside an adapter
+    made.name_or_path = made.config.name_or_path = str(path)  # PEFT records it with an adapter
     return made
 
 
 def _read(path: Path, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
-    if quantised := quantise.found(json_object(path / "config.json")):
+    if quantised := quantise.recorded(json_object(path / "config.json")):
         options["config"] = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         options["config"].quantization_config = quantised
     model, info = _auto(path).from_pretrained(
         path, trust_remote_code=trust_remote_code, output_loading_info=True, **options
     )
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{path}: {len(missing)} weights are missing, {missing[0]} for one")
+        raise ValueError(f"{path}: {len(missing)} weights are missing, such as {missing[0]}")
     found: PreTrainedModel = model
     return found
 
 
 def _auto(path: Path) -> Any:
-    return AutoModelForImageTextToText if vision.sees(_model_type(path)) else AutoModelForCausalLM
+    return AutoModelForImageTextToText if vision.is_image_text_model(_model_type(path)) else AutoModelForCausalLM
 
 
 def shape_of(path: Path) -> PreTrainedModel:
-    """A model of the shape of a folder's, without weights: for the names of its modules."""
+    """The model of a folder on the device `meta`, without weights: for the names of its modules."""
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):
         model: PreTrainedModel = _auto(path).from_config(config)
@@ -191,7 +191,7 @@ def shape_of(path: Path) -> PreTrainedModel:
 
 
 def blank_model(path: Path) -> PreTrainedModel:
-    """A model of the shape of a folder's, its weights whatever the memory held: for counting."""
+    """The model of a folder with uninitialised weights: for counting parameters."""
     model = shape_of(path)
     model.to_empty(device="cpu")
     model.tie_weights()
@@ -203,7 +203,7 @@ def _loading(path: Path, what: str, load: Callable[[], T]) -> T:
         return load()
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         if str(error).startswith(str(path)):
-            raise ValueError(str(error)) from error  # said by us already
+            raise ValueError(str(error)) from error  # already one of our own messages
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{path}: the {what} cannot be loaded: {reason}") from error
 
@@ -211,13 +211,13 @@ def _loading(path: Path, what: str, load: Callable[[], T]) -> T:
 def targets(
     path: Path, names: Sequence[str], trust_remote_code: bool = False, spec: ModelSpec | None = None
 ) -> tuple[str, ...]:
-    """The modules that `names`, as the model's first authors called them, are in the model that `load_model` gives."""
+    """The module names in the model that `load_model` returns, for names from the original checkpoint's code."""
     family = None if (spec and spec.model) or gguf_file(path) else _family(path, trust_remote_code)
     return convert.targets(family, names) if family else tuple(names)
 
 
 def _family(folder: Path, trusted: bool) -> convert.Family | None:
-    """How to convert the checkpoint; None where transformers, or (`trusted`) the folder's own code, reads it."""
+    """The checkpoint's converter; None if transformers reads it, or (`trusted`) the folder's own code does."""
     return None if trusted else convert.find(json_object(folder / "config.json"))
 
 
@@ -225,4 +225,4 @@ def _check_custom_code(folder: Path, trusted: bool) -> None:
     config = json_object(folder / "config.json")
     known = config.get("model_type") in CONFIG_MAPPING_NAMES or convert.find(config)
     if not trusted and "auto_map" in config and not known:
-        raise ValueError(f"{folder}: the model brings Python code of its own; to run it: --trust_remote_code true")
+        raise ValueError(f"{folder}: the model comes with its own Python code; to run it: --trust_remote_code true")

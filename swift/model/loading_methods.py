@@ -1,4 +1,4 @@
-"""How each known model is read: by transformers, through a converter, or not without something more. Loads nothing."""
+"""How each known model is loaded: by transformers, by a converter, or with something else. Loads nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kind = Literal["native", "converted", "needs a package", "remote code", "own fun
 
 
 class LoadingMethod(NamedTuple):
-    """`needs`: packages to install beside SWIFT."""
+    """`needs`: packages to install in addition to SWIFT."""
 
     kind: Kind
     why: str
@@ -21,7 +21,7 @@ class LoadingMethod(NamedTuple):
 
 
 def loading_method(spec: ModelSpec) -> LoadingMethod:
-    """How a row of the table is loaded, and one sentence why."""
+    """How a model of the catalog is loaded, and why in one sentence."""
     if spec.model:
         return LoadingMethod("own function", f"{Path(spec.model).name} reads it")
     if not spec.arch:
@@ -45,7 +45,7 @@ def loading_method(spec: ModelSpec) -> LoadingMethod:
 
 @cache
 def native() -> frozenset[str]:
-    """The generating classes that transformers ships, of text and of text with images."""
+    """The causal and image-text-to-text classes that transformers ships."""
     from transformers.models.auto import modeling_auto
 
     tables = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
@@ -55,12 +55,12 @@ def native() -> frozenset[str]:
 
 @cache
 def shown_images() -> frozenset[str]:
-    """The classes of the families that are trained and served with images here."""
+    """The classes of models that can be trained and served with images."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
 
-    from swift.model.vision import FAMILIES
+    from swift.model.vision import IMAGE_MODELS
 
-    return frozenset(name for family in FAMILIES for name in _names(NAMES[family]))
+    return frozenset(name for family in IMAGE_MODELS for name in _names(NAMES[family]))
 
 
 def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -15,15 +15,15 @@ from swift.system.hubs import modelscope_root, offline
 
 
 def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, registry: Sequence[str] = ()) -> Path:
-    """The folder (or GGUF file) of a model: a path, the hubs' caches, the bundled package, and last the network.
+    """The folder or GGUF file of a model: a path, else from the hubs' caches, the bundled package or the hubs.
 
-    `use_hf` asks Hugging Face before ModelScope; `registry` is TOML files of the user's own.
-    Raises ValueError that says what was tried.
+    `use_hf`: Hugging Face goes before ModelScope. `registry`: TOML files of the user. Raises ValueError that lists
+    what was tried.
     """
     spec = catalog.by_name(name_or_path, registry)
     if spec and spec.path:
         path = Path(spec.path)
-        if spec.model and path.exists():  # what its own function reads may look as it likes
+        if spec.model and path.exists():  # the user's own function may read any layout
             return path
         return check(path)
     tried: list[str] = []
@@ -34,7 +34,7 @@ def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, re
         except ValueError as error:
             if spec is None:
                 raise
-            tried.append(str(error))  # a folder here that only shares its name with a known model
+            tried.append(str(error))  # a folder that happens to have the name of a known model
     elif name_or_path.startswith(("/", "~", ".")):
         raise ValueError(f"{name_or_path}: no such folder")
     if spec is None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name_or_path):
@@ -57,18 +57,18 @@ def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, re
 
 
 def check(path: Path) -> Path:
-    """`path`, if it is a GGUF file or a folder with a configuration and whole weights; else ValueError says why not."""
+    """Returns `path` if it is a GGUF file or a folder with a configuration and all weights, else raises ValueError."""
     if not path.exists():
         raise ValueError(f"{path}: no such folder")
     if path.is_file():
         if path.suffix != ".gguf" or not path.stat().st_size:
-            raise ValueError(f"{path}: not a model: give its folder, or a .gguf file")
+            raise ValueError(f"{path}: not a model: name its folder or a .gguf file")
         return path
     if not (path / "config.json").is_file():
         if gguf_file(path):
             return path
         if (path / "adapter_config.json").is_file():
-            raise ValueError(f"{path}: a LoRA checkpoint, not a whole model: give it as --ckpt_dir")
+            raise ValueError(f"{path}: a LoRA checkpoint, not a full model: pass it as --ckpt_dir")
         raise ValueError(f"{path}: no model here: there is no config.json")
     json_object(path / "config.json")
     for file in weight_files(path):
@@ -79,7 +79,7 @@ def check(path: Path) -> Path:
 
 
 def check_weights(file: Path) -> None:
-    """Raises ValueError if a file of weights is cut short. Reads its header only."""
+    """Raises ValueError if a file of weights is truncated. Reads only its header."""
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt"):
@@ -95,18 +95,18 @@ def gguf_file(path: Path) -> Path | None:
         return path
     files = [] if (path / "config.json").is_file() else sorted(path.glob("*.gguf"))
     if len(files) > 1:
-        raise ValueError(f"{path}: several GGUF files; give one of them: {', '.join(file.name for file in files)}")
+        raise ValueError(f"{path}: several GGUF files; name one of them: {', '.join(file.name for file in files)}")
     return files[0] if files else None
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, as transformers picks them; those an index names may be missing."""
-    for whole, index in (
+    """The files of weights that transformers would read. Files that an index lists may be missing."""
+    for single, index in (
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
     ):
-        if (folder / whole).is_file():
-            return [folder / whole]
+        if (folder / single).is_file():
+            return [folder / single]
         if (folder / index).is_file():
             shards = json_object(folder / index).get("weight_map")
             if not isinstance(shards, dict):
@@ -119,7 +119,7 @@ def _in_caches(ids: list[str], revision: str, tried: list[str]) -> Path | None:
     for folder in (folder for name in ids for folder in download.cached(name, revision)):
         try:
             return check(folder)
-        except ValueError as error:  # cut short; a download would complete it
+        except ValueError as error:  # incomplete; a download would complete it
             tried.append(str(error))
     tried += [f"ModelScope's cache {modelscope_root()}", f"Hugging Face's cache {constants.HF_HUB_CACHE}"]
     return None
@@ -139,7 +139,7 @@ def _download(ms: str, hf: str, revision: str, use_hf: bool, tried: list[str]) -
     return None
 
 
-_INSTEAD = f"; copy its folder here and give that as --model FOLDER, or take what comes along: {bundled.MODEL_TYPE}"
+_INSTEAD = f"; copy its folder to this machine and pass --model FOLDER, or use the bundled {bundled.MODEL_TYPE}"
 
 
 def _hint(name: str, registry: Sequence[str]) -> str:

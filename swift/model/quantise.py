@@ -1,6 +1,6 @@
-"""Weights of 4 or 8 bits: made while a model is loaded (QLoRA, arXiv 2305.14314), or found in its checkpoint.
+"""Weights of 4 or 8 bits: quantised while a model is loaded (QLoRA, arXiv 2305.14314), or read from its checkpoint.
 
-Knows no tuner; only names libraries.
+Knows no tuner. Imports a quantisation library only when it is used.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ READERS = {
     "torchao": ("torchao",),
     "compressed-tensors": ("compressed_tensors",),
 }
-"""Packages that transformers reads a checkpoint with, by how its weights are quantised."""
+"""`quant_method` of a checkpoint -> the packages transformers reads it with."""
 GROUP = 32
-"""Neighbouring weights that share a scale in HQQ; it divides the sides of every usual layer."""
+"""Weights that share a scale in HQQ; divides the widths of all common layers."""
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How to quantise. `compute`: the dtype bitsandbytes' 4-bit layers compute in, None for the model's.
+    """How to quantise. `compute`: the dtype in which bitsandbytes' 4-bit layers compute; None: the model's.
 
-    `sharded`: an engine cuts the weights to pieces, which have to look like numbers of the model's own dtype for that.
+    `sharded`: FSDP shards the weights, so they are stored in the model's dtype.
     """
 
     bits: int
@@ -46,15 +46,13 @@ class Quantisation:
 
 
 def check(how: Quantisation) -> None:
-    """ValueError where a package is missing, or the library cannot do it."""
+    """Raises ValueError if a package is missing or the method does not support it."""
     if how.method == "torch":
-        raise ValueError(
-            "--quant_method torch rounds weights while a model answers, and writes none: take bnb or torchao"
-        )
+        raise ValueError("--quant_method torch quantises weights for serving only: use bnb or torchao")
     if how.method not in PACKAGES:
         raise ValueError(
-            f"--quant_method {how.method} rounds weights by examples, not while they are loaded: swift export "
-            f"--quant_bits {how.bits} --quant_method {how.method} writes such a model; or take bnb, torchao or hqq"
+            f"--quant_method {how.method} needs calibration examples and does not work while loading: write the "
+            f"model with swift export --quant_bits {how.bits} --quant_method {how.method}, or use bnb, torchao or hqq"
         )
     package = PACKAGES[how.method]
     if find_spec(package) is None:
@@ -63,11 +61,11 @@ def check(how: Quantisation) -> None:
             "or leave --quantization_bit and --quant_bits out"
         )
     if how.method == "torchao" and how.bits != 8:
-        raise ValueError("--quant_method torchao trains beside 8 bits alone: --quantization_bit 8, or take bnb")
+        raise ValueError("--quant_method torchao trains with 8 bits only: use --quantization_bit 8, or bnb")
 
 
 def config(how: Quantisation, dtype: torch.dtype) -> Any:
-    """What transformers' loader wants to be told; None for HQQ, which it does not know how to do (see `with_hqq`)."""
+    """The `quantization_config` for transformers; None for HQQ, which `with_hqq` applies after loading."""
     if how.method == "hqq":
         return None
     if how.method == "bnb":
@@ -92,8 +90,8 @@ def _bnb(how: Quantisation, dtype: torch.dtype) -> Any:
     )
 
 
-def found(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How a config.json says that its weights are quantised; ValueError where a package to read them is missing."""
+def recorded(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The `quantization_config` of a config.json, if any. Raises ValueError if a package to read it is missing."""
     how = checkpoint.get("quantization_config")
     if not isinstance(how, dict):
         return None
@@ -102,16 +100,16 @@ def found(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     if missing := [package for package in needed if find_spec(package) is None]:
         packages = " ".join(missing).replace("_", "-")
         raise ValueError(f"its {method.upper()} weights are read by {' and '.join(needed)}: pip install {packages}")
-    if "gptqmodel" in needed:  # the quickest of its kernels cannot be trained beside
+    if "gptqmodel" in needed:  # its fastest kernel has no gradient
         return how | {"backend": "auto_trainable"}
-    if method == "aqlm":  # published with names of weights, where transformers compares names of modules
-        whole = how.get("linear_weights_not_to_quantize") or ()
-        return how | {"linear_weights_not_to_quantize": [str(name).removesuffix(".weight") for name in whole]}
+    if method == "aqlm":  # published with names of weights; transformers compares names of modules
+        unquantised = how.get("linear_weights_not_to_quantize") or ()
+        return how | {"linear_weights_not_to_quantize": [str(name).removesuffix(".weight") for name in unquantised]}
     return how
 
 
 def with_hqq(model: PreTrainedModel, how: Quantisation, device: torch.device) -> None:
-    """Gives every linear layer but the head fewer bits, on `device` (HQQ, mobiusml.github.io/hqq_blog)."""
+    """Quantises every linear layer but the head in place, on `device` (HQQ, mobiusml.github.io/hqq_blog)."""
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
 
     settings = BaseQuantizeConfig(nbits=how.bits, group_size=GROUP, axis=how.axis)

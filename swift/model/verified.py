@@ -1,6 +1,6 @@
-"""What tests have shown of each known model, by verified.toml. Loads nothing.
+"""What the tests verify of each known model, by verified.toml. Loads nothing.
 
-The claims are about a model's class and its chat template; nobody downloads all models to test them.
+The claims are about a model's class and its chat template; the tests do not download the models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The families of image models that are trained and served here, and their processors. Loads no weights.
+"""The vision-language models that are trained and served with images, and their processors. Loads no weights.
 
-A family is here once a tiny model of it went through training, saving and serving in the tests. Others of transformers'
-image models are read too, for text alone.
+A model type is listed once a tiny model of it passes the tests of training, saving and serving. transformers' other
+vision-language models are loaded for text only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-FAMILIES = {
+IMAGE_MODELS = {
     "qwen2_vl": "mm_token_type_ids",
     "qwen2_5_vl": "mm_token_type_ids",
     "qwen3_vl": "mm_token_type_ids",
@@ -29,27 +29,27 @@ FAMILIES = {
     "idefics3": "",
     "smolvlm": "",
 }
-"""A configuration's `model_type` -> the argument that tells the model image tokens from text; empty: it has none."""
+"""A configuration's `model_type` -> the model's argument that marks image tokens; empty if it has none."""
 
 FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
-def sees(model_type: str) -> bool:
-    """Whether the model is read as one of text with images: here it takes them, or it has no other class."""
+def is_image_text_model(model_type: str) -> bool:
+    """Whether to load the image-text-to-text class: the model takes images here, or has no causal class."""
     known = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    return model_type in FAMILIES or (known and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    return model_type in IMAGE_MODELS or (known and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def processor(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The processor of an image model around its tokenizer, which gets the chat template that came with it.
+    """The processor of a vision-language model around its tokenizer, which gets the processor's chat template.
 
-    Pixels are made by Pillow whatever else is installed, so that they are the same wherever a model is trained and
-    served. A part for videos, which would need torchvision, is left out.
+    Pillow computes the pixels even if torchvision is installed, so that they are the same on all machines. The video
+    processor, which needs torchvision, is left out.
     """
     config = AutoConfig.from_pretrained(folder)
     full: Any = PROCESSOR_MAPPING[type(config)]
 
-    class Images(full):  # type: ignore[misc]  # which class it is, is known only now
+    class Images(full):  # type: ignore[misc]  # the base class is known only at run time
         @classmethod
         def get_attributes(cls) -> list[str]:
             return ["image_processor", "tokenizer"]
@@ -62,7 +62,7 @@ def processor(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def copy_processor(source: Path, folder: Path) -> None:
-    """Puts what a processor is made from, beside the tokenizer, into another folder."""
+    """Copies the processor's files into another folder."""
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

@@ -86,7 +86,7 @@ def model(family: Family, original: Original, folder: Path, files: Sequence[Path
     Raises ValueError for a weight that is missing, too many, or of another shape.
     """
     config = family.config(original)
-    quantised = quantise.found(original)
+    quantised = quantise.recorded(original)
     if quantised:  # transformers hands these layers to the quantiser's own library
         config.quantization_config = quantised
     tensors = {
