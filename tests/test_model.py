@@ -245,7 +245,7 @@ def shard(folder):
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), r"model\.safetensors: half-written"),
         (lambda folder: truncate(folder / "model.safetensors"), r"model\.safetensors: half-written"),
         (shard, r"half-written: model-00002-of-00002\.safetensors is missing"),
-        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "give it as --ckpt_dir"),
+        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "pass it as --ckpt_dir"),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_told_in_one_line(model, damage, problem):
@@ -263,7 +263,7 @@ def test_a_file_is_no_model(model):
 def test_weights_that_the_file_lacks_are_not_made_up(model):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(ValueError, match=r"9 weights are missing, model\.layers\.2"):
+    with pytest.raises(ValueError, match=r"9 weights are missing, such as model\.layers\.2"):
         load.load_model(model)
 
 
