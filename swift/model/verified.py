@@ -20,10 +20,10 @@ else:
 
 
 class Published(NamedTuple):
-    """A published chat template that tests render. `rounds`: how many are served as it writes them, 0: not compared.
+    """A published chat template that the tests render. `rounds`: how many are served as it renders them; 0: untested.
 
-    `tools`: with tools and their results too; `form`: the text form that reads the calls it writes, "" for none.
-    `of`: whose it is; `models`: the known ones whose tokenizers bring it.
+    `of`: its publisher. `models`: the known models whose tokenizers have it. `tools`: also with tools and their
+    results. `form`: the tool-call format that parses its calls; empty for none.
     """
 
     of: str
@@ -34,8 +34,8 @@ class Published(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """`weights`: a tiny checkpoint of its class is read and computes the same. `template`: its published chat template,
-    and what is known of that."""
+    """`weights`: a tiny checkpoint of its class loads and computes the same. `template`: its published chat template;
+    the rest is verified of that template, as in `Published`."""
 
     weights: bool = False
     template: str = ""
@@ -62,28 +62,28 @@ PARTS = ("weights", "prompts", "calls")
 
 
 def verified(spec: ModelSpec) -> Verified:
-    """What tests have shown of a model. Quantised weights and those that its own code reads are not among it."""
+    """What the tests verify of a model: nothing of quantised weights and of those that its own code reads."""
     read = spec.convert in converters() if spec.convert else spec.arch in classes()
     weights = read and not (spec.quant or spec.model or spec.model_type in _table()["quantised"])
     name, each = _of_models().get(spec.model_type, ("", Published("")))
-    if spec.template:  # one of ours, which has the rounds in common with the published one, not the tools
+    if spec.template:  # SWIFT's own template agrees with the published one on rounds, not on tools
         each = each._replace(tools=False, form="")
     return Verified(weights, name, each.rounds, each.tools, each.form)
 
 
 def classes() -> frozenset[str]:
-    """The classes of transformers of which a tiny checkpoint is read in tests."""
+    """transformers' classes of which the tests load a tiny checkpoint."""
     return frozenset(_table()["classes"])
 
 
 def converters() -> frozenset[str]:
-    """The families of `swift.model.convert` of which a tiny checkpoint is read in tests."""
+    """The families of `swift.model.convert` of which the tests load a tiny checkpoint."""
     return frozenset(_table()["converters"])
 
 
 @cache
 def templates() -> Mapping[str, Published]:
-    """The published chat templates that tests render, by the name of their file in the package trl."""
+    """The published chat templates that the tests render, by the name of their file in the package trl."""
     found = _table()["templates"]
     return {name: Published(**{**each, "models": tuple(each.get("models", ()))}) for name, each in found.items()}
 

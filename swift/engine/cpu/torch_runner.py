@@ -27,8 +27,8 @@ from swift.model.decoder_layers import DecoderLayer
 
 WASTE = 1.5
 """Requests of different length share an attention product while padding makes it at most so many times larger."""
-Low = tuple[Tensor | None, Tensor, Tensor]
-"""Which rows (None: all), A' (in, rank), B' (rank, out)."""
+LoraProduct = tuple[Tensor | None, Tensor, Tensor]
+"""The rows that an adapter applies to (None: all), A' (in, rank), B' (rank, out)."""
 
 
 class _Layer(NamedTuple):
@@ -81,9 +81,9 @@ class TorchRunner:
     def remove_lora(self, name: str) -> None:
         self._adapters = {other: pairs for other, pairs in self._adapters.items() if other != name}
 
-    def _lows(self, chunks: Sequence[Chunk]) -> dict[tuple[int, str], list[Low]]:
+    def _lora_products(self, chunks: Sequence[Chunk]) -> dict[tuple[int, str], list[LoraProduct]]:
         """Product -> which rows get which adapter."""
-        found: dict[tuple[int, str], list[Low]] = {}
+        found: dict[tuple[int, str], list[LoraProduct]] = {}
         owners = [chunk.adapter for chunk in chunks for _ in chunk.tokens]
         for name in sorted({chunk.adapter for chunk in chunks if chunk.adapter}):
             mine = [row for row, owner in enumerate(owners) if owner == name]
@@ -106,18 +106,18 @@ class TorchRunner:
         at_N = as_long(positions, device)
         tokens_N = as_long([token for chunk in ordered for token in chunk.tokens], device)
         rope = self._cos[at_N, None], self._sin[at_N, None]
-        lows = self._lows(ordered)
+        lora = self._lora_products(ordered)
         attend = Attention(self._heads, parts, decoder.dtype, device)
         x_NC = functional.embedding(tokens_N, decoder.embedding)
         for index, layer in enumerate(self._layers):
-            join = partial(_joined, lows=lows, index=index) if lows else _alone
+            join = partial(_with_lora, lora=lora, index=index) if lora else _without_lora
             keys, values = (held[index] for held in self._cache.tensors)
             qkv_NHD = join(layer.qkv, self._normed(x_NC, layer.norm), "qkv").view(len(x_NC), -1, decoder.D)
             self._place(qkv_NHD, layer, rope)
             attend.store(qkv_NHD[:, decoder.H :], keys, values)
             x_NC = join(layer.out, attend(qkv_NHD[:, : decoder.H], keys, values, layer.window), "out", x_NC)
             normed_NC = self._normed(x_NC, layer.norm_mlp)
-            if lows:
+            if lora:
                 gate_NF, up_NF = join(layer.gate_up.both, normed_NC, "gate_up").chunk(2, -1)
                 gated_NF = decoder.act(gate_NF).mul_(up_NF)
             else:
@@ -134,10 +134,10 @@ class TorchRunner:
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         # torch's own rms_norm is twice as many operations, to the same numbers (arXiv 1910.07467)
-        wide = x.to(torch.float32, copy=True)
-        size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        x_fp32 = x.to(torch.float32, copy=True)
+        size = torch.linalg.vector_norm(x_fp32, dim=-1, keepdim=True)
         scale = torch.addcmul(self._eps, size, size, value=1 / x.shape[-1]).rsqrt_()
-        return wide.mul_(scale).mul_(weight).to(x.dtype)
+        return x_fp32.mul_(scale).mul_(weight).to(x.dtype)
 
     def _place(self, qkv_NHD: Tensor, layer: _Layer, rope: tuple[Tensor, Tensor]) -> None:
         """Norms of heads and rotary positions (arXiv 2104.09864) on queries and keys, in place."""
@@ -179,22 +179,22 @@ def _laid_out(layer: DecoderLayer, decoder: Decoder, bits: int, keep_weights: bo
     return made
 
 
-def _alone(product: Product, x: Tensor, _: str, add: Tensor | None = None) -> Tensor:
+def _without_lora(product: Product, x: Tensor, _: str, add: Tensor | None = None) -> Tensor:
     return product(x, add)
 
 
-def _joined(
+def _with_lora(
     product: Product,
     x: Tensor,
     name: str,
     add: Tensor | None = None,
     *,
-    lows: Mapping[tuple[int, str], list[Low]],
+    lora: Mapping[tuple[int, str], list[LoraProduct]],
     index: int,
 ) -> Tensor:
     """The product, and those of adapters (arXiv 2106.09685) for the rows that have one."""
     y = product(x, add)
-    for which, A_IR, B_RO in lows.get((index, name), ()):
+    for which, A_IR, B_RO in lora.get((index, name), ()):
         y = y + x @ A_IR @ B_RO if which is None else y.index_add(0, which, x[which] @ A_IR @ B_RO)
     return y
 
