@@ -1,4 +1,4 @@
-"""Binds a frozen dataclass to command-line flags, --help and YAML or JSON files. Knows no command and no model."""
+"""Binds frozen dataclasses to command-line flags, --help, and YAML or JSON files. Knows no command and no model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class Spec(NamedTuple):
-    """What a flag does beyond its type and default; made by `flag`."""
+    """Properties of a flag besides type and default; see `flag`."""
 
     alias: tuple[str, ...] = ()
     values: Mapping[str, str] = types.MappingProxyType({})
@@ -50,11 +50,11 @@ def flag(
     bare: str | None = None,
     positional: bool = False,
 ) -> Any:
-    """A dataclass field with more to say on the command line. Without a default the flag is required.
+    """A dataclass field with properties for the command line. Without a default the flag is required.
 
-    `alias`: further names. `values`: other words for a value (`{"all-linear": "ALL"}`). `commas`: one value that
-    holds commas is a list. `bare`: the text that `--flag` alone stands for. `positional`: no flag on the command
-    line but the words that follow none; a list takes all that are left.
+    `alias`: further names. `values`: synonyms of values (`{"all-linear": "ALL"}`). `commas`: a single value with
+    commas is a list. `bare`: the value of `--flag` without one. `positional`: a positional argument instead of a
+    flag; a list takes all remaining words.
     """
     metadata = {"flag": Spec(tuple(alias), values, commas, bare, positional)}
     if isinstance(default, (dict, list)):
@@ -63,7 +63,7 @@ def flag(
 
 
 class Flag(NamedTuple):
-    """A field as the command line sees it. `owner` is the dataclass that declares it, a group or the config itself."""
+    """A field as a flag. `owner` is the dataclass that declares it: a group or the config itself."""
 
     name: str
     kind: Any
@@ -97,16 +97,16 @@ class Common:
     """Every command"""
 
     config: tuple[str, ...] = ()
-    """YAML or JSON files that hold flags; a later file beats an earlier one, the command line beats all"""
+    """YAML or JSON files with flags; later files override earlier ones, the command line overrides all"""
     ignore_args_error: bool = False
-    """Warn about unknown flags and go on"""
+    """Warn about unknown flags instead of stopping"""
 
 
-# The front door
+# Entry points
 
 
 def parse(config: type[C], argv: Sequence[str], prog: str = "swift") -> Parsed[C]:
-    """`argv` as a `config`. Prints the help and leaves with SystemExit(0) at `--help`."""
+    """Parses `argv`. Prints the help and raises SystemExit(0) for `--help`; raises ValueError for wrong flags."""
     if "-h" in argv or "--help" in argv:
         print(help_text(config, prog))
         raise SystemExit(0)
@@ -135,7 +135,7 @@ def to_dict(config: DataclassInstance) -> dict[str, Any]:
 
 
 def from_dict(config: type[C], values: Mapping[str, object], where: str = "file") -> C:
-    """The config that `values` (flag or alias -> value) describe; `where` stands first in error messages."""
+    """The config with `values` (flag or alias -> value). Raises ValueError, prefixed by `where`, for wrong ones."""
     flags = list(walk(config))
     given = _read(flags, values, where)
     if missing := [item.name for item in flags if item.default is MISSING and item.name not in given]:
@@ -144,7 +144,7 @@ def from_dict(config: type[C], values: Mapping[str, object], where: str = "file"
 
 
 def update(config: C, values: Mapping[str, object], where: str = "file") -> C:
-    """`config` with some flags changed."""
+    """`config` with `values` (flag or alias -> value) changed. Raises ValueError as `from_dict` does."""
     return _assemble(type(config), _read(list(walk(type(config))), values, where), config)
 
 
@@ -154,15 +154,15 @@ def names(config: type[DataclassInstance]) -> frozenset[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A question about the known word that looks most like `word`; empty if none does."""
+    """ ": did you mean ...?" with the known word closest to `word`; empty if none is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f": did you mean {close[0]}?" if close else ""
 
 
 def load(path: str) -> dict[str, object]:
-    """The flags that a YAML or JSON file holds. A wrong file is a ValueError that names file and line."""
+    """The flags in a YAML or JSON file. Raises ValueError with file and line for a wrong one."""
     if not path.lower().endswith(FILES):
-        raise ValueError(f"{path}: a file of flags ends in {', '.join(FILES)}")
+        raise ValueError(f"{path}: a file with flags ends in {', '.join(FILES)}")
     try:
         text = utf8.read(Path(path).expanduser())
         values = json.loads(text, object_pairs_hook=_once) if path.lower().endswith(".json") else _yaml(text)
@@ -171,7 +171,7 @@ def load(path: str) -> dict[str, object]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ValueError(f"{path}: must hold one mapping of flags to values")
+        raise ValueError(f"{path}: must be one mapping of flags to values")
     return values
 
 
@@ -179,7 +179,7 @@ def load(path: str) -> dict[str, object]:
 
 
 def walk(config: type[DataclassInstance], base: object = MISSING) -> Iterator[Flag]:
-    """The flags of `config` and its groups, in order, with defaults from `base` where there is one."""
+    """The flags of `config` and its groups in order, with defaults from `base` if it is given."""
     hints = typing.get_type_hints(config)
     for item in fields(config):
         default = _default(item) if base is MISSING else getattr(base, item.name)
@@ -214,16 +214,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Collect(argparse.Action):
-    """Keeps each use of a flag with the name it was called by: values are read later, in one place."""
+    """Collects each use of a flag with the name that was used; values are converted later."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         vars(namespace).setdefault(self.dest, []).append((option_string, values))
 
 
 def _words(argv: Sequence[str], flags: Sequence[Flag], positional: bool) -> list[str]:
-    """`argv` with `_` for `-` in flags. A leading file of flags becomes `--config FILE`.
+    """`argv` with `_` for `-` in flags. A leading file with flags becomes `--config FILE`.
 
-    Where words can stand alone, `--flag WORD` of a boolean flag is `--flag true WORD` unless the word is a boolean.
+    With positional arguments, `--flag WORD` of a boolean flag means `--flag true WORD` unless WORD is a boolean.
     """
     booleans = {f"--{name}" for flag in flags if flag.bare == "true" for name in (flag.name, *flag.spec.alias)}
     words = []
@@ -242,7 +242,7 @@ def _words(argv: Sequence[str], flags: Sequence[Flag], positional: bool) -> list
 
 
 def _collect(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, object], list[str]]:
-    """Values by field name, and the words that belong to no flag. Lists given twice add up, else the last one wins."""
+    """Values by field name, and the words of no flag. Repeated lists are concatenated; else the last value wins."""
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for item in flags:
         if item.spec.positional:
@@ -260,7 +260,7 @@ def _collect(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, obj
 
 
 def _take(positional: Sequence[Flag], extras: list[str]) -> dict[str, object]:
-    """Moves the words before any unknown flag from `extras` into the positional fields."""
+    """Moves words before any unknown flag from `extras` into positional fields."""
     given: dict[str, object] = {}
     for item in positional:
         count = next((i for i, word in enumerate(extras) if _is_flag(word)), len(extras))
@@ -272,7 +272,7 @@ def _take(positional: Sequence[Flag], extras: list[str]) -> dict[str, object]:
 
 
 def _is_flag(word: str) -> bool:
-    """True for `--x` and `-x`; false for `-`, `-1` and a text that happens to start with a dash."""
+    """True for `--x` and `-x`; false for `-`, `-1` and other text that starts with a dash."""
     return re.fullmatch(r"--?[^\W\d][^\s=]*(=.*)?", word, re.DOTALL) is not None
 
 
@@ -282,7 +282,7 @@ def _unknown(extras: Sequence[str], flags: Sequence[Flag], warn: bool) -> None:
     if wrong:
         message = "; ".join(f"unknown flag {word}{nearest(word, known)}" for word in wrong)
     elif extras:
-        message = f"unexpected argument {extras[0]!r}: a value follows its flag"
+        message = f"unexpected argument {extras[0]!r}: values follow their flag"
     else:
         return
     if not warn:
@@ -291,7 +291,7 @@ def _unknown(extras: Sequence[str], flags: Sequence[Flag], warn: bool) -> None:
 
 
 def _read(flags: Sequence[Flag], values: Mapping[str, object], where: str) -> dict[str, object]:
-    """Values of a file by field name."""
+    """The values of a file by field name."""
     known = {name: item for item in flags for name in (item.name, *item.spec.alias)}
     given: dict[str, object] = {}
     for key, value in values.items():
@@ -312,7 +312,7 @@ def _value(item: Flag, value: object, where: str) -> object:
 
 
 def _convert(value: object, kind: Any, spec: Spec) -> object:
-    """`value`, text of the command line or what a file holds, as `kind`."""
+    """`value`, text of the command line or a value of a file, as `kind`."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(value, str):
         value = spec.values.get(value, value)
@@ -332,7 +332,7 @@ def _convert(value: object, kind: Any, spec: Spec) -> object:
 
 
 def _without_none(kind: Any) -> Any:
-    """`X` of `X | None`, and `kind` itself when it is no such union."""
+    """`X` of `X | None`; any other `kind` unchanged."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind
     (inner,) = (each for each in typing.get_args(kind) if each is not type(None))
@@ -340,7 +340,7 @@ def _without_none(kind: Any) -> Any:
 
 
 def _choice(value: object, choices: tuple[str, ...]) -> str:
-    # YAML reads a bare `no` as False, so a boolean stands for any of its spellings
+    # YAML reads a bare `no` as False, so a boolean means any of its spellings
     spellings = (TRUE if value else FALSE) if isinstance(value, bool) else (str(value),)
     for spelling in spellings:
         for choice in choices:
@@ -366,7 +366,7 @@ def _text(value: object) -> str:
     if not isinstance(value, (str, int, float)):
         raise ValueError(f"{value!r} is not text")
     if not utf8.is_encodable(str(value)):
-        raise ValueError(f"{value!r} holds half of a surrogate pair, which UTF-8 cannot hold")
+        raise ValueError(f"{value!r} has a lone surrogate, which UTF-8 cannot encode")
     return str(value)
 
 
@@ -406,7 +406,7 @@ READ: dict[Any, Callable[[object], object]] = {
 
 
 def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object's pairs as a dict; a key that comes twice is an error, since one value would be lost."""
+    """A JSON object's pairs as a dict. Raises ValueError for a duplicate key, which would lose a value."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -415,7 +415,7 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 
 def _yaml(text: str) -> object:
-    import yaml  # only who has a YAML file waits for it
+    import yaml  # imported only for a YAML file
 
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -433,7 +433,7 @@ def _yaml(text: str) -> object:
 
 
 def help_text(config: type[DataclassInstance], prog: str) -> str:
-    """Every flag with its type, meaning, aliases and default: one line each, wrapped in a terminal."""
+    """Every flag with type, meaning, aliases and default, a line each, wrapped in a terminal."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
     flags = [*walk(config), *walk(Common)]
     words = [item.shown + "..." * item.is_list for item in flags if item.spec.positional]
@@ -484,7 +484,7 @@ def _shown(value: object) -> str:
 
 @functools.cache
 def _docs(config: type) -> dict[str, str]:
-    """The text below each field of a dataclass, read from its source; classes it inherits from included."""
+    """The docstring below each field of a dataclass and its bases, read from their source."""
     docs: dict[str, str] = {}
     for cls in reversed(config.__mro__[:-1]):
         tree = _tree(sys.modules[cls.__module__].__file__ or "")

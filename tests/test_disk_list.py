@@ -89,7 +89,7 @@ def test_a_full_disk_is_said_with_what_to_do(keep: Callable[[Any], object], monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setenv("TMPDIR", "/tmp")
-    with pytest.raises(OSError, match="no room in /tmp for rows and their tokens: set TMPDIR to a disk with more"):
+    with pytest.raises(OSError, match="/tmp is full: set TMPDIR to a folder with more space for rows and their tokens"):
         keep(rows())
 
 

@@ -266,12 +266,12 @@ def test_an_empty_yaml_file_sets_nothing(tmp_path):
         ("a.yaml", "model: a\n  b: [", r"a\.yaml: line 2: "),
         ("a.yaml", "\x07", r"a\.yaml: .*not allowed"),
         ("a.yaml", "a: 1\nmodel: \udcc4", r"a\.yaml: 'utf-8' codec can't decode byte 0xc4 in line 2: save the file as"),
-        ("a.yaml", 'model: "\\ud800"', r"a\.yaml: model: '.ud800' holds half of a surrogate pair"),
-        ("a.json", '{"columns": {"\\ud800": "q"}}', r"a\.json: columns: '.ud800' holds half of a surrogate pair"),
-        ("a.json", "[]", r"a\.json: must hold one mapping"),
-        ("a.yaml", "just text", r"a\.yaml: must hold one mapping"),
-        ("a.yaml", "1: x", r"a\.yaml: must hold one mapping"),
-        ("a.toml", "", r"a\.toml: a file of flags ends in \.yaml, \.yml, \.json"),
+        ("a.yaml", 'model: "\\ud800"', r"a\.yaml: model: '.ud800' has a lone surrogate"),
+        ("a.json", '{"columns": {"\\ud800": "q"}}', r"a\.json: columns: '.ud800' has a lone surrogate"),
+        ("a.json", "[]", r"a\.json: must be one mapping"),
+        ("a.yaml", "just text", r"a\.yaml: must be one mapping"),
+        ("a.yaml", "1: x", r"a\.yaml: must be one mapping"),
+        ("a.toml", "", r"a\.toml: a file with flags ends in \.yaml, \.yml, \.json"),
     ],
 )
 def test_what_is_wrong_with_a_file_of_flags_is_said_with_its_name(tmp_path, name, text, message):

@@ -286,7 +286,7 @@ def test_rows_that_are_tokenised_late_train_the_same_rows(work: Path, workers: i
         ({"streaming": True, "lazy_tokenize": True}, "exclude each other"),
         ({"shuffle_buffer_size": 7}, "does nothing without --streaming"),
         ({"streaming": True, "max_steps": 1, "train_dataset_sample": 5}, "needs all rows at once"),
-        ({"streaming": True, "max_steps": 1, "dataset": ["{rows}#5"]}, "reads whole sets"),
+        ({"streaming": True, "max_steps": 1, "dataset": ["{rows}#5"]}, "reads whole data sets"),
     ],
 )
 def test_what_a_stream_cannot_do_is_said(work: Path, given: dict[str, Any], said: str) -> None:

@@ -142,8 +142,8 @@ def test_what_is_wrong_with_a_file_is_told_with_file_and_key(place: Path, toml: 
     [
         ("functions.py:broken", r"functions\.py:broken: KeyError: 'weights'"),
         ("functions.py:other", "must return a model of transformers, not int"),
-        ("functions.py:modle", r"there is no function 'modle'; did you mean model\?"),
-        ("nothing.py:model", "there is no such Python file"),
+        ("functions.py:modle", r"no function 'modle'; did you mean model\?"),
+        ("nothing.py:model", "no such Python file"),
     ],
 )
 def test_what_is_wrong_with_a_function_is_told_in_one_line(place: Path, function: str, problem: str) -> None:

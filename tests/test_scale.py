@@ -186,7 +186,7 @@ def test_a_dead_process_ends_the_run_with_one_line_and_signals_save_on_all(work:
     out, err = killed.communicate(timeout=60)
     assert killed.returncode == 137, err
     (line,) = [line for line in err.splitlines() if "error" in line.lower()]
-    assert "was ended by SIGKILL" in line
+    assert "was killed by SIGKILL" in line
     assert "Traceback" not in out + err
 
     stood = checkpoint.newest(folder)

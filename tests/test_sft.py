@@ -308,7 +308,7 @@ def test_rows_that_never_train_the_closing_token_are_refused(
     }
     data = write(tmp_path / "rows.jsonl", [row] * 3)
     said = failure(capsys, "--model", model, "--template_type", "default", "--dataset", data, "--dataset_test_ratio", 0)
-    assert "the token that ends a reply is never trained" in said
+    assert "the stop token of a reply is never trained" in said
 
 
 COMMAND = """

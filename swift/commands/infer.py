@@ -1,4 +1,4 @@
-"""Talk with a model in the terminal, or let it answer the rows of a data set."""
+"""Chat with a model in the terminal, or generate replies to the rows of a data set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Record(TypedDict, total=False):
-    """A row and its reply, as they are saved; `error` says why there is none, `ckpt_dir` which checkpoint answered."""
+    """A row and its reply as saved; `error`: why there is no reply, `ckpt_dir`: the checkpoint that generated it."""
 
     system: str | None
     query: str
@@ -48,31 +48,31 @@ class Record(TypedDict, total=False):
 SHOWN_FORMAT = "hermes"
 """The tool-call format in which calls of a server's model are shown: how the model writes them is not known."""
 AT_ONCE = 16
-"""Rows that are answered side by side."""
+"""Rows to process concurrently."""
 
 
 @dataclass(frozen=True)
 class RowFlags:
-    """Rows to answer"""
+    """Data set"""
 
     dataset: tuple[str, ...] = flag((), commas=True)
-    """Data sets: files, registered names or hub ids; the rows that training holds out are answered"""
+    """Data sets: files, registered names or hub ids; uses the rows that training holds out"""
     val_dataset: tuple[str, ...] = flag((), alias=("custom_val_dataset_path",), commas=True)
-    """Data sets whose rows are all candidates"""
+    """Data sets of which all rows are used"""
     dataset_test_ratio: float = flag(0.01, alias=("split_dataset_ratio",))
-    """Share of the rows of --dataset that is held out; 0 takes all rows"""
+    """Held-out share of the rows of --dataset; 0 uses all rows"""
     show_dataset_sample: int = flag(10, alias=("val_dataset_sample",))
-    """Rows to answer, drawn evenly; -1 answers all"""
+    """Number of rows to process, sampled evenly; -1 processes all"""
     check_dataset_strategy: Literal["none", "discard", "error", "warning"] = "warning"
-    """What happens to a bad row: pass it on, drop it, stop, or name it and drop it"""
+    """What to do with a bad row: keep it, drop it, stop, or name it and drop it"""
     columns: dict[str, str] = flag({})
-    """Other names of a file's columns, as JSON: {"question": "query"}"""
+    """Renamed columns, as JSON: {"question": "query"}"""
     dataset_seed: int = flag(42, alias=("data_seed",))
     """Seed of splitting and sampling"""
 
     def __post_init__(self) -> None:
         if self.show_dataset_sample < -1 or self.show_dataset_sample == 0:
-            raise ValueError(f"--show_dataset_sample {self.show_dataset_sample}: a number from 1 on, or -1 for all")
+            raise ValueError(f"--show_dataset_sample {self.show_dataset_sample}: must be 1 or more, or -1 for all")
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,18 @@ class Config:
     rows: RowFlags = RowFlags()
     server: EndpointFlags = EndpointFlags()
     tools: str | None = None
-    """Tools of a dialogue: a Python file, whose public functions really run, or a .json or .jsonl file that describes
-    them as OpenAI does; what those give is typed in"""
+    """Tools of a dialogue: a Python file, whose public functions are run, or a .json or .jsonl file with descriptions
+    in OpenAI's format, whose results are typed in"""
     max_turns: int = 8
-    """Most replies to one message, where the functions of --tools run"""
+    """Maximum replies to one message while the functions of --tools run"""
     guided_tools: bool = False
-    """Hold calls to the tools of --tools and their schemas: a call, once begun, cannot be malformed"""
+    """Constrain tool calls to --tools and their schemas (guided decoding)"""
     eval_human: bool | None = None
-    """Talk (true) or answer the rows of a data set (false); none talks unless a data set is given"""
+    """Chat (true) or process a data set (false); none chats unless a data set is given"""
     save_result: bool = True
-    """Keep what was said as JSON lines"""
+    """Save the dialogue or the replies as JSON lines"""
     result_dir: str | None = None
-    """Folder for them; none means output/infer_result"""
+    """Folder for saved results; none means output/infer_result"""
     verbose: bool | None = None
     """Print each row with its reply; none prints fewer than 100 rows"""
 
@@ -118,7 +118,7 @@ class Config:
 
     @property
     def vllm_log(self) -> Path:
-        """A file that is this process's alone."""
+        """A log file for this process."""
         from swift.system.cache import cache_root
 
         return cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
@@ -134,7 +134,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
-    """Talks or answers rows. Returns the file of the results, if there are any."""
+    """Chats or processes rows. Returns the file of results, or None if there are none."""
     from swift.agent import tool_format
     from swift.agent.described_tools import SUFFIXES, read_descriptions
     from swift.agent.tools import read_tools
@@ -175,9 +175,9 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
 
 
 class Results:
-    """The JSONL file of a run, made when there is something to write. Without --save_result nothing is written.
+    """The JSONL file of a run, created at the first record; without --save_result nothing is written.
 
-    It lies outside of checkpoints, which are copied, pushed and deleted; each record names its own.
+    It is not inside a checkpoint, which may be copied, pushed or deleted; each record names its checkpoint.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -196,7 +196,7 @@ class Results:
 
 
 def _new_file(folder: Path) -> Path:
-    """A file named by the time, of this run alone: runs may begin in the same second."""
+    """Creates a file named by the time, distinct from those of runs started in the same second."""
     folder.mkdir(parents=True, exist_ok=True)
     began = f"{datetime.now():%Y%m%d-%H%M%S}"
     for number in count():
@@ -265,7 +265,7 @@ def _tool_guide(chat: LocalChat, tools: Sequence[BoundTool], described: Sequence
 
 
 def ask_with_images(entry: str) -> Message:
-    """An entry whose `<img>path or URL</img>` are images; paths begin where the program was started."""
+    """A message whose `<img>path or URL</img>` tags become images; paths are relative to the current folder."""
     from swift import images
     from swift.chat import Message
 
@@ -283,7 +283,7 @@ def _say_where(results: Results) -> None:
 
 
 def load_rows(wanted: RowFlags, registry: Sequence[str] = ()) -> Sequence[Conversation]:
-    """The rows to answer: those of --val_dataset, or those that training with --dataset holds out."""
+    """The rows to process: those of --val_dataset, or those that training with --dataset holds out."""
     from random import Random
 
     from swift.data.mix import DataPlan, load_datasets, sample
@@ -307,7 +307,7 @@ def load_rows(wanted: RowFlags, registry: Sequence[str] = ()) -> Sequence[Conver
 def answer_rows(
     chat: LocalChat, rows: Sequence[Conversation], params: SamplingParams, verbose: bool, results: Results
 ) -> None:
-    """Answers the last turn of each row and writes the reply beside the row's own."""
+    """Generates a reply to the last turn of each row, and records it with the row's own reply."""
     from swift.agent.reply import write_reply
 
     tool_format, began = chat.renderer.tool_format, time.monotonic()
@@ -331,7 +331,7 @@ def answer_rows(
             _show(record)
     seconds = time.monotonic() - began
     print(
-        f"{len(rows)} rows: {equal} replies equal the reference, {cut} cut at their greatest length, "
+        f"{len(rows)} rows: {equal} replies equal the reference, {cut} cut at their maximum length, "
         f"{failed} rows could not be answered; {tokens} tokens in {seconds:.1f} s ({tokens / seconds:.1f} tokens/s)"
     )
     _say_where(results)
@@ -343,7 +343,7 @@ def _replies(chat: LocalChat, rows: Sequence[Conversation], params: SamplingPara
     def reply(row: Conversation) -> Reply | str:
         try:
             return collect(chat(_asked(row), row.tools, params, row.template_kwargs))
-        except ValueError as error:  # this row is at fault, not the run
+        except ValueError as error:  # an error of this row, not of the run
             return str(error)
 
     pool = ThreadPoolExecutor(AT_ONCE)
@@ -358,7 +358,7 @@ def _asked(row: Conversation) -> Sequence[Message]:
 
 
 def describe(tool_format: ToolFormat, row: Conversation) -> Record:
-    """A row as it is saved. Where the last turn had begun before its last message, that beginning is the response."""
+    """A row as saved. Earlier messages of the last turn become the beginning of the response."""
     from swift.agent.reply import write_reply
     from swift.infer.history import rounds
 

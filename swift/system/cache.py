@@ -1,4 +1,4 @@
-"""Where files lie that can be made again: unpacked models, images, compiled code, rows. Standard library only."""
+"""Folders for files that can be recreated: unpacked models, images, compiled code, rows. Standard library only."""
 
 import errno
 import os
@@ -15,9 +15,9 @@ def cache_root() -> Path:
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """Where large files go that nobody keeps: `$TMPDIR`, or /var/tmp, as /tmp is memory on many systems.
+    """The folder for large temporary files: `$TMPDIR`, or /var/tmp, since /tmp is in memory on many systems.
 
-    Raises OSError that says so where it is full.
+    Raises OSError with a hint when it is full.
     """
     ours = not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK)
     folder = "/var/tmp" if ours else tempfile.gettempdir()
@@ -26,4 +26,4 @@ def scratch_folder() -> Iterator[str]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise OSError(f"no room in {folder} for rows and their tokens: set TMPDIR to a disk with more") from error
+        raise OSError(f"{folder} is full: set TMPDIR to a folder with more space for rows and their tokens") from error

@@ -1,4 +1,4 @@
-"""The mode of written files: what the umask says, also where a library keeps them to their owner. Imports nothing."""
+"""Applies the umask to written files, also where a library restricts them to their owner. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def apply_umask(folder: Path) -> None:
-    """Gives each file below `folder` the mode that the umask gave `folder`, without the bits to execute.
+    """Gives each file below `folder` the permissions of `folder` without the execute bits.
 
-    safetensors writes with mode 0600, so another account could not serve what was trained.
+    safetensors writes files with mode 0600, which another account could not serve.
     """
     mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
     for file in folder.rglob("*"):

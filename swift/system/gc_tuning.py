@@ -1,4 +1,4 @@
-"""How often Python looks for garbage that refers to itself. Standard library only."""
+"""Tunes the cyclic garbage collector. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INFREQUENT = 50_000
-"""Things of Python's that are made and not gone, before it looks; 700 is its own choice."""
+"""Threshold of the youngest generation: net allocations between collections; Python's default is 700."""
 
 
 @contextmanager
 def infrequent() -> Iterator[None]:
-    """Looks for it seldom meanwhile: rows are many things that stay, and none of them refers to itself.
+    """Collects cyclic garbage rarely within: rows are many long-lived objects without cycles.
 
-    Not for generators: what is within has to end in the order in which it began.
+    Not for use in generators, since nested uses have to end in reverse order.
     """
     before = gc.get_threshold()
     gc.set_threshold(INFREQUENT, *before[1:])

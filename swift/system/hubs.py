@@ -1,4 +1,4 @@
-"""What models and data sets both have to know of ModelScope and Hugging Face. Standard library alone until used."""
+"""ModelScope and Hugging Face: addresses, caches, offline mode. Imports only the standard library until used."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 SECONDS = 5.0
-"""How long a hub may take to answer at all before it counts as out of reach."""
+"""Timeout for the first response of a hub."""
 
 
 def is_set(name: str) -> bool:
-    """Whether an environment variable says yes."""
+    """Whether an environment variable is set to true."""
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
 def offline() -> str:
-    """The variable that forbids the network; empty if none does."""
+    """The name of the variable that forbids network access; empty if none does."""
     return next(filter(is_set, ("SWIFT_OFFLINE", "HF_HUB_OFFLINE")), "")
 
 
 def reach(url: str) -> None:
-    """Raises OSError if nothing answers at `url` soon; the hubs' own programs can wait for minutes."""
+    """Raises OSError if `url` does not respond within `SECONDS`; the hubs' own clients can wait for minutes."""
     try:
-        with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a kind one
+        with contextlib.suppress(urllib.error.HTTPError):  # an error response is a response
             urllib.request.urlopen(url, timeout=SECONDS).close()
     except OSError as error:
-        reason = getattr(error, "reason", None) or error  # of urllib's own wrapper
+        reason = getattr(error, "reason", None) or error  # unwraps urllib's error
         raise OSError(f"{url} cannot be reached ({getattr(reason, 'strerror', None) or reason})") from None
 
 
 def modelscope_url() -> str:
-    """Where ModelScope's client goes: `$MODELSCOPE_ENDPOINT`, or `https://$MODELSCOPE_DOMAIN` as older ones say."""
+    """The URL of ModelScope: `$MODELSCOPE_ENDPOINT`, or `https://$MODELSCOPE_DOMAIN` of older clients."""
     url = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
     return (url if "://" in url else f"https://{url}").rstrip("/")
 
@@ -46,7 +46,7 @@ def modelscope_root() -> Path:
 
 
 def modelscope_snapshots(kind: Literal["models", "datasets"], name: str) -> Iterator[Path]:
-    """The folders with a repository's revisions as ModelScope's client keeps them since 1.40; case may differ."""
+    """The snapshot folders of a repository in ModelScope's cache, format 1.40; ignores case."""
     wanted = name.replace("/", "--").lower()
     for below in (modelscope_root() / kind, modelscope_root() / "hub" / kind):
         for folder in sorted(below.iterdir()) if below.is_dir() else ():
@@ -56,16 +56,15 @@ def modelscope_snapshots(kind: Literal["models", "datasets"], name: str) -> Iter
 
 @contextlib.contextmanager
 def modelscope_errors() -> Iterator[None]:
-    """OSError where ModelScope is out of reach, and for whatever its client raises: nothing narrower holds for all its
-    versions."""
+    """Raises OSError if ModelScope is unreachable, and for any exception of its client, whose versions differ."""
     reach(modelscope_url())
     try:
         yield
-    except Exception as error:  # of the client, see above
+    except Exception as error:  # the client's, see above
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise OSError(f"{modelscope_url()}: {lines[0] if lines else type(error).__name__}") from error
 
 
 def http_error() -> Any:
-    """What Hugging Face's client may raise that is no OSError."""
-    return importlib.import_module("huggingface_hub.utils").httpx.HTTPError  # of whichever name it uses
+    """The class of HTTP errors of Hugging Face's client, which are not OSErrors."""
+    return importlib.import_module("huggingface_hub.utils").httpx.HTTPError  # whichever module it uses

@@ -1,4 +1,4 @@
-"""How this program was started, and commands and paths as its user would type them. Standard library only."""
+"""Commands and paths as the user would type them. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 VARIABLE = "SWIFT_PROGRAM"
-"""What the launcher of several processes was started as; theirs is a module."""
+"""How the launcher of several processes was started; the processes themselves are started as a module."""
 
 
 def name() -> str:
-    """`swift` where that is what PATH finds, else the path it was started by, or `python -m swift.cli`."""
+    """`swift` if PATH finds this program, else the path it was started by, or `python -m swift.cli`."""
     word = os.environ.get(VARIABLE) or sys.argv[0]
     path = Path(word)
     if path.name != "swift":
@@ -25,17 +25,17 @@ def name() -> str:
 
 
 def _known(executable: str) -> str:
-    """`python` where PATH finds this interpreter by that word."""
+    """`python` if PATH finds this interpreter, else its path."""
     found = shutil.which("python")
     return "python" if found and Path(found) == Path(executable) else display_path(Path(executable))
 
 
 def display_path(path: str | Path) -> str:
-    """A path from where the user stands, if it lies below; else absolute."""
-    whole = Path(path).expanduser().absolute()
-    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
+    """A path relative to the current folder if it is inside; else absolute."""
+    absolute = Path(path).expanduser().absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def command(*words: str | Path) -> str:
-    """A line that can be pasted: `swift infer --ckpt_dir output/...`. A `Path` is shown from where the user stands."""
+    """A quoted command line, such as `swift infer --ckpt_dir output/...`; `Path`s become display paths."""
     return " ".join([name(), *(shlex.quote(display_path(word) if isinstance(word, Path) else word) for word in words)])

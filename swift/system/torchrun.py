@@ -1,4 +1,4 @@
-"""The processes of a run on this machine: torch's launcher, and one line for what ended it. Knows no command."""
+"""Starts several processes with torchrun, and reports one error for all. Knows no command."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from typing import Any
 
 SETTINGS = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 MARK = "SWIFT_LAUNCHED"
-"""Set in the processes that this module started: they tell their errors to it, which prints one of them."""
+"""Set in the processes that this module starts: they report their errors to it, and it prints one of them."""
 PATIENCE = 600
-"""Seconds that processes which are told to end have for their step and their checkpoint."""
+"""Seconds that processes get on shutdown to finish their step and save a checkpoint."""
 
 
 def requested(env: Mapping[str, str]) -> bool:
-    """True where NPROC_PER_NODE or NNODES is set and this is not already one of the processes (they inherit both)."""
+    """Whether NPROC_PER_NODE or NNODES is set and this is not one of the processes, which inherit both."""
     return "LOCAL_RANK" not in env and bool(env.get("NPROC_PER_NODE") or env.get("NNODES"))
 
 
 def launch(argv: Sequence[str]) -> int:
-    """Runs the same command line in every process; the exit code of the one that failed, 143 after SIGTERM."""
+    """Runs the same command line in every process. Returns the exit code of the failed one, 143 after SIGTERM."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     here = os.environ.get("NPROC_PER_NODE", "")
-    if here.isdigit() and int(here):  # left alone, torch gives each process of several one thread
+    if here.isdigit() and int(here):  # torch's default for several processes is one thread each
         os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // int(here), 1)))
     os.environ[MARK] = "1"
-    for name in list(logging.root.manager.loggerDict):  # each has a level of its own
+    for name in list(logging.root.manager.loggerDict):  # each logger has its own level
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("SWIFT_PROGRAM", sys.argv[0])  # for what the processes tell the user to type
+    os.environ.setdefault("SWIFT_PROGRAM", sys.argv[0])  # for commands that the processes print
     sys.stdout.flush()
     try:
         words = options(os.environ, run.get_args_parser().format_help())
@@ -52,15 +52,15 @@ def launch(argv: Sequence[str]) -> int:
 
 
 def options(env: Mapping[str, str], understood: str) -> list[str]:
-    """torchrun's options; `understood` is its --help."""
+    """torchrun's options; `understood` is its --help text."""
     given = [f"--{name.lower()}={env[name]}" for name in SETTINGS if env.get(name)]
-    alone = env.get("NNODES", "1") == "1" and not env.get("MASTER_PORT")
+    standalone = env.get("NNODES", "1") == "1" and not env.get("MASTER_PORT")
     patience = [f"--shutdown_timeout={PATIENCE}"] if "--shutdown_timeout" in understood else []
-    return [*(["--standalone"] if alone else []), *patience, *given]
+    return [*(["--standalone"] if standalone else []), *patience, *given]
 
 
 def report_to_launcher(line: str, env: Mapping[str, str]) -> bool:
-    """Leaves a process's last line to the launcher that started it; False where none of ours did."""
+    """Reports an error to the launcher; returns False if this module did not start the process."""
     file = env.get("TORCHELASTIC_ERROR_FILE")
     if MARK not in env or not file:
         return False
@@ -70,9 +70,9 @@ def report_to_launcher(line: str, env: Mapping[str, str]) -> bool:
 
 
 def already_printed(line: str, env: Mapping[str, str]) -> bool:
-    """Whether another process of this machine, started by torchrun, has printed the line; if not, this one is to.
+    """Whether another process of the same torchrun has printed the line already; if not, this one has to.
 
-    What is wrong with the flags is wrong in all of them.
+    Wrong flags are an error in every process.
     """
     file = env.get("TORCHELASTIC_ERROR_FILE")
     if not file:
@@ -83,28 +83,28 @@ def already_printed(line: str, env: Mapping[str, str]) -> bool:
     except FileExistsError:
         return True
     except OSError:
-        pass  # said twice rather than never
+        pass  # printed twice rather than never
     return False
 
 
 def reason(failures: Mapping[int, Any]) -> tuple[int, str]:
-    """The exit code and the cause among what failed: what a process said before what another heard of it."""
+    """The exit code and the cause: the error of the process that failed first, not of those that lost their peer."""
     rank, first = min(failures.items(), key=lambda failed: (_rank_of(failed[1]), failed[1].timestamp))
     said = first.error_file_data.get("message")
     if isinstance(said, dict):
         return first.exitcode, str(said["message"])
     where = f"process {rank} of the run (pid {first.pid})"
     if first.exitcode < 0:
-        hint = ", as one that needs more memory than there is" if first.exitcode == -9 else ""
-        return 128 - first.exitcode, f"{where} was ended by {first.signal_name()}{hint}; {_RESUME}"
+        hint = ", perhaps out of memory" if first.exitcode == -9 else ""
+        return 128 - first.exitcode, f"{where} was killed by {first.signal_name()}{hint}; {_RESUME}"
     return first.exitcode, f"{where} ended with exit code {first.exitcode}, for the reason above; {_RESUME}"
 
 
-_RESUME = "--resume_from_checkpoint goes on from the last checkpoint"
-_HEARSAY = "another process of this run is gone"
+_RESUME = "--resume_from_checkpoint resumes from the last checkpoint"
+_CONSEQUENCE = "another process of this run is gone"
 
 
 def _rank_of(failure: Any) -> int:
-    """0 for a cause, 1 for what follows from one: a peer that is missed, a process told to end."""
+    """0 for a cause, 1 for a consequence: a lost peer, or a terminated process."""
     said = failure.error_file_data.get("message")
-    return int(failure.exitcode == -15 or (isinstance(said, dict) and _HEARSAY in str(said["message"])))
+    return int(failure.exitcode == -15 or (isinstance(said, dict) and _CONSEQUENCE in str(said["message"])))

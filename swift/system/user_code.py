@@ -1,4 +1,4 @@
-"""A function in a Python file of the user's own, FILE.py:NAME. Knows nothing of what it does."""
+"""Loads a function from a Python file of the user, FILE.py:NAME. Does not know its purpose."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 
 def load_function(spec: str) -> Callable[..., Any]:
-    """ValueError where there is no such file or function, or where importing it goes wrong."""
+    """Raises ValueError for a missing file or function, and for an error while importing it."""
     path, _, name = spec.rpartition(":")
     file = Path(path)
     if file.suffix != ".py" or not file.is_file():
-        raise ValueError(f"{spec}: there is no such Python file: a function of your own is written FILE.py:NAME")
+        raise ValueError(f"{spec}: no such Python file: your own function is given as FILE.py:NAME")
     known = {key: value for key, value in vars(_imported(file)).items() if callable(value) and not key.startswith("__")}
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        raise ValueError(f"{file}: there is no function {name!r}{f'; did you mean {near[0]}?' if near else ''}")
+        raise ValueError(f"{file}: no function {name!r}{f'; did you mean {near[0]}?' if near else ''}")
     found: Callable[..., Any] = known[name]
     return found
 
@@ -30,6 +30,6 @@ def _imported(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the module is the user's, and may be wrong in any way
+    except Exception as error:  # the user's module may raise anything
         raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
     return module

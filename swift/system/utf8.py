@@ -1,7 +1,7 @@
-"""Text that UTF-8 cannot hold, where it comes in and where it goes out. Standard library only.
+"""Text with lone surrogates, which UTF-8 cannot encode, at input and output. Standard library only.
 
-Python keeps a byte that is not UTF-8 as a lone surrogate; JSON and YAML can spell one as an escape. Tokenizers and
-files take neither, so each edge replaces them and says so, or refuses them in one line.
+Python decodes a byte that is not UTF-8 to a lone surrogate; JSON and YAML can contain one as an escape. Tokenizers and
+files accept none, so inputs replace or refuse them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TextIO
 
 REPLACEMENT = "\ufffd"
 READ = ("SWIFT_", "MODELSCOPE_", "HF_", "TMPDIR", "CXX", "NPROC_PER_NODE", "NNODES")
-"""What the environment variables that count here begin with."""
+"""Prefixes of the environment variables that are checked."""
 _ESCAPE = "swift.escape"
 
 
 def is_encodable(text: str) -> bool:
-    """Whether UTF-8 can hold `text`."""
+    """Whether UTF-8 can encode `text`."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -33,7 +33,7 @@ def replace_surrogates(text: str) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """A file's bytes as text, without a byte order mark. ValueError that names the line of a byte that is not UTF-8."""
+    """A file's bytes as text, without a byte order mark. Raises ValueError with the line of an invalid byte."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,12 +45,12 @@ def decoded(data: bytes) -> str:
 
 
 def read(file: Path) -> str:
-    """A text file. ValueError, which does not name the file, for bytes that are not UTF-8."""
+    """The content of a text file. Raises ValueError, without the file's name, for bytes that are not UTF-8."""
     return decoded(file.read_bytes())
 
 
 def check_words(argv: Sequence[str], environ: Mapping[str, str]) -> None:
-    """ValueError for a word of the command line, or a variable of the environment, that is not UTF-8."""
+    """Raises ValueError for a word of the command line, or an environment variable, that is not UTF-8."""
     for before, word in zip(["", *argv], argv, strict=False):
         if not is_encodable(word):
             flag = f"{before} " if before.startswith("--") and "=" not in before else ""
@@ -59,11 +59,11 @@ def check_words(argv: Sequence[str], environ: Mapping[str, str]) -> None:
             )
     for name, value in environ.items():
         if name.startswith(READ) and not is_encodable(value):
-            raise ValueError(f"environment variable {name}: its value is not UTF-8")  # which may be a token
+            raise ValueError(f"environment variable {name}: its value is not UTF-8")  # not shown: it may be a secret
 
 
 def escape_unencodable(stream: TextIO) -> None:
-    r"""Makes a stream write \uXXXX, as JSON does, for characters that its encoding lacks, instead of failing."""
+    r"""Makes a stream write \uXXXX for characters that its encoding lacks, instead of failing."""
     if isinstance(stream, io.TextIOWrapper) and stream.errors != _ESCAPE:
         stream.reconfigure(errors=_ESCAPE)
 
