@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import json
 import threading
@@ -16,6 +17,7 @@ from test_server import Scripted, served
 from swift import cli
 from swift.chat import Delta, Message, ToolCall, Usage
 from swift.infer.repl import RULE
+from swift.infer.reply_view import ReplyView
 from swift.serve.server import create_app
 
 Run = Callable[..., tuple[int, str, str]]
@@ -103,10 +105,8 @@ def test_sampling_flags_are_sent_where_they_are_given_and_left_to_the_server_els
 
 
 def test_ctrl_c_stops_a_reply_and_the_dialogue_goes_on(swift: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import swift.infer.repl as repl
-
     chat, stopped = Scripted(), threading.Event()
-    show = repl.ReplyView.show
+    show = ReplyView.show
 
     def interrupted(view: Any, *args: Any, **kwargs: Any) -> None:
         show(view, *args, **kwargs)
@@ -114,11 +114,39 @@ def test_ctrl_c_stops_a_reply_and_the_dialogue_goes_on(swift: Run, monkeypatch: 
             stopped.set()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(repl.ReplyView, "show", interrupted)
+    monkeypatch.setattr(ReplyView, "show", interrupted)
     with served(create_app(chat, "tiny")) as url:
         code, out, _ = swift("--endpoint", f"{url}/v1", typed="one\ntwo\n")
     assert code == 0
     assert f"[stopped]\n{RULE}\n<<< two\nHello there\n{RULE}\n" in out
+
+
+def test_ctrl_c_before_the_first_token_stops_the_server_too(swift: Run) -> None:
+    begun, stopped, over = threading.Event(), threading.Event(), threading.Event()
+
+    def script(messages: Sequence[Message]) -> Iterator[Delta]:
+        if messages[-1].content != "one":
+            yield Delta("ok", finish="stop", usage=Usage(3, 1))
+            return
+        begun.set()
+        try:
+            while not over.wait(0.01):
+                yield Delta()
+        except GeneratorExit:
+            stopped.set()
+            raise
+
+    def interrupt() -> None:
+        begun.wait(10)
+        _thread.interrupt_main()
+
+    with served(create_app(Scripted(script), "tiny")) as url:
+        threading.Thread(target=interrupt).start()
+        code, out, _ = swift("--endpoint", f"{url}/v1", typed="one\ntwo\n")
+        assert stopped.wait(5)
+        over.set()
+    assert code == 0
+    assert out == f"<<< one\n[stopped]\n{RULE}\n<<< two\nok\n{RULE}\n"
 
 
 def test_a_key_opens_a_server_with_keys_from_the_flag_or_the_environment(
