@@ -132,7 +132,7 @@ def test_a_setting_that_qwen2_cannot_express_is_named(tmp_path: Path, change: di
 
 def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     qwen(tmp_path, num_hidden_layers=3)
-    with pytest.raises(ValueError, match=r"missing weights, model\.layers\.2\.input_layernorm\.weight for one"):
+    with pytest.raises(ValueError, match=r"missing weights, such as model\.layers\.2\.input_layernorm\.weight"):
         load_model(tmp_path, device="cpu")
 
 

@@ -142,7 +142,7 @@ def _tables(file: Path) -> dict[str, Any]:
 
 
 _TAKEN = ("model_type", "lora_targets", "convert")
-"""Fields that are no keys of a table: `convert` follows from a folder's config.json."""
+"""Fields that a table does not set: `convert`, for one, follows from a folder's config.json."""
 
 
 def _own(file: Path, name: str, row: Mapping[str, Any], known: Mapping[str, ModelSpec]) -> ModelSpec:

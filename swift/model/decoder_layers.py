@@ -65,7 +65,7 @@ class Heads(NamedTuple):
 class DecoderLayer(NamedTuple):
     """The modules and settings of one layer, by what they do.
 
-    The modules of a projection stand in the order of their outputs, and may be wrapped by an adapter.
+    The modules of a projection are in the order of their outputs; an adapter may wrap them.
     `head_norms`: of queries, of keys. `window`: how many positions back a token sees; None: all of them.
     """
 

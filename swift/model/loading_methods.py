@@ -29,7 +29,7 @@ def loading_method(spec: ModelSpec) -> LoadingMethod:
     if not (spec.convert or spec.arch in native()):
         return LoadingMethod("remote code", _foreign(spec))
     if spec.quant == "own":
-        return LoadingMethod("remote code", "its 4-bit weights are a format of its own Python code")
+        return LoadingMethod("remote code", "its 4-bit weights are in a format of the model's own Python code")
     if spec.quant:
         needs = quantise.READERS.get(spec.quant, (spec.quant,))
         why = f"its {spec.quant.upper()} weights are read by {' and '.join(needs)}: pip install {' '.join(needs)}"
@@ -39,7 +39,7 @@ def loading_method(spec: ModelSpec) -> LoadingMethod:
         return LoadingMethod(
             "converted", f"swift.model.convert.{spec.convert} maps {spec.arch} onto another class. {saves}"
         )
-    blind = "" if spec.modality == "text" or spec.arch in shown_images() else "; it is not shown images here, only text"
+    blind = "" if spec.modality == "text" or spec.arch in shown_images() else "; it takes only text here, no images"
     return LoadingMethod("native", f"{spec.arch} is a class of transformers{blind}")
 
 
@@ -69,9 +69,9 @@ def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _foreign(spec: ModelSpec) -> str:
     if spec.modality == "text":
-        return f"{spec.arch} is a class in Python code of its own: --trust_remote_code true, if it still runs"
-    sees = {"vision": "sees", "audio": "hears"}[spec.modality]
+        return f"{spec.arch} is in the model's own Python code: --trust_remote_code true, if that code still runs"
+    takes = {"vision": "images", "audio": "audio"}[spec.modality]
     return (
-        f"{spec.arch} is a class of a model that {sees}, in Python code of its own: "
-        "--trust_remote_code true runs it on text alone, if it still runs"
+        f"{spec.arch}, which takes {takes}, is in the model's own Python code: "
+        "--trust_remote_code true runs it on text only, if that code still runs"
     )

@@ -20,7 +20,7 @@ def tune(
     default_targets: Collection[str] = (),
     batches: Iterable[Mapping[str, Any]] = (),
 ) -> Model:
-    """The model with the tuner `name`, its parameters alone trainable.
+    """The model with the tuner `name`, of which only the tuner's parameters are trainable.
 
     `values`: flags by name. `default_targets`: the modules that DEFAULT means for this model. `batches`: inputs of the
     model with `labels`, for initialisations computed from data. Raises ValueError for values that do not fit the model.

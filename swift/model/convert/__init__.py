@@ -1,21 +1,21 @@
-"""Checkpoints whose own Python code transformers no longer runs -> classes that transformers ships. Knows no hub.
+"""Converters: checkpoints whose own Python code transformers no longer runs -> classes it ships. Knows no hub.
 
 One module of this folder per family; the module's name is the family's (a leading underscore marks what families
 share). Each has the names of `Family`:
 
-`TARGETS`                     original module name -> the modules that stand for it now: `{"c_attn": ("q_proj", ...)}`
+`TARGETS`                     original module name -> the modules that replace it: `{"c_attn": ("q_proj", ...)}`
 `SAVES`                       one sentence: which layout `save_pretrained` writes, and who reads it
 `matches(original)`           whether a config.json is this family's; no two families may match the same one
 `config(original)`            the configuration of a causal model that transformers ships (or that the family
                               registers with `AutoConfig` and `AutoModelForCausalLM`); a feature it cannot express
                               raises ValueError in one line
 `weights(name, tensor, original)`  a tensor of the original checkpoint -> the (name, tensor) pairs it becomes: views
-                              where possible, for files are memory-mapped; `[]` for buffers that are computed anew
+                              where possible, as files are memory-mapped; `[]` for buffers that are computed
 `tokenizer(folder)`           a fast tokenizer made of the folder's own files, ids as the original's
 
 A family that must combine several tensors into one has `fold(tensors, original)` too, which gets them all.
 
-`original` is config.json as it stands in the checkpoint's folder.
+`original` is the checkpoint's config.json.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def model(family: Family, original: Original, folder: Path, files: Sequence[Path
     """The converted model of `files`. `options` (dtype, device_map, quantization_config, ...) are `from_pretrained`'s.
 
     The files are memory-mapped, so no more than what a family has to rearrange is held twice.
-    Raises ValueError for a weight that is missing, too many, or of another shape.
+    Raises ValueError for a weight that is missing, unexpected, or of another shape.
     """
     config = family.config(original)
     quantised = quantise.recorded(original)
@@ -98,7 +98,7 @@ def model(family: Family, original: Original, folder: Path, files: Sequence[Path
     if isinstance(family, Folds):
         tensors = family.fold(tensors, original)
     loaded, info = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
-        # mismatches are told below, in one line
+        # mismatches raise one line below
         None,
         config=config,
         state_dict=tensors,
@@ -112,10 +112,10 @@ def model(family: Family, original: Original, folder: Path, files: Sequence[Path
             # AutoGPTQ wrote a bias of zeros for layers that have none
             names = [name for name in names if not name.endswith(".bias") or tensors[name].any()]
         if names:
-            raise ValueError(f"{folder}: {len(names)} {problem} weights, {names[0]} for one")
+            raise ValueError(f"{folder}: {len(names)} {problem} weights, such as {names[0]}")
     if (folder / "generation_config.json").is_file():
         loaded.generation_config = GenerationConfig.from_pretrained(folder)
-    loaded.name_or_path = loaded.config.name_or_path = str(folder)  # PEFT notes it beside an adapter
+    loaded.name_or_path = loaded.config.name_or_path = str(folder)  # PEFT records it with an adapter
     return cast(PreTrainedModel, loaded)
 
 

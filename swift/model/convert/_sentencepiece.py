@@ -1,6 +1,6 @@
 """A SentencePiece `tokenizer.model` -> a fast tokenizer with the same ids. Knows no family.
 
-The file is a protocol-buffer message of a few fields; it is read here, so neither sentencepiece nor protobuf is needed.
+The file is a small protocol-buffer message, parsed here: neither sentencepiece nor protobuf is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SPACE = "▁"
 
 
 class Kind(IntEnum):
-    """What a piece is for; sentencepiece_model.proto, SentencePiece.Type."""
+    """The type of a piece: SentencePiece.Type of sentencepiece_model.proto."""
 
     NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """What encoding needs of the file. `charsmap` is the compiled normaliser, empty for identity."""
+    """The fields needed for encoding. `charsmap`: the compiled normaliser; empty for identity."""
 
     pieces: list[Piece]
     unigram: bool
@@ -53,9 +53,9 @@ def tokenizer(
     add_bos: bool = False,
     special: Mapping[str, int] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of `folder`. What its tokenizer_config.json says goes before the arguments.
+    """The fast tokenizer of `folder`. Its tokenizer_config.json overrides the arguments.
 
-    `special` are chat marks (text -> id) beyond those the folder's own files add.
+    `special`: special tokens (text -> id) beyond those in the folder's files.
     """
     settings = json_object(folder / "tokenizer_config.json")
     names = {"bos_token": bos, "eos_token": eos, "unk_token": unk, "pad_token": pad}
@@ -73,13 +73,13 @@ def tokenizer(
 
 
 def wrap(fast: Tokenizer, settings: Mapping[str, Any], names: Mapping[str, str]) -> PreTrainedTokenizerFast:
-    """`fast` as transformers' tokenizer, with what tokenizer_config.json says beyond the vocabulary."""
+    """`fast` as transformers' tokenizer, with the settings of tokenizer_config.json."""
     kept = {key: settings[key] for key in ("model_max_length", "chat_template", "padding_side") if settings.get(key)}
     return PreTrainedTokenizerFast(tokenizer_object=fast, clean_up_tokenization_spaces=False, **names, **kept)
 
 
 def convert(vocabulary: Vocabulary, special: Mapping[str, int], unk: str = "<unk>") -> Tokenizer:
-    """The bare tokenizer: the file's pieces and normaliser, and chat marks, often in the place of pieces kept free."""
+    """The bare tokenizer: the file's pieces and normaliser, and special tokens, often in place of reserved pieces."""
     pieces = list(vocabulary.pieces)
     for text, index in special.items():
         if index < len(pieces) and pieces[index].text != text:
@@ -98,7 +98,7 @@ def convert(vocabulary: Vocabulary, special: Mapping[str, int], unk: str = "<unk
     fast.normalizer = normalizers.Sequence(_normalizers(vocabulary, own))
     strip = [decoders.Strip(" ", 1, 0)] if vocabulary.prefix else []
     fast.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
-    # SentencePiece looks for these after spaces have become marks; those that its normaliser would eat, before
+    # SentencePiece matches these after normalisation; those that its normaliser would change, before
     fast.add_tokens([AddedToken(text, normalized=fast.normalizer.normalize_str(text) == text) for text in own])
     for text, index in sorted(special.items(), key=lambda mark: mark[1]):
         fast.add_special_tokens([AddedToken(text, normalized=False, special=True)])
@@ -115,12 +115,12 @@ def added_tokens(folder: Path) -> dict[str, int]:
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`, empty where there is no such file."""
+    """The JSON object in `file`; empty if the file does not exist."""
     return config_files.json_object(file) if file.is_file() else {}
 
 
 def read(file: Path) -> Vocabulary:
-    """Raises ValueError for a file that is damaged, or of a kind that no language model uses."""
+    """Parses the file. Raises ValueError if it is damaged or of an unsupported kind."""
     if not file.is_file():
         raise ValueError(f"{file} is missing")
     try:
@@ -131,19 +131,19 @@ def read(file: Path) -> Vocabulary:
         raise ValueError(f"{file}: damaged, or not a SentencePiece model ({error})") from None
     kind, suffix = trainer.get(3, 1), trainer.get(24, 0)
     if not pieces or kind not in (1, 2) or suffix:
-        raise ValueError(f"{file}: not a SentencePiece model of the kind unigram or BPE with marks before words")
+        raise ValueError(f"{file}: not a SentencePiece model of type unigram or BPE with a space mark before words")
     charsmap = normaliser.get(2, b"")
     assert isinstance(charsmap, bytes), charsmap
     return Vocabulary(pieces, kind == 1, charsmap, bool(normaliser.get(3, 1)), bool(normaliser.get(4, 1)))
 
 
 def _text(token: object) -> str:
-    """A special token is written as text, or as an object that holds it; empty where there is none."""
+    """The text of a special token, stored as a string or as an object; empty if there is none."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def _merges(pieces: list[Piece], ids: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every pair of pieces whose union is a piece, best score first: SentencePiece merges in that order."""
+    """Every pair of pieces that joins into a piece, best score first: the order of SentencePiece's merges."""
     joined = {piece.text: piece.score for piece in pieces if piece.kind == Kind.NORMAL}
     pairs = [
         (-score, cut, text[:cut], text[cut:])
@@ -161,9 +161,9 @@ def _normalizers(vocabulary: Vocabulary, own: list[str]) -> list[normalizers.Nor
     if vocabulary.squeeze:
         steps += [normalizers.Replace(Regex(edge), "") for edge in (r"\A +", r" +\z", " (?= )")]
     if vocabulary.prefix:
-        # a piece added to the tokenizer goes through the normaliser too, where it must stay as it is
-        alone = "|".join(re.escape(text) for text in own)
-        guard = rf"(?!(?:{alone})\z)" if own else ""
+        # an added piece passes the normaliser too, which must not change it
+        pieces_pattern = "|".join(re.escape(text) for text in own)
+        guard = rf"(?!(?:{pieces_pattern})\z)" if own else ""
         steps.append(normalizers.Replace(Regex(rf"\A{guard}(?=.|\n)"), SPACE))
     return [*steps, normalizers.Replace(" ", SPACE)]
 
@@ -178,7 +178,7 @@ def _piece(value: int | bytes) -> Piece:
 
 def _bytes(value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
-        raise TypeError("a number where bytes should be")
+        raise TypeError("expected bytes, found a number")
     return value
 
 
@@ -201,7 +201,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         else:
             size = {1: 8, 5: 4}[wire]
         if at + size > len(data):
-            raise IndexError("cut short")
+            raise IndexError("truncated")
         yield number, data[at : at + size]
         at += size
 

@@ -1,6 +1,6 @@
-"""A vocabulary in tiktoken's file format (`BASE64 RANK` lines) -> a byte-level BPE that gives the same ids.
+"""A vocabulary in tiktoken's file format (`BASE64 RANK` lines) -> a byte-level BPE with the same ids.
 
-Knows no family. Ranks count from 0 without gaps; chat marks follow them.
+Knows no family. Ranks count from 0 without gaps; special tokens follow them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen's vocabulary was cut into words: OpenAI's cl100k pattern with digits one by one."""
+"""Qwen's pre-tokenizer: OpenAI's cl100k pattern with single digits."""
 
 
 def read(file: Path) -> dict[bytes, int]:
-    """The rank of each token. Raises ValueError that names the first line that is none."""
+    """The rank of each token. Raises ValueError that names the first invalid line."""
     if not file.is_file():
         raise ValueError(f"{file} is missing")
     ranks: dict[bytes, int] = {}
@@ -48,7 +48,7 @@ def convert(ranks: dict[bytes, int], pattern: str, special: Sequence[str], nfc: 
         if len(token) > 1 and (pair := _parts(token, ranks))
         for left, right in [pair]
     ]
-    # ignore_merges: a word that is a token is that token, as in tiktoken, whatever its merges would make of it
+    # ignore_merges: a word that is a token stays that token, as in tiktoken, whatever its merges
     fast = Tokenizer(models.BPE({text[token]: rank for token, rank in ranks.items()}, merges, ignore_merges=True))
     if nfc:
         fast.normalizer = normalizers.NFC()
@@ -64,7 +64,7 @@ def convert(ranks: dict[bytes, int], pattern: str, special: Sequence[str], nfc: 
 
 
 def _parts(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The two tokens whose merge makes `token`, by the merges of lower rank; None where no two do."""
+    """The two tokens that merge into `token` after all merges of lower rank; None if there are none."""
     parts = [token[at : at + 1] for at in range(len(token))]
     limit = ranks[token]
     while len(parts) > 2:

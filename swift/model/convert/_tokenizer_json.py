@@ -1,7 +1,7 @@
-"""A folder's `tokenizer.json` -> a fast tokenizer that does what the file says. Knows no family.
+"""A folder's `tokenizer.json` -> a fast tokenizer that follows the file. Knows no family.
 
-transformers builds the class that tokenizer_config.json names, and its Llama class puts SentencePiece's pipeline in the
-place of the file's own: text of a byte-level vocabulary (DeepSeek's) would lose its spaces, and the message is none.
+transformers builds the class that tokenizer_config.json names, and its Llama class silently replaces the file's
+pipeline by SentencePiece's: text of a byte-level vocabulary (DeepSeek's) would lose its spaces.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def overridden(folder: Path) -> bool:
-    """Whether transformers would put a pipeline of its own in the place of the one in tokenizer.json."""
+    """Whether transformers would replace the pipeline of tokenizer.json by its own."""
     named = _sentencepiece.json_object(folder / "tokenizer_config.json").get("tokenizer_class")
     return str(named).startswith("Llama") and (folder / "tokenizer.json").is_file()
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Raises ValueError where tokenizer.json is missing or damaged."""
+    """Reads tokenizer.json. Raises ValueError if it is missing or damaged."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ValueError(f"{file} is missing")
@@ -49,7 +49,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _surround(fast: Tokenizer, settings: dict[str, Any], marks: dict[str, str]) -> None:
-    """The marks put before and after a text, where tokenizer_config.json says so: these went before the file's own."""
+    """Adds the BOS and EOS tokens that tokenizer_config.json asks for, in place of the file's own."""
     if not {"add_bos_token", "add_eos_token"} & settings.keys():
         return
     begin = marks.get("bos_token", "") if settings.get("add_bos_token") else ""
@@ -60,7 +60,7 @@ def _surround(fast: Tokenizer, settings: dict[str, Any], marks: dict[str, str]) 
 
 
 def _repaired(state: Any) -> Any:
-    """Metaspace as it was written before tokenizers 0.15, when `add_prefix_space` alone said what is put first."""
+    """Metaspace in the format before tokenizers 0.15, with `add_prefix_space` in place of `prepend_scheme`."""
     if isinstance(state, list):
         return [_repaired(part) for part in state]
     if not isinstance(state, dict):

@@ -1,7 +1,7 @@
-"""Baichuan 7B and Baichuan2 7B -> Llama: q, k and v come fused as `W_pack`.
+"""Baichuan 7B and Baichuan2 7B -> Llama: q, k and v are packed as `W_pack`.
 
-Baichuan2's head has rows of length 1: they are made so once, when the checkpoint is read. Not done: keeping them so
-while the head itself is trained. The 13B are in `baichuan_alibi`.
+Baichuan2 normalises the rows of its head to length 1. They are normalised once, when the checkpoint is read, and not
+while the head itself is trained. The 13B models are in `baichuan_alibi`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def named(original: Original) -> bool:
 
 
 def alibi(original: Original) -> bool:
-    """Whether it is a 13B. Nothing in the original says so, but only the 7B have a table of positions."""
+    """Whether it is a 13B, which uses ALiBi. Only the 7B models have max_position_embeddings."""
     thirteen = "BaichuanForCausalLM" in original["architectures"] and "max_position_embeddings" not in original
     return bool(original.get("alibi", thirteen))
 
@@ -48,7 +48,7 @@ def weights(name: str, tensor: torch.Tensor, original: Original) -> Tensors:
 
 
 def head(name: str, tensor: torch.Tensor, original: Original) -> Tensors:
-    """The weight as it is, but for the head of Baichuan2; a setting or the vocabulary that came with it tells."""
+    """The weight unchanged, except the head of Baichuan2, recognised by a setting or by its vocabulary size."""
     second = "z_loss_weight" in original or original["vocab_size"] == 125696
     if name == "lm_head.weight" and second:
         return [(name, torch.nn.functional.normalize(tensor.float()).to(tensor.dtype))]

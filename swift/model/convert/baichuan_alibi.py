@@ -1,7 +1,7 @@
-"""Baichuan 13B and Baichuan2 13B: Llama that knows places by ALiBi instead of RoPE, and fuses q, k and v.
+"""Baichuan 13B and Baichuan2 13B: Llama with ALiBi in place of RoPE, and q, k and v packed into one module.
 
-transformers has no such class, so one is here, with the names and shapes of the original: nothing is converted but
-the head of Baichuan2 (see `baichuan`), and adapters for `W_pack` fit both.
+transformers has no such class, so this file defines one with the original's names and shapes. Only the head of
+Baichuan2 is converted (see `baichuan`), and adapters for `W_pack` fit both.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ weights = baichuan.head
 
 
 class BaichuanConfig(LlamaConfig):  # type: ignore[misc]
-    """Llama's settings; `alibi` tells a folder that this project saved from a 7B."""
+    """Llama's settings; `alibi` distinguishes a folder that this project saved from a 7B."""
 
     model_type = "baichuan"
 
 
 class PackedAttention(LlamaAttention):  # type: ignore[misc]
-    """Attention without rotation. The distances are in the mask."""
+    """Attention without rotary embedding. The mask contains the distances."""
 
     def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
@@ -73,10 +73,10 @@ class PackedAttention(LlamaAttention):  # type: ignore[misc]
 
 
 class BaichuanModel(LlamaModel):  # type: ignore[misc]
-    """Llama whose attention scores fall with distance, by a slope of each head's own (arXiv 2108.12409)."""
+    """Llama whose attention scores decrease with distance, by a slope per head (ALiBi, arXiv 2108.12409)."""
 
     config_class = BaichuanConfig
-    _supports_flash_attn = False  # it takes no mask of numbers
+    _supports_flash_attn = False  # it takes no additive mask
     _supports_flex_attn = False
 
     def __init__(self, config: BaichuanConfig) -> None:
@@ -100,7 +100,7 @@ class BaichuanModel(LlamaModel):  # type: ignore[misc]
         if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
             past_key_values = DynamicCache(config=self.config)
         as_numbers = copy.copy(self.config)
-        as_numbers._attn_implementation = "eager"  # the mask as numbers, whatever kernel the layers use
+        as_numbers._attn_implementation = "eager"  # an additive mask, whatever attention the layers use
         mask_B1QK = create_causal_mask(
             config=as_numbers,
             inputs_embeds=inputs_embeds,
@@ -134,20 +134,20 @@ AutoModelForCausalLM.register(BaichuanConfig, BaichuanForCausalLM, exist_ok=True
 
 
 def with_distances(mask_B1QK: Tensor, past: int, heads: int) -> Tensor:
-    """ALiBi's part of the scores, slope x (place of key - place of query), on top of the causal mask: (B, heads, Q, K).
+    """The causal mask plus ALiBi's slope x (key position - query position): (B, heads, Q, K).
 
-    Places are places in the row: padding on the left moves them all alike.
+    Positions count in the padded row, as only differences matter.
     """
     queries, keys = mask_B1QK.shape[-2:]
     places_K = torch.arange(keys, device=mask_B1QK.device)
     distance_QK = (places_K - places_K[past : past + queries, None]).clamp(max=0)
     slope_H11 = torch.tensor(slopes(heads), device=mask_B1QK.device)[:, None, None]
     mask_BHQK = mask_B1QK + (slope_H11 * distance_QK)[None].to(mask_B1QK.dtype)
-    return mask_BHQK.clamp(min=torch.finfo(mask_BHQK.dtype).min)  # -inf in a whole row would be nan
+    return mask_BHQK.clamp(min=torch.finfo(mask_BHQK.dtype).min)  # softmax of a row of -inf is NaN
 
 
 def slopes(heads: int) -> list[float]:
-    """The paper's slopes: powers of 2^(-8/n) for n heads, n a power of 2; others take every second one of 2n's too."""
+    """The paper's slopes: powers of 2^(-8/n) for n heads, n a power of 2; others add every second slope of 2n."""
     power = 2 ** math.floor(math.log2(heads))
     first = [2 ** (-8 * head / power) for head in range(1, power + 1)]
     return first + [2 ** (-4 * head / power) for head in range(1, 2 * (heads - power), 2)]
@@ -164,7 +164,7 @@ def config(original: Original) -> BaichuanConfig:
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Of the original, or of a folder that this project saved."""
+    """The tokenizer of the original, or of a folder that this project saved."""
     if (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(folder)
     return baichuan.tokenizer(folder)

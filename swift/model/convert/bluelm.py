@@ -28,7 +28,7 @@ def matches(original: Original) -> bool:
 def config(original: Original) -> LlamaConfig:
     _llama.require(
         original, use_stable_embedding=True, tie_word_embeddings=False
-    )  # the output matrix must not see the folded embeddings
+    )  # the output head keeps the original embeddings
     settings = _llama.settings(original, "rms_norm_eps")
     scaling = settings.pop("rope_scaling", None)
     if scaling:
@@ -62,7 +62,7 @@ def weights(name: str, tensor: torch.Tensor, original: Original) -> Tensors:
 
 
 def fold(tensors: dict[str, torch.Tensor], original: Original) -> dict[str, torch.Tensor]:
-    """A LayerNorm right after a table works on each of its rows alone, so the normed rows can stand in the table."""
+    """A LayerNorm right after the embeddings acts on each row separately, so it is folded into the table."""
     names = (EMBEDDING, f"{NORM}.weight", f"{NORM}.bias")
     if missing := [name for name in names if name not in tensors]:
         raise ValueError(f"the weight {missing[0]} is missing")

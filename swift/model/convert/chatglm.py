@@ -1,7 +1,7 @@
 """ChatGLM2, ChatGLM3, CodeGeeX2 and the first GLM-4 checkpoints -> GLM. Knows no template.
 
-Rotary positions turn the first half of each head, in pairs of neighbours; one fused matrix holds queries, keys and
-values, another the two halves of the gated MLP, as GLM has it.
+As in GLM, rotary embedding covers the first half of each head, in pairs of neighbouring features; one matrix packs
+q, k and v, another gate and up.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TARGETS = {
 SAVES = "Saved as GLM (GlmForCausalLM), which transformers and vLLM read; ChatGLM's own Python code does not."
 
 MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
-"""In the order of their ids, which follow the vocabulary's (64789 to 64797 in the published checkpoints).
+"""Special tokens in the order of their ids, which follow the vocabulary (64789 to 64797 in published checkpoints).
 
-ChatGLM2 and 3 call two of them `sop` and `eop`, as GLM-4 does not: without the brackets every such syllable in a text
-would become a chat mark.
+ChatGLM2 and 3 name two of them `sop` and `eop`. Without GLM-4's brackets, every such syllable in a text would become a
+special token.
 """
 GLM4_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -50,7 +50,7 @@ PARTS = {
 
 
 def matches(original: Original) -> bool:
-    """The first ChatGLM (two-dimensional positions) and the models that see (GLM-4V) share the name, not the layout."""
+    """Not the first ChatGLM (two-dimensional positions) and GLM-4V, which share the name but not the layout."""
     return (
         original.get("model_type") == "chatglm"
         and "multi_query_group_num" in original
@@ -90,9 +90,9 @@ def config(original: Original) -> GlmConfig:
 
 
 def _rope(original: Original) -> dict[str, Any]:
-    """`rope_ratio` widens the base, but in ChatGLM2-6B-32K, where it divides the positions.
+    """`rope_ratio` scales the base, except in ChatGLM2-6B-32K, where it divides the positions.
 
-    Only that checkpoint's own Python code tells the two apart; its name does so too.
+    Only that checkpoint's Python code and its name distinguish the two.
     """
     ratio = float(original.get("rope_ratio", 1))
     shared = {"partial_rotary_factor": 0.5}
@@ -123,7 +123,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"{file} is missing")
     settings = _sentencepiece.json_object(folder / "tokenizer_config.json")
     with file.open("rb") as opened:
-        if opened.read(1) != b"\n":  # what a SentencePiece model begins with, and a table of GLM-4's kind does not
+        if opened.read(1) != b"\n":  # the first byte of a SentencePiece model; GLM-4's file is tiktoken's
             return _glm4(folder, settings)
     vocabulary = _sentencepiece.read(file)
     fast = _sentencepiece.convert(vocabulary, {mark: at for at, mark in enumerate(MARKS, len(vocabulary.pieces))})

@@ -1,7 +1,7 @@
 """DeepSeek-MoE (the first, without latent attention) -> Qwen2-MoE. Knows no template.
 
-Both choose among small experts by softmax and add an expert that every token goes through. Qwen2-MoE weighs that one by
-a gate of its own: with a gate of zeros the weight is one half, which twice the output matrix makes up for, exactly.
+Both route among small experts by softmax and add a shared expert. Qwen2-MoE scales the shared expert by a sigmoid gate:
+a gate of zeros makes it one half, which a doubled output matrix compensates exactly.
 """
 
 from __future__ import annotations

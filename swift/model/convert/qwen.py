@@ -1,7 +1,7 @@
-"""Qwen (the first) -> Qwen2, which differs in names alone up to the length it was trained at. Knows no template.
+"""Qwen (the first) -> Qwen2, which differs only in names up to its training length. Knows no template.
 
-Not done: what the original adds beyond that length when it generates (dynamic NTK, log-n attention). The context is
-therefore the trained length, `seq_length`.
+Beyond that length the original uses dynamic NTK and log-n attention, which are not implemented: the context is the
+training length, `seq_length`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def _thirds(kind: str, tensor: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The parts of q, k and v. GPTQ keeps outputs in columns, and the groups of inputs (`g_idx`) for all alike."""
+    """The parts of q, k and v. GPTQ stores outputs in columns and shares the groups of inputs (`g_idx`)."""
     if kind == "g_idx":
         return [tensor] * 3
     return tensor.chunk(3, dim=1 if kind in ("qweight", "qzeros", "scales") else 0)

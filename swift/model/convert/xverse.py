@@ -16,7 +16,7 @@ SAVES = (
     "XVERSE's own Python code reads the weights, with the original config.json beside them."
 )
 LONG = {"rope_theta": 500000.0, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}
-"""XVERSE-13B-256K's positions; they stand in its Python code, not in its config.json. The others know 8192 at most."""
+"""Rotary settings of XVERSE-13B-256K, from its Python code: its config.json lacks them. Others go up to 8192."""
 
 
 def matches(original: Original) -> bool:
@@ -25,8 +25,8 @@ def matches(original: Original) -> bool:
 
 def config(original: Original) -> LlamaConfig:
     long = original["max_position_embeddings"] > 8192 or "256k" in str(original.get("_name_or_path")).lower()
-    untold = LONG if long and "rope_theta" not in original else {}
-    return LlamaConfig(**{**_llama.settings(original, "rms_norm_eps"), **untold})
+    missing = LONG if long and "rope_theta" not in original else {}
+    return LlamaConfig(**{**_llama.settings(original, "rms_norm_eps"), **missing})
 
 
 def weights(name: str, tensor: torch.Tensor, original: Original) -> Tensors:

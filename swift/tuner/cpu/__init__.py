@@ -1,1 +1,1 @@
-"""The fast paths of training on CPUs: LoRA and full fine-tuning in C++ of ours and in torch."""
+"""The fast paths of training on CPUs: LoRA in C++, LoRA and full fine-tuning by torch's functions."""

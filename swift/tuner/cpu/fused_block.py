@@ -59,7 +59,7 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         """Why C++ cannot compute the block; empty if it can."""
         adapters = {id(each) for linear in self.linears for each in linear.lora_tensors()}
         if any(each.requires_grad and id(each) not in adapters for each in self.parameters()):
-            return "it is for LoRA alone"
+            return "it is for LoRA only"
         widths = [*(each.inputs for each in self.linears), self._heads.width]
         dtypes = {each.dtype for each in self.linears}
         if len(dtypes) > 1 or not dtypes <= set(native_block.DTYPES):
