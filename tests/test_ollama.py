@@ -123,7 +123,7 @@ def test_a_template_without_a_place_for_a_system_text_offers_no_tools():
     text, missing = ollama.modelfile(
         "m.gguf", template("mistral-nemo"), tool_format("hermes"), tiny_tokenizer(), [2], {}
     )
-    assert "no place for a system text" in missing and ".Tools" not in text
+    assert "does not support a system prompt" in missing and ".Tools" not in text
 
 
 GO = """package main

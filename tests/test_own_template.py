@@ -71,7 +71,7 @@ class TestLimits:
             made("{% set r = range(90000) %}" + loop * 3 + end * 3)
 
     def test_a_template_that_writes_too_much_is_one_line(self, monkeypatch) -> None:
-        monkeypatch.setattr(sandbox, "MOST", 1000)
+        monkeypatch.setattr(sandbox, "MAX_CHARACTERS", 1000)
         with pytest.raises(ValueError, match="writes more than 1000 characters"):
             made("{% for a in range(90000) %}{{ a }}, {% endfor %}")
 

@@ -62,11 +62,11 @@ class Writer:
 
 def asked(renderer: Renderer) -> Iterator[tuple[Dialogue, int, list[int]]]:
     """Dialogues, where the assistant speaks in each, and the tokens that training shows it there."""
-    nature = renderer._own.layout.nature  # type: ignore[union-attr]
+    traits = renderer._own.layout.traits  # type: ignore[union-attr]
     for dialogue in dialogues():
         messages, tools = dialogue.conversation.messages, dialogue.conversation.tools
         several = any(len(message.tool_calls) > 1 for message in messages)
-        if (tools and not renderer._own.offers) or (several and not nature.parallel):  # type: ignore[union-attr]
+        if (tools and not renderer._own.describes_tools) or (several and not traits.parallel):  # type: ignore[union-attr]
             continue
         samples = renderer.samples(dialogue.conversation)
         for number in dialogue.asks:

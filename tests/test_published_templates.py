@@ -24,17 +24,17 @@ NO_TOOLS = {
 
 def expected(tok: Any, renderer: Renderer, wire: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int] | None:
     """The tokens of `apply_chat_template`; None where the template refuses the messages."""
-    nature = renderer.layout.nature
+    traits = renderer.layout.traits
     told = copy.deepcopy(wire)
     for message in told:
         thought = message.pop("reasoning_content", "")
-        if thought and nature.key:
-            message[nature.key] = thought
+        if thought and traits.reasoning_key:
+            message[traits.reasoning_key] = thought
         if message.get("tool_calls") and not message["content"]:
-            if nature.calling.empty == "absent":
+            if traits.convention.empty == "absent":
                 del message["content"]
             else:
-                message["content"] = nature.calling.empty
+                message["content"] = traits.convention.empty
         if isinstance(message.get("content"), str) and renderer.layout._parts:
             message["content"] = [{"type": "text", "text": message["content"]}]
     try:
@@ -127,6 +127,6 @@ def _taken(renderer: Renderer, name: str) -> Iterator[Dialogue]:
     for dialogue in dialogues():
         if dialogue.tools and name in NO_TOOLS:
             continue
-        if not renderer.layout.nature.parallel and any(len(m.tool_calls) > 1 for m in dialogue.conversation.messages):
+        if not renderer.layout.traits.parallel and any(len(m.tool_calls) > 1 for m in dialogue.conversation.messages):
             continue
         yield dialogue

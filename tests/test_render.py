@@ -263,7 +263,7 @@ def _greedy() -> PreTrainedTokenizerFast:
     ids=["bytes", "first", "always", "greedy"],
 )
 def test_tokens_without_offsets_are_those_with_them(monkeypatch, make_tokenizer) -> None:
-    monkeypatch.setattr("swift.template.offset_tokenizer.LONGEST", 8)
+    monkeypatch.setattr("swift.template.offset_tokenizer.LONG_TEXT", 8)
     words = OffsetTokenizer(make_tokenizer(), ("<|im_end|>",))
     parts = ["a", "a b", " a", "b ", "\n", "<|im_end|>", "<end>", "a" * 9, "<|im_start|>"]
     for text in map("".join, itertools.product(parts, repeat=3)):
@@ -342,7 +342,7 @@ def test_where_a_template_has_no_place_for_it_a_late_system_message_is_the_users
 
 def test_a_template_without_a_place_for_system_text_says_so(tokenizer) -> None:
     without = next(name for name in CHAT if template(name).system_prefix is None)
-    with pytest.raises(ValueError, match="no place for a system text"):
+    with pytest.raises(ValueError, match="does not support a system prompt"):
         make(tokenizer, without).encode(Conversation((SYSTEM, *PLAIN)))
 
 
@@ -419,14 +419,14 @@ class TestRowsThatAreTooLong:
     def test_are_left_out_and_named(self, tokenizer) -> None:
         lengths = LengthReport()
         assert list(truncate_all(make(tokenizer), [self.row], 40, "delete", lengths)) == []
-        assert lengths.fates["a.jsonl"] == {"dropped": 1}
-        assert lengths.reasons[0].startswith("a.jsonl:7: ")
+        assert lengths.counts["a.jsonl"] == {"dropped": 1}
+        assert lengths.dropped[0].startswith("a.jsonl:7: ")
 
     def test_are_cut_at_a_turn_and_keep_system_text_and_closing_token(self, tokenizer) -> None:
         renderer = make(tokenizer)
         last = renderer.encode(Conversation((SYSTEM, *PLAIN[2:])))
         [fitted] = truncate(renderer, self.row, len(last.tokens), "truncation_left")
-        assert fitted.fate == "cut" and fitted.sample is not None
+        assert fitted.status == "cut" and fitted.sample is not None
         assert fitted.sample.tokens == last.tokens
 
     def test_are_dropped_when_one_round_is_too_long(self, tokenizer) -> None:
@@ -445,7 +445,7 @@ class TestRowsThatAreTooLong:
         for processes in (1, 2):
             lengths = LengthReport()
             samples = list(truncate_all(make(tokenizer), rows, limit, "delete", lengths, processes))
-            found.append((samples, lengths.fates, lengths.reasons))
+            found.append((samples, lengths.counts, lengths.dropped))
         assert found[0] == found[1]
         assert len(found[0][0]) == 598
 
@@ -461,7 +461,7 @@ class TestRowsThatAreTooLong:
         for rows in (Rows(range(300)), map(read, range(300))):
             lengths = LengthReport()
             assert len(list(truncate_all(make(tokenizer), rows, -1, "delete", lengths, 2))) == 300
-            readers.append(set(lengths.fates))
+            readers.append(set(lengths.counts))
         assert str(os.getpid()) not in readers[0]
         assert readers[1] == {str(os.getpid())}
 

@@ -138,7 +138,7 @@ def test_a_text_is_whole_where_a_token_takes_spaces_along_or_holds_them() -> Non
 
 
 def test_short_words_are_kept_and_forgotten_before_they_are_too_many(monkeypatch) -> None:
-    monkeypatch.setattr("swift.template.offset_tokenizer.WORDS", 3)
+    monkeypatch.setattr("swift.template.offset_tokenizer.WORDS_CACHED", 3)
     backend = _tokenizer("gpt2").backend_tokenizer
     known = Vocabulary(backend)
     for word in ("a", "b", "a", "c" * (LONG_WORD + 1), "d"):
@@ -163,7 +163,7 @@ def test_long_texts_have_the_tokens_of_the_whole(split: str, text: str) -> None:
     tokenizer = _tokenizer(split)
     words = OffsetTokenizer(tokenizer)
     assert "".join(split_points.blocks(text)) == text
-    if not words.typed(text):
+    if not words.has_special(text):
         assert words.ids(text, "none") == tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
     else:
         assert words.ids(text, "none") == words.encode(text, "none").ids

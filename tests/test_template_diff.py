@@ -50,7 +50,7 @@ def test_prompts_by_the_models_own_template_are_the_same(name: str) -> None:
     against = TemplateDiff(renderer, renderer.layout)
     for dialogue in dialogues():
         parallel = any(len(message.tool_calls) > 1 for message in dialogue.conversation.messages)
-        if parallel and not renderer.layout.nature.parallel:
+        if parallel and not renderer.layout.traits.parallel:
             continue
         *prompts, whole = against.compare(dialogue.conversation)
         assert len(prompts) == len(dialogue.asks)
@@ -162,7 +162,7 @@ def test_a_refusal_names_the_message_and_the_rest_is_compared(
     assert show(folder("llama3_1"), [row, {"query": "Q", "response": "R"}], tmp_path) == 0
     out, err = capsys.readouterr()
     assert "round 1, prompt of message 2: the same\n" in out
-    refusal = "the chat template refuses message 2: This model only supports single tool-calls at once!"
+    refusal = "the chat template rejects message 2: This model only supports single tool-calls at once!"
     assert f"round 1, prompt of message 5: {refusal}\n  the whole dialogue: {refusal}\n" in out
     assert err.splitlines()[-1].endswith(": 3 same, 2 refused")
 
@@ -172,11 +172,11 @@ def test_a_refused_system_text_is_named(
 ) -> None:
     system = {"role": "system", "content": "S"}
     assert show(folder("gemma"), [{"messages": [system, ASK, SAY]}], tmp_path) == 0
-    assert "prompt of message 3: the chat template refuses message 1: System role not supported\n" in (
+    assert "prompt of message 3: the chat template rejects message 1: System role not supported\n" in (
         capsys.readouterr().out
     )
     assert show(folder("gemma"), [{"messages": [ASK, SAY]}], tmp_path, "--system", "S") == 0
-    assert "prompt of message 2: the chat template refuses the system text: System role" in capsys.readouterr().out
+    assert "prompt of message 2: the chat template rejects the system text: System role" in capsys.readouterr().out
 
 
 def test_each_sample_has_the_comparisons_of_its_own_replies(

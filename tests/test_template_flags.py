@@ -133,7 +133,7 @@ def test_stripped_thoughts_stay_away_where_the_template_would_keep_them(show: Sh
 
 def test_a_template_without_a_place_for_earlier_thoughts_keeps_none(show: Show) -> None:
     line = show.error("gptoss", "--history_reasoning", "keep")
-    assert line.endswith("this chat template has no place for thoughts of earlier rounds: take template or strip")
+    assert line.endswith("this chat template cannot render the reasoning of earlier rounds: use template or strip")
 
 
 # Dates and variables --------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_the_two_ways_to_set_a_variable_are_one(show: Show) -> None:
 
 
 def test_a_variable_of_rows_that_the_template_does_not_read_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    segments.tell_once.cache_clear()
+    segments.warn_once.cache_clear()
     row = Conversation((Message("user", "Q"), Message("assistant", "A")), template_kwargs={"enable_thinking": False})
     with caplog.at_level(logging.WARNING):
         for renderer in (
@@ -182,7 +182,7 @@ def test_a_variable_of_rows_that_the_template_does_not_read_is_told_once(caplog:
         ):
             renderer.encode(row)
             renderer.encode(row)
-    assert caplog.messages == ["rows set 'enable_thinking', which this chat template does not read"]
+    assert caplog.messages == ["rows set 'enable_thinking', which this chat template ignores"]
 
 
 # One clear line -------------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def _report(report: Report, lengths: LengthReport, say: Say) -> tuple[dict[str, 
     lines = [*(f"data: {line}" for line in report.lines()), *lengths.lines()]
     for line in lines:
         say(line)
-    return {**report.as_dict(), "lengths": lengths.fates, "left_out": lengths.unrendered + lengths.reasons}, lines
+    return {**report.as_dict(), "lengths": lengths.counts, "left_out": lengths.unrendered + lengths.dropped}, lines
 
 
 def _characters(part: SampleRef) -> int:

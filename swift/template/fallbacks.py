@@ -1,4 +1,4 @@
-"""What comes closest to a dialogue that a chat template does not take as it is. Knows no Jinja."""
+"""Variants of a dialogue that a chat template rejects. Knows no Jinja."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from dataclasses import replace
 from swift.chat import Message
 
 
-def variants(messages: Sequence[Message], system: str, native: bool) -> Iterator[tuple[Sequence[Message], str]]:
-    """The messages and their system text; then with late system texts as the user's and ids of calls that every
-    template takes, without words before a call behind a thought, with the system text before the user's first."""
+def fallbacks(messages: Sequence[Message], system: str, native: bool) -> Iterator[tuple[Sequence[Message], str]]:
+    """(messages, system prompt) in order of increasing change: unchanged; with late system messages as user text and
+    call ids that all templates accept; without content between reasoning and a call; with the system prompt in the
+    first user message."""
     yield messages, system
-    changed = list(_by_user(messages))
-    changed = _numbered(changed) if native else changed
+    changed = list(_joined_user_messages(messages))
+    changed = _with_short_ids(changed) if native else changed
     if changed != list(messages):
         yield changed, system
-    spoken = [_without_words(message) for message in changed] if native else changed
-    if spoken != changed:
-        yield spoken, system
-    if system and (first := next((at for at, each in enumerate(spoken) if each.role == "user"), None)) is not None:
-        asked = spoken[first]
-        spoken[first] = replace(asked, content=f"{system}\n\n{asked.content}")
-        yield spoken, ""
+    shortened = [_without_content(message) for message in changed] if native else changed
+    if shortened != changed:
+        yield shortened, system
+    if system and (first := next((at for at, each in enumerate(shortened) if each.role == "user"), None)) is not None:
+        asked = shortened[first]
+        shortened[first] = replace(asked, content=f"{system}\n\n{asked.content}")
+        yield shortened, ""
 
 
-def _by_user(messages: Sequence[Message]) -> Iterator[Message]:
-    """Neighbouring users' messages as one, system messages after the first turn among them."""
+def _joined_user_messages(messages: Sequence[Message]) -> Iterator[Message]:
+    """Joins consecutive user messages, and system messages after the first turn, to one."""
     asked: list[Message] = []
     for index, message in enumerate(messages):
         if message.role == "user" or (message.role == "system" and index):
@@ -44,8 +45,8 @@ def _one(asked: Sequence[Message]) -> Iterator[Message]:
         yield replace(asked[0], role="user", content="\n".join(each.content for each in asked), images=images)
 
 
-def _numbered(messages: Sequence[Message]) -> list[Message]:
-    """The messages with ids of nine letters and digits for calls and their results, which is what Mistral's want."""
+def _with_short_ids(messages: Sequence[Message]) -> list[Message]:
+    """The messages with call ids of nine letters and digits, which Mistral's templates require."""
     ids: dict[str, str] = {}
     waiting: list[str] = []
     found: list[Message] = []
@@ -64,8 +65,8 @@ def _numbered(messages: Sequence[Message]) -> list[Message]:
     return found
 
 
-def _without_words(message: Message) -> Message:
-    """A message that thinks, speaks and calls as one that only thinks and calls: some templates know no other."""
+def _without_content(message: Message) -> Message:
+    """Moves content between reasoning and calls into the reasoning: some templates reject such content."""
     if not (message.tool_calls and message.reasoning and message.content):
         return message
     return replace(message, reasoning=f"{message.reasoning}\n{message.content}", content="")

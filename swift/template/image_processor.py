@@ -1,7 +1,7 @@
-"""Images -> the text that stands for them and the tensors a model sees, as transformers' processor has it. No torch.
+"""Images -> placeholder text and tensors, by transformers' processor. Does not import torch.
 
-How many tokens an image takes follows from the sizes of a dialogue's images alone, so rows are counted without their
-pixels, which are made anew whenever a batch needs them.
+The number of tokens of an image follows from the image sizes of a dialogue, so rows are counted without pixels. The
+pixels are computed whenever a batch needs them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids",
 
 
 class ImageProcessor:
-    """What a model's processor does for the Renderer.
+    """A model's processor for the Renderer.
 
-    `kinds` is the model's argument that tells image tokens from text, "" where it has none. Images of more than
-    `max_pixels` are made smaller first.
+    `kinds`: the model's argument for token types (image or text), "" if it has none. Images of more than `max_pixels`
+    are scaled down.
     """
 
     def __init__(self, processor: Any, kinds: str = "", max_pixels: int | None = None) -> None:
@@ -31,11 +31,11 @@ class ImageProcessor:
         self._stand_ins = lru_cache(maxsize=4096)(self._count)
 
     def texts(self, shown: Sequence[Image]) -> tuple[str, ...]:
-        """What stands in the prompt for each image of a dialogue: marks, in a frame, as many as the model wants."""
+        """The placeholder text of each image of a dialogue: its image tokens and the text around them."""
         return self._stand_ins(tuple(images.size(image, self.max_pixels) for image in shown))
 
     def inputs(self, shown: Sequence[Image], tokens: Sequence[int]) -> dict[str, Any]:
-        """The tensors that go with `tokens`, in which the images stand."""
+        """The image tensors for the prompt `tokens`."""
         made = self._process([images.picture(image, self.max_pixels) for image in shown])
         unused = {*OF_TEXT, *self._processor.unused_input_names}
         tensors = {name: value for name, value in made.items() if name not in unused}

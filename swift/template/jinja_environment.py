@@ -1,5 +1,4 @@
-"""Compiles chat templates in transformers' Jinja sandbox, with limits on products and a fast path for attributes and
-calls. Knows no message and no tokenizer."""
+"""Compiles chat templates in transformers' Jinja sandbox, with limits on products and fast paths. Knows no message."""
 
 from __future__ import annotations
 
@@ -13,18 +12,18 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.utils import Namespace
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-MOST = 1 << 26
-"""Most characters that a template may write."""
-POWER = 1 << 16
-"""Most bits of a power that it may compute."""
+MAX_CHARACTERS = 1 << 26
+"""Limit of the characters that a template writes."""
+MAX_POWER_BITS = 1 << 16
+"""Limit of the bits of a power that it computes."""
 
 
-class Refused(ValueError):
-    """A chat template does not render a dialogue, or not within its limits."""
+class RenderError(ValueError):
+    """A chat template rejects a dialogue, or exceeds a limit."""
 
 
 class Constant(dict[str, Any]):
-    """An object that nobody changes, such as a tool, which all prompts of a dialogue show: its JSON is made once."""
+    """An immutable object whose JSON is cached, such as a tool, which all prompts of a dialogue contain."""
 
     __slots__ = ("_texts",)
 
@@ -34,15 +33,15 @@ class Constant(dict[str, Any]):
 
 
 def constant(tool: Mapping[str, Any]) -> Constant:
-    """A tool as nobody changes it; templates show it with or without what is around its function."""
+    """A tool as a Constant; templates render it with or without the OpenAI wrapper."""
     function = tool.get("function")
     return Constant({**tool, "function": Constant(function)} if isinstance(function, dict) else tool)
 
 
 def compiled(source: str) -> Template:
-    """The template as `apply_chat_template` compiles it. Raises jinja2.TemplateError for what is no Jinja.
+    """The template as `apply_chat_template` compiles it. Raises jinja2.TemplateError for invalid Jinja.
 
-    Jinja computes products of constants while it compiles, so templates are searched for products before.
+    Jinja folds products of constants while it compiles, so templates are searched for products first.
     """
     shared: Environment = _compile_jinja_template("").environment
     environment: Any = shared.overlay()
@@ -58,8 +57,8 @@ def compiled(source: str) -> Template:
 
 
 # Fast paths -----------------------------------------------------------------------------------------------------------
-# Most of a rendering's time goes to the sandbox's checks, and most of these to fields of dicts and methods of strings,
-# whose answer is known. Everything else is left to the sandbox.
+# The sandbox's checks take most of the rendering time, mostly for fields of dicts and methods of strings, which are
+# known to be safe. Everything else goes through the sandbox.
 
 _OF_DICT = frozenset(dir(dict))
 _READS_DICT = frozenset({"get", "items", "keys", "values"})
@@ -68,7 +67,7 @@ _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
 
 
 def _attribute(sandboxed: Any, undefined: Any, thing: Any, name: str) -> Any:
-    """`thing.name` of a template: what ImmutableSandboxedEnvironment.getattr gives."""
+    """`thing.name` of a template: equals ImmutableSandboxedEnvironment.getattr."""
     kind = type(thing)
     if kind is dict or kind is Constant:
         if name not in _OF_DICT:
@@ -96,7 +95,7 @@ def _call(
     _block_vars: object = None,
     **kwargs: Any,
 ) -> Any:
-    """A call of a template: what SandboxedEnvironment.call gives."""
+    """A call of a template: equals SandboxedEnvironment.call."""
     kind = type(function)
     if function is Namespace or (kind is BuiltinMethodType and type(function.__self__) in (str, dict)):
         return function(*args, **kwargs)
@@ -109,7 +108,7 @@ def _call(
 
 
 def _tojson(sandboxed: Any, value: Any, *args: Any, **kwargs: Any) -> str:
-    """`value | tojson` of a template: what transformers' filter gives."""
+    """`value | tojson` of a template: equals transformers' filter."""
     if type(value) is not Constant:
         return str(sandboxed(value, *args, **kwargs))
     how = repr((args, kwargs))
@@ -122,12 +121,12 @@ def _tojson(sandboxed: Any, value: Any, *args: Any, **kwargs: Any) -> str:
 
 
 def _product(context: object, operator: str, left: Any, right: Any) -> Any:
-    """`left * right` or `left ** right`: `'x' * 10 ** 10` would fill the memory before anything is written."""
+    """`left * right` or `left ** right`: `'x' * 10 ** 10` would exhaust memory before anything is written."""
     if operator == "**":
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > POWER:
-            raise Refused(f"the tokenizer's chat template computes a power of more than {POWER} bits")
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_POWER_BITS:
+            raise RenderError(f"the tokenizer's chat template computes a power of more than {MAX_POWER_BITS} bits")
         return left**right
     for text, times in ((left, right), (right, left)):
-        if isinstance(text, str | list | tuple) and isinstance(times, int) and len(text) * times > MOST:
-            raise Refused(f"the tokenizer's chat template writes more than {MOST} characters")
+        if isinstance(text, str | list | tuple) and isinstance(times, int) and len(text) * times > MAX_CHARACTERS:
+            raise RenderError(f"the tokenizer's chat template writes more than {MAX_CHARACTERS} characters")
     return left * right

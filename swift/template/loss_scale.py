@@ -1,7 +1,7 @@
-"""Loss scales: a reply's text -> pieces and their weights. Knows no token.
+"""Loss scales: the text of a reply -> parts with loss weights. Knows no token.
 
-AUTO weighs calls as the dialogue's text form writes them. The weights of ReAct's keywords follow ModelScope-Agent
-(arXiv 2309.00986): what names a call and its arguments counts twice, what the environment answered not at all.
+AUTO weights calls in the tool-call format of the dialogue. The weights of ReAct's keywords follow ModelScope-Agent
+(arXiv 2309.00986): tool names and arguments have weight 2, observations 0.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 
 from swift.agent import ReasoningTags, ToolFormat, tool_format
 
-Pieces = list[tuple[str, float]]
-"""Pieces of a text in order with the weight of each; joined they are the text."""
+WeightedTexts = list[tuple[str, float]]
+"""The parts of a text in order, with their weights."""
 
 
 class Rules(NamedTuple):
-    """One scale. `keywords`: keyword -> (its own weight, that of the text up to the next keyword).
+    """One scale. `keywords`: keyword -> (its weight, the weight of the text up to the next keyword).
 
-    `patterns`: regular expression -> weight of each match. `queries`: what the user's text contains -> weight of the
-    whole reply. `last_round`: replies before the last user turn weigh nothing. `calls`: calls that this form reads
-    count twice, and ReAct's in a reply that has none of them.
+    `patterns`: regular expression -> weight of each match. `queries`: text contained in the prompt -> weight of the
+    whole reply. `last_round`: replies before the last user turn have weight 0. `calls`: calls in this format, else in
+    ReAct's, have weight 2.
     """
 
     keywords: Mapping[str, tuple[float, float]] = MappingProxyType({})
@@ -67,20 +67,20 @@ SCALES: dict[str, Rules] = {
 
 
 class LossScale:
-    """One or several scales whose weights multiply."""
+    """One or more scales, whose weights are multiplied."""
 
     def __init__(self, named: Mapping[str, Rules]) -> None:
         self.names, self.rules = tuple(named), tuple(named.values())
 
-    def __call__(self, reply: str, query: str = "", last: bool = True) -> Pieces:
-        """Weigh `reply`, the answer to `query`; `last`: no user turn comes after it."""
+    def __call__(self, reply: str, query: str = "", last: bool = True) -> WeightedTexts:
+        """The weighted parts of `reply` to the prompt `query`. `last`: no user turn follows."""
         if not last and any(rules.last_round for rules in self.rules):
             return [(reply, 0.0)]
         weighed = [_apply(rules, reply, query) for rules in self.rules if not rules.last_round]
         return _multiply(weighed) if weighed else [(reply, 1.0)]
 
     def unmatched(self, texts: Sequence[str]) -> list[str]:
-        """The names of scales that look for something, and find nothing of it in the texts of trained tokens."""
+        """The names of scales whose keywords or patterns match none of the trained texts."""
         return [
             name
             for name, rules in zip(self.names, self.rules, strict=True)
@@ -89,7 +89,7 @@ class LossScale:
 
 
 def _wanted(rules: Rules) -> list[str]:
-    """Regular expressions for what a scale gives a weight of its own, zero aside: that is not trained."""
+    """Regular expressions of what a scale weights, except weight 0, which is not trained."""
     patterns = [pattern for pattern, weight in rules.patterns.items() if weight]
     return [*map(re.escape, rules.keywords), *patterns] if not rules.queries else []
 
@@ -98,16 +98,16 @@ def _wanted(rules: Rules) -> list[str]:
 def loss_scale(spec: str, format_name: str = "react_en") -> LossScale:
     """`AUTO`, `react`, `last_round+hermes`, or the path of a JSON file -> a scale.
 
-    AUTO counts names and arguments of calls twice as the form `form_name` writes them. The file maps a keyword to two
-    weights (its own, the following text's) or a regular expression to one, at its top or under "response"; under
-    "query", a text that the user's turn contains to the weight of the whole reply.
+    AUTO weights tool names and arguments by 2, in the format `format_name`. A file maps a keyword to two weights (of
+    the keyword, of the text after it) or a regular expression to one, at its top level or under "response"; under
+    "query" it maps a text in the prompt to the weight of the whole reply.
     Raises ValueError for an unknown name or a malformed file.
     """
     return LossScale({name: _rules(name, format_name) for name in map(str.strip, spec.split("+"))})
 
 
-def with_thoughts(scale: LossScale, thinking: ReasoningTags, weight: float) -> LossScale:
-    """The scale, times `weight` in a thought that opens a reply."""
+def with_reasoning_weight(scale: LossScale, thinking: ReasoningTags, weight: float) -> LossScale:
+    """The scale, multiplied by `weight` within reasoning at the beginning of a reply."""
     if weight == 1:
         return scale
     opening, closing = re.escape(thinking.open), re.escape(thinking.close)
@@ -146,7 +146,7 @@ def _read(path: Path) -> Rules:
             try:
                 re.compile(key)
             except re.error as reason:
-                raise ValueError(f"loss scale {path}: {key!r} is no regular expression: {reason}") from None
+                raise ValueError(f"loss scale {path}: {key!r} is not a regular expression: {reason}") from None
             patterns[key] = weights[0]
     queries = {key: _weights(path, key, value)[0] for key, value in sections.get("query", {}).items()}
     return Rules(keywords, patterns, queries)
@@ -155,13 +155,13 @@ def _read(path: Path) -> Rules:
 def _weights(path: Path, key: str, value: Any) -> list[float]:
     numbers = value if isinstance(value, list) else [value]
     if len(numbers) not in (1, 2) or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
-        raise ValueError(f"loss scale {path}: {key!r} needs two weights (or one, for a pattern), found {value!r}")
+        raise ValueError(f"loss scale {path}: {key!r} needs two weights (or one, for a pattern), not {value!r}")
     if any(n < 0 for n in numbers):
         raise ValueError(f"loss scale {path}: {key!r} has a negative weight: {value!r}")
     return [float(n) for n in numbers]
 
 
-def _apply(rules: Rules, reply: str, query: str) -> Pieces:
+def _apply(rules: Rules, reply: str, query: str) -> WeightedTexts:
     for needle, weight in rules.queries.items():
         if needle in query:
             return [(reply, weight)]
@@ -171,17 +171,17 @@ def _apply(rules: Rules, reply: str, query: str) -> Pieces:
     return _multiply(layers) if layers else [(reply, 1.0)]
 
 
-def _by_keyword(keywords: Mapping[str, tuple[float, float]], text: str) -> Pieces:
-    """Scan from left to right; where several keywords fit, the first in the table wins."""
-    pieces: Pieces = []
+def _by_keyword(keywords: Mapping[str, tuple[float, float]], text: str) -> WeightedTexts:
+    """Scans from left to right. Of several keywords that match, the first in the table wins."""
+    parts: WeightedTexts = []
     found = list(_any_keyword(tuple(keywords)).finditer(text))
     if not found or found[0].start():
-        pieces.append((text[: found[0].start()] if found else text, 1.0))
+        parts.append((text[: found[0].start()] if found else text, 1.0))
     for index, match in enumerate(found):
         after = found[index + 1].start() if index + 1 < len(found) else len(text)
         own, following = keywords[match[0]]
-        pieces += [(match[0], own), (text[match.end() : after], following)]
-    return pieces
+        parts += [(match[0], own), (text[match.end() : after], following)]
+    return parts
 
 
 @cache
@@ -189,46 +189,46 @@ def _any_keyword(keywords: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(each) for each in keywords))
 
 
-def _by_call(call_format: ToolFormat, text: str) -> Pieces:
+def _by_call(call_format: ToolFormat, text: str) -> WeightedTexts:
     content, calls = call_format.parse(text)
     if calls:
         begins = len(content) if text.startswith(content) else _first(call_format.syntax.call, text)
-        behind = "" if begins else content.strip()  # Gemma's templates put words behind the calls
+        behind = "" if begins else content.strip()  # Gemma's templates write content after the calls
         ends = len(text.removesuffix(behind))
         parts = ((text[:begins], 1.0), (text[begins:ends], 2.0), (text[ends:], 1.0))
         return [(part, weight) for part, weight in parts if part]
     return _by_keyword(_REACT, text) if _REACT_CALL.search(text) else [(text, 1.0)]
 
 
-def _first(marks: Sequence[str], text: str) -> int:
-    """Where the first of the marks stands in a text."""
-    return min((at for mark in marks if (at := text.find(mark)) >= 0), default=0)
+def _first(texts: Sequence[str], text: str) -> int:
+    """The position of the first of the texts; 0 if there is none."""
+    return min((at for each in texts if (at := text.find(each)) >= 0), default=0)
 
 
 _REACT_CALL = re.compile(r"^[ \t]*Action:.*\n\s*Action Input:", re.MULTILINE)
 
 
-def _by_pattern(pattern: str, weight: float, text: str) -> Pieces:
-    pieces: Pieces = []
+def _by_pattern(pattern: str, weight: float, text: str) -> WeightedTexts:
+    parts: WeightedTexts = []
     done = 0
     for match in re.finditer(pattern, text):
         if match.start() > done:
-            pieces.append((text[done : match.start()], 1.0))
+            parts.append((text[done : match.start()], 1.0))
         if match[0]:
-            pieces.append((match[0], weight))
+            parts.append((match[0], weight))
         done = match.end()
-    if done < len(text) or not pieces:
-        pieces.append((text[done:], 1.0))
-    return pieces
+    if done < len(text) or not parts:
+        parts.append((text[done:], 1.0))
+    return parts
 
 
-def _multiply(layers: Sequence[Pieces]) -> Pieces:
-    """Lay pieces of the same text over each other: a piece of the result lies within one piece of each layer."""
+def _multiply(layers: Sequence[WeightedTexts]) -> WeightedTexts:
+    """Multiplies the weights of several partitions of the same text, splitting at all borders."""
     if len(layers) == 1:
         return layers[0]
     product = layers[0]
     for layer in layers[1:]:
-        merged: Pieces = []
+        merged: WeightedTexts = []
         left, right = (iter([(text, weight) for text, weight in each if text]) for each in (product, layer))
         (a, x), (b, y) = next(left, ("", 1.0)), next(right, ("", 1.0))
         while a or b:

@@ -1,4 +1,4 @@
-"""A chat template of the table -> Ollama's Modelfile. Knows no weights and runs no Ollama."""
+"""A built-in chat template -> Ollama's Modelfile. Reads no weights and does not run Ollama."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swift.template import ollama_tools
 from swift.template.ollama_tools import Tools
 from swift.template.template import Element, Template
 
-_SYSTEM, _QUERY = "\ue000", "\ue001"  # stand for the texts until it is known where they come from
+_SYSTEM, _QUERY = "\ue000", "\ue001"  # placeholders for texts
 
 
 def modelfile(
@@ -22,14 +22,14 @@ def modelfile(
     stops: Sequence[int],
     parameters: Mapping[str, float],
 ) -> tuple[str, str]:
-    """The Modelfile of the GGUF file `weights` beside it, and why it cannot offer tools in `form` ("": it can).
+    """(the Modelfile of the GGUF file `weights` in the same folder, why it does not support tools ("" if it does)).
 
-    ValueError for a template that Ollama's cannot say.
+    Raises ValueError for a template that Ollama's template language cannot express.
     """
     tools, missing = None, ""
     try:
         if template.system_prefix is None:
-            raise ValueError(f"template {template.name!r} has no place for a system text")
+            raise ValueError(f"template {template.name!r} does not support a system prompt")
         tools = ollama_tools.tools(tool_format)
     except ValueError as reason:
         missing = str(reason)
@@ -49,13 +49,13 @@ _FOLLOWED = (
     "{{ $after := slice $.Messages $i }}{{ $next := false }}"
     '{{ if gt (len $after) 1 }}{{ $next = eq (index $after 1).Role "tool" }}{{ end }}'
 )
-"""`$next`: another result follows."""
+"""Sets `$next`: another result follows."""
 
 
 def _template(of: Template, tools: Tools | None, tokenizer: Any) -> str:
-    """Ollama hands over all messages; `.System` is the system text, which is among them too."""
+    """Ollama's template. Ollama passes all messages; `.System` is the system prompt, which is also one of them."""
     if of.chat_sep is None:
-        raise ValueError(f"template {of.name!r} takes a single round: Ollama's templates are for dialogues")
+        raise ValueError(f"template {of.name!r} supports a single round; Ollama needs dialogues")
 
     def write(elements: Sequence[Element], system: str = "{{ .System }}", query: str = "{{ .Content }}") -> str:
         filled = "".join(_element(of, each, tokenizer) for each in elements)
@@ -71,7 +71,7 @@ def _template(of: Template, tools: Tools | None, tokenizer: Any) -> str:
     calls, result = "", ""
     if tools:
         said = f"{{{{ $calls := .ToolCalls }}}}{{{{ if and $calls .Content }}}}{tools.said}{{{{ end }}}}"
-        # Ollama takes the text behind the first `if .ToolCalls` for the mark that opens a call
+        # Ollama uses the text after the first `if .ToolCalls` as the prefix of calls
         calls = f"{said}{{{{ if .ToolCalls }}}}{tools.calls}{{{{ end }}}}"
         result = f'{{{{ else if eq .Role "tool" }}}}{_results(of, tools, between, write)}'
     return (
@@ -84,7 +84,7 @@ def _template(of: Template, tools: Tools | None, tokenizer: Any) -> str:
 
 
 def _results(of: Template, tools: Tools, between: str, write: Callable[..., str]) -> str:
-    """What tools returned: within the assistant's turn, as a turn of the chat template, or as a turn of the form's."""
+    """Tool results: within the assistant's turn, as a turn of the chat template, or as a raw turn of the format."""
     first, last = "", ""
     if tools.results != "inline":
         first = between
@@ -103,7 +103,7 @@ def _element(of: Template, element: Element, tokenizer: Any) -> str:
         ids = [each if isinstance(each, int) else getattr(tokenizer, each) for each in element]
         return "".join(ollama_tools.literal(tokenizer.decode([each])) for each in ids if each is not None)
     if "{{ROUND" in element:
-        raise ValueError(f"template {of.name!r} counts rounds: Ollama's templates cannot")
+        raise ValueError(f"template {of.name!r} numbers rounds, which Ollama's template language cannot")
     parts = re.split(f"({_SYSTEM}|{_QUERY})", element.replace("{{SYSTEM}}", _SYSTEM).replace("{{QUERY}}", _QUERY))
     return "".join(part if index % 2 else ollama_tools.literal(part) for index, part in enumerate(parts))
 

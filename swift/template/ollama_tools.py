@@ -1,7 +1,7 @@
-"""A text form for tool calls -> the same in the language of Ollama's templates. Knows no chat template.
+"""A tool-call format -> Ollama's template language. Knows no chat template.
 
-What a form writes is read off: it is asked to write with characters that stand for names, arguments and results.
-Ollama writes JSON as Go does, without spaces and with keys in an order of its own; all else is as the form writes it.
+The format writes a text with placeholder characters for names, arguments and results, which is then translated.
+Ollama writes JSON as Go does, without spaces and in its own key order; all other text is the same.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Literal, NamedTuple
 from swift.agent import STOCK_SYSTEM, ToolFormat, call_template
 from swift.chat import Tool, ToolCall
 
-_TOOLS = 3  # two show what stands between, the third that it is the same again
-_FIRST = 0xE010  # private-use characters, which no form writes of its own accord
+_TOOLS = 3  # two tools show the text between them, a third that it repeats
+_FIRST = 0xE010  # private-use characters, which no format writes
 _FIELDS = ("{{ .Function.Name }}", "{{ .Function.Description }}", "{{ json .Function.Parameters }}")
 _WHOLE, _BARE = "{{ json . }}", "{{ json .Function }}"
 _KEY, _CONTENT, _TEXT = "\ue00a", "\ue00b", "\ue00c"
 
 
 class Tools(NamedTuple):
-    """A form's texts in Ollama's language. `system` is the system text where tools are on offer; `said` stands between
-    what an assistant says and its calls; `calls` holds them; `opening`, `between` and `closing` are around results."""
+    """A format in Ollama's template language. `system`: the system prompt with tools; `said`: the text between content
+    and calls; `calls`: the calls; `opening`, `between`, `closing`: the texts around results."""
 
     system: str
     said: str
@@ -35,19 +35,19 @@ class Tools(NamedTuple):
 
 
 def literal(text: str) -> str:
-    """Text as Ollama's language writes it: no brace may be taken for the beginning of an action."""
+    """Escapes text for Ollama's template language, in which {{ begins an action."""
     text = text.replace("{{", '{{ "{{" }}')
     return f'{text[:-1]}{{{{ "{{" }}}}' if text.endswith("{") else text
 
 
 def tools(tool_format: ToolFormat) -> Tools:
-    """ValueError, which says why, where Ollama's language cannot say what the form writes."""
+    """The format in Ollama's template language. Raises ValueError with the reason if it cannot be expressed."""
     if tool_format.syntax.tags:
-        raise ValueError("it writes each argument between tags of its own")
+        raise ValueError("it writes each argument in a tag")
     opening, between, closing = tool_format.result([_TEXT] * 2).split(_TEXT)
     around = call_template(tool_format)
     tail = around.tail
-    # Ollama cuts a reply before its stop text, so that this is written with the result
+    # Ollama cuts a reply before its stop string, which is therefore written with the result
     for stop in tool_format.syntax.stop if tool_format.syntax.inline else ():
         if tail.endswith(stop):
             tail, opening = tail.removesuffix(stop), stop + opening
@@ -73,7 +73,7 @@ def _said(tool_format: ToolFormat) -> str:
     call = ToolCall(_KEY, "{}")
     alone, after = tool_format.call("", [call]), tool_format.call(_CONTENT, [call])
     if not (after.startswith(_CONTENT) and after.endswith(alone)):
-        raise ValueError("what it says beside a call does not stand before it")
+        raise ValueError("content does not come before calls")
     return literal(after.removeprefix(_CONTENT).removesuffix(alone))
 
 
@@ -82,7 +82,7 @@ def _system(tool_format: ToolFormat) -> str:
     offer = tool_format.system(marked, "")
     with_text = tool_format.system(marked, _CONTENT)
     if not (with_text.startswith(_CONTENT) and with_text.endswith(offer)):
-        raise ValueError("a system text does not stand before its tools")
+        raise ValueError("the system prompt does not come before the tools")
     own = literal(with_text.removeprefix(_CONTENT).removesuffix(offer))
     is_own = ".System"
     if tool_format.system(marked, STOCK_SYSTEM) == offer:
@@ -96,7 +96,7 @@ def _tool(index: int) -> Tool:
 
 
 def _marked(text: str, marked: list[Tool]) -> str:
-    """The offer with one character for each JSON text."""
+    """The system prompt with JSON texts replaced by placeholder characters."""
     for index, tool in enumerate(marked):
         first = _FIRST + 8 * index
         for place, value in ((4, tool.wrapped), (5, tool.function), (2, tool.parameters)):
@@ -106,7 +106,7 @@ def _marked(text: str, marked: list[Tool]) -> str:
 
 
 def _loops(text: str) -> Iterator[str]:
-    """The offer with a loop for each place where something stands once for every tool."""
+    """The system prompt, with text that repeats per tool as a loop."""
     written = dict(enumerate([*_FIELDS, "", _WHOLE, _BARE]))
     pieces = re.split(f"([{chr(_FIRST)}-{chr(_FIRST + 8 * _TOOLS - 1)}])", text)
     texts, marks = pieces[::2], [divmod(ord(each) - _FIRST, 8) for each in pieces[1::2]]
@@ -118,7 +118,7 @@ def _loops(text: str) -> Iterator[str]:
         inner = [texts[at + 1 + size * index : at + size * (index + 1)] for index in range(_TOOLS)]
         between = {texts[at + size * index] for index in range(1, _TOOLS)}
         if not size or run != repeated or any(each != inner[0] for each in inner) or len(between) != 1:
-            raise ValueError("it lists tools in a way that is no plain loop")
+            raise ValueError("it lists tools in a way that is not a simple loop")
         yield literal(texts[at])
         body = "".join(
             written[place] + literal(after) for (_, place), after in zip(run[:size], [*inner[0], ""], strict=True)

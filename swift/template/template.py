@@ -1,4 +1,4 @@
-"""Chat templates as data: how a dialogue is written for a model. Knows no tokenizer."""
+"""The built-in chat templates of templates.toml. Knows no tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Element = str | tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One table of templates.toml; the fields are described at its top. `chat_sep` None: a single round."""
+    """One table of templates.toml, which documents the fields. `chat_sep` None: a single round."""
 
     name: str
     prompt: tuple[Element, ...]
@@ -43,11 +43,11 @@ def names() -> tuple[str, ...]:
 
 
 def template(name: str) -> Template:
-    """The template called `name`. Raises ValueError with the nearest right name."""
+    """The template called `name`. Raises ValueError with the most similar name."""
     tables = _tables()
     if name not in tables:
         near = difflib.get_close_matches(name, tables, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown template {name!r}: did you mean {near!r}? (AUTO takes the model's own)")
+        raise ValueError(f"unknown template {name!r}: did you mean {near!r}? (AUTO uses the model's own)")
     return Template(name=name, **{key: _value(value) for key, value in tables[name].items()})
 
 
@@ -58,10 +58,10 @@ def _value(value: Any) -> Any:
 
 
 def jinja(of: Template, image: str = "") -> str:
-    """The template as a Jinja chat template, for programs that read a model folder and know no table of ours.
+    """The template as a Jinja chat template, for other programs that load a model folder.
 
-    It covers system, user and assistant turns. Tools are not written in it: their text is part of the system turn.
-    With `image`, the text for an image, contents may also be lists of parts, as processors want them.
+    It renders system, user and assistant turns, but no tools: they are part of the system prompt. With `image`, the
+    text of an image, contents may also be lists of parts, as processors pass them.
     """
     if image:
         plain = (

@@ -1,4 +1,4 @@
-"""Where our tokens and those of the model's own chat template first differ. Knows nothing of how ours are made."""
+"""Compares the Renderer's tokens with those of the model's own chat template. Knows no detail of rendering."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from swift.template.template_messages import Wire
 from swift.template.tokenizer_template import TokenizerTemplate
 
 SHOWN = 12
-"""Tokens that are shown on each side of a difference."""
+"""The number of tokens shown on each side of a difference."""
 
 
 class Difference(NamedTuple):
-    """The first token that is not the same. `at` counts tokens from 0; `ours` and `template` are those from there on,
-    a few of each, none where a text ends. `before` is the text that both have in front of them."""
+    """The first difference. `at`: its index in the tokens; `ours`, `template`: up to SHOWN tokens from there on.
+    `before`: the common text before it."""
 
     at: int
     before: str
@@ -28,12 +28,11 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A prompt, or a whole dialogue, beside what the chat template gives for the same messages.
+    """A prompt, or a whole dialogue, compared with the chat template's rendering of the same messages.
 
-    `message` is the reply that the prompt is for, counted from 1; None: the whole dialogue. `round` counts the user's
-    turns up to there, `part` the samples of the row. `refusal` says why the template renders nothing; where that is ""
-    and there is no `difference`, both are the same. `leaves_prompt`: the template writes the finished reply otherwise
-    than its own prompt, which is ours too, begins it.
+    `message`: the number of the reply after the prompt, from 1; None: the whole dialogue. `round`: the number of user
+    turns up to there; `part`: the index of the sample. `refusal`: why the template renders nothing. `leaves_prompt`:
+    the template renders the finished reply differently from its own prompt, which equals ours.
     """
 
     message: int | None
@@ -49,14 +48,14 @@ class Comparison(NamedTuple):
 
 
 class _RefusedError(ValueError):
-    """The chat template does not render messages."""
+    """The chat template rejects the messages."""
 
 
 class TemplateDiff:
-    """Compares what `renderer` makes with `apply_chat_template` of the same tokenizer.
+    """Compares a renderer with `apply_chat_template` of the same tokenizer.
 
-    `own` is the layout by the tokenizer's chat template, which says how messages have to look for it. `system` is the
-    system text of dialogues that bring none, None: the template's own.
+    `own`: the tokenizer's template, which converts messages. `system`: the system prompt of dialogues without one;
+    None: the template's default.
     """
 
     def __init__(self, renderer: Renderer, own: TokenizerTemplate, system: str | None = None) -> None:
@@ -66,7 +65,7 @@ class TemplateDiff:
         self._system = system
 
     def compare(self, conversation: Conversation) -> list[Comparison]:
-        """Each prompt of a dialogue, then the whole; nothing for plain text. Raises ValueError as the renderer does."""
+        """The comparison of each prompt, then of the whole dialogue; empty for plain text. Raises ValueError."""
         if conversation.is_text:
             return []
         messages = conversation.messages
@@ -78,12 +77,12 @@ class TemplateDiff:
         return [*found, self._whole(conversation, samples, found[-1] if found else None)]
 
     def _whole(self, conversation: Conversation, samples: Sequence[Sample], last: Comparison | None) -> Comparison:
-        """The dialogue, as it stands in the last sample. `last` is the prompt for its last reply."""
+        """Compares the dialogue in the last sample. `last`: the comparison of its last prompt."""
         ours = samples[-1].tokens
         whole = Comparison(None, _rounds(conversation.messages), len(samples) - 1)
         try:
-            told = self._apply(conversation, len(conversation.messages), generate=False)
-            difference = self._at_end(ours, told)
+            theirs = self._apply(conversation, len(conversation.messages), generate=False)
+            difference = self._at_end(ours, theirs)
             if difference is None or last is None or last.message is None or not last.is_same:
                 return whole._replace(difference=difference)
             prompt = self._apply(conversation, last.message - 1, generate=True)
@@ -91,52 +90,53 @@ class TemplateDiff:
             return whole._replace(refusal=str(reason))
         return whole._replace(difference=difference, leaves_prompt=difference.at < len(prompt))
 
-    def _at_end(self, ours: list[int], told: list[int]) -> Difference | None:
-        """The difference of whole dialogues. White space behind the last turn is none, nor is a last turn that the
-        template leaves open."""
-        follows = told[: len(ours)] == ours and not self._renderer.decode(told[len(ours) :]).strip()
-        is_open = told == ours[:-1] and ours[-1] in self._renderer.stop.tokens
-        return None if follows or is_open else self._difference(ours, told)
+    def _at_end(self, ours: list[int], theirs: list[int]) -> Difference | None:
+        """The difference of whole dialogues. White space and a missing stop token at the end are ignored."""
+        follows = theirs[: len(ours)] == ours and not self._renderer.decode(theirs[len(ours) :]).strip()
+        is_open = theirs == ours[:-1] and ours[-1] in self._renderer.stop.tokens
+        return None if follows or is_open else self._difference(ours, theirs)
 
     def _prompt(self, conversation: Conversation, index: int, samples: Sequence[Sample]) -> Comparison:
-        """The prompt for a reply, as it stands in the sample that trains the reply."""
+        """Compares the prompt of a reply, as in the sample that trains the reply."""
         before = conversation.messages[:index]
         prompt = self._renderer.prompt_tokens(before, conversation.tools, conversation.template_kwargs)
-        begins = [_shared(sample.tokens, prompt) for sample in samples]
+        begins = [_common_prefix(sample.tokens, prompt) for sample in samples]
         part = begins.index(max(begins))
-        # what is trained, where that is not what is served
+        # the trained tokens, if they differ from the served ones
         ours = prompt if begins[part] == len(prompt) else samples[part].tokens
         compared = Comparison(index + 1, _rounds(before), part)
         try:
-            told = self._apply(conversation, index, generate=True)
+            theirs = self._apply(conversation, index, generate=True)
         except _RefusedError as reason:
             return compared._replace(refusal=str(reason))
-        if ours is not prompt and ours[: len(told)] == told:
+        if ours is not prompt and ours[: len(theirs)] == theirs:
             return compared
-        return compared._replace(difference=self._difference(ours, told))
+        return compared._replace(difference=self._difference(ours, theirs))
 
-    def _difference(self, ours: Sequence[int], told: Sequence[int]) -> Difference | None:
-        if ours == told:
+    def _difference(self, ours: Sequence[int], theirs: Sequence[int]) -> Difference | None:
+        if ours == theirs:
             return None
-        at = _shared(ours, told)
+        at = _common_prefix(ours, theirs)
         before = self._renderer.decode(ours[max(at - SHOWN, 0) : at])
-        return Difference(at, before, tuple(ours[at : at + SHOWN]), tuple(told[at : at + SHOWN]))
+        return Difference(at, before, tuple(ours[at : at + SHOWN]), tuple(theirs[at : at + SHOWN]))
 
-    # The template ----------------------------------------------------------------------------------------------------
+    # chat template ----------------------------------------------------------------------------------------------------
 
     def _apply(self, conversation: Conversation, count: int, generate: bool) -> list[int]:
-        """The template's tokens of the first `count` messages. Raises _RefusedError, which names the message."""
+        """The template's tokens of the first `count` messages. Raises _RefusedError with the rejected message."""
         wire = [self._own.wire(message) for message in self._with_system(conversation.messages[:count])]
         tools = [tool.wrapped for tool in conversation.tools]
-        variables = {**self._own.given, **conversation.template_kwargs}
+        variables = {**self._own.fixed_variables, **conversation.template_kwargs}
         try:
             text = self._text(wire, tools, generate, variables)
         except _RefusedError as reason:
-            number = self._refused(wire, tools, variables) - (len(wire) - count)
-            which = f"message {number}" if number > 0 else "the system text"
-            raise _RefusedError(f"the chat template refuses {which}: {reason}") from None
+            number = self._first_rejected(wire, tools, variables) - (len(wire) - count)
+            which = f"message {number}" if number > 0 else "the system prompt"
+            raise _RefusedError(f"the chat template rejects {which}: {reason}") from None
         images = [image for message in conversation.messages[:count] for image in message.images]
-        return [int(token) for token in self._tokenizer(self._seen(text, images), add_special_tokens=False).input_ids]
+        return [
+            int(token) for token in self._tokenizer(self._with_images(text, images), add_special_tokens=False).input_ids
+        ]
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
         if messages and messages[0].role == "system":
@@ -152,8 +152,8 @@ class TemplateDiff:
             raise _RefusedError(str(reason)) from None
         return str(text)
 
-    def _refused(self, wire: Sequence[Wire], tools: Sequence[Wire], variables: Mapping[str, Any]) -> int:
-        """The number of the first message with which, and with all that follow, the template renders nothing."""
+    def _first_rejected(self, wire: Sequence[Wire], tools: Sequence[Wire], variables: Mapping[str, Any]) -> int:
+        """The number of the first message from which on the template renders nothing."""
         for taken in range(len(wire) - 1, 0, -1):
             try:
                 self._text(wire[:taken], tools, False, variables)
@@ -162,8 +162,8 @@ class TemplateDiff:
             return taken + 1
         return 1
 
-    def _seen(self, text: str, images: Sequence[Image]) -> str:
-        """The text with what stands for each image."""
+    def _with_images(self, text: str, images: Sequence[Image]) -> str:
+        """The text with the placeholder text of each image."""
         image_processor = self._renderer.image_processor
         if not image_processor or not images:
             return text
@@ -178,6 +178,6 @@ def _rounds(messages: Sequence[Message]) -> int:
     return sum(message.role == "user" for message in messages)
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two begin with alike."""
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """The length of the common prefix of two token lists."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

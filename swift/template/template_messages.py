@@ -1,4 +1,4 @@
-"""Messages -> what a chat template is given: what the model is told, and its reply. Knows no token and no Jinja."""
+"""Messages -> the dicts that a chat template renders, paired as prompts and replies. Knows no token and no Jinja."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, NamedTuple
 from swift.agent.reply import write_reply
 from swift.chat import Message, ToolCall
 from swift.template.reply_spans import ReplySpans
-from swift.template.template_probe import TemplateTraits, named
+from swift.template.template_probe import TemplateTraits, with_name_in_id
 from swift.template.template_writer import ReplyPart
 
 Wire = dict[str, Any]
-"""A message as OpenAI's clients send it, which is what chat templates read."""
+"""A message or tool in OpenAI's format, which chat templates read."""
 
 
 class Reply(NamedTuple):
-    """What the model answers.
+    """A reply of the assistant.
 
-    `parts` are the text, by who wrote what; `thought` is apart from it, and so are the calls if the template writes
-    them, as `calls`. `history` is the whole for the template.
+    `parts`: its text, split by author; `reasoning` is separate, and so are `calls` if the template renders them.
+    `history`: the whole reply as a dict for the template.
     """
 
     parts: tuple[ReplyPart, ...]
-    thought: str
+    reasoning: str
     history: Wire
     calls: list[Wire]
-    called: tuple[ToolCall, ...]
+    tool_calls: tuple[ToolCall, ...]
     weight: float | None
 
     @property
@@ -37,38 +37,38 @@ class Reply(NamedTuple):
         return "".join(part for part, _, _ in self.parts)
 
     @property
-    def mixed(self) -> bool:
-        """Whether the environment wrote a part of it."""
+    def has_tool_output(self) -> bool:
+        """Whether it contains text that a tool returned."""
         return any(kind != "reply" for _, kind, _ in self.parts)
 
 
 class Exchange(NamedTuple):
-    """What the model is told, and its reply; None: that is to come. `query` is the text that it answers."""
+    """A prompt and its reply (None: to be generated). `query`: the text of the prompt; `last`: no user turn follows."""
 
-    told: tuple[Wire, ...]
-    told_messages: tuple[Message, ...]
+    prompt: tuple[Wire, ...]
+    prompt_messages: tuple[Message, ...]
     query: str
     reply: Reply | None
     last: bool = True
 
 
 class TemplateMessages:
-    """Makes exchanges of messages. `native`: the template writes calls, results and tools; else the form does."""
+    """Messages -> exchanges. `native`: the template renders calls, results and tools, not the tool-call format."""
 
-    def __init__(self, speech: ReplySpans, nature: TemplateTraits, native: bool) -> None:
-        self._speech = speech
-        self._format = speech.tool_format
-        self._nature = nature
+    def __init__(self, reply_spans: ReplySpans, traits: TemplateTraits, native: bool) -> None:
+        self._reply_spans = reply_spans
+        self._format = reply_spans.tool_format
+        self._traits = traits
         self.native = native
 
     def of(self, messages: Sequence[Message], tools: bool) -> list[Exchange]:
-        """Raises ValueError for messages that ask nothing."""
-        if self.native and self._nature.calling.by_id:
+        """The exchanges of a dialogue. Raises ValueError for messages without a prompt."""
+        if self.native and self._traits.convention.by_id:
             messages = list(_named(messages))
-        if self.native and not self._nature.parallel:
+        if self.native and not self._traits.parallel:
             messages = list(_one_call_at_a_time(messages))
         found = list(self._exchanges(messages, tools))
-        asks = [index for index, each in enumerate(found) if any(told.role == "user" for told in each.told_messages)]
+        asks = [index for index, each in enumerate(found) if any(told.role == "user" for told in each.prompt_messages)]
         return [each._replace(last=index >= max(asks, default=0)) for index, each in enumerate(found)]
 
     def _exchanges(self, messages: Sequence[Message], tools: bool) -> Iterator[Exchange]:
@@ -89,24 +89,24 @@ class TemplateMessages:
 
     @property
     def _inside(self) -> bool:
-        """Whether the form tells results within the assistant's turn, or writes their turn itself."""
+        """Whether the format writes results within the assistant's turn, or as a raw turn."""
         return self._format.syntax.results != "turn"
 
     def _exchange(self, told: list[Message], said: list[Message], tools: bool) -> Exchange:
-        wire = [self._nature.wire(message) for message in told] if self.native else list(self._told(told))
+        wire = [self._traits.wire(message) for message in told] if self.native else list(self._prompt_dicts(told))
         query = "\n".join(str(each["content"]) for each in wire)
         after_result = bool(told) and told[-1].role == "tool"
         reply = self._reply(said, tools, after_result) if said else None
         return Exchange(tuple(wire), tuple(told), query, reply)
 
-    def _told(self, told: Sequence[Message]) -> Iterator[Wire]:
-        """The same where the form writes results: as a user's message."""
+    def _prompt_dicts(self, told: Sequence[Message]) -> Iterator[Wire]:
+        """The messages as dicts; results in the text of the format, as user messages."""
         for role, group in groupby(told, key=lambda message: message.role):
             run = list(group)
             if role == "tool":
                 yield {"role": "user", "content": self._format.result([message.content for message in run])}
             else:
-                yield from map(self._nature.wire, run)
+                yield from map(self._traits.wire, run)
 
     # Replies ---------------------------------------------------------------------------------------------------------
 
@@ -116,45 +116,45 @@ class TemplateMessages:
         for role, group in groupby(said, key=lambda message: message.role):
             run = list(group)
             if role == "tool":
-                results = self._speech.results([message.content for message in run], "environment")
-                parts += [(self._nature.end, "stop", None)] if self._format.syntax.results == "raw" else []
-                parts += [(piece.text, piece.kind, None) for piece in results]
+                results = self._reply_spans.result_spans([message.content for message in run], "tool_output")
+                parts += [(self._traits.end, "stop", None)] if self._format.syntax.results == "raw" else []
+                parts += [(span.text, span.kind, None) for span in results]
                 continue
-            # one text where neighbours weigh the same: the second may be what the environment wrote
+            # messages of equal weight are one text: the second may be a tool's result
             for weight, texts in groupby(run, key=lambda message: message.weight):
                 written = ""
                 for message in texts:
-                    thought, text = self._written(message, tools, after_result or bool(parts))
+                    reasoning, text = self._written(message, tools, after_result or bool(parts))
                     written += text
-                    thoughts += [thought] if thought else []
-                parts += self._speech.said(written, tools and not self.native, weight)
+                    thoughts += [reasoning] if reasoning else []
+                parts += self._reply_spans.split_authors(written, tools and not self.native, weight)
         calls = [call for message in said for call in message.tool_calls] if self.native else []
-        thought = "\n".join(thoughts)
+        reasoning = "\n".join(thoughts)
         own = [message for message in said if message.role == "assistant"]
-        reply = Reply(tuple(part for part in parts if part[0]), thought, {}, [], tuple(calls), own[-1].weight)
-        history = self._nature.calling.message(calls, reply.text) if calls else _said(reply.text)
-        if thought and self._nature.key:
-            history[self._nature.key] = thought
-        elif thought and not any(message.reasoning for message in own):
-            history["content"] = "".join(message.content for message in own)  # the template cuts it out itself
+        reply = Reply(tuple(part for part in parts if part[0]), reasoning, {}, [], tuple(calls), own[-1].weight)
+        history = self._traits.convention.message(calls, reply.text) if calls else _said(reply.text)
+        if reasoning and self._traits.reasoning_key:
+            history[self._traits.reasoning_key] = reasoning
+        elif reasoning and not any(message.reasoning for message in own):
+            history["content"] = "".join(message.content for message in own)  # the template splits it off itself
         return reply._replace(history=history, calls=history.get("tool_calls", []))
 
     def _written(self, message: Message, tools: bool, after_result: bool) -> tuple[str, str]:
-        """The thought that is told apart, and the text."""
-        thought, content = (message.reasoning, message.content) if message.reasoning else self._split(message.content)
+        """(reasoning that is a separate field, text)."""
+        reasoning, content = (message.reasoning, message.content) if message.reasoning else self._split(message.content)
         if self.native:
-            return thought, content
+            return reasoning, content
         if tools and self._format.syntax.thought:
             given = replace(message, content=content, reasoning=message.reasoning)
-            return ("" if message.reasoning else thought), write_reply(self._format, given, tools, after_result)
+            return ("" if message.reasoning else reasoning), write_reply(self._format, given, tools, after_result)
         bare = replace(message, content=content, reasoning="")
-        return thought, write_reply(self._format, bare, tools, after_result)
+        return reasoning, write_reply(self._format, bare, tools, after_result)
 
     def _split(self, content: str) -> tuple[str, str]:
-        """The thought that opens a content, and the rest; a template without thoughts takes them for text."""
-        if not self._nature.thinks:
+        """(reasoning at the beginning of a content, the rest). For a template without reasoning all is text."""
+        if not self._traits.has_reasoning:
             return "", content
-        opening, closing = (re.escape(each) for each in self._nature.thinking[:2])
+        opening, closing = (re.escape(each) for each in self._traits.thinking[:2])
         found = re.match(rf"(?s)\s*{opening}(.*?){closing}\s*", content)
         return (found[1].strip(), content[found.end() :]) if found else ("", content)
 
@@ -164,12 +164,12 @@ def _said(text: str) -> Wire:
 
 
 def _named(messages: Sequence[Message]) -> Iterator[Message]:
-    """The messages with ids that tell the names of the tools, for the results too."""
+    """The messages with call ids that contain the tool's name, also in results."""
     numbers = count()
     ids: dict[str, str] = {}
     waiting: list[str] = []
     for message in messages:
-        calls = tuple(named(call, next(numbers)) for call in message.tool_calls)
+        calls = tuple(with_name_in_id(call, next(numbers)) for call in message.tool_calls)
         ids |= {old.id: new.id for old, new in zip(message.tool_calls, calls, strict=True) if old.id}
         waiting = [call.id for call in calls] or waiting
         if message.role == "tool":
@@ -180,7 +180,7 @@ def _named(messages: Sequence[Message]) -> Iterator[Message]:
 
 
 def _one_call_at_a_time(messages: Sequence[Message]) -> Iterator[Message]:
-    """Each of several calls as a message of its own, its result behind it."""
+    """Splits parallel calls into messages with one call each, followed by its result."""
     waiting: list[Message] = []
     for message in messages:
         if message.role == "tool" and waiting:

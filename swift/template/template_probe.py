@@ -1,4 +1,4 @@
-"""What a chat template does with tools, thoughts and the ends of turns, found by rendering dialogues that we know."""
+"""Finds how a chat template renders tools, reasoning and the ends of turns, by rendering known dialogues."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from swift.agent import TOOL_FORMATS, ReasoningTags, tool_format
 from swift.agent.jsontext import is_json, loads
 from swift.chat import Message, Tool, ToolCall
-from swift.template.jinja_environment import Refused
+from swift.template.jinja_environment import RenderError
 from swift.template.sandbox import ChatTemplate
 
 KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
-"""The names under which templates read what the assistant thought."""
+"""The message keys from which templates read reasoning."""
 PLAIN = ReasoningTags("<think>", "</think>")
-"""How a thought is written where the template does not say."""
+"""The tags of reasoning for templates that do not define any."""
 _ASK, _SAY, _THOUGHT, _VALUE, _RESULT = "Zask", "Zsay", "Zthought", "Zvalue", "Zresult"
 TOOL: dict[str, Any] = {
     "type": "function",
@@ -29,20 +29,20 @@ TOOL: dict[str, Any] = {
 }
 CALL = ToolCall("zcall", f'{{"zkey": "{_VALUE}"}}', "zcall0000")
 _TYPES = replace(CALL, arguments=f'{{"zkey": "{_VALUE}", "z1": true, "z2": null, "z3": [1, "z"], "z4": {{"z": 0.5}}}}')
-"""A call by whose values forms differ that write texts alike."""
+"""A call with values that tell formats apart that write strings alike."""
 _ABSENT = "absent"
 
 
-class Calling(NamedTuple):
-    """How a template wants a message with calls: arguments as objects or as JSON text, and what the content is where
-    the assistant says nothing: "", None or _ABSENT. `by_id`: it tells the tool's name by the call's id alone."""
+class CallConvention(NamedTuple):
+    """How a message with calls must look: arguments as objects or JSON text; the content if it is empty ("", None or
+    _ABSENT). `by_id`: the template reads the tool's name from the call's id."""
 
     as_object: bool = True
     empty: str | None = ""
     by_id: bool = False
 
     def message(self, calls: Sequence[ToolCall], content: Any = "") -> dict[str, Any]:
-        """A message with calls, as OpenAI's clients send it."""
+        """A message with calls in OpenAI's format."""
         said = {"content": content or self.empty} if content or self.empty != _ABSENT else {}
         return {"role": "assistant", **said, "tool_calls": [self._call(call) for call in calls]}
 
@@ -54,54 +54,53 @@ class Calling(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TemplateTraits:
-    """What is known of a template.
+    """The traits of a template.
 
-    `end` closes a plain reply, `call_end` one that calls. `key` is the name of the field with a thought, "" where there
-    is none; `before` and `after` are the exact texts around it. `thinks`: the template itself knows of thoughts.
-    `trims`: it takes white space off a reply's ends. `form` is the text form of its calls, "" where it writes none that
-    a form reads; `offers`: it tells of the tools too. `calling`: how a message with calls has to look; `parallel`: it
-    may hold several.
+    `end`: the token after a plain reply, `call_end`: after a reply with calls. `reasoning_key`: the message key of
+    reasoning, "" if it is not read; `before`, `after`: the exact texts around reasoning. `has_reasoning`: the template
+    handles reasoning. `strips`: it strips white space from replies. `format_name`: the tool-call format of its calls,
+    "" if no format parses them; `describes_tools`: it renders `tools`. `parallel`: a message may have several calls.
     """
 
     end: str
     call_end: str
-    key: str
+    reasoning_key: str
     thinking: ReasoningTags
     before: str
     after: str
-    thinks: bool
-    trims: bool = False
+    has_reasoning: bool
+    strips: bool = False
     format_name: str = ""
-    offers: bool = True
-    calling: Calling = Calling()
+    describes_tools: bool = True
+    convention: CallConvention = CallConvention()
     parallel: bool = True
 
     def wire(self, message: Message) -> dict[str, Any]:
-        """A message as OpenAI's clients send it, in the shape that the template reads."""
+        """A message in OpenAI's format, in the variant that the template reads."""
         if message.tool_calls:
-            wire = self.calling.message(message.tool_calls, message.content)
+            wire = self.convention.message(message.tool_calls, message.content)
         else:
             wire = {"role": message.role, "content": message.content}
-        if message.reasoning and self.key:
-            wire[self.key] = message.reasoning
+        if message.reasoning and self.reasoning_key:
+            wire[self.reasoning_key] = message.reasoning
         if message.role == "tool":
             wire |= {"name": message.name} if message.name else {}
             wire |= {"tool_call_id": message.tool_call_id} if message.tool_call_id else {}
         return wire
 
 
-def explore(
+def probe(
     template: ChatTemplate, added: Sequence[str], stops: Sequence[str], wanted: str, parts: bool = False
 ) -> TemplateTraits:
-    """Renders probes. `added` are the tokenizer's added tokens, `stops` those known to end a reply, the usual first.
+    """The traits of a template. `added`: the tokenizer's added tokens; `stops`: tokens that end replies, in order.
 
-    `wanted` is the text form that the user names, or AUTO. `parts`: contents are lists of parts. Raises Refused for
-    a template that renders not even a question and its answer.
+    `wanted`: the tool-call format that the user chose, or AUTO. `parts`: contents are lists of parts. Raises
+    RenderError for a template that cannot render a question and its answer.
     """
-    return _Explorer(template, added, stops, parts).nature(wanted)
+    return _Probe(template, added, stops, parts).traits(wanted)
 
 
-class _Explorer:
+class _Probe:
     def __init__(self, template: ChatTemplate, added: Sequence[str], stops: Sequence[str], parts: bool) -> None:
         self._template = template
         self._stops = tuple(stops)
@@ -111,16 +110,18 @@ class _Explorer:
         self._closed = re.compile(rf"(?:{any_of or '(?!)'})\s*\Z")
         self._ends_with = re.compile(rf"(?:\s*(?:{any_of or '(?!)'}))+\s*\Z")
 
-    def nature(self, wanted: str) -> TemplateTraits:
+    def traits(self, wanted: str) -> TemplateTraits:
         end = self._plain_end()
         told = self._try([self._ask], generate=True, tools=[TOOL])
-        how = self._how_to_call(told)
-        calling = how if CALL.name in told or wanted in TOOL_FORMATS else None
-        key, thinking, before, after, thinks = self._thinking(calling)
+        how = self._call_convention(told)
+        convention = how if CALL.name in told or wanted in TOOL_FORMATS else None
+        key, thinking, before, after, thinks = self._thinking(convention)
         spaced = f" {_SAY} "
         trims = spaced not in self._try([self._ask, self._message("assistant", spaced)])
-        plain = TemplateTraits(end, end, key, thinking, before, after, thinks, trims, calling=how or Calling())
-        return self._with_tools(plain, calling, wanted) if calling else plain
+        plain = TemplateTraits(
+            end, end, key, thinking, before, after, thinks, trims, convention=how or CallConvention()
+        )
+        return self._with_tools(plain, convention, wanted) if convention else plain
 
     # Texts -----------------------------------------------------------------------------------------------------------
 
@@ -138,16 +139,16 @@ class _Explorer:
     def _try(self, messages: list[dict[str, Any]], generate: bool = False, tools: Sequence[Any] = ()) -> str:
         try:
             return self._template.render(messages, tools, generate)
-        except Refused:
+        except RenderError:
             return ""
 
     # Ends ------------------------------------------------------------------------------------------------------------
 
     def _plain_end(self) -> str:
-        """The token that ends a plain reply: from those behind it, where it is the last and where a turn follows."""
+        """The token that ends a plain reply, whether it is the last or another turn follows."""
         whole = self._template.render([self._ask, self._said()])
         if not (_ASK in whole and _SAY in whole):
-            raise Refused("the tokenizer's chat template leaves out what is said: name one with --template_type")
+            raise RenderError("the tokenizer's chat template drops messages: choose one with --template_type")
         last = whole.rpartition(_SAY)[2]
         within = self._try([self._ask, self._said(), self._ask]).partition(_SAY)[2].partition(_ASK)[0]
         ends, inner = self._run(last), self._run(within)
@@ -155,7 +156,7 @@ class _Explorer:
         return next(iter([*shared, *ends, *inner, *self._stops]), "")
 
     def _run(self, text: str) -> list[str]:
-        """The added tokens at the beginning of a text, with nothing but white space between them."""
+        """The added tokens at the beginning of a text, separated only by white space."""
         found: list[str] = []
         at = 0
         while match := self._token.match(text, at):
@@ -165,9 +166,9 @@ class _Explorer:
 
     # Thoughts --------------------------------------------------------------------------------------------------------
 
-    def _thinking(self, calling: Calling | None) -> tuple[str, ReasoningTags, str, str, bool]:
-        """The field of a thought, how it is read, the exact texts around it, and whether the template knows of any."""
-        for said, tools in [(self._said(), []), *([(self._call(calling), [TOOL])] if calling else [])]:
+    def _thinking(self, convention: CallConvention | None) -> tuple[str, ReasoningTags, str, str, bool]:
+        """(key, tags, exact texts before and after, whether the template handles it) of reasoning."""
+        for said, tools in [(self._said(), []), *([(self._call(convention), [TOOL])] if convention else [])]:
             for key in KEYS:
                 if _THOUGHT in (thought := self._try([self._ask, {**said, key: _THOUGHT}], tools=tools)):
                     return (key, *self._around(said, tools, thought), True)
@@ -178,39 +179,41 @@ class _Explorer:
     def _around(self, said: dict[str, Any], tools: Sequence[Any], thought: str) -> tuple[ReasoningTags, str, str]:
         asked, silent = self._try([self._ask], True, tools), self._try([self._ask, said], tools=tools)
         front, _, rest = thought.partition(_THOUGHT)
-        shared = front[: asked_length(asked, front)]
+        shared = front[: common_prompt_length(asked, front)]
         before = front[len(shared) :]
-        if not before.strip():  # the prompt opens the thought itself
+        if not before.strip():  # the prompt opens the block
             before = (re.search(r"\S+\s*\Z", shared) or [""])[0] + before
-        told = silent[asked_length(asked, silent) :]  # without a thought
+        told = silent[common_prompt_length(asked, silent) :]  # without reasoning
         if _SAY in told:
             answer, after = told.partition(_SAY)[0].strip(), rest.partition(_SAY)[0]
-        elif before.strip() and told.startswith(before):  # an empty block stands in for a thought
+        elif before.strip() and told.startswith(before):  # an empty block replaces missing reasoning
             closing = re.match(rf"\s*{re.escape(before.strip().replace('<', '</', 1))}\s*", rest)
             answer, after = "", closing[0] if closing else ""
         else:
-            answer, after = "", rest.removesuffix(rest[len(rest) - shared_length(rest[::-1], told[::-1]) :])
+            answer, after = "", rest.removesuffix(rest[len(rest) - common_prefix_length(rest[::-1], told[::-1]) :])
         if before.strip() in answer or not after.strip().endswith(answer) or answer == after.strip():
             answer = ""
         return ReasoningTags(before.strip(), after.strip().removesuffix(answer).strip(), answer), before, after
 
     # Tools -----------------------------------------------------------------------------------------------------------
 
-    def _how_to_call(self, told: str) -> Calling | None:
-        """How a message that only calls has to look; None where the template writes no call."""
-        for calling in (Calling(as_object, empty) for as_object in (True, False) for empty in ("", None, _ABSENT)):
-            whole = self._try([self._ask, self._call(calling)], tools=[TOOL])
-            called = whole[asked_length(told, whole) :]
+    def _call_convention(self, told: str) -> CallConvention | None:
+        """How a message with only calls must look; None if the template renders no calls."""
+        for convention in (
+            CallConvention(as_object, empty) for as_object in (True, False) for empty in ("", None, _ABSENT)
+        ):
+            whole = self._try([self._ask, self._call(convention)], tools=[TOOL])
+            called = whole[common_prompt_length(told, whole) :]
             if whole.count(_VALUE) == 1 and CALL.name in called:
-                return calling._replace(by_id=CALL.name not in called.replace(CALL.id, ""))
+                return convention._replace(by_id=CALL.name not in called.replace(CALL.id, ""))
         return None
 
-    def _with_tools(self, plain: TemplateTraits, calling: Calling, wanted: str) -> TemplateTraits:
-        said = self._call(calling)
+    def _with_tools(self, plain: TemplateTraits, convention: CallConvention, wanted: str) -> TemplateTraits:
+        said = self._call(convention)
         told = self._try([self._ask], generate=True, tools=[TOOL])
         whole = self._try([self._ask, said], tools=[TOOL])
-        types = self._try([self._ask, self._call(calling, call=_TYPES)], tools=[TOOL])
-        found = self._format(whole[asked_length(told, whole) :], types, wanted)
+        types = self._try([self._ask, self._call(convention, call=_TYPES)], tools=[TOOL])
+        found = self._format(whole[common_prompt_length(told, whole) :], types, wanted)
         if not found:
             return plain
         ends = (plain.end, *self._stops, *tool_format(found).syntax.stop)
@@ -222,38 +225,40 @@ class _Explorer:
         shared = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(last, inner, strict=False))]
         following = inner[len(shared)] if len(inner) > len(shared) else ""
         end = next((token for token in (*reversed(shared), *last) if token in ends), "") or following or plain.end
-        twice = self._try([self._ask, self._call(calling, 2)], tools=[TOOL])
+        twice = self._try([self._ask, self._call(convention, 2)], tools=[TOOL])
         offers, parallel = CALL.name in told, twice.count(_VALUE) == 2
-        return replace(plain, call_end=end, format_name=found, offers=offers, calling=calling, parallel=parallel)
+        return replace(
+            plain, call_end=end, format_name=found, describes_tools=offers, convention=convention, parallel=parallel
+        )
 
     def _tail(self, text: str) -> list[str]:
-        """The added tokens at the end of a text, white space between them."""
+        """The added tokens at the end of a text, separated only by white space."""
         found = self._ends_with.search(text)
         return self._run(found[0]) if found else []
 
     def _tail_run(self, within: str, last: list[str]) -> list[str]:
-        """The added tokens of a text from where those of `last` begin."""
+        """The added tokens of a text from the first of `last` on."""
         start = within.find(last[0]) if last else -1
         if start < 0:
             first = self._token.search(within)
             return self._run(within[first.start() :]) if first else []
         return self._run(within[start:])
 
-    def _call(self, calling: Calling, times: int = 1, call: ToolCall = CALL) -> dict[str, Any]:
-        calls = [named(call, number) if calling.by_id else call for number in range(times)]
-        said = calling.message(calls)
+    def _call(self, convention: CallConvention, times: int = 1, call: ToolCall = CALL) -> dict[str, Any]:
+        calls = [with_name_in_id(call, number) if convention.by_id else call for number in range(times)]
+        said = convention.message(calls)
         return {**said, "content": self._content("")["content"]} if said.get("content") == "" else said
 
     def _content(self, text: str) -> dict[str, Any]:
         return {"content": self._message("user", text)["content"] if text else ""}
 
     def _format(self, reply: str, types: str, wanted: str) -> str:
-        """The form that reads the call in a reply; of several the one that writes it, and `_TYPES`, most alike.
+        """The format that parses the call in a reply; of several, the one that writes it, and `_TYPES`, most alike.
 
-        Of forms that write the same, it is the one whose own text that is.
+        Of formats that write the same text, the one that defines it.
         """
         names = [wanted] if wanted in TOOL_FORMATS else TOOL_FORMATS
-        texts = [reply]  # the tokens that end the turn are none of the form's
+        texts = [reply]  # without the tokens that end the turn
         while (cut := re.sub(rf"{self._token.pattern}\s*\Z", "", texts[-1])) != texts[-1]:
             texts.append(cut)
         closed = self._closed.sub("", reply)
@@ -267,22 +272,22 @@ class _Explorer:
         return max(readers, key=likeness, default="")
 
 
-def named(call: ToolCall, number: int) -> ToolCall:
-    """The call with an id that tells its name, as Kimi's do; one that has such an id keeps it."""
+def with_name_in_id(call: ToolCall, number: int) -> ToolCall:
+    """The call with an id that contains the tool's name, as Kimi's ids do. Such an id is kept."""
     told = f"functions.{call.name}:"
     return call if call.id.startswith(told) else replace(call, id=f"{told}{number}")
 
 
-def asked_length(prompt: str, whole: str) -> int:
-    """How much of a prompt a text begins with that has the reply too, never a part of a token or word."""
+def common_prompt_length(prompt: str, whole: str) -> int:
+    """The length of the prompt at the beginning of `whole`, which also has the reply. Never splits a token or word."""
     if whole.startswith(prompt):
         return len(prompt)
-    alike = whole[: shared_length(prompt, whole)]
+    alike = whole[: common_prefix_length(prompt, whole)]
     return len(alike) - len(re.split(r"(?<=[\s>\]])", alike)[-1])
 
 
-def shared_length(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
+def common_prefix_length(one: str, other: str) -> int:
+    """The length of the common prefix of two texts."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""How a chat template writes rounds, as pieces of text: from a table of ours, or from the tokenizer's own Jinja."""
+"""Writes dialogues as spans by a built-in template (templates.toml). Knows no loss scale."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any, Literal, NamedTuple, Protocol
 from swift.chat import Image
 from swift.template.template import Element, Template
 
-Kind = Literal["template", "format", "given", "system", "environment", "reply", "stop"]
-"""Who wrote a text. Special tokens are read in what a template wrote, a form's marks in what it and the model wrote.
+Kind = Literal["template", "format", "given", "system", "tool_output", "reply", "stop"]
+"""The author of a text. It decides which special tokens are recognised in it: all in text of the template, those of
+the tool-call format in text of the format and the model, none in text of users and tools.
 
-`system` is the text of a system message that comes after the first turn.
+`system` is a system message after the first turn.
 """
 
 
 class Span(NamedTuple):
-    """A part of a rendered dialogue. `ids` stand for a piece that is tokens, `image` for one that is a picture.
+    """A part of a rendered dialogue. `scale`: (text, weight) of its parts; `ids` replaces its text by token ids.
 
-    `behind` is the text before it, back to the last special token, where the piece is tokenised as going on from it.
+    `context`: the text before it, back to the last special token, if both are tokenised together.
     """
 
     text: str
@@ -28,65 +29,65 @@ class Span(NamedTuple):
     scale: tuple[tuple[str, float], ...] = ()
     ids: tuple[int, ...] = ()
     image: Image | None = None
-    behind: str = ""
+    context: str = ""
 
 
 NOTHING = Span("", "given")
 
 
 ReplyPart = tuple[str, Kind, float | None]
-"""A part of the assistant's turn: its text, who wrote it, and the weight that the message itself gives."""
+"""A part of the assistant's turn: (text, author, weight of the message)."""
 
 
 class Turn(NamedTuple):
-    """What the model is told by whom, and what it answers, in order.
+    """A prompt of the user or a tool, and the reply.
 
-    `raw`: what it is told is a whole turn already, up to where the assistant speaks.
+    `raw`: the prompt is a complete turn, up to the beginning of the reply.
     """
 
-    told: tuple[Span, ...]
+    prompt: tuple[Span, ...]
     by_tool: bool
     raw: bool
     reply: tuple[ReplyPart, ...]
 
     @property
     def query(self) -> str:
-        return "".join(piece.text for piece in self.told)
+        return "".join(span.text for span in self.prompt)
 
     @property
     def by_user(self) -> Turn:
-        """The same turn with its system messages as words of the user's, each on lines of its own."""
-        pieces: list[Span] = []
+        """The turn with its system messages as text of the user, on separate lines."""
+        spans: list[Span] = []
         before: Kind = "given"
-        for piece in self.told:
-            if pieces and "system" in (piece.kind, before):
-                pieces.append(Span("\n", "given"))
-            pieces.append(piece._replace(kind="given") if piece.kind == "system" else piece)
-            before = piece.kind
-        return self._replace(told=tuple(pieces))
+        for span in self.prompt:
+            if spans and "system" in (span.kind, before):
+                spans.append(Span("\n", "given"))
+            spans.append(span._replace(kind="given") if span.kind == "system" else span)
+            before = span.kind
+        return self._replace(prompt=tuple(spans))
 
 
 class Writer(Protocol):
-    """What a Renderer needs of a chat template: what closes a reply, and what stands before each."""
+    """What the Renderer needs of a built-in template: the end of replies, and the spans before each."""
 
     closing: list[Span]
     default_system: str
 
-    def asking(self, system: Span, turns: Sequence[Turn]) -> list[list[Span]]:
-        """For each turn, all that stands between the reply before it (or the beginning) and its own reply."""
+    def prompts(self, system: Span, turns: Sequence[Turn]) -> list[list[Span]]:
+        """For each turn, the spans between the previous reply (or the beginning) and its reply."""
         ...
 
 
 class TableWriter:
-    """Writes by a table of templates.toml. `opening` is the token that the tokenizer itself puts first, if any.
+    """Renders by a table of templates.toml. `opening`: the token that the tokenizer puts first, if any.
 
-    `mark` is the token at which the model sees an image, "" where it sees none.
+    `mark`: the image token of the model, "" if it takes no images.
     """
 
     def __init__(self, template: Template, tokenizer: Any, opening: int | None, mark: str = "") -> None:
         self._around_image = (template.image or mark).split(mark) if mark else []
         if mark and len(self._around_image) != 2:
-            raise ValueError(f"template {template.name!r} shows an image as {template.image!r}, this model at {mark!r}")
+            raise ValueError(f"template {template.name!r} has the image token {template.image!r}, this model {mark!r}")
         self.template = template
         self.tokenizer = tokenizer
         self.default_system = template.default_system
@@ -94,52 +95,52 @@ class TableWriter:
         bos = tokenizer.bos_token_id
         begins = template.auto_add_bos and bos is not None and bos == opening
         self._bos = [Span(tokenizer.decode([bos]), "template", ids=(bos,))] if begins else []
-        self._apart = _turns_apart(template)
+        self._separate = _separate_turns(template)
 
-    def asking(self, system: Span, turns: Sequence[Turn]) -> list[list[Span]]:
-        """Raises ValueError for a system text or a further round that the template has no place for."""
+    def prompts(self, system: Span, turns: Sequence[Turn]) -> list[list[Span]]:
+        """As in Writer. Raises ValueError for a system prompt or a second round that the template cannot render."""
         if self.template.chat_sep is None and len(turns) > 1:
-            raise ValueError(f"template {self.template.name!r} takes a single round, this dialogue has {len(turns)}")
+            raise ValueError(f"template {self.template.name!r} supports a single round, this dialogue has {len(turns)}")
         between = self._elements(self.template.chat_sep or (), "template")
         asked: list[list[Span]] = []
         for index, turn in enumerate(turns):
-            asked.append((between if index else self._open(system)) + self._asked(turn, index))
+            asked.append((between if index else self._open(system)) + self._prompt(turn, index))
         return asked
 
-    def _asked(self, turn: Turn, index: int) -> list[Span]:
-        """What the turn is told, up to where the assistant speaks."""
+    def _prompt(self, turn: Turn, index: int) -> list[Span]:
+        """The prompt of a turn, up to the beginning of the reply."""
         if turn.raw:
-            return self._framed(turn.told)
-        if any(piece.kind == "system" for piece in turn.told):
+            return self._framed(turn.prompt)
+        if any(span.kind == "system" for span in turn.prompt):
             return self._with_system(turn, index)
         shape = (self.template.tool_prompt if turn.by_tool else None) or self.template.prompt
-        return self._elements(shape, "template", query=self._framed(turn.told), round=index)
+        return self._elements(shape, "template", query=self._framed(turn.prompt), round=index)
 
     def _with_system(self, turn: Turn, index: int) -> list[Span]:
-        """System messages in their place, where the template's system text is a turn of its own; else as the user's."""
-        if self._apart is None or turn.by_tool:
-            return self._asked(turn.by_user, index)
-        pieces: list[Span] = []
-        for system, run in groupby(turn.told, key=lambda piece: piece.kind == "system"):
+        """System messages as turns if the template has such turns, else as text of the user."""
+        if self._separate is None or turn.by_tool:
+            return self._prompt(turn.by_user, index)
+        spans: list[Span] = []
+        for system, run in groupby(turn.prompt, key=lambda span: span.kind == "system"):
             if system:
-                for piece in run:
-                    pieces += self._elements((self._apart.system,), "template", system=piece)
+                for span in run:
+                    spans += self._elements((self._separate.system,), "template", system=span)
             else:
-                pieces += self._elements((self._apart.user,), "template", query=self._framed(list(run)), round=index)
-        return [*pieces, Span(self._apart.assistant, "template")]
+                spans += self._elements((self._separate.user,), "template", query=self._framed(list(run)), round=index)
+        return [*spans, Span(self._separate.assistant, "template")]
 
     def _framed(self, told: Sequence[Span]) -> list[Span]:
-        pieces: list[Span] = []
-        for piece in told:
-            before, after = self._around_image if piece.image else ("", "")
-            pieces += [Span(before, "template"), piece, Span(after, "template")]
-        return [piece for piece in pieces if piece.text]
+        spans: list[Span] = []
+        for span in told:
+            before, after = self._around_image if span.image else ("", "")
+            spans += [Span(before, "template"), span, Span(after, "template")]
+        return [span for span in spans if span.text]
 
     def _open(self, system: Span) -> list[Span]:
         if not system.text:
             return self._bos + self._elements(self.template.prefix, "template")
         if self.template.system_prefix is None:
-            raise ValueError(f"template {self.template.name!r} has no place for a system text: {system.text[:40]!r}")
+            raise ValueError(f"template {self.template.name!r} does not support a system prompt: {system.text[:40]!r}")
         return self._bos + self._elements(self.template.system_prefix, "template", system=system)
 
     def _elements(
@@ -153,33 +154,33 @@ class TableWriter:
     ) -> list[Span]:
         given = {"{{SYSTEM}}": [system], "{{QUERY}}": query}
         numbers = {"{{ROUND0}}": str(round), "{{ROUND1}}": str(round + 1)}
-        pieces: list[Span] = []
+        spans: list[Span] = []
         for element in elements:
             if isinstance(element, tuple):
                 ids = tuple(self._token(each) for each in element)
-                pieces.append(Span(self.tokenizer.decode(list(ids)), kind, ids=ids))
+                spans.append(Span(self.tokenizer.decode(list(ids)), kind, ids=ids))
                 continue
             for text in re.split(r"(\{\{[A-Z0-9]+\}\})", element):
-                pieces += given.get(text, [Span(numbers.get(text, text), kind)])
-        return [piece for piece in pieces if piece.text]
+                spans += given.get(text, [Span(numbers.get(text, text), kind)])
+        return [span for span in spans if span.text]
 
     def _token(self, name: str | int) -> int:
         token = name if isinstance(name, int) else getattr(self.tokenizer, name)  # e.g. "eos_token_id"
         if token is None:
-            raise ValueError(f"template {self.template.name!r} needs the tokenizer's {name}, which it does not have")
+            raise ValueError(f"template {self.template.name!r} needs the tokenizer's {name}, which is not set")
         return int(token)
 
 
-class _Apart(NamedTuple):
-    """The turns of a template one by one; `assistant` is what opens a reply."""
+class _SeparateTurns(NamedTuple):
+    """The system and user turns of a template. `assistant`: the text that opens a reply."""
 
     system: str
     user: str
     assistant: str
 
 
-def _turns_apart(of: Template) -> _Apart | None:
-    """The turns of a template whose every turn ends with the text that ends a reply; None for other templates."""
+def _separate_turns(of: Template) -> _SeparateTurns | None:
+    """The turns of a template in which every turn ends with the text that ends a reply; None for others."""
     system, asked, end = _one_text(of.system_prefix), _one_text(of.prompt), _one_text(of.suffix)
     if not (system and asked and end):
         return None
@@ -190,7 +191,7 @@ def _turns_apart(of: Template) -> _Apart | None:
     if between.strip() or not after_query.startswith(end + between):
         return None
     opening = after_query.removeprefix(end + between)
-    return _Apart(system.removeprefix(_one_text(of.prefix) or ""), asked.removesuffix(opening), opening)
+    return _SeparateTurns(system.removeprefix(_one_text(of.prefix) or ""), asked.removesuffix(opening), opening)
 
 
 def _one_text(elements: Sequence[Element] | None) -> str | None:

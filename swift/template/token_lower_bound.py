@@ -1,4 +1,4 @@
-"""How many tokens a text has at least, told by its length alone. Knows no template and no model."""
+"""A lower bound on the number of tokens of a text, from its length alone. Knows no template and no model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import string
 from typing import Any
 
 _KEEP = {"ByteLevel", "Metaspace", "Split", "Digits", "UnicodeScripts", "Sequence"}
-"""Pre-tokenizers that drop nothing of a text, unless they say `Removed`."""
-_MARKS = bytes(set(range(128)) - set((string.ascii_letters + string.digits).encode()))
-_WRITTEN_MARKS = re.compile(r"[!-/:-@\[-`{-~ĠĊĉč]")
-"""Spaces and punctuation, the stuff of the longest tokens of a vocabulary: in texts, and as byte-level tokens do it."""
+"""Pre-tokenizers that keep all of a text, unless their behaviour is `Removed`."""
+_PUNCTUATION = bytes(set(range(128)) - set((string.ascii_letters + string.digits).encode()))
+_TOKEN_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~ĠĊĉč]")
+"""White space and punctuation, which the longest tokens consist of: in texts, and in byte-level tokens."""
 _SHRINKS = 3
-"""Bytes of a text that become one when Unicode is composed (NFC), at most: three letters of Hangul, a Kelvin sign."""
+"""The largest ratio of bytes before and after NFC: three letters of Hangul, the Kelvin sign."""
 _WINDOW = 1 << 20
 
 
 class TokenLowerBound:
-    """A lower bound on the tokens of a text: its bytes, divided by those of the longest token.
+    """A lower bound: the bytes of a text divided by those of the longest token.
 
-    Counted twice, once all bytes and once without spaces and punctuation. 0, which says nothing, for tokenizers that
-    drop or shrink parts of a text in ways that have no bound.
+    The larger of two bounds, with and without white space and punctuation. 0 for tokenizers that drop or shrink text
+    without a bound.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -32,28 +32,28 @@ class TokenLowerBound:
         of_bytes = "ByteLevel" in json.dumps(pre_tokenizer)
         self._ascii, self._other = _shrinks(normalizer)
         takes_more = any(token.lstrip or token.rstrip for token in tokenizer.added_tokens_decoder.values())
-        # Only some of the library's models have byte_fallback.
+        # Only some models of the tokenizers library have byte_fallback.
         keeps = of_bytes or getattr(backend.model, "byte_fallback", False)
         if not keeps or takes_more or _drops(pre_tokenizer):
             self._ascii = self._other = 0
         self._unknown = _unknown(own) if of_bytes else b""
-        if of_bytes:  # a letter of such a token stands for one byte
-            lengths = [(len(token), len(_WRITTEN_MARKS.sub("", token))) for token in own]
+        if of_bytes:  # each character of such a token is one byte
+            lengths = [(len(token), len(_TOKEN_PUNCTUATION.sub("", token))) for token in own]
         else:
-            lengths = [(len(token), len(token.translate(None, _MARKS))) for token in map(str.encode, own)]
-        lengths += [(len(token), len(token.translate(None, _MARKS))) for token in added]
+            lengths = [(len(token), len(token.translate(None, _PUNCTUATION))) for token in map(str.encode, own)]
+        lengths += [(len(token), len(token.translate(None, _PUNCTUATION))) for token in added]
         self._longest = max(1, *(length for length, _ in lengths))
         self._longest_word = max(1, *(word for _, word in lengths))
 
     def __call__(self, text: str, enough: int) -> int:
-        """At least so many tokens; counting ends beyond `enough`."""
+        """The bound for a text. Stops counting once it exceeds `enough`."""
         shrinks = self._ascii if text.isascii() else self._other
         if not shrinks:
             return 0
         size = word = least = 0
         for start in range(0, len(text), _WINDOW):
             data = text[start : start + _WINDOW].encode(errors="replace").translate(None, self._unknown)
-            size, word = size + len(data), word + len(data.translate(None, _MARKS))
+            size, word = size + len(data), word + len(data.translate(None, _PUNCTUATION))
             least = max(size // (shrinks * self._longest), word // (shrinks * self._longest_word))
             if least > enough:
                 break
@@ -61,12 +61,12 @@ class TokenLowerBound:
 
 
 def _parts(component: Any) -> dict[str, Any] | None:
-    """A normalizer or pre-tokenizer as tokenizer.json has it."""
+    """A normalizer or pre-tokenizer as in tokenizer.json."""
     return None if component is None else json.loads(component.__getstate__())
 
 
 def _unknown(vocabulary: dict[str, int]) -> bytes:
-    """The bytes that a byte-level vocabulary lacks, which become no token."""
+    """The bytes that a byte-level vocabulary lacks, which are dropped."""
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in visible]
     letters = {**{byte: chr(byte) for byte in visible}, **{byte: chr(256 + n) for n, byte in enumerate(hidden)}}
@@ -74,7 +74,7 @@ def _unknown(vocabulary: dict[str, int]) -> bytes:
 
 
 def _shrinks(normalizer: dict[str, Any] | None) -> tuple[int, int]:
-    """How many bytes may become one, in ASCII and in other texts; 0: there is no bound."""
+    """(ASCII, other): the largest shrinkage in bytes; 0 if it is unbounded."""
     if normalizer is None or normalizer["type"] == "Prepend":
         return 1, 1
     if normalizer["type"] == "NFC":

@@ -1,4 +1,4 @@
-"""Rows that are longer than the model may read: left out, cut at a turn, or refused. Never cut inside a turn."""
+"""Samples that are too long: dropped, truncated at a turn, or an error. Never truncates within a turn."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from swift.chat import Conversation, Message, Sample
 from swift.template.render import Renderer
 
 Strategy = Literal["delete", "truncation_left", "error"]
-Fate = Literal["kept", "cut", "dropped", "unrendered"]
-FATES: tuple[Fate, ...] = ("kept", "cut", "dropped")
-"""What becomes of a row by its length. One that the template or the text form refuses is `unrendered`."""
+Status = Literal["kept", "cut", "dropped", "unrendered"]
+STATUSES: tuple[Status, ...] = ("kept", "cut", "dropped")
+"""The result of the length check. A row that the template or the tool-call format rejects is `unrendered`."""
 CHUNK = 128
-"""Rows that a process takes at a time."""
+"""Rows per task of a worker process."""
 MANY = 2000
-"""Rows from which on starting processes pays."""
+"""Fewer rows are tokenised in the main process."""
 
 
 class Truncated(NamedTuple):
-    """A sample within the limit, or None and why there is none. `conversation` is its row as it was kept.
+    """A sample within the limit, or None and the reason. `conversation`: its row after truncation.
 
-    `part` counts the samples of a dialogue that takes several, from 0.
+    `part`: the index of the sample in its dialogue.
     """
 
     conversation: Conversation
     sample: Sample | None
-    fate: Fate
+    status: Status
     reason: str = ""
     part: int = 0
 
     @property
     def rule(self) -> str:
-        """The rule that a row breaks which is left out."""
-        return "unrendered" if self.fate == "unrendered" else "length"
+        """The rule that a dropped row breaks."""
+        return "unrendered" if self.status == "unrendered" else "length"
 
 
 class SampleRef(NamedTuple):
-    """One sample of a row, by its number, where rows are tokenised when they are needed."""
+    """A reference to one sample of a row, for lazy tokenisation."""
 
     row: Conversation
     number: int
 
 
 class SampleRefs(Sequence[SampleRef]):
-    """The parts of rows, which are read when they are asked for. Lays each row out once to count its samples."""
+    """References to the samples of rows, which are read lazily. Renders each row once to count its samples."""
 
     def __init__(self, renderer: Renderer, rows: Sequence[Conversation]) -> None:
         self._rows = rows
@@ -72,7 +72,7 @@ class SampleRefs(Sequence[SampleRef]):
 
 
 def sample_refs(renderer: Renderer, row: Conversation) -> list[SampleRef]:
-    """The parts of a row; one that cannot be laid out is one part."""
+    """References to the samples of a row; one reference for a row that cannot be rendered."""
     if not renderer.uses_tokenizer_template:
         return [SampleRef(row, 0)]
     try:
@@ -82,63 +82,65 @@ def sample_refs(renderer: Renderer, row: Conversation) -> list[SampleRef]:
 
 
 class Outcome(NamedTuple):
-    """What became of a row, and which it was; less than a Fitted, for it is sent from process to process."""
+    """The result for a sample and its place. Smaller than Truncated, because processes exchange it."""
 
     sample: Sample | None
     source: str
     line: int
-    fate: Fate
+    status: Status
     reason: str
 
 
 class LengthReport:
-    """How many samples of each source met each fate, and the reasons of those that were dropped or not rendered."""
+    """Counts of samples by source and status, and the reasons of dropped and unrendered ones."""
 
     def __init__(self) -> None:
-        self.fates: dict[str, Counter[Fate]] = {}
+        self.counts: dict[str, Counter[Status]] = {}
         self.rows: Counter[str] = Counter()
-        self.reasons: list[str] = []
+        self.dropped: list[str] = []
         self.unrendered: list[str] = []
 
-    def add(self, source: str, line: int, fate: Fate, reason: str) -> None:
-        self.fates.setdefault(source, Counter())[fate] += 1
+    def add(self, source: str, line: int, status: Status, reason: str) -> None:
+        self.counts.setdefault(source, Counter())[status] += 1
         if reason:
-            (self.unrendered if fate == "unrendered" else self.reasons).append(f"{source}:{line}: {reason}")
+            (self.unrendered if status == "unrendered" else self.dropped).append(f"{source}:{line}: {reason}")
 
-    def lines(self, named: int = 5) -> list[str]:
-        """For people: a line a source, then the first `named` rows of each fate that has reasons."""
+    def lines(self, with_name_in_id: int = 5) -> list[str]:
+        """The report as text: one line per source, then the first `named` reasons per status."""
         found = [
-            f"length: {source}: " + ", ".join(f"{fates[fate]} {fate}" for fate in FATES) + self._samples(source)
-            for source, fates in self.fates.items()
+            f"length: {source}: "
+            + ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+            + self._samples(source)
+            for source, counts in self.counts.items()
         ]
         return [
             *found,
-            *_first("length", self.reasons, named, "dropped"),
-            *_first("unrendered", self.unrendered, named, "not rendered"),
+            *_first("length", self.dropped, with_name_in_id, "dropped"),
+            *_first("unrendered", self.unrendered, with_name_in_id, "not rendered"),
         ]
 
     def _samples(self, source: str) -> str:
-        """Told where dialogues take several samples: the template rewrites their earlier rounds."""
-        samples, rows = self.fates[source].total(), self.rows[source]
+        """The number of samples, if the template makes several per row."""
+        samples, rows = self.counts[source].total(), self.rows[source]
         return f" ({samples} samples of {rows} rows)" if samples > rows else ""
 
 
-def _first(rule: str, reasons: list[str], named: int, fate: str) -> list[str]:
-    more = len(reasons) - named
-    rest = [f"{rule}: ... and {more} more rows {fate}"] if more > 0 else []
-    return [*(f"{rule}: {reason}" for reason in reasons[:named]), *rest]
+def _first(rule: str, dropped: list[str], with_name_in_id: int, status: str) -> list[str]:
+    more = len(dropped) - with_name_in_id
+    rest = [f"{rule}: ... and {more} more rows {status}"] if more > 0 else []
+    return [*(f"{rule}: {reason}" for reason in dropped[:with_name_in_id]), *rest]
 
 
 def truncate(renderer: Renderer, conversation: Conversation, max_length: int, strategy: Strategy) -> list[Truncated]:
-    """Render the samples of a row within `max_length` tokens (-1: no limit).
+    """The samples of a row, each within `max_length` tokens (-1: no limit).
 
-    `truncation_left` leaves out the oldest rounds, never the system text or the closing token; plain text loses
-    its beginning. Raises ValueError under `error`, for a row that is too long.
+    `truncation_left` drops the oldest rounds, never the system prompt or the final stop token; plain text loses its
+    beginning. With `error`, raises ValueError for a row that is too long.
     """
     try:
         samples = renderer.samples(conversation)
         return [
-            _fit(renderer, conversation, sample, part, samples, max_length, strategy)
+            _truncate(renderer, conversation, sample, part, samples, max_length, strategy)
             for part, sample in enumerate(samples)
         ]
     except _TooLongError:
@@ -148,10 +150,10 @@ def truncate(renderer: Renderer, conversation: Conversation, max_length: int, st
 
 
 class _TooLongError(ValueError):
-    """A row is longer than it may be."""
+    """A row is too long."""
 
 
-def _fit(
+def _truncate(
     renderer: Renderer,
     conversation: Conversation,
     sample: Sample,
@@ -172,17 +174,17 @@ def _fit(
         return Truncated(conversation, None, "dropped", over, part)
     if conversation.is_text:
         return Truncated(conversation, _tail(sample, max_length), "cut")
-    # a dialogue up to its part's last reply is one with the part at its end
+    # cut the dialogue after the sample's last reply, so that the sample is its last one
     whole = conversation if part == len(samples) - 1 else _up_to(renderer, conversation, part)
     for shorter in _shorter(whole):
         cut = renderer.samples(shorter)[-1]
         if len(cut.tokens) <= max_length:
             return Truncated(shorter, cut, "cut", part=part)
-    return Truncated(conversation, None, "dropped", f"{over}, and its last round alone is too long", part)
+    return Truncated(conversation, None, "dropped", f"{over}, and its last round is too long by itself", part)
 
 
 def _up_to(renderer: Renderer, conversation: Conversation, part: int) -> Conversation:
-    """The longest beginning of a dialogue that takes `part + 1` samples."""
+    """The longest beginning of a dialogue that has `part + 1` samples."""
     messages = conversation.messages
     ends = [index + 1 for index, message in enumerate(messages) if message.role == "assistant"]
     for end in reversed(ends):
@@ -201,63 +203,63 @@ def truncate_all(
     processes: int = 1,
     watch: Callable[[Iterable[list[Outcome]]], Iterable[list[Outcome]]] = iter,
 ) -> Iterator[Sample]:
-    """The samples of the rows that fit, in order; `lengths` keeps account of all of them, and `watch` sees them pass.
+    """The samples of the rows that fit, in order. Counts all in `lengths`; `watch` wraps the stream, to show progress.
 
-    A sequence can be shared out among `processes`, which read it themselves and are never far ahead.
+    With several `processes`, worker processes read the sequence themselves, a bounded number of chunks ahead.
     """
-    settle = partial(_settle, renderer, max_length, strategy)
+    to_outcomes = partial(_outcomes, renderer, max_length, strategy)
     if processes > 1 and isinstance(rows, Sequence):
-        found: Iterable[list[Outcome]] = _shared_out(settle, rows, processes)
+        found: Iterable[list[Outcome]] = _in_processes(to_outcomes, rows, processes)
     else:
-        found = map(settle, rows)
+        found = map(to_outcomes, rows)
     for row in watch(found):
-        for sample, source, line, fate, reason in row:
-            lengths.add(source, line, fate, reason)
+        for sample, source, line, status, reason in row:
+            lengths.add(source, line, status, reason)
             if sample is not None:
                 yield sample
         lengths.rows[row[0].source] += 1
 
 
-def _settle(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> list[Outcome]:
+def _outcomes(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> list[Outcome]:
     fitted = truncate(renderer, row, max_length, strategy)
-    return [Outcome(each.sample, row.source, row.line, each.fate, each.reason) for each in fitted]
+    return [Outcome(each.sample, row.source, row.line, each.status, each.reason) for each in fitted]
 
 
 def processes_for(rows: int) -> int:
-    """As many as there are cores for this process, where the rows are many and the system can fork."""
+    """The number of worker processes: all available cores on Linux for MANY rows, else 1."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     return cores if rows >= MANY else 1
 
 
-def _shared_out(
-    settle: Callable[[Conversation], list[Outcome]], rows: Sequence[Conversation], processes: int
+def _in_processes(
+    to_outcomes: Callable[[Conversation], list[Outcome]], rows: Sequence[Conversation], processes: int
 ) -> Iterator[list[Outcome]]:
     chunks = iter([range(at, min(at + CHUNK, len(rows))) for at in range(0, len(rows), CHUNK)])
-    # forked, so that neither the tokenizer nor rows have to be sent
+    # fork: neither the tokenizer nor rows have to be pickled
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, context, _begin, (settle, rows)) as pool:
-        waiting = deque(pool.submit(_settle_chunk, chunk) for chunk in islice(chunks, 2 * processes + 1))
+    with ProcessPoolExecutor(processes, context, _begin, (to_outcomes, rows)) as pool:
+        waiting = deque(pool.submit(_truncate_chunk, chunk) for chunk in islice(chunks, 2 * processes + 1))
         while waiting:
-            settled = waiting.popleft().result()
-            waiting += [pool.submit(_settle_chunk, chunk) for chunk in islice(chunks, 1)]
-            yield from settled
+            to_outcomesd = waiting.popleft().result()
+            waiting += [pool.submit(_truncate_chunk, chunk) for chunk in islice(chunks, 1)]
+            yield from to_outcomesd
 
 
 _WORK: list[tuple[Callable[[Conversation], list[Outcome]], Sequence[Conversation]]] = []
-"""In a process of the pool: what it does to a row, and the rows."""
+"""In a worker process: the function for a row, and the rows."""
 
 
-def _begin(settle: Callable[[Conversation], list[Outcome]], rows: Sequence[Conversation]) -> None:
-    _WORK[:] = [(settle, rows)]
+def _begin(to_outcomes: Callable[[Conversation], list[Outcome]], rows: Sequence[Conversation]) -> None:
+    _WORK[:] = [(to_outcomes, rows)]
 
 
-def _settle_chunk(places: range) -> list[list[Outcome]]:
-    settle, rows = _WORK[0]
-    return [settle(rows[place]) for place in places]
+def _truncate_chunk(places: range) -> list[list[Outcome]]:
+    to_outcomes, rows = _WORK[0]
+    return [to_outcomes(rows[place]) for place in places]
 
 
 def _shorter(conversation: Conversation) -> Iterator[Conversation]:
-    """The row without its oldest round, without its two oldest, and so on."""
+    """The row without its oldest round, without the two oldest, and so on."""
     messages = conversation.messages
     system: tuple[Message, ...] = messages[:1] if messages[0].role == "system" else ()
     starts = [index for index, message in enumerate(messages) if message.role == "user"]
