@@ -151,7 +151,7 @@ def test_show_goes_on_behind_a_row_that_cannot_be_shown(
     shown = capsys.readouterr()
     assert shown.out.count("\n") == 3
     refused, lone = sorted(shown.err.splitlines())
-    assert refused.startswith(f"{file}:2: unrendered: template 'default-generation' takes a single round")
+    assert refused.startswith(f"{file}:2: unrendered: template 'default-generation' supports a single round")
     assert lone.startswith(f"{file}:4: lone-surrogate: response holds \\ud83d")
 
 

@@ -67,7 +67,7 @@ class TestLimits:
     def test_a_template_without_end_is_one_line(self, monkeypatch) -> None:
         monkeypatch.setattr(sandbox, "SECONDS", 0.3)
         loop, end = "{% for _ in r %}", "{% endfor %}"
-        with pytest.raises(ValueError, match=r"takes more than 0\.3 s"):
+        with pytest.raises(ValueError, match=r"takes longer than 0\.3 s"):
             made("{% set r = range(90000) %}" + loop * 3 + end * 3)
 
     def test_a_template_that_writes_too_much_is_one_line(self, monkeypatch) -> None:
@@ -85,7 +85,7 @@ class TestLimits:
         assert renderer.decode(renderer.prompt_tokens([ASK])).startswith("---68<|im_start|>user")
 
     def test_a_template_that_is_no_jinja_is_one_line(self) -> None:
-        with pytest.raises(ValueError, match="is no Jinja"):
+        with pytest.raises(ValueError, match="is not valid Jinja"):
             made("{% for %}")
 
     def test_a_template_cannot_reach_what_is_around_it(self) -> None:

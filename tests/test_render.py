@@ -403,7 +403,7 @@ class TestTheTokenizersOwnTemplate:
             "{% if messages | length > 2 %}{{ raise_exception('one round only') }}{% endif %}"
             "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
         )
-        with pytest.raises(ValueError, match="refuses this dialogue: one round only"):
+        with pytest.raises(ValueError, match="rejects this dialogue: one round only"):
             Renderer(tokenizer, None).prompt_tokens([*PLAIN[:3]])
 
     def test_a_tokenizer_without_one_asks_for_a_name(self) -> None:

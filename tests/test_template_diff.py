@@ -176,7 +176,7 @@ def test_a_refused_system_text_is_named(
         capsys.readouterr().out
     )
     assert show(folder("gemma"), [{"messages": [ASK, SAY]}], tmp_path, "--system", "S") == 0
-    assert "prompt of message 2: the chat template rejects the system text: System role" in capsys.readouterr().out
+    assert "prompt of message 2: the chat template rejects the system prompt: System role" in capsys.readouterr().out
 
 
 def test_each_sample_has_the_comparisons_of_its_own_replies(
