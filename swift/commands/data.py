@@ -122,13 +122,13 @@ def _samples(
     from swift.template.truncation import truncate
 
     found = truncate(renderer, conversation, cfg.template.max_length, cfg.template.truncation_strategy)
-    uncut = renderer.show_samples(conversation) if any(each.fate == "kept" for each in found) else []
+    uncut = renderer.show_samples(conversation) if any(each.status == "kept" for each in found) else []
     source, line = conversation.source, conversation.line
     for fitted in found:
         if fitted.sample is None:
             yield f"{source}:{line}: {fitted.rule}: {fitted.reason}"
             continue
-        is_cut = fitted.fate == "cut"
+        is_cut = fitted.status == "cut"
         rendered = _cut(renderer, fitted) if is_cut else uncut[fitted.part]
         compared = None
         if diff:
