@@ -110,7 +110,8 @@ def test_a_run_that_cannot_have_its_kernels_again_says_so(place, monkeypatch, ca
     capsys.readouterr()
     train(place, **given, resume_from_checkpoint=half)
     said = (
-        f"resume: {first} kernels trained the checkpoint and torch kernels go on, so sums differ in their last digits"
+        f"resume: {first} kernels trained the checkpoint and torch kernels continue, "
+        "so sums differ in their last digits"
     )
     assert f"{said}: SWIFT_KERNELS says so\n" in capsys.readouterr().out
     assert plan(place, "parts", 4)["kernels"] == "torch"
@@ -119,7 +120,8 @@ def test_a_run_that_cannot_have_its_kernels_again_says_so(place, monkeypatch, ca
     recorded.write_text(recorded.read_text().replace(f'"{first}"', '"avx1024"'))
     train(place, **given, resume_from_checkpoint=half)
     said = (
-        f"resume: avx1024 kernels trained the checkpoint and {first} kernels go on, so sums differ in their last digits"
+        f"resume: avx1024 kernels trained the checkpoint and {first} kernels continue, "
+        "so sums differ in their last digits"
     )
     assert f"{said}: this processor cannot run them\n" in capsys.readouterr().out
 

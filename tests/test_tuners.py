@@ -17,7 +17,7 @@ from tiny import tiny_model_folder
 
 from swift import cli, flags
 from swift import flag_groups as groups
-from swift.assembly import checkpoints, loading, merging, tuner_setup
+from swift.assembly import checkpoints, fast_path, loading, merging, tuner_setup
 from swift.chat import Sample
 from swift.commands import infer, sft, tuners
 from swift.data.rows import conversation
@@ -123,7 +123,7 @@ def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler
     monkeypatch.setattr(compiled, "start", lambda folder: "torch.compile: no g++ here")
     train(place, tmp_path / "short")
     assert "no g++ here" not in capsys.readouterr().out
-    monkeypatch.setattr(tuner_setup, "WORTH_COMPILING", 1)
+    monkeypatch.setattr(fast_path, "WORTH_COMPILING", 1)
     train(place, tmp_path / "long")
     assert "are not compiled, so steps are slower: torch.compile: no g++ here" in capsys.readouterr().out
 

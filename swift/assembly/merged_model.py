@@ -38,8 +38,8 @@ def load_merged(choice: checkpoints.Choice) -> MergedModel:
     path = location.locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
     spec = checkpoints.spec(choice, path)
     tokenizer = load.load_tokenizer(path, choice.model.trust_remote_code, spec)
-    asked, system = choice.template.template_type, choice.template.system
-    named = asked if asked != "AUTO" else spec.template if spec else None
+    requested, system = choice.template.template_type, choice.template.system
+    named = requested if requested != "AUTO" else spec.template if spec else None
     table = template(named) if named else None
     if table and system is not None:
         table = replace(table, default_system=system)

@@ -185,11 +185,11 @@ def _base_model(flags: ModelFlags, recorded: dict[str, Any], checkpoint: Path) -
     return str(name), str(revision or "master")
 
 
-def _template(asked: str, recorded: dict[str, Any], spec: ModelSpec | None) -> Template | None:
+def _template(requested: str, recorded: dict[str, Any], spec: ModelSpec | None) -> Template | None:
     """The template of the training with its system prompt; None for the tokenizer's own."""
     from swift.template.template import template
 
-    name = asked if asked != "AUTO" else recorded.get("template_type") or "AUTO"
+    name = requested if requested != "AUTO" else recorded.get("template_type") or "AUTO"
     if name == "AUTO":
         name = spec.template if spec else None
     found = template(name) if name else None

@@ -76,8 +76,8 @@ def finish(folder: Path, base: str, hub_id: str, shares: Mapping[str, Share], fl
 
 def merged(folder: Path, base: str, template: str | None, adapter: Path | None, what: str) -> None:
     """Writes the card of an exported folder, with the training sections of the adapter's card."""
-    said = (adapter / README).read_text(encoding="utf-8") if adapter and (adapter / README).is_file() else ""
-    story = said[said.index(BEGINS) : said.index(ENDS)] if BEGINS in said and ENDS in said else ""
+    card = (adapter / README).read_text(encoding="utf-8") if adapter and (adapter / README).is_file() else ""
+    story = card[card.index(BEGINS) : card.index(ENDS)] if BEGINS in card and ENDS in card else ""
     text = "\n".join(
         [
             *_front(base, "transformers", "merged" if adapter else "quantised", False, ()),

@@ -95,9 +95,9 @@ def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     if train.sft_type == "lora":
         lora.check_init(cfg.lora.init_lora_weights, cfg.lora.use_dora, bool(bits), device.type)
     check_plan(pipeline.plan(cfg))
-    asked = train.saving.resume_from_checkpoint
-    if asked not in (None, "newest") and not Path(str(asked)).expanduser().is_dir():
-        raise ValueError(f"--resume_from_checkpoint: there is no folder {asked}")
+    requested = train.saving.resume_from_checkpoint
+    if requested not in (None, "newest") and not Path(str(requested)).expanduser().is_dir():
+        raise ValueError(f"--resume_from_checkpoint: there is no folder {requested}")
     writable(train.saving.output_dir, "--output_dir")
     if train.logging.logging_dir:
         writable(train.logging.logging_dir, "--logging_dir")

@@ -34,16 +34,18 @@ COMPARED = (
 
 
 def find(
-    asked: str | None, runs: Path, versions: Mapping[int, Path], engine: str, say: Callable[[str], None]
+    requested: str | None, runs: Path, versions: Mapping[int, Path], engine: str, say: Callable[[str], None]
 ) -> Path | None:
-    """The checkpoint to resume from; None if `asked` is None. ValueError if it is missing, incomplete, or of another
-    engine."""
+    """The checkpoint to resume from; None if `requested` is None.
+
+    Raises ValueError if it is missing, incomplete, or of another engine.
+    """
     from swift.train import checkpoint
 
-    if asked is None:
+    if requested is None:
         return None
-    if asked != "newest":
-        path = Path(asked).expanduser()
+    if requested != "newest":
+        path = Path(requested).expanduser()
         if fault := checkpoint.fault(path):
             raise ValueError(f"--resume_from_checkpoint: {fault}")
         return _of_engine(path, engine)

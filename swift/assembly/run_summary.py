@@ -69,9 +69,9 @@ def write_page(cfg: TrainingConfig, result: dict[str, Any], data: Data, folder: 
 
     numbers = [(name, value) for name, value in result.items() if name != "log_history"]
     shares = [(name, *share) for name, share in data.shares.items()]
-    drawn = report.curves(result["log_history"])
-    losses = {name: points for name, points in drawn.items() if name.endswith("_loss")}
-    others = {name: points for name, points in drawn.items() if not name.endswith("_loss")}
+    curves_by_title = report.curves(result["log_history"])
+    losses = {name: points for name, points in curves_by_title.items() if name.endswith("_loss")}
+    others = {name: points for name, points in curves_by_title.items() if not name.endswith("_loss")}
     page = report.page(
         f"{cfg.model.model_type}, {cfg.train.sft_type}",
         [

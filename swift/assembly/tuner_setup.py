@@ -1,4 +1,4 @@
-"""Flags -> the tuner on a model, its fast path, dtype, quantisation, kernels, optimizer and callbacks."""
+"""Flags -> the tuner on a model, dtype, quantisation, kernels, optimizer and callbacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from swift import flags
 from swift.assembly.training_config import TrainingConfig
 from swift.flag_groups import ModelFlags, TrainFlags
-from swift.system.cache import cache_root
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
     from swift.model.quantise import Quantisation
     from swift.train.trainer import Store
 
-WORTH_COMPILING = 2e12
-"""Tokens x parameters of a run above which compiled kernels pay for the seconds of loading them."""
-FAST = ("lora", "full")
-"""Values of --sft_type with a fast path."""
 GALORE_TARGETS = ("attn", "mlp")
 """Parts of the names of the modules that GaLore's paper projects."""
 
@@ -114,101 +109,16 @@ def tune(
     return apply.tune(model, cfg.train.sft_type, values, renamed(default_targets), batches)
 
 
-def why_spread(cfg: TrainingConfig, spread: bool, world: int) -> str:
-    """Why the run cannot take the fast path, by how it is spread over devices and processes; empty if it can."""
-    from swift.tuner.registry import TUNERS
-
-    if spread:
-        return "its weights are spread"
-    return "several processes train all weights" if TUNERS[cfg.train.sft_type].full_model and world > 1 else ""
-
-
-def fuse(
-    model: Any,
-    cfg: TrainingConfig,
-    path: Path,
-    say: Callable[[str], None],
-    spread: str,
-    tokens: float,
-    before: str = "",
-) -> bool:
-    """Puts the model on the CPU fast path if flags and model allow it. Returns whether it did.
-
-    `spread`: the reason against it in how the run is spread over devices, if any. `tokens`: about how many the run
-    trains on. `before`: the kernels of the run that this one resumes, if any.
-    """
-    from swift.tuner.cpu import compiled, fused
-
-    compiled.stop()
-    train = cfg.train
-    if train.kernels.tuner_backend != "swift" or train.sft_type not in FAST or train.kernels.torch_compile:
-        return False
-    reason = spread or fused.why_not(model)
-    if train.neftune_noise_alpha and not reason:
-        reason = "NEFTune's noise depends on the length of each row"
-    if cfg.tuner.galore.galore_optim_per_parameter and cfg.tuner.galore.use_galore and not reason:
-        reason = "GaLore updates each parameter as soon as its gradient is ready"
-    whole = train.sft_type == "full"
-    if reason:
-        layers = "transformers' own layers train the model" if whole else "PEFT's own layers compute LoRA"
-        say(f"{layers}: no fast path for this run, {reason}")
-        return False
-    reason = _fuse_whole(model, cfg, path, say) if whole else _fuse_adapters(model, before, say)
-    if reason and tokens * model.num_parameters() >= WORTH_COMPILING:
-        say("compiling the fast path's kernels (20 s, once per machine)")
-        if reason := compiled.start(cache_root() / "kernels"):
-            say(f"the fast path's kernels are not compiled, so steps are slower: {reason}")
-    return True
-
-
-def _fuse_adapters(model: Any, before: str, say: Callable[[str], None]) -> str:
-    """Returns why blocks are not computed in C++; empty if they are."""
-    import torch
-
-    from swift.native.processor import TORCH
-    from swift.tuner.cpu import fused, kernels
-
-    chosen = kernels.selection(model.config, model.dtype)
-    taken = chosen.kernels
-    if before and before != taken:
-        why = kernels.why_not_again(before, model.dtype)
-        taken = taken if why else before
-        if why:
-            goes_on = f"resume: {before} kernels trained the checkpoint and {taken} kernels go on"
-            say(f"{goes_on}, so sums differ in their last digits: {why}")
-    reason = fused.fuse(model, taken)
-    measured = taken == TORCH and (chosen.seconds or before == TORCH)
-    if reason and model.dtype == torch.bfloat16 and not measured:
-        reason = chosen.how if chosen.kernels == TORCH else reason
-        say(f"blocks are computed by torch instead of C++, so steps are slower: {reason}")
-    return reason
-
-
-def _fuse_whole(model: Any, cfg: TrainingConfig, path: Path, say: Callable[[str], None]) -> str:
-    """The same for full fine-tuning, with master weights in fp32."""
-    import torch
-
-    from swift.model.devices import pick_dtype
-    from swift.tuner.cpu import fused
-
-    in_bf16 = pick_dtype(cfg.model.dtype, torch.device("cpu"), path) == "bf16"
-    dtype = torch.bfloat16 if in_bf16 else torch.float32
-    reason = fused.fuse(model.float(), dtype=dtype)
-    numbers = "products in bf16, master weights and accumulation in fp32" if in_bf16 else "everything in fp32"
-    say(f"the fast path trains the model without padding: {numbers}")
-    return reason
-
-
 def attention(train: TrainFlags, device: str) -> str | None:
     """The attention implementation of the flags; None for AUTO. Raises ValueError if it is not available."""
     if train.kernels.use_flash_attn and train.kernels.attn_impl not in ("AUTO", "flash_attention_2"):
         raise ValueError(f"--use_flash_attn true contradicts --attn_impl {train.kernels.attn_impl}: give one of them")
-    asked = "flash_attention_2" if train.kernels.use_flash_attn else train.kernels.attn_impl
-    if asked.startswith("flash") and device != "cuda":
-        raise ValueError(f"--attn_impl {asked} needs a GPU: leave it out, or use sdpa")
-    if asked.startswith("flash") and not any(map(find_spec, ("flash_attn", "flash_attn_interface", "kernels"))):
-        raise ValueError(f"--attn_impl {asked} needs the package flash-attn, which is not installed: use sdpa")
-    return None if asked == "AUTO" else asked
+    requested = "flash_attention_2" if train.kernels.use_flash_attn else train.kernels.attn_impl
+    if requested.startswith("flash") and device != "cuda":
+        raise ValueError(f"--attn_impl {requested} needs a GPU: leave it out, or use sdpa")
+    if requested.startswith("flash") and not any(map(find_spec, ("flash_attn", "flash_attn_interface", "kernels"))):
+        raise ValueError(f"--attn_impl {requested} needs the package flash-attn, which is not installed: use sdpa")
+    return None if requested == "AUTO" else requested
 
 
 def kernels(train: TrainFlags, device: str) -> dict[str, Any]:

@@ -71,16 +71,16 @@ def lint(cfg: Lint) -> int:
     from swift.data import linting
 
     bad: Counter[str] = Counter()
-    odd: Counter[str] = Counter()
+    warnings: Counter[str] = Counter()
     for finding in linting.lint(cfg.files, cfg.columns or None):
-        (odd if finding.warning else bad)[finding.rule] += 1
+        (warnings if finding.warning else bad)[finding.rule] += 1
         print(finding)
-    for what, found in (("bad rows", bad), ("warnings", odd)):
+    for what, found in (("bad rows", bad), ("warnings", warnings)):
         if found:
             counts = ", ".join(f"{number} {rule}" for rule, number in found.most_common())
             print(f"{what}: {counts}", file=sys.stderr)
     if not bad:
-        print("no bad rows" if odd else "nothing wrong", file=sys.stderr)
+        print("no bad rows" if warnings else "nothing wrong", file=sys.stderr)
     return 1 if bad else 0
 
 
@@ -186,10 +186,10 @@ def _rows(cfg: Show) -> Iterable[Conversation]:
         raise ValueError(f"--row {cfg.row}: rows are counted from 1")
     report, known = Report(), catalogue(cfg.model.registry)
     sources = [resolve(name, known) for name in cfg.file]
-    every = (row for source in sources for row in checked(source, "warning", report, say, cfg.columns or None))
+    rows = (row for source in sources for row in checked(source, "warning", report, say, cfg.columns or None))
     if cfg.row is None:
-        return every
-    found = list(islice(every, cfg.row - 1, cfg.row))
+        return rows
+    found = list(islice(rows, cfg.row - 1, cfg.row))
     if not found:
         raise ValueError(f"--row {cfg.row}: there are {report.total('kept')} good rows")
     return found

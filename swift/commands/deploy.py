@@ -293,9 +293,9 @@ def _request_log(form: str) -> Iterator[None]:
 @contextmanager
 def _quiet_end() -> Iterator[None]:
     """Ignores the signal that uvicorn raises again after a graceful shutdown, so that the exit code is 0."""
-    kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in kept.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

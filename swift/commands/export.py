@@ -183,7 +183,7 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
     with atomic_folder(folder) as new:
         file = new / f"{ready.name}-{kind}.gguf"
         begins = ready.template is None or ready.template.auto_add_bos
-        first = new / "whole.gguf" if kind in gguf_k_quants.KINDS else file
+        first = new / "f32.gguf" if kind in gguf_k_quants.KINDS else file
         in_full = "F32" if kind in gguf_k_quants.KINDS else kind
         gguf_write.write(ready.model, ready.tokenizer, ready.stops, first, in_full, ready.name, begins)
         if first != file:
@@ -255,8 +255,8 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         same = int((before.argmax(-1) == after.argmax(-1)).sum())
     moved = merging.difference(after, before)
     print(
-        f"{folder}: {ready.name} with {config.bits} bits, read back; after a golden prompt of {tokens.shape[1]} tokens "
-        f"{same} likeliest tokens are the same, and logits differ by up to {moved:.1e} of the greatest",
+        f"{folder}: {ready.name} with {config.bits} bits, read back; for a prompt of {tokens.shape[1]} tokens {same} "
+        f"argmax tokens are unchanged, and logits differ by up to {moved:.1e} of the largest",
         file=sys.stderr,
     )
     return folder

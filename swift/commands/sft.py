@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift import flags
 from swift.assembly import (
+    fast_path,
     parallelism,
     pipeline,
     preflight,
@@ -124,12 +125,12 @@ def _train(cfg: Config) -> dict[str, Any]:
     renamed = partial(load.targets, path, trust_remote_code=cfg.model.trust_remote_code, spec=spec)
     batches = pipeline.inputs(data, cfg.train.batch_size, device)
     model = tuner_setup.tune(model, cfg, spec.lora_targets if spec else (), renamed, batches)
-    packed = tuner_setup.fuse(
+    packed = fast_path.apply(
         model,
         cfg,
         path,
         say,
-        tuner_setup.why_spread(cfg, bool(spread.engine or spread.device_map), ranks.world),
+        fast_path.why_spread(cfg, bool(spread.engine or spread.device_map), ranks.world),
         pipeline.expected_tokens(cfg.train, data, ranks.world),
         resuming.recorded(resume).get("kernels", ""),
     )

@@ -62,9 +62,9 @@ def table(model: str) -> list[Line]:
         for name, tuner in TUNERS.items()
     ]
     for name, variant in VARIANTS.items():
-        said = " ".join(f"--{flag} {json.dumps(value).strip(chr(34))}" for flag, value in variant.flags.items())
+        shown = " ".join(f"--{flag} {json.dumps(value).strip(chr(34))}" for flag, value in variant.flags.items())
         trained = _trained(path, variant.of, variant.flags)
-        lines.append(Line(name, said, variant.about, variant.paper, trained, TUNERS[variant.of].merges))
+        lines.append(Line(name, shown, variant.about, variant.paper, trained, TUNERS[variant.of].merges))
     return lines
 
 

@@ -68,10 +68,12 @@ class TemplateFlags:
 
     def _check_variables(self) -> None:
         """Raises ValueError for variables that cannot be passed to a chat template."""
-        said = self.chat_template_kwargs.get("enable_thinking", self.enable_thinking)
-        if said is not None and not isinstance(said, bool):
-            raise ValueError(f"--chat_template_kwargs: enable_thinking must be true or false, not {json.dumps(said)}")
-        if self.enable_thinking is not None and said != self.enable_thinking:
+        thinking = self.chat_template_kwargs.get("enable_thinking", self.enable_thinking)
+        if thinking is not None and not isinstance(thinking, bool):
+            raise ValueError(
+                f"--chat_template_kwargs: enable_thinking must be true or false, not {json.dumps(thinking)}"
+            )
+        if self.enable_thinking is not None and thinking != self.enable_thinking:
             raise ValueError("--enable_thinking contradicts --chat_template_kwargs: give one of them")
         given = ("messages", "tools", "documents", "add_generation_prompt")
         if taken := next((name for name in given if name in self.kwargs), None):

@@ -90,9 +90,9 @@ def already_printed(line: str, env: Mapping[str, str]) -> bool:
 def reason(failures: Mapping[int, Any]) -> tuple[int, str]:
     """The exit code and the cause: the error of the process that failed first, not of those that lost their peer."""
     rank, first = min(failures.items(), key=lambda failed: (_rank_of(failed[1]), failed[1].timestamp))
-    said = first.error_file_data.get("message")
-    if isinstance(said, dict):
-        return first.exitcode, str(said["message"])
+    message = first.error_file_data.get("message")
+    if isinstance(message, dict):
+        return first.exitcode, str(message["message"])
     where = f"process {rank} of the run (pid {first.pid})"
     if first.exitcode < 0:
         hint = ", perhaps out of memory" if first.exitcode == -9 else ""
@@ -106,5 +106,5 @@ _CONSEQUENCE = "another process of this run is gone"
 
 def _rank_of(failure: Any) -> int:
     """0 for a cause, 1 for a consequence: a lost peer, or a terminated process."""
-    said = failure.error_file_data.get("message")
-    return int(failure.exitcode == -15 or (isinstance(said, dict) and _CONSEQUENCE in str(said["message"])))
+    message = failure.error_file_data.get("message")
+    return int(failure.exitcode == -15 or (isinstance(message, dict) and _CONSEQUENCE in str(message["message"])))

@@ -63,15 +63,15 @@ class StepBatches(Sampler[list[int]]):
         rows = list(range(len(self.lengths)))
         chance.shuffle(rows)
         size = self.rows_per_step
-        whole = self.rows - self.rows % size
+        in_full_steps = self.rows - self.rows % size
         steps = []
-        for start in range(0, whole, size * POOL):
-            pool = self._by_length(rows[start : min(start + size * POOL, whole)])
+        for start in range(0, in_full_steps, size * POOL):
+            pool = self._by_length(rows[start : min(start + size * POOL, in_full_steps)])
             cut = [pool[at : at + size] for at in range(0, len(pool), size)]
             chance.shuffle(cut)
             steps += cut
-        if whole < self.rows:
-            steps.append(self._by_length(rows[whole : self.rows]))
+        if in_full_steps < self.rows:
+            steps.append(self._by_length(rows[in_full_steps : self.rows]))
         return steps
 
     def _by_length(self, rows: list[int]) -> list[int]:
@@ -87,8 +87,8 @@ class StepBatches(Sampler[list[int]]):
                 yield from refill(batches, self.lengths) if self.packed else batches
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.rows, self.rows_per_step)
-        return whole * self.accumulation + math.ceil(rest / (self.batch_size * self.world))
+        full_steps, rest = divmod(self.rows, self.rows_per_step)
+        return full_steps * self.accumulation + math.ceil(rest / (self.batch_size * self.world))
 
 
 def batches_of_rank(rows: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:

@@ -133,8 +133,8 @@ def saving(folder: Path, step: int) -> Iterator[None]:
         if isinstance(error, RuntimeError):
             reason = "a file could not be written completely, as on a full disk"
         last = newest(folder)
-        stands = f"the last complete one is {last}" if last else "there is no complete one yet"
-        raise OSError(f"the checkpoint of step {step} cannot be saved in {folder}: {reason}; {stands}") from error
+        previous = f"the last complete one is {last}" if last else "there is no complete one yet"
+        raise OSError(f"the checkpoint of step {step} cannot be saved in {folder}: {reason}; {previous}") from error
 
 
 def evaluated(state: TrainerState) -> dict[int, float]:

@@ -90,19 +90,19 @@ def curves(history: Iterable[Mapping[str, float]]) -> dict[str, Points]:
     return {title: points for title, points in found.items() if points}
 
 
-def draw(drawn: Mapping[str, Points], folder: Path) -> None:
+def draw(lines: Mapping[str, Points], folder: Path) -> None:
     """Writes one PNG for each curve."""
     folder.mkdir(parents=True, exist_ok=True)
-    for title, points in drawn.items():
+    for title, points in lines.items():
         (folder / f"{title}.png").write_bytes(_picture({title: points}))
 
 
-def _picture(drawn: Mapping[str, Points], kind: str = "png") -> bytes:
+def _picture(lines: Mapping[str, Points], kind: str = "png") -> bytes:
     from matplotlib.figure import Figure  # half a second to import, and only needed when a run ends
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
-    for title, points in drawn.items():
+    for title, points in lines.items():
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, linewidth=1.2, label=title)
     axes.set_xlabel("step")
     axes.legend(frameon=False)
@@ -202,10 +202,10 @@ def _cell(tag: str, value: object) -> str:
     return f"<{tag}>{html.escape(str(value))}</{tag}>"
 
 
-def chart(drawn: Mapping[str, Points]) -> str:
+def chart(lines: Mapping[str, Points]) -> str:
     """Curves on shared axes, as an inline image."""
-    data = base64.b64encode(_picture(drawn)).decode()
-    return f'<img alt="{html.escape(", ".join(drawn))}" src="data:image/png;base64,{data}">'
+    data = base64.b64encode(_picture(lines)).decode()
+    return f'<img alt="{html.escape(", ".join(lines))}" src="data:image/png;base64,{data}">'
 
 
 def text(content: str) -> str:
