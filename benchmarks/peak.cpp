@@ -8,22 +8,22 @@ namespace {
 constexpr int SUMS = vectors::AVX512 ? 16 : 6; // that do not wait for each other, and fit into registers
 
 double of_vectors(int64_t rounds) {
-  vectors::Vec sums[SUMS], x = vectors::every(1.0f), y = vectors::every(1e-9f);
+  vectors::Vec sums[SUMS], x = vectors::broadcast(1.0f), y = vectors::broadcast(1e-9f);
   for (auto &sum : sums) sum = vectors::zero();
   for (int64_t i = 0; i < rounds; i++) {
-    vectors::hold(x); // or the compiler takes the loop apart
+    vectors::keep_in_register(x); // or the compiler takes the loop apart
 #pragma GCC unroll 16
     for (int s = 0; s < SUMS; s++) sums[s] = vectors::fma(x, y, sums[s]);
   }
   float total = 0;
-  for (auto &sum : sums) total += vectors::total(sum);
+  for (auto &sum : sums) total += vectors::reduce_add(sum);
   return total;
 }
 
 #if defined(__AMX_BF16__)
 double of_bf16(int64_t rounds) {
   alignas(64) float out[256];
-  tiles::begin();
+  tiles::configure();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -39,7 +39,7 @@ double of_bf16(int64_t rounds) {
     _tile_dpbf16ps(3, 5, 7);
   }
   _tile_stored(0, out, 64);
-  tiles::end();
+  tiles::release();
   return out[0];
 }
 constexpr double BF16_ROUND = 4.0 * 16 * 16 * 32 * 2;
@@ -67,7 +67,7 @@ constexpr double FP32_ROUND = SUMS * vectors::LANES * 2.0;
 template <class Of> double rate(Of of, double each, int64_t threads) {
   constexpr int64_t ROUNDS = 4 << 20;
   double sum = 0, best = 0;
-  tiles::permitted();
+  tiles::request_tiles();
   for (int turn = 0; turn < 5; turn++) {
     const double began = omp_get_wtime();
 #pragma omp parallel num_threads(int(threads)) reduction(+ : sum)

@@ -388,7 +388,7 @@ def test_what_it_does_not_know_is_computed_by_torchs_functions_with_the_reason(m
 def test_a_machine_without_a_compiler_has_the_reason_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = native.load
 
-    def missing(source: Path, kernels: str, **defined: int) -> Any:
+    def missing(source: Path, kernels: str, structures: Any, **defined: int) -> Any:
         raise native.Unavailable("there is no C++ compiler (g++ or clang++)")
 
     monkeypatch.setattr(native, "load", missing)

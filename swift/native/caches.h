@@ -5,17 +5,17 @@
 
 namespace caches {
 
-// Bytes of the cache of a core; what is usual where the C library does not know, as in some containers.
-inline long size(int name, long usual) {
-  const long found = sysconf(name);
-  return found > 0 ? found : usual;
+// Bytes of a core's cache; the fallback where the C library does not know it, as in some containers.
+inline long bytes_of(int name, long fallback) {
+  const long bytes = sysconf(name);
+  return bytes > 0 ? bytes : fallback;
 }
-inline long first() {
-  static const long bytes = size(_SC_LEVEL1_DCACHE_SIZE, 32 << 10);
+inline long l1_bytes() {
+  static const long bytes = bytes_of(_SC_LEVEL1_DCACHE_SIZE, 32 << 10);
   return bytes;
 }
-inline long second() {
-  static const long bytes = size(_SC_LEVEL2_CACHE_SIZE, 512 << 10);
+inline long l2_bytes() {
+  static const long bytes = bytes_of(_SC_LEVEL2_CACHE_SIZE, 512 << 10);
   return bytes;
 }
 

@@ -1,4 +1,5 @@
-// Sixteen numbers of fp32 at a time, on AVX-512 or as two halves on AVX2, and bf16 beside them. Knows no model.
+// Vectors of 16 fp32 numbers, one register of AVX-512 or two of AVX2, and their conversion from and to bf16. Knows no
+// model.
 #pragma once
 
 #include <immintrin.h>
@@ -16,14 +17,14 @@ using bf16 = uint16_t;
 constexpr int LANES = 16;
 constexpr float LOG2_E = 1.44269504f;
 
-inline float wide(bf16 x) {
+inline float to_float(bf16 x) {
   uint32_t bits = uint32_t(x) << 16;
   float y;
   std::memcpy(&y, &bits, 4);
   return y;
 }
 
-// 8 x 8 numbers, the rows made columns.
+// Transposes 8 x 8 numbers.
 inline void transpose(__m256 r[8]) {
   __m256 t[8];
   for (int i = 0; i < 8; i += 2) {
@@ -51,7 +52,7 @@ struct Vec {
   __m512 all;
 };
 
-inline Vec every(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec broadcast(float x) { return {_mm512_set1_ps(x)}; }
 inline Vec zero() { return {_mm512_setzero_ps()}; }
 inline Vec load(const float *x) { return {_mm512_loadu_ps(x)}; }
 inline void store(float *to, Vec x) { _mm512_storeu_ps(to, x.all); }
@@ -61,47 +62,51 @@ inline Vec operator-(Vec x, Vec y) { return {_mm512_sub_ps(x.all, y.all)}; }
 inline Vec operator*(Vec x, Vec y) { return {_mm512_mul_ps(x.all, y.all)}; }
 inline Vec operator/(Vec x, Vec y) { return {_mm512_div_ps(x.all, y.all)}; }
 inline Vec fma(Vec x, Vec y, Vec z) { return {_mm512_fmadd_ps(x.all, y.all, z.all)}; }
-inline Vec larger(Vec x, Vec y) { return {_mm512_max_ps(x.all, y.all)}; }
-inline Vec smaller(Vec x, Vec y) { return {_mm512_min_ps(x.all, y.all)}; }
-inline Vec nearest(Vec x) { return {_mm512_roundscale_ps(x.all, 0)}; }
-inline Vec scaled(Vec x, Vec n) { return {_mm512_scalef_ps(x.all, n.all)}; } // x 2^n
-inline Vec inverse(Vec x) { return {_mm512_rcp14_ps(x.all)}; }               // relative error below 1e-4
-inline void hold(Vec &x) { asm("" : "+v"(x.all)); }                          // in a register
-inline float total(Vec x) { return _mm512_reduce_add_ps(x.all); }
-inline float largest(Vec x) { return _mm512_reduce_max_ps(x.all); }
-inline bool any_above(Vec x, Vec y) { return _mm512_cmp_ps_mask(x.all, y.all, _CMP_GT_OQ); }
+inline Vec max(Vec x, Vec y) { return {_mm512_max_ps(x.all, y.all)}; }
+inline Vec min(Vec x, Vec y) { return {_mm512_min_ps(x.all, y.all)}; }
+inline Vec round(Vec x) { return {_mm512_roundscale_ps(x.all, 0)}; }
+inline Vec scale_by_exp2(Vec x, Vec n) { return {_mm512_scalef_ps(x.all, n.all)}; } // x 2^n
+inline Vec reciprocal(Vec x) { return {_mm512_rcp14_ps(x.all)}; }                   // relative error below 1e-4
+inline void keep_in_register(Vec &x) { asm("" : "+v"(x.all)); }                     // keeps GCC from loading it again
+inline float reduce_add(Vec x) { return _mm512_reduce_add_ps(x.all); }
+inline float reduce_max(Vec x) { return _mm512_reduce_max_ps(x.all); }
+inline bool any_greater(Vec x, Vec y) { return _mm512_cmp_ps_mask(x.all, y.all, _CMP_GT_OQ); }
 
-inline __mmask16 lanes(long from, long to) {
+inline __mmask16 lane_mask(long from, long to) {
   const uint32_t above = from > 0 ? from < LANES ? ~0u << from : 0u : ~0u;
   return __mmask16(to < LANES ? to > 0 ? above & ((1u << to) - 1) : 0u : above);
 }
-// x in the lanes `from` to `to`, y in the others
-inline Vec within(long from, long to, Vec x, Vec y) { return {_mm512_mask_mov_ps(y.all, lanes(from, to), x.all)}; }
-// the first `count` numbers, y behind them; the others are not read
-inline Vec load_first(const float *x, long count, Vec y) { return {_mm512_mask_loadu_ps(y.all, lanes(0, count), x)}; }
+// x in the lanes [from, to), y in the others
+inline Vec select(long from, long to, Vec x, Vec y) { return {_mm512_mask_mov_ps(y.all, lane_mask(from, to), x.all)}; }
+// the first `count` numbers from memory, y in the other lanes; reads no further
+inline Vec load_partial(const float *x, long count, Vec y) {
+  return {_mm512_mask_loadu_ps(y.all, lane_mask(0, count), x)};
+}
 
-inline Vec wide(const bf16 *x) {
+inline Vec to_float(const bf16 *x) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16))};
 }
 
-// of 16 pairs the first numbers, and the second
-inline Vec even(const bf16 *pairs) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))}; }
-inline Vec odd(const bf16 *pairs) {
+// the first numbers of 16 pairs, and the second
+inline Vec even_to_float(const bf16 *pairs) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};
+}
+inline Vec odd_to_float(const bf16 *pairs) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), _mm512_set1_epi32(0xffff0000)))};
 }
 
 #if defined(__AVX512BF16__)
-inline __m256i narrow(Vec x) { return (__m256i)_mm512_cvtneps_pbh(x.all); }
+inline __m256i to_bf16(Vec x) { return (__m256i)_mm512_cvtneps_pbh(x.all); }
 #else
-inline __m256i narrow(Vec x) { // to the nearest, to the even one of two
+inline __m256i to_bf16(Vec x) { // rounds to nearest, ties to even
   const __m512i bits = _mm512_castps_si512(x.all),
-                odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i round = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round, 16));
+                lowest = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounding = _mm512_add_epi32(bits, _mm512_add_epi32(lowest, _mm512_set1_epi32(0x7fff)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounding, 16));
 }
 #endif
 
-// 16 x 16 elements of 32 bits, the rows made columns.
+// Transposes 16 x 16 elements of 32 bits.
 inline void transpose(Vec rows[16]) {
   __m512 t[16], r[16];
   for (int i = 0; i < 16; i++) r[i] = rows[i].all;
@@ -141,7 +146,7 @@ struct Vec {
   __m256 low, high;
 };
 
-inline Vec every(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Vec broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Vec load(const float *x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
 inline void store(float *to, Vec x) { _mm256_storeu_ps(to, x.low), _mm256_storeu_ps(to + 8, x.high); }
@@ -153,64 +158,67 @@ inline Vec operator/(Vec x, Vec y) { return {_mm256_div_ps(x.low, y.low), _mm256
 inline Vec fma(Vec x, Vec y, Vec z) {
   return {_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high)};
 }
-inline Vec larger(Vec x, Vec y) { return {_mm256_max_ps(x.low, y.low), _mm256_max_ps(x.high, y.high)}; }
-inline Vec smaller(Vec x, Vec y) { return {_mm256_min_ps(x.low, y.low), _mm256_min_ps(x.high, y.high)}; }
-inline Vec nearest(Vec x) { return {_mm256_round_ps(x.low, 8), _mm256_round_ps(x.high, 8)}; }
-inline __m256 scaled(__m256 x, __m256 n) {
-  const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
+inline Vec max(Vec x, Vec y) { return {_mm256_max_ps(x.low, y.low), _mm256_max_ps(x.high, y.high)}; }
+inline Vec min(Vec x, Vec y) { return {_mm256_min_ps(x.low, y.low), _mm256_min_ps(x.high, y.high)}; }
+inline Vec round(Vec x) { return {_mm256_round_ps(x.low, 8), _mm256_round_ps(x.high, 8)}; }
+inline __m256 scale_by_exp2(__m256 x, __m256 n) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(exponent));
 }
-inline Vec scaled(Vec x, Vec n) { return {scaled(x.low, n.low), scaled(x.high, n.high)}; } // x 2^n, n from -126 to 127
-inline Vec inverse(Vec x) { return every(1) / x; }
-inline void hold(Vec &x) { asm("" : "+v"(x.low), "+v"(x.high)); } // in registers
-inline __m128 halved(__m256 x, bool most) {
+inline Vec scale_by_exp2(Vec x, Vec n) {
+  return {scale_by_exp2(x.low, n.low), scale_by_exp2(x.high, n.high)};
+} // x 2^n, n from -126 to 127
+inline Vec reciprocal(Vec x) { return broadcast(1) / x; }
+inline void keep_in_register(Vec &x) { asm("" : "+v"(x.low), "+v"(x.high)); } // keeps GCC from loading it again
+inline __m128 fold(__m256 x, bool maximum) {
   const __m128 low = _mm256_castps256_ps128(x), high = _mm256_extractf128_ps(x, 1);
-  return most ? _mm_max_ps(low, high) : _mm_add_ps(low, high);
+  return maximum ? _mm_max_ps(low, high) : _mm_add_ps(low, high);
 }
-inline float total(Vec x) {
-  __m128 sum = halved(_mm256_add_ps(x.low, x.high), false);
+inline float reduce_add(Vec x) {
+  __m128 sum = fold(_mm256_add_ps(x.low, x.high), false);
   sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
   return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
-inline float largest(Vec x) {
-  __m128 most = halved(_mm256_max_ps(x.low, x.high), true);
+inline float reduce_max(Vec x) {
+  __m128 most = fold(_mm256_max_ps(x.low, x.high), true);
   most = _mm_max_ps(most, _mm_movehl_ps(most, most));
   return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
 }
-inline bool any_above(Vec x, Vec y) {
+inline bool any_greater(Vec x, Vec y) {
   return _mm256_movemask_ps(
       _mm256_or_ps(_mm256_cmp_ps(x.low, y.low, _CMP_GT_OQ), _mm256_cmp_ps(x.high, y.high, _CMP_GT_OQ)));
 }
 
-inline __m256i lanes(long from, long to) {
+inline __m256i lane_mask(long from, long to) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i first = _mm256_set1_epi32(int(std::clamp(from, -1L, 16L))),
                 end = _mm256_set1_epi32(int(std::clamp(to, -1L, 16L)));
   return _mm256_andnot_si256(_mm256_cmpgt_epi32(first, lane), _mm256_cmpgt_epi32(end, lane));
 }
-// x in the lanes `from` to `to`, y in the others
-inline Vec within(long from, long to, Vec x, Vec y) {
-  return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(lanes(from, to))),
-          _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(lanes(from - 8, to - 8)))};
+// x in the lanes [from, to), y in the others
+inline Vec select(long from, long to, Vec x, Vec y) {
+  return {_mm256_blendv_ps(y.low, x.low, _mm256_castsi256_ps(lane_mask(from, to))),
+          _mm256_blendv_ps(y.high, x.high, _mm256_castsi256_ps(lane_mask(from - 8, to - 8)))};
 }
-// the first `count` numbers, y behind them; the others are not read
-inline Vec load_first(const float *x, long count, Vec y) {
-  return within(0, count, {_mm256_maskload_ps(x, lanes(0, count)), _mm256_maskload_ps(x + 8, lanes(0, count - 8))}, y);
-}
-
-inline __m256 wide(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
-inline Vec wide(const bf16 *x) {
-  return {wide(_mm_loadu_si128((const __m128i *)x)), wide(_mm_loadu_si128((const __m128i *)(x + 8)))};
+// the first `count` numbers from memory, y in the other lanes; reads no further
+inline Vec load_partial(const float *x, long count, Vec y) {
+  return select(0, count,
+                {_mm256_maskload_ps(x, lane_mask(0, count)), _mm256_maskload_ps(x + 8, lane_mask(0, count - 8))}, y);
 }
 
-// of 16 pairs the first numbers, and the second
-inline Vec even(const bf16 *pairs) {
+inline __m256 to_float(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+inline Vec to_float(const bf16 *x) {
+  return {to_float(_mm_loadu_si128((const __m128i *)x)), to_float(_mm_loadu_si128((const __m128i *)(x + 8)))};
+}
+
+// the first numbers of 16 pairs, and the second
+inline Vec even_to_float(const bf16 *pairs) {
   const auto eight = [&](int at) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(pairs + at)), 16));
   };
   return {eight(0), eight(16)};
 }
-inline Vec odd(const bf16 *pairs) {
+inline Vec odd_to_float(const bf16 *pairs) {
   const auto eight = [&](int at) {
     const __m256i both = _mm256_loadu_si256((const __m256i *)(pairs + at));
     return _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(0xffff0000)));
@@ -218,16 +226,16 @@ inline Vec odd(const bf16 *pairs) {
   return {eight(0), eight(16)};
 }
 
-inline __m256i narrow(Vec x) { // to the nearest, to the even one of two
+inline __m256i to_bf16(Vec x) { // rounds to nearest, ties to even
   const auto rounded = [](__m256 half) {
     const __m256i bits = _mm256_castps_si256(half),
-                  odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+                  lowest = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(lowest, _mm256_set1_epi32(0x7fff))), 16);
   };
   return _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(x.low), rounded(x.high)), 0xd8);
 }
 
-// 16 x 16 elements of 32 bits, the rows made columns.
+// Transposes 16 x 16 elements of 32 bits.
 inline void transpose(Vec rows[16]) {
   __m256 quarter[4][8];
   for (int i = 0; i < 8; i++) {
@@ -240,17 +248,18 @@ inline void transpose(Vec rows[16]) {
 
 #endif
 
-inline void store(bf16 *to, Vec x) { _mm256_storeu_si256((__m256i *)to, narrow(x)); }
+inline void store(bf16 *to, Vec x) { _mm256_storeu_si256((__m256i *)to, to_bf16(x)); }
 
-// 2^x by Taylor's series: relative error below 5e-5, where bf16 has 4e-3, or below 1e-6.
-template <bool CLOSE = false> inline Vec power(Vec x) {
-  x = larger(smaller(x, every(127.0f)), every(-126.0f));
-  const Vec n = nearest(x), r = x - n;
-  Vec p = every(CLOSE ? 1.5403530e-4f : 9.6181291e-3f);
-  if (CLOSE)
-    for (float c : {1.3333558e-3f, 9.6181291e-3f}) p = fma(p, r, every(c));
-  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f}) p = fma(p, r, every(c));
-  return scaled(p, n);
+// 2^x by its Taylor series. Relative error below 5e-5 (bf16 has 4e-3), or below 1e-6 where PRECISE. x is clamped to
+// [-126, 127].
+template <bool PRECISE = false> inline Vec exp2(Vec x) {
+  x = max(min(x, broadcast(127.0f)), broadcast(-126.0f));
+  const Vec n = round(x), r = x - n;
+  Vec p = broadcast(PRECISE ? 1.5403530e-4f : 9.6181291e-3f);
+  if (PRECISE)
+    for (float c : {1.3333558e-3f, 9.6181291e-3f}) p = fma(p, r, broadcast(c));
+  for (float c : {5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f}) p = fma(p, r, broadcast(c));
+  return scale_by_exp2(p, n);
 }
 
 } // namespace vectors

@@ -25,7 +25,7 @@ TOKENS = (*STREAMS, PROMPT)
 
 
 def selection(config: Any, bits: int = 0, again: bool = False) -> Selection:
-    """The kernels for a model that native.py can compute, by its configuration, its weights rounded to so many bits.
+    """The kernels for a model that native_runner.py accepts, by its configuration, its weights rounded to so many bits.
 
     Raises ValueError where SWIFT_KERNELS is wrong.
     """

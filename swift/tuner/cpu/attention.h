@@ -1,293 +1,336 @@
 // Causal attention within a row of tokens and its gradient, for the query heads of one key head. Knows no model.
 //
-// Scores are made with a key in each line and a query in each column (S' = K Q'), so maxima, sums and what is
-// subtracted from a query's scores are vectors and nothing is summed across one. Shares are never kept: the gradient
-// makes them again from each query's maximum and sum (arXiv 2205.14135), so memory grows with the row.
+// Scores have a key in each line and a query in each column (S' = K Q'), so maxima, sums and what is subtracted from a
+// query's scores are vectors, and nothing is reduced across one. Probabilities are never kept: the gradient recomputes
+// them from each query's maximum and sum (FlashAttention, arXiv 2205.14135), so memory grows linearly with the row.
 #pragma once
 
-#include "sums.h"
+#include "block_kernel.h"
+#include "block_panels.h"
+#include "norm.h"
 
 namespace block {
 
-struct Heads {
-  long queries, keys, width, window; // a token sees `window` tokens back, all where it is 0
-  long rotated;                      // features that are turned by position (RoPE, arXiv 2104.09864)
+struct HeadShape {
+  long queries, keys, dim, window; // heads; numbers of a head; a token sees `window` tokens back, all where it is 0
+  long rotary_dim;                 // numbers rotated by position (RoPE, arXiv 2104.09864)
   float scale;
-  const float *norm_q, *norm_k; // weights of heads' norms, or nothing
+  const float *norm_q, *norm_k; // weights of the heads' norms, or null
   float eps_q, eps_k;
   long group() const { return queries / keys; }
-  long outputs() const { return (queries + 2 * keys) * width; }
+  long outputs() const { return (queries + 2 * keys) * dim; }
 };
 
-constexpr int KEYS = 8;      // blocks of keys whose scores are there at a time
-constexpr int TOGETHER = 4;  // blocks of queries whose gradient is made at a time
-constexpr long WIDEST = 512; // of a head
+constexpr int KEY_BLOCKS = 8;   // blocks of keys whose scores are there at a time
+constexpr int QUERY_BLOCKS = 4; // blocks of queries whose gradient is made at a time
+constexpr long MAX_HEAD_DIM = 512;
+constexpr float HIDDEN_SCORE = -1e30f; // of a key that a query does not see
 
-inline float single(float x) { return x; }
-inline float single(bf16 x) { return wide(x); }
+inline float scalar(float x) { return x; }
+inline float scalar(bf16 x) { return to_float(x); }
 
-inline void turn(float *x, const Number *cos, const Number *sin, long rotated, float sign) {
-  long half = rotated / 2;
+// Rotates a head's numbers; sign -1 rotates a gradient back.
+inline void rotate(float *x, const Scalar *cos, const Scalar *sin, long rotary_dim, float sign) {
+  long half = rotary_dim / 2;
   for (long i = 0; i < half; i++) {
-    float c = single(cos[i]), s = single(sin[i]) * sign, before = x[i], after = x[i + half];
-    x[i] = before * c - after * s;
-    x[i + half] = after * c + before * s;
+    float c = scalar(cos[i]), s = scalar(sin[i]) * sign, low = x[i], high = x[i + half];
+    x[i] = low * c - high * s;
+    x[i + half] = high * c + low * s;
   }
 }
 
 // One row of tokens of a batch, for one key head.
-struct Task {
-  const Heads &heads;
-  long start, length, key; // the row's first token and how many; which key head
-  const Cell *qkv;         // (tokens, heads.outputs()) in blocks
-  const Number *cos, *sin; // (tokens, heads.rotated)
-  float *most, *inverse;   // (heads.queries, tokens): each query's largest score, and one by the sum of its shares
+struct AttentionTask {
+  const HeadShape &heads;
+  long start, length, key;  // the row's first token and how many; which key head
+  const Element *qkv;       // (tokens, heads.outputs()) in blocks
+  const Scalar *cos, *sin;  // (tokens, rotary_dim)
+  float *highest, *inverse; // (queries, tokens): each query's largest score, and 1 / the sum of its exponentials
   long tokens;
 
-  long width() const { return heads.width; }
-  long pieces() const { return heads.width / SIDE; }
+  long dim() const { return heads.dim; }
+  long pieces() const { return heads.dim / SIDE; }
   long rows() const { return blocks(length); }
-  Out piece(Cell *m, long token, long head, long columns) const {
-    return {m + at(start + token, columns) + head * pieces() * AREA, AREA};
+  Out head_row(Element *m, long token, long head, long columns) const {
+    return {m + row_offset(start + token, columns) + head * pieces() * BLOCK_SIZE, BLOCK_SIZE};
   }
-  In piece(const Cell *m, long token, long head, long columns) const {
-    return {m + at(start + token, columns) + head * pieces() * AREA, AREA};
+  In head_row(const Element *m, long token, long head, long columns) const {
+    return {m + row_offset(start + token, columns) + head * pieces() * BLOCK_SIZE, BLOCK_SIZE};
   }
 
-  // A head's vectors, normed, turned and scaled, in blocks; what fills the last block is zero.
-  void prepare(Cell *to, long head, const float *weight, float eps, bool turned, float scale) const {
-    float x[WIDEST];
+  // A head's vectors, normed, rotated and scaled, in blocks; the padding of the last block is zero.
+  void prepare(Element *to, long head, const float *weight, float eps, bool rotated, float scale) const {
+    float x[MAX_HEAD_DIM];
     for (long t = 0; t < length; t++) {
-      In from = piece(qkv, t, head, heads.outputs());
-      Out row{to + at(t, width()), AREA};
-      float by = weight ? block::inverse(from, width(), eps) : 1.0f;
+      In from = head_row(qkv, t, head, heads.outputs());
+      Out row{to + row_offset(t, dim()), BLOCK_SIZE};
+      float inverse = weight ? inverse_rms(from, dim(), eps) : 1.0f;
       for (long p = 0; p < pieces(); p++) {
-        Pair each = load(from[p]) * by;
+        Vec32 each = load(from[p]) * inverse;
         store(x + p * SIDE, weight ? each * load(weight + p * SIDE) : each);
       }
-      if (turned && heads.rotated)
-        turn(x, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, 1);
+      if (rotated && heads.rotary_dim)
+        rotate(x, cos + (start + t) * heads.rotary_dim, sin + (start + t) * heads.rotary_dim, heads.rotary_dim, 1);
       for (long p = 0; p < pieces(); p++) store(row[p], load(x + p * SIDE) * scale);
     }
-    blank(to);
+    clear_padding(to);
   }
-  void blank(Cell *to) const {
-    for (long t = length; t < rows() * SIDE; t++) clear(inside(to, t, width()), width());
+  void clear_padding(Element *to) const {
+    for (long t = length; t < rows() * SIDE; t++) clear(block_row(to, t, dim()), dim());
   }
-  void query(Cell *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
-  void keys(Cell *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
-  void values(Cell *to) const { prepare(to, heads.queries + heads.keys + key, nullptr, 0, false, 1); }
+  void prepare_query(Element *to, long head) const { prepare(to, head, heads.norm_q, heads.eps_q, true, heads.scale); }
+  void prepare_keys(Element *to) const { prepare(to, heads.queries + key, heads.norm_k, heads.eps_k, true, 1); }
+  void prepare_values(Element *to) const { prepare(to, heads.queries + heads.keys + key, nullptr, 0, false, 1); }
 
-  // The gradient of a head's vector from that of what `prepare` made of it; `g` is (width) and is changed.
-  void back(Cell *dqkv, float *g, long t, long head, const float *weight, float eps, bool turned, float scale) const {
-    for (long i = 0; i < width(); i++) g[i] *= scale;
-    if (turned && heads.rotated)
-      turn(g, cos + (start + t) * heads.rotated, sin + (start + t) * heads.rotated, heads.rotated, -1);
-    Out to = piece(dqkv, t, head, heads.outputs());
+  // The gradient of a head's vector, from that of what `prepare` made of it; `g` is (dim) and is overwritten.
+  void prepare_gradient(Element *dqkv, float *g, long t, long head, const float *weight, float eps, bool rotated,
+                        float scale) const {
+    for (long i = 0; i < dim(); i++) g[i] *= scale;
+    if (rotated && heads.rotary_dim)
+      rotate(g, cos + (start + t) * heads.rotary_dim, sin + (start + t) * heads.rotary_dim, heads.rotary_dim, -1);
+    Out to = head_row(dqkv, t, head, heads.outputs());
     if (weight) {
-      norm_gradient(piece(qkv, t, head, heads.outputs()), Row<float>{g}, width(), weight, eps, {}, {}, In{}, to);
+      norm_gradient(head_row(qkv, t, head, heads.outputs()), Row<float>{g}, dim(), weight, eps, {}, {}, In{}, to);
     } else {
       for (long p = 0; p < pieces(); p++) store(to[p], load(g + p * SIDE));
     }
   }
 
-  long first_key(long block) const { // the first block of keys that a block of queries sees
-    return heads.window ? std::max(0L, block * SIDE + 1 - heads.window) / SIDE : 0;
-  }
-  // Takes away what the queries of a block may not see: scores (32 keys, 32 queries).
+  // The first block of keys that a block of queries sees.
+  long first_key(long block) const { return heads.window ? std::max(0L, block * SIDE + 1 - heads.window) / SIDE : 0; }
+
+  // Hides the keys that queries of a block do not see: scores (32 keys, 32 queries).
   void hide(float *scores, long keys, long queries) const {
     bool last = keys == queries, old = heads.window && (queries + 1) * SIDE - keys * SIDE > heads.window;
     if (!last && !old) return;
     for (int k = 0; k < SIDE; k++)
       for (int half = 0; half < 2; half++) {
-        const long newest = k - (queries - keys) * SIDE - half * LANES; // the lane whose query has this key's place
-        float *at = scores + k * SIDE + half * LANES;
-        vectors::store(at,
-                       within(newest, heads.window ? newest + heads.window : LANES, vectors::load(at), every(-1e30f)));
+        const long newest =
+            k - (queries - keys) * SIDE - half * LANES; // the lane whose query is at this key's position
+        const long end = heads.window ? newest + heads.window : LANES;
+        float *line = scores + k * SIDE + half * LANES;
+        vectors::store(line, select(newest, end, vectors::load(line), broadcast(HIDDEN_SCORE)));
       }
   }
 };
 
-// (pieces of 32 x 32) a matrix (width, 32 queries) of fp32 as rows of queries.
-inline void by_query(float *to, const float *from, long pieces) {
-  alignas(64) float turned[SQUARE];
+// Rows of queries from a matrix (dim, 32 queries) of fp32 in `pieces` blocks.
+inline void transpose_to_queries(float *to, const float *from, long pieces) {
+  alignas(64) float square[PLANE_SIZE];
   for (long p = 0; p < pieces; p++) {
-    transpose(turned, from + p * SQUARE);
-    for (long t = 0; t < SIDE; t++) store(to + t * pieces * SIDE + p * SIDE, load(turned + t * SIDE));
+    transpose(square, from + p * PLANE_SIZE);
+    for (long t = 0; t < SIDE; t++) store(to + t * pieces * SIDE + p * SIDE, load(square + t * SIDE));
   }
 }
 
-// Memory of a thread for a row of so many tokens, in bytes.
-inline long attention_room(long length, long width, bool gradient) {
-  long rows = blocks(length), line = SIDE * width, element = sizeof(bf16) * OWN; // bytes
-  long forward = (3 * rows + 1) * line * element + KEYS * SQUARE * (4 + element) + line * 8;
-  long backward = (5 * rows + 4 * TOGETHER) * line * element + (2 * rows + 2) * line * 4 + 4 * SQUARE * 4 +
-                  TOGETHER * (rows + 2) * SQUARE * element;
-  return (gradient ? backward : forward) + (64 << 10);
+// A thread's memory for a row of so many tokens.
+struct AttentionMemory {
+  Element *keys, *values_t, *rows; // (length, dim), its transpose, (length, dim)
+  Element *query, *probabilities;
+  float *scores, *out, *lines;
+  AttentionMemory(long length, long dim, Arena &arena) {
+    const long all = padded(length);
+    keys = take_blocks(arena, all, dim), values_t = take_blocks(arena, all, dim), rows = take_blocks(arena, all, dim);
+    query = take_blocks(arena, SIDE, dim);
+    scores = arena.take<float>(KEY_BLOCKS * PLANE_SIZE);
+    out = arena.take<float>(SIDE * dim), lines = arena.take<float>(SIDE * dim);
+    probabilities = take_blocks(arena, SIDE, KEY_BLOCKS * SIDE);
+  }
+};
+
+struct AttentionGradientMemory {
+  Element *keys, *values, *keys_t, *rows, *dout; // (length, dim)
+  Element *query, *query_rows, *dpanel, *dpanel_rows, *probabilities, *dscores, *strip;
+  float *dk, *dv, *scores, *dprobabilities, *lines, *dquery;
+  AttentionGradientMemory(long length, long dim, Arena &arena) {
+    constexpr long SOME = QUERY_BLOCKS * SIDE;
+    const long all = padded(length);
+    keys = take_blocks(arena, all, dim), values = take_blocks(arena, all, dim), keys_t = take_blocks(arena, all, dim);
+    rows = take_blocks(arena, all, dim), dout = take_blocks(arena, all, dim);
+    dk = arena.take<float>(all * dim), dv = arena.take<float>(all * dim);
+    query = take_blocks(arena, SOME, dim), query_rows = take_blocks(arena, SOME, dim);
+    dpanel = take_blocks(arena, SOME, dim), dpanel_rows = take_blocks(arena, SOME, dim);
+    scores = arena.take<float>(2 * PLANE_SIZE), dprobabilities = arena.take<float>(2 * PLANE_SIZE);
+    lines = arena.take<float>(SIDE * dim), dquery = arena.take<float>(SIDE * dim);
+    probabilities = take_blocks(arena, SOME, SIDE), dscores = take_blocks(arena, SOME, SIDE);
+    strip = take_blocks(arena, SOME, all);
+  }
+};
+
+// Bytes of either.
+inline long attention_bytes(long length, long dim, bool gradient) {
+  Arena arena;
+  if (gradient)
+    AttentionGradientMemory(length, dim, arena);
+  else
+    AttentionMemory(length, dim, arena);
+  return arena.used();
 }
 
-// attended (tokens, queries x width) in blocks.
-inline void attend(const Task &task, Cell *attended, char *room) {
-  const Heads &heads = task.heads;
-  const long width = heads.width, pieces = task.pieces(), rows = task.rows();
-  Cell *k = take_blocks(room, rows * SIDE, width), *v = take_blocks(room, rows * SIDE, width);
-  Cell *q = take_blocks(room, rows * SIDE, width), *query = take_blocks(room, SIDE, width);
-  float *scores = take<float>(room, KEYS * SQUARE), *out = take<float>(room, SIDE * width);
-  float *lines = take<float>(room, SIDE * width);
-  Cell *shares = take_blocks(room, SIDE, KEYS * SIDE);
-  task.keys(k);
-  task.values(q);
+// attended (tokens, queries x dim) in blocks.
+inline void attend(const AttentionTask &task, Element *attended, Arena arena) {
+  const HeadShape &heads = task.heads;
+  const long dim = heads.dim, pieces = task.pieces(), rows = task.rows();
+  const AttentionMemory m(task.length, dim, arena);
+  task.prepare_keys(m.keys);
+  task.prepare_values(m.rows);
   for (long r = 0; r < rows; r++)
-    for (long p = 0; p < pieces; p++) transpose(v + (p * rows + r) * AREA, q + (r * pieces + p) * AREA);
+    for (long p = 0; p < pieces; p++)
+      transpose(m.values_t + (p * rows + r) * BLOCK_SIZE, m.rows + (r * pieces + p) * BLOCK_SIZE);
   for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
-    task.query(q, head);
+    task.prepare_query(m.rows, head);
     for (long j = 0; j < rows; j++) {
-      for (long p = 0; p < pieces; p++) panel_of_columns(query + p * AREA, q + (j * pieces + p) * AREA);
-      Pair most = both(-1e30f), sum = both(0);
+      for (long p = 0; p < pieces; p++)
+        panel_of_columns(m.query + p * BLOCK_SIZE, m.rows + (j * pieces + p) * BLOCK_SIZE);
+      Vec32 highest = broadcast32(HIDDEN_SCORE), sum = broadcast32(0);
       const long first = task.first_key(j);
-      for (long from = first; from <= j; from += KEYS) {
-        const long count = std::min<long>(KEYS, j + 1 - from);
-        Pair now = most;
+      for (long from = first; from <= j; from += KEY_BLOCKS) {
+        const long count = std::min<long>(KEY_BLOCKS, j + 1 - from);
+        Vec32 now = highest;
         for (long b = 0; b <= count; b++) {
-          if (b < count) kernel({k + (from + b) * pieces * AREA, query, pieces}, {}, scores + b * SQUARE, false);
+          if (b < count)
+            multiply_block({m.keys + (from + b) * pieces * BLOCK_SIZE, m.query, pieces}, {}, m.scores + b * PLANE_SIZE,
+                           false);
           if (!b) continue;
-          float *s = scores + (b - 1) * SQUARE; // one block behind, while the tiles of the next are at work
+          float *s = m.scores + (b - 1) * PLANE_SIZE; // one block behind, while the tiles of the next are at work
           task.hide(s, from + b - 1, j);
-          for (int line = 0; line < SIDE; line++) now = larger(now, load((const float *)s + line * SIDE));
+          for (int line = 0; line < SIDE; line++) now = max(now, load((const float *)s + line * SIDE));
         }
         if (from != first) {
-          const Pair by = exponential(most - now);
+          const Vec32 by = exp(highest - now);
           sum = sum * by;
-          for (long line = 0; line < width; line++)
-            store(out + line * SIDE, load((const float *)out + line * SIDE) * by);
+          for (long line = 0; line < dim; line++)
+            store(m.out + line * SIDE, load((const float *)m.out + line * SIDE) * by);
         }
-        most = now;
+        highest = now;
         for (long line = 0; line < count * SIDE; line += 2) {
-          const float *s = scores + line * SIDE;
-          const Pair a = exponential(load(s) - most), b = exponential(load(s + SIDE) - most);
+          const float *s = m.scores + line * SIDE;
+          const Vec32 a = exp(load(s) - highest), b = exp(load(s + SIDE) - highest);
           sum = sum + (a + b);
-          interleave(shares + line / SIDE * AREA + line % SIDE / 2 * PAIR, split(a), split(b));
+          interleave(m.probabilities + line / SIDE * BLOCK_SIZE + line % SIDE / 2 * PAIR_STRIDE, split(a), split(b));
         }
         for (long p = 0; p < pieces; p++)
-          kernel({v + (p * rows + from) * AREA, shares, count}, {}, out + p * SQUARE, from != first);
+          multiply_block({m.values_t + (p * rows + from) * BLOCK_SIZE, m.probabilities, count}, {},
+                         m.out + p * PLANE_SIZE, from != first);
       }
-      alignas(64) float by[SIDE], top[SIDE];
-      store(by, {every(1) / sum.low, every(1) / sum.high});
-      store(top, most);
-      by_query(lines, out, pieces);
+      alignas(64) float inverse[SIDE], top[SIDE];
+      store(inverse, {broadcast(1) / sum.low, broadcast(1) / sum.high});
+      store(top, highest);
+      transpose_to_queries(m.lines, m.out, pieces);
       for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++) {
-        Out to = task.piece(attended, t, head, heads.queries * width);
-        for (long p = 0; p < pieces; p++) store(to[p], load(lines + t % SIDE * width + p * SIDE) * by[t % SIDE]);
-        task.most[head * task.tokens + task.start + t] = top[t % SIDE];
-        task.inverse[head * task.tokens + task.start + t] = by[t % SIDE];
+        Out to = task.head_row(attended, t, head, heads.queries * dim);
+        for (long p = 0; p < pieces; p++) store(to[p], load(m.lines + t % SIDE * dim + p * SIDE) * inverse[t % SIDE]);
+        task.highest[head * task.tokens + task.start + t] = top[t % SIDE];
+        task.inverse[head * task.tokens + task.start + t] = inverse[t % SIDE];
       }
     }
   }
 }
 
-// dqkv (tokens, outputs) in blocks, from `attended` and its gradient.
-inline void attend_gradient(const Task &task, const Cell *attended, const Cell *dattended, Cell *dqkv, char *room) {
-  const Heads &heads = task.heads;
-  const long width = heads.width, pieces = task.pieces(), rows = task.rows(), all = rows * SIDE;
-  Cell *k = take_blocks(room, all, width), *v = take_blocks(room, all, width), *turned = take_blocks(room, all, width);
-  Cell *q = take_blocks(room, all, width), *dout = take_blocks(room, all, width);
-  float *dk = take<float>(room, all * width), *dv = take<float>(room, all * width);
-  constexpr long some = TOGETHER * SIDE;
-  Cell *query = take_blocks(room, some, width), *query_rows = take_blocks(room, some, width);
-  Cell *dpanel = take_blocks(room, some, width), *dpanel_rows = take_blocks(room, some, width);
-  float *scores = take<float>(room, 2 * SQUARE), *dshares = take<float>(room, 2 * SQUARE),
-        *lines = take<float>(room, SIDE * width);
-  float *dquery = take<float>(room, SIDE * width);
-  Cell *shares = take_blocks(room, some, SIDE), *dscores = take_blocks(room, some, SIDE);
-  Cell *strip = take_blocks(room, some, all);
-  task.keys(k);
-  task.values(v);
+// dqkv (tokens, outputs) in blocks, from `attended` and its gradient. With P = softmax(S): dP = V dO', dS = P (dP - sum
+// of O dO of the query), dV = P dO, dK = dS Q, dQ = dS' K.
+inline void attend_gradient(const AttentionTask &task, const Element *attended, const Element *dattended, Element *dqkv,
+                            Arena arena) {
+  const HeadShape &heads = task.heads;
+  const long dim = heads.dim, pieces = task.pieces(), rows = task.rows(), all = rows * SIDE;
+  const AttentionGradientMemory m(task.length, dim, arena);
+  task.prepare_keys(m.keys);
+  task.prepare_values(m.values);
   for (long r = 0; r < rows; r++)
-    for (long p = 0; p < pieces; p++) transpose(turned + (p * rows + r) * AREA, k + (r * pieces + p) * AREA);
-  std::memset(dk, 0, all * width * 4);
-  std::memset(dv, 0, all * width * 4);
+    for (long p = 0; p < pieces; p++)
+      transpose(m.keys_t + (p * rows + r) * BLOCK_SIZE, m.keys + (r * pieces + p) * BLOCK_SIZE);
+  std::memset(m.dk, 0, all * dim * sizeof(float));
+  std::memset(m.dv, 0, all * dim * sizeof(float));
   for (long head = task.key * heads.group(); head < (task.key + 1) * heads.group(); head++) {
-    task.query(q, head);
+    task.prepare_query(m.rows, head);
     for (long t = 0; t < task.length; t++) {
-      In from = task.piece(dattended, t, head, heads.queries * width);
-      for (long p = 0; p < pieces; p++) store(dout + at(t, width) + p * AREA, load(from[p]));
+      In from = task.head_row(dattended, t, head, heads.queries * dim);
+      for (long p = 0; p < pieces; p++) store(m.dout + row_offset(t, dim) + p * BLOCK_SIZE, load(from[p]));
     }
-    task.blank(dout);
-    for (long j0 = 0; j0 < rows; j0 += TOGETHER) {
-      const long j1 = std::min(rows, j0 + TOGETHER), first = task.first_key(j0);
-      alignas(64) float most[TOGETHER * SIDE] = {}, by[TOGETHER * SIDE] = {}, less[TOGETHER * SIDE] = {};
+    task.clear_padding(m.dout);
+    for (long j0 = 0; j0 < rows; j0 += QUERY_BLOCKS) {
+      const long j1 = std::min(rows, j0 + QUERY_BLOCKS), first = task.first_key(j0);
+      // of each query: its largest score, 1 / the sum of its exponentials, and O . dO
+      alignas(64) float highest[QUERY_BLOCKS * SIDE] = {}, inverse[QUERY_BLOCKS * SIDE] = {};
+      alignas(64) float out_dot_dout[QUERY_BLOCKS * SIDE] = {};
       for (long t = j0 * SIDE; t < std::min(task.length, j1 * SIDE); t++) {
-        In o = task.piece(attended, t, head, heads.queries * width);
-        Pair sum = both(0);
-        for (long p = 0; p < pieces; p++) sum = sum + load(o[p]) * load(dout + at(t, width) + p * AREA);
-        most[t - j0 * SIDE] = task.most[head * task.tokens + task.start + t];
-        by[t - j0 * SIDE] = task.inverse[head * task.tokens + task.start + t];
-        less[t - j0 * SIDE] = total(sum);
+        In o = task.head_row(attended, t, head, heads.queries * dim);
+        Vec32 sum = broadcast32(0);
+        for (long p = 0; p < pieces; p++) sum = sum + load(o[p]) * load(m.dout + row_offset(t, dim) + p * BLOCK_SIZE);
+        highest[t - j0 * SIDE] = task.highest[head * task.tokens + task.start + t];
+        inverse[t - j0 * SIDE] = task.inverse[head * task.tokens + task.start + t];
+        out_dot_dout[t - j0 * SIDE] = reduce_add(sum);
       }
       for (long j = j0; j < j1; j++)
         for (long p = 0; p < pieces; p++) {
-          long panel = ((j - j0) * pieces + p) * AREA, rowwise = (p * TOGETHER + j - j0) * AREA,
-               of = (j * pieces + p) * AREA;
-          panel_of_columns(query + panel, q + of);
-          panel_of_columns(dpanel + panel, dout + of);
-          panel_of_rows(query_rows + rowwise, q + of);
-          panel_of_rows(dpanel_rows + rowwise, dout + of);
+          const long panel = ((j - j0) * pieces + p) * BLOCK_SIZE, by_rows = (p * QUERY_BLOCKS + j - j0) * BLOCK_SIZE;
+          const long of = (j * pieces + p) * BLOCK_SIZE;
+          panel_of_columns(m.query + panel, m.rows + of);
+          panel_of_columns(m.dpanel + panel, m.dout + of);
+          panel_of_rows(m.query_rows + by_rows, m.rows + of);
+          panel_of_rows(m.dpanel_rows + by_rows, m.dout + of);
         }
-      for (long b = first; b < j1; b++) {
+      for (long b = first; b < j1; b++) { // blocks of keys
         const long begin = std::max(b, j0);
         long end = begin;
         while (end < j1 && task.first_key(end) <= b) end++;
         for (long next = begin; next <= end; next++) {
           if (next < end) {
-            const long of = (next - j0) * pieces * AREA, to = next % 2 * SQUARE;
-            kernel({k + b * pieces * AREA, query + of, pieces}, {}, scores + to, false);
-            kernel({v + b * pieces * AREA, dpanel + of, pieces}, {}, dshares + to, false);
+            const long of = (next - j0) * pieces * BLOCK_SIZE, to = next % 2 * PLANE_SIZE;
+            multiply_block({m.keys + b * pieces * BLOCK_SIZE, m.query + of, pieces}, {}, m.scores + to, false);
+            multiply_block({m.values + b * pieces * BLOCK_SIZE, m.dpanel + of, pieces}, {}, m.dprobabilities + to,
+                           false);
           }
-          const long j = next - 1; // as above
+          const long j = next - 1; // one block behind, as in `attend`
           if (j < begin) continue;
-          float *score = scores + j % 2 * SQUARE;
-          const float *dshare = dshares + j % 2 * SQUARE;
+          float *score = m.scores + j % 2 * PLANE_SIZE;
+          const float *dprobability = m.dprobabilities + j % 2 * PLANE_SIZE;
           task.hide(score, b, j);
-          const float *m = most + (j - j0) * SIDE, *i = by + (j - j0) * SIDE, *l = less + (j - j0) * SIDE;
-          Cell *to = shares + (j - j0) * AREA, *dto = dscores + (j - j0) * AREA,
-               *panel = strip + ((j - j0) * rows + b) * AREA;
-          const Pair top = load(m), share_of = load(i), sub = load(l);
+          Element *to = m.probabilities + (j - j0) * BLOCK_SIZE, *dto = m.dscores + (j - j0) * BLOCK_SIZE;
+          Element *panel = m.strip + ((j - j0) * rows + b) * BLOCK_SIZE;
+          const float *h = highest + (j - j0) * SIDE, *i = inverse + (j - j0) * SIDE,
+                      *o = out_dot_dout + (j - j0) * SIDE;
+          const Vec32 top = load(h), by = load(i), dot = load(o);
           for (int line = 0; line < SIDE; line += 2) {
             Split two[2];
             for (int one = 0; one < 2; one++) {
-              Pair s = load(score + (line + one) * SIDE) - top;
-              Pair p = exponential(s) * share_of;
-              Pair d = p * (load(dshare + (line + one) * SIDE) - sub);
+              Vec32 s = load(score + (line + one) * SIDE) - top;
+              Vec32 p = exp(s) * by;
+              Vec32 d = p * (load(dprobability + (line + one) * SIDE) - dot);
               store(to + (line + one) * SIDE, p);
               store(dto + (line + one) * SIDE, two[one] = split(d));
             }
-            interleave(panel + line / 2 * PAIR, two[0], two[1]);
+            interleave(panel + line / 2 * PAIR_STRIDE, two[0], two[1]);
           }
         }
         if (end == begin) continue;
         for (long p = 0; p < pieces; p++) {
-          long skip = (begin - j0) * AREA, panel = p * TOGETHER * AREA + skip;
-          kernel({shares + skip, dpanel_rows + panel, end - begin}, {}, dv + (b * pieces + p) * SQUARE, true);
-          kernel({dscores + skip, query_rows + panel, end - begin}, {}, dk + (b * pieces + p) * SQUARE, true);
+          const long skip = (begin - j0) * BLOCK_SIZE, panel = p * QUERY_BLOCKS * BLOCK_SIZE + skip;
+          multiply_block({m.probabilities + skip, m.dpanel_rows + panel, end - begin}, {},
+                         m.dv + (b * pieces + p) * PLANE_SIZE, true);
+          multiply_block({m.dscores + skip, m.query_rows + panel, end - begin}, {},
+                         m.dk + (b * pieces + p) * PLANE_SIZE, true);
         }
       }
       for (long j = j0; j < j1; j++) {
         const long from = task.first_key(j);
         for (long p = 0; p < pieces; p++)
-          kernel({turned + (p * rows + from) * AREA, strip + ((j - j0) * rows + from) * AREA, j + 1 - from}, {},
-                 dquery + p * SQUARE, false);
-        by_query(lines, dquery, pieces);
+          multiply_block({m.keys_t + (p * rows + from) * BLOCK_SIZE, m.strip + ((j - j0) * rows + from) * BLOCK_SIZE,
+                          j + 1 - from},
+                         {}, m.dquery + p * PLANE_SIZE, false);
+        transpose_to_queries(m.lines, m.dquery, pieces);
         for (long t = j * SIDE; t < std::min(task.length, (j + 1) * SIDE); t++)
-          task.back(dqkv, lines + t % SIDE * width, t, head, heads.norm_q, heads.eps_q, true, heads.scale);
+          task.prepare_gradient(dqkv, m.lines + t % SIDE * dim, t, head, heads.norm_q, heads.eps_q, true, heads.scale);
       }
     }
   }
   for (long t = 0; t < task.length; t++)
     for (bool value : {false, true}) {
-      float g[WIDEST];
-      for (long p = 0; p < pieces; p++) store(g + p * SIDE, load((value ? dv : dk) + at(t, width, 1) + p * SQUARE));
-      long head = heads.queries + task.key + (value ? heads.keys : 0);
-      task.back(dqkv, g, t, head, value ? nullptr : heads.norm_k, heads.eps_k, !value, 1);
+      float g[MAX_HEAD_DIM];
+      for (long p = 0; p < pieces; p++)
+        store(g + p * SIDE, load((value ? m.dv : m.dk) + row_offset(t, dim, 1) + p * PLANE_SIZE));
+      const long head = heads.queries + task.key + (value ? heads.keys : 0);
+      task.prepare_gradient(dqkv, g, t, head, value ? nullptr : heads.norm_k, heads.eps_k, !value, 1);
     }
 }
 

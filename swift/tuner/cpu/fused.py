@@ -79,11 +79,11 @@ def fuse(model: Any, kernels: str = "", dtype: torch.dtype | None = None) -> str
     reason = reason or native_block.why_not(linears[0].dtype, kernels)
     has_native_head = not native_head.why_not(head, kernels)
     copied = [head.weight] if has_native_head else []
-    reason = reason or native_block.why_not_room([each.weight for each in linears], copied, kernels)
+    reason = reason or native_block.why_not_memory([each.weight for each in linears], copied, kernels)
     if not reason:
         if has_native_head:
             base.set_output_embeddings(native_head.Head(head, kernels))
-        memory = native_block.Both(native_block.Memory(), native_block.Memory())
+        memory = native_block.BlockMemory(native_block.Memory(), native_block.Memory())
         for block in made:
             block.make_native(memory, kernels)
         in_panels = [name for name, each in model.named_parameters() if each.is_meta]

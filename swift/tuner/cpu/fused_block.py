@@ -64,11 +64,11 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         dtypes = {each.dtype for each in self.linears}
         if len(dtypes) > 1 or not dtypes <= set(native_block.DTYPES):
             return "it is for bf16 or fp32"
-        if any(each % SIDE for each in widths) or self._heads.width > native_block.WIDEST:
-            return f"it is for widths that are multiples of {SIDE}, and heads up to {native_block.WIDEST} wide"
+        if any(each % SIDE for each in widths) or self._heads.width > native_block.MAX_HEAD_DIM:
+            return f"it is for widths that are multiples of {SIDE}, and heads up to {native_block.MAX_HEAD_DIM} wide"
         return ""
 
-    def make_native(self, memory: native_block.Both, kernels: str) -> None:
+    def make_native(self, memory: native_block.BlockMemory, kernels: str) -> None:
         """Lays the weights out for C++, in place of the model's own, and computes with it from now on."""
         layers = [native_block.Layer([each.weight], each.bias, each.adapter_spans) for each in self.linears]
         norms, head_norms = (

@@ -1,6 +1,6 @@
-"""A frozen output head with the negative log-likelihood of words in C++ (`head.cpp`). Knows hidden states and targets.
+"""A frozen output head with its negative log-likelihood in C++ (`head.cpp`). Knows hidden states and targets.
 
-Its weight is laid out for it, as those of blocks are.
+Its weight is packed, as those of blocks are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from swift import native
-from swift.tuner.cpu.block import DTYPES, Memory, load, planes
+from swift.tuner.cpu.block import DTYPES, Memory, planes
 from swift.tuner.cpu.panels import SIDE
 
 
@@ -25,13 +25,13 @@ class _Head(ctypes.Structure):
         *((name, c_void_p) for name in ("weight", "panels", "bias")),
         *((name, c_int64) for name in ("words", "width", "planes")),
         ("scale", c_double),
-        *((name, c_int64) for name in ("tokens", "threads")),
-        *((name, c_void_p) for name in ("x", "target", "nll", "hit", "dx", "room")),
+        *((name, c_int64) for name in ("tokens", "threads", "memory_bytes")),
+        *((name, c_void_p) for name in ("x", "target", "nll", "hit", "dx", "memory")),
     ]
 
 
 def library(dtype: torch.dtype, kernels: str = "") -> ctypes.CDLL:
-    """The functions of `head.cpp` for such numbers and an instruction set (see native.load).
+    """The functions of `head.cpp` for a dtype and an instruction set (see native.load).
 
     Raises native.Unavailable.
     """
@@ -40,18 +40,21 @@ def library(dtype: torch.dtype, kernels: str = "") -> ctypes.CDLL:
 
 @cache
 def _library(dtype: torch.dtype, kernels: str) -> ctypes.CDLL:
-    made = load(Path(__file__).with_suffix(".cpp"), dtype, kernels)
-    made.lay_out_head.argtypes = [c_void_p, c_int64, c_int64, c_int, c_void_p]
-    made.room_bytes.argtypes, made.room_bytes.restype = [POINTER(_Head)], c_int64
-    made.negative_log_likelihood.argtypes = [POINTER(_Head)]
-    made.lay_out_head.restype = made.negative_log_likelihood.restype = None
-    return made
+    source = Path(__file__).with_suffix(".cpp")
+    functions = native.load(source, kernels, (_Head,), FP32=int(dtype is torch.float32))
+    native.declare(
+        functions,
+        pack_head=[c_void_p, c_int64, c_int64, c_int, c_void_p],
+        head_bytes=[POINTER(_Head), POINTER(c_int64)],
+        negative_log_likelihood=[POINTER(_Head)],
+    )
+    return functions
 
 
 def why_not(head: nn.Module, kernels: str = "") -> str:
-    """Why this head is computed by torch's functions instead; empty where it need not."""
+    """Why this head is computed by torch's functions; empty where C++ computes it."""
     if type(head) is not nn.Linear or head.weight.requires_grad:
-        return "it is no frozen linear layer"
+        return "it is not a frozen linear layer"
     if head.weight.dtype not in DTYPES or head.in_features % SIDE:
         return f"it is for bf16 or fp32 and widths that are multiples of {SIDE}"
     try:
@@ -62,7 +65,7 @@ def why_not(head: nn.Module, kernels: str = "") -> str:
 
 
 class Head(nn.Linear):
-    """Stands for a frozen `nn.Linear` that `why_not` has nothing against, and holds its parameters."""
+    """Replaces a frozen `nn.Linear` that `why_not` accepts, and shares its parameters."""
 
     def __init__(self, head: nn.Linear, kernels: str = "") -> None:
         nn.Module.__init__(self)
@@ -76,7 +79,7 @@ class Head(nn.Linear):
         self._panels = torch.empty(made.planes * rows * self.in_features, dtype=torch.bfloat16)
         made.panels = self._panels.data_ptr()
         functions = library(weight.dtype, self._kernels)
-        functions.lay_out_head(weight.data_ptr(), *weight.shape, made.planes, made.panels)
+        functions.pack_head(weight.data_ptr(), *weight.shape, made.planes, made.panels)
         self._bias = torch.zeros(rows)
         if head.bias is not None:
             self._bias[: self.out_features] = head.bias.detach()
@@ -86,7 +89,7 @@ class Head(nn.Linear):
     def nll(
         self, hidden_NI: Tensor, scale: float, targets_N: Tensor, hits: bool, _sums: object = None
     ) -> tuple[Tensor, Tensor]:
-        """The negative log-likelihood of each target, its logits times `scale`, and whether it is the first choice."""
+        """The negative log-likelihood of each target, (N), of logits times `scale`; whether it is the argmax, (N)."""
         found: tuple[Tensor, Tensor] = _Nll.apply(hidden_NI, self, scale, targets_N, hits)  # type: ignore[no-untyped-call]
         return found
 
@@ -104,8 +107,10 @@ class Head(nn.Linear):
         made.weight, made.x, made.target, made.nll = (each.data_ptr() for each in (weight, x_NI, targets_N, nll_N))
         made.hit, made.dx = hit_N.data_ptr() if hits else None, None if dx_NI is None else dx_NI.data_ptr()
         functions = library(weight.dtype, self._kernels)
-        room = self._memory.take(functions.room_bytes(made))
-        made.room = room.data_ptr()
+        needed = c_int64()
+        functions.head_bytes(made, needed)
+        memory = self._memory.take(needed.value)
+        made.memory, made.memory_bytes = memory.data_ptr(), needed.value
         functions.negative_log_likelihood(made)
         return nll_N, hit_N, dx_NI
 

@@ -19,7 +19,7 @@ SIDE = 32
 class Panels:
     """Frozen weights with one dtype and input, concatenated along their rows and packed.
 
-    `planes`: how many bf16 hold one number. `functions`: a library with lay_out_weight and read_weight for the dtype.
+    `planes`: how many bf16 hold one number. `functions`: a library with pack_weight and unpack_weight for the dtype.
     Each weight has a multiple of SIDE rows.
     """
 
@@ -30,7 +30,7 @@ class Panels:
         start = 0
         for each in weights:
             plain = each.detach().contiguous()
-            functions.lay_out_weight(plain.data_ptr(), *plain.shape, planes, self._at(start))
+            functions.pack_weight(plain.data_ptr(), *plain.shape, planes, self._at(start))
             start += len(plain)
 
     def _at(self, row: int) -> int:
@@ -39,7 +39,7 @@ class Panels:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of the weight, unpacked; both are multiples of SIDE."""
         weight_OI = torch.empty(stop - start, self.inputs, dtype=self.dtype)
-        self._functions.read_weight(self._at(start), *weight_OI.shape, self.planes, weight_OI.data_ptr())
+        self._functions.unpack_weight(self._at(start), *weight_OI.shape, self.planes, weight_OI.data_ptr())
         return weight_OI
 
 
