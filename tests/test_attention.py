@@ -28,7 +28,7 @@ def test_logits_and_gradients_are_those_of_eager_attention(tmp_path: Path, kind:
         assert torch.allclose(mine.grad, other.grad, atol=1e-5), name
 
 
-def test_a_cached_step_equals_the_whole(tmp_path: Path) -> None:
+def test_a_cached_step_equals_the_full_sequence(tmp_path: Path) -> None:
     tiny_model_folder(tmp_path / "m", num_attention_heads=4, num_key_value_heads=2)
     model = load_model(tmp_path / "m", device="cpu")
     tokens = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(1))

@@ -197,7 +197,7 @@ SENTENCES = ["the cat sat on the mat", "the hat is on the cat", "你好，世界
 @pytest.mark.parametrize("prefix", [True, False])
 @pytest.mark.parametrize("own", [[], ["<eoh>", "▁▁▁▁"]])
 @pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
-def test_text_has_the_ids_that_sentencepiece_gives(tmp_path: Path, prefix: bool, own: list[str], rule: str) -> None:
+def test_text_has_the_ids_of_sentencepiece(tmp_path: Path, prefix: bool, own: list[str], rule: str) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     if own and prefix and rule != "identity":
         own = own[:1]

@@ -220,7 +220,7 @@ def deepseek(folder: Path) -> Weights:
     return checkpoint(folder, {**CONFIG, **own}, shapes)
 
 
-def test_deepseek_moe_adds_its_shared_experts_whole(tmp_path: Path) -> None:
+def test_deepseek_moe_adds_its_shared_experts_unscaled(tmp_path: Path) -> None:
     weights = deepseek(tmp_path)
 
     def experts(x: torch.Tensor) -> torch.Tensor:

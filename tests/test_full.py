@@ -112,7 +112,7 @@ def test_blocks_that_are_frozen_and_trained_in_turns_get_the_gradients_of_their_
         {"modules_to_save": ["embed_tokens", "lm_head"], "targets": ["q_proj", "up_proj"]},
     ],
 )
-def test_lora_beside_trained_weights_equals_plain_peft(more: dict[str, Any]) -> None:
+def test_lora_with_other_trained_weights_equals_plain_peft(more: dict[str, Any]) -> None:
     samples = rows(3)
     ours, theirs = lora(base("qwen2"), **more), lora(base("qwen2"), **more)
     assert_close(gradients(fast(ours), pack(samples)), gradients(theirs, collate(samples)), tolerance=1e-4)
@@ -147,7 +147,7 @@ def test_mixed_precision_keeps_steps_that_bf16_would_lose(tmp_path: Path) -> Non
     assert all(0 < each < 1e-5 for each in moved)
 
 
-def test_products_see_the_weights_of_the_last_step_once_they_are_told() -> None:
+def test_products_use_the_weights_of_the_last_step_after_a_refresh() -> None:
     samples, model = rows(3), fast(whole(), torch.bfloat16)
     with torch.no_grad():
         for each in model.parameters():
@@ -163,7 +163,7 @@ def test_products_see_the_weights_of_the_last_step_once_they_are_told() -> None:
     assert torch.equal(found, expected)
 
 
-def test_a_checkpoint_loads_in_plain_transformers_and_gives_the_same_logits(tmp_path: Path) -> None:
+def test_a_checkpoint_loads_in_plain_transformers_and_has_the_same_logits(tmp_path: Path) -> None:
     samples = rows(8)
     model = fast(whole("qwen3", tie_word_embeddings=True))
     trainer(tmp_path, model, samples, save_strategy="steps", save_steps=4).train()

@@ -372,7 +372,7 @@ def test_compiled_kernels_give_the_same(dtype: torch.dtype) -> None:
         assert (one[name] - other[name]).norm() < tolerance * other[name].norm()
 
 
-def test_saved_adapters_load_in_plain_peft_and_give_the_same_logits(tmp_path: Path) -> None:
+def test_saved_adapters_load_in_plain_peft_and_have_the_same_logits(tmp_path: Path) -> None:
     samples = rows(8)
     model = fast(lora(base("qwen3")))
     trainer(tmp_path, model, samples, save_strategy="steps", save_steps=4).train()

@@ -144,7 +144,7 @@ def test_each_format_stays_within_its_rounding(tmp_path, kind, room):
     assert kept["blk.0.ffn_up.weight"] == kind and kept["blk.0.attn_norm.weight"] == "F32"
 
 
-def test_a_file_that_computes_something_else_is_told(tmp_path):
+def test_a_file_that_computes_something_else_is_an_error(tmp_path):
     model, tokenizer = random_model(LlamaConfig), byte_tokenizer()
     gguf_write.write(model, tokenizer, [2], tmp_path / "m.gguf", "F16", "tiny")
     model.model.layers[1].self_attn.q_proj.weight.data.mul_(1.5)
@@ -326,7 +326,7 @@ def test_what_is_there_is_never_written_over_and_a_failure_leaves_nothing(tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "base-gguf"]
 
 
-def test_ollama_gets_a_modelfile_beside_the_weights(tmp_path):
+def test_ollama_gets_a_modelfile_next_to_the_weights(tmp_path):
     folder = folder_with_merges(tmp_path / "base")
     assert swift("export", "--model", folder, "--template_type", "chatml", "--to_ollama", "true") == 0
     written = (tmp_path / "base-ollama" / "Modelfile").read_text()

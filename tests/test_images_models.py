@@ -82,7 +82,7 @@ def test_image_tokens_are_never_trained_and_replies_are(folder: Path) -> None:
         assert trained == "".join(m.content + "<|im_end|>" for m in row.messages if m.role == "assistant")
 
 
-def test_rows_in_a_batch_are_scored_as_each_alone(folder: Path) -> None:
+def test_a_batch_has_the_losses_of_its_single_rows(folder: Path) -> None:
     renderer, model = renderer_of(folder), load.load_model(folder)
     samples = [renderer.encode(row) for row in ROWS]
     head = output_head(model)
@@ -102,7 +102,7 @@ def test_the_image_changes_what_is_predicted(folder: Path) -> None:
     assert not torch.allclose(first, second, atol=1e-6)
 
 
-def test_replies_are_those_of_transformers_whatever_is_served_beside_them(folder: Path) -> None:
+def test_replies_are_those_of_transformers_whatever_is_served_concurrently(folder: Path) -> None:
     renderer, model = renderer_of(folder), load.load_model(folder)
     asked = [ROWS[0].messages[:1], ROWS[1].messages[:1], ROWS[2].messages[:3]]
     prompts = [renderer.prompt_tokens(messages) for messages in asked]

@@ -213,7 +213,7 @@ def test_use_hf_asks_hugging_face_first(model, online, monkeypatch):
     assert asked == ["internlm/internlm2-chat-7b"]
 
 
-def test_a_hub_out_of_reach_is_told_soon(online, monkeypatch):
+def test_an_unreachable_hub_is_an_error_within_seconds(online, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(download, "from_modelscope", download.from_hf)
     start = time.monotonic()
@@ -248,7 +248,7 @@ def shard(folder):
         (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "pass it as --ckpt_dir"),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_told_in_one_line(model, damage, problem):
+def test_an_incomplete_model_folder_raises_one_line(model, damage, problem):
     damage(model)
     with pytest.raises(ValueError, match=problem) as error:
         location.locate(str(model))
@@ -267,7 +267,7 @@ def test_weights_that_the_file_lacks_are_not_made_up(model):
         load.load_model(model)
 
 
-def test_an_unknown_architecture_is_told_in_one_line(model):
+def test_an_unknown_architecture_raises_one_line(model):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "model_type": "nonsense"}))
     with pytest.raises(ValueError, match=r"the model cannot be loaded: .*nonsense") as error:
@@ -284,7 +284,7 @@ def test_code_that_comes_with_a_model_needs_the_users_word(model, loader):
         loader(model)
 
 
-def test_a_folder_without_a_tokenizer_is_told_in_one_line(model):
+def test_a_folder_without_a_tokenizer_raises_one_line(model):
     (model / "tokenizer.json").unlink()
     (model / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="the tokenizer cannot be loaded") as error:
@@ -300,7 +300,7 @@ def test_on_a_cpu_auto_means_fp32(model):
     assert loaded.dtype == torch.float32 and loaded.device.type == "cpu" and not loaded.training
 
 
-def test_dtype_and_attention_are_as_asked(model):
+def test_dtype_and_attention_are_the_chosen_ones(model):
     loaded = load.load_model(model, "bf16", "cpu", attn_implementation="eager")
     assert loaded.dtype == torch.bfloat16
     assert loaded.config._attn_implementation == "eager"
@@ -325,7 +325,7 @@ def test_a_cpu_takes_bf16_where_the_weights_are_published_in_it_and_it_multiplie
 
 
 @pytest.mark.parametrize("cpu", [True, False])
-def test_only_whole_weights_in_bf16_are_foreign_to_a_cpu_that_does_not_multiply_it(tmp_path, monkeypatch, cpu):
+def test_only_unquantised_bf16_weights_are_foreign_to_a_cpu_without_bf16(tmp_path, monkeypatch, cpu):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu})
     (tmp_path / "config.json").write_text('{"dtype": "bfloat16"}')
     assert devices.has_foreign_bf16(tmp_path, "cpu") is not cpu
@@ -353,7 +353,7 @@ def test_an_unknown_dtype_is_refused():
         devices.pick_dtype("int3", torch.device("cpu"))
 
 
-def test_the_tokenizer_gives_back_any_text(model):
+def test_the_tokenizer_decodes_any_text_it_encodes(model):
     tokenizer = load.load_tokenizer(model)
     text = "<|im_start|>user\n你好  🔥\r\n<|im_end|>"
     assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -42,7 +42,7 @@ def fetched(hub: type[Hub]) -> set[str]:
     return {line.split()[1] for line in hub.asked if line.startswith("GET")}
 
 
-def test_a_hub_id_is_fetched_whole_but_for_other_formats_and_then_found(
+def test_a_hub_id_is_downloaded_without_other_formats_and_then_found(
     hub: type[Hub], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enable_progress_bars()  # a model that was loaded before has switched them off
@@ -97,7 +97,7 @@ def test_a_file_with_another_byte_than_was_published_is_refused_and_fetched_anew
 
 
 @pytest.mark.parametrize("problem", ["404", "HF_HUB_OFFLINE is set", "cannot be reached", "disconnected"])
-def test_what_the_hub_does_not_give_is_told_in_one_line(
+def test_what_the_hub_refuses_raises_one_line(
     hub: type[Hub], problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.mute = problem == "disconnected"

@@ -134,7 +134,7 @@ def llama(folder: Path) -> Path:
     ("method", "rounds", "make"),
     [("gptq", gptq, qwen), ("gptq", gptq, llama), ("awq", awq, llama), ("aqlm", aqlm, llama)],
 )
-def test_quantised_weights_compute_what_they_stand_for_and_lora_trains_beside_them(
+def test_quantised_weights_compute_the_dequantised_ones_and_lora_trains_on_them(
     tmp_path: Path, method: str, rounds: Callable[[torch.Tensor], Quantised], make: Callable[[Path], Path]
 ) -> None:
     for package in quantise.READERS[method]:
@@ -165,7 +165,7 @@ def test_quantised_weights_compute_what_they_stand_for_and_lora_trains_beside_th
     ],
 )
 @pytest.mark.parametrize("make", [qwen, llama])
-def test_what_is_missing_to_read_quantised_weights_is_told_in_one_line(
+def test_a_missing_package_for_quantised_weights_raises_one_line(
     tmp_path: Path, method: str, needs: str, make: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantise, "find_spec", lambda name: None)

@@ -130,7 +130,7 @@ def test_no_target_at_all_is_an_error(tied):
         attach(open_model(tied), LoraOptions(targets=(",",)))
 
 
-def test_modules_to_save_are_trained_whole(tied):
+def test_modules_to_save_are_trained_in_full(tied):
     tuned = attach(open_model(tied), LoraOptions(modules_to_save=("EMBEDDING", "LN")))
     whole = {name for name, p in tuned.named_parameters() if p.requires_grad and "modules_to_save" in name}
     assert sum("norm" in name for name in whole) == 5
@@ -162,7 +162,7 @@ def test_new_adapters_change_nothing_and_are_all_that_is_trained(tied):
 @pytest.mark.parametrize(
     ("asked", "expected"), [("AUTO", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
-def test_adapters_have_the_dtype_asked_for_and_fp32_by_default(tied, base, asked, expected):
+def test_adapters_have_the_chosen_dtype_and_fp32_by_default(tied, base, asked, expected):
     tuned = attach(open_model(tied, base), LoraOptions(dtype=asked))
     assert {p.dtype for p in tuned.parameters() if p.requires_grad} == {expected}
     assert tuned.get_base_model().dtype == (torch.bfloat16 if base == "bf16" else torch.float32)
@@ -276,7 +276,7 @@ def test_the_checkpoint_holds_no_base_weights(tmp_path, tied):
         (lambda path: (path / "adapter_config.json").write_text('{"peft_type": "XLORA"}'), "of type XLORA"),
     ],
 )
-def test_a_half_written_checkpoint_is_told_in_one_line(tmp_path, tied, damage, problem):
+def test_a_half_written_checkpoint_raises_one_line(tmp_path, tied, damage, problem):
     save(trained(tied, KINDS["all"]), tmp_path)
     damage(tmp_path)
     with pytest.raises(ValueError, match=problem) as error:
@@ -284,7 +284,7 @@ def test_a_half_written_checkpoint_is_told_in_one_line(tmp_path, tied, damage, p
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_folder_that_is_not_there_is_told(tmp_path):
+def test_a_missing_checkpoint_folder_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         check(tmp_path / "checkpoint-7")
 

@@ -30,7 +30,7 @@ from swift.train.lisa import Lisa
 from swift.tuner import adapter_files, apply, lora, merge, registry
 from swift.tuner.cpu import compiled
 from swift.tuner.cpu.fused_block import FusedBlock
-from swift.tuner.longlora import grouped_attention
+from swift.tuner.longlora import shifted_group_attention
 
 ALL = {"lora_target_modules": ["ALL"]}
 FAST: dict[str, Any] = {"learning_rate": 3e-2}
@@ -223,7 +223,7 @@ def test_a_tuner_learns_comes_back_resumes_and_merges(
     goes_on_as_it_would_have(place, last, **how)
 
 
-def test_every_tuner_can_be_asked_for() -> None:
+def test_the_flag_names_every_tuner() -> None:
     assert typing.get_args(groups.SftType) == tuple(registry.TUNERS)
     assert CASES.keys() == registry.TUNERS.keys()
     known = flags.names(groups.LoraFlags) | flags.names(groups.TunerFlags)
@@ -237,7 +237,7 @@ def test_what_may_be_loaded_is_what_the_table_makes() -> None:
 
 
 @pytest.mark.parametrize("name", ["prompt", "prefix", "ptuning", "adapter", "scetuning", "restuning", "ia3"])
-def test_an_adapter_answers_as_the_whole_row_would(place: Path, tmp_path: Path, name: str) -> None:
+def test_decoding_with_an_adapter_equals_one_forward_pass(place: Path, tmp_path: Path, name: str) -> None:
     """The engine, which feeds a prompt and then token by token, against one forward of everything."""
     from swift.engine.sampling import SamplingParams
 
@@ -339,7 +339,7 @@ def test_shifted_sparse_attention_sees_what_the_paper_lets_it_see() -> None:
     q, k, v = torch.randn(3, rows, heads, length, width)
     real = torch.ones(rows, length, dtype=torch.bool)
     real[1, 8:] = False
-    got = grouped_attention(q, k, v, real, group)
+    got = shifted_group_attention(q, k, v, real, group)
     place = torch.arange(length)
     for head in range(heads):
         number = (place if head < heads // 2 else place + group // 2) // group
@@ -476,7 +476,7 @@ def test_galore_names_the_package_that_is_missing(place: Path, tmp_path: Path, m
         train(place, tmp_path, sft_type="full", use_galore=True)
 
 
-def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
+def test_galore_trains_a_full_model(place: Path, tmp_path: Path) -> None:
     pytest.importorskip("galore_torch")
     pytest.importorskip("bitsandbytes")
     last = train(place, tmp_path, sft_type="full", use_galore=True, galore_rank=4)
@@ -524,7 +524,7 @@ def test_galore_trains_a_whole_model(place: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_flags_are_told_in_one_line(
+def test_wrong_flags_raise_one_line(
     place: Path, tmp_path: Path, words: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--model", place / "tiny", "--template_type", "chatml", "--dataset", place / "rows.jsonl"]

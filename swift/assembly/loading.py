@@ -44,8 +44,8 @@ def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) 
     from swift.engine.torch_engine import TorchEngine
     from swift.infer.local_chat import LocalChat
     from swift.model import devices, load, location
-    from swift.tuner import adapter_files, merge, prompts
-    from swift.tuner.prompts import VirtualTokenModel
+    from swift.tuner import adapter_files, merge, virtual_tokens
+    from swift.tuner.virtual_tokens import VirtualTokenModel
 
     model_flags = choice.model
     path = location.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
@@ -85,7 +85,7 @@ def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) 
     tuned = adapter_files.load(model, choice.adapter)
     if not merge.why_unmergeable(tuned):
         tuned = merge.merge(tuned)
-    if not prompts.has_virtual_tokens(tuned):
+    if not virtual_tokens.has_virtual_tokens(tuned):
         return LocalChat(engine(tuned), renderer)
     prompted = VirtualTokenModel(tuned)
     return LocalChat(_WithVirtualTokens(engine(prompted, unsplit=prompted.length), prompted.length), renderer)

@@ -15,11 +15,10 @@ from transformers import PreTrainedModel
 
 from swift.tuner import extra_modules, loraga, training_state
 from swift.tuner.merge import MERGEABLE, UNMERGEABLE
-from swift.tuner.peft_models import adapter_mark, cast_adapter, without_warnings
+from swift.tuner.peft_models import CONFIG, WEIGHTS, adapter_mark, cast_adapter, without_warnings
 
 SAVED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """safetensors' names of dtypes."""
-WEIGHTS = "adapter_model.safetensors"
 
 
 def save(model: PreTrainedModel | PeftModel, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
@@ -57,7 +56,7 @@ def restore(model: PreTrainedModel | PeftModel, folder: Path) -> None:
 
 def check(folder: Path) -> str:
     """The PEFT type of the adapter in `folder`. Raises ValueError if a file is missing or damaged. Reads no weights."""
-    config, weights = folder / "adapter_config.json", folder / WEIGHTS
+    config, weights = folder / CONFIG, folder / WEIGHTS
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     for file in (config, weights):

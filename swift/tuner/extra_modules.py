@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from swift.tuner.decoder_parts import blocks, branches, final_norm
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+from swift.tuner.peft_models import CONFIG, WEIGHTS
 
 
 class Bottleneck(nn.Module):

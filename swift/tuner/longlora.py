@@ -29,7 +29,7 @@ def shift_attention(model: PreTrainedModel, group: int) -> None:
     model.set_attn_implementation(NAME)
 
 
-def grouped_attention(
+def shifted_group_attention(
     q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, real_BT: Tensor, group: int, **how: Any
 ) -> Tensor:
     """Causal attention within groups; for the second half of the heads, groups begin half a group earlier.
@@ -84,7 +84,7 @@ def _attention(group: int) -> Any:
         width = group if module.training else query.shape[2] + query.shape[2] % 2
         how = {"dropout_p": dropout, "scale": scaling}
         if module.training:
-            out = grouped_attention(query, key, value, real_BT.bool(), width, **how)
+            out = shifted_group_attention(query, key, value, real_BT.bool(), width, **how)
         else:
             out = _in_groups(query, key, value, real_BT.bool(), width, 0, **how)
         return out.transpose(1, 2).contiguous(), None

@@ -11,11 +11,11 @@ import torch
 from peft import LoftQConfig, LoraConfig, LoraGAConfig, PeftModel, initialize_lora_eva_weights
 from transformers import PreTrainedModel
 
+from swift.model.devices import DTYPES
 from swift.tuner import loraga
 from swift.tuner.peft_models import is_quantised, wrap
 from swift.tuner.targets import Names, lora_targets, modules_to_save, no_names
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
 
 

@@ -20,8 +20,8 @@ UNMERGEABLE = {
     "P_TUNING": "its virtual tokens are not weights of the model",
     "PREFIX_TUNING": "its keys and values are not weights of the model",
     "ADAPTER": "its bottlenecks are not linear",
-    "REFT": "it edits the residual stream, not the output of a weight",
-    "BYPASS": "it is a side network",
+    "REFT": "it edits hidden states, not weights",
+    "BYPASS": "it is a separate network",
     "SKIP": "its bottlenecks are not linear",
 }
 

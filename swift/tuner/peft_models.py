@@ -13,6 +13,9 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import nn
 from transformers import PreTrainedModel
 
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of a saved adapter, as PEFT names them."""
+
 
 def wrap(model: PreTrainedModel, config: PeftConfig, dtype: torch.dtype = torch.float32) -> PeftModel:
     """The model with the adapters that `config` describes, in `dtype` unless they are copies of base layers."""

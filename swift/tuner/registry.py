@@ -10,9 +10,9 @@ from typing import Any
 import peft
 
 from swift.tuner import methods
+from swift.tuner.merge import UNMERGEABLE
 from swift.tuner.methods import Apply
 
-VIRTUAL_TOKENS = "no: its virtual tokens are not weights of the model"
 NOTHING_TO_MERGE = "nothing to merge: the checkpoint is a complete model"
 
 
@@ -51,6 +51,10 @@ WHERE = {"lora_target_modules": "target_modules", "lora_modules_to_save": "modul
 RANK = {**WHERE, "lora_rank": "r"}
 LYCORIS = {**RANK, "lora_alpha": "alpha", "lora_dropout_p": "rank_dropout"}
 VIRTUAL = {"num_virtual_tokens": "num_virtual_tokens"}
+
+
+def _unmergeable(peft_type: str) -> str:
+    return f"no: {UNMERGEABLE[peft_type]}"
 
 
 def _prefixed(prefix: str, *names: str, **renamed: str) -> dict[str, str]:
@@ -190,7 +194,7 @@ _TABLE = {
         "2104.08691",
         methods.by_peft(peft.PromptTuningConfig),
         VIRTUAL,
-        VIRTUAL_TOKENS,
+        _unmergeable("PROMPT_TUNING"),
         quantised=True,
     ),
     "prefix": Tuner(
@@ -198,7 +202,7 @@ _TABLE = {
         "2101.00190",
         methods.by_peft(peft.PrefixTuningConfig),
         VIRTUAL,
-        "no: its keys and values are not weights of the model",
+        _unmergeable("PREFIX_TUNING"),
         recomputes=False,
         quantised=True,
     ),
@@ -207,7 +211,7 @@ _TABLE = {
         "2103.10385",
         methods.by_peft(peft.PromptEncoderConfig),
         {**VIRTUAL, "prompt_encoder_hidden_size": "encoder_hidden_size"},
-        VIRTUAL_TOKENS,
+        _unmergeable("P_TUNING"),
         quantised=True,
     ),
     "adapter": Tuner(
@@ -215,28 +219,28 @@ _TABLE = {
         "1902.00751",
         methods.by_extra_modules("ADAPTER"),
         _prefixed("adapter", "act", "length"),
-        "no: its bottlenecks are not linear",
+        _unmergeable("ADAPTER"),
     ),
     "scetuning": Tuner(
         "Bottlenecks on the skip connections around every block (SCEdit's SC-Tuner)",
         "2312.11392",
         methods.by_extra_modules("SKIP"),
         _prefixed("adapter", "act", "length"),
-        "no: its bottlenecks are not linear",
+        _unmergeable("SKIP"),
     ),
     "reft": Tuner(
         "LoReFT: edits of every block's output in a small subspace, at every position",
         "2404.03592",
         methods.by_extra_modules("REFT"),
         {"reft_rank": "rank"},
-        "no: it edits hidden states, not weights",
+        _unmergeable("REFT"),
     ),
     "side": Tuner(
         "A narrow side network that reads the embeddings",
         "1912.13503",
         methods.by_extra_modules("BYPASS", ladder=False),
         {"adapter_act": "act", "adapter_length": "width"},
-        "no: it is a separate network",
+        _unmergeable("BYPASS"),
         recomputes=False,
     ),
     "restuning": Tuner(
@@ -244,7 +248,7 @@ _TABLE = {
         "2310.19859",
         methods.by_extra_modules("BYPASS", ladder=True),
         {"adapter_act": "act", "adapter_length": "width"},
-        "no: it is a separate network",
+        _unmergeable("BYPASS"),
         recomputes=False,
     ),
     "llamapro": Tuner(

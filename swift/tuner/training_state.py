@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from swift.tuner import loraga
+from swift.tuner.peft_models import CONFIG
 
 STATE = "tuner_state.safetensors"
 KINDS = ("ADALORA", "P_TUNING")
@@ -55,7 +56,7 @@ def restore_state(model: PeftModel, folder: Path) -> None:
     if model.active_peft_config.peft_type == "ADALORA":
         for average in AVERAGES:
             _averages(model, average).update(saved[average])
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         model.active_peft_config.rank_pattern = config["rank_pattern"]
 
 
