@@ -25,7 +25,7 @@ END = "<|im_end|>"
 
 
 class ScriptedEngine:
-    """Answers each request with the next text of its script, a token a step; remembers what it was asked."""
+    """Answers each request with the next text of its script, one token per step; records its requests."""
 
     def __init__(self, *script, limit=None):
         self.script, self.limit = list(script), limit
@@ -51,7 +51,7 @@ def local(*script, tool_format="react_en", limit=None):
     return LocalChat(engine, Renderer(TOKENIZER, template("qwen"), tool_format)), engine
 
 
-def test_a_reply_comes_piece_by_piece_and_ends_with_its_cost():
+def test_a_reply_is_streamed_and_ends_with_its_usage():
     chat, engine = local("Yes, 雨." + END)
     deltas = list(chat(ASK))
     assert [delta.text for delta in deltas] == [*"Yes, ", "雨", ".", ""]
@@ -60,13 +60,13 @@ def test_a_reply_comes_piece_by_piece_and_ends_with_its_cost():
     assert engine.open == 0
 
 
-def test_a_reply_that_met_its_limit_says_so():
+def test_a_reply_at_its_token_limit_finishes_with_length():
     chat, _ = local("Yes, it rains" + END, limit=3)
     reply = collect(chat(ASK))
     assert (reply.message.content, reply.finish) == ("Yes", "length")
 
 
-def test_a_stop_text_is_cut_an_agent_mark_stays_and_the_caller_may_say_otherwise():
+def test_a_stop_string_is_cut_one_of_a_tool_format_stays_and_the_caller_may_override_both():
     said = "Action: a\nObservation: b" + END
 
     def reply(*stop, include=None):
@@ -83,7 +83,7 @@ def test_a_stop_text_is_cut_an_agent_mark_stays_and_the_caller_may_say_otherwise
     assert reply() == "Action: a\nObservation: b", "nobody asked to stop there"
 
 
-def test_a_stop_text_that_the_last_character_completes_is_a_stop_and_no_length():
+def test_a_stop_string_that_the_last_token_completes_finishes_with_stop():
     chat, _ = local("ab!", limit=3)
     assert collect(chat(ASK, (), SamplingParams(stop=("!",)))).finish == "stop"
 
@@ -95,7 +95,7 @@ def test_a_trailing_assistant_message_is_continued():
     assert engine.prompts[0].endswith("<|im_start|>assistant\nIt is")
 
 
-def test_a_template_whose_turns_end_in_a_text_stops_at_it_and_hides_it():
+def test_the_stop_string_of_a_template_ends_the_reply_and_is_cut():
     plain = Template("plain", prompt=("Q: {{QUERY}}\nA:",), suffix=("\nQ:",), chat_sep=("\nQ:",))
     engine = ScriptedEngine("Yes.\nQ: next")
     reply = collect(LocalChat(engine, Renderer(TOKENIZER, plain))(ASK, (), SamplingParams(include_stop=True)))
@@ -109,7 +109,7 @@ CALLED = {
 
 
 @pytest.mark.parametrize("tool_format", CALLED)
-def test_with_tools_on_offer_a_call_comes_whole_and_its_text_is_not_shown(tool_format):
+def test_with_tools_a_call_becomes_a_tool_call_and_is_not_content(tool_format):
     chat, engine = local(CALLED[tool_format], tool_format=tool_format)
     deltas = list(chat(ASK, (WEATHER,)))
     reply = collect(iter(deltas))
@@ -124,7 +124,7 @@ def test_with_tools_on_offer_a_call_comes_whole_and_its_text_is_not_shown(tool_f
 
 
 @pytest.mark.parametrize("tool_format", CALLED)
-def test_a_call_and_its_result_read_back_as_the_model_wrote_them(tool_format):
+def test_a_call_and_its_result_are_rendered_as_the_model_wrote_them(tool_format):
     chat, engine = local(CALLED[tool_format], "Sunny." + END, tool_format=tool_format)
     called = collect(chat(ASK, (WEATHER,))).message
     collect(chat((*ASK, called, Message("tool", "sunny")), (WEATHER,)))
@@ -132,13 +132,13 @@ def test_a_call_and_its_result_read_back_as_the_model_wrote_them(tool_format):
     assert engine.prompts[0] + written in engine.prompts[1]
 
 
-def test_with_tools_on_offer_a_reply_without_a_call_is_all_text():
+def test_with_tools_a_reply_without_a_call_is_content():
     chat, _ = local("Final Answer: it rains.\n" + END)
     reply = collect(chat(ASK, (WEATHER,)))
     assert (reply.message, reply.finish) == (Message("assistant", "it rains.\n"), "stop")
 
 
-def test_a_thought_comes_as_reasoning_and_an_answer_as_text_piece_by_piece():
+def test_reasoning_and_answer_are_streamed_apart():
     said = "Thought: I now know the final answer\nFinal Answer: It rains."
     chat, _ = local(said + END)
     deltas = list(chat(ASK, (WEATHER,)))
@@ -148,7 +148,7 @@ def test_a_thought_comes_as_reasoning_and_an_answer_as_text_piece_by_piece():
     assert len(deltas) > 20
 
 
-def test_what_comes_back_without_its_thought_is_an_answer_of_the_form_and_with_it_what_was_said():
+def test_a_message_that_comes_back_is_rendered_with_labels_with_or_without_its_reasoning():
     chat, engine = local(END, END)
     answered = Message("assistant", "It rains.", reasoning="I know")
     for message in (answered, replace(answered, reasoning="")):
@@ -157,7 +157,7 @@ def test_what_comes_back_without_its_thought_is_an_answer_of_the_form_and_with_i
     assert "assistant\nFinal Answer: It rains.<|im_end|>" in engine.prompts[1]
 
 
-def test_raw_replies_keep_their_thoughts():
+def test_raw_replies_keep_their_reasoning_in_the_content():
     said = "Thought: I know\nFinal Answer: It rains."
     engine = ScriptedEngine(said + END)
     chat = LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "react_en"), raw=True)
@@ -170,7 +170,7 @@ def test_without_tools_a_reply_is_what_the_model_wrote():
     assert collect(chat(ASK)).message == Message("assistant", said)
 
 
-def test_a_call_cut_short_is_told_as_far_as_it_came():
+def test_a_truncated_call_is_streamed_as_far_as_it_came():
     said = 'Thought: x\nAction: weather\nAction Input: {"city": '
     chat, _ = local(said + "......", limit=len(said))
     reply = collect(chat(ASK, (WEATHER,)))
@@ -207,7 +207,7 @@ def test_log_probabilities_come_on_request_for_every_token_shown():
     assert not any(delta.logprobs for delta in chat(ASK))
 
 
-def test_closing_a_reply_closes_the_engines_steps():
+def test_closing_a_reply_closes_the_engines_stream():
     for tools in ((), (WEATHER,)):
         chat, engine = local("a long reply" + END)
         deltas = chat(ASK, tools)
@@ -217,13 +217,13 @@ def test_closing_a_reply_closes_the_engines_steps():
         assert engine.open == 0
 
 
-def test_what_cannot_be_answered_is_an_error_before_the_first_delta():
+def test_a_request_that_cannot_be_answered_raises_before_the_first_delta():
     chat, _ = local()
     with pytest.raises(ValueError, match="no messages"):
         chat(())
 
 
-# Thoughts in blocks
+# Reasoning in tags
 
 THINK = ReasoningTags("<think>", "</think>")
 HARMONY = ReasoningTags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
@@ -254,7 +254,7 @@ def thinker(*script, prefill="", tool_format="hermes", marks=THINK, limit=None, 
         ("\n<think></think>", "\nIt rains."),
     ],
 )
-def test_a_block_of_thought_comes_as_reasoning_piece_by_piece_with_tools_and_without(tools, prefill, said):
+def test_tagged_reasoning_is_streamed_with_and_without_tools(tools, prefill, said):
     chat, engine, _ = thinker(said + END, prefill=prefill)
     deltas = list(chat(ASK, tools))
     reasoning = "雨 or sun?" if "雨" in said else ""
@@ -266,14 +266,14 @@ def test_a_block_of_thought_comes_as_reasoning_piece_by_piece_with_tools_and_wit
 
 
 @pytest.mark.parametrize("tools", [(), (WEATHER,)])
-def test_a_reply_cut_within_its_thought_is_reasoning_alone(tools):
+def test_a_reply_truncated_within_its_reasoning_has_no_content(tools):
     chat, _, _ = thinker("It rains", prefill="<think>\n", limit=4)
     reply = collect(chat(ASK, tools))
     assert (reply.message, reply.finish) == (Message("assistant", "", reasoning="It r"), "length")
 
 
 @pytest.mark.parametrize("tool_format", CALLED)
-def test_a_call_behind_a_block_of_thought_is_read_and_one_within_it_is_not(tool_format):
+def test_a_call_after_reasoning_is_parsed_and_one_within_it_is_not(tool_format):
     call = CALLED[tool_format].removesuffix(END).removesuffix(" sunny")
     chat, _, _ = thinker(
         f"Shall I?\n{call.removesuffix('Observation:')}\n</think>\n\n{CALLED[tool_format]}",
@@ -288,7 +288,7 @@ def test_a_call_behind_a_block_of_thought_is_read_and_one_within_it_is_not(tool_
     assert reply.finish == "tool_calls"
 
 
-def test_stop_texts_end_what_is_said_and_no_thought():
+def test_stop_strings_end_content_and_not_reasoning():
     thought = "I wait for the Observation: then."
     said = f"{thought}</think>\n\nAction: weather\nAction Input: {{}}\nObservation: sunny"
     for tools, params in (((WEATHER,), SamplingParams()), ((), SamplingParams(stop=("Observation",)))):
@@ -299,7 +299,7 @@ def test_stop_texts_end_what_is_said_and_no_thought():
         assert tools or reply.message.content.endswith("Action Input: {}\nObservation:")
 
 
-def test_parts_of_a_harmony_reply_are_told_apart():
+def test_the_channels_of_a_harmony_reply_are_told_apart():
     said = (
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>I look.<|end|>"
         "<|start|>assistant<|channel|>final<|message|>It rains."
@@ -308,19 +308,19 @@ def test_parts_of_a_harmony_reply_are_told_apart():
     assert collect(chat(ASK)).message == Message("assistant", "I look.\nIt rains.", reasoning="Hm.")
 
 
-def test_a_block_and_the_forms_own_thought_stand_on_lines_of_their_own():
+def test_tagged_and_labelled_reasoning_are_joined_by_a_line_break():
     chat, _, _ = thinker("<think>a</think>\n\nThought: b\nFinal Answer: c" + END, tool_format="react_en")
     assert collect(chat(ASK, (WEATHER,))).message == Message("assistant", "c", reasoning="a\nb")
 
 
-def test_a_raw_reply_keeps_its_block():
+def test_a_raw_reply_keeps_its_reasoning_tags():
     said = "It rains?\n</think>\n\nYes."
     for tools in ((), (WEATHER,)):
         chat, _, _ = thinker(said + END, prefill="<think>\n", raw=True)
         assert collect(chat(ASK, tools)).message == Message("assistant", said)
 
 
-def test_a_reply_that_was_begun_goes_on_in_its_content():
+def test_a_prefilled_reply_continues_in_its_content():
     chat, _, _ = thinker(" cold." + END, prefill="<think>\n\n</think>\n\nIt is")
     assert collect(chat(ASK)).message == Message("assistant", " cold.")
 
@@ -332,13 +332,13 @@ def test_variables_reach_the_template():
     assert asked == [{"enable_thinking": False}, None]
 
 
-def test_log_probabilities_of_a_thought_come_too():
+def test_log_probabilities_include_reasoning():
     chat, _, _ = thinker("a</think>b" + END, prefill="<think>\n")
     shown = [each for delta in chat(ASK, (), SamplingParams(logprobs=True)) for each in delta.logprobs]
     assert TOKENIZER.decode([each.token for each in shown]) == "a</think>b"
 
 
-# A server elsewhere
+# RemoteChat
 
 
 class ScriptedServer:
@@ -397,7 +397,7 @@ def called(**function):
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
-def test_what_a_server_elsewhere_thinks_is_reasoning_and_goes_back(field):
+def test_the_reasoning_of_a_server_is_read_and_sent_back(field):
     with ScriptedServer([chunk({field: "hm"}), chunk({"content": "yes"}), chunk({}, "stop")]) as it:
         reply = collect(RemoteChat(it.url, "m")(ASK))
         assert reply.message == Message("assistant", "yes", reasoning="hm")
@@ -405,7 +405,7 @@ def test_what_a_server_elsewhere_thinks_is_reasoning_and_goes_back(field):
         assert it.asked[1]["messages"][1] == {"role": "assistant", "content": "yes", "reasoning_content": "hm"}
 
 
-def test_a_server_elsewhere_answers_in_the_same_deltas():
+def test_a_server_answers_in_the_same_deltas():
     usage = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
     with ScriptedServer(
         [chunk({"content": "Ye"}), chunk({"content": "s"}), chunk({}, "stop"), chunk(usage=usage)]
@@ -423,7 +423,7 @@ def test_a_server_elsewhere_answers_in_the_same_deltas():
     }
 
 
-def test_a_server_elsewhere_gets_the_variables_of_its_template():
+def test_a_server_gets_variables_for_its_template():
     with ScriptedServer([chunk({"content": "yes"}), chunk({}, "stop")]) as it:
         collect(RemoteChat(it.url, "m")(ASK, (), SamplingParams(top_k=5), {"enable_thinking": False}))
         collect(RemoteChat(it.url, "m")(ASK))
@@ -432,7 +432,7 @@ def test_a_server_elsewhere_gets_the_variables_of_its_template():
     assert "chat_template_kwargs" not in it.asked[1]
 
 
-def test_a_server_elsewhere_is_offered_tools_and_its_calls_come_whole():
+def test_a_server_gets_the_tools_and_its_calls_are_joined():
     parts = [called(name="weather", arguments=""), called(arguments='{"a":'), called(arguments=" 1}")]
     before = Message("assistant", "", (ToolCall("weather", "{}", "c0"),)), Message("tool", "sunny", tool_call_id="c0")
     with ScriptedServer([*map(chunk, parts), chunk({}, "tool_calls")]) as it:
@@ -445,6 +445,6 @@ def test_a_server_elsewhere_is_offered_tools_and_its_calls_come_whole():
     assert asked["messages"][2] == {"role": "tool", "content": "sunny", "tool_call_id": "c0"}
 
 
-def test_a_server_that_refuses_is_an_error_with_its_address_and_its_words():
+def test_an_error_of_a_server_has_its_address_and_message():
     with ScriptedServer([], status=400) as it, pytest.raises(OSError, match=r"127.0.0.1.*the prompt is too long"):
         list(RemoteChat(it.url, "m")(ASK))

@@ -122,7 +122,7 @@ def test_calls_are_streamed_name_first_and_never_as_text(api: openai.OpenAI) -> 
     check("".join(part.function.arguments for part in parts))
 
 
-def test_the_streaming_helper_tells_arguments_as_they_come(api: openai.OpenAI) -> None:
+def test_the_streaming_helper_reports_arguments_as_they_come(api: openai.OpenAI) -> None:
     with api.chat.completions.stream(model="tiny", messages=ASK, **MUST) as stream:
         kinds = {event.type for event in stream}
         (call,) = stream.get_final_completion().choices[0].message.tool_calls or ()
@@ -130,7 +130,7 @@ def test_the_streaming_helper_tells_arguments_as_they_come(api: openai.OpenAI) -
     check(call.function.arguments)
 
 
-def test_the_streaming_helper_tells_content(api: openai.OpenAI) -> None:
+def test_the_streaming_helper_reports_content(api: openai.OpenAI) -> None:
     said: Any = {"type": "json_schema", "json_schema": {"name": "said", "schema": {"enum": ["so", "no"]}}}
     options: dict[str, Any] = {"response_format": said, "logprobs": True, "top_logprobs": 2}
     with api.chat.completions.stream(model="tiny", messages=ASK, **options) as stream:
@@ -152,7 +152,7 @@ def test_replies_are_parsed_into_classes(api: openai.OpenAI) -> None:
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, City)
 
 
-def test_any_json_object_can_be_asked_for(api: openai.OpenAI) -> None:
+def test_any_json_object_can_be_required(api: openai.OpenAI) -> None:
     wanted: Any = {"type": "json_object"}
     choice = api.chat.completions.create(model="tiny", messages=ASK, response_format=wanted, temperature=0.3).choices[0]
     assert choice.finish_reason == "length" or isinstance(json.loads(choice.message.content or ""), dict)
@@ -168,7 +168,7 @@ def test_choices_differ_and_a_seed_repeats_them(api: openai.OpenAI) -> None:
     assert texts() == texts()
 
 
-def test_several_texts_are_gone_on_with(api: openai.OpenAI) -> None:
+def test_several_texts_are_continued(api: openai.OpenAI) -> None:
     reply = api.completions.create(model="tiny", prompt=["Once", "Twice"], n=2, max_tokens=4, logprobs=1)
     assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
     logprobs = reply.choices[0].logprobs
@@ -177,7 +177,7 @@ def test_several_texts_are_gone_on_with(api: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason in ("length", "stop")
 
 
-def test_what_is_wrong_is_told_as_openai_does(api: openai.OpenAI) -> None:
+def test_errors_are_those_of_openai(api: openai.OpenAI) -> None:
     nowhere = {"type": "function", "function": {"name": "nowhere"}}
     with pytest.raises(openai.BadRequestError) as caught:
         api.chat.completions.create(model="tiny", messages=ASK, tools=[SPEC], tool_choice=nowhere)  # type: ignore[call-overload]
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_told_as_openai_does(api: openai.OpenAI) -> None:
         api.embeddings.create(model="tiny", input="x")
 
 
-def test_the_asynchronous_client_asks_side_by_side(url: str) -> None:
+def test_the_asynchronous_client_sends_concurrent_requests(url: str) -> None:
     async def ask() -> list[Any]:
         async with openai.AsyncOpenAI(api_key="-", base_url=url) as api:
 
@@ -216,7 +216,7 @@ def test_langchain_calls_tools_streams_and_reads_structured_output(url: str) -> 
         assert isinstance(model.with_structured_output(City, method=method).invoke("Where?"), City)
 
 
-def test_llm_prompts_streams_and_keeps_to_a_schema(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llm_prompts_streams_and_follows_a_schema(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
     plugin = pytest.importorskip("llm.default_plugins.openai_models")
     model = plugin.Chat("tiny", model_name="tiny", api_base=url, supports_schema=True, supports_tools=True)

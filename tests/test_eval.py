@@ -39,7 +39,7 @@ def test_a_reply_is_judged_by_format_tool_and_arguments(reply: str, verdict: tup
     assert judge(reply, EXPECTED)[1:] == verdict
 
 
-def test_shares_count_the_cases() -> None:
+def test_scores_are_fractions_of_the_cases() -> None:
     case = Case((Message("user", "look"),), (), EXPECTED)
     verdicts = judge_all(script(RIGHT), [case]) + judge_all(script("no"), [case])
     assert scores(verdicts) == (0.5, 0.5, 0.5)
@@ -73,7 +73,7 @@ def test_a_case_with_tools_is_judged_by_the_calls_that_come_back(call, verdict) 
     assert offered == [tool]
 
 
-def test_a_model_that_says_its_name_and_its_maker_hits() -> None:
+def test_a_model_that_knows_its_name_and_author_hits() -> None:
     hits = identity.ask(script("I am Kakarot, made by 陶白白."), ("卡卡罗特", "Kakarot"), ("陶白白", "Taobaibai"))
     right = {q.text for q in identity.QUESTIONS if (q.asks_for, q.language) in (("name", "en"), ("author", "zh"))}
     assert {hit.question for hit in hits if hit.hit} == right

@@ -1,4 +1,4 @@
-"""A reply that is held to rules keeps them, whatever the model would like to say."""
+"""A guided reply follows its rules, whatever the model would generate."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ SHIP = Tool(
 
 
 def tokenizer_of(name: str) -> Any:
-    """Bytes, and the marks that are tokens of their own in models of this form."""
+    """Bytes, and the special tokens of models with this tool-call format."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [AddedToken(mark, special=True) for mark in tool_format(name).syntax.special]}
@@ -78,7 +78,7 @@ def tokenizer_of(name: str) -> Any:
 
 
 def keeps(guide: GrammarGuide, tokenizer: Any, text: str) -> bool:
-    """Whether `text` is a whole reply by the rules."""
+    """Whether the rules allow `text` as a complete reply."""
     constraint = guide.begin()
     size = len(tokenizer)
     for token in [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]:
@@ -89,20 +89,20 @@ def keeps(guide: GrammarGuide, tokenizer: Any, text: str) -> bool:
 
 
 @pytest.mark.parametrize("name", TOOL_FORMATS)
-class TestEveryForm:
+class TestEveryFormat:
     def guide(self, name: str, **rules: Any) -> tuple[GrammarGuide, Any]:
         tokenizer = tokenizer_of(name)
         return Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
             tool_format(name), Rules(TOOLS, **rules)
         ), tokenizer
 
-    def test_lets_right_calls_and_plain_text_through(self, name: str) -> None:
+    def test_allows_correct_calls_and_plain_text(self, name: str) -> None:
         guide, tokenizer = self.guide(name)
         one, two = ToolCall("get_weather", '{"city": "北京", "days": 3, "unit": "天"}'), ToolCall("clock", "{}")
         for content, calls in (("", [one]), ("I look.", [one]), ("", [two, one]), ("Hello, {you}:\nyes", [])):
             assert keeps(guide, tokenizer, tool_format(name).call(content, calls)), (content, calls)
 
-    def test_lets_json_or_a_call_through_each_behind_the_forms_own_words(self, name: str) -> None:
+    def test_allows_json_or_a_call_each_after_the_formats_labels(self, name: str) -> None:
         tokenizer = tokenizer_of(name)
         rules = Rules(TOOLS, schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
         guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(tool_format(name), rules)
@@ -121,14 +121,14 @@ class TestEveryForm:
 
     @settings(max_examples=8, deadline=None)
     @given(seed=st.integers(0, 2**32))
-    def test_a_model_of_pure_noise_gives_json_without_the_forms_words_or_calls(self, name: str, seed: int) -> None:
+    def test_a_model_of_pure_noise_generates_json_without_labels_and_calls(self, name: str, seed: int) -> None:
         tokenizer = tokenizer_of(name)
         chat = LocalChat(Noise(tokenizer, seed), Renderer(tokenizer, template("qwen"), name))
         rules = Rules(TOOLS, parallel=False, schema={"enum": [{"n": 1}]})
         reply = collect(chat((Message("user", "x"),), TOOLS, SamplingParams(guide=chat.guide(rules), max_tokens=2000)))
         assert reply.message.tool_calls or json.loads(reply.message.content) == {"n": 1}
 
-    def test_lets_no_wrong_call_through(self, name: str) -> None:
+    def test_forbids_wrong_calls(self, name: str) -> None:
         guide, tokenizer = self.guide(name, required=True)
         for wrong in (
             ToolCall("get_wether", '{"city": "x"}'),
@@ -141,7 +141,7 @@ class TestEveryForm:
             assert not keeps(guide, tokenizer, tool_format(name).call("", [wrong])), wrong
         assert not keeps(guide, tokenizer, "No call.")
 
-    def test_counts_calls_where_only_one_is_wanted(self, name: str) -> None:
+    def test_allows_one_call_where_calls_are_not_parallel(self, name: str) -> None:
         guide, tokenizer = self.guide(name, required=True, parallel=False)
         call = ToolCall("clock", "{}")
         assert keeps(guide, tokenizer, tool_format(name).call("", [call]))
@@ -149,7 +149,7 @@ class TestEveryForm:
 
     @settings(max_examples=8, deadline=None)
     @given(seed=st.integers(0, 2**32))
-    def test_a_model_of_pure_noise_makes_calls_that_fit(self, name: str, seed: int) -> None:
+    def test_a_model_of_pure_noise_generates_valid_calls(self, name: str, seed: int) -> None:
         tokenizer = tokenizer_of(name)
         chat = LocalChat(Noise(tokenizer, seed), Renderer(tokenizer, template("qwen"), name))
         tools = (*TOOLS, SHIP)
@@ -163,7 +163,7 @@ class TestEveryForm:
 
 THINK = ReasoningTags("<think>", "</think>")
 HARMONY = ReasoningTags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>")
-OPENED = {  # what the prompt holds, and what the model writes of its thought then
+OPENED = {  # prefill -> the reasoning that the model generates after it
     "": ("<think>\nOr {not}?\n</think>\n\n", "\n<think></think>\n", ""),
     "<think>\n": ("Or {not}?\n</think>\n\n", "</think>"),
     "<think>\n\n</think>\n\n": ("",),
@@ -172,7 +172,7 @@ OPENED = {  # what the prompt holds, and what the model writes of its thought th
 
 
 def as_text(guide: GrammarGuide, tokenizer: Any) -> GrammarGuide:
-    """The same guide, as an engine has it that knows its text alone and brings llguidance."""
+    """The same guide as another engine with llguidance compiles it from its text."""
     return GrammarGuide(
         guide.text, LLMatcher(from_tokenizer(tokenizer, eos_token=[tokenizer.eos_token_id]), guide.text)
     )
@@ -187,8 +187,8 @@ def as_text(guide: GrammarGuide, tokenizer: Any) -> GrammarGuide:
         ("chatglm4", True),
     ],
 )
-class TestThoughts:
-    """Llama 4 does not think: llguidance does not see its mark, of one letter, behind white space."""
+class TestReasoning:
+    """Without Llama 4, which does not reason: llguidance misses its marker, a single letter, after white space."""
 
     def guide(self, name: str, special: bool, **rules: Any) -> tuple[GrammarGuide, Any]:
         tokenizer = tokenizer_of(name)
@@ -197,7 +197,7 @@ class TestThoughts:
         vocabulary = Vocabulary(tokenizer, [tokenizer.eos_token_id])
         return vocabulary.guide(tool_format(name), Rules(thinking=THINK, **rules)), tokenizer
 
-    def test_come_before_what_was_asked_for(self, name: str, special: bool) -> None:
+    def test_comes_before_the_constrained_reply(self, name: str, special: bool) -> None:
         call = tool_format(name).call("", [ToolCall("get_weather", '{"city": "北京"}')])
         for rules, right, wrong in (
             ({"tools": TOOLS, "required": True}, call, "Hello"),
@@ -213,7 +213,7 @@ class TestThoughts:
                 assert keeps(as_text(opened, tokenizer), tokenizer, thoughts[0] + right)
                 assert not keeps(as_text(opened, tokenizer), tokenizer, f"<think>a</think>{wrong}")
 
-    def test_hold_no_call_and_end_before_the_reply_does(self, name: str, special: bool) -> None:
+    def test_contains_no_call_and_ends_before_the_reply(self, name: str, special: bool) -> None:
         guide, tokenizer = self.guide(name, special, tools=TOOLS)
         opened = guide.after("<think>\n")
         call = tool_format(name).call("Or", [ToolCall("get_wether", "{}")])
@@ -221,7 +221,7 @@ class TestThoughts:
         assert not keeps(opened, tokenizer, "Hello")
         assert not keeps(guide, tokenizer, "<think>\nHello")
 
-    def test_are_over_where_content_is_continued(self, name: str, special: bool) -> None:
+    def test_is_over_where_content_is_continued(self, name: str, special: bool) -> None:
         guide, tokenizer = self.guide(name, special, schema={"const": {"n": 1}})
         assert keeps(guide.after("<think>a</think>It is"), tokenizer, '{"n": 1}')
         assert not keeps(guide.after("It is"), tokenizer, '<think></think>{"n": 1}')
@@ -229,7 +229,7 @@ class TestThoughts:
 
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32), prefill=st.sampled_from(list(OPENED)))
-def test_thoughts_of_a_model_of_pure_noise_come_before_a_call_that_fits(seed: int, prefill: str) -> None:
+def test_reasoning_of_a_model_of_pure_noise_comes_before_a_valid_call(seed: int, prefill: str) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     renderer = Renderer(tokenizer, template("qwen"), "hermes")
@@ -243,7 +243,7 @@ def test_thoughts_of_a_model_of_pure_noise_come_before_a_call_that_fits(seed: in
     assert [call.name for call in reply.message.tool_calls] == ["clock"]
 
 
-def test_marks_that_are_added_tokens_and_no_special_ones_are_written_as_these() -> None:
+def test_markers_that_are_added_tokens_but_not_special_are_generated_as_these_tokens() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in ("<think>", "</think>", "<tool_call>", "<b>")])
     vocabulary = Vocabulary(tokenizer, [tokenizer.eos_token_id])
@@ -258,12 +258,12 @@ def test_marks_that_are_added_tokens_and_no_special_ones_are_written_as_these() 
     ):
         guide = vocabulary.guide(tool_format("hermes"), rules)
         assert keeps(guide, tokenizer, text), text
-        if "<b>" not in text:  # which such an engine takes for no text
+        if "<b>" not in text:  # such an engine takes it for a special token
             assert keeps(as_text(guide, tokenizer), tokenizer, text), text
 
 
 @pytest.mark.parametrize("special", [False, True], ids=["text", "tokens"])
-def test_content_with_an_opening_of_its_own_has_it_before_json(special: bool) -> None:
+def test_content_with_its_own_opening_has_it_before_json(special: bool) -> None:
     tokenizer = tiny_tokenizer()
     if special:
         marks = ["<|channel|>", "<|message|>", "<|start|>", "<|end|>"]
@@ -286,7 +286,7 @@ def test_content_with_an_opening_of_its_own_has_it_before_json(special: bool) ->
 
 
 class Noise:
-    """An engine that draws from random logits, which like letters of text no more than others."""
+    """An engine with random logits, which do not prefer readable text."""
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
         self._size, self._stop = len(tokenizer), tokenizer.eos_token_id
@@ -310,7 +310,7 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(tiny_tokenizer(), [2])
 
 
-def test_what_is_said_can_be_held_to_a_schema() -> None:
+def test_content_can_be_constrained_to_a_schema() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     guide = vocabulary().guide(tool_format("hermes"), Rules(schema=schema))
     for text in ('{"n": 1}', '{"n":1}', '{\n  "n": -1\n}', '{"n": 1, "more": []}'):
@@ -319,14 +319,14 @@ def test_what_is_said_can_be_held_to_a_schema() -> None:
         assert not keeps(guide, tiny_tokenizer(), text)
 
 
-def test_a_call_may_stand_in_for_what_is_held_to_a_schema() -> None:
+def test_a_call_may_replace_constrained_content() -> None:
     guide = vocabulary().guide(tool_format("hermes"), Rules(TOOLS, schema={"type": "object"}))
     assert keeps(guide, tiny_tokenizer(), '{"a": 1}')
     assert keeps(guide, tiny_tokenizer(), tool_format("hermes").call("", [ToolCall("clock", "{}")]))
     assert not keeps(guide, tiny_tokenizer(), "free talk")
 
 
-def test_an_answer_may_begin_as_a_call_does() -> None:
+def test_an_answer_may_begin_like_a_call() -> None:
     named = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
     guide = vocabulary().guide(tool_format("llama3"), Rules(TOOLS, schema=named))
     calls = [ToolCall("clock", "{}"), ToolCall("get_weather", '{"city": "x"}')]
@@ -338,14 +338,14 @@ def test_an_answer_may_begin_as_a_call_does() -> None:
     assert not keeps(once, tiny_tokenizer(), tool_format("llama3").call("", [ToolCall("get_weather", '{"city": 1}')]))
 
 
-def test_react_may_think_one_line_before_a_call_that_it_must_make() -> None:
+def test_react_may_reason_for_one_line_before_a_required_call() -> None:
     guide = vocabulary().guide(tool_format("react_en"), Rules(TOOLS, required=True))
     call = tool_format("react_en").call("", [ToolCall("clock", "{}")])
     assert keeps(guide, tiny_tokenizer(), f"Thought: What time is it?\n{call}")
     assert not keeps(guide, tiny_tokenizer(), f"Hm.\n{call}")
 
 
-def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> None:
+def test_a_marker_in_the_middle_of_a_line_is_text_where_the_format_parses_it_so() -> None:
     guide = vocabulary().guide(tool_format("react_en"), Rules(TOOLS))
     assert keeps(guide, tiny_tokenizer(), "My Action: none")
     assert not keeps(guide, tiny_tokenizer(), "So\nAction: none")
@@ -361,13 +361,13 @@ def test_a_mark_in_the_middle_of_a_line_is_text_where_the_form_reads_it_so() -> 
         {"enum": [str(number) for number in range(200_000)]},
     ],
 )
-def test_a_strict_schema_that_no_grammar_can_be_made_of_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
+def test_a_strict_schema_without_a_grammar_is_refused_with_the_reason(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a grammar cannot enforce") as caught:
         vocabulary().guide(tool_format("hermes"), Rules(schema=schema, strict_schema=True))
     assert "\n" not in str(caught.value)
     lenient = vocabulary().guide(tool_format("hermes"), Rules(schema=schema))
     assert lenient.unenforced
-    assert keeps(lenient, tiny_tokenizer(), '"xy"'), "what is dropped forbids nothing"
+    assert keeps(lenient, tiny_tokenizer(), '"xy"'), "a dropped keyword forbids nothing"
 
 
 def argument(schema: Any, **more: Any) -> Tool:
@@ -406,7 +406,7 @@ TEXT, NUMBER, NOTHING = {"type": "string"}, {"type": "number"}, {"type": "null"}
         ({"$ref": "#/$defs/City"}, ["Rome"], ["Oslo"]),
     ],
 )
-def test_a_value_in_tags_of_its_own_is_held_to_its_schema_and_read_by_it(
+def test_a_tagged_value_follows_its_schema_and_is_parsed_by_it(
     name: str, schema: Any, right: list[Any], wrong: list[Any]
 ) -> None:
     tokenizer = tokenizer_of(name)
@@ -444,7 +444,7 @@ PAIR = {"type": "object", "properties": {"k": TEXT, "n": {"type": "integer"}}, "
         ({"enum": [{"a": ["b", None]}, "c"]}, [{"a": ["b", None]}, "c"], [{"a": ["b"]}]),
     ],
 )
-def test_a_value_between_quotes_is_held_to_its_schema_at_any_depth(
+def test_a_quoted_value_follows_its_schema_at_any_depth(
     name: str, schema: Any, right: list[Any], wrong: list[Any]
 ) -> None:
     tokenizer = tokenizer_of(name)
@@ -472,7 +472,7 @@ def test_a_value_between_quotes_is_held_to_its_schema_at_any_depth(
         ({"$ref": "#/$defs/Nowhere"}, "'\\$ref' at /properties/x: .* does not exist"),
     ],
 )
-def test_what_braces_cannot_be_held_to_is_refused_where_it_is_strict(schema: Any, reason: str) -> None:
+def test_strict_keywords_that_literals_cannot_follow_are_refused(schema: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=f"tool 'f': a grammar cannot enforce .*{reason}"):
         vocabulary().guide(tool_format("gemma4"), Rules((argument(schema),), strict=frozenset(["f"])))
     guide = vocabulary().guide(tool_format("gemma4"), Rules((argument(schema),)))
@@ -505,20 +505,20 @@ def test_a_schema_that_contains_itself_is_enforced_or_reported(name: str) -> Non
         (argument(TEXT, required=["x", "y"]), "'required' at the top level: 'y' is not among the properties"),
     ],
 )
-def test_what_arguments_in_tags_cannot_be_held_to_is_refused_where_they_are_strict(tool: Tool, reason: str) -> None:
+def test_strict_keywords_that_tagged_arguments_cannot_follow_are_refused(tool: Tool, reason: str) -> None:
     with pytest.raises(ValueError, match=f"tool 'f': a grammar cannot enforce .*{reason}"):
         vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,), strict=frozenset(["f"])))
     guide = vocabulary().guide(tool_format("qwen3_coder"), Rules((tool,)))
     assert {each.tool for each in guide.unenforced} == {"f"}
     call = tool_format("qwen3_coder").call("", [ToolCall("f", '{"x": "ab"}')])
-    assert keeps(guide, tiny_tokenizer(), call), "what is dropped forbids nothing"
+    assert keeps(guide, tiny_tokenizer(), call), "a dropped keyword forbids nothing"
 
 
 MAIL = argument({**TEXT, "format": "email", "pattern": r"^(?!\.)[a-z@.]+$"})
 
 
 @pytest.mark.parametrize("name", TOOL_FORMATS)
-def test_a_tool_with_a_keyword_that_no_grammar_holds_is_guided_by_the_rest(name: str) -> None:
+def test_a_tool_with_an_unsupported_keyword_is_guided_by_the_rest(name: str) -> None:
     tokenizer = tokenizer_of(name)
     guide = Vocabulary(tokenizer, [tokenizer.eos_token_id]).guide(
         tool_format(name), Rules((MAIL, CLOCK), required=True)
@@ -544,7 +544,7 @@ def test_tools_that_are_too_large_together_leave_the_largest_unguided(monkeypatc
         vocabulary().guide(tool_format("hermes"), Rules((wide,), required=True, strict=frozenset(["wide"])))
 
 
-def test_ids_that_only_pad_the_vocabulary_are_never_drawn_and_probabilities_are_the_models_own() -> None:
+def test_padding_ids_are_never_sampled_and_log_probabilities_are_the_models_own() -> None:
     guide = vocabulary().guide(tool_format("hermes"), Rules(schema={"const": "a"}))
     sample = sampler(SamplingParams(guide=guide, temperature=0, top_logprobs=2))
     logits = torch.zeros(300)
@@ -555,6 +555,6 @@ def test_ids_that_only_pad_the_vocabulary_are_never_drawn_and_probabilities_are_
     assert choice.top[0][0] == 299
 
 
-def test_a_guide_cannot_be_kept_beyond_its_end() -> None:
+def test_a_guided_reply_ends_with_its_grammar() -> None:
     with pytest.raises(ValueError, match="ignore_eos"):
         SamplingParams(guide=vocabulary().guide(tool_format("hermes"), Rules(schema={})), ignore_eos=True)

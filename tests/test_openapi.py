@@ -45,7 +45,7 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", app())
 def test_no_request_makes_the_server_fail(case: schemathesis.Case) -> None:
     if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
         case.body["model"] = "tiny"  # an unknown one would be refused before anything else is looked at
-    # What fields say about each other (stream_options wants stream) is in no schema.
+    # What fields say about each other (stream_options requires stream) is in no schema.
     case.call_and_validate(excluded_checks=[schemathesis.checks.CHECKS.get_one("positive_data_acceptance")])
 
 
@@ -63,7 +63,7 @@ def test_the_document_needs_no_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["ChatRequest", "TextRequest"])
-def test_the_document_tells_each_field(name: str) -> None:
+def test_the_document_describes_each_field(name: str) -> None:
     fields = openapi()["components"]["schemas"][name]["properties"]
     assert {"model", "n", "seed", "stop", "stream", "logprobs", "logit_bias", "user"} <= fields.keys()
     thinking = {"chat_template_kwargs", "enable_thinking", "reasoning_effort"}

@@ -21,7 +21,7 @@ REACT = tool_format("react_en")
 
 
 class ScriptedChat:
-    """Answers with the next text of its script, letter by letter; a function in a script is called there."""
+    """Answers with the next text of its script, letter by letter; a function in the script is called in its place."""
 
     def __init__(self, *script, finish="stop"):
         self.script, self.finish = list(script), finish
@@ -90,7 +90,7 @@ ANSWER = """Thought: The fire_recognition API has returned a result indicating t
 Final Answer: There is fire in the input image."""
 
 
-def test_the_tutorials_dialogue_with_a_system_text_in_one_line_works_as_typed():
+def test_the_tutorials_dialogue_with_a_system_prompt_in_one_line_works_as_typed():
     chat, saved = ScriptedChat(CALL, ANSWER), []
     shown = talk(chat, "\n".join(["reset-system", SYSTEM_LINE, QUESTION, OBSERVED]), save=saved.append)
     assert shown == (
@@ -104,7 +104,7 @@ def test_the_tutorials_dialogue_with_a_system_text_in_one_line_works_as_typed():
     ]
 
 
-def test_the_tutorials_dialogue_with_a_system_text_in_many_lines_works_as_typed():
+def test_the_tutorials_dialogue_with_a_system_prompt_in_many_lines_works_as_typed():
     chat = ScriptedChat(CALL, ANSWER)
     typed = ["multi-line#", "reset-system#", f"{SYSTEM_LINES}#", f"{QUESTION}#", f"{OBSERVED}#"]
     shown = talk(chat, "\n".join(typed))
@@ -190,19 +190,19 @@ def test_a_literal_backslash_n_means_a_new_line_in_a_system_line_only():
     assert chat.asked[0][0] == Message("system", r"a\nb")
 
 
-def test_a_new_system_text_forgets_the_dialogue():
+def test_a_new_system_prompt_clears_the_dialogue():
     chat = ScriptedChat("one", "two")
     talk(chat, "first\nreset-system\nBe brief.\nsecond")
     assert chat.asked[1] == [Message("system", "Be brief."), Message("user", "second")]
 
 
-def test_an_empty_system_text_brings_back_the_first_one():
+def test_an_empty_system_prompt_restores_the_first_one():
     chat = ScriptedChat("one", "two")
     talk(chat, "reset-system\nBe brief.\na\nreset-system\n\nb", system="Be kind.")
     assert [asked[0].content for asked in chat.asked] == ["Be brief.", "Be kind."]
 
 
-def test_clear_forgets_the_dialogue_and_keeps_the_system_text():
+def test_clear_clears_the_dialogue_and_keeps_the_system_prompt():
     chat = ScriptedChat("one", "two")
     shown = talk(chat, "first\nclear\nsecond", system="Be kind.")
     assert "[the dialogue is cleared; the system prompt stays]" in shown
@@ -292,7 +292,7 @@ def test_a_single_ctrl_c_at_the_prompt_never_leaves(between):
     assert chat.asked[-1][-1] == Message("user", "two")
 
 
-def test_ctrl_c_gives_up_an_entry_of_several_lines_and_a_new_system_text():
+def test_ctrl_c_discards_an_entry_of_several_lines_and_a_new_system_prompt():
     chat = ScriptedChat("ok")
     shown, prompts = typing(chat, "multi-line#", "first", press_ctrl_c, "reset-system#", press_ctrl_c, "go#")
     assert "[the entry is discarded]" in shown and "[the system prompt is unchanged]" in shown
@@ -305,7 +305,7 @@ def test_an_entry_without_its_end_is_named_when_the_input_ends():
 
 
 @pytest.mark.parametrize("word", ["help", "?", "HELP", "reset-system\nhelp", "multi-line\nhelp#"])
-def test_help_lists_the_words_with_a_line_each(word):
+def test_help_lists_the_commands_with_a_line_each(word):
     chat = ScriptedChat()
     shown = talk(chat, word)
     for name in ("help", "reset-system", "multi-line", "single-line", "clear", "exit"):
@@ -325,7 +325,7 @@ def test_help_lists_the_words_with_a_line_each(word):
         ("Quit.", "quit"),
     ],
 )
-def test_a_word_that_is_nearly_a_command_is_asked_about_and_sent_when_typed_again(word, meant):
+def test_a_misspelt_command_is_sent_only_when_it_is_entered_again(word, meant):
     chat = ScriptedChat("ok")
     shown = talk(chat, f"{word}\n")
     assert f"[not sent: did you mean {meant}? Enter {word} again to send it]" in shown
@@ -343,19 +343,19 @@ def test_other_short_texts_are_sent(text):
     assert chat.asked == [[Message("user", text)]]
 
 
-def test_a_short_word_is_an_observation_where_one_is_awaited():
+def test_a_short_word_is_an_observation_where_one_is_expected():
     chat = ScriptedChat("a\nObservation:", "b")
     talk(chat, "go\nexist")
     assert chat.asked[1][-1].content == "a\nObservation:exist\n"
 
 
-def test_at_a_terminal_the_prompt_says_that_an_observation_is_awaited():
+def test_at_a_terminal_the_prompt_shows_that_an_observation_is_expected():
     chat = ScriptedChat("a\nObservation:", "b", "c\nObservation:", "d")
     _, prompts = typing(chat, "go", "1", "multi-line", "go#", "2#")
     assert prompts == ["<<< ", "<<<[Observation] ", "<<< ", "<<<[M] ", "<<<[M Observation] ", "<<<[M] "]
 
 
-def test_what_is_not_utf_8_is_replaced_and_named():
+def test_invalid_utf_8_is_replaced_and_reported():
     chat = ScriptedChat("ok", "ok")
     piped = io.TextIOWrapper(io.BytesIO("你好".encode("gbk") + b"\nfine\n"), "utf-8")
     out = io.StringIO()
@@ -431,7 +431,7 @@ ADDED = (
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_tools_really_run_and_the_whole_of_it_is_shown_and_saved(stream):
+def test_tools_run_and_everything_is_shown_and_saved(stream):
     chat = CallingChat(
         calling("Thought: I add.", "add", '{"numbers": [1, 2]}'),
         saying("Thought: Done.\nFinal Answer: 3"),
@@ -446,7 +446,7 @@ def test_tools_really_run_and_the_whole_of_it_is_shown_and_saved(stream):
     assert saved[1] == {"system": None, "query": "Sure?", "response": "Yes.", "history": [["1 + 2?", ADDED]]}
 
 
-def test_a_form_whose_results_are_turns_shows_them_between_the_replies():
+def test_a_format_whose_results_are_turns_shows_them_between_the_replies():
     chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("One."))
     out = io.StringIO()
     Repl(chat, SamplingParams(), tool_format("hermes"), out, tools=[ADD]).feed("1?")
@@ -456,7 +456,7 @@ def test_a_form_whose_results_are_turns_shows_them_between_the_replies():
     )
 
 
-def test_a_model_that_never_answers_is_stopped_after_the_turns_allowed():
+def test_a_model_that_never_answers_is_stopped_after_max_turns():
     chat = CallingChat(*[calling("", "add", '{"numbers": []}')] * 3)
     shown = talk(chat, "go", tools=[ADD], max_turns=2)
     assert shown.endswith(f"[no answer within the maximum number of turns]\n{RULE}\n")
@@ -472,7 +472,7 @@ def terminal():
 
 
 @pytest.mark.usefixtures("terminal")
-def test_ctrl_c_while_a_tool_is_at_work_takes_the_question_back():
+def test_ctrl_c_while_a_tool_runs_takes_the_question_back():
     chat = CallingChat(calling("", "add", '{"numbers": []}'), saying("ok"))
 
     def interrupted(numbers):
@@ -491,7 +491,7 @@ DESCRIBED = [Tool({"name": name, "parameters": {}}) for name in ("look", "add")]
 
 
 @pytest.mark.parametrize("format_name", ["react_en", "hermes"])
-def test_what_a_described_tool_gives_is_typed_in_and_the_reply_goes_on(format_name):
+def test_the_result_of_a_described_tool_is_typed_in_and_the_reply_continues(format_name):
     chat = CallingChat(calling("Thought: I look.", "look", '{"at": 1}'), saying("Seen."), saying("Yes."))
     saved = []
     typed = {"described_tools": DESCRIBED, "save": saved.append, "tool_format": tool_format(format_name)}
@@ -540,7 +540,7 @@ def test_an_observation_that_does_not_fit_can_be_typed_again():
     assert [message.content for message in chat.asked[2] if message.role == "tool"] == ["short"]
 
 
-# Thoughts and colours
+# Reasoning and colours
 
 DIM, YELLOW, BLUE, RESET = "\x1b[2m", "\x1b[33m", "\x1b[34m", "\x1b[0m"
 
@@ -602,7 +602,7 @@ def test_a_thought_a_call_and_what_it_gave_have_colours_where_tools_run(stream):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_without_colours_a_thought_stands_on_a_line_of_its_own_with_its_word(stream):
+def test_without_colours_reasoning_has_its_own_line_with_its_label(stream):
     chat, saved = CallingChat([Delta(reasoning="Easy."), *saying("It is 1.")]), []
     shown = talk(chat, "1?", tools=[ADD], save=saved.append, stream=stream)
     assert shown == f"<<< 1?\nThought: Easy.\nIt is 1.\n{RULE}\n"
@@ -611,7 +611,7 @@ def test_without_colours_a_thought_stands_on_a_line_of_its_own_with_its_word(str
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", ["react_en", "hermes"])
-def test_a_thought_that_the_form_has_no_word_for_is_a_dim_block_and_is_saved_as_one(stream, name):
+def test_reasoning_without_a_label_is_shown_dim_in_tags_and_saved_so(stream, name):
     reply = [Delta(reasoning="Ea"), Delta(reasoning="sy."), *saying("It is 1.")]
     chat, saved = CallingChat(reply, saying("Yes.")), []
     shown, _ = typing(
@@ -656,7 +656,7 @@ def test_a_block_before_a_typed_observation_stays_with_its_reply():
     assert saved[0]["response"] == f"<think>\nI look.\nA cat.\n</think>\n\n{begun}It is a cat."
 
 
-def test_a_thought_that_is_the_answer_too_is_shown_once():
+def test_reasoning_that_is_the_answer_too_is_shown_once():
     chat = CallingChat([Delta(reasoning="It is 1."), Delta("It is 1."), Delta(finish="stop", usage=Usage(1, 1))])
     assert talk(chat, "1?", tools=[ADD]) == f"<<< 1?\nThought: It is 1.\n{RULE}\n"
 
@@ -704,7 +704,7 @@ def test_a_call_reads_the_same_whether_it_is_shown_piece_by_piece_or_at_once(nam
     "terminal, env, wanted",
     [(True, {}, True), (False, {}, False), (True, {"NO_COLOR": "1"}, False), (True, {"TERM": "dumb"}, False)],
 )
-def test_colours_are_for_terminals_that_nobody_asked_to_do_without(monkeypatch, terminal, env, wanted):
+def test_colours_are_for_terminals_without_no_color(monkeypatch, terminal, env, wanted):
     class Out(io.StringIO):
         def isatty(self):
             return terminal
@@ -716,7 +716,7 @@ def test_colours_are_for_terminals_that_nobody_asked_to_do_without(monkeypatch, 
     assert supports_colour(Out()) is wanted
 
 
-def test_a_tool_that_returns_what_is_not_utf_8_is_named_and_the_model_reads_replacements():
+def test_invalid_utf_8_from_a_tool_is_reported_and_the_model_reads_replacements():
     chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("ok"))
     shown = talk(chat, "go", tools=[replace(ADD, function=lambda numbers: "你".encode("gbk"))])
     assert "[a tool returned invalid UTF-8" in shown

@@ -1,4 +1,4 @@
-"""Tokens of one byte each, so that characters and stop texts lie across token borders."""
+"""Tokens of one byte each, so that characters and stop strings span several tokens."""
 
 import json
 
@@ -30,7 +30,7 @@ def said(stream, tokens):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
-def test_pieces_are_whole_characters_and_join_to_the_text(text):
+def test_pieces_are_complete_characters_and_join_to_the_text(text):
     shown = pieces(Detokenizer(TOKENIZER.decode), ids(text))
     assert "".join(shown) == text
     assert "\ufffd" in text or not any("\ufffd" in piece for piece in shown)
@@ -40,7 +40,7 @@ def test_a_character_comes_with_its_last_byte():
     assert pieces(Detokenizer(TOKENIZER.decode), ids("a火!")) == ["a", "", "", "火", "!", ""]
 
 
-def test_a_character_cut_by_the_end_of_the_reply_is_shown_as_broken():
+def test_a_character_cut_by_the_end_of_the_reply_is_shown_as_a_replacement_character():
     assert "".join(pieces(Detokenizer(TOKENIZER.decode), ids("a火")[:-1])) == "a\ufffd"
 
 
@@ -54,7 +54,7 @@ def test_the_space_before_a_first_word_survives_a_decoder_that_drops_it():
     assert pieces(Detokenizer(decode), [2, 3]) == ["ok", " then", ""]
 
 
-def test_a_stop_text_across_token_borders_is_never_shown():
+def test_a_stop_string_of_several_tokens_is_never_shown():
     stream = ReplyStream(TOKENIZER.decode, [StopString("<END>", keep=False)])
     shown = said(stream, ids("a<b <EN <END> more"))
     assert "".join(shown) == "a<b <EN "
@@ -62,13 +62,13 @@ def test_a_stop_text_across_token_borders_is_never_shown():
     assert shown[1:3] == ["", "<b"], "what may begin a stop text is held back, and no longer"
 
 
-def test_a_stop_text_that_is_kept_ends_the_text():
+def test_a_stop_string_that_is_kept_ends_the_text():
     stream = ReplyStream(TOKENIZER.decode, [StopString("Observation:", keep=True)])
     assert "".join(said(stream, ids("Action: a\nObservation: [1]"))) == "Action: a\nObservation:"
 
 
 @pytest.mark.parametrize("ends", ["Observation:", "<END>"])
-def test_a_stop_text_within_a_thought_is_thought_but_the_end_of_a_turn_is_its_end_anywhere(ends):
+def test_a_stop_string_within_reasoning_is_reasoning_but_the_end_of_a_turn_ends_the_reply_anywhere(ends):
     thoughts = ReasoningParser(ReasoningTags("<think>", "</think>"), "<think>\n")
     stream = ReplyStream(
         TOKENIZER.decode, [StopString("Observation:", keep=True)], (), thoughts, [StopString("<END>", keep=False)]
@@ -83,16 +83,16 @@ def test_a_stop_text_within_a_thought_is_thought_but_the_end_of_a_turn_is_its_en
     assert stream.ended.text == ends
 
 
-def test_the_beginning_of_a_stop_text_at_the_end_of_a_reply_is_shown():
+def test_the_beginning_of_a_stop_string_at_the_end_of_a_reply_is_shown():
     stream = ReplyStream(TOKENIZER.decode, [StopString("Observation:", keep=True)])
     assert "".join(said(stream, ids("My Observ"))) == "My Observ"
     assert stream.ended is None
 
 
-def test_of_two_stop_texts_the_first_to_begin_wins_and_then_the_longer():
-    gate = StopChecker([StopString("ab", keep=True), StopString("abc", keep=True), StopString("bc", keep=True)])
-    assert gate.push("xabcd") == "xabc"
-    assert gate.push("anything") == "" == gate.flush()
+def test_the_leftmost_stop_string_wins_and_then_the_longest():
+    checker = StopChecker([StopString("ab", keep=True), StopString("abc", keep=True), StopString("bc", keep=True)])
+    assert checker.push("xabcd") == "xabc"
+    assert checker.push("anything") == "" == checker.flush()
 
 
 @given(
@@ -100,19 +100,19 @@ def test_of_two_stop_texts_the_first_to_begin_wins_and_then_the_longer():
     st.lists(st.builds(StopString, st.text("ab:\n", min_size=1, max_size=4), st.booleans()), max_size=3),
     st.integers(1, 5),
 )
-def test_the_gate_passes_what_a_look_at_the_whole_text_would_pass(text, stop_strings, size):
-    gate = StopChecker(stop_strings)
-    passed = "".join(gate.push(text[at : at + size]) for at in range(0, len(text), size)) + gate.flush()
-    if gate.ended is None:
+def test_the_stop_checker_passes_the_same_text_piece_by_piece_as_at_once(text, stop_strings, size):
+    checker = StopChecker(stop_strings)
+    passed = "".join(checker.push(text[at : at + size]) for at in range(0, len(text), size)) + checker.flush()
+    if checker.ended is None:
         assert passed == text
         assert not any(ending.text in text for ending in stop_strings)
     else:
-        before = passed.removesuffix(gate.ended.text) if gate.ended.keep else passed
-        assert text.startswith(before + gate.ended.text)
+        before = passed.removesuffix(checker.ended.text) if checker.ended.keep else passed
+        assert text.startswith(before + checker.ended.text)
         assert not any(ending.text in before for ending in stop_strings)
 
 
-def test_without_endings_nothing_is_held_back():
+def test_without_stop_strings_nothing_is_held_back():
     assert said(ReplyStream(TOKENIZER.decode), ids("abc")) == ["a", "b", "c", ""]
 
 
@@ -121,11 +121,11 @@ FORMS_READ_ALONG = [name for name in TOOL_FORMATS if not tool_format(name).synta
 
 
 def told(name, text, size):
-    """What comes of `text` in pieces of `size` letters: what is said, and the parts of each call."""
-    talk = ToolCallStream(tool_format(name).syntax, call_template(tool_format(name)))
-    parts = [talk.push(text[at : at + size]) for at in range(0, len(text), size)]
+    """The content and the parts of each call, for `text` in pieces of `size` letters."""
+    stream = ToolCallStream(tool_format(name).syntax, call_template(tool_format(name)))
+    parts = [stream.push(text[at : at + size]) for at in range(0, len(text), size)]
     content, calls = tool_format(name).parse(text)
-    parts.append(talk.end(Message("assistant", content, calls)))
+    parts.append(stream.end(Message("assistant", content, calls)))
     draft = Draft()
     for said, found in parts:
         draft.add(Delta(said))
@@ -136,7 +136,7 @@ def told(name, text, size):
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 @pytest.mark.parametrize("name", TOOL_FORMATS)
-def test_calls_read_along_are_the_calls_that_the_form_reads_in_the_end(name, size):
+def test_streamed_calls_are_the_calls_that_the_format_parses_at_the_end(name, size):
     for said in ("", "Thought: I act."):
         content, calls, _ = told(name, tool_format(name).call(said, CALLS), size)
         assert content == said
@@ -148,7 +148,7 @@ def test_calls_read_along_are_the_calls_that_the_form_reads_in_the_end(name, siz
 
 
 @pytest.mark.parametrize("name", FORMS_READ_ALONG)
-def test_a_name_comes_before_its_arguments_and_these_piece_by_piece(name):
+def test_a_name_is_streamed_before_its_arguments_and_these_piece_by_piece(name):
     _, _, parts = told(name, tool_format(name).call("", CALLS), 1)
     found = [call for _, calls in parts for call in calls]
     assert [call.name for call in found if call.name] == ["look", "go"]
@@ -170,7 +170,7 @@ def test_the_end_of_an_object_is_found_where_json_finds_it(text, size):
     assert (at, value.complete) == (end, True)
 
 
-def test_arguments_that_are_no_json_come_whole():
+def test_arguments_that_are_not_json_are_not_streamed():
     name = "react_en"
     for written in ("{'at': 1}", "/tmp/1.jpg", "look around"):
         _, calls, parts = told(name, f"Action: look\nAction Input: {written}\nObservation:", 1)
@@ -183,21 +183,21 @@ def react():
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_from_a_call_mark_on_nothing_is_said(size):
+def test_nothing_is_content_from_the_marker_of_a_call_on(size):
     text = "Thought: I act.\nAction: look\nAction Input: {}"
-    talk = react()
-    assert "".join(talk.push(text[at : at + size])[0] for at in range(0, len(text), size)) == "Thought: I act."
+    stream = react()
+    assert "".join(stream.push(text[at : at + size])[0] for at in range(0, len(text), size)) == "Thought: I act."
 
 
-def test_a_call_mark_in_other_letters_waits_too():
-    talk = react()
-    assert "".join(talk.push(letter)[0] for letter in "so\nACTION: x") == "so"
+def test_the_marker_of_a_call_is_held_back_in_any_letter_case():
+    stream = react()
+    assert "".join(stream.push(letter)[0] for letter in "so\nACTION: x") == "so"
 
 
-def test_white_space_is_said_once_something_follows_it():
-    talk = ToolCallStream(tool_format("hermes").syntax, call_template(tool_format("hermes")))
-    assert [talk.push(text)[0] for text in ("a ", "\n", "b", " ")] == ["a", "", " \nb", ""]
-    assert talk.end(Message("assistant", "a \nb ")) == (" ", [])
+def test_white_space_is_held_back_until_text_follows():
+    stream = ToolCallStream(tool_format("hermes").syntax, call_template(tool_format("hermes")))
+    assert [stream.push(text)[0] for text in ("a ", "\n", "b", " ")] == ["a", "", " \nb", ""]
+    assert stream.end(Message("assistant", "a \nb ")) == (" ", [])
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
@@ -208,7 +208,7 @@ def test_white_space_is_said_once_something_follows_it():
         "<|channel|>commentary to=functions.look <|constrain|>json<|message|>",
     ],
 )
-def test_a_call_of_gpt_oss_comes_piece_by_piece_however_its_header_is_ordered(header, size):
+def test_a_call_of_gpt_oss_is_streamed_however_its_header_is_ordered(header, size):
     content, calls, parts = told("harmony", f'{header}{{"at": "home"}}<|call|>', size)
     assert (content, calls) == ("", [("look", '{"at": "home"}')])
     if size == 1:
@@ -216,7 +216,7 @@ def test_a_call_of_gpt_oss_comes_piece_by_piece_however_its_header_is_ordered(he
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
-def test_a_mark_that_opens_a_line_is_text_elsewhere(size):
+def test_a_marker_that_must_open_a_line_is_text_elsewhere(size):
     text = "See [this](x) and a[0]\n[look(at='home')]"
     content, calls, _ = told("llama4", text, size)
     assert (content, calls) == ("See [this](x) and a[0]", [("look", '{"at": "home"}')])

@@ -1,4 +1,4 @@
-"""Requests in OpenAI's shape become our values, and deltas become OpenAI's."""
+"""OpenAI's request bodies become our values, and deltas become OpenAI's responses."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def test_variables_of_the_chat_template_are_read(fields: dict[str, Any], variabl
         ),
     ],
 )
-def test_variables_that_cannot_be_are_refused(fields: dict[str, Any], param: str, said: str) -> None:
+def test_reserved_and_contradictory_variables_are_refused(fields: dict[str, Any], param: str, said: str) -> None:
     error = refusal(**fields)
     assert error.param == param and said in str(error)
     assert "\n" not in str(error)
 
 
-def test_system_texts_at_the_front_become_one_and_a_late_one_stays_in_its_place() -> None:
+def test_leading_system_messages_are_joined_and_a_later_one_stays_in_its_place() -> None:
     first, second = {"role": "system", "content": "a"}, {"role": "developer", "content": "b"}
     said = chat(messages=[first, second, USER, {"role": "assistant", "content": "yes"}, second, USER]).dialogue
     assert [(message.role, message.content) for message in said] == [
@@ -134,13 +134,13 @@ def results(*messages: Any) -> list[tuple[str, str]]:
     return [(message.tool_call_id, message.content) for message in said if message.role == "tool"]
 
 
-def test_results_of_parallel_calls_are_put_in_the_order_of_the_calls() -> None:
+def test_results_of_parallel_calls_are_sorted_into_the_order_of_the_calls() -> None:
     asked = calling("a", "b", "c")
     said = results(asked, result("c"), result("a"), result("b"), asked, result("b"), result("a"), result("c"), USER)
     assert said == [(id, id) for id in "abcabc"]
 
 
-def test_results_without_ids_are_taken_where_they_can_belong_to_one_call_only() -> None:
+def test_results_without_ids_are_accepted_if_only_one_call_is_possible() -> None:
     assert results(calling("a"), result(None, "x")) == [("a", "x")]
     assert results(calling(None), result("lost", "x")) == [("lost", "x")]
     assert results(calling(None, None), result(None, "x"), result(None, "y")) == [("", "x"), ("", "y")]
@@ -165,12 +165,12 @@ def test_results_without_ids_are_taken_where_they_can_belong_to_one_call_only() 
         ([calling("a", "a"), result("a"), result("a")], "messages[1].tool_calls", "two calls have the id 'a'"),
     ],
 )
-def test_calls_and_results_that_do_not_fit_are_refused(messages: list[Any], param: str, said: str) -> None:
+def test_calls_and_results_that_do_not_match_are_refused(messages: list[Any], param: str, said: str) -> None:
     error = refusal(messages=[USER, *messages])
     assert error.param == param and said in str(error)
 
 
-def test_thoughts_and_refusals_of_the_assistant_are_read() -> None:
+def test_reasoning_and_refusals_of_the_assistant_are_read() -> None:
     def last(**fields: Any) -> tuple[str, str]:
         message = chat(messages=[USER, {"role": "assistant", **fields}]).dialogue[-1]
         return message.content, message.reasoning
@@ -196,7 +196,7 @@ def test_thoughts_and_refusals_of_the_assistant_are_read() -> None:
     assert refusal(messages=[{"role": "assistant", "content": [{"type": "thinking"}]}]).param == "messages[0].content"
 
 
-def test_a_silent_request_gets_the_servers_defaults() -> None:
+def test_fields_that_are_not_set_get_the_servers_defaults() -> None:
     assert chat().params(DEFAULTS) == DEFAULTS
     assert chat(temperature=None, stop=None, seed=None, n=1, user="me", frobnicate=[1]).params(DEFAULTS) == DEFAULTS
 
@@ -236,12 +236,12 @@ def test_every_option_of_a_request_wins_over_the_defaults() -> None:
     assert chat(max_tokens=5, max_completion_tokens=9).params(DEFAULTS).max_tokens == 9
 
 
-def test_a_top_p_of_0_takes_the_likeliest_token() -> None:
+def test_a_top_p_of_0_is_greedy() -> None:
     params = chat(top_p=0, temperature=1).params(DEFAULTS)
     assert (params.temperature, params.top_p) == (0, 1)
 
 
-def test_tools_are_kept_as_given_and_left_out_when_not_to_be_used() -> None:
+def test_tools_are_kept_as_sent_and_left_out_with_tool_choice_none() -> None:
     assert chat(tools=[FIRE]).offered_tools == (Tool(FIRE),)
     assert chat(tools=[FIRE], tool_choice="auto").offered_tools == (Tool(FIRE),)
     assert chat(tools=[FIRE], tool_choice="none").offered_tools == ()
@@ -321,14 +321,14 @@ def test_tools_are_kept_as_given_and_left_out_when_not_to_be_used() -> None:
         ({"user": 3}, "user"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+def test_an_invalid_field_is_named(fields: dict[str, Any], param: str) -> None:
     error = refusal(**fields)
     assert error.param == param
     assert str(error).startswith(f"{param}: ")
     assert "\n" not in str(error)
 
 
-def test_what_is_not_supported_says_what_is() -> None:
+def test_the_error_for_an_unsupported_value_names_the_supported_ones() -> None:
     assert str(refusal(modalities=["audio"])) == 'modalities: only ["text"] is supported, not ["audio"]'
     assert "'water' is not one of the tools (fire)" in str(
         refusal(tools=[FIRE], tool_choice={"type": "function", "function": {"name": "water"}})
@@ -365,7 +365,7 @@ def allowed(mode: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_a_reply_must_be_follows_from_the_request(fields: dict[str, Any], rules: Rules | None) -> None:
+def test_the_rules_for_a_reply_follow_from_the_request(fields: dict[str, Any], rules: Rules | None) -> None:
     assert chat(**{"tools": [FIRE, WATER], **fields}).rules(guide_tools=False) == rules
 
 
@@ -383,7 +383,7 @@ def test_what_a_reply_must_be_follows_from_the_request(fields: dict[str, Any], r
         ),
     ],
 )
-def test_only_what_is_asked_for_strictly_must_be_held_in_full(
+def test_only_strict_schemas_must_be_enforced_in_full(
     fields: dict[str, Any], strict: tuple[str, ...], strict_schema: bool
 ) -> None:
     rules = chat(**{"tools": [FIRE, WATER], **fields}).rules(guide_tools=False)
@@ -404,7 +404,7 @@ def test_schemas_of_earlier_drafts_are_schemas(schema: dict[str, Any]) -> None:
     assert chat(tools=[tool]).offered_tools[0].name == "f"
 
 
-def test_a_server_may_hold_every_offered_tool_to_its_schema() -> None:
+def test_a_server_may_guide_every_offered_tool() -> None:
     assert chat(tools=[FIRE]).rules(guide_tools=True) == Rules((Tool(FIRE),))
     assert chat().rules(guide_tools=True) is None
 
@@ -489,7 +489,7 @@ def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None
     assert second == {"id": "c2", "type": "function", "function": {"name": "fire", "arguments": "/tmp/1.jpg"}}
 
 
-def test_a_reply_of_calls_alone_has_null_content_and_an_empty_reply_an_empty_one() -> None:
+def test_a_reply_of_calls_has_null_content_and_an_empty_reply_an_empty_string() -> None:
     reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
     reply.add(0, DELTAS[1])
     assert written(reply.response())["choices"][0]["message"]["content"] is None
@@ -605,7 +605,7 @@ def test_log_probabilities_have_openais_shapes() -> None:
     }
 
 
-def test_a_text_completion_has_one_shape_whole_and_streamed() -> None:
+def test_a_text_completion_has_the_same_shape_complete_and_streamed() -> None:
     def choice(text: str, finish: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
 

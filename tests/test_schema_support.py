@@ -1,4 +1,4 @@
-"""Schemas as they are met: grammars hold what they can of each, and what they cannot is named."""
+"""Schemas found in the wild: grammars enforce what they can of each, and the rest is reported."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def cases() -> list[Any]:
 
 
 def said(schema: dict[str, Any], seed: int, longest: int = 3000) -> str | None:
-    """A text that a model of pure noise says under a schema; None where it comes to no end."""
+    """The text that a model of pure noise generates under a schema; None if it does not end."""
     tokenizer = LLTokenizer("byte")
     matcher = LLMatcher(tokenizer, "\n".join([*HEAD, f"start: {json_rule(schema)}"]), log_level=0)
     noise, tokens = random.Random(seed), []
@@ -222,7 +222,7 @@ def said(schema: dict[str, Any], seed: int, longest: int = 3000) -> str | None:
 
 
 @pytest.mark.parametrize(("schema", "dropped"), cases())
-def test_a_schema_guides_but_for_the_keywords_that_are_named_and_replies_fit_what_it_guides(
+def test_all_keywords_are_enforced_but_the_reported_ones_and_replies_match_the_rest(
     schema: dict[str, Any], dropped: set[str]
 ) -> None:
     found = enforceable(schema)
@@ -236,12 +236,14 @@ def test_a_schema_guides_but_for_the_keywords_that_are_named_and_replies_fit_wha
 
 
 @pytest.mark.parametrize(("schema", "dropped"), WRITTEN.values(), ids=WRITTEN)
-def test_what_is_not_held_is_named_by_its_place(schema: dict[str, Any], dropped: set[tuple[str, str]]) -> None:
+def test_an_unenforced_keyword_is_reported_with_its_pointer(
+    schema: dict[str, Any], dropped: set[tuple[str, str]]
+) -> None:
     assert {(each.pointer, each.keyword) for each in enforceable(schema).unenforced} == dropped
 
 
 @pytest.mark.parametrize(("schema", "dropped"), cases())
-def test_no_schema_is_beyond_arguments_in_tags(schema: dict[str, Any], dropped: set[str]) -> None:
+def test_tagged_arguments_accept_every_schema(schema: dict[str, Any], dropped: set[str]) -> None:
     tags = tool_format("qwen3_coder").syntax.tags
     assert tags is not None
     held, more = tagged_grammar.enforceable(enforceable(schema).schema, tags)
@@ -249,19 +251,19 @@ def test_no_schema_is_beyond_arguments_in_tags(schema: dict[str, Any], dropped: 
     assert all(each.reason for each in more)
 
 
-def test_what_is_kept_beside_a_dropped_keyword_still_guides() -> None:
+def test_keywords_next_to_a_dropped_one_are_still_enforced() -> None:
     schema = of({"tags": {"type": "array", "uniqueItems": True, "maxItems": 2, "items": {"enum": ["a", "b"]}}}, "tags")
     kept = enforceable(schema).schema["properties"]["tags"]
     assert kept == {"type": "array", "maxItems": 2, "items": {"enum": ["a", "b"]}}
 
 
 def test_dropping_never_forbids_what_the_schema_allows() -> None:
-    """Fields that are no longer named are not the fields that nobody named."""
+    """Dropped properties do not become forbidden additional properties."""
     found = enforceable({"type": "object", "patternProperties": {"^(?=x)": {}}, "additionalProperties": False})
     assert "additionalProperties" not in found.schema
 
 
-def test_what_is_too_large_is_dropped_where_it_stands_and_the_rest_guides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_is_too_large_is_dropped_and_the_rest_is_enforced(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"enum": [f"value {number}" for number in range(40_000)]}
     found = enforceable(of({"of": names, "n": {"type": "integer"}, "path": {"type": "string", "format": "path"}}, "n"))
     assert found.schema["properties"] == {"of": {}, "n": {"type": "integer"}, "path": {"type": "string"}}
@@ -277,7 +279,7 @@ def test_what_is_too_large_is_dropped_where_it_stands_and_the_rest_guides(monkey
     assert why_no_grammar(f"start: {json_rule(enforceable(many).schema)}") == ""
 
 
-def test_depth_alone_drops_nothing() -> None:
+def test_nesting_drops_nothing() -> None:
     deep: dict[str, Any] = {"type": "integer"}
     for _ in range(60):
         deep = of({"x": deep}, "x")

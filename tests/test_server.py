@@ -1,4 +1,4 @@
-"""The app answers as OpenAI's does: through HTTP, with a scripted chat inside, and once with the official client."""
+"""The server answers like OpenAI's: over HTTP, with a scripted chat, and once with the official client."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Script = Callable[[Sequence[Message]], Iterator[Delta]]
 
 
 class Scripted:
-    """A chat that follows a script, and keeps what it was asked."""
+    """A chat that follows a script and records its requests."""
 
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or (
@@ -120,7 +120,7 @@ def test_health_and_the_list_of_models() -> None:
     assert "big" in error(http.get("/v1/models/big"), 404)["message"]
 
 
-def test_a_chat_completion_is_answered_whole() -> None:
+def test_a_chat_completion_is_answered_in_one_piece() -> None:
     response = ask(client())
     assert response.headers["content-type"] == "application/json"
     choice = response.json()["choices"][0]
@@ -148,7 +148,7 @@ def test_tools_reach_the_chat_and_calls_come_back() -> None:
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "fire", "arguments": "{}"}
 
 
-def test_the_servers_defaults_hold_where_the_request_is_silent() -> None:
+def test_the_servers_defaults_apply_to_fields_that_a_request_does_not_set() -> None:
     chat = Scripted()
     http = client(chat, defaults=SamplingParams(temperature=0.3, top_k=20, seed=42, stop=("Observation:",)))
     ask(http)
@@ -158,7 +158,7 @@ def test_the_servers_defaults_hold_where_the_request_is_silent() -> None:
     assert (chat.params.seed, chat.params.include_stop) == (7, True)
 
 
-def test_silent_requests_get_different_seeds_and_the_same_again_after_a_restart() -> None:
+def test_requests_without_a_seed_get_different_ones_and_the_same_again_after_a_restart() -> None:
     def seeds() -> list[int | None]:
         chat = Scripted()
         http = client(chat, defaults=SamplingParams(seed=42))
@@ -170,7 +170,7 @@ def test_silent_requests_get_different_seeds_and_the_same_again_after_a_restart(
     assert seeds() == first
 
 
-def test_a_plain_text_is_continued_without_chat() -> None:
+def test_a_plain_text_is_continued_without_a_chat_template() -> None:
     prompts: list[Any] = []
 
     def complete(prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
@@ -185,7 +185,7 @@ def test_a_plain_text_is_continued_without_chat() -> None:
     assert "chat" in error(ask(client(), "/v1/completions"), 404)["message"]
 
 
-def test_a_key_is_asked_for_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_is_required_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     http = client(api_keys=["sécret"])
     for header in (
@@ -206,7 +206,7 @@ def test_a_key_is_asked_for_and_never_logged(caplog: pytest.LogCaptureFixture) -
     assert "cret" not in caplog.text
 
 
-def test_an_unknown_model_is_told_which_there_are() -> None:
+def test_the_error_for_an_unknown_model_lists_the_known_ones() -> None:
     told = error(ask(client(), model="gpt-4"), 404)
     assert (told["param"], told["code"]) == ("model", "model_not_found")
     assert "'gpt-4'" in told["message"] and "tiny" in told["message"]
@@ -218,7 +218,7 @@ def test_a_body_that_cannot_be_read_is_a_400(path: str, body: bytes) -> None:
     assert error(client().post(path, content=body), 400)["type"] == "invalid_request_error"
 
 
-def test_a_wrong_field_is_a_400_with_its_name() -> None:
+def test_an_invalid_field_is_a_400_with_its_name() -> None:
     assert error(ask(client(), temperature="hot"), 400)["param"] == "temperature"
 
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_answered_is_a_400_streamed_or_not() -> None:
         assert "context is 8" in error(ask(client(Scripted(refuse)), stream=stream), 400)["message"]
 
 
-def test_a_fault_of_ours_is_a_500_without_its_details() -> None:
+def test_an_internal_error_is_a_500_without_its_details() -> None:
     def fail(messages: Sequence[Message]) -> Iterator[Delta]:
         raise RuntimeError("secret path")
         yield
@@ -311,7 +311,7 @@ def test_requests_tokens_and_latencies_are_counted() -> None:
 
 
 class Host:
-    """Where adapters are kept; a folder without "good" in its name is none."""
+    """An adapter host; a folder without "good" in its name is not an adapter."""
 
     def __init__(self) -> None:
         self.held: dict[str, str] = {}
@@ -328,7 +328,7 @@ class Host:
 KEY = {"Authorization": "Bearer k"}
 
 
-def test_adapters_are_models_and_come_and_go_behind_the_key() -> None:
+def test_adapters_are_models_that_are_loaded_and_unloaded_with_a_key() -> None:
     host, chat = Host(), Scripted()
     host.add_adapter("first", "/good/1")
     http = client(chat, adapters=host, adapter_names=["first"], api_keys=["k"])
@@ -354,13 +354,13 @@ def test_adapters_are_models_and_come_and_go_behind_the_key() -> None:
     assert error(http.post("/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "/good"}), 401)
 
 
-def test_without_a_key_nobody_changes_adapters() -> None:
+def test_without_a_key_adapters_cannot_be_changed() -> None:
     body = {"lora_name": "x", "lora_path": "/good"}
     assert "--api_key" in error(client(adapters=Host()).post("/v1/load_lora_adapter", json=body), 403)["message"]
     assert error(client(api_keys=["k"]).post("/v1/load_lora_adapter", json=body, headers=KEY), 404)
 
 
-def test_what_a_reply_must_be_reaches_the_chat_or_is_refused() -> None:
+def test_constraints_on_a_reply_reach_the_chat_or_are_refused() -> None:
     class Held(NamedTuple):
         rules: Rules
         unenforced: tuple[Unenforced, ...] = ()
@@ -399,7 +399,7 @@ MAIL = {
 
 
 class Guiding(Scripted):
-    """A scripted chat, with the guides of a model whose text form is Hermes's."""
+    """A scripted chat with the guides of a model whose tool-call format is Hermes."""
 
     def __init__(self, arguments: str = '{"to": "a@b.de"}') -> None:
         call = ToolCall("mail", arguments, "1")
@@ -410,7 +410,7 @@ class Guiding(Scripted):
         return self._vocabulary.guide(tool_format("hermes"), rules)
 
 
-def test_a_keyword_that_no_grammar_holds_leaves_the_request_answered_and_is_told_once(
+def test_a_request_with_an_unsupported_keyword_is_answered_and_the_keyword_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     chat = Guiding()
@@ -443,7 +443,7 @@ FORMAT = {"name": "n", "strict": True, "schema": {"type": "object", "properties"
         ),
     ],
 )
-def test_what_must_be_held_in_full_and_cannot_is_refused_by_its_name_and_place(
+def test_a_strict_schema_that_cannot_be_enforced_is_refused_with_its_field(
     fields: dict[str, Any], param: str, said: str
 ) -> None:
     chat = Guiding()
@@ -454,9 +454,7 @@ def test_what_must_be_held_in_full_and_cannot_is_refused_by_its_name_and_place(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_reply_that_breaks_what_was_not_held_says_so_in_the_log(
-    stream: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_reply_that_violates_an_unenforced_keyword_is_logged(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     right, wrong = Guiding(), Guiding('{"to": ".a@b.de"}')
     with caplog.at_level(logging.WARNING, "swift.serve"):
         for chat in (right, wrong):
@@ -467,7 +465,7 @@ def test_a_reply_that_breaks_what_was_not_held_says_so_in_the_log(
     assert broken[0].startswith("tool 'mail': a reply violates the schema at /to: 'pattern': '.a@b.de' does not match")
 
 
-def test_what_is_said_in_place_of_a_call_is_checked_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_content_in_place_of_a_call_is_validated_too(caplog: pytest.LogCaptureFixture) -> None:
     vocabulary = Vocabulary(tiny_tokenizer(), [2])
     schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
@@ -479,13 +477,13 @@ def test_what_is_said_in_place_of_a_call_is_checked_too(caplog: pytest.LogCaptur
     assert "'uniqueItems': [1, 1] has non-unique elements" in caplog.messages[1]
 
 
-def test_what_is_not_offered_says_so_and_what_to_use() -> None:
+def test_unsupported_routes_say_so_and_name_the_alternative() -> None:
     assert "not offered" in error(client().post("/v1/embeddings", json={}), 404)["message"]
     assert "switch the client to /v1/chat/completions" in error(client().post("/v1/responses", json={}), 404)["message"]
     assert "did you mean /v1/chat/completions" in error(client().post("/chat/completions", json={}), 404)["message"]
 
 
-def test_the_root_says_what_this_is_to_programs_and_people() -> None:
+def test_the_index_page_is_json_for_programs_and_html_for_people() -> None:
     http = client(api_keys=["k"])
     assert "/v1/chat/completions" in http.get("/").json()["routes"]
     page = http.get("/", headers={"Accept": "text/html,*/*"})
@@ -500,7 +498,7 @@ def test_head_is_answered_wherever_get_is() -> None:
     assert http.delete("/v1/models").headers["allow"] in ("GET, HEAD", "HEAD, GET")
 
 
-def test_web_pages_may_ask_where_their_origin_is_allowed() -> None:
+def test_web_pages_may_send_requests_if_their_origin_is_allowed() -> None:
     asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
     asks["Access-Control-Request-Headers"] = "authorization,content-type"
     http = client(allow_origins=["https://app.example"], api_keys=["k"])
@@ -515,7 +513,7 @@ def test_web_pages_may_ask_where_their_origin_is_allowed() -> None:
     assert error(client().options("/v1/chat/completions", headers=asks), 405)
 
 
-def test_a_packed_body_is_unpacked_within_the_limit() -> None:
+def test_a_compressed_body_is_decompressed_within_the_limit() -> None:
     sent = json.dumps({"model": "tiny", "messages": [USER]}).encode()
 
     def post(content: bytes, encoding: str, **options: Any) -> Any:
@@ -535,7 +533,7 @@ def test_a_packed_body_is_unpacked_within_the_limit() -> None:
     assert "gzip, deflate" in error(post(sent, "br"), 415)["message"]
 
 
-def test_any_of_several_keys_lets_in() -> None:
+def test_any_of_several_keys_is_accepted() -> None:
     http = client(api_keys=["one", "two"])
     statuses = {key: http.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code for key in KEYS}
     assert statuses == {"one": 200, "two": 200, "three": 401, "one two": 401}
@@ -544,7 +542,7 @@ def test_any_of_several_keys_lets_in() -> None:
 KEYS = ("one", "two", "three", "one two")
 
 
-def test_no_tokens_can_be_asked_for_of_a_text() -> None:
+def test_max_tokens_may_be_0_for_a_completion() -> None:
     asked: list[SamplingParams] = []
 
     def complete(prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
@@ -560,7 +558,7 @@ def test_no_tokens_can_be_asked_for_of_a_text() -> None:
     assert error(ask(client(), max_tokens=0), 400)["param"] == "max_tokens"
 
 
-def test_an_unknown_field_is_told_once_with_the_one_it_is_like(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_field_is_logged_once_with_the_most_similar_known_one(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="swift.serve")
     http = client()
     tool = {"type": "function", "function": {"name": "f", "paramters": {}}}
@@ -599,7 +597,7 @@ def test_an_engine_whose_queue_is_full_is_a_429() -> None:
     assert response.headers["retry-after"] == "1"
 
 
-def test_choices_get_seeds_of_their_own() -> None:
+def test_each_choice_has_its_own_seed() -> None:
     chat = Scripted()
     choices = ask(client(chat), n=3, seed=2**63 - 2).json()["choices"]
     assert [choice["index"] for choice in choices] == [0, 1, 2]
@@ -612,7 +610,7 @@ def endless(messages: Sequence[Message]) -> Iterator[Delta]:
         yield Delta("la ")
 
 
-def test_a_client_that_leaves_ends_its_reply() -> None:
+def test_a_client_that_disconnects_ends_its_reply() -> None:
     chat = Scripted(endless)
     with (
         served(create_app(chat, "tiny")) as url,
@@ -688,7 +686,7 @@ Begin!"""
 
 
 def fire_alarm(messages: Sequence[Message]) -> Iterator[Delta]:
-    """Asks for a tool; once the last message holds an observation, goes on with it."""
+    """Calls a tool; continues once the last message contains an observation."""
     observed = messages[-1].role == "assistant" and messages[-1].content.endswith("'on_fire': True}]")
     text = (
         "\nFinal Answer: There is fire"
@@ -700,7 +698,7 @@ def fire_alarm(messages: Sequence[Message]) -> Iterator[Delta]:
     yield Delta(finish="stop", usage=Usage(100, len(text)))
 
 
-def test_the_official_client_talks_streams_and_goes_on_with_a_reply() -> None:
+def test_the_official_client_chats_streams_and_continues_a_reply() -> None:
     chat = Scripted(fire_alarm)
     out = io.StringIO()
     with (
@@ -738,8 +736,8 @@ def test_the_official_client_talks_streams_and_goes_on_with_a_reply() -> None:
     assert [message.role for message in chat.asked[1][0]] == ["system", "user", "assistant"]
 
 
-def test_the_manual_style_goes_on_beside_tools(tmp_path: Path) -> None:
-    """Whoever writes tools and observations as text gets text, from a server that others send `tools` to."""
+def test_clients_with_tools_as_text_and_with_tools_are_served_at_once(tmp_path: Path) -> None:
+    """A client that writes tools and observations as text gets text, while others send `tools`."""
     folder = tiny_model_folder(tmp_path / "model")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -797,7 +795,7 @@ def test_variables_of_the_chat_template_reach_the_chat() -> None:
     assert "enable_thinking" in error(ask(client(chat), enable_thinking=1), 400)["message"]
 
 
-def test_a_variable_that_the_chat_template_does_not_read_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_variable_that_the_chat_template_does_not_read_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     read = Renderer(thinking_tokenizer(), None).variables
     http = client(template_variables=read)
     for _ in range(2):
@@ -834,7 +832,7 @@ def thinking_chat(*said: str) -> tuple[LocalChat, list[str]]:
     return LocalChat(Engine(), Renderer(tokenizer, None)), prompts
 
 
-def test_a_block_of_thought_is_sent_as_reasoning_content_whole_and_streamed_and_comes_back() -> None:
+def test_reasoning_is_sent_as_reasoning_content_complete_and_streamed_and_comes_back() -> None:
     chat, prompts = thinking_chat("Hm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes.", "Yes.", "Hm.")
     http = TestClient(create_app(chat, "tiny"))
     message = ask(http).json()["choices"][0]["message"]

@@ -1,4 +1,4 @@
-"""The server under load and attack: a real server on the loopback, a real chat, and an engine that only pretends."""
+"""The server under load and attack: a real server on the loopback, a real chat, and a simulated engine."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def eventually(true: Any) -> bool:
     return False
 
 
-def test_two_hundred_streams_at_once_are_all_whole_and_none_mixed_up() -> None:
+def test_two_hundred_concurrent_streams_are_complete_and_not_mixed_up() -> None:
     async def all_of_them(url: str) -> list[str]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(timeout=60, limits=limits) as http:
@@ -171,7 +171,7 @@ def test_two_hundred_streams_at_once_are_all_whole_and_none_mixed_up() -> None:
 
             return await asyncio.gather(*map(one, range(200)))
 
-    # A batch smaller than the number of clients: most of them wait while others speak.
+    # A batch smaller than the number of clients: most of them wait while others are generated.
     with served(Beat(batch=64)) as url:
         answers = asyncio.run(all_of_them(url))
     assert [text_of(each) for each in answers] == [f"{n} says {'a雨' * 20} {n}" for n in range(200)]
@@ -193,7 +193,7 @@ def test_the_server_answers_others_while_hundreds_wait() -> None:
 
 @pytest.mark.parametrize("batch", [10, 0])
 @pytest.mark.parametrize("stream", [True, False])
-def test_whoever_leaves_is_not_answered_on_speaking_or_waiting(stream: bool, batch: int) -> None:
+def test_the_reply_of_a_client_that_disconnects_is_cancelled_running_or_waiting(stream: bool, batch: int) -> None:
     engine = Beat(batch)
     with served(engine) as url, socket.create_connection(address(url)) as leaving:
         leaving.sendall(request(body("la ", ignore_eos=True, stream=stream)))
@@ -204,7 +204,7 @@ def test_whoever_leaves_is_not_answered_on_speaking_or_waiting(stream: bool, bat
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_log_tells_what_a_reply_cost_whose_client_left(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_tokens_of_a_cancelled_reply_are_logged(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="swift.serve")
     engine = Beat()
     with served(engine) as url, socket.create_connection(address(url)) as leaving:
@@ -213,12 +213,12 @@ def test_the_log_tells_what_a_reply_cost_whose_client_left(stream: bool, caplog:
         time.sleep(0.1)
         leaving.close()
         assert eventually(lambda: caplog.records)
-    told = caplog.records[0].fields  # type: ignore[attr-defined]
-    assert (told["status"], told["finish"]) == (499, "cancelled")
-    assert told["prompt_tokens"] > 3 and told["completion_tokens"] > 0
+    fields = caplog.records[0].fields  # type: ignore[attr-defined]
+    assert (fields["status"], fields["finish"]) == (499, "cancelled")
+    assert fields["prompt_tokens"] > 3 and fields["completion_tokens"] > 0
 
 
-def test_all_choices_of_one_who_leaves_end() -> None:
+def test_all_choices_of_a_client_that_disconnects_end() -> None:
     engine = Beat()
     with served(engine) as url, socket.create_connection(address(url)) as leaving:
         leaving.sendall(request(body("la ", ignore_eos=True, stream=True, n=5)))
@@ -227,7 +227,7 @@ def test_all_choices_of_one_who_leaves_end() -> None:
         assert eventually(lambda: engine.open == 0)
 
 
-def test_whoever_reads_nothing_holds_up_nobody_and_reads_all_in_the_end() -> None:
+def test_a_client_that_does_not_read_delays_nobody_and_gets_everything_in_the_end() -> None:
     said = "slow " * 3000
     with served(Beat(pause=0.0)) as url, socket.create_connection(address(url)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
@@ -241,7 +241,7 @@ def test_whoever_reads_nothing_holds_up_nobody_and_reads_all_in_the_end() -> Non
     assert "".join(deltas) == said
 
 
-def test_a_flood_beyond_the_queue_is_told_to_come_back_and_then_is_answered() -> None:
+def test_requests_beyond_the_queue_are_told_to_retry_and_are_then_answered() -> None:
     async def flood(url: str, clients: int) -> list[httpx.Response]:
         async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=None)) as http:
             asked = [http.post(f"{url}/v1/chat/completions", json=body(f"number {n}")) for n in range(clients)]
@@ -263,7 +263,7 @@ def test_a_flood_beyond_the_queue_is_told_to_come_back_and_then_is_answered() ->
     assert too_many.status_code == 400 and too_many.json()["error"]["param"] == "n"
 
 
-def test_a_request_head_that_trickles_in_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_that_trickle_in_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(header_timeout.HeaderTimeoutProtocol, "timeout", 0.2)
     with served(Beat()) as url:
         for beginning in (b"", b"POST /v1/chat/comp", b"GET /health HTTP/1.1\r\nHost: x\r\n"):
@@ -282,14 +282,14 @@ def test_a_request_head_that_trickles_in_is_not_waited_for(monkeypatch: pytest.M
             assert b"[DONE]" in b"".join(iter(lambda: busy.recv(65536), b""))
 
 
-def test_a_body_that_trickles_in_is_not_waited_for() -> None:
+def test_a_body_that_trickles_in_times_out() -> None:
     with served(Beat(), limits=Limits(timeout=0.2)) as url, socket.create_connection(address(url), timeout=5) as slow:
         slow.sendall(request(body("x"))[:-5])
         received = b"".join(iter(lambda: slow.recv(1000), b""))
     assert b" 408 " in received and b"within 0.2 seconds" in received
 
 
-def test_a_body_that_is_too_long_is_not_read_on() -> None:
+def test_a_body_that_is_too_large_is_not_read_to_its_end() -> None:
     with served(Beat(), limits=Limits(body=1000)) as url, socket.create_connection(address(url), timeout=5) as long:
         long.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n" + b" " * 2000
