@@ -12,6 +12,7 @@ from swift.model.load import load_model
 from swift.tuner.adapter_files import check, load, save
 from swift.tuner.lora import LoraOptions, attach
 from swift.tuner.merge import merge
+from swift.tuner.methods import apply_full
 from swift.tuner.peft_models import trained_and_all
 
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -171,14 +172,14 @@ def test_adapters_have_the_chosen_dtype_and_fp32_by_default(tied, base, asked, e
 
 def test_full_training_trains_every_parameter(tied):
     model = open_model(tied).requires_grad_(False)
-    tuned = attach(model, None)
+    tuned = apply_full(model, {})
     assert tuned is model
     assert trained_and_all(tuned) == (model.num_parameters(), model.num_parameters())
 
 
 def test_full_training_in_fp16_is_refused(tied):
     with pytest.raises(ValueError, match="does not work in fp16"):
-        attach(open_model(tied).to(torch.float16), None)
+        apply_full(open_model(tied).to(torch.float16), {})
 
 
 @pytest.mark.parametrize(

@@ -41,20 +41,12 @@ class LoraOptions:
     init: str = "true"
 
 
-def attach(
-    model: PreTrainedModel, options: LoraOptions | None, batches: Iterable[Mapping[str, Any]] = ()
-) -> PreTrainedModel | PeftModel:
-    """The model with new adapters, which alone are trainable; with `options` None the model, all of it trainable.
+def attach(model: PreTrainedModel, options: LoraOptions, batches: Iterable[Mapping[str, Any]] = ()) -> PeftModel:
+    """The model with new adapters, which alone are trainable.
 
     `batches`: inputs of the model with `labels`, from which `eva` and `lora_ga` compute their initialisation. Raises
     ValueError for options that do not fit the model.
     """
-    if options is None:
-        if model.dtype == torch.float16:
-            raise ValueError(
-                "full fine-tuning does not work in fp16, whose steps round to nothing: use --dtype bf16 or fp32"
-            )
-        return model.requires_grad_(True)
     init = check_init(options.init, options.dora, is_quantised(model), model.device.type)
     config = LoraConfig(
         task_type="CAUSAL_LM",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 import peft
+import torch
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -42,7 +43,11 @@ def apply_longlora(model: PreTrainedModel, settings: Settings) -> Model:
 
 
 def apply_full(model: PreTrainedModel, settings: Settings) -> Model:
-    lora.attach(model, None)
+    if model.dtype == torch.float16:
+        raise ValueError(
+            "full fine-tuning does not work in fp16, whose steps round to nothing: use --dtype bf16 or fp32"
+        )
+    model.requires_grad_(True)
     freeze(model, settings.get("freeze", 0.0), settings.get("also", ()))
     return model
 
