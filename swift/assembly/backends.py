@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift import flags
 from swift.flag_groups import BackendFlags, VllmFlags
+from swift.model.config_files import end_tokens
 
 if TYPE_CHECKING:
     from swift.assembly.checkpoints import Choice
@@ -54,11 +55,7 @@ def start(
 
     `log`: the file that receives vLLM's output.
     """
-    from transformers import GenerationConfig
-
-    if (path / "generation_config.json").is_file():
-        own = GenerationConfig.from_pretrained(path).eos_token_id
-        stops = sorted({*stops, *(own if isinstance(own, list) else [own] if own is not None else [])})
+    stops = sorted({*stops, *end_tokens(path)})
     if name != "vllm":
         return openvino(choice, path, stops)
     if log is None:

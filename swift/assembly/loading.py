@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from swift.assembly import backends, checkpoints, merging
+from swift.assembly.merged_model import eos_tokens
 from swift.flag_groups import GenerationFlags
 from swift.native import processor
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from swift.engine.interface import Engine, TokenStream
     from swift.engine.sampling import SamplingParams
     from swift.infer.local_chat import LocalChat
+    from swift.model.catalog import ModelSpec
 
 
 class ChatConfig(checkpoints.ModelConfig, Protocol):
@@ -38,57 +40,66 @@ def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) 
         merging.merge_checkpoint(str(unmerged.checkpoint), unmerged.base, choice.template.template_type, overwrite=True)
 
     from swift.assembly.rendering import make_renderer
+    from swift.infer.local_chat import LocalChat
+    from swift.model import location
+    from swift.tuner import adapter_files
+
+    model = choice.model
+    path = location.locate(choice.source, model.model_revision, model.use_hf, model.registry)
+    backend = backends.pick(cfg.backend, choice, path, cfg.vllm_log)
+    spec = checkpoints.spec(choice, path)
+    if choice.adapter:
+        adapter_files.check(choice.adapter)
+    renderer = make_renderer(path, choice.template, spec, model.trust_remote_code, choice.trained)
+    stops = renderer.stop.tokens
+    if backend == "pt":
+        engine = _torch_engine(choice, path, spec, stops, cfg.backend.max_batch, keep)
+    else:
+        engine = backends.start(backend, cfg.backend, choice, path, stops, cfg.vllm_log)
+    return LocalChat(engine, renderer)
+
+
+def _torch_engine(
+    choice: checkpoints.Choice, path: Path, spec: ModelSpec | None, stops: Sequence[int], max_batch: int, keep: bool
+) -> Engine:
+    """PyTorch's engine on the model of a folder, with its adapter merged in memory if possible."""
     from swift.assembly.tuner_setup import quantisation
     from swift.engine import decoder
     from swift.engine.cpu import native_runner
     from swift.engine.torch_engine import TorchEngine
-    from swift.infer.local_chat import LocalChat
-    from swift.model import devices, load, location
+    from swift.model import devices, load
     from swift.tuner import adapter_files, merge, virtual_tokens
     from swift.tuner.virtual_tokens import VirtualTokenModel
 
-    model_flags = choice.model
-    path = location.locate(choice.source, model_flags.model_revision, model_flags.use_hf, model_flags.registry)
-    backend = backends.pick(cfg.backend, choice, path, cfg.vllm_log)
-    found = checkpoints.spec(choice, path)
-    if choice.adapter:
-        adapter_files.check(choice.adapter)
-    renderer = make_renderer(path, choice.template, found, model_flags.trust_remote_code, choice.trained)
-    if backend != "pt":
-        stop = renderer.stop.tokens
-        return LocalChat(backends.start(backend, cfg.backend, choice, path, stop, cfg.vllm_log), renderer)
+    flags = choice.model
     # --quant_method torch quantises in the engine, after merging; the others while loading
-    late = model_flags.quant.bits if model_flags.quant.quant_method == "torch" else 0
-    quant = None if late else quantisation(model_flags)
+    late = flags.quant.bits if flags.quant.quant_method == "torch" else 0
+    quant = None if late else quantisation(flags)
     # the engine's C++ multiplies bf16 on any CPU; all other code is slow in bf16 on processors without it
-    foreign = model_flags.dtype == "AUTO" and not quant and devices.has_foreign_bf16(path, model_flags.device)
+    foreign = flags.dtype == "AUTO" and not quant and devices.has_foreign_bf16(path, flags.device)
     missing = native_runner.missing() if foreign else ""
-    dtype = "bf16" if foreign and not missing else model_flags.dtype
-    model = load.load_model(
-        path, dtype, model_flags.device, model_flags.trust_remote_code, quantisation=quant, spec=found
-    )
-    own = model.generation_config.eos_token_id
-    stops = {*renderer.stop.tokens, *(own if isinstance(own, list) else [own] if own is not None else [])}
+    dtype = "bf16" if foreign and not missing else flags.dtype
+    model = load.load_model(path, dtype, flags.device, flags.trust_remote_code, quantisation=quant, spec=spec)
+    end_tokens = sorted({*stops, *eos_tokens(model)})
 
-    def engine(model: Any, unsplit: int = 0) -> TorchEngine:
-        max_batch = cfg.backend.max_batch
+    def start(model: Any, unsplit: int = 0) -> TorchEngine:
         known = not decoder.why_not(model)
         if foreign and (not known or native_runner.why_not(model)):
             model = model.float()
-        started = TorchEngine(model, sorted(stops), max_batch=max_batch, unsplit=unsplit, bits=late, keep_weights=keep)
-        if reason := started.fast_path_missing or (missing if known else ""):
+        engine = TorchEngine(model, end_tokens, max_batch=max_batch, unsplit=unsplit, bits=late, keep_weights=keep)
+        if reason := engine.fast_path_missing or (missing if known else ""):
             print(f"replies are slower than they could be: {reason}", file=sys.stderr)
-        return started
+        return engine
 
     if not choice.adapter:
-        return LocalChat(engine(model), renderer)
+        return start(model)
     tuned = adapter_files.load(model, choice.adapter)
     if not merge.why_unmergeable(tuned):
         tuned = merge.merge(tuned)
     if not virtual_tokens.has_virtual_tokens(tuned):
-        return LocalChat(engine(tuned), renderer)
+        return start(tuned)
     prompted = VirtualTokenModel(tuned)
-    return LocalChat(_WithVirtualTokens(engine(prompted, unsplit=prompted.length), prompted.length), renderer)
+    return _WithVirtualTokens(start(prompted, unsplit=prompted.length), prompted.length)
 
 
 class _WithVirtualTokens:

@@ -56,6 +56,11 @@ def load_merged(choice: checkpoints.Choice) -> MergedModel:
         model = merge.merge(model)
     if choice.model.dtype != "AUTO":
         merging.round_weights(model, devices.DTYPES[choice.model.dtype])
-    own = model.generation_config.eos_token_id
-    stops += [each for each in (own if isinstance(own, list) else [own]) if each is not None and each not in stops]
+    stops += [each for each in eos_tokens(model) if each not in stops]
     return MergedModel(model, tokenizer, table, stops, checkpoints.name(choice), spec)
+
+
+def eos_tokens(model: PreTrainedModel) -> list[int]:
+    """The ids at which the model's generation config ends a reply."""
+    own = model.generation_config.eos_token_id
+    return [each for each in (own if isinstance(own, list) else [own]) if each is not None]

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swift.system import invocation
+
 SETTINGS = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 MARK = "SWIFT_LAUNCHED"
 """Set in the processes that this module starts: they report their errors to it, and it prints one of them."""
@@ -37,7 +39,7 @@ def launch(argv: Sequence[str]) -> int:
     for name in list(logging.root.manager.loggerDict):  # each logger has its own level
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("SWIFT_PROGRAM", sys.argv[0])  # for commands that the processes print
+    os.environ.setdefault(invocation.VARIABLE, sys.argv[0])  # for commands that the processes print
     sys.stdout.flush()
     try:
         words = options(os.environ, run.get_args_parser().format_help())
