@@ -154,9 +154,11 @@ def test_a_key_opens_a_server_with_keys_from_the_flag_or_the_environment(
 ) -> None:
     with served(create_app(Scripted(), "tiny", api_keys=["k"])) as url:
         endpoint = f"{url}/v1"
-        assert refused(swift("--endpoint", endpoint)).startswith(f"{endpoint}: the server requires an API key")
-        assert (
-            refused(swift("--endpoint", endpoint, "--api_key", "no")) == f"{endpoint}: the server rejects the API key"
+        assert refused(swift("--endpoint", endpoint)) == (
+            f"{endpoint}: the server requires an API key: set --api_key or SWIFT_API_KEY"
+        )
+        assert refused(swift("--endpoint", endpoint, "--api_key", "no")) == (
+            f"{endpoint}: the server rejects the API key: set --api_key or SWIFT_API_KEY"
         )
         assert "Hello there" in swift("--endpoint", endpoint, "--api_key", "k", typed="hi\n")[1]
         monkeypatch.setenv("SWIFT_API_KEY", "k")

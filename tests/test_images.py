@@ -139,7 +139,7 @@ def test_an_image_is_shown_in_the_terminal(
     out, err = capsys.readouterr()
     assert re.findall(r"colour\?\n(.*)\n", out)[:2] == ["red", "blue"]
     assert f"error: image none.png: there is no such file in {data.parent}" in out
-    assert "<img>path or URL</img> in a message shows an image" in err
+    assert "<img>path or URL</img> in a message attaches an image" in err
     (file,) = tmp_path.glob("*.jsonl")
     first = json.loads(file.read_text().splitlines()[0])
     assert (first["query"], first["images"]) == ("<image>colour?", [str(data.parent / "red.png")])

@@ -78,4 +78,7 @@ def connect(
     left = {name for names in _SAMPLING.values() for name in names} - sent
     key = endpoint.api_key or os.environ.get(KEY_VARIABLE, "")
     variables = {**template.chat_template_kwargs, **thinking}
-    return connect(endpoint.endpoint, model.model_id_or_path or "", key, variables, left)
+    try:
+        return connect(endpoint.endpoint, model.model_id_or_path or "", key, variables, left)
+    except PermissionError as error:
+        raise OSError(f"{error}: set --api_key or {KEY_VARIABLE}") from error

@@ -232,7 +232,7 @@ def talk(
         typed = " (what they give is typed in)" if described else ""
         print(f"tools: {', '.join(tool.name for tool in offered)}{typed}", file=sys.stderr)
     if sees:
-        print("<img>path or URL</img> in a message shows an image", file=sys.stderr)
+        print("<img>path or URL</img> in a message attaches an image", file=sys.stderr)
     repl = Repl(
         chat,
         params,

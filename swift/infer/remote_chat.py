@@ -70,16 +70,15 @@ def connect(
 ) -> RemoteChat:
     """A RemoteChat whose server has been reached and serves `model` (default: the first that it lists).
 
-    Raises OSError if the server cannot be reached, is not OpenAI-compatible or rejects the key; ValueError for an
-    unknown model.
+    Raises PermissionError for a missing or wrong key, OSError if no OpenAI-compatible server can be reached, ValueError
+    for an unknown model.
     """
     client = openai.OpenAI(base_url=url, api_key=api_key or "EMPTY", max_retries=0)
     try:
         served = [each.id for each in client.models.list()]
     except openai.AuthenticationError as error:
-        raise OSError(
-            f"{url}: {'the server rejects the API key' if api_key else 'the server requires an API key'}"
-        ) from error
+        reason = "the server rejects the API key" if api_key else "the server requires an API key"
+        raise PermissionError(f"{url}: {reason}") from error
     except openai.APIConnectionError as error:
         raise OSError(f"{url}: no server can be reached there ({_reason(error)})") from error
     except (openai.APIError, AttributeError, TypeError, ValueError) as error:  # the last three: a page that is no list
