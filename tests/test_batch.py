@@ -46,7 +46,7 @@ def test_the_rows_of_a_step_do_not_depend_on_how_it_is_divided(
         assert sorted(parts) == sorted(step)
 
 
-def test_the_order_follows_from_seed_and_epoch_alone() -> None:
+def test_the_order_depends_only_on_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
         batches = StepBatches(lengths(60), 2, 2, seed=seed)
         batches.set_epoch(epoch)

@@ -144,7 +144,7 @@ def test_a_bug_keeps_its_traceback():
         cli.main(["greet", "--whom", "boom"])
 
 
-def test_a_traceback_of_wrong_input_can_be_asked_for(monkeypatch):
+def test_a_traceback_of_wrong_input_can_be_requested(monkeypatch):
     monkeypatch.setenv("SWIFT_TRACEBACK", "1")
     with pytest.raises(ValueError, match="nobody"):
         cli.main(["greet", "--whom", "nobody"])
@@ -220,7 +220,7 @@ def test_other_verbs_stay_one_process(commands, launcher):
     assert swift_(commands, "greet", PYTHONPATH=launcher, NPROC_PER_NODE="2").stdout == "hello world\n"
 
 
-def test_what_is_wrong_in_every_process_of_torchrun_is_said_by_one(commands, tmp_path):
+def test_an_error_of_all_processes_of_torchrun_is_printed_by_one(commands, tmp_path):
     told = []
     for rank in "01":
         file = tmp_path / "attempt_0" / rank / "error.json"

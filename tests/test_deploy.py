@@ -84,7 +84,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 @pytest.mark.usefixtures("unloadable")
-def test_a_taken_port_is_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_an_error_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refused(capsys, "--model_type", "tiny", "--port", str(port))
@@ -92,7 +92,9 @@ def test_a_taken_port_is_told_before_the_model_is_loaded(capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("unloadable")
-def test_wrong_flags_are_told_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_wrong_flags_are_an_error_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     other = tmp_path / "no.pem"
     other.write_text("hello")
     assert "--port: 99999 is not a port" in refused(capsys, "--port", "99999")
@@ -159,7 +161,9 @@ def test_keys_come_from_the_flag_the_file_and_the_environment(
     assert "without a path" in refused(capsys, "--allow_origins", "https://a.b/c")
 
 
-def test_adapters_are_served_beside_the_model(chat: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_are_served_together_with_the_model(
+    chat: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = [tmp_path / "x", tmp_path / "y=z"]
     for folder in folders:
         folder.mkdir()
@@ -178,7 +182,7 @@ def test_adapters_are_served_beside_the_model(chat: Scripted, tmp_path: Path, mo
     assert names == ["tiny", "a", "b"]
 
 
-def test_a_trained_adapter_answers_beside_its_model_as_it_does_alone_and_can_be_taken_away(
+def test_a_trained_adapter_answers_next_to_its_model_as_on_its_own_and_can_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, rows = str(tiny_model_folder(tmp_path / "tiny")), tmp_path / "rows.jsonl"
@@ -224,7 +228,7 @@ def ask(url: str, key: str = "") -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_told_to_end_finishes_its_reply_and_exits_with_0(
+def test_a_server_that_is_shut_down_finishes_its_reply_and_exits_with_0(
     number: signal.Signals, chat: Scripted, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()

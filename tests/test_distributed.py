@@ -35,7 +35,7 @@ def test_the_words_of_fsdp_become_fsdp2_as_accelerate_takes_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["default-zero2", "default-zero3", "zero2_offload", "zero3-offload"])
-def test_every_name_of_deepspeed_is_a_whole_configuration(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_name_of_deepspeed_is_a_complete_configuration(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "find_spec", lambda package: package)
     made = distributed.deepspeed(name)["deepspeed"]
     assert made["zero_optimization"]["stage"] == int(name.removeprefix("default-")[4])

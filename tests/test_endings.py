@@ -131,7 +131,7 @@ def test_the_card_of_a_merged_model_tells_what_its_adapter_was_trained_on(
     assert str(tmp_path) not in text
 
 
-def test_the_card_of_a_whole_model_is_transformers(tmp_path: Path) -> None:
+def test_the_card_of_a_full_model_names_transformers(tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.jsonl", plain_rows(8))
     result = train(tmp_path, tiny_model_folder(tmp_path / "tiny"), rows, max_steps=1, sft_type="full")
     head = front(Path(result["last_model_checkpoint"], model_card.README))

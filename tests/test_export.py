@@ -111,7 +111,7 @@ def test_the_system_text_of_the_training_is_the_templates_default(tmp_path):
     assert 'You are Kakarot\'s "friend".' in text and "helpful" not in text
 
 
-def test_the_records_say_that_the_folder_is_a_whole_model(checkpoint):
+def test_the_records_name_the_folder_a_full_model(checkpoint):
     swift("merge-lora", "--ckpt_dir", checkpoint)
     folder = checkpoint.with_name("checkpoint-10-merged")
     recorded = json.loads((folder / "sft_args.json").read_text())
@@ -123,7 +123,7 @@ def test_the_records_say_that_the_folder_is_a_whole_model(checkpoint):
     assert json.loads((folder / "configuration.json").read_text())["model_type"] == "qwen-7b-chat"
 
 
-def test_weights_are_saved_in_the_dtype_asked_for(checkpoint):
+def test_weights_are_saved_in_the_requested_dtype(checkpoint):
     assert swift("merge-lora", "--ckpt_dir", checkpoint, "--dtype", "bf16") == 0
     folder = checkpoint.with_name("checkpoint-10-merged")
     merged = AutoModelForCausalLM.from_pretrained(folder)
@@ -249,7 +249,7 @@ def cut(file):
         ),
     ],
 )
-def test_a_checkpoint_that_cannot_be_merged_is_told_in_one_line(checkpoint, capsys, damage, problem):
+def test_a_checkpoint_that_cannot_be_merged_is_an_error_of_one_line(checkpoint, capsys, damage, problem):
     damage(checkpoint)
     capsys.readouterr()
     assert swift("merge-lora", "--ckpt_dir", checkpoint) == 2
@@ -263,7 +263,7 @@ def test_the_folder_of_a_run_points_to_its_checkpoint(checkpoint, capsys):
     assert f"did you mean {checkpoint}?" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_is_not_there_is_told(tmp_path, capsys):
+def test_a_missing_checkpoint_is_an_error(tmp_path, capsys):
     assert swift("export", "--merge_lora", "true", "--ckpt_dir", tmp_path / "none") == 2
     assert "no such folder" in capsys.readouterr().err
 
@@ -276,7 +276,7 @@ def test_main_returns_the_folder(checkpoint):
 # Fewer bits
 
 
-def test_rows_that_are_not_there_are_told_before_the_model_is_loaded(checkpoint, capsys, monkeypatch):
+def test_missing_rows_are_an_error_before_the_model_is_loaded(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("swift.model.calibration.check", lambda method: None)
     monkeypatch.setattr(export, "whole", lambda choice: pytest.fail("the model was loaded"))
     flags = ["--quant_bits", 4, "--quant_method", "gptq", "--dataset", "nowhere.jsonl"]
@@ -328,7 +328,9 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
         (["--quant_bits", "4", "--quant_method", "hqq"], "hqq needs"),
     ],
 )
-def test_what_cannot_be_quantised_here_is_told_before_anything_is_loaded(checkpoint, capsys, monkeypatch, flags, why):
+def test_what_cannot_be_quantised_here_is_an_error_before_anything_is_loaded(
+    checkpoint, capsys, monkeypatch, flags, why
+):
     for module in ("calibrated", "quantise"):
         monkeypatch.setattr(f"swift.model.{module}.find_spec", lambda name: None)
     assert swift("export", "--ckpt_dir", checkpoint, *flags) == 2

@@ -178,7 +178,7 @@ def test_a_wrong_word_is_named_with_what_would_be_right(argv, message):
         parse(*argv.split())
 
 
-def test_a_required_flag_is_asked_for():
+def test_a_missing_required_flag_is_an_error():
     with pytest.raises(ValueError, match="--key must be given"):
         flags.parse(Needs, [])
     with pytest.raises(ValueError, match="FILES must be given"):
@@ -274,7 +274,7 @@ def test_an_empty_yaml_file_sets_nothing(tmp_path):
         ("a.toml", "", r"a\.toml: a file with flags ends in \.yaml, \.yml, \.json"),
     ],
 )
-def test_what_is_wrong_with_a_file_of_flags_is_said_with_its_name(tmp_path, name, text, message):
+def test_errors_of_a_file_with_flags_name_the_file(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
         parse("--config", file(tmp_path, name, text))
 
@@ -299,7 +299,7 @@ def test_a_config_survives_json():
     assert flags.from_dict(Config, saved) == config
 
 
-def test_update_changes_only_what_it_is_told():
+def test_update_changes_only_the_given_flags():
     config = parse("--lora_rank", "2", "--model", "m")
     changed = flags.update(config, {"targets": ["q"], "model": "n"}, "sft_args.json")
     assert flags.to_dict(changed) == flags.to_dict(config) | {"target_modules": ["q"], "model": "n"}

@@ -115,7 +115,7 @@ class At(TrainerCallback):
 
 
 @pytest.mark.parametrize("size", [500, 5_000, 15_000], ids=["every file", "the optimizer", "the random state"])
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_stands(tmp_path: Path, size: int) -> None:
+def test_a_full_disk_is_an_error_of_one_line_and_leaves_the_last_checkpoint(tmp_path: Path, size: int) -> None:
     limit = files_no_longer_than(size)
     one = t.trainer(
         tmp_path,
@@ -184,7 +184,7 @@ def test_a_dead_process_that_makes_batches_is_one_line(
     assert checkpoint.newest(tmp_path)
 
 
-def test_an_error_in_a_process_that_makes_batches_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_an_error_in_a_data_loader_process_is_reported_as_what_it_is(tmp_path: Path) -> None:
     one = t.trainer(tmp_path, t.lora(t.base_model()), t.rows(40), dataloader_num_workers=1)
     one.collate = _too_large
     before = signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -201,7 +201,7 @@ def _too_large(samples: Any) -> Any:
 
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
-def test_bytes_that_changed_or_went_are_found_and_said(tmp_path: Path, file: str) -> None:
+def test_changed_or_missing_bytes_are_found_and_reported(tmp_path: Path, file: str) -> None:
     t.trainer(tmp_path, t.lora(t.base_model()), t.rows(8), save_strategy="steps", save_steps=2).train()
     newest = tmp_path / "checkpoint-4"
     kept = (newest / file).read_bytes()

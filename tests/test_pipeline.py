@@ -195,7 +195,7 @@ def kept(config: sft.Config, work: Path, template: str = "chatml") -> training_d
     return pipeline.read(config, renderer, print, Ranks(True, 1))
 
 
-def test_garbage_is_looked_for_seldom_while_rows_are_read_and_as_before_afterwards(
+def test_garbage_collection_is_infrequent_while_rows_are_read_and_as_before_afterwards(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, during = gc.get_threshold(), []
@@ -225,14 +225,14 @@ def test_other_bytes_or_another_template_are_other_tokens(work: Path) -> None:
 
 
 @pytest.mark.parametrize("way", [{}, {"lazy_tokenize": True}, {"streaming": True, "dataset_test_ratio": 0}])
-def test_a_named_loss_scale_that_finds_nothing_is_told(work: Path, way: dict[str, Any], capsys: Any) -> None:
+def test_a_named_loss_scale_that_matches_nothing_is_a_warning(work: Path, way: dict[str, Any], capsys: Any) -> None:
     train(work, "named", loss_scale="hermes+last_round", max_steps=1, **way)
     assert "--loss_scale hermes finds nothing to weigh in the first" in capsys.readouterr().out
     train(work, "default", max_steps=1, **way)
     assert "finds nothing to weigh" not in capsys.readouterr().out
 
 
-def test_samples_held_in_few_bytes_are_those_that_went_in() -> None:
+def test_compact_samples_are_those_that_went_in() -> None:
     def inputs() -> dict[str, Any]:
         return {}
 
@@ -289,7 +289,7 @@ def test_rows_that_are_tokenised_late_train_the_same_rows(work: Path, workers: i
         ({"streaming": True, "max_steps": 1, "dataset": ["{rows}#5"]}, "reads whole data sets"),
     ],
 )
-def test_what_a_stream_cannot_do_is_said(work: Path, given: dict[str, Any], said: str) -> None:
+def test_what_a_stream_cannot_do_is_an_error(work: Path, given: dict[str, Any], said: str) -> None:
     rows = str(work / "rows.jsonl")
     if "dataset" in given:
         given = {**given, "dataset": [text.format(rows=rows) for text in given["dataset"]]}

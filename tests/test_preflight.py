@@ -91,7 +91,7 @@ def test_training_flags_that_cannot_work_are_refused_before_anything_is_read(
     assert not (place / "output").exists()
 
 
-def test_a_disk_without_room_for_a_whole_model_is_told_before_rows_are_read(
+def test_a_disk_too_small_for_a_checkpoint_is_an_error_before_rows_are_read(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
@@ -101,7 +101,7 @@ def test_a_disk_without_room_for_a_whole_model_is_told_before_rows_are_read(
     assert "are free, and a checkpoint of the full model takes about" in capsys.readouterr().err
 
 
-def test_a_folder_that_this_account_may_not_write_to_is_told(
+def test_a_folder_without_write_permission_is_an_error(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import os

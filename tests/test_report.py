@@ -57,7 +57,7 @@ class References(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_escapes_text_and_refers_to_nothing_outside() -> None:
+def test_the_page_is_self_contained_and_escapes_text() -> None:
     sections = [
         report.Section("Numbers <1>", report.table(["name", "value"], [["a & b", 1234], ["<script>", 0.123456]])),
         report.Section("Curves", report.chart({"train": [(1, 2.0), (2, 1.0)], "held out": [(2, 1.5)]})),

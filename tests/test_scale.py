@@ -108,7 +108,7 @@ def finished(process: subprocess.Popen[str]) -> str:
     ],
     ids=["a flag", "a hub out of reach"],
 )
-def test_what_is_wrong_in_every_process_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_an_error_of_all_processes_is_one_line(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"query": "twice 1?", "response": "2"}\n' * 4)
     given = {"model": str(tmp_path), "template_type": "chatml", "dataset": str(rows), "device": "cpu", **changes}
@@ -148,7 +148,7 @@ def test_two_nodes_train_as_one_process_with_twice_the_accumulation(work: Path, 
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_fsdp_trains_the_same_saves_all_in_one_piece_and_goes_on_to_the_same_bytes(work: Path, kind: str) -> None:
+def test_fsdp_trains_the_same_saves_gathered_weights_and_resumes_to_the_same_bytes(work: Path, kind: str) -> None:
     def by(folder: str, **changes: Any) -> dict[str, Any]:
         given = settings(work, work / folder, sft_type=kind, save_only_model=False, **changes)
         return {name: value for name, value in given.items() if kind == "lora" or name != "lora_dropout_p"}

@@ -156,7 +156,7 @@ def test_flags_left_open_follow_from_others_and_are_recorded(tmp_path: Path, mod
     assert [path.name[:3] for path in sorted((tmp_path / "output" / "tiny").iterdir())] == ["v0-", "v1-"]
 
 
-def test_a_model_given_by_a_relative_path_is_recorded_by_its_whole_one(
+def test_a_relative_model_path_is_recorded_as_an_absolute_one(
     tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -165,7 +165,7 @@ def test_a_model_given_by_a_relative_path_is_recorded_by_its_whole_one(
     assert json.loads((tmp_path / "output" / "sft_args.json").read_text())["model_id_or_path"] == str(model)
 
 
-def test_a_run_continued_from_the_newest_whole_checkpoint_ends_the_same(
+def test_a_run_resumed_from_the_newest_complete_checkpoint_ends_the_same(
     tmp_path: Path, model: Path, rows: Path
 ) -> None:
     common = {"max_steps": 8, "save_total_limit": -1, "lora_dropout_p": 0.2}
@@ -192,7 +192,7 @@ def losses(log: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, log.splitlines()) if "loss" in line]
 
 
-def test_a_whole_model_is_saved_as_transformers_loads_it(tmp_path: Path, model: Path, rows: Path) -> None:
+def test_full_fine_tuning_saves_a_model_that_transformers_loads(tmp_path: Path, model: Path, rows: Path) -> None:
     result = train(tmp_path, model, rows, sft_type="full", learning_rate=1e-2)
     last = Path(result["last_model_checkpoint"])
     tuned, base = (AutoModelForCausalLM.from_pretrained(path) for path in (last, model))

@@ -92,7 +92,7 @@ def test_flags_left_open_give_a_small_set_enough_steps_and_flags_given_stay(
     assert (steps.accumulation, steps.epochs, steps.total) == (accumulation, epochs, total)
 
 
-def test_a_small_set_with_flags_left_open_is_learned_and_the_choice_is_said_and_recorded(
+def test_a_small_set_is_learned_with_default_steps_which_are_reported_and_recorded(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left_open = {"batch_size": 1, "gradient_accumulation_steps": None, "num_train_epochs": None}
@@ -134,7 +134,7 @@ def test_what_is_odd_about_a_plan_is_a_line_each(place: Path, capsys: pytest.Cap
         ({"sft_type": "ia3", "learning_rate": 1e-40}, "no weight has changed"),
     ],
 )
-def test_a_run_that_moved_nothing_is_an_error(place: Path, changes: dict[str, Any], said: str) -> None:
+def test_a_run_that_changed_no_weight_is_an_error(place: Path, changes: dict[str, Any], said: str) -> None:
     own = {"lora_dropout_p": 0.05, "num_train_epochs": 1, **changes}
     with pytest.raises(ValueError, match=f"nothing was learned: after 2 steps {said}, so .*checkpoint-2 answers like"):
         train(place, **own)
@@ -172,7 +172,7 @@ def test_ctrl_c_saves_leaves_with_130_and_prints_the_command_that_ends_as_if_not
     assert whole.read_bytes() == parts.read_bytes()
 
 
-def test_a_run_out_of_time_says_so_and_how_to_go_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_out_of_time_says_so_and_how_to_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(place, max_minutes=1e-9, num_train_epochs=50)
     said = capsys.readouterr().out
     assert result["global_step"] == 1
@@ -180,7 +180,7 @@ def test_a_run_out_of_time_says_so_and_how_to_go_on(place: Path, capsys: pytest.
     assert f"--resume_from_checkpoint {place / 'output' / 'checkpoint-1'}\n" in said
 
 
-def test_a_stopped_run_that_saved_weights_alone_says_that_it_cannot_be_continued(
+def test_a_stopped_run_that_saved_only_weights_says_that_it_cannot_be_resumed(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(place, max_minutes=1e-9, num_train_epochs=50, save_only_model=True)

@@ -160,7 +160,7 @@ def test_every_tuner_gets_the_gradient_of_the_plain_loop(tmp_path: Path, build: 
     assert_close(adapter(ours), adapter(theirs))
 
 
-def test_gradient_checkpointing_changes_no_number(tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_no_value(tmp_path: Path) -> None:
     samples = rows(8)
     plain, saving = lora(base_model()), lora(base_model())
     trainer(tmp_path / "1", plain, samples).train()
@@ -311,7 +311,7 @@ def test_a_run_killed_while_saving_leaves_no_half_checkpoint(tmp_path: Path) -> 
         (lambda path: (path / "scheduler.pt").unlink(), "has no scheduler.pt"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_and_its_fault_is_named(tmp_path: Path, damage: Any, reason: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_its_fault_is_named(tmp_path: Path, damage: Any, reason: str) -> None:
     trainer(tmp_path, lora(base_model()), rows(8), save_strategy="steps", save_steps=2).train()
     damage(tmp_path / "checkpoint-4")
     assert reason in checkpoint.fault(tmp_path / "checkpoint-4")
@@ -323,7 +323,7 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
-def test_a_model_whose_loss_is_no_number_is_not_told_to_lower_its_learning_rate(tmp_path: Path, number: str) -> None:
+def test_a_loss_that_is_nan_at_step_1_is_not_blamed_on_the_learning_rate(tmp_path: Path, number: str) -> None:
     model = base_model()
     with torch.no_grad():
         model.lm_head.weight[0] = float(number)
@@ -331,7 +331,7 @@ def test_a_model_whose_loss_is_no_number_is_not_told_to_lower_its_learning_rate(
         trainer(tmp_path, model, rows(4)).train()
 
 
-def test_a_loss_that_becomes_no_number_says_what_to_do_and_which_checkpoint_stands(tmp_path: Path) -> None:
+def test_a_loss_that_becomes_nan_is_an_error_with_advice_and_the_last_checkpoint(tmp_path: Path) -> None:
     class Break(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             if state.global_step == 2:
@@ -369,7 +369,7 @@ def test_a_signal_saves_and_returns_after_the_step_under_way(
     assert ("saves a checkpoint after this step" in capfd.readouterr().err) == (number == signal.SIGINT)
 
 
-def test_a_signal_in_the_last_step_leaves_a_whole_run(tmp_path: Path) -> None:
+def test_a_signal_in_the_last_step_leaves_a_complete_run(tmp_path: Path) -> None:
     callbacks = [Send(signal.SIGINT, step=4)]
     one = trainer(tmp_path, lora(base_model()), rows(40), max_steps=4, save_strategy="steps", callbacks=callbacks)
     one.train()

@@ -117,7 +117,7 @@ def test_noise_on_the_embeddings_is_left_to_peft_and_a_run_with_it_can_be_repeat
     assert first == second
 
 
-def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler(
+def test_only_long_runs_compile_and_all_continue_without_a_compiler(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "start", lambda folder: "torch.compile: no g++ here")
@@ -128,7 +128,7 @@ def test_only_runs_that_are_long_enough_compile_and_all_go_on_without_a_compiler
     assert "are not compiled, so steps are slower: torch.compile: no g++ here" in capsys.readouterr().out
 
 
-def test_a_run_in_bf16_without_cpp_says_so_and_goes_on(
+def test_a_run_in_bf16_without_cpp_says_so_and_continues(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FusedBlock, "why_not_native", lambda self: "there is no C++ compiler")
@@ -297,7 +297,7 @@ def test_lora_ga_starts_along_the_gradient_and_is_saved_as_a_plain_lora(
     goes_on_as_it_would_have(place, last, **how)
 
 
-def test_lora_ga_goes_on_from_its_own_start_though_other_rows_come_first(place: Path, tmp_path: Path) -> None:
+def test_lora_ga_resumes_from_its_own_initial_weights_though_other_rows_come_first(place: Path, tmp_path: Path) -> None:
     options = lora.LoraOptions(targets=("ALL",), rank=2, dropout=0.0, init="lora_ga")
     first, others = torch.tensor([[5, 60, 7]]), torch.tensor([[9, 8]])
     rows = ([{"input_ids": tokens, "labels": tokens}] for tokens in (first, others))
@@ -401,7 +401,7 @@ def test_the_first_share_of_the_parameters_is_frozen(place: Path, tmp_path: Path
     assert "model.layers.0.mlp.down_proj.weight" not in moved
 
 
-def test_lisa_trains_a_few_blocks_at_a_time_and_goes_on_as_it_would_have(place: Path, tmp_path: Path) -> None:
+def test_lisa_trains_a_few_blocks_at_a_time_and_resumes_to_the_same_weights(place: Path, tmp_path: Path) -> None:
     lisa = {"sft_type": "full", "lisa_activated_layers": 1, "lisa_step_interval": 1, "save_only_model": False}
     goes_on_as_it_would_have(place, train(place, tmp_path / "a", **lisa), **lisa)
     one = train(place, tmp_path / "c", **lisa, max_steps=1)
@@ -614,7 +614,7 @@ def test_the_bundled_model_takes_every_tuner(
 
 
 @pytest.mark.model
-def test_the_quantised_bundled_model_is_trained_and_goes_on(bundled: tuple[Path, float], tmp_path: Path) -> None:
+def test_the_quantised_bundled_model_is_trained_and_resumed(bundled: tuple[Path, float], tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     place, _ = bundled
     how = {**on_the_bundled_model("lora"), **registry.VARIANTS["qlora"].flags}
