@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 VARIABLE = "SWIFT_KERNELS"
 TORCH = "torch"
-"""The choice of no C++ of ours."""
+"""The choice of torch's functions, without C++."""
 
 
 class InstructionSet(NamedTuple):
-    """`needs`: flags of /proc/cpuinfo. `without`: what a compiler leaves out that may use all the processor has."""
+    """`needs`: flags of /proc/cpuinfo. `without`: compiler options that keep it from using more."""
 
     needs: frozenset[str]
     without: tuple[str, ...] = ()
@@ -30,11 +30,11 @@ SETS: Mapping[str, InstructionSet] = {
     "avx512": InstructionSet(_AVX512, (*_NO_TILES, "-mno-avx512bf16")),
     "avx2": InstructionSet(_AVX2, (*_NO_TILES, "-mno-avx512f")),
 }
-"""What C++ of ours is written for, the most able first. A processor that has one has those behind it."""
+"""What the C++ is written for, the most capable first. A processor that has one has all after it."""
 
 
 def sets() -> tuple[str, ...]:
-    """The instruction sets of this processor, the most able first; none where C++ of ours does not run."""
+    """The instruction sets of this processor, the most capable first; none where the C++ does not run."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return ()
     has = set(flags().split())
@@ -49,7 +49,7 @@ def why_none() -> str:
 
 
 def forced() -> str:
-    """What SWIFT_KERNELS asks for; empty where it is silent. Raises ValueError for what this machine cannot run."""
+    """The value of SWIFT_KERNELS; empty where it is not set. Raises ValueError for what this machine cannot run."""
     name = os.environ.get(VARIABLE, "").strip().lower()
     known = (*SETS, TORCH)
     if name and name not in known:
@@ -65,12 +65,12 @@ def name() -> str:
 
 
 def flags() -> str:
-    """As Linux tells them, in one line: a folder of compiled code may be shared by different machines."""
+    """The processor's flags as Linux lists them: part of cache names, since machines may share a cache folder."""
     return _field("flags")
 
 
 class Caches(NamedTuple):
-    """Bytes of data caches as one core sees them; 0 where the system does not tell."""
+    """Bytes of the data caches of a core; 0 where the system does not report them."""
 
     first: int
     second: int

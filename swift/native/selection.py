@@ -1,7 +1,7 @@
-"""Which kernels are quickest on this machine for a kind of work: measured once and remembered. Knows no model.
+"""Chooses the fastest kernels for a kind of work by measuring them once. Knows no model.
 
-As FFTW keeps its wisdom and cuDNN its benchmark: candidates are timed in turns, the choice is kept in a file for the
-processor, the versions and the shapes that it was made for, and later runs read it.
+Like FFTW's wisdom and cuDNN's benchmark mode: candidates are timed in rounds, the choice is stored in a file for the
+processor, the versions and the shapes it was made for, and later runs read it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from swift.system.atomic_write import atomic_file
 from swift.system.cache import cache_root
 
 SMALL = 16_000_000
-"""Weights of all layers, below which nothing needs to be measured: the model is quick whatever computes it."""
+"""Weights of all layers below which nothing is measured: such a model is fast with any kernels."""
 MARGIN = 1.05
-"""How many times quicker kernels must be than those that the processor's order puts first, so that noise decides
-nothing."""
+"""How many times faster kernels must be than the first candidate to be chosen, so that noise decides nothing."""
 BUDGET = 1.0
-"""Seconds that all timings together take, about; each work is done at least twice by each candidate."""
-TURNS = 7
-"""Times that a work is done by each, at most."""
+"""About the seconds that all timings take together; each candidate does each work at least twice."""
+ROUNDS = 7
+"""The most times that a candidate does a work."""
 HOPELESS = 4.0
-"""Kernels so many times slower at a work than others are not timed again."""
+"""Kernels so many times slower at a work than the fastest are not timed again."""
 
 Works = Mapping[str, Callable[[], object]]
 """Name of a kind of work -> a function that does it once."""
 
 
 class Selection(NamedTuple):
-    """`seconds`: kernels -> kind of work -> what it took, empty where nothing was measured; `how` in a few words."""
+    """`seconds`: kernels -> kind of work -> seconds; empty if nothing was measured. `how`: the reason in a few words."""
 
     kernels: str
     how: str
@@ -45,12 +44,12 @@ class Selection(NamedTuple):
 
 
 def candidates(torch_too: bool) -> tuple[str, ...]:
-    """The most able instruction set of the processor and the next, and torch's functions where they may be quicker."""
+    """The two most capable instruction sets of the processor, and torch's functions where they may be faster."""
     return (*processor.sets()[:2], *([processor.TORCH] if torch_too else []))
 
 
 def unmeasured(weights: int) -> Selection | None:
-    """The choice for a model with so many weights in its layers, where nothing has to be measured for it.
+    """The choice for a model with so many weights in its layers where nothing needs to be measured, else None.
 
     Raises ValueError where SWIFT_KERNELS is wrong.
     """
@@ -62,16 +61,16 @@ def unmeasured(weights: int) -> Selection | None:
 def select(
     about: Mapping[str, object], candidates: Sequence[str], works: Callable[[str], Works], again: bool = False
 ) -> Selection:
-    """The candidate that is quickest over all kinds of work (geometric mean), or the first where none is by `MARGIN`.
+    """The candidate that is fastest over all kinds of work (geometric mean), or the first unless one is by `MARGIN`.
 
-    `about`: all that the choice depends on, in values that JSON has. `works` prepares a candidate; it may raise
+    `about`: all that the choice depends on, as JSON values. `works` prepares a candidate; it may raise
     RuntimeError for one that does not run. `again` measures though a choice is remembered. Processes that ask at the
     same time measure one behind the other, and those that come later read what the first has found.
     """
     if len(candidates) == 1:
         return Selection(candidates[0], "there is no other", {})
     file = _file(about)
-    with _alone(file):
+    with _locked(file):
         if not again and (found := _read(file, candidates)):
             return found
         seconds = measured(candidates, works)
@@ -90,14 +89,14 @@ def _file(about: Mapping[str, object]) -> Path:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
+def _locked(file: Path) -> Iterator[None]:
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _read(file: Path, candidates: Sequence[str]) -> Selection | None:
-    """What was found before among the same candidates; None where the file is not there, or half written."""
+    """A stored choice among the same candidates; None where there is no file, or no valid one."""
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
         if held["candidates"] != list(candidates) or held["kernels"] not in candidates:
@@ -110,7 +109,7 @@ def _read(file: Path, candidates: Sequence[str]) -> Selection | None:
 def measured(
     candidates: Sequence[str], works: Callable[[str], Works], budget: float = BUDGET
 ) -> dict[str, dict[str, float]]:
-    """The least seconds of each work by each candidate that runs, in turns, so that a busy moment is none's fault."""
+    """The least seconds of each work by each candidate that runs; candidates take turns, so a busy moment hits all."""
     ready: dict[str, Works] = {}
     for kernels in candidates:
         try:
@@ -121,12 +120,12 @@ def measured(
     kinds = list(next(iter(ready.values()), {}))
     for work in kinds:
         for kernels, of in ready.items():
-            of[work]()  # what is made at the first call is not timed
+            of[work]()  # the first call allocates; it is not timed
             found[kernels][work] = _timed(of[work])
         best = min(seconds[work] for seconds in found.values())
         hopeful = [kernels for kernels in ready if found[kernels][work] < HOPELESS * best]
-        turn = sum(found[kernels][work] for kernels in hopeful)
-        for _ in range(min(TURNS, int(budget / len(kinds) / turn))):
+        round_seconds = sum(found[kernels][work] for kernels in hopeful)
+        for _ in range(min(ROUNDS, int(budget / len(kinds) / round_seconds))):
             for kernels in hopeful:
                 found[kernels][work] = min(found[kernels][work], _timed(ready[kernels][work]))
     return found

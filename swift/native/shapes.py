@@ -1,4 +1,4 @@
-"""The shape of a decoder by its configuration: what decides how quick it is. Computes nothing."""
+"""The shape of a decoder, from its configuration: what decides its speed. Computes nothing."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ NAMES = (
 )
 
 
-def told(config: Any) -> dict[str, object]:
-    """In values that JSON has."""
+def shape_fields(config: Any) -> dict[str, object]:
+    """The fields that decide the speed, as JSON values."""
     return {name: getattr(config, name, None) for name in NAMES}
 
 
 def layer_weights(config: Any) -> int:
-    """How many weights the products of a layer have: q, k, v, o, gate, up and down."""
+    """The number of weights in the linear layers of a decoder layer: q, k, v, o, gate, up and down."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
     return int(config.hidden_size * (heads * head + 3 * config.intermediate_size))
 
 
 def shortened(config: Any, layers: int) -> Any:
-    """The configuration of a model of fewer layers and hardly any words."""
+    """The configuration of a model with fewer layers and a tiny vocabulary."""
     few = copy.deepcopy(config)
     if getattr(few, "layer_types", None):
         few.layer_types = few.layer_types[:layers]

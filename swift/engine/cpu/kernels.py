@@ -33,7 +33,7 @@ def selection(config: Any, bits: int = 0, again: bool = False) -> Selection:
     if known := unmeasured(layer * config.num_hidden_layers):
         return known
     few = shapes.shortened(config, min(-(-ENOUGH // layer), config.num_hidden_layers))
-    about = {"bits": bits, "model": shapes.told(few), "threads": torch.get_num_threads(), **fingerprint(SOURCE)}
+    about = {"bits": bits, "model": shapes.shape_fields(few), "threads": torch.get_num_threads(), **fingerprint(SOURCE)}
     torch_too = "avx512_bf16" in processor.sets()  # elsewhere torch is many times slower in bf16
     return select(about, candidates(torch_too), partial(works, cache(partial(made, few)), bits), again)
 

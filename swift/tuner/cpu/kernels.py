@@ -30,7 +30,7 @@ def selection(config: Any, dtype: torch.dtype, again: bool = False) -> Selection
     if known := unmeasured(weights * config.num_hidden_layers):
         return known
     count, few = rows(weights), shapes.shortened(config, 1)
-    about = {"lora": str(dtype), "model": shapes.told(few), "rows": count, "threads": torch.get_num_threads()}
+    about = {"lora": str(dtype), "model": shapes.shape_fields(few), "rows": count, "threads": torch.get_num_threads()}
     torch_too = dtype is torch.float32 or "avx512_bf16" in processor.sets()
     return select(
         {**about, **fingerprint(block.SOURCE)}, candidates(torch_too), partial(works, few, dtype, count), again
