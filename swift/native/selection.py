@@ -36,7 +36,7 @@ Works = Mapping[str, Callable[[], object]]
 
 
 class Selection(NamedTuple):
-    """`seconds`: kernels -> kind of work -> seconds; empty if nothing was measured. `how`: the reason in a few words."""
+    """`seconds`: kernels -> kind of work -> seconds; empty if nothing was measured. `how`: the reason in words."""
 
     kernels: str
     how: str
