@@ -1,4 +1,4 @@
-"""The values that every room of the house shares. Knows no tokenizer, no file and no library."""
+"""The types of dialogues: messages, tools, samples, deltas. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call of a tool. `arguments` is JSON text, kept byte for byte as the row or the model wrote it."""
+    """A tool call. `arguments`: JSON text, kept byte for byte as in the row or the reply."""
 
     name: str
     arguments: str = "{}"
@@ -21,19 +21,19 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool on offer. `spec` is what the user gave, wrapper (`{"type": "function", ...}`) included."""
+    """An offered tool. `spec`: its description as given, with or without the wrapper `{"type": "function", ...}`."""
 
     spec: dict[str, Any]
 
     @property
     def function(self) -> dict[str, Any]:
-        """The description without its OpenAI wrapper."""
+        """The description without OpenAI's wrapper."""
         inner = self.spec.get("function")
         return inner if isinstance(inner, dict) else self.spec
 
     @property
     def wrapped(self) -> dict[str, Any]:
-        """The description within OpenAI's wrapper."""
+        """The description in OpenAI's wrapper."""
         return self.spec if "function" in self.spec else {"type": "function", "function": self.spec}
 
     @property
@@ -42,7 +42,7 @@ class Tool:
 
     @property
     def label(self) -> str:
-        """The name shown to people; the tool's own name unless `name_for_human` says otherwise."""
+        """The display name: `name_for_human`, or the name."""
         return str(self.function.get("name_for_human") or self.name)
 
     @property
@@ -51,17 +51,17 @@ class Tool:
 
     @property
     def parameters(self) -> Any:
-        """A JSON schema of the arguments, or what stands in its place; `{}` when there is none."""
+        """The parameters as given, usually a JSON schema; `{}` if there are none."""
         return self.function.get("parameters", {})
 
 
 PLACE = "\ufffc"
-"""Unicode's own character for an object in a text: where an image stands in the content of a message that has one."""
+"""U+FFFC, object replacement character: the place of an image in a message's content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture. `source` is what it is called: a path or a URL. `data` is its file; empty: it is read when needed."""
+    """An image. `source`: a path or URL; `data`: the bytes of its file, empty if it is read when needed."""
 
     source: str
     data: bytes = field(default=b"", repr=False)
@@ -69,10 +69,10 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` None leaves the loss to the loss scale; a number multiplies it, 0 never trains it.
+    """A message. `weight` multiplies the loss of the loss scale: None means 1, 0 means not trained.
 
-    Each of the `images` stands at a PLACE of the content, in order; without images that character is text.
-    `reasoning` is what the assistant thinks before it answers or calls; it is not part of the content.
+    The n-th of `images` is at the n-th PLACE of the content; without images that character is text. `reasoning`: the
+    assistant's reasoning before content and calls; it is not part of the content.
     """
 
     role: Role
@@ -86,12 +86,12 @@ class Message:
 
     @property
     def parts(self) -> tuple[str | Image, ...]:
-        """The content as texts and the images between them. ValueError where these are not as many as their places."""
+        """The content as texts and images, in order. Raises ValueError if images and places differ in number."""
         if not self.images:
             return (self.content,)
         texts = self.content.split(PLACE)
         if len(texts) != len(self.images) + 1:
-            raise ValueError(f"{len(self.images)} images for {len(texts) - 1} places in the {self.role}'s message")
+            raise ValueError(f"{len(self.images)} images for {len(texts) - 1} places in the {self.role} message")
         parts: list[str | Image] = [texts[0]]
         for image, text in zip(self.images, texts[1:], strict=True):
             parts += [image, text]
@@ -100,12 +100,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A training row or a running dialogue.
+    """A training row or a dialogue in progress.
 
-    A system message, where there is one, comes first; an empty one means "no system text" and a missing one
-    means "the template's default". One assistant message alone is text for pre-training. `source` and `line`
-    say where the row came from, for reports. `template_kwargs` are variables for the model's own chat template,
-    such as `enable_thinking`.
+    A system message comes first; an empty one means no system prompt, a missing one the template's default. A single
+    assistant message is text for pre-training. `source`, `line`: the origin of the row, for reports.
+    `template_kwargs`: variables for the model's own chat template, such as `enable_thinking`.
     """
 
     messages: tuple[Message, ...]
@@ -116,7 +115,7 @@ class Conversation:
 
     @property
     def is_text(self) -> bool:
-        """True for a row without a dialogue: plain text to pre-train on."""
+        """Whether the row is plain text for pre-training."""
         return len(self.messages) == 1 and self.messages[0].role == "assistant"
 
     @property
@@ -128,9 +127,9 @@ class Conversation:
 
 
 class Sample(NamedTuple):
-    """A rendered row: `tokens` and, as long, the loss weight of predicting each of them (0: not trained).
+    """A tokenised sample: `tokens`, and the loss weight of each (same length; 0: not trained).
 
-    `inputs` makes what the model needs beside them (the pixels of images), so that it need not be kept.
+    `inputs` computes further model inputs, such as pixels, on demand.
     """
 
     tokens: list[int]
@@ -140,7 +139,7 @@ class Sample(NamedTuple):
 
     @property
     def trained(self) -> int:
-        """The number of tokens that carry weight."""
+        """The number of tokens with a weight other than 0."""
         return sum(weight != 0 for weight in self.weights)
 
 
@@ -153,7 +152,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
 class Logprob(NamedTuple):
-    """A token of a reply, its bytes and its log probability under the model; `top`: the likeliest in its place."""
+    """A token of a reply, its bytes and its log probability. `top`: the most probable tokens at its position."""
 
     token: int
     data: bytes
@@ -163,9 +162,9 @@ class Logprob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A step of a reply while it is made: new text or reasoning, more of a call, or (last) why it ended and its cost.
+    """A part of a streamed reply: text, reasoning, a part of a call, or finally the finish reason and the usage.
 
-    A `tool_call` with a name begins a call; one without a name adds to the arguments of the call before.
+    A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call.
     """
 
     text: str = ""
@@ -177,7 +176,7 @@ class Delta:
 
 
 class Draft:
-    """A reply that is put together from its deltas."""
+    """Assembles a reply from its deltas."""
 
     def __init__(self) -> None:
         self.calls: list[ToolCall] = []
@@ -193,8 +192,8 @@ class Draft:
             if delta.tool_call.name:
                 self.calls.append(delta.tool_call)
             else:
-                begun = self.calls[-1]
-                self.calls[-1] = replace(begun, arguments=begun.arguments + delta.tool_call.arguments)
+                last = self.calls[-1]
+                self.calls[-1] = replace(last, arguments=last.arguments + delta.tool_call.arguments)
         self.finish = delta.finish or self.finish
         self.usage = delta.usage or self.usage
 

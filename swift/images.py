@@ -1,6 +1,6 @@
-"""What somebody calls an image -> a picture: files, data: URLs, the network within limits. Knows no row and no model.
+"""Loads images from files, data: URLs and, within limits, the network. Knows no row and no model.
 
-Pillow is imported when the first image is met.
+Pillow is imported when the first image is loaded.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What Pillow may take a file for; it knows others, some of which run programs."""
-LARGEST = 20 * 2**20
-"""Bytes of a file from the network or a request."""
-PATIENCE = 10.0
-"""Seconds that fetching one may take."""
+"""The formats that Pillow may detect. Others are excluded: some of them run programs."""
+MAX_BYTES = 20 * 2**20
+"""Size limit in bytes of a file from the network or a request."""
+TIMEOUT = 10.0
+"""Time limit in seconds of a download."""
 ORIENTATION = 0x0112
-"""EXIF's tag; from 5 on, width and height are exchanged."""
+"""The EXIF tag; for values >= 5 width and height are swapped."""
 
 
-def kept() -> Path:
-    """Where images that training rows name by URL are kept: `$SWIFT_CACHE/images`, or in `~/.cache/swift`."""
+def cache_folder() -> Path:
+    """The cache of downloaded training images: `$SWIFT_CACHE/images`, by default in `~/.cache/swift`."""
     return cache_root() / "images"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where images may come from.
+    """The permitted sources of images.
 
-    Relative paths begin at `folder`; None: no files. With `within`, files outside of it are refused. `keep` is a
-    folder for what was fetched; None: it stays in memory.
+    `folder`: base of relative paths; None: no files. `within`: reject files outside of it. `network`: "public" permits
+    only public addresses. `keep`: a folder that caches downloads; None: they stay in memory.
     """
 
     folder: Path | None
@@ -64,72 +64,72 @@ class Access:
 
 
 def read(source: str, access: Access) -> Image:
-    """An image that can be opened. Raises ValueError that names it and says what is wrong."""
+    """Loads an image and checks that it can be decoded. Raises ValueError with its name and the reason."""
     scheme = source.partition(":")[0].lower()
-    with _named(source):
+    with _named_errors(source):
         if scheme == "data":
-            image = Image(f"{source[:32]}...", _decoded(source))
+            image = Image(f"{source[:32]}...", _from_data_url(source))
         elif scheme in ("http", "https"):
-            image = _fetched(source, access)
+            image = _from_network(source, access)
         else:
             image = Image(str(_file(source, access)))
-        return _whole(image)
+        return _decodable(image)
 
 
 def read_all(messages: Sequence[Message], access: Access) -> list[Message]:
-    """The messages with images that can be opened in place of what they are called."""
+    """The messages with all images loaded. Raises ValueError like `read`."""
 
     def found(image: Image) -> Image:
         if not image.data:
             return read(image.source, access)
-        with _named(image.source):
-            return _whole(image)
+        with _named_errors(image.source):
+            return _decodable(image)
 
     return [replace(each, images=tuple(map(found, each.images))) if each.images else each for each in messages]
 
 
-def looks_like_one(source: str) -> bool:
-    """Whether a text is a data: URL, or a path or URL that ends as image files do."""
+def is_image_name(source: str) -> bool:
+    """Whether a text is a data: URL of an image, or a path or URL with the suffix of an image."""
     return source.startswith("data:image/") or source.lower().partition("?")[0].endswith(SUFFIXES)
 
 
 TAG = re.compile("<img>(.*?)</img>")
 
 
-def tagged(text: str) -> tuple[str, tuple[Image, ...]]:
-    """A text with places where it has `<img>path or URL</img>`, and the images that stand there."""
-    found = tuple(Image(name) for name in TAG.findall(text) if looks_like_one(name))
-    return TAG.sub(lambda match: PLACE if looks_like_one(match[1]) else match[0], text), found
+def parse_tags(text: str) -> tuple[str, tuple[Image, ...]]:
+    """(text with a PLACE for each `<img>path or URL</img>`, the images)."""
+    found = tuple(Image(name) for name in TAG.findall(text) if is_image_name(name))
+    return TAG.sub(lambda match: PLACE if is_image_name(match[1]) else match[0], text), found
 
 
-def told(message: Message) -> str:
-    """A message's text as rows write it: `<image>` for each of its images."""
+def row_text(message: Message) -> str:
+    """A message's content as in rows, with `<image>` for each image."""
     return message.content.replace(PLACE, "<image>") if message.images else message.content
 
 
 def as_url(image: Image) -> str:
-    """What shows the image to another machine: its URL, or a data: URL that holds its file."""
+    """A URL of the image for another machine: its own, or a data: URL with its file."""
     if not image.data and image.source.startswith(("http://", "https://")):
         return image.source
-    with _named(image.source), _opened(image) as found:
+    with _named_errors(image.source), _opened(image) as found:
         kind = found.get_format_mimetype() or "image"
         data = image.data or Path(image.source).read_bytes()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def picture(image: Image, max_pixels: int | None = None) -> Picture:
-    """The pixels, RGB and upright, made smaller where they are more than `max_pixels`."""
+    """The image in RGB, with EXIF rotation applied, scaled down to at most `max_pixels`."""
     from PIL import ImageOps
 
-    with _named(image.source), _opened(image) as found:
+    with _named_errors(image.source), _opened(image) as found:
         upright = ImageOps.exif_transpose(found).convert("RGB")
     size = _within(upright.size, max_pixels)
     return upright if size == upright.size else upright.resize(size)
 
 
 def size(image: Image, max_pixels: int | None = None) -> tuple[int, int]:
-    """Width and height of `picture`, from the file's header; PNG may say at its end only how it is turned."""
-    with _named(image.source), _opened(image) as found:
+    """(width, height) of `picture`, from the file's header; a PNG may have its EXIF data at its end."""
+    with _named_errors(image.source), _opened(image) as found:
         width, height = found.size
         if found.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
@@ -144,8 +144,8 @@ def _within(size: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
     return max(1, int(width * by)), max(1, int(height * by))
 
 
-def _whole(image: Image) -> Image:
-    """The image, once its file was read to the end, at the size that is cheapest to decode."""
+def _decodable(image: Image) -> Image:
+    """The image, after decoding its whole file at the cheapest size."""
     with _opened(image) as found:
         found.draft("RGB", (32, 32))
         found.load()
@@ -157,18 +157,18 @@ def _opened(image: Image) -> Picture:
         from PIL import Image as pillow
         from PIL import UnidentifiedImageError
     except ImportError:
-        raise ValueError("it needs the package pillow: pip install -e '.[images]'") from None
+        raise ValueError("needs the package pillow: pip install -e '.[images]'") from None
     try:
         return pillow.open(io.BytesIO(image.data) if image.data else image.source, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"no image of a known kind ({', '.join(FORMATS)})") from None
+        raise ValueError(f"not an image in a supported format ({', '.join(FORMATS)})") from None
     except pillow.DecompressionBombError as error:
         raise ValueError(str(error)) from None
 
 
 @contextmanager
-def _named(source: str) -> Iterator[None]:
-    """What Pillow and the file system say within, as one line about the image."""
+def _named_errors(source: str) -> Iterator[None]:
+    """Turns errors of Pillow and the file system into a ValueError of one line with the image's name."""
     try:
         yield
     except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
@@ -177,43 +177,43 @@ def _named(source: str) -> Iterator[None]:
         raise ValueError(f"image {name}: {reason or ' '.join(str(error).split())}") from None
 
 
-# Where they come from -------------------------------------------------------------------------------------------------
+# Sources ------------------------------------------------------------------------------------------------------------
 
 
 def _file(source: str, access: Access) -> Path:
     if access.folder is None:
-        raise ValueError("files of this machine are not served")
+        raise ValueError("local files are not permitted")
     path = access.folder / Path(unquote(source[7:]) if source.startswith("file://") else source).expanduser()
     if access.within and not path.resolve().is_relative_to(access.folder.resolve()):
-        raise ValueError("files outside the folder that is served are refused")
+        raise ValueError("files outside the permitted folder are rejected")
     if not path.is_file():
-        raise ValueError(f"there is no such file{'' if Path(source).is_absolute() else f' in {access.folder}'}")
+        raise ValueError(f"no such file{'' if Path(source).is_absolute() else f' in {access.folder}'}")
     return path.absolute()
 
 
-def _decoded(url: str) -> bytes:
+def _from_data_url(url: str) -> bytes:
     head, comma, body = url.partition(",")
     if not comma:
-        raise ValueError("a data: URL has a comma before its data")
+        raise ValueError("a data: URL needs a comma before its data")
     if not head.endswith(";base64"):
-        return _small(unquote_to_bytes(body))
+        return _within_limit(unquote_to_bytes(body))
     try:
-        return _small(base64.b64decode("".join(unquote(body).split()), validate=True))
+        return _within_limit(base64.b64decode("".join(unquote(body).split()), validate=True))
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"not base64: {error}") from None
 
 
-def _small(data: bytes) -> bytes:
+def _within_limit(data: bytes) -> bytes:
     if not data:
-        raise ValueError("it is empty")
-    if len(data) > LARGEST:
-        raise ValueError(f"{len(data):,} bytes are more than {LARGEST:,}")
+        raise ValueError("the file is empty")
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data):,} bytes exceed the limit of {MAX_BYTES:,}")
     return data
 
 
-def _fetched(url: str, access: Access) -> Image:
+def _from_network(url: str, access: Access) -> Image:
     if access.network == "none":
-        raise ValueError("images are not fetched from the network")
+        raise ValueError("images from the network are not permitted")
     if access.keep is None:
         return Image(url, _download(url, access.network == "public"))
     file = access.keep / hashlib.sha256(url.encode()).hexdigest()
@@ -226,8 +226,8 @@ def _fetched(url: str, access: Access) -> Image:
 
 def _download(url: str, public: bool) -> bytes:
     if variable := hubs.offline():
-        raise ValueError(f"not fetched ({variable} is set)")
-    # Only these: the usual opener would follow a redirect to ftp, and a proxy would hide whom it reaches.
+        raise ValueError(f"not downloaded ({variable} is set)")
+    # Only these handlers: the default opener follows redirects to ftp, and a proxy would hide the address.
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler({} if public else None),
@@ -235,28 +235,28 @@ def _download(url: str, public: bool) -> bytes:
         *(request.HTTPRedirectHandler(), request.HTTPDefaultErrorHandler(), request.HTTPErrorProcessor()),
     ):
         opener.add_handler(handler)
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     data = bytearray()
     try:
         asked = request.Request(url, headers={"User-Agent": "swift", "Accept": "image/*"})
-        with opener.open(asked, timeout=PATIENCE) as answer:
+        with opener.open(asked, timeout=TIMEOUT) as answer:
             while part := answer.read1(1 << 16):
                 data += part
-                if len(data) > LARGEST:
-                    raise ValueError(f"it is larger than {LARGEST:,} bytes")
+                if len(data) > MAX_BYTES:
+                    raise ValueError(f"larger than the limit of {MAX_BYTES:,} bytes")
                 if time.monotonic() > ends:
-                    raise ValueError(f"not fetched within {PATIENCE:g} seconds")
+                    raise ValueError(f"not downloaded within {TIMEOUT:g} seconds")
     except (HTTPException, URLError, OSError) as error:
         reason = error.reason if isinstance(error, URLError) else error
-        raise ValueError(f"not fetched: {reason}") from None
-    return _small(bytes(data))
+        raise ValueError(f"download failed: {reason}") from None
+    return _within_limit(bytes(data))
 
 
 def _refuse_private(connected: socket.socket) -> None:
-    """A client must not read, through this server, what only its own network sees."""
+    """Clients must not reach the server's private network (SSRF)."""
     address = ipaddress.ip_address(connected.getpeername()[0].partition("%")[0])
     if not address.is_global:
-        raise ValueError(f"{address} is no public address")
+        raise ValueError(f"{address} is not a public address")
 
 
 class _Connection(HTTPConnection):

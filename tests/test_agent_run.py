@@ -122,7 +122,7 @@ def test_a_function_that_cannot_be_described_is_refused() -> None:
 
     def local(x: Inner) -> None: ...
 
-    with pytest.raises(ValueError, match="tool 'positional': arguments are passed by name"):
+    with pytest.raises(ValueError, match="tool 'positional': positional-only parameters are not supported"):
         from_function(positional)
     with pytest.raises(ValueError, match="tool 'odd': "):
         from_function(odd)
@@ -131,7 +131,7 @@ def test_a_function_that_cannot_be_described_is_refused() -> None:
 
 
 def test_a_schema_that_is_none_is_refused_with_the_tools_name() -> None:
-    with pytest.raises(ValueError, match=r"tool 'x': parameters is no JSON schema.*'strng'"):
+    with pytest.raises(ValueError, match=r"tool 'x': parameters is not a JSON schema.*'strng'"):
         from_schema({"name": "x", "parameters": {"properties": {"a": {"type": "strng"}}}}, call_police)
     with pytest.raises(ValueError, match="a tool needs a name"):
         from_schema({"description": "?"}, call_police)
@@ -308,7 +308,7 @@ def test_a_run_ends_at_its_last_turn_or_where_the_reply_is_cut() -> None:
 
 def test_two_tools_of_one_name_are_refused() -> None:
     again = BoundTool(FIRE.tool, call_police, FIRE.validator)
-    with pytest.raises(ValueError, match="two tools are called 'fire_recognition'"):
+    with pytest.raises(ValueError, match="two tools have the name 'fire_recognition'"):
         run(Scripted(), [FIRE, again], QUESTION, params=None)
 
 
@@ -323,8 +323,8 @@ def test_the_public_functions_of_a_file_are_its_tools(tmp_path: Path) -> None:
     [
         ("gone.py", None, "no such file"),
         ("tools.json", "{}", "not a Python file"),
-        ("broken.py", "def a(:", "does not run: SyntaxError"),
-        ("none.py", "x = 1", "defines no public function"),
+        ("broken.py", "def a(:", "fails to run: SyntaxError"),
+        ("none.py", "x = 1", "no public function"),
     ],
 )
 def test_a_file_without_tools_is_told_in_one_line(tmp_path: Path, name: str, text: str | None, said: str) -> None:
@@ -363,14 +363,14 @@ def test_one_tool_alone_is_described_by_its_object(tmp_path: Path) -> None:
         ('[{"name": "a"},\n {"name" "b"}]', r"line 2, column 10: not JSON: Expecting ':' delimiter"),
         ('{"name": "a"}\n{"name": }\n', r"line 2, column 10: not JSON: Expecting value"),
         ("", "line 1, column 1: not JSON"),
-        ("3", r"tools are a JSON list, .*one JSON object a line"),
-        ('[{"name": "a"}, 3]', "tool 2 is no JSON object: 3"),
+        ("3", r"tools must be a JSON list, .*one JSON object per line"),
+        ('[{"name": "a"}, 3]', "tool 2 is not a JSON object: 3"),
         ('[{"name": "a"}, {"description": "b"}]', "tool 2: a tool needs a name"),
-        ('[{"name": "a", "parameters": {"type": "objekt"}}]', "tool 1: tool 'a': parameters is no JSON schema"),
-        ('[{"name": "a"}, {"name": "a"}]', "two tools are called 'a'"),
+        ('[{"name": "a", "parameters": {"type": "objekt"}}]', "tool 1: tool 'a': parameters is not a JSON schema"),
+        ('[{"name": "a"}, {"name": "a"}]', "two tools have the name 'a'"),
         ('[{"name": "a", "description": "\\ud800"}]', ".*ud800, a lone surrogate, which UTF-8 cannot hold"),
         ('{"name": "a"}\n{"name": "b", "name": "c"}', "line 2: .*name"),
-        ("[]", "it describes no tool"),
+        ("[]", "no tools"),
         ("[" * 100_000, "."),
         ("[1,\n\udcc4]", "'utf-8' codec can't decode byte 0xc4 in line 2: save the file as UTF-8"),
     ],
@@ -407,5 +407,5 @@ def test_results_that_utf_8_cannot_hold_are_replaced_and_marked() -> None:
 
 
 def test_a_tool_whose_description_utf_8_cannot_hold_is_refused() -> None:
-    with pytest.raises(ValueError, match="tool 'a': its description holds half of a surrogate pair"):
+    with pytest.raises(ValueError, match="tool 'a': its description contains a lone surrogate"):
         from_schema({"name": "a", "description": "\udcff"}, dict)

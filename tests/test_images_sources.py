@@ -112,7 +112,7 @@ def test_paths_begin_at_the_files_folder_and_broken_images_are_bad_rows(tmp_path
     assert [row.images for row in kept] == [(Image(str(tmp_path / "pictures" / "good.png")),)]
     assert [finding.line for finding in report.findings] == [2, 3, 4, 5]
     assert {finding.rule for finding in report.findings} == {"bad-image"}
-    assert said[0].startswith(f"{file}:2: bad-image: image gone.png: there is no such file in {tmp_path}: {{")
+    assert said[0].startswith(f"{file}:2: bad-image: image gone.png: no such file in {tmp_path}: {{")
     with pytest.raises(ValueError, match=r"rows\.jsonl:2: bad-image"):
         list(checked(resolve(str(file)), "error", Report(), said.append))
     assert cli.main(["data", "lint", str(file)]) == 1
@@ -157,7 +157,7 @@ def test_every_common_format_is_read(kind: str, tmp_path: Path) -> None:
 
 def test_a_format_that_runs_programs_is_not(tmp_path: Path) -> None:
     (tmp_path / "x.eps").write_bytes(saved("EPS"))
-    with pytest.raises(ValueError, match=r"^image x\.eps: no image of a known kind \(PNG"):
+    with pytest.raises(ValueError, match=r"^image x\.eps: not an image in a supported format \(PNG"):
         read("x.eps", Access(tmp_path))
 
 
@@ -181,10 +181,10 @@ def test_an_image_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.Monkey
     [
         ("data:image/png;base64", "a comma before its data"),
         ("data:image/png;base64,*", "not base64"),
-        ("data:image/png;base64,", "it is empty"),
-        ("x.png", "files of this machine are not served"),
-        ("file:///etc/passwd", "files of this machine are not served"),
-        ("http://127.0.0.1:9/x.png", "not fetched: [Errno 111] Connection refused"),
+        ("data:image/png;base64,", "the file is empty"),
+        ("x.png", "local files are not permitted"),
+        ("file:///etc/passwd", "local files are not permitted"),
+        ("http://127.0.0.1:9/x.png", "download failed: [Errno 111] Connection refused"),
     ],
 )
 def test_what_is_no_image_is_told_in_one_line(url: str, said: str) -> None:
@@ -201,7 +201,7 @@ def test_a_folder_that_is_served_is_not_left(tmp_path: Path) -> None:
     (served / "in.png").write_bytes(png())
     assert read("in.png", Access(served, within=True)).source == str(served / "in.png")
     for name in ("../x.png", str(tmp_path / "x.png"), "link.png", f"file://{tmp_path}/x.png"):
-        with pytest.raises(ValueError, match="files outside the folder"):
+        with pytest.raises(ValueError, match="files outside the permitted folder"):
             read(name, Access(served, within=True))
 
 
@@ -240,16 +240,16 @@ def web() -> Iterator[ThreadingHTTPServer]:
 
 
 def test_fetching_has_limits(web: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "PATIENCE", 0.4)
+    monkeypatch.setattr(images, "TIMEOUT", 0.4)
     at = f"http://127.0.0.1:{web.server_port}"
     near = Access(None, network="any")
     assert read(f"{at}/good.png", near).data == png()
-    for path, said in (("endless", "larger than"), ("slow", "not fetched within 0.4 seconds"), ("away", "not fetched")):
+    for path, said in (("endless", "larger than"), ("slow", "not downloaded within 0.4 seconds"), ("away", "download failed")):
         with pytest.raises(ValueError, match=said):
             read(f"{at}/{path}", near)
-    with pytest.raises(ValueError, match=r"127\.0\.0\.1 is no public address"):
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1 is not a public address"):
         read(f"{at}/good.png", Access(None))
-    with pytest.raises(ValueError, match="not fetched from the network"):
+    with pytest.raises(ValueError, match="images from the network are not permitted"):
         read(f"{at}/good.png", Access(None, network="none"))
     monkeypatch.setenv("SWIFT_OFFLINE", "1")
     with pytest.raises(ValueError, match="SWIFT_OFFLINE"):
@@ -350,11 +350,11 @@ def test_max_pixels_of_a_model_that_sees_nothing_is_an_error(tmp_path: Path) -> 
 def test_only_users_show_images_and_to_models_that_see(qwen: Path) -> None:
     renderer = make_renderer(qwen, TemplateFlags(), None)
     shown = Message("user", PLACE, images=(Image("a", png()),))
-    with pytest.raises(ValueError, match="only a user's message can show an image, not the assistant's"):
+    with pytest.raises(ValueError, match="only user messages can have images, not assistant messages"):
         renderer.prompt_tokens([shown, Message("assistant", PLACE, images=shown.images)])
     with pytest.raises(ValueError, match="this model takes no images"):
         Renderer(tiny_tokenizer(), template("chatml")).prompt_tokens([shown])
-    with pytest.raises(ValueError, match="1 images for 0 places in the user's message"):
+    with pytest.raises(ValueError, match="1 images for 0 places in the user message"):
         renderer.prompt_tokens([Message("user", "none", images=shown.images)])
 
 
@@ -392,5 +392,5 @@ def test_the_parts_that_see_stay_as_they_are_unless_a_flag_says_otherwise(qwen: 
 
 def test_pillow_missing_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(ValueError, match=r"it needs the package pillow: pip install -e '\.\[images\]'"):
+    with pytest.raises(ValueError, match=r"needs the package pillow: pip install -e '\.\[images\]'"):
         read("data:image/png;base64,AAAA", Access(None))

@@ -1,4 +1,7 @@
-"""What a tool call looks like in text: one form a file, the same five names in each. No tokens, no model."""
+"""Tool-call formats: how tools, calls and results are written as text. Knows no token and no model.
+
+Each module of `swift.agent.formats` is one format, with the names of ToolFormat.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from swift.chat import Tool, ToolCall
 
 
 class Notation(NamedTuple):
-    """How a value is written where it is no part of a JSON object: numbers as JSON, `words` for true, false and null.
+    """How values are written outside JSON: numbers as in JSON, `words` for true, false and null.
 
-    `quote`: what is on both sides of a text; "" for a bare one. `escapes`: letters of a text, and what is written for
-    them. `deep`: lists and objects are written in it too, keys in alphabetical order; otherwise they are JSON.
+    `quote`: the quotes around a string, "" for none. `escapes`: (character, its escape) within strings. `deep`: lists
+    and objects use this notation too, with sorted keys; otherwise they are JSON.
     """
 
     words: tuple[str, str, str] = ("true", "false", "null")
@@ -29,9 +32,9 @@ PYTHON_WORDS = ("True", "False", "None")
 
 
 class ArgumentTags(NamedTuple):
-    """The texts around an argument that is no part of a JSON object: `before` name `between` value `after`.
+    """The texts around an argument outside JSON: `before` name `between` value `after`, joined by `joint`.
 
-    `ends`: what ends an argument or its call, so no bare value holds it. `joint` stands between two arguments.
+    `ends`: texts that end an argument or its call, which an unquoted value cannot contain.
     """
 
     before: str
@@ -43,14 +46,14 @@ class ArgumentTags(NamedTuple):
 
 
 class CallIds(NamedTuple):
-    """How a form writes the id of a call: it stands behind `before` and is like `pattern`, a regular expression."""
+    """How a format writes the id of a call: after `before`, and matching the regular expression `pattern`."""
 
     before: str
     pattern: str
 
 
 class ReasoningTags(NamedTuple):
-    """The texts around a thought in a reply: `open` thought `close` `answer` content. `answer` is often empty."""
+    """The texts around reasoning in a reply: `open` reasoning `close` `answer` content. `answer` is often empty."""
 
     open: str
     close: str
@@ -58,16 +61,15 @@ class ReasoningTags(NamedTuple):
 
 
 class Syntax(NamedTuple):
-    """The texts by which a form is known.
+    """The fixed texts of a format.
 
-    `stop`: where the model hands over to its environment. `call`: what opens a call. `results`: they go on inside
-    the assistant's turn (inline), are told as a turn by the chat template (turn), or are a turn that the form writes
-    whole, up to where the assistant speaks (raw). `special`: marks that are tokens of their own. `thought`: what opens
-    the line in which the model thinks before it calls or answers. `answer`: what opens its answer where tools are on
-    offer; with `answer_after_result` only behind a tool's result. `tags`: what is around each argument, where they are
-    no JSON object. `opens_line`: a call mark counts only where it opens a line. `ids`:
-    calls have ids in the text; `call` makes one up where a call has none that will do. `opening`: a regular expression
-    of a call up to its arguments, its group `name` the name, where models write that in more ways than the form does.
+    `stop`: stop strings, after which a tool result follows. `call`: texts that open a call. `results`: results are
+    within the assistant's turn (inline), a turn of the chat template (turn), or a turn that the format writes itself,
+    up to the beginning of the next reply (raw). `special`: texts that are special tokens. `thought`: the label of the
+    line with reasoning; `answer`: the label of the final answer, with `answer_after_result` only after a tool result.
+    `tags`: the texts around arguments that are not a JSON object. `opens_line`: a call must begin a line. `ids`: calls
+    have ids in the text; `call` generates missing ones. `opening`: a regular expression of a call up to its arguments,
+    with the group `name`, if models vary that text.
     """
 
     stop: tuple[str, ...]
@@ -88,34 +90,34 @@ class Syntax(NamedTuple):
 
 
 class ToolFormat(Protocol):
-    """The five names of a form's module."""
+    """The names of a format's module."""
 
     @property
     def syntax(self) -> Syntax: ...
     def system(self, tools: Sequence[Tool], text: str) -> str:
-        """The system text that offers `tools`, after the user's own system `text`."""
+        """The system prompt that describes `tools`, after the user's system prompt `text`."""
         ...
 
     def call(self, content: str, calls: Sequence[ToolCall]) -> str:
-        """The assistant's whole text: what it says, then its calls."""
+        """The text of a reply: its content, then its calls. Raises ValueError for arguments it cannot write."""
         ...
 
     def result(self, texts: Sequence[str]) -> str:
-        """What the calls returned, as the model reads it."""
+        """The text of the results of one or more calls."""
         ...
 
     def parse(self, text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-        """A reply's text -> (content, calls), the inverse of `call`. A call that was cut short stays content.
+        """The text of a reply -> (content, calls), the inverse of `call`. An incomplete call remains content.
 
-        `tools`: those on offer. Where values have tags of their own, their schemas say which are text.
+        `tools`: those offered. In formats with tagged arguments their schemas tell strings from other values.
         """
         ...
 
 
 class CallTemplate(NamedTuple):
-    """The texts around a form's calls: `head` name `between` arguments (`middle` name `between` arguments)* `tail`.
+    """The texts around calls: `head` name `between` arguments (`middle` name `between` arguments)* `tail`.
 
-    A form that writes a name twice has it in `between` too.
+    A format that writes a name twice has it in `between` too.
     """
 
     head: str
@@ -124,12 +126,12 @@ class CallTemplate(NamedTuple):
     tail: str
 
 
-_NAME, _KEY = "\ue000", "\ue001"  # no form writes these of its own accord
+_NAME, _KEY = "\ue000", "\ue001"  # private-use characters, which no format writes
 SAMPLE_ARGUMENTS = f'{{"{_KEY}": 0}}'
 
 
 def call_template(call_format: ToolFormat) -> CallTemplate:
-    """What `call` writes around names and arguments."""
+    """The texts that `call` writes around names and arguments."""
     calls = call_format.call("", [ToolCall(_NAME, SAMPLE_ARGUMENTS)] * 2)
     first, second, tail = calls.split(sample_arguments(call_format.syntax))
     head, between = first.split(_NAME, 1)
@@ -143,12 +145,12 @@ def sample_arguments(syntax: Syntax) -> str:
 
 
 def without_ids(text: str, ids: CallIds | None) -> list[str]:
-    """A text of a form's cut at the ids of calls, which are left out."""
+    """The parts of a text between the ids of calls."""
     return re.split(f"(?<={re.escape(ids.before)}){ids.pattern}", text) if ids else [text]
 
 
 STOCK_SYSTEM = "You are a helpful assistant."
-"""The sentence that templates put where nobody wrote a system text. ReAct's header says as much: it replaces it."""
+"""The default system prompt of many templates. ReAct's header replaces it."""
 
 TOOL_FORMATS: tuple[str, ...] = tuple(
     sorted(path.stem for path in (Path(__file__).parent / "formats").glob("*.py") if path.stem != "__init__")
@@ -157,7 +159,7 @@ TOOL_FORMATS: tuple[str, ...] = tuple(
 
 
 def tool_format(name: str) -> ToolFormat:
-    """The form called `name`. Raises ValueError with the nearest right name."""
+    """The format called `name`. Raises ValueError with the most similar name."""
     if name not in TOOL_FORMATS:
         near = difflib.get_close_matches(name, TOOL_FORMATS, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown agent template {name!r}: did you mean {near!r}? (known: {', '.join(TOOL_FORMATS)})")

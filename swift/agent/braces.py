@@ -1,4 +1,4 @@
-"""Calls as Gemma's models write them, `call:name{key:value,...}`, texts between quotes of their own, in any marks."""
+"""Calls in Gemma's syntax, `call:name{key:value,...}`, with special quotes around strings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from swift.chat import ToolCall
 
 
 class Read(NamedTuple):
-    """A value, and where it ends in the text that holds it."""
+    """A value, and the end of its text."""
 
     value: Any
     end: int
 
 
 class Braces(NamedTuple):
-    """The marks of one form: around a call, around a result, and before and behind a text."""
+    """The texts around a call and around a result, and the quotes of strings."""
 
     begin: str
     end: str
@@ -43,19 +43,19 @@ class Braces(NamedTuple):
     def call(self, content: str, calls: Sequence[ToolCall]) -> str:
         if not calls:
             return content
-        asked = [f"call:{each.name}{{{write_arguments(each.arguments, self.tags)}}}" for each in calls]
-        return content + "".join(f"{self.begin}{each}{self.end}" for each in asked) + self.result_begin
+        written = [f"call:{each.name}{{{write_arguments(each.arguments, self.tags)}}}" for each in calls]
+        return content + "".join(f"{self.begin}{each}{self.end}" for each in written) + self.result_begin
 
     def result(self, texts: Sequence[str]) -> str:
-        told = [f"response:tool{{value:{self.quote}{text}{self.quote}}}" for text in texts]
-        return "".join(f"{self.result_begin}{each}{self.result_end}" for each in told)
+        written = [f"response:tool{{value:{self.quote}{text}{self.quote}}}" for text in texts]
+        return "".join(f"{self.result_begin}{each}{self.result_end}" for each in written)
 
     def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
         return read_calls(text, self.begin, self.end, self.result_begin, self.quote)
 
 
 def read_calls(text: str, begin: str, end: str, stop: str, quote: str) -> tuple[str, tuple[ToolCall, ...]]:
-    """The content around the calls, and the calls: `begin` call:name{...} `end` for each, `stop` after the last."""
+    """(content around the calls, calls). Calls are `begin` call:name{...} `end`, with `stop` after the last."""
     said, calls = "", []
     opening = re.compile(re.escape(begin) + r"\s*call:\s*([^\s{}]+)\s*(?=\{)")
     at = 0
@@ -87,17 +87,17 @@ def _value(text: str, at: int, quote: str) -> Read:
 
 def _object(text: str, at: int, quote: str) -> Read:
     values: dict[str, Any] = {}
-    at = _past(text, at, "{")
+    at = _after(text, at, "{")
     while not text.startswith("}", at):
         key = _text(text, at, quote) if text.startswith(quote, at) else _matched(_KEY, text, at)
-        values[key.value], at = _value(text, _past(text, key.end, ":"), quote)
+        values[key.value], at = _value(text, _after(text, key.end, ":"), quote)
         at = _separated(text, at, "}")
     return Read(values, at + 1)
 
 
 def _list(text: str, at: int, quote: str) -> Read:
     values: list[Any] = []
-    at = _past(text, at, "[")
+    at = _after(text, at, "[")
     while not text.startswith("]", at):
         value, at = _value(text, at, quote)
         values.append(value)
@@ -112,7 +112,7 @@ def _text(text: str, at: int, quote: str) -> Read:
 
 
 def _bare(text: str, at: int) -> Read:
-    """A number, or a word of JSON's or Python's. A text without its quotes is read too."""
+    """A number, a constant of JSON or Python, or an unquoted string."""
     word, end = _matched(_BARE, text, at)
     word = word.strip()
     if word in PYTHON_WORDS:
@@ -127,8 +127,8 @@ def _matched(pattern: re.Pattern[str], text: str, at: int) -> Read:
     return Read(found[0], found.end())
 
 
-def _past(text: str, at: int, mark: str) -> int:
-    """Behind a mark and the white space around it."""
+def _after(text: str, at: int, mark: str) -> int:
+    """The position after a text and the white space around it."""
     found = _skip(text, at)
     if not text.startswith(mark, found):
         raise ValueError(f"no {mark} at {at}")
@@ -136,9 +136,9 @@ def _past(text: str, at: int, mark: str) -> int:
 
 
 def _separated(text: str, at: int, closing: str) -> int:
-    """Where the next member begins, or `closing` stands."""
+    """The position of the next member, or of `closing`."""
     at = _skip(text, at)
-    return at if text.startswith(closing, at) else _past(text, at, ",")
+    return at if text.startswith(closing, at) else _after(text, at, ",")
 
 
 def _skip(text: str, at: int) -> int:

@@ -1,4 +1,4 @@
-"""Tools that a file describes as OpenAI does, without code. Knows no text form and no model."""
+"""Reads tool descriptions in OpenAI's format from files. Knows no tool-call format and no model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = (".json", ".jsonl")
 
 
 def read_descriptions(file: Path) -> list[Tool]:
-    """The tools of a list, of `{"tools": [...]}`, or one a line. ValueError names the file and the place."""
+    """The tools of a JSON list, of `{"tools": [...]}`, or one per line. Raises ValueError with file and place."""
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     try:
@@ -27,9 +27,9 @@ def read_descriptions(file: Path) -> list[Tool]:
         raise ValueError(f"{file}: {error}") from None
     names = [tool.name for tool in tools]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{file}: two tools are called '{twice}'")
+        raise ValueError(f"{file}: two tools have the name '{twice}'")
     if not tools:
-        raise ValueError(f"{file}: it describes no tool")
+        raise ValueError(f"{file}: no tools")
     return tools
 
 
@@ -46,7 +46,7 @@ def _specs(text: str) -> list[Any]:
         return value
     if isinstance(value, dict):
         return [value]
-    raise ValueError('tools are a JSON list, {"tools": [...]}, or one JSON object a line')
+    raise ValueError('tools must be a JSON list, {"tools": [...]}, or one JSON object per line')
 
 
 def _lines(text: str) -> list[Any]:
@@ -66,8 +66,8 @@ def _lines(text: str) -> list[Any]:
 
 def _tool(spec: Any, number: int) -> Tool:
     if not isinstance(spec, dict):
-        raise ValueError(f"tool {number} is no JSON object: {json.dumps(spec, ensure_ascii=False)[:60]}")
+        raise ValueError(f"tool {number} is not a JSON object: {json.dumps(spec, ensure_ascii=False)[:60]}")
     try:
-        return from_schema(spec, dict).tool  # which checks it; the function is never called
+        return from_schema(spec, dict).tool  # validates the description; the function is never called
     except ValueError as error:
         raise ValueError(f"tool {number}: {error}") from None

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it: text to value, value to text, and a value cut out of its object. Knows no tool."""
+"""Strict JSON (RFC 8259): parsing, writing, and slicing a value out of an object's text. Knows no tool."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class DuplicateKeyError(ValueError):
-    """An object has a key twice, of which a reader would see one."""
+    """An object has a duplicate key, of which most parsers keep one."""
 
 
 class LoneSurrogateError(ValueError):
-    """A text holds a surrogate without its other half."""
+    """A string contains a lone surrogate."""
 
 
 def loads(text: str, once: bool = False) -> Any:
     """The value of a JSON text.
 
     Raises ValueError for what other programs cannot read: NaN and Infinity, a number beyond a double, a lone
-    surrogate (which UTF-8 cannot hold), nesting that is too deep; with `once`, a key that an object has twice.
+    surrogate (not encodable as UTF-8), nesting that is too deep and, with `once`, a duplicate key.
     """
     try:
         value = (_ONCE if once else _DECODER).decode(text)
@@ -34,7 +34,7 @@ def loads(text: str, once: bool = False) -> Any:
 
 
 def raw_decode(text: str, at: int = 0, once: bool = False) -> tuple[Any, int]:
-    """The value that begins at `at`, and where it ends. Raises ValueError as `loads` does."""
+    """(the value at `at`, its end). Raises ValueError like `loads`."""
     try:
         value, end = (_ONCE if once else _DECODER).raw_decode(text, at)
     except RecursionError:
@@ -45,7 +45,7 @@ def raw_decode(text: str, at: int = 0, once: bool = False) -> tuple[Any, int]:
 
 
 def dumps(value: Any) -> str:
-    """The JSON text of a value, letters as they are. Raises ValueError for a value that `loads` would not give."""
+    """The JSON text of a value, not escaped to ASCII. Raises ValueError for a value that `loads` would not return."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except TypeError as error:
@@ -58,7 +58,7 @@ def dumps(value: Any) -> str:
 
 
 def can_dump(value: Any) -> bool:
-    """Whether a value is made of what JSON has: no NaN, no dates, no bytes. Lone surrogates are another matter."""
+    """Whether JSON can represent a value: no NaN, no dates, no bytes. Does not check for lone surrogates."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):
@@ -69,7 +69,7 @@ def can_dump(value: Any) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Whether `text` is JSON from end to end."""
+    """Whether `text` is JSON."""
     try:
         loads(text)
     except ValueError:
@@ -78,9 +78,9 @@ def is_json(text: str) -> bool:
 
 
 def slice_value(text: str, keys: tuple[str, ...]) -> str | None:
-    """The text of the first of `keys` at the top level of the JSON object `text`; None where there is none.
+    """The text of the value of the first of `keys` in the JSON object `text`; None if it has none of them.
 
-    Raises ValueError when `text` is no JSON object.
+    Raises ValueError if `text` is not a JSON object.
     """
     position = _skip(text, 0)
     if text[position : position + 1] != "{":
@@ -108,12 +108,12 @@ def slice_value(text: str, keys: tuple[str, ...]) -> str | None:
 
 
 def may_hold_lone_surrogate(text: str) -> bool:
-    """Whether a value read from this JSON text can hold a lone surrogate."""
+    """Whether a value parsed from this JSON text may contain a lone surrogate."""
     return _ESCAPED.search(text) is not None or has_lone_surrogate(text)
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Whether a text holds a surrogate without its other half, so that it cannot be written as UTF-8."""
+    """Whether a string contains a lone surrogate, so that it cannot be encoded as UTF-8."""
     try:
         text.isascii() or text.encode()
     except UnicodeEncodeError:
@@ -122,7 +122,7 @@ def has_lone_surrogate(text: str) -> bool:
 
 
 def refuse_lone_surrogates(value: Any) -> None:
-    """Raises LoneSurrogateError, which says where, for a text or key at any depth that holds one."""
+    """Raises LoneSurrogateError with the place, for a string or key at any depth that contains one."""
     if _any_lone_surrogate(value):
         _refuse_lone_surrogates(value, "")
 
@@ -150,7 +150,7 @@ def _refuse_lone_surrogates(value: Any, where: str) -> None:
             _refuse_lone_surrogates(part, f"{where}[{number}]")
 
 
-# What the standard library leaves open --------------------------------------------------------------------------------
+# Stricter than the standard library -----------------------------------------------------------------------------------
 
 
 def _constant(word: str) -> NoReturn:

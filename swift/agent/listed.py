@@ -1,4 +1,4 @@
-"""Calls as objects in a JSON list, and tools offered by an example. Knows no form's marks."""
+"""Calls as objects in a JSON list, and a generic system prompt. Knows no format's syntax."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from swift.agent.jsontext import is_json, raw_decode, slice_value
 from swift.chat import Tool, ToolCall
 
 CallWriter = Callable[[str, Sequence[ToolCall]], str]
-"""A form's `call`."""
+"""The `call` of a format."""
 
 
 def offer(tools: Sequence[Tool], text: str, call: CallWriter) -> str:
-    """A system text: the user's own, the tools as JSON, and how the form writes a call."""
+    """A system prompt: the user's, the tools as JSON, and an example of a call."""
     described = "\n".join(json.dumps(each.wrapped, ensure_ascii=False) for each in tools)
     example = call("", [ToolCall("TOOL", '{"ARGUMENT": "VALUE"}')])
     own = f"{text}\n\n" if text else ""
@@ -23,7 +23,7 @@ def offer(tools: Sequence[Tool], text: str, call: CallWriter) -> str:
 
 
 def write_objects(calls: Sequence[ToolCall], more: Callable[[ToolCall], str] = lambda each: "") -> str:
-    """`{"name": ..., "arguments": ...}` for each call, with commas between; `more` goes on inside an object."""
+    """`{"name": ..., "arguments": ...}` per call, separated by commas. `more`: further members of an object."""
     return ", ".join(
         f'{{"name": {json.dumps(each.name, ensure_ascii=False)}, "arguments": {write_value(each)}{more(each)}}}'
         for each in calls
@@ -31,12 +31,12 @@ def write_objects(calls: Sequence[ToolCall], more: Callable[[ToolCall], str] = l
 
 
 def write_value(each: ToolCall) -> str:
-    """The arguments as JSON; those that are none as a JSON string."""
+    """The arguments as JSON; invalid JSON as a JSON string."""
     return each.arguments if is_json(each.arguments) else json.dumps(each.arguments, ensure_ascii=False)
 
 
 class Listed(NamedTuple):
-    """The calls of a list, and where it ends in the text that holds it."""
+    """Calls, and the end of their text."""
 
     calls: tuple[ToolCall, ...]
     end: int
@@ -46,7 +46,7 @@ _OPENING, _NEXT = re.compile(r"\s*\[\s*"), re.compile(r"\s*([,\]])\s*")
 
 
 def read_list(text: str, at: int = 0) -> Listed | None:
-    """The list of calls that begins at `at`; None where there is none, or it is cut short."""
+    """The list of calls at `at`; None if there is none or it is incomplete."""
     found = _OPENING.match(text, at)
     calls: list[ToolCall] = []
     while found:
@@ -61,7 +61,7 @@ def read_list(text: str, at: int = 0) -> Listed | None:
 
 
 def read_object(text: str, at: int = 0) -> Listed | None:
-    """The one call that the JSON object at `at` is, if it is one."""
+    """The call in the JSON object at `at`; None if there is none."""
     try:
         value, end = raw_decode(text, at)
     except ValueError:

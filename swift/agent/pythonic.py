@@ -1,4 +1,4 @@
-"""Calls in Python's syntax, `name(key=value, ...)`. Knows no form's marks."""
+"""Calls in Python's syntax, `name(key=value, ...)`. Knows no format's syntax."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ TAGS = ArgumentTags(
     joint=", ",
     notation=Notation(PYTHON_WORDS, "'", (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\r", "\\r"))),
 )
-"""Lists and objects are JSON, as the templates that know this syntax write them."""
+"""Lists and objects are JSON, as in the templates with this syntax."""
 
 _OPENING = re.compile(r"\s*\[\s*")
 _NAME = re.compile(r"([\w.-]+)\s*\(\s*")
 _KEY = re.compile(r"([^\s=(),]+)\s*=\s*")
 _NEXT = re.compile(r"\s*([,)\]])\s*")
 _CLOSED = re.compile(r"\s*(?:[,)\]}:]|\Z)")
-"""What follows the quote that closes a text: some templates leave a quote within it as it is."""
+"""What follows a closing quote: some templates do not escape quotes within strings."""
 
 
 def write_call(call: ToolCall) -> str:
@@ -34,14 +34,14 @@ def write_call(call: ToolCall) -> str:
 
 
 class Read(NamedTuple):
-    """Calls, and where they end in the text that holds them."""
+    """Calls, and the end of their text."""
 
     calls: tuple[ToolCall, ...]
     end: int
 
 
 def read_list(text: str, at: int) -> Read | None:
-    """The calls between [ and ] from `at` on; None where there are none, or one is cut short."""
+    """The calls between [ and ] at `at`; None if there are none or one is incomplete."""
     calls: list[ToolCall] = []
     found = _OPENING.match(text, at)
     while found:
@@ -56,7 +56,7 @@ def read_list(text: str, at: int) -> Read | None:
 
 
 def read_lines(text: str, at: int) -> Read:
-    """The calls from `at` on, one after another with white space between."""
+    """The calls from `at` on, separated by white space."""
     calls: list[ToolCall] = []
     at = _space(text, at)
     while call := _read_call(text, at):
@@ -90,7 +90,7 @@ def _read_call(text: str, at: int) -> Read | None:
 
 
 def _value_end(text: str, at: int) -> int:
-    """Where the value that begins at `at` ends: before a comma or bracket that is none of its own."""
+    """The end of the value at `at`: before a comma or bracket outside of it."""
     depth = 0
     while at < len(text):
         letter = text[at]
@@ -105,7 +105,7 @@ def _value_end(text: str, at: int) -> int:
 
 
 def _text_end(text: str, at: int) -> int:
-    """Behind the quote that closes the text which begins at `at`."""
+    """The position after the closing quote of the string at `at`."""
     quote, at = text[at], at + 1
     while at < len(text):
         if text[at] == quote and _CLOSED.match(text, at + 1):
@@ -115,7 +115,7 @@ def _text_end(text: str, at: int) -> int:
 
 
 def _value(text: str) -> Any:
-    """JSON or a Python literal; of other texts, the part between the quotes."""
+    """JSON or a Python literal; for other text the part between quotes."""
     try:
         return loads(text)
     except ValueError:

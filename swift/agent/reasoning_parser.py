@@ -1,4 +1,4 @@
-"""Blocks of thought in a reply's text, cut off while it is made. Knows no form and no token."""
+"""Parses reasoning blocks in streamed replies. Knows no tool-call format and no token."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 from swift.agent import ReasoningTags
 
 COMMENTARY = "<|channel|>commentary<|message|>"
-"""What opens the words before a call in OpenAI's harmony format, which has an opening for each part of a reply."""
-Place = Literal["edge", "thought", "content"]
-"""Where a reply stands: where a thought or content may begin, or within one."""
+"""The header of content before a call in OpenAI's harmony format, in which each part of a reply has a header."""
+State = Literal["edge", "reasoning", "content"]
+"""Within reasoning or content, or at an edge, where either may begin."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyText:
-    """A part of a reply, thought and content apart."""
+    """Text of a reply, split into reasoning and content."""
 
     reasoning: str = ""
     content: str = ""
@@ -25,93 +25,93 @@ class ReplyText:
 
 
 class _Border(NamedTuple):
-    """A place in the text where one part ends and the next begins; what is between belongs to neither."""
+    """The end of one part and the beginning of the next; the text between them is dropped."""
 
     start: int
     end: int
-    place: Place
+    state: State
 
 
 class ReasoningParser:
-    """Cuts blocks of thought off a reply's text while it is made; what is left is content. None: all of it is.
+    """Splits a streamed reply into reasoning and content. `thinking` None: all is content.
 
-    `prefill`: what of the reply the prompt holds already, which is not told again. White space around a thought and
-    before the content behind it belongs to neither. A line break joins blocks. Where content has an opening of its
-    own (`Thinking.answer`), that is dropped, and a reply may say several things, each up to a `close`.
+    `prefill`: the beginning of the reply that the prompt contains; it is not emitted. White space around reasoning is
+    dropped, several blocks are joined by line breaks. If content has a header (`ReasoningTags.answer`), it is dropped,
+    and a reply may have several contents, each up to a `close`.
     """
 
     def __init__(self, thinking: ReasoningTags | None, prefill: str = "") -> None:
-        self.place: Place = "edge" if thinking else "content"
+        self.state: State = "edge" if thinking else "content"
         self.parted = False
-        """Whether a mark was read: white space behind it is no content."""
-        self._openings: dict[str, Place] = {thinking.open.strip(): "thought"} if thinking else {}
+        """Whether a tag was read: white space after it is not content."""
+        self._openings: dict[str, State] = {thinking.open.strip(): "reasoning"} if thinking else {}
         self._close = thinking.close.strip() if thinking else ""
         self._has_messages = bool(thinking and thinking.answer)
         if thinking and thinking.answer:
             self._openings |= {thinking.answer.strip(): "content", COMMENTARY: "content"}
-        self._text = ""  # what is held back: it may be the beginning of a mark, or white space at an edge
-        self._fresh = False  # a part begins
-        self._told: set[Place] = set()
+        self._text = ""  # held back: possibly the beginning of a tag, or white space at an edge
+        self._fresh = False  # at the beginning of a part
+        self._emitted: set[State] = set()
         self.push(prefill)
-        if self.place == "edge" and self._text.strip():
-            self.place = "content"
-        self._text, self._told = "", set()
+        if self.state == "edge" and self._text.strip():
+            self.state = "content"
+        self._text, self._emitted = "", set()
 
     def push(self, text: str) -> ReplyText:
-        """What of the reply so far can be told."""
+        """Adds text and returns what can be emitted."""
         self._text += text
-        told = ReplyText()
+        emitted = ReplyText()
         while border := self._border():
-            told += self._tell(self._text[: border.start])
+            emitted += self._emit(self._text[: border.start])
             self._text = self._text[border.end :]
             self.parted = self.parted or border.end > 0
             self._fresh = self.parted
-            self.place = border.place
+            self.state = border.state
         size = self._safe()
         piece, self._text = self._text[:size], self._text[size:]
-        return told + self._tell(piece)
+        return emitted + self._emit(piece)
 
     def end(self) -> ReplyText:
-        """What is still held. A reply that ends within a thought has no content."""
-        if self.place == "edge":
-            self.place, self._fresh = "content", self.parted
+        """Returns the text held back. A reply that ends within reasoning has no content."""
+        if self.state == "edge":
+            self.state, self._fresh = "content", self.parted
         held, self._text = self._text, ""
-        return self._tell(held.rstrip() if self.place == "thought" else held)
+        return self._emit(held.rstrip() if self.state == "reasoning" else held)
 
     def _border(self) -> _Border | None:
-        if self.place == "edge":
+        if self.state == "edge":
             begins = self._text.lstrip()
-            for mark, place in self._openings.items():
+            for mark, state in self._openings.items():
                 if begins.startswith(mark):
-                    return _Border(0, len(self._text) - len(begins) + len(mark), place)
+                    return _Border(0, len(self._text) - len(begins) + len(mark), state)
             undecided = any(mark.startswith(begins) for mark in self._openings)
             return None if undecided else _Border(0, 0, "content")
-        ends = self.place == "thought" or self._has_messages
+        ends = self.state == "reasoning" or self._has_messages
         at = self._text.find(self._close) if ends else -1
         if at < 0:
             return None
         end = at + len(self._close)
-        return _Border(len(self._text[:at].rstrip()) if self.place == "thought" else at, end, "edge")
+        return _Border(len(self._text[:at].rstrip()) if self.state == "reasoning" else at, end, "edge")
 
     def _safe(self) -> int:
-        """How much of the text can be no part of a mark to come, nor of the white space before it."""
-        if self.place == "edge":
+        """The length of the buffer that cannot be part of a tag, nor of the white space before one."""
+        if self.state == "edge":
             return 0
-        if self.place == "content":
-            return len(self._text) - (_beginning(self._text, self._close) if self._has_messages else 0)
-        return len(self._text[: len(self._text) - _beginning(self._text, self._close)].rstrip())
+        if self.state == "content":
+            return len(self._text) - (_overlap(self._text, self._close) if self._has_messages else 0)
+        return len(self._text[: len(self._text) - _overlap(self._text, self._close)].rstrip())
 
-    def _tell(self, piece: str) -> ReplyText:
+    def _emit(self, piece: str) -> ReplyText:
         piece = piece.lstrip() if self._fresh else piece
         if not piece:
             return ReplyText()
-        piece = f"\n{piece}" if self._fresh and self.place in self._told else piece
+        piece = f"\n{piece}" if self._fresh and self.state in self._emitted else piece
         self._fresh = False
-        self._told.add(self.place)
-        return ReplyText(piece) if self.place == "thought" else ReplyText("", piece)
+        self._emitted.add(self.state)
+        return ReplyText(piece) if self.state == "reasoning" else ReplyText("", piece)
 
 
-def _beginning(text: str, mark: str) -> int:
-    """The length of the longest end of `text` that `mark` begins with."""
+def _overlap(text: str, mark: str) -> int:
+    """The length of the longest suffix of `text` that is a proper prefix of `mark`."""
     sizes = range(min(len(text), len(mark) - 1), 0, -1)
     return next((size for size in sizes if text.endswith(mark[:size])), 0)

@@ -1,4 +1,4 @@
-"""An assistant's reply as text: its thought, its answer or calls, and what the environment wrote in between."""
+"""Replies as text: reasoning, content and calls, and tool results in between. Knows no token and no template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swift.agent.reasoning_parser import ReasoningParser, ReplyText
 from swift.chat import Message, Tool
 
 THINK_TAGS = ReasoningTags("<think>", "</think>")
-"""How a thought is written for people and in saved rows, whatever the model's own marks are."""
+"""The tags of reasoning in the terminal and in saved rows, for all models."""
 
 # Writing and reading -------------------------------------------------------------------------------------------------
 
@@ -19,11 +19,10 @@ THINK_TAGS = ReasoningTags("<think>", "</think>")
 def write_reply(
     tool_format: ToolFormat, message: Message, offered: bool = False, after_result: bool = False, block: bool = False
 ) -> str:
-    """The text of an assistant's message; `offered`: there are tools, `after_result`: it follows a tool's result.
+    """The text of an assistant message. `offered`: tools are offered; `after_result`: it follows a tool result.
 
-    Where tools are on offer, a form that has words for a thought and an answer opens them with these. Content in which
-    such words stand already is text of the form and stays as it is. A thought for which there is no word is left out,
-    or (`block`) stands before all that in a BLOCK.
+    With tools, reasoning and answer get the labels of the format (`Thought:`, `Final Answer:`), unless the content has
+    them already. Reasoning without a label is dropped or, with `block`, written first between THINK_TAGS.
     """
     said, syntax = tool_format.call(message.content, message.tool_calls), tool_format.syntax
     word = syntax.thought if offered else ""
@@ -47,9 +46,9 @@ def read_reply(
     thinking: ReasoningTags | None = None,
     prefill: str = "",
 ) -> Message:
-    """The text of a reply to whom `tools` were offered -> a message, the inverse of `write_reply`.
+    """The text of a reply -> a message, the inverse of `write_reply`. `tools`: those offered.
 
-    `thinking`: the texts around the model's thoughts; `prefill`: what of the reply the prompt holds already.
+    `thinking`: the tags of the model's reasoning; `prefill`: the beginning of the reply that the prompt contains.
     """
     thoughts, split = ReasoningParser(thinking, prefill), LabelParser(tool_format.syntax)
     told = thoughts.push(text) + thoughts.end()
@@ -60,9 +59,9 @@ def read_reply(
 
 
 class LabelParser:
-    """Tells thought and answer apart in a reply's text while it is made; a call mark ends both.
+    """Splits a streamed reply at the labels of reasoning and answer; a call ends both.
 
-    The words that open them belong to neither. A form without such words has content alone.
+    Labels are removed. For a format without labels all is content.
     """
 
     def __init__(self, syntax: Syntax) -> None:
@@ -71,41 +70,41 @@ class LabelParser:
         any_of = "|".join(map(re.escape, self._words)) or r"(?!)"
         self._word = re.compile(rf"^[ \t]*({any_of})", re.MULTILINE | re.IGNORECASE)
         self._thinks = self._answers = False
-        self._text = ""  # what is held back: it may be the beginning of a word, or the white space before one
+        self._text = ""  # held back: possibly the beginning of a label, or white space before one
         self._at_line_start = True
-        self._opened = False  # a word was just read: white space behind it belongs to it
+        self._opened = False  # after a label: white space belongs to it
         self._reasoning, self._content = "", ""
 
     def push(self, text: str) -> ReplyText:
-        """What of the reply so far can be told."""
+        """Adds text and returns what can be emitted."""
         self._text += text
         told = ReplyText()
-        while found := self._next_word():
-            told += self._add(self._text[: found.start()].rstrip()) + self._go_on(found)
+        while found := self._next_label():
+            told += self._add(self._text[: found.start()].rstrip()) + self._consume_label(found)
         size = len(self._text) if self._answers or not self._words else self._safe()
         piece, self._text = self._text[:size], self._text[size:]
         self._at_line_start = self._at_line_start and not piece
         return told + self._add(piece)
 
     def end(self, answers: bool) -> ReplyText:
-        """What is still held. `answers`: the reply is whole and calls nothing, so a thought alone is the answer."""
+        """Returns the text held back. `answers`: the reply has no calls, so reasoning alone is its content."""
         held, self._text = self._text, ""
         told = self._add(held.rstrip() if self._thinks else held)
         return told + ReplyText("", self._reasoning if answers and not self._content else "")
 
-    def _next_word(self) -> re.Match[str] | None:
+    def _next_label(self) -> re.Match[str] | None:
         if self._opened:
             stripped = self._text.lstrip()
             self._at_line_start = self._at_line_start or "\n" in self._text[: len(self._text) - len(stripped)]
             self._text, self._opened = stripped, not stripped
         if self._answers:
             return None
-        # `^` matches at the beginning of the text too, which may be in the middle of a line
+        # `^` also matches at the beginning of the buffer, which may be within a line
         first = 0 if self._at_line_start else self._text.find("\n")
         return None if first < 0 else self._word.search(self._text, first)
 
-    def _go_on(self, found: re.Match[str]) -> ReplyText:
-        """Takes a word in; what comes after it stands on a line of its own."""
+    def _consume_label(self, found: re.Match[str]) -> ReplyText:
+        """Consumes a label; the text after it starts a new line."""
         word = found[1].casefold()
         thinks = word == self._marks.thought.casefold()
         self._answers = word == self._marks.answer.casefold()
@@ -116,7 +115,7 @@ class LabelParser:
         return self._add("\n" if earlier else "")
 
     def _safe(self) -> int:
-        """How much of the text can be no part of a word to come, nor of the white space before it."""
+        """The length of the buffer that cannot be part of a label, nor of the white space before one."""
         line = self._text.rfind("\n") + 1
         begins = self._text[line:].lstrip(" \t").casefold()
         if (line or self._at_line_start) and any(word.casefold().startswith(begins) for word in self._words):
@@ -131,7 +130,7 @@ class LabelParser:
 
 
 def _words(syntax: Syntax) -> tuple[str, ...]:
-    """The texts that end a thought, where they open a line; none in a form that has no words for thought or answer."""
+    """The texts that end reasoning at the beginning of a line; none for a format without labels."""
     opening = tuple(word for word in (syntax.thought, syntax.answer) if word)
     return (*opening, *syntax.call, *syntax.stop) if opening else ()
 
@@ -141,47 +140,48 @@ def _opens_line(words: Sequence[str], text: str) -> bool:
     return bool(words) and re.search(rf"^[ \t]*(?:{any_of})", text, re.MULTILINE | re.IGNORECASE) is not None
 
 
-# What the environment wrote -------------------------------------------------------------------------------------------
+# Tool results within a reply ------------------------------------------------------------------------------------------
 
 
-class _Writer(NamedTuple):
-    """Who speaks after which mark, in a turn that holds the environment's text too: `back` is where the model does."""
+class _ResultBorder(NamedTuple):
+    """The text after which a tool result begins, and a pattern of where the model continues."""
 
     mark: str
     back: re.Pattern[str]
 
 
-_WRITERS = (
-    _Writer("Observation:", re.compile(r"^(?=[ \t]*(?:Thought|Action|Action Input|Final Answer):)", re.MULTILINE)),
-    _Writer("✿RESULT✿:", re.compile(r"^(?=[ \t]*✿(?:RETURN|FUNCTION)✿:)", re.MULTILINE)),
-    _Writer("<|observation|>", re.compile(r"<\|assistant\|>\n?")),
+_RESULT_BORDERS = (
+    _ResultBorder(
+        "Observation:", re.compile(r"^(?=[ \t]*(?:Thought|Action|Action Input|Final Answer):)", re.MULTILINE)
+    ),
+    _ResultBorder("✿RESULT✿:", re.compile(r"^(?=[ \t]*✿(?:RETURN|FUNCTION)✿:)", re.MULTILINE)),
+    _ResultBorder("<|observation|>", re.compile(r"<\|assistant\|>\n?")),
 )
-_AGENT = ("Action:", "Action Input:", "✿FUNCTION✿:", "<|observation|>")
+_CALLS = ("Action:", "Action Input:", "✿FUNCTION✿:", "<|observation|>")
 
 
 def split_observations(text: str, agent: bool = False) -> list[tuple[str, bool]]:
-    """Cut a turn into what the model wrote (False) and what the environment wrote (True).
+    """Splits a turn into (text, False) of the model and (text, True) of tools.
 
-    The environment's text runs from `Observation:` to the next line that opens with a keyword of the model's: a
-    keyword inside a line of the observation is the environment's. A turn counts as an agent's when it names an
-    action, or when `agent` says that tools were offered.
+    A result runs from `Observation:` to the next line that begins with a keyword; keywords within a line belong to the
+    result. Only turns that contain a call are split, or all with `agent` (tools were offered).
     """
-    for mark, back in _WRITERS:
-        if mark in text and (agent or any(each in text for each in _AGENT)):
-            return list(_alternate(text, mark, back))
+    for mark, back in _RESULT_BORDERS:
+        if mark in text and (agent or any(each in text for each in _CALLS)):
+            return list(_split_at(text, mark, back))
     return [(text, False)]
 
 
-def _alternate(text: str, mark: str, back: re.Pattern[str]) -> list[tuple[str, bool]]:
+def _split_at(text: str, mark: str, back: re.Pattern[str]) -> list[tuple[str, bool]]:
     parts: list[tuple[str, bool]] = []
     start = 0
     while (at := text.find(mark, start)) >= 0:
-        spoken = at + len(mark)
-        match = back.search(text, spoken)
+        result_start = at + len(mark)
+        match = back.search(text, result_start)
         end = match.end() if match else len(text)
-        parts.append((text[start:spoken], False))
-        if end > spoken:
-            parts.append((text[spoken:end], True))
+        parts.append((text[start:result_start], False))
+        if end > result_start:
+            parts.append((text[result_start:end], True))
         start = end
     if start < len(text):
         parts.append((text[start:], False))

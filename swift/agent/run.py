@@ -1,4 +1,4 @@
-"""The agent loop: a model speaks, its calls are run, the results go back, until it answers. Knows no text form."""
+"""The agent loop: generate a reply, run its calls, append the results, until the model answers. Knows no format."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NO_CALL_READ = "Error: no call could be read from this. Name one tool and give i
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A whole run: the messages given and made, the result of each call in order, and why it ended.
+    """A finished run: all messages, the results of calls in order, and why it ended.
 
-    `usage` adds up what every turn cost. `end` is `max_turns` when the last turn allowed still asked for a call:
-    its results are there, unanswered.
+    `usage`: the total over all turns. `end` is `max_turns` if the last allowed turn had calls; their results are
+    included.
     """
 
     messages: tuple[Message, ...]
@@ -29,7 +29,7 @@ class Trace:
 
     @property
     def answer(self) -> str:
-        """What the model said last, if that ended the run; else nothing."""
+        """The last message if it ended the run, else ""."""
         return self.messages[-1].content if self.end == "answer" else ""
 
 
@@ -43,17 +43,18 @@ def run(
     timeout: float = 30.0,
     hand_over: tuple[str, ...] = ("Observation:",),
 ) -> Trace:
-    """Lets the model work with `tools` for at most `max_turns` replies.
+    """Runs the model with `tools` for at most `max_turns` replies.
 
-    A call that fails is told to the model as the call's result, and so is a reply that ends with one of `hand_over`
-    (the environment should take over) without a call that can be read.
+    A failed call becomes an error message as its result. So does a reply that ends with one of `hand_over`, the stop
+    strings of text formats, without a call that can be parsed. `timeout`: seconds per call.
+    Raises ValueError for `max_turns` < 1 and for duplicate tool names.
     """
     if max_turns < 1:
         raise ValueError(f"max_turns must be 1 or more, not {max_turns}")
     offered = [bound.tool for bound in tools]
     names = [tool.name for tool in offered]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two tools are called '{twice}'")
+        raise ValueError(f"two tools have the name '{twice}'")
     trace = list(messages)
     results: list[Result] = []
     cost = Usage(0, 0)

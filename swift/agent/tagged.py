@@ -1,4 +1,4 @@
-"""Calls in XML-like text, whose arguments have tags of their own. Knows no form's tags."""
+"""Calls in XML-like text with a tag per argument. Knows no format's tags."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from swift.chat import Tool, ToolCall
 
 
 def write_arguments(arguments: str, tags: ArgumentTags) -> str:
-    """The arguments of a call. Raises ValueError where they are no JSON object."""
+    """The text of a call's arguments. Raises ValueError if they are not a JSON object."""
     values = loads(arguments) if is_json(arguments) else None
     if not isinstance(values, dict):
-        raise ValueError(f"each argument is written in tags, so they must be a JSON object, not {arguments[:60]!r}")
+        raise ValueError(f"each argument has a tag, so arguments must be a JSON object, not {arguments[:60]!r}")
     return tags.joint.join(
         f"{tags.before}{name}{tags.between}{write_value(value, tags.notation)}{tags.after}"
         for name, value in in_order(values, tags.notation)
@@ -27,7 +27,7 @@ def write_arguments(arguments: str, tags: ArgumentTags) -> str:
 
 
 def write_value(value: Any, notation: Notation) -> str:
-    """A value as the notation has it. Raises ValueError for one that JSON does not know."""
+    """A value in the notation. Raises ValueError for a value that JSON cannot represent."""
     if isinstance(value, str):
         return f"{notation.quote}{escape(value, notation)}{notation.quote}"
     if value is None or isinstance(value, bool):
@@ -41,12 +41,12 @@ def write_value(value: Any, notation: Notation) -> str:
 
 
 def escape(text: str, notation: Notation) -> str:
-    """The letters of a text as they stand between its quotes."""
+    """A string with its characters escaped."""
     return text.translate({ord(letter): written for letter, written in notation.escapes})
 
 
 def in_order(values: dict[str, Any], notation: Notation) -> list[tuple[str, Any]]:
-    """Names and values in the order in which they are written."""
+    """Names and values in the order of writing."""
     return sorted(values.items(), key=lambda item: item[0].lower()) if notation.deep else list(values.items())
 
 
@@ -56,9 +56,9 @@ _CONSTANTS = (True, False, None)
 def read_calls(
     text: str, call: re.Pattern[str], argument: re.Pattern[str], tools: Sequence[Tool] = ()
 ) -> tuple[str, tuple[ToolCall, ...]]:
-    """The text before the calls, without the white space between, and the calls.
+    """(text before the calls, stripped at its end; calls).
 
-    Both patterns have two groups: a name, and what it stands for.
+    Both patterns have two groups: the name, and the arguments or the value.
     """
     found = list(call.finditer(text))
     if not found:
@@ -74,9 +74,9 @@ def read_calls(
 
 
 def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
-    """A value that stands bare: a text only where it reads as nothing else, or where nothing else fits the schema.
+    """An unquoted value: a string only if it cannot be parsed otherwise, or if only a string fits the schema.
 
-    JSON and Python's words for true, false and null are read in every notation: models mix them.
+    The constants of JSON and Python are read in every notation: models mix them.
     """
     if text in PYTHON_WORDS:
         value = constant(text)
@@ -91,12 +91,12 @@ def read_value(text: str, schema: dict[str, Any] | None = None) -> Any:
 
 
 def constant(word: str) -> bool | None:
-    """What one of Python's words stands for."""
+    """The value of a Python constant."""
     return _CONSTANTS[PYTHON_WORDS.index(word)]
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether the schema allows the value; one that cannot be read allows all."""
+    """Whether the schema allows the value; an invalid schema allows all."""
     try:
         return checker(schema).is_valid(value)
     except (SchemaError, Unresolvable, re.error):
@@ -104,16 +104,16 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 
 
 def value_schemas(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The schema of each argument by itself, with what it may refer to."""
+    """The schema of each argument, with the definitions it may reference."""
     shared = definitions(schema)
     return {name: {**shared, **as_object(about)} for name, about in (schema.get("properties") or {}).items()}
 
 
 def as_object(schema: Any) -> dict[str, Any]:
-    """A schema may be true or false instead: anything, nothing."""
+    """The object form of a schema that is true (anything) or false (nothing)."""
     return schema if isinstance(schema, dict) else {} if schema else {"not": {}}
 
 
 def definitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """What a schema's parts may refer to."""
+    """The definitions of a schema."""
     return {key: value for key, value in schema.items() if key in ("$defs", "definitions")}

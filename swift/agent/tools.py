@@ -1,4 +1,4 @@
-"""A Python function or a JSON schema -> a tool; a checked, timed call of it -> text. Knows no model, no text form."""
+"""Python functions and JSON schemas -> tools; validated calls with timeouts. Knows no model and no format."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from swift.chat import Tool, ToolCall
 from swift.system import utf8
 
 JSON_CONSTANTS = {"true": True, "false": False, "null": None}
-LONGEST_COMPLAINT = 300  # a validator quotes the whole argument back, which may be a book
+MAX_ERROR = 300  # characters; validators quote whole arguments, which may be long
 
 
 class Arguments(NamedTuple):
-    """`text` is a JSON object; where there is none, `reason` says why not."""
+    """`text`: a JSON object, or "" and the `reason`."""
 
     text: str = ""
     reason: str = ""
 
 
 def json_arguments(text: str) -> Arguments:
-    """Arguments as a model wrote them, JSON or a Python literal, as JSON text. JSON is kept byte for byte.
+    """Arguments written by a model, as JSON or a Python literal, as JSON text. JSON is kept byte for byte.
 
-    Nothing at all stands for no arguments.
+    An empty text means no arguments.
     """
     if not text.strip():
         return Arguments("{}")
@@ -65,13 +65,13 @@ def json_arguments(text: str) -> Arguments:
 
 
 def python_literal(text: str) -> Any:
-    """The value of a Python literal, in which JSON's words may stand too. Raises what `ast.literal_eval` does."""
+    """The value of a Python literal that may contain JSON's constants. Raises the errors of `ast.literal_eval`."""
     tree = ast.parse(text.strip(), mode="eval")
     return ast.literal_eval(_JsonConstants().visit(tree))
 
 
 class _JsonConstants(ast.NodeTransformer):
-    """Models mix the two languages: `{'on': true}`."""
+    """Replaces JSON constants: models mix the two languages, as in `{'on': true}`."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(JSON_CONSTANTS[node.id]) if node.id in JSON_CONSTANTS else node
@@ -79,7 +79,7 @@ class _JsonConstants(ast.NodeTransformer):
 
 @dataclass(frozen=True, slots=True)
 class BoundTool:
-    """A tool together with the function that does its work; the function takes the arguments by name."""
+    """A tool with the function that implements it, which takes arguments by name."""
 
     tool: Tool
     function: Callable[..., object]
@@ -91,7 +91,10 @@ class BoundTool:
 
 
 def from_function(function: Callable[..., object], name: str = "", description: str = "") -> BoundTool:
-    """The signature becomes the schema, the docstring the descriptions (`Args:` lines or `:param name:`)."""
+    """A tool from a function: schema from its signature, descriptions from its docstring (`Args:` or `:param name:`).
+
+    Raises ValueError for a signature without a schema.
+    """
     name = name or function.__name__
     about, fields = _docstring(inspect.getdoc(function) or "")
     try:
@@ -100,7 +103,7 @@ def from_function(function: Callable[..., object], name: str = "", description: 
     except (PydanticUserError, NameError) as error:
         raise ValueError(f"tool '{name}': {str(error).splitlines()[0]}") from error
     if schema.get("type") != "object":
-        raise ValueError(f"tool '{name}': arguments are passed by name, so it cannot have positional-only ones")
+        raise ValueError(f"tool '{name}': positional-only parameters are not supported: arguments are passed by name")
     for field, text in fields.items():
         if field in schema.get("properties", {}):
             schema["properties"][field].setdefault("description", text)
@@ -109,9 +112,9 @@ def from_function(function: Callable[..., object], name: str = "", description: 
 
 
 def read_tools(file: Path) -> list[BoundTool]:
-    """The public functions that a Python file defines, each a tool. Runs the file.
+    """Tools from the public functions of a Python file. Executes the file.
 
-    Raises ValueError for a file that is missing, does not run, or defines none.
+    Raises ValueError for a file that is missing, fails to run, or has no public function.
     """
     if file.suffix != ".py" or not file.is_file():
         raise ValueError(
@@ -123,36 +126,36 @@ def read_tools(file: Path) -> list[BoundTool]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever a user's file raises
-        raise ValueError(f"{file}: does not run: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # user code may raise anything
+        raise ValueError(f"{file}: fails to run: {type(error).__name__}: {error}") from error
     found = [
         from_function(each)
         for name, each in vars(module).items()
         if inspect.isfunction(each) and each.__module__ == module.__name__ and not name.startswith("_")
     ]
     if not found:
-        raise ValueError(f"{file}: it defines no public function, so there is no tool")
+        raise ValueError(f"{file}: no public function, so there are no tools")
     return found
 
 
 def from_schema(spec: dict[str, Any], function: Callable[..., object]) -> BoundTool:
-    """A tool as OpenAI (or ms-agent) describes it, and the function that is called with its arguments."""
+    """A tool from a description in OpenAI's (or ms-agent's) format and its function. Raises ValueError."""
     tool = Tool(spec)
     if not tool.name:
         raise ValueError(f"a tool needs a name: {_excerpt(json.dumps(spec, ensure_ascii=False, default=str))}")
     if not utf8.is_encodable(json.dumps(spec, ensure_ascii=False, default=str)):
-        raise ValueError(f"tool '{utf8.replace_surrogates(tool.name)}': its description holds half of a surrogate pair")
+        raise ValueError(f"tool '{utf8.replace_surrogates(tool.name)}': its description contains a lone surrogate")
     schema = argument_schema(tool)
     try:
         return BoundTool(tool, function, checker(schema))
     except SchemaError as error:
-        raise ValueError(f"tool '{tool.name}': parameters is no JSON schema: {_excerpt(error.message)}") from error
+        raise ValueError(f"tool '{tool.name}': parameters is not a JSON schema: {_excerpt(error.message)}") from error
 
 
 def checker(schema: dict[str, Any]) -> Validator:
-    """The validator of the draft that a schema is written in: the one that it names, or the latest that it fits.
+    """The validator for a schema, of the draft that it names or the latest that accepts it.
 
-    Raises SchemaError for what fits none.
+    Raises SchemaError for an invalid schema.
     """
     return _checker(json.dumps(schema, default=str))
 
@@ -167,14 +170,17 @@ def _checker(text: str) -> Validator:
             draft.check_schema(schema)
         except SchemaError:
             continue
-        # An empty registry: a schema of unknown origin must not make us fetch what it refers to.
+        # An empty registry: a schema of unknown origin must not trigger downloads of what it references.
         return draft(schema, registry=Registry())
     latest.check_schema(schema)
     raise AssertionError(schema)
 
 
 def argument_schema(tool: Tool) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments; ms-agent's list of `{name, description, required}` becomes one."""
+    """The JSON schema of a tool's arguments. Converts ms-agent's list of `{name, description, required}`.
+
+    Raises ValueError for other parameters.
+    """
     parameters = tool.parameters
     if isinstance(parameters, dict):
         return {"type": "object", **parameters}
@@ -193,9 +199,9 @@ Failure = Literal["", "unknown tool", "bad arguments", "raised", "timeout"]
 
 
 class Result(NamedTuple):
-    """What a call gave: the text for the model, how long it took, and what went wrong (`""`: nothing).
+    """The result of a call: the text for the model, the duration in seconds, and the kind of failure, "" for none.
 
-    `replaced`: the function returned bytes that are not UTF-8, or half of a surrogate pair; U+FFFD stands for them.
+    `replaced`: the function returned invalid UTF-8 or lone surrogates, which were replaced by U+FFFD.
     """
 
     text: str
@@ -205,16 +211,16 @@ class Result(NamedTuple):
 
 
 def call(tools: Sequence[BoundTool], wanted: ToolCall, timeout: float = 30.0) -> Result:
-    """Runs one call. Whatever fails is told in the result's text, for the model to read; nothing is raised.
+    """Runs one call. Failures become the text of the result; nothing is raised.
 
-    A function that outlives `timeout` seconds is left behind on its own thread: Python cannot end it.
+    A function that exceeds `timeout` seconds continues on its thread: Python cannot stop it.
     """
     by_name = {bound.name: bound for bound in tools}
     bound = by_name.get(wanted.name)
     if bound is None:
         return _failed("unknown tool", _no_such_tool(wanted.name, list(by_name)))
     arguments = json_arguments(wanted.arguments)
-    reason = arguments.reason or _misfit(bound.validator, loads(arguments.text))
+    reason = arguments.reason or _violation(bound.validator, loads(arguments.text))
     if reason:
         return _failed("bad arguments", f"{wanted.name}: {reason}")
     return _timed(bound.function, loads(arguments.text), timeout)
@@ -232,7 +238,7 @@ def _timed(function: Callable[..., object], arguments: dict[str, Any], timeout: 
             text = _text(value)
             seconds = time.perf_counter() - started
             results.append(Result(utf8.replace_surrogates(text), seconds, replaced=not utf8.is_encodable(text)))
-        except (Exception, SystemExit) as error:  # a user's tool may raise anything; the model reads what
+        except (Exception, SystemExit) as error:  # user code may raise anything
             results.append(_failed("raised", f"{type(error).__name__}: {error}", time.perf_counter() - started))
 
     thread = threading.Thread(target=work, daemon=True)
@@ -245,8 +251,8 @@ def _failed(failure: Failure, text: str, seconds: float = 0.0) -> Result:
     return Result(utf8.replace_surrogates(f"Error: {text}"), seconds, failure, not utf8.is_encodable(text))
 
 
-def _misfit(validator: Validator, arguments: dict[str, Any]) -> str:
-    """What is wrong with the arguments, or `""`."""
+def _violation(validator: Validator, arguments: dict[str, Any]) -> str:
+    """How the arguments violate the schema, "" if they do not."""
     try:
         error = best_match(validator.iter_errors(arguments))
     except Unresolvable as unresolvable:
@@ -264,9 +270,9 @@ def _no_such_tool(name: str, names: list[str]) -> str:
 
 
 def _text(value: object) -> str:
-    """What a function returned, as the model reads it: a text, or JSON in which NaN and Infinity are null.
+    """The result of a function as text: a string, or JSON with null for NaN and Infinity.
 
-    A byte that is not UTF-8 is a lone surrogate.
+    Invalid bytes become lone surrogates.
     """
     value = _without_bytes(value)
     if isinstance(value, str):
@@ -286,15 +292,15 @@ def _without_bytes(value: object) -> object:
 
 
 def _key(name: object) -> object:
-    return utf8.replace_surrogates(name) if isinstance(name, str) else name  # pydantic takes no other
+    return utf8.replace_surrogates(name) if isinstance(name, str) else name  # pydantic rejects lone surrogates in keys
 
 
 def _excerpt(text: str) -> str:
-    return text if len(text) <= LONGEST_COMPLAINT else text[:LONGEST_COMPLAINT] + "..."
+    return text if len(text) <= MAX_ERROR else text[:MAX_ERROR] + "..."
 
 
 def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """A docstring's own description, and what it says of each argument."""
+    """(description, {argument: description}) of a docstring."""
     about = re.split(r"^\s*(?:Args|Arguments|Parameters|Returns|Raises):\s*$|^\s*:\w+", text, flags=re.M)[0]
     fields = re.findall(r"^\s*:param (?:\w+ )?(\w+):\s*(.+)$", text, flags=re.M)
     section = re.search(r"^\s*(?:Args|Arguments|Parameters):\s*\n((?:[ \t]+.*(?:\n|$)|\n)+)", text, flags=re.M)
@@ -304,7 +310,7 @@ def _docstring(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _without_titles(schema: Any, names: bool = False) -> Any:
-    """Drops the title that pydantic gives to every field: noise in a prompt. `names`: the keys are fields' names."""
+    """Drops the titles that pydantic adds to fields. `names`: the keys of `schema` are field names."""
     if isinstance(schema, list):
         return [_without_titles(part) for part in schema]
     if not isinstance(schema, dict):

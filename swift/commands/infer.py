@@ -269,7 +269,7 @@ def ask_with_images(entry: str) -> Message:
     from swift import images
     from swift.chat import Message
 
-    text, shown = images.tagged(entry)
+    text, shown = images.parse_tags(entry)
     [asked] = images.read_all([Message("user", text, images=shown)], images.Access(Path.cwd(), network="any"))
     return asked
 

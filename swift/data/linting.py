@@ -243,7 +243,7 @@ def _with_images(found: Conversation, folder: Path) -> Conversation:
     if not found.images:
         return found
     try:
-        shown = images.read_all(found.messages, images.Access(folder, network="any", keep=images.kept()))
+        shown = images.read_all(found.messages, images.Access(folder, network="any", keep=images.cache_folder()))
     except ValueError as error:
         raise BadRow("bad-image", str(error)) from None
     return found.with_messages(tuple(shown))

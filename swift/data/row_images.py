@@ -9,7 +9,7 @@ from typing import Any
 
 from swift.chat import PLACE, Image, Message
 from swift.data.row_values import BadRow, Row, first, kind, parsed_field, text_of
-from swift.images import looks_like_one
+from swift.images import is_image_name
 
 IMAGE_KEYS = ("images", "image")
 
@@ -42,7 +42,7 @@ def _placed(turn: Message, listed: Iterator[Image]) -> Message:
     content = ""
     for match in _TAG.finditer(turn.content):
         if match[1] is not None:
-            image = Image(match[1]) if looks_like_one(match[1]) else None
+            image = Image(match[1]) if is_image_name(match[1]) else None
         elif match[2]:
             image = next(listed, None)
         else:

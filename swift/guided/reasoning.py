@@ -24,10 +24,10 @@ class Position(NamedTuple):
 def position_after(thinking: ReasoningTags, text: str) -> Position:
     """The position at the end of `text`, the beginning of a reply."""
     parser = ReasoningParser(thinking, text)
-    if parser.place == "thought":
+    if parser.state == "reasoning":
         return Position("inside", thinking.open)
     ended = f"{thinking.open}{thinking.close}"
-    if parser.place == "content":
+    if parser.state == "content":
         return Position("content", f"{ended}{thinking.answer}")
     return Position("after", ended) if parser.parted else Position("edge", "")
 

@@ -29,9 +29,9 @@ def rounds(tool_format: ToolFormat, messages: Sequence[Message], offered: bool =
         if role == "tool":
             text = tool_format.result([message.content for message in group])
         elif role == "user":
-            text = "".join(images.told(message) for message in group)
+            text = "".join(images.row_text(message) for message in group)
         else:
-            replies = [replace(message, content=images.told(message)) for message in group]
+            replies = [replace(message, content=images.row_text(message)) for message in group]
             text = "".join(write_reply(tool_format, reply, offered, after_tool, block=True) for reply in replies)
         after_tool = role == "tool"
         pairs[-1][not is_input] += text

@@ -1,4 +1,4 @@
-"""`glm4` with the self-introduction that chatglm4 models were trained with in place of a system text."""
+"""`glm4` with the self-introduction that chatglm4 models were trained with instead of a system prompt."""
 
 from __future__ import annotations
 

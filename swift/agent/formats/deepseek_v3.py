@@ -1,4 +1,4 @@
-"""DeepSeek V3's and R1's form: JSON in a code block, between tokens of its own."""
+"""The format of DeepSeek V3 and R1: JSON in a code block, between special tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """The end of the last call is enough: R1's template leaves out the mark that ends them all."""
+    """Requires only the end token of the last call: R1's template omits the token that ends all calls."""
     content, mark, listed = text.partition(_BEGIN)
     calls = tuple(ToolCall(match[1].strip(), match[2].strip()) for match in _CALL.finditer(listed))
     return (content, calls) if mark and calls else (text, ())

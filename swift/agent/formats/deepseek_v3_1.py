@@ -1,4 +1,4 @@
-"""DeepSeek V3.1's form: calls and results between tokens of their own."""
+"""The format of DeepSeek V3.1: calls and results between special tokens."""
 
 from __future__ import annotations
 

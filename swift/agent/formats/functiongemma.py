@@ -1,4 +1,4 @@
-"""FunctionGemma's form: `gemma4`'s in other marks, <start_function_response> where the environment speaks."""
+"""The format of FunctionGemma: `gemma4` with other special tokens; the stop string is <start_function_response>."""
 
 from __future__ import annotations
 

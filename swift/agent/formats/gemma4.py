@@ -1,4 +1,4 @@
-"""Gemma 4's form: a call with its arguments in braces, <|tool_response> where the environment speaks."""
+"""The format of Gemma 4: a call with its arguments in braces; the stop string is <|tool_response>."""
 
 from __future__ import annotations
 

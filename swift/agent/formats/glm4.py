@@ -1,4 +1,4 @@
-"""GLM-4's form: the name on a line, the arguments below it, and <|observation|> where the environment speaks."""
+"""The format of GLM-4: the name on a line, the arguments below it; the stop string is <|observation|>."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_tools(tools: Sequence[Tool]) -> str:
 
 
 def call(content: str, calls: Sequence[ToolCall]) -> str:
-    """Each call is a turn of the assistant's of its own; the last hands over."""
+    """Each call is a separate assistant turn; the last ends with the stop string."""
     if not calls:
         return content
     asked = [f"{each.name}\n{each.arguments}" for each in calls]
@@ -45,7 +45,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """A call counts once it hands over with <|observation|>."""
+    """Calls are complete once <|observation|> follows."""
     said, mark, _ = text.partition("<|observation|>")
     if not mark:
         return text, ()

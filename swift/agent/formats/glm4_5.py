@@ -1,4 +1,4 @@
-"""GLM-4.5's form: XML-like calls with a key and a value a parameter; <|observation|> where the environment speaks."""
+"""The format of GLM-4.5: XML-like calls with a key and a value per argument; the stop string is <|observation|>."""
 
 from __future__ import annotations
 

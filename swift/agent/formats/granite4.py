@@ -1,4 +1,4 @@
-"""Granite 4's form: calls as Hermes writes them, results in tags of a user turn."""
+"""The format of Granite 4: Hermes calls, results in tags within a user turn."""
 
 from __future__ import annotations
 

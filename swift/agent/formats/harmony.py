@@ -1,4 +1,4 @@
-"""gpt-oss's form: a call is a message to `functions.NAME`, in the commentary channel, that ends in <|call|>.
+"""The format of gpt-oss: a call is a message to `functions.NAME`, in the commentary channel, that ends in <|call|>.
 
 Other channels before a call are what is said: they stay in the content as they are written.
 """
@@ -40,13 +40,13 @@ def call(content: str, calls: Sequence[ToolCall]) -> str:
 
 
 def result(texts: Sequence[str]) -> str:
-    """Ends where the assistant goes on."""
+    """Ends where the assistant continues."""
     told = "".join(f"{_START}functions to=assistant{_CHANNEL}commentary{_MESSAGE}{text}{_END}" for text in texts)
     return f"{told}{_START}assistant"
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """Calls whose JSON is whole: <|call|> may have ended the reply and be gone."""
+    """Calls whose JSON is complete: <|call|> may be cut off as a stop token."""
     calls: list[ToolCall] = []
     content, at = text, 0
     while header := _HEADER.search(text, at):

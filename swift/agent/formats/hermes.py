@@ -1,4 +1,4 @@
-"""The Hermes form (also Qwen2.5's and Qwen3's own): JSON calls between <tool_call> tags, results as a user turn."""
+"""The Hermes format, also of Qwen2.5 and Qwen3: JSON calls between <tool_call> tags, results as a user turn."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, .
 
 
 def _object(each: ToolCall) -> str:
-    # Arguments that are no JSON (some rows hold such) travel as a JSON string, so that the object stays one.
+    # Arguments that are not JSON (in some rows) become a JSON string, so that the object remains valid.
     arguments = each.arguments if is_json(each.arguments) else json.dumps(each.arguments, ensure_ascii=False)
     return f'{{"name": {json.dumps(each.name, ensure_ascii=False)}, "arguments": {arguments}}}'
 

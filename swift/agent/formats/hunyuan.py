@@ -1,4 +1,4 @@
-"""Hunyuan A13B's form: a JSON list of calls between <tool_calls> tags, results in tags of a turn."""
+"""The format of Hunyuan A13B: a JSON list of calls between <tool_calls> tags, results in tags within a turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kimi K2's form: calls between tokens of their own, named by an id `functions.NAME:NUMBER`."""
+"""The format of Kimi K2: calls between special tokens, named by an id `functions.NAME:NUMBER`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """An id that says no name is no call. The number 0, which stands for an id that nobody gave, gives none."""
+    """A call needs an id with a name. The number 0 means that the call had no id."""
     content, _, section = text.partition(_BEGIN)
     named = ((_ID.fullmatch(match[1].strip()), match[2].strip()) for match in _CALL.finditer(section))
     calls = tuple(
@@ -50,6 +50,6 @@ def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, .
 
 
 def _identity(each: ToolCall) -> str:
-    """The call's id where it says the call's name, as Kimi's ids do."""
+    """The call's id if it contains the call's name, as Kimi's ids do."""
     found = _ID.fullmatch(each.id)
     return each.id if found and found["name"] == each.name else f"functions.{each.name}:0"

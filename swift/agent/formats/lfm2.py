@@ -1,4 +1,4 @@
-"""LFM2's and 2.5's form: a list of Python calls between tokens of its own; results as the bare text of a turn."""
+"""The format of LFM2 and 2.5: a list of Python calls between special tokens; results as the plain text of a turn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """Text after the calls is content too. A list of JSON objects counts, since the model can be asked for one."""
+    """Text after the calls is content too. Also parses JSON objects, which the model can be prompted to write."""
     content, mark, rest = text.partition(_BEGIN)
     found = pythonic.read_list(rest, 0) or listed.read_list(rest, 0)
     return (content + rest[found.end :].removeprefix(_END), found.calls) if mark and found else (text, ())

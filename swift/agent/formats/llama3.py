@@ -1,4 +1,4 @@
-"""Llama 3.1's JSON form: {"name", "parameters"} objects, one a line; results under a header of their own."""
+"""The JSON format of Llama 3.1: {"name", "parameters"} objects, one per line; results under their own header."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """Objects count where they open a line and nothing but objects follows."""
+    """Objects are calls if they begin a line and only objects follow."""
     start = 0 if text.startswith("{") else text.find("\n{") + 1
     if not text.startswith("{", start):
         return text, ()

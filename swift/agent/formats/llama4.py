@@ -1,4 +1,4 @@
-"""Llama 4's form: a list of Python calls on a line of its own, between <|python_start|> and <|python_end|> or not."""
+"""The format of Llama 4: a list of Python calls on its own line, with or without <|python_start|> tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """A list counts where it opens a line and nothing follows it."""
+    """A list is calls if it begins a line and nothing follows it."""
     for opening in _LIST.finditer(text):
         found = read_list(text, opening.end())
         if found and _REST.fullmatch(text, found.end):

@@ -1,4 +1,4 @@
-"""MiniMax M2's form: XML-like calls with a parameter tag for each argument, results in tags of a turn."""
+"""The format of MiniMax M2: XML-like calls with a parameter tag per argument, results in tags within a turn."""
 
 from __future__ import annotations
 

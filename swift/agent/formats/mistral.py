@@ -1,4 +1,4 @@
-"""Mistral's form: [AVAILABLE_TOOLS], [TOOL_CALLS] with a JSON list, and [TOOL_RESULTS] between turns."""
+"""The format of Mistral: [AVAILABLE_TOOLS], [TOOL_CALLS] with a JSON list, and [TOOL_RESULTS] between turns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """The objects after [TOOL_CALLS], with commas between them or without; a list that is not closed is no call."""
+    """Parses the objects after [TOOL_CALLS], with or without commas; an unclosed list is not a call."""
     content, mark, listed = text.partition("[TOOL_CALLS]")
     opening, closing = listed.find("["), listed.rfind("]")
     if not mark or opening < 0 or closing < 0:

@@ -1,4 +1,4 @@
-"""Mistral's form of v3 to v7: [TOOL_CALLS] and a JSON list of calls, each with an id of 9 letters or digits."""
+"""The format of Mistral v3 to v7: [TOOL_CALLS] and a JSON list of calls with ids of 9 letters or digits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NO_ID = "0" * 9
 
 
 def identity(each: ToolCall) -> str:
-    """The last 9 characters of a call's id, which are nine zeros where it has none that will do."""
+    """The last 9 characters of a call's id; nine zeros if it has no valid id."""
     last = each.id[-9:]
     return last if len(last) == 9 and last.isascii() and last.isalnum() else _NO_ID
 
 
 def known(given: str) -> str:
-    """The id that a reply wrote; "" for the one that stands for none."""
+    """The id in a reply; "" for nine zeros."""
     return "" if given == _NO_ID else given
 
 

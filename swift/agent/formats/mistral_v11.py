@@ -1,4 +1,4 @@
-"""Mistral's form of v11: [TOOL_CALLS] name [CALL_ID] id [ARGS] arguments, again for each call."""
+"""The format of Mistral v11: [TOOL_CALLS] name [CALL_ID] id [ARGS] arguments, repeated for each call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def call(content: str, calls: Sequence[ToolCall]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """Calls follow each other; one without an id is read too."""
+    """Parses consecutive calls, with or without ids."""
     start = position = max(text.find("[TOOL_CALLS]"), 0)
     calls: list[ToolCall] = []
     while found := _CALL.match(text, position):

@@ -1,4 +1,4 @@
-"""Mistral's form of v13: `mistral_v11` without ids."""
+"""The format of Mistral v13: `mistral_v11` without ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muse's form: a message to the tool, with an XML-like tag for the call and each of its parameters."""
+"""The format of Muse: a message to the tool, with an XML-like tag for the call and for each parameter."""
 
 from __future__ import annotations
 

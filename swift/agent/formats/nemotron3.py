@@ -1,4 +1,4 @@
-"""Nemotron 3's form: `qwen3_coder`'s calls, each with a line break behind it."""
+"""The format of Nemotron 3: `qwen3_coder` calls, each followed by a line break."""
 
 from __future__ import annotations
 

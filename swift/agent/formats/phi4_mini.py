@@ -1,4 +1,4 @@
-"""Phi-4-mini's form: `functools` and a JSON list of calls; <|tool_call|> with the same is read too."""
+"""The format of Phi-4-mini: `functools` and a JSON list of calls; also parses <|tool_call|> with the same list."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """The calls behind the first mark that a list or an object of calls follows."""
+    """Parses the calls after the first opening text that a list or an object follows."""
     for mark in _OPENING.finditer(text):
         if found := read_list(text, mark.end()) or read_object(text, mark.end()):
             return text[: mark.start()], found.calls

@@ -1,4 +1,4 @@
-"""Qwen3.5's form: the tools as JSON before the system text, calls and results as `qwen3_coder` writes them."""
+"""The format of Qwen3.5: the tools as JSON before the system prompt, calls and results as in `qwen3_coder`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3.6's and 3.8's form: `qwen3_5`'s, with true, false and null as JSON has them."""
+"""The format of Qwen3.6 and 3.8: `qwen3_5` with the constants of JSON."""
 
 from __future__ import annotations
 

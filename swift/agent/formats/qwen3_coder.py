@@ -1,4 +1,4 @@
-"""Qwen3-Coder's form: XML-like calls with a tag a parameter; results as a user turn."""
+"""The format of Qwen3-Coder: XML-like calls with a tag per parameter; results as a user turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen's own form before Hermes: ✿FUNCTION✿ / ✿ARGS✿ / ✿RESULT✿ / ✿RETURN✿, all in one turn."""
+"""Qwen's format before Hermes: ✿FUNCTION✿ / ✿ARGS✿ / ✿RESULT✿ / ✿RETURN✿, all in one turn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def system(tools: Sequence[Tool], text: str) -> str:
 
 
 def write_system(tools: Sequence[Tool], text: str, title: str, tool: str, usage: str) -> str:
-    """The layout that the languages share: the user's text, a title, a section a tool, how to call."""
+    """The layout of all languages: the user's system prompt, a title, a section per tool, the usage."""
     offered = [
         tool.format(
             label=each.label,
@@ -61,7 +61,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """A call counts once its arguments are followed by the next mark: until then it may go on."""
+    """A call is complete once the next keyword follows its arguments."""
     calls: list[ToolCall] = []
     start: int | None = None
     position = 0

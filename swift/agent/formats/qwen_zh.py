@@ -1,4 +1,4 @@
-"""`qwen_en` with a Chinese system text."""
+"""`qwen_en` with a Chinese system prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`qwen_zh` for models that call several tools at once: only the usage in the system text differs."""
+"""`qwen_zh` for models with parallel calls: only the usage in the system prompt differs."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def system(tools: Sequence[Tool], text: str) -> str:
 
 
 def write_system(tools: Sequence[Tool], text: str, header: str, tool: str, usage: str) -> str:
-    """The layout that ReAct's languages share: the user's text, the header, a paragraph a tool, the format."""
+    """The layout of all languages: the user's system prompt, the header, a paragraph per tool, the format."""
     offered = [
         tool.format(
             name=each.name,
@@ -72,12 +72,12 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """Pairs each `Action:` with the `Action Input:` after it, in any letter case."""
+    """Pairs each `Action:` with the next `Action Input:`, case-insensitively."""
     calls: list[ToolCall] = []
     start: int | None = None
     position = 0
     while match := _CALL.search(text, position):
-        # The keyword that ended this call may begin the next one.
+        # The keyword after this call may begin the next one.
         position = match.start("end") if match["end"] else len(text)
         arguments = match["arguments"].strip()
         if match["name"] and (match["end"] or _whole(arguments)):
@@ -91,7 +91,7 @@ def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, .
 
 
 def _whole(arguments: str) -> bool:
-    """Whether arguments that nothing follows are complete: JSON, or a Python literal as some models write."""
+    """Whether arguments at the end of a text are complete: JSON, or a Python literal."""
     if is_json(arguments):
         return True
     try:

@@ -1,4 +1,4 @@
-"""ReAct with a Chinese system text; calls and results are those of `react_en`."""
+"""ReAct with a Chinese system prompt; calls and results are those of `react_en`."""
 
 from __future__ import annotations
 

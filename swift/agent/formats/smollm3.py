@@ -1,4 +1,4 @@
-"""SmolLM3's form for its `xml_tools`: calls as Hermes writes them, results as the bare text of a user turn."""
+"""The format of SmolLM3's `xml_tools`: Hermes calls, results as the plain text of a user turn."""
 
 from __future__ import annotations
 

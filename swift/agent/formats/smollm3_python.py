@@ -1,4 +1,4 @@
-"""SmolLM3's form for its `python_tools`: Python calls between <code> and </code>, one a line."""
+"""The format of SmolLM3's `python_tools`: Python calls between <code> and </code>, one per line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """The first code that is made of calls alone."""
+    """Parses the first code block that consists only of calls."""
     at = text.find(_BEGIN)
     while at >= 0:
         found = read_lines(text, at + len(_BEGIN))

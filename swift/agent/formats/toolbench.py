@@ -1,4 +1,4 @@
-"""ToolBench's form (arXiv 2307.16789): ReAct under its own system text."""
+"""The format of ToolBench (arXiv 2307.16789): ReAct with its own system prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from swift.chat import Tool
 
 __all__ = ["call", "parse", "result", "syntax", "system"]
 
-syntax = react_en.syntax._replace(answer="")  # its models answer by calling Finish
+syntax = react_en.syntax._replace(answer="")  # its models answer with a call of Finish
 
 _SYSTEM = """You can use many tools(functions) to do the following task.
 First I will give you the task description, and your task start.
