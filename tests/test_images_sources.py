@@ -244,7 +244,11 @@ def test_fetching_has_limits(web: ThreadingHTTPServer, tmp_path: Path, monkeypat
     at = f"http://127.0.0.1:{web.server_port}"
     near = Access(None, network="any")
     assert read(f"{at}/good.png", near).data == png()
-    for path, said in (("endless", "larger than"), ("slow", "not downloaded within 0.4 seconds"), ("away", "download failed")):
+    for path, said in (
+        ("endless", "larger than"),
+        ("slow", "not downloaded within 0.4 seconds"),
+        ("away", "download failed"),
+    ):
         with pytest.raises(ValueError, match=said):
             read(f"{at}/{path}", near)
     with pytest.raises(ValueError, match=r"127\.0\.0\.1 is not a public address"):
