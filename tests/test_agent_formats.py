@@ -32,6 +32,12 @@ class TestEveryForm:
             CALLS[:1],
         )
 
+    @pytest.mark.parametrize("value", ["\0", "a\\\0b", "\\\\\0'\"", 'it\'s\x06 "\0"\ty'], ids=repr)
+    def test_reads_back_control_characters_quotes_and_backslashes(self, name: str, value: str) -> None:
+        call = ToolCall("get_weather", json.dumps({"place": value}))
+        _, (read,) = tool_format(name).parse(tool_format(name).call("", [call]), [WEATHER])
+        assert json.loads(read.arguments) == {"place": value}
+
     def test_leaves_a_plain_reply_alone(self, name: str) -> None:
         text = "Thought: I know.\nFinal Answer: 4"
         assert tool_format(name).call(text, ()) == text

@@ -66,8 +66,17 @@ def json_arguments(text: str) -> Arguments:
 
 def python_literal(text: str) -> Any:
     """The value of a Python literal that may contain JSON's constants. Raises the errors of `ast.literal_eval`."""
-    tree = ast.parse(text.strip(), mode="eval")
+    tree = ast.parse(_NUL.sub(_escaped_nul, text.strip()), mode="eval")
     return ast.literal_eval(_JsonConstants().visit(tree))
+
+
+_NUL = re.compile(r"(\\*)\0")
+
+
+def _escaped_nul(found: re.Match[str]) -> str:
+    """Python source must not contain NUL: the escape for it, after an even number of backslashes."""
+    backslashes = found[1]
+    return backslashes + "\\" * (len(backslashes) % 2) + "\\x00"
 
 
 class _JsonConstants(ast.NodeTransformer):
