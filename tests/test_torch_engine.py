@@ -26,10 +26,11 @@ from transformers import (
 from swift.engine.adapters import BASE
 from swift.engine.interface import Busy
 from swift.engine.prefix_cache import BLOCK_SIZE, PrefixCache
-from swift.engine.runner import KVBlock
+from swift.engine.runner import Chunk, KVBlock
 from swift.engine.sampling import SampledToken, SamplingParams, sampler
 from swift.engine.scheduler import MIXED_PREFILL_TOKENS
 from swift.engine.torch_engine import TorchEngine
+from swift.engine.transformers_runner import TransformersRunner
 
 VOCABULARY, CONTEXT = 64, 512
 SIZES = {
@@ -225,6 +226,19 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(model, engine):
     at = next(index for index, step in enumerate(steps) if 8 in step)
     assert prefilled(steps[: at + 1]) < 490
     assert tokens(long) == reference(model, prompt(490, seed=1), 12)
+
+
+def test_a_chunk_of_one_token_in_the_middle_of_a_prompt_is_not_decoding(model):
+    runner = TransformersRunner(model)
+    reply, late = runner.open(), runner.open()
+    runner.step([Chunk(reply, prompt(5))])
+    runner.step([Chunk(reply, [1])])
+    runner.step([Chunk(late, prompt(9)[:4], needs_logits=False)])
+    runner.step([Chunk(late, prompt(9)[4:5], needs_logits=False)])
+    logits = runner.step([Chunk(late, prompt(9)[5:])])
+    with torch.inference_mode():
+        wanted = model(torch.tensor([prompt(9)])).logits[:, -1]
+    torch.testing.assert_close(logits, wanted)
 
 
 def test_where_memory_is_short_requests_wait_and_none_is_lost(model):

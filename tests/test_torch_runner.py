@@ -353,7 +353,7 @@ def _greedy(model, row, new):
         ),
         ({"target_modules": ["q_proj"], "bias": "lora_only"}, "trained biases"),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, r"trained modules \(lm_head\)"),
-        ({"target_modules": ["embed_tokens"]}, "no LoRA matrix|no product"),
+        ({"target_modules": ["embed_tokens"]}, "no LoRA matrix|no linear layer|no product"),
     ],
 )
 def test_an_adapter_that_cannot_run_beside_others_is_refused_with_the_reason(fast, settings, reason, tmp_path):

@@ -1,4 +1,4 @@
-"""Any causal model of transformers as a runner: its own layers, its own cache. Knows no queue and no sampling."""
+"""A runner for any causal model of transformers, with its own layers and cache. Knows no queue and no sampling."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from swift.engine.runner import Chunk, KVBlock, SequenceState
 from swift.engine.sampling import argmax
 
 Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, (batch, heads, length, width) each."""
+"""Keys and values of each layer, both (batch, heads, positions, width)."""
 ATTENTION = {"full_attention", "sliding_attention"}
 STATES = {"linear_attention", "conv", "hybrid", "moe", "mlp"}
-"""Layers of which transformers' cache keeps a state that each token changes, or nothing."""
+"""Layers for which transformers' cache keeps a recurrent state, or nothing."""
 
 
-class _Own(SequenceState):
-    """A state that is alone (`cache`) until its first single token, and a row of the batch from then on.
+class _State(SequenceState):
+    """During prefill it has a `cache` of its own; with the first decoded token it becomes a row of the batch.
 
-    `shift`: what an image model adds to the count of tokens to find a position.
+    `shift`: what a vision-language model adds to the count of tokens to get a position.
     """
 
     def __init__(self, cache: DynamicCache, length: int) -> None:
@@ -35,15 +35,15 @@ class _Own(SequenceState):
 
 
 class TransformersRunner:
-    """A runner (see runner.py) over a model's own forward. Rows of the batch are padded on the left.
+    """A runner (see runner.py) that calls the model's forward. The decoding batch is padded on the left.
 
-    A model with recurrent layers computes each request alone, and nothing of a state can be read for another: a state
-    holds all tokens up to the last.
+    Sequences of a model with recurrent layers are computed one by one and share no prefixes, because a recurrent state
+    has absorbed all tokens so far. Raises ValueError for layer types that it does not know.
     """
 
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config()
-        # Most configurations name no layer types: attention alone.
+        # Most configurations have no layer types: all layers are attention.
         kinds = set(getattr(config, "layer_types", None) or ())
         if other := kinds - ATTENTION - STATES:
             raise ValueError(f"this engine cannot serve layers of type {', '.join(sorted(other))}")
@@ -51,14 +51,14 @@ class TransformersRunner:
         self.shares_prefixes = self._recurrent is None
         self._model: Any = model
         names = inspect.signature(model.forward).parameters
-        # Nearly every model can skip the logits of the positions before the last; wrappers hide the argument.
+        # Nearly every model can compute the last position's logits alone, but wrappers hide the argument.
         self._options: dict[str, Any] = {
             "use_cache": True,
             **({"logits_to_keep": 1} if "logits_to_keep" in names else {}),
         }
-        # Models of images keep here how far positions lie from the count of tokens, for the prompt they saw last.
-        self._shifted = next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
-        self._batch: list[_Own] = []
+        # Vision-language models keep here the shift of the prompt that they computed last.
+        self._shifting = next((part for part in model.modules() if hasattr(part, "rope_deltas")), None)
+        self._batch: list[_State] = []
         self._cache = DynamicCache()
         self._mask_BT = torch.zeros(0, 0, dtype=torch.long)
         self._adapters: list[str] = []
@@ -68,19 +68,19 @@ class TransformersRunner:
 
     def open(self, blocks: Sequence[KVBlock] = (), length: int = 0) -> SequenceState:
         if not blocks:
-            return _Own(DynamicCache(config=self._recurrent), 0)
-        whole = [
+            return _State(DynamicCache(config=self._recurrent), 0)
+        joined = [
             torch.cat(pieces, dim=-2)[..., :length, :]
             for pieces in zip(*(piece.tensors for piece in blocks), strict=True)
         ]
-        return _Own(_filled(list(zip(whole[::2], whole[1::2], strict=True))), length)
+        return _State(_filled(list(zip(joined[::2], joined[1::2], strict=True))), length)
 
     def close(self, state: SequenceState) -> None:
         if state in self._batch:
             self._leave(state)
 
     def read(self, state: SequenceState, start: int, end: int) -> KVBlock:
-        assert isinstance(state, _Own)
+        assert isinstance(state, _State)
         rows, cache = slice(None), state.cache
         if cache is None:
             row = self._batch.index(state)
@@ -91,37 +91,35 @@ class TransformersRunner:
     @torch.inference_mode()
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         logits: dict[int, Tensor] = {}
-        together = [index for index, chunk in enumerate(chunks) if len(chunk.tokens) == 1 and chunk.state.length]
-        if self._recurrent:
-            together = []
+        decoding = [index for index, chunk in enumerate(chunks) if not self._recurrent and _decodes(chunk)]
         for index, chunk in enumerate(chunks):
-            if index in together:
+            if index in decoding:
                 self._join(chunk.state)
             else:
-                logits[index] = self._alone(chunk)
-        if together:
-            assert len(together) == len(self._batch), "every row of the batch takes part in a step"
-            logits |= self._together({chunks[index].state: (index, chunks[index]) for index in together})
+                logits[index] = self._prefill(chunk)
+        if decoding:
+            assert len(decoding) == len(self._batch), "every row of the batch takes part in a step"
+            logits |= self._decode({chunks[index].state: (index, chunks[index]) for index in decoding})
         wanted = [logits[index] for index, chunk in enumerate(chunks) if chunk.needs_logits]
         return torch.stack(wanted) if wanted else torch.empty(0)
 
-    def _alone(self, chunk: Chunk) -> Tensor:
+    def _prefill(self, chunk: Chunk) -> Tensor:
         state = chunk.state
-        assert isinstance(state, _Own) and state.cache is not None
+        assert isinstance(state, _State) and state.cache is not None
         options: dict[str, Any] = {}
         if chunk.inputs is not None:
             options = {name: tensor.to(self._model.device) for name, tensor in chunk.inputs.items()}
-        elif self._shifted is not None:
+        elif self._shifting is not None:
             options["position_ids"] = torch.arange(state.length, state.length + len(chunk.tokens))[None] + state.shift
         logits_BV = self._forward(torch.tensor([list(chunk.tokens)]), state.cache, [chunk.adapter], options)
         state.length += len(chunk.tokens)
-        if chunk.inputs is not None and self._shifted is not None and self._shifted.rope_deltas is not None:
-            state.shift = int(self._shifted.rope_deltas.reshape(-1)[0])
+        if chunk.inputs is not None and self._shifting is not None and self._shifting.rope_deltas is not None:
+            state.shift = int(self._shifting.rope_deltas.reshape(-1)[0])
         if not self.position_bytes:
             self.position_bytes = sum(each.nbytes for pair in _attention(state.cache) for each in pair) // state.length
         return logits_BV[0]
 
-    def _together(self, chunks: Mapping[SequenceState, tuple[int, Chunk]]) -> dict[int, Tensor]:
+    def _decode(self, chunks: Mapping[SequenceState, tuple[int, Chunk]]) -> dict[int, Tensor]:
         rows = [chunks[state] for state in self._batch]
         self._mask_BT = torch.cat([self._mask_BT, torch.ones(len(rows), 1, dtype=torch.long)], dim=1)
         options: dict[str, Any] = {}
@@ -129,7 +127,7 @@ class TransformersRunner:
         padded = not bool(self._mask_BT.all())
         if padded:
             options["attention_mask"] = self._mask_BT
-        if padded or self._shifted is not None:
+        if padded or self._shifting is not None:
             options["position_ids"] = self._mask_BT.sum(-1, keepdim=True) - 1 + shifts[:, None]
         tokens_BT = torch.tensor([list(chunk.tokens) for _, chunk in rows])
         logits_BV = self._forward(tokens_BT, self._cache, [chunk.adapter for _, chunk in rows], options)
@@ -138,7 +136,7 @@ class TransformersRunner:
         return {index: row for (index, _), row in zip(rows, logits_BV, strict=True)}
 
     def _forward(self, tokens_BT: Tensor, cache: DynamicCache, adapters: list[str], options: dict[str, Any]) -> Tensor:
-        """The logits of the last position; the cache grows."""
+        """The logits of the last position. Extends the cache."""
         device = self._model.device
         options = {name: tensor.to(device) for name, tensor in options.items()} | self._options
         if self._adapters:
@@ -150,7 +148,7 @@ class TransformersRunner:
     # the batch
 
     def _join(self, state: SequenceState) -> None:
-        assert isinstance(state, _Own)
+        assert isinstance(state, _State)
         if state.cache is None:
             return
         layers, mask_BT = _layers(state.cache), torch.ones(1, state.length, dtype=torch.long)
@@ -168,7 +166,7 @@ class TransformersRunner:
         state.cache = None
 
     def _leave(self, state: SequenceState) -> None:
-        """Drops a row, and the columns that were there for it alone."""
+        """Removes a row, and the columns of padding that no other row needs."""
         kept = [other is not state for other in self._batch]
         self._batch = [other for other in self._batch if other is not state]
         if not self._batch:
@@ -185,18 +183,18 @@ class TransformersRunner:
             ]
         )
 
-    # adapters: PEFT runs several in one batch itself
+    # adapters: PEFT itself computes several in one batch
 
     def why_not(self, adapter: Lora) -> str:
-        from peft import PeftModel  # who serves no adapter need not wait for it
+        from peft import PeftModel  # slow to import, and needed for adapters alone
 
         if isinstance(self._model, PeftModel) and not self._adapters:
-            return "the model has an adapter of its own, which stays beside its weights"
+            return "the model already has an adapter, which is not merged"
         modules = dict(self._model.named_modules()) if not self._adapters else {}
         for name, (A_RI, B_OR) in adapter.pairs().items():
             module = modules.get(name)
             if modules and not isinstance(module, nn.Linear):
-                return f"the adapter is on {name}, which is no product of this model"
+                return f"the adapter is on {name}, which is no linear layer of this model"
             if isinstance(module, nn.Linear) and (module.out_features, module.in_features) != (
                 len(B_OR),
                 A_RI.shape[1],
@@ -223,8 +221,13 @@ class TransformersRunner:
             self._model = self._model.unload()
 
 
+def _decodes(chunk: Chunk) -> bool:
+    """Whether a chunk is a sequence's last token. A single token in the middle of a prompt is prefill."""
+    return len(chunk.tokens) == 1 and chunk.needs_logits and bool(chunk.state.length)
+
+
 def _pad(tensor: Tensor, length: int) -> Tensor:
-    """Zeros on the left of the last dimension but one, up to `length`."""
+    """Pads the second to last dimension with zeros on the left, up to `length`."""
     return nn.functional.pad(tensor, (0, 0, length - tensor.shape[-2], 0))
 
 
@@ -240,5 +243,5 @@ def _layers(cache: DynamicCache) -> Layers:
 
 
 def _attention(cache: DynamicCache) -> Layers:
-    """Of the layers that have some."""
+    """The layers that have keys and values."""
     return [(layer.keys, layer.values) for layer in cache.layers if isinstance(layer, DynamicLayer)]

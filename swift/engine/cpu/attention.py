@@ -1,8 +1,7 @@
-"""Attention of the rows of many requests over one layer's keys and values. Knows no weights and no queue.
+"""Attention of the rows of many sequences over one layer's keys and values. Knows no weights and no queue.
 
-Keys are (slots, heads, width, positions) and values (slots, heads, positions, width), a slot for each request. How keys
-lie in memory is up to what reads them quickest: by width for products, by position for SDPA, which is the quicker of
-the two where the CPU multiplies tiles.
+Keys are (slots, heads, width, positions), values (slots, heads, positions, width), with one slot for each sequence.
+Keys are contiguous along positions for matrix products, along the width for SDPA, which is faster on CPUs with tiles.
 """
 
 from __future__ import annotations
@@ -19,13 +18,16 @@ from swift.engine.cpu.products import has_tiles
 from swift.engine.runner import KVBlock, as_long
 
 SCORES = 1 << 25
-"""Attention scores of one piece are written out up to so many numbers; beyond, SDPA, which keeps none."""
+"""Up to so many attention scores of a prompt chunk are stored; beyond, SDPA is used, which stores none."""
 BLOCK = 128
-"""Rows of a piece that go through SDPA together."""
+"""Rows of a prompt chunk that go through SDPA together."""
 
 
-class Run(NamedTuple):
-    """Rows `start` to `end` of the list, single tokens of requests in neighbouring slots."""
+class Decoding(NamedTuple):
+    """Rows `start` to `end` of the step: one token each of sequences in consecutive slots, `slot` the first.
+
+    `lengths`: positions of each sequence, the new one included.
+    """
 
     start: int
     end: int
@@ -33,8 +35,8 @@ class Run(NamedTuple):
     lengths: tuple[int, ...]
 
 
-class Piece(NamedTuple):
-    """Rows `start` to `end` of the list, all of one request, which has `length` positions with them."""
+class Prefill(NamedTuple):
+    """Rows `start` to `end` of the step, all of one sequence, which has `length` positions including them."""
 
     start: int
     end: int
@@ -43,7 +45,7 @@ class Piece(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """H query heads share K key heads, all D wide."""
+    """H query heads share K key heads, each of width D. `scale`: of the attention scores."""
 
     H: int
     K: int
@@ -55,7 +57,7 @@ class Heads(NamedTuple):
 
 
 class _Layout:
-    """Keys and values as this module reads them (a Layout of kv_cache.py)."""
+    """The layout of keys and values that this module reads (a Layout of kv_cache.py)."""
 
     def __init__(self, heads: Heads, layers: int, dtype: torch.dtype, device: torch.device) -> None:
         self._sides, self._D, self._layers = heads.K, heads.D, layers
@@ -81,49 +83,51 @@ class _Layout:
 
 
 class Attention:
-    """What one step does in every layer. `parts`: runs first, pieces behind them."""
+    """The attention of one step, for every layer. `parts`: decoding ones first, then prefill."""
 
-    def __init__(self, heads: Heads, parts: Sequence[Run | Piece], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, heads: Heads, parts: Sequence[Decoding | Prefill], dtype: torch.dtype, device: torch.device
+    ) -> None:
         self._heads, self._dtype, self._device = heads, dtype, device
         self._tiles = has_tiles(device, dtype)
-        self._runs = [part for part in parts if isinstance(part, Run)]
-        self._pieces = [part for part in parts if isinstance(part, Piece)]
-        self._blocks = [block for piece in self._pieces for block in self._cut(piece)]
-        self._single = self._runs[-1].end if self._runs else 0
-        self._slots = as_long([run.slot + i for run in self._runs for i in range(len(run.lengths))], device)
-        self._at = as_long([length - 1 for run in self._runs for length in run.lengths], device)
-        self._masks: dict[tuple[Run | Piece, int | None], Tensor | None] = {}
+        self._decoding = [part for part in parts if isinstance(part, Decoding)]
+        self._prefill = [part for part in parts if isinstance(part, Prefill)]
+        self._blocks = [block for chunk in self._prefill for block in self._split(chunk)]
+        self._single = self._decoding[-1].end if self._decoding else 0
+        self._slots = as_long([run.slot + i for run in self._decoding for i in range(len(run.lengths))], device)
+        self._at = as_long([length - 1 for run in self._decoding for length in run.lengths], device)
+        self._masks: dict[tuple[Decoding | Prefill, int | None], Tensor | None] = {}
 
     def store(self, new_NKD: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Puts the rows' keys and values, side by side in `new_NKD`, where they belong in a layer's."""
+        """Writes the rows' keys and values, concatenated along the heads in `new_NKD`, to a layer's cache."""
         k_NKD, v_NKD = new_NKD.chunk(2, 1)
         if self._single:
             keys[self._slots, :, :, self._at] = k_NKD[: self._single]
             values[self._slots, :, self._at] = v_NKD[: self._single]
-        for start, end, slot, length in self._pieces:
+        for start, end, slot, length in self._prefill:
             at = slice(length - (end - start), length)
             keys[slot, :, :, at] = k_NKD[start:end].permute(1, 2, 0)
             values[slot, :, at] = v_NKD[start:end].transpose(0, 1)
 
     def __call__(self, q_NHD: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
-        """What the heads saw, (rows, heads x width), of a layer's keys and values."""
-        seen = []
-        for run in self._runs:
+        """The output of all heads, (rows, heads x width), over a layer's keys and values."""
+        outputs = []
+        for run in self._decoding:
             slots, longest = slice(run.slot, run.slot + len(run.lengths)), max(run.lengths)
-            within = self._by_sdpa if self._tiles else self._by_products
+            attend = self._by_sdpa if self._tiles else self._by_products
             q_BTHD, mask = q_NHD[run.start : run.end, None], self._mask(run, window)
-            seen.append(within(q_BTHD, keys[slots, ..., :longest], values[slots, :, :longest], mask))
-        for piece in self._blocks:
-            slots = slice(piece.slot, piece.slot + 1)
-            q_BTHD, mask = q_NHD[None, piece.start : piece.end], self._mask(piece, window)
-            few = q_BTHD.shape[1] * piece.length * self._heads.H <= SCORES
-            within = self._by_products if few and not self._tiles else self._by_sdpa
-            seen.append(within(q_BTHD, keys[slots, ..., : piece.length], values[slots, :, : piece.length], mask))
-        return seen[0] if len(seen) == 1 else torch.cat(seen)
+            outputs.append(attend(q_BTHD, keys[slots, ..., :longest], values[slots, :, :longest], mask))
+        for chunk in self._blocks:
+            slots = slice(chunk.slot, chunk.slot + 1)
+            q_BTHD, mask = q_NHD[None, chunk.start : chunk.end], self._mask(chunk, window)
+            stores_scores = q_BTHD.shape[1] * chunk.length * self._heads.H <= SCORES
+            attend = self._by_products if stores_scores and not self._tiles else self._by_sdpa
+            outputs.append(attend(q_BTHD, keys[slots, ..., : chunk.length], values[slots, :, : chunk.length], mask))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _by_sdpa(self, q_BTHD: Tensor, k_BKDS: Tensor, v_BKSD: Tensor, mask: Tensor | None) -> Tensor:
         k_BKSD = k_BKDS.transpose(-1, -2)
-        seen_BHTD = functional.scaled_dot_product_attention(
+        out_BHTD = functional.scaled_dot_product_attention(
             q_BTHD.transpose(1, 2),
             k_BKSD if k_BKSD.stride(-1) == 1 else k_BKSD.contiguous(),
             v_BKSD,
@@ -131,34 +135,35 @@ class Attention:
             scale=self._heads.scale,
             enable_gqa=True,
         )
-        return seen_BHTD.transpose(1, 2).reshape(q_BTHD.shape[0] * q_BTHD.shape[1], -1)
+        return out_BHTD.transpose(1, 2).reshape(q_BTHD.shape[0] * q_BTHD.shape[1], -1)
 
     def _by_products(self, q_BTHD: Tensor, k_BKDS: Tensor, v_BKSD: Tensor, mask: Tensor | None) -> Tensor:
         H, K, D, scale = self._heads
         B, T, S = *q_BTHD.shape[:2], k_BKDS.shape[-1]
-        # Query heads that share a key head stand where further positions would.
+        # Query heads that share a key head are rows of one product.
         q_BKGTD = (q_BTHD * scale).view(B, T, K, H // K, D).permute(0, 2, 3, 1, 4)
         scores = (q_BKGTD.reshape(B, K, -1, D) @ k_BKDS).view(B, H, T, S)
-        shares = (scores if mask is None else scores.add_(mask)).softmax(-1).view(B, K, -1, S)
-        return (shares @ v_BKSD).view(B, H, T, D).transpose(1, 2).reshape(B * T, -1)
+        probabilities = (scores if mask is None else scores.add_(mask)).softmax(-1).view(B, K, -1, S)
+        return (probabilities @ v_BKSD).view(B, H, T, D).transpose(1, 2).reshape(B * T, -1)
 
-    def _cut(self, piece: Piece) -> list[Piece]:
-        """Parts of a piece for SDPA, which looks at all keys whatever the mask hides: fewer keys for earlier rows."""
+    def _split(self, chunk: Prefill) -> list[Prefill]:
+        """Splits a prompt chunk for SDPA, which reads masked keys too: earlier rows then read fewer keys."""
         if not self._tiles:
-            return [piece]
-        start, end, slot, length = piece
+            return [chunk]
+        start, end, slot, length = chunk
         return [
-            Piece(at, min(at + BLOCK, end), slot, length - max(end - at - BLOCK, 0)) for at in range(start, end, BLOCK)
+            Prefill(at, min(at + BLOCK, end), slot, length - max(end - at - BLOCK, 0))
+            for at in range(start, end, BLOCK)
         ]
 
-    def _mask(self, part: Run | Piece, window: int | None) -> Tensor | None:
-        """0 where a query may look, -inf elsewhere; None where all may be seen."""
+    def _mask(self, part: Decoding | Prefill, window: int | None) -> Tensor | None:
+        """0 for visible keys, -inf for the others; None if all are visible."""
         if (part, window) not in self._masks:
-            self._masks[part, window] = self._made_mask(part, window)
+            self._masks[part, window] = self._new_mask(part, window)
         return self._masks[part, window]
 
-    def _made_mask(self, part: Run | Piece, window: int | None) -> Tensor | None:
-        if isinstance(part, Run):
+    def _new_mask(self, part: Decoding | Prefill, window: int | None) -> Tensor | None:
+        if isinstance(part, Decoding):
             longest = max(part.lengths)
             if min(part.lengths) == longest and (window is None or longest <= window):
                 return None

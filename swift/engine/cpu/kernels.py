@@ -16,18 +16,18 @@ from swift.native import fingerprint, processor, shapes
 from swift.native.selection import Selection, Works, candidates, select, unmeasured
 
 ENOUGH = 32_000_000
-"""Weights of the layers that are measured: more than caches hold."""
+"""Weights of the layers that are measured: more than the caches hold."""
 STREAMS = (1, 8, 32)
-BEHIND, PROMPT = 255, 256
-"""Tokens behind which a single token is computed, and of a prompt."""
+CONTEXT, PROMPT = 255, 256
+"""Tokens before a decoded one, and tokens of a prompt."""
 TOKENS = (*STREAMS, PROMPT)
-"""That the kinds of work compute, in their order."""
+"""Tokens computed by each kind of work, in order."""
 
 
 def selection(config: Any, bits: int = 0, again: bool = False) -> Selection:
-    """The kernels for a model that native_runner.py accepts, by its configuration, its weights rounded to so many bits.
+    """The fastest kernels for a model that NativeRunner can compute. `bits`: of its weights; `again`: measure anew.
 
-    Raises ValueError where SWIFT_KERNELS is wrong.
+    Raises ValueError for a wrong value of SWIFT_KERNELS.
     """
     layer = shapes.layer_weights(config)
     if known := unmeasured(layer * config.num_hidden_layers):
@@ -39,22 +39,22 @@ def selection(config: Any, bits: int = 0, again: bool = False) -> Selection:
 
 
 def made(config: Any) -> Any:
-    """A model with weights at random."""
-    with torch.random.fork_rng(devices=[]):  # drawing them moves no seed of the caller's
+    """A model with random weights."""
+    with torch.random.fork_rng(devices=[]):  # leaves the caller's random state alone
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
 
 def works(model: Callable[[], Any], bits: int, kernels: str) -> Works:
-    """Steps of so many requests' next tokens, and a piece of a prompt."""
+    """What is measured: decode steps of several numbers of streams, and a prompt."""
     torchs = kernels == processor.TORCH
     runner: Runner = TorchRunner(model(), bits) if torchs else NativeRunner(model(), bits, kernels=kernels)
     states = [runner.open() for _ in range(max(STREAMS))]
-    runner.step([Chunk(state, [1], needs_logits=False) for state in states])  # makes room for all
+    runner.step([Chunk(state, [1], needs_logits=False) for state in states])  # allocates all slots
 
-    def step(count: int, behind: int, tokens: int) -> None:
+    def step(count: int, context: int, tokens: int) -> None:
         for state in states:
-            state.length = behind
+            state.length = context
         runner.step([Chunk(state, [1] * tokens) for state in states[:count]])
 
-    streams = {f"{count} stream{'s' if count > 1 else ''}": partial(step, count, BEHIND, 1) for count in STREAMS}
+    streams = {f"{count} stream{'s' if count > 1 else ''}": partial(step, count, CONTEXT, 1) for count in STREAMS}
     return {**streams, f"prompt of {PROMPT}": partial(step, 1, 0, PROMPT)}
