@@ -195,12 +195,12 @@ def test_the_openai_client_shows_images_as_data_files_and_urls(story: Story, cli
 
 def test_what_cannot_be_shown_is_refused_with_one_line(story: Story, client: openai.OpenAI, web: str) -> None:
     for url, said in (
-        ("data:image/png;base64,AAAA", "no image of a known kind"),
+        ("data:image/png;base64,AAAA", "not an image in a supported format"),
         ("data:image/png;base64,!!!", "not base64"),
-        ("/etc/hostname", "files outside the folder that is served are refused"),
-        ("../x.png", "files outside the folder that is served are refused"),
-        (f"{web}/none.png", "not fetched: File not found"),
-        ("none.png", "there is no such file"),
+        ("/etc/hostname", "files outside the permitted folder are rejected"),
+        ("../x.png", "files outside the permitted folder are rejected"),
+        (f"{web}/none.png", "download failed: File not found"),
+        ("none.png", "no such file"),
     ):
         with pytest.raises(openai.BadRequestError, match=re.escape(said)):
             ask(client, url)
