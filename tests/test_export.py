@@ -278,7 +278,7 @@ def test_main_returns_the_folder(checkpoint):
 
 def test_missing_rows_are_an_error_before_the_model_is_loaded(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr("swift.model.calibration.check", lambda method: None)
-    monkeypatch.setattr(export, "whole", lambda choice: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(export, "load_merged", lambda choice: pytest.fail("the model was loaded"))
     flags = ["--quant_bits", 4, "--quant_method", "gptq", "--dataset", "nowhere.jsonl"]
     assert swift("export", "--ckpt_dir", checkpoint, *flags) == 2
     assert "nowhere.jsonl: no such file" in capsys.readouterr().err
@@ -331,7 +331,7 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
 def test_what_cannot_be_quantised_here_is_an_error_before_anything_is_loaded(
     checkpoint, capsys, monkeypatch, flags, why
 ):
-    for module in ("calibrated", "quantise"):
+    for module in ("calibration", "quantise"):
         monkeypatch.setattr(f"swift.model.{module}.find_spec", lambda name: None)
     assert swift("export", "--ckpt_dir", checkpoint, *flags) == 2
     assert why in capsys.readouterr().err
