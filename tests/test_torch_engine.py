@@ -79,13 +79,13 @@ def test_a_greedy_reply_is_what_transformers_generates(model, engine):
         assert tokens(engine.submit(prompt(length), GREEDY)) == reference(model, prompt(length), 12)
 
 
-def test_rows_of_different_length_decoded_together_give_what_each_gives_alone(model, engine):
+def test_replies_decoded_in_one_batch_equal_those_decoded_alone(model, engine):
     prompts = [prompt(length, seed=length) for length in (3, 40, 11, 200, 1)]
     replies = [engine.submit(each, GREEDY) for each in prompts]
     assert [tokens(each) for each in replies] == [reference(model, each, 12) for each in prompts]
 
 
-def test_rows_that_end_early_or_come_late_leave_the_others_as_they_are(model, engine):
+def test_requests_that_join_or_leave_the_batch_do_not_change_the_others(model, engine):
     long = engine.submit(prompt(20), SamplingParams(max_tokens=60, temperature=0))
     first = [next(long).token for _ in range(5)]
     late = engine.submit(prompt(50, seed=5), SamplingParams(max_tokens=3, temperature=0))
@@ -126,7 +126,7 @@ RECURRENT = {
 
 
 @pytest.mark.parametrize("kind", RECURRENT)
-def test_a_model_with_recurrent_layers_gives_what_transformers_generates_alone_and_beside_others(kind):
+def test_a_model_with_recurrent_layers_generates_what_transformers_does_whatever_else_runs(kind):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **RECURRENT[kind]})).eval()
     prompts = [prompt(length, seed=length) for length in (3, 1, 40, MIXED_PREFILL_TOKENS + 30)]
@@ -134,12 +134,12 @@ def test_a_model_with_recurrent_layers_gives_what_transformers_generates_alone_a
     engine = TorchEngine(model, stop_tokens=())
     replies = [engine.submit(each, GREEDY) for each in prompts]
     assert [tokens(each) for each in replies] == expected
-    assert tokens(engine.submit(prompts[-1], GREEDY)) == expected[-1]  # what was computed before is not read again
+    assert tokens(engine.submit(prompts[-1], GREEDY)) == expected[-1]  # no prefix is reused
     engine.close()
 
 
-def fed(engine):
-    """What goes through the model from now on: a list of steps, each a list of how many tokens every request had."""
+def computed(engine):
+    """What the model computes from now on: a list of steps, each the token counts of its chunks."""
     steps, step = [], engine._runner.step
 
     def counted(chunks):
@@ -154,29 +154,29 @@ def prefilled(steps):
     return sum(count for step in steps for count in step if count > 1)
 
 
-def test_the_next_turn_of_a_conversation_computes_its_new_tokens_alone(model, engine):
+def test_the_next_turn_of_a_conversation_computes_only_its_new_tokens(model, engine):
     asked = prompt(200)
     said = tokens(engine.submit(asked, GREEDY))
     again = [*asked, *said, *prompt(20, seed=9)]
-    steps = fed(engine)
+    steps = computed(engine)
     assert tokens(engine.submit(again, GREEDY)) == reference(model, again, 12)
     assert prefilled(steps) <= 20 + 12 + BLOCK_SIZE
 
 
-def test_conversations_in_turns_each_find_their_own_past(model, engine):
+def test_alternating_conversations_each_reuse_their_own_prefix(model, engine):
     talks = [prompt(100, seed) for seed in range(4)]
     for turn in range(3):
-        steps = fed(engine)
+        steps = computed(engine)
         replies = [tokens(engine.submit(talk, GREEDY)) for talk in talks]
         assert replies == [reference(model, talk, 12) for talk in talks]
         assert prefilled(steps) <= (4 * 100 if turn == 0 else 4 * (12 + 10 + BLOCK_SIZE))
         talks = [[*talk, *reply, *prompt(10, turn)] for talk, reply in zip(talks, replies, strict=True)]
 
 
-def test_requests_that_begin_alike_and_come_together_compute_that_once(model, engine):
+def test_a_prefix_common_to_concurrent_requests_is_computed_once(model, engine):
     system = prompt(160)
     asked = [[*system, *prompt(9, seed)] for seed in range(5)]
-    steps = fed(engine)
+    steps = computed(engine)
     replies = [engine.submit(each, GREEDY) for each in asked]
     assert [tokens(each) for each in replies] == [reference(model, each, 12) for each in asked]
     assert prefilled(steps) <= 160 + 5 * (9 + BLOCK_SIZE)
@@ -186,7 +186,7 @@ def zeros(start, end):
     return KVBlock(end - start, [torch.zeros(end - start)])
 
 
-def test_what_was_not_used_for_longest_is_forgotten_first_and_memory_keeps_its_bound():
+def test_the_least_recently_used_blocks_are_evicted_first_and_the_limit_holds():
     prefixes = PrefixCache(limit=10 * 4 * BLOCK_SIZE)
     talks = [list(range(start, start + 4 * BLOCK_SIZE)) for start in (0, 1000, 2000)]
     for talk in talks:
@@ -200,14 +200,14 @@ def test_what_was_not_used_for_longest_is_forgotten_first_and_memory_keeps_its_b
     assert prefixes.bytes == 0 and not prefixes.match("base", talks[0])
 
 
-def test_a_prefix_longer_than_the_memory_is_kept_as_far_as_it_fits():
+def test_a_prefix_longer_than_the_limit_is_stored_as_far_as_it_fits():
     prefixes = PrefixCache(limit=3 * 4 * BLOCK_SIZE)
     prefixes.insert("base", list(range(9 * BLOCK_SIZE)), zeros)
     assert len(prefixes.match("base", list(range(9 * BLOCK_SIZE)))) == 3
 
 
 def test_a_long_prompt_does_not_make_replies_wait_for_its_end(engine):
-    steps = fed(engine)
+    steps = computed(engine)
     reply = engine.submit(prompt(5), SamplingParams(max_tokens=60, temperature=0))
     next(reply)
     late = engine.submit(prompt(480, seed=1), GREEDY)
@@ -218,7 +218,7 @@ def test_a_long_prompt_does_not_make_replies_wait_for_its_end(engine):
 
 
 def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(model, engine):
-    steps = fed(engine)
+    steps = computed(engine)
     running = engine.submit(prompt(3, seed=8), SamplingParams(max_tokens=100, temperature=0))
     next(running)
     long, short = engine.submit(prompt(490, seed=1), GREEDY), engine.submit(prompt(8, seed=2), GREEDY)
@@ -283,7 +283,7 @@ def test_no_stop_token_comes_before_min_tokens(model):
     engine.close()
 
 
-def test_what_a_sampler_tells_of_the_likeliest_tokens_is_passed_on(model, monkeypatch):
+def test_top_log_probabilities_of_the_sampler_reach_the_caller(model, monkeypatch):
     told = ((1, -0.5), (2, -1.5))
     monkeypatch.setattr(
         "swift.engine.request.sampler", lambda params, prompt, stops: lambda logits, reply: SampledToken(1, -0.5, told)
@@ -294,7 +294,7 @@ def test_what_a_sampler_tells_of_the_likeliest_tokens_is_passed_on(model, monkey
     engine.close()
 
 
-def test_greedy_and_drawn_rows_in_one_batch_keep_to_themselves(model, engine):
+def test_greedy_and_sampled_requests_in_one_batch_do_not_change_each_other(model, engine):
     drawn = SamplingParams(max_tokens=12, temperature=1.5, seed=4)
     alone = tokens(engine.submit(prompt(30, 1), drawn))
     together = [engine.submit(prompt(20, 0), GREEDY), engine.submit(prompt(30, 1), drawn)]
@@ -452,7 +452,7 @@ def logits(seed=0):
 
 
 def support(params, scores, reply=()):
-    """The tokens that can be drawn, by drawing often."""
+    """The tokens that can be sampled, found by sampling often."""
     draw = sampler(params)
     return {draw(scores, reply).token for _ in range(600)}
 
@@ -469,7 +469,7 @@ def support(params, scores, reply=()):
         ),
     ],
 )
-def test_draws_have_the_probabilities_that_transformers_gives_them(params, processors):
+def test_tokens_are_sampled_with_the_probabilities_of_transformers(params, processors):
     scores = logits()
     expected = LogitsProcessorList(processors)(torch.zeros(1, 1, dtype=torch.long), scores[None].clone())[0].softmax(-1)
     draw = sampler(SamplingParams(**{name: getattr(params, name) for name in params.__slots__} | {"seed": 0}))

@@ -103,7 +103,7 @@ def test_its_logits_are_those_of_transformers(name):
     runner = TorchRunner(model)
     long, short, third = prompt(40, 1), prompt(17, 2), prompt(30, 3)
     one, two = runner.open(), runner.open()
-    # a prompt in pieces, beside a whole one, beside single tokens
+    # a prompt in chunks, together with a whole prompt and with decoding sequences
     same(runner.step([Chunk(one, long[:13], needs_logits=False), Chunk(two, short)]), expected(model, short))
     same(runner.step([Chunk(one, long[13:30], needs_logits=False), Chunk(two, [5])]), expected(model, [*short, 5]))
     three = runner.open()
@@ -112,14 +112,14 @@ def test_its_logits_are_those_of_transformers(name):
     # single tokens of rows of different length
     logits = runner.step([Chunk(three, [1]), Chunk(two, [2]), Chunk(one, [3])])
     same(logits, expected(model, [*third, 1], [*short, 5, 6, 2], [*long, 3]))
-    # a row leaves, another takes its place and begins with what was read before
+    # one sequence leaves; another takes its slot and begins with blocks read before
     blocks = [runner.read(one, start, start + 8) for start in range(0, 32, 8)]
     runner.close(two)
     four = runner.open(blocks, 29)
     same(runner.step([Chunk(four, long[29:]), Chunk(three, [7])]), expected(model, long, [*third, 1, 7]))
 
 
-def test_long_pieces_go_through_sdpa_to_the_same_end(monkeypatch):
+def test_long_chunks_through_sdpa_have_the_same_logits(monkeypatch):
     model = made("mistral")
     monkeypatch.setattr(attention, "SCORES", 0)
     runner = TorchRunner(model)
@@ -150,7 +150,7 @@ def test_in_bf16_single_tokens_of_rows_of_any_length_err_no_more_than_transforme
     assert (logits - wanted).norm() < 1.2 * (expected(rounded, *rows) - wanted).norm()
 
 
-def test_a_row_is_the_same_whoever_is_beside_it():
+def test_logits_of_a_sequence_do_not_depend_on_the_others():
     model = made("llama")
     runner = TorchRunner(model)
     alone = runner.step([Chunk(runner.open(), prompt(20))])
@@ -158,7 +158,7 @@ def test_a_row_is_the_same_whoever_is_beside_it():
     same(runner.step([*others, Chunk(runner.open(), prompt(20))])[-1:], alone, 1e-4)
 
 
-def test_keeping_no_weights_twice_leaves_the_numbers():
+def test_freeing_the_models_weights_changes_no_logits():
     model, other = made("qwen2"), made("qwen2")
     runner = TorchRunner(other, keep_weights=False)
     same(runner.step([Chunk(runner.open(), prompt(20))]), expected(model, prompt(20)))
@@ -304,7 +304,7 @@ def test_adapters_in_one_batch_answer_as_each_merged_would(name, fast, tmp_path)
         with torch.inference_mode():
             scores = models[each](torch.tensor([[*row, *said]])).logits[0, len(row) - 1 : -1]
         best = scores.max(-1).values
-        assert ((best - scores[range(8), said]) < 1e-3).all(), f"{each}: not the likeliest tokens"
+        assert ((best - scores[range(8), said]) < 1e-3).all(), f"{each}: not the most probable tokens"
     engine.close()
 
 
@@ -356,7 +356,7 @@ def _greedy(model, row, new):
         ({"target_modules": ["embed_tokens"]}, "no LoRA matrix|no linear layer|no product"),
     ],
 )
-def test_an_adapter_that_cannot_run_beside_others_is_refused_with_the_reason(fast, settings, reason, tmp_path):
+def test_an_adapter_that_cannot_share_a_batch_is_refused_with_the_reason(fast, settings, reason, tmp_path):
     model = made("llama")
     adapted(model, tmp_path, 1, **settings)
     engine = TorchEngine(model, (), fast=fast)
