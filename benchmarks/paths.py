@@ -1,11 +1,11 @@
-"""Every way that this machine can compute a model, side by side: instruction sets of ours, and torch's operations.
+"""All ways in which this machine can compute a model: each instruction set of the C++ code, and torch's operations.
 
     python benchmarks/paths.py --shape 135m
 
-A few layers of the shape serve 1, 8 and 32 streams and a prompt, in bf16, 8 and 4 bits, and one block trains LoRA in
-bf16 and fp32: what `swift doctor` times for two sets, for all. Candidates take turns, and the least of several counts.
-The share of the peak is that of the products with weights, if there were nothing else; the peak is what registers
-alone allow in the same run (peak.cpp), for bf16 where the set multiplies it, else for fp32.
+Times a few layers of the shape with 1, 8 and 32 streams and a prompt, in bf16, 8 and 4 bits, and LoRA on one block in
+bf16 and fp32. `swift doctor` times the same for two sets. Candidates take turns, and the fastest of several runs
+counts. The share of the peak counts the products with weights alone; the peak is what registers allow in the same run
+(peak.cpp), for bf16 where the set multiplies it, else for fp32.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def table(
     operations: Mapping[str, float],
     peaks: Mapping[str, float],
 ) -> None:
-    """Milliseconds, how many times those of the quickest, and the share of the peak."""
+    """Milliseconds, the ratio to the fastest, and the share of the peak."""
     works = list(operations)
     print(f"\n| {title} | " + " | ".join(works) + " |\n|---|" + "---:|" * len(works))
     best = {work: min(each[work] for each in seconds.values()) for work in works}

@@ -1,17 +1,17 @@
-// The most that a processor's registers allow: products and sums without a memory to wait for.
+// The peak rate of a processor: multiply-adds from registers, without waiting for memory.
 #include <omp.h>
 
 #include "tiles.h"
 
 namespace {
 
-constexpr int SUMS = vectors::AVX512 ? 16 : 6; // that do not wait for each other, and fit into registers
+constexpr int SUMS = vectors::AVX512 ? 16 : 6; // independent sums that fit into registers
 
 double of_vectors(int64_t rounds) {
   vectors::Vec sums[SUMS], x = vectors::broadcast(1.0f), y = vectors::broadcast(1e-9f);
   for (auto &sum : sums) sum = vectors::zero();
   for (int64_t i = 0; i < rounds; i++) {
-    vectors::keep_in_register(x); // or the compiler takes the loop apart
+    vectors::keep_in_register(x); // or the compiler hoists it out of the loop
 #pragma GCC unroll 16
     for (int s = 0; s < SUMS; s++) sums[s] = vectors::fma(x, y, sums[s]);
   }
@@ -59,7 +59,7 @@ double of_bf16(int64_t rounds) {
 }
 constexpr double BF16_ROUND = SUMS * 32 * 2.0;
 #else
-constexpr auto of_bf16 = of_vectors; // which then are what multiplies widened bf16
+constexpr auto of_bf16 = of_vectors; // bf16 is widened to fp32
 constexpr double BF16_ROUND = SUMS * vectors::LANES * 2.0;
 #endif
 constexpr double FP32_ROUND = SUMS * vectors::LANES * 2.0;
@@ -81,7 +81,7 @@ template <class Of> double rate(Of of, double each, int64_t threads) {
 
 extern "C" {
 
-// Operations a second of so many threads, a product and a sum being two.
+// Operations per second of so many threads; a multiply-add counts as two.
 double peak_bf16(int64_t threads) { return rate(of_bf16, BF16_ROUND, threads); }
 double peak_fp32(int64_t threads) { return rate(of_vectors, FP32_ROUND, threads); }
 }

@@ -1,4 +1,4 @@
-"""The instruction sets that C++ of ours is compiled for, of which tests take all that this processor executes."""
+"""The instruction sets that tests compile the C++ code for: all that this processor runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks and heads in C++ against torch's functions: every family, any rows; memory that comes back; no compiler."""
+"""Blocks and heads in C++ against torch's functions: every family, any rows, reused memory, no compiler."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(bool(block.why_not(torch.bfloat16)), reason=bloc
 
 @pytest.fixture(params=SETS, autouse=True)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All ways of multiplying that this processor can."""
+    """All instruction sets of this processor."""
     monkeypatch.setenv("SWIFT_KERNELS", request.param)
 
 

@@ -1,4 +1,4 @@
-"""Which instruction set C++ of ours is compiled for: the most able, or what SWIFT_KERNELS says."""
+"""The instruction set that the C++ code is compiled for: the most capable, or SWIFT_KERNELS."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_torch_can_be_asked_for(monkeypatch):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A model whose widths C++ of ours takes, and rows."""
+    """A model whose widths the C++ code accepts, and rows."""
     monkeypatch.setattr("swift.train.report._picture", lambda *_: b"<svg></svg>")
     tiny_model_folder(tmp_path / "tiny", hidden_size=64, intermediate_size=96, head_dim=32)
     write(tmp_path / "rows.jsonl", plain_rows(8))
@@ -82,7 +82,7 @@ def adapter(place, name, step):
     return (place / name / f"checkpoint-{step}" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.skipif(not processor.sets(), reason="there is no C++ of ours for this processor")
+@pytest.mark.skipif(not processor.sets(), reason="this processor runs none of the instruction sets")
 def test_a_run_goes_on_with_the_kernels_that_trained_its_checkpoint(place, monkeypatch, capsys):
     given = {"output_dir": str(place / "parts"), "save_steps": 2, "save_total_limit": -1}
     last = processor.sets()[-1]
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_the_kernels_that_trained_its_checkpoint(place, monke
     assert adapter(place, "parts", 4) == whole
 
 
-@pytest.mark.skipif(not processor.sets(), reason="there is no C++ of ours for this processor")
+@pytest.mark.skipif(not processor.sets(), reason="this processor runs none of the instruction sets")
 def test_a_run_that_cannot_have_its_kernels_again_says_so(place, monkeypatch, capsys):
     given = {"output_dir": str(place / "parts"), "save_steps": 2, "save_total_limit": -1}
     train(place, **given)

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(bool(_missing()), reason=_missing() or "there")
 
 @pytest.fixture(params=SETS, autouse=True)
 def instructions(request, monkeypatch):
-    """All ways of multiplying that this processor can."""
+    """All instruction sets of this processor."""
     monkeypatch.setenv("SWIFT_KERNELS", request.param)
     return request.param
 

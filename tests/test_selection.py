@@ -1,4 +1,4 @@
-"""Kernels are selected by a clock: here one that works turn on by themselves."""
+"""Kernels are selected by timing them, here with a clock that only the works move."""
 
 import json
 
