@@ -233,12 +233,12 @@ def _csv(path: Path, note: Note) -> Numbered:
         _without_bom(start.read(4))
     with _open(path) as file, io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
         header = text.readline()
-        told = re.fullmatch(r"sep=(.)\r?\n", header)  # Excel's line above the header
-        header = text.readline() if told else header
-        separator = told[1] if told else _separator(header)
+        declared = re.fullmatch(r"sep=(.)\r?\n", header)  # Excel's line above the header
+        header = text.readline() if declared else header
+        separator = declared[1] if declared else _separator(header)
         if separator != ",":
             note(f"{path}: columns are separated by {SEPARATORS.get(separator, repr(separator))}")
-        yield from _cells(path, _following(header, text), separator, 1 if told else 0)
+        yield from _cells(path, _following(header, text), separator, 1 if declared else 0)
 
 
 def _following(first: str, rest: Iterator[str]) -> Iterator[str]:

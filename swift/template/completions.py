@@ -119,9 +119,9 @@ class Completions:
     def _with_content(self, tail: str, content: str, reply: Reply) -> str:
         """Adds content before the calls and after reasoning, in the format's text or as a message of its own."""
         close = self._traits.thinking.close
-        told, calls = (self._format.call(text, reply.tool_calls) for text in (content, ""))
+        written, calls = (self._format.call(text, reply.tool_calls) for text in (content, ""))
         opening = self._traits.after.partition(close)[2] if self._traits.thinking.answer else ""
-        words = f"{opening}{content}{close}" if opening else told.removesuffix(calls)
+        words = f"{opening}{content}{close}" if opening else written.removesuffix(calls)
         front, thought, rest = tail.rpartition(REASONING)
         before, closing, rest = rest.partition(close) if thought else ("", "", rest)
         return front + thought + before + closing + words + rest

@@ -288,7 +288,7 @@ class Renderer:
 
     def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
         """Groups messages into turns. Inline tool results are part of the assistant's reply."""
-        told: list[Span] = []
+        prompt: list[Span] = []
         by_tool = False
         reply: list[ReplyPart] = []
         for role, group in groupby(self._placed(messages), key=lambda message: message.role):
@@ -304,20 +304,22 @@ class Renderer:
                 reply += [(span.text, span.kind, None) for span in results]
             else:
                 if reply:
-                    yield Turn(tuple(told), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply))
-                    told, by_tool, reply = [], False, []
+                    yield Turn(
+                        tuple(prompt), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply)
+                    )
+                    prompt, by_tool, reply = [], False, []
                 if role == "system":
-                    told += [Span(message.content, "system") for message in run if message.content]
+                    prompt += [Span(message.content, "system") for message in run if message.content]
                     continue
-                told += [Span("\n", "given")] if told and told[-1].kind != "system" else []
+                prompt += [Span("\n", "given")] if prompt and prompt[-1].kind != "system" else []
                 by_tool = role == "tool"
                 if by_tool:
-                    told += self._reply_spans.result_spans([message.content for message in run], "given")
+                    prompt += self._reply_spans.result_spans([message.content for message in run], "given")
                 else:
-                    told += self._user_spans(run)
-        if not told and not (messages and messages[0].role == "assistant"):
+                    prompt += self._user_spans(run)
+        if not prompt and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
-        yield Turn(tuple(told), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply))
+        yield Turn(tuple(prompt), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply))
 
     def _written(self, message: Message, tools: bool, after_result: bool) -> str:
         """The text of a reply. Reasoning for which the format has no label is written as a <think> block."""

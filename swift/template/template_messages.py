@@ -68,40 +68,42 @@ class TemplateMessages:
         if self.native and not self._traits.parallel:
             messages = list(_one_call_at_a_time(messages))
         found = list(self._exchanges(messages, tools))
-        asks = [index for index, each in enumerate(found) if any(told.role == "user" for told in each.prompt_messages)]
+        asks = [
+            index for index, each in enumerate(found) if any(prompt.role == "user" for prompt in each.prompt_messages)
+        ]
         return [each._replace(last=index >= max(asks, default=0)) for index, each in enumerate(found)]
 
     def _exchanges(self, messages: Sequence[Message], tools: bool) -> Iterator[Exchange]:
-        told: list[Message] = []
-        said: list[Message] = []
+        prompt: list[Message] = []
+        reply_messages: list[Message] = []
         for role, group in groupby(messages, key=lambda message: message.role):
             run = list(group)
-            if role == "assistant" or (role == "tool" and said and not self.native and self._inside):
-                said += run
+            if role == "assistant" or (role == "tool" and reply_messages and not self.native and self._inside):
+                reply_messages += run
                 continue
-            if said:
-                yield self._exchange(told, said, tools)
-                told, said = [], []
-            told += run
-        if not told and not (messages and messages[0].role == "assistant"):
+            if reply_messages:
+                yield self._exchange(prompt, reply_messages, tools)
+                prompt, reply_messages = [], []
+            prompt += run
+        if not prompt and not (messages and messages[0].role == "assistant"):
             raise ValueError("there is no user message")
-        yield self._exchange(told, said, tools)
+        yield self._exchange(prompt, reply_messages, tools)
 
     @property
     def _inside(self) -> bool:
         """Whether the format writes results within the assistant's turn, or as a raw turn."""
         return self._format.syntax.results != "turn"
 
-    def _exchange(self, told: list[Message], said: list[Message], tools: bool) -> Exchange:
-        wire = [self._traits.wire(message) for message in told] if self.native else list(self._prompt_dicts(told))
+    def _exchange(self, prompt: list[Message], reply_messages: list[Message], tools: bool) -> Exchange:
+        wire = [self._traits.wire(message) for message in prompt] if self.native else list(self._prompt_dicts(prompt))
         query = "\n".join(str(each["content"]) for each in wire)
-        after_result = bool(told) and told[-1].role == "tool"
-        reply = self._reply(said, tools, after_result) if said else None
-        return Exchange(tuple(wire), tuple(told), query, reply)
+        after_result = bool(prompt) and prompt[-1].role == "tool"
+        reply = self._reply(reply_messages, tools, after_result) if reply_messages else None
+        return Exchange(tuple(wire), tuple(prompt), query, reply)
 
-    def _prompt_dicts(self, told: Sequence[Message]) -> Iterator[Wire]:
+    def _prompt_dicts(self, prompt: Sequence[Message]) -> Iterator[Wire]:
         """The messages as dicts; results in the text of the format, as user messages."""
-        for role, group in groupby(told, key=lambda message: message.role):
+        for role, group in groupby(prompt, key=lambda message: message.role):
             run = list(group)
             if role == "tool":
                 yield {"role": "user", "content": self._format.result([message.content for message in run])}
@@ -110,10 +112,10 @@ class TemplateMessages:
 
     # Replies ---------------------------------------------------------------------------------------------------------
 
-    def _reply(self, said: Sequence[Message], tools: bool, after_result: bool) -> Reply:
+    def _reply(self, reply_messages: Sequence[Message], tools: bool, after_result: bool) -> Reply:
         parts: list[ReplyPart] = []
         thoughts: list[str] = []
-        for role, group in groupby(said, key=lambda message: message.role):
+        for role, group in groupby(reply_messages, key=lambda message: message.role):
             run = list(group)
             if role == "tool":
                 results = self._reply_spans.result_spans([message.content for message in run], "tool_output")
@@ -128,9 +130,9 @@ class TemplateMessages:
                     written += text
                     thoughts += [reasoning] if reasoning else []
                 parts += self._reply_spans.split_authors(written, tools and not self.native, weight)
-        calls = [call for message in said for call in message.tool_calls] if self.native else []
+        calls = [call for message in reply_messages for call in message.tool_calls] if self.native else []
         reasoning = "\n".join(thoughts)
-        own = [message for message in said if message.role == "assistant"]
+        own = [message for message in reply_messages if message.role == "assistant"]
         reply = Reply(tuple(part for part in parts if part[0]), reasoning, {}, [], tuple(calls), own[-1].weight)
         history = self._traits.convention.message(calls, reply.text) if calls else _said(reply.text)
         if reasoning and self._traits.reasoning_key:

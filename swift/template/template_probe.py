@@ -112,9 +112,9 @@ class _Probe:
 
     def traits(self, wanted: str) -> TemplateTraits:
         end = self._plain_end()
-        told = self._try([self._ask], generate=True, tools=[TOOL])
-        how = self._call_convention(told)
-        convention = how if CALL.name in told or wanted in TOOL_FORMATS else None
+        prompt = self._try([self._ask], generate=True, tools=[TOOL])
+        how = self._call_convention(prompt)
+        convention = how if CALL.name in prompt or wanted in TOOL_FORMATS else None
         key, thinking, before, after, thinks = self._thinking(convention)
         spaced = f" {_SAY} "
         trims = spaced not in self._try([self._ask, self._message("assistant", spaced)])
@@ -183,37 +183,40 @@ class _Probe:
         before = front[len(shared) :]
         if not before.strip():  # the prompt opens the block
             before = (re.search(r"\S+\s*\Z", shared) or [""])[0] + before
-        told = silent[common_prompt_length(asked, silent) :]  # without reasoning
-        if _SAY in told:
-            answer, after = told.partition(_SAY)[0].strip(), rest.partition(_SAY)[0]
-        elif before.strip() and told.startswith(before):  # an empty block replaces missing reasoning
+        without_reasoning = silent[common_prompt_length(asked, silent) :]  # without reasoning
+        if _SAY in without_reasoning:
+            answer, after = without_reasoning.partition(_SAY)[0].strip(), rest.partition(_SAY)[0]
+        elif before.strip() and without_reasoning.startswith(before):  # an empty block replaces missing reasoning
             closing = re.match(rf"\s*{re.escape(before.strip().replace('<', '</', 1))}\s*", rest)
             answer, after = "", closing[0] if closing else ""
         else:
-            answer, after = "", rest.removesuffix(rest[len(rest) - common_prefix_length(rest[::-1], told[::-1]) :])
+            answer, after = (
+                "",
+                rest.removesuffix(rest[len(rest) - common_prefix_length(rest[::-1], without_reasoning[::-1]) :]),
+            )
         if before.strip() in answer or not after.strip().endswith(answer) or answer == after.strip():
             answer = ""
         return ReasoningTags(before.strip(), after.strip().removesuffix(answer).strip(), answer), before, after
 
     # Tools -----------------------------------------------------------------------------------------------------------
 
-    def _call_convention(self, told: str) -> CallConvention | None:
+    def _call_convention(self, prompt: str) -> CallConvention | None:
         """How a message with only calls must look; None if the template renders no calls."""
         for convention in (
             CallConvention(as_object, empty) for as_object in (True, False) for empty in ("", None, _ABSENT)
         ):
             whole = self._try([self._ask, self._call(convention)], tools=[TOOL])
-            called = whole[common_prompt_length(told, whole) :]
+            called = whole[common_prompt_length(prompt, whole) :]
             if whole.count(_VALUE) == 1 and CALL.name in called:
                 return convention._replace(by_id=CALL.name not in called.replace(CALL.id, ""))
         return None
 
     def _with_tools(self, plain: TemplateTraits, convention: CallConvention, wanted: str) -> TemplateTraits:
         said = self._call(convention)
-        told = self._try([self._ask], generate=True, tools=[TOOL])
+        prompt = self._try([self._ask], generate=True, tools=[TOOL])
         whole = self._try([self._ask, said], tools=[TOOL])
         types = self._try([self._ask, self._call(convention, call=_TYPES)], tools=[TOOL])
-        found = self._format(whole[common_prompt_length(told, whole) :], types, wanted)
+        found = self._format(whole[common_prompt_length(prompt, whole) :], types, wanted)
         if not found:
             return plain
         ends = (plain.end, *self._stops, *tool_format(found).syntax.stop)
@@ -226,7 +229,7 @@ class _Probe:
         following = inner[len(shared)] if len(inner) > len(shared) else ""
         end = next((token for token in (*reversed(shared), *last) if token in ends), "") or following or plain.end
         twice = self._try([self._ask, self._call(convention, 2)], tools=[TOOL])
-        offers, parallel = CALL.name in told, twice.count(_VALUE) == 2
+        offers, parallel = CALL.name in prompt, twice.count(_VALUE) == 2
         return replace(
             plain, call_end=end, format_name=found, describes_tools=offers, convention=convention, parallel=parallel
         )
@@ -274,8 +277,8 @@ class _Probe:
 
 def with_name_in_id(call: ToolCall, number: int) -> ToolCall:
     """The call with an id that contains the tool's name, as Kimi's ids do. Such an id is kept."""
-    told = f"functions.{call.name}:"
-    return call if call.id.startswith(told) else replace(call, id=f"{told}{number}")
+    prefix = f"functions.{call.name}:"
+    return call if call.id.startswith(prefix) else replace(call, id=f"{prefix}{number}")
 
 
 def common_prompt_length(prompt: str, whole: str) -> int:
