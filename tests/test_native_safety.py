@@ -107,6 +107,7 @@ def _sanitizer(name: str) -> str:
     return found.stdout.strip() if Path(found.stdout.strip()).is_absolute() else ""
 
 
+@pytest.mark.timeout(1500)  # five libraries are compiled, once
 @pytest.mark.parametrize("kernels", sorted({*processor.sets()[:1], *processor.sets()[-1:]}))
 def test_kernels_stay_within_their_memory(kernels):
     """The kernels' own tests, in a process whose C++ is compiled with AddressSanitizer and UBSan."""
