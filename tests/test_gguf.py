@@ -343,7 +343,5 @@ def test_ollama_gets_the_tool_call_format_of_the_training_or_the_reason_why_not(
     assert swift("export", "--ckpt_dir", folder, "--to_ollama", "true") == 0
     written = (tmp_path / "base-ollama" / "Modelfile").read_text()
     assert ("<tool_call>" in written, ".Tools" in written, "Observation:" in written) == (offers, offers, False)
-    told = (
-        "offers no tools: Ollama's templates cannot write qwen3_coder: it writes each argument between tags of its own"
-    )
+    told = "has no tools: Ollama's templates cannot express qwen3_coder: it writes each argument in a tag"
     assert (told in capsys.readouterr().err) != offers

@@ -138,7 +138,7 @@ def test_an_image_is_shown_in_the_terminal(
     assert cli.main([*argv, "--do_sample", "false", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     assert re.findall(r"colour\?\n(.*)\n", out)[:2] == ["red", "blue"]
-    assert f"error: image none.png: there is no such file in {data.parent}" in out
+    assert f"error: image none.png: no such file in {data.parent}" in out
     assert "<img>path or URL</img> in a message attaches an image" in err
     (file,) = tmp_path.glob("*.jsonl")
     first = json.loads(file.read_text().splitlines()[0])

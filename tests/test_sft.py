@@ -250,7 +250,7 @@ def test_a_row_that_cannot_be_rendered_is_named_under_its_own_rule(
     data = write(tmp_path / "rows.jsonl", [*plain_rows(8), refused, torn])
     result = train(tmp_path, model, data, agent_template="qwen3_coder", max_steps=1, **unexamined)
     said = capsys.readouterr()
-    assert f"unrendered: {data}:9: each argument is written in tags" in said.out + said.err
+    assert f"unrendered: {data}:9: each argument has a tag" in said.out + said.err
     assert f"{data}:10: lone-surrogate: response holds \\ud83d" in said.out + said.err
     mixture = json.loads((Path(result["output_dir"]) / "mixture.json").read_text())
     assert mixture["lengths"][str(data)] == {"kept": 8, "unrendered": 1}
