@@ -1,10 +1,14 @@
 """Token ids in, token ids out, with random tiny models: no text is involved."""
 
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_model_folder
 from tiny_classes import SETTINGS
 from transformers import (
     AutoConfig,
@@ -530,3 +534,20 @@ def test_top_k_larger_than_the_vocabulary_is_no_limit():
 def test_a_value_out_of_range_is_an_error_that_names_the_parameter(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SamplingParams(**wrong)
+
+
+def test_a_program_may_end_without_closing_its_engine(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "tiny")
+    code = f"""
+from pathlib import Path
+from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
+from swift.model.load import load_model
+
+engine = TorchEngine(load_model(Path({str(folder)!r}), "fp32", "cpu"), [])
+unread = engine.submit([1, 2, 3], SamplingParams(max_tokens=2000))
+print(next(unread).token >= 0)
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +123,8 @@ class TorchEngine:
         return self._adapters.names
 
     def close(self) -> None:
-        """Stops the worker; unfinished requests end with an error."""
+        """Stops the worker; unfinished requests end with an error. Called when Python exits if not before."""
+        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -143,6 +145,7 @@ class TorchEngine:
 
     def _wake(self) -> None:
         if self._worker is None:
+            atexit.register(self.close)  # Python would end a running worker inside of torch, which aborts the process
             self._worker = threading.Thread(target=self._work, name="swift-engine", daemon=True)
             self._worker.start()
         self._changed.notify()
