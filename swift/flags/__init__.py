@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
-import difflib
 import functools
 import itertools
 import json
-import math
 import re
 import shutil
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
+from swift.flags.conversion import FALSE, TRUE, Spec, convert, without_duplicates, without_none
+from swift.flags.conversion import nearest as nearest
 from swift.system import utf8
 
 if TYPE_CHECKING:
@@ -28,17 +28,6 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="DataclassInstance")
 FILES = (".yaml", ".yml", ".json")
-TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-
-class Spec(NamedTuple):
-    """Properties of a flag besides type and default; see `flag`."""
-
-    alias: tuple[str, ...] = ()
-    values: Mapping[str, str] = types.MappingProxyType({})
-    commas: bool = False
-    bare: str | None = None
-    positional: bool = False
 
 
 def flag(
@@ -73,7 +62,7 @@ class Flag(NamedTuple):
 
     @property
     def is_list(self) -> bool:
-        return typing.get_origin(_without_none(self.kind)) in (list, tuple)
+        return typing.get_origin(without_none(self.kind)) in (list, tuple)
 
     @property
     def shown(self) -> str:
@@ -81,7 +70,7 @@ class Flag(NamedTuple):
 
     @property
     def bare(self) -> str | None:
-        return "true" if _without_none(self.kind) is bool else self.spec.bare
+        return "true" if without_none(self.kind) is bool else self.spec.bare
 
 
 @dataclass(frozen=True)
@@ -153,19 +142,14 @@ def names(config: type[DataclassInstance]) -> frozenset[str]:
     return frozenset(item.name for item in walk(config))
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ ": did you mean ...?" with the known word closest to `word`; empty if none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
-
-
 def load(path: str) -> dict[str, object]:
     """The flags in a YAML or JSON file. Raises ValueError with file and line for a wrong one."""
     if not path.lower().endswith(FILES):
         raise ValueError(f"{path}: a file with flags ends in {', '.join(FILES)}")
     try:
         text = utf8.read(Path(path).expanduser())
-        values = json.loads(text, object_pairs_hook=_once) if path.lower().endswith(".json") else _yaml(text)
+        is_json = path.lower().endswith(".json")
+        values = json.loads(text, object_pairs_hook=without_duplicates) if is_json else _yaml(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: line {error.lineno}: {error.msg}") from None
     except ValueError as error:
@@ -306,112 +290,9 @@ def _read(flags: Sequence[Flag], values: Mapping[str, object], where: str) -> di
 
 def _value(item: Flag, value: object, where: str) -> object:
     try:
-        return _convert(value, item.kind, item.spec)
+        return convert(value, item.kind, item.spec)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _convert(value: object, kind: Any, spec: Spec) -> object:
-    """`value`, text of the command line or a value of a file, as `kind`."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(value, str):
-        value = spec.values.get(value, value)
-    if _without_none(kind) is not kind:
-        absent = value is None or (isinstance(value, str) and value.casefold() == "none") or value == ["none"]
-        return None if absent else _convert(value, _without_none(kind), spec)
-    if origin is Literal:
-        return _choice(value, inner)
-    if origin in (list, tuple):
-        parts: Sequence[object] = value if isinstance(value, (list, tuple)) else [value]
-        if spec.commas and len(parts) == 1 and isinstance(parts[0], str):
-            parts = [part.strip() for part in parts[0].split(",") if part.strip()]
-        return origin(_convert(part, inner[0], spec) for part in parts)
-    if origin is dict:
-        return {_text(key): _convert(part, inner[1], spec) for key, part in _object(value).items()}
-    return READ[kind](value)
-
-
-def _without_none(kind: Any) -> Any:
-    """`X` of `X | None`; any other `kind` unchanged."""
-    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
-        return kind
-    (inner,) = (each for each in typing.get_args(kind) if each is not type(None))
-    return inner
-
-
-def _choice(value: object, choices: tuple[str, ...]) -> str:
-    # YAML reads a bare `no` as False, so a boolean means any of its spellings
-    spellings = (TRUE if value else FALSE) if isinstance(value, bool) else (str(value),)
-    for spelling in spellings:
-        for choice in choices:
-            if choice.casefold() == spelling.casefold():
-                return choice
-    raise ValueError(f"{value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
-
-
-def _object(value: object) -> dict[Any, object]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value, object_pairs_hook=_once)
-        except ValueError as error:
-            raise ValueError(f"{value!r} is not a JSON object ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{value!r} is not a JSON object")
-    return value
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"{value!r} is not text")
-    if not utf8.is_encodable(str(value)):
-        raise ValueError(f"{value!r} has a lone surrogate, which UTF-8 cannot encode")
-    return str(value)
-
-
-def _boolean(value: object) -> bool:
-    word = str(value).casefold()
-    if word not in TRUE + FALSE:
-        raise ValueError(f"{value!r} is not true or false")
-    return word in TRUE
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    try:
-        return int(_text(value))
-    except ValueError:
-        raise ValueError(f"{value!r} is not a whole number") from None
-
-
-def _number(value: object) -> float:
-    try:
-        number = float(_text(value))
-    except ValueError:
-        number = math.nan
-    if math.isnan(number):
-        raise ValueError(f"{value!r} is not a number")
-    return number
-
-
-READ: dict[Any, Callable[[object], object]] = {
-    str: _text,
-    bool: _boolean,
-    int: _integer,
-    float: _number,
-    Any: lambda value: value,  # as JSON has it
-}
-
-
-def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object's pairs as a dict. Raises ValueError for a duplicate key, which would lose a value."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)} is given twice")
-    return values
 
 
 def _yaml(text: str) -> object:
@@ -420,7 +301,7 @@ def _yaml(text: str) -> object:
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         if isinstance(tree, yaml.MappingNode):
-            _once([(str(key.value), None) for key, _ in tree.value])
+            without_duplicates([(str(key.value), None) for key, _ in tree.value])
         return yaml.safe_load(text) if tree else {}
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
@@ -457,7 +338,7 @@ def _help_line(item: Flag, width: int) -> str:
 
 
 def _metavar(item: Flag) -> str:
-    kind = _without_none(item.kind)
+    kind = without_none(item.kind)
     more = " ..." if item.is_list else ""
     kind = typing.get_args(kind)[0] if item.is_list else kind
     if typing.get_origin(kind) is Literal:
