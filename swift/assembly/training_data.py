@@ -230,7 +230,7 @@ def _counted(rows: Iterable[list[Outcome]], kept: Counter[str]) -> Iterator[list
 
 
 def _report(report: Report, lengths: LengthReport, say: Say) -> tuple[dict[str, Any], list[str]]:
-    """What became of the rows, as JSON and as lines, which are said."""
+    """The numbers of kept, cut and dropped rows: as JSON values, and as the lines that it prints."""
     lines = [*(f"data: {line}" for line in report.lines()), *lengths.lines()]
     for line in lines:
         say(line)

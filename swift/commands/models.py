@@ -145,7 +145,7 @@ VERIFIED = """\
 | verified | a test |
 |---|---|
 | weights | loads a tiny random checkpoint of its class, or of the converted layout, and compares the logits |
-| prompts | each prompt equals the output of the published chat template, in dialogues of up to so many rounds |
+| prompts | each prompt equals the output of the published chat template, in dialogues of up to this number of rounds |
 | calls | parses the calls that the published template renders, by the named tool-call format |
 | nothing | none of these; the model may work all the same |
 

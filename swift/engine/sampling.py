@@ -22,7 +22,7 @@ class SamplingParams:
     `repetition_penalty` counts the prompt and the reply; `presence_penalty` and `frequency_penalty` count the reply
     alone, as OpenAI's do. `stop`: strings that end the reply. `include_stop` None: keep a stop string of the tool-call
     format in the reply, cut any other. `logprobs`: return the log probability of each token, and of the `top_logprobs`
-    most probable ones. `min_tokens`: exclude stop tokens until the reply has so many. `guide`: the grammar of the
+    most probable ones. `min_tokens`: exclude stop tokens from shorter replies. `guide`: the grammar of the
     reply; it masks all other tokens. `adapter`: the name of a LoRA adapter; '' is the base model.
 
     Raises ValueError, which names the parameter, for a value out of range.

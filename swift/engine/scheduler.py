@@ -85,7 +85,7 @@ class Scheduler(Generic[S]):
     A sequence is admitted, first come first served, while fewer than `max_running` run and memory holds them all. When
     the running ones outgrow memory, the youngest is preempted: it waits again, at the head of the queue.
     `max_waiting`: `add` raises Busy beyond it; None: no limit. `block_size`: tokens of the blocks in which prefixes are
-    shared. `unsplit`: the first so many tokens of a prompt and the next one are computed in one chunk.
+    shared. `unsplit`: a prompt's first `unsplit` + 1 tokens are computed in one chunk.
 
     `add` may be called while another thread is in `schedule`.
     """

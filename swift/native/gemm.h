@@ -27,15 +27,15 @@ constexpr int TILE = PANEL_BLOCK / 2;               // elements of bf16 of a til
 constexpr int PAIRS = K_BLOCK / 2;                  // of inputs in a block
 constexpr int CACHE_LINE = 64;                      // bytes
 constexpr int MAX_ROWS = vectors::AVX512 ? 14 : 6;  // whose sums stay in registers: 28 of 32 with AVX-512
-constexpr int WIDE_ROWS = vectors::AVX512 ? 14 : 2; // at most so many rows take both halves of a panel at once
+constexpr int WIDE_ROWS = vectors::AVX512 ? 14 : 2; // rows that take both halves of a panel at once, at most
 
-// Rows of the next group, of so many that are left: groups are of about the same size.
+// Rows of the next group, of those that are left: groups are of about the same size.
 inline int row_group(long rows) {
   const long groups = (rows + MAX_ROWS - 1) / MAX_ROWS;
   return int((rows + groups - 1) / groups);
 }
 
-// Halves of a panel that so many rows take at once, so that enough sums are in flight to hide the latency of an FMA.
+// Halves of a panel that `rows` take at once, so that enough sums are in flight to hide the latency of an FMA.
 constexpr int column_halves(int rows) { return rows <= WIDE_ROWS ? 2 : 1; }
 
 // What one instruction multiplies: an input of fp32 with 16 columns, or a pair of inputs of bf16.
@@ -165,11 +165,11 @@ inline void multiply(int rows, Operands<A, B> of, float *sum, long sum_stride, b
 // elements of all its rows. As much of a panel as stays in L1 meets all groups, one after the other.
 template <class A> class Packed {
 public:
-  // Rows of so many blocks of inputs that stay in L2.
+  // Rows of `k_blocks` blocks of inputs that stay in L2.
   static long rows_in_l2(int k_blocks) {
     return std::max(caches::l2_bytes() * 3 / 4 / (k_blocks * K_BLOCK * long(sizeof(A))) / MAX_ROWS, 4L) * MAX_ROWS;
   }
-  // Elements of memory that so many rows take.
+  // Elements of memory that `rows` take.
   static long elements(long rows, long k_blocks) { return rows * k_blocks * K_BLOCK + UNITS_AT_ONCE * Unit<A>::INPUTS; }
 
   // block(row, k) is the address of 32 inputs of a row; `memory` holds `elements`.
@@ -217,7 +217,7 @@ private:
     return micro_kernel<R, HALVES, true, A, B>;
   }
 
-  // 32 inputs of each of so many rows, unit by unit. Writes up to UNITS_AT_ONCE units too many, over which the next
+  // 32 inputs of each row, unit by unit. Writes up to UNITS_AT_ONCE units too many, over which the next
   // call writes.
   template <class Line> static void pack(int rows, Line line, float *to) {
     for (int unit = 0; unit < UNITS; unit += UNITS_AT_ONCE, to += UNITS_AT_ONCE * rows) {

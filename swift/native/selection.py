@@ -29,7 +29,7 @@ BUDGET = 1.0
 ROUNDS = 7
 """The most times that a candidate does a work."""
 HOPELESS = 4.0
-"""Kernels so many times slower at a work than the fastest are not timed again."""
+"""Kernels that are slower than the fastest by this factor are not timed again."""
 
 Works = Mapping[str, Callable[[], object]]
 """Name of a kind of work -> a function that does it once."""
@@ -49,7 +49,7 @@ def candidates(torch_too: bool) -> tuple[str, ...]:
 
 
 def unmeasured(weights: int) -> Selection | None:
-    """The choice for a model with so many weights in its layers where nothing needs to be measured, else None.
+    """The choice where nothing needs to be measured, else None. `weights`: their number in the model's layers.
 
     Raises ValueError where SWIFT_KERNELS is wrong.
     """

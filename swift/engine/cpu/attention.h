@@ -45,7 +45,7 @@ public:
   // Queries of a key head (`group`) for which tiles of MAX_ROWS rows have space, in tokens.
   static int tokens_per_task(const Model &m) { return std::max(1, tiles::MAX_ROWS / int(m.heads / m.kv_heads)); }
 
-  // Scores of a thread for a step whose longest sequence has so many positions.
+  // Scores of a thread for a step whose longest sequence has `longest` positions.
   static void add_scratch(ScratchSizes &sizes, const Model &m, int64_t longest) {
     int64_t window = 0; // the widest
     for (int64_t l = 0; l < m.layers; l++) window = std::max(window, m.layer[l].window ? m.layer[l].window : INT64_MAX);

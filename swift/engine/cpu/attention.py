@@ -18,7 +18,7 @@ from swift.engine.cpu.products import has_tiles
 from swift.engine.runner import KVBlock, as_long
 
 SCORES = 1 << 25
-"""Up to so many attention scores of a prompt chunk are stored; beyond, SDPA is used, which stores none."""
+"""The largest number of attention scores of a prompt chunk that is stored; SDPA, which stores none, computes more."""
 BLOCK = 128
 """Rows of a prompt chunk that go through SDPA together."""
 

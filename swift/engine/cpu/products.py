@@ -34,7 +34,7 @@ BITS = (0, 4, 8)
 GROUP = 32
 """Consecutive 4-bit weights of a row that share a scale and a zero point."""
 MANY_ROWS = 64
-"""From so many rows on, it is faster to dequantise 4-bit weights first."""
+"""The number of rows from which it is faster to dequantise 4-bit weights first."""
 HALF = 32
 """Outputs whose 4-bit weights are adjacent in the packed layout."""
 PACKED_ROWS = 32

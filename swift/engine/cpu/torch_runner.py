@@ -26,7 +26,7 @@ from swift.engine.sampling import argmax
 from swift.model.decoder_layers import DecoderLayer
 
 MAX_PADDING = 1.5
-"""Decoding sequences of different length share an attention product if padding enlarges it at most so many times."""
+"""Decoding sequences of different length share an attention product if padding enlarges it at most by this factor."""
 LoraProduct = tuple[Tensor | None, Tensor, Tensor]
 """The rows that an adapter applies to (None: all), A' (in, rank), B' (rank, out)."""
 

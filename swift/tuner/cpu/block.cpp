@@ -299,7 +299,7 @@ int tiles_permitted() { return tiles::request_tiles(); }
 // Memory of a number that bf16 does not hold exactly, in bf16.
 int planes() { return BF16_PER_NUMBER; }
 
-// A frozen weight (outputs, inputs) into panels of so many bf16 a number.
+// A frozen weight (outputs, inputs) into panels of `planes` bf16 a number.
 int pack_weight(const Scalar *weight, int64_t outputs, int64_t inputs, int planes, bf16 *panels) {
   return abi::guarded([&] {
     abi::require(outputs % SIDE == 0 && inputs % SIDE == 0, "a weight of (%ld, %ld): widths are multiples of %d",

@@ -189,7 +189,7 @@ int tiles_permitted() { return tiles::request_tiles(); }
 // Memory of a number that bf16 does not hold exactly, in bf16.
 int planes() { return BF16_PER_NUMBER; }
 
-// A head (words, width) into panels of so many bf16 a number; words are padded with zeros to whole panels.
+// A head (words, width) into panels of `planes` bf16 a number; words are padded with zeros to whole panels.
 int pack_head(const Scalar *weight, int64_t words, int64_t width, int planes, bf16 *panels) {
   return abi::guarded([&] {
     abi::require(width % SIDE == 0, "a head of width %ld: it is a multiple of %d", long(width), SIDE);
