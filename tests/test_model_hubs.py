@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -70,12 +71,13 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(hub: type[Hub]) -> None
 def test_a_download_that_was_given_up_is_no_model_and_fetches_later_what_is_missing(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def free_packed(*_: object) -> None:
+    def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
     hub.cut.add(WEIGHTS)
     with monkeypatch.context() as context:
-        context.setattr("time.sleep", free_packed)  # before the program of the hub asks again
+        client = SimpleNamespace(sleep=interrupted)  # only the hub's client: other threads may sleep
+        context.setattr("huggingface_hub.file_download.time", client)
         with pytest.raises(KeyboardInterrupt):
             location.locate("org/name", use_hf=True)
         context.setenv("SWIFT_OFFLINE", "1")
