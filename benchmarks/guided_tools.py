@@ -21,7 +21,8 @@ from typing import NamedTuple
 from jsonschema import Draft202012Validator
 
 from swift import flags
-from swift.agent.tools import argument_schema, json_arguments
+from swift.agent.arguments import json_arguments
+from swift.agent.schemas import argument_schema
 from swift.assembly.loading import load_chat
 from swift.chat import Message, Tool, ToolCall
 from swift.commands import infer, sft

@@ -16,11 +16,11 @@ from swift.chat import Message, Tool
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 
 if TYPE_CHECKING:
-    from swift.agent.run import Trace
-    from swift.agent.tools import BoundTool
     from swift.commands.sft import Config as SftConfig
     from swift.infer.chat import Chat
     from swift.infer.local_chat import LocalChat
+    from swift.tools.bound_tool import BoundTool
+    from swift.tools.loop import Trace
 
 Flags = TypeVar("Flags", bound=Any)
 
@@ -112,16 +112,18 @@ def run_agent(
     result of each call, and why the run ended; `Trace.answer` is the final text. A failing tool is a result that the
     model reads, not an exception. Raises ValueError for wrong flags and for two tools of one name.
     """
-    from swift.agent import run
     from swift.guided.grammar import Rules
     from swift.infer.local_chat import LocalChat
+    from swift.tools import loop
+    from swift.tools.call import Limits
 
     bound, params = [_bound(each) for each in tools], _sampling(changes, "run_agent")
     if guided_tools:
         if not isinstance(chat, LocalChat):
             raise ValueError("run_agent: guided_tools needs a chat of load_chat")
         params = replace(params, guide=chat.guide(Rules(tuple(each.tool for each in bound))))
-    return run.run(chat, bound, _dialogue(messages), max_turns, params=params, timeout=timeout)
+    limits = Limits(seconds=timeout)
+    return loop.run(chat, bound, _dialogue(messages), max_turns, params=params, limits=limits)
 
 
 def evaluate(
@@ -174,6 +176,6 @@ def _dialogue(messages: str | Sequence[Message]) -> Sequence[Message]:
 
 
 def _bound(tool: Callable[..., object] | BoundTool) -> BoundTool:
-    from swift.agent.tools import BoundTool, from_function
+    from swift.tools.bound_tool import BoundTool, from_function
 
     return tool if isinstance(tool, BoundTool) else from_function(tool)

@@ -12,10 +12,16 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from swift.agent.described_tools import read_descriptions
-from swift.agent.run import run
-from swift.agent.tools import BoundTool, argument_schema, call, from_function, from_schema, json_arguments, read_tools
+from swift.agent.arguments import json_arguments
+from swift.agent.schemas import argument_schema
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.tools.bound_tool import BoundTool, from_function, from_schema
+from swift.tools.call import Limits, call, call_all
+from swift.tools.described import read_descriptions
+from swift.tools.in_process import on_thread
+from swift.tools.loop import run
+from swift.tools.python_file import read_tools
+from swift.tools.toolbox import Toolbox
 
 
 def fire_recognition(image: str, zoom: int = 1) -> list[dict[str, object]]:
@@ -132,11 +138,11 @@ def test_a_function_that_cannot_be_described_is_refused() -> None:
 
 def test_a_schema_that_is_none_is_refused_with_the_tools_name() -> None:
     with pytest.raises(ValueError, match=r"tool 'x': parameters is not a JSON schema.*'strng'"):
-        from_schema({"name": "x", "parameters": {"properties": {"a": {"type": "strng"}}}}, call_police)
+        from_schema({"name": "x", "parameters": {"properties": {"a": {"type": "strng"}}}}, on_thread(call_police))
     with pytest.raises(ValueError, match="a tool needs a name"):
-        from_schema({"description": "?"}, call_police)
+        from_schema({"description": "?"}, on_thread(call_police))
     with pytest.raises(ValueError, match="tool 'x': parameters must be a JSON schema or a list"):
-        from_schema({"name": "x", "parameters": ["a"]}, call_police)
+        from_schema({"name": "x", "parameters": ["a"]}, on_thread(call_police))
 
 
 def test_a_list_of_parameters_is_a_schema_too() -> None:
@@ -150,7 +156,7 @@ def test_a_list_of_parameters_is_a_schema_too() -> None:
         "required": ["image"],
     }
     assert argument_schema(Tool({"name": "fire_alert", "parameters": []})) == {"type": "object"}
-    bound = from_schema(spec, fire_recognition)
+    bound = from_schema(spec, on_thread(fire_recognition))
     assert call([bound], ToolCall("fire_recognition", "{'zoom': 3}")).text == (
         "Error: fire_recognition: 'image' is a required property"
     )
@@ -197,9 +203,11 @@ def test_arguments_that_are_no_object_have_a_reason(written: str) -> None:
 
 
 def test_a_result_is_text_that_utf8_and_json_can_hold() -> None:
-    bound = from_schema({"name": "f"}, lambda: {"mean": float("nan"), "all": [float("inf"), 1.5], "city": "北京"})
+    bound = from_schema(
+        {"name": "f"}, on_thread(lambda: {"mean": float("nan"), "all": [float("inf"), 1.5], "city": "北京"})
+    )
     assert call([bound], ToolCall("f")).text == '{"mean": null, "all": [null, 1.5], "city": "北京"}'
-    bound = from_schema({"name": "f"}, lambda: "a name: \udcff")
+    bound = from_schema({"name": "f"}, on_thread(lambda: "a name: \udcff"))
     assert call([bound], ToolCall("f")).text == "a name: \ufffd"
 
 
@@ -207,7 +215,7 @@ def test_arguments_are_checked_against_the_schema_before_the_call() -> None:
     calls: list[object] = []
     bound = from_schema(
         {"name": "f", "parameters": {"properties": {"at": {"properties": {"x": {"type": "integer"}}}}}},
-        lambda **arguments: calls.append(arguments),
+        on_thread(lambda **arguments: calls.append(arguments)),
     )
     assert call([bound], ToolCall("f", '{"at": {"x": "one"}}')).text == "Error: f: at.x: 'one' is not of type 'integer'"
     assert not calls
@@ -215,7 +223,8 @@ def test_arguments_are_checked_against_the_schema_before_the_call() -> None:
 
 def test_a_schema_never_fetches_what_it_refers_to() -> None:
     bound = from_schema(
-        {"name": "f", "parameters": {"properties": {"a": {"$ref": "http://localhost:9/s.json"}}}}, fire_recognition
+        {"name": "f", "parameters": {"properties": {"a": {"$ref": "http://localhost:9/s.json"}}}},
+        on_thread(fire_recognition),
     )
     result = call([bound], ToolCall("f", '{"a": 1}'))
     assert result.failure == "bad arguments"
@@ -241,7 +250,7 @@ def test_a_tool_that_hangs_is_given_up_in_time() -> None:
         time.sleep(5)
 
     started = time.perf_counter()
-    result = call([from_function(hang)], ToolCall("hang"), timeout=0.05)
+    result = call([from_function(hang)], ToolCall("hang"), limits=Limits(seconds=0.05))
     assert (result.text, result.failure) == ("Error: no result within 0.05 s", "timeout")
     assert time.perf_counter() - started < 2
 
@@ -307,7 +316,7 @@ def test_a_run_ends_at_its_last_turn_or_where_the_reply_is_cut() -> None:
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
-    again = BoundTool(FIRE.tool, call_police, FIRE.validator)
+    again = BoundTool(FIRE.tool, on_thread(call_police), FIRE.validator)
     with pytest.raises(ValueError, match="two tools have the name 'fire_recognition'"):
         run(Scripted(), [FIRE, again], QUESTION, params=None)
 
@@ -315,7 +324,7 @@ def test_two_tools_of_one_name_are_refused() -> None:
 def test_the_public_functions_of_a_file_are_its_tools(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("from json import dumps\ndef a(x: int) -> int:\n    'A.'\n    return x\ndef _b() -> None: ...\n")
-    assert [(bound.name, bound.function(x=3)) for bound in read_tools(file)] == [("a", 3)]
+    assert [(bound.name, bound.invoke({"x": 3}, 9)) for bound in read_tools(file)] == [("a", 3)]
 
 
 @pytest.mark.parametrize(
@@ -408,4 +417,66 @@ def test_results_that_utf_8_cannot_hold_are_replaced_and_marked() -> None:
 
 def test_a_tool_whose_description_utf_8_cannot_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="tool 'a': its description contains a lone surrogate"):
-        from_schema({"name": "a", "description": "\udcff"}, dict)
+        from_schema({"name": "a", "description": "\udcff"}, on_thread(dict))
+
+
+def sleeper(name: str, log: list[str], read_only: bool, source: str = "") -> BoundTool:
+    def work() -> str:
+        log.append(f"{name} begins")
+        time.sleep(0.05)
+        log.append(f"{name} ends")
+        return name
+
+    return from_schema({"name": name}, on_thread(work), read_only, source)
+
+
+def test_calls_of_one_reply_run_in_parallel_and_their_results_keep_the_order_of_the_calls() -> None:
+    log: list[str] = []
+    tools = [sleeper("a", log, True), sleeper("b", log, True), sleeper("c", log, False, "another source")]
+    results = call_all(tools, [ToolCall("b"), ToolCall("a"), ToolCall("c"), ToolCall("nothing")])
+    assert [result.text for result in results[:3]] == ["b", "a", "c"]
+    assert results[3].failure == "unknown tool"
+    assert all("begins" in line for line in log[:3])
+
+
+def test_a_call_that_may_write_keeps_its_place_among_the_calls_of_its_source() -> None:
+    log: list[str] = []
+    tools = [sleeper("read", log, True), sleeper("write", log, False)]
+    call_all(tools, [ToolCall("read"), ToolCall("write"), ToolCall("read")])
+    names = ["read", "write", "read"]
+    assert log == [f"{name} {what}" for name in names for what in ("begins", "ends")]
+
+
+def test_a_declined_call_does_not_run_and_the_model_reads_that() -> None:
+    log: list[str] = []
+    tools = [sleeper("read", log, True), sleeper("write", log, False)]
+    calls = [ToolCall("read"), ToolCall("write"), ToolCall("write", '{"x": ')]
+    results = call_all(tools, calls, confirm=lambda bound, wanted: bound.read_only)
+    assert [result.failure for result in results] == ["", "declined", "bad arguments"]
+    assert "declined" in results[1].text
+    assert log == ["read begins", "read ends"]
+
+
+def test_a_long_result_is_cut_and_the_model_reads_that() -> None:
+    bound = from_schema({"name": "f"}, on_thread(lambda: "x" * 100))
+    result = call([bound], ToolCall("f"), Limits(characters=10))
+    assert result.text == "x" * 10 + "\n[cut: the result has 100 characters, these are the first 10]"
+    assert result.cut == 90
+
+
+class Listed:
+    def __init__(self, name: str, *functions: str) -> None:
+        self.name = name
+        self.tools = [from_schema({"name": each}, on_thread(lambda: name)) for each in functions]
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_tools_of_one_name_get_the_prefix_of_their_source() -> None:
+    house, shop = Listed("my-house", "open", "lamp"), Listed("shop", "open", "pay")
+    with Toolbox([house, shop]) as toolbox:
+        assert [each.name for each in toolbox.tools] == ["my_house_open", "lamp", "shop_open", "pay"]
+        assert call(toolbox.tools, ToolCall("shop_open")).text == "shop"
+    assert house.closed and shop.closed

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "native": {"system"},
     "images": {"chat", "system"},
     "agent": {"chat", "system"},
+    "tools": {"agent", "chat", "system"},
     "data": {"chat", "agent", "images", "system"},
     "template": {"chat", "agent", "images"},
     "model": {"system"},
@@ -27,18 +28,20 @@ MAY_IMPORT = {
     "train": {"chat", "system"},
     "engine": {"guided", "native", "model"},
     "guided": {"chat", "agent"},
-    "infer": {"chat", "images", "template", "agent", "engine", "guided", "system"},
+    "infer": {"chat", "tools", "images", "template", "agent", "engine", "guided", "system"},
     "serve": {"chat", "infer", "agent", "engine", "guided", "system"},
-    "eval": {"chat", "data", "agent", "infer", "engine"},
+    "eval": {"chat", "data", "agent", "infer", "engine", "tools"},
     "flag_groups": {"flags"},
-    "api": {"agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer"},
+    "api": {
+        "agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer", "tools",
+    },
     "assembly": {
         "chat", "flags", "flag_groups", "agent", "data", "train", "model", "native", "system",
-        "tuner", "template", "engine", "infer",
+        "tools", "tuner", "template", "engine", "infer",
     },
     "commands": {
         "chat", "flags", "flag_groups", "assembly", "cli", "images", "agent", "data", "train", "model", "native",
-        "system", "tuner", "template", "engine", "guided", "infer", "serve", "eval",
+        "system", "tools", "tuner", "template", "engine", "guided", "infer", "serve", "eval",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

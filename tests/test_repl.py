@@ -10,12 +10,13 @@ from queue import SimpleQueue
 import pytest
 
 from swift.agent import TOOL_FORMATS, tool_format
-from swift.agent.tools import from_function
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
 from swift.infer.repl import RULE, Repl, run_dialogue
 from swift.infer.terminal_input import LineCleared, line_reader
 from swift.infer.terminal_output import supports_colour
+from swift.tools.bound_tool import from_function
+from swift.tools.in_process import on_thread
 
 REACT = tool_format("react_en")
 
@@ -479,7 +480,7 @@ def test_ctrl_c_while_a_tool_runs_takes_the_question_back():
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as a terminal does
         SimpleQueue().get(timeout=10)
 
-    shown = talk(chat, "one\ntwo", tools=[replace(ADD, function=interrupted)])
+    shown = talk(chat, "one\ntwo", tools=[replace(ADD, invoke=on_thread(interrupted))])
     assert f"[stopped]\n{RULE}\n<<< two\nok" in shown
     assert [message.content for message in chat.asked[1]] == ["two"]
 
@@ -718,6 +719,6 @@ def test_colours_are_for_terminals_without_no_color(monkeypatch, terminal, env, 
 
 def test_invalid_utf_8_from_a_tool_is_reported_and_the_model_reads_replacements():
     chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("ok"))
-    shown = talk(chat, "go", tools=[replace(ADD, function=lambda numbers: "你".encode("gbk"))])
+    shown = talk(chat, "go", tools=[replace(ADD, invoke=lambda arguments, seconds: "你".encode("gbk"))])
     assert "[a tool returned invalid UTF-8" in shown
     assert chat.asked[1][-1].content == "\ufffd\ufffd"

@@ -19,10 +19,11 @@ from pydantic import AnyUrl, BaseModel, Field, SecretStr, TypeAdapter, with_conf
 from typing_extensions import TypedDict
 
 from swift.agent import tool_format
-from swift.agent.tools import checker, from_function
+from swift.agent.schemas import checker
 from swift.guided import schema_support, tagged_grammar
 from swift.guided.lark import HEAD, json_rule
 from swift.guided.schema_support import enforceable, why_no_grammar
+from swift.tools.bound_tool import from_function
 
 
 class Colour(enum.Enum):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from swift.agent.tools import argument_schema
+from swift.agent.schemas import argument_schema
 from swift.assembly import backends
 from swift.assembly.checkpoints import Choice
 from swift.assembly.rendering import make_renderer

@@ -6,9 +6,9 @@ import re
 from typing import Any, NamedTuple
 
 from swift.agent import PYTHON_WORDS, ArgumentTags, Notation
+from swift.agent.arguments import python_literal
 from swift.agent.jsontext import dumps, loads
 from swift.agent.tagged import write_arguments
-from swift.agent.tools import python_literal
 from swift.chat import ToolCall
 
 TAGS = ArgumentTags(

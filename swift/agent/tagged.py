@@ -11,7 +11,7 @@ from referencing.exceptions import Unresolvable
 
 from swift.agent import PYTHON_WORDS, ArgumentTags, Notation
 from swift.agent.jsontext import dumps, is_json, loads
-from swift.agent.tools import argument_schema, checker
+from swift.agent.schemas import argument_schema, checker
 from swift.chat import Tool, ToolCall
 
 

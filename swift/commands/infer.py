@@ -23,12 +23,12 @@ from swift.flags import flag
 
 if TYPE_CHECKING:
     from swift.agent import ToolFormat
-    from swift.agent.tools import BoundTool
     from swift.chat import Conversation, Message, Tool
     from swift.engine.sampling import SamplingParams
     from swift.guided.guide import Guide
     from swift.infer.chat import Chat, Reply
     from swift.infer.local_chat import LocalChat
+    from swift.tools.bound_tool import BoundTool
 
 
 class Record(TypedDict, total=False):
@@ -136,12 +136,12 @@ def run(argv: Sequence[str]) -> None:
 def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     """Chats or processes rows. Returns the file of results, or None if there are none."""
     from swift.agent import tool_format
-    from swift.agent.described_tools import SUFFIXES, read_descriptions
-    from swift.agent.tools import read_tools
     from swift.assembly import endpoint
     from swift.assembly.checkpoints import checkpoint
     from swift.assembly.loading import load_chat, sampling
     from swift.assembly.preflight import writable
+    from swift.tools.described import SUFFIXES, read_descriptions
+    from swift.tools.python_file import read_tools
 
     if cfg.server.endpoint:
         endpoint.check(given)

@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from swift.agent.tools import argument_schema
+from swift.agent.schemas import argument_schema
 from swift.chat import Tool
 
 _BEFORE_LISTS = ("should be one of", "应该是[", "必须是[")

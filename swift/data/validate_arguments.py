@@ -20,7 +20,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from swift.agent.tools import argument_schema
+from swift.agent.schemas import argument_schema
 from swift.chat import Tool
 from swift.data.row_values import BadRow, RowWarning
 

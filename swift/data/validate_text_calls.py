@@ -15,8 +15,8 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from swift.agent import TOOL_FORMATS, tool_format
+from swift.agent.arguments import json_arguments
 from swift.agent.jsontext import DuplicateKeyError, LoneSurrogateError, loads
-from swift.agent.tools import json_arguments
 from swift.chat import Conversation, Message, Tool
 from swift.data import offered_tools
 from swift.data.call_keywords import QWEN, REACT, KeywordMatch, Keywords, Kind, find_keywords

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from swift.agent import tool_format
+from swift.agent.arguments import json_arguments
 from swift.agent.jsontext import loads
-from swift.agent.tools import json_arguments
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.engine.sampling import SamplingParams
 from swift.infer.chat import Chat, collect

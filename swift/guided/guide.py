@@ -14,7 +14,7 @@ from llguidance.hf import from_tokenizer
 from torch import Tensor
 
 from swift.agent import ReasoningTags, ToolFormat
-from swift.agent.tools import argument_schema
+from swift.agent.schemas import argument_schema
 from swift.chat import Tool
 from swift.guided import tagged_grammar
 from swift.guided.grammar import Rules, closed, grammar_lines

@@ -9,8 +9,6 @@ from typing import Literal, TextIO, TypedDict
 
 from swift.agent import ToolFormat, tool_format
 from swift.agent.reply import write_reply
-from swift.agent.run import run
-from swift.agent.tools import BoundTool
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, ToolCall
 from swift.engine.sampling import SamplingParams
 from swift.infer import dialogue_commands as commands
@@ -20,12 +18,14 @@ from swift.infer.reply_view import ReplyView
 from swift.infer.terminal_input import LineCleared
 from swift.infer.terminal_output import TerminalOutput
 from swift.system import utf8
+from swift.tools.bound_tool import BoundTool
+from swift.tools.loop import run
 
 RULE = "-" * 50
 EXIT_HINT = "[press Ctrl-C again, or type exit, to leave]"
 INVALID_UTF8 = "[invalid UTF-8: U+FFFD replaces each byte that could not be decoded]"
 REACT = tool_format("react_en")
-End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns"]
+End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns", "max_seconds"]
 NOTES: dict[End, str] = {
     "cancelled": "[stopped]",
     "length": "[the reply reached its maximum length]",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from swift.agent import CallIds, CallTemplate, Syntax, without_ids
-from swift.agent.tools import json_arguments
+from swift.agent.arguments import json_arguments
 from swift.chat import Message, ToolCall
 from swift.infer.reply_stream import partial_overlap
 

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-from swift.agent.tools import argument_schema, checker
+from swift.agent.schemas import argument_schema, checker
 from swift.chat import Message, Tool
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules

@@ -21,7 +21,7 @@ from openai.types.completion_choice import Logprobs
 from openai.types.shared import ErrorObject
 from pydantic import BaseModel
 
-from swift.agent.tools import json_arguments
+from swift.agent.arguments import json_arguments
 from swift.chat import Delta, Draft, Logprob, ToolCall, Usage
 
 

@@ -12,7 +12,7 @@ from jsonschema.exceptions import best_match
 from pydantic import BaseModel
 from referencing.exceptions import Unresolvable
 
-from swift.agent.tools import argument_schema, checker
+from swift.agent.schemas import argument_schema, checker
 from swift.chat import Delta, Message
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, UnsupportedSchema

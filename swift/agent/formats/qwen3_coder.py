@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from swift.agent import PYTHON_WORDS, ArgumentTags, Notation, Syntax
+from swift.agent.schemas import argument_schema
 from swift.agent.tagged import read_calls, value_schemas, write_arguments
-from swift.agent.tools import argument_schema
 from swift.chat import Tool, ToolCall
 
 TAGS = ArgumentTags(

@@ -1,0 +1,194 @@
+"""Runs the calls of a reply: validation, confirmation, limits, and every outcome as text for the model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+from pydantic_core import to_jsonable_python
+
+from swift.agent.arguments import excerpt, json_arguments
+from swift.agent.jsontext import loads
+from swift.agent.schemas import violation
+from swift.chat import ToolCall
+from swift.system import utf8
+from swift.tools.bound_tool import BoundTool
+from swift.tools.errors import TimeLimitError, ToolError
+
+Failure = Literal["", "unknown tool", "bad arguments", "declined", "raised", "timeout"]
+Confirm = Callable[[BoundTool, ToolCall], bool]
+"""Whether a call may run. Called for one call at a time, in the order of the calls, on the caller's thread."""
+AT_ONCE = 8
+"""Calls of one reply that run in parallel."""
+
+
+class Limits(NamedTuple):
+    """`seconds`: of a call. `characters`: of its result; the rest is cut, and the model reads that it was."""
+
+    seconds: float = 30.0
+    characters: int = 20_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Result(NamedTuple):
+    """The result of a call: the text for the model, the duration in seconds, and the kind of failure, "" for none.
+
+    `replaced`: the tool returned invalid UTF-8 or lone surrogates, which were replaced by U+FFFD. `cut`: the
+    characters that were left out.
+    """
+
+    text: str
+    seconds: float
+    failure: Failure = ""
+    replaced: bool = False
+    cut: int = 0
+
+
+class _Ready(NamedTuple):
+    """A valid call."""
+
+    bound: BoundTool
+    arguments: dict[str, Any]
+
+
+def call(
+    tools: Sequence[BoundTool], wanted: ToolCall, limits: Limits = DEFAULT_LIMITS, confirm: Confirm | None = None
+) -> Result:
+    """Runs one call. Failures become the text of the result; nothing is raised."""
+    return call_all(tools, [wanted], limits, confirm)[0]
+
+
+def call_all(
+    tools: Sequence[BoundTool],
+    wanted: Sequence[ToolCall],
+    limits: Limits = DEFAULT_LIMITS,
+    confirm: Confirm | None = None,
+) -> list[Result]:
+    """Runs the calls of one reply and returns their results in the order of the calls. Failures are results.
+
+    Calls run in parallel, except that a call that may write waits for the earlier calls of its source, and later calls
+    of that source wait for it.
+    """
+    results: list[Result | None] = []
+    ready: list[tuple[int, _Ready]] = []
+    for number, each in enumerate(wanted):
+        checked = _check(tools, each)
+        if isinstance(checked, _Ready) and confirm is not None and not confirm(checked.bound, each):
+            checked = _failed("declined", "the user declined this call, so it did not run")
+        results.append(checked if isinstance(checked, Result) else None)
+        if isinstance(checked, _Ready):
+            ready.append((number, checked))
+    if len(ready) == 1:
+        number, only = ready[0]
+        results[number] = _run(only, limits)
+    else:
+        for (number, _), result in zip(ready, _side_by_side([each for _, each in ready], limits), strict=True):
+            results[number] = result
+    return [cast(Result, result) for result in results]
+
+
+def _check(tools: Sequence[BoundTool], wanted: ToolCall) -> _Ready | Result:
+    by_name = {bound.name: bound for bound in tools}
+    bound = by_name.get(wanted.name)
+    if bound is None:
+        return _failed("unknown tool", _no_such_tool(wanted.name, list(by_name)))
+    arguments = json_arguments(wanted.arguments)
+    reason = arguments.reason or violation(bound.validator, loads(arguments.text))
+    if reason:
+        return _failed("bad arguments", f"{wanted.name}: {reason}")
+    return _Ready(bound, loads(arguments.text))
+
+
+def _side_by_side(ready: Sequence[_Ready], limits: Limits) -> list[Result]:
+    """On daemon threads, so that a call that hangs keeps no program from ending."""
+    results: dict[int, Result] = {}
+    running = threading.Semaphore(AT_ONCE)
+    done = [threading.Event() for _ in ready]
+    earlier: defaultdict[str, list[int]] = defaultdict(list)
+
+    def work(number: int, each: _Ready, awaited: Sequence[int]) -> None:
+        for other in awaited:
+            done[other].wait()
+        with running:
+            results[number] = _run(each, limits)
+        done[number].set()
+
+    for number, each in enumerate(ready):
+        source = each.bound.source
+        awaited = [other for other in earlier[source] if not (each.bound.read_only and ready[other].bound.read_only)]
+        threading.Thread(target=work, args=(number, each, awaited), daemon=True).start()
+        earlier[source].append(number)
+    for event in done:
+        event.wait()
+    return [results[number] for number in range(len(ready))]
+
+
+def _run(ready: _Ready, limits: Limits) -> Result:
+    started = time.perf_counter()
+
+    def seconds() -> float:
+        return time.perf_counter() - started
+
+    try:
+        text = _text(ready.bound.invoke(ready.arguments, limits.seconds))
+    except TimeLimitError:
+        return _failed("timeout", f"no result within {limits.seconds:g} s", seconds())
+    except ToolError as error:
+        return _limited(_failed("raised", str(error), seconds()), limits)
+    except (Exception, SystemExit) as error:  # user code may raise anything
+        return _limited(_failed("raised", f"{type(error).__name__}: {error}", seconds()), limits)
+    return _limited(
+        Result(utf8.replace_surrogates(text), seconds(), replaced=not utf8.is_encodable(text)),
+        limits,
+    )
+
+
+def _limited(result: Result, limits: Limits) -> Result:
+    left_out = len(result.text) - limits.characters
+    if left_out <= 0:
+        return result
+    note = f"[cut: the result has {len(result.text):,} characters, these are the first {limits.characters:,}]"
+    return result._replace(text=f"{result.text[: limits.characters]}\n{note}", cut=left_out)
+
+
+def _failed(failure: Failure, text: str, seconds: float = 0.0) -> Result:
+    return Result(utf8.replace_surrogates(f"Error: {text}"), seconds, failure, not utf8.is_encodable(text))
+
+
+def _no_such_tool(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"there is no tool '{excerpt(name)}'; the tools are: {', '.join(names) or 'none'}.{hint}"
+
+
+def _text(value: object) -> str:
+    """The result of a function as text: a string, or JSON with null for NaN and Infinity.
+
+    Invalid bytes become lone surrogates.
+    """
+    value = _without_bytes(value)
+    if isinstance(value, str):
+        return value
+    written = json.dumps(to_jsonable_python(value, fallback=str))
+    return json.dumps(json.loads(written, parse_constant=lambda _: None), ensure_ascii=False)
+
+
+def _without_bytes(value: object) -> object:
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, dict):
+        return {_key(_without_bytes(key)): _without_bytes(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return [_without_bytes(part) for part in cast(Sequence[object], value)]
+    return value
+
+
+def _key(name: object) -> object:
+    return utf8.replace_surrogates(name) if isinstance(name, str) else name  # pydantic rejects lone surrogates in keys
