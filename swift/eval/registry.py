@@ -1,0 +1,33 @@
+"""The names of evaluation tasks -> the modules that make them. Imports a task when it is asked for.
+
+A module of a task has `load(settings: Settings) -> Task`. It raises ValueError or OSError for questions that cannot be
+read, and for a package that is not installed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from typing import cast
+
+from swift.eval.task import Settings, Task
+
+TASKS: Mapping[str, str] = {}
+"""Name -> module."""
+
+
+def check(text: str) -> None:
+    """Raises ValueError with the most similar name for an unknown task. `text`: a value of --tasks."""
+    name = text.partition(":")[0]
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise ValueError(f"--tasks {name}: no such task{hint} (known: {', '.join(TASKS)})")
+
+
+def load(text: str, settings: Settings) -> Task:
+    """The task of a value of --tasks: `name` or `name:variant`. Raises ValueError for an unknown one."""
+    check(text)
+    name, _, variant = text.partition(":")
+    return cast(Task, import_module(TASKS[name]).load(settings._replace(variant=variant)))
