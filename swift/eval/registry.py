@@ -13,7 +13,7 @@ from typing import cast
 
 from swift.eval.task import Settings, Task
 
-TASKS: Mapping[str, str] = {}
+TASKS: Mapping[str, str] = {"bfcl": "swift.eval.bfcl.task"}
 """Name -> module."""
 
 

@@ -1,0 +1,119 @@
+"""The BFCL task of `swift eval`: its questions, one group a category, and the leaderboard's totals. Knows no model."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from swift.chat import Message, Tool
+from swift.eval.bfcl import official
+from swift.eval.bfcl.judging import ACCURACY, HONEST, Row, judge
+from swift.eval.task import Answer, Judgement, Metric, Question, Settings, Task, Total
+
+NON_LIVE = (
+    "simple_python",
+    "simple_java",
+    "simple_javascript",
+    "multiple",
+    "parallel",
+    "parallel_multiple",
+    "irrelevance",
+)
+LIVE = (
+    "live_simple",
+    "live_multiple",
+    "live_parallel",
+    "live_parallel_multiple",
+    "live_irrelevance",
+    "live_relevance",
+)
+MAX_TOKENS = 512
+
+METRICS = (
+    Metric(ACCURACY, "accuracy"),
+    Metric(HONEST, "no call and no markup of one"),
+)
+LIVE_ROWS = {"live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24}
+TOTALS = (
+    Total(
+        "non-live AST",
+        ACCURACY,
+        {
+            **dict.fromkeys(("simple_python", "simple_java", "simple_javascript"), 1 / 12),
+            **dict.fromkeys(("multiple", "parallel", "parallel_multiple"), 1 / 4),
+        },
+    ),
+    Total("live AST", ACCURACY, LIVE_ROWS),
+    Total("irrelevance", ACCURACY, {"irrelevance": 1, "live_irrelevance": 1}),
+    Total("irrelevance, honest", HONEST, {"irrelevance": 1, "live_irrelevance": 1}),
+)
+"""As in the leaderboard: the mean of simple (itself the mean of three), multiple, parallel and parallel multiple; the
+live categories weighted by their rows; the mean of both irrelevances."""
+NOTES = (
+    "Official irrelevance counts a call that does not parse as no call; the honest one does not.",
+    "Totals follow the leaderboard's formulas.",
+)
+
+
+def load(settings: Settings) -> Task:
+    """The task with the categories of the variant: one of them, `live`, `non_live`, or "" for all.
+
+    Raises ValueError for an unknown one, and where bfcl-eval, or what its checker needs, is not installed.
+    """
+    categories = _categories(settings.variant)
+    installed = official.installed_version()
+    functions = official.load()
+    if installed != official.TESTED:
+        settings.say(f"bfcl: bfcl-eval {installed} is installed; figures of {official.TESTED} may differ")
+    rows: dict[str, Row] = {}
+    questions: list[Question] = []
+    for category in categories:
+        read = official.rows(category)
+        answers = {} if "relevance" in category else _answers(category)
+        shown = functions.hinted(copy.deepcopy(read))
+        for raw, row in zip(read, shown, strict=True):
+            rows[raw["id"]] = Row(category, raw["function"], answers.get(raw["id"], ()))
+            questions.append(
+                Question(
+                    id=raw["id"],
+                    messages=messages(raw["question"][0]),
+                    tools=tuple(map(Tool, functions.openai_tools(row["function"]))),
+                    expected=_expected(rows[raw["id"]]),
+                    group=category,
+                    max_tokens=settings.max_tokens or MAX_TOKENS,
+                )
+            )
+
+    def judged(question: Question, answer: Answer) -> Judgement:
+        return judge(functions, rows[question.id], answer)
+
+    name = f"bfcl:{settings.variant}" if settings.variant else "bfcl"
+    return Task(name, questions, judged, METRICS, totals=TOTALS, version=f"bfcl-eval {installed}", notes=NOTES)
+
+
+def _categories(variant: str) -> tuple[str, ...]:
+    sets = {"": (*NON_LIVE, *LIVE), "non_live": NON_LIVE, "live": LIVE}
+    known = {**sets, **{name: (name,) for name in sets[""]}}
+    if variant not in known:
+        near = difflib.get_close_matches(variant, known, n=1)
+        hint = f": did you mean bfcl:{near[0]}?" if near else ""
+        names = ", ".join(name for name in known if name)
+        raise ValueError(f"--tasks bfcl:{variant}: no such category{hint} (known: {names})")
+    return known[variant]
+
+
+def messages(turn: list[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The messages of a turn of a row."""
+    return tuple(Message(each["role"], each["content"]) for each in turn)
+
+
+def _answers(category: str) -> dict[str, Any]:
+    return {row["id"]: row["ground_truth"] for row in official.rows(category, "possible_answer")}
+
+
+def _expected(row: Row) -> Any:
+    if row.answers:
+        return row.answers
+    return "no call" if "irrelevance" in row.category else "a call"
