@@ -12,11 +12,15 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call. `arguments`: JSON text, kept byte for byte as in the row or the reply."""
+    """A tool call. `arguments`: JSON text, kept byte for byte as in the row or the reply.
+
+    `confidence`: the probability, 0 to 1, that the model gives to this call; None: unknown.
+    """
 
     name: str
     arguments: str = "{}"
     id: str = ""
+    confidence: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,8 @@ class Logprob(NamedTuple):
 class Delta:
     """A part of a streamed reply: text, reasoning, a part of a call, or finally the finish reason and the usage.
 
-    A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call.
+    A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call. The last
+    part of a call has its confidence, if it is known.
     """
 
     text: str = ""
@@ -193,7 +198,9 @@ class Draft:
                 self.calls.append(delta.tool_call)
             else:
                 last = self.calls[-1]
-                self.calls[-1] = replace(last, arguments=last.arguments + delta.tool_call.arguments)
+                more = delta.tool_call
+                known = last.confidence if more.confidence is None else more.confidence
+                self.calls[-1] = replace(last, arguments=last.arguments + more.arguments, confidence=known)
         self.finish = delta.finish or self.finish
         self.usage = delta.usage or self.usage
 

@@ -40,6 +40,7 @@ def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) 
         merging.merge_checkpoint(str(unmerged.checkpoint), unmerged.base, choice.template.template_type, overwrite=True)
 
     from swift.assembly.rendering import make_renderer
+    from swift.infer.calibration_file import read_calibration
     from swift.infer.local_chat import LocalChat
     from swift.model import location
     from swift.tuner import adapter_files
@@ -50,13 +51,14 @@ def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) 
     spec = checkpoints.spec(choice, path)
     if choice.adapter:
         adapter_files.check(choice.adapter)
+    calibration = read_calibration(choice.adapter or path)
     renderer = make_renderer(path, choice.template, spec, model.trust_remote_code, choice.trained)
     stops = renderer.stop.tokens
     if backend == "pt":
         engine = _torch_engine(choice, path, spec, stops, cfg.backend.max_batch, keep)
     else:
         engine = backends.start(backend, cfg.backend, choice, path, stops, cfg.vllm_log)
-    return LocalChat(engine, renderer)
+    return LocalChat(engine, renderer, calibrations={"": calibration} if calibration else None)
 
 
 def _torch_engine(

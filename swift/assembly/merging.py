@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,7 @@ def merge_checkpoint(
     recorded = _recorded(checkpoint)
     _check_target(target, overwrite)
 
+    from swift.infer import calibration_file
     from swift.model import catalog, load, location, vision  # torch, from here on
     from swift.template.image_processor import ImageProcessor
 
@@ -73,6 +75,8 @@ def merge_checkpoint(
         if processor:
             vision.copy_processor(source, folder)
         write_records(folder, recorded, spec, template, name, dtype)
+        if (calibration := checkpoint / calibration_file.NAME).is_file():
+            shutil.copy(calibration, folder)  # merging changes no probability beyond rounding
         how = f"with an adapter ({recorded.get('sft_type') or 'lora'}) merged into its weights"
         model_card.merged(
             folder, model_card.base_name(spec, name), template.name if template else None, checkpoint, how

@@ -144,7 +144,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 raise ValueError(f"--lora_modules {adapter}={folder}: it has no adapter_config.json")
         chat = load_chat(cfg, given)
         if cfg.server.raw_react:
-            chat = LocalChat(chat.engine, chat.renderer, raw=True)
+            chat = LocalChat(chat.engine, chat.renderer, raw=True, calibrations=chat.calibrations)
         with closing(chat.engine) as engine:
             host = engine if isinstance(engine, TorchEngine) else None
             if adapters and host is None:

@@ -16,7 +16,8 @@ class Busy(RuntimeError):
 class TokenOutput(NamedTuple):
     """One sampled token of a reply.
 
-    `logprob`: its log probability. `finish` is None for all tokens but the last, which has `stop` (it is a stop token)
+    `logprob`: its log probability under the model, before temperature, penalties and masks; NaN if the engine does not
+    know it. `finish` is None for all tokens but the last, which has `stop` (it is a stop token)
     or `length`. `top`: (token, log probability) of the `top_logprobs` most probable tokens, if requested.
     """
 

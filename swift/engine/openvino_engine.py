@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -58,8 +59,7 @@ class OpenVinoEngine:
         for name in UNSUPPORTED:
             if getattr(params, name) not in (None, False, "", 0, {}, ()):
                 raise ValueError(f"{name} is not supported by --infer_backend openvino: omit it, or use pt")
-        changed = params.temperature > 0 or params.repetition_penalty != 1
-        if params.logprobs and (changed or params.presence_penalty or params.frequency_penalty):
+        if params.logprobs and not _returns_logprobs(params):
             raise ValueError(
                 "--infer_backend openvino returns log probabilities only for temperature 0 without penalties"
             )
@@ -84,7 +84,7 @@ class OpenVinoEngine:
         settings.apply_chat_template = False
         settings.ignore_eos = True  # ReplyQueue finds the stop tokens
         settings.max_new_tokens = limit
-        settings.logprobs = int(params.logprobs)
+        settings.logprobs = int(params.logprobs or (params.confidence and _returns_logprobs(params)))
         settings.repetition_penalty = params.repetition_penalty
         settings.presence_penalty = params.presence_penalty
         settings.frequency_penalty = params.frequency_penalty
@@ -132,7 +132,7 @@ class OpenVinoEngine:
             for output in handle.read().values():
                 for token, logprob in zip(output.generated_ids, output.generated_log_probs, strict=True):
                     if not reply.over:
-                        reply.put(token, logprob)
+                        reply.put(token, logprob if request.settings.logprobs else math.nan)
         if reply.over:
             handle.cancel()
         elif handle.get_status() == self._genai.GenerationStatus.IGNORED:
@@ -144,6 +144,12 @@ class _Request(NamedTuple):
     reply: ReplyQueue
     tokens: list[int]
     settings: Any
+
+
+def _returns_logprobs(params: SamplingParams) -> bool:
+    """Whether OpenVINO's log probabilities would be the model's own."""
+    penalties = params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty
+    return params.temperature == 0 and not penalties
 
 
 def check_installed() -> None:

@@ -22,8 +22,9 @@ class SamplingParams:
     `repetition_penalty` counts the prompt and the reply; `presence_penalty` and `frequency_penalty` count the reply
     alone, as OpenAI's do. `stop`: strings that end the reply. `include_stop` None: keep a stop string of the tool-call
     format in the reply, cut any other. `logprobs`: return the log probability of each token, and of the `top_logprobs`
-    most probable ones. `min_tokens`: exclude stop tokens from shorter replies. `guide`: the grammar of the
-    reply; it masks all other tokens. `adapter`: the name of a LoRA adapter; '' is the base model.
+    most probable ones. `confidence`: return the confidence of each tool call. `min_tokens`: exclude stop tokens from
+    shorter replies. `guide`: the grammar of the reply; it masks all other tokens. `adapter`: the name of a LoRA
+    adapter; '' is the base model.
 
     Raises ValueError, which names the parameter, for a value out of range.
     """
@@ -44,6 +45,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: bool = False
     top_logprobs: int = 0
+    confidence: bool = False
     min_tokens: int = 0
     guide: Guide | None = None
     adapter: str = ""
@@ -151,6 +153,7 @@ def is_plain_greedy(params: SamplingParams) -> bool:
         "include_stop",
         "ignore_eos",
         "logprobs",
+        "confidence",
         "adapter",
     )
     return replace(params, **{name: getattr(GREEDY, name) for name in without_effect}) == GREEDY

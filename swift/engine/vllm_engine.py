@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ class VllmEngine:
                 all_logprobs = new.logprobs or [{}] * len(new.token_ids)
                 for token, logprobs in zip(new.token_ids, all_logprobs, strict=True):
                     if not reply.over:
-                        logprob = logprobs[token].logprob if logprobs else 0.0
+                        logprob = logprobs[token].logprob if logprobs else math.nan
                         reply.put(token, logprob, _top(logprobs, vllm_params.logprobs))
             if not reply.over:
                 reply.end(RuntimeError("vLLM ended the reply early"))
@@ -158,7 +159,7 @@ def _vllm_params(params: SamplingParams, limit: int, stop_tokens: frozenset[int]
         seed=params.seed,
         stop_token_ids=sorted(stop_tokens),
         ignore_eos=True,  # stop_token_ids has all of them
-        logprobs=params.top_logprobs if params.logprobs else None,
+        logprobs=params.top_logprobs if params.logprobs or params.confidence else None,
         structured_outputs=StructuredOutputsParams(grammar=params.guide.text) if params.guide else None,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,

@@ -11,12 +11,13 @@ from typing import Any
 from swift.agent import TOOL_FORMATS, Syntax, call_template, tool_format
 from swift.agent.reasoning_parser import ReasoningParser
 from swift.agent.reply import LabelParser
-from swift.chat import Delta, FinishReason, Logprob, Message, Tool, Usage
+from swift.chat import Delta, FinishReason, Logprob, Message, Tool, ToolCall, Usage
 from swift.engine.interface import Engine, TokenOutput, TokenStream
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, Vocabulary
 from swift.infer.chat import DEFAULT_PARAMS, Deltas
+from swift.infer.confidence import UNCALIBRATED, Calibration, CallConfidence, ReplyTokens
 from swift.infer.reply_stream import ReplyStream, StopString
 from swift.infer.tool_call_stream import ToolCallStream
 from swift.template import Renderer
@@ -28,10 +29,20 @@ CONTEXT = 8
 class LocalChat:
     """A model of this process. Reasoning blocks become `reasoning`. If tools are offered, the reply stops at the stop
     strings of the tool-call format, its calls become tool calls, and the format's reasoning becomes `reasoning` too;
-    everything else is text. `raw` leaves reasoning in the text."""
+    everything else is text. `raw` leaves reasoning in the text.
 
-    def __init__(self, engine: Engine, renderer: Renderer, raw: bool = False) -> None:
+    `calibrations`: how the confidence of calls is calibrated, by the name of the adapter.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        raw: bool = False,
+        calibrations: Mapping[str, Calibration] | None = None,
+    ) -> None:
         self.engine = engine
+        self.calibrations = dict(calibrations or {})
         self.renderer = renderer
         self._raw = raw
         self._labels = Syntax((), (), "turn") if raw else renderer.tool_format.syntax
@@ -65,7 +76,11 @@ class LocalChat:
             [stop for stop in stops if stop.text in template_stops],
         )
         inputs = self.renderer.inputs(messages, prompt)
-        return self._reply(prompt, stream, params, inputs, partial(self._with_tool_calls, tools) if tools else iter)
+        if not tools:
+            return self._reply(prompt, stream, params, inputs)
+        confidence = self._confidence(params.adapter) if params.confidence else None
+        parse = partial(self._with_tool_calls, tools, confidence)
+        return self._reply(prompt, stream, params, inputs, parse, confidence.tokens if confidence else None)
 
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = DEFAULT_PARAMS) -> Deltas:
         """Continues a text or token ids, without a chat template and tools."""
@@ -79,15 +94,31 @@ class LocalChat:
         params: SamplingParams,
         inputs: Mapping[str, Any] | None = None,
         parse: Callable[[Iterator[Delta]], Iterator[Delta]] = iter,
+        seen: ReplyTokens | None = None,
     ) -> Deltas:
         tokens = self.engine.submit(prompt, params, inputs)
         logprob = self._logprob if params.logprobs else None
-        return _CancellableDeltas(tokens, parse(_deltas(tokens, stream, len(prompt), logprob)))
+        return _CancellableDeltas(tokens, parse(_deltas(tokens, stream, len(prompt), logprob, seen)))
 
-    def _with_tool_calls(self, tools: Sequence[Tool], deltas: Iterator[Delta]) -> Iterator[Delta]:
+    def _confidence(self, adapter: str) -> CallConfidence:
+        call_format = self.renderer.tool_format
+        calibration = self.calibrations.get(adapter, UNCALIBRATED)
+        return CallConfidence(ReplyTokens(), call_format.syntax, call_template(call_format), calibration)
+
+    def _with_tool_calls(
+        self, tools: Sequence[Tool], confidence: CallConfidence | None, deltas: Iterator[Delta]
+    ) -> Iterator[Delta]:
         """The deltas with tool calls and labelled reasoning parsed out of their text."""
         call_format = self.renderer.tool_format
         calls_stream, labels = ToolCallStream(call_format.syntax, call_template(call_format)), LabelParser(self._labels)
+
+        def end_call(call_id: str, calls: Sequence[ToolCall]) -> Iterator[Delta]:
+            """A delta with the confidence of a complete call, if it is known."""
+            found = confidence.of_next(calls_stream.text, calls_stream.content_end, calls) if confidence else None
+            if found is not None:
+                yield Delta(tool_call=ToolCall("", "", call_id, found))
+
+        last_id = ""  # of the call that has begun
         separator = ""  # "\n" between a reasoning block and the labelled reasoning that follows it
         for delta in deltas:
             separator = "\n" if delta.reasoning else separator
@@ -105,9 +136,15 @@ class LocalChat:
                 reasoning, separator = f"{reasoning}{separator}{parsed.reasoning}", ""
             if reasoning or parsed.content or delta.logprobs:
                 yield Delta(parsed.content, logprobs=delta.logprobs, reasoning=reasoning)
+            known = calls_stream.calls if delta.finish is None else parsed_calls
             for call in calls:
+                if call.name and last_id:
+                    yield from end_call(last_id, known)
+                last_id = call.id
                 yield Delta(tool_call=call)
             if delta.finish is not None:
+                if last_id:
+                    yield from end_call(last_id, known)
                 yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage)
 
     def _logprob(self, output: TokenOutput) -> Logprob:
@@ -156,7 +193,11 @@ def tool_stop_strings() -> frozenset[str]:
 
 
 def _deltas(
-    tokens: TokenStream, stream: ReplyStream, prompt_tokens: int, logprob: Callable[[TokenOutput], Logprob] | None
+    tokens: TokenStream,
+    stream: ReplyStream,
+    prompt_tokens: int,
+    logprob: Callable[[TokenOutput], Logprob] | None,
+    seen: ReplyTokens | None,
 ) -> Generator[Delta, None, None]:
     with closing(tokens):
         generated = 0
@@ -170,6 +211,8 @@ def _deltas(
             if logprob:
                 pending.append(logprob(output))
             text = stream.push(output.token)
+            if seen:
+                seen.add(stream.token_text, output.logprob)
             if text.content or text.reasoning:
                 yield Delta(text.content, logprobs=tuple(pending), reasoning=text.reasoning)
                 pending = []
@@ -177,6 +220,8 @@ def _deltas(
                 finish = "stop"
                 break
         text = stream.flush()
+        if seen:
+            seen.flush(stream.token_text)
         if stream.ended is not None:
             finish = "stop"
         usage = Usage(prompt_tokens, generated)

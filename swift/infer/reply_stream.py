@@ -93,6 +93,8 @@ class ReplyStream:
         self._characters = Detokenizer(decode, before)
         self._turn, self._content = StopChecker(turn), StopChecker(stop_strings)
         self._reasoning = reasoning or ReasoningParser(None)
+        self.token_text = ""
+        """The text that the last token completed, before anything is held back or cut."""
 
     @property
     def ended(self) -> StopString | None:
@@ -100,10 +102,12 @@ class ReplyStream:
         return self._content.ended or self._turn.ended
 
     def push(self, token: int) -> ReplyText:
-        return self._parse(self._turn.push(self._characters.push(token)))
+        self.token_text = self._characters.push(token)
+        return self._parse(self._turn.push(self.token_text))
 
     def flush(self) -> ReplyText:
-        parsed = self._parse(self._turn.push(self._characters.flush()) + self._turn.flush())
+        self.token_text = self._characters.flush()
+        parsed = self._parse(self._turn.push(self.token_text) + self._turn.flush())
         rest = self._reasoning.end()
         return parsed + ReplyText(rest.reasoning, self._content.push(rest.content) + self._content.flush())
 

@@ -32,9 +32,11 @@ class ToolCallStream:
         self._openings = None if syntax.tags else _openings(template, syntax)
         self.text = ""
         """The whole reply so far."""
-        self._content_end = 0
+        self.content_end = 0
+        """The length of the content before the first call, without white space at its end."""
         self._at: int | None = None  # where the next call, or the rest of its arguments, begins
-        self._calls: list[ToolCall] = []
+        self.calls: list[ToolCall] = []
+        """The calls that `push` returned, joined."""
         self._arguments: JsonObjectScanner | None = None  # of the call that is being read
 
     def push(self, text: str) -> tuple[str, list[ToolCall]]:
@@ -42,19 +44,19 @@ class ToolCallStream:
         self.text += text
         content = ""
         if self._at is None:
-            rest = self.text[self._content_end :]
-            found = self._marker.search(self.text, self._content_end)
+            rest = self.text[self.content_end :]
+            found = self._marker.search(self.text, self.content_end)
             held = max((partial_overlap(rest, marker) for marker in self._markers), default=0)
             if not found and self._bare_name.match(self.text):
                 held = len(rest)
-            content = rest[: found.start() - self._content_end if found else len(rest) - held].rstrip()
+            content = rest[: found.start() - self.content_end if found else len(rest) - held].rstrip()
             self._at = found.start() if found else None
-            self._content_end += len(content)
+            self.content_end += len(content)
         return content, list(self._read())
 
     def end(self, message: Message) -> tuple[str, list[ToolCall]]:
         """The content and calls of the finished reply, parsed as `message`, that `push` has not returned."""
-        streamed = self._calls
+        streamed = self.calls
         calls = [replace(call, id=_new_id()) for call in message.tool_calls[len(streamed) :]]
         if streamed and len(message.tool_calls) >= len(streamed):
             sent, written = streamed[-1].arguments, message.tool_calls[len(streamed) - 1].arguments
@@ -63,27 +65,27 @@ class ToolCallStream:
                     calls.insert(0, ToolCall("", text[len(sent) :], streamed[-1].id))
                     break
         # A call that was streamed and cannot be parsed does not come again as content.
-        return "" if streamed and not message.tool_calls else message.content[self._content_end :], calls
+        return "" if streamed and not message.tool_calls else message.content[self.content_end :], calls
 
     @property
     def called(self) -> bool:
         """Whether a call was streamed, at least in part."""
-        return bool(self._calls)
+        return bool(self.calls)
 
     def _read(self) -> Iterator[ToolCall]:
         while self._at is not None and self._openings is not None:
             if self._arguments is None:
-                found = self._openings[bool(self._calls)].match(self.text, self._at)
+                found = self._openings[bool(self.calls)].match(self.text, self._at)
                 if not found or not self.text.startswith("{", found.end()):
                     return
                 self._at, self._arguments = found.end(), JsonObjectScanner()
-                self._calls.append(ToolCall(found["name"], "", _new_id()))
-                yield self._calls[-1]
+                self.calls.append(ToolCall(found["name"], "", _new_id()))
+                yield self.calls[-1]
             size = self._arguments.push(self.text[self._at :])
             piece, self._at = self.text[self._at : self._at + size], self._at + size
             if piece:
-                call = self._calls[-1]
-                self._calls[-1] = replace(call, arguments=call.arguments + piece)
+                call = self.calls[-1]
+                self.calls[-1] = replace(call, arguments=call.arguments + piece)
                 yield ToolCall("", piece, call.id)
             if not self._arguments.complete:
                 return

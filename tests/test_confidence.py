@@ -1,0 +1,280 @@
+"""The confidence of tool calls, from the log probabilities of a scripted engine; its calibration, and its file."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import thinking_tokenizer, tiny_model_folder, tiny_tokenizer
+
+import swift
+from swift import cli
+from swift.agent import TOOL_FORMATS, tool_format
+from swift.chat import Delta, Message, Tool, ToolCall
+from swift.engine.interface import TokenOutput
+from swift.engine.sampling import SamplingParams
+from swift.eval import calibration
+from swift.infer.calibration_file import NAME, read_calibration, write_calibration
+from swift.infer.chat import Reply, collect
+from swift.infer.confidence import Calibration
+from swift.infer.local_chat import LocalChat
+from swift.model.load import load_model
+from swift.template import Renderer, template
+from swift.tuner import adapter_files, lora
+
+TOKENIZER = tiny_tokenizer()  # a token is a byte
+END = "<|im_end|>"
+ASK = (Message("user", "Rain?"),)
+TOOLS = tuple(
+    Tool({"name": name, "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}})
+    for name in ("weather", "clock")
+)
+RATED = SamplingParams(confidence=True)
+
+
+class RatedEngine:
+    """Replies with pieces of text, each with the probability that its tokens have together."""
+
+    context = None
+
+    def __init__(self, *pieces: tuple[str, float], tokenizer: Any = TOKENIZER) -> None:
+        self._pieces, self._tokenizer = pieces, tokenizer
+
+    def submit(self, tokens: Any, params: SamplingParams, inputs: Any = None) -> Iterator[TokenOutput]:
+        for text, probability in self._pieces:
+            written = self._tokenizer.encode(text, add_special_tokens=False)
+            for token in written:
+                logprob = math.log(probability) / len(written)
+                yield TokenOutput(token, logprob, "stop" if token == self._tokenizer.eos_token_id else None)
+
+    def close(self) -> None: ...
+
+
+def replied(form: str, *pieces: tuple[str, float], params: SamplingParams = RATED, **settings: Any) -> Reply:
+    engine = RatedEngine(*pieces, (END, 0.5))
+    return collect(LocalChat(engine, Renderer(TOKENIZER, template("qwen"), form), **settings)(ASK, TOOLS, params))
+
+
+def confidences(reply: Reply) -> list[float | None]:
+    return [call.confidence for call in reply.message.tool_calls]
+
+
+def test_the_confidence_of_a_call_is_the_probability_of_its_opening_its_name_and_its_arguments() -> None:
+    reply = replied(
+        "hermes",
+        ("I look.", 0.01),
+        ("\n<tool_call>", 0.9),
+        ('\n{"name": "', 1.0),
+        ("weather", 0.8),
+        ('", "arguments": ', 1.0),
+        ('{"city": "厦门"}', 0.5),
+        ("}\n</tool_call>", 0.02),
+    )
+    assert confidences(reply) == [pytest.approx(0.9 * 0.8 * 0.5)]
+
+
+def test_each_of_several_calls_has_the_probability_of_its_own_tokens() -> None:
+    reply = replied(
+        "hermes",
+        ('<tool_call>\n{"name": "weather", "arguments": {"city": "Xiamen"}', 0.9),
+        ("}\n</tool_call>", 0.3),
+        ('\n<tool_call>\n{"name": "clock", "arguments": {"city": "weather"}', 0.4),
+        ("}\n</tool_call>", 0.3),
+    )
+    assert confidences(reply) == [pytest.approx(0.9), pytest.approx(0.4)]
+
+
+def test_thoughts_before_and_between_calls_do_not_count() -> None:
+    reply = replied(
+        "react_en",
+        ("Thought: the weather, then the clock.\n", 0.001),
+        ('Action: weather\nAction Input: {"city": "Paris"}', 0.6),
+        ("\nThought: and now the clock.\n", 0.001),
+        ("Action: clock\nAction Input: {}", 0.7),
+        ("\nObservation:", 0.1),
+    )
+    assert confidences(reply) == [pytest.approx(0.6), pytest.approx(0.7)]
+
+
+def test_a_call_that_reasoning_drafts_does_not_count() -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {}'
+    tokenizer = thinking_tokenizer()
+    engine = RatedEngine(
+        (f"{call}}} it is.\n</think>\n\n", 0.01), (call, 0.8), ("}\n</tool_call>", 0.2), tokenizer=tokenizer
+    )
+    reply = collect(LocalChat(engine, Renderer(tokenizer, None, "hermes"))(ASK, TOOLS, RATED))
+    assert "it is." in reply.message.reasoning
+    assert confidences(reply) == [pytest.approx(0.8)]
+
+
+@pytest.mark.parametrize("form", TOOL_FORMATS)
+def test_every_format_has_the_confidence_of_each_call(form: str) -> None:
+    calls = [ToolCall("weather", '{"city": "the weather, (clock)"}'), ToolCall("clock", '{"city": "Paris"}')]
+    text = tool_format(form).call("", calls)
+    marks = [("weather", 0.8), ("(clock)", 0.5), ("clock", 0.4), ("Paris", 0.25)]
+    pieces: list[tuple[str, float]] = []
+    for mark, probability in marks:
+        before, mark, text = text.partition(mark)
+        pieces += [(before, 1.0), (mark, probability)]
+    found = confidences(replied(form, *pieces, (text, 1.0)))
+    assert found == [pytest.approx(0.8 * 0.5), pytest.approx(0.4 * 0.25)][: len(found)]
+    assert len(found) == 2 or form == "harmony", "one call ends the reply in that format"
+
+
+def test_the_confidence_of_a_streamed_call_comes_with_its_last_part() -> None:
+    text = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    engine = RatedEngine((text, 0.7), (END, 1.0))
+    deltas = list(LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "hermes"))(ASK, TOOLS, RATED))
+    parts = [delta.tool_call for delta in deltas if delta.tool_call]
+    assert parts[0].name == "weather"
+    assert len(parts) > 10, "the arguments stream"
+    assert all(part.confidence is None for part in parts[:-1])
+    assert parts[-1].confidence is not None
+    assert {part.id for part in parts} == {parts[0].id}
+
+
+def test_nobody_who_does_not_ask_gets_a_confidence_or_another_delta() -> None:
+    pieces = ('<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>', 0.7)
+    engine = RatedEngine(pieces, (END, 1.0))
+    chat = LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "hermes"))
+    plain, rated = (list(chat(ASK, TOOLS, params)) for params in (SamplingParams(), RATED))
+    assert len(rated) == len(plain) + 1
+    assert all(delta.tool_call is None or delta.tool_call.confidence is None for delta in plain)
+
+
+def test_an_engine_without_log_probabilities_leaves_the_confidence_open() -> None:
+    reply = replied("hermes", ('<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>', math.nan))
+    assert confidences(reply) == [None]
+
+
+def test_a_calibration_divides_the_log_probability_by_its_temperature() -> None:
+    text = ('<tool_call>\n{"name": "weather", "arguments": {}', 0.25), ("}\n</tool_call>", 1.0)
+    calibrations = {"": Calibration(2.0), "sales": Calibration(0.5)}
+    assert confidences(replied("hermes", *text, calibrations=calibrations)) == [pytest.approx(0.5)]
+    sales = SamplingParams(confidence=True, adapter="sales")
+    assert confidences(replied("hermes", *text, params=sales, calibrations=calibrations)) == [pytest.approx(0.0625)]
+
+
+def test_two_calls_are_equal_whatever_their_confidence() -> None:
+    assert ToolCall("weather", "{}", "", 0.3) == ToolCall("weather", "{}")
+
+
+def test_the_confidence_of_a_reply_is_the_product_over_its_calls() -> None:
+    both = Message("assistant", "", (ToolCall("a", confidence=0.5), ToolCall("b", confidence=0.5)))
+    assert calibration.reply_confidence(both) == 0.25
+    assert (
+        calibration.reply_confidence(Message("assistant", "", (ToolCall("a"), ToolCall("b", confidence=0.5)))) is None
+    )
+    assert calibration.reply_confidence(Message("assistant", "no call")) is None
+
+
+def test_the_expected_calibration_error_is_that_of_the_paper() -> None:
+    # bins (0.5, 0.6] and (0.9, 1.0]: 4 / 6 * |0.5 - 0.6| + 2 / 6 * |1 - 0.95|
+    found = calibration.expected_calibration_error([0.6] * 4 + [0.95] * 2, [True, False] * 2 + [True] * 2)
+    assert found == pytest.approx(4 / 6 * 0.1 + 2 / 6 * 0.05)
+    assert calibration.expected_calibration_error([1.0, 0.0], [True, False]) == 0
+
+
+def test_auroc_counts_pairs_in_the_right_order() -> None:
+    assert calibration.auroc([0.9, 0.8, 0.1], [True, True, False]) == 1
+    assert calibration.auroc([0.9, 0.5, 0.5, 0.1], [False, True, False, True]) == pytest.approx((0 + 0.5 + 0 + 0) / 4)
+    assert math.isnan(calibration.auroc([0.9], [True]))
+
+
+def drawn(power: float, count: int = 2000) -> list[calibration.Rated]:
+    """Calls of which exactly `p ** power` are right at each probability p."""
+    rows = []
+    for index in range(count):
+        p = 0.05 + 0.9 * (index % 20) / 19
+        rows.append(calibration.Rated(math.log(p), (index // 20) / (count / 20) < p**power))
+    return rows
+
+
+@pytest.mark.parametrize("power", [0.25, 1.0, 4.0])
+def test_a_fitted_temperature_undoes_a_power_of_the_probability(power: float) -> None:
+    rows = drawn(power)
+    fitted = calibration.fit_temperature([row.log_confidence for row in rows], [row.correct for row in rows])
+    assert fitted.temperature == pytest.approx(1 / power, rel=0.1)
+    assert calibration.report(rows, fitted).ece < 0.03
+    assert power == 1 or calibration.report(rows).ece > 0.1
+
+
+def test_no_temperature_is_fitted_to_few_calls_or_to_calls_that_are_all_right() -> None:
+    few = calibration.report(drawn(1.0)[:20])
+    assert few.fitted is None and few.reason == "20 calls are too few: it takes 40"
+    right = calibration.report([calibration.Rated(-0.1, True)] * 50)
+    assert right.fitted is None and right.reason.startswith("50 of 50 calls are right")
+    assert "no temperature is fitted" in right.text
+    with pytest.raises(ValueError, match="no reply has a call"):
+        calibration.report([])
+
+
+def test_certain_and_impossible_calls_do_not_break_the_fit() -> None:
+    rows = [calibration.Rated(0.0, index % 3 > 0) for index in range(60)]
+    rows += [calibration.Rated(-5000.0, index % 3 > 0) for index in range(60)]
+    found = calibration.report(rows)
+    assert found.fitted is not None and math.isfinite(found.fitted_ece)
+
+
+def test_a_calibrated_confidence_is_rated_by_the_probability_that_it_came_from() -> None:
+    message = Message("assistant", "", (ToolCall("weather", confidence=0.5),))
+    found = calibration.rated(message, True, Calibration(2.0))
+    assert found == (pytest.approx(2 * math.log(0.5)), True)
+    assert calibration.rated(Message("assistant", "", (ToolCall("a", confidence=0.0),)), False) == (-700.0, False)
+    assert calibration.rated(Message("assistant", "hello"), True) is None
+
+
+def test_the_table_and_the_diagram_have_every_bin() -> None:
+    found = calibration.report(drawn(1.0, 400))
+    assert found.text.count(" to ") == 10
+    assert sum(each.replies for each in found.bins) == 400
+    pair = [("before", found), ("after", found)]
+    assert calibration.plot(pair).startswith(b"<?xml")
+    assert calibration.plot(pair, "png").startswith(b"\x89PNG")
+
+
+def test_a_calibration_is_kept_beside_its_checkpoint(tmp_path: Any) -> None:
+    assert read_calibration(tmp_path) is None
+    write_calibration(tmp_path, Calibration(1.5), 200, (0.2, 0.05), "calls")
+    assert read_calibration(tmp_path) == Calibration(1.5)
+    record = json.loads((tmp_path / NAME).read_text())
+    assert record["rows"] == 200 and record["ece_after"] == 0.05
+
+
+def test_a_loaded_chat_applies_the_calibration_of_its_checkpoint_and_merging_keeps_it(tmp_path: Path) -> None:
+    base = tiny_model_folder(tmp_path / "base")
+    tuned = lora.attach(load_model(base, device="cpu"), lora.LoraOptions())
+    checkpoint = tmp_path / "run" / "checkpoint-10"
+    adapter_files.save(tuned, checkpoint)
+    record = {"template_type": "qwen", "sft_type": "lora", "model_id_or_path": str(base)}
+    (checkpoint / "sft_args.json").write_text(json.dumps(record))
+    write_calibration(checkpoint, Calibration(1.5), 200, (0.2, 0.05), "calls")
+    assert cli.main(["merge-lora", "--ckpt_dir", str(checkpoint), "--device", "cpu"]) == 0
+    for folder in (checkpoint, Path(f"{checkpoint}-merged")):
+        chat = swift.load_chat(folder, device="cpu")
+        chat.engine.close()
+        assert chat.calibrations == {"": Calibration(1.5)}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[]", "temperature must be a number above 0, not null"),
+        ('{"temperature": 0}', "temperature must be a number above 0, not 0"),
+        ('{"temperature": "hot"}', 'not "hot"'),
+        ('{"temperature": 1, "formula": "p"}', "the formula must be"),
+    ],
+)
+def test_a_damaged_calibration_names_the_file_and_the_reason(tmp_path: Any, text: str, reason: str) -> None:
+    (tmp_path / NAME).write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        read_calibration(tmp_path)
+
+
+def test_joining_deltas_keeps_the_confidence() -> None:
+    parts = [ToolCall("a", "", "1"), ToolCall("", "{}", "1"), ToolCall("", "", "1", 0.5), ToolCall("b", "{}", "2", 0.1)]
+    reply = collect(iter([*(Delta(tool_call=part) for part in parts), Delta(finish="tool_calls")]))
+    assert confidences(reply) == [0.5, 0.1]
