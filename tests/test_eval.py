@@ -1,13 +1,10 @@
-"""Scores of tool calls and of self-knowledge, with scripted chats."""
+"""Scores of tool calls, with scripted chats."""
 
-import json
 from collections.abc import Iterator
-from importlib import resources
 
 import pytest
 
 from swift.chat import Delta, Message, Tool, ToolCall
-from swift.eval import identity
 from swift.eval.tool_calls import Case, judge, judge_all, scores
 
 EXPECTED = ToolCall("look", '{"path": "/tmp/1.jpg", "times": 2}')
@@ -71,15 +68,3 @@ def test_a_case_with_tools_is_judged_by_the_calls_that_come_back(call, verdict) 
     [judged] = judge_all(chat, [Case((Message("user", "look"),), (tool,), EXPECTED)])
     assert judged[1:] == verdict
     assert offered == [tool]
-
-
-def test_a_model_that_knows_its_name_and_author_hits() -> None:
-    hits = identity.ask(script("I am Kakarot, made by 陶白白."), ("卡卡罗特", "Kakarot"), ("陶白白", "Taobaibai"))
-    right = {q.text for q in identity.QUESTIONS if (q.asks_for, q.language) in (("name", "en"), ("author", "zh"))}
-    assert {hit.question for hit in hits if hit.hit} == right
-
-
-def test_no_question_is_a_training_row() -> None:
-    rows = resources.files("swift.data").joinpath("self_cognition.jsonl").read_text(encoding="utf-8").splitlines()
-    asked = {json.loads(row)["query"].strip().lower() for row in rows}
-    assert not [q.text for q in identity.QUESTIONS if q.text.strip().lower() in asked]

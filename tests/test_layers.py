@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "guided": {"chat", "agent"},
     "infer": {"chat", "tools", "images", "template", "agent", "engine", "guided", "system"},
     "serve": {"chat", "infer", "agent", "engine", "guided", "system"},
-    "eval": {"chat", "data", "agent", "infer", "engine", "tools"},
+    "eval": {"chat", "data", "agent", "infer", "engine", "tools", "train"},
     "flag_groups": {"flags"},
     "api": {
         "agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer", "tools",

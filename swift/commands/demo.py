@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swift.chat import Message
-    from swift.eval.identity import Hit
+    from swift.eval.self_cognition import Hit
     from swift.eval.tool_calls import Verdict
     from swift.infer.local_chat import LocalChat
 
@@ -225,14 +225,14 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.assembly.loading import load_chat
     from swift.chat import Message
     from swift.data.synth import evaluation_cases
-    from swift.eval import identity
+    from swift.eval import self_cognition
     from swift.eval.tool_calls import Case, judge_all, scores
 
     chat = load_chat(_ChatConfig(cfg, adapter), keep=True)
     console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")
     scenario = _scenario(chat)
     general = _ask(chat, (Message("user", GENERAL_QUESTION),), 48)
-    hits = identity.ask(chat, cfg.model_name, cfg.model_author, max_tokens=32)
+    hits = self_cognition.ask(chat, cfg.model_name, cfg.model_author, max_tokens=32)
     console.print(f"[dim]{cfg.eval_cases} questions with tools that are not in the training data ...[/]")
     asked = evaluation_cases(cfg.eval_cases - cfg.eval_cases // 2, cfg.seed)
     asked += evaluation_cases(cfg.eval_cases // 2, cfg.seed + 1, style="messages")

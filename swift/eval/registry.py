@@ -13,7 +13,11 @@ from typing import cast
 
 from swift.eval.task import Settings, Task
 
-TASKS: Mapping[str, str] = {"bfcl": "swift.eval.bfcl.task"}
+TASKS: Mapping[str, str] = {
+    "bfcl": "swift.eval.bfcl.task",
+    "general": "swift.eval.general",
+    "self_cognition": "swift.eval.self_cognition",
+}
 """Name -> module."""
 
 

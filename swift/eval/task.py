@@ -151,11 +151,15 @@ class Settings(NamedTuple):
     """What a task may need to know to make its questions. `say` prints a remark for the user.
 
     `dataset`: files, registered names or hub ids. `max_tokens`: of a reply, None for the task's own limit. `seed`: of
-    generated questions. `variant`: the text after the colon of `--tasks name:variant`, such as a category; "" for all.
+    generated questions. `model_name`, `model_author`: what the model was trained to say of itself; one for both
+    languages, or Chinese and English. `variant`: the text after the colon of
+    `--tasks name:variant`, such as a category; "" for all.
     """
 
     dataset: tuple[str, ...] = ()
     max_tokens: int | None = None
     seed: int = 42
     variant: str = ""
+    model_name: tuple[str, ...] = ()
+    model_author: tuple[str, ...] = ()
     say: Callable[[str], None] = print
