@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from swift.api import ChatConfig, ToolCallScores, evaluate, fine_tune, generate, load_chat, run_agent
     from swift.chat import Image, Message, Tool, ToolCall
+    from swift.tools.marks import read_only
 
 __all__ = [
     "ChatConfig",
@@ -22,15 +23,23 @@ __all__ = [
     "fine_tune",
     "generate",
     "load_chat",
+    "read_only",
     "run_agent",
 ]
-_VALUES = ("Image", "Message", "Tool", "ToolCall")
+_MODULES = {
+    "Image": "swift.chat",
+    "Message": "swift.chat",
+    "Tool": "swift.chat",
+    "ToolCall": "swift.chat",
+    "read_only": "swift.tools.marks",
+}
+"""Where names are that are not in `swift.api`."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'swift' has no attribute {name!r}")
-    return getattr(import_module("swift.chat" if name in _VALUES else "swift.api"), name)
+    return getattr(import_module(_MODULES.get(name, "swift.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,6 @@ from swift.tools.call import Limits, call, call_all
 from swift.tools.described import read_descriptions
 from swift.tools.in_process import on_thread
 from swift.tools.loop import run
-from swift.tools.python_file import read_tools
 from swift.tools.toolbox import Toolbox
 
 
@@ -319,28 +318,6 @@ def test_two_tools_of_one_name_are_refused() -> None:
     again = BoundTool(FIRE.tool, on_thread(call_police), FIRE.validator)
     with pytest.raises(ValueError, match="two tools have the name 'fire_recognition'"):
         run(Scripted(), [FIRE, again], QUESTION, params=None)
-
-
-def test_the_public_functions_of_a_file_are_its_tools(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("from json import dumps\ndef a(x: int) -> int:\n    'A.'\n    return x\ndef _b() -> None: ...\n")
-    assert [(bound.name, bound.invoke({"x": 3}, 9)) for bound in read_tools(file)] == [("a", 3)]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("gone.py", None, "no such file"),
-        ("tools.json", "{}", "not a Python file"),
-        ("broken.py", "def a(:", "fails to run: SyntaxError"),
-        ("none.py", "x = 1", "no public function"),
-    ],
-)
-def test_a_file_without_tools_is_told_in_one_line(tmp_path: Path, name: str, text: str | None, said: str) -> None:
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=f"{name}: .*{said}"):
-        read_tools(tmp_path / name)
 
 
 LOOK = {"type": "function", "function": {"name": "look", "description": "看", "parameters": {"type": "object"}}}

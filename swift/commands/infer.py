@@ -141,14 +141,14 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     from swift.assembly.loading import load_chat, sampling
     from swift.assembly.preflight import writable
     from swift.tools.described import SUFFIXES, read_descriptions
-    from swift.tools.python_file import read_tools
+    from swift.tools.python_file import PythonFile
 
     if cfg.server.endpoint:
         endpoint.check(given)
     params = sampling(cfg.generation)
     file = Path(cfg.tools).expanduser() if cfg.tools else None
     described = read_descriptions(file) if file and file.suffix.lower() in SUFFIXES else []
-    tools = read_tools(file) if file and not described else []
+    tools = PythonFile(file).tools if file and not described else []
     if cfg.backend.ckpt_dir:
         checkpoint(cfg.backend.ckpt_dir)
     if cfg.save_result and cfg.result_dir:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import json
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
-from pydantic_core import to_jsonable_python
-
 from swift.agent.arguments import excerpt, json_arguments
 from swift.agent.jsontext import loads
 from swift.agent.schemas import violation
 from swift.chat import ToolCall
 from swift.system import utf8
+from swift.tools import result_text
 from swift.tools.bound_tool import BoundTool
-from swift.tools.errors import TimeLimitError, ToolError
+from swift.tools.errors import TimeLimitError
+from swift.tools.result_text import ResultText
 
 Failure = Literal["", "unknown tool", "bad arguments", "declined", "raised", "timeout"]
 Confirm = Callable[[BoundTool, ToolCall], bool]
@@ -137,25 +136,24 @@ def _run(ready: _Ready, limits: Limits) -> Result:
         return time.perf_counter() - started
 
     try:
-        text = _text(ready.bound.invoke(ready.arguments, limits.seconds))
-    except TimeLimitError:
-        return _failed("timeout", f"no result within {limits.seconds:g} s", seconds())
-    except ToolError as error:
-        return _limited(_failed("raised", str(error), seconds()), limits)
+        text = result_text.of_value(ready.bound.invoke(ready.arguments, limits.seconds))
+        failure: Failure = ""
+    except TimeLimitError as error:
+        note = f"; {error}" if str(error) else ""
+        return _failed("timeout", f"no result within {limits.seconds:g} s{note}", seconds())
     except (Exception, SystemExit) as error:  # user code may raise anything
-        return _limited(_failed("raised", f"{type(error).__name__}: {error}", seconds()), limits)
-    return _limited(
-        Result(utf8.replace_surrogates(text), seconds(), replaced=not utf8.is_encodable(text)),
-        limits,
-    )
+        text, failure = result_text.of_error(error), "raised"
+    return _limited(text, seconds(), failure, limits)
 
 
-def _limited(result: Result, limits: Limits) -> Result:
-    left_out = len(result.text) - limits.characters
-    if left_out <= 0:
-        return result
-    note = f"[cut: the result has {len(result.text):,} characters, these are the first {limits.characters:,}]"
-    return result._replace(text=f"{result.text[: limits.characters]}\n{note}", cut=left_out)
+def _limited(whole: ResultText, seconds: float, failure: Failure, limits: Limits) -> Result:
+    text, prefix = whole.text, "Error: " if failure else ""
+    shown = f"{prefix}{text}"[: limits.characters]
+    total = len(prefix) + whole.characters
+    if len(shown) < total:
+        note = f"[cut: the result has {total:,} characters, these are the first {len(shown):,}]"
+        return Result(f"{shown}\n{note}", seconds, failure, whole.replaced, total - len(shown))
+    return Result(shown, seconds, failure, whole.replaced)
 
 
 def _failed(failure: Failure, text: str, seconds: float = 0.0) -> Result:
@@ -166,29 +164,3 @@ def _no_such_tool(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"there is no tool '{excerpt(name)}'; the tools are: {', '.join(names) or 'none'}.{hint}"
-
-
-def _text(value: object) -> str:
-    """The result of a function as text: a string, or JSON with null for NaN and Infinity.
-
-    Invalid bytes become lone surrogates.
-    """
-    value = _without_bytes(value)
-    if isinstance(value, str):
-        return value
-    written = json.dumps(to_jsonable_python(value, fallback=str))
-    return json.dumps(json.loads(written, parse_constant=lambda _: None), ensure_ascii=False)
-
-
-def _without_bytes(value: object) -> object:
-    if isinstance(value, (bytes, bytearray)):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, dict):
-        return {_key(_without_bytes(key)): _without_bytes(part) for key, part in value.items()}
-    if type(value) in (list, tuple):
-        return [_without_bytes(part) for part in cast(Sequence[object], value)]
-    return value
-
-
-def _key(name: object) -> object:
-    return utf8.replace_surrogates(name) if isinstance(name, str) else name  # pydantic rejects lone surrogates in keys

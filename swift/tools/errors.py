@@ -2,7 +2,7 @@
 
 
 class TimeLimitError(Exception):
-    """The call exceeded its time limit."""
+    """The call exceeded its time limit. A text, where there is one, tells the model what else that means."""
 
 
 class ToolError(Exception):
