@@ -1,0 +1,221 @@
+"""The schemas of OpenAPI 3.0 and 3.1 -> JSON schemas of requests that stand alone. Knows no parameter and no body.
+
+A schema that is referred to once takes the place of its reference; one that is referred to several times, or contains
+itself, stays a local reference to `$defs`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from swift.tools.openapi.document import Document, Unsupported, pointer_steps
+
+Schema = dict[str, Any]
+
+_ONE = {
+    "additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not",
+    "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties",
+}  # fmt: skip
+_MANY = {"allOf", "anyOf", "oneOf", "prefixItems"}
+_NAMED = {"dependentSchemas", "patternProperties", "properties"}
+_SAME_VALUE = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else")
+"""Keywords whose schemas apply to the same value."""
+_ANNOTATIONS = {"default", "description"}
+_LEFT_OUT = {
+    "$anchor", "$comment", "$defs", "$dynamicAnchor", "$schema", "definitions", "deprecated", "discriminator",
+    "example", "examples", "externalDocs", "nullable", "readOnly", "title", "writeOnly", "xml",
+}  # fmt: skip
+"""Keywords that constrain nothing, or that `converted` replaces."""
+_UNSUPPORTED = ("$dynamicRef", "$id", "$recursiveRef")
+_DEFS = "#/$defs/"
+
+
+class Schemas:
+    """Converts the schemas of one operation and collects what they refer to."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._names: dict[str, str] = {}  # reference in the document -> name in $defs
+        self._defs: dict[str, Any] = {}
+
+    def converted(self, schema: Any, place: str) -> Any:
+        """A schema in the dialect of 2020-12, for requests: without properties that only replies have.
+
+        Raises Unsupported.
+        """
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, dict):
+            raise Unsupported(f"{place}: a schema must be an object")
+        if foreign := next((key for key in _UNSUPPORTED if key in schema), None):
+            raise Unsupported(f"{place}: {foreign} is not supported")
+        made: Schema = {}
+        for key, value in schema.items():
+            at = f"{place}.{key}"
+            if key == "$ref":
+                made[key] = self._reference(value, at)
+            elif key in _NAMED and isinstance(value, dict):
+                made[key] = {name: self.converted(each, f"{at}.{name}") for name, each in value.items()}
+            elif key in _MANY and isinstance(value, list):
+                made[key] = [self.converted(each, f"{at}[{number}]") for number, each in enumerate(value)]
+            elif key in _ONE and not isinstance(value, list):
+                made[key] = self.converted(value, at)
+            elif key not in _LEFT_OUT and not key.startswith("x-"):
+                made[key] = value
+        self._without_read_only(made, schema, place)
+        _exclusive(made)
+        return _nullable(made) if schema.get("nullable") is True else made
+
+    def complete(self, root: Schema) -> Schema:
+        """A converted schema with the targets of its references. Raises Unsupported for one that never ends."""
+        used = self._used(root)
+        if circle := _circle({**root, "$defs": {name: self._defs[name] for name in used}}):
+            raise Unsupported(f"the schema '{circle}' refers to itself and to nothing else")
+        shared = {name for name, times in used.items() if times > 1}
+        try:
+            made: Schema = self._inlined(root, shared)
+            defs = {name: self._inlined(self._defs[name], shared) for name in self._defs if name in shared}
+        except RecursionError:
+            raise Unsupported("its schema is nested too deep") from None
+        return {**made, "$defs": defs} if defs else made
+
+    def _reference(self, reference: Any, place: str) -> str:
+        if not isinstance(reference, str):
+            raise Unsupported(f"{place}: must be a text")
+        if reference not in self._names:
+            target = self._document.target(reference, place.removesuffix(".$ref"))
+            self._names[reference] = name = self._name(reference)
+            self._defs[name] = True  # the order of $defs is the order of references
+            self._defs[name] = self.converted(target, "/".join(pointer_steps(reference)).replace("/", "."))
+        return _DEFS + self._names[reference]
+
+    def _name(self, reference: str) -> str:
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "_", (pointer_steps(reference) or ["document"])[-1]) or "schema"
+        number, name = 2, base
+        while name in self._defs:
+            name, number = f"{base}_{number}", number + 1
+        return name
+
+    def _without_read_only(self, made: Schema, schema: Schema, place: str) -> None:
+        properties = schema.get("properties")
+        if not isinstance(properties, dict):
+            return
+        read_only = {name for name, each in properties.items() if self._is_read_only(each, f"{place}.{name}")}
+        made["properties"] = {name: each for name, each in made["properties"].items() if name not in read_only}
+        if isinstance(required := made.get("required"), list) and read_only:
+            made["required"] = [name for name in required if name not in read_only]
+
+    def _is_read_only(self, schema: Any, place: str) -> bool:
+        if isinstance(schema, dict) and schema.get("readOnly") is True:
+            return True
+        target = self._document.resolved(schema, place)
+        return isinstance(target, dict) and target.get("readOnly") is True
+
+    def _used(self, root: Schema) -> Counter[str]:
+        """How often the schemas that `root` reaches are referred to."""
+        times: Counter[str] = Counter()
+        waiting: list[Any] = [root]
+        while waiting:
+            for name in _references(waiting.pop()):
+                times[name] += 1
+                if times[name] == 1:
+                    waiting.append(self._defs[name])
+        return times
+
+    def _inlined(self, schema: Any, shared: set[str]) -> Any:
+        if isinstance(schema, list):
+            return [self._inlined(each, shared) for each in schema]
+        if not isinstance(schema, dict):
+            return schema
+        made: Schema = {}
+        for key, value in schema.items():
+            if key in _NAMED and isinstance(value, dict):
+                made[key] = {name: self._inlined(each, shared) for name, each in value.items()}
+            else:
+                made[key] = self._inlined(value, shared) if key in _ONE | _MANY else value
+        name = _name_of(made.get("$ref"))
+        if name is None or name in shared:
+            return made
+        del made["$ref"]
+        target = self._inlined(self._defs[name], shared)
+        if not made:
+            return target
+        if isinstance(target, dict) and made.keys() <= _ANNOTATIONS:
+            return {**target, **made}
+        return {**made, "allOf": [target, *made.get("allOf", [])]}
+
+
+def _exclusive(made: Schema) -> None:
+    """Boolean limits of OpenAPI 3.0 -> the numbers of JSON Schema."""
+    for limit, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(flag := made.get(exclusive), bool):
+            del made[exclusive]
+            if flag and limit in made:
+                made[exclusive] = made.pop(limit)
+
+
+def _nullable(made: Schema) -> Schema:
+    null = {"type": "null"}
+    if any(key in made for key in _SAME_VALUE):
+        about = {key: made[key] for key in _ANNOTATIONS & made.keys()}
+        return {"anyOf": [{key: value for key, value in made.items() if key not in about}, null], **about}
+    if isinstance(kind := made.get("type"), str):
+        made["type"] = [kind, "null"]
+    if isinstance(values := made.get("enum"), list) and None not in values:
+        made["enum"] = [*values, None]
+    return made
+
+
+def _name_of(reference: Any) -> str | None:
+    return reference.removeprefix(_DEFS) if isinstance(reference, str) else None
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """The names in $defs that a schema refers to itself, each as often as it does."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict):
+            continue
+        if (name := _name_of(part.get("$ref"))) is not None:
+            yield name
+        for key, value in part.items():
+            if key in _NAMED and isinstance(value, dict):
+                waiting += value.values()
+            elif key in _ONE:
+                waiting.append(value)
+            elif key in _MANY and isinstance(value, list):
+                waiting += value
+
+
+def _circle(root: Schema) -> str:
+    """The name of a schema that is reached from itself without a step into a property or an item; "" if none is."""
+    defs: Schema = root["$defs"]
+    same = {name: set(_same_value(schema)) for name, schema in defs.items()}
+    for name in same:
+        reached, waiting = set[str](), [*same[name]]
+        while waiting:
+            other = waiting.pop()
+            if other == name:
+                return name
+            if other not in reached:
+                reached.add(other)
+                waiting += same[other]
+    return ""
+
+
+def _same_value(schema: Any) -> Iterator[str]:
+    """The names in $defs that a schema applies to the value that it applies to itself."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict):
+            continue
+        if (name := _name_of(part.get("$ref"))) is not None:
+            yield name
+        for key in _SAME_VALUE[1:]:
+            value = part.get(key)
+            waiting += value if isinstance(value, list) else [value]
