@@ -7,11 +7,10 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import import_module
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from official_bfcl import Evaluator, official_evaluator
 
 from swift.chat import Message, ToolCall
 from swift.eval.bfcl import official, task
@@ -37,77 +36,10 @@ def sampled(category: str) -> list[Question]:
     return random.Random(0).sample(rows, min(len(rows), ROWS_A_CATEGORY))
 
 
-# The official evaluator ----------------------------------------------------------------------------------------------
-
-
-class Evaluator:
-    """The evaluation of bfcl-eval itself: its handler of OpenAI's replies and its judgement of one row."""
-
-    def __init__(self) -> None:
-        runner = import_module("bfcl_eval.eval_checker.eval_runner")
-        openai = import_module("bfcl_eval.model_handler.api_inference.openai_completion")
-        enums = import_module("bfcl_eval.constants.enums")
-        utils = import_module("bfcl_eval.utils")
-        types = import_module("bfcl_eval.constants.type_mappings").GORILLA_TO_OPENAPI
-        self.averages = import_module("bfcl_eval.eval_checker.eval_runner_helper")
-        handler = object.__new__(openai.OpenAICompletionsHandler)
-        handler.is_fc_model = True
-        self._ast, self._relevance = runner._evaluate_single_ast_entry, runner._evaluate_single_relevance_entry
-        self._handler, self._enums = handler, enums
-        self._load, self._answers = utils.load_dataset_entry, utils.load_ground_truth_entry
-        self._convert = lambda functions: openai.convert_to_tool(functions, types, enums.ModelStyle.OPENAI_COMPLETIONS)
-
-    def tools(self, category: str) -> dict[str, list[dict[str, Any]]]:
-        return {row["id"]: self._convert(row["function"]) for row in self._load(category)}
-
-    @cache  # noqa: B019
-    def rows(self, category: str) -> dict[str, tuple[dict[str, Any], Any]]:
-        rows = self._load(category, include_language_specific_hint=False)
-        answers = [None] * len(rows) if "relevance" in category else self._answers(category)
-        return {row["id"]: (row, answer) for row, answer in zip(rows, answers, strict=True)}
-
-    def correct(self, category: str, id: str, reply: Message) -> bool:
-        row, answer = self.rows(category)[id]
-        result = [{call.name: call.arguments} for call in reply.tool_calls] or reply.content
-        if answer is None:
-            return self._relevance(self._handler, id, result, row, official.MODEL, category)["valid"]
-        language = {"simple_java": "JAVA", "simple_javascript": "JAVASCRIPT"}.get(category, "PYTHON")
-        return self._ast(
-            self._handler,
-            id,
-            result,
-            answer["ground_truth"],
-            row,
-            official.MODEL,
-            category,
-            self._enums.Language[language],
-            self._enums.ReturnFormat[language],
-        )["valid"]
-
-
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluator]:
-    """The package imported with stand-ins for what its own evaluator of one row does not use."""
-    registry = {official.MODEL: SimpleNamespace(underscore_to_dot=True)}
-    stand_ins: dict[str, dict[str, Any]] = {
-        "bfcl_eval.constants.model_config": {"MODEL_CONFIG_MAPPING": registry},
-        "bfcl_eval.model_handler.base_handler": {"BaseHandler": object},
-        "bfcl_eval.model_handler.parser.java_parser": {"parse_java_function_call": None},
-        "bfcl_eval.model_handler.parser.js_parser": {"parse_javascript_function_call": None},
-        "pandas": {},
-        "dotenv": {"load_dotenv": None},
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BFCL_PROJECT_ROOT", str(tmp_path_factory.mktemp("bfcl")))
-        for name, values in stand_ins.items():
-            module = ModuleType(name)
-            module.__dict__.update(values)
-            patch.setitem(sys.modules, name, module)
-        before = set(sys.modules)
-        yield Evaluator()
-        for name in set(sys.modules) - before:
-            if name.startswith("bfcl_eval"):
-                del sys.modules[name]
+    with official_evaluator(tmp_path_factory.mktemp("bfcl")) as found:
+        yield found
 
 
 # Replies -------------------------------------------------------------------------------------------------------------

@@ -30,12 +30,14 @@ class Official(NamedTuple):
 
     `check(functions, calls, answers, language, category)` -> `{"valid": bool, "error": [...], "error_type": str}`, with
     calls `[{name: {argument: value}}]`. `hinted(rows)` adds the hints on the language and types to their functions, in
-    place. `openai_tools(functions)` makes OpenAI's tools of them.
+    place. `openai_tools(functions)` makes OpenAI's tools of them. `services`: class of a simulated service -> the file
+    with its functions.
     """
 
     check: Callable[[Any, Any, Any, str, str], Mapping[str, Any]]
     hinted: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
     openai_tools: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
+    services: Mapping[str, str]
 
 
 def installed_version() -> str:
@@ -59,6 +61,7 @@ def load() -> Official:
             types = import_module(f"{PACKAGE}.constants.type_mappings").GORILLA_TO_OPENAPI
             ast_checker, hinted = checker.ast_checker, rows.add_language_specific_hint_to_function_doc
             convert = tools.convert_to_tool
+            services = import_module(f"{PACKAGE}.constants.executable_backend_config").MULTI_TURN_FUNC_DOC_FILE_MAPPING
     except ModuleNotFoundError as error:
         raise ValueError(f"--tasks bfcl needs the package {error.name}: {INSTALL}") from None
     except (ImportError, AttributeError) as error:
@@ -69,18 +72,23 @@ def load() -> Official:
         ),
         hinted,
         lambda functions: convert(list(functions), types, style),
+        services,
     )
 
 
 def rows(category: str, folder: str = "") -> list[dict[str, Any]]:
     """The rows of a category; with folder `possible_answer` their answers. Raises ValueError for a missing file."""
+    return lines(Path(folder) / f"BFCL_v4_{category}.json")
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a data file of the package, one a line. Raises ValueError if there is none."""
     installed = installed_version()
-    file = data_folder() / folder / f"BFCL_v4_{category}.json"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = (data_folder() / file).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"bfcl-eval {installed} has no file {file.name}; tested: {INSTALL}") from None
-    return [json.loads(line) for line in lines if line.strip()]
+        raise ValueError(f"bfcl-eval {installed} has no file {file}; tested: {INSTALL}") from None
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def data_folder() -> Path:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from swift.chat import Message, Tool
-from swift.eval.bfcl import official
+from swift.chat import Tool
+from swift.eval.bfcl import multi_turn, official
 from swift.eval.bfcl.judging import ACCURACY, HONEST, Row, judge
 from swift.eval.task import Answer, Judgement, Metric, Question, Settings, Task, Total
 
@@ -58,7 +60,7 @@ NOTES = (
 
 
 def load(settings: Settings) -> Task:
-    """The task with the categories of the variant: one of them, `live`, `non_live`, or "" for all.
+    """The task with the categories of the variant: one of them, `live`, `non_live`, or "" for all of a single turn.
 
     Raises ValueError for an unknown one, and where bfcl-eval, or what its checker needs, is not installed.
     """
@@ -67,6 +69,13 @@ def load(settings: Settings) -> Task:
     functions = official.load()
     if installed != official.TESTED:
         settings.say(f"bfcl: bfcl-eval {installed} is installed; figures of {official.TESTED} may differ")
+    made = _multi_turn if categories == (multi_turn.CATEGORY,) else _single_turn
+    task = made(functions, categories, settings.max_tokens or MAX_TOKENS)
+    name = f"bfcl:{settings.variant}" if settings.variant else "bfcl"
+    return replace(task, name=name, version=f"bfcl-eval {installed}")
+
+
+def _single_turn(functions: official.Official, categories: Sequence[str], max_tokens: int) -> Task:
     rows: dict[str, Row] = {}
     questions: list[Question] = []
     for category in categories:
@@ -74,39 +83,32 @@ def load(settings: Settings) -> Task:
         answers = {} if "relevance" in category else _answers(category)
         shown = functions.hinted(copy.deepcopy(read))
         for raw, row in zip(read, shown, strict=True):
-            rows[raw["id"]] = Row(category, raw["function"], answers.get(raw["id"], ()))
-            questions.append(
-                Question(
-                    id=raw["id"],
-                    messages=messages(raw["question"][0]),
-                    tools=tuple(map(Tool, functions.openai_tools(row["function"]))),
-                    expected=_expected(rows[raw["id"]]),
-                    group=category,
-                    max_tokens=settings.max_tokens or MAX_TOKENS,
-                )
-            )
+            id, messages = raw["id"], multi_turn.messages(raw["question"][0])
+            rows[id] = Row(category, raw["function"], answers.get(id, ()))
+            tools = tuple(map(Tool, functions.openai_tools(row["function"])))
+            questions.append(Question(id, messages, tools, _expected(rows[id]), category, max_tokens))
 
     def judged(question: Question, answer: Answer) -> Judgement:
         return judge(functions, rows[question.id], answer)
 
-    name = f"bfcl:{settings.variant}" if settings.variant else "bfcl"
-    return Task(name, questions, judged, METRICS, totals=TOTALS, version=f"bfcl-eval {installed}", notes=NOTES)
+    return Task("bfcl", questions, judged, METRICS, totals=TOTALS, notes=NOTES)
+
+
+def _multi_turn(functions: official.Official, categories: Sequence[str], max_tokens: int) -> Task:
+    questions, dialogues = multi_turn.load(functions, max_tokens)
+    answer, judged = partial(multi_turn.answer, dialogues), partial(multi_turn.judge, dialogues)
+    return Task("bfcl", questions, judged, METRICS[:1], answer)
 
 
 def _categories(variant: str) -> tuple[str, ...]:
     sets = {"": (*NON_LIVE, *LIVE), "non_live": NON_LIVE, "live": LIVE}
-    known = {**sets, **{name: (name,) for name in sets[""]}}
+    known = {**sets, **{name: (name,) for name in (*sets[""], multi_turn.CATEGORY)}}
     if variant not in known:
         near = difflib.get_close_matches(variant, known, n=1)
         hint = f": did you mean bfcl:{near[0]}?" if near else ""
         names = ", ".join(name for name in known if name)
         raise ValueError(f"--tasks bfcl:{variant}: no such category{hint} (known: {names})")
     return known[variant]
-
-
-def messages(turn: list[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """The messages of a turn of a row."""
-    return tuple(Message(each["role"], each["content"]) for each in turn)
 
 
 def _answers(category: str) -> dict[str, Any]:
