@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-SWIFT = re.compile(r"\bswift ((?:data )?[a-z][a-z-]*)([^`#|&;>\n]*)")
+SWIFT = re.compile(r"\bswift ((?:data |agent )?[a-z][a-z-]*)([^`#|&;>\n]*)")
 OTHERS = {"help", "no-deps", "nproc_per_node"}
 """Flags of every program, and of other programs in running text."""
 
@@ -79,7 +79,7 @@ def test_a_command_has_a_verb_and_flags_of_the_program(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_flag_in_running_text_is_one_of_some_command(page: Path) -> None:
-    known = frozenset().union(*map(flags_of, (*cli.verbs(), "data lint", "data show")))
+    known = frozenset().union(*map(flags_of, (*cli.verbs(), "agent run", "data lint", "data show")))
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for flag in FLAG.findall(prose):
         normal = flag.replace("-", "_")

@@ -57,9 +57,12 @@ _SAMPLING = {
 """Generation flags -> the sampling parameters that they set."""
 
 
-def check(given: Collection[str]) -> None:
-    """Raises ValueError for a flag, among those the user set, that has no effect on a server."""
-    if refused := sorted(set(given) - ALLOWED):
+def check(given: Collection[str], also: Collection[str] = ()) -> None:
+    """Raises ValueError for a flag, among those the user set, that has no effect on a server.
+
+    `also`: flags of another command that do.
+    """
+    if refused := sorted(set(given) - ALLOWED - set(also)):
         raise ValueError(f"--{refused[0]} has no effect with --endpoint: the server has the model")
 
 
@@ -74,11 +77,15 @@ def connect(
 
     assert endpoint.endpoint is not None
     thinking = {} if template.enable_thinking is None else {"enable_thinking": template.enable_thinking}
-    sent = {name for flag in given for name in _SAMPLING.get(flag, ())}
-    left = {name for names in _SAMPLING.values() for name in names} - sent
     key = endpoint.api_key or os.environ.get(KEY_VARIABLE, "")
     variables = {**template.chat_template_kwargs, **thinking}
     try:
-        return connect(endpoint.endpoint, model.model_id_or_path or "", key, variables, left)
+        return connect(endpoint.endpoint, model.model_id_or_path or "", key, variables, left_to_server(given))
     except PermissionError as error:
         raise OSError(f"{error}: set --api_key or {KEY_VARIABLE}") from error
+
+
+def left_to_server(given: Collection[str]) -> frozenset[str]:
+    """The sampling parameters that no flag of the user sets, so that they are not sent."""
+    sent = {name for flag in given for name in _SAMPLING.get(flag, ())}
+    return frozenset(name for names in _SAMPLING.values() for name in names) - sent

@@ -18,6 +18,7 @@ from swift.data.preprocessors import as_rows, unchanged
 from swift.data.readers import read_rows
 from swift.data.row_values import BadRow, Row, RowWarning
 from swift.data.sources import Source, data_files
+from swift.data.trace_rows import why_untrained
 from swift.data.unused_keys import RULE, UnusedKeys
 from swift.data.validate import validate
 
@@ -57,8 +58,9 @@ class WarningCount(NamedTuple):
 class Report:
     """Counts of rows by source and outcome: `rows[source][outcome]`.
 
-    Outcomes: read; kept; bad (an error); filtered (dropped by the data set's preprocessor). `warned`: warnings about
-    kept rows, by rule. `seen`: finds duplicates. `unused_keys`: ignored keys. `notes`: remarks on files and sampling.
+    Outcomes: read; kept; bad (an error); filtered (dropped by the data set's preprocessor, or a
+    run without an answer). `warned`: warnings by rule. `seen`: finds duplicates. `unused_keys`: ignored keys.
+    `notes`: remarks on files and sampling.
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
@@ -160,6 +162,8 @@ def checked(
                 continue
             if not found:
                 report.count(source.name, "filtered")
+                for finding in _unanswered(file, line, row):
+                    report.warn(finding)
             report.count(source.name, "kept", len(found))
             for conversation, warnings in found:
                 if warnings:
@@ -192,6 +196,7 @@ def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: DuplicateInd
             except BadRow as bad:
                 yield _finding(file, line, row, bad)
                 continue
+            yield from _unanswered(file, line, row)
             for warning in (warning for _, warnings in found for warning in warnings):
                 yield _warning(file, line, row, warning)
     except ValueError as error:
@@ -211,9 +216,14 @@ def _conversations(
     columns: Mapping[str, str],
     unread: rows.OnUnusedKey,
 ) -> list[tuple[Conversation, list[RowWarning]]]:
-    """The conversations of a row: none if the preprocessor drops it, several if it returns several rows."""
+    """The conversations of a row: none if the preprocessor drops it, several if it returns several rows.
+
+    None, too, for a run without an answer.
+    """
     if isinstance(row, BadRow):
         raise row
+    if why_untrained(row):
+        return []
     on_unused = unread if source.preprocess is unchanged else partial(_below_rows, unread)
     return [validated(rows.read(row, columns, on_unused), file, line) for row in as_rows(source.preprocess(row))]
 
@@ -255,6 +265,12 @@ def _finding(file: Path, line: int, row: Row | BadRow, bad: BadRow) -> Finding:
 
 def _warning(file: Path, line: int, row: Row | BadRow, warning: RowWarning) -> Finding:
     return Finding(str(file), line, warning.rule, warning.message, _excerpt(row), warning=True)
+
+
+def _unanswered(file: Path, line: int, row: Row | BadRow) -> Iterator[Finding]:
+    """The warning about a run without an answer, which is not trained."""
+    if reason := why_untrained(row):
+        yield _warning(file, line, row, RowWarning("unanswered-run", reason))
 
 
 def _excerpt(row: Row | BadRow, text: str = "") -> str:

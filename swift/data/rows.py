@@ -19,6 +19,7 @@ from swift.data.row_tools import TOOLS_KEYS, read_calls, read_tools
 from swift.data.row_values import BadRow as BadRow
 from swift.data.row_values import Row, first, kind, parsed, parsed_field, says_something, text_of
 from swift.data.template_kwargs import TEMPLATE_KWARGS_KEYS, read_template_kwargs
+from swift.data.trace_rows import TRACE, trace_of
 from swift.data.validate import validate
 
 Shape = Callable[[Row], Conversation]
@@ -195,6 +196,8 @@ def _unused_keys(row: Row, shape: Shape) -> Iterator[tuple[str, str]]:
         choices += [RESPONSE_KEYS, ("history",)]
         choices += [("instruction",), ("input",)] if shape is alpaca else [QUERY_KEYS]
     read = {"id", *(first(row, keys) for keys in choices)}  # an id only names the row
+    if trace_of(row):
+        read.add(TRACE)
     if shape is not text:
         read.update(TEMPLATE_KWARGS_KEYS)
     if shape in (query_response, alpaca):

@@ -158,6 +158,12 @@ OF_REASONING = (
     ),
 )
 OF_DIALOGUES = (
+    Rule(
+        "unanswered-run",
+        "warning",
+        "a row of `swift agent run` whose run ended without an answer. It is not trained",
+        "`swift data review`: keep, correct or drop it ([docs/agents.md](agents.md))",
+    ),
     Rule("weight-on-prompt", "error", "a weight on a question or a result, which are never trained", "remove it"),
     Rule("bad-image", "error", "a missing, truncated or invalid image", "see docs/images.md"),
     Rule(

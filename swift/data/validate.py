@@ -93,12 +93,14 @@ def _validate_reasoning(message: Message, number: int) -> list[RowWarning]:
 
 
 def _validate_call(call: ToolCall, offered: dict[str, Tool], number: int, trained: bool) -> list[RowWarning]:
+    if not call.name.strip():
+        raise BadRow("bad-call", f"message {number} calls a tool with an empty name")
+    if not trained:
+        return []
     if offered and call.name not in offered:
         near = difflib.get_close_matches(call.name, offered, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; offered: {', '.join(sorted(offered))}"
         raise BadRow("unknown-tool", f"message {number} calls {call.name!r}{hint}")
-    if not call.name.strip():
-        raise BadRow("bad-call", f"message {number} calls a tool with an empty name")
     try:
         arguments = loads(call.arguments, once=True)
     except ValueError as error:
@@ -106,6 +108,6 @@ def _validate_call(call: ToolCall, offered: dict[str, Tool], number: int, traine
         raise BadRow(rule_of(error, "bad-arguments"), what) from None
     if not isinstance(arguments, dict):
         raise BadRow("bad-arguments", f"message {number}, {call.name}: arguments must be an object")
-    if not offered or not trained:
+    if not offered:
         return []
     return list(validate_arguments(offered[call.name], arguments, f"message {number}, {call.name}"))

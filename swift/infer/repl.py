@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Literal, TextIO, TypedDict
@@ -25,7 +25,7 @@ RULE = "-" * 50
 EXIT_HINT = "[press Ctrl-C again, or type exit, to leave]"
 INVALID_UTF8 = "[invalid UTF-8: U+FFFD replaces each byte that could not be decoded]"
 REACT = tool_format("react_en")
-End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns", "max_seconds"]
+End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns", "max_seconds", "error"]
 NOTES: dict[End, str] = {
     "cancelled": "[stopped]",
     "length": "[the reply reached its maximum length]",
@@ -280,7 +280,9 @@ class Repl:
         *earlier, last = trace.messages[len(messages) :]
         return [*earlier, _without_cut_calls(last, trace.end)], trace.end
 
-    def _shown(self, messages: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Iterator[Delta]:
+    def _shown(
+        self, messages: Sequence[Message], tools: Sequence[Tool], params: SamplingParams
+    ) -> Generator[Delta, None, None]:
         """The deltas of a reply, shown as they pass; before them, the results of the calls of the previous reply."""
         results = list(takewhile(lambda message: message.role == "tool", reversed(messages)))
         if results and self._tools:  # results that the user typed in are on the screen already

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, Usage
 from swift.tools.bound_tool import BoundTool
@@ -14,8 +15,14 @@ from swift.tools.call import DEFAULT_LIMITS, Confirm, Limits, Result, call_all
 Params = TypeVar("Params")
 Offer = Callable[[Sequence[Message]], Sequence[BoundTool]]
 """The dialogue so far -> the tools to offer for the next reply."""
-End = Literal["answer", "max_turns", "max_seconds", "length", "cancelled"]
+End = Literal["answer", "max_turns", "max_seconds", "length", "cancelled", "error"]
 NO_CALL_READ = "Error: no call could be read from this. Name one tool and give its arguments as one JSON object."
+
+
+class Deltas(Iterator[Delta], Protocol):
+    """A reply that is being generated; closing it cancels the generation."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +30,8 @@ class Trace:
     """A finished run: all messages, the results of calls in order, and why it ended.
 
     `usage`: the total over all turns. `end` is `max_turns` if the last allowed turn had calls; their results are
-    included. `seconds`: of the whole run.
+    included. After `max_seconds`, `length` and `cancelled` the last reply may be incomplete. `seconds`: of the whole
+    run. `error`: the message of the error that ended it.
     """
 
     messages: tuple[Message, ...]
@@ -31,6 +39,7 @@ class Trace:
     end: End
     usage: Usage
     seconds: float = 0.0
+    error: str = ""
 
     @property
     def answer(self) -> str:
@@ -39,7 +48,7 @@ class Trace:
 
 
 def run(
-    chat: Callable[[Sequence[Message], Sequence[Tool], Params], Iterator[Delta]],
+    chat: Callable[[Sequence[Message], Sequence[Tool], Params], Deltas],
     tools: Sequence[BoundTool],
     messages: Sequence[Message],
     max_turns: int = 8,
@@ -50,8 +59,12 @@ def run(
     confirm: Confirm | None = None,
     offer: Offer | None = None,
     hand_over: tuple[str, ...] = ("Observation:",),
+    keep_errors: bool = False,
 ) -> Trace:
-    """Runs the model with `tools` for at most `max_turns` replies and, between replies, at most `max_seconds`.
+    """Runs the model with `tools` for at most `max_turns` replies and about `max_seconds`.
+
+    The time limit ends a reply at its next delta and shortens the time limit of calls. `keep_errors`: a ValueError or
+    OSError of the chat ends the run as `error` instead of being raised.
 
     A failed call becomes an error message as its result. So does a reply that ends with one of `hand_over`, the stop
     strings of text formats, without a call that can be parsed. `offer` selects the tools of each reply; without it all
@@ -63,24 +76,31 @@ def run(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"two tools have the name '{twice}'")
     began = time.monotonic()
+    deadline = math.inf if max_seconds is None else began + max_seconds
     trace = list(messages)
     results: list[Result] = []
     cost = Usage(0, 0)
 
-    def ended(end: End) -> Trace:
-        return Trace(tuple(trace), tuple(results), end, cost, time.monotonic() - began)
+    def ended(end: End, error: str = "") -> Trace:
+        return Trace(tuple(trace), tuple(results), end, cost, time.monotonic() - began, error)
 
     for _ in range(max_turns):
-        if max_seconds is not None and time.monotonic() - began > max_seconds:
+        if time.monotonic() > deadline:
             return ended("max_seconds")
         offered = tools if offer is None else offer(trace)
-        reply, finish, usage = _reply(chat(trace, [bound.tool for bound in offered], params))
+        try:
+            reply, finish, usage = _reply(chat(trace, [bound.tool for bound in offered], params), deadline)
+        except (ValueError, OSError) as error:
+            if not keep_errors:
+                raise
+            return ended("error", str(error))
         cost = Usage(cost.prompt_tokens + usage.prompt_tokens, cost.completion_tokens + usage.completion_tokens)
         trace.append(reply)
-        if finish in ("length", "cancelled"):
-            return ended(finish)
+        if finish == "length" or finish == "cancelled":
+            return ended("max_seconds" if time.monotonic() > deadline else finish)
         if reply.tool_calls:
-            made = call_all(tools, reply.tool_calls, limits, confirm)
+            left = max(0.0, min(limits.seconds, deadline - time.monotonic()))
+            made = call_all(tools, reply.tool_calls, limits._replace(seconds=left), confirm)
             results += made
             for wanted, result in zip(reply.tool_calls, made, strict=True):
                 trace.append(Message("tool", result.text, tool_call_id=wanted.id, name=wanted.name))
@@ -92,8 +112,13 @@ def run(
     return ended("max_turns")
 
 
-def _reply(deltas: Iterator[Delta]) -> tuple[Message, FinishReason, Usage]:
+def _reply(deltas: Deltas, deadline: float) -> tuple[Message, FinishReason, Usage]:
+    """The reply, or at `deadline` what there is of it, as cancelled."""
     draft = Draft()
     for delta in deltas:
         draft.add(delta)
+        if delta.finish is None and time.monotonic() > deadline:
+            deltas.close()
+            draft.finish = "cancelled"
+            break
     return draft.message, draft.finish or "stop", draft.usage
