@@ -7,8 +7,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from itertools import count
@@ -117,7 +117,7 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
         endpoint.check(given, REMOTE)
     elif cfg.backend.ckpt_dir:
         checkpoint(cfg.backend.ckpt_dir)
-    params = sampling(cfg.generation)
+    params = replace(sampling(cfg.generation), confidence=True)
     tasks = [task(cfg.task)] if cfg.task is not None else read_tasks(Path(cfg.tasks or "").expanduser())
     console = Console(stderr=True, highlight=False)
     with _tools(cfg) as tools:
@@ -156,12 +156,18 @@ def _new_output() -> Path:
 @contextmanager
 def _tools(cfg: Run) -> Iterator[Sequence[BoundTool]]:
     from swift.tools.described import SUFFIXES
-    from swift.tools.python_file import read_tools
+    from swift.tools.python_file import PythonFile
+    from swift.tools.toolbox import Toolbox
 
     for name in cfg.tools:
         if name.lower().endswith(SUFFIXES):
             raise ValueError(f"--tools {name}: these tools are only described, and nobody is there to type results")
-    yield [bound for name in cfg.tools for bound in read_tools(Path(name).expanduser())]
+    with ExitStack() as stack:
+        sources = []
+        for name in cfg.tools:
+            sources.append(PythonFile(Path(name).expanduser()))
+            stack.callback(sources[-1].close)
+        yield Toolbox(sources).tools
 
 
 @contextmanager

@@ -74,15 +74,12 @@ def _replies(trace: Trace, asked: int) -> Iterator[tuple[int, list[Step]]]:
 
 
 def _call(step: Step) -> dict[str, Any]:
-    name = step.call.name if step.call else ""
+    said: dict[str, Any] = {"name": step.call.name if step.call else ""}
+    if step.call and step.call.confidence is not None:
+        said["confidence"] = round(step.call.confidence, 4)
     if step.result is None:
-        return {"name": name, "failure": "not run"}
-    return {
-        "name": name,
-        "seconds": round(step.result.seconds, 3),
-        "failure": step.result.failure,
-        "cut": step.result.cut,
-    }
+        return {**said, "failure": "not run"}
+    return {**said, "seconds": round(step.result.seconds, 3), "failure": step.result.failure, "cut": step.result.cut}
 
 
 def _message(message: Message, wrong: bool) -> dict[str, Any]:
