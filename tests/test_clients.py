@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -224,3 +225,37 @@ def test_llm_prompts_streams_and_follows_a_schema(url: str, tmp_path: Path, monk
     assert isinstance(model.prompt("Hi", max_tokens=5).text(), str)
     assert City.model_validate_json(model.prompt("Where?", schema=City).text())
     assert "".join(model.prompt("Hi", max_tokens=5, stream=True))
+
+
+def test_each_call_has_its_confidence_where_the_request_asks_for_it(api: openai.OpenAI) -> None:
+    request: dict[str, Any] = {"model": "tiny", "messages": ASK, "seed": 3, **MUST}
+    asked: dict[str, Any] = {**request, "extra_body": {"x_confidence": True}}
+    (call,) = api.chat.completions.create(**asked).choices[0].message.tool_calls or ()
+    confidence = call.model_dump()["x_confidence"]
+    assert 0 < confidence < 1
+    (plain,) = api.chat.completions.create(**request).choices[0].message.tool_calls or ()
+    assert plain.model_dump() == {**call.model_dump(exclude={"x_confidence"}), "id": plain.id}
+
+    def parts(fields: dict[str, Any]) -> list[dict[str, Any]]:
+        deltas = [chunk.choices[0].delta for chunk in api.chat.completions.create(stream=True, **fields)]
+        return [part.model_dump(exclude_unset=True) for delta in deltas for part in delta.tool_calls or ()]
+
+    *earlier, last = parts(asked)
+    assert all("x_confidence" not in part for part in earlier)
+    assert last == {"index": 0, "function": {"arguments": ""}, "x_confidence": pytest.approx(confidence, rel=1e-3)}
+    assert all("x_confidence" not in part for part in parts(request))
+
+
+def test_a_call_with_its_confidence_is_sent_back_as_it_came(
+    api: openai.OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = (
+        api.chat.completions.create(model="tiny", messages=ASK, extra_body={"x_confidence": True}, **MUST)
+        .choices[0]
+        .message
+    )
+    (call,) = message.tool_calls or ()
+    messages: list[Any] = [*ASK, message, {"role": "tool", "tool_call_id": call.id, "content": "dry"}]
+    with caplog.at_level(logging.WARNING, "swift.serve"):
+        assert api.chat.completions.create(model="tiny", messages=messages, tools=[SPEC], max_tokens=5).usage
+    assert "x_confidence" not in caplog.text

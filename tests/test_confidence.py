@@ -3,15 +3,19 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from test_server_load import running
 from tiny import thinking_tokenizer, tiny_model_folder, tiny_tokenizer
 
 import swift
 from swift import cli
 from swift.agent import TOOL_FORMATS, tool_format
+from swift.assembly.calibrated_adapters import CalibratedAdapters
 from swift.chat import Delta, Message, Tool, ToolCall
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
@@ -20,7 +24,9 @@ from swift.infer.calibration_file import NAME, read_calibration, write_calibrati
 from swift.infer.chat import Reply, collect
 from swift.infer.confidence import Calibration
 from swift.infer.local_chat import LocalChat
+from swift.infer.remote_chat import RemoteChat
 from swift.model.load import load_model
+from swift.serve.server import create_app
 from swift.template import Renderer, template
 from swift.tuner import adapter_files, lora
 
@@ -155,6 +161,56 @@ def test_a_calibration_divides_the_log_probability_by_its_temperature() -> None:
     assert confidences(replied("hermes", *text, calibrations=calibrations)) == [pytest.approx(0.5)]
     sales = SamplingParams(confidence=True, adapter="sales")
     assert confidences(replied("hermes", *text, params=sales, calibrations=calibrations)) == [pytest.approx(0.0625)]
+
+
+def served(*pieces: tuple[str, float]) -> AbstractContextManager[str]:
+    """A server whose model replies with `pieces`."""
+    chat = LocalChat(RatedEngine(*pieces, (END, 1.0)), Renderer(TOKENIZER, template("qwen"), "hermes"))
+    return running(create_app(chat, "rated", defaults=SamplingParams()))
+
+
+def test_a_remote_chat_reads_the_confidence_from_the_server() -> None:
+    with served(('<tool_call>\n{"name": "weather", "arguments": {}', 0.7), ("}\n</tool_call>", 1.0)) as url:
+        chat = RemoteChat(f"{url}/v1", "rated")
+        assert confidences(collect(chat(ASK, TOOLS, RATED))) == [pytest.approx(0.7)]
+        assert confidences(collect(chat(ASK, TOOLS))) == [None]
+
+
+def test_the_server_sends_null_for_a_confidence_that_its_engine_does_not_know() -> None:
+    tools: list[Any] = [tool.wrapped for tool in TOOLS]
+    body = {"model": "rated", "messages": [{"role": "user", "content": "Rain?"}], "tools": tools, "x_confidence": True}
+    with served(('<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>', math.nan)) as url:
+        message = httpx.post(f"{url}/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    assert message["tool_calls"][0]["x_confidence"] is None
+
+
+class AdapterEngine:
+    """Records its adapters."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def add_adapter(self, name: str, folder: str) -> None:
+        self.names.append(name)
+
+    def remove_adapter(self, name: str) -> None:
+        self.names.remove(name)
+
+
+def test_each_adapter_of_a_server_has_the_calibration_of_its_folder(tmp_path: Path) -> None:
+    chat = LocalChat(RatedEngine(), Renderer(TOKENIZER, template("qwen")))
+    engine = AdapterEngine()
+    adapters = CalibratedAdapters(engine, chat)
+    write_calibration(tmp_path / "a", Calibration(2.0), 100, (0.2, 0.1), "calls")
+    for name in ("a", "b"):
+        adapters.add_adapter(name, str(tmp_path / name))
+    assert chat.calibrations == {"a": Calibration(2.0)} and engine.names == ["a", "b"]
+    adapters.remove_adapter("a")
+    assert chat.calibrations == {} and engine.names == ["b"]
+    (tmp_path / "a" / NAME).write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        adapters.add_adapter("a", str(tmp_path / "a"))
+    assert engine.names == ["b"]
 
 
 def test_two_calls_are_equal_whatever_their_confidence() -> None:

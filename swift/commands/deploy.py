@@ -120,6 +120,7 @@ def run(argv: Sequence[str]) -> None:
 
 def main(cfg: Config, given: Collection[str] = ()) -> None:
     """Serves until SIGINT or SIGTERM. Raises ValueError for wrong flags before the model is loaded."""
+    from swift.assembly.calibrated_adapters import CalibratedAdapters
     from swift.assembly.checkpoints import model_name
     from swift.assembly.loading import load_chat, sampling
     from swift.engine.torch_engine import TorchEngine
@@ -146,7 +147,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
         if cfg.server.raw_react:
             chat = LocalChat(chat.engine, chat.renderer, raw=True, calibrations=chat.calibrations)
         with closing(chat.engine) as engine:
-            host = engine if isinstance(engine, TorchEngine) else None
+            host = CalibratedAdapters(engine, chat) if isinstance(engine, TorchEngine) else None
             if adapters and host is None:
                 raise ValueError("--lora_modules is for --infer_backend pt")
             for adapter, folder in adapters.items():

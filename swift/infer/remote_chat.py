@@ -20,6 +20,8 @@ _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_ca
 class RemoteChat:
     """The model `model` of the server at `base_url`, such as http://127.0.0.1:8000/v1.
 
+    SWIFT's servers return the confidence of calls (`SamplingParams.confidence`); others ignore or refuse the field.
+
     `template_kwargs`: variables for the server's chat template, in every request. `server_defaults`: names of sampling
     parameters that are not sent, so that the server's own defaults apply. Errors of the server are OSErrors.
     """
@@ -126,7 +128,9 @@ def _deltas(chunks: openai.Stream[Any]) -> Generator[Delta, None, None]:
 
 def _joined(call: ToolCall, part: Any) -> ToolCall:
     name, arguments = (part.function.name, part.function.arguments) if part.function else (None, None)
-    return ToolCall(call.name + (name or ""), call.arguments + (arguments or ""), call.id or part.id or "")
+    rated = getattr(part, "x_confidence", None)  # an extension of SWIFT's servers, if the request asks for it
+    confidence = float(rated) if isinstance(rated, (int, float)) else call.confidence
+    return ToolCall(call.name + (name or ""), call.arguments + (arguments or ""), call.id or part.id or "", confidence)
 
 
 def _reasoning(delta: Any) -> str:
@@ -177,6 +181,7 @@ def _sampling(params: SamplingParams, template_kwargs: Mapping[str, Any], server
         "repetition_penalty": ("repetition_penalty", params.repetition_penalty, 1.0),
         "include_stop": ("include_stop_str_in_output", params.include_stop, None),
         "ignore_eos": ("ignore_eos", params.ignore_eos, False),
+        "confidence": ("x_confidence", params.confidence, False),
         "template_kwargs": ("chat_template_kwargs", dict(template_kwargs), {}),
     }
 

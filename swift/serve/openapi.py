@@ -28,6 +28,12 @@ _ERROR = {
         }
     },
 }
+_CONFIDENCE = {
+    "type": ["number", "null"],
+    "minimum": 0,
+    "maximum": 1,
+    "description": "The probability that the model gives to this call; only if the request has x_confidence: true",
+}
 _STATUSES = {
     400: "A field is missing, invalid or not supported; `param` names it",
     401: "The API key is missing or wrong",
@@ -50,6 +56,7 @@ def openapi() -> dict[str, Any]:
     _, requests = models_json_schema([(each, "validation") for each in _MODELS], ref_template=template)
     _, responses = models_json_schema([(each, "serialization") for each in _RESPONSES], ref_template=template)
     schemas = {**responses["$defs"], **requests["$defs"], "Error": _ERROR}
+    schemas["ChatCompletionMessageFunctionToolCall"]["properties"]["x_confidence"] = _CONFIDENCE
     chat, text = _ref("ChatCompletion"), _ref("Completion")
     return {
         "openapi": "3.1.0",

@@ -204,6 +204,11 @@ class _Request(RequestObject):
         """How many of the most probable tokens are listed for each token; None: no log probabilities at all."""
         return None
 
+    @property
+    def confidence(self) -> bool:
+        """Whether tool calls come with their confidence."""
+        return False
+
     def params(self, defaults: SamplingParams) -> SamplingParams:
         """The sampling parameters; `defaults` for fields that the request does not set.
 
@@ -226,6 +231,7 @@ class _Request(RequestObject):
             "ignore_eos": self.ignore_eos,
             "logprobs": self.alternatives is not None or None,
             "top_logprobs": self.alternatives,
+            "confidence": self.confidence or None,
         }
         if self.top_p == 0:  # only the most probable token
             given |= {"top_p": 1.0, "temperature": 0.0}
@@ -288,6 +294,7 @@ class ChatRequest(_Request):
     response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_variables)] | None = None
     enable_thinking: bool | None = None
+    x_confidence: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     functions: Annotated[Any, _OneOf(None, [])] = None
     function_call: Annotated[Any, _OneOf(None, "none", "auto")] = None
@@ -350,6 +357,10 @@ class ChatRequest(_Request):
     @property
     def alternatives(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def confidence(self) -> bool:
+        return bool(self.x_confidence)
 
     @property
     def offered_tools(self) -> tuple[Tool, ...]:

@@ -152,6 +152,7 @@ class _Call(RequestObject):
     id: str = ""
     type: Literal["function"] = "function"
     function: _CalledFunction
+    x_confidence: float | None = None  # clients send calls back as they came
 
 
 class RequestMessage(RequestObject):

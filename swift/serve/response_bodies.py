@@ -44,7 +44,8 @@ class ResponseBuilder(Protocol):
 class ResponseOptions(NamedTuple):
     """The parts of a request that shape its response. `n`: choices of each prompt, which come prompt by prompt.
 
-    `top_logprobs`: alternatives listed for each token; None: no log probabilities at all.
+    `top_logprobs`: alternatives listed for each token; None: no log probabilities at all. `confidence`: calls have an
+    `x_confidence`, null if it is unknown.
     """
 
     model: str
@@ -52,6 +53,7 @@ class ResponseOptions(NamedTuple):
     n: int = 1
     prompts: int = 1
     top_logprobs: int | None = None
+    confidence: bool = False
 
 
 class _Builder:
@@ -132,8 +134,16 @@ class ChatCompletionBuilder(_Builder):
         number = len(self.drafts[index].calls) - 1
         if call.name:
             function = ChoiceDeltaToolCallFunction(name=call.name, arguments=call.arguments)
-            return ChoiceDeltaToolCall(index=number, id=call.id, type="function", function=function)
-        return ChoiceDeltaToolCall(index=number, function=ChoiceDeltaToolCallFunction(arguments=call.arguments))
+            part = ChoiceDeltaToolCall(index=number, id=call.id, type="function", function=function)
+        else:
+            function = ChoiceDeltaToolCallFunction(arguments=call.arguments)
+            part = ChoiceDeltaToolCall(index=number, function=function)
+        return part if call.confidence is None else _extended(part, x_confidence=call.confidence)
+
+    def _call(self, call: ToolCall) -> ChatCompletionMessageFunctionToolCall:
+        function = Function(name=call.name, arguments=call.arguments)
+        whole = ChatCompletionMessageFunctionToolCall(id=call.id, type="function", function=function)
+        return _extended(whole, x_confidence=call.confidence) if self.options.confidence else whole
 
     def _choice(self, index: int) -> Choice:
         reply = self.drafts[index].message
@@ -142,12 +152,7 @@ class ChatCompletionBuilder(_Builder):
         if reply.reasoning:
             message = _extended(message, reasoning_content=reply.reasoning)
         if calls:
-            message.tool_calls = [
-                ChatCompletionMessageFunctionToolCall(
-                    id=call.id, type="function", function=Function(name=call.name, arguments=call.arguments)
-                )
-                for call in calls
-            ]
+            message.tool_calls = [self._call(call) for call in calls]
         logprobs = None
         if self.options.top_logprobs is not None:
             logprobs = ChoiceLogprobs(content=[_token_logprob(each) for each in self.logprobs[index]], refusal=None)
@@ -245,8 +250,8 @@ class CompletionBuilder(_Builder):
 Extended = TypeVar("Extended", bound=BaseModel)
 
 
-def _extended(value: Extended, **fields: str) -> Extended:
-    """With a field that other servers use and OpenAI's types lack: reasoning_content comes from DeepSeek's API."""
+def _extended(value: Extended, **fields: object) -> Extended:
+    """With a field that OpenAI's types lack: reasoning_content comes from DeepSeek's API, x_confidence is SWIFT's."""
     return type(value).model_validate({**value.model_dump(exclude_unset=True), **fields})
 
 
@@ -257,7 +262,8 @@ def _openai_tool_call(delta: Delta) -> Delta:
     if call is None or not call.name:
         return delta
     arguments = (json_arguments(call.arguments).text or call.arguments) if call.arguments else ""
-    return replace(delta, tool_call=ToolCall(call.name, arguments, call.id or f"call_{uuid.uuid4().hex[:24]}"))
+    call = replace(call, arguments=arguments, id=call.id or f"call_{uuid.uuid4().hex[:24]}")
+    return replace(delta, tool_call=call)
 
 
 def _text(logprob: Logprob) -> str:

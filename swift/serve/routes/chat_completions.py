@@ -36,7 +36,7 @@ def add_chat_routes(
         service.check_choices(body.choices)
         params = service.params(body)
         messages = await _with_images(body.dialogue, load_images)
-        options = ResponseOptions(body.model, body.include_usage, body.choices, 1, body.alternatives)
+        options = ResponseOptions(body.model, body.include_usage, body.choices, 1, body.alternatives, body.confidence)
         builder = ChatCompletionBuilder(options)
         if rules := body.rules(guide_tools):
             guide = await run_in_threadpool(guides.guide, rules, body)
