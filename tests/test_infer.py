@@ -165,7 +165,7 @@ def test_tools_that_a_file_describes_are_offered_to_the_model(swift, base, tmp_p
     flags = ("--model", base, "--template_type", "qwen", "--max_new_tokens", 2, "--tools", "tools.json")
     code, out, err = swift(*flags, typed="hello\n")
     assert (code, out.count(RULE)) == (0, 1)
-    assert "tools: look (what they give is typed in)\n" in err
+    assert "tools of tools.json: look (what they give is typed in)\n" in err
 
 
 def test_bytes_that_are_not_utf_8_end_no_dialogue(swift, base, monkeypatch):

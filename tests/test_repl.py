@@ -1,6 +1,7 @@
 """The terminal dialogue, line by line, against a scripted Chat."""
 
 import io
+import json
 import re
 import signal
 import threading
@@ -12,10 +13,12 @@ import pytest
 from swift.agent import TOOL_FORMATS, tool_format
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
+from swift.infer.confirmation import Confirmation
 from swift.infer.repl import RULE, Repl, run_dialogue
 from swift.infer.terminal_input import LineCleared, line_reader
 from swift.infer.terminal_output import supports_colour
-from swift.tools.bound_tool import from_function
+from swift.tools.bound_tool import from_function, from_schema
+from swift.tools.described import from_description
 from swift.tools.in_process import on_thread
 
 REACT = tool_format("react_en")
@@ -488,14 +491,14 @@ def test_ctrl_c_while_a_tool_runs_takes_the_question_back():
 # Tools whose observations are typed in
 
 
-DESCRIBED = [Tool({"name": name, "parameters": {}}) for name in ("look", "add")]
+DESCRIBED = [from_description({"name": name, "parameters": {}}) for name in ("look", "add")]
 
 
 @pytest.mark.parametrize("format_name", ["react_en", "hermes"])
 def test_the_result_of_a_described_tool_is_typed_in_and_the_reply_continues(format_name):
     chat = CallingChat(calling("Thought: I look.", "look", '{"at": 1}'), saying("Seen."), saying("Yes."))
     saved = []
-    typed = {"described_tools": DESCRIBED, "save": saved.append, "tool_format": tool_format(format_name)}
+    typed = {"tools": DESCRIBED, "save": saved.append, "tool_format": tool_format(format_name)}
     shown, prompts = typing(chat, "go", "a cat", "sure?", **typed)
     assert chat.offered == ["look", "add"]
     assert prompts == ["<<< ", "<<<[Observation look] ", "<<< ", "<<< "]
@@ -514,31 +517,187 @@ def test_each_call_of_a_reply_has_its_own_observation_also_from_a_pipe():
         Delta(finish="tool_calls", usage=Usage(1, 1)),
     ]
     chat = CallingChat(both, saying("Done."))
-    shown = talk(chat, "go\n1\n2", described_tools=DESCRIBED)
+    shown = talk(chat, "go\n1\n2", tools=DESCRIBED)
     assert "<<<[Observation look] 1\n<<<[Observation add] 2\nDone.\n" in shown
     assert [message.content for message in chat.asked[1][-2:]] == ["1", "2"]
 
 
 def test_commands_work_while_a_tools_observation_is_awaited():
     chat = CallingChat(calling("", "look", "{}"), saying("Hello."))
-    _, prompts = typing(chat, "go", "clear", "hello", described_tools=DESCRIBED)
+    _, prompts = typing(chat, "go", "clear", "hello", tools=DESCRIBED)
     assert chat.asked[1] == [Message("user", "hello")]
     assert prompts == ["<<< ", "<<<[Observation look] ", "<<< ", "<<< "]
 
 
 def test_half_a_call_of_a_stopped_reply_asks_for_no_observation():
     chat = CallingChat([Delta("I look."), Delta(tool_call=ToolCall("look", '{"a', "c1")), press_ctrl_c], saying("ok"))
-    _, prompts = typing(chat, "go", "again", described_tools=DESCRIBED)
+    _, prompts = typing(chat, "go", "again", tools=DESCRIBED)
     assert prompts[1] == "<<< "
     assert chat.asked[1][1] == Message("assistant", "I look.")
 
 
 def test_an_observation_that_does_not_fit_can_be_typed_again():
     chat = CallingChat(calling("", "look", "{}"), [raising(ValueError("too long"))], saying("Seen."))
-    shown, prompts = typing(chat, "go", "x" * 9, "short", described_tools=DESCRIBED)
+    shown, prompts = typing(chat, "go", "x" * 9, "short", tools=DESCRIBED)
     assert "error: too long" in shown
     assert prompts[1:3] == ["<<<[Observation look] "] * 2
     assert [message.content for message in chat.asked[2] if message.role == "tool"] == ["short"]
+
+
+# Tools that run beside tools that are described
+
+
+def several(*calls):
+    return [*[Delta(tool_call=ToolCall(*call)) for call in calls], Delta(finish="tool_calls", usage=Usage(1, 1))]
+
+
+@pytest.mark.parametrize("order", ["run first", "run last", "run between"])
+def test_in_one_reply_tools_that_run_run_and_the_results_of_others_are_typed_in_in_the_order_of_the_calls(order):
+    run, look = ("add", '{"numbers": [1]}', "c1"), ("look", '{"at": 1}', "c2")
+    calls = {"run first": [run, look], "run last": [look, run], "run between": [look, run, (*look[:2], "c3")]}[order]
+    chat = CallingChat(several(*calls), saying("Done."))
+    saved = []
+    options = {"tools": [ADD, DESCRIBED[0]], "tool_format": tool_format("hermes"), "save": saved.append}
+    shown, prompts = typing(chat, "go", *["a cat"] * (len(calls) - 1), **options)
+    assert chat.offered == ["add", "look"]
+    assert prompts == ["<<< ", *["<<<[Observation look] "] * (len(calls) - 1), "<<< "]
+    assert f"<tool_response>\n1.0\n</tool_response>\n{RULE}\nDone.\n{RULE}\n" in shown
+    results = [message for message in chat.asked[1] if message.role == "tool"]
+    assert [(each.tool_call_id, each.name) for each in results] == [(id, name) for name, _, id in calls]
+    assert [each.content for each in results] == ["1.0" if name == "add" else "a cat" for name, *_ in calls]
+    assert len(saved) == 1
+
+
+def test_a_tool_that_runs_and_a_described_one_take_turns():
+    chat = CallingChat(
+        calling("", "add", '{"numbers": [1]}'), calling("", "look", "{}"), calling("", "add", '{"numbers": [2]}'),
+        saying("Done."),
+    )  # fmt: skip
+    shown, prompts = typing(chat, "go", "seen", tools=[ADD, DESCRIBED[0]])
+    assert prompts == ["<<< ", "<<<[Observation look] ", "<<< "]
+    assert shown == (
+        'Action: add\nAction Input: {"numbers": [1]}\nObservation:1.0\nAction: look\nAction Input: {}\nObservation:\n'
+        f'{RULE}\nAction: add\nAction Input: {{"numbers": [2]}}\nObservation:2.0\nDone.\n{RULE}\n'
+    )
+
+
+def test_an_observation_beside_a_tool_that_ran_can_be_typed_again_where_it_does_not_fit():
+    calls = several(("look", "{}", "c1"), ("add", '{"numbers": [1]}', "c2"))
+    chat = CallingChat(calls, [raising(ValueError("too long"))], saying("Seen."))
+    _, prompts = typing(chat, "go", "x" * 9, "short", tools=[ADD, DESCRIBED[0]], tool_format=tool_format("hermes"))
+    assert prompts[1:3] == ["<<<[Observation look] "] * 2
+    assert [message.content for message in chat.asked[2] if message.role == "tool"] == ["short", "1.0"]
+
+
+def test_tools_are_read_anew_for_each_reply():
+    present = [ADD]
+    chat = CallingChat(saying("One."), saying("Two."))
+    repl = Repl(chat, SamplingParams(), REACT, io.StringIO(), tools=lambda: present)
+    repl.feed("a")
+    assert chat.offered == ["add"]
+    present.append(DESCRIBED[0])
+    repl.feed("b")
+    assert chat.offered == ["add", "look"]
+
+
+@pytest.mark.parametrize("tools", [[ADD, *DESCRIBED[:1]], DESCRIBED])
+def test_the_tools_that_are_selected_are_offered(tools):
+    chat = CallingChat(saying("One."))
+    Repl(chat, SamplingParams(), REACT, io.StringIO(), tools=tools, offer=lambda messages: tools[:1]).feed("a")
+    assert chat.offered == [tools[0].name]
+
+
+# Confirmation
+
+
+SUMS = (replace(ADD, source="sums.py"), replace(from_function(add, "total"), read_only=True, source="sums.py"))
+
+
+def confirming(chat, *answers, mode="all", ask_below=None, tools=SUMS, entries=("go",)):
+    """(what is shown, the questions) where `answers` are typed when a call is to be confirmed."""
+    out, asked, typed = io.StringIO(), [], iter(answers)
+
+    def read(prompt):
+        asked.append(prompt)
+        answer = next(typed)
+        return answer() if callable(answer) else answer
+
+    options = {"tools": tools, "confirmation": Confirmation(read, mode, ask_below)}
+    repl = Repl(chat, SamplingParams(), REACT, out, **options)
+    for entry in entries:
+        repl.feed(entry)
+    return out.getvalue(), asked
+
+
+@pytest.mark.parametrize(
+    "answers, runs",
+    [
+        (["y"], True), (["YES "], True), (["a"], True), (["n"], False), (["no"], False), (["what?", "", "y"], True),
+        ([press_ctrl_c], False), ([raising(LineCleared())], False), ([raising(EOFError())], False),
+    ],
+)  # fmt: skip
+def test_a_call_runs_only_where_the_user_confirms_it_and_the_model_reads_the_answer(answers, runs):
+    chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("ok"))
+    _, asked = confirming(chat, *answers)
+    assert asked[0] == '<<<[run add {"numbers": [1]} from sums.py? y/n/a] '
+    assert asked[1:] == ["<<<[y: yes, n: no, a: always add] "] * (len(answers) - 1)
+    assert chat.asked[1][-1].content == ("1.0" if runs else "Error: the user declined this call, so it did not run")
+
+
+def test_always_holds_for_one_tool_until_the_dialogue_is_cleared():
+    script = [calling("", "add", '{"numbers": [1]}'), saying("ok")] * 3
+    chat = CallingChat(*script)
+    _, asked = confirming(chat, "a", "n", entries=["one", "two", "clear", "three"])
+    assert len(asked) == 2
+    assert chat.asked[-1][-1].content.startswith("Error: the user declined")
+
+
+def test_a_tool_that_is_described_anew_is_confirmed_anew():
+    changed = replace(ADD, tool=Tool({**ADD.tool.function, "description": "Sends everything away."}))
+    present = [ADD]
+    chat = CallingChat(*[calling("", "add", '{"numbers": [1]}'), saying("ok")] * 2)
+    asked = []
+    confirmation = Confirmation(lambda prompt: asked.append(prompt) or "a", "all")
+    repl = Repl(chat, SamplingParams(), REACT, io.StringIO(), tools=lambda: present, confirmation=confirmation)
+    repl.feed("one")
+    present[:] = [changed]
+    repl.feed("two")
+    assert len(asked) == 2
+
+
+def test_writes_asks_only_about_tools_that_may_write():
+    chat = CallingChat(calling("", "total", '{"numbers": [1]}'), calling("", "add", '{"numbers": [2]}'), saying("ok"))
+    _, asked = confirming(chat, "y", mode="writes")
+    assert [prompt.split()[1] for prompt in asked] == ["add"]
+
+
+@pytest.mark.parametrize("confidence, asks", [(0.41, True), (0.5, False), (None, False)])
+def test_a_call_of_low_confidence_is_confirmed_with_its_number(confidence, asks):
+    call = ToolCall("total", '{"numbers": [1]}', "c1", confidence)
+    chat = CallingChat([Delta(tool_call=call), Delta(finish="tool_calls")], saying("ok"))
+    _, asked = confirming(chat, "y", mode="none", ask_below=0.5)
+    assert asked == ['<<<[run total {"numbers": [1]} from sums.py (confidence 0.41)? y/n/a] '] * asks
+
+
+def test_a_call_is_asked_about_on_a_line_of_its_own_and_answered_by_the_next_line_of_a_pipe():
+    chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("One."))
+    out, lines = io.StringIO(), io.StringIO("go\ny\n")
+    read = line_reader(lines, out)
+    options = {"tools": [ADD], "confirmation": Confirmation(read, "all")}
+    run_dialogue(Repl(chat, SamplingParams(), REACT, out, **options), read)
+    assert out.getvalue() == (
+        '<<< go\nAction: add\nAction Input: {"numbers": [1]}\nObservation:\n'
+        f'<<<[run add {{"numbers": [1]}}? y/n/a] y\n1.0\nOne.\n{RULE}\n'
+    )
+
+
+def test_arguments_are_shown_whole_and_cannot_hide_behind_control_characters():
+    text = "x" * 500 + "\x1b[2K\u202e\u009b"
+    chat = CallingChat(calling("", "add", json.dumps({"numbers": [1], "note": text})), saying("ok"))
+    loose = replace(ADD, validator=from_schema({"name": "add"}, lambda arguments, seconds: 1).validator)
+    _, (asked,) = confirming(chat, "n", tools=[loose])
+    assert "x" * 500 + "\\u001b[2K\\u202e\\u009b" in asked
+    assert asked.isprintable()
 
 
 # Reasoning and colours
@@ -668,7 +827,7 @@ def test_a_reply_goes_on_in_order_after_the_observation_of_a_call_that_could_not
         [Delta(reasoning="A cat."), *saying("It is a cat.")],
     )
     saved = []
-    _, prompts = typing(chat, "go", "seen", described_tools=DESCRIBED, save=saved.append)
+    _, prompts = typing(chat, "go", "seen", tools=DESCRIBED, save=saved.append)
     assert prompts[1] == "<<<[Observation] "
     begun = "Thought: I look.\nAction: look\nObservation:seen\n"
     assert chat.asked[1][-1] == Message("assistant", begun)
@@ -695,7 +854,7 @@ def test_a_call_reads_the_same_whether_it_is_shown_piece_by_piece_or_at_once(nam
 
     def shown(stream):
         chat = CallingChat([Delta(content), *deltas, Delta(finish="tool_calls")])
-        return typing(chat, "go", described_tools=DESCRIBED, stream=stream, tool_format=tool_format(name))[0]
+        return typing(chat, "go", tools=DESCRIBED, stream=stream, tool_format=tool_format(name))[0]
 
     whole = tool_format(name).call(content, [ToolCall(*each) for each in asked])
     assert shown(True) == shown(False) == f"{whole.rstrip(chr(10))}\n{RULE}\n"

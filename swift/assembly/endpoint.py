@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from swift import flags
-from swift.flag_groups import GenerationFlags, ModelFlags, TemplateFlags
+from swift.flag_groups import GenerationFlags, ModelFlags, TemplateFlags, ToolFlags
 
 if TYPE_CHECKING:
     from swift.infer.remote_chat import RemoteChat
@@ -40,8 +40,9 @@ class EndpointFlags:
 ALLOWED = {
     *flags.names(EndpointFlags),
     *flags.names(GenerationFlags),
+    *flags.names(ToolFlags),
     *("model_id_or_path", "system", "enable_thinking", "chat_template_kwargs"),
-    *("tools", "max_turns", "eval_human", "save_result", "result_dir"),
+    *("max_turns", "eval_human", "save_result", "result_dir"),
 }
 """Flags of `swift infer` that apply to a dialogue with a server."""
 

@@ -6,10 +6,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
-from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_guide
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from swift.chat import Conversation, Message, Tool
     from swift.engine.sampling import SamplingParams
     from swift.guided.guide import Guide
-    from swift.infer.chat import Chat, Reply
+    from swift.infer.chat import Deltas, Reply
     from swift.infer.local_chat import LocalChat
-    from swift.tools.bound_tool import BoundTool
+    from swift.tools.toolbox import Toolbox
+
+    Ask = Callable[[Sequence[Message], Sequence[Tool], SamplingParams], Deltas]
 
 
 class Record(TypedDict, total=False):
@@ -83,13 +85,11 @@ class Config:
     generation: GenerationFlags = GenerationFlags()
     rows: RowFlags = RowFlags()
     server: EndpointFlags = EndpointFlags()
-    tools: str | None = None
-    """Tools of a dialogue: a Python file, whose public functions are run, or a .json or .jsonl file with descriptions
-    in OpenAI's format, whose results are typed in"""
+    tools: ToolFlags = ToolFlags()
     max_turns: int = 8
-    """Maximum replies to one message while the functions of --tools run"""
+    """Maximum replies to one message while tools run"""
     guided_tools: bool = False
-    """Constrain tool calls to --tools and their schemas (guided decoding)"""
+    """Constrain tool calls to the offered tools and their schemas (guided decoding)"""
     eval_human: bool | None = None
     """Chat (true) or process a data set (false); none chats unless a data set is given"""
     save_result: bool = True
@@ -102,9 +102,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.eval_human is False and not self.has_rows:
             raise ValueError("--eval_human false needs rows to answer: give --val_dataset or --dataset")
-        if self.tools and not self.talks:
-            raise ValueError("--tools is for a dialogue: leave it out, or add --eval_human true")
-        if self.guided_tools and not self.tools:
+        if self.tools.given and not self.talks:
+            flag = "--tools" if self.tools.tools else "--mcp"
+            raise ValueError(f"{flag} is for a dialogue: leave it out, or add --eval_human true")
+        if self.guided_tools and not self.tools.given:
             raise ValueError("--guided_tools true does nothing without --tools")
         check_guide(self.guided_tools, self.backend)
         if self.max_turns < 1:
@@ -140,37 +141,33 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     from swift.assembly.checkpoints import checkpoint
     from swift.assembly.loading import load_chat, sampling
     from swift.assembly.preflight import writable
-    from swift.tools.described import SUFFIXES, read_descriptions
-    from swift.tools.python_file import PythonFile
+    from swift.assembly.tool_sources import open_tools
 
     if cfg.server.endpoint:
         endpoint.check(given)
     params = sampling(cfg.generation)
-    file = Path(cfg.tools).expanduser() if cfg.tools else None
-    described = read_descriptions(file) if file and file.suffix.lower() in SUFFIXES else []
-    tools = PythonFile(file).tools if file and not described else []
-    if cfg.backend.ckpt_dir:
-        checkpoint(cfg.backend.ckpt_dir)
-    if cfg.save_result and cfg.result_dir:
-        writable(cfg.result_dir, "--result_dir")
-    rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
-    results = Results(cfg)
-    if cfg.server.endpoint:
-        remote = endpoint.connect(cfg.server, cfg.model, cfg.template, given)
-        print(f"model: {remote.model} at {cfg.server.endpoint}", file=sys.stderr)
-        talk(remote, params, cfg, results, tools, described, tool_format(SHOWN_FORMAT), sees=True)
-        return results.written
-    chat = load_chat(cfg, given)
-    try:
-        if cfg.talks:
-            if cfg.guided_tools:
-                params = replace(params, guide=_tool_guide(chat, tools, described))
-            sees = chat.renderer.image_processor is not None
-            talk(chat, params, cfg, results, tools, described, chat.renderer.tool_format, sees)
-        else:
-            answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
-    finally:
-        chat.engine.close()
+    with open_tools(cfg.tools) as toolbox:
+        if cfg.backend.ckpt_dir:
+            checkpoint(cfg.backend.ckpt_dir)
+        if cfg.save_result and cfg.result_dir:
+            writable(cfg.result_dir, "--result_dir")
+        rows = [] if cfg.talks else load_rows(cfg.rows, cfg.model.registry)
+        results = Results(cfg)
+        if cfg.server.endpoint:
+            remote = endpoint.connect(cfg.server, cfg.model, cfg.template, given)
+            print(f"model: {remote.model} at {cfg.server.endpoint}", file=sys.stderr)
+            talk(remote, params, cfg, results, toolbox, tool_format(SHOWN_FORMAT), sees=True)
+            return results.written
+        chat = load_chat(cfg, given)
+        try:
+            if cfg.talks:
+                ask = _guided(chat, cfg.tools, toolbox) if cfg.guided_tools else chat
+                sees = chat.renderer.image_processor is not None
+                talk(ask, params, cfg, results, toolbox, chat.renderer.tool_format, sees)
+            else:
+                answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
+        finally:
+            chat.engine.close()
     return results.written
 
 
@@ -211,28 +208,28 @@ def _new_file(folder: Path) -> Path:
 
 
 def talk(
-    chat: Chat,
+    chat: Ask,
     params: SamplingParams,
     cfg: Config,
     results: Results,
-    tools: Sequence[BoundTool],
-    described: Sequence[Tool],
+    toolbox: Toolbox,
     shown_format: ToolFormat,
     sees: bool,
 ) -> None:
     """`shown_format`: how calls are shown. `sees`: entries may name images."""
+    from swift.assembly import tool_sources
+    from swift.infer.confirmation import Confirmation
     from swift.infer.dialogue_commands import COMMANDS
     from swift.infer.repl import Repl, run_dialogue, user_message
     from swift.infer.terminal_input import line_reader
     from swift.infer.terminal_output import supports_colour
 
-    offered = [*(bound.tool for bound in tools), *described]
     print(f"A message, or one of: {', '.join(COMMANDS)}", file=sys.stderr)
-    if offered:
-        typed = " (what they give is typed in)" if described else ""
-        print(f"tools: {', '.join(tool.name for tool in offered)}{typed}", file=sys.stderr)
+    for line in tool_sources.overview(cfg.tools, toolbox.tools):
+        print(line, file=sys.stderr)
     if sees:
         print("<img>path or URL</img> in a message attaches an image", file=sys.stderr)
+    read = line_reader(sys.stdin, sys.stdout)
     repl = Repl(
         chat,
         params,
@@ -241,27 +238,42 @@ def talk(
         cfg.template.system,
         cfg.generation.stream,
         results.add,
-        tools,
+        lambda: toolbox.tools,
         cfg.max_turns,
         ask_with_images if sees else user_message,
-        described,
         terminal=sys.stdin.isatty(),
         colours=supports_colour(sys.stdout),
+        offer=tool_sources.offer(cfg.tools, toolbox),
+        limits=tool_sources.limits(cfg.tools),
+        confirmation=Confirmation(read, cfg.tools.confirm, cfg.tools.ask_below),
     )
-    run_dialogue(repl, line_reader(sys.stdin, sys.stdout))
+    run_dialogue(repl, read)
     _say_where(results)
 
 
-def _tool_guide(chat: LocalChat, tools: Sequence[BoundTool], described: Sequence[Tool]) -> Guide:
-    """The grammar for calls of the tools; says what of their schemas it does not enforce."""
-    from swift.guided.grammar import Rules
+def _guided(chat: LocalChat, flags: ToolFlags, toolbox: Toolbox) -> Ask:
+    """The chat with calls constrained to the offered tools. Says once what of a schema the grammar does not enforce.
 
-    guide = chat.guide(Rules((*(bound.tool for bound in tools), *described)))
-    run = {bound.name for bound in tools}
-    for each in guide.unenforced:
-        then = "; each call is validated before it runs" if each.tool in run else ""
-        print(f"tool '{each.tool}': the grammar does not enforce {each}{then}", file=sys.stderr)
-    return guide
+    Raises ValueError for a schema that no grammar can enforce, if all tools are offered at once.
+    """
+    from swift.guided.grammar import Rules
+    from swift.infer.guided_tools import guided
+
+    told: set[str] = set()
+
+    def tell(guide: Guide) -> None:
+        run = {bound.name for bound in toolbox.tools if not bound.described}
+        for each in guide.unenforced:
+            then = "; each call is validated before it runs" if each.tool in run else ""
+            line = f"tool '{each.tool}': the grammar does not enforce {each}{then}"
+            if line not in told:
+                told.add(line)
+                print(line, file=sys.stderr)
+
+    present = [bound.tool for bound in toolbox.tools]
+    if 0 < len(present) <= flags.max_tools:
+        tell(chat.guide(Rules(tuple(present))))
+    return guided(chat, tell)
 
 
 def ask_with_images(entry: str) -> Message:

@@ -4,6 +4,7 @@ from swift.flag_groups.data import DataFlags, LoaderFlags
 from swift.flag_groups.inference import BackendFlags, GenerationFlags, VllmFlags, check_guide
 from swift.flag_groups.model import ModelFlags, QuantFlags
 from swift.flag_groups.template import TemplateFlags
+from swift.flag_groups.tools import ToolFlags
 from swift.flag_groups.train import (
     EvaluationFlags,
     KernelFlags,
@@ -32,6 +33,7 @@ __all__ = [
     "SavingFlags",
     "SftType",
     "TemplateFlags",
+    "ToolFlags",
     "TrainFlags",
     "TrainableFlags",
     "TunerFlags",

@@ -14,9 +14,17 @@ from swift.guided.guide import Guide
 from swift.infer.chat import Deltas
 from swift.infer.local_chat import LocalChat
 
+KEPT = 64
+"""Guides to keep: dialogues with many tools offer many selections of them."""
 
-def guided(chat: LocalChat) -> Callable[[Sequence[Message], Sequence[Tool], SamplingParams], Deltas]:
-    """The chat with a guide for the offered tools and their schemas, made once for each list of tools. Thread-safe."""
+
+def guided(
+    chat: LocalChat, made: Callable[[Guide], object] = lambda guide: None
+) -> Callable[[Sequence[Message], Sequence[Tool], SamplingParams], Deltas]:
+    """The chat with a guide for the offered tools and their schemas, made once for each list of tools. Thread-safe.
+
+    `made` gets each new guide.
+    """
     known: dict[str, Guide] = {}
     making = threading.Lock()
 
@@ -25,8 +33,12 @@ def guided(chat: LocalChat) -> Callable[[Sequence[Message], Sequence[Tool], Samp
             return chat(messages, tools, params)
         key = dumps([tool.spec for tool in tools])
         with making:
-            if key not in known:
-                known[key] = chat.guide(Rules(tuple(tools)))
-        return chat(messages, tools, replace(params, guide=known[key]))
+            guide = known.get(key)
+            if guide is None:
+                if len(known) >= KEPT:
+                    del known[next(iter(known))]
+                guide = known[key] = chat.guide(Rules(tuple(tools)))
+                made(guide)
+        return chat(messages, tools, replace(params, guide=guide))
 
     return ask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Literal, TextIO, TypedDict
@@ -12,20 +12,24 @@ from swift.agent.reply import write_reply
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, ToolCall
 from swift.engine.sampling import SamplingParams
 from swift.infer import dialogue_commands as commands
-from swift.infer.chat import Chat
+from swift.infer.chat import Deltas
+from swift.infer.confirmation import Confirmation
 from swift.infer.history import rounds
 from swift.infer.reply_view import ReplyView
 from swift.infer.terminal_input import LineCleared
 from swift.infer.terminal_output import TerminalOutput
 from swift.system import utf8
 from swift.tools.bound_tool import BoundTool
-from swift.tools.loop import run
+from swift.tools.call import DEFAULT_LIMITS, Limits, Result, call_all
+from swift.tools.loop import Offer, Tools, run
 
 RULE = "-" * 50
 EXIT_HINT = "[press Ctrl-C again, or type exit, to leave]"
 INVALID_UTF8 = "[invalid UTF-8: U+FFFD replaces each byte that could not be decoded]"
 REACT = tool_format("react_en")
-End = Literal["stop", "tool_calls", "answer", "length", "cancelled", "max_turns", "max_seconds", "error"]
+End = Literal[
+    "stop", "tool_calls", "answer", "length", "cancelled", "max_turns", "max_seconds", "requires_action", "error"
+]
 NOTES: dict[End, str] = {
     "cancelled": "[stopped]",
     "length": "[the reply reached its maximum length]",
@@ -59,10 +63,11 @@ class Repl:
     Args:
         tool_format: how calls are shown.
         save: gets each exchange when its reply is complete.
-        tools: offered to the model; their functions run, for at most `max_turns` replies to an entry.
-        described_tools: offered too; the user types in the result of each call. Without tools of either kind, a reply
-            that ends with a stop string of ReAct waits for an observation: the next entry is it, and the same reply
+        tools: offered to the model, all or those that `offer` selects. They run, for at most `max_turns` replies to an
+            entry; for a described tool the user types in the result of each call. Without tools that run, a reply that
+            ends with a stop string of ReAct waits for an observation: the next entry is it, and the same reply
             continues.
+        confirmation: asks before calls run.
         to_message: turns an entry into a message, with the images that it names.
         terminal: a user types, so the prompt shows when an observation is expected; with a pipe it does not.
         colours: show the sections of a reply in colours.
@@ -70,19 +75,21 @@ class Repl:
 
     def __init__(
         self,
-        chat: Chat,
+        chat: Callable[[Sequence[Message], Sequence[Tool], SamplingParams], Deltas],
         params: SamplingParams,
         tool_format: ToolFormat,
         out: TextIO,
         system: str | None = None,
         stream: bool = True,
         save: Callable[[Record], object] = lambda record: None,
-        tools: Sequence[BoundTool] = (),
+        tools: Tools = (),
         max_turns: int = 8,
         to_message: Callable[[str], Message] = user_message,
-        described_tools: Sequence[Tool] = (),
         terminal: bool = False,
         colours: bool = False,
+        offer: Offer | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        confirmation: Confirmation | None = None,
     ) -> None:
         self._chat = chat
         self._params = params
@@ -93,7 +100,12 @@ class Repl:
         self._first_system = self._system = system
         self._stream = stream
         self._save = save
-        self._tools, self._described_tools, self._max_turns = tools, described_tools, max_turns
+        self._present = tools if callable(tools) else lambda: tools
+        self._offer = offer or (lambda messages: self._present())
+        self._limits, self._max_turns = limits, max_turns
+        self._confirmation = confirmation
+        # The calls of a reply, and the results of those that have run by their place; the user types in the others.
+        self._ran: tuple[Sequence[ToolCall], Mapping[int, Message]] = ((), {})
         self._to_message = to_message
         self._terminal = terminal
         self._dialogue: list[Message] = []  # without the system message
@@ -196,15 +208,24 @@ class Repl:
     def _clear(self) -> None:
         self._save_exchange()
         self._dialogue = []
+        if self._confirmation:
+            self._confirmation.forget()
 
     @property
     def _open_calls(self) -> Sequence[ToolCall]:
-        """The calls of the last reply whose results the user has yet to type in."""
-        if not self._described_tools:
-            return ()
-        results = list(takewhile(lambda message: message.role == "tool", reversed(self._dialogue)))
-        reply = self._dialogue[-len(results) - 1 :][:1]
-        return reply[0].tool_calls[len(results) :] if reply else ()
+        """The calls of the last reply from the first on whose result the user has yet to type in."""
+        calls, results = _last_calls(self._dialogue)
+        return calls[results:]
+
+    def _with_results(self, messages: Sequence[Message]) -> list[Message]:
+        """`messages` and, after the last reply's results in them, those that are there already, up to an open call."""
+        calls, place = _last_calls(messages)
+        results = self._ran[1] if calls is self._ran[0] else {}
+        more = []
+        while place in results:
+            more.append(results[place])
+            place += 1
+        return [*messages, *more]
 
     @property
     def _expects_observation(self) -> bool:
@@ -213,7 +234,12 @@ class Repl:
 
     @property
     def _offers_tools(self) -> bool:
-        return bool(self._tools or self._described_tools)
+        return bool(self._present())
+
+    @property
+    def _tools_run(self) -> bool:
+        """Whether any tool is more than described."""
+        return any(not bound.described for bound in self._present())
 
     def _answer(self, entry: str) -> None:
         continues = False
@@ -221,8 +247,9 @@ class Repl:
         try:
             if self._open_calls:
                 call = self._open_calls[0]
-                messages = [*self._dialogue, Message("tool", entry, tool_call_id=call.id, name=call.name)]
-                if len(self._open_calls) > 1:
+                messages = self._with_results([*self._dialogue, _result(call, entry)])
+                calls, results = _last_calls(messages)
+                if results < len(calls):
                     self._dialogue = messages
                     return
             elif self._expects_observation:
@@ -232,7 +259,7 @@ class Repl:
                 messages = [*self._dialogue[:-1], Message("assistant", text, reasoning=self._separate_reasoning(last))]
             else:
                 messages = [*self._dialogue, self._to_message(entry)]
-            replies, end = (self._run_tools if self._tools else self._reply)([*system, *messages])
+            replies, end = (self._run_tools if self._tools_run else self._reply)([*system, *messages])
         except (ValueError, OSError) as error:
             self.note(f"error: {error}")
             return
@@ -263,7 +290,8 @@ class Repl:
 
     def _reply(self, messages: Sequence[Message]) -> tuple[list[Message], End]:
         draft = Draft()
-        for delta in self._shown(messages, self._described_tools, self._params):
+        offered = [bound.tool for bound in self._offer(messages)]
+        for delta in self._shown(messages, offered, self._params):
             draft.add(delta)
         end = draft.finish or "cancelled"
         return [_without_cut_calls(draft.message, end)], end
@@ -271,23 +299,61 @@ class Repl:
     def _run_tools(self, messages: Sequence[Message]) -> tuple[list[Message], End]:
         """The model's replies with the results of its calls between them, until it answers."""
         try:
-            trace = run(self._shown, self._tools, messages, self._max_turns, params=self._params)
+            trace = run(
+                self._shown,
+                self._present,
+                messages,
+                self._max_turns,
+                params=self._params,
+                limits=self._limits,
+                confirm=self._confirmed if self._confirmation else None,
+                offer=self._offer,
+            )
+            made = self._run_some(trace.messages[-1]) if trace.end == "requires_action" else {}
         except KeyboardInterrupt:  # while a tool ran
             return [], "cancelled"
-        if any(result.replaced for result in trace.results):
+        if any(result.replaced for result in (*trace.results, *made.values())):
             self._screen.start_line()
             self.note("[a tool returned invalid UTF-8: U+FFFD replaces each byte that could not be decoded]")
         *earlier, last = trace.messages[len(messages) :]
+        if trace.end == "requires_action":
+            results = {place: _result(last.tool_calls[place], result.text) for place, result in made.items()}
+            self._ran = last.tool_calls, results
+            self._show_results(list(results.values()))
+            return [*earlier, *self._with_results([last])], trace.end
         return [*earlier, _without_cut_calls(last, trace.end)], trace.end
+
+    def _run_some(self, reply: Message) -> dict[int, Result]:
+        """Runs the calls of a reply but those of described tools; the results by the place of the call."""
+        present = self._present()
+        described = {bound.name for bound in present if bound.described}
+        places = [place for place, call in enumerate(reply.tool_calls) if call.name not in described]
+        confirm = self._confirmed if self._confirmation else None
+        results = call_all(present, [reply.tool_calls[place] for place in places], self._limits, confirm)
+        return dict(zip(places, results, strict=True))
+
+    def _confirmed(self, bound: BoundTool, call: ToolCall) -> bool:
+        assert self._confirmation is not None
+        self._screen.start_line()
+        return self._confirmation(bound, call)
+
+    def _show_results(self, results: Sequence[Message]) -> None:
+        if results:
+            text = self._format.result([message.content for message in results])
+            if not self._format.syntax.inline:
+                self._screen.start_line()
+                text = f"{text}\n"
+            self._screen.write(text, "observation")
 
     def _shown(
         self, messages: Sequence[Message], tools: Sequence[Tool], params: SamplingParams
     ) -> Generator[Delta, None, None]:
         """The deltas of a reply, shown as they pass; before them, the results of the calls of the previous reply."""
-        results = list(takewhile(lambda message: message.role == "tool", reversed(messages)))
-        if results and self._tools:  # results that the user typed in are on the screen already
-            text = self._format.result([message.content for message in reversed(results)])
-            self._screen.write(text if self._format.syntax.inline else f"\n{text}\n", "observation")
+        calls, results = _last_calls(messages)
+        described = {bound.name for bound in self._present() if bound.described}
+        on_screen = not self._tools_run or any(call.name in described for call in calls)
+        if results and not on_screen:
+            self._show_results(messages[-results:])
         deltas = self._chat(messages, tools, params)
         view = ReplyView(self._format, self._screen, self._offers_tools)
         finish: FinishReason | None = None
@@ -307,6 +373,17 @@ class Repl:
         finally:
             deltas.close()
         view.show(complete=finish not in ("cancelled", "length"))
+
+
+def _last_calls(messages: Sequence[Message]) -> tuple[Sequence[ToolCall], int]:
+    """The calls of the last reply, if nothing but their results follows it, and the number of these results."""
+    results = len(list(takewhile(lambda message: message.role == "tool", reversed(messages))))
+    reply = messages[-results - 1 :][:1]
+    return (reply[0].tool_calls if reply else ()), results
+
+
+def _result(call: ToolCall, text: str) -> Message:
+    return Message("tool", text, tool_call_id=call.id, name=call.name)
 
 
 def _without_cut_calls(reply: Message, end: End) -> Message:

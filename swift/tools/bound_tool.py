@@ -27,7 +27,8 @@ class BoundTool:
     """A tool and what runs it.
 
     `read_only`: a call changes nothing, so it needs no confirmation and may run beside other calls. `source`: where
-    the tool comes from; calls that may write keep their order within a source.
+    the tool comes from; calls that may write keep their order within a source. `described`: nothing runs the tool; its
+    results come from the user.
     """
 
     tool: Tool
@@ -35,6 +36,7 @@ class BoundTool:
     validator: Validator
     read_only: bool = False
     source: str = ""
+    described: bool = False
 
     @property
     def name(self) -> str:

@@ -1,17 +1,44 @@
-"""Reads tool descriptions in OpenAI's format from files. Knows no tool-call format and no model."""
+"""Tools that are only described, in OpenAI's format in a file. Runs nothing; knows no tool-call format and no model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from swift.agent.jsontext import loads
 from swift.chat import Tool
 from swift.system import utf8
-from swift.tools.bound_tool import from_schema
+from swift.tools.bound_tool import BoundTool, from_schema
+from swift.tools.errors import ToolError
 
 SUFFIXES = (".json", ".jsonl")
+
+
+class DescriptionFile:
+    """The tools that a JSON file describes, as a source of a toolbox. Raises ValueError as `read_descriptions` does."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._tools = [replace(from_description(tool.spec), source=file.name) for tool in read_descriptions(file)]
+
+    @property
+    def name(self) -> str:
+        return self._file.stem
+
+    @property
+    def tools(self) -> Sequence[BoundTool]:
+        return self._tools
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def from_description(spec: dict[str, Any]) -> BoundTool:
+    """A described tool. Raises ValueError for a description without a name or with an invalid schema."""
+    return replace(from_schema(spec, _not_run), described=True)
 
 
 def read_descriptions(file: Path) -> list[Tool]:
@@ -68,10 +95,10 @@ def _tool(spec: Any, number: int) -> Tool:
     if not isinstance(spec, dict):
         raise ValueError(f"tool {number} is not a JSON object: {json.dumps(spec, ensure_ascii=False)[:60]}")
     try:
-        return from_schema(spec, _not_run).tool
+        return from_description(spec).tool
     except ValueError as error:
         raise ValueError(f"tool {number}: {error}") from None
 
 
 def _not_run(arguments: dict[str, Any], seconds: float) -> object:
-    raise AssertionError("a description has nothing to run")
+    raise ToolError("nothing runs this tool: it is only described")

@@ -15,7 +15,9 @@ from swift.tools.call import DEFAULT_LIMITS, Confirm, Limits, Result, call_all
 Params = TypeVar("Params")
 Offer = Callable[[Sequence[Message]], Sequence[BoundTool]]
 """The dialogue so far -> the tools to offer for the next reply."""
-End = Literal["answer", "max_turns", "max_seconds", "length", "cancelled", "error"]
+Tools = Sequence[BoundTool] | Callable[[], Sequence[BoundTool]]
+"""Tools, or a function that returns the present ones, such as those of servers whose lists change."""
+End = Literal["answer", "max_turns", "max_seconds", "length", "cancelled", "requires_action", "error"]
 NO_CALL_READ = "Error: no call could be read from this. Name one tool and give its arguments as one JSON object."
 
 
@@ -30,8 +32,9 @@ class Trace:
     """A finished run: all messages, the results of calls in order, and why it ended.
 
     `usage`: the total over all turns. `end` is `max_turns` if the last allowed turn had calls; their results are
-    included. After `max_seconds`, `length` and `cancelled` the last reply may be incomplete. `seconds`: of the whole
-    run. `error`: the message of the error that ended it.
+    included. After `max_seconds`, `length` and `cancelled` the last reply may be incomplete. `requires_action`: the
+    last reply calls a described tool, and none of its calls has run. `seconds`: of the whole run. `error`: the message
+    of the error that ended it.
     """
 
     messages: tuple[Message, ...]
@@ -49,7 +52,7 @@ class Trace:
 
 def run(
     chat: Callable[[Sequence[Message], Sequence[Tool], Params], Deltas],
-    tools: Sequence[BoundTool],
+    tools: Tools,
     messages: Sequence[Message],
     max_turns: int = 8,
     *,
@@ -68,13 +71,11 @@ def run(
 
     A failed call becomes an error message as its result. So does a reply that ends with one of `hand_over`, the stop
     strings of text formats, without a call that can be parsed. `offer` selects the tools of each reply; without it all
-    are offered. Raises ValueError for `max_turns` < 1 and for duplicate tool names.
+    are offered; a call of a tool that was not offered runs too. Raises ValueError for `max_turns` < 1 and for duplicate
+    tool names.
     """
     if max_turns < 1:
         raise ValueError(f"max_turns must be 1 or more, not {max_turns}")
-    names = [bound.name for bound in tools]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two tools have the name '{twice}'")
     began = time.monotonic()
     deadline = math.inf if max_seconds is None else began + max_seconds
     trace = list(messages)
@@ -87,7 +88,8 @@ def run(
     for _ in range(max_turns):
         if time.monotonic() > deadline:
             return ended("max_seconds")
-        offered = tools if offer is None else offer(trace)
+        present = _distinct(tools() if callable(tools) else tools)
+        offered = present if offer is None else offer(trace)
         try:
             reply, finish, usage = _reply(chat(trace, [bound.tool for bound in offered], params), deadline)
         except (ValueError, OSError) as error:
@@ -98,9 +100,11 @@ def run(
         trace.append(reply)
         if finish == "length" or finish == "cancelled":
             return ended("max_seconds" if time.monotonic() > deadline else finish)
+        if any(bound.described for bound in present if bound.name in {wanted.name for wanted in reply.tool_calls}):
+            return ended("requires_action")
         if reply.tool_calls:
             left = max(0.0, min(limits.seconds, deadline - time.monotonic()))
-            made = call_all(tools, reply.tool_calls, limits._replace(seconds=left), confirm)
+            made = call_all(present, reply.tool_calls, limits._replace(seconds=left), confirm)
             results += made
             for wanted, result in zip(reply.tool_calls, made, strict=True):
                 trace.append(Message("tool", result.text, tool_call_id=wanted.id, name=wanted.name))
@@ -110,6 +114,13 @@ def run(
         else:
             return ended("answer")
     return ended("max_turns")
+
+
+def _distinct(tools: Sequence[BoundTool]) -> Sequence[BoundTool]:
+    names = [bound.name for bound in tools]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two tools have the name '{twice}'")
+    return tools
 
 
 def _reply(deltas: Deltas, deadline: float) -> tuple[Message, FinishReason, Usage]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from swift.chat import Tool
@@ -31,24 +33,44 @@ class Source(Protocol):
 class Toolbox:
     """The tools of `sources`. A name that several tools have gets the prefix of its source: `house_open`, `shop_open`.
 
-    Closing it closes the sources.
+    `keep`: patterns (`read_*`) of the tools to offer, which match names with or without that prefix; all without it.
+    Closing the toolbox closes the sources.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = tuple(sources)
+    def __init__(self, sources: Sequence[Source], keep: Sequence[str] = ()) -> None:
+        self._sources, self._keep = tuple(sources), tuple(keep)
 
     @property
     def tools(self) -> list[BoundTool]:
         """The tools that the sources offer now, in the order of the sources."""
+        return [
+            bound
+            for name, bound in self._named()
+            if not self._keep
+            or any(fnmatchcase(each, pattern) for each in {name, bound.name} for pattern in self._keep)
+        ]
+
+    def unmatched(self) -> str:
+        """The first pattern that matches no tool, with the nearest name; "" if there is none."""
+        names = sorted({each for name, bound in self._named() for each in (name, bound.name)})
+        for pattern in self._keep:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                close = difflib.get_close_matches(pattern, names, n=1)
+                return f"{pattern}: no tool has such a name" + (f": did you mean '{close[0]}'?" if close else "")
+        return ""
+
+    def _named(self) -> list[tuple[str, BoundTool]]:
+        """Each tool with its own name and, in the tool, its distinct one."""
         found = [(source, bound) for source in self._sources for bound in source.tools]
         count = Counter(bound.name for _, bound in found)
         taken = {name for name, number in count.items() if number == 1}
         tools = []
         for source, bound in found:
-            if count[bound.name] > 1:
-                bound = _renamed(bound, _unused(f"{_identifier(source.name)}_{bound.name}", taken))
+            own = bound.name
+            if count[own] > 1:
+                bound = _renamed(bound, _unused(f"{_identifier(source.name)}_{own}", taken))
                 taken.add(bound.name)
-            tools.append(bound)
+            tools.append((own, bound))
         return tools
 
     def close(self) -> None:
