@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +33,9 @@ TRAINING_COST = 3.1
 """Training time of a token relative to its prefill: the backward pass computes no gradients of frozen weights."""
 MIX_RATIO = 2.0
 """General rows for each agent row, as in the tutorial."""
+SCENARIO_REPLIES = 4
+SCENARIO_TOKENS = 96
+"""Replies of the fire-alarm scenario, and tokens of each."""
 GENERAL_QUESTION = "What is the capital of France, and which river runs through it?"
 
 
@@ -230,7 +235,7 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
 
     chat = load_chat(_ChatConfig(cfg, adapter), keep=True)
     console.print("[dim]the fire-alarm scenario, a general question, who it is ...[/]")
-    scenario = _scenario(chat)
+    scenario = _scenario(chat, data.parent)
     general = _ask(chat, (Message("user", GENERAL_QUESTION),), 48)
     hits = self_cognition.ask(chat, cfg.model_name, cfg.model_author, max_tokens=32)
     console.print(f"[dim]{cfg.eval_cases} questions with tools that are not in the training data ...[/]")
@@ -275,19 +280,44 @@ class _ChatConfig(NamedTuple):
         return BackendFlags(ckpt_dir=self.adapter)
 
 
-def _scenario(chat: LocalChat) -> list[dict[str, str]]:
-    """The fire-alarm dialogue: the model calls a tool, receives its result, and answers."""
+def _scenario(chat: LocalChat, folder: Path) -> list[dict[str, str]]:
+    """The fire-alarm dialogue about a picture in `folder`: the model calls the tools until it answers."""
+    from swift.agent.reply import write_reply
     from swift.chat import Message
-    from swift.data.scenario import OBSERVATION, QUESTION, SYSTEM
+    from swift.data import scenario
+    from swift.engine.sampling import SamplingParams
+    from swift.tools import fire_alarm, loop
+    from swift.tools.bound_tool import from_function
 
-    messages: tuple[Message, ...] = (Message("system", SYSTEM), Message("user", QUESTION))
-    asked = _ask(chat, messages, 64, stop=("Observation:",))
-    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": asked}]
-    if not asked.rstrip().endswith("Observation:"):
-        return turns  # no tool call, so there is no result to pass
-    messages += (Message("assistant", asked), Message("tool", OBSERVATION))
-    answer = _ask(chat, messages, 96, stop=("Observation:",))
-    return [*turns, {"role": "tool", "content": OBSERVATION}, {"role": "assistant", "content": answer}]
+    image = folder / "1.jpg"
+    scenario.draw_room(image, burns=True)
+    question = scenario.question(image)
+    named = (fire_alarm.fire_recognition, fire_alarm.fire_alert, fire_alarm.call_police, fire_alarm.call_fireman)
+    tools = [from_function(each) for each in named]
+    params = SamplingParams(temperature=0.0, max_tokens=SCENARIO_TOKENS)
+    with _environment(fire_alarm.LOG_VARIABLE, str(folder / "fire_alarm.log")):
+        trace = loop.run(chat, tools, [Message("user", question)], SCENARIO_REPLIES, params=params)
+    turns = [{"role": "user", "content": question}]
+    for before, message in pairwise(trace.messages):
+        text = message.content
+        if message.role == "assistant":
+            text = write_reply(chat.renderer.tool_format, message, True, before.role == "tool")
+        turns.append({"role": message.role, "content": text})
+    return turns
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets an environment variable within the block."""
+    former = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = former
 
 
 def _ask(chat: LocalChat, messages: Sequence[Message], max_tokens: int, stop: tuple[str, ...] = ()) -> str:

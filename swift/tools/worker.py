@@ -158,8 +158,11 @@ def _functions(file: Path) -> dict[str, Function]:
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, Callable[..., object]]]:
+    """The functions that the file defines, or those that its `__all__` names, which may be imported."""
+    listed = vars(module).get("__all__")
     for name, each in vars(module).items():
-        if name.startswith("_") or not callable(each) or each.__module__ != module.__name__:
+        chosen = not name.startswith("_") if listed is None else name in listed
+        if not chosen or not callable(each) or (listed is None and each.__module__ != module.__name__):
             continue
         if inspect.isfunction(inspect.unwrap(each)):
             yield name, each if inspect.isfunction(each) else _as_function(each)
