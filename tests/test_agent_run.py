@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -422,6 +425,39 @@ def test_a_call_that_may_write_keeps_its_place_among_the_calls_of_its_source() -
     call_all(tools, [ToolCall("read"), ToolCall("write"), ToolCall("read")])
     names = ["read", "write", "read"]
     assert log == [f"{name} {what}" for name in names for what in ("begins", "ends")]
+
+
+def test_after_ctrl_c_no_further_call_of_the_reply_begins() -> None:
+    log: list[str] = []
+    interrupted = threading.Event()
+
+    def first() -> None:
+        log.append("first")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        interrupted.wait()
+
+    tools = [from_schema({"name": "first"}, on_thread(first)), sleeper("second", log, False)]
+    others = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        call_all(tools, [ToolCall("first"), ToolCall("second")])
+    interrupted.set()
+    for thread in set(threading.enumerate()) - others:
+        thread.join()
+    assert log == ["first"]
+
+
+def test_whatever_a_call_raises_is_its_result_beside_other_calls() -> None:
+    class OddError(BaseException): ...
+
+    def cancelled(arguments: dict[str, object], seconds: float) -> object:
+        raise asyncio.CancelledError("gone")
+
+    def odd() -> None:
+        raise OddError("odd")
+
+    tools = [from_schema({"name": "cancelled"}, cancelled), from_schema({"name": "odd"}, on_thread(odd))]
+    results = call_all(tools, [ToolCall("cancelled"), ToolCall("odd")])
+    assert [result.text for result in results] == ["Error: CancelledError: gone", "Error: OddError: odd"]
 
 
 def test_a_declined_call_does_not_run_and_the_model_reads_that() -> None:

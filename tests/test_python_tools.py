@@ -342,6 +342,22 @@ def test_a_call_past_its_time_limit_is_stopped_and_the_next_one_has_a_new_proces
     assert asked(source, "up").text == "1"
 
 
+@pytest.mark.parametrize("characters", [1, 3_000_000])
+def test_a_call_that_a_hanging_process_does_not_even_take_ends_in_time(opened: Open, characters: int) -> None:
+    source = opened(
+        "import re, threading\n"
+        "def begin() -> None:\n"
+        "    threading.Timer(0.1, re.match, [r'(a*)*b', 'a' * 60]).start()\n"
+        "def nap(text: str) -> None:\n"
+        "    threading.Event().wait(600)\n"
+    )
+    asked(source, "begin")
+    assert asked(source, "nap", seconds=0.3, text="x").failure == "timeout"
+    asked(source, "begin")
+    time.sleep(0.2)
+    assert asked(source, "nap", seconds=0.3, text="x" * characters).failure == "timeout"
+
+
 def test_processes_that_a_tool_started_end_with_it(opened: Open, tmp_path: Path) -> None:
     source = opened(COUNTER)
     assert asked(source, "children", seconds=0.5, file=str(tmp_path / "pid")).failure == "timeout"

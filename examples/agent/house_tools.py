@@ -3,9 +3,12 @@
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from swift import read_only
+
 _LAMPS: dict[str, bool] = {}
 
 
+@read_only
 def time_in(zone: str) -> str:
     """Get the time of a place now.
 
@@ -26,6 +29,7 @@ def switch_lamp(room: str, on: bool) -> dict[str, bool]:
     return _LAMPS
 
 
+@read_only
 def add(numbers: list[float]) -> float:
     """Add numbers.
 

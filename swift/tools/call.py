@@ -106,8 +106,9 @@ def _check(tools: Sequence[BoundTool], wanted: ToolCall) -> _Ready | Result:
 
 
 def _side_by_side(ready: Sequence[_Ready], limits: Limits) -> list[Result]:
-    """On daemon threads, so that a call that hangs keeps no program from ending."""
+    """On daemon threads, so that a call that hangs keeps no program from ending. No call begins after Ctrl-C."""
     results: dict[int, Result] = {}
+    stopped = threading.Event()
     running = threading.Semaphore(AT_ONCE)
     done = [threading.Event() for _ in ready]
     earlier: defaultdict[str, list[int]] = defaultdict(list)
@@ -116,7 +117,8 @@ def _side_by_side(ready: Sequence[_Ready], limits: Limits) -> list[Result]:
         for other in awaited:
             done[other].wait()
         with running:
-            results[number] = _run(each, limits)
+            if not stopped.is_set():
+                results[number] = _run(each, limits)
         done[number].set()
 
     for number, each in enumerate(ready):
@@ -124,8 +126,11 @@ def _side_by_side(ready: Sequence[_Ready], limits: Limits) -> list[Result]:
         awaited = [other for other in earlier[source] if not (each.bound.read_only and ready[other].bound.read_only)]
         threading.Thread(target=work, args=(number, each, awaited), daemon=True).start()
         earlier[source].append(number)
-    for event in done:
-        event.wait()
+    try:
+        for event in done:
+            event.wait()
+    finally:
+        stopped.set()
     return [results[number] for number in range(len(ready))]
 
 
@@ -141,7 +146,9 @@ def _run(ready: _Ready, limits: Limits) -> Result:
     except TimeLimitError as error:
         note = f"; {error}" if str(error) else ""
         return _failed("timeout", f"no result within {limits.seconds:g} s{note}", seconds())
-    except (Exception, SystemExit) as error:  # user code may raise anything
+    except BaseException as error:  # user code may raise anything
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         text, failure = result_text.of_error(error), "raised"
     return _limited(text, seconds(), failure, limits)
 

@@ -25,7 +25,7 @@ def on_thread(function: Callable[..., object]) -> Callable[[dict[str, Any], floa
             try:
                 value = function(**arguments)
                 values.append(asyncio.run(value) if inspect.iscoroutine(value) else value)
-            except (Exception, SystemExit) as error:  # user code may raise anything
+            except BaseException as error:  # user code may raise anything
                 errors.append(error)
 
         thread = threading.Thread(target=work, daemon=True)

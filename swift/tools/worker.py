@@ -7,6 +7,7 @@ thread, where the file is imported. Imports little, so that it starts quickly.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import functools
 import importlib.util
@@ -51,6 +52,7 @@ def main(file: str, connection: int, lifeline: int) -> None:
     _prefer_to_be_killed()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()  # a crash prints where it was
     answers = Answers(connection)
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, requests), daemon=True).start()

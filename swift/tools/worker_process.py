@@ -6,11 +6,13 @@ import atexit
 import io
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -23,6 +25,8 @@ from swift.tools.result_text import CutError, ResultText
 LOST = "what it kept in memory is lost"
 LEAVE_SECONDS = 2.0
 """An idle worker's time to run its exit handlers."""
+MOST_SECONDS = 1e6
+"""Of a call: eleven days, within what `poll` takes."""
 LINE = 8192
 """Characters of a printed line that are shown as one."""
 _START = (
@@ -110,9 +114,11 @@ class WorkerProcess:
             self._calls += 1
             number = self._calls
             self._waiting[number] = answer
-        self._send({"id": number, "tool": tool, "arguments": arguments})
+        until = time.monotonic() + min(max(seconds, 0), MOST_SECONDS)
         try:
-            result = answer.result(min(max(seconds, 0), threading.TIMEOUT_MAX))
+            if not self._send({"id": number, "tool": tool, "arguments": arguments}, until - time.monotonic()):
+                raise FutureTimeoutError
+            result = answer.result(until - time.monotonic())
         except FutureTimeoutError:
             self.end()
             raise TimeLimitError(f"the tool's process was ended, so {LOST}") from None
@@ -143,15 +149,29 @@ class WorkerProcess:
         with self._lock:
             idle = not self._waiting
         if idle:
-            self._send({})
+            self._send({}, LEAVE_SECONDS)
             self._reader.join(LEAVE_SECONDS)
         self.end()
         self._output.join(LEAVE_SECONDS)
 
-    def _send(self, request: dict[str, Any]) -> None:
-        data = json.dumps(request).encode() + b"\n"
-        with self._sending, suppress(OSError):  # where the process is gone, the reader says so
-            self._connection.sendall(data)
+    def _send(self, request: dict[str, Any], seconds: float) -> bool:
+        """Whether the worker took a request in that time, which one that hangs may not. One that is gone takes all."""
+        data = memoryview(json.dumps(request).encode() + b"\n")
+        until = time.monotonic() + seconds
+        if not self._sending.acquire(timeout=seconds):
+            return False
+        try:
+            with suppress(OSError, ValueError):  # where the process is gone, the reader says so
+                writable = select.poll()
+                writable.register(self._connection, select.POLLOUT)
+                while data:
+                    if not writable.poll(max(until - time.monotonic(), 0) * 1000):
+                        return False
+                    with suppress(BlockingIOError):
+                        data = data[self._connection.send(data, socket.MSG_DONTWAIT) :]
+            return True
+        finally:
+            self._sending.release()
 
     def _read(self) -> None:
         with suppress(OSError, ValueError, KeyError), self._connection.makefile("rb") as lines:
@@ -164,7 +184,8 @@ class WorkerProcess:
             self._ended = True
             self._kill()
         status = self._process.wait()
-        self._connection.close()
+        with self._sending:  # its number may soon be that of another file
+            self._connection.close()
         os.close(self._lifeline)
         atexit.unregister(self.close)
         error = InterruptedCallError() if self._ended_here else EndedError(_named(status))
