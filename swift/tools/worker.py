@@ -52,7 +52,7 @@ def main(file: str, connection: int, lifeline: int) -> None:
     _prefer_to_be_killed()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    faulthandler.enable()  # a crash prints where it was
+    faulthandler.enable(all_threads=False)  # a crash prints where it was
     answers = Answers(connection)
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, requests), daemon=True).start()
