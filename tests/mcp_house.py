@@ -28,6 +28,7 @@ from mcp_types import (
 )
 from pydantic import BaseModel, Field
 
+WAITS: dict[str, list[float]] = {"began": [], "cancelled": []}
 LOOK = ToolAnnotations(read_only_hint=True)
 
 
@@ -47,7 +48,7 @@ def house() -> MCPServer:
     server.add_tool(weather, annotations=LOOK)
     server.add_tool(rooms, annotations=LOOK)
     server.add_tool(set_lamps, name="set lamps/🏠")
-    for tool in (report, picture, manual, refuse, nothing, wait, block, die, large, ask_user):
+    for tool in (report, picture, manual, refuse, nothing, wait, waits, block, die, large, ask_user):
         server.add_tool(tool)
 
     @server.tool()
@@ -120,8 +121,18 @@ def nothing() -> CallToolResult:
 
 async def wait(how_long: float) -> str:
     """Waits, and can be cancelled."""
-    await asyncio.sleep(how_long)
+    WAITS["began"].append(how_long)
+    try:
+        await asyncio.sleep(how_long)
+    except asyncio.CancelledError:
+        WAITS["cancelled"].append(how_long)
+        raise
     return "waited"
+
+
+def waits() -> dict[str, list[float]]:
+    """The waits that began, and those that were cancelled."""
+    return WAITS
 
 
 async def block(how_long: float) -> str:

@@ -12,7 +12,14 @@ import time
 
 MANNERS = set(sys.argv[1:])
 TOOLS = [
-    {"name": name, "inputSchema": {"type": "object"}} for name in ("pid", "grow", "ask", "lamp.on", "lamp_on", "x" * 80)
+    *(
+        {"name": each, "inputSchema": {"type": "object"}}
+        for each in ("pid", "grow", "ask", "lamp.on", "lamp_on", "x" * 80)
+    ),
+    {
+        **{"name": "promise", "inputSchema": {"type": "object"}},
+        "outputSchema": {"type": "object", "properties": {"count": {"type": "integer"}}},
+    },
 ]
 ASKED = {
     "ping": {},
@@ -46,6 +53,8 @@ def answer(method: str, params: dict) -> dict:
     if params["name"] == "grow":
         TOOLS.append({"name": f"tool_{len(TOOLS)}", "description": "New.", "inputSchema": {"type": "object"}})
         send(method="notifications/tools/list_changed")
+    if params["name"] == "promise":
+        return {"content": [{"type": "text", "text": "one"}], "structuredContent": {"count": "one"}}
     if params["name"] == "ask":
         return {"content": [{"type": "text", "text": "; ".join(map(asked, ASKED))}]}
     said = str(os.getpid()) if params["name"] == "pid" else params["name"]
@@ -53,8 +62,7 @@ def answer(method: str, params: dict) -> dict:
 
 
 if "garbage" in MANNERS:
-    while True:
-        print("this is no server", flush=True)
+    print("this is no server\n" * 200, flush=True)
 if "banner" in MANNERS:
     print("*** welcome ***", flush=True)
 if "deaf" in MANNERS:

@@ -19,13 +19,15 @@ from swift.agent.arguments import excerpt
 from swift.tools.mcp_link import Link
 
 if TYPE_CHECKING:
-    from mcp import Client
+    from mcp import Client, MCPError
     from mcp.client.session import IncomingMessage
     from mcp_types import CallToolResult, Tool
 
 MAX_GARBAGE = 100
 """Lines on standard output that are not MCP, before the handshake. A program that prints more is no MCP server."""
 MAX_PAGES = 1000
+CLOSED = "Connection closed"
+"""The SDK's message; servers use its code for errors of their own."""
 LISTEN_AGAIN_SECONDS = 5.0
 
 for _name in ("mcp", "client"):  # the SDK's loggers: without any handler, Python prints their tracebacks
@@ -52,6 +54,10 @@ class Connection:
     def is_open(self) -> bool:
         return self._ready.is_set() and not self._ended.is_set()
 
+    def ended_by(self, error: MCPError) -> bool:
+        """Whether a call failed because the connection ended, not because the server refused it."""
+        return not self.is_open or error.message == CLOSED
+
     async def start(self, seconds: float) -> None:
         """Waits for the handshake and the list of tools, for at most `seconds`.
 
@@ -71,7 +77,7 @@ class Connection:
             ready.cancel()
 
     async def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
-        """Raises MCPError, with CONNECTION_CLOSED if the connection ends, and what the SDK raises for bad results."""
+        """Raises MCPError, also if the connection ends, and the SDK's errors for a result that breaks the protocol."""
         assert self._client is not None
         return await self._client.call_tool(name, arguments)
 
@@ -110,20 +116,21 @@ class Connection:
         """Why the connection failed or ended, in one line. `limit`: the limit that it exceeded."""
         import httpx2
         from mcp import MCPError
-        from mcp_types import CONNECTION_CLOSED
+        from mcp_types import PARSE_ERROR
 
-        found = list(_leaves(self._failure))
+        found = [error for error in _leaves(self._failure) if str(error) != CLOSED]
         if refused := next((error for error in found if isinstance(error, httpx2.ConnectError)), None):
             return f"cannot connect: {refused}"
         said = await self.link.reason()
         if self._garbage:
-            printed = f"it prints what is not MCP on standard output: '{self._garbage[0]}'"
-            said = f"{printed}; {said}" if said else printed
+            limit = f"it prints what is not MCP on standard output: '{self._garbage[0]}'"
         if limit:
             return f"{limit}; {said}" if said else limit
-        closed = (error for error in found if not (isinstance(error, MCPError) and error.code == CONNECTION_CLOSED))
-        text = next((excerpt(" ".join(str(error).split())) for error in closed), "")
-        return said or text or "it ended without a message"
+        if not found:
+            return f"it ended: {said}" if said else "it ended without a message"
+        if isinstance(found[0], MCPError) and found[0].code == PARSE_ERROR:
+            return "it answers with what is not MCP"
+        return said or excerpt(" ".join(str(found[0]).split()))
 
     async def _run(self) -> None:
         from mcp import Client
@@ -166,7 +173,6 @@ class Connection:
         """Marks the list of tools as stale when it changes: since 2026-07-28, clients ask for notifications."""
         from mcp import MCPError
         from mcp.client.subscriptions import SubscriptionLost
-        from mcp_types import CONNECTION_CLOSED
         from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
         tools = client.server_capabilities.tools
@@ -177,8 +183,8 @@ class Connection:
                 async with client.listen(tools_list_changed=True) as changes:
                     async for _ in changes:
                         self.stale = True
-            except MCPError as error:
-                if error.code != CONNECTION_CLOSED:
+            except MCPError:
+                if not self._ended.is_set():
                     return  # a server may do without notifications
             except SubscriptionLost:
                 pass

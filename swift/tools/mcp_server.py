@@ -42,6 +42,7 @@ log = logging.getLogger("swift.tools.mcp")
 START_SECONDS = 60.0
 CHECK_SECONDS = 3.0
 """A program that exceeded a call's limit and does not list its tools within this time is restarted."""
+LIST_SECONDS = 10.0
 CLOSE_SECONDS = 10.0
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -77,6 +78,7 @@ class McpServer:
         self._checking: asyncio.Task[None] | None = None
         self._left_out: set[str] = set()
         self._connection: Connection | None = None
+        self._reported: Connection | None = None
         atexit.register(self.close)
         try:
             connection = self._loop.run(self._ready())
@@ -90,7 +92,7 @@ class McpServer:
     @property
     def tools(self) -> Sequence[BoundTool]:
         """The tools that the server offers now; those of the last connection while it has ended."""
-        return self._loop.run(self._current_tools())
+        return self._tools if self._loop.is_closed else self._loop.run(self._current_tools())
 
     def close(self) -> None:
         """Ends the server's process or the session. Calls that run fail."""
@@ -108,7 +110,7 @@ class McpServer:
                 await self._checking
                 self._checking = None
             if self._connection is not None and not self._connection.is_open:
-                await self._connection.close()
+                await self._end_of(self._connection)
                 self._connection = None
             if self._connection is None:
                 connection = Connection(self._link())
@@ -124,7 +126,7 @@ class McpServer:
             return self._tools
         if connection.stale and connection.is_open:
             try:
-                with anyio.fail_after(self._start_seconds):
+                with anyio.fail_after(LIST_SECONDS):
                     await connection.read_tools()
             except (MCPError, TimeoutError, ValueError) as error:
                 log.warning("MCP server '%s': its changed list of tools cannot be read: %s", self.name, error)
@@ -136,9 +138,8 @@ class McpServer:
         return self._loop.run(self._call(name, arguments, seconds))
 
     async def _call(self, name: str, arguments: dict[str, Any], seconds: float, is_first: bool = True) -> str:
-        """The text of a result. Raises TimeLimitError, and ToolError for all else that goes wrong."""
+        """The text of a result. Raises TimeLimitError, and ToolError for what else goes wrong."""
         from mcp import MCPError
-        from mcp_types import CONNECTION_CLOSED
 
         try:
             connection = await self._ready()
@@ -148,16 +149,11 @@ class McpServer:
             with anyio.move_on_after(seconds):
                 return _text(await connection.call(name, arguments))
         except MCPError as error:
-            if connection.link.lost_session and is_first:  # refused, so it did not run
+            if connection.link.lost_session and is_first:  # the server refused the call, so it did not run
                 await connection.close()
                 return await self._call(name, arguments, seconds, is_first=False)
-            if error.code == CONNECTION_CLOSED:
-                await connection.close()
-                reason = await connection.why()
-                self._report(connection)
-                raise ToolError(
-                    f"the MCP server '{self.name}' ended during the call: {reason}. The next call starts it again."
-                ) from None
+            if connection.ended_by(error):
+                raise ToolError(await self._end_of(connection)) from None
             refused = f" ({connection.link.refused})" if connection.link.refused else ""
             raise ToolError(error.message + refused) from None
         except (RuntimeError, ValueError) as error:  # the SDK's, for a result that breaks the protocol or its schema
@@ -166,17 +162,22 @@ class McpServer:
             self._checking = asyncio.create_task(self._check(connection))
         raise TimeLimitError
 
+    async def _end_of(self, connection: Connection) -> str:
+        """How a connection ended, in one line for the model. The user gets the last lines of the process, once."""
+        await connection.close()
+        reason = await connection.why()
+        if connection is not self._reported and connection.link.last_lines:
+            lines = "".join(f"\n[{self.name}] {line}" for line in connection.link.last_lines)
+            log.warning("MCP server '%s' ended. Its last lines on standard error:%s", self.name, lines)
+        self._reported = connection
+        return f"the connection to the MCP server '{self.name}' ended during the call: {reason}"
+
     async def _check(self, connection: Connection) -> None:
         """Ends a process that does not respond after a call exceeded its limit; the next call starts it again."""
         if not await connection.answers(CHECK_SECONDS):
             log.warning("MCP server '%s' does not respond after a call exceeded its limit: it is restarted", self.name)
+            self._reported = connection
             await connection.close()
-
-    def _report(self, connection: Connection) -> None:
-        """What the process wrote before it ended, for the user; the model reads one line of it."""
-        if connection.link.last_lines:
-            lines = "".join(f"\n[{self.name}] {line}" for line in connection.link.last_lines)
-            log.warning("MCP server '%s' ended. Its last lines on standard error:%s", self.name, lines)
 
     def _bound(self, tools: list[Tool]) -> list[BoundTool]:
         self._listed = tools
@@ -216,11 +217,11 @@ class _Loop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._is_closed = False
+        self.is_closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
         """Its value, or what it raises. An interrupt of the caller cancels it."""
-        if self._is_closed:
+        if self.is_closed:
             coroutine.close()
             raise ToolError("the MCP server is closed")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -233,9 +234,9 @@ class _Loop:
 
     def close(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs `end`, cancels what still runs, and ends the thread; at most CLOSE_SECONDS."""
-        if self._is_closed:
+        if self.is_closed:
             return
-        self._is_closed = True
+        self.is_closed = True
         with suppress(TimeoutError, FutureTimeoutError):
             asyncio.run_coroutine_threadsafe(self._finish(end), self._loop).result(CLOSE_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -262,8 +263,8 @@ def _require_package() -> None:
 
 def _links(target: str, headers: Mapping[str, str]) -> Callable[[], Link]:
     if is_url(target):
-        if not urlsplit(target).hostname:
-            raise ValueError(f"MCP server '{target}': a URL without a host")
+        if not _host(target):
+            raise ValueError(f"MCP server '{target}': a URL without a valid host")
         Url(target, headers)  # raises for bad headers now
         return lambda: Url(target, headers)
     if re.match(r"\w+://", target):
@@ -306,7 +307,15 @@ def _distinct(name: str, taken: set[str]) -> str:
 def _stem(target: str) -> str:
     """A name for a server that gives none: its host, or the stem of its script or program."""
     if is_url(target):
-        return urlsplit(target).hostname or target
+        return _host(target)
     words = shlex.split(target, posix=os.name == "posix")
     script = next((word for word in words[1:] if Path(word).suffix in (".py", ".js", ".mjs", ".ts")), words[0])
     return Path(script).stem
+
+
+def _host(url: str) -> str:
+    """The host of a URL, "" without a valid one."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
