@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from swift.agent.jsontext import loads
@@ -17,7 +17,7 @@ from swift.tools.openapi import yaml_values
 from swift.tools.openapi.http_client import Credentials, HttpClient, Request, origin
 
 MAX_BYTES = 32 * 2**20
-MAX_NODES = 3_000_000
+MAX_VALUES = 3_000_000
 """Values of a document, with YAML aliases counted wherever they are used: a few lines of aliases can stand for many."""
 MAX_DEPTH = 200
 SECONDS = 60.0
@@ -85,7 +85,7 @@ def read(document: str, client: HttpClient, credentials: Credentials) -> Documen
     try:
         text = utf8.decoded(data)
         root = _parsed(text, name.endswith((".yaml", ".yml")))
-        _check_size(root)
+        _extent(root, 1, {})
         _check_kind(root)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
@@ -146,17 +146,28 @@ def _parsed(text: str, is_yaml: bool) -> Any:
     return yaml_values.load(text, MAX_DEPTH)
 
 
-def _check_size(root: Any) -> None:
-    nodes, waiting = 0, [(root, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        nodes += 1
-        if depth > MAX_DEPTH:
+class _Extent(NamedTuple):
+    """The values that a value contains, and the levels of their nesting."""
+
+    values: int
+    levels: int
+
+
+def _extent(value: Any, level: int, known: dict[int, _Extent]) -> _Extent:
+    """Raises ValueError past the limits. `known`: by identity, because YAML aliases share lists and objects."""
+    if not isinstance(value, (dict, list)):
+        return _Extent(1, 0)
+    if (found := known.get(id(value))) is None:
+        if level > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        if nodes > MAX_NODES:
-            raise ValueError(f"more than {MAX_NODES:,} values")
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        waiting += [(each, depth + 1) for each in inner]
+        inner = [_extent(each, level + 1, known) for each in (value.values() if isinstance(value, dict) else value)]
+        levels = 1 + max((each.levels for each in inner), default=0)
+        known[id(value)] = found = _Extent(1 + sum(each.values for each in inner), levels)
+    if level + found.levels > MAX_DEPTH + 1:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    if found.values > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES:,} values")
+    return found
 
 
 def _check_kind(root: Any) -> None:

@@ -57,12 +57,16 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An answer of any status. `complete`: the whole body was read. `url`: after redirects."""
+    """An answer of any status. `complete`: the whole body was read. `charset`: that the server names, or "".
+
+    `url`: after redirects.
+    """
 
     status: int
     headers: httpx.Headers
     body: bytes
     complete: bool
+    charset: str
     url: str
 
 
@@ -82,8 +86,9 @@ class HttpClient:
         Raises TimeLimitError past `seconds` in all, OSError with one line for whatever fails.
         """
         assert not (request.follow and request.credentials != Credentials()), "credentials would go to other hosts"
-        loop = self._running()
-        future = asyncio.run_coroutine_threadsafe(self._limited(request, seconds, limit), loop)
+        with self._lock:
+            loop = self._running()
+            future = asyncio.run_coroutine_threadsafe(self._limited(request, seconds, limit), loop)
         try:
             return future.result()
         finally:
@@ -101,14 +106,13 @@ class HttpClient:
         loop.close()
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise OSError("the connection to the service is closed")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._closed:
+            raise OSError("the connection to the service is closed")
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+            self._thread.start()
+        return self._loop
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -149,7 +153,8 @@ class HttpClient:
                 if len(body) > limit:
                     break
             complete = len(body) <= limit
-            return Reply(response.status_code, response.headers, bytes(body[:limit]), complete, str(response.url))
+            charset, url = response.charset_encoding or "", str(response.url)
+            return Reply(response.status_code, response.headers, bytes(body[:limit]), complete, charset, url)
 
     def _client(self, url: str) -> httpx.AsyncClient:
         place = origin(url)

@@ -13,8 +13,16 @@ from swift.tools.openapi.schemas import Schema, Schemas
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
 READ_ONLY = ("GET", "HEAD", "OPTIONS")
-IGNORED_HEADERS = ("accept", "content-type", "authorization")
-"""Header parameters that OpenAPI ignores; other parts of a document describe these headers."""
+IGNORED_HEADERS = (
+    "accept",
+    "content-type",
+    "authorization",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+)
+"""Header parameters that are no arguments: OpenAPI describes the first three elsewhere, HTTP itself sets the others."""
 STYLES = {
     "path": ("simple", "label", "matrix"),
     "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject"),
@@ -60,10 +68,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation. `identifier`: its operationId, "" without one. `base`: the URL that `path` is appended to.
-
-    `security`: the alternatives as the document writes them.
-    """
+    """An operation. `identifier`: its operationId, "" without one. `base`: the URL that `path` is appended to."""
 
     name: str
     identifier: str
@@ -74,7 +79,6 @@ class Operation:
     schema: Schema
     parameters: tuple[Parameter, ...]
     body: Body | None
-    security: Any
 
 
 class Named(NamedTuple):
@@ -123,7 +127,7 @@ def listed(document: Document) -> Listed:
                 problems.append(f"{at}: must be an object")
                 continue
             identifier = str(operation.get("operationId") or "")
-            wished = _tool_name(identifier) or _tool_name(f"{method}_{path}") or method
+            wished = _tool_name(identifier) or _tool_name(f"{method}_{path.strip('/{}')}")
             name = _unused(wished, taken)
             if name != wished:
                 renamed.append(f"{method.upper()} {path} is '{name}' ('{wished}' is another)")
@@ -160,7 +164,6 @@ def read(document: Document, named: Named, base: str | None, is_fixed: Callable[
         schema=schema,
         parameters=tuple(parameters),
         body=body,
-        security=named.operation.get("security", document.root.get("security")),
     )
 
 
@@ -229,17 +232,18 @@ class _Reader:
         found: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
         path_place = f"paths.{self._named.path}"
         for holder, place in ((self._named.item, path_place), (self._named.operation, self._named.place)):
-            listed = holder.get("parameters", [])
-            if not isinstance(listed, list):
+            parameters = holder.get("parameters", [])
+            if not isinstance(parameters, list):
                 raise Unsupported(f"{place}.parameters: must be a list")
-            for number, written in enumerate(listed):
+            for number, written in enumerate(parameters):
                 at = f"{place}.parameters[{number}]"
                 parameter = self._document.resolved(written, at)
                 if not isinstance(parameter, dict) or not isinstance(parameter.get("name"), str):
                     raise Unsupported(f"{at}: must be an object with a name")
-                if parameter.get("in") not in STYLES:
-                    raise Unsupported(f"{at}: a parameter in '{parameter.get('in')}' is not supported")
-                found[str(parameter["in"]), parameter["name"]] = (parameter, at)
+                kind = str(parameter.get("in"))
+                if kind not in STYLES:
+                    raise Unsupported(f"{at}: a parameter in '{kind}' is not supported")
+                found[kind, parameter["name"]] = (parameter, at)
         in_path = re.findall(r"\{([^{}]*)\}", self._named.path)
         declared = [name for place, name in found if place == "path"]
         if odd := next((name for name in in_path if name not in declared), None):
@@ -322,11 +326,18 @@ class _Reader:
         return isinstance(schema, dict) and schema.get("type") in ("string", None) and not _is_object(schema)
 
     def _can_be_merged(self, schema: Any, required: bool) -> bool:
-        if not isinstance(schema, dict) or not schema.get("properties") or not schema.keys() <= _SIMPLE_OBJECT:
+        if not isinstance(schema, dict) or not schema.keys() <= _SIMPLE_OBJECT:
+            return False
+        if not isinstance(schema.get("properties"), dict) or not isinstance(schema.get("required", []), list):
             return False
         closed = schema.get("additionalProperties", False) is False
         whole = required or not schema.get("required")  # an optional body with required fields is all or nothing
-        return closed and whole and not schema["properties"].keys() & self._properties.keys()
+        return (
+            bool(schema["properties"])
+            and closed
+            and whole
+            and not schema["properties"].keys() & self._properties.keys()
+        )
 
     def _add(self, argument: str, schema: Any, required: bool, holder: Mapping[str, Any]) -> None:
         about = holder.get("description")

@@ -7,8 +7,6 @@ import json
 import re
 from http import HTTPStatus
 
-import httpx
-
 from swift.agent.jsontext import loads
 from swift.tools.errors import ToolError
 from swift.tools.openapi.http_client import Reply
@@ -24,7 +22,7 @@ def text_of(reply: Reply, secrets: Secrets) -> str:
 
     Bytes that are not UTF-8 become lone surrogates.
     """
-    body = secrets.hidden(_body(reply))
+    body = secrets.hidden(_body(reply), is_cut=not reply.complete)
     if 200 <= reply.status < 300:
         return body or _empty(reply, secrets)
     status = f"{reply.status} {_phrase(reply.status)}".strip()
@@ -53,14 +51,14 @@ def _compact(text: str) -> str:
 
 
 def _decoded(reply: Reply) -> str:
-    charset = httpx.Response(200, headers={"Content-Type": reply.headers.get("Content-Type", "")}).charset_encoding
     try:
-        codec = codecs.lookup(charset or "utf-8").name
+        codec = codecs.lookup(reply.charset or "utf-8").name
         if codec != "utf-8":
             return reply.body.decode(codec, "replace")
-    except (LookupError, UnicodeError):
+    except (LookupError, UnicodeError):  # the first for an unknown name, and for codecs of no text, such as hex
         pass
-    return reply.body.decode("utf-8" if reply.complete else "utf-8-sig", "surrogateescape").removeprefix("\ufeff")
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    return decoder.decode(reply.body, final=reply.complete).removeprefix("\ufeff")
 
 
 def _size(reply: Reply) -> str:

@@ -57,11 +57,15 @@ class Schemas:
             at = f"{place}.{key}"
             if key == "$ref":
                 made[key] = self._reference(value, at)
-            elif key in _NAMED and isinstance(value, dict):
+            elif key in _NAMED:
+                if not isinstance(value, dict):
+                    raise Unsupported(f"{at}: must be an object")
                 made[key] = {name: self.converted(each, f"{at}.{name}") for name, each in value.items()}
-            elif key in _MANY and isinstance(value, list):
+            elif key in _MANY or (key == "items" and isinstance(value, list)):  # a list of items: until Draft 2019-09
+                if not isinstance(value, list):
+                    raise Unsupported(f"{at}: must be a list")
                 made[key] = [self.converted(each, f"{at}[{number}]") for number, each in enumerate(value)]
-            elif key in _ONE and not isinstance(value, list):
+            elif key in _ONE:
                 made[key] = self.converted(value, at)
             elif key not in _LEFT_OUT and not key.startswith("x-"):
                 made[key] = value
@@ -103,7 +107,7 @@ class Schemas:
         properties = schema.get("properties")
         if not isinstance(properties, dict):
             return
-        read_only = {name for name, each in properties.items() if self._is_read_only(each, f"{place}.{name}")}
+        read_only = [name for name, each in properties.items() if self._is_read_only(each, f"{place}.{name}")]
         made["properties"] = {name: each for name, each in made["properties"].items() if name not in read_only}
         if isinstance(required := made.get("required"), list) and read_only:
             made["required"] = [name for name in required if name not in read_only]
@@ -132,7 +136,7 @@ class Schemas:
             return schema
         made: Schema = {}
         for key, value in schema.items():
-            if key in _NAMED and isinstance(value, dict):
+            if key in _NAMED:
                 made[key] = {name: self._inlined(each, shared) for name, each in value.items()}
             else:
                 made[key] = self._inlined(value, shared) if key in _ONE | _MANY else value
@@ -183,12 +187,10 @@ def _references(schema: Any) -> Iterator[str]:
         if (name := _name_of(part.get("$ref"))) is not None:
             yield name
         for key, value in part.items():
-            if key in _NAMED and isinstance(value, dict):
+            if key in _NAMED:
                 waiting += value.values()
-            elif key in _ONE:
-                waiting.append(value)
-            elif key in _MANY and isinstance(value, list):
-                waiting += value
+            elif key in _ONE | _MANY:
+                waiting += value if isinstance(value, list) else [value]
 
 
 def _circle(root: Schema) -> str:

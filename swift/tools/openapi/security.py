@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
@@ -61,11 +61,11 @@ class Security:
         """The user's headers."""
         return self._given
 
-    def find(self, requirements: Any) -> Found:
+    def find(self, requirements: Sequence[Any]) -> Found:
         """The credentials for the first of an operation's alternatives for which all values are set."""
         fixed = {("header", name) for name in self._sent}
         missing: list[str] = []
-        alternatives = [each for each in requirements if isinstance(each, dict)] if requirements else []
+        alternatives = [each for each in requirements if isinstance(each, dict)]
         for alternative in alternatives:
             parts = [self._scheme(str(name)) for name in alternative]
             absent = [part for part in parts if isinstance(part, str)]
@@ -141,14 +141,11 @@ class Secrets:
                 self._written += _writings(secret)
         self._written = sorted(set(self._written), key=len, reverse=True)
 
-    def __bool__(self) -> bool:
-        return bool(self._written)
-
-    def hidden(self, text: str) -> str:
-        """A text with `[secret]` for each secret, and for a beginning of one at its end, where a body may be cut."""
+    def hidden(self, text: str, is_cut: bool = False) -> str:
+        """A text with `[secret]` for each secret and, where the text is cut, for the beginning of one at its end."""
         for secret in self._written:
             text = text.replace(secret, "[secret]")
-        for secret in self._written:
+        for secret in self._written if is_cut else ():
             for length in range(len(secret) - 1, LEAST - 1, -1):
                 if text.endswith(secret[:length]):
                     return text[:-length] + "[secret]"

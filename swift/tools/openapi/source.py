@@ -52,9 +52,12 @@ class OpenApi:
             same_host = base is not None and is_url(document) and origin(document) == origin(base)
             self._document = read_document(document, self._client, given if same_host else Credentials())
             self._security = Security(headers, os.environ, _schemes(self._document))
+            self._home = self._home_of(document)
             self._tools = self._read(base, keep)
-        except BaseException:
+        except BaseException as error:
             self._client.close()
+            if type(error) in (ValueError, OSError):
+                raise type(error)(_line(str(error))) from error.__cause__
             raise
 
     @property
@@ -96,12 +99,15 @@ class OpenApi:
             reason = f"none of {len(left_out)} can be a tool: {excerpt('; '.join(left_out))}" if left_out else "none"
             raise ValueError(f"{name}: no operations: {reason}")
         for line in _warnings(len(kept), left_out, renamed, missing):
-            print(f"swift: {name}: {line}", file=sys.stderr)
+            print(_line(f"swift: {name}: {line}"), file=sys.stderr)
         return tuple(tools)
 
     def _tool(self, named: Named, base: str | None) -> tuple[BoundTool, str]:
         """(the tool, the missing credentials)."""
-        found = self._security.find(named.operation.get("security", self._document.root.get("security")))
+        requirements = named.operation.get("security", self._document.root.get("security")) or []
+        if not isinstance(requirements, list):
+            raise Unsupported(f"{named.place}.security: must be a list")
+        found = self._security.find(requirements)
         operation = operations.read(self._document, named, base, lambda place, name: (place, name) in found.fixed)
         self._check_host(operation, base, found)
         spec = {"name": operation.name, "description": operation.description, "parameters": operation.schema}
@@ -117,8 +123,7 @@ class OpenApi:
         if base is not None or found.credentials == Credentials():
             return
         target = origin(operation.base)
-        home = origin(self._document.url) if self._document.url else origin(operations.server(self._document))
-        if target == home:
+        if target == self._home:
             return
         if not self._document.url:
             raise _NoTool(f"it is on another host, {target}, which gets no keys")
@@ -126,6 +131,15 @@ class OpenApi:
             f"{self._document.name}: its operations are on another host, {target}: to send your keys there, give "
             f"--tool_base_url {operation.base}"
         )
+
+    def _home_of(self, document: str) -> str:
+        """The host that the user has named: the document's, or the one that a file of the user names."""
+        if is_url(document):
+            return origin(document)
+        try:
+            return origin(operations.server(self._document))
+        except ValueError:  # operations may have servers of their own
+            return ""
 
     def _invoke(self, operation: Operation, credentials: Credentials) -> Invoke:
         def invoke(arguments: dict[str, Any], seconds: float) -> object:
@@ -137,6 +151,11 @@ class OpenApi:
             return reply_text.text_of(reply, self._security.secrets)
 
         return invoke
+
+
+def _line(text: str) -> str:
+    """A text that quotes a document, as one line that a terminal only shows."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class _NoTool(Exception):

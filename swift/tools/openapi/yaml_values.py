@@ -48,6 +48,7 @@ def load(text: str, max_depth: int) -> Any:
             if isinstance(event, yaml.CollectionStartEvent):
                 if len(stack) > max_depth:
                     raise ValueError(f"{place}: nested deeper than {max_depth} levels")
+                _check_tag(event.tag, ("map", "seq"), place)
                 opened: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
                 stack.append(_Open(opened, event.anchor))
             elif isinstance(event, yaml.CollectionEndEvent):
@@ -101,8 +102,7 @@ def _put(holder: _Open, value: Any, place: str) -> None:
 
 def _scalar(event: yaml.ScalarEvent, place: str) -> Any:
     text, tag = event.value, event.tag
-    if tag not in (None, "!") and tag.removeprefix(_TAG) not in ("str", "int", "float", "bool", "null"):
-        raise ValueError(f"{place}: the tag {tag} is not supported")
+    _check_tag(tag, ("str", "int", "float", "bool", "null"), place)
     if event.style or tag in ("!", f"{_TAG}str"):
         return text
     if text in _CONSTANTS:
@@ -112,3 +112,8 @@ def _scalar(event: yaml.ScalarEvent, place: str) -> Any:
     if _FLOAT.fullmatch(text):
         return float(text)
     return text
+
+
+def _check_tag(tag: str | None, known: tuple[str, ...], place: str) -> None:
+    if tag not in (None, "!", *(f"{_TAG}{name}" for name in known)):
+        raise ValueError(f"{place}: the tag {tag} is not supported")
