@@ -102,7 +102,8 @@ def test_traces_are_rows_that_lint_and_training_read_as_they_are(swift: Run, tmp
     [call] = trace["calls"]
     assert (call["name"], call["failure"], call["cut"]) == ("divide", "raised", 0)
     settings = trace["settings"]
-    assert (settings["model"], settings["backend"], settings["tools"]) == ("tiny", f"{url}/v1", ["tools.py"])
+    assert (settings["model"], settings["backend"]) == ("tiny", f"{url}/v1")
+    assert settings["tools"]["tools"] == ["tools.py"]
     assert settings["sampling"] == {"seed": 7, "stop": []}  # the rest is the server's
     assert made["1/0"]["messages"][2] == {
         "role": "assistant",
@@ -266,6 +267,46 @@ def test_a_task_may_offer_some_of_the_tools(swift: Run, tmp_path: Path) -> None:
     assert [[tool.name for tool in request[1]] for request in chat.asked] == [["ping"], [], ["divide", "ping"]]
 
 
+SHOP = """
+import swift
+
+@swift.read_only
+def price(article: str) -> float:
+    'Look up a price.'
+    return 2.5
+
+def order(article: str) -> str:
+    'Order an article.'
+    open('ordered', 'w').close()
+    return 'ordered'
+"""
+
+
+def test_calls_that_somebody_would_confirm_are_declined_since_nobody_is_there(swift: Run, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    replies = iter([called(("price", {"article": "tea"}), ("order", {"article": "tea"})), said("Sorry.")])
+    with served(create_app(Scripted(lambda messages: iter(next(replies))), "tiny")) as url:
+        words = ("--endpoint", f"{url}/v1", "--tools", "shop.py", "--task", "Buy tea.", "--output", "t.jsonl")
+        code, _, err = swift(*words, "--confirm", "writes")
+    [row] = rows(tmp_path / "t.jsonl")
+    assert code == 0 and not (tmp_path / "ordered").exists()
+    assert "--confirm writes: nobody is there to confirm, so calls that may write are declined\n" in err
+    assert [call["failure"] for call in row["trace"]["calls"]] == ["", "declined"]
+
+
+def test_of_many_tools_those_that_fit_are_offered_and_written_to_the_row(swift: Run, tmp_path: Path) -> None:
+    kinds = ("apples", "pears", "plums", "cherries")
+    code = "".join(f'def buy_{kind}(n: int) -> int:\n    """Buy {kind}."""\n    return n\n' for kind in kinds)
+    (tmp_path / "shop.py").write_text(code)
+    chat = Scripted(lambda messages: iter(said("ok")))
+    with served(create_app(chat, "tiny")) as url:
+        words = ("--endpoint", f"{url}/v1", "--tools", "shop.py", "--max_tools", 1, "--output", "t.jsonl")
+        assert swift(*words, "--task", "I want plums.")[0] == 0
+    assert [tool.name for tool in chat.asked[0][1]] == ["buy_plums"]
+    [row] = rows(tmp_path / "t.jsonl")
+    assert [tool["function"]["name"] for tool in row["tools"]] == ["buy_plums"]
+
+
 NOWHERE = ("--endpoint", "http://127.0.0.1:9/v1")
 
 
@@ -277,7 +318,7 @@ NOWHERE = ("--endpoint", "http://127.0.0.1:9/v1")
         (("--tools", "tools.py", "--task", " "), "--task is empty"),
         (("--task", "x"), "needs --tools"),
         (("--tools", "no.py", "--task", "x"), "no.py: no such file"),
-        (("--tools", "tools.json", "--task", "x"), "nobody is there to type results"),
+        (("--tools", "tools.json", "--task", "x"), "tool 'divid' of tools.json is only described, and nobody types"),
         (("--tools", "tools.py", "--tasks", "no.jsonl"), "no.jsonl: no such file"),
         (("--tools", "tools.py", "--tasks", "bad.jsonl"), "bad.jsonl:2: not JSON"),
         (("--tools", "tools.py", "--tasks", "typo.jsonl"), "typo.jsonl:1: the key 'taks' has no effect: did you mean"),
@@ -296,6 +337,7 @@ NOWHERE = ("--endpoint", "http://127.0.0.1:9/v1")
     ],
 )
 def test_wrong_input_is_one_line(swift: Run, tmp_path: Path, words: tuple[str, ...], complaint: str) -> None:
+    (tmp_path / "tools.json").write_text('[{"name": "divid"}]')
     (tmp_path / "bad.jsonl").write_text('"x"\n{"task": \n')
     tasks(tmp_path / "typo.jsonl", {"taks": "x"})
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]

@@ -13,7 +13,7 @@ from swift.chat import Delta, Draft, Message, Tool
 from swift.engine.sampling import SamplingParams
 from swift.tools.bound_tool import BoundTool
 from swift.tools.call import Confirm, Limits
-from swift.tools.loop import Deltas, Offer, Trace, run
+from swift.tools.loop import Deltas, Offer, Tools, Trace, run
 
 Ask = Callable[[Sequence[Message], Sequence[Tool], SamplingParams], Deltas]
 GRACE = 5.0
@@ -29,25 +29,27 @@ class Finished(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """What all runs share. `seed`: None leaves the seed of repeated tasks as it is."""
+    """What all runs share. `offer`: makes the selection of tools of a run."""
 
     ask: Ask
-    tools: Sequence[BoundTool]
+    tools: Callable[[], Sequence[BoundTool]]
     params: SamplingParams
     max_turns: int
     max_seconds: float | None
     limits: Limits
-    confirm: Confirm | None = None
-    offer: Callable[[Sequence[BoundTool]], Offer | None] = lambda tools: None
+    offer: Callable[[Tools], Offer]
+    confirm: Confirm
     system: str | None = None
 
     def run(self, task: Task) -> Finished:
-        """One run. The n-th repetition of a task has the n-th seed after the first's."""
-        tools = [bound for bound in self.tools if task.tools is None or bound.name in task.tools]
+        """One run. The n-th repetition of a task adds n to the seed."""
         params = self.params
         if task.repeat and params.seed is not None:
             params = replace(params, seed=params.seed + task.repeat)
         seen: dict[str, Tool] = {}
+
+        def tools() -> Sequence[BoundTool]:
+            return [bound for bound in self.tools() if task.tools is None or bound.name in task.tools]
 
         def ask(messages: Sequence[Message], offered: Sequence[Tool], params: SamplingParams) -> Deltas:
             seen.update((tool.name, tool) for tool in offered)
@@ -66,7 +68,8 @@ class Loop(NamedTuple):
             keep_errors=True,
         )
         called = {call.name for message in trace.messages for call in message.tool_calls}
-        return Finished(task, trace, tuple(each.tool for each in tools if each.name in seen or each.name in called))
+        also = {bound.name: bound.tool for bound in tools() if bound.name in called}
+        return Finished(task, trace, tuple({**also, **seen}.values()))
 
     def messages(self, task: Task) -> list[Message]:
         """The task's messages, with the system prompt of all runs unless the task has its own."""

@@ -7,18 +7,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
-from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_guide
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from swift.assembly.trace_file import TraceFile
     from swift.engine.sampling import SamplingParams
     from swift.infer.remote_chat import RemoteChat
-    from swift.tools.bound_tool import BoundTool
+    from swift.tools.toolbox import Toolbox
 
 UNANSWERED = 1
 """Exit code: a run ended with an error, or the run of --task without an answer."""
@@ -43,8 +43,7 @@ class Run:
     template: TemplateFlags = TemplateFlags()
     generation: GenerationFlags = GenerationFlags()
     server: EndpointFlags = EndpointFlags()
-    tools: tuple[str, ...] = ()
-    """Tools: Python files, whose public functions run"""
+    tools: ToolFlags = ToolFlags()
     task: str | None = None
     """The task; the calls and results are shown, and the answer is printed on standard output"""
     tasks: str | None = None
@@ -56,7 +55,7 @@ class Run:
     parallel: int = 4
     """Runs at a time"""
     guided_tools: bool = False
-    """Constrain tool calls to --tools and their schemas (guided decoding)"""
+    """Constrain tool calls to the offered tools and their schemas (guided decoding)"""
     output: str | None = None
     """File for the traces; tasks whose traces are there are skipped. None means output/agent/TIME.jsonl"""
 
@@ -65,8 +64,8 @@ class Run:
             raise ValueError("swift agent run needs --task or --tasks" + (", not both" if self.task else ""))
         if self.task is not None and not self.task.strip():
             raise ValueError("--task is empty")
-        if not self.tools:
-            raise ValueError("swift agent run needs --tools; without tools, swift infer answers the rows of a data set")
+        if not self.tools.given:
+            raise ValueError("swift agent run needs --tools or --mcp; without tools, use swift infer")
         check_guide(self.guided_tools, self.backend)
         for name, number in (("max_turns", self.max_turns), ("parallel", self.parallel)):
             if number < 1:
@@ -83,7 +82,7 @@ class Run:
 
 
 VERBS = {"run": Run}
-REMOTE = ("task", "tasks", "max_seconds", "parallel", "output", "tools")
+REMOTE = ("task", "tasks", "max_seconds", "parallel", "output")
 """Flags that apply to a model behind a server, besides those of `swift infer`."""
 
 
@@ -110,6 +109,7 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
     from swift.assembly.checkpoints import checkpoint
     from swift.assembly.loading import sampling
     from swift.assembly.preflight import writable
+    from swift.assembly.tool_sources import open_tools, overview
     from swift.assembly.trace_file import TraceFile
 
     _refuse_unused(cfg, given)
@@ -120,8 +120,9 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
     params = replace(sampling(cfg.generation), confidence=True)
     tasks = [task(cfg.task)] if cfg.task is not None else read_tasks(Path(cfg.tasks or "").expanduser())
     console = Console(stderr=True, highlight=False)
-    with _tools(cfg) as tools:
-        check_tools(tasks, [bound.name for bound in tools])
+    with open_tools(cfg.tools) as toolbox:
+        _refuse_described(toolbox)
+        check_tools(tasks, [bound.name for bound in toolbox.tools])
         output = Path(cfg.output).expanduser() if cfg.output else _new_output()
         writable(str(output.parent), "--output")
         remote = endpoint.connect(cfg.server, cfg.model, cfg.template, given) if cfg.server.endpoint else None
@@ -133,8 +134,29 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
             console.print(f"{output}: {len(tasks) - len(left)} of {len(tasks)} tasks are done", soft_wrap=True)
         if not left:
             return 0
-        with _chat(cfg, given, tools, remote, console) as ask:
-            return _work(cfg, ask, tools, params, left, file, console)
+        for line in [*overview(cfg.tools, toolbox.tools), *_declined(cfg.tools)]:
+            console.print(line, soft_wrap=True, markup=False)
+        with _chat(cfg, given, toolbox, remote, console) as ask:
+            return _work(cfg, ask, toolbox, params, left, file, console)
+
+
+def _refuse_described(toolbox: Toolbox) -> None:
+    for bound in toolbox.tools:
+        if bound.described:
+            raise ValueError(f"tool '{bound.name}' of {bound.source} is only described, and nobody types its results")
+
+
+def _declined(tools: ToolFlags) -> Iterator[str]:
+    """What is declined, since nobody is there to confirm it."""
+    kinds = {"none": "", "writes": "calls that may write", "all": "all calls"}
+    if what := kinds[tools.confirm]:
+        yield f"--confirm {tools.confirm}: nobody is there to confirm, so {what} are declined"
+    if tools.ask_below is not None:
+        yield f"--ask_below {tools.ask_below:g}: calls whose confidence is known and below are declined"
+
+
+def _nobody(prompt: str) -> str:
+    raise EOFError
 
 
 def _refuse_unused(cfg: Run, given: Collection[str]) -> None:
@@ -154,25 +176,8 @@ def _new_output() -> Path:
 
 
 @contextmanager
-def _tools(cfg: Run) -> Iterator[Sequence[BoundTool]]:
-    from swift.tools.described import SUFFIXES
-    from swift.tools.python_file import PythonFile
-    from swift.tools.toolbox import Toolbox
-
-    for name in cfg.tools:
-        if name.lower().endswith(SUFFIXES):
-            raise ValueError(f"--tools {name}: these tools are only described, and nobody is there to type results")
-    with ExitStack() as stack:
-        sources = []
-        for name in cfg.tools:
-            sources.append(PythonFile(Path(name).expanduser()))
-            stack.callback(sources[-1].close)
-        yield Toolbox(sources).tools
-
-
-@contextmanager
 def _chat(
-    cfg: Run, given: Collection[str], tools: Sequence[BoundTool], remote: RemoteChat | None, console: Console
+    cfg: Run, given: Collection[str], toolbox: Toolbox, remote: RemoteChat | None, console: Console
 ) -> Iterator[Ask]:
     """The chat that all runs share."""
     from swift.assembly.loading import load_chat
@@ -186,11 +191,13 @@ def _chat(
     chat = load_chat(cfg, given)
     try:
         if cfg.guided_tools:
-            for each in chat.guide(Rules(tuple(bound.tool for bound in tools))).unenforced:
-                console.print(
-                    f"tool '{each.tool}': the grammar does not enforce {each}; each call is validated before it runs",
-                    markup=False,
-                )
+            present = [bound.tool for bound in toolbox.tools]
+            if len(present) <= cfg.tools.max_tools:
+                for each in chat.guide(Rules(tuple(present))).unenforced:
+                    line = (
+                        f"tool '{each.tool}': the grammar does not enforce {each}; calls are validated before they run"
+                    )
+                    console.print(line, markup=False, soft_wrap=True)
         yield guided(chat) if cfg.guided_tools else chat
     finally:
         chat.engine.close()
@@ -199,7 +206,7 @@ def _chat(
 def _work(
     cfg: Run,
     ask: Ask,
-    tools: Sequence[BoundTool],
+    toolbox: Toolbox,
     params: SamplingParams,
     tasks: Sequence[Task],
     file: TraceFile,
@@ -207,14 +214,26 @@ def _work(
 ) -> int:
     from swift.assembly.agent_runs import Loop, SideBySide, observed, results_at_end, stoppable
     from swift.assembly.dialogue_view import show
-    from swift.tools.call import DEFAULT_LIMITS
+    from swift.assembly.tool_sources import limits
+    from swift.infer.confirmation import Confirmation
+    from swift.tools.retrieval import Retriever
     from swift.tools.traces import row
 
     stopped = threading.Event()
     ask = stoppable(ask, stopped)
     if cfg.task is not None:
         ask = observed(ask, lambda message: show(console, message))
-    loop = Loop(ask, tools, params, cfg.max_turns, cfg.max_seconds, DEFAULT_LIMITS, system=cfg.template.system)
+    loop = Loop(
+        ask,
+        lambda: toolbox.tools,
+        params,
+        cfg.max_turns,
+        cfg.max_seconds,
+        limits(cfg.tools),
+        lambda tools: Retriever(tools, cfg.tools.max_tools).offer,
+        Confirmation(_nobody, cfg.tools.confirm, cfg.tools.ask_below),
+        cfg.template.system,
+    )
     runs = SideBySide(loop.run, tasks, cfg.parallel, stopped)
     total = Summary(len(tasks))
     try:
@@ -275,7 +294,17 @@ def _settings(cfg: Run, given: Collection[str], params: SamplingParams, remote: 
         "guided_tools": cfg.guided_tools,
         "max_turns": cfg.max_turns,
         "max_seconds": cfg.max_seconds,
-        "tools": [_without_secrets(name) for name in cfg.tools],
+        "tools": {
+            "tools": [_without_secrets(word) for word in cfg.tools.tools],
+            "mcp": [_command(word) for word in cfg.tools.mcp],
+            "tool_filter": list(cfg.tools.tool_filter),
+            "tool_base_url": cfg.tools.tool_base_url and _without_secrets(cfg.tools.tool_base_url),
+            "tool_timeout": cfg.tools.tool_timeout,
+            "max_result_chars": cfg.tools.max_result_chars,
+            "confirm": cfg.tools.confirm,
+            "ask_below": cfg.tools.ask_below,
+            "max_tools": cfg.tools.max_tools,
+        },
         "version": version("swift-agents"),
     }
 
@@ -286,6 +315,13 @@ def _without_secrets(url: str) -> str:
     if not parts.scheme or not parts.hostname:
         return url
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _command(target: str) -> str:
+    """A URL without secrets, or a command up to its first flag or variable: what follows may be a key."""
+    if "://" in target:
+        return _without_secrets(target)
+    return " ".join(takewhile(lambda word: not word.startswith("-") and "=" not in word, target.split()))
 
 
 def _about(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
