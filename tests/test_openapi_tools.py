@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from email import message_from_string
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +22,9 @@ from fastapi.responses import PlainTextResponse, RedirectResponse, Response, Str
 from fastapi.security import APIKeyCookie, APIKeyQuery, HTTPAuthorizationCredentials, HTTPBasic, HTTPBearer
 from pydantic import BaseModel
 
-from swift.chat import ToolCall
+from swift.chat import Delta, Message, Tool, ToolCall
 from swift.guided.schema_support import enforceable
+from swift.tools import loop
 from swift.tools.bound_tool import BoundTool
 from swift.tools.call import Limits, Result, call, call_all
 from swift.tools.openapi import OpenApi
@@ -193,7 +197,7 @@ def tool_of(source: OpenApi, name: str) -> BoundTool:
 
 def test_an_operation_becomes_a_tool_with_its_name_description_and_arguments(source: OpenApi) -> None:
     bound = tool_of(source, "item")
-    assert bound.tool.description == "Item. One item of the shop."
+    assert bound.tool.description == "One item of the shop."
     assert list(bound.tool.parameters["properties"]) == ["number", "words", "x-trace", "taste"]
     assert bound.tool.parameters["properties"]["words"]["description"] == "What it is called."
     assert bound.tool.parameters["required"] == ["number"]
@@ -814,3 +818,71 @@ def test_a_schema_that_contains_itself_stays_finite_and_guides_replies(source: O
     schema = tool_of(source, "add").tool.parameters
     assert schema["properties"]["parts"]["items"] == {"$ref": "#/$defs/Item-Input"}
     assert enforceable(schema).unenforced == ()
+
+
+# The example ----------------------------------------------------------------------------------------------------------
+
+SHOP = Path(__file__).parents[1] / "examples" / "agent" / "shop" / "shop.py"
+
+
+@pytest.fixture
+def shop_url() -> Iterator[str]:
+    """The shop of the examples, started by its one command."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(SHOP), "--port", str(port), "--key", TOKEN])
+    try:
+        while process.poll() is None and not _answers(port):
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/openapi.json"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_an_agent_buys_in_the_shop_of_the_examples(shop_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWIFT_TOOL_SHOPKEY", TOKEN)
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("search_products", {"words": "blue", "max_price": 5}),
+        ("search_products", {"words": "MUG", "in_stock": True}),
+        ("put_into_basket", {"sku": "MUG-BLUE", "quantity": 2}),
+        ("put_into_basket", {"sku": "MUG-BLUE", "quantity": 11}),
+        ("put_into_basket", {"sku": "SPADE"}),
+        ("remove_from_basket", {"sku": "SPADE"}),
+        ("show_basket", {}),
+        ("place_order", {"address": "1 Main Street, Oslo"}),
+        ("place_order", {"address": "1 Main Street, Oslo"}),
+        ("get_product", {"sku": "MUG-BLUE"}),
+        ("cancel_order", {"number": 1}),
+        ("cancel_order", {"number": 1}),
+        ("get_order", {"number": 1}),
+    ]
+
+    def chat(messages: Sequence[Message], tools: Sequence[Tool], params: None) -> Iterator[Delta]:
+        made = sum(message.role == "tool" for message in messages)
+        if made == len(calls):
+            return iter([Delta("Done."), Delta(finish="stop")])
+        name, arguments = calls[made]
+        return iter([Delta(tool_call=ToolCall(name, json.dumps(arguments))), Delta(finish="tool_calls")])
+
+    source = OpenApi(shop_url)
+    trace = loop.run(chat, source.tools, [Message("user", "Buy.")], len(calls) + 1, params=None)
+    source.close()
+    told = [result.text.removeprefix("Error: 409 Conflict: ") for result in trace.results]
+    values = [json.loads(text) for text in told]
+    assert [[product["sku"] for product in found] for found in values[:2]] == [["PEN-BLUE"], ["MUG-BLUE"]]
+    assert values[2] == {"lines": [{"sku": "MUG-BLUE", "quantity": 2}], "total": 17.0} == values[6]
+    assert values[3] == {"detail": "12 of MUG-BLUE are in stock, 2 are in the basket"}
+    assert (values[7]["state"], values[8]) == ("placed", {"detail": "the basket is empty"})
+    assert values[9]["stock"] == 10
+    assert values[11] == {"detail": "order 1 is cancelled already"}
+    assert values[12]["state"] == "cancelled" and trace.answer == "Done."
+    read = {"search_products", "get_product", "show_basket", "list_orders", "get_order"}
+    assert {bound.name for bound in source.tools if bound.read_only} == read
+    assert TOKEN not in repr(trace)

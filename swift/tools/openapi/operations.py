@@ -385,14 +385,22 @@ def _is_file(schema: Any) -> bool:
 
 
 def _description(named: Named) -> str:
-    summary, about = (str(named.operation.get(key) or "").strip() for key in ("summary", "description"))
+    summary, about = _about(named.operation)
     if not summary and not about:
-        summary, about = (str(named.item.get(key) or "").strip() for key in ("summary", "description"))
-    text = about if about.startswith(summary) else f"{summary.rstrip('.')}. {about}" if about else summary
+        summary, about = _about(named.item)
+    words, name = (re.sub(r"\W|_", "", text).lower() for text in (summary, named.identifier))
+    if about and (name.startswith(words) or about.startswith(summary)):  # FastAPI makes summaries of names
+        summary = ""
+    text = f"{summary.rstrip('.')}. {about}" if summary and about else summary or about
     text = text or named.label
     if named.operation.get("deprecated") is True:
         text = f"(deprecated) {text}"
     return text if len(text) <= MAX_DESCRIPTION else text[: MAX_DESCRIPTION - 3] + "..."
+
+
+def _about(holder: Mapping[str, Any]) -> tuple[str, str]:
+    summary, about = (str(holder.get(key) or "").strip() for key in ("summary", "description"))
+    return summary, about
 
 
 def _tool_name(text: str) -> str:
