@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -21,8 +22,12 @@ from typing import Any
 import pytest
 import uvicorn
 from mcp_house import house
+from test_server import Scripted as ScriptedChat
+from test_server import served
 
-from swift.chat import ToolCall
+from swift import cli
+from swift.chat import Delta, Message, ToolCall, Usage
+from swift.serve.server import create_app
 from swift.tools.bound_tool import BoundTool
 from swift.tools.call import Limits, Result, call, call_all
 from swift.tools.mcp_server import McpServer
@@ -245,9 +250,7 @@ def test_a_server_that_dies_mid_call_gives_one_error_and_runs_again(caplog: pyte
         first = call(toolbox.tools, ToolCall("process", "{}")).text
         died = call(toolbox.tools, ToolCall("die", "{}"))
         assert died.failure == "raised"
-        assert died.text == (
-            "Error: the connection to the MCP server 'house' ended during the call: it ended: KeyError: 'cellar'"
-        )
+        assert died.text == "Error: the MCP server 'house' failed during the call: it ended: KeyError: 'cellar'"
         assert "[house] Traceback (most recent call last):\n[house]   ...\n[house] KeyError: 'cellar'" in caplog.text
         second = call(toolbox.tools, ToolCall("process", "{}"))
         assert second.failure == "" and second.text != first
@@ -439,7 +442,7 @@ def test_a_closed_server_refuses_calls_and_closes_twice() -> None:
 
 def test_the_notes_of_the_example_are_listed_read_written_and_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "my notes"
-    with closing(McpServer(shlex.join([sys.executable, str(NOTES), "--folder", str(folder)]))) as notes:
+    with closing(McpServer(shlex.join([sys.executable, str(NOTES), str(folder)]))) as notes:
         assert {each.name for each in notes.tools if each.read_only} == {"list_notes", "read_note", "search_notes"}
         assert asked(notes, "list_notes").text == "[]"
         assert asked(notes, "write_note", name="shop", text="Milk\nand eggs").text == "wrote 'shop' (3 words)"
@@ -452,3 +455,28 @@ def test_the_notes_of_the_example_are_listed_read_written_and_deleted(tmp_path: 
         assert outside.failure == "raised" and not (tmp_path / "secret.md").exists()
         assert asked(notes, "delete_note", name="shop").text == "deleted 'shop'"
         assert not list(folder.iterdir())
+
+
+def test_the_dialogue_runs_the_tools_of_the_documented_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "python examples/agent/notes_mcp.py notes"
+    assert f'--mcp "{command}"' in (TESTS.parent / "docs" / "tools.md").read_text(encoding="utf-8")
+
+    def script(messages: Sequence[Message]) -> Iterator[Delta]:
+        if messages[-1].role == "tool":
+            return iter([Delta(f"Done: {messages[-1].content}.", finish="stop", usage=Usage(3, 2))])
+        note = ToolCall("write_note", '{"name": "shop", "text": "milk"}', "c1")
+        return iter([Delta(tool_call=note), Delta(finish="tool_calls", usage=Usage(3, 2))])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Note that I need milk.\n"))
+    here = command.replace("python", shlex.quote(PYTHON), 1).replace(
+        "examples/agent/notes_mcp.py", shlex.quote(str(NOTES))
+    )
+    with served(create_app(ScriptedChat(script), "tiny")) as url:
+        assert cli.main(["infer", "--endpoint", f"{url}/v1", "--mcp", here]) == 0
+    out, err = capsys.readouterr()
+    assert "Done: wrote 'shop' (1 words)." in out
+    assert "tools of notes: list_notes, read_note, search_notes, write_note*, delete_note*" in err
+    assert (tmp_path / "notes" / "shop.md").read_text() == "milk"

@@ -1,4 +1,4 @@
-"""An MCP server that keeps notes as Markdown files of a folder: `python examples/agent/notes_mcp.py --folder notes`.
+"""An MCP server that keeps notes as Markdown files of a folder: `python examples/agent/notes_mcp.py notes`.
 
 Needs the official SDK (`pip install mcp`) and nothing of SWIFT: any MCP client can use it. `--port` serves streamable
 HTTP at `http://127.0.0.1:PORT/mcp`; without it the server speaks on standard input and output.
@@ -87,7 +87,7 @@ def notes_server(folder: Path) -> MCPServer:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("notes"), help="where the notes are (default: notes)")
+    parser.add_argument("folder", type=Path, help="where the notes are")
     parser.add_argument("--port", type=int, help="serve HTTP on this port of 127.0.0.1, not standard input and output")
     options = parser.parse_args()
     notes = notes_server(options.folder)

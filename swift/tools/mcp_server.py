@@ -170,7 +170,7 @@ class McpServer:
             lines = "".join(f"\n[{self.name}] {line}" for line in connection.link.last_lines)
             log.warning("MCP server '%s' ended. Its last lines on standard error:%s", self.name, lines)
         self._reported = connection
-        return f"the connection to the MCP server '{self.name}' ended during the call: {reason}"
+        return f"the MCP server '{self.name}' failed during the call: {reason}"
 
     async def _check(self, connection: Connection) -> None:
         """Ends a process that does not respond after a call exceeded its limit; the next call starts it again."""
