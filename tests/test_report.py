@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from swift import html_page
 from swift.chat import Sample
 from swift.train import report
 from swift.train.progress import ShowProgress, duration
@@ -59,21 +60,21 @@ class References(HTMLParser):
 
 def test_the_page_is_self_contained_and_escapes_text() -> None:
     sections = [
-        report.Section("Numbers <1>", report.table(["name", "value"], [["a & b", 1234], ["<script>", 0.123456]])),
-        report.Section("Curves", report.chart({"train": [(1, 2.0), (2, 1.0)], "held out": [(2, 1.5)]})),
-        report.Section("Row", report.code("<|im_start|>user\n你好") + report.text('"done"')),
+        html_page.Section("Numbers <1>", html_page.table(["name", "value"], [["a & b", 1234], ["<script>", 0.123456]])),
+        html_page.Section("Curves", report.chart({"train": [(1, 2.0), (2, 1.0)], "held out": [(2, 1.5)]})),
+        html_page.Section("Row", html_page.code("<|im_start|>user\n你好") + html_page.text('"done"')),
     ]
-    page = report.page("A run & more", sections)
-    parsed = References(page)
+    shown = html_page.render("A run & more", sections)
+    parsed = References(shown)
     assert not parsed.open
     assert len(parsed.found) == 1
     assert parsed.found[0].startswith("data:image/png;base64,")
-    assert "<title>A run &amp; more</title>" in page
-    assert "&lt;script&gt;" in page
-    assert "1,234" in page
-    assert "0.1235" in page
-    assert "&lt;|im_start|&gt;user\n你好" in page
-    assert "http" not in page
+    assert "<title>A run &amp; more</title>" in shown
+    assert "&lt;script&gt;" in shown
+    assert "1,234" in shown
+    assert "0.1235" in shown
+    assert "&lt;|im_start|&gt;user\n你好" in shown
+    assert "http" not in shown
 
 
 def test_a_log_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def result(trainer: SftTrainer, data: Data, folder: Path, seconds: float) -> dic
 
 def write_page(cfg: TrainingConfig, result: dict[str, Any], data: Data, folder: Path) -> None:
     """Writes summary.html."""
+    from swift import html_page
     from swift.train import report
 
     numbers = [(name, value) for name, value in result.items() if name != "log_history"]
@@ -72,18 +73,20 @@ def write_page(cfg: TrainingConfig, result: dict[str, Any], data: Data, folder: 
     curves_by_title = report.curves(result["log_history"])
     losses = {name: points for name, points in curves_by_title.items() if name.endswith("_loss")}
     others = {name: points for name, points in curves_by_title.items() if not name.endswith("_loss")}
-    page = report.page(
+    written = html_page.render(
         f"{cfg.model.model_type}, {cfg.train.sft_type}",
         [
-            report.Section("Outcome", report.table(("", ""), numbers)),
-            report.Section("Loss", report.chart(losses)),
-            report.Section("Mixture", report.table(("source", "rows", "samples", "tokens", "trained tokens"), shares)),
-            report.Section("First row", report.code(data.first_row)),
-            report.Section("Curves", "".join(report.chart({name: points}) for name, points in others.items())),
-            report.Section("Flags", report.table(("flag", "value"), flags.to_dict(cfg).items())),
+            html_page.Section("Outcome", html_page.table(("", ""), numbers)),
+            html_page.Section("Loss", report.chart(losses)),
+            html_page.Section(
+                "Mixture", html_page.table(("source", "rows", "samples", "tokens", "trained tokens"), shares)
+            ),
+            html_page.Section("First row", html_page.code(data.first_row)),
+            html_page.Section("Curves", "".join(report.chart({name: points}) for name, points in others.items())),
+            html_page.Section("Flags", html_page.table(("flag", "value"), flags.to_dict(cfg).items())),
         ],
     )
-    (folder / "summary.html").write_text(page, encoding="utf-8")
+    (folder / "summary.html").write_text(written, encoding="utf-8")
 
 
 def say_end(result: dict[str, Any], model: ModelFlags, say: Say) -> None:

@@ -400,22 +400,23 @@ def _rows(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> list[tuple[str, 
 
 
 def _write_page(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    from swift import html_page
     from swift.train import report
 
     drawn = report.curves(history)
 
     def dialogue(turns: Sequence[Mapping[str, str]]) -> str:
-        return report.code("\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns))
+        return html_page.code("\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns))
 
     sections = [
-        report.Section(
-            "Before and after", report.table(("", "before", "after"), _rows(summary["base"], summary["tuned"]))
+        html_page.Section(
+            "Before and after", html_page.table(("", "before", "after"), _rows(summary["base"], summary["tuned"]))
         ),
-        report.Section("Loss", report.chart({name: drawn[name] for name in drawn if name.endswith("_loss")})),
-        report.Section("The fire-alarm scenario, before", dialogue(summary["base"]["scenario"])),
-        report.Section("The fire-alarm scenario, after", dialogue(summary["tuned"]["scenario"])),
-        report.Section("Other questions, before", dialogue(summary["base"]["general"])),
-        report.Section("Other questions, after", dialogue(summary["tuned"]["general"])),
-        report.Section("Training", report.table(("", ""), summary["training"].items())),
+        html_page.Section("Loss", report.chart({name: drawn[name] for name in drawn if name.endswith("_loss")})),
+        html_page.Section("The fire-alarm scenario, before", dialogue(summary["base"]["scenario"])),
+        html_page.Section("The fire-alarm scenario, after", dialogue(summary["tuned"]["scenario"])),
+        html_page.Section("Other questions, before", dialogue(summary["base"]["general"])),
+        html_page.Section("Other questions, after", dialogue(summary["tuned"]["general"])),
+        html_page.Section("Training", html_page.table(("", ""), summary["training"].items())),
     ]
-    (folder / "summary.html").write_text(report.page("A model learns to call tools", sections), encoding="utf-8")
+    (folder / "summary.html").write_text(html_page.render("A model learns to call tools", sections), encoding="utf-8")

@@ -15,7 +15,9 @@ from swift.eval.task import Settings, Task
 
 TASKS: Mapping[str, str] = {
     "bfcl": "swift.eval.bfcl.task",
+    "calls": "swift.eval.calls",
     "general": "swift.eval.general",
+    "react": "swift.eval.react",
     "self_cognition": "swift.eval.self_cognition",
 }
 """Name -> module."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from swift.chat import FinishReason, Message, Tool, Usage
@@ -15,6 +17,7 @@ UNKNOWN_TOOL = "unknown tool"
 WRONG_TOOL = "wrong tool"
 MISSING_ARGUMENT = "missing argument"
 WRONG_VALUE = "wrong value"
+TOO_FEW_CALLS = "too few calls"
 TOO_MANY_CALLS = "too many calls"
 CUT = "cut"
 WRONG_ANSWER = "wrong answer"
@@ -27,6 +30,7 @@ FAILURES: Mapping[str, str] = {
     WRONG_TOOL: "the reply calls another tool than the right one",
     MISSING_ARGUMENT: "the right tool, without an argument that it must have",
     WRONG_VALUE: "the right tool, with a wrong value or an argument too many",
+    TOO_FEW_CALLS: "right tools, but not as many calls as are right",
     TOO_MANY_CALLS: "more calls than are right, such as any call where none is right",
     CUT: "the reply reached its maximum length",
     WRONG_ANSWER: "another answer in text than the right one",
@@ -52,6 +56,12 @@ class Question:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(question: Question) -> str:
+    """16 hex digits that change with anything in the question."""
+    text = json.dumps(asdict(question), ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,19 @@
-"""Log file, curves, data mixture and HTML page of a run. Knows numbers and text; no model and no tokenizer."""
+"""Log file, curves and data mixture of a run. Knows numbers and text; no model and no tokenizer."""
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 import resource
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from swift import html_page
 from swift.chat import Sample
 
 LOG = "logging.jsonl"
@@ -162,55 +161,6 @@ def _abbreviated(text: str, weight: float, keep: int) -> str:
     return text if weight in (0, 1) else f"[x{weight:g}: {text}]"
 
 
-# --- the page ---
-
-
-class Section(NamedTuple):
-    """A heading and the HTML below it, made by `table`, `chart`, `text` or `code`."""
-
-    title: str
-    body: str
-
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem; border-bottom: 1px solid #eee; text-align: left }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-pre { background: #f6f6f6; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere } img { max-width: 100% }
-"""
-
-
-def page(title: str, sections: Iterable[Section]) -> str:
-    """A self-contained HTML page."""
-    parts = "\n".join(f"<h2>{html.escape(section.title)}</h2>\n{section.body}" for section in sections)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f"<!doctype html>\n<html><head>{head}</head>\n<body><h1>{html.escape(title)}</h1>\n{parts}\n</body></html>\n"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """An HTML table: numbers are aligned right, floats have four digits."""
-    lines = ["".join(_cell("th", value) for value in header)]
-    lines += ["".join(_cell("td", value) for value in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _cell(tag: str, value: object) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        return f'<{tag} class="number">{shown}</{tag}>'
-    return f"<{tag}>{html.escape(str(value))}</{tag}>"
-
-
 def chart(lines: Mapping[str, Points]) -> str:
-    """Curves on shared axes, as an inline image."""
-    data = base64.b64encode(_picture(lines)).decode()
-    return f'<img alt="{html.escape(", ".join(lines))}" src="data:image/png;base64,{data}">'
-
-
-def text(content: str) -> str:
-    return f"<p>{html.escape(content)}</p>"
-
-
-def code(content: str) -> str:
-    return f"<pre>{html.escape(content)}</pre>"
+    """Curves on shared axes, as an inline image of a page."""
+    return html_page.picture(_picture(lines), ", ".join(lines))
