@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from swift import flags
 from swift.flag_groups import BackendFlags, VllmFlags
 from swift.model.config_files import end_tokens
+from swift.system.cache import cache_root
 
 if TYPE_CHECKING:
     from swift.assembly.checkpoints import Choice
@@ -46,6 +49,11 @@ def pick(backend: BackendFlags, choice: Choice, path: Path, log: Path | None = N
     if picked != "pt" and backend.max_batch != BackendFlags().max_batch:
         raise ValueError(f"--max_batch is for --infer_backend pt, and the engine is {picked}: leave it out")
     return picked
+
+
+def log_file() -> Path:
+    """A file for vLLM's output that no other process has."""
+    return cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
 
 
 def start(
@@ -150,7 +158,6 @@ def _gguf(choice: Choice, path: Path, kind: str) -> Path:
     from swift.assembly import merged_model
     from swift.model import gguf, gguf_check, gguf_write
     from swift.system.atomic_write import atomic_folder
-    from swift.system.cache import cache_root
 
     made_from = [path, *([choice.adapter] if choice.adapter else [])]
     files = [file for folder in made_from for file in sorted(folder.iterdir()) if file.is_file()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -120,9 +119,9 @@ class Config:
     @property
     def vllm_log(self) -> Path:
         """A log file for this process."""
-        from swift.system.cache import cache_root
+        from swift.assembly.backends import log_file
 
-        return cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+        return log_file()
 
     @property
     def talks(self) -> bool:

@@ -13,7 +13,7 @@ from swift.agent import tool_format
 from swift.chat import Conversation, Message, ToolCall
 from swift.eval import held_out_rows, text_steps
 from swift.eval.call_matching import arguments_of, call_of, compare, described
-from swift.eval.task import Answer, Judgement, Metric, Question, Settings, Task, fingerprint
+from swift.eval.task import Answer, Judgement, Metric, NoQuestions, Question, Settings, Task, fingerprint
 
 METRICS = (
     Metric("exact", "exact calls"),
@@ -26,7 +26,7 @@ ONE, SEVERAL, NONE = "one call", "several calls", "no call"
 
 
 def load(settings: Settings) -> Task:
-    """The questions of `settings.dataset`. Raises ValueError if no row has tools."""
+    """The questions of `settings.dataset`. Raises NoQuestions if no row has tools."""
     if settings.variant:
         raise ValueError(f"--tasks calls:{settings.variant}: calls has no variants")
     rows, origin = held_out_rows.load(settings, "messages")
@@ -48,7 +48,7 @@ def load(settings: Settings) -> Task:
             if name:
                 formats[named.id] = name
     if not questions:
-        raise ValueError(f"calls: {origin}: no row has tools and a reply to compare with")
+        raise NoQuestions(f"calls: {origin}: no row has tools and a reply to compare with")
     notes = [f"calls: {len(questions)} questions from {origin}"]
     if skipped:
         notes.append(f"calls: {skipped} rows without tools or without a trained reply are left out")

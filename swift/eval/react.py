@@ -21,6 +21,7 @@ from swift.eval.task import (
     Answer,
     Judgement,
     Metric,
+    NoQuestions,
     Question,
     Settings,
     Task,
@@ -41,7 +42,7 @@ FORMATS = ("react_en", "react_zh")
 
 
 def load(settings: Settings) -> Task:
-    """The questions of `settings.dataset`. Raises ValueError if no row is a ReAct dialogue."""
+    """The questions of `settings.dataset`. Raises NoQuestions if no row is a ReAct dialogue."""
     if settings.variant:
         raise ValueError(f"--tasks react:{settings.variant}: react has no variants")
     rows, origin = held_out_rows.load(settings, "ms_agent")
@@ -55,7 +56,7 @@ def load(settings: Settings) -> Task:
                 raise ValueError(f"react: two dialogues are at {question.id}: give each row a line of its own")
             asked[question.id] = question
     if not asked:
-        raise ValueError(f"react: {origin}: no row has ReAct's steps as text (Action: ... Action Input: ...)")
+        raise NoQuestions(f"react: {origin}: no row has ReAct's steps as text (Action: ... Action Input: ...)")
     notes = [f"react: {len(asked)} questions from {origin}"]
     if skipped:
         notes.append(f"react: {skipped} rows that are no ReAct dialogues are left out")

@@ -21,6 +21,7 @@ TASKS: Mapping[str, str] = {
     "self_cognition": "swift.eval.self_cognition",
 }
 """Name -> module."""
+_WITH_DATASET = ("calls", "react")
 
 
 def check(text: str) -> None:
@@ -30,6 +31,11 @@ def check(text: str) -> None:
         near = difflib.get_close_matches(name, TASKS, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise ValueError(f"--tasks {name}: no such task{hint} (known: {', '.join(TASKS)})")
+
+
+def reads_dataset(text: str) -> bool:
+    """Whether the questions of a task come from --dataset."""
+    return text.partition(":")[0] in _WITH_DATASET
 
 
 def load(text: str, settings: Settings) -> Task:

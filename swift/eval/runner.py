@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import NamedTuple
@@ -99,7 +99,7 @@ def pending(wanted: Iterable[Job], store: Store) -> list[Job]:
     return missing
 
 
-def run(model: Model, wanted: Sequence[Job], workers: int) -> Iterator[Record]:
+def run(model: Model, wanted: Sequence[Job], workers: int) -> Generator[Record, None, None]:
     """Asks `workers` questions at a time, and yields the judged answers as they come.
 
     A question that the model cannot take (ValueError) is judged as an empty answer. OSError, of a server that cannot be
@@ -168,12 +168,14 @@ class _Subject:
 
 
 def has_markup(message: Message, syntax: Syntax | None) -> bool:
-    """Whether the text of a reply has the markup of a call that was not parsed.
+    """Whether the text of a reply has the markup of a call that was not parsed, or asks for a result without one.
 
     Without `syntax`, of a server's model, the markup of all formats counts that does not occur in prose.
     """
     marks: Collection[str] = _unmistakable() if syntax is None else syntax.call
     lines = message.content.splitlines()
+    if syntax is not None and syntax.stop and not message.tool_calls and message.content.rstrip().endswith(syntax.stop):
+        return True
     if syntax is not None and syntax.opens_line:
         return any(line.lstrip().startswith(tuple(marks)) for line in lines)
     return any(mark in message.content for mark in marks)

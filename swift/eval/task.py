@@ -157,6 +157,10 @@ class Task:
     notes: tuple[str, ...] = ()
 
 
+class NoQuestions(ValueError):
+    """The rows of --dataset hold nothing that the task could ask."""
+
+
 class Settings(NamedTuple):
     """What a task may need to know to make its questions. `say` prints a remark for the user.
 

@@ -1,0 +1,240 @@
+"""Figures, comparisons and failures of an evaluation, as tables for the terminal and as an HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from swift import html_page
+from swift.eval import figures
+from swift.eval.figures import Change, Comparison, Flip, Results
+from swift.eval.records import Record
+from swift.eval.results import Evaluation
+from swift.eval.statistics import Interval
+from swift.eval.task import FAILURES, Metric
+
+SHOWN = 100
+"""Failures of one kind, and flips of one direction, on a page."""
+LONGEST = 2000
+"""Characters of a text on a page."""
+
+
+def grid(results: Results) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of the figures of a task: one row a group and way of asking."""
+    found = figures.figures(results)
+    header = [results.task, "questions", *(_title(metric) for metric in results.metrics)]
+    modes = [guided for guided in results.modes if any(figure.guided == guided for figure in found)]
+    rows = []
+    for guided in modes:
+        for group in dict.fromkeys(figure.group for figure in found if figure.guided == guided):
+            here = {figure.metric: figure.value for figure in found if (figure.group, figure.guided) == (group, guided)}
+            count = max(value.n for value in here.values())
+            cells = [_cell(here.get(metric.name), metric) for metric in results.metrics]
+            rows.append([f"{group}, guided" if guided else group, f"{count:,}", *cells])
+    return header, rows
+
+
+def change_grid(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of a comparison: one row a metric and group."""
+    metrics = {metric.name: metric for metric in found.metrics}
+    header = [f"{found.task}, {found.guided}", "group", "questions", "first", "second", "difference"]
+    rows = [
+        [
+            _title(metrics[each.metric]),
+            each.group,
+            f"{each.difference.n:,}",
+            _number(each.first, metrics[each.metric]),
+            _number(each.second, metrics[each.metric]),
+            _change(each, metrics[each.metric]),
+        ]
+        for each in found.changes
+    ]
+    return header, rows
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for the terminal; all columns but the first are aligned right."""
+    made = Table(header_style="bold")
+    for number, title in enumerate(header):
+        made.add_column(title, justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def failure_lines(results: Results) -> list[str]:
+    """One line a way of asking: the kinds of failures and how many there are."""
+    lines = []
+    for guided in results.modes:
+        counts = figures.counts(results, guided)
+        named = ", ".join(f"{kind} {number}" for kind, number in counts.items()) or "none"
+        lines.append(f"failures{', guided' if guided else ''}: {named}")
+    return lines
+
+
+def flip_line(found: Comparison) -> str:
+    """How many questions flipped, and how many only one side has."""
+    better = sum(flip.better for flip in found.flips)
+    alone = found.only_first + found.only_second
+    note = f"; {alone} questions that only one side has are left out" if alone else ""
+    return (
+        f"{found.task}, {found.guided}: of {found.common} questions, {better} became right and "
+        f"{len(found.flips) - better} wrong{note}"
+    )
+
+
+def _title(metric: Metric) -> str:
+    return f"{metric.title} %" if metric.share else metric.title
+
+
+def _cell(value: Interval | None, metric: Metric) -> str:
+    if value is None:
+        return "-"
+    low, high = _number(value.low, metric), _number(value.high, metric)
+    return f"{_number(value.mean, metric)} [{low}, {high}]"
+
+
+def _number(value: float, metric: Metric) -> str:
+    return f"{100 * value:.1f}" if metric.share else f"{value:.3f}"
+
+
+def _change(change: Change, metric: Metric) -> str:
+    scale, digits = (100, 1) if metric.share else (1, 3)
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in change.difference[:3])
+    return f"{mean} [{low}, {high}]"
+
+
+# --- the page ---
+
+
+def page(
+    evaluation: Evaluation,
+    comparisons: Mapping[str, Sequence[Comparison]],
+    more: Iterable[html_page.Section] = (),
+) -> str:
+    """Figures and failures of each task, the comparisons, `more`, and the settings."""
+    sections = []
+    for results in evaluation.tasks:
+        header, rows = grid(results)
+        notes = "".join(html_page.text(note) for note in results.notes)
+        sections.append(html_page.Section(results.task, html_page.table(header, rows) + notes))
+        sections += _failure_sections(results)
+    for what, found in comparisons.items():
+        sections.append(html_page.Section(what, "".join(_compared(each) for each in found)))
+    sections += more
+    sections.append(html_page.Section("Settings", html_page.table(("", ""), _flat(evaluation.settings))))
+    return html_page.render(f"Evaluation of {evaluation.name}", sections)
+
+
+def comparison_page(what: str, found: Sequence[Comparison]) -> str:
+    """A page with a comparison alone."""
+    return html_page.render(what, [html_page.Section(each.task, _compared(each)) for each in found])
+
+
+def _failure_sections(results: Results) -> list[html_page.Section]:
+    sections = []
+    for guided in results.modes:
+        kinds = figures.failures(results, guided)
+        body = "".join(
+            html_page.details(_kind(kind, failed), _shown(map(_failure_row, failed[:SHOWN]), FAILURE_HEADER))
+            for kind, failed in kinds
+        )
+        title = f"{results.task}: failures{', guided' if guided else ''}"
+        sections.append(html_page.Section(title, body or html_page.text("none")))
+    return sections
+
+
+FAILURE_HEADER = ("question", "reply", "right answer", "what is wrong")
+FLIP_HEADER = ("question", "first", "second", "right answer")
+
+
+def _kind(kind: str, failed: Sequence[Record]) -> str:
+    meaning = f": {FAILURES[kind]}" if kind in FAILURES else ""
+    cut = f" (the first {SHOWN} are shown)" if len(failed) > SHOWN else ""
+    return f"{kind} ({len(failed)}){meaning}{cut}"
+
+
+def _shown(rows: Iterable[Sequence[str]], header: Sequence[str]) -> str:
+    return html_page.side_by_side(header, rows)
+
+
+def _failure_row(record: Record) -> list[str]:
+    return [f"{record.id}\n\n{_cut(record.asked)}", reply_text(record), _expected(record), record.detail]
+
+
+def _compared(found: Comparison) -> str:
+    header, rows = change_grid(found)
+    parts = [html_page.text(flip_line(found)), html_page.table(header, rows)]
+    for better, title in ((False, "became wrong"), (True, "became right")):
+        flips = [flip for flip in found.flips if flip.better == better]
+        cut = f" (the first {SHOWN} are shown)" if len(flips) > SHOWN else ""
+        if flips:
+            body = _shown(map(_flip_row, flips[:SHOWN]), FLIP_HEADER)
+            parts.append(html_page.details(f"{title} ({len(flips)}){cut}", body))
+    return "".join(parts)
+
+
+def _flip_row(flip: Flip) -> list[str]:
+    first, second = flip
+    return [
+        f"{first.id}\n\n{_cut(first.asked)}",
+        _with_failure(first),
+        _with_failure(second),
+        _expected(first),
+    ]
+
+
+def _with_failure(record: Record) -> str:
+    failure = ": ".join(part for part in (record.failure, record.detail) if part)
+    return f"{'right' if record.correct else failure}\n\n{reply_text(record)}"
+
+
+def reply_text(record: Record) -> str:
+    """The messages of an answer as text: content, then calls, one a line."""
+    parts = []
+    several = len(record.messages) > 1
+    for message in record.messages:
+        calls = [_call(each) for each in message.get("calls", ())]
+        said = "\n".join(part for part in (message["content"].strip(), *calls) if part)
+        parts.append(f"[{message['role']}] {said}" if several else said)
+    return _cut("\n".join(parts)) or "(empty)"
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    confidence = call.get("confidence")
+    sure = "" if confidence is None else f"  (confidence {confidence:.2f})"
+    return f"{call['name']}({call['arguments']}){sure}"
+
+
+def _expected(record: Record) -> str:
+    """The right answer: calls one a line, anything else as JSON."""
+    expected = record.expected
+    if isinstance(expected, dict) and isinstance(expected.get("text"), str):
+        return _cut(expected["text"])
+    if isinstance(expected, str):
+        return _cut(expected)
+    if expected == []:
+        return "(no call)"
+    if isinstance(expected, list) and all(
+        isinstance(each, dict) and set(each) == {"name", "arguments"} for each in expected
+    ):
+        return _cut("\n".join(f"{each['name']}({_json(each['arguments'])})" for each in expected))
+    return _cut(json.dumps(expected, ensure_ascii=False, indent=1))
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} [... {len(text) - LONGEST:,} characters]"
+
+
+def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in settings.items()
+    ]
