@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "guided": {"chat", "agent"},
     "infer": {"chat", "tools", "images", "template", "agent", "engine", "guided", "system"},
     "serve": {"chat", "infer", "agent", "engine", "guided", "system"},
-    "eval": {"chat", "data", "agent", "infer", "engine", "guided", "html_page", "tools", "train"},
+    "eval": {"chat", "data", "agent", "infer", "engine", "guided", "html_page", "system", "tools", "train"},
     "flag_groups": {"flags"},
     "api": {
         "agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer", "tools",

@@ -39,11 +39,17 @@ AT_ONCE = 16
 class Config:
     tasks: tuple[str, ...] = flag(("calls", "react"), commas=True)
     """What to measure: calls (tool calls of --dataset), react (ReAct steps of --dataset), bfcl (the Berkeley Function
-    Calling Leaderboard; bfcl:live_simple is one category)"""
+    Calling Leaderboard), general (short questions, and the loss on held-out text), self_cognition (says its name and
+    maker); bfcl:live_simple is one part of a task"""
     dataset: tuple[str, ...] = flag((), commas=True)
     """Held-out rows for calls and react: files, registered names or hub ids; none uses generated dialogues"""
     limit: int | None = None
     """Questions of each task, equally many of each group; none asks all"""
+    model_name: tuple[str, ...] = ()
+    """self_cognition: the name that the model was trained to say, Chinese, then English, or one for both; none takes it
+    from the checkpoint's record"""
+    model_author: tuple[str, ...] = ()
+    """self_cognition: the author that the model was trained to name, in the same way"""
     guided: Literal["false", "true", "both"] = flag("false", bare="true")
     """Constrain calls to the tools and their schemas (guided decoding); both asks every question with and without"""
     seeds: tuple[int, ...] = flag((), commas=True)
@@ -126,7 +132,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
         comparisons["guided against unguided"] = modes
     if isinstance(other, Target):
         beside = folder / "compared" if cfg.report else other.folder
-        baseline, more = _measure(other, asked, beside)
+        baseline, more = _measure(other, _load_tasks(cfg, given), beside)  # tasks may keep what they know of a model
         _write(beside, baseline, {}, more)
     elif other is not None:
         baseline = other
@@ -153,6 +159,9 @@ def _check(cfg: Config, given: Collection[str]) -> None:
         raise ValueError(f"--{unused} has no effect without --seeds: decoding is greedy")
     if cfg.dataset and not any(registry.reads_dataset(name) for name in cfg.tasks):
         raise ValueError(f"--dataset has no effect: {', '.join(cfg.tasks)} brings its own questions")
+    names = [name for name in ("model_name", "model_author") if name in given]
+    if names and not any(name.startswith("self_cognition") for name in cfg.tasks):
+        raise ValueError(f"--{names[0]} has no effect without --tasks self_cognition")
     if cfg.server.endpoint:
         own = {item.name for item in flags.walk(Config) if item.owner is Config}
         endpoint.check(set(given) - own)
@@ -162,11 +171,19 @@ def _check(cfg: Config, given: Collection[str]) -> None:
 
 def _load_tasks(cfg: Config, given: Collection[str]) -> Asked:
     """The tasks and the questions that --limit selects. Default tasks that find no question are left out."""
+    from swift.assembly import checkpoints
     from swift.eval import registry, runner
     from swift.eval.task import NoQuestions, Settings
 
     limit = cfg.generation.max_new_tokens if "max_new_tokens" in given else None
-    settings = Settings(cfg.dataset, limit, say=_say)
+    record = checkpoints.recorded(checkpoints.checkpoint(cfg.backend.ckpt_dir)) if cfg.backend.ckpt_dir else {}
+    settings = Settings(
+        cfg.dataset,
+        limit,
+        model_name=cfg.model_name or tuple(record.get("model_name") or ()),
+        model_author=cfg.model_author or tuple(record.get("model_author") or ()),
+        say=_say,
+    )
     found: list[tuple[Task, Sequence[Question]]] = []
     reasons = []
     for name in cfg.tasks:
@@ -200,6 +217,7 @@ def _variants(cfg: Config) -> list[Variant]:
 def _target(cfg: Config, given: frozenset[str]) -> Target:
     """The model of the flags. Raises ValueError or OSError where there is none; loads no weights."""
     from swift.assembly import checkpoints, endpoint
+    from swift.model.location import locate
 
     generation = {
         "max_new_tokens": cfg.generation.max_new_tokens if "max_new_tokens" in given else None,
@@ -209,12 +227,18 @@ def _target(cfg: Config, given: frozenset[str]) -> Target:
     }
     if cfg.server.endpoint:
         chat = endpoint.connect(cfg.server, cfg.model, cfg.template, given)
-        settings: dict[str, Any] = {"endpoint": cfg.server.endpoint, "model": chat.model, "template": _changed(cfg.template)}
+        settings: dict[str, Any] = {
+            "endpoint": cfg.server.endpoint,
+            "model": chat.model,
+            "template": _changed(cfg.template),
+        }
         return Target(cfg, given, chat.model, {**settings, **generation})
     choice = checkpoints.choose(cfg, given)
-    name = checkpoints.name(choice)
+    if choice.merge is None:  # an adapter that is still to be merged has no folder yet
+        locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
+    name, path = checkpoints.name(choice), Path(choice.source).expanduser()
     settings = {
-        "model": choice.source,
+        "model": str(path.resolve()) if path.exists() else choice.source,
         "ckpt_dir": None,
         "weights": None,
         "loading": _changed(choice.model, without=("model_type", "model_id_or_path", "registry")),

@@ -56,7 +56,7 @@ def load(settings: Settings) -> Task:
 def judge(question: Question, answer: Answer) -> Judgement:
     """A short answer is right if the first line of the reply contains one of the accepted ones, as whole words."""
     if question.group == TEXT:
-        return Judgement(True, {"loss": answer.values["loss"]})
+        return Judgement(True, {"loss": answer.values["loss"]} if answer.values else {})
     said = first_line(answer.message.content)
     right = any(contains(said, accepted) for accepted in question.expected)
     return Judgement(right, {"accuracy": float(right)}, "" if right else WRONG_ANSWER)

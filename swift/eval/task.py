@@ -166,8 +166,8 @@ class Settings(NamedTuple):
 
     `dataset`: files, registered names or hub ids. `max_tokens`: of a reply, None for the task's own limit. `seed`: of
     generated questions. `model_name`, `model_author`: what the model was trained to say of itself; one for both
-    languages, or Chinese and English. `variant`: the text after the colon of
-    `--tasks name:variant`, such as a category; "" for all.
+    languages, or Chinese and English. `variant`: the text after the colon of `--tasks name:variant`, such as a
+    category; "" for all.
     """
 
     dataset: tuple[str, ...] = ()

@@ -1,0 +1,277 @@
+"""`swift eval` through its front door, with a tiny random model, a server on the loopback, and scripted replies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_server import Scripted, served
+from tiny import tiny_model_folder
+
+from swift import cli
+from swift.assembly import loading
+from swift.chat import Delta, ToolCall
+from swift.commands import eval as command
+from swift.eval import runner
+from swift.serve.server import create_app
+
+Run = Callable[..., tuple[int, str, str]]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Looks.",
+        "parameters": {
+            "type": "object",
+            "properties": {"path": {"type": "string", "maxLength": 3}},
+            "required": ["path"],
+        },
+    },
+}
+QUICK = ("--max_new_tokens", 8, "--template_type", "qwen", "--agent_template", "hermes", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny", initializer_range=0.2)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    asked = [{"messages": [{"role": "user", "content": f"look <at> {n}"}], "tools": [TOOL]} for n in range(4)]
+    expected = [[{"name": "look", "arguments": {"path": "/a"}}]] * 3 + [[]]
+    lines = [json.dumps({**row, "expected": right}) for row, right in zip(asked, expected, strict=True)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def swift(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.main(["eval", *map(str, words)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def refused(result: tuple[int, str, str]) -> str:
+    code, out, err = result
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    return err.removeprefix("swift: error: ").rstrip()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def no_model(*_: object, **__: object) -> None:
+    raise AssertionError("a model was loaded")
+
+
+def test_a_run_leaves_answers_figures_and_a_page_and_a_second_one_asks_nothing(
+    swift: Run, model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows, *QUICK)
+    code, out, err = swift(*words, "--limit", 2)
+    assert code == 0, err
+    [folder] = (tmp_path / "output" / "eval").iterdir()
+    assert [answer["finish"] for answer in answers(folder)] == ["length"] * 2
+    [figure] = [each for each in read(folder)["tasks"]["calls"]["figures"] if each["group"] == "all"][:1]
+    assert (figure["metric"], figure["n"]) == ("exact", 2)
+    assert 0 <= figure["low"] <= figure["mean"] <= figure["high"] <= 1
+    assert re.search(r"all .*2 ", out)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "look &lt;at&gt;" in page
+    assert "<at>" not in page
+    first = answers(folder)
+    assert swift(*words, "--limit", 4)[0] == 0
+    assert answers(folder)[:2] == first  # the rest is added
+    assert len(answers(folder)) == 4
+    monkeypatch.setattr(loading, "load_chat", no_model)
+    again = swift(*words, "--limit", 4)
+    assert again[0] == 0
+    assert "all 4 answers are in" in again[2]
+
+
+def test_ctrl_c_keeps_what_is_answered_and_the_same_command_continues(
+    swift: Run, model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows, "--report", tmp_path / "out", *QUICK)
+    ask = runner.run
+
+    def interrupted(*about: Any, **more: Any) -> Any:
+        records = ask(*about, **more)
+        yield next(records)
+        records.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    code, _, err = swift(*words)
+    assert code == 130
+    assert "stopped: 1 answers are in" in err
+    kept = answers(tmp_path / "out")
+    monkeypatch.setattr(runner, "run", ask)
+    code, _, err = swift(*words)
+    assert code == 0
+    assert "4 answers, 1 of them in" in err
+    assert answers(tmp_path / "out")[:1] == kept
+
+
+def test_a_folder_with_other_settings_or_questions_is_refused(
+    swift: Run, model: Path, rows: Path, tmp_path: Path
+) -> None:
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows, "--report", tmp_path / "out")
+    assert swift(*words, *QUICK)[0] == 0
+    said = refused(swift(*words, *QUICK, "--system", "Be kind."))
+    assert "its answers have another template" in said
+    rows.write_text(rows.read_text(encoding="utf-8").replace('"/a"', '"/b"'), encoding="utf-8")
+    assert "has answers to another question" in refused(swift(*words, *QUICK))
+
+
+def test_guided_both_asks_twice_and_compares(swift: Run, model: Path, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows, "--report", out, *QUICK, "--guided", "both")
+    code, printed, err = swift(*words)
+    assert code == 0, err
+    assert sorted(answer["guided"] for answer in answers(out)) == [False] * 4 + [True] * 4
+    [comparison] = read(out)["comparisons"]["guided against unguided"]
+    assert comparison["common"] == 4
+    assert "all, guided" in printed
+
+
+def test_seeds_are_sampled_and_count_as_one_question(swift: Run, model: Path, rows: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows, "--report", out, *QUICK)
+    code, _, err = swift(*words, "--seeds", "1,2", "--temperature", 1.5, "--limit", 2)
+    assert code == 0, err
+    assert sorted(answer["seed"] for answer in answers(out)) == [1, 1, 2, 2]
+    assert read(out)["tasks"]["calls"]["figures"][0]["n"] == 2
+
+
+class Caller(Scripted):
+    """A server's model that calls `look` with a path that depends on the question."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self._wrong = wrong
+
+    def __call__(self, messages, tools=(), params=None, template_kwargs=None):
+        self.asked.append((messages, tools, params))
+        path = "/b" if self._wrong and self._wrong in messages[-1].content else "/a"
+        yield Delta(tool_call=ToolCall("look", json.dumps({"path": path}), "call_1"))
+        yield Delta(finish="tool_calls")
+
+
+def measured(swift: Run, rows: Path, folder: Path, wrong: str = "") -> str:
+    with served(create_app(Caller(wrong), "tiny")) as url:
+        code, out, err = swift(
+            "--endpoint", f"{url}/v1", "--tasks", "calls", "--dataset", rows, "--report", folder, "--api_key", "x"
+        )
+    assert code == 0, err
+    return out
+
+
+def test_a_servers_model_is_measured(swift: Run, rows: Path, tmp_path: Path) -> None:
+    out = measured(swift, rows, tmp_path / "out")
+    figures = {
+        (each["group"], each["metric"]): each["mean"] for each in read(tmp_path / "out")["tasks"]["calls"]["figures"]
+    }
+    assert figures[("all", "exact")] == 0.75  # it calls where it must not
+    assert (figures[("one call", "exact")], figures[("no call", "exact")]) == (1, 0)
+    assert "failures: too many calls 1" in out
+
+
+def test_two_folders_are_compared_without_a_model(
+    swift: Run, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(swift, rows, tmp_path / "a", wrong="at> 1")
+    measured(swift, rows, tmp_path / "b", wrong="at> 2")
+    monkeypatch.setattr(loading, "load_chat", no_model)
+    code, out, err = swift("--compare", tmp_path / "a", tmp_path / "b", "--report", tmp_path / "c")
+    assert code == 0, err
+    assert "of 4 questions, 1 became right and 1 wrong" in out
+    [task] = json.loads((tmp_path / "c" / "comparison.json").read_text(encoding="utf-8"))["tasks"]
+    assert [(flip["id"].split(":")[-2:], flip["to"]) for flip in task["flips"]] == [
+        (["3", "2"], "wrong"),
+        (["2", "2"], "right"),
+    ]
+    change = next(each for each in task["changes"] if (each["group"], each["metric"]) == ("all", "exact"))
+    assert (change["first"], change["second"], change["difference"]) == (0.5, 0.5, 0.0)
+    assert change["low"] < 0 < change["high"]
+    page = (tmp_path / "c" / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("&quot;/b&quot;") >= 2
+    assert "<at>" not in page
+
+
+def test_a_model_is_compared_with_another_and_with_results(swift: Run, model: Path, rows: Path, tmp_path: Path) -> None:
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows, *QUICK)
+    other = tiny_model_folder(tmp_path / "other", initializer_range=0.2, seed=1)
+    code, out, err = swift(*words, "--report", tmp_path / "out", "--compare", other)
+    assert code == 0, err
+    assert "tiny against other" in out
+    assert len(answers(tmp_path / "out" / "compared")) == 4
+    code, out, err = swift(*words, "--report", tmp_path / "out", "--compare", tmp_path / "out" / "compared")
+    assert code == 0, err
+    assert "of 4 questions, 0 became right and 0 wrong" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tasks", "cals"), "--tasks cals: no such task: did you mean calls?"),
+        (("--limit", 0), "--limit 0: must be 1 or more"),
+        (("--tasks", "calls,calls"), "calls is given twice"),
+        (("--temperature", 1), "--temperature has no effect without --seeds"),
+        (("--seed", 1), "--seed has no effect here"),
+        (("--seeds", 1, "--temperature", 0), "--seeds without effect"),
+        (("--dataset", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
+        (("--tasks", "self_cognition", "--dataset", "rows.jsonl", "--model_name", "x"), "--dataset has no effect"),
+        (("--model_name", "x"), "--model_name has no effect without --tasks self_cognition"),
+        (("--tasks", "react", "--guided"), "--guided true has no effect: no question of react offers tools"),
+        (("--tasks", "react", "--dataset", "rows.jsonl"), "no row has ReAct's steps as text"),
+        (("--endpoint", "http://127.0.0.1:9/v1", "--guided"), "--guided true needs a model of this process"),
+        (("--endpoint", "http://127.0.0.1:9/v1", "--dtype", "fp32"), "--dtype has no effect with --endpoint"),
+        (("--compare", "nowhere"), "'nowhere' is neither a folder nor a known model"),
+        (("--compare", "a", "b"), "a: no results of swift eval: results.json is not there"),
+        (("--compare", "a", "b", "c"), "--compare takes one or two values, not 3"),
+        (("--compare", "a", "b", "--limit", 3), "--limit has no effect: --compare of two folders asks no model"),
+    ],
+)
+def test_wrong_flags_are_refused_in_one_line_before_a_model_is_loaded(
+    swift: Run, rows: Path, model: Path, words: tuple[object, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load_chat", no_model)
+    named = () if "--endpoint" in words or (len(words) > 2 and words[2] == "b") else ("--model", model)
+    assert said in refused(swift(*words, *named))
+
+
+def test_no_model_is_named(swift: Run) -> None:
+    assert "no model is named" in refused(swift("--tasks", "calls"))
+
+
+def test_default_tasks_that_find_nothing_in_the_rows_are_left_out(swift: Run, model: Path, rows: Path) -> None:
+    code, out, err = swift("--model", model, "--dataset", rows, *QUICK, "--limit", 1)
+    assert code == 0, err
+    assert "left out: react: " in err
+    assert "calls" in out
+
+
+def test_every_task_is_described_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    from swift.eval.registry import TASKS
+
+    with pytest.raises(SystemExit):
+        command.run(["--help"])
+    shown = capsys.readouterr().out
+    assert [name for name in TASKS if name not in shown] == []
