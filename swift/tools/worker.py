@@ -191,7 +191,8 @@ def _imported(file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException as error:  # user code may raise anything
-        lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == str(file)]
+        steps = traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in steps if frame.f_code.co_filename == str(file)]
         place = f" (line {lines[-1]})" if lines else ""
         raise ValueError(f"fails to run: {_one_line(of_error(error, 1000))}{place}") from None
     return module

@@ -174,7 +174,7 @@ class WorkerProcess:
             self._sending.release()
 
     def _read(self) -> None:
-        with suppress(OSError, ValueError, KeyError), self._connection.makefile("rb") as lines:
+        with suppress(OSError, ValueError, KeyError, TypeError), self._connection.makefile("rb") as lines:
             for line in lines:  # what is no answer was written by the tool, and ends the process
                 answer = json.loads(line)
                 with self._lock:
