@@ -121,12 +121,12 @@ def _side_by_side(ready: Sequence[_Ready], limits: Limits) -> list[Result]:
                 results[number] = _run(each, limits)
         done[number].set()
 
-    for number, each in enumerate(ready):
-        source = each.bound.source
-        awaited = [other for other in earlier[source] if not (each.bound.read_only and ready[other].bound.read_only)]
-        threading.Thread(target=work, args=(number, each, awaited), daemon=True).start()
-        earlier[source].append(number)
     try:
+        for number, each in enumerate(ready):
+            source, reads = each.bound.source, each.bound.read_only
+            awaited = [other for other in earlier[source] if not (reads and ready[other].bound.read_only)]
+            threading.Thread(target=work, args=(number, each, awaited), daemon=True).start()
+            earlier[source].append(number)
         for event in done:
             event.wait()
     finally:
