@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from official_bfcl import Evaluator, official_evaluator
+from test_server import Scripted, served
 
-from swift.chat import Message, ToolCall
+from swift import cli
+from swift.chat import Delta, Message, ToolCall, Usage
 from swift.eval.bfcl import official, task
 from swift.eval.bfcl.judging import Row, judge
 from swift.eval.task import Answer, Question, Settings, Task
+from swift.serve.server import create_app
 
 ROWS_A_CATEGORY = 8
 AST = tuple(name for name in (*task.NON_LIVE, *task.LIVE) if "relevance" not in name)
@@ -282,3 +286,31 @@ def test_a_value_that_the_checker_cannot_compare_is_wrong():
     row = Row("simple_python", [function], [{"order": {"lines": ["", [{"count": [1]}]]}}])
     found = judge(official.load(), row, Answer((reply([("order", {"lines": ["x"]})]),)))
     assert (found.failure, found.detail[:23]) == ("wrong value", "a value of another type")
+
+
+def test_swift_eval_prints_the_leaderboards_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A server that gives the right answers, but answers half of the questions without a tool by a broken call."""
+    by_text = {each.messages[-1].content: each for each in bfcl().questions}
+
+    def script(messages: Sequence[Message]) -> Iterator[Delta]:
+        asked = by_text[messages[-1].content]
+        if asked.group in AST:
+            for call in reply(gold(asked)).tool_calls:
+                yield Delta(tool_call=call)
+        elif asked.group == "irrelevance":
+            yield Delta('<tool_call>{"name": ')
+        elif asked.group == "live_relevance":
+            yield Delta(tool_call=ToolCall(asked.tools[0].name, "{}"))
+        yield Delta("Done.", finish="stop", usage=Usage(3, 2))
+
+    with served(create_app(Scripted(script), "tiny")) as url:
+        words = ("--endpoint", f"{url}/v1", "--tasks", "bfcl", "--limit", "52", "--report", str(tmp_path / "report"))
+        assert cli.main(["eval", *words]) == 0
+    assert "irrelevance, honest" in capsys.readouterr().out
+    found = json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8"))["tasks"]["bfcl"]
+    means = {(each["group"], each["metric"]): (each["mean"], each["n"]) for each in found["figures"]}
+    assert means["simple_python", "accuracy"] == means["live_relevance", "accuracy"] == (1.0, 4)
+    assert means["live AST", "accuracy"] == (1.0, 16)
+    assert means["irrelevance, official", "accuracy"] == (1.0, 8)
+    assert means["irrelevance, honest", "honest"] == (0.5, 8)
+    assert ("simple_python", "honest") not in means

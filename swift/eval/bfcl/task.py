@@ -35,7 +35,7 @@ MAX_TOKENS = 512
 
 METRICS = (
     Metric(ACCURACY, "accuracy"),
-    Metric(HONEST, "no call and no markup of one"),
+    Metric(HONEST, "no call, no markup"),
 )
 LIVE_ROWS = {"live_simple": 258, "live_multiple": 1053, "live_parallel": 16, "live_parallel_multiple": 24}
 TOTALS = (
