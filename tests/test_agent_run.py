@@ -102,6 +102,23 @@ def test_a_function_becomes_a_tool_with_schema_and_descriptions() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "Args:\n    place (str): Where,\n        as in: Oslo.\n    day:\n        When.\n\nReturns:\n    day: what",
+        ":param str place: Where,\n    as in: Oslo.\n:param day: When.\n:return: what",
+    ],
+)
+def test_descriptions_of_arguments_may_take_several_lines(arguments: str) -> None:
+    def weather(place: str, day: str) -> None: ...
+
+    weather.__doc__ = f"The weather.\n\n{arguments}\n"
+    described = from_function(weather).tool
+    texts = {name: field["description"] for name, field in described.parameters["properties"].items()}
+    assert texts == {"place": "Where, as in: Oslo.", "day": "When."}
+    assert described.function["description"] == "The weather."
+
+
 def test_types_of_many_kinds_reach_the_schema_and_the_function() -> None:
     seen: list[object] = []
 

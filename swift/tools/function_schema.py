@@ -39,14 +39,24 @@ def describe(function: Callable[..., object], name: str = "", description: str =
     return Described({"type": "function", "function": described}, checked)
 
 
+_TEXT = r"[ \t]*(.*(?:\n\1[ \t]+\S.*)*)"
+"""A description, with the lines below it that are indented further than its first one."""
+_SECTION = re.compile(r"^\s*(?:Args|Arguments|Parameters):\s*\n((?:[ \t]+.*(?:\n|$)|\n)+)", re.M)
+_ARGUMENT = re.compile(r"^([ \t]+)\*{0,2}(\w+)(?: \([^)]*\))?:" + _TEXT, re.M)
+_PARAM = re.compile(r"^([ \t]*):param (?:[^:\n]+ )?(\w+):" + _TEXT, re.M)
+
+
 def _docstring(text: str) -> tuple[str, dict[str, str]]:
     """(description, {argument: description}) of a docstring."""
     about = re.split(r"^\s*(?:Args|Arguments|Parameters|Returns|Raises):\s*$|^\s*:\w+", text, flags=re.M)[0]
-    fields = re.findall(r"^\s*:param (?:\w+ )?(\w+):\s*(.+)$", text, flags=re.M)
-    section = re.search(r"^\s*(?:Args|Arguments|Parameters):\s*\n((?:[ \t]+.*(?:\n|$)|\n)+)", text, flags=re.M)
-    if section:
-        fields += re.findall(r"^[ \t]+(\w+)(?: \([^)]*\))?:\s*(.+)$", section[1], flags=re.M)
-    return " ".join(about.split()), {name: description.strip() for name, description in fields}
+    found = _PARAM.findall(text)
+    if section := _SECTION.search(text):
+        found += _ARGUMENT.findall(section[1])
+    return _words(about), {name: words for _, name, lines in found if (words := _words(lines))}
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _without_titles(schema: Any, names: bool = False) -> Any:
