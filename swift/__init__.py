@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swift.api import ChatConfig, ToolCallScores, evaluate, fine_tune, generate, load_chat, run_agent
+    from swift.api import ChatConfig, ToolCallScores, evaluate, fine_tune, generate, load_chat, open_tools, run_agent
     from swift.chat import Image, Message, Tool, ToolCall
     from swift.tools.marks import read_only
 
@@ -23,6 +23,7 @@ __all__ = [
     "fine_tune",
     "generate",
     "load_chat",
+    "open_tools",
     "read_only",
     "run_agent",
 ]

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from swift import flags
 from swift.chat import Message, Tool
-from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags
 
 if TYPE_CHECKING:
     from swift.commands.sft import Config as SftConfig
     from swift.infer.chat import Chat
     from swift.infer.local_chat import LocalChat
     from swift.tools.bound_tool import BoundTool
+    from swift.tools.call import Confirm
     from swift.tools.loop import Trace
+    from swift.tools.toolbox import Toolbox
 
 Flags = TypeVar("Flags", bound=Any)
 
@@ -95,35 +98,68 @@ def generate(
     return collect(chat(_dialogue(messages), offered, _sampling(changes, "generate"))).message
 
 
+def open_tools(**changes: Any) -> Toolbox:
+    """The tools of files and servers, by the flags of `swift infer`: `open_tools(tools=["house.py"], mcp=["npx ..."])`.
+
+    `changes`: `tools`, `mcp`, `tool_filter`, `tool_header`, `tool_base_url`. Close the toolbox, or use it in a `with`
+    statement: that ends processes and connections. Raises ValueError or OSError for sources that cannot be used.
+    """
+    from swift.assembly import tool_sources
+
+    named = ("tools", "mcp", "tool_filter", "tool_header", "tool_base_url")
+    if other := next((name for name in changes if name in flags.names(ToolFlags) and name not in named), None):
+        raise ValueError(f"open_tools: {other} is a matter of run_agent")
+    return tool_sources.open_tools(_changed(ToolFlags(), changes, "open_tools"))
+
+
 def run_agent(
     chat: Chat,
     messages: str | Sequence[Message],
-    tools: Sequence[Callable[..., object] | BoundTool],
+    tools: Toolbox | Sequence[Callable[..., object] | BoundTool | str | os.PathLike[str]],
     *,
     max_turns: int = 8,
     timeout: float = 30.0,
+    max_result_chars: int = 20_000,
+    max_tools: int = 16,
+    max_seconds: float | None = None,
+    confirm: Confirm | None = None,
     guided_tools: bool = False,
     **changes: Any,
 ) -> Trace:
-    """Lets the model call `tools`, Python functions with type hints and docstrings, until it answers.
+    """Lets the model call `tools` until it answers.
 
-    At most `max_turns` replies; a call may take `timeout` seconds. `guided_tools` constrains calls to the tools'
-    JSON schemas; it needs a chat of `load_chat`. `changes` are generation flags. Returns a `Trace`: all messages, the
-    result of each call, and why the run ended; `Trace.answer` is the final text. A failing tool is a result that the
-    model reads, not an exception. Raises ValueError for wrong flags and for two tools of one name.
+    `tools`: Python functions with type hints and docstrings, and values of `--tools` (Python files, OpenAPI documents,
+    files of descriptions), or a toolbox of `open_tools`. Of more than `max_tools`, those are offered that fit the
+    dialogue best. At most `max_turns` replies and, if given, about `max_seconds`; a call may take `timeout` seconds and
+    return `max_result_chars` characters. `confirm(tool, call) -> bool` is asked before each call. `guided_tools`
+    constrains calls to the tools' JSON schemas; it needs a chat of `load_chat`. `changes` are generation flags.
+
+    Returns a `Trace`: all messages, the result of each call, and why the run ended; `Trace.answer` is the final text. A
+    failing tool is a result that the model reads, not an exception. Raises ValueError for wrong flags, for files that
+    hold no tools, and for two functions of one name.
     """
-    from swift.guided.grammar import Rules
+    from swift.infer.guided_tools import guided
     from swift.infer.local_chat import LocalChat
     from swift.tools import loop
     from swift.tools.call import Limits
+    from swift.tools.retrieval import Retriever
+    from swift.tools.toolbox import Toolbox
 
-    bound, params = [_bound(each) for each in tools], _sampling(changes, "run_agent")
-    if guided_tools:
-        if not isinstance(chat, LocalChat):
-            raise ValueError("run_agent: guided_tools needs a chat of load_chat")
-        params = replace(params, guide=chat.guide(Rules(tuple(each.tool for each in bound))))
-    limits = Limits(seconds=timeout)
-    return loop.run(chat, bound, _dialogue(messages), max_turns, params=params, limits=limits)
+    if guided_tools and not isinstance(chat, LocalChat):
+        raise ValueError("run_agent: guided_tools needs a chat of load_chat")
+    params = _sampling(changes, "run_agent")
+    with nullcontext(tools) if isinstance(tools, Toolbox) else _toolbox(tools) as toolbox:
+        return loop.run(
+            guided(chat) if guided_tools and isinstance(chat, LocalChat) else chat,
+            lambda: toolbox.tools,
+            _dialogue(messages),
+            max_turns,
+            params=params,
+            limits=Limits(timeout, max_result_chars),
+            max_seconds=max_seconds,
+            confirm=confirm,
+            offer=Retriever(lambda: toolbox.tools, max_tools).offer,
+        )
 
 
 def evaluate(
@@ -179,3 +215,18 @@ def _bound(tool: Callable[..., object] | BoundTool) -> BoundTool:
     from swift.tools.bound_tool import BoundTool, from_function
 
     return tool if isinstance(tool, BoundTool) else from_function(tool)
+
+
+def _toolbox(tools: Sequence[Callable[..., object] | BoundTool | str | os.PathLike[str]]) -> Toolbox:
+    """Functions, and values of --tools."""
+    from swift.assembly import tool_sources
+    from swift.tools.toolbox import Listed
+
+    if isinstance(tools, (str, os.PathLike)):
+        tools = [tools]
+    files = [os.fspath(each) for each in tools if isinstance(each, (str, os.PathLike))]
+    bound = [_bound(each) for each in tools if not isinstance(each, (str, os.PathLike))]
+    names = [each.name for each in bound]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two tools have the name '{twice}'")
+    return tool_sources.open_tools(ToolFlags(tools=tuple(files)), [Listed("functions", bound)] if bound else [])

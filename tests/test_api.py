@@ -112,6 +112,49 @@ def test_an_agent_calls_functions_until_it_answers() -> None:
     assert [message.content for message in trace.messages if message.role == "tool"] == ["dry in Oslo"]
 
 
+def test_an_agent_calls_the_tools_of_files_beside_functions(tmp_path: Path) -> None:
+    (tmp_path / "house.py").write_text("def lamp(on: bool) -> str:\n    'Switches.'\n    return f'lamp {on}'\n")
+    calls = [called("weather", '{"city": "Oslo"}'), called("lamp", '{"on": true}')]
+    trace = swift.run_agent(scripted(*calls, Delta("Done.")), "Light!", [weather, tmp_path / "house.py"])
+    assert [result.text for result in trace.results] == ["dry in Oslo", "lamp True"]
+    with swift.open_tools(tools=[tmp_path / "house.py"]) as toolbox:
+        trace = swift.run_agent(scripted(calls[1], Delta("Done.")), "Light!", toolbox)
+        assert [result.text for result in trace.results] == ["lamp True"]
+
+
+def test_an_agent_asks_before_a_call_cuts_results_and_offers_few_tools() -> None:
+    offered: list[list[str]] = []
+
+    def parcel(number: int) -> str:
+        """Where a parcel is."""
+        return "x" * 100
+
+    def chat(messages: Any, tools: Any = (), params: Any = None) -> Iterator[Delta]:
+        offered.append([tool.name for tool in tools])
+        yield called("parcel", '{"number": 1}') if len(offered) < 3 else Delta("Done.")
+        yield Delta(finish="stop")
+
+    answers = iter([True, False])
+    trace = swift.run_agent(
+        chat,
+        "Where is my parcel?",
+        [weather, parcel],
+        max_tools=1,
+        max_result_chars=10,
+        confirm=lambda bound, call: next(answers),
+    )
+    assert offered == [["parcel"]] * 3
+    assert trace.results[0].cut == 90
+    assert [result.failure for result in trace.results] == ["", "declined"]
+
+
+def test_a_described_tool_ends_the_run_with_its_call(tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps([WEATHER.spec]))
+    trace = swift.run_agent(scripted(called("weather", '{"city": "Oslo"}')), "Dry?", [tmp_path / "tools.json"])
+    assert trace.end == "requires_action"
+    assert [call.name for call in trace.messages[-1].tool_calls] == ["weather"]
+
+
 def test_a_reply_with_tools_holds_calls_that_did_not_run() -> None:
     for tool in (weather, WEATHER):
         reply = swift.generate(scripted(called("weather", '{"city": "Oslo"}')), "Is it dry in Oslo?", [tool])
@@ -144,6 +187,9 @@ def test_rows_that_describe_tools_in_the_system_prompt_score_the_first_call_of_a
         (lambda: swift.load_chat(tempertaure=1), "load_chat: unknown flag tempertaure"),
         (lambda: swift.generate(scripted(), "hi", temprature=1), "generate: unknown flag temprature: did you mean"),
         (lambda: swift.run_agent(scripted(), "hi", [weather, weather]), "two tools"),
+        (lambda: swift.run_agent(scripted(), "hi", ["gone.py"]), "gone.py: no such file"),
+        (lambda: swift.open_tools(tool=["a.py"]), "open_tools: unknown flag tool: did you mean tools?"),
+        (lambda: swift.open_tools(tools=["a.py"], confirm="all"), "open_tools: confirm is a matter of run_agent"),
         (lambda: swift.run_agent(scripted(), "hi", [weather], guided_tools=True), "guided_tools needs"),
     ],
 )

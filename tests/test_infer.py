@@ -22,6 +22,7 @@ from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.infer.chat import collect
+from swift.infer.local_chat import LocalChat
 from swift.infer.repl import RULE
 from swift.model.load import load_model
 from swift.tuner import adapter_files, lora
@@ -166,6 +167,51 @@ def test_tools_that_a_file_describes_are_offered_to_the_model(swift, base, tmp_p
     code, out, err = swift(*flags, typed="hello\n")
     assert (code, out.count(RULE)) == (0, 1)
     assert "tools of tools.json: look (what they give is typed in)\n" in err
+
+
+def test_tools_of_files_run_are_confirmed_and_typed_in_side_by_side(swift, base, tmp_path, monkeypatch):
+    (tmp_path / "tools.json").write_text(json.dumps([LOOK]))
+    (tmp_path / "house.py").write_text("def lamp(on: bool) -> str:\n    'Switches.'\n    return f'lamp {on}'\n")
+    replies = [
+        [Delta(tool_call=ToolCall("lamp", '{"on": true}', "1")), Delta(tool_call=ToolCall("look", "{}", "2"))],
+        [Delta("It is bright.")],
+    ]
+    asked = []
+
+    def chat(self, messages, tools=(), params=None, template_kwargs=None):
+        asked.append((list(messages), [tool.name for tool in tools], params))
+        parts = [*replies.pop(0), Delta(finish="stop", usage=Usage(1, 1))]
+        return (part for part in parts)
+
+    monkeypatch.setattr(LocalChat, "__call__", chat)
+    flags = ("--model", base, "--template_type", "qwen", "--tools", "house.py", "tools.json", "--confirm", "writes")
+    code, out, err = swift(*flags, "--agent_template", "hermes", typed="Light!\ny\na lamp\n")
+    assert code == 0
+    assert '<<<[run lamp {"on": true} from house.py? y/n/a] y\n' in out
+    assert "lamp True" in out and "<<<[Observation look] a lamp\nIt is bright.\n" in out
+    assert "tools of house.py: lamp*\ntools of tools.json: look (what they give is typed in)\n* may write\n" in err
+    assert [message.content for message in asked[1][0][-2:]] == ["lamp True", "a lamp"]
+    assert asked[0][1] == ["lamp", "look"] and asked[0][2].confidence
+
+
+def test_with_many_tools_each_message_is_offered_and_held_to_those_that_fit(swift, base, tmp_path, monkeypatch):
+    names = ("lamp", "parcel", "weather")
+    (tmp_path / "many.py").write_text("".join(f"def {name}() -> str:\n    return '{name}'\n" for name in names))
+    held = []
+    submit = TorchEngine.submit
+
+    def watched(engine, prompt, params, *more):
+        held.append(params.guide.text)
+        return submit(engine, prompt, params, *more)
+
+    monkeypatch.setattr(TorchEngine, "submit", watched)
+    words = ("--model", base, "--template_type", "chatml", "--max_new_tokens", 2, "--tools", "many.py")
+    code, _, err = swift(
+        *words, "--max_tools", 1, "--guided_tools", "true", typed="Where is my parcel?\nThe weather?\n"
+    )
+    assert code == 0
+    assert "of 3 tools, the 1 that fit best are offered for each message" in err
+    assert [[name in text for name in names] for text in held] == [[False, True, False], [False, False, True]]
 
 
 def test_bytes_that_are_not_utf_8_end_no_dialogue(swift, base, monkeypatch):

@@ -679,6 +679,37 @@ def test_a_call_of_low_confidence_is_confirmed_with_its_number(confidence, asks)
     assert asked == ['<<<[run total {"numbers": [1]} from sums.py (confidence 0.41)? y/n/a] '] * asks
 
 
+def test_a_confidence_that_is_not_known_is_said_once():
+    notes = []
+    confirmation = Confirmation(raising(EOFError()), "none", 0.5, notes.append)
+    assert [confirmation(SUMS[1], ToolCall("total")) for _ in range(2)] == [True, True]
+    assert notes == ["the confidence of total is not known, so --ask_below does not ask about such calls"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("react_en", 'Action: add\nAction Input: {"numbers": [1]}\n[add: 0.93]\nObservation:1.0\nOne.\n'),
+        (
+            "hermes",
+            '<tool_call>\n{"name": "add", "arguments": {"numbers": [1]}}\n</tool_call>\n[add: 0.93]\n'
+            "<tool_response>\n1.0\n</tool_response>\nOne.\n",
+        ),
+    ],
+)
+def test_the_confidence_of_a_call_is_shown_dim_where_tools_run(name, shown, stream):
+    call = [*calling("", "add", '{"numbers": [1]}')[1:-1], Delta(tool_call=ToolCall("", "", "", 0.927))]
+    end = Delta(finish="tool_calls")
+    options = {"tool_format": tool_format(name), "stream": stream}
+    text, _ = typing(CallingChat([*call, end], saying("One.")), "go", tools=[ADD], **options)
+    assert text == f"{shown}{RULE}\n"
+    coloured, _ = typing(CallingChat([*call, end], saying("One.")), "go", tools=[ADD], colours=True, **options)
+    assert ("[add: 0.93]\n", DIM) in colours_of(coloured)
+    described, _ = typing(CallingChat([*call, end]), "go", tools=DESCRIBED, **options)
+    assert "0.93" not in described
+
+
 def test_a_call_is_asked_about_on_a_line_of_its_own_and_answered_by_the_next_line_of_a_pipe():
     chat = CallingChat(calling("", "add", '{"numbers": [1]}'), saying("One."))
     out, lines = io.StringIO(), io.StringIO("go\ny\n")

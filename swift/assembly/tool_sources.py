@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 KINDS = "tools are a .py file, an OpenAPI document (.json, .yaml or a URL), or a .json or .jsonl file of descriptions"
 
 
-def open_tools(flags: ToolFlags) -> Toolbox:
-    """The tools of all sources, filtered; described ones among them. Closing the toolbox ends processes and servers.
+def open_tools(flags: ToolFlags, more: Sequence[Source] = ()) -> Toolbox:
+    """The tools of all sources, filtered, described ones among them, after those of `more`. Closing the toolbox ends
+    processes and servers.
 
     Raises ValueError or OSError, after closing what is open, for a source that cannot be used, a filter that matches
     nothing, and a flag that has no effect on these sources.
@@ -37,7 +38,7 @@ def open_tools(flags: ToolFlags) -> Toolbox:
             source = open_one()
             opened.callback(source.close)
             sources.append(source)
-        toolbox = Toolbox(sources, () if _filters_itself(flags) else flags.tool_filter)
+        toolbox = Toolbox([*more, *sources], () if _filters_itself(flags) else flags.tool_filter)
         if reason := toolbox.unmatched():
             raise ValueError(f"--tool_filter {reason}")
         _check_runs(flags, toolbox.tools)

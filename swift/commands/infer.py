@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -154,6 +154,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
         results = Results(cfg)
         if cfg.server.endpoint:
             remote = endpoint.connect(cfg.server, cfg.model, cfg.template, given)
+            params = replace(params, confidence=cfg.tools.ask_below is not None)  # other servers may refuse the field
             print(f"model: {remote.model} at {cfg.server.endpoint}", file=sys.stderr)
             talk(remote, params, cfg, results, toolbox, tool_format(SHOWN_FORMAT), sees=True)
             return results.written
@@ -162,6 +163,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
             if cfg.talks:
                 ask = _guided(chat, cfg.tools, toolbox) if cfg.guided_tools else chat
                 sees = chat.renderer.image_processor is not None
+                params = replace(params, confidence=any(not bound.described for bound in toolbox.tools))
                 talk(ask, params, cfg, results, toolbox, chat.renderer.tool_format, sees)
             else:
                 answer_rows(chat, rows, params, len(rows) < 100 if cfg.verbose is None else cfg.verbose, results)
@@ -244,7 +246,7 @@ def talk(
         colours=supports_colour(sys.stdout),
         offer=tool_sources.offer(cfg.tools, toolbox),
         limits=tool_sources.limits(cfg.tools),
-        confirmation=Confirmation(read, cfg.tools.confirm, cfg.tools.ask_below),
+        confirmation=Confirmation(read, cfg.tools.confirm, cfg.tools.ask_below, partial(print, file=sys.stderr)),
     )
     run_dialogue(repl, read)
     _say_where(results)

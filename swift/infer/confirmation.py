@@ -24,10 +24,18 @@ class Confirmation:
         read: prompt -> the user's line; raises KeyboardInterrupt or EOFError.
         mode: the calls to ask about: none, those of tools that may write, or all.
         ask_below: also asks about calls whose confidence is known and below this probability.
+        note: gets one line, once, if the confidence of calls is not known.
     """
 
-    def __init__(self, read: Callable[[str], str], mode: Mode = "none", ask_below: float | None = None) -> None:
-        self._read, self._mode, self._ask_below = read, mode, ask_below
+    def __init__(
+        self,
+        read: Callable[[str], str],
+        mode: Mode = "none",
+        ask_below: float | None = None,
+        note: Callable[[str], object] = lambda line: None,
+    ) -> None:
+        self._read, self._mode, self._ask_below, self._note = read, mode, ask_below, note
+        self._noted = False
         self._always: set[str] = set()
 
     def __call__(self, bound: BoundTool, call: ToolCall) -> bool:
@@ -55,6 +63,9 @@ class Confirmation:
     def _asks(self, bound: BoundTool, call: ToolCall) -> bool:
         if self._mode == "all" or (self._mode == "writes" and not bound.read_only):
             return True
+        if self._ask_below is not None and call.confidence is None and not self._noted:
+            self._noted = True
+            self._note(f"the confidence of {call.name} is not known, so --ask_below does not ask about such calls")
         return self._ask_below is not None and call.confidence is not None and call.confidence < self._ask_below
 
 

@@ -355,7 +355,7 @@ class Repl:
         if results and not on_screen:
             self._show_results(messages[-results:])
         deltas = self._chat(messages, tools, params)
-        view = ReplyView(self._format, self._screen, self._offers_tools)
+        view = ReplyView(self._format, self._screen, self._offers_tools, rated=self._tools_run)
         finish: FinishReason | None = None
         try:
             for delta in deltas:

@@ -14,12 +14,13 @@ class ReplyView:
     """Shows the part of a reply that is not on the screen yet: call `show` after each delta, or once at the end.
 
     `offered`: tools were offered, so reasoning begins with the format's label, if it has one. Other reasoning is shown
-    between <think> tags.
+    between <think> tags. `rated`: show the confidence of calls, where it is known.
     """
 
-    def __init__(self, tool_format: ToolFormat, screen: TerminalOutput, offered: bool) -> None:
+    def __init__(self, tool_format: ToolFormat, screen: TerminalOutput, offered: bool, rated: bool = False) -> None:
         self._format = tool_format
         self._label = tool_format.syntax.thought if offered else ""
+        self._rated = rated
         self._in_tags = False
         self._screen = screen
         self._draft = Draft()
@@ -75,8 +76,17 @@ class ReplyView:
         new = calls.removeprefix(self._calls_shown)
         stop = next((stop for stop in self._format.syntax.stop if new.endswith(stop)), "")
         self._screen.write(new.removesuffix(stop), "call")
+        if complete and self._rated:
+            self._show_confidence()
         self._screen.write(stop, "observation")
         self._calls_shown = calls
+
+    def _show_confidence(self) -> None:
+        calls = self._draft.message.tool_calls
+        known = [f"{call.name}: {call.confidence:.2f}" for call in calls if call.confidence is not None]
+        if known:
+            self._screen.start_line()
+            self._screen.write(f"[{', '.join(known)}]\n", "thought")
 
     def _streamed_calls(self) -> str:
         """The calls so far as the format writes them; formats without JSON arguments show calls only when complete."""

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
@@ -28,6 +28,17 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Ends processes and connections."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source of tools that are there already, such as functions of this process."""
+
+    name: str
+    tools: Sequence[BoundTool]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Toolbox:
