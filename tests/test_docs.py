@@ -79,7 +79,7 @@ def test_a_command_has_a_verb_and_flags_of_the_program(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_flag_in_running_text_is_one_of_some_command(page: Path) -> None:
-    known = frozenset().union(*map(flags_of, (*cli.verbs(), "agent run", "data lint", "data show")))
+    known = frozenset().union(*map(flags_of, (*cli.verbs(), "agent run", "data lint", "data review", "data show")))
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for flag in FLAG.findall(prose):
         normal = flag.replace("-", "_")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
 
-from swift.chat import Message
+from swift.chat import Message, ToolCall
+from swift.infer.confirmation import printable
 
 SHORT = 400
 """Characters of a message that are shown; the rest is counted."""
@@ -21,24 +24,27 @@ class Part(NamedTuple):
     text: str
 
 
-def parts(message: Message) -> list[Part]:
-    """The reasoning, the content and the calls of a message."""
+def parts(message: Message, notes: Sequence[str] = ()) -> list[Part]:
+    """The reasoning, the content and the calls of a message. `notes`: for each call, what is said of it."""
     found = [Part("thought", message.reasoning)] if message.reasoning else []
     if message.content or not (message.tool_calls or found):
         found.append(Part(message.role, message.content))
-    return [*found, *(Part("call", f"{call.name}({call.arguments})") for call in message.tool_calls)]
+    for call, note in zip_longest(message.tool_calls, notes[: len(message.tool_calls)], fillvalue=""):
+        assert isinstance(call, ToolCall), message
+        found.append(Part("call", f"-> {call.name}({call.arguments})" + (f"  {note}" if note else "")))
+    return found
 
 
-def show(console: Console, message: Message, label: str = "", full: bool = False) -> None:
-    """`label`: before the role. Long texts are cut unless `full`."""
+def show(console: Console, message: Message, label: str = "", full: bool = False, notes: Sequence[str] = ()) -> None:
+    """`label`: before the role. Long texts are cut unless `full`. `notes`: see `parts`."""
     name = message.name if message.role == "tool" and message.name else message.role
-    for number, part in enumerate(parts(message)):
+    for number, part in enumerate(parts(message, notes)):
         head = f"{label}{name}" if not number else " " * len(f"{label}{name}")
-        arrow = "-> " if part.kind == "call" else ""
-        text = part.text.strip() if full else shortened(part.text.strip())
+        text = visible(part.text.strip())
+        text = text if full else shortened(text)
         indent = "\n" + " " * (len(head) + 2)
         console.print(
-            f"[bold]{escape(head)}[/]  [{STYLES[part.kind]}]{arrow}{escape(text).replace(chr(10), indent)}[/]",
+            f"[bold]{escape(head)}[/]  [{STYLES[part.kind]}]{escape(text).replace(chr(10), indent)}[/]",
             soft_wrap=True,
             highlight=False,
         )
@@ -47,3 +53,8 @@ def show(console: Console, message: Message, label: str = "", full: bool = False
 def shortened(text: str) -> str:
     left = len(text) - SHORT
     return text if left <= 0 else f"{text[:SHORT]} ... (+{left:,} characters)"
+
+
+def visible(text: str) -> str:
+    """The text with escapes for characters that would act on a terminal."""
+    return "\n".join(printable(line.replace("\t", "    ")) for line in text.splitlines())

@@ -1,4 +1,5 @@
-"""Inspect training data: `swift data lint FILE...` finds errors, `swift data show FILE` shows what is trained."""
+"""Inspect and correct training data: `swift data lint` finds errors, `swift data show` shows what is trained, `swift
+data review` corrects the traces of agents."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swift import flags
@@ -16,6 +18,7 @@ from swift.flags import flag
 if TYPE_CHECKING:
     from swift.assembly.sample_view import Shown
     from swift.chat import Conversation
+    from swift.data.row_values import Row
     from swift.template import Rendered, Renderer
     from swift.template.template_diff import Comparison, TemplateDiff
     from swift.template.truncation import Truncated
@@ -49,21 +52,36 @@ class Show:
     """Renamed columns, as JSON: {"question": "query"}"""
 
 
-VERBS = {"lint": Lint, "show": Show}
+@dataclass(frozen=True)
+class Review:
+    """Go through traces of `swift agent run` in the terminal: keep, drop or correct each."""
+
+    file: str = flag(positional=True)
+    """JSON lines with traces, or with other rows that have 'messages'"""
+    output: str | None = None
+    """File for the rows to train on; none means FILE.reviewed.jsonl. Dropped rows go to a file beside it. Rows that are
+    in either file are not shown again"""
+    full: bool = False
+    """Show long texts as a whole"""
+
+
+VERBS = {"lint": Lint, "show": Show, "review": Review}
 
 
 def run(argv: Sequence[str]) -> int:
     """`argv` is the verb and its flags. Returns the exit status."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", ())
     if verb in ("--help", "-h"):
-        print("usage: swift data lint FILE... | swift data show FILE [flags]\n")
+        print("usage: swift data lint FILE... | swift data show FILE [flags] | swift data review FILE [flags]\n")
         for name, config in VERBS.items():
-            print(f"  {name}  {config.__doc__}")
+            print(f"  {name:<6}  {config.__doc__}")
         return 0
     if verb not in VERBS:
         raise ValueError(f"unknown verb 'swift data {verb}'{flags.nearest(verb, VERBS)}")
     if verb == "lint":
         return lint(flags.parse(Lint, rest, prog="swift data lint").config)
+    if verb == "review":
+        return review(flags.parse(Review, rest, prog="swift data review").config)
     return show(flags.parse(Show, rest, prog="swift data show").config)
 
 
@@ -82,6 +100,35 @@ def lint(cfg: Lint) -> int:
     if not bad:
         print("no bad rows" if warnings else "nothing wrong", file=sys.stderr)
     return 1 if bad else 0
+
+
+def review(cfg: Review) -> int:
+    from rich.console import Console
+
+    from swift.assembly.review_dialogue import Files, ReviewDialogue
+    from swift.data.readers import read_rows
+    from swift.data.review import why_not
+    from swift.data.row_values import BadRow
+    from swift.infer.terminal_input import line_editor
+
+    source = Path(cfg.file).expanduser()
+    output = Path(cfg.output).expanduser() if cfg.output else source.with_name(f"{source.stem}.reviewed.jsonl")
+    if output.resolve() == source.resolve():
+        raise ValueError(f"--output {output}: this is the file to review: choose another")
+    rows: list[Row] = []
+    for line, row in read_rows(source):
+        if reason := row.message if isinstance(row, BadRow) else why_not(row):
+            print(f"{source}:{line}: cannot be reviewed: {reason}", file=sys.stderr)
+        else:
+            assert isinstance(row, dict)
+            rows.append(row)
+    if not rows:
+        raise ValueError(f"{source}: no row to review")
+    files = Files(output)
+    for note in files.notes:
+        print(note, file=sys.stderr)
+    ReviewDialogue(rows, files, line_editor(sys.stdin, sys.stdout), Console(), cfg.full).run()
+    return 0
 
 
 def show(cfg: Show) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from swift.system import utf8
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
 
 
 class LineCleared(KeyboardInterrupt):
@@ -48,7 +51,23 @@ def line_reader(lines: TextIO, out: TextIO) -> Callable[[str], str]:
     return read
 
 
+def line_editor(lines: TextIO, out: TextIO) -> Callable[[str, str], str]:
+    """A function (prompt, default) -> line, where a terminal shows the default to edit.
+
+    With a pipe an empty line is the default. Otherwise as `line_reader`.
+    """
+    if lines.isatty() and out.isatty():
+        edit = _session()
+        return lambda prompt, default: edit.prompt(prompt, default=default)
+    read = line_reader(lines, out)
+    return lambda prompt, default: read(prompt) or default
+
+
 def _line_editor() -> Callable[[str], str]:
+    return _session().prompt
+
+
+def _session() -> PromptSession[str]:
     from prompt_toolkit import PromptSession  # slow to import, and not needed for a pipe
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
@@ -61,4 +80,4 @@ def _line_editor() -> Callable[[str], str]:
             exception=LineCleared if event.app.current_buffer.text else KeyboardInterrupt, style="class:aborting"
         )
 
-    return PromptSession[str](reserve_space_for_menu=0, key_bindings=keys).prompt
+    return PromptSession(reserve_space_for_menu=0, key_bindings=keys)
