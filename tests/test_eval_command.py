@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from test_server import Scripted, served
 from tiny import tiny_model_folder
 
 from swift import cli
+from swift.agent import tool_format
 from swift.assembly import loading
 from swift.chat import Delta, ToolCall
 from swift.commands import eval as command
 from swift.eval import runner
+from swift.infer.confidence import Calibration
 from swift.serve.server import create_app
 
 Run = Callable[..., tuple[int, str, str]]
@@ -227,6 +230,46 @@ def test_a_model_is_compared_with_another_and_with_results(swift: Run, model: Pa
     assert "of 4 questions, 0 became right and 0 wrong" in out
 
 
+class Sure:
+    """A local model whose calls are right for every question but each third, always with the same confidence."""
+
+    def __init__(self) -> None:
+        self.calibrations = {"": Calibration(9.0)}
+        self.engine = SimpleNamespace(close=lambda: None)
+        self.renderer = SimpleNamespace(tool_format=tool_format("hermes"))
+
+    def __call__(self, messages, tools=(), params=None, template_kwargs=None):
+        assert params.confidence and not self.calibrations  # the model's own confidence is kept
+        path = "/b" if int(messages[-1].content) % 3 == 0 else "/a"
+        yield Delta(tool_call=ToolCall("look", json.dumps({"path": path}), confidence=0.95))
+        yield Delta(finish="tool_calls")
+
+
+def test_the_confidence_of_calls_is_reported_and_calibrated(
+    swift: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows, out = tiny_model_folder(tmp_path / "tiny"), tmp_path / "rows.jsonl", tmp_path / "out"
+    right = [{"name": "look", "arguments": {"path": "/a"}}]
+    asked = [[{"role": "user", "content": str(number)}] for number in range(60)]
+    lines = [json.dumps({"messages": each, "tools": [TOOL], "expected": right}) for each in asked]
+    rows.write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(loading, "load_chat", lambda *_, **__: Sure())
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows, "--report", out)
+    code, printed, err = swift(*words, "--limit", 20, "--calibrate")
+    assert code == 2
+    assert "--calibrate true: 20 calls are too few" in err
+    assert "confidence of calls: 20 replies with calls" in printed
+    code, _, err = swift(*words, "--calibrate")
+    assert code == 0, err
+    assert read(out)["calibrations"]["calls"]["ece"] == pytest.approx(0.95 - 2 / 3, abs=1e-6)
+    kept = json.loads((model / "calibration.json").read_text(encoding="utf-8"))
+    assert 0.95 ** (1 / kept["temperature"]) == pytest.approx(2 / 3, abs=0.01)
+    assert (kept["rows"], kept["source"]) == (60, f"calls, {rows}")
+    assert swift(*words)[0] == 0
+    assert read(out)["calibrations"]["calls"]["ece"] < 0.01  # with the calibration that is kept now
+    assert "data:image/svg+xml;base64," in (out / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -243,6 +286,7 @@ def test_a_model_is_compared_with_another_and_with_results(swift: Run, model: Pa
         (("--tasks", "react", "--dataset", "rows.jsonl"), "no row has ReAct's steps as text"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--guided"), "--guided true needs a model of this process"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--dtype", "fp32"), "--dtype has no effect with --endpoint"),
+        (("--endpoint", "http://127.0.0.1:9/v1", "--calibrate"), "--calibrate true needs a checkpoint of this machine"),
         (("--compare", "nowhere"), "'nowhere' is neither a folder nor a known model"),
         (("--compare", "a", "b"), "a: no results of swift eval: results.json is not there"),
         (("--compare", "a", "b", "c"), "--compare takes one or two values, not 3"),

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from swift.flags import flag
 
 if TYPE_CHECKING:
     from swift.chat import Tool
+    from swift.eval.calibration import Report
     from swift.eval.figures import Comparison
     from swift.eval.records import Store, Variant
     from swift.eval.results import Evaluation
@@ -56,6 +57,8 @@ class Config:
     """Sample once with each of these seeds and take the mean; none decodes greedily"""
     compare: tuple[str, ...] = flag((), commas=True)
     """What to compare with: a folder of results, a checkpoint or a model; two folders of results need no model"""
+    calibrate: bool = False
+    """Fit the temperature of call confidence to these answers and keep it with the checkpoint, for --ask_below"""
     report: str | None = None
     """Folder for answers, results.json and report.html; none means output/eval/MODEL-HASH. A run into the same folder
     continues it"""
@@ -77,6 +80,8 @@ class Config:
         if self.seeds and self.generation.temperature == 0:
             raise ValueError("--seeds without effect: --temperature 0 gives the same reply with every seed")
         check_guide(self.guided != "false", self.backend)
+        if self.calibrate and self.server.endpoint:
+            raise ValueError("--calibrate true needs a checkpoint of this machine, not --endpoint")
         if self.server.endpoint and self.guided != "false":
             raise ValueError(f"--guided {self.guided} needs a model of this process, not --endpoint")
 
@@ -92,12 +97,16 @@ class Config:
 
 
 class Target(NamedTuple):
-    """A model to measure. `name`: what reports call it; `settings`: what its answers depend on, as JSON values."""
+    """A model to measure. `name`: what reports call it; `settings`: what its answers depend on, as JSON values.
+
+    `weights`: the folder of the checkpoint or model, where its calibration is kept; None behind a server.
+    """
 
     config: Config
     given: frozenset[str]
     name: str
     settings: dict[str, Any]
+    weights: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -133,15 +142,18 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     if isinstance(other, Target):
         beside = folder / "compared" if cfg.report else other.folder
         baseline, more = _measure(other, _load_tasks(cfg, given), beside)  # tasks may keep what they know of a model
-        _write(beside, baseline, {}, more)
+        _write(beside, baseline, {}, _calibrations(other, baseline), more)
     elif other is not None:
         baseline = other
     if other is not None:
         title = f"{evaluation.name} against {baseline.name}"
         comparisons[title] = results.compare(baseline, evaluation)
-    _write(folder, evaluation, comparisons, facts)
-    _print(evaluation, comparisons)
+    calibrations = _calibrations(target, evaluation)
+    _write(folder, evaluation, comparisons, calibrations, facts)
+    _print(evaluation, comparisons, calibrations)
     _say(f"report: {folder / PAGE}, figures: {folder / results.FILE}")
+    if cfg.calibrate:
+        _calibrate(target, evaluation)
     return folder
 
 
@@ -234,8 +246,10 @@ def _target(cfg: Config, given: frozenset[str]) -> Target:
         }
         return Target(cfg, given, chat.model, {**settings, **generation})
     choice = checkpoints.choose(cfg, given)
+    where = choice.merge.checkpoint if choice.merge else choice.adapter
     if choice.merge is None:  # an adapter that is still to be merged has no folder yet
-        locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
+        base = locate(choice.source, choice.model.model_revision, choice.model.use_hf, choice.model.registry)
+        where = where or base
     name, path = checkpoints.name(choice), Path(choice.source).expanduser()
     settings = {
         "model": str(path.resolve()) if path.exists() else choice.source,
@@ -249,7 +263,7 @@ def _target(cfg: Config, given: frozenset[str]) -> Target:
         folder = checkpoints.checkpoint(cfg.backend.ckpt_dir)
         settings |= {"ckpt_dir": str(folder), "weights": _weights(folder)}
         name = f"{name}-{folder.parent.name}-{folder.name}"
-    return Target(cfg, given, name, {**settings, **generation})
+    return Target(cfg, given, name, {**settings, **generation}, where)
 
 
 def _changed(group: Any, without: Collection[str] = ()) -> dict[str, Any]:
@@ -303,12 +317,13 @@ def _loaded(target: Target) -> Iterator[Model]:
         yield Model(endpoint.connect(cfg.server, cfg.model, cfg.template, _sent(target)), params)
         return
     chat = load_chat(cfg, target.given, keep=True)
+    chat.calibrations.clear()  # answers keep the model's own confidence
 
     def guide(tools: Sequence[Tool]) -> Guide:
         return chat.guide(Rules(tuple(tools)))
 
     try:
-        yield Model(chat, params, guide, chat.renderer.tool_format.syntax)
+        yield Model(chat, replace(params, confidence=True), guide, chat.renderer.tool_format.syntax)
     finally:
         chat.engine.close()
 
@@ -407,6 +422,42 @@ def _ask(model: Model, missing: Sequence[Job], store: Store, cfg: Config, folder
         raise
 
 
+# --- confidence ---
+
+
+def _calibrations(target: Target, evaluation: Evaluation) -> dict[str, Report]:
+    """Task -> how well the confidence of its calls, as the checkpoint calibrates it, matches how many are right."""
+    from swift.eval import calibration, results
+    from swift.infer.calibration_file import read_calibration
+    from swift.infer.confidence import UNCALIBRATED
+
+    kept = read_calibration(target.weights) if target.weights and target.weights.is_dir() else None
+    rated = {task.task: results.rated([task]) for task in evaluation.tasks}
+    return {name: calibration.report(rows, kept or UNCALIBRATED) for name, rows in rated.items() if rows}
+
+
+def _calibrate(target: Target, evaluation: Evaluation) -> None:
+    """Fits the temperature to all tasks' answers and writes it. Raises ValueError if there are too few calls."""
+    from swift.eval import calibration, results
+    from swift.infer.calibration_file import write_calibration
+
+    if target.weights is None or not target.weights.is_dir():
+        raise ValueError(f"--calibrate true: {target.name} has no folder to keep a calibration in")
+    rows = results.rated(evaluation.tasks)
+    if not rows:
+        raise ValueError("--calibrate true: no answer has a call with a confidence")
+    found = calibration.report(rows)
+    if found.fitted is None:
+        raise ValueError(f"--calibrate true: {found.reason}")
+    source = ", ".join((*(task.task for task in evaluation.tasks), *target.config.dataset))
+    file = write_calibration(target.weights, found.fitted, found.rows, (found.ece, found.fitted_ece), source)
+    _say(
+        f"calibration: {file}: temperature {found.fitted.temperature:.3f} from {found.rows} answers with calls; "
+        f"expected calibration error {found.ece:.3f}, with the temperature {found.fitted_ece:.3f} on answers that it "
+        "is not fitted on"
+    )
+
+
 # --- reporting ---
 
 
@@ -439,22 +490,28 @@ def _write(
     folder: Path,
     evaluation: Evaluation,
     comparisons: Mapping[str, Sequence[Comparison]],
+    calibrations: Mapping[str, Report],
     facts: Mapping[str, Any],
 ) -> None:
     from swift.eval import report, results
 
-    results.save(folder, evaluation, comparisons, facts)
-    (folder / PAGE).write_text(report.page(evaluation, comparisons), encoding="utf-8", errors="replace")
+    results.save(folder, evaluation, comparisons, calibrations, facts)
+    page = report.page(evaluation, comparisons, calibrations)
+    (folder / PAGE).write_text(page, encoding="utf-8", errors="replace")
 
 
-def _print(evaluation: Evaluation, comparisons: Mapping[str, Sequence[Comparison]]) -> None:
+def _print(
+    evaluation: Evaluation, comparisons: Mapping[str, Sequence[Comparison]], calibrations: Mapping[str, Report]
+) -> None:
     from swift.eval import report
 
     console = _console()
     console.print(f"{evaluation.name}: means with 95 % intervals", highlight=False, markup=False)
     for results in evaluation.tasks:
         console.print(report.table(*report.grid(results)))
-        for line in (*report.failure_lines(results), *results.notes):
+        calibrated = calibrations.get(results.task)
+        sure = [f"confidence of calls: {calibrated.text}"] if calibrated else []
+        for line in (*report.failure_lines(results), *results.notes, *sure):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     _print_comparisons(comparisons)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.chat import FinishReason, Message
+from swift.chat import FinishReason, Message, ToolCall
 from swift.eval.task import Answer, Judgement, Question, Task, fingerprint
 
 ANSWERS = "answers.jsonl"
@@ -100,8 +100,22 @@ def make(
     )
 
 
+def reply(record: Record) -> Message:
+    """The last message of the model, with its calls and their confidence."""
+    empty: dict[str, Any] = {"content": ""}
+    said = next((each for each in reversed(record.messages) if each["role"] == "assistant"), empty)
+    calls = tuple(
+        ToolCall(call["name"], call["arguments"], confidence=call.get("confidence")) for call in said.get("calls", ())
+    )
+    return Message("assistant", said["content"], calls)
+
+
 def _as_json(message: Message) -> dict[str, Any]:
-    calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+    calls = [
+        {"name": call.name, "arguments": call.arguments}
+        | ({} if call.confidence is None else {"confidence": call.confidence})
+        for call in message.tool_calls
+    ]
     found: dict[str, Any] = {"role": message.role, "content": message.content}
     return found | ({"reasoning": message.reasoning} if message.reasoning else {}) | ({"calls": calls} if calls else {})
 

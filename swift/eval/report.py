@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from swift import html_page
-from swift.eval import figures
+from swift.eval import calibration, figures
 from swift.eval.figures import Change, Comparison, Flip, Results
 from swift.eval.records import Record
 from swift.eval.results import Evaluation
@@ -113,9 +113,9 @@ def _change(change: Change, metric: Metric) -> str:
 def page(
     evaluation: Evaluation,
     comparisons: Mapping[str, Sequence[Comparison]],
-    more: Iterable[html_page.Section] = (),
+    calibrations: Mapping[str, calibration.Report],
 ) -> str:
-    """Figures and failures of each task, the comparisons, `more`, and the settings."""
+    """Figures, failures and calibration of each task, the comparisons, and the settings."""
     sections = []
     for results in evaluation.tasks:
         header, rows = grid(results)
@@ -124,7 +124,11 @@ def page(
         sections += _failure_sections(results)
     for what, found in comparisons.items():
         sections.append(html_page.Section(what, "".join(_compared(each) for each in found)))
-    sections += more
+    if calibrations:
+        diagrams = calibration.plot(list(calibrations.items()))
+        picture = html_page.picture(diagrams, "reliability diagrams", "svg+xml")
+        figures_of = "".join(html_page.code(f"{task}: {each.text}") for task, each in calibrations.items())
+        sections.append(html_page.Section("Confidence of calls", picture + figures_of))
     sections.append(html_page.Section("Settings", html_page.table(("", ""), _flat(evaluation.settings))))
     return html_page.render(f"Evaluation of {evaluation.name}", sections)
 

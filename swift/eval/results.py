@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
 from typing import Any, NamedTuple
 
-from swift.eval import figures, records
+from swift.eval import calibration, figures, records
+from swift.eval.calibration import Rated
 from swift.eval.figures import Comparison, Figure, Results
 from swift.eval.records import Record
 from swift.eval.task import Metric, Total
@@ -28,6 +30,29 @@ class Evaluation(NamedTuple):
     name: str
     settings: Mapping[str, Any]
     tasks: tuple[Results, ...]
+
+
+def rated(tasks: Iterable[Results]) -> list[Rated]:
+    """The answers with calls whose confidence is known: unguided ones, or guided ones of tasks without others."""
+    found = [
+        calibration.rated(records.reply(record), record.correct)
+        for task in tasks
+        for record in task.records
+        if record.guided == task.modes[0]
+    ]
+    return [each for each in found if each is not None]
+
+
+def calibration_json(report: calibration.Report) -> dict[str, Any]:
+    """A calibration report as JSON; null where there is no number."""
+    bins = [{name: _number(value) for name, value in each._asdict().items()} for each in report.bins]
+    figures = {name: _number(value) for name, value in report._asdict().items() if isinstance(value, (int, float))}
+    temperature = None if report.fitted is None else report.fitted.temperature
+    return {**figures, "temperature": temperature, "reason": report.reason, "bins": bins}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def versions() -> dict[str, str]:
@@ -63,11 +88,15 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def save(
-    folder: Path, evaluation: Evaluation, comparisons: Mapping[str, Sequence[Comparison]], run: Mapping[str, Any]
+    folder: Path,
+    evaluation: Evaluation,
+    comparisons: Mapping[str, Sequence[Comparison]],
+    calibrations: Mapping[str, calibration.Report],
+    run: Mapping[str, Any],
 ) -> Path:
     """Writes `results.json`. Tasks of earlier runs into the folder stay in it. `run`: about the run, such as seconds.
 
-    `comparisons`: what was compared -> one comparison a task.
+    `comparisons`: what was compared -> one comparison a task. `calibrations`: task -> that of its calls.
     """
     file = folder / FILE
     earlier = _object(file)["tasks"] if file.exists() else {}
@@ -79,6 +108,7 @@ def save(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "run": dict(run),
         "tasks": {**earlier, **{each.task: _task(each) for each in evaluation.tasks}},
+        "calibrations": {task: calibration_json(each) for task, each in calibrations.items()},
         "comparisons": {what: [comparison_json(each) for each in found] for what, found in comparisons.items()},
     }
     _write(file, content)
