@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from test_server_load import running
 from tiny import thinking_tokenizer, tiny_model_folder, tiny_tokenizer
 
@@ -174,6 +176,32 @@ def test_a_remote_chat_reads_the_confidence_from_the_server() -> None:
         chat = RemoteChat(f"{url}/v1", "rated")
         assert confidences(collect(chat(ASK, TOOLS, RATED))) == [pytest.approx(0.7)]
         assert confidences(collect(chat(ASK, TOOLS))) == [None]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_the_field_is_asked_without_it(status: int) -> None:
+    bodies: list[dict[str, Any]] = []
+    app = FastAPI()
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        bodies.append(await request.json())
+        if not bodies[-1]["messages"]:
+            return JSONResponse({"error": {"message": "messages is empty"}}, status)
+        if "x_confidence" in bodies[-1]:
+            return JSONResponse({"error": {"message": "Unrecognized request argument supplied: x_confidence"}}, status)
+        part = {"index": 0, "id": "1", "function": {"name": "weather", "arguments": "{}"}}
+        chunk = {"id": "c", "choices": [{"index": 0, "delta": {"tool_calls": [part]}, "finish_reason": "tool_calls"}]}
+        return Response(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n", media_type="text/event-stream")
+
+    with running(app) as url:
+        chat = RemoteChat(f"{url}/v1", "other")
+        with pytest.raises(OSError, match="messages is empty"):
+            collect(chat((), TOOLS, RATED))
+        assert len(bodies) == 1, "another error is not a refusal of the field"
+        for _ in range(2):
+            assert confidences(collect(chat(ASK, TOOLS, RATED))) == [None]
+    assert ["x_confidence" in body for body in bodies[1:]] == [True, False, False]
 
 
 def test_the_server_sends_null_for_a_confidence_that_its_engine_does_not_know() -> None:

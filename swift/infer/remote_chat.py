@@ -14,13 +14,16 @@ from swift.engine.sampling import SamplingParams
 from swift.images import as_url
 from swift.infer.chat import DEFAULT_PARAMS
 
+CONFIDENCE = "x_confidence"
+"""The field of requests and calls by which SWIFT's servers extend OpenAI's protocol."""
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
 class RemoteChat:
     """The model `model` of the server at `base_url`, such as http://127.0.0.1:8000/v1.
 
-    SWIFT's servers return the confidence of calls (`SamplingParams.confidence`); others ignore or refuse the field.
+    SWIFT's servers return the confidence of calls (`SamplingParams.confidence`). Others ignore the field; one that
+    refuses it is asked again without, and from then on.
 
     `template_kwargs`: variables for the server's chat template, in every request. `server_defaults`: names of sampling
     parameters that are not sent, so that the server's own defaults apply. Errors of the server are OSErrors.
@@ -39,6 +42,7 @@ class RemoteChat:
         self._url = base_url
         self.model = model
         self._template_kwargs, self._server_defaults = dict(template_kwargs or {}), frozenset(server_defaults)
+        self._refused: frozenset[str] = frozenset()
 
     def __call__(
         self,
@@ -53,14 +57,29 @@ class RemoteChat:
             "stream_options": {"include_usage": True},
             "messages": [_message(message) for message in messages],
             **({"tools": [{"type": "function", "function": tool.function} for tool in tools]} if tools else {}),
-            **_sampling(params, variables, self._server_defaults),
+            **_sampling(params, variables, self._server_defaults | self._refused),
         }
         try:
-            chunks = self._client.chat.completions.create(model=self.model, stream=True, **request)
-            with chunks:
+            with self._start(request) as chunks:
                 yield from _deltas(chunks)
         except (openai.APIError, httpx.HTTPError) as error:
             raise OSError(f"{self._url}: {_reason(error)}") from error
+
+    def _start(self, request: dict[str, Any]) -> openai.Stream[Any]:
+        try:
+            return self._create(request)
+        except openai.APIStatusError as error:
+            if error.status_code not in (400, 422) or CONFIDENCE not in request.get("extra_body", {}):
+                raise
+            if CONFIDENCE not in f"{error.message} {error.body}":
+                raise
+        self._refused = frozenset(["confidence"])
+        del request["extra_body"][CONFIDENCE]
+        return self._create(request)
+
+    def _create(self, request: dict[str, Any]) -> openai.Stream[Any]:
+        chunks: openai.Stream[Any] = self._client.chat.completions.create(model=self.model, stream=True, **request)
+        return chunks
 
 
 def connect(
@@ -181,7 +200,7 @@ def _sampling(params: SamplingParams, template_kwargs: Mapping[str, Any], server
         "repetition_penalty": ("repetition_penalty", params.repetition_penalty, 1.0),
         "include_stop": ("include_stop_str_in_output", params.include_stop, None),
         "ignore_eos": ("ignore_eos", params.ignore_eos, False),
-        "confidence": ("x_confidence", params.confidence, False),
+        "confidence": (CONFIDENCE, params.confidence, False),
         "template_kwargs": ("chat_template_kwargs", dict(template_kwargs), {}),
     }
 
