@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +17,11 @@ from swift.flag_groups import BackendFlags, DataFlags, ModelFlags, TemplateFlags
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swift.chat import Message
+    from swift.chat import Delta, Message, Tool
+    from swift.engine.sampling import SamplingParams
     from swift.eval.self_cognition import Hit
     from swift.eval.tool_calls import Verdict
+    from swift.infer.chat import Deltas
     from swift.infer.local_chat import LocalChat
 
 ROWS = (60, 320)
@@ -291,19 +292,32 @@ def _scenario(chat: LocalChat, folder: Path) -> list[dict[str, str]]:
 
     image = folder / "1.jpg"
     scenario.draw_room(image, burns=True)
-    question = scenario.question(image)
+    asked = [Message("system", scenario.SYSTEM), Message("user", scenario.question(image))]
     named = (fire_alarm.fire_recognition, fire_alarm.fire_alert, fire_alarm.call_police, fire_alarm.call_fireman)
     tools = [from_function(each) for each in named]
-    params = SamplingParams(temperature=0.0, max_tokens=SCENARIO_TOKENS)
+    params = SamplingParams(temperature=0.0, max_tokens=SCENARIO_TOKENS, stop=("Observation:",))
     with _environment(fire_alarm.LOG_VARIABLE, str(folder / "fire_alarm.log")):
-        trace = loop.run(chat, tools, [Message("user", question)], SCENARIO_REPLIES, params=params)
-    turns = [{"role": "user", "content": question}]
-    for before, message in pairwise(trace.messages):
-        text = message.content
-        if message.role == "assistant":
-            text = write_reply(chat.renderer.tool_format, message, True, before.role == "tool")
-        turns.append({"role": message.role, "content": text})
-    return turns
+        trace = loop.run(_calls_in_text(chat), tools, asked, SCENARIO_REPLIES, params=params)
+    return [
+        {"role": message.role, "content": write_reply(chat.renderer.tool_format, message)}
+        for message in trace.messages[1:]
+    ]
+
+
+def _calls_in_text(chat: LocalChat) -> Callable[[Sequence[Message], Sequence[Tool], SamplingParams], Deltas]:
+    """The chat for tools that the system prompt describes already: they are not offered, and calls are read."""
+    from swift.chat import Delta
+    from swift.infer.chat import collect
+
+    def ask(messages: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Generator[Delta, None, None]:
+        reply = collect(chat(messages, (), params))
+        content, calls = chat.renderer.tool_format.parse(reply.message.content, tools)
+        yield Delta(content)
+        for call in calls:
+            yield Delta(tool_call=call)
+        yield Delta(finish="tool_calls" if calls else reply.finish, usage=reply.usage)
+
+    return ask
 
 
 @contextmanager
