@@ -314,3 +314,5 @@ def test_swift_eval_prints_the_leaderboards_figures(tmp_path: Path, capsys: pyte
     assert means["irrelevance, official", "accuracy"] == (1.0, 8)
     assert means["irrelevance, honest", "honest"] == (0.5, 8)
     assert ("simple_python", "honest") not in means
+    listed = [each["group"] for each in found["figures"] if each["metric"] == "accuracy"]
+    assert [group for group in listed if group in (*task.NON_LIVE, *task.LIVE)] == [*task.NON_LIVE, *task.LIVE]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from swift.chat import Tool
     from swift.eval.calibration import Report
     from swift.eval.figures import Comparison
-    from swift.eval.records import Store, Variant
+    from swift.eval.records import Record, Store, Variant
     from swift.eval.results import Evaluation
     from swift.eval.runner import Job, Model
     from swift.eval.task import Question, Task
@@ -366,9 +366,9 @@ def _measure(target: Target, asked: Asked, folder: Path) -> tuple[Evaluation, di
             task.metrics,
             task.totals,
             task.notes,
-            tuple(record for record in records if record.task == task.name),
+            _in_order(questions, [record for record in records if record.task == task.name]),
         )
-        for task, _ in asked
+        for task, questions in asked
     ]
     facts = {
         "answers": len(wanted),
@@ -379,6 +379,12 @@ def _measure(target: Target, asked: Asked, folder: Path) -> tuple[Evaluation, di
         "limit": target.config.limit,
     }
     return results.Evaluation(target.name, target.settings, tuple(tasks)), facts
+
+
+def _in_order(questions: Sequence[Question], answers: Sequence[Record]) -> tuple[Record, ...]:
+    """The answers in the order of the questions, in which reports list groups."""
+    places = {question.id: place for place, question in enumerate(questions)}
+    return tuple(sorted(answers, key=lambda record: places[record.id]))
 
 
 def _ask(model: Model, missing: Sequence[Job], store: Store, cfg: Config, folder: Path) -> None:
