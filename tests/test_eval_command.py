@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 from test_server import Scripted, served
 from tiny import tiny_model_folder
 
-from swift import cli
+from swift import cli, flags
 from swift.agent import tool_format
 from swift.assembly import loading
 from swift.chat import Delta, ToolCall
@@ -319,3 +320,11 @@ def test_every_task_is_described_in_the_help(capsys: pytest.CaptureFixture[str])
         command.run(["--help"])
     shown = capsys.readouterr().out
     assert [name for name in TASKS if name not in shown] == []
+
+
+def test_the_commands_of_the_page_have_valid_flags() -> None:
+    page = Path(__file__).parent.parent.joinpath("docs", "evaluation.md").read_text(encoding="utf-8")
+    lines = [line for line in page.replace("\\\n", " ").splitlines() if line.startswith("swift eval ")]
+    assert len(lines) > 5
+    for line in lines:
+        flags.parse(command.Config, shlex.split(line)[2:], prog="swift eval")

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +17,7 @@ from swift.eval import calls, react, registry, runner, statistics
 from swift.eval.call_matching import compare, same
 from swift.eval.records import Store, Variant
 from swift.eval.task import Answer, Judgement, Metric, NoQuestions, Question, Settings, Task
+from swift.guided.guide import Guide
 
 OFFERED = {"look", "listen"}
 LOOK = ToolCall("look", '{"path": "/a.jpg", "times": 2}')
@@ -270,11 +271,15 @@ def test_a_weighted_mean_of_one_group_is_that_group_and_of_two_equal_ones_is_nar
     assert both.high - both.low == pytest.approx((one.high - one.low) / 2**0.5)
 
 
-def test_a_paired_difference_is_over_the_questions_of_both() -> None:
-    found = statistics.paired({"a": 0.0, "b": 1.0, "c": 1.0}, {"a": 1.0, "b": 1.0, "d": 0.0})
-    assert found is not None
-    assert (found.mean, found.n) == (0.5, 2)
-    assert statistics.paired({"a": 1.0}, {"b": 1.0}) is None
+def test_a_paired_difference_has_an_interval_of_some_width_even_where_no_question_differs() -> None:
+    found = statistics.difference([0.0] * 60)
+    assert (found.mean, found.low, found.high) == (0, pytest.approx(-0.0316, abs=1e-4), pytest.approx(0.0316, abs=1e-4))
+    found = statistics.difference([1.0] * 10)
+    assert found.mean == 1
+    assert found.low < found.high == 1
+    some = statistics.difference([1.0] * 10 + [0.0] * 30)
+    assert some.mean == 0.25
+    assert (some.low, some.high) == (pytest.approx(0.12, abs=0.03), pytest.approx(0.39, abs=0.03))
 
 
 # --- the runner ---
@@ -335,11 +340,18 @@ def test_guided_answers_have_the_grammar_of_their_tools_and_questions_without_to
     chat = script("yes", "yes", "yes", "yes", "yes")
     task = echo_task(question("a", tools=(tool,)), question("b", tools=(tool,)), question("c"))
     variants = Variant(), Variant(guided=True)
-    records = run(chat, task, *variants, guide=lambda tools: made.append(tools))
+    guide = cast(Guide, object())
+
+    def make(tools):
+        made.append(tools)
+        return guide
+
+    records = run(chat, task, *variants, guide=make)
     assert Counter((record.id, record.guided) for record in records) == {
         ("a", False): 1, ("a", True): 1, ("b", False): 1, ("b", True): 1, ("c", False): 1,
     }  # fmt: skip
     assert made == [(tool,)]  # one grammar for both questions
+    assert sum(params.guide is guide for _, _, params in chat.asked) == 2
 
 
 def test_a_smaller_limit_selects_a_part_of_a_larger_one_with_equal_groups() -> None:

@@ -314,7 +314,8 @@ def _loaded(target: Target) -> Iterator[Model]:
     cfg = target.config
     params = sampling(cfg.generation)
     if cfg.server.endpoint:
-        yield Model(endpoint.connect(cfg.server, cfg.model, cfg.template, _sent(target)), params)
+        served = endpoint.connect(cfg.server, cfg.model, cfg.template, _sent(target))
+        yield Model(served, replace(params, confidence=True))
         return
     chat = load_chat(cfg, target.given, keep=True)
     chat.calibrations.clear()  # answers keep the model's own confidence

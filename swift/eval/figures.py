@@ -134,7 +134,7 @@ def compare(
         deltas = {id: after[id] - before[id] for id in both}
         befores, afters = {id: before[id] for id in both}, {id: after[id] for id in both}
         for (group, difference), (_, one), (_, two) in zip(
-            _grouped(deltas, groups, results.totals, metric, statistics.bootstrap),
+            _grouped(deltas, groups, results.totals, metric, statistics.difference),
             _grouped(befores, groups, results.totals, metric),
             _grouped(afters, groups, results.totals, metric),
             strict=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,12 +79,17 @@ def weighted(parts: Sequence[tuple[float, Interval]]) -> Interval:
     return Interval(mean, mean - down, mean + up, sum(part.n for _, part in parts))
 
 
-def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Interval | None:
-    """The mean of second - first over the keys of both, with the bootstrap's interval; None if they share none."""
-    differences = [second[key] - first[key] for key in first if key in second]
-    return bootstrap(differences) if differences else None
+def difference(values: Sequence[float]) -> Interval:
+    """The mean of paired differences, one a question, with the bootstrap's interval.
 
-
-def mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
+    Where all differences are 0, or all 1 or -1, the bootstrap's interval has no width: then it is the adjusted Wald
+    interval of Agresti and Min (2005, Simple improved confidence intervals for comparing matched proportions), which
+    adds half a question to each of the four outcomes of a pair.
+    """
+    if len(set(values)) > 1 or values[0] not in (-1, 0, 1):
+        return bootstrap(values)
+    n = len(values) + 2
+    better, worse = values.count(1) + 0.5, values.count(-1) + 0.5
+    centre = (better - worse) / n
+    half = Z95 * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
+    return Interval(sum(values) / len(values), max(-1.0, centre - half), min(1.0, centre + half), len(values))
