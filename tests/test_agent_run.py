@@ -119,6 +119,38 @@ def test_descriptions_of_arguments_may_take_several_lines(arguments: str) -> Non
     assert described.function["description"] == "The weather."
 
 
+def test_docstrings_of_every_common_style_describe_the_arguments() -> None:
+    def google(expression: str) -> None:
+        """Calculate.
+
+        Args:
+            expression (str): Numbers, + and -,
+                log10, exp.
+        """
+
+    def sphinx(expression: str) -> None:
+        """Calculate.
+
+        :param str expression: Numbers, + and -,
+            log10, exp.
+        """
+
+    def numpy(expression: str) -> None:
+        """Calculate.
+
+        Parameters
+        ----------
+        expression : str
+            Numbers, + and -,
+            log10, exp.
+        """
+
+    for function in (google, sphinx, numpy):
+        tool = from_function(function).tool
+        assert tool.description == "Calculate."
+        assert tool.parameters["properties"]["expression"]["description"] == "Numbers, + and -, log10, exp."
+
+
 def test_types_of_many_kinds_reach_the_schema_and_the_function() -> None:
     seen: list[object] = []
 

@@ -41,7 +41,7 @@ class Config:
     tasks: tuple[str, ...] = flag(("calls", "react"), commas=True)
     """What to measure: calls (tool calls of --dataset), react (ReAct steps of --dataset), bfcl (the Berkeley Function
     Calling Leaderboard), general (short questions, and the loss on held-out text), self_cognition (says its name and
-    maker); bfcl:live_simple is one part of a task"""
+    maker), lm_eval:NAME (of lm-evaluation-harness); bfcl:live_simple is one part of a task"""
     dataset: tuple[str, ...] = flag((), commas=True)
     """Held-out rows for calls and react: files, registered names or hub ids; none uses generated dialogues"""
     limit: int | None = None
@@ -192,6 +192,7 @@ def _load_tasks(cfg: Config, given: Collection[str]) -> Asked:
     settings = Settings(
         cfg.dataset,
         limit,
+        cfg.limit,
         model_name=cfg.model_name or tuple(record.get("model_name") or ()),
         model_author=cfg.model_author or tuple(record.get("model_author") or ()),
         say=_say,

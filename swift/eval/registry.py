@@ -17,6 +17,7 @@ TASKS: Mapping[str, str] = {
     "bfcl": "swift.eval.bfcl.task",
     "calls": "swift.eval.calls",
     "general": "swift.eval.general",
+    "lm_eval": "swift.eval.lm_harness",
     "react": "swift.eval.react",
     "self_cognition": "swift.eval.self_cognition",
 }

@@ -164,7 +164,8 @@ class NoQuestions(ValueError):
 class Settings(NamedTuple):
     """What a task may need to know to make its questions. `say` prints a remark for the user.
 
-    `dataset`: files, registered names or hub ids. `max_tokens`: of a reply, None for the task's own limit. `seed`: of
+    `dataset`: files, registered names or hub ids. `max_tokens`: of a reply, None for the task's own limit.
+    `limit`: the questions that will be asked, for tasks that ask them all at once. `seed`: of
     generated questions. `model_name`, `model_author`: what the model was trained to say of itself; one for both
     languages, or Chinese and English. `variant`: the text after the colon of `--tasks name:variant`, such as a
     category; "" for all.
@@ -172,6 +173,7 @@ class Settings(NamedTuple):
 
     dataset: tuple[str, ...] = ()
     max_tokens: int | None = None
+    limit: int | None = None
     seed: int = 42
     variant: str = ""
     model_name: tuple[str, ...] = ()

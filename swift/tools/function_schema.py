@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+import docstring_parser
 from pydantic import TypeAdapter, validate_call
 from pydantic.errors import PydanticUserError
 
@@ -39,24 +39,18 @@ def describe(function: Callable[..., object], name: str = "", description: str =
     return Described({"type": "function", "function": described}, checked)
 
 
-_TEXT = r"[ \t]*(.*(?:\n\1[ \t]+\S.*)*)"
-"""A description, with the lines below it that are indented further than its first one."""
-_SECTION = re.compile(r"^\s*(?:Args|Arguments|Parameters):\s*\n((?:[ \t]+.*(?:\n|$)|\n)+)", re.M)
-_ARGUMENT = re.compile(r"^([ \t]+)\*{0,2}(\w+)(?: \([^)]*\))?:" + _TEXT, re.M)
-_PARAM = re.compile(r"^([ \t]*):param (?:[^:\n]+ )?(\w+):" + _TEXT, re.M)
-
-
 def _docstring(text: str) -> tuple[str, dict[str, str]]:
-    """(description, {argument: description}) of a docstring."""
-    about = re.split(r"^\s*(?:Args|Arguments|Parameters|Returns|Raises):\s*$|^\s*:\w+", text, flags=re.M)[0]
-    found = _PARAM.findall(text)
-    if section := _SECTION.search(text):
-        found += _ARGUMENT.findall(section[1])
-    return _words(about), {name: words for _, name, lines in found if (words := _words(lines))}
+    """(description, {argument: description}) of a docstring in Google's, NumPy's, Sphinx's or Epydoc's style."""
+    try:
+        parsed = docstring_parser.parse(text)
+    except docstring_parser.ParseError:
+        return " ".join(text.split()), {}
+    fields = {each.arg_name: _one_line(each.description) for each in parsed.params}
+    return _one_line(parsed.description), {name: text for name, text in fields.items() if text}
 
 
-def _words(text: str) -> str:
-    return " ".join(text.split())
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
 
 
 def _without_titles(schema: Any, names: bool = False) -> Any:
