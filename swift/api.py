@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from swift import flags
@@ -204,7 +204,7 @@ def _plain(value: object) -> object:
 def _sampling(changes: dict[str, Any], where: str) -> Any:
     from swift.assembly.loading import sampling
 
-    return sampling(_changed(GenerationFlags(), changes, where))
+    return replace(sampling(_changed(GenerationFlags(), changes, where)), confidence=True)
 
 
 def _dialogue(messages: str | Sequence[Message]) -> Sequence[Message]:

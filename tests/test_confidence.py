@@ -21,7 +21,9 @@ from swift.assembly.calibrated_adapters import CalibratedAdapters
 from swift.chat import Delta, Message, Tool, ToolCall
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
+from swift.engine.torch_engine import TorchEngine
 from swift.eval import calibration
+from swift.guided.grammar import Rules
 from swift.infer.calibration_file import NAME, read_calibration, write_calibration
 from swift.infer.chat import Reply, collect
 from swift.infer.confidence import Calibration
@@ -47,8 +49,8 @@ class RatedEngine:
 
     context = None
 
-    def __init__(self, *pieces: tuple[str, float], tokenizer: Any = TOKENIZER) -> None:
-        self._pieces, self._tokenizer = pieces, tokenizer
+    def __init__(self, *pieces: tuple[str, float], tokenizer: Any = TOKENIZER, cut: bool = False) -> None:
+        self._pieces, self._tokenizer, self._cut = pieces, tokenizer, cut
 
     def submit(self, tokens: Any, params: SamplingParams, inputs: Any = None) -> Iterator[TokenOutput]:
         for text, probability in self._pieces:
@@ -56,6 +58,8 @@ class RatedEngine:
             for token in written:
                 logprob = math.log(probability) / len(written)
                 yield TokenOutput(token, logprob, "stop" if token == self._tokenizer.eos_token_id else None)
+        if self._cut:
+            yield TokenOutput(token, logprob, "length")
 
     def close(self) -> None: ...
 
@@ -141,6 +145,14 @@ def test_the_confidence_of_a_streamed_call_comes_with_its_last_part() -> None:
     assert all(part.confidence is None for part in parts[:-1])
     assert parts[-1].confidence is not None
     assert {part.id for part in parts} == {parts[0].id}
+
+
+def test_a_call_that_is_cut_off_has_no_confidence_but_the_one_before_it_has() -> None:
+    first = '<tool_call>\n{"name": "weather", "arguments": {}', 0.7
+    second = '}\n</tool_call>\n<tool_call>\n{"name": "clock", "arguments": {"city": "Ro', 0.5
+    engine = RatedEngine(first, second, cut=True)
+    reply = collect(LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "hermes"))(ASK, TOOLS, RATED))
+    assert confidences(reply) == [pytest.approx(0.7), None]
 
 
 def test_nobody_who_does_not_ask_gets_a_confidence_or_another_delta() -> None:
@@ -239,6 +251,34 @@ def test_each_adapter_of_a_server_has_the_calibration_of_its_folder(tmp_path: Pa
     with pytest.raises(ValueError, match="not JSON"):
         adapters.add_adapter("a", str(tmp_path / "a"))
     assert engine.names == ["b"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.7])
+def test_neither_a_grammar_nor_a_temperature_changes_the_confidence_of_a_call(
+    tmp_path: Path, temperature: float
+) -> None:
+    folder = tiny_model_folder(tmp_path)
+    engine = TorchEngine(load_model(folder, device="cpu"), [2])
+    chat = LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "hermes"))
+    guide = chat.guide(Rules((TOOLS[0],), required=True))
+    params = SamplingParams(temperature=temperature, seed=1, guide=guide, logprobs=True, confidence=True)
+    deltas = list(chat(ASK, TOOLS[:1], params))
+    engine.close()
+    (call,) = collect(iter(deltas)).message.tool_calls[:1]
+    tokens = [each for delta in deltas for each in delta.logprobs]
+    text = b"".join(token.data for token in tokens).decode()
+    size = text.index(call.arguments) + len(call.arguments)  # a token is a byte
+    own = sum(token.logprob for token in tokens[: len(text[:size].encode())])
+    assert own < -100, "this model of noise would not write a call"
+    assert call.confidence == pytest.approx(math.exp(own), rel=1e-6)
+
+
+def test_the_python_api_returns_the_confidence_of_calls() -> None:
+    engine = RatedEngine(
+        ('<tool_call>\n{"name": "weather", "arguments": {}', 0.7), ("}\n</tool_call>", 1.0), (END, 1.0)
+    )
+    message = swift.generate(LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "hermes")), "Rain?", TOOLS)
+    assert [call.confidence for call in message.tool_calls] == [pytest.approx(0.7)]
 
 
 def test_two_calls_are_equal_whatever_their_confidence() -> None:
