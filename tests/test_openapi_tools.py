@@ -21,10 +21,15 @@ from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, Query, Requ
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.security import APIKeyCookie, APIKeyQuery, HTTPAuthorizationCredentials, HTTPBasic, HTTPBearer
 from pydantic import BaseModel
+from test_agent_command import called, said
+from test_server import Scripted, served
 
-from swift.chat import Delta, Message, Tool, ToolCall
+from swift import cli
+from swift.assembly.tool_sources import open_tools
+from swift.chat import Delta, Message, ToolCall
+from swift.flag_groups import ToolFlags
 from swift.guided.schema_support import enforceable
-from swift.tools import loop
+from swift.serve.server import create_app
 from swift.tools.bound_tool import BoundTool
 from swift.tools.call import Limits, Result, call, call_all
 from swift.tools.openapi import OpenApi
@@ -799,6 +804,15 @@ def test_the_first_alternative_whose_keys_are_set_is_used(
     assert capsys.readouterr().err == ""
 
 
+def test_a_key_that_two_documents_would_get_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWIFT_TOOL_O", TOKEN)
+    more = {"components": {"securitySchemes": {"o": {"type": "oauth2", "flows": {}}}}, "security": [{"o": []}]}
+    documents = [written(tmp_path, {f"/{name}": {"get": {}}}, f"{name}.json", **more) for name in "ab"]
+    open_tools(ToolFlags(tools=tuple(documents[:1]))).close()
+    with pytest.raises(ValueError, match=r"SWIFT_TOOL_O would be sent to .*a\.json and to .*b\.json: use one of them"):
+        open_tools(ToolFlags(tools=tuple(documents)))
+
+
 @pytest.mark.parametrize("headers", [{"X Y": "v"}, {"X": "a-secret\r\nY: z"}, {"X": "a-secret ü"}])
 def test_a_header_that_cannot_be_sent_is_refused_without_its_value(headers: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--tool_header: ") as error:
@@ -846,8 +860,11 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_an_agent_buys_in_the_shop_of_the_examples(shop_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_buys_in_the_shop_of_the_examples(
+    shop_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SWIFT_TOOL_SHOPKEY", TOKEN)
+    monkeypatch.chdir(tmp_path)
     calls: list[tuple[str, dict[str, Any]]] = [
         ("search_products", {"words": "blue", "max_price": 5}),
         ("search_products", {"words": "MUG", "in_stock": True}),
@@ -864,25 +881,26 @@ def test_an_agent_buys_in_the_shop_of_the_examples(shop_url: str, monkeypatch: p
         ("get_order", {"number": 1}),
     ]
 
-    def chat(messages: Sequence[Message], tools: Sequence[Tool], params: None) -> Iterator[Delta]:
+    def script(messages: Sequence[Message]) -> Iterator[Delta]:
         made = sum(message.role == "tool" for message in messages)
-        if made == len(calls):
-            return iter([Delta("Done."), Delta(finish="stop")])
-        name, arguments = calls[made]
-        return iter([Delta(tool_call=ToolCall(name, json.dumps(arguments))), Delta(finish="tool_calls")])
+        return iter(called(calls[made]) if made < len(calls) else said("Done."))
 
-    source = OpenApi(shop_url)
-    trace = loop.run(chat, source.tools, [Message("user", "Buy.")], len(calls) + 1, params=None)
-    source.close()
-    told = [result.text.removeprefix("Error: 409 Conflict: ") for result in trace.results]
-    values = [json.loads(text) for text in told]
+    with served(create_app(Scripted(script), "tiny")) as model:
+        words = ["--tools", shop_url, "--task", "Buy.", "--max_turns", "20", "--output", "trace.jsonl"]
+        assert cli.main(["agent", "run", "--endpoint", f"{model}/v1", *words]) == 0
+    trace = (tmp_path / "trace.jsonl").read_text()
+    results = [message["content"] for message in json.loads(trace)["messages"] if message["role"] == "tool"]
+    values = [json.loads(text.removeprefix("Error: 409 Conflict: ")) for text in results]
     assert [[product["sku"] for product in found] for found in values[:2]] == [["PEN-BLUE"], ["MUG-BLUE"]]
     assert values[2] == {"lines": [{"sku": "MUG-BLUE", "quantity": 2}], "total": 17.0} == values[6]
     assert values[3] == {"detail": "12 of MUG-BLUE are in stock, 2 are in the basket"}
     assert (values[7]["state"], values[8]) == ("placed", {"detail": "the basket is empty"})
     assert values[9]["stock"] == 10
     assert values[11] == {"detail": "order 1 is cancelled already"}
-    assert values[12]["state"] == "cancelled" and trace.answer == "Done."
+    assert values[12]["state"] == "cancelled"
+    written = capsys.readouterr()
+    assert written.out == "Done.\n" and TOKEN not in trace + written.err
+    source = OpenApi(shop_url)
+    source.close()
     read = {"search_products", "get_product", "show_basket", "list_orders", "get_order"}
     assert {bound.name for bound in source.tools if bound.read_only} == read
-    assert TOKEN not in repr(trace)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ def open_tools(flags: ToolFlags, more: Sequence[Source] = ()) -> Toolbox:
             source = open_one()
             opened.callback(source.close)
             sources.append(source)
+        _check_variables(dict(zip(flags.tools, sources, strict=False)), documents)
         toolbox = Toolbox([*more, *sources], () if _filters_itself(flags) else flags.tool_filter)
         if reason := toolbox.unmatched():
             raise ValueError(f"--tool_filter {reason}")
@@ -111,6 +112,20 @@ def _check_effects(flags: ToolFlags, documents: Sequence[str]) -> None:
         raise ValueError("--tool_base_url has no effect without an OpenAPI document")
     if flags.tool_base_url and len(documents) > 1:
         raise ValueError(f"--tool_base_url is for one OpenAPI document, not for {' and '.join(documents)}")
+
+
+def _check_variables(sources: Mapping[str, Source], documents: Sequence[str]) -> None:
+    """Raises ValueError for an environment variable whose value would go to the services of two documents."""
+    if len(documents) < 2:
+        return
+    from swift.tools.openapi import OpenApi
+
+    users: dict[str, str] = {}
+    for word, source in sources.items():
+        for variable in sorted(source.variables) if isinstance(source, OpenApi) else ():
+            if variable in users:
+                raise ValueError(f"{variable} would be sent to {users[variable]} and to {word}: use one of them")
+            users[variable] = word
 
 
 def _openers(flags: ToolFlags, documents: Sequence[str]) -> list[Callable[[], Source]]:

@@ -3,11 +3,12 @@
 The shop listens on http://127.0.0.1:8100 until Ctrl-C. In another terminal, an agent uses it:
 
     export SWIFT_TOOL_SHOPKEY=demo-key
-    swift agent run --model MODEL --tools http://127.0.0.1:8100/openapi.json --confirm writes \
+    swift agent run --model MODEL --tools http://127.0.0.1:8100/openapi.json \
         --task "Order two blue mugs to 1 Main Street, Oslo."
 
-Each operation is a tool. `search_products`, `get_product`, `show_basket`, `list_orders` and `get_order` read and need
-no confirmation; `put_into_basket`, `remove_from_basket`, `place_order` and `cancel_order` write. Basket and orders need
+Each operation is a tool. `search_products`, `get_product`, `show_basket`, `list_orders` and `get_order` only read;
+`put_into_basket`, `remove_from_basket`, `place_order` and `cancel_order` write, and `swift infer --confirm writes` asks
+before each of them. Basket and orders need
 the key, in the header X-Shop-Key, which `swift` takes from SWIFT_TOOL_SHOPKEY and never shows to the model. What the
 shop refuses (an unknown article, more than there is in stock, an empty basket) is an error that the model reads.
 

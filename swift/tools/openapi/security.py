@@ -28,16 +28,20 @@ _TOKEN_SCHEMES = ("oauth2", "openIdConnect")
 class Found(NamedTuple):
     """How an operation is authenticated. `fixed`: (place, name in lower case) of parameters that the user has set.
 
-    `missing`: what the user should set, "" if nothing is missing.
+    `missing`: what the user should set, "" if nothing is missing. `variables`: the environment variables it comes from.
     """
 
     credentials: Credentials
     fixed: frozenset[tuple[str, str]]
     missing: str = ""
+    variables: tuple[str, ...] = ()
 
 
 class Security:
-    """The user's headers and environment, and the security schemes of a document."""
+    """The user's headers and environment, and the security schemes of a document.
+
+    `secrets`: what has been found so far. `used`: the environment variables that are sent.
+    """
 
     def __init__(self, headers: Mapping[str, str], environ: Mapping[str, str], schemes: Mapping[str, Any]) -> None:
         """Raises ValueError, without its value, for what cannot be a header."""
@@ -52,6 +56,7 @@ class Security:
         self._schemes, self._environ = schemes, environ
         self._sent = {name.lower() for name in headers}
         self.secrets = Secrets()
+        self.used: set[str] = set()
         for name, value in headers.items():
             if SECRET_NAMES.search(name):
                 self.secrets.add(value)
@@ -75,6 +80,7 @@ class Security:
                     assert isinstance(part, Found), part
                     credentials += part.credentials
                     fixed |= part.fixed
+                    self.used.update(part.variables)
                 return Found(credentials, frozenset(fixed))
             missing.append(" and ".join(absent))
         needed = bool(alternatives) and {} not in alternatives
@@ -125,7 +131,8 @@ class Security:
             query=pair if place == "query" else (),
             cookies=pair if place == "cookie" else (),
         )
-        return Found(made, frozenset({(place, field.lower() if place == "header" else field)}))
+        fixed = frozenset({(place, field.lower() if place == "header" else field)})
+        return Found(made, fixed, variables=(variable,))
 
 
 class Secrets:

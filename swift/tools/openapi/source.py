@@ -74,6 +74,11 @@ class OpenApi:
     def tools(self) -> Sequence[BoundTool]:
         return self._tools
 
+    @property
+    def variables(self) -> frozenset[str]:
+        """The environment variables whose values are sent to the service."""
+        return frozenset(self._security.used)
+
     def close(self) -> None:
         self._client.close()
 
