@@ -132,7 +132,7 @@ class HttpClient:
         except httpx.TooManyRedirects:
             raise OSError(f"more than {MAX_REDIRECTS} redirects") from None
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or f"the connection broke ({type(error).__name__})"
             raise OSError(f"the request to {origin(request.url)} failed: {reason}") from None
 
     async def _exchange(self, request: Request, limit: int) -> Reply:
@@ -159,7 +159,9 @@ class HttpClient:
     def _client(self, url: str) -> httpx.AsyncClient:
         place = origin(url)
         if place not in self._clients:
-            transport = _OneHost(httpx.AsyncHTTPTransport(proxy=_proxy(httpx.URL(url))))
+            # A kept connection may be closed by the server as the next request begins, which a POST must not repeat.
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+            transport = _OneHost(httpx.AsyncHTTPTransport(proxy=_proxy(httpx.URL(url)), limits=limits))
             self._clients[place] = httpx.AsyncClient(
                 transport=transport, headers=HEADERS, timeout=None, follow_redirects=True, max_redirects=MAX_REDIRECTS
             )
