@@ -119,6 +119,15 @@ def test_traces_are_rows_that_lint_and_training_read_as_they_are(swift: Run, tmp
     assert [tool["function"]["name"] for tool in made["1/0"]["tools"]] == ["divide"]
 
 
+def test_the_tools_of_a_row_have_the_order_in_which_the_model_read_them(swift: Run, tmp_path: Path) -> None:
+    (tmp_path / "more.py").write_text('def ping() -> str:\n    """Answer."""\n    return "pong"\n')
+    replies = iter([called(("ping", {})), said("ok")])
+    with served(create_app(Scripted(lambda messages: iter(next(replies))), "tiny")) as url:
+        swift("--endpoint", f"{url}/v1", "--tools", "tools.py", "more.py", "--task", "x", "--output", "t.jsonl")
+    [row] = rows(tmp_path / "t.jsonl")
+    assert [tool["function"]["name"] for tool in row["tools"]] == ["divide", "ping"]
+
+
 def test_a_run_again_does_what_is_left_and_repairs_a_line_that_was_cut_off(swift: Run, tmp_path: Path) -> None:
     chat, traces = Scripted(divider), tmp_path / "traces.jsonl"
     few, more = tasks(tmp_path / "few.jsonl", "1/2", "1/4"), tasks(tmp_path / "more.jsonl", "1/2", "1/8", "1/4")
@@ -152,7 +161,7 @@ def test_the_error_of_one_task_is_its_outcome_and_the_task_runs_again_next_time(
         code_again, _, err_again = swift(*words)
     assert code == 1 and outcomes == {"1/2": "answer", "6/3": "error", "1/4": "answer"}
     assert ": error (" in err and "the prompt is too long), 0 calls" in err
-    assert code_again == 0 and "1 runs ended with an error and run again" in err_again
+    assert code_again == 0 and "runs that ended with an error and run again: 1\n" in err_again
     assert {row["trace"]["outcome"] for row in rows(tmp_path / "t.jsonl")} == {"answer"}
     assert len(rows(tmp_path / "t.jsonl")) == 3
 

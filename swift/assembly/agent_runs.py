@@ -21,7 +21,7 @@ GRACE = 5.0
 
 
 class Finished(NamedTuple):
-    """A run that ended. `offered`: the tools that the model was offered at some turn, or called."""
+    """A run that ended. `offered`: the tools that the model was offered, in that order, and those that it called."""
 
     task: Task
     trace: Trace
@@ -68,8 +68,8 @@ class Loop(NamedTuple):
             keep_errors=True,
         )
         called = {call.name for message in trace.messages for call in message.tool_calls}
-        also = {bound.name: bound.tool for bound in tools() if bound.name in called}
-        return Finished(task, trace, tuple({**also, **seen}.values()))
+        unseen = (bound.tool for bound in tools() if bound.name in called and bound.name not in seen)
+        return Finished(task, trace, (*seen.values(), *unseen))
 
     def messages(self, task: Task) -> list[Message]:
         """The task's messages, with the system prompt of all runs unless the task has its own."""

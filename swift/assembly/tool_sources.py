@@ -61,8 +61,13 @@ def offer(flags: ToolFlags, toolbox: Toolbox) -> Offer:
     return Retriever(lambda: toolbox.tools, flags.max_tools).offer
 
 
-def overview(flags: ToolFlags, tools: Sequence[BoundTool], most: int = 12) -> list[str]:
-    """Lines that list the tools by source, at most `most` names a source, and say which may write."""
+def overview(
+    flags: ToolFlags, tools: Sequence[BoundTool], most: int = 12, confirms: str = "asks before each such call"
+) -> list[str]:
+    """Lines that list the tools by source, at most `most` names a source, and say which may write.
+
+    `confirms`: what --confirm writes does.
+    """
     by_source: dict[str, list[BoundTool]] = {}
     for bound in tools:
         by_source.setdefault(bound.source, []).append(bound)
@@ -73,7 +78,7 @@ def overview(flags: ToolFlags, tools: Sequence[BoundTool], most: int = 12) -> li
         typed = " (what they give is typed in)" if own[0].described else ""
         lines.append(f"tools of {shown_source(source)}: {', '.join(names[:most])}{more}{typed}")
     if any(not (bound.read_only or bound.described) for bound in tools):
-        asks = "" if flags.confirm != "none" else "; --confirm writes asks before each such call"
+        asks = "" if flags.confirm != "none" else f"; --confirm writes {confirms}"
         lines.append(f"* may write{asks}")
     if len(tools) > flags.max_tools:
         lines.append(f"of {len(tools)} tools, the {flags.max_tools} that fit best are offered for each message")

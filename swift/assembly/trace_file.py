@@ -69,7 +69,7 @@ class TraceFile:
             if trace["outcome"] != "error":
                 kept.append(row)
         if len(kept) < len(rows):
-            self.notes.append(f"{path}: {len(rows) - len(kept)} runs ended with an error and run again")
+            self.notes.append(f"{path}: runs that ended with an error and run again: {len(rows) - len(kept)}")
             with atomic_file(path) as written:
                 written.write_text("".join(map(line_of, kept)), encoding="utf-8")
         self.done = {(row["trace"]["id"], row["trace"]["task"]) for row in kept}

@@ -1,4 +1,4 @@
-"""Run an agent unattended: `swift agent run` works through tasks with tools and writes traces, rows to train on."""
+"""Run an agent unattended: it works through tasks with tools and writes traces, which are rows to train on."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
             console.print(f"{output}: {len(tasks) - len(left)} of {len(tasks)} tasks are done", soft_wrap=True)
         if not left:
             return 0
-        for line in [*overview(cfg.tools, toolbox.tools), *_declined(cfg.tools)]:
+        for line in [*overview(cfg.tools, toolbox.tools, confirms="declines such calls"), *_declined(cfg.tools)]:
             console.print(line, soft_wrap=True, markup=False)
         with _chat(cfg, given, toolbox, remote, console) as ask:
             return _work(cfg, ask, toolbox, params, left, file, console)

@@ -1,5 +1,4 @@
-"""Inspect and correct training data: `swift data lint` finds errors, `swift data show` shows what is trained, `swift
-data review` corrects the traces of agents."""
+"""Inspect and correct training data: lint finds errors, show shows what is trained, review corrects traces."""
 
 from __future__ import annotations
 
