@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_report import References
 from test_server import Scripted, served
 from tiny import tiny_model_folder
 
@@ -98,6 +99,7 @@ def test_a_run_leaves_answers_figures_and_a_page_and_a_second_one_asks_nothing(
     assert re.search(r"all .*2 ", out)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "look &lt;at&gt;" in page
+    assert not References(page).open
     assert "<at>" not in page
     first = answers(folder)
     assert swift(*words, "--limit", 4)[0] == 0
@@ -290,6 +292,7 @@ def test_the_confidence_of_calls_is_reported_and_calibrated(
         (("--endpoint", "http://127.0.0.1:9/v1", "--calibrate"), "--calibrate true needs a checkpoint of this machine"),
         (("--compare", "nowhere"), "'nowhere' is neither a folder nor a known model"),
         (("--compare", "a", "b"), "a: no results of swift eval: results.json is not there"),
+        (("--compare", "a"), "--compare: give two folders of results, or a model beside it"),
         (("--compare", "a", "b", "c"), "--compare takes one or two values, not 3"),
         (("--compare", "a", "b", "--limit", 3), "--limit has no effect: --compare of two folders asks no model"),
     ],
@@ -298,7 +301,7 @@ def test_wrong_flags_are_refused_in_one_line_before_a_model_is_loaded(
     swift: Run, rows: Path, model: Path, words: tuple[object, ...], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "load_chat", no_model)
-    named = () if "--endpoint" in words or (len(words) > 2 and words[2] == "b") else ("--model", model)
+    named = () if "--endpoint" in words or words[1] == "a" else ("--model", model)
     assert said in refused(swift(*words, *named))
 
 

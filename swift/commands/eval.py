@@ -165,6 +165,11 @@ def _check(cfg: Config, given: Collection[str]) -> None:
 
     for name in cfg.tasks:
         registry.check(name)
+    named = (cfg.model.model_id_or_path, cfg.model.model_type, cfg.backend.ckpt_dir, cfg.server.endpoint)
+    if cfg.compare and not any(named):
+        raise ValueError(
+            "--compare: give two folders of results, or a model beside it (--model, --ckpt_dir, --endpoint)"
+        )
     if unused := next((name for name in UNUSED if name in given), None):
         raise ValueError(f"--{unused} has no effect here: --seeds samples, and without it decoding is greedy")
     if not cfg.seeds and (unused := next((name for name in SAMPLED if name in given), None)):

@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from swift.agent import tool_format
-from swift.agent.arguments import json_arguments
-from swift.agent.jsontext import loads
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.engine.sampling import SamplingParams
+from swift.eval.call_matching import arguments_of
 from swift.infer.chat import Chat, collect
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -92,10 +91,10 @@ def judge_all(
 
 
 def _verdict(reply: str, calls: Sequence[ToolCall], expected: ToolCall) -> Verdict:
-    arguments = _object(calls[0].arguments) if len(calls) == 1 else None
+    arguments = arguments_of(calls[0]) if len(calls) == 1 else None
     valid = arguments is not None
     tool = valid and calls[0].name == expected.name
-    return Verdict(reply, valid, tool, tool and arguments == _object(expected.arguments))
+    return Verdict(reply, valid, tool, tool and arguments == arguments_of(expected))
 
 
 def scores(verdicts: Sequence[Verdict]) -> Scores:
@@ -108,9 +107,3 @@ def scores(verdicts: Sequence[Verdict]) -> Scores:
         sum(each.tool_correct for each in verdicts) / n,
         sum(each.arguments_correct for each in verdicts) / n,
     )
-
-
-def _object(arguments: str) -> dict[str, object] | None:
-    """Arguments as a JSON object; None if they are not one."""
-    written = json_arguments(arguments)
-    return None if written.reason else loads(written.text)
