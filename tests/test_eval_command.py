@@ -102,7 +102,9 @@ def test_a_run_leaves_answers_figures_and_a_page_and_a_second_one_asks_nothing(
     assert not References(page).open
     assert "<at>" not in page
     first = answers(folder)
-    assert swift(*words, "--limit", 4)[0] == 0
+    code, _, err = swift(*words, "--limit", 4)
+    assert code == 0
+    assert re.search(r"^2 of 2 asked, right \d+%, 0 s left$", err, re.MULTILINE)
     assert answers(folder)[:2] == first  # the rest is added
     assert len(answers(folder)) == 4
     monkeypatch.setattr(loading, "load_chat", no_model)

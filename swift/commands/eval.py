@@ -395,7 +395,7 @@ def _in_order(questions: Sequence[Question], answers: Sequence[Record]) -> tuple
 
 
 def _ask(model: Model, missing: Sequence[Job], store: Store, cfg: Config, folder: Path) -> None:
-    """Asks and stores, with progress on standard error. Ctrl-C keeps what is stored."""
+    """Asks and stores. Progress: a bar in a terminal, else a line for each tenth. Ctrl-C keeps what is stored."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -418,7 +418,7 @@ def _ask(model: Model, missing: Sequence[Job], store: Store, cfg: Config, folder
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    done = right = 0
+    done, right, began = 0, 0, time.monotonic()
     workers = AT_ONCE if cfg.server.endpoint else cfg.backend.max_batch
     try:
         with (
@@ -430,6 +430,9 @@ def _ask(model: Model, missing: Sequence[Job], store: Store, cfg: Config, folder
                 store.add(record)
                 done, right = done + 1, right + record.correct
                 bar.update(shown, completed=done, right=right / done)
+                if not console.is_terminal and 10 * done // len(missing) > 10 * (done - 1) // len(missing):
+                    left = (time.monotonic() - began) / done * (len(missing) - done)
+                    _say(f"{done:,} of {len(missing):,} asked, right {right / done:.0%}, {left:.0f} s left")
     except KeyboardInterrupt:
         _say(f"stopped: {len(store.records):,} answers are in {folder}; the same command continues")
         raise
