@@ -1,14 +1,12 @@
 """An MCP server of 2025-06-18 in plain Python for tests, for what the official SDK does not do: pages and bad manners.
 
-Its arguments are what it does wrong: `banner`, `garbage`, `mute`, `deaf` (does not end with its input), `refuses`,
-`repeats` (endless pages), `broken_schema`, `no_tools`.
+Its arguments are what it does wrong: `banner`, `garbage`, `mute`, `refuses`, `repeats` (endless pages), `no_tools`,
+`broken_schema`, `evil` (its name).
 """
 
 import json
 import os
-import signal
 import sys
-import time
 
 MANNERS = set(sys.argv[1:])
 TOOLS = [
@@ -44,7 +42,7 @@ def asked(method: str) -> str:
 def answer(method: str, params: dict) -> dict:
     if method == "initialize":
         capabilities = {} if "no_tools" in MANNERS else {"tools": {"listChanged": True}}
-        server = {"name": "old", "version": "1"}
+        server = {"name": "\x1b[31mevil\n" if "evil" in MANNERS else "old", "version": "1"}
         return {"protocolVersion": "2025-06-18", "capabilities": capabilities, "serverInfo": server}
     if method == "tools/list":
         at = int(params.get("cursor", 0))
@@ -65,8 +63,6 @@ if "garbage" in MANNERS:
     print("this is no server\n" * 200, flush=True)
 if "banner" in MANNERS:
     print("*** welcome ***", flush=True)
-if "deaf" in MANNERS:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if "broken_schema" in MANNERS:
     TOOLS.append({"name": "broken", "inputSchema": {"type": "object", "properties": {"a": {"type": "no type"}}}})
 for line in sys.stdin:
@@ -81,5 +77,3 @@ for line in sys.stdin:
         send(id=request["id"], error={"code": -32000, "message": "no licence"})
     else:
         send(id=request["id"], result=answer(request["method"], request.get("params", {})))
-while "deaf" in MANNERS:
-    time.sleep(1)

@@ -234,6 +234,11 @@ def test_a_result_that_breaks_its_schema_is_an_error() -> None:
     assert "'one' is not of type 'integer'" in result.text and "\n" not in result.text
 
 
+def test_the_name_of_a_server_is_safe_to_print() -> None:
+    with closing(McpServer(old("evil"))) as server:
+        assert server.name == "31mevil"
+
+
 def test_a_tool_with_a_broken_schema_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with Toolbox([McpServer(old("broken_schema"))]) as toolbox:
         assert "broken" not in {each.name for each in toolbox.tools}
@@ -317,6 +322,7 @@ def test_a_session_that_an_http_server_forgot_is_opened_again() -> None:
         assert asked(server, "rooms", floor=0).text == "kitchen\nhall"
     with closing(server), http_server(second, port=int(url.split(":")[2].split("/")[0])):
         assert asked(server, "rooms", floor=0).text == "kitchen\nhall"
+        assert asked(server, "large", characters=3_000_000).cut == 2_980_000
     sessions = {each["mcp-session-id"] for each in (*first.requests, *second.requests) if "mcp-session-id" in each}
     assert len(sessions) == 2
     assert {each["authorization"] for each in (*first.requests, *second.requests)} == {"Bearer word"}
@@ -387,7 +393,12 @@ def test_a_url_that_is_no_server_is_refused(web: tuple[str, list[str]], path: st
             {"headers": {"A": "b"}},
             "MCP server 'cat': HTTP headers are for a URL; a command reads environment",
         ),
-        ("http://127.0.0.1:1/mcp", {}, "MCP server http://127.0.0.1:1/mcp: cannot connect: "),
+        ("http://me:word@127.0.0.1:1/mcp?key=word", {}, "MCP server http://127.0.0.1:1/mcp: cannot connect: "),
+        (
+            "http://me:x@127.0.0.1/",
+            {"headers": {"authorization": "y"}},
+            "credentials of an MCP server belong in its URL",
+        ),
         ("http://127.0.0.1:1/", {"headers": {"A b": "c"}}, "'A b' is not the name of an HTTP header"),
         ("http://127.0.0.1:1/", {"headers": {"A": "b\nc"}}, "the value of the HTTP header 'A' has a line break"),
         ("echo hello", {}, "MCP server 'echo hello': it prints what is not MCP on standard output: 'hello'"),

@@ -170,7 +170,7 @@ class Connection:
                 self._scope.cancel()
 
     async def _listen(self, client: Client) -> None:
-        """Marks the list of tools as stale when it changes: since 2026-07-28, clients ask for notifications."""
+        """Asks for notifications of a changed list of tools: since 2026-07-28, servers send them on request only."""
         from mcp import MCPError
         from mcp.client.subscriptions import SubscriptionLost
         from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -182,7 +182,7 @@ class Connection:
             try:
                 async with client.listen(tools_list_changed=True) as changes:
                     async for _ in changes:
-                        self.stale = True
+                        pass  # `_heard` gets them too
             except MCPError:
                 if not self._ended.is_set():
                     return  # a server may do without notifications

@@ -82,7 +82,7 @@ class McpServer:
         atexit.register(self.close)
         try:
             connection = self._loop.run(self._ready())
-            self.name = connection.name or _stem(target)
+            self.name = _printable(connection.name) or _stem(target)
             self._tools = self._bound(connection.tools)
             self._check_patterns()
         except BaseException:
@@ -265,6 +265,10 @@ def _links(target: str, headers: Mapping[str, str]) -> Callable[[], Link]:
     if is_url(target):
         if not _host(target):
             raise ValueError(f"MCP server '{target}': a URL without a valid host")
+        if "@" in urlsplit(target).netloc and any(name.lower() == "authorization" for name in headers):
+            raise ValueError(
+                "credentials of an MCP server belong in its URL or in the header Authorization, not in both"
+            )
         Url(target, headers)  # raises for bad headers now
         return lambda: Url(target, headers)
     if re.match(r"\w+://", target):
@@ -285,6 +289,11 @@ def _text(result: CallToolResult) -> str:
     if result.is_error:
         raise ToolError(text)
     return text
+
+
+def _printable(name: str) -> str:
+    """A name that a server gives itself, safe to print."""
+    return re.sub(r"[^\w .-]+", "_", name)[:64].strip(" _")
 
 
 def _matches(pattern: str, *names: str) -> bool:
