@@ -209,7 +209,7 @@ def test_two_folders_are_compared_without_a_model(
     monkeypatch.setattr(loading, "load_chat", no_model)
     code, out, err = swift("--compare", tmp_path / "a", tmp_path / "b", "--report", tmp_path / "c")
     assert code == 0, err
-    assert "of 4 questions, 1 became right and 1 wrong" in out
+    assert "of 4 questions, 1 became right and 1 wrong; 1 of 2 right answers stayed right" in out
     [task] = json.loads((tmp_path / "c" / "comparison.json").read_text(encoding="utf-8"))["tasks"]
     assert [(flip["id"].split(":")[-2:], flip["to"]) for flip in task["flips"]] == [
         (["3", "2"], "wrong"),

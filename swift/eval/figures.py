@@ -76,7 +76,10 @@ class Flip(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two sets of answers. `common`: the questions that both have; `only_first`, `only_second`: left out."""
+    """Two sets of answers. `common`: the questions that both have; `only_first`, `only_second`: left out.
+
+    `known`: the common questions that have the headline metric and that the first side answers right.
+    """
 
     task: str
     guided: str
@@ -86,6 +89,7 @@ class Comparison(NamedTuple):
     common: int
     only_first: int
     only_second: int
+    known: int
 
 
 def figures(results: Results) -> list[Figure]:
@@ -152,6 +156,7 @@ def compare(
         len(common),
         len(first) - len(common),
         len(second) - len(common),
+        sum(_correct(left[id]) for id in _values(left, results.metrics[0])),
     )
 
 

@@ -80,9 +80,10 @@ def flip_line(found: Comparison) -> str:
     better = sum(flip.better for flip in found.flips)
     alone = found.only_first + found.only_second
     note = f"; {alone} questions that only one side has are left out" if alone else ""
+    lost = len(found.flips) - better
+    kept = f"; {found.known - lost} of {found.known} right answers stayed right" if found.known else ""
     return (
-        f"{found.task}, {found.guided}: of {found.common} questions, {better} became right and "
-        f"{len(found.flips) - better} wrong{note}"
+        f"{found.task}, {found.guided}: of {found.common} questions, {better} became right and {lost} wrong{kept}{note}"
     )
 
 

@@ -139,6 +139,8 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "common": found.common,
         "only_first": found.only_first,
         "only_second": found.only_second,
+        "right_before": found.known,
+        "still_right": found.known - sum(not flip.better for flip in found.flips),
         "changes": [
             {
                 "group": each.group,
