@@ -482,6 +482,7 @@ def test_after_ctrl_c_no_further_call_of_the_reply_begins() -> None:
 
     def first() -> None:
         log.append("first")
+        time.sleep(0.2)  # a signal that comes just before the main thread waits is seen when the wait ends
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         interrupted.wait()
 

@@ -544,6 +544,7 @@ def test_ctrl_c_stops_the_call_and_not_the_worker(tmp_path: Path) -> None:
         assert running.stdout is not None and running.stderr is not None
         worker = int(running.stdout.readline())
         assert running.stderr.readline() == "mine.py: hanging\n"
+        time.sleep(0.2)  # until the program waits for the result
         os.killpg(running.pid, signal.SIGINT)
         assert running.stderr.read().rstrip().endswith("KeyboardInterrupt")
     assert not is_running(worker)
