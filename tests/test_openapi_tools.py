@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
 import socket
@@ -20,6 +21,8 @@ import uvicorn
 from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, Query, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from fastapi.security import APIKeyCookie, APIKeyQuery, HTTPAuthorizationCredentials, HTTPBasic, HTTPBearer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 from test_agent_command import called, said
 from test_server import Scripted, served
@@ -113,6 +116,10 @@ def shop() -> FastAPI:
                 yield b"x" * 100_000
 
         return StreamingResponse(text(), media_type="text/plain")
+
+    @app.get("/leak")
+    def leak(key: Annotated[Any, BEARER]) -> PlainTextResponse:
+        return PlainTextResponse("x" * (MAX_BODY - 6) + str(key.credentials))
 
     @app.get("/drip")
     async def drip() -> StreamingResponse:
@@ -312,6 +319,14 @@ def test_keys_from_the_environment_are_sent_and_appear_nowhere(
     assert '"right": "True"' in text and "[secret]" in text
     for shown in (text, caplog.text, repr(source.tools)):
         assert "a-secret" not in shown and "YW5uOm" not in shown
+
+
+def test_a_key_at_the_place_where_a_body_is_cut_is_hidden_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWIFT_TOOL_HTTPBEARER", TOKEN)
+    source = OpenApi(f"{url}/openapi.json", keep=["leak"])
+    result = call(source.tools, ToolCall("leak"), Limits(20, 2 * MAX_BODY))
+    source.close()
+    assert result.text.endswith("xxx[secret]") and TOKEN[:4] not in result.text
 
 
 def test_a_missing_key_is_named_when_the_document_is_read(
@@ -579,6 +594,23 @@ def test_schemas_that_contain_each_other_stay_finite_checked_and_guided(tmp_path
     assert "'one' is not of type 'integer'" in call(source.tools, ToolCall("x", text)).text
 
 
+def test_a_long_chain_of_schemas_stays_shallow(tmp_path: Path) -> None:
+    def link(number: int) -> dict[str, Any]:
+        return {"type": "object", "properties": {"x": ref(f"schemas/S{number}")}}
+
+    schemas = {"A": link(0), **{f"S{number}": link(number + 1) for number in range(500)}, "S500": {"type": "integer"}}
+    source = opened(tmp_path, OF_A, **cyclic(schemas))
+    assert 50 < len(schema_of(source)["$defs"]) < 70
+    assert json.dumps(schema_of(source)).count("properties") == 501
+    assert call(source.tools, ToolCall("x", '{"x": {"x": {"x": 1}}}')).text.endswith("1 is not of type 'object'")
+
+
+def test_a_schema_that_no_prompt_can_hold_is_left_out(tmp_path: Path) -> None:
+    schemas = {"A": {"type": "string", "enum": [f"value {number}" for number in range(20_000)]}}
+    with pytest.raises(ValueError, match=r"its schema has 2..,... characters, and 200,000 are possible"):
+        opened(tmp_path, OF_A, **cyclic(schemas))
+
+
 @pytest.mark.parametrize(
     "schemas",
     [
@@ -725,6 +757,81 @@ def test_names_of_tools_are_valid_and_distinct(tmp_path: Path, capsys: pytest.Ca
     names = [bound.name for bound in source.tools]
     assert names == ["list_things", "list_things_2", "get_b_id_c", "x" * 64, "x" * 62 + "_2"]
     assert "two operations have one name: POST /a is 'list_things_2'" in capsys.readouterr().err
+
+
+RICH: dict[str, Any] = {
+    "openapi": "3.0.3",
+    "info": {"title": "Rich"},
+    "servers": [{"url": "http://{host}:1", "variables": {"host": {"default": "127.0.0.1"}}}],
+    "security": [{"key": []}, {}],
+    "paths": {
+        "/a/{id}": {
+            "parameters": [ref("parameters/Id")],
+            "put": {"operationId": "a", "summary": "A", "requestBody": ref("requestBodies/Node"), "tags": ["a"]},
+        }
+    },
+    "components": {
+        "parameters": {"Id": {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}}},
+        "requestBodies": {"Node": {"required": True, "content": {"application/json": {"schema": ref("schemas/Node")}}}},
+        "schemas": {
+            "Node": {
+                "type": "object",
+                "required": ["left"],
+                "properties": {
+                    "left": ref("schemas/Node"),
+                    "kind": {"type": "string", "nullable": True, "enum": ["a"]},
+                },
+                "additionalProperties": False,
+            }
+        },
+        "securitySchemes": {"key": {"type": "apiKey", "in": "query", "name": "k"}},
+    },
+}
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*place, key)
+        yield from places(inner, (*place, key))
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    "",
+    "x",
+    "#/paths",
+    [],
+    [{}],
+    {},
+    ref("schemas/Node"),
+    {"$ref": "#"},
+    {"$ref": 3},
+    {"x": {"y": 1}},
+]
+
+
+@settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.sampled_from(list(places(RICH))), odd=st.sampled_from(ODD))
+def test_whatever_a_document_contains_it_becomes_tools_or_one_line(
+    place: tuple[Any, ...], odd: Any, tmp_path: Path
+) -> None:
+    document = copy.deepcopy(RICH)
+    holder = document
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = copy.deepcopy(odd)
+    try:
+        source = OpenApi(written(tmp_path, json.dumps(document)))
+    except ValueError as error:
+        assert type(error) is ValueError and len(str(error).splitlines()) == 1
+    else:
+        assert [bound.name for bound in source.tools] and source.name
+        source.close()
 
 
 # Where requests go ----------------------------------------------------------------------------------------------------

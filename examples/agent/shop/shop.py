@@ -120,7 +120,7 @@ def create_app(key: str) -> FastAPI:
             return [
                 product.model_copy()
                 for product in shop.products.values()
-                if all(word in product.name.lower() for word in words.lower().split())
+                if all(word.rstrip("s") in product.name.lower() for word in words.lower().split())
                 and category in (None, product.category)
                 and (max_price is None or product.price <= max_price)
                 and (product.stock or not in_stock)

@@ -131,6 +131,8 @@ class HttpClient:
             raise OSError("the connection to the service is closed") from None
         except httpx.TooManyRedirects:
             raise OSError(f"more than {MAX_REDIRECTS} redirects") from None
+        except (httpx.ConnectError, httpx.ProxyError) as error:
+            raise OSError(f"{origin(request.url)} cannot be reached: {' '.join(str(error).split())}") from None
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ValueError) as error:
             reason = " ".join(str(error).split()) or f"the connection broke ({type(error).__name__})"
             raise OSError(f"the request to {origin(request.url)} failed: {reason}") from None

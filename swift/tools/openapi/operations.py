@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ STYLES = {
 MAX_DESCRIPTION = 1024
 """Characters of a tool's description; OpenAI's API has the same limit."""
 MAX_NAME = 64
+MAX_SCHEMA = 200_000
+"""Characters of a tool's schema, about 50,000 tokens of each prompt."""
 _SIMPLE_OBJECT = {"type", "properties", "required", "additionalProperties", "description", "default"}
 """The keywords of an object whose properties may stand beside parameters."""
 
@@ -152,8 +155,11 @@ def read(document: Document, named: Named, base: str | None, is_fixed: Callable[
         parameters = reader.parameters()
         body = reader.body()
         schema = schemas.complete(reader.schema(body))
+        size = len(json.dumps(schema))
     except RecursionError:
         raise Unsupported("its schema is nested too deep") from None
+    if size > MAX_SCHEMA:
+        raise Unsupported(f"its schema has {size:,} characters, and {MAX_SCHEMA:,} are possible")
     return Operation(
         name=named.name,
         identifier=named.identifier,

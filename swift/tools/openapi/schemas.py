@@ -14,6 +14,8 @@ from typing import Any
 from swift.tools.openapi.document import Document, Unsupported, pointer_steps
 
 Schema = dict[str, Any]
+MAX_INLINED = 8
+"""Schemas that stand within each other in the place of their references."""
 
 _ONE = {
     "additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not",
@@ -40,6 +42,7 @@ class Schemas:
         self._document = document
         self._names: dict[str, str] = {}  # reference in the document -> name in $defs
         self._defs: dict[str, Any] = {}
+        self._waiting: list[str] = []  # references whose targets are not yet converted
 
     def converted(self, schema: Any, place: str) -> Any:
         """A schema in the dialect of 2020-12, for requests: without properties that only replies have.
@@ -75,25 +78,25 @@ class Schemas:
 
     def complete(self, root: Schema) -> Schema:
         """A converted schema with the targets of its references. Raises Unsupported for one that never ends."""
-        used = self._used(root)
-        if circle := _circle({**root, "$defs": {name: self._defs[name] for name in used}}):
+        while self._waiting:
+            reference = self._waiting.pop()
+            name, place = self._names[reference], ".".join(pointer_steps(reference))
+            self._defs[name] = self.converted(self._document.target(reference, place), place)
+        used, shared = self._used(root)
+        if circle := _circle({name: self._defs[name] for name in used}):
             raise Unsupported(f"the schema '{circle}' refers to itself and to nothing else")
-        shared = {name for name, times in used.items() if times > 1}
-        try:
-            made: Schema = self._inlined(root, shared)
-            defs = {name: self._inlined(self._defs[name], shared) for name in self._defs if name in shared}
-        except RecursionError:
-            raise Unsupported("its schema is nested too deep") from None
+        made: Schema = self._inlined(root, shared)
+        defs = {name: self._inlined(self._defs[name], shared) for name in self._defs if name in shared}
         return {**made, "$defs": defs} if defs else made
 
     def _reference(self, reference: Any, place: str) -> str:
         if not isinstance(reference, str):
             raise Unsupported(f"{place}: must be a text")
         if reference not in self._names:
-            target = self._document.target(reference, place.removesuffix(".$ref"))
+            self._document.target(reference, place.removesuffix(".$ref"))  # its errors name the place
             self._names[reference] = name = self._name(reference)
             self._defs[name] = True  # the order of $defs is the order of references
-            self._defs[name] = self.converted(target, "/".join(pointer_steps(reference)).replace("/", "."))
+            self._waiting.append(reference)
         return _DEFS + self._names[reference]
 
     def _name(self, reference: str) -> str:
@@ -118,16 +121,19 @@ class Schemas:
         target = self._document.resolved(schema, place)
         return isinstance(target, dict) and target.get("readOnly") is True
 
-    def _used(self, root: Schema) -> Counter[str]:
-        """How often the schemas that `root` reaches are referred to."""
+    def _used(self, root: Schema) -> tuple[set[str], set[str]]:
+        """(the names of all schemas that `root` reaches, those that stay in $defs)."""
         times: Counter[str] = Counter()
-        waiting: list[Any] = [root]
+        levels: dict[str, int] = {}
+        waiting: list[tuple[Any, int]] = [(root, 0)]
         while waiting:
-            for name in _references(waiting.pop()):
+            schema, level = waiting.pop()
+            for name in _references(schema):
                 times[name] += 1
                 if times[name] == 1:
-                    waiting.append(self._defs[name])
-        return times
+                    levels[name] = level + 1
+                    waiting.append((self._defs[name], level + 1))
+        return set(times), {name for name in times if times[name] > 1 or levels[name] % MAX_INLINED == 0}
 
     def _inlined(self, schema: Any, shared: set[str]) -> Any:
         if isinstance(schema, list):
@@ -193,9 +199,8 @@ def _references(schema: Any) -> Iterator[str]:
                 waiting += value if isinstance(value, list) else [value]
 
 
-def _circle(root: Schema) -> str:
+def _circle(defs: Schema) -> str:
     """The name of a schema that is reached from itself without a step into a property or an item; "" if none is."""
-    defs: Schema = root["$defs"]
     same = {name: set(_same_value(schema)) for name, schema in defs.items()}
     for name in same:
         reached, waiting = set[str](), [*same[name]]
