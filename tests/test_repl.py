@@ -54,6 +54,7 @@ def raising(error):
 
 
 press_ctrl_c = raising(KeyboardInterrupt())
+end_input = raising(EOFError())
 
 
 def talk(chat, typed, **options):
@@ -633,7 +634,7 @@ def confirming(chat, *answers, mode="all", ask_below=None, tools=SUMS, entries=(
     "answers, runs",
     [
         (["y"], True), (["YES "], True), (["a"], True), (["n"], False), (["no"], False), (["what?", "", "y"], True),
-        ([press_ctrl_c], False), ([raising(LineCleared())], False), ([raising(EOFError())], False),
+        ([press_ctrl_c], False), ([raising(LineCleared())], False), ([end_input], False),
     ],
 )  # fmt: skip
 def test_a_call_runs_only_where_the_user_confirms_it_and_the_model_reads_the_answer(answers, runs):
@@ -667,8 +668,9 @@ def test_a_tool_that_is_described_anew_is_confirmed_anew():
 
 def test_writes_asks_only_about_tools_that_may_write():
     chat = CallingChat(calling("", "total", '{"numbers": [1]}'), calling("", "add", '{"numbers": [2]}'), saying("ok"))
-    _, asked = confirming(chat, "y", mode="writes")
+    shown, asked = confirming(chat, "y", mode="writes")
     assert [prompt.split()[1] for prompt in asked] == ["add"]
+    assert "Observation:1.0\n" in shown and "Observation:\n2.0\n" in shown
 
 
 @pytest.mark.parametrize("confidence, asks", [(0.41, True), (0.5, False), (None, False)])
@@ -679,9 +681,15 @@ def test_a_call_of_low_confidence_is_confirmed_with_its_number(confidence, asks)
     assert asked == ['<<<[run total {"numbers": [1]} from sums.py (confidence 0.41)? y/n/a] '] * asks
 
 
+def test_a_call_that_nobody_can_confirm_does_not_run_and_is_named():
+    notes = []
+    assert not Confirmation(lambda prompt: end_input(), "all", note=notes.append)(SUMS[1], ToolCall("total"))
+    assert notes == ["total does not run: the input ended before an answer"]
+
+
 def test_a_confidence_that_is_not_known_is_said_once():
     notes = []
-    confirmation = Confirmation(raising(EOFError()), "none", 0.5, notes.append)
+    confirmation = Confirmation(lambda prompt: end_input(), "none", 0.5, notes.append)
     assert [confirmation(SUMS[1], ToolCall("total")) for _ in range(2)] == [True, True]
     assert notes == ["the confidence of total is not known, so --ask_below does not ask about such calls"]
 

@@ -96,6 +96,7 @@ def test_an_openapi_document_is_told_by_its_content(word: str, expected: bool) -
         (["--tools", "gone.json"], "gone.json: no such file"),
         (["--tools", "list.txt"], "list.txt: tools are a .py file, an OpenAPI document"),
         (["--tools", "house.py", "--tool_filter", "lamb"], "--tool_filter lamb: no tool .*: did you mean 'lamp'"),
+        (["--tools", "seen.json", "--tool_filter", "x*"], r"--tool_filter x\*: no tool .*: the tools are look$"),
         (["--tools", "house.py", "--tool_header", "A: b"], "--tool_header has no effect without an OpenAPI"),
         (["--tools", "house.py", "--tool_base_url", "http://x"], "--tool_base_url has no effect without an OpenAPI"),
         (["--mcp", "python server.py", "--tool_header", "A: b"], "--tool_header has no effect without an OpenAPI"),

@@ -24,7 +24,8 @@ class Confirmation:
         read: prompt -> the user's line; raises KeyboardInterrupt or EOFError.
         mode: the calls to ask about: none, those of tools that may write, or all.
         ask_below: also asks about calls whose confidence is known and below this probability.
-        note: gets one line, once, if the confidence of calls is not known.
+        note: gets lines about what is not asked: once, that the confidence of calls is not known, and that a call does
+            not run because the input ended.
     """
 
     def __init__(
@@ -39,17 +40,19 @@ class Confirmation:
         self._always: set[str] = set()
 
     def __call__(self, bound: BoundTool, call: ToolCall) -> bool:
-        identity = _identity(bound)
-        if identity in self._always or not self._asks(bound, call):
+        if not self.asks(bound, call):
             return True
         prompt = f"<<<[run {_described(bound, call)}? y/n/a] "
         while True:
             try:
                 answer = self._read(prompt).strip().casefold()
-            except (KeyboardInterrupt, EOFError):
+            except KeyboardInterrupt:
+                return False
+            except EOFError:
+                self._note(f"{bound.name} does not run: the input ended before an answer")
                 return False
             if answer in ALWAYS:
-                self._always.add(identity)
+                self._always.add(_identity(bound))
             if answer in (*YES, *ALWAYS):
                 return True
             if answer in NO:
@@ -60,13 +63,18 @@ class Confirmation:
         """Ends what was allowed with "always"."""
         self._always.clear()
 
-    def _asks(self, bound: BoundTool, call: ToolCall) -> bool:
+    def asks(self, bound: BoundTool, call: ToolCall) -> bool:
+        """Whether the user is to be asked about the call."""
+        if _identity(bound) in self._always:
+            return False
         if self._mode == "all" or (self._mode == "writes" and not bound.read_only):
             return True
-        if self._ask_below is not None and call.confidence is None and not self._noted:
+        if self._ask_below is None:
+            return False
+        if call.confidence is None and not self._noted:
             self._noted = True
             self._note(f"the confidence of {call.name} is not known, so --ask_below does not ask about such calls")
-        return self._ask_below is not None and call.confidence is not None and call.confidence < self._ask_below
+        return call.confidence is not None and call.confidence < self._ask_below
 
 
 def _identity(bound: BoundTool) -> str:

@@ -334,7 +334,8 @@ class Repl:
 
     def _confirmed(self, bound: BoundTool, call: ToolCall) -> bool:
         assert self._confirmation is not None
-        self._screen.start_line()
+        if self._confirmation.asks(bound, call):
+            self._screen.start_line()
         return self._confirmation(bound, call)
 
     def _show_results(self, results: Sequence[Message]) -> None:

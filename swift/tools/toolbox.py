@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
+from swift.agent.arguments import excerpt
 from swift.chat import Tool
 from swift.tools.bound_tool import BoundTool
 
@@ -62,12 +63,13 @@ class Toolbox:
         ]
 
     def unmatched(self) -> str:
-        """The first pattern that matches no tool, with the nearest name; "" if there is none."""
+        """The first pattern that matches no tool, with the nearest name or all names; "" if there is none."""
         names = sorted({each for name, bound in self._named() for each in (name, bound.name)})
         for pattern in self._keep:
             if not any(fnmatchcase(name, pattern) for name in names):
                 close = difflib.get_close_matches(pattern, names, n=1)
-                return f"{pattern}: no tool has such a name" + (f": did you mean '{close[0]}'?" if close else "")
+                hint = f"did you mean '{close[0]}'?" if close else f"the tools are {excerpt(', '.join(names))}"
+                return f"{pattern}: no tool has such a name: {hint}"
         return ""
 
     def _named(self) -> list[tuple[str, BoundTool]]:
