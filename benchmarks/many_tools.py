@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=60, help="questions for a model")
     parser.add_argument("--recall_cases", type=int, default=200, help="questions for the selection; 0 leaves it out")
     parser.add_argument("--ckpt_dir", help="a checkpoint of `swift demo` or another one")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of tools for a model")
     parser.add_argument("--base", action="store_true", help="measure the base model too")
     args = parser.parse_args()
     others = pool()
@@ -126,7 +127,7 @@ def main() -> None:
         print(f"\n{folder or MODEL}: {args.cases} English questions, greedy; right tool, right arguments too\n")
         print(f"| tools | all offered | {' | '.join(f'{most} selected' for most in SELECTIONS)} |")
         print(f"|---|---|{'---|' * len(SELECTIONS)}", flush=True)
-        for size in SIZES:
+        for size in args.sizes:
             found = questions(args.cases, size, others, 0.0)
             cells = []
             for most in (None, *SELECTIONS):

@@ -1,4 +1,4 @@
-"""The Python API: fine-tune, load a chat, generate a reply, run an agent, score tool calls.
+"""The Python API: fine-tune, load a chat, generate a reply, open tools, run an agent, score tool calls.
 
 Keyword arguments are the flags of the commands, with the same names, aliases and defaults; `swift sft --help` and
 `swift infer --help` list them. Importing this module does not import torch.
