@@ -300,31 +300,42 @@ def test_a_restarted_http_server_is_used_again() -> None:
 
 
 class Handshake:
-    """The server as one of before 2026-07-28: it knows sessions and no `server/discover`. `requests`: their headers."""
+    """The server as one of before 2026-07-28: it knows sessions and no `server/discover`.
 
-    def __init__(self, app: Any) -> None:
-        self.app, self.requests = app, list[dict[str, str]]()
+    `requests`: their headers. `forgotten`: sessions that it answers with 400, as SDKs of 2025 do, instead of 404.
+    """
+
+    def __init__(self) -> None:
+        self.app = house().streamable_http_app()
+        self.requests = list[dict[str, str]]()
+        self.forgotten = set[str]()
+
+    @property
+    def sessions(self) -> set[str]:
+        return {each["mcp-session-id"] for each in self.requests if "mcp-session-id" in each}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = {name.decode(): value.decode() for name, value in scope.get("headers", [])}
         if scope["type"] == "http":
             self.requests.append(headers)
-        if headers.get("mcp-method") != "server/discover":
-            return await self.app(scope, receive, send)  # type: ignore[no-any-return]
+        if headers.get("mcp-method") != "server/discover" and headers.get("mcp-session-id") not in self.forgotten:
+            return await self.app(scope, receive, send)
         await send({"type": "http.response.start", "status": 400, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": b"Bad Request: No valid session ID provided"})
 
 
-def test_a_session_that_an_http_server_forgot_is_opened_again() -> None:
-    first, second = (Handshake(house().streamable_http_app()) for _ in range(2))
+@pytest.mark.parametrize("status", [404, 400])
+def test_a_session_that_an_http_server_forgot_is_opened_again(status: int) -> None:
+    first, second = Handshake(), Handshake()
     with http_server(first) as url:
         server = McpServer(url, headers={"Authorization": "Bearer word"})
         assert asked(server, "rooms", floor=0).text == "kitchen\nhall"
+    if status == 400:
+        second.forgotten = first.sessions
     with closing(server), http_server(second, port=int(url.split(":")[2].split("/")[0])):
         assert asked(server, "rooms", floor=0).text == "kitchen\nhall"
         assert asked(server, "large", characters=3_000_000).cut == 2_980_000
-    sessions = {each["mcp-session-id"] for each in (*first.requests, *second.requests) if "mcp-session-id" in each}
-    assert len(sessions) == 2
+    assert len(first.sessions | second.sessions) == 2
     assert {each["authorization"] for each in (*first.requests, *second.requests)} == {"Bearer word"}
 
 

@@ -174,7 +174,9 @@ class Url:
             return
         kind = response.headers.get("content-type", "").partition(";")[0].strip()
         status = response.status_code
-        self.lost_session = status == 404 and "mcp-session-id" in response.request.headers
+        self.lost_session = "mcp-session-id" in response.request.headers and (
+            status == 404 or (status == 400 and b"session" in (await response.aread()).lower())  # 400: SDKs of 2025
+        )
         if status >= 400:
             self.refused = f"it answers {status} {response.reason_phrase}".rstrip() + HINTS.get(status, "")
         elif status == 200 and kind not in ("application/json", "text/event-stream"):
