@@ -143,7 +143,9 @@ async def block(how_long: float) -> str:
 
 def die() -> str:
     """Ends the server in the middle of the call."""
-    print("Traceback (most recent call last):\n  ...\nKeyError: 'cellar'\nbye", file=sys.stderr, flush=True)
+    print(
+        "Traceback (most recent call last):\n  ...\n\x1b[31mKeyError\x1b[0m: 'cellar'\nbye", file=sys.stderr, flush=True
+    )
     os._exit(3)
 
 

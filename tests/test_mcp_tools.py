@@ -397,6 +397,11 @@ def test_a_url_that_is_no_server_is_refused(web: tuple[str, list[str]], path: st
         ("", {}, "MCP server '': a command or an http(s) URL is needed"),
         ("python 'x", {}, "MCP server 'python 'x': no closing quotation"),
         ("no-such-program x", {}, "MCP server 'no-such-program x': no such command: 'no-such-program'"),
+        (
+            "~/no-such-program",
+            {},
+            f"MCP server '{Path.home()}/no-such-program': no such command: '{Path.home()}/no-such",
+        ),
         ("ws://host/x", {}, "MCP server 'ws://host/x': a URL begins with http:// or https://"),
         ("http://[::1/mcp", {}, "MCP server 'http://[::1/mcp': a URL without a valid host"),
         (

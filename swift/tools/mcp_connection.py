@@ -16,7 +16,7 @@ import anyio
 from pydantic import ValidationError
 
 from swift.agent.arguments import excerpt
-from swift.tools.mcp_link import Link
+from swift.tools.mcp_link import Link, printable
 
 if TYPE_CHECKING:
     from mcp import Client, MCPError
@@ -28,6 +28,8 @@ MAX_GARBAGE = 100
 MAX_PAGES = 1000
 CLOSED = "Connection closed"
 """The SDK's message; servers use its code for errors of their own."""
+REFUSED = "Server returned an error response"
+"""The SDK's message for an HTTP status."""
 LISTEN_AGAIN_SECONDS = 5.0
 
 for _name in ("mcp", "client"):  # the SDK's loggers: without any handler, Python prints their tracebacks
@@ -57,6 +59,10 @@ class Connection:
     def ended_by(self, error: MCPError) -> bool:
         """Whether a call failed because the connection ended, not because the server refused it."""
         return not self.is_open or error.message == CLOSED
+
+    def never_ran(self, error: MCPError) -> bool:
+        """Whether the server refused a call because it has forgotten the session."""
+        return self.link.lost_session and (error.message == REFUSED or "session" in error.message.lower())
 
     async def start(self, seconds: float) -> None:
         """Waits for the handshake and the list of tools, for at most `seconds`.
@@ -206,5 +212,5 @@ def _leaves(error: BaseException | None) -> Iterator[BaseException]:
 def _quoted(error: Exception) -> str:
     """The beginning of a line that is not a message, from pydantic's error."""
     if isinstance(error, ValidationError):
-        return excerpt(str(error.errors(include_url=False, include_context=False)[0]["input"])[:60].strip())
+        return printable(str(error.errors(include_url=False, include_context=False)[0]["input"])[:60].strip())
     return excerpt(str(error))

@@ -41,6 +41,11 @@ _NAMES_ERROR = re.compile(r"\W*(\w+\.)*\w*(error|exception|fatal)\b", re.IGNOREC
 """`KeyError: 'x'`, `Error: Cannot find module`, `[ERROR] ...`, `httpx.ConnectError: ...`"""
 
 
+def printable(text: str) -> str:
+    """Text of a server without the escape sequences and control characters that would change the terminal."""
+    return re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", "", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text))
+
+
 class Link(Protocol):
     """One connection's way to a server."""
 
@@ -49,7 +54,8 @@ class Link(Protocol):
         """The server in an error message. Contains no secret."""
 
     @property
-    def is_process(self) -> bool: ...
+    def is_process(self) -> bool:
+        """Whether this process starts and ends the server."""
 
     @property
     def refused(self) -> str:
@@ -124,7 +130,7 @@ class Process:
         with os.fdopen(readable, encoding="utf-8", errors="replace") as stream:
             while line := stream.readline(10_000):
                 if line.strip():
-                    self._errors.append(line.rstrip())
+                    self._errors.append(printable(line.rstrip()))
 
     async def reason(self) -> str:
         """The last line of standard error that names an error, or else the last line."""

@@ -149,7 +149,7 @@ class McpServer:
             with anyio.move_on_after(seconds):
                 return _text(await connection.call(name, arguments))
         except MCPError as error:
-            if connection.link.lost_session and is_first:  # the server refused the call, so it did not run
+            if connection.never_ran(error) and is_first:
                 await connection.close()
                 return await self._call(name, arguments, seconds, is_first=False)
             if connection.ended_by(error):
@@ -281,7 +281,8 @@ def _links(target: str, headers: Mapping[str, str]) -> Callable[[], Link]:
         raise ValueError("MCP server '': a command or an http(s) URL is needed")
     if headers:
         raise ValueError(f"MCP server '{target}': HTTP headers are for a URL; a command reads environment variables")
-    return lambda: Process(command)
+    words = [str(Path(word).expanduser()) if word.startswith("~") else word for word in command]
+    return lambda: Process(words)
 
 
 def _text(result: CallToolResult) -> str:
