@@ -143,7 +143,8 @@ def compare(
             _grouped(afters, groups, results.totals, metric),
             strict=True,
         ):
-            changes.append(Change(group, metric.name, one.mean, two.mean, difference))
+            if group == ALL or group not in groups.values() or difference.n < len(both):  # not all of them once more
+                changes.append(Change(group, metric.name, one.mean, two.mean, difference))
     flips = [
         Flip(_typical(left[id]), _typical(right[id])) for id in common if _correct(left[id]) != _correct(right[id])
     ]
