@@ -104,6 +104,15 @@ def test_sampling_flags_are_sent_where_they_are_given_and_left_to_the_server_els
     assert chat.template_kwargs == {"enable_thinking": False}
 
 
+def test_the_server_is_asked_for_confidence_only_where_the_dialogue_asks_below_one(swift: Run, tmp_path: Path) -> None:
+    (tmp_path / "tools.py").write_text(WEATHER)
+    chat = Scripted()
+    with served(create_app(chat, "tiny")) as url:
+        swift("--endpoint", f"{url}/v1", "--tools", "tools.py", typed="hi\n")
+        swift("--endpoint", f"{url}/v1", "--tools", "tools.py", "--ask_below", 0.5, typed="hi\n")
+    assert [asked[2].confidence for asked in chat.asked] == [False, True]
+
+
 def test_ctrl_c_stops_a_reply_and_the_dialogue_goes_on(swift: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     chat, stopped = Scripted(), threading.Event()
     show = ReplyView.show

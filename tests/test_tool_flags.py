@@ -101,7 +101,7 @@ def test_an_openapi_document_is_told_by_its_content(word: str, expected: bool) -
         (["--tools", "house.py", "--tool_base_url", "http://x"], "--tool_base_url has no effect without an OpenAPI"),
         (["--mcp", "python server.py", "--tool_header", "A: b"], "--tool_header has no effect without an OpenAPI"),
         (
-            ["--tools", "shop.json", "--mcp", "http://a/mcp", "--tool_header", "A: secret"],
+            ["--tools", "shop.json", "--mcp", "http://secret@a/mcp?key=secret", "--tool_header", "A: secret"],
             "--tool_header would send the headers to shop.json and to http://a/mcp: use one",
         ),
         (["--tools", "shop.json", "a.yaml", "--tool_base_url", "http://x"], "--tool_base_url is for one OpenAPI"),
