@@ -868,7 +868,7 @@ def test_a_base_url_without_a_scheme_is_completed_in_the_error(tmp_path: Path) -
         OpenApi(written(tmp_path, {"/x": {"get": {}}}), base_url="localhost:8000")
 
 
-def test_keys_go_to_no_host_that_only_the_document_names(tmp_path: Path, mirror: str) -> None:
+def test_keys_go_to_no_host_that_only_the_document_names(mirror: str, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.dumps(
         {"openapi": "3.1.0", "servers": [{"url": mirror}], "paths": {"/x": {"post": {"operationId": "x"}}}}
     )
@@ -880,7 +880,9 @@ def test_keys_go_to_no_host_that_only_the_document_names(tmp_path: Path, mirror:
             OpenApi(f"{elsewhere}/api.json", headers=headers)
         told = sent(OpenApi(f"{elsewhere}/api.json", headers=headers, base_url=mirror))
         assert told["headers"]["authorization"] == "[secret]"
+        assert capsys.readouterr().err == ""
         assert "authorization" not in sent(OpenApi(f"{elsewhere}/api.json"))["headers"]
+        assert f"api.json: its operations are on another host, {mirror}\n" in capsys.readouterr().err
 
 
 def test_an_operation_on_another_host_gets_no_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ class OpenApi:
             same_host = base is not None and is_url(document) and origin(document) == origin(base)
             self._document = read_document(document, self._client, given if same_host else Credentials())
             self._security = Security(headers, os.environ, _schemes(self._document))
-            self._home = self._home_of(document)
+            self._home, self._hosts = self._home_of(document), set[str]()
             self._tools = self._read(base, keep)
         except BaseException as error:
             self._client.close()
@@ -103,6 +103,8 @@ class OpenApi:
         if not tools:
             reason = f"none of {len(left_out)} can be a tool: {excerpt('; '.join(left_out))}" if left_out else "none"
             raise ValueError(f"{name}: no operations: {reason}")
+        if self._document.url and base is None and (elsewhere := sorted(self._hosts - {self._home})):
+            print(_line(f"swift: {name}: its operations are on another host, {', '.join(elsewhere)}"), file=sys.stderr)
         for line in _warnings(len(kept), left_out, renamed, missing):
             print(_line(f"swift: {name}: {line}"), file=sys.stderr)
         return tuple(tools)
@@ -125,9 +127,10 @@ class OpenApi:
 
     def _check_host(self, operation: Operation, base: str | None, found: Found) -> None:
         """Credentials go to no host that only a document from elsewhere, or one of its operations, names."""
+        target = origin(operation.base)
+        self._hosts.add(target)
         if base is not None or found.credentials == Credentials():
             return
-        target = origin(operation.base)
         if target == self._home:
             return
         if not self._document.url:
