@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +18,8 @@ from pydantic import Field
 from swift.agent.arguments import json_arguments
 from swift.agent.schemas import argument_schema
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
+from swift.data.rows import conversation
+from swift.tools import traces
 from swift.tools.bound_tool import BoundTool, from_function, from_schema
 from swift.tools.call import Limits, call, call_all
 from swift.tools.described import read_descriptions
@@ -543,3 +545,34 @@ def test_tools_of_one_name_get_the_prefix_of_their_source() -> None:
         assert [each.name for each in toolbox.tools] == ["my_house_open", "lamp", "shop_open", "pay"]
         assert call(toolbox.tools, ToolCall("shop_open")).text == "shop"
     assert house.closed and shop.closed
+
+
+def test_a_trace_becomes_a_row_that_reads_back_as_the_same_dialogue() -> None:
+    chat = Scripted(
+        [Delta(reasoning="hm"), *asked("fire_recognition", '{"image": "/tmp/1.jpg"}')],
+        asked("fire_recogniser", "{}", "c2"),
+        said("There is fire."),
+    )
+    trace = run(chat, [FIRE], QUESTION, params=None)
+    row = traces.row(trace, len(QUESTION), [FIRE.tool], {"id": "x"})
+    back = conversation(json.loads(json.dumps(row)))
+    assert [message.weight for message in back.messages] == [None, None, None, 0, None, None]
+    assert tuple(replace(message, weight=None) for message in back.messages) == trace.messages
+    assert back.tools == (FIRE.tool,)
+    assert [call["failure"] for call in row["trace"]["calls"]] == ["", "unknown tool"]
+    assert (row["trace"]["id"], row["trace"]["usage"]["prompt_tokens"]) == ("x", 30)
+
+
+def test_an_error_of_the_model_may_end_a_run_instead_of_being_raised() -> None:
+    def broken(messages: Sequence[Message], tools: Sequence[Tool], params: None) -> Iterator[Delta]:
+        if messages[-1].role == "tool":
+            raise OSError("the server is gone")
+        yield from asked("call_police", "{}")
+
+    with pytest.raises(OSError, match="the server is gone"):
+        run(broken, [POLICE], QUESTION, params=None)
+    trace = run(broken, [POLICE], QUESTION, params=None, keep_errors=True)
+    assert (trace.end, trace.error, trace.answer) == ("error", "the server is gone", "")
+    assert [message.role for message in trace.messages] == ["user", "assistant", "tool"]
+    row = traces.row(trace, 1, [POLICE.tool], {})
+    assert (row["trace"]["outcome"], row["trace"]["error"]) == ("error", "the server is gone")

@@ -170,7 +170,7 @@ def test_the_end_of_the_input_loses_nothing_and_the_next_review_goes_on(review: 
     assert [row["trace"]["id"] for row in rows(tmp_path)] == ["one", "two"]
     _, out, _ = review("d\nq\n")
     assert "2 of 4 rows are reviewed" in out and "2/4  one" in out and "4/4  three" in out
-    assert "1 dropped; 1 rows left" in out
+    assert "1 dropped; left: 1" in out
     (tmp_path / "traces.reviewed.jsonl").open("a").write('{"messages": [')
     _, out, err = review("k\n")
     assert "removed the last line, which was written only in part" in err and "3 of 4 rows are reviewed" in out

@@ -245,7 +245,7 @@ class ReviewDialogue:
         decided = Counter(draft.written.decision for draft in self._drafts if draft.written)
         left = len(self._drafts) - decided.total()
         counts = ", ".join(f"{number} {name}" for name, number in decided.most_common()) or "nothing decided"
-        lines = [f"{counts}; {left} rows left" if left else counts]
+        lines = [f"{counts}; left: {left}" if left else counts]
         if decided.total() - decided["dropped"]:
             lines.append(f"rows to train on: {self._files.output}")
         if decided["dropped"]:
