@@ -299,13 +299,15 @@ def test_a_tool_that_raises_or_leaves_is_told_as_text() -> None:
 
 
 def test_a_tool_that_hangs_is_given_up_in_time() -> None:
-    def hang() -> None:
-        time.sleep(5)
+    given_up = threading.Event()
 
-    started = time.perf_counter()
+    def hang() -> None:
+        given_up.wait(60)
+
     result = call([from_function(hang)], ToolCall("hang"), limits=Limits(seconds=0.05))
+    assert not given_up.is_set()
+    given_up.set()  # a thread that is still in pydantic's Rust code when Python ends aborts the process
     assert (result.text, result.failure) == ("Error: no result within 0.05 s", "timeout")
-    assert time.perf_counter() - started < 2
 
 
 def test_a_coroutine_is_awaited_and_results_are_json_unless_text() -> None:
