@@ -190,7 +190,8 @@ def test_failures_are_sorted_by_kind():
     assert kind(simple, text) == "no call"
     assert kind(simple, text, finish="length") == "cut"
     assert kind(simple, text, markup=True) == "unparsable call"
-    assert kind(simple, Message("assistant", "", (ToolCall(right[0][0], '{"base": 10'),))) == "unparsable call"
+    broken = Message("assistant", "", (ToolCall(right[0][0], '{"base": 10'),))
+    assert (kind(simple, broken), kind(simple, broken, finish="length")) == ("unparsable call", "cut")
     assert kind(simple, reply(renamed(right))) == "unknown tool"
     assert kind(multiple, reply([(other, {})])) == "wrong tool"
     assert kind(simple, reply(lacking(right))) == "missing argument"

@@ -112,6 +112,11 @@ def test_failures_are_sorted_by_kind():
     assert kind([[ToolCall("mkdir", '{"dir_name": ')], *right(0)[1:]]) == "no call"
 
 
+def test_a_turn_without_a_call_but_with_its_markup_has_an_unparsable_call():
+    answer = bfcl().answer(Script(replies(without(1)(right(0)))), question(0))
+    assert bfcl().judge(question(0), replace(answer, markup=True)).failure == "unparsable call"
+
+
 def changed(turns: list[list[ToolCall]], draw: random.Random) -> list[list[ToolCall]]:
     """One call left out, doubled, moved to the front, with other arguments, or text instead of a turn's calls."""
     turn = draw.choice([number for number, calls in enumerate(turns) if calls])

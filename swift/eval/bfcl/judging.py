@@ -78,11 +78,11 @@ def _irrelevance(calls: Calls | None, answer: Answer) -> Judgement:
 
 
 def _without_calls(calls: Calls | None, answer: Answer) -> tuple[str, str]:
+    if answer.finish == "length":
+        return CUT, "no whole call within the maximum length"
     if calls is None:
         broken = next(call for call in answer.message.tool_calls if decoded([call]) is None)
         return UNPARSABLE, f"the arguments of {broken.name} are not a JSON object: {excerpt(broken.arguments)}"
-    if answer.finish == "length":
-        return CUT, "no whole call within the maximum length"
     if answer.markup:
         return UNPARSABLE, "the markup of a call that does not parse"
     return NO_CALL, ""

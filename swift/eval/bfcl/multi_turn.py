@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from swift.chat import Message, Tool, ToolCall, Usage
 from swift.eval.bfcl import official
 from swift.eval.bfcl.judging import ACCURACY, decoded
-from swift.eval.task import NO_CALL, Answer, Judgement, Question, Subject
+from swift.eval.task import NO_CALL, UNPARSABLE, Answer, Judgement, Question, Subject
 from swift.tools.errors import TimeLimitError
 from swift.tools.python_file import PythonFile
 
@@ -130,7 +130,8 @@ def judge(rows: Mapping[str, Dialogue], question: Question, answer: Answer) -> J
         return _wrong(WRONG_STATE, f"the calls took more than {SECONDS:g} s")
     if found["valid"]:
         return Judgement(True, {ACCURACY: 1.0})
-    return _wrong(KINDS.get(found["error_type"], WRONG_STATE), found["error_message"])
+    kind = KINDS.get(found["error_type"], WRONG_STATE)
+    return _wrong(UNPARSABLE if kind == NO_CALL and answer.markup else kind, found["error_message"])
 
 
 def _wrong(failure: str, detail: str) -> Judgement:
