@@ -520,6 +520,7 @@ def test_schemas_of_openapi_3_0_become_json_schemas(tmp_path: Path) -> None:
         "either": {"oneOf": [{"type": "string"}, {"type": "integer"}], "nullable": True, "description": "Either."},
         "title": {"type": "string", "title": "Title", "x-order": 1},
         "number": {"type": "integer", "readOnly": True},
+        "secret": {"type": "string", "format": "password"},
     }
     schema = {"type": "object", "properties": fields, "required": ["number", "title"]}
     content = {"application/json": {"schema": schema}}
@@ -533,6 +534,7 @@ def test_schemas_of_openapi_3_0_become_json_schemas(tmp_path: Path) -> None:
                 "description": "Either.",
             },
             "title": {"type": "string"},
+            "secret": {"type": "string"},
         },
         "required": ["title"],
         "additionalProperties": False,

@@ -31,6 +31,8 @@ _LEFT_OUT = {
     "example", "examples", "externalDocs", "nullable", "readOnly", "title", "writeOnly", "xml",
 }  # fmt: skip
 """Keywords that constrain nothing, or that `converted` replaces."""
+_OWN_FORMATS = ("binary", "byte", "password")
+"""Formats of texts in OpenAPI 3.0 that JSON Schema does not have and guided decoding does not know."""
 _UNSUPPORTED = ("$dynamicRef", "$id", "$recursiveRef")
 _DEFS = "#/$defs/"
 
@@ -70,7 +72,7 @@ class Schemas:
                 made[key] = [self.converted(each, f"{at}[{number}]") for number, each in enumerate(value)]
             elif key in _ONE:
                 made[key] = self.converted(value, at)
-            elif key not in _LEFT_OUT and not key.startswith("x-"):
+            elif key not in _LEFT_OUT and not key.startswith("x-") and not (key == "format" and value in _OWN_FORMATS):
                 made[key] = value
         self._without_read_only(made, schema, place)
         _exclusive(made)
