@@ -14,6 +14,7 @@ from swift.eval.task import (
     CUT,
     MISSING_ARGUMENT,
     NO_CALL,
+    TOO_FEW_CALLS,
     TOO_MANY_CALLS,
     UNKNOWN_TOOL,
     UNPARSABLE,
@@ -23,7 +24,6 @@ from swift.eval.task import (
     Judgement,
 )
 
-TOO_FEW_CALLS = "too few calls"
 ACCURACY = "accuracy"
 HONEST = "honest"
 Calls = list[dict[str, dict[str, Any]]]
