@@ -1,14 +1,18 @@
 """The confidence of tool calls, from the log probabilities of a scripted engine; its calibration, and its file."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from test_server_load import running
@@ -20,7 +24,7 @@ from swift.agent import TOOL_FORMATS, tool_format
 from swift.assembly.calibrated_adapters import CalibratedAdapters
 from swift.chat import Delta, Message, Tool, ToolCall
 from swift.engine.interface import TokenOutput
-from swift.engine.sampling import SamplingParams
+from swift.engine.sampling import SamplingParams, sampler
 from swift.engine.torch_engine import TorchEngine
 from swift.eval import calibration
 from swift.guided.grammar import Rules
@@ -253,24 +257,50 @@ def test_each_adapter_of_a_server_has_the_calibration_of_its_folder(tmp_path: Pa
     assert engine.names == ["b"]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.7])
-def test_neither_a_grammar_nor_a_temperature_changes_the_confidence_of_a_call(
-    tmp_path: Path, temperature: float
+class OnlyTokens:
+    """A grammar that allows the tokens 1 and 2."""
+
+    text, unenforced = "", ()
+
+    def begin(self) -> OnlyTokens:
+        return self
+
+    def after(self, prefill: str) -> OnlyTokens:
+        return self
+
+    def mask(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(0, torch.tensor([0, 3]), -torch.inf)
+
+    def accept(self, token: int) -> None: ...
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
+def test_a_token_has_its_probability_among_those_that_the_grammar_allows_whatever_the_temperature(
+    temperature: float,
 ) -> None:
-    folder = tiny_model_folder(tmp_path)
-    engine = TorchEngine(load_model(folder, device="cpu"), [2])
+    probabilities = torch.tensor([0.9, 0.06, 0.03, 0.01])
+    params = SamplingParams(temperature=temperature, seed=1, top_k=1, guide=OnlyTokens(), confidence=True)
+    sampled = sampler(params)(probabilities.log(), ())
+    assert sampled.token == 1
+    assert math.exp(sampled.logprob) == pytest.approx(0.06)
+    assert math.exp(sampled.guided or 0) == pytest.approx(0.06 / 0.09)
+    assert sampler(replace(params, confidence=False))(probabilities.log(), ()).guided is None
+    assert sampler(replace(params, guide=None))(probabilities.log(), ()).guided is None
+
+
+def test_a_call_that_a_grammar_forces_on_a_model_has_the_probability_that_the_grammar_leaves(tmp_path: Path) -> None:
+    engine = TorchEngine(load_model(tiny_model_folder(tmp_path), device="cpu"), [2])
     chat = LocalChat(engine, Renderer(TOKENIZER, template("qwen"), "hermes"))
-    guide = chat.guide(Rules((TOOLS[0],), required=True))
-    params = SamplingParams(temperature=temperature, seed=1, guide=guide, logprobs=True, confidence=True)
-    deltas = list(chat(ASK, TOOLS[:1], params))
+    schema = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Xiamen"]}}, "required": ["city"]}
+    tools = (Tool({"name": "weather", "parameters": schema}),)
+    guide = chat.guide(Rules(tools, required=True, parallel=False))
+    deltas = list(chat(ASK, tools, SamplingParams(seed=1, guide=guide, logprobs=True, confidence=True)))
     engine.close()
-    (call,) = collect(iter(deltas)).message.tool_calls[:1]
-    tokens = [each for delta in deltas for each in delta.logprobs]
-    text = b"".join(token.data for token in tokens).decode()
-    size = text.index(call.arguments) + len(call.arguments)  # a token is a byte
-    own = sum(token.logprob for token in tokens[: len(text[:size].encode())])
-    assert own < -100, "this model of noise would not write a call"
-    assert call.confidence == pytest.approx(math.exp(own), rel=1e-6)
+    (call,) = collect(iter(deltas)).message.tool_calls
+    assert call.confidence and 1e-9 < call.confidence < 0.5, "the choice of a city and of white space"
+    assert sum(token.logprob for delta in deltas for token in delta.logprobs) < -100, (
+        "log probabilities are the model's"
+    )
 
 
 def test_the_python_api_returns_the_confidence_of_calls() -> None:

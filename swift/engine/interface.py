@@ -18,13 +18,15 @@ class TokenOutput(NamedTuple):
 
     `logprob`: its log probability under the model, before temperature, penalties and masks; NaN if the engine does not
     know it. `finish` is None for all tokens but the last, which has `stop` (it is a stop token)
-    or `length`. `top`: (token, log probability) of the `top_logprobs` most probable tokens, if requested.
+    or `length`. `top`: (token, log probability) of the `top_logprobs` most probable tokens, if requested. `guided`:
+    the log probability among the tokens that the grammar allows, if the confidence of calls is requested; else None.
     """
 
     token: int
     logprob: float
     finish: Literal["stop", "length"] | None = None
     top: tuple[tuple[int, float], ...] = ()
+    guided: float | None = None
 
 
 class TokenStream(Iterator[TokenOutput], Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Literal
 
 from swift.engine.interface import TokenOutput
 
@@ -20,13 +21,16 @@ class ReplyQueue:
         self._max_new_tokens, self._stop_tokens = max_new_tokens, stop_tokens
         self._count = 0
 
-    def put(self, token: int, logprob: float, top: tuple[tuple[int, float], ...] = ()) -> None:
+    def put(
+        self, token: int, logprob: float, top: tuple[tuple[int, float], ...] = (), guided: float | None = None
+    ) -> None:
         """Hands a token to the caller. A stop token, or the last of `max_new_tokens`, finishes the reply."""
         self._count += 1
         stopped = token in self._stop_tokens
         finished = stopped or self._count == self._max_new_tokens
         self.over = self.over or finished
-        self.outputs.put(TokenOutput(token, logprob, "stop" if stopped else "length" if finished else None, top))
+        finish: Literal["stop", "length"] | None = "stop" if stopped else "length" if finished else None
+        self.outputs.put(TokenOutput(token, logprob, finish, top, guided))
 
     def end(self, error: Exception | None = None) -> None:
         """Ends the reply without a last token; the caller gets the error."""

@@ -114,12 +114,14 @@ ARGMAX_ROWS = 8
 class SampledToken(NamedTuple):
     """A token and its log probability under the model, before penalties, bias, temperature and masks.
 
-    `top`: (token, log probability) of the most probable tokens, if requested.
+    `top`: (token, log probability) of the most probable tokens, if requested. `guided`: the log probability among the
+    tokens that the grammar allows; None without a grammar, or if the confidence of calls is not requested.
     """
 
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    guided: float | None = None
 
 
 Sampler = Callable[[Tensor, Sequence[int]], SampledToken]
@@ -168,7 +170,7 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = (), stop_tokens: fro
 
     def sample(logits_V: Tensor, reply: Sequence[int]) -> SampledToken:
         logits_V = logits_V.float()
-        changed_V = constraint.mask(logits_V) if constraint else logits_V
+        allowed_V = changed_V = constraint.mask(logits_V) if constraint else logits_V
         for process in processors:
             changed_V = process(changed_V, reply)
         if greedy:
@@ -179,7 +181,8 @@ def sampler(params: SamplingParams, prompt: Sequence[int] = (), stop_tokens: fro
         if constraint:
             constraint.accept(token)
         total = logits_V.logsumexp(-1)
-        return SampledToken(token, float(logits_V[token] - total), _top(logits_V - total, params.top_logprobs))
+        guided = float(allowed_V[token] - allowed_V.logsumexp(-1)) if constraint and params.confidence else None
+        return SampledToken(token, float(logits_V[token] - total), _top(logits_V - total, params.top_logprobs), guided)
 
     return _with_min_tokens(sample, params.min_tokens, stop_tokens) if params.min_tokens and stop_tokens else sample
 

@@ -212,7 +212,7 @@ def _deltas(
                 pending.append(logprob(output))
             text = stream.push(output.token)
             if seen:
-                seen.add(stream.token_text, output.logprob)
+                seen.add(stream.token_text, output.logprob if output.guided is None else output.guided)
             if text.content or text.reasoning:
                 yield Delta(text.content, logprobs=tuple(pending), reasoning=text.reasoning)
                 pending = []
