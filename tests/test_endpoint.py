@@ -204,6 +204,35 @@ def test_a_page_that_is_no_api_is_one_clear_line(swift: Run) -> None:
         server.shutdown()
 
 
+def test_a_server_that_breaks_off_a_reply_is_one_clear_line_and_the_dialogue_goes_on(swift: Run) -> None:
+    class BreaksOff(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(b'{"object": "list", "data": [{"id": "tiny", "object": "model"}]}', "application/json")
+
+        def do_POST(self) -> None:
+            chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
+            chunk["choices"] = [{"index": 0, "delta": {"role": "assistant", "content": "Hel"}, "finish_reason": None}]
+            self.answer(f"data: {json.dumps(chunk)}\n\n".encode(), "text/event-stream", missing=100)
+
+        def answer(self, body: bytes, kind: str, missing: int = 0) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body) + missing))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code, out, _ = swift("--endpoint", f"http://127.0.0.1:{server.server_port}/v1", typed="hi\nagain\n")
+        server.shutdown()
+    assert code == 0
+    assert out.count("Hel") == 2
+    assert out.count(f"error: http://127.0.0.1:{server.server_port}/v1: ") == 2
+
+
 def test_what_the_server_refuses_is_shown_and_the_dialogue_goes_on(swift: Run) -> None:
     def script(messages: Sequence[Message]) -> Iterator[Delta]:
         if messages[-1].content == "one":

@@ -6,7 +6,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-import httpx  # the HTTP client of `openai`, whose errors surface while a stream is read
+import httpx  # the HTTP client of `openai` before 3.0, whose errors surface while a stream is read
 import openai
 
 from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usage
