@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 from tiny import tiny_model_folder
 
+from swift.agent import tool_format
+from swift.chat import Delta, Usage
 from swift.commands import demo
 
 
@@ -37,6 +40,29 @@ def test_the_demo_measures_trains_measures_and_leaves_its_figures(tmp_path: Path
     )
     assert (len(told), len(given)) == (2, 2)
     assert "fire_recognition" not in "".join(told + given)
+
+
+def test_the_scenario_runs_real_tools_and_nobody_types_what_they_return(tmp_path: Path) -> None:
+    texts = [
+        f'Thought: look\nAction: fire_recognition\nAction Input: {{"image": "{tmp_path / "1.jpg"}"}}\nObservation:',
+        "Thought: call\nAction: call_fireman\nAction Input: {}\nObservation:",
+        "Final Answer: there is fire",
+    ]
+    replies = iter(texts)
+
+    class Model:
+        renderer = SimpleNamespace(tool_format=tool_format("react_en"))
+
+        def __call__(self, messages, tools, params):
+            assert not tools and params.stop == ("Observation:",)
+            yield Delta(next(replies), finish="stop", usage=Usage(1, 1))
+
+    turns = demo._scenario(Model(), tmp_path)
+    assert [turn["content"] for turn in turns if turn["role"] == "assistant"] == texts
+    seen, called = (turn["content"] for turn in turns if turn["role"] == "tool")
+    assert json.loads(seen) == [{"coordinate": [51.6, 82.5], "on_fire": True}]
+    assert called == "119 is called" and "call_fireman" in (tmp_path / "fire_alarm.log").read_text()
+    assert turns[0]["content"].startswith(f"输入图片是{tmp_path}")
 
 
 def test_one_dialogue_and_one_question_are_enough(tmp_path: Path) -> None:
