@@ -447,6 +447,12 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
         McpServer("cat")
 
 
+def test_an_older_package_is_named_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("mcp.client.streamable_http.DEFAULT_MAX_SSE_EVENT_SIZE")
+    with pytest.raises(ValueError, match=re.escape("--mcp needs mcp 2.3 or later, not 2.")):
+        McpServer("cat")
+
+
 def test_ctrl_c_does_not_reach_a_server(stdio: McpServer) -> None:
     assert os.getsid(int(asked(stdio, "process").text)) != os.getsid(0)
 

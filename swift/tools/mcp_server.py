@@ -19,6 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -256,9 +257,13 @@ class _Loop:
 
 def _require_package() -> None:
     try:
-        from mcp import Client  # noqa: F401  (the SDK before 2.0 has none)
-    except ImportError:
+        import mcp  # noqa: F401
+        from mcp.client.streamable_http import DEFAULT_MAX_SSE_EVENT_SIZE  # noqa: F401  (new in 2.3)
+    except ModuleNotFoundError:
         raise ValueError("--mcp needs the package mcp: pip install 'swift-agents[mcp]'") from None
+    except ImportError:
+        found = version("mcp")
+        raise ValueError(f"--mcp needs mcp 2.3 or later, not {found}: pip install -U 'swift-agents[mcp]'") from None
 
 
 def _links(target: str, headers: Mapping[str, str]) -> Callable[[], Link]:
