@@ -90,9 +90,9 @@ def recall(found: Sequence[Question], most: int) -> float:
     return sum(each.expected.name in own for each, own in zip(found, names, strict=True)) / len(found)
 
 
-def measured(chat: LocalChat, found: Sequence[Question], most: int | None) -> Scores | None:
-    """Scores with all tools offered or with `most` of them; None if a prompt does not fit."""
-    cases = [Case(each.messages, each.tools if most is None else selected(each, most), each.expected) for each in found]
+def measured(chat: LocalChat, found: Sequence[Question], most: int) -> Scores | None:
+    """Scores with `most` of the tools offered, 0 for all; None if a prompt does not fit."""
+    cases = [Case(each.messages, selected(each, most) if most else each.tools, each.expected) for each in found]
     longest = max(len(chat.renderer.prompt_tokens(case.messages, case.tools)) for case in cases)
     if chat.engine.context is not None and longest + 96 > chat.engine.context:
         return None
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--recall_cases", type=int, default=200, help="questions for the selection; 0 leaves it out")
     parser.add_argument("--ckpt_dir", help="a checkpoint of `swift demo` or another one")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of tools for a model")
+    parser.add_argument("--offered", type=int, nargs="+", default=(0, *SELECTIONS), help="tools to offer; 0 is all")
     parser.add_argument("--base", action="store_true", help="measure the base model too")
     args = parser.parse_args()
     others = pool()
@@ -125,13 +126,13 @@ def main() -> None:
         model = ModelFlags() if folder else ModelFlags(model_id_or_path=MODEL)
         chat = load_chat(infer.Config(model=model, backend=loaded))
         print(f"\n{folder or MODEL}: {args.cases} English questions, greedy; right tool, right arguments too\n")
-        print(f"| tools | all offered | {' | '.join(f'{most} selected' for most in SELECTIONS)} |")
-        print(f"|---|---|{'---|' * len(SELECTIONS)}", flush=True)
+        print(f"| tools | {' | '.join(f'{most} selected' if most else 'all offered' for most in args.offered)} |")
+        print(f"|---|{'---|' * len(args.offered)}", flush=True)
         for size in args.sizes:
             found = questions(args.cases, size, others, 0.0)
             cells = []
-            for most in (None, *SELECTIONS):
-                if most is not None and most >= size:
+            for most in args.offered:
+                if most >= size:
                     cells.append("the same")
                     continue
                 each = measured(chat, found, most)
