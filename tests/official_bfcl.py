@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from swift.chat import Message
-from swift.eval.bfcl import official
+from swift.eval.tasks.bfcl import official
 
 
 class Evaluator:

@@ -16,9 +16,9 @@ from test_server import Scripted, served
 
 from swift import cli
 from swift.chat import Delta, Message, ToolCall, Usage
-from swift.eval.bfcl import official, task
-from swift.eval.bfcl.judging import Row, judge
 from swift.eval.task import Answer, Question, Settings, Task
+from swift.eval.tasks.bfcl import official, task
+from swift.eval.tasks.bfcl.judging import Row, judge
 from swift.serve.server import create_app
 
 ROWS_A_CATEGORY = 8

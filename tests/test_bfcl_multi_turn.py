@@ -15,8 +15,8 @@ import pytest
 from official_bfcl import official_evaluator
 
 from swift.chat import Message, ToolCall, Usage
-from swift.eval.bfcl import multi_turn, task
 from swift.eval.task import Answer, Judgement, Question, Settings, Subject, Task
+from swift.eval.tasks.bfcl import multi_turn, task
 from swift.infer.chat import Chat
 
 

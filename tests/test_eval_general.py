@@ -13,8 +13,9 @@ from tiny import tiny_model_folder
 from swift.assembly.loading import load_chat
 from swift.chat import Delta, Message
 from swift.commands.infer import Config
-from swift.eval import general, registry, self_cognition
+from swift.eval import registry
 from swift.eval.task import Answer, Question, Settings, Task
+from swift.eval.tasks import general, self_cognition
 from swift.flag_groups import BackendFlags, ModelFlags, TemplateFlags
 
 NAMED = Settings(model_name=("卡卡罗特", "Kakarot"), model_author=("陶白白", "Taobaibai"))

@@ -13,10 +13,11 @@ import pytest
 from swift.agent import tool_format
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
-from swift.eval import calls, react, registry, runner, statistics
+from swift.eval import registry, runner, statistics
 from swift.eval.call_matching import compare, same
 from swift.eval.records import Store, Variant
 from swift.eval.task import Answer, Judgement, Metric, NoQuestions, Question, Settings, Task
+from swift.eval.tasks import calls, react
 from swift.guided.guide import Guide
 
 OFFERED = {"look", "listen"}

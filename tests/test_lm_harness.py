@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from swift import cli
-from swift.eval import lm_harness, registry
+from swift.eval import registry
 from swift.eval.task import Settings
+from swift.eval.tasks import lm_harness
 
 installed = importlib.util.find_spec("lm_eval") is not None
 needs_harness = pytest.mark.skipif(not installed, reason="lm-evaluation-harness (lm_eval) is not installed")

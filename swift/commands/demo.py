@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from swift.chat import Delta, Message, Tool
     from swift.engine.sampling import SamplingParams
-    from swift.eval.self_cognition import Hit
+    from swift.eval.tasks.self_cognition import Hit
     from swift.eval.tool_calls import Verdict
     from swift.infer.chat import Deltas
     from swift.infer.local_chat import LocalChat
@@ -231,7 +231,7 @@ def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> 
     from swift.assembly.loading import load_chat
     from swift.chat import Message
     from swift.data.synth import evaluation_cases
-    from swift.eval import self_cognition
+    from swift.eval.tasks import self_cognition
     from swift.eval.tool_calls import Case, judge_all, scores
 
     chat = load_chat(_ChatConfig(cfg, adapter), keep=True)

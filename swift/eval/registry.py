@@ -14,12 +14,12 @@ from typing import cast
 from swift.eval.task import Settings, Task
 
 TASKS: Mapping[str, str] = {
-    "bfcl": "swift.eval.bfcl.task",
-    "calls": "swift.eval.calls",
-    "general": "swift.eval.general",
-    "lm_eval": "swift.eval.lm_harness",
-    "react": "swift.eval.react",
-    "self_cognition": "swift.eval.self_cognition",
+    "bfcl": "swift.eval.tasks.bfcl.task",
+    "calls": "swift.eval.tasks.calls",
+    "general": "swift.eval.tasks.general",
+    "lm_eval": "swift.eval.tasks.lm_harness",
+    "react": "swift.eval.tasks.react",
+    "self_cognition": "swift.eval.tasks.self_cognition",
 }
 """Name -> module."""
 _WITH_DATASET = ("calls", "react")

@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from swift.agent import Syntax, tool_format
 from swift.chat import Conversation, Message, ToolCall
-from swift.eval import held_out_rows, text_steps
 from swift.eval.call_matching import arguments_of, call_of, compare, described, same
-from swift.eval.calls import read_text
 from swift.eval.task import (
     CUT,
     TOO_MANY_CALLS,
@@ -26,6 +24,8 @@ from swift.eval.task import (
     Settings,
     Task,
 )
+from swift.eval.tasks import held_out_rows, text_steps
+from swift.eval.tasks.calls import read_text
 
 NO_ANSWER = "no final answer"
 GOES_ON = "does not stop"

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from swift.agent.arguments import excerpt
 from swift.chat import ToolCall
-from swift.eval.bfcl.official import Official
 from swift.eval.task import (
     CUT,
     MISSING_ARGUMENT,
@@ -23,6 +22,7 @@ from swift.eval.task import (
     Answer,
     Judgement,
 )
+from swift.eval.tasks.bfcl.official import Official
 
 ACCURACY = "accuracy"
 HONEST = "honest"

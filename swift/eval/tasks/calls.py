@@ -11,9 +11,9 @@ from itertools import count
 
 from swift.agent import tool_format
 from swift.chat import Conversation, Message, ToolCall
-from swift.eval import held_out_rows, text_steps
 from swift.eval.call_matching import arguments_of, call_of, compare, described
 from swift.eval.task import Answer, Judgement, Metric, NoQuestions, Question, Settings, Task, fingerprint
+from swift.eval.tasks import held_out_rows, text_steps
 
 METRICS = (
     Metric("exact", "exact calls"),

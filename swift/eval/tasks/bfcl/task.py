@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from swift.chat import Tool
-from swift.eval.bfcl import multi_turn, official
-from swift.eval.bfcl.judging import ACCURACY, HONEST, Row, judge
 from swift.eval.task import Answer, Judgement, Metric, Question, Settings, Task, Total
+from swift.eval.tasks.bfcl import multi_turn, official
+from swift.eval.tasks.bfcl.judging import ACCURACY, HONEST, Row, judge
 
 NON_LIVE = (
     "simple_python",

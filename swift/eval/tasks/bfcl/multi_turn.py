@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from swift.chat import Message, Tool, ToolCall, Usage
-from swift.eval.bfcl import official
-from swift.eval.bfcl.judging import ACCURACY, decoded
 from swift.eval.task import NO_CALL, UNPARSABLE, Answer, Judgement, Question, Subject
+from swift.eval.tasks.bfcl import official
+from swift.eval.tasks.bfcl.judging import ACCURACY, decoded
 from swift.tools.errors import TimeLimitError
 from swift.tools.python_file import PythonFile
 
