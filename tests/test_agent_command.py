@@ -14,6 +14,7 @@ from test_server import Scripted, served
 
 from swift import cli
 from swift.chat import Delta, Message, ToolCall, Usage
+from swift.commands import agent
 from swift.data.linting import lint
 from swift.serve.server import create_app
 
@@ -72,7 +73,7 @@ def test_one_task_shows_its_calls_and_prints_the_answer_alone_on_standard_output
     assert (code, out) == (0, "It is 1.5.\n")
     assert 'assistant  -> divide({"a": 6.0, "b": 4.0})' in err
     assert "divide  1.5" in err
-    assert "1 of 1 tasks: 1 answer\n1 calls\n8 tokens in " in err
+    assert "1 of 1 tasks: 1 answer\n1 call\n8 tokens in " in err
     [trace] = rows(next((tmp_path / "output" / "agent").glob("*.jsonl")))
     assert [message["role"] for message in trace["messages"]] == ["user", "assistant", "tool", "assistant"]
 
@@ -381,3 +382,16 @@ def test_no_key_and_no_password_reaches_a_trace(swift: Run, tmp_path: Path) -> N
         assert swift("--endpoint", f"{address}/v1", *words, "password.jsonl")[0] == 1
     written = (tmp_path / "key.jsonl").read_text() + (tmp_path / "password.jsonl").read_text()
     assert url in written and "sk-secret" not in written and "hush" not in written
+
+
+@pytest.mark.parametrize(
+    ("target", "recorded"),
+    [
+        ("python notes_mcp.py notes", "python notes_mcp.py notes"),
+        ("uvx server --token hush", "uvx server"),
+        ("TOKEN=hush uvx server", ""),
+        ("https://me:hush@example.com/mcp?key=hush", "https://example.com/mcp"),
+    ],
+)
+def test_what_may_be_a_key_in_the_address_of_an_mcp_server_is_not_recorded(target: str, recorded: str) -> None:
+    assert agent._command(target) == recorded

@@ -360,7 +360,7 @@ class Summary:
         failed = f", {self._failures.total()} failed ({_counted(self._failures)})" if self._failures else ""
         return [
             f"{done} of {self._tasks} tasks: {_counted(self.outcomes) or 'none finished'}",
-            f"{self._calls} calls{failed}",
+            f"{self._calls} call{'s' * (self._calls != 1)}{failed}",
             f"{self._tokens} tokens in {seconds:.1f} s ({self._tokens / max(seconds, 1e-9):.1f} tokens/s), "
             f"{self._prompt_tokens} of prompts",
         ]
