@@ -17,7 +17,7 @@ from swift.chat import Delta, Message, ToolCall
 from swift.serve.server import create_app
 from swift.tools.call import Result, call
 from swift.tools.fire_alarm import LOG_VARIABLE
-from swift.tools.python_file import PythonFile
+from swift.tools.python.source import PythonFile
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "agent"
 Agent = Callable[..., list[str]]

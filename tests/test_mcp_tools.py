@@ -30,7 +30,7 @@ from swift.chat import Delta, Message, ToolCall, Usage
 from swift.serve.server import create_app
 from swift.tools.bound_tool import BoundTool
 from swift.tools.call import Limits, Result, call, call_all
-from swift.tools.mcp_server import McpServer
+from swift.tools.mcp.source import McpServer
 from swift.tools.toolbox import Toolbox
 
 TESTS = Path(__file__).parent
@@ -266,7 +266,7 @@ def test_a_server_that_dies_mid_call_gives_one_error_and_runs_again(caplog: pyte
 
 
 def test_a_server_that_hangs_beyond_a_calls_limit_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swift.tools.mcp_server.CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("swift.tools.mcp.source.CHECK_SECONDS", 0.3)
     with Toolbox([McpServer(HOUSE)]) as toolbox:
         first = call(toolbox.tools, ToolCall("process", "{}")).text
         blocked = call(toolbox.tools, ToolCall("block", '{"how_long": 1000}'), Limits(seconds=0.2))
@@ -458,7 +458,7 @@ def test_ctrl_c_does_not_reach_a_server(stdio: McpServer) -> None:
 
 
 def test_a_program_that_forgets_its_server_ends_it_quietly() -> None:
-    code = f"from swift.tools.mcp_server import McpServer\nprint(McpServer({old()!r}).tools[0].invoke({{}}, 9.0))"
+    code = f"from swift.tools.mcp.source import McpServer\nprint(McpServer({old()!r}).tools[0].invoke({{}}, 9.0))"
     done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert not runs(done.stdout.strip())

@@ -17,7 +17,7 @@ import pytest
 
 from swift.chat import ToolCall
 from swift.tools.call import Limits, Result, call, call_all
-from swift.tools.python_file import PythonFile
+from swift.tools.python.source import PythonFile
 
 Open = Callable[[str], PythonFile]
 
@@ -491,7 +491,7 @@ import sys, threading
 from pathlib import Path
 from swift.chat import ToolCall
 from swift.tools.call import call
-from swift.tools.python_file import PythonFile
+from swift.tools.python.source import PythonFile
 source = PythonFile(Path(sys.argv[1]))
 print(call(source.tools, ToolCall("number")).text, flush=True)
 if len(sys.argv) > 2:

@@ -159,7 +159,7 @@ def _file(word: str) -> Source:
 
 
 def _python(file: Path) -> Source:
-    from swift.tools.python_file import PythonFile
+    from swift.tools.python.source import PythonFile
 
     return PythonFile(file)
 
@@ -173,7 +173,7 @@ def _openapi(word: str, flags: ToolFlags) -> Source:
 
 
 def _mcp(target: str, flags: ToolFlags) -> Source:
-    from swift.tools.mcp_server import McpServer
+    from swift.tools.mcp.source import McpServer
 
     return McpServer(target, headers=flags.headers if _is_url(target) else {})
 

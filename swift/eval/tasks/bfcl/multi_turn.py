@@ -19,7 +19,7 @@ from swift.eval.task import NO_CALL, UNPARSABLE, Answer, Judgement, Question, Su
 from swift.eval.tasks.bfcl import official
 from swift.eval.tasks.bfcl.judging import ACCURACY, decoded
 from swift.tools.errors import TimeLimitError
-from swift.tools.python_file import PythonFile
+from swift.tools.python.source import PythonFile
 
 CATEGORY = "multi_turn_base"
 MAX_STEPS = 20

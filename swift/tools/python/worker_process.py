@@ -30,7 +30,7 @@ MOST_SECONDS = 1e6
 LINE = 8192
 """Characters of a printed line that are shown as one."""
 _START = (
-    "import sys; file, connection, lifeline, *sys.path = sys.argv[1:]; from swift.tools.worker import main; "
+    "import sys; file, connection, lifeline, *sys.path = sys.argv[1:]; from swift.tools.python.worker import main; "
     "main(file, int(connection), int(lifeline))"
 )
 

@@ -131,7 +131,7 @@ def _answer(answers: Answers, function: Function | None, request: dict[str, Any]
             raise ToolError(f"the file has no function '{request['tool']}' any more")
         value = function.run(**request["arguments"])
         if inspect.isawaitable(value):
-            from swift.tools import event_loop  # asyncio takes as long to import as the rest
+            from swift.tools.python import event_loop  # asyncio takes as long to import as the rest
 
             value = event_loop.result(value)
         result, raised = of_value(value, MOST_CHARACTERS), False

@@ -13,8 +13,8 @@ from typing import Any
 from swift.agent.arguments import excerpt
 from swift.tools.bound_tool import BoundTool, from_schema
 from swift.tools.errors import TimeLimitError, ToolError
+from swift.tools.python.worker_process import InterruptedCallError, WorkerProcess
 from swift.tools.result_text import ResultText
-from swift.tools.worker_process import InterruptedCallError, WorkerProcess
 
 START_SECONDS = 30.0
 """Time limit for starting a process and importing the file."""

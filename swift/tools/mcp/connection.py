@@ -16,7 +16,7 @@ import anyio
 from pydantic import ValidationError
 
 from swift.agent.arguments import excerpt
-from swift.tools.mcp_link import Link, printable
+from swift.tools.mcp.link import Link, printable
 
 if TYPE_CHECKING:
     from mcp import Client, MCPError

@@ -30,9 +30,9 @@ import anyio
 from swift.agent.arguments import excerpt
 from swift.tools.bound_tool import BoundTool, from_schema
 from swift.tools.errors import TimeLimitError, ToolError
-from swift.tools.mcp_connection import Connection
-from swift.tools.mcp_link import Link, Process, Url
-from swift.tools.mcp_result import result_text
+from swift.tools.mcp.connection import Connection
+from swift.tools.mcp.link import Link, Process, Url
+from swift.tools.mcp.result_text import result_text
 
 if TYPE_CHECKING:
     from mcp_types import CallToolResult, Tool

@@ -1,0 +1,1 @@
+"""The tools of an MCP server. Knows no model and no dialogue."""
