@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,13 +21,13 @@ from swift.agent.arguments import json_arguments
 from swift.agent.schemas import argument_schema
 from swift.chat import Delta, Message, Tool, ToolCall, Usage
 from swift.data.rows import conversation
-from swift.tools import traces
 from swift.tools.bound_tool import BoundTool, from_function, from_schema
 from swift.tools.call import Limits, call, call_all
 from swift.tools.described import read_descriptions
 from swift.tools.in_process import on_thread
 from swift.tools.loop import run
 from swift.tools.toolbox import Toolbox
+from swift.traces import rows as traces
 
 
 def fire_recognition(image: str, zoom: int = 1) -> list[dict[str, object]]:
@@ -578,3 +580,18 @@ def test_an_error_of_the_model_may_end_a_run_instead_of_being_raised() -> None:
     assert [message.role for message in trace.messages] == ["user", "assistant", "tool"]
     row = traces.row(trace, 1, [POLICE.tool], {})
     assert (row["trace"]["outcome"], row["trace"]["error"]) == ("error", "the server is gone")
+
+
+def test_a_program_ends_while_a_function_of_it_hangs() -> None:
+    code = (
+        "import threading\n"
+        "from swift.chat import ToolCall\n"
+        "from swift.tools.bound_tool import from_function\n"
+        "from swift.tools.call import Limits, call\n"
+        "def hang() -> None:\n"
+        "    while True: threading.Event().wait(0.001)\n"
+        "print(call([from_function(hang)], ToolCall('hang'), Limits(seconds=0.1)).failure)\n"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "timeout\n"), done.stderr

@@ -23,12 +23,12 @@ from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, Templat
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from swift.assembly.agent_runs import Ask
-    from swift.assembly.agent_tasks import Task
-    from swift.assembly.trace_file import TraceFile
     from swift.engine.sampling import SamplingParams
     from swift.infer.remote_chat import RemoteChat
     from swift.tools.toolbox import Toolbox
+    from swift.traces.file import TraceFile
+    from swift.traces.runs import Ask
+    from swift.traces.tasks import Task
 
 UNANSWERED = 1
 """Exit code: a run ended with an error, or the run of --task without an answer."""
@@ -105,12 +105,12 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
     from rich.console import Console
 
     from swift.assembly import endpoint
-    from swift.assembly.agent_tasks import check_tools, read_tasks, task
     from swift.assembly.checkpoints import checkpoint
     from swift.assembly.loading import sampling
     from swift.assembly.preflight import writable
     from swift.assembly.tool_sources import open_tools, overview
-    from swift.assembly.trace_file import TraceFile
+    from swift.traces.file import TraceFile
+    from swift.traces.tasks import check_tools, read_tasks, task
 
     _refuse_unused(cfg, given)
     if cfg.server.endpoint:
@@ -212,12 +212,12 @@ def _work(
     file: TraceFile,
     console: Console,
 ) -> int:
-    from swift.assembly.agent_runs import Loop, SideBySide, observed, results_at_end, stoppable
-    from swift.assembly.dialogue_view import show
     from swift.assembly.tool_sources import limits
     from swift.infer.confirmation import Confirmation
     from swift.tools.retrieval import Retriever
-    from swift.tools.traces import row
+    from swift.traces.rows import row
+    from swift.traces.runs import Loop, SideBySide, observed, results_at_end, stoppable
+    from swift.traces.view import show
 
     stopped = threading.Event()
     ask = stoppable(ask, stopped)

@@ -104,11 +104,11 @@ def lint(cfg: Lint) -> int:
 def review(cfg: Review) -> int:
     from rich.console import Console
 
-    from swift.assembly.review_dialogue import Files, ReviewDialogue
     from swift.data.readers import read_rows
-    from swift.data.review import why_not
     from swift.data.row_values import BadRow
     from swift.infer.terminal_input import line_editor
+    from swift.traces.decisions import why_not
+    from swift.traces.review_dialogue import Files, ReviewDialogue
 
     source = Path(cfg.file).expanduser()
     output = Path(cfg.output).expanduser() if cfg.output else source.with_name(f"{source.stem}.reviewed.jsonl")

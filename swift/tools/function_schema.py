@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -27,7 +28,7 @@ def describe(function: Callable[..., object], name: str = "", description: str =
     about, fields = _docstring(inspect.getdoc(function) or "")
     try:
         schema = _without_titles(TypeAdapter(cast(Any, function)).json_schema())
-        checked = validate_call(function)
+        converted = validate_call(functools.wraps(function)(_as_they_are))
     except (PydanticUserError, NameError) as error:
         raise ValueError(f"tool '{name}': {str(error).splitlines()[0]}") from error
     if schema.get("type") != "object":
@@ -35,8 +36,18 @@ def describe(function: Callable[..., object], name: str = "", description: str =
     for field, text in fields.items():
         if field in schema.get("properties", {}):
             schema["properties"][field].setdefault("description", text)
+
+    @functools.wraps(function)
+    def run(**arguments: object) -> object:
+        positional, named = converted(**arguments)
+        return function(*positional, **named)  # not within pydantic, which a call that never ends would abort at exit
+
     described = {"name": name, "description": description or about, "parameters": schema}
-    return Described({"type": "function", "function": described}, checked)
+    return Described({"type": "function", "function": described}, run)
+
+
+def _as_they_are(*positional: object, **named: object) -> tuple[tuple[object, ...], dict[str, object]]:
+    return positional, named
 
 
 def _docstring(text: str) -> tuple[str, dict[str, str]]:

@@ -1,6 +1,6 @@
 """The dialogue of `swift data review`: shows rows one after another, and writes what is decided at once.
 
-Knows no flag. What a correction does to a row is `swift.data.review`.
+Knows no flag. What a correction does to a row is `swift.traces.decisions`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from swift.assembly.dialogue_view import show
-from swift.assembly.trace_file import append, read_jsonl
-from swift.data import review
-from swift.data.review import Decision
 from swift.data.row_messages import read_message
 from swift.data.row_values import Row
 from swift.data.trace_rows import TRACE
 from swift.infer.terminal_input import LineCleared
+from swift.traces import decisions
+from swift.traces.decisions import Decision
+from swift.traces.file import append, read_jsonl
+from swift.traces.view import show
 
 Ask = Callable[[str, str], str]
 """(prompt, default) -> a line. Raises EOFError at the end of the input, KeyboardInterrupt for Ctrl-C."""
@@ -69,7 +69,7 @@ class Files:
         file.parent.mkdir(parents=True, exist_ok=True)
         start = file.stat().st_size if file.exists() else 0
         date = f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}"
-        append(file, review.reviewed(row, decision, of, date))
+        append(file, decisions.reviewed(row, decision, of, date))
         return Written(file, start, decision)
 
     def take_back(self, written: Written) -> None:
@@ -81,7 +81,7 @@ class Draft:
     """A row under review: its states, oldest first, and what of it is in a file."""
 
     def __init__(self, number: int, row: Row) -> None:
-        self.number, self.of = number, review.digest(row)
+        self.number, self.of = number, decisions.digest(row)
         self.states: list[tuple[Row, Decision]] = [(row, "kept")]
         self.written: Written | None = None
 
@@ -140,7 +140,7 @@ class ReviewDialogue:
         match word:
             case "k" | "keep":
                 if not draft.written:
-                    self._write(draft, review.kept(draft.row), "kept")
+                    self._write(draft, decisions.kept(draft.row), "kept")
                 self._at += 1
             case "d" | "drop":
                 self._write(draft, draft.row, "dropped")
@@ -154,10 +154,10 @@ class ReviewDialogue:
                 self._change(draft, self._corrected(draft.row, rest), "corrected")
             case "a" | "answer":
                 answer = self._text("answer: ", _answer(draft.row))
-                self._change(draft, review.with_answer(draft.row, answer), "answered")
+                self._change(draft, decisions.with_answer(draft.row, answer), "answered")
             case "w" | "wrong":
                 for number in rest.replace(",", " ").split() or [""]:
-                    marked = review.with_mark(draft.row, _number(number, "step", "w") - 1)
+                    marked = decisions.with_mark(draft.row, _number(number, "step", "w") - 1)
                     self._change(draft, marked, "corrected")
             case "f" | "full":
                 self._show(draft, full=True)
@@ -170,20 +170,20 @@ class ReviewDialogue:
         return True
 
     def _corrected(self, row: Row, rest: str) -> Row:
-        places = review.calls(row)
+        places = decisions.calls(row)
         if not places:
             raise ValueError("the row has no call")
         number = _number(rest, "call", "c") if rest or len(places) > 1 else 1
         if not 1 <= number <= len(places):
             raise ValueError(f"there is no call {number}: the row has {len(places)}")
         place = places[number - 1]
-        name, arguments = review.call_at(row, place)
+        name, arguments = decisions.call_at(row, place)
         name = self._ask("name: ", name)
         arguments = self._ask("arguments: ", arguments)
-        review.with_call(row, place, name, arguments)  # what is wrong with them is said before more is asked
+        decisions.with_call(row, place, name, arguments)  # what is wrong with them is said before more is asked
         result = self._ask("result (empty: the row ends with this call): ", "")
         answer = self._text("answer: ", "") if result.strip() else ""
-        return review.with_call(row, place, name, arguments, result, answer)
+        return decisions.with_call(row, place, name, arguments, result, answer)
 
     def _text(self, prompt: str, default: str) -> str:
         """A text of several lines, written with \\n."""
@@ -196,7 +196,7 @@ class ReviewDialogue:
     def _write_if_trainable(self, draft: Draft) -> None:
         row, decision = draft.states[-1]
         try:
-            self._write(draft, review.kept(row), decision)
+            self._write(draft, decisions.kept(row), decision)
         except ValueError as error:
             self._forget(draft)
             self._say(f"not written yet: {error}")
@@ -231,7 +231,7 @@ class ReviewDialogue:
         row, trace = draft.row, draft.row.get(TRACE)
         self._console.print()
         self._console.rule(escape(_title(draft, self._rows)), align="left")
-        notes = _notes(trace if isinstance(trace, dict) else {}, len(review.calls(draft.states[0][0])))
+        notes = _notes(trace if isinstance(trace, dict) else {}, len(decisions.calls(draft.states[0][0])))
         given = 0
         for number, raw in enumerate(row["messages"], 1):
             message = read_message(raw, number)

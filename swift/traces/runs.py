@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from swift.assembly.agent_tasks import Task
 from swift.chat import Delta, Draft, Message, Tool
 from swift.engine.sampling import SamplingParams
 from swift.tools.bound_tool import BoundTool
 from swift.tools.call import Confirm, Limits
 from swift.tools.loop import Deltas, Offer, Tools, Trace, run
+from swift.traces.tasks import Task
 
 Ask = Callable[[Sequence[Message], Sequence[Tool], SamplingParams], Deltas]
 GRACE = 5.0
