@@ -39,7 +39,7 @@ MAY_IMPORT = {
     },
     "assembly": {
         "chat", "flags", "flag_groups", "agent", "data", "html_page", "train", "model", "native", "system",
-        "tools", "traces", "tuner", "template", "engine", "infer",
+        "tools", "traces", "tuner", "template", "engine", "guided", "infer", "eval",
     },
     "commands": {
         "chat", "flags", "flag_groups", "assembly", "cli", "html_page", "images", "agent", "data", "train", "model",

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from swift import html_page
 from swift.eval import calibration, figures
 from swift.eval.figures import Change, Comparison, Flip, Results
@@ -53,26 +51,6 @@ def change_grid(found: Comparison) -> tuple[list[str], list[list[str]]]:
         for each in found.changes
     ]
     return header, rows
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table for the terminal; all columns but the first are aligned right."""
-    made = Table(header_style="bold")
-    for number, title in enumerate(header):
-        made.add_column(title, justify="right" if number else "left", no_wrap=not number)
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
-def failure_lines(results: Results) -> list[str]:
-    """One line a way of asking: the kinds of failures and how many there are."""
-    lines = []
-    for guided in results.modes:
-        counts = figures.counts(results, guided)
-        named = ", ".join(f"{kind} {number}" for kind, number in counts.items()) or "none"
-        lines.append(f"failures{', guided' if guided else ''}: {named}")
-    return lines
 
 
 def flip_line(found: Comparison) -> str:

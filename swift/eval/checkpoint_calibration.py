@@ -1,0 +1,44 @@
+"""The calibration of a checkpoint: how well it fits the answers of an evaluation, and a new one fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from swift.eval import calibration, results
+from swift.eval.calibration import Report
+from swift.eval.results import Evaluation
+from swift.infer.calibration_file import read_calibration, write_calibration
+from swift.infer.confidence import UNCALIBRATED
+
+
+def calibrations(weights: Path | None, evaluation: Evaluation) -> dict[str, Report]:
+    """Task -> how well the confidence of its calls, as the checkpoint calibrates it, matches how many are right.
+
+    `weights`: the folder of the checkpoint; without one nothing is calibrated.
+    """
+    kept = read_calibration(weights) if weights and weights.is_dir() else None
+    rated = {task.task: results.rated([task]) for task in evaluation.tasks}
+    return {name: calibration.report(rows, kept or UNCALIBRATED) for name, rows in rated.items() if rows}
+
+
+def calibrate(weights: Path | None, evaluation: Evaluation, datasets: Sequence[str]) -> str:
+    """Fits the temperature to all tasks' answers and writes it beside the weights. Returns a line that says so.
+
+    `datasets`: where rows come from, for the record. Raises ValueError if there are too few calls, or no folder.
+    """
+    if weights is None or not weights.is_dir():
+        raise ValueError(f"--calibrate true: {evaluation.name} has no folder to keep a calibration in")
+    rows = results.rated(evaluation.tasks)
+    if not rows:
+        raise ValueError("--calibrate true: no answer has a call with a confidence")
+    found = calibration.report(rows)
+    if found.fitted is None:
+        raise ValueError(f"--calibrate true: {found.reason}")
+    source = ", ".join((*(task.task for task in evaluation.tasks), *datasets))
+    file = write_calibration(weights, found.fitted, found.rows, (found.ece, found.fitted_ece), source)
+    return (
+        f"calibration: {file}: temperature {found.fitted.temperature:.3f} from {found.rows} answers with calls; "
+        f"expected calibration error {found.ece:.3f}, with the temperature {found.fitted_ece:.3f} on answers that it "
+        "is not fitted on"
+    )
