@@ -13,8 +13,8 @@ import pytest
 from test_server import Scripted, served
 
 from swift import cli
+from swift.assembly import agent_setup
 from swift.chat import Delta, Message, ToolCall, Usage
-from swift.commands import agent
 from swift.data.linting import lint
 from swift.serve.server import create_app
 
@@ -394,4 +394,4 @@ def test_no_key_and_no_password_reaches_a_trace(swift: Run, tmp_path: Path) -> N
     ],
 )
 def test_what_may_be_a_key_in_the_address_of_an_mcp_server_is_not_recorded(target: str, recorded: str) -> None:
-    assert agent._command(target) == recorded
+    assert agent_setup.server_without_secrets(target) == recorded

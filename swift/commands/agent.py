@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.metadata import version
-from itertools import count, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
@@ -24,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swift.engine.sampling import SamplingParams
-    from swift.infer.remote_chat import RemoteChat
     from swift.tools.toolbox import Toolbox
     from swift.traces.file import TraceFile
     from swift.traces.runs import Ask
@@ -76,9 +68,9 @@ class Run:
     @property
     def vllm_log(self) -> Path:
         """A log file for this process."""
-        from swift.system.cache import cache_root
+        from swift.assembly.backends import log_file
 
-        return cache_root() / "logs" / f"vllm-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+        return log_file()
 
 
 VERBS = {"run": Run}
@@ -104,7 +96,7 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
     """Runs the tasks. Returns the exit status."""
     from rich.console import Console
 
-    from swift.assembly import endpoint
+    from swift.assembly import agent_setup, endpoint
     from swift.assembly.checkpoints import checkpoint
     from swift.assembly.loading import sampling
     from swift.assembly.preflight import writable
@@ -126,7 +118,7 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
         output = Path(cfg.output).expanduser() if cfg.output else _new_output()
         writable(str(output.parent), "--output")
         remote = endpoint.connect(cfg.server, cfg.model, cfg.template, given) if cfg.server.endpoint else None
-        file = TraceFile(output, _settings(cfg, given, params, remote))
+        file = TraceFile(output, agent_setup.settings(cfg, given, params, remote))
         for note in file.notes:
             console.print(note, soft_wrap=True, markup=False)
         left = [each for each in tasks if each.key not in file.done]
@@ -136,7 +128,7 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
             return 0
         for line in [*overview(cfg.tools, toolbox.tools, confirms="declines such calls"), *_declined(cfg.tools)]:
             console.print(line, soft_wrap=True, markup=False)
-        with _chat(cfg, given, toolbox, remote, console) as ask:
+        with agent_setup.open_chat(cfg, given, toolbox, remote, console) as ask:
             return _work(cfg, ask, toolbox, params, left, file, console)
 
 
@@ -175,34 +167,6 @@ def _new_output() -> Path:
     )
 
 
-@contextmanager
-def _chat(
-    cfg: Run, given: Collection[str], toolbox: Toolbox, remote: RemoteChat | None, console: Console
-) -> Iterator[Ask]:
-    """The chat that all runs share."""
-    from swift.assembly.loading import load_chat
-    from swift.guided.grammar import Rules
-    from swift.infer.guided_tools import guided
-
-    if remote:
-        console.print(f"model: {remote.model} at {_without_secrets(cfg.server.endpoint or '')}", markup=False)
-        yield remote
-        return
-    chat = load_chat(cfg, given)
-    try:
-        if cfg.guided_tools:
-            present = [bound.tool for bound in toolbox.tools]
-            if len(present) <= cfg.tools.max_tools:
-                for each in chat.guide(Rules(tuple(present))).unenforced:
-                    line = (
-                        f"tool '{each.tool}': the grammar does not enforce {each}; calls are validated before they run"
-                    )
-                    console.print(line, markup=False, soft_wrap=True)
-        yield guided(chat) if cfg.guided_tools else chat
-    finally:
-        chat.engine.close()
-
-
 def _work(
     cfg: Run,
     ask: Ask,
@@ -212,11 +176,14 @@ def _work(
     file: TraceFile,
     console: Console,
 ) -> int:
+    from swift.assembly.agent_setup import without_secrets
     from swift.assembly.tool_sources import limits
     from swift.infer.confirmation import Confirmation
     from swift.tools.retrieval import Retriever
+    from swift.traces.progress import Summary, one_line, progress
     from swift.traces.rows import row
     from swift.traces.runs import Loop, SideBySide, observed, results_at_end, stoppable
+    from swift.traces.tasks import about
     from swift.traces.view import show
 
     stopped = threading.Event()
@@ -237,16 +204,16 @@ def _work(
     runs = SideBySide(loop.run, tasks, cfg.parallel, stopped)
     total = Summary(len(tasks))
     try:
-        with _progress(console, len(tasks), cfg.task is None) as step:
+        with progress(console, len(tasks), cfg.task is None) as step:
             for finished in runs:
                 made = row(
                     finished.trace,
                     len(loop.messages(finished.task)),
                     finished.offered,
-                    _about(finished.task, file.settings),
+                    about(finished.task, file.settings),
                 )
                 if "error" in made["trace"] and cfg.server.endpoint:  # it names the server
-                    public = _without_secrets(cfg.server.endpoint)
+                    public = without_secrets(cfg.server.endpoint)
                     made["trace"]["error"] = made["trace"]["error"].replace(cfg.server.endpoint, public)
                 file.add(made)
                 total.add(made["trace"])
@@ -265,153 +232,5 @@ def _work(
     if finished.trace.end != "error":
         for message in results_at_end(finished.trace.messages) or finished.trace.messages[-1:]:
             show(console, message)
-    console.print(_line(made["trace"]), markup=False, soft_wrap=True)
+    console.print(one_line(made["trace"]), markup=False, soft_wrap=True)
     return UNANSWERED
-
-
-def _settings(cfg: Run, given: Collection[str], params: SamplingParams, remote: RemoteChat | None) -> dict[str, Any]:
-    """What decides a run besides its task, for the record. No key and no header is among it."""
-    from swift.assembly import endpoint
-
-    sampling = {
-        "max_tokens": params.max_tokens,
-        "temperature": params.temperature,
-        "top_k": params.top_k,
-        "top_p": params.top_p,
-        "repetition_penalty": params.repetition_penalty,
-        "seed": params.seed,
-        "stop": list(params.stop),
-    }
-    if remote:
-        left = endpoint.left_to_server(given)
-        sampling = {name: value for name, value in sampling.items() if name not in left}
-    return {
-        "model": remote.model if remote else cfg.model.model_id_or_path or cfg.model.model_type,
-        "ckpt_dir": cfg.backend.ckpt_dir and str(Path(cfg.backend.ckpt_dir).expanduser().resolve()),
-        "backend": _without_secrets(cfg.server.endpoint) if cfg.server.endpoint else cfg.backend.infer_backend,
-        "sampling": sampling,
-        "system": cfg.template.system,
-        "guided_tools": cfg.guided_tools,
-        "max_turns": cfg.max_turns,
-        "max_seconds": cfg.max_seconds,
-        "tools": {
-            "tools": [_without_secrets(word) for word in cfg.tools.tools],
-            "mcp": [_command(word) for word in cfg.tools.mcp],
-            "tool_filter": list(cfg.tools.tool_filter),
-            "tool_base_url": cfg.tools.tool_base_url and _without_secrets(cfg.tools.tool_base_url),
-            "tool_timeout": cfg.tools.tool_timeout,
-            "max_result_chars": cfg.tools.max_result_chars,
-            "confirm": cfg.tools.confirm,
-            "ask_below": cfg.tools.ask_below,
-            "max_tools": cfg.tools.max_tools,
-        },
-        "version": version("swift-agents"),
-    }
-
-
-def _without_secrets(url: str) -> str:
-    """A URL without user, password and query."""
-    parts = urlsplit(url)
-    if not parts.scheme or not parts.hostname:
-        return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def _command(target: str) -> str:
-    """A URL without secrets, or a command up to its first flag or variable: what follows may be a key."""
-    if "://" in target:
-        return _without_secrets(target)
-    return " ".join(takewhile(lambda word: not word.startswith("-") and "=" not in word, target.split()))
-
-
-def _about(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "task": task.digest,
-        **({} if task.expected is None else {"expected": task.expected}),
-        **({"repeat": task.repeat} if task.repeat else {}),
-        "date": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
-        "settings": settings,
-    }
-
-
-# What is said
-
-
-class Summary:
-    """Counts of the finished runs."""
-
-    def __init__(self, tasks: int) -> None:
-        self._tasks, self._began = tasks, time.monotonic()
-        self.outcomes: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
-        self._calls = self._tokens = self._prompt_tokens = 0
-
-    def add(self, trace: Mapping[str, Any]) -> None:
-        self.outcomes[trace["outcome"]] += 1
-        self._calls += len(trace["calls"])
-        self._failures.update(call["failure"] for call in trace["calls"] if call["failure"])
-        self._tokens += trace["usage"]["completion_tokens"]
-        self._prompt_tokens += trace["usage"]["prompt_tokens"]
-
-    def lines(self) -> list[str]:
-        seconds = time.monotonic() - self._began
-        done = self.outcomes.total()
-        failed = f", {self._failures.total()} failed ({_counted(self._failures)})" if self._failures else ""
-        return [
-            f"{done} of {self._tasks} tasks: {_counted(self.outcomes) or 'none finished'}",
-            f"{self._calls} call{'s' * (self._calls != 1)}{failed}",
-            f"{self._tokens} tokens in {seconds:.1f} s ({self._tokens / max(seconds, 1e-9):.1f} tokens/s), "
-            f"{self._prompt_tokens} of prompts",
-        ]
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in counts.most_common())
-
-
-@contextmanager
-def _progress(console: Console, tasks: int, shown: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function to call with each finished trace: a bar on a terminal, a line a run elsewhere."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    if not shown or not console.is_terminal:
-        counted = count(1)
-
-        def line(trace: Mapping[str, Any]) -> None:
-            if shown:
-                console.print(f"{next(counted)}/{tasks} {_line(trace)}", markup=False, soft_wrap=True)
-
-        yield line
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    outcomes: Counter[str] = Counter()
-    with Progress(*columns, console=console, transient=True) as bar:
-        running = bar.add_task("", total=tasks)
-
-        def step(trace: Mapping[str, Any]) -> None:
-            outcomes[trace["outcome"]] += 1
-            if trace["outcome"] != "answer":
-                bar.console.print(_line(trace), markup=False, soft_wrap=True)
-            bar.update(running, advance=1, description=_counted(outcomes))
-
-        yield step
-
-
-def _line(trace: Mapping[str, Any]) -> str:
-    why = f" ({trace['error']})" if "error" in trace else ""
-    calls = len(trace["calls"])
-    return f"{trace['id']}: {trace['outcome']}{why}, {calls} call{'s' * (calls != 1)}, {trace['seconds']:.1f} s"

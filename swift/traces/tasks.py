@@ -1,4 +1,4 @@
-"""Reads the tasks of `swift agent run`. Knows no model and runs nothing."""
+"""Reads the tasks of `swift agent run`, and says what a trace records of them. Knows no model and runs nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ def _text(file: Path) -> str:
         return utf8.read(file)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def about(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trace records of its task, with the settings of the run and the date."""
+    return {
+        "id": task.id,
+        "task": task.digest,
+        **({} if task.expected is None else {"expected": task.expected}),
+        **({"repeat": task.repeat} if task.repeat else {}),
+        "date": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
+        "settings": settings,
+    }
 
 
 def check_tools(tasks: Sequence[Task], available: Sequence[str]) -> None:
