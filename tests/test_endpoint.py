@@ -186,6 +186,14 @@ def test_a_server_that_cannot_be_used_is_one_clear_line(swift: Run) -> None:
         assert "model: poem at" in swift("--endpoint", f"{url}/v1", "--model", "poem")[2]
 
 
+def test_the_password_of_a_url_is_never_shown(swift: Run) -> None:
+    said = refused(swift("--endpoint", "http://me:secret@127.0.0.1:9/v1"))
+    assert said.startswith("http://127.0.0.1:9/v1: no server can be reached there")
+    with served(create_app(Scripted(), "tiny")) as url:
+        code, out, err = swift("--endpoint", f"{url.replace('://', '://me:secret@')}/v1", typed="hi\n")
+    assert (code, f"model: tiny at {url}/v1" in err, "secret" in out + err) == (0, True, False)
+
+
 def test_a_page_that_is_no_api_is_one_clear_line(swift: Run) -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from swift.assembly import endpoint
 from swift.assembly.endpoint import EndpointFlags
 from swift.assembly.loading import ChatConfig
 from swift.flag_groups import ToolFlags
+from swift.system.urls import without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,14 +105,6 @@ def settings(
         },
         "version": version("swift-agents"),
     }
-
-
-def without_secrets(url: str) -> str:
-    """A URL without user, password and query."""
-    parts = urlsplit(url)
-    if not parts.scheme or not parts.hostname:
-        return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def server_without_secrets(target: str) -> str:

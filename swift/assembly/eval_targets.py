@@ -15,6 +15,7 @@ from swift.assembly import checkpoints, endpoint
 from swift.assembly.endpoint import EndpointFlags
 from swift.assembly.loading import ChatConfig
 from swift.flag_groups import GenerationFlags
+from swift.system.urls import without_secrets
 
 if TYPE_CHECKING:
     from swift.chat import Tool
@@ -81,7 +82,7 @@ def target_of(cfg: TargetConfig, given: frozenset[str]) -> Target:
     if cfg.server.endpoint:
         chat = endpoint.connect(cfg.server, cfg.model, cfg.template, given)
         settings: dict[str, Any] = {
-            "endpoint": cfg.server.endpoint,
+            "endpoint": without_secrets(cfg.server.endpoint),
             "model": chat.model,
             "template": _changed(cfg.template),
         }

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from swift.flag_groups.tools import ToolFlags
 from swift.infer.confirmation import shown_source
+from swift.system.urls import without_secrets
 from swift.tools.described import SUFFIXES, DescriptionFile
 from swift.tools.toolbox import Toolbox
 
@@ -107,26 +107,18 @@ def _is_url(word: str) -> bool:
     return word.lower().startswith(("http://", "https://"))
 
 
-def _without_secrets(word: str) -> str:
-    """A URL without user, password and query; other words as they are."""
-    if not _is_url(word):
-        return word
-    parts = urlsplit(word)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def _check_effects(flags: ToolFlags, documents: Sequence[str]) -> None:
     """Raises ValueError for flags that none of the sources reads, and for headers that would go to several servers."""
     servers = [*documents, *(target for target in flags.mcp if _is_url(target))]
     if flags.tool_header and not servers:
         raise ValueError("--tool_header has no effect without an OpenAPI document or the URL of an MCP server")
     if flags.tool_header and len(servers) > 1:
-        named = " and to ".join(map(_without_secrets, servers))
+        named = " and to ".join(map(without_secrets, servers))
         raise ValueError(f"--tool_header would send the headers to {named}: use one of them")
     if flags.tool_base_url and not documents:
         raise ValueError("--tool_base_url has no effect without an OpenAPI document")
     if flags.tool_base_url and len(documents) > 1:
-        named = " and ".join(map(_without_secrets, documents))
+        named = " and ".join(map(without_secrets, documents))
         raise ValueError(f"--tool_base_url is for one OpenAPI document, not for {named}")
 
 

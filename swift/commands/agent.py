@@ -176,7 +176,6 @@ def _work(
     file: TraceFile,
     console: Console,
 ) -> int:
-    from swift.assembly.agent_setup import without_secrets
     from swift.assembly.tool_sources import limits
     from swift.infer.confirmation import Confirmation
     from swift.tools.retrieval import Retriever
@@ -212,9 +211,6 @@ def _work(
                     finished.offered,
                     about(finished.task, file.settings),
                 )
-                if "error" in made["trace"] and cfg.server.endpoint:  # it names the server
-                    public = without_secrets(cfg.server.endpoint)
-                    made["trace"]["error"] = made["trace"]["error"].replace(cfg.server.endpoint, public)
                 file.add(made)
                 total.add(made["trace"])
                 step(made["trace"])

@@ -19,6 +19,7 @@ from swift import flags
 from swift.assembly.endpoint import EndpointFlags
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_guide
 from swift.flags import flag
+from swift.system.urls import without_secrets
 
 if TYPE_CHECKING:
     from swift.agent import ToolFormat
@@ -155,7 +156,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
         if cfg.server.endpoint:
             remote = endpoint.connect(cfg.server, cfg.model, cfg.template, given)
             params = replace(params, confidence=cfg.tools.ask_below is not None)  # other servers may refuse the field
-            print(f"model: {remote.model} at {cfg.server.endpoint}", file=sys.stderr)
+            print(f"model: {remote.model} at {without_secrets(cfg.server.endpoint)}", file=sys.stderr)
             talk(remote, params, cfg, results, toolbox, tool_format(SHOWN_FORMAT), sees=True)
             return results.written
         chat = load_chat(cfg, given)

@@ -13,6 +13,7 @@ from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usag
 from swift.engine.sampling import SamplingParams
 from swift.images import as_url
 from swift.infer.chat import DEFAULT_PARAMS
+from swift.system.urls import without_secrets
 
 CONFIDENCE = "x_confidence"
 """The field of requests and calls by which SWIFT's servers extend OpenAI's protocol."""
@@ -39,7 +40,7 @@ class RemoteChat:
     ) -> None:
         # A server without keys ignores this one; the client requires some text.
         self._client = openai.OpenAI(base_url=base_url, api_key=api_key or "EMPTY")
-        self._url = base_url
+        self._url = without_secrets(base_url)
         self.model = model
         self._template_kwargs, self._server_defaults = dict(template_kwargs or {}), frozenset(server_defaults)
         self._refused: frozenset[str] = frozenset()
@@ -95,22 +96,23 @@ def connect(
     for an unknown model.
     """
     client = openai.OpenAI(base_url=url, api_key=api_key or "EMPTY", max_retries=0)
+    where = without_secrets(url)
     try:
         served = [each.id for each in client.models.list()]
     except openai.AuthenticationError as error:
         reason = "the server rejects the API key" if api_key else "the server requires an API key"
-        raise PermissionError(f"{url}: {reason}") from error
+        raise PermissionError(f"{where}: {reason}") from error
     except openai.APIConnectionError as error:
-        raise OSError(f"{url}: no server can be reached there ({_reason(error)})") from error
+        raise OSError(f"{where}: no server can be reached there ({_reason(error)})") from error
     except (openai.APIError, AttributeError, TypeError, ValueError) as error:  # the last three: a page that is no list
-        hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1?"
-        raise OSError(f"{url}: no OpenAI-compatible API answers there{hint}") from error
+        hint = "" if where.rstrip("/").endswith("/v1") else f"; did you mean {where.rstrip('/')}/v1?"
+        raise OSError(f"{where}: no OpenAI-compatible API answers there{hint}") from error
     if not model and not served:
-        raise ValueError(f"{url}: the server lists no models")
+        raise ValueError(f"{where}: the server lists no models")
     if model and model not in served:
         near = get_close_matches(model, served, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{url}: no model is named '{model}' there{hint} (served: {', '.join(served)})")
+        raise ValueError(f"{where}: no model is named '{model}' there{hint} (served: {', '.join(served)})")
     return RemoteChat(url, model or served[0], api_key, template_kwargs, server_defaults)
 
 

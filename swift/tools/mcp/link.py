@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 
 from swift.agent.arguments import excerpt
 from swift.system import utf8
+from swift.system.urls import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,8 +157,7 @@ class Url:
 
     @property
     def label(self) -> str:
-        parts = urlsplit(self._url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return without_secrets(self._url)
 
     @asynccontextmanager
     async def open(self, ended: asyncio.Event) -> AsyncIterator[Streams]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from swift.agent.jsontext import loads
 from swift.system import utf8
+from swift.system.urls import without_secrets
 from swift.tools.errors import TimeLimitError
 from swift.tools.openapi import yaml_values
 from swift.tools.openapi.http_client import Credentials, HttpClient, Request, origin
@@ -103,16 +104,18 @@ def _file(document: str) -> tuple[str, str, bytes]:
 def _downloaded(document: str, client: HttpClient, credentials: Credentials) -> tuple[str, str, bytes]:
     parts = urlsplit(document)
     if parts.username or parts.password:
-        raise ValueError(f"{_name(document)}: a name or password in the URL is not supported: use --tool_header")
+        raise ValueError(
+            f"{without_secrets(document)}: a name or password in the URL is not supported: use --tool_header"
+        )
     follow = credentials == Credentials()
     request = Request("GET", document, [("Accept", "application/json, application/yaml, */*;q=0.5")], b"", credentials)
     try:
         reply = client.send(request._replace(follow=follow), SECONDS, MAX_BYTES + 1)
     except TimeLimitError:
-        raise OSError(f"{_name(document)}: not read within {SECONDS:g} s") from None
+        raise OSError(f"{without_secrets(document)}: not read within {SECONDS:g} s") from None
     except OSError as error:
-        raise OSError(f"{_name(document)}: {error}") from None
-    name = _name(reply.url)
+        raise OSError(f"{without_secrets(document)}: {error}") from None
+    name = without_secrets(reply.url)
     if not 200 <= reply.status < 300:
         hint = ""
         if reply.status in (401, 403) and follow:
@@ -121,12 +124,6 @@ def _downloaded(document: str, client: HttpClient, credentials: Credentials) -> 
     if "html" in reply.headers.get("Content-Type", "") or reply.body.lstrip()[:1] == b"<":
         raise ValueError(f"{name}: an HTML page, not an OpenAPI document; often it is {origin(reply.url)}/openapi.json")
     return name, reply.url, reply.body
-
-
-def _name(url: str) -> str:
-    """A URL for messages: query, user and password may be secrets."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 # Formats --------------------------------------------------------------------------------------------------------------
