@@ -1,4 +1,4 @@
-"""Writes the hand-written tool sets as rows for `swift eval --tasks calls --dataset FILE`. Asks no model.
+"""Writes the tool sets as rows for `swift eval --tasks calls --dataset FILE`. Asks no model.
 
     python benchmarks/agent_sets.py --out output/sets house bank
 

@@ -1,4 +1,4 @@
-"""The hand-written tool sets: their composition, their calls run on their own tools, and what `swift eval` reads."""
+"""The tool sets: their composition, their calls run on their own tools, and what `swift eval` reads."""
 
 from __future__ import annotations
 

@@ -22,15 +22,15 @@ _oven: dict[str, str | int] = {"celsius": 0, "heat": "off"}
 _timers: list[tuple[float, str]] = []
 
 
-def switch_lamp(room: Room, on: bool) -> str:
-    """Switch the lamp of a room on or off.
+def turn_lamp(room: Room, state: Literal["on", "off"]) -> str:
+    """Turn a room's lamp on at full power, or off.
 
     Args:
         room: The room of the lamp.
-        on: true switches it on, false switches it off.
+        state: What the lamp should be afterwards.
     """
-    _brightness[room] = 100 if on else 0
-    return f"{room}: the lamp is {'on' if on else 'off'}"
+    _brightness[room] = 100 if state == "on" else 0
+    return f"{room}: the lamp is {state}"
 
 
 def dim_lamp(room: Room, brightness_percent: Annotated[int, Field(ge=1, le=100)]) -> str:
