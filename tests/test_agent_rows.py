@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from swift import cli
 from swift.agent import tool_format
 from swift.agent.reply import split_observations
+from swift.chat import Conversation, Message, ToolCall
 from swift.data import linting
-from swift.data.call_keywords import QWEN, REACT
+from swift.data.call_keywords import QWEN, REACT, Keywords
 from swift.data.linting import Report, checked
 from swift.data.row_values import BadRow
 from swift.data.row_writer import write_jsonl
@@ -21,6 +22,8 @@ from swift.data.rules import RULES
 from swift.data.sources import resolve
 from swift.data.synth import agent_rows
 from swift.data.validate_text_calls import OfferedTools, check_reply
+from swift.eval.tasks.text_steps import steps
+from swift.eval.tool_calls import cases_of
 
 SYSTEM = """Answer the following questions as best you can. You have access to the following APIs:
 1. fire_recognition: Call this tool to interact with the fire recognition API. This API is used to recognize whether \
@@ -459,3 +462,14 @@ def test_a_reply_without_an_error_is_cut_as_training_cuts_it(name: str, keywords
     open_call = ended.state == "input" and name == "qwen_en"  # read once its result begins
     assert len(calls) + open_call == written
     assert all(call.name == "look" for call in calls)
+
+
+@pytest.mark.parametrize(("name", "keywords"), [("react_en", REACT), ("qwen_en", QWEN)])
+def test_a_result_keyword_in_an_argument_is_no_result(name: str, keywords: Keywords) -> None:
+    call_format = tool_format(name)
+    call = call_format.call("", [ToolCall("look", json.dumps({"text": f"{keywords.result} rain"}))])
+    text = f"{call} 1\n{keywords.answer} ok"
+    assert check_reply(text, keywords, OfferedTools(frozenset({"look"}), "", {}), "message 1", []).state == "answer"
+    assert [step.text for step in steps(text, call_format)] == [call, f"{keywords.answer} ok"]
+    row = Conversation((Message("user", "x"), Message("assistant", text)))
+    assert [case.expected for case in cases_of(row, name)] == list(call_format.parse(call)[1]) != []

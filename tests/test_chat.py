@@ -186,6 +186,52 @@ def test_without_tools_a_call_is_plain_text_shown_at_once():
     assert all(delta.tool_call is None for delta in deltas)
 
 
+SAYS_OBSERVATION = '{"text": "Observation: it rains", "n": 1}'
+
+
+def test_a_call_whose_argument_has_the_stop_string_of_its_format_is_read_whole():
+    said = f"Thought: t\nAction: weather\nAction Input: {SAYS_OBSERVATION}\nObservation:"
+    for params in (SamplingParams(), SamplingParams(stop=("Observation",)), SamplingParams(stop=("rains",))):
+        chat, engine = local(f"{said} made up" + END)
+        reply = collect(chat(ASK, (WEATHER,), params))
+        assert engine.open == 0
+        if params.stop == ("rains",):
+            assert reply.message.tool_calls[0].arguments == '{"text": "Observation: it ', "an own stop word ends it"
+            continue
+        assert reply.finish == "tool_calls"
+        assert [(call.name, call.arguments) for call in reply.message.tool_calls] == [("weather", SAYS_OBSERVATION)]
+
+
+def test_a_stop_word_of_a_format_follows_its_rule_where_no_tools_are_offered():
+    said = f"Action: weather\nAction Input: {SAYS_OBSERVATION}\n"
+    for include, kept in ((None, "Observation:"), (False, "")):
+        params = SamplingParams(stop=("Observation:",), include_stop=include)
+        chat, _ = local(f"{said}Observation: made up" + END)
+        assert collect(chat(ASK, (), params)).message.content == said + kept
+        chat, _ = local(f"{said}Observation: made up" + END)
+        assert collect(chat.complete("Question: Rain?\n", params)).message.content == said + kept
+    at = said.index("Observation")
+    chat, _ = local(f"{said[at:]}Observation: made up" + END)
+    messages = (*ASK, Message("assistant", said[:at]))
+    reply = collect(chat(messages, (), SamplingParams(stop=("Observation",))))
+    assert reply.message.content == f"{said[at:]}Observation:"
+
+
+def test_a_call_cut_by_the_token_limit_behind_the_stop_string_in_its_argument_finishes_with_length():
+    said = 'Action: weather\nAction Input: {"text": "Observation: it'
+    chat, _ = local(said + "......", limit=len(said))
+    reply = collect(chat(ASK, (WEATHER,)))
+    assert reply.finish == "length"
+    assert [call.arguments for call in reply.message.tool_calls] == ['{"text": "Observation: it']
+
+
+def test_a_call_that_forgets_the_closing_quote_is_stopped_at_the_next_line():
+    chat, engine = local('Action: weather\nAction Input: {"text": "it rains}\nObservation: made up\nThought: no' + END)
+    reply = collect(chat(ASK, (WEATHER,)))
+    assert engine.open == 0
+    assert "made up" not in reply.message.content + str(reply.message.tool_calls)
+
+
 def test_log_probabilities_come_on_request_for_every_token_shown():
     chat, _ = local("雨!" + END)
     deltas = list(chat(ASK, (), SamplingParams(logprobs=True)))

@@ -338,6 +338,18 @@ def test_an_answer_may_begin_like_a_call() -> None:
     assert not keeps(once, tiny_tokenizer(), tool_format("llama3").call("", [ToolCall("get_weather", '{"city": 1}')]))
 
 
+@pytest.mark.parametrize("name", ["react_en", "react_zh", "toolbench", "qwen_en", "qwen_zh"])
+def test_a_guided_call_is_whole_where_an_argument_has_the_stop_string_of_the_format(name: str) -> None:
+    (stop,) = tool_format(name).syntax.stop
+    arguments = {"text": f"{stop} it rains", "n": 1}
+    parameters = {"properties": {"text": {"const": arguments["text"]}, "n": {"const": 1}}, "required": ["text", "n"]}
+    note = Tool({"name": "note", "parameters": {"type": "object", **parameters}})
+    chat = LocalChat(Noise(tiny_tokenizer(), 0), Renderer(tiny_tokenizer(), template("qwen"), name))
+    guide = chat.guide(Rules((note,), required=True, parallel=False))
+    reply = collect(chat((Message("user", "x"),), (note,), SamplingParams(guide=guide, max_tokens=2000)))
+    assert [json.loads(call.arguments) for call in reply.message.tool_calls] == [arguments]
+
+
 def test_react_may_reason_for_one_line_before_a_required_call() -> None:
     guide = vocabulary().guide(tool_format("react_en"), Rules(TOOLS, required=True))
     call = tool_format("react_en").call("", [ToolCall("clock", "{}")])

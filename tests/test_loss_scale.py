@@ -10,7 +10,7 @@ from tiny import tiny_tokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from swift.agent import TOOL_FORMATS
+from swift.agent import TOOL_FORMATS, tool_format
 from swift.agent.reply import split_observations
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.template import Renderer, Template, template
@@ -32,6 +32,18 @@ def test_react_counts_calls_twice_and_observations_never() -> None:
         ("Final Answer:", 1.0),
         (" done", 1.0),
     ]
+
+
+@pytest.mark.parametrize("name", ["react_en", "qwen_en"])
+def test_an_observation_that_an_argument_mentions_is_trained_like_the_argument(name: str) -> None:
+    call_format = tool_format(name)
+    mark = call_format.syntax.stop[0]
+    written = call_format.call("", [ToolCall("note", f'{{"text": "{mark} rain", "n": 1}}')])
+    assert split_observations(written) == [(written, False)]
+    scale = "react" if name == "react_en" else "qwen"
+    for each in ("AUTO", scale):
+        assert {weight for part, weight in loss_scale(each, name)(written) if part} == {2.0}
+    assert loss_scale(scale, name)(f"{written} seen")[-1] == (" seen", 0.0)
 
 
 def test_a_plain_reply_counts_once() -> None:

@@ -9,6 +9,8 @@ from tiny import tiny_tokenizer
 
 from swift.agent import TOOL_FORMATS, ReasoningTags, call_template, tool_format
 from swift.agent.reasoning_parser import ReasoningParser
+from swift.agent.reply import split_observations
+from swift.agent.result_marks import RESULT_MARKS
 from swift.chat import Delta, Draft, Message, ToolCall
 from swift.infer.reply_stream import Detokenizer, ReplyStream, StopChecker, StopString
 from swift.infer.tool_call_stream import JsonObjectScanner, ToolCallStream
@@ -110,6 +112,91 @@ def test_the_stop_checker_passes_the_same_text_piece_by_piece_as_at_once(text, s
         before = passed.removesuffix(checker.ended.text) if checker.ended.keep else passed
         assert text.startswith(before + checker.ended.text)
         assert not any(ending.text in before for ending in stop_strings)
+
+
+TEXT_FORMATS = [name for name in TOOL_FORMATS if set(tool_format(name).syntax.stop) & set(RESULT_MARKS)]
+
+
+def checked(text, size, *stops, before=""):
+    """What a checker passes of `text` in pieces of `size` letters, piece by piece, and the text that ended it."""
+    checker = StopChecker(stops or [StopString("Observation:", keep=True)], before)
+    passed = [checker.push(text[at : at + size]) for at in range(0, len(text), size)]
+    return [*passed, checker.flush()], checker.ended and checker.ended.text
+
+
+def test_every_inline_mark_is_a_special_token_or_is_looked_for_outside_arguments():
+    for syntax in (tool_format(name).syntax for name in TOOL_FORMATS):
+        assert set(syntax.stop) <= set(syntax.special) | set(RESULT_MARKS)
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_a_result_mark_in_a_string_of_the_arguments_does_not_end_the_call(name, size):
+    call_format = tool_format(name)
+    (mark,) = call_format.syntax.stop
+    for text in (f"{mark} rain", f'say "{mark}" \\', f"two\n{mark}", mark):
+        calls = tuple(ToolCall("note", json.dumps({"a": [1, True], "text": text}, indent=i)) for i in (None, 2))
+        said = call_format.call("I note it.", calls)
+        passed, ended = checked(f"{said} made up", size, StopString(mark, keep=True))
+        assert ("".join(passed), ended) == (said, mark)
+        assert call_format.parse(said) == ("I note it.", calls)
+        assert split_observations(f"{said} found\n") == [(said, False), (" found\n", True)]
+
+
+def test_text_is_held_back_from_a_mark_in_a_string_up_to_the_closing_quote_and_no_longer():
+    passed, ended = checked('Action Input: {"t": "a Observation: b", "u": 1}', 1)
+    assert "".join(passed) == 'Action Input: {"t": "a Observation: b", "u": 1}'
+    assert passed[len('Action Input: {"t": "a Observation: ')] == ""
+    assert passed[len('Action Input: {"t": "a Observation: b')] == 'Observation: b"'
+    assert passed[-3:] == ["1", "}", ""]
+    assert ended is None
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(
+    ("said", "rest"),
+    [
+        ('{"t": "it rains}\nObservation:', " sun"),
+        ('{"t": "it rains Observation:', " sun\nThought: I know"),
+        ('{"t": "it rains Observation:', " sun\r\nThought: I know"),
+        ('{"t": "it rains"} Observation:', " sun"),
+        ('{"t": "a Observation: b"} Observation:', ' "c"'),
+        ('{"t": 1\nThought: "Observation:', ' sun"'),
+        ("it's Observation:", " sun's"),
+        ('{"t": "a"}\nThought: he says "Observation:', ' sun"'),
+    ],
+)
+def test_a_mark_outside_a_closed_string_ends_the_reply(said, rest, size):
+    text = f"Action: look\nAction Input: {said}"
+    passed, ended = checked(text + rest, size)
+    assert ("".join(passed), ended) == (text, "Observation:")
+    assert split_observations(text + rest)[0] == (text, False)
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_other_stop_strings_end_a_reply_in_a_string_too(size):
+    text = 'Action: look\nAction Input: {"t": "Observation: a END b"}'
+    stops = StopString("Observation:", keep=True), StopString("END", keep=False)
+    assert ["".join(checked(text, size, *stops)[0]), "END"] == [
+        text[: text.index("END")],
+        checked(text, size, *stops)[1],
+    ]
+
+
+def test_a_reply_may_continue_a_string_that_its_prompt_began():
+    passed, ended = checked('Observation: b"}\nObservation: c', 3, before='Action: a\nAction Input: {"t": "')
+    assert ("".join(passed), ended) == ('Observation: b"}\nObservation:', "Observation:")
+
+
+@given(
+    st.lists(st.sampled_from([*"{}[],: \n\r\\a1\"'", '"Observation:', "Observation:", "Action Input:"]), max_size=16),
+    st.integers(1, 9),
+)
+def test_serving_ends_a_reply_where_training_begins_the_observation(parts, size):
+    text = "Action: a\nAction Input: " + "".join(parts)
+    passed, ended = checked(text, size)
+    assert "".join(passed) == split_observations(text)[0][0]
+    assert "".join(passed).endswith("Observation:") if ended else "".join(passed) == text
 
 
 def test_without_stop_strings_nothing_is_held_back():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from swift.agent import ReasoningTags, Syntax, ToolFormat
 from swift.agent.reasoning_parser import ReasoningParser, ReplyText
+from swift.agent.result_marks import find_mark
 from swift.chat import Message, Tool
 
 THINK_TAGS = ReasoningTags("<think>", "</think>")
@@ -164,7 +165,8 @@ def split_observations(text: str, agent: bool = False) -> list[tuple[str, bool]]
     """Splits a turn into (text, False) of the model and (text, True) of tools.
 
     A result runs from `Observation:` to the next line that begins with a keyword; keywords within a line belong to the
-    result. Only turns that contain a call are split, or all with `agent` (tools were offered).
+    result. `Observation:` within a string of a call's arguments begins no result. Only turns that contain a call are
+    split, or all with `agent` (tools were offered).
     """
     for mark, back in _RESULT_BORDERS:
         if mark in text and (agent or any(each in text for each in _CALLS)):
@@ -175,7 +177,7 @@ def split_observations(text: str, agent: bool = False) -> list[tuple[str, bool]]
 def _split_at(text: str, mark: str, back: re.Pattern[str]) -> list[tuple[str, bool]]:
     parts: list[tuple[str, bool]] = []
     start = 0
-    while (at := text.find(mark, start)) >= 0:
+    while (at := find_mark(text, mark, start)) >= 0:
         result_start = at + len(mark)
         match = back.search(text, result_start)
         end = match.end() if match else len(text)

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from swift.agent import TOOL_FORMATS, tool_format
 from swift.agent.arguments import json_arguments
 from swift.agent.jsontext import DuplicateKeyError, LoneSurrogateError, loads
+from swift.agent.result_marks import mark_positions
 from swift.chat import Conversation, Message, Tool
 from swift.data import offered_tools
 from swift.data.call_keywords import QWEN, REACT, KeywordMatch, Keywords, Kind, find_keywords
@@ -278,8 +279,8 @@ def _with_inline_results(text: str, found: list[KeywordMatch], keywords: Keyword
         return found
     taken = [range(mark.start, mark.end) for mark in found]
     within = [
-        KeywordMatch("result", match.start(), match.end(), spelling)
-        for match in re.finditer(re.escape(spelling), text)
-        if not any(match.start() in span for span in taken)
+        KeywordMatch("result", at, at + len(spelling), spelling)
+        for at in mark_positions(text, spelling)
+        if not any(at in span for span in taken)
     ]
     return sorted([*found, *within], key=lambda mark: mark.start)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from swift.agent import tool_format
+from swift.agent.result_marks import find_mark
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.engine.sampling import SamplingParams
 from swift.eval.call_matching import arguments_of
@@ -37,7 +38,7 @@ def cases_of(row: Conversation, format_name: str = "react_en") -> Iterator[Case]
         calls = message.tool_calls
         if not row.tools:
             text, stops = message.content, call_format.syntax.stop
-            ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+            ends = [found + len(stop) for stop in stops if (found := find_mark(text, stop)) >= 0]
             _, calls = call_format.parse(text[: min(ends, default=len(text))])
         if len(calls) == 1:
             yield Case(row.messages[:index], row.tools, calls[0])

@@ -74,6 +74,7 @@ class LocalChat:
             prompt[-CONTEXT:],
             ReasoningParser(None if self._raw else self.renderer.thinking, prefill),
             [stop for stop in stops if stop.text in template_stops],
+            messages[-1].content if messages and messages[-1].role == "assistant" else "",
         )
         inputs = self.renderer.inputs(messages, prompt)
         if not tools:
@@ -85,7 +86,10 @@ class LocalChat:
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = DEFAULT_PARAMS) -> Deltas:
         """Continues a text or token ids, without a chat template and tools."""
         tokens = self.renderer.raw_prompt_tokens(prompt) if isinstance(prompt, str) else prompt
-        return self._reply(tokens, ReplyStream(self.renderer.decode, stop_strings(params), tokens[-CONTEXT:]), params)
+        continues = prompt if isinstance(prompt, str) else ""
+        stops = stop_strings(params)
+        stream = ReplyStream(self.renderer.decode, stops, tokens[-CONTEXT:], continues=continues)
+        return self._reply(tokens, stream, params)
 
     def _reply(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from swift.agent.reasoning_parser import ReasoningParser, ReplyText
+from swift.agent.result_marks import RESULT_MARKS, in_argument_string
 
 REPLACEMENT = "\ufffd"
 """What a decoder writes for bytes that are not (yet) a character."""
@@ -46,10 +47,18 @@ class Detokenizer:
 
 
 class StopChecker:
-    """Passes text up to the first of `stop_strings`, and holds back text that may be the beginning of one."""
+    """Passes text up to the first of `stop_strings`, and holds back text that may be the beginning of one.
 
-    def __init__(self, stop_strings: Sequence[StopString]) -> None:
-        self._stops = tuple(stop_strings)
+    A mark of a tool-call format (`Observation:`) does not end a reply within a string of a call's arguments. Text from
+    such a mark on is held back until the string is closed, or until a line break shows that its quote was forgotten:
+    then the reply ends at the mark. `before`: the text that the reply continues.
+    """
+
+    def __init__(self, stop_strings: Sequence[StopString], before: str = "") -> None:
+        self._plain = tuple(stop for stop in stop_strings if stop.text not in RESULT_MARKS)
+        self._marks = tuple(stop for stop in stop_strings if stop.text in RESULT_MARKS)
+        self._stops = (*self._plain, *self._marks)
+        self._passed = before  # kept where there are marks
         self._held = ""
         self.ended: StopString | None = None
 
@@ -58,16 +67,39 @@ class StopChecker:
             return ""
         self._held += text
         # The leftmost match wins; of several that begin there, the longest.
-        found = [(at, -len(stop.text), stop) for stop in self._stops if (at := self._held.find(stop.text)) >= 0]
+        found = [(at, -len(stop.text), stop) for stop in self._plain if (at := self._held.find(stop.text)) >= 0]
+        size = len(self._held)
+        known = min(found)[0] - min(found)[1] if found else size
+        undecided = size
+        for stop in self._marks:
+            at, is_mark = self._find_mark(stop.text, known)
+            if is_mark:
+                found.append((at, -len(stop.text), stop))
+            elif at >= 0:
+                undecided = min(undecided, at)
         if found:
             at, _, self.ended = min(found)
             passed = self._held[: at + len(self.ended.text) * self.ended.keep]
             self._held = ""
             return passed
         hold = max((partial_overlap(self._held, stop.text) for stop in self._stops), default=0)
-        cut = len(self._held) - hold
+        cut = min(size - hold, undecided)
         passed, self._held = self._held[:cut], self._held[cut:]
+        if self._marks:
+            self._passed += passed
         return passed
+
+    def _find_mark(self, mark: str, end: int) -> tuple[int, bool]:
+        """The first `mark` in the held text up to `end` that ends the reply, or that a string without an end contains,
+        and whether it ends the reply; (-1, False) if there is none."""
+        at = self._held.find(mark, 0, end)
+        while at >= 0:
+            text = self._passed + self._held[:end]
+            inside = in_argument_string(text, len(self._passed) + at, mark)
+            if not inside:
+                return at, inside is False
+            at = self._held.find(mark, at + len(mark), end)
+        return -1, False
 
     def flush(self) -> str:
         """The text that is held back: at the end of the reply, it is no stop string."""
@@ -79,7 +111,7 @@ class ReplyStream:
     """Tokens -> reasoning and content: a Detokenizer, a ReasoningParser and StopCheckers in a row.
 
     `turn`: stop strings that end the reply anywhere; `stop_strings` end it in the content alone. `before`: the last
-    tokens of the prompt.
+    tokens of the prompt; `continues`: the text that the reply continues, "" for a new reply.
     """
 
     def __init__(
@@ -89,9 +121,10 @@ class ReplyStream:
         before: Sequence[int] = (),
         reasoning: ReasoningParser | None = None,
         turn: Sequence[StopString] = (),
+        continues: str = "",
     ) -> None:
         self._characters = Detokenizer(decode, before)
-        self._turn, self._content = StopChecker(turn), StopChecker(stop_strings)
+        self._turn, self._content = StopChecker(turn), StopChecker(stop_strings, continues)
         self._reasoning = reasoning or ReasoningParser(None)
         self.token_text = ""
         """The text that the last token completed, before anything is held back or cut."""

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from swift.agent import ReasoningTags, ToolFormat, tool_format
+from swift.agent.result_marks import in_argument_string
 
 WeightedTexts = list[tuple[str, float]]
 """The parts of a text in order, with their weights."""
@@ -174,7 +175,9 @@ def _apply(rules: Rules, reply: str, query: str) -> WeightedTexts:
 def _by_keyword(keywords: Mapping[str, tuple[float, float]], text: str) -> WeightedTexts:
     """Scans from left to right. Of several keywords that match, the first in the table wins."""
     parts: WeightedTexts = []
-    found = list(_any_keyword(tuple(keywords)).finditer(text))
+    matches = _any_keyword(tuple(keywords)).finditer(text)
+    # `Observation:` in an argument begins no observation; in an unfinished one neither.
+    found = [match for match in matches if in_argument_string(text, match.start(), match[0]) is False]
     if not found or found[0].start():
         parts.append((text[: found[0].start()] if found else text, 1.0))
     for index, match in enumerate(found):

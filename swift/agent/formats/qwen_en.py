@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from swift.agent import Syntax
+from swift.agent.result_marks import in_argument_string
 from swift.chat import Tool, ToolCall
 
 syntax = Syntax(
@@ -23,10 +24,8 @@ zero or multiple times according to your needs:
 ✿RESULT✿: Tool results
 ✿RETURN✿: Reply based on tool results. Images need to be rendered as ![](url)"""
 
-_CALL = re.compile(
-    r"✿FUNCTION✿:[ \t]*(?P<name>[^\n]*?)[ \t]*\n✿ARGS✿:(?P<arguments>.*?)(?P<end>\n?✿(?:RESULT|RETURN|FUNCTION)✿:)",
-    re.DOTALL,
-)
+_CALL = re.compile(r"✿FUNCTION✿:[ \t]*(?P<name>[^\n]*?)[ \t]*\n✿ARGS✿:")
+_END = re.compile(r"\n?(?P<keyword>✿(?:RESULT|RETURN|FUNCTION)✿:)")
 
 
 def system(tools: Sequence[Tool], text: str) -> str:
@@ -61,12 +60,19 @@ def result(texts: Sequence[str]) -> str:
 
 
 def parse(text: str, tools: Sequence[Tool] = ()) -> tuple[str, tuple[ToolCall, ...]]:
-    """A call is complete once the next keyword follows its arguments."""
+    """A call is complete once the next keyword follows its arguments; keywords in their strings do not count."""
     calls: list[ToolCall] = []
     start: int | None = None
     position = 0
     while match := _CALL.search(text, position):
+        ends = (
+            found.start()
+            for found in _END.finditer(text, match.end())
+            if in_argument_string(text, found.start("keyword"), syntax.stop[0]) is False
+        )
+        position = next(ends, -1)
+        if position < 0:
+            break
         start = match.start() if start is None else start
-        calls.append(ToolCall(match["name"], match["arguments"].strip()))
-        position = match.start("end")
+        calls.append(ToolCall(match["name"], text[match.end() : position].strip()))
     return (text, ()) if start is None else (text[:start].removesuffix("\n"), tuple(calls))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from swift.agent import ToolFormat, tool_format
+from swift.agent.result_marks import find_mark
 from swift.chat import Conversation, ToolCall
 
 FORMATS = ("react_en", "react_zh", "qwen_en", "qwen_zh", "hermes")
@@ -48,7 +49,7 @@ def steps(text: str, call_format: ToolFormat) -> Iterator[Step]:
     opening = re.compile("^[ \t]*(?:" + "|".join(map(re.escape, labels)) + ")", re.MULTILINE)
     start = 0
     while start < len(text):
-        ends = [found + len(stop) for stop in syntax.stop if (found := text.find(stop, start)) >= 0]
+        ends = [found + len(stop) for stop in syntax.stop if (found := find_mark(text, stop, start)) >= 0]
         end = min(ends, default=len(text))
         step = text[start:end]
         yield Step(start, step, call_format.parse(step)[1])
