@@ -212,6 +212,11 @@ def test_a_stop_word_of_a_format_follows_its_rule_where_no_tools_are_offered():
         assert collect(chat.complete("Question: Rain?\n", params)).message.content == said + kept
     at = said.index("Observation")
     chat, _ = local(f"{said[at:]}Observation: made up" + END)
+    begun = f"Question: Rain?\n{said[:at]}"
+    for prompt in (begun, TOKENIZER.encode(begun)):
+        again, _ = local(f"{said[at:]}Observation: made up" + END)
+        reply = collect(again.complete(prompt, SamplingParams(stop=("Observation",))))
+        assert reply.message.content == f"{said[at:]}Observation:"
     messages = (*ASK, Message("assistant", said[:at]))
     reply = collect(chat(messages, (), SamplingParams(stop=("Observation",))))
     assert reply.message.content == f"{said[at:]}Observation:"

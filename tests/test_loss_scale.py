@@ -46,6 +46,21 @@ def test_an_observation_that_an_argument_mentions_is_trained_like_the_argument(n
     assert loss_scale(scale, name)(f"{written} seen")[-1] == (" seen", 0.0)
 
 
+@pytest.mark.parametrize("name", ["react_en", "qwen_en"])
+def test_a_call_that_mentions_an_observation_is_trained_up_to_its_result(name: str) -> None:
+    call_format = tool_format(name)
+    call = ToolCall("note", f'{{"text": "{call_format.syntax.stop[0]} rain", "n": 1}}', "1")
+    row = (Message("user", "x"), Message("assistant", "", (call,)), Message("tool", "seen", tool_call_id="1"))
+    tools = (Tool({"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}),)
+    tokenizer = tiny_tokenizer()
+    renderer = Renderer(tokenizer, template("qwen"), name)
+    (sample,) = renderer.samples(Conversation((*row, Message("assistant", "done")), tools))
+    trained = tokenizer.decode([t for t, weight in zip(sample.tokens, sample.weights, strict=True) if weight])
+    assert trained.startswith(call_format.call("", (call,)))
+    assert trained.endswith("done<|im_end|>")
+    assert "seen" not in trained
+
+
 def test_a_plain_reply_counts_once() -> None:
     for name in ("react", "hermes", "qwen", "agentflan", "alpha_umi", "default", "none", "ignore_empty_think"):
         assert loss_scale(name)("hello") == [("hello", 1.0)]

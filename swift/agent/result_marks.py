@@ -23,7 +23,7 @@ Marks that are special tokens (`<|observation|>`) are not among them: they have 
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<open>[\[{(])|(?P<close>[\]})])|[,:]|-?\d[\w.+-]*|"
     r"-?(?:true|false|null|True|False|None|NaN|Infinity)\b|"
-    r'(?P<string>"(?:[^"\\\r\n]|\\[^\r\n])*"|' + r"'(?:[^'\\\r\n]|\\[^\r\n])*')"
+    r'(?P<string>"[^"\\\r\n]*(?:\\[^\r\n][^"\\\r\n]*)*"|' + r"'[^'\\\r\n]*(?:\\[^\r\n][^'\\\r\n]*)*')"
 )
 """A token of JSON, or of a Python literal, which some models write. No string contains a line break."""
 

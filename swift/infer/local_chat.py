@@ -86,8 +86,8 @@ class LocalChat:
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = DEFAULT_PARAMS) -> Deltas:
         """Continues a text or token ids, without a chat template and tools."""
         tokens = self.renderer.raw_prompt_tokens(prompt) if isinstance(prompt, str) else prompt
-        continues = prompt if isinstance(prompt, str) else ""
         stops = stop_strings(params)
+        continues = prompt if isinstance(prompt, str) else self.renderer.decode(prompt) if stops else ""
         stream = ReplyStream(self.renderer.decode, stops, tokens[-CONTEXT:], continues=continues)
         return self._reply(tokens, stream, params)
 
