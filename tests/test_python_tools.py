@@ -322,14 +322,14 @@ def close() -> str:
     os.closerange(0, 3)
     return "closed"
 def garble() -> None:
-    for descriptor in range(3, 20):
+    for descriptor in range(3, 4096):
         try:
             os.write(descriptor, b"[]\\n")
         except OSError:
             pass
     time.sleep(600)
 def close_all() -> str:
-    os.closerange(0, 100)
+    os.closerange(0, 4096)
     return "closed"
 def threads() -> str:
     threading.Thread(target=lambda: 1 / 0).start()
