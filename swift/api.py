@@ -131,7 +131,7 @@ def run_agent(
     `tools`: Python functions with type hints and docstrings, and values of `--tools` (Python files, OpenAPI documents,
     files of descriptions), or a toolbox of `open_tools`. Of more than `max_tools`, those are offered that fit the
     dialogue best. At most `max_turns` replies and, if given, about `max_seconds`; a call may take `timeout` seconds and
-    return `max_result_chars` characters. `confirm(tool, call) -> bool` is asked before each call. `guided_tools`
+    return `max_result_chars` characters. `confirm(tool, call) -> bool` is called before each call. `guided_tools`
     constrains calls to the tools' JSON schemas; it needs a chat of `load_chat`. `changes` are generation flags.
 
     Returns a `Trace`: all messages, the result of each call, and why the run ended; `Trace.answer` is the final text. A

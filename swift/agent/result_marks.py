@@ -1,4 +1,4 @@
-"""Where a tool result begins in the text of a reply: at a mark such as `Observation:` that is no part of a call.
+"""Finds where a tool result begins in the text of a reply: at `Observation:` outside the arguments of a call.
 
 Training, serving and parsing follow this one rule. Knows no format's module, no token and no stop word of a user.
 """

@@ -31,7 +31,7 @@ AT_ONCE = 16
 
 
 class TargetConfig(ChatConfig, Protocol):
-    """The flags that say which model is asked, and how."""
+    """The flags that select the model under test and its sampling."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

@@ -28,7 +28,7 @@ UNANSWERED = 1
 
 @dataclass(frozen=True)
 class Run:
-    """Let a model work through tasks with tools, and write a trace of each run. Nobody is asked anything."""
+    """Let a model work through tasks with tools, without user input, and write a trace of each run."""
 
     model: ModelFlags = ModelFlags()
     backend: BackendFlags = BackendFlags()

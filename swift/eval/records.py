@@ -15,7 +15,7 @@ ANSWERS = "answers.jsonl"
 
 
 class Variant(NamedTuple):
-    """How questions are asked: with a grammar for calls or without, and the seed; seed None is greedy decoding."""
+    """Guided decoding or not, and the sampling seed; seed None means greedy decoding."""
 
     guided: bool = False
     seed: int | None = None
