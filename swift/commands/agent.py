@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from swift.engine.sampling import SamplingParams
     from swift.tools.toolbox import Toolbox
     from swift.traces.file import TraceFile
-    from swift.traces.runs import Ask
+    from swift.traces.runs import Ask, Finished
     from swift.traces.tasks import Task
 
 UNANSWERED = 1
@@ -202,20 +202,27 @@ def _work(
     )
     runs = SideBySide(loop.run, tasks, cfg.parallel, stopped)
     total = Summary(len(tasks))
+
+    written: set[tuple[str, str]] = set()
+
+    def keep(finished: Finished) -> dict[str, Any]:
+        asked, said = len(loop.messages(finished.task)), about(finished.task, file.settings)
+        made = row(finished.trace, asked, finished.offered, said)
+        file.add(made)
+        written.add(finished.task.key)
+        total.add(made["trace"])
+        return made
+
     try:
         with progress(console, len(tasks), cfg.task is None) as step:
             for finished in runs:
-                made = row(
-                    finished.trace,
-                    len(loop.messages(finished.task)),
-                    finished.offered,
-                    about(finished.task, file.settings),
-                )
-                file.add(made)
-                total.add(made["trace"])
+                made = keep(finished)
                 step(made["trace"])
     finally:
         runs.stop()
+        for late in runs.ended():  # before Ctrl-C
+            if late.task.key not in written:
+                keep(late)
         for line in total.lines():
             console.print(line, markup=False, soft_wrap=True)
         if total.outcomes:

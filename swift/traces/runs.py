@@ -89,6 +89,7 @@ class SideBySide:
         self._work, self._stopped = work, stopped
         self._left: queue.SimpleQueue[Task] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Finished | BaseException] = queue.SimpleQueue()
+        self._finished: list[Finished] = []
         self._number = 0
         for task in tasks:
             self._left.put(task)
@@ -113,6 +114,10 @@ class SideBySide:
             if thread.ident is not None:
                 thread.join(GRACE / len(self._threads))
 
+    def ended(self) -> list[Finished]:
+        """The runs that have ended, other than by `stop`, whether the iteration gave them or not."""
+        return [each for each in self._finished if each.trace.end != "cancelled"]
+
     def _go(self) -> None:
         while not self._stopped.is_set():
             try:
@@ -120,7 +125,9 @@ class SideBySide:
             except queue.Empty:
                 return
             try:
-                self._results.put(self._work(task))
+                finished = self._work(task)
+                self._finished.append(finished)
+                self._results.put(finished)
             except BaseException as error:  # raised again on the thread that reads the results
                 self._results.put(error)
 
