@@ -395,3 +395,25 @@ def test_the_tutorials_command_runs_as_printed_in_two_processes(tmp_path: Path) 
     adapter = load_file(folder / "checkpoint-4" / "adapter_model.safetensors")
     assert any("mlp" in name for name in adapter)
     assert any(matrix.any() for name, matrix in adapter.items() if "lora_B" in name)
+
+
+def test_an_adapter_is_trained_further_with_its_own_rank(tmp_path: Path, model: Path, rows: Path) -> None:
+    first = train(tmp_path, model, rows, lora_rank=3, lora_target_modules=["ALL"])["last_model_checkpoint"]
+    small = {"max_steps": 1, "learning_rate": 1e-9}
+    more = train(tmp_path, model, rows, init_adapter=first, **small)["last_model_checkpoint"]
+    before, after = (load_file(Path(each) / "adapter_model.safetensors") for each in (first, more))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
+    record = json.loads((Path(more) / "sft_args.json").read_text())
+    assert (record["lora_rank"], record["init_adapter"]) == (3, first)
+
+
+def test_an_adapter_that_is_trained_further_keeps_its_own_settings(tmp_path: Path, model: Path, rows: Path) -> None:
+    first = train(tmp_path, model, rows, max_steps=1)["last_model_checkpoint"]
+    with pytest.raises(ValueError, match="--lora_rank has no effect with --init_adapter"):
+        train(tmp_path, model, rows, init_adapter=first, lora_rank=4)
+    with pytest.raises(ValueError, match="--sft_type full ignores --init_adapter"):
+        train(tmp_path, model, rows, init_adapter=first, sft_type="full")
+    with pytest.raises(ValueError, match="no such folder"):
+        train(tmp_path, model, rows, init_adapter=str(tmp_path / "nothing"))

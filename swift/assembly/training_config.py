@@ -16,6 +16,7 @@ from swift.flag_groups import (
     TrainFlags,
     TunerFlags,
 )
+from swift.model.config_files import json_object
 
 ADAPTER_RATE, FULL_RATE = 1e-4, 1e-5
 """Default learning rates of adapters and of full fine-tuning."""
@@ -65,7 +66,28 @@ def with_defaults(cfg: C, model_type: str | None) -> C:
             "learning_rate": rate if train.optimizer.learning_rate is None else train.optimizer.learning_rate,
             "eval_batch_size": train.evaluation.eval_batch_size or train.batch_size,
             "save_steps": train.saving.save_steps or train.evaluation.eval_steps,
+            **_of_adapter(cfg.lora.init_adapter),
             "save_only_model": not is_adapter if train.saving.save_only_model is None else train.saving.save_only_model,
         },
         "derived flags",
     )
+
+
+def _of_adapter(folder: str | None) -> dict[str, Any]:
+    """The LoRA flags with which the adapter of a folder was made."""
+    if folder is None:
+        return {}
+    path = Path(folder).expanduser().resolve()
+    made = json_object(path / "adapter_config.json")
+    targets = made["target_modules"]
+    return {
+        "init_adapter": str(path),
+        "lora_rank": made["r"],
+        "lora_alpha": made["lora_alpha"],
+        "lora_dropout_p": made["lora_dropout"],
+        "lora_target_modules": [targets] if isinstance(targets, str) else sorted(targets),
+        "lora_modules_to_save": sorted(made.get("modules_to_save") or ()),
+        "lora_bias_trainable": "none" if made.get("bias", "none") == "none" else "all",
+        "use_rslora": made.get("use_rslora", False),
+        "use_dora": made.get("use_dora", False),
+    }

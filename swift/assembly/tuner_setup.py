@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swift import flags
 from swift.assembly.training_config import TrainingConfig
-from swift.flag_groups import ModelFlags, TrainFlags
+from swift.flag_groups import LoraFlags, ModelFlags, TrainFlags
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,8 @@ def check(cfg: TrainingConfig) -> None:
         raise ValueError("--tuner_backend unsloth is not supported yet: use swift")
     changed = _changed(cfg.lora) | _changed(tuner)
     apply.refuse_ignored(name, changed)
+    if cfg.lora.init_adapter:
+        _check_start(cfg.lora, changed)
     for switch, prefix, on in (
         ("use_galore true", "galore_", tuner.galore.use_galore),
         ("lisa_activated_layers", "lisa_step", tuner.trainable.lisa_activated_layers),
@@ -61,6 +63,18 @@ def check(cfg: TrainingConfig) -> None:
     silent = _changed(cfg.model.quant) - {"quantization_bit"}
     if silent and not bits:
         raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
+
+
+def _check_start(lora: LoraFlags, changed: Collection[str]) -> None:
+    """Raises ValueError for an adapter that cannot be trained further, and for flags that its own settings replace."""
+    from swift.tuner import adapter_files
+
+    own = {item.name for item in flags.walk(LoraFlags)} - {"init_adapter", "lora_dtype", "lora_lr_ratio"}
+    if idle := sorted(own.intersection(changed)):
+        raise ValueError(f"--{idle[0]} has no effect with --init_adapter, whose own settings are kept: leave it out")
+    folder = Path(str(lora.init_adapter)).expanduser()
+    if (kind := adapter_files.check(folder)) != "LORA":
+        raise ValueError(f"--init_adapter {folder}: an adapter of type {kind}, not LoRA")
 
 
 def dtype(cfg: TrainingConfig, device: torch.device, path: Path) -> str:

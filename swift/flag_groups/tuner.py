@@ -41,6 +41,8 @@ class LoraFlags:
     """Weight-decomposed LoRA"""
     init_lora_weights: str = flag("true", alias=("init_weights",))
     """Initialisation: true, false, gaussian, orthogonal, pissa, olora, loftq; from training rows: eva, lora_ga"""
+    init_adapter: str | None = None
+    """Checkpoint whose adapter is trained further instead of a new one; rank, alpha, dropout and modules are its own"""
     lora_lr_ratio: float | None = None
     """LoRA+: learning rate of B as a multiple of that of A (usually 10 to 16)"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,8 @@ from peft import LoftQConfig, LoraConfig, LoraGAConfig, PeftModel, initialize_lo
 from transformers import PreTrainedModel
 
 from swift.model.devices import DTYPES
-from swift.tuner import loraga
-from swift.tuner.peft_models import is_quantised, wrap
+from swift.tuner import adapter_files, loraga
+from swift.tuner.peft_models import cast_adapter, is_quantised, wrap
 from swift.tuner.targets import Names, lora_targets, modules_to_save, no_names
 
 INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
@@ -22,6 +23,7 @@ INITS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
     """`default_targets`: the modules that DEFAULT means, where that is known. Modules that are `frozen` get no adapter.
+    `start`: the folder of an adapter to train further; `dtype` alone of the other options then applies.
 
     `dtype` AUTO keeps lora_A and lora_B in fp32 whatever the model's dtype: at usual learning rates an optimizer step
     is smaller than bf16 can resolve, and fp16 needs fp32 weights for loss scaling.
@@ -39,14 +41,20 @@ class LoraOptions:
     rslora: bool = False
     dora: bool = False
     init: str = "true"
+    start: str | None = None
 
 
 def attach(model: PreTrainedModel, options: LoraOptions, batches: Iterable[Mapping[str, Any]] = ()) -> PeftModel:
-    """The model with new adapters, which alone are trainable.
+    """The model with new adapters, or those of `options.start`, which alone are trainable.
 
     `batches`: inputs of the model with `labels`, from which `eva` and `lora_ga` compute their initialisation. Raises
     ValueError for options that do not fit the model.
     """
+    dtype = torch.float32 if options.dtype == "AUTO" else DTYPES.get(options.dtype)
+    if dtype is None:
+        raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
+    if options.start:
+        return _further(model, Path(options.start), dtype)
     init = check_init(options.init, options.dora, is_quantised(model), model.device.type)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -60,9 +68,6 @@ def attach(model: PreTrainedModel, options: LoraOptions, batches: Iterable[Mappi
         use_dora=options.dora,
         **init,
     )
-    dtype = torch.float32 if options.dtype == "AUTO" else DTYPES.get(options.dtype)
-    if dtype is None:
-        raise ValueError(f"unknown LoRA dtype {options.dtype!r}: AUTO, {', '.join(DTYPES)}")
     if options.init == "lora_ga":
         loraga.estimate(model, config, batches)
     try:
@@ -78,6 +83,16 @@ def attach(model: PreTrainedModel, options: LoraOptions, batches: Iterable[Mappi
         loraga.keep_start(tuned)
     if options.init == "eva":
         _initialise_from_rows(tuned, config, batches)
+    return tuned
+
+
+def _further(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
+    """The model with the LoRA adapter of a folder. Raises ValueError for another kind, or one that does not fit."""
+    if (kind := adapter_files.check(folder)) != "LORA":
+        raise ValueError(f"{folder}: an adapter of type {kind}, not LoRA")
+    tuned = adapter_files.load(model, folder, trainable=True)
+    assert isinstance(tuned, PeftModel), type(tuned)
+    cast_adapter(tuned, dtype)
     return tuned
 
 

@@ -45,6 +45,7 @@ LORA = {
     "use_rslora": "rslora",
     "use_dora": "dora",
     "init_lora_weights": "init",
+    "init_adapter": "start",
     "lora_lr_ratio": "",
 }
 WHERE = {"lora_target_modules": "target_modules", "lora_modules_to_save": "modules_to_save"}
