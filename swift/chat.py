@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -130,16 +131,65 @@ class Conversation:
         return replace(self, messages=messages)
 
 
+@dataclass(frozen=True, slots=True)
+class Preference(Conversation):
+    """A dialogue whose messages from number `prompt` on are a completion that people or a program have judged.
+
+    They preferred it to the messages `rejected`, or, where there are none, called it desirable or not (`label`).
+    """
+
+    prompt: int = 0
+    rejected: tuple[Message, ...] = ()
+    label: bool = True
+
+    @property
+    def other(self) -> Conversation | None:
+        """The dialogue that ends with the rejected completion; None if there is none."""
+        if not self.rejected:
+            return None
+        messages = self.messages[: self.prompt] + self.rejected
+        return Conversation(messages, self.tools, self.source, self.line, self.template_kwargs)
+
+
+class Judged(NamedTuple):
+    """What a sample of preference training knows beside its tokens.
+
+    `rows`: the tokens are those of several rows, one after another, with these lengths. `label`: whether the first row
+    is desirable. `reference`: the log-likelihood, in nats, of each row under the reference model.
+    """
+
+    rows: tuple[int, ...]
+    label: bool = True
+    reference: tuple[float, ...] = ()
+
+
 class Sample(NamedTuple):
     """A tokenised sample: `tokens`, and the loss weight of each (same length; 0: not trained).
 
-    `inputs` computes further model inputs, such as pixels, on demand.
+    `inputs` computes further model inputs, such as pixels, on demand. `judged`: for preference training alone.
     """
 
     tokens: list[int]
     weights: list[float]
     source: str = ""
     inputs: Callable[[], Mapping[str, Any]] | None = None
+    judged: Judged | None = None
+
+    @classmethod
+    def joined(cls, rows: Sequence[Sample], label: bool = True) -> Sample:
+        """One sample of several rows, for preference training."""
+        tokens = [token for row in rows for token in row.tokens]
+        weights = [weight for row in rows for weight in row.weights]
+        return cls(tokens, weights, rows[0].source, judged=Judged(tuple(len(row.tokens) for row in rows), label))
+
+    @property
+    def rows(self) -> list[Sample]:
+        """The rows that were joined; of any other sample itself."""
+        if self.judged is None:
+            return [self]
+        ends = list(accumulate(self.judged.rows))
+        parts = [slice(end - length, end) for end, length in zip(ends, self.judged.rows, strict=True)]
+        return [Sample(self.tokens[part], self.weights[part], self.source) for part in parts]
 
     @property
     def trained(self) -> int:

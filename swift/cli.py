@@ -13,7 +13,7 @@ from pathlib import Path
 from swift import flags
 from swift.system import torchrun, utf8
 
-MULTIPROCESS = ("sft",)  # verbs that NPROC_PER_NODE or NNODES starts in several processes
+MULTIPROCESS = ("sft", "rlhf")  # verbs that NPROC_PER_NODE or NNODES starts in several processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

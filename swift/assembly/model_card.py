@@ -159,7 +159,10 @@ def _figures(folder: Path) -> list[tuple[str, object]]:
     held_out = [line for line in history if "eval_loss" in line and line["step"] == step]
     figures += [("training loss", f"{losses[-1]:.4f}")] if losses else []
     for line in held_out[-1:]:
-        figures += [("held-out loss", f"{line['eval_loss']:.4f}"), ("held-out accuracy", f"{line['eval_acc']:.3f}")]
+        figures += [("held-out loss", f"{line['eval_loss']:.4f}")]
+        named = {"acc": "accuracy", "rewards/accuracies": "reward accuracy", "rewards/margins": "reward margin"}
+        for key, name in named.items():
+            figures += [(f"held-out {name}", f"{line[f'eval_{key}']:.3f}")] if f"eval_{key}" in line else []
     return figures
 
 

@@ -74,8 +74,8 @@ def read(cfg: TrainingConfig, renderer: Renderer, say: Say, ranks: Ranks) -> Dat
         )
     else:
         data = tokenised()
-    _check_trained(data, cfg)
-    _warn_unmatched(data, renderer, say)
+    check_trained(data, cfg)
+    warn_unmatched(data, renderer, say)
     return data
 
 
@@ -100,7 +100,7 @@ def expected_tokens(train: TrainFlags, data: Data, world: int) -> float:
     return sum(each) * passes
 
 
-def _check_trained(data: Data, cfg: TrainingConfig) -> None:
+def check_trained(data: Data, cfg: TrainingConfig) -> None:
     """Raises ValueError for data that trains nothing, or never trains a stop token."""
     if not data.train:
         why = next(iter(data.outcomes.get("left_out", ())), f"none fits into --max_length {cfg.template.max_length}")
@@ -119,7 +119,7 @@ def _check_trained(data: Data, cfg: TrainingConfig) -> None:
         )
 
 
-def _warn_unmatched(data: Data, renderer: Renderer, say: Say) -> None:
+def warn_unmatched(data: Data, renderer: Renderer, say: Say) -> None:
     """Warns of a named loss scale that matches nothing."""
     if renderer.scale.names == ("AUTO",):
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swift import flags
 from swift.assembly import checkpoints
-from swift.flag_groups import LoraFlags, TunerFlags
+from swift.flag_groups import LoraFlags, PreferenceFlags, TunerFlags
 from swift.model.config_files import json_object
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ COMPARED = (
     *("enable_thinking", "chat_template_kwargs", "history_reasoning", "reasoning_weight", "template_date"),
     *("batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
     *("learning_rate", "lr_scheduler_type", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
-    *(item.name for group in (LoraFlags, TunerFlags) for item in flags.walk(group)),
+    *(item.name for group in (LoraFlags, TunerFlags, PreferenceFlags) for item in flags.walk(group)),
 )
 """Flags that affect the result of a run."""
 
@@ -104,13 +104,16 @@ def check(
     from swift.train import checkpoint
 
     done = TrainerState.load_from_json(str(path / checkpoint.STATE)).global_step
-    differs = [name for name in (*COMPARED, "rows", "world", "data") if name in before and before[name] != now[name]]
+    differs = [
+        name for name in (*COMPARED, "rows", "world", "data") if name in before and before[name] != now.get(name)
+    ]
     for name in differs:
         if name == "data" and "rows" not in differs:
             say("resume: the rows or their tokens differ from the checkpoint's")
         elif name != "data":
             shown = {"rows": "the number of samples", "world": "the number of processes"}.get(name, f"--{name}")
-            say(f"resume: {shown} is {_text(now[name])}, the checkpoint's run had {_text(before[name])}")
+            had, has = _text(before[name]), _text(now.get(name))
+            say(f"resume: {shown} is {has}, the checkpoint's run had {had}")
     if done >= steps.total:
         raise ValueError(
             f"--resume_from_checkpoint: {path} is at step {done} of {steps.total}, so nothing is left to train: "
@@ -140,7 +143,7 @@ def _text(value: object) -> str:
 # --- the command that resumes ---------------------------------------------------------------------------------------
 
 
-def how_to_resume(cfg: DataclassInstance, saved: Path | None, env: Mapping[str, str] = os.environ) -> str:
+def how_to_resume(verb: str, cfg: DataclassInstance, saved: Path | None, env: Mapping[str, str] = os.environ) -> str:
     """The command that resumes an interrupted run, or why it cannot be resumed, in one line."""
     from swift.train import checkpoint
 
@@ -148,7 +151,7 @@ def how_to_resume(cfg: DataclassInstance, saved: Path | None, env: Mapping[str, 
         return "nothing is saved yet: run the same command again"
     if fault := checkpoint.fault(saved):
         return f"cannot be resumed: {fault}"
-    words = ["swift", "sft", *_words(cfg), "--resume_from_checkpoint", str(saved)]
+    words = ["swift", verb, *_words(cfg), "--resume_from_checkpoint", str(saved)]
     processes, nodes = env.get("LOCAL_WORLD_SIZE", "1"), env.get("GROUP_WORLD_SIZE", "1")
     if nodes != "1":
         return f"to resume, add to the command of every node: --resume_from_checkpoint {shlex.quote(str(saved))}"

@@ -16,7 +16,13 @@ MOST_EPOCHS = 30
 FEW_STEPS = 50
 
 
-def steps_of(train: TrainFlags, rows: int | None, world: int, recorded: Mapping[str, Any]) -> Steps:
+def steps_of(
+    train: TrainFlags,
+    rows: int | None,
+    world: int,
+    recorded: Mapping[str, Any],
+    most_epochs: int = MOST_EPOCHS,
+) -> Steps:
     """The steps of a run, with defaults for --gradient_accumulation_steps and --num_train_epochs.
 
     A data set too small for `ENOUGH_STEPS` steps of `ROWS_PER_STEP` rows gets smaller steps, then more epochs.
@@ -38,7 +44,7 @@ def steps_of(train: TrainFlags, rows: int | None, world: int, recorded: Mapping[
         epochs = 1.0
         if counted:
             in_epoch = Steps(rows, train.batch_size, accumulation, world, 1).in_epoch
-            epochs = float(min(max(round(ENOUGH_STEPS / in_epoch), 1), MOST_EPOCHS))
+            epochs = float(min(max(round(ENOUGH_STEPS / in_epoch), 1), most_epochs))
     return Steps(rows, train.batch_size, accumulation, world, epochs, train.max_steps)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from swift.assembly.training_data import Data
     from swift.train.lazy_datasets import Stream
+    from swift.train.objective import Objective
     from swift.train.trainer import SftTrainer
 
 
@@ -77,6 +78,7 @@ def make_trainer(
     args: TrainingArguments,
     packed: bool,
     finish: Callable[[Path], None],
+    objective: Objective,
 ) -> SftTrainer:
     """The trainer of a run. `packed`: the model takes rows without padding. `finish(folder)` completes checkpoints."""
     from swift.train.progress import ShowProgress
@@ -109,6 +111,7 @@ def make_trainer(
         packed=packed,
         any_length=fused.takes_any_length(model),
         refresh=partial(fused.refresh, model) if packed else None,
+        objective=objective,
     )
 
 

@@ -48,13 +48,16 @@ class TrainingConfig(Protocol):
 C = TypeVar("C", bound=TrainingConfig)
 
 
-def with_defaults(cfg: C, model_type: str | None) -> C:
-    """The flags with every default that follows from others filled in, and paths made absolute for the record."""
+def with_defaults(cfg: C, model_type: str | None, rates: tuple[float, float] = (ADAPTER_RATE, FULL_RATE)) -> C:
+    """The flags with every default that follows from others filled in, and paths made absolute for the record.
+
+    `rates`: default learning rates of adapters and of full fine-tuning.
+    """
     from swift.tuner.registry import TUNERS
 
     train = cfg.train
     is_adapter = not TUNERS[train.sft_type].full_model
-    rate = ADAPTER_RATE if is_adapter else FULL_RATE
+    rate = rates[0] if is_adapter else rates[1]
     name = cfg.model.model_id_or_path
     is_folder = name is not None and Path(name).expanduser().exists()
     return flags.update(

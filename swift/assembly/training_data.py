@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from swift.data.linting import Report
     from swift.data.mix import DataPlan
     from swift.template import Renderer
-    from swift.template.truncation import LengthReport, Outcome, SampleRef, Strategy
+    from swift.template.truncation import LengthReport, Outcome, SampleRef, Strategy, Truncate
     from swift.train.lazy_datasets import Stream
     from swift.train.ranks import Ranks
     from swift.train.report import Share
@@ -54,6 +54,8 @@ class RowTokenizer(NamedTuple):
     renderer: Renderer
     max_length: int
     strategy: Strategy
+    truncate: Truncate | None = None
+    """What makes the samples of a row; None: `truncation.truncate`."""
 
     def samples(
         self,
@@ -64,10 +66,11 @@ class RowTokenizer(NamedTuple):
         title: str = "",
     ) -> Iterator[Sample]:
         """The samples of all rows; `kept` counts the rows of each source that have one. `title`: of a progress bar."""
-        from swift.template.truncation import truncate_all
+        from swift.template.truncation import truncate, truncate_all
 
         watch = partial(_with_progress, title=title, total=len(rows), kept=kept)
-        return truncate_all(self.renderer, rows, self.max_length, self.strategy, lengths, processes, watch)
+        make = self.truncate or truncate
+        return truncate_all(self.renderer, rows, self.max_length, self.strategy, lengths, processes, watch, make)
 
     def late(self) -> Callable[[SampleRef], Sample | None]:
         """Makes a sample when it is trained on; names dropped rows on standard error."""
@@ -85,9 +88,14 @@ class RowTokenizer(NamedTuple):
         return make
 
     def preview(self, row: Conversation | None) -> str:
+        from swift.chat import Preference
         from swift.train.report import abbreviate
 
-        return abbreviate(self.renderer.show_samples(row)[0].pieces) if row else ""
+        if row is None:
+            return ""
+        shown = abbreviate(self.renderer.show_samples(row)[0].pieces)
+        other = row.other if isinstance(row, Preference) else None
+        return f"{shown}\n--- rejected:\n{self.preview(other)}" if other else shown
 
 
 def tokenised(plan: DataPlan, tokenizer: RowTokenizer, say: Say, processes: int | None = None) -> Data:

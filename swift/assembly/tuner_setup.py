@@ -37,7 +37,8 @@ def check(cfg: TrainingConfig) -> None:
     tuner, name = cfg.tuner, cfg.train.sft_type
     if cfg.train.kernels.tuner_backend == "unsloth":
         raise ValueError("--tuner_backend unsloth is not supported yet: use swift")
-    changed = _changed(cfg.lora) | _changed(tuner)
+    default: Any = type(cfg)()
+    changed = _changed(cfg.lora, default.lora) | _changed(tuner, default.tuner)
     apply.refuse_ignored(name, changed)
     if cfg.lora.init_adapter:
         _check_start(cfg.lora, changed)
@@ -60,7 +61,7 @@ def check(cfg: TrainingConfig) -> None:
         raise ValueError(
             f"--sft_type {name} needs unquantised weights: leave --quantization_bit {bits} out, or use lora"
         )
-    silent = _changed(cfg.model.quant) - {"quantization_bit"}
+    silent = _changed(cfg.model.quant, default.model.quant) - {"quantization_bit"}
     if silent and not bits:
         raise ValueError(f"--{min(silent)} does nothing without --quantization_bit 4 or 8")
 
@@ -197,7 +198,7 @@ def loop(model: Any, cfg: TrainingConfig) -> Loop:
     return Loop([], store, None)
 
 
-def _changed(group: Any) -> set[str]:
-    """The flags that differ from their defaults."""
-    default = flags.to_dict(type(group)())
-    return {name for name, value in flags.to_dict(group).items() if value != default[name]}
+def _changed(group: Any, default: Any) -> set[str]:
+    """The flags that differ from their defaults in this command."""
+    usual = flags.to_dict(default)
+    return {name for name, value in flags.to_dict(group).items() if value != usual[name]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from pathlib import Path
 
-from swift.chat import Conversation
+from swift.chat import Conversation, Preference
 
 CAPACITY = 1_000_000
 """Dialogues that are stored (100 MB). Later dialogues are only compared with these."""
@@ -34,6 +34,8 @@ class DuplicateIndex:
             said += [message.reasoning for message in found.messages]
         if found.template_kwargs:
             said.append(repr(sorted(found.template_kwargs.items())))
+        if isinstance(found, Preference):
+            said += [found.prompt, found.label, *((each.content, each.tool_calls) for each in found.rejected)]
         said += found.images
         key = hash(tuple(said))
         place = self._places.get(key)

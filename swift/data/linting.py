@@ -16,11 +16,11 @@ from swift.data import rows
 from swift.data.duplicates import CAPACITY, DuplicateIndex
 from swift.data.preprocessors import as_rows, unchanged
 from swift.data.readers import read_rows
+from swift.data.row_format import DIALOGUES, RowFormat
 from swift.data.row_values import BadRow, Row, RowWarning
 from swift.data.sources import Source, data_files
 from swift.data.trace_rows import why_untrained
 from swift.data.unused_keys import RULE, UnusedKeys
-from swift.data.validate import validate
 
 Strategy = Literal["none", "discard", "error", "warning"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -123,7 +123,12 @@ class Report:
 
 
 def checked(
-    source: Source, strategy: Strategy, report: Report, say: Say, columns: Mapping[str, str] | None = None
+    source: Source,
+    strategy: Strategy,
+    report: Report,
+    say: Say,
+    columns: Mapping[str, str] | None = None,
+    row_format: RowFormat = DIALOGUES,
 ) -> Iterator[Conversation]:
     """The good rows of a source. Bad rows are counted, and reported according to `strategy`.
 
@@ -136,7 +141,7 @@ def checked(
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"--check_dataset_strategy {strategy}: choose one of {', '.join(STRATEGIES)}")
-    validated = _unvalidated if strategy == "none" else partial(_validated, report.seen)
+    validated = _unvalidated if strategy == "none" else partial(_validated, row_format, report.seen)
     renamed = {**source.columns, **(columns or {})}
     report.count(source.name, "read", 0)
 
@@ -151,7 +156,7 @@ def checked(
                 report.columns_met.update(columns.keys() & row.keys())
             try:
                 on_unused = partial(report.unused_keys.add, source.name, str(file), line)
-                found = _conversations(source, file, line, row, validated, renamed, on_unused)
+                found = _conversations(source, file, line, row, row_format, validated, renamed, on_unused)
             except BadRow as bad:
                 finding = _finding(file, line, row, bad)
                 report.add(source.name, finding)
@@ -186,13 +191,13 @@ def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) 
 
 
 def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: DuplicateIndex) -> Iterator[Finding]:
-    source, validated = Source(str(file), (file,)), partial(_validated, seen)
+    source, validated = Source(str(file), (file,)), partial(_validated, DIALOGUES, seen)
     unread, notes = UnusedKeys(rows.KNOWN_KEYS), list[str]()
     try:
         for line, row in read_rows(file, notes.append):
             try:
                 on_unused = partial(unread.add, source.name, str(file), line)
-                found = _conversations(source, file, line, row, validated, columns or {}, on_unused)
+                found = _conversations(source, file, line, row, DIALOGUES, validated, columns or {}, on_unused)
             except BadRow as bad:
                 yield _finding(file, line, row, bad)
                 continue
@@ -212,6 +217,7 @@ def _conversations(
     file: Path,
     line: int,
     row: Row | BadRow,
+    row_format: RowFormat,
     validated: Validate,
     columns: Mapping[str, str],
     unread: rows.OnUnusedKey,
@@ -225,7 +231,7 @@ def _conversations(
     if why_untrained(row):
         return []
     on_unused = unread if source.preprocess is unchanged else partial(_below_rows, unread)
-    return [validated(rows.read(row, columns, on_unused), file, line) for row in as_rows(source.preprocess(row))]
+    return [validated(row_format.read(row, columns, on_unused), file, line) for row in as_rows(source.preprocess(row))]
 
 
 def _below_rows(unread: rows.OnUnusedKey, of: str, key: str) -> None:
@@ -239,9 +245,9 @@ def _unvalidated(found: Conversation, file: Path, line: int) -> tuple[Conversati
 
 
 def _validated(
-    seen: DuplicateIndex, found: Conversation, file: Path, line: int
+    row_format: RowFormat, seen: DuplicateIndex, found: Conversation, file: Path, line: int
 ) -> tuple[Conversation, list[RowWarning]]:
-    warnings = validate(found)
+    warnings = row_format.validate(found)
     found = _with_images(found, file.parent)
     if before := seen.first_place(found, file, line):
         warnings.append(RowWarning("duplicate-row", f"the same dialogue is in {before}"))

@@ -17,6 +17,7 @@ from swift.data import self_cognition
 from swift.data.disk_list import DiskList, IndexedView
 from swift.data.linting import Report, Say, Strategy, checked
 from swift.data.registry import Catalogue, catalogue
+from swift.data.row_format import DIALOGUES, RowFormat
 from swift.data.sources import Source, resolve
 from swift.data.sources import check as check_source
 
@@ -42,6 +43,8 @@ class DataPlan:
     columns: Mapping[str, str] = field(default_factory=dict)
     dataset_seed: int = 42
     registry: tuple[str, ...] = ()
+    row_format: RowFormat = DIALOGUES
+    """What the rows are; not a flag."""
 
 
 # Choosing -------------------------------------------------------------------------------------------------------------
@@ -156,7 +159,8 @@ class _Loader:
 
     def rows_of(self, source: Source) -> DiskList[Conversation]:
         plan = self.plan
-        found = DiskList(checked(source, plan.check_dataset_strategy, self.report, self.say, plan.columns))
+        strategy = plan.check_dataset_strategy
+        found = DiskList(checked(source, strategy, self.report, self.say, plan.columns, plan.row_format))
         if not found:
             self.note(f"{source.name}: no rows are left")
         elif source.count:

@@ -16,7 +16,7 @@ class OptimizerFlags:
     optim: str = "adamw_torch"
     """Optimizer, by its name in transformers"""
     learning_rate: float | None = None
-    """Peak learning rate; none means 1e-4 for adapters and 1e-5 for full fine-tuning"""
+    """Peak learning rate; none means 1e-4 for adapters and 1e-5 for full fine-tuning, of preferences 5e-5 and 1e-6"""
     lr_scheduler_type: Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
     ] = "linear"
@@ -115,7 +115,7 @@ class TrainFlags:
     gradient_accumulation_steps: int | None = None
     """Micro-batches per step; none makes steps of 16 rows over all devices, or fewer if that leaves under 200 steps"""
     num_train_epochs: float | None = None
-    """Passes over the data; none means 1, or enough for about 200 steps, at most 30"""
+    """Passes over the data; none means 1, or enough for about 200 steps, at most 30, with preferences at most 3"""
     max_steps: int = -1
     """Number of steps; -1 follows --num_train_epochs"""
     max_minutes: float | None = None

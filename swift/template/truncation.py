@@ -143,13 +143,17 @@ def truncate(renderer: Renderer, conversation: Conversation, max_length: int, st
             _truncate(renderer, conversation, sample, part, samples, max_length, strategy)
             for part, sample in enumerate(samples)
         ]
-    except _TooLongError:
+    except TooLongError:
         raise
     except ValueError as reason:
         return [Truncated(conversation, None, "unrendered", str(reason))]
 
 
-class _TooLongError(ValueError):
+Truncate = Callable[[Renderer, Conversation, int, Strategy], list[Truncated]]
+"""(renderer, row, maximum tokens, strategy) -> its samples: see `truncate`."""
+
+
+class TooLongError(ValueError):
     """A row is too long."""
 
 
@@ -169,14 +173,14 @@ def _truncate(
     if len(samples) > 1:
         over = f"sample {part + 1} of {len(samples)}: {over}"
     if strategy == "error":
-        raise _TooLongError(f"{conversation.source}:{conversation.line}: {over}")
+        raise TooLongError(f"{conversation.source}:{conversation.line}: {over}")
     if strategy == "delete":
         return Truncated(conversation, None, "dropped", over, part)
     if conversation.is_text:
         return Truncated(conversation, _tail(sample, max_length), "cut")
     # cut the dialogue after the sample's last reply, so that the sample is its last one
     whole = conversation if part == len(samples) - 1 else _up_to(renderer, conversation, part)
-    for shorter in _shorter(whole):
+    for shorter in shorter_dialogues(whole):
         cut = renderer.samples(shorter)[-1]
         if len(cut.tokens) <= max_length:
             return Truncated(shorter, cut, "cut", part=part)
@@ -202,12 +206,13 @@ def truncate_all(
     lengths: LengthReport,
     processes: int = 1,
     watch: Callable[[Iterable[list[Outcome]]], Iterable[list[Outcome]]] = iter,
+    truncate: Truncate = truncate,
 ) -> Iterator[Sample]:
     """The samples of the rows that fit, in order. Counts all in `lengths`; `watch` wraps the stream, to show progress.
 
     With several `processes`, worker processes read the sequence themselves, a bounded number of chunks ahead.
     """
-    to_outcomes = partial(_outcomes, renderer, max_length, strategy)
+    to_outcomes = partial(_outcomes, truncate, renderer, max_length, strategy)
     if processes > 1 and isinstance(rows, Sequence):
         found: Iterable[list[Outcome]] = _in_processes(to_outcomes, rows, processes)
     else:
@@ -220,7 +225,9 @@ def truncate_all(
         lengths.rows[row[0].source] += 1
 
 
-def _outcomes(renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation) -> list[Outcome]:
+def _outcomes(
+    truncate: Truncate, renderer: Renderer, max_length: int, strategy: Strategy, row: Conversation
+) -> list[Outcome]:
     fitted = truncate(renderer, row, max_length, strategy)
     return [Outcome(each.sample, row.source, row.line, each.status, each.reason) for each in fitted]
 
@@ -258,7 +265,7 @@ def _truncate_chunk(places: range) -> list[list[Outcome]]:
     return [to_outcomes(rows[place]) for place in places]
 
 
-def _shorter(conversation: Conversation) -> Iterator[Conversation]:
+def shorter_dialogues(conversation: Conversation) -> Iterator[Conversation]:
     """The row without its oldest round, without the two oldest, and so on."""
     messages = conversation.messages
     system: tuple[Message, ...] = messages[:1] if messages[0].role == "system" else ()

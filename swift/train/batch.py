@@ -146,7 +146,7 @@ def split_for_workers(
     time no more tokens are computed than the `largest` longest rows hold, or `tokens_in_flight`. `round_up` maps the
     length of a row, and of a batch, to the one it is padded to.
     """
-    lengths = batch["rows"].tolist()
+    lengths = sample_lengths(batch)
     number = worker_count(lengths, threads)
     capacity = max(tokens_in_flight(number), sum(sorted(lengths)[-largest:]))
     parts = fill_batches(range(len(lengths)), lengths, min(tokens_in_flight(number), sum(lengths)) // number)
@@ -158,7 +158,7 @@ def split_for_workers(
     largest_part = min(
         tokens_in_flight(number) // number, (capacity - longest) // (number - 1) if number > 1 else capacity
     )
-    cut = partial(_select_rows, batch, round_up=round_up)
+    cut = partial(select_samples, batch, round_up=round_up)
     parts = balance(parallel, lengths, number)
     return list(map(cut, serial)), [list(map(cut, fill_batches(part, lengths, largest_part))) for part in parts]
 
@@ -187,8 +187,22 @@ def balance(rows: Sequence[int], lengths: Sequence[int], number: int) -> list[li
     return made
 
 
-def _select_rows(batch: Batch, rows: Sequence[int], round_up: Callable[[int], int]) -> Batch:
-    """Some rows of a packed batch, with the length of each and of all rounded up; padding has weight 0."""
+def sample_lengths(batch: Batch) -> list[int]:
+    """The tokens of each sample of a packed batch; a judged one may have several rows."""
+    lengths: list[int] = batch["rows"].tolist()
+    each = rows_of_sample(batch)
+    return [sum(lengths[at : at + each]) for at in range(0, len(lengths), each)]
+
+
+def rows_of_sample(batch: Batch) -> int:
+    """The rows of each sample of a packed batch."""
+    return len(batch["rows"]) // len(batch["judged"]) if "judged" in batch and len(batch["judged"]) else 1
+
+
+def select_samples(batch: Batch, samples: Sequence[int], round_up: Callable[[int], int] = int) -> Batch:
+    """Some samples of a packed batch, with the length of each row and of all rounded up; padding has weight 0."""
+    each = rows_of_sample(batch)
+    rows = [row for sample in samples for row in range(each * sample, each * (sample + 1))]
     starts = [0, *accumulate(batch["rows"].tolist())]
     lengths = [round_up(starts[row + 1] - starts[row]) for row in rows]
     lengths[-1] += round_up(sum(lengths)) - sum(lengths)
@@ -198,8 +212,9 @@ def _select_rows(batch: Batch, rows: Sequence[int], round_up: Callable[[int], in
         grown = (nn.functional.pad(each, (0, to - each.shape[1])) for each, to in zip(spans, lengths, strict=True))
         return torch.cat(list(grown), dim=1)
 
-    parts = {name: taken(each) for name, each in batch.items() if name != "rows"}
-    return {**parts, "rows": torch.tensor(lengths)}
+    parts = {name: taken(tensor) for name, tensor in batch.items() if name not in ("rows", "judged")}
+    judged = {"judged": batch["judged"][list(samples)]} if "judged" in batch else {}
+    return {**parts, **judged, "rows": torch.tensor(lengths)}
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -84,6 +84,39 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Any], hits: boo
     return Scores(nll, hit, weights)
 
 
+class RowScores(NamedTuple):
+    """One entry for each row of a batch."""
+
+    log_likelihood: Tensor
+    """The sum of weight x log-likelihood of its trained tokens, in nats."""
+    tokens: Tensor
+    """The sum of their weights."""
+
+
+def score_rows(model: nn.Module, head: nn.Module, batch: Mapping[str, Any]) -> RowScores:
+    """`score`, summed over the tokens of each row. A batch may have `judged` beside the inputs of the model."""
+    inputs = {name: each for name, each in batch.items() if name != "judged"}
+    scores = score(model, head, inputs)
+    return RowScores(_by_row(batch, -scores.nll * scores.weights), row_tokens(batch))
+
+
+def row_tokens(batch: Mapping[str, Any]) -> Tensor:
+    """The sum of the weights of each row's trained tokens."""
+    return _by_row(batch, batch["weights"][:, 1:][trained(batch["weights"])])
+
+
+def _by_row(batch: Mapping[str, Any], values_N: Tensor) -> Tensor:
+    """The sum over the trained tokens of each row."""
+    wanted = trained(batch["weights"])
+    if "rows" in batch:
+        lengths = batch["rows"].to(wanted.device)
+        rows_N = torch.repeat_interleave(torch.arange(len(lengths), device=wanted.device), lengths)[1:][wanted[0]]
+        count = len(lengths)
+    else:
+        rows_N, count = wanted.nonzero()[:, 0], len(wanted)
+    return values_N.new_zeros(count).index_add(0, rows_N, values_N)
+
+
 def _unwrapped(model: nn.Module) -> PreTrainedModel | None:
     """The model without PEFT's wrapper; None for one that has to be called through a wrapper, such as DDP."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model

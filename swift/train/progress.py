@@ -57,9 +57,9 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero or not logs:
             return
         if "eval_loss" in logs:
-            self._say(state, f"held-out loss {logs['eval_loss']:.4f}  accuracy {logs['eval_acc']:.3f}")
+            self._say(state, f"held-out loss {logs['eval_loss']:.4f}{_accuracy(logs, 'eval_')}")
         elif "loss" in logs:
-            facts = f"loss {logs['loss']:.4f}  {logs['tokens_per_second']:,.0f} tokens/s"
+            facts = f"loss {logs['loss']:.4f}{_accuracy(logs)}  {logs['tokens_per_second']:,.0f} tokens/s"
             memory, rate = f"{logs['memory_gib']:.1f} GiB", f"lr {logs['learning_rate']:.2e}"
             self._say(state, f"{facts}  {rate}  {memory}  left {self._left(state)}")
 
@@ -77,6 +77,12 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
         done = state.global_step - self._first
         seconds = (time.perf_counter() - self._began) / max(done, 1) * (state.max_steps - state.global_step)
         return duration(seconds)
+
+
+def _accuracy(logs: dict[str, float], prefix: str = "") -> str:
+    """The share of right tokens, or of pairs with the higher reward for the chosen completion, if it is known."""
+    names = {"acc": "accuracy", "rewards/accuracies": "reward accuracy", "rewards/margins": "reward margin"}
+    return "".join(f"  {said} {logs[prefix + name]:.3f}" for name, said in names.items() if prefix + name in logs)
 
 
 def duration(seconds: float) -> str:

@@ -9,19 +9,21 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 from accelerate import PartialState
+from torch import Tensor
 
 
 class Ranks(NamedTuple):
-    """`first`: whether this process prints and writes for all; `world`: the number of processes."""
+    """`first`: whether this process prints and writes for all; `world`: the number of processes; `rank`: its own."""
 
     first: bool
     world: int
+    rank: int = 0
 
     @classmethod
     def join(cls, cpu: bool, backend: str | None = None) -> Ranks:
         """Connects to the other processes, by default over gloo on CPUs and nccl on GPUs."""
         state = PartialState(cpu=cpu, **({"backend": backend} if backend else {}))
-        return cls(state.is_main_process, state.num_processes)
+        return cls(state.is_main_process, state.num_processes, state.process_index)
 
     def broadcast(self, decide: Callable[[], Path]) -> Path:
         """The path that `decide` returns in the first process, in all processes."""
@@ -30,6 +32,12 @@ class Ranks(NamedTuple):
         decided = [str(decide()) if self.first else ""]
         dist.broadcast_object_list(decided)
         return Path(decided[0])
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
 
     def leave(self) -> None:
         if self.world > 1:

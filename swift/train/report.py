@@ -26,6 +26,15 @@ CURVES = {
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "tokens_per_second": "tokens_per_second",
+    **{
+        f"{prefix}reward_{title}": f"{prefix}rewards/{key}"
+        for prefix in ("", "eval_")
+        for title, key in (
+            *(("accuracy", "accuracies"), ("margin", "margins")),
+            *(("of_chosen", "chosen"), ("of_rejected", "rejected")),
+        )
+    },
+    "divergence": "kl",
 }
 """Title of a curve -> key of the log lines."""
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from swift.chat import Sample
+from swift.chat import Judged, Sample
 from swift.system import cache
 from swift.system.atomic_write import atomic_folder
 
@@ -43,7 +43,7 @@ def _numbered(weights: Sequence[float], numbers: _Numbers) -> array[int]:
 class CompactSamples(Sequence[Sample]):
     """Samples as arrays, named as in KINDS; a `Sample` is built at each access.
 
-    `inputs`: index of a sample -> its `Sample.inputs`.
+    `inputs`, `judged`: index of a sample -> its `Sample.inputs`, `Sample.judged`.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class CompactSamples(Sequence[Sample]):
         weights: Sequence[float],
         sources: Sequence[str],
         inputs: Mapping[int, Inputs] = MappingProxyType({}),
+        judged: Mapping[int, Judged] = MappingProxyType({}),
     ) -> None:
+        self._judged = judged
         self._weights, self._sources, self._inputs = list(weights), list(sources), inputs
         self._tokens, self._numbers, self._ends, self._source_of = (arrays[name] for name in KINDS)
 
@@ -61,22 +63,32 @@ class CompactSamples(Sequence[Sample]):
         """In memory: 8 bytes a token, against over 40 for lists of Python numbers."""
         weights, sources = _Numbers(), _Numbers()
         inputs: dict[int, Inputs] = {}
+        judged: dict[int, Judged] = {}
         arrays = {"tokens": array("i"), "weights": array("i"), "ends": array("q"), "sources": array("i")}
-        for at, sample in enumerate(samples):
+        for at, sample in enumerate(_without_judgements(samples, judged)):
             arrays["tokens"].extend(array("i", sample.tokens))
             arrays["weights"].extend(_numbered(sample.weights, weights))
             arrays["ends"].append(len(arrays["tokens"]))
             arrays["sources"].append(sources[sample.source])
             if sample.inputs is not None:
                 inputs[at] = sample.inputs
-        return cls({name: np.asarray(each) for name, each in arrays.items()}, list(weights), list(sources), inputs)
+        found = {name: np.asarray(each) for name, each in arrays.items()}
+        return cls(found, list(weights), list(sources), inputs, judged)
 
     @classmethod
     def on_disk(cls, samples: Iterable[Sample]) -> CompactSamples:
         """In unnamed temporary files: 6 bytes a token on disk. Raises ValueError for samples with images."""
+        judged: dict[int, Judged] = {}
         with cache.scratch_folder() as place, tempfile.TemporaryDirectory(dir=place) as folder:
-            described = _write_set(Path(folder) / "samples", samples)
-            return _mapped(Path(folder) / "samples", described)
+            described = _write_set(Path(folder) / "samples", _without_judgements(samples, judged))
+            return _mapped(Path(folder) / "samples", described, judged)
+
+    def with_references(self, references: Iterable[Sequence[float]]) -> CompactSamples:
+        """The same judged samples with the log-likelihoods of their rows under the reference model."""
+        found = enumerate(references)
+        judged = {at: self._judged[at]._replace(reference=tuple(each)) for at, each in found}
+        arrays = dict(zip(KINDS, (self._tokens, self._numbers, self._ends, self._source_of), strict=True))
+        return CompactSamples(arrays, self._weights, self._sources, self._inputs, judged)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -92,17 +104,27 @@ class CompactSamples(Sequence[Sample]):
         part = slice(int(self._ends[at - 1]) if at else 0, int(self._ends[at]))
         weights = [self._weights[number] for number in self._numbers[part].tolist()]
         source = self._sources[self._source_of[at]]
-        return Sample(self._tokens[part].tolist(), weights, source, self._inputs.get(at))
+        return Sample(self._tokens[part].tolist(), weights, source, self._inputs.get(at), self._judged.get(at))
 
     @property
     def lengths(self) -> list[int]:
         return np.diff(self._ends, prepend=0).tolist()  # type: ignore[no-any-return]  # numpy's lists have no type
 
 
-def _mapped(folder: Path, described: Mapping[str, Any]) -> CompactSamples:
+def _without_judgements(samples: Iterable[Sample], judged: dict[int, Judged]) -> Iterator[Sample]:
+    """The samples as tokens; what else preference training knows of each goes into `judged`, by its index."""
+    for at, sample in enumerate(samples):
+        if sample.judged is not None:
+            judged[at] = sample.judged
+        yield sample._replace(judged=None)
+
+
+def _mapped(
+    folder: Path, described: Mapping[str, Any], judged: Mapping[int, Judged] = MappingProxyType({})
+) -> CompactSamples:
     """Memory-mapped: the system reads pages on access and drops them when memory is short."""
     arrays = {name: _map(folder / name, kind) for name, kind in KINDS.items()}
-    return CompactSamples(arrays, described["weights"], described["sources"])
+    return CompactSamples(arrays, described["weights"], described["sources"], judged=judged)
 
 
 def _map(file: Path, kind: Any) -> Any:
@@ -126,8 +148,8 @@ def _write_set(folder: Path, samples: Iterable[Sample]) -> dict[str, Any]:
     opened = {name: (folder / name).open("wb") for name in KINDS}
     try:
         for sample in samples:
-            if sample.inputs is not None:
-                raise ValueError(f"{sample.source}: a token cache cannot hold images")
+            if sample.inputs is not None or sample.judged is not None:
+                raise ValueError(f"{sample.source}: a token cache cannot hold images or preferences")
             end += len(sample.tokens)
             numbers = _numbered(sample.weights, weights)
             if len(weights) > 2**16:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -26,14 +27,14 @@ from swift.train.batch import (
     StepBatches,
     StepLoader,
     batches_of_rank,
-    collate,
-    pack,
     round_length,
     split_for_workers,
 )
 from swift.train.lazy_datasets import Stream, StreamLoader, lengths
-from swift.train.loss import no_grad_scores, output_head, score, trained
+from swift.train.loss import output_head, trained
 from swift.train.micro_batches import Job, ParallelMicroBatches, Sums
+from swift.train.objective import Likelihood, Objective
+from swift.train.reference import log_likelihoods
 from swift.train.report import peak_memory
 from swift.train.signals import Signals
 from swift.train.steps import warmup_steps
@@ -80,7 +81,7 @@ class Store(NamedTuple):
 
 
 class SftTrainer(Trainer):  # type: ignore[misc]
-    """Trains on `Sample`s. The loss of a step is sum(weight x NLL) / trained tokens, over all micro-batches and ranks.
+    """Trains on `Sample`s, whose loss `objective` computes over all micro-batches and ranks of a step.
 
     - `folder` receives the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`.
     - `callbacks` see every log line, evaluation and step.
@@ -113,11 +114,14 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         any_length: bool = False,
         refresh: Callable[[], None] | None = None,
         stream: Stream[Any] | None = None,
+        objective: Objective | None = None,
     ) -> None:
+        """`objective` None: `Likelihood`."""
         self.folder = folder
+        self.objective: Objective = objective or Likelihood()
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
         self.store, self.penalty, self.stream = store, penalty, stream
-        self.packed, self.collate = packed, pack if packed else collate
+        self.packed, self.collate = packed, self.objective.pack if packed else self.objective.collate
         self.any_length, self.refresh = any_length, refresh or _nothing
         self.head = output_head(model)
         self.throughput, self.stop_control, self.start_weights = Throughput(), StopControl(), StartWeights()
@@ -125,6 +129,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self._minutes = float("inf") if max_minutes is None else max_minutes
         self._began = time.monotonic()
         self._batches_in_step = 1
+        self._totals: Sequence[float] = ()
+        self._figures: list[list[float]] = []
         self._micro_batches: ParallelMicroBatches | None = None
         callbacks = [
             self.start_weights,
@@ -159,6 +165,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         """The micro-batches of one step, and the number of trained tokens of the step over all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         self._batches_in_step = len(batches)
+        self._totals = self._reduced(self.objective.totals(batches, self._log_likelihoods))
         counts = [
             sum(int(trained(batch["weights"]).sum()) for batch in batches),
             sum(_tokens(batch) for batch in batches),
@@ -177,12 +184,26 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.stop_control.late = bool(late)
         return batches, torch.tensor(max(counted, 1), device=device)
 
+    def _reduced(self, numbers: Sequence[float]) -> list[float]:
+        """The sums over all ranks."""
+        made = torch.tensor(numbers, dtype=torch.float32, device=self.args.device)
+        found: list[float] = self.accelerator.reduce(made, "sum").tolist()
+        return found
+
+    def _log_likelihoods(self, batch: Batch) -> Tensor:
+        """Of each row of a batch, under the model as it is."""
+        self.model.eval()
+        self.refresh()
+        return log_likelihoods(self.model, self.head, {name: each.to(self.args.device) for name, each in batch.items()})
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        assert not return_outputs and num_items_in_batch is not None, "evaluate() does not use this"
+        assert not return_outputs, "evaluate() does not use this"
+        loss, figures = self.objective.loss(model, self.head, inputs, self._totals)
+        self._figures.append(figures.tolist())
         # DDP averages the gradients of the ranks; this loss is a share of a sum
-        loss = score(model, self.head, inputs).loss / num_items_in_batch * float(self.accelerator.num_processes)
+        loss = loss * float(self.accelerator.num_processes)
         return loss + self.penalty(self.model) / self._batches_in_step if self.penalty else loss
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
@@ -318,31 +339,33 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss (nats per weighted token) and accuracy over the trained tokens of all held-out rows."""
+        """What the objective measures on all held-out rows: its loss first of all."""
         samples = sorted(eval_dataset or self.held_out, key=lambda sample: len(sample.tokens), reverse=True)
         args, began = self.args, time.perf_counter()
-        totals = [0.0, 0.0, 0.0]
         self.model.eval()
         self.refresh()
-        for rows in batches_of_rank(
+        parts = batches_of_rank(
             range(len(samples)), args.per_device_eval_batch_size, args.process_index, args.world_size
-        ):
-            batch = self.collate([samples[row] for row in rows])
-            scores = no_grad_scores(self.model, self.head, {name: each.to(args.device) for name, each in batch.items()})
-            found = (scores.loss.item(), scores.hit.sum().item(), len(scores.nll))
-            totals = [total + more for total, more in zip(totals, found, strict=True)]
-        loss, hits, counted = self.accelerator.reduce(torch.tensor(totals, device=args.device), "sum").tolist()
-        metrics = {
-            f"{metric_key_prefix}_loss": loss / max(counted, 1),
-            f"{metric_key_prefix}_acc": hits / max(counted, 1),
-            f"{metric_key_prefix}_runtime": time.perf_counter() - began,
-        }
+        )
+
+        def batches() -> Iterator[Batch]:
+            for rows in parts:
+                batch = self.collate([samples[row] for row in rows])
+                yield {name: each.to(args.device) for name, each in batch.items()}
+
+        measured = self.objective.evaluate(self.model, self.head, batches, self._reduced)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = time.perf_counter() - began
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            # in an order that does not depend on threads, so that runs are reproducible
+            sums = [math.fsum(column) for column in zip(*self._figures, strict=True)]
+            self._figures.clear()
+            logs |= self.objective.report(self._reduced(sums)) if sums else {}
             logs |= {"tokens_per_second": self.throughput.lap(), "memory_gib": peak_memory() / 2**30}
         super().log(logs, start_time)
 
