@@ -118,7 +118,7 @@ def test_a_record_of_a_file_that_is_gone_is_missed_by_name(place: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "problem"),
     [
-        ("[models.x]\n", "x: has no location: add ms, hf or path"),
+        ("[models.x]\n", "x: has no location: add ms, hf, path or adapter"),
         ('[models.x]\nhf = "a/b"\ntemplat = "qwen"\n', r"x: unknown key 'templat'; did you mean template\?"),
         ('[models.x]\nhf = "a/b"\nlora = "ALL"\n', "x: lora must be a list of strings"),
         ("[models.x]\nhf = 5\n", "x: hf must be a string"),

@@ -76,7 +76,7 @@ def test_nothing_is_claimed_of_weights_that_no_test_reads() -> None:
         assert not verified.verified(catalog.table()[name]).weights, name
     for name, spec in catalog.table().items():
         if verified.verified(spec).weights:
-            assert loading_method(spec).kind in ("native", "converted"), name
+            assert loading_method(spec).kind in ("native", "converted", "adapter"), name
 
 
 def test_a_model_of_the_users_own_is_not_said_to_bring_a_template(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -67,7 +68,10 @@ def choose(cfg: ModelConfig, given: Collection[str] = ()) -> Choice:
             raise ValueError("no model is named: give --model_type, --model_id_or_path or --ckpt_dir")
         if cfg.backend.merge_lora:
             raise ValueError("--merge_lora true needs --ckpt_dir: the LoRA checkpoint to merge")
-        return Choice(cfg.model, cfg.template, None)
+        template = (
+            named_template(cfg.model, cfg.template, given) if cfg.backend.load_args_from_ckpt_dir else cfg.template
+        )
+        return Choice(cfg.model, template, None, is_named_adapter(cfg.model))
     folder = checkpoint(cfg.backend.ckpt_dir)
     record = _usable(recorded(folder)) if cfg.backend.load_args_from_ckpt_dir else {}
     template = _adopted(cfg.template, TEMPLATE, record, given)
@@ -87,6 +91,53 @@ def choose(cfg: ModelConfig, given: Collection[str] = ()) -> Choice:
     merged = flags.update(model, {"model_id_or_path": str(merged_folder(folder))})
     # what was learned beside quantised weights is merged into the full-precision ones
     return Choice(merged, template, None, True, Merge(folder, flags.update(model, {"quantization_bit": 0})))
+
+
+def named_template(model: ModelFlags, template: TemplateFlags, given: Collection[str] = ()) -> TemplateFlags:
+    """`template` with the recorded flags of an adapter that `model` names, such as smollm2-135m-agent.
+
+    Flags that the user set, or that `given` names, stay.
+    """
+    from swift.model import adapter_models
+
+    spec = _named_adapter(model)
+    return _adopted(template, TEMPLATE, adapter_models.record(spec), given) if spec else template
+
+
+def is_named_adapter(model: ModelFlags) -> bool:
+    """Whether the model has the name of an adapter, which SWIFT merges into its base model."""
+    return _named_adapter(model) is not None
+
+
+def warn_of_another_base(model: ModelFlags, adapter: Path, found: Path) -> None:
+    """Says that `adapter` was trained on another version of the named adapter `model`, which `found` is now."""
+    from swift.model import adapter_models
+
+    spec = _named_adapter(model)
+    noted = json_object(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if spec and noted and adapter_models.is_other(spec, str(noted), found):
+        print(
+            f"{adapter} was trained on {Path(noted).name}, and {spec.model_type} is now {found.name}: "
+            "replies may be worse than after training",
+            file=sys.stderr,
+        )
+
+
+def record_of(cfg: ModelConfig) -> dict[str, Any]:
+    """What training recorded of the checkpoint or the named adapter of the flags; {} if neither is given."""
+    from swift.model import adapter_models
+
+    if cfg.backend.ckpt_dir:
+        return recorded(checkpoint(cfg.backend.ckpt_dir))
+    spec = _named_adapter(cfg.model)
+    return adapter_models.record(spec) if spec else {}
+
+
+def _named_adapter(model: ModelFlags) -> ModelSpec | None:
+    from swift.model import catalog
+
+    spec = catalog.by_name(model.model_id_or_path or model.model_type or "", model.registry)
+    return spec if spec and spec.adapter else None
 
 
 def checkpoint(text: str) -> Path:

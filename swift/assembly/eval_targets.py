@@ -96,7 +96,8 @@ def target_of(cfg: TargetConfig, given: frozenset[str]) -> Target:
     settings = {
         "model": str(path.resolve()) if path.exists() else choice.source,
         "ckpt_dir": None,
-        "weights": None,
+        # the folder's name changes with the adapter
+        "weights": base.name if checkpoints.is_named_adapter(choice.model) else None,
         "loading": _changed(choice.model, without=("model_type", "model_id_or_path", "registry")),
         "template": _changed(choice.template),
         "backend": _changed(cfg.backend, without=("ckpt_dir", "max_batch")),

@@ -51,6 +51,7 @@ def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) 
     spec = checkpoints.spec(choice, path)
     if choice.adapter:
         adapter_files.check(choice.adapter)
+        checkpoints.warn_of_another_base(model, choice.adapter, path)
     calibration = read_calibration(choice.adapter or path)
     renderer = make_renderer(path, choice.template, spec, model.trust_remote_code, choice.trained)
     stops = renderer.stop.tokens

@@ -50,6 +50,7 @@ def load_merged(choice: checkpoints.Choice) -> MergedModel:
         raise ValueError(f"{path}: the weights are quantised: export the original model")
     if choice.adapter:
         adapter_files.check(choice.adapter)
+        checkpoints.warn_of_another_base(choice.model, choice.adapter, path)
         model = adapter_files.load(model, choice.adapter).float()
         if reason := merge.why_unmergeable(model):
             raise ValueError(f"{choice.adapter}: this adapter cannot be merged: {reason}")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swift import flags
 from swift.assembly import checkpoints, model_card
 from swift.flag_groups import ModelFlags
 from swift.model.catalog import RECORD
@@ -62,6 +63,8 @@ def merge_checkpoint(
         raise ValueError(
             f"{checkpoint} was trained on {name}: {error} (give its place as --model_id_or_path)"
         ) from None
+    base = flags.update(model, {"model_id_or_path": name, "registry": list(registry)})
+    checkpoints.warn_of_another_base(base, checkpoint, source)
     wanted = model.model_type
     spec = catalog.choose(wanted, str(recorded.get("model_type") or name), str(source), registry=registry)
     tokenizer = load.load_tokenizer(source, model.trust_remote_code, spec)

@@ -76,8 +76,7 @@ def finish(folder: Path, base: str, hub_id: str, shares: Mapping[str, Share], fl
 
 def merged(folder: Path, base: str, template: str | None, adapter: Path | None, what: str) -> None:
     """Writes the card of an exported folder, with the training sections of the adapter's card."""
-    card = (adapter / README).read_text(encoding="utf-8") if adapter and (adapter / README).is_file() else ""
-    story = card[card.index(BEGINS) : card.index(ENDS)] if BEGINS in card and ENDS in card else ""
+    story = _story(adapter) if adapter else ""
     text = "\n".join(
         [
             *_front(base, "transformers", "merged" if adapter else "quantised", False, ()),
@@ -91,6 +90,32 @@ def merged(folder: Path, base: str, template: str | None, adapter: Path | None, 
         ]
     )
     (folder / README).write_text(text + "\n", encoding="utf-8")
+
+
+def packed(folder: Path, name: str, base: str, checkpoint: Path, is_named: bool) -> None:
+    """Writes the card of a packed adapter, with the training sections of its checkpoint's card.
+
+    `is_named`: commands know the adapter by `name`.
+    """
+    usage = [f"swift {verb} --model {name}" for verb in ("infer", "deploy", "eval")]
+    text = "\n".join(
+        [
+            *_front(base, "peft", "lora", True, ()),
+            f"# {name}\n",
+            f"A LoRA adapter for {base}, packed in bf16 by SWIFT {version('swift-agents')}.\n",
+            *([story.rstrip(), ""] if (story := _story(checkpoint)) else []),
+            f"{ENDS}\n",
+            *(["```", *usage, "```"] if is_named else _usage(base, True, True)),
+        ]
+    )
+    (folder / README).write_text(text + "\n", encoding="utf-8")
+
+
+def _story(checkpoint: Path) -> str:
+    """The sections of an adapter's card from the training data to the results; empty without a card."""
+    file = checkpoint / README
+    card = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return card[card.index(BEGINS) : card.index(ENDS)] if BEGINS in card and ENDS in card else ""
 
 
 def _own_kinds() -> Iterable[str]:

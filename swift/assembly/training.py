@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from swift import flags
 from swift.assembly import (
+    checkpoints,
     fast_path,
     parallelism,
     pipeline,
@@ -113,6 +115,7 @@ def _train(cfg: C, method: Method) -> dict[str, Any]:
         raise ValueError("no model is named: give --model_id_or_path (a folder, hub id or name) or --model_type")
     path = location.locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = catalog.choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
+    cfg = replace(cfg, template=checkpoints.named_template(cfg.model, cfg.template))
     preflight.check_model(cfg, path, spec)
     renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
     say(f"model: {name} ({path})")

@@ -165,7 +165,7 @@ def _load_tasks(cfg: Config, given: Collection[str]) -> Asked:
     from swift.eval.task import NoQuestions, Settings
 
     limit = cfg.generation.max_new_tokens if "max_new_tokens" in given else None
-    record = checkpoints.recorded(checkpoints.checkpoint(cfg.backend.ckpt_dir)) if cfg.backend.ckpt_dir else {}
+    record = checkpoints.record_of(cfg)
     settings = Settings(
         cfg.dataset,
         limit,

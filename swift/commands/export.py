@@ -1,4 +1,4 @@
-"""Export a model or checkpoint: merge LoRA, write GGUF or an Ollama Modelfile, quantise, upload to a hub."""
+"""Export a model or checkpoint: merge or pack LoRA, write GGUF or an Ollama Modelfile, quantise, upload to a hub."""
 
 from __future__ import annotations
 
@@ -69,6 +69,8 @@ class Config:
     """Checkpoint that training saved; an adapter is merged in memory before other exports"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))
     """Write the merged model as a folder"""
+    pack_adapter: bool = False
+    """Write the checkpoint's LoRA adapter in bf16 with the settings that loading reads, not what resumes training"""
     to_gguf: Literal["F16", "BF16", "Q8_0", "Q4_K_M"] | None = flag(None, values={"true": "F16"}, bare="F16")
     """Write a GGUF file for llama.cpp, Ollama or OpenVINO with weights in this format; true means F16"""
     to_ollama: bool = False
@@ -87,6 +89,12 @@ class Config:
         """Raises ValueError for flags that contradict each other."""
         if self.model.quant.bits:
             raise ValueError("--quantization_bit quantises while loading; to write quantised weights give --quant_bits")
+        if self.pack_adapter:
+            ways = {"merge_lora": self.merge_lora, "to_gguf": self.to_gguf, "to_ollama": self.to_ollama}
+            if other := next((name for name, value in {**ways, "quant_bits": self.bits}.items() if value), None):
+                raise ValueError(f"--pack_adapter and --{other} exclude each other")
+            if not self.ckpt_dir:
+                raise ValueError("--pack_adapter true needs --ckpt_dir: the checkpoint whose adapter to pack")
         if self.bits and (self.to_gguf or self.to_ollama):
             raise ValueError("--quant_bits and --to_gguf exclude each other: --to_gguf Q8_0 has 8 bits, Q4_K_M has 4")
         if self.examples != ExampleFlags() and not (self.bits and self.is_calibrated):
@@ -129,10 +137,17 @@ def _write(config: Config, given: Collection[str]) -> Path:
         return write_gguf(config, given)
     if config.bits:
         return write_quantised(config, given)
+    if config.pack_adapter:
+        return pack_adapter(config, given)
+    if config.merge_lora and not config.ckpt_dir and checkpoints.is_named_adapter(config.model):
+        return write_named(config)
     if config.merge_lora:
         return merging.merge_checkpoint(config.ckpt_dir, config.model, config.template_type, config.output_dir)
     if not config.hub.push_to_hub:
-        raise ValueError("nothing to export: give --merge_lora true, --to_gguf F16, --to_ollama true or --quant_bits 4")
+        raise ValueError(
+            "nothing to export: give --merge_lora true, --pack_adapter true, --to_gguf F16, --to_ollama true or "
+            "--quant_bits 4"
+        )
     folder = Path(config.ckpt_dir or config.model.model_id_or_path or "").expanduser()
     if not folder.is_dir() or not (config.ckpt_dir or config.model.model_id_or_path):
         raise ValueError("--push_to_hub uploads a folder: give it as --ckpt_dir or --model_id_or_path")
@@ -163,6 +178,41 @@ def target(config: Config, choice: checkpoints.Choice, suffix: str) -> Path:
         raise ValueError(f"{folder} exists: remove it, or give another --output_dir")
     writable(folder, "--output_dir")
     return folder
+
+
+def pack_adapter(config: Config, given: Collection[str]) -> Path:
+    """Writes the adapter of --ckpt_dir for distribution."""
+    unread = flags.names(ModelFlags) - {"use_hf"} | {"template_type"}
+    if changed := min(unread & set(given), default=None):
+        raise ValueError(f"--{changed} has no effect on --pack_adapter: leave it out")
+
+    checkpoint = checkpoints.checkpoint(str(config.ckpt_dir))
+    if not checkpoints.is_adapter(checkpoint):
+        raise ValueError(f"{checkpoint}: a full model, with no adapter to pack")
+    folder = Path(config.output_dir).expanduser().resolve() if config.output_dir else Path(f"{checkpoint}-packed")
+    if folder.exists():
+        raise ValueError(f"{folder} exists: remove it, or give another --output_dir")
+    writable(folder, "--output_dir")
+
+    from swift.assembly import adapter_package
+
+    return adapter_package.pack(checkpoint, folder)
+
+
+def write_named(config: Config) -> Path:
+    """Writes the model of a named adapter, such as smollm2-135m-agent, as a folder."""
+    for name, value in (("dtype", config.model.dtype), ("template_type", config.template_type)):
+        if value != "AUTO":
+            raise ValueError(f"--{name} {value} has no effect on merging without --ckpt_dir: leave it out")
+    choice = choose(config)
+    folder = target(config, choice, "merged")
+
+    from swift.assembly import adapter_package
+    from swift.model import location
+
+    model = choice.model
+    source = location.locate(choice.source, model.model_revision, model.use_hf, model.registry)
+    return adapter_package.copy_named(source, checkpoints.name(choice), folder)
 
 
 def write_gguf(config: Config, given: Collection[str]) -> Path:

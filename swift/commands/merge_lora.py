@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from swift.assembly import merging
+from swift.assembly import checkpoints, merging
 from swift.commands import export
 from swift.flags import flag
 
@@ -19,6 +19,8 @@ class Config(export.Config):
 def main(config: Config) -> Path:
     if not config.merge_lora:
         raise ValueError("--merge_lora false contradicts swift merge-lora")
+    if not config.ckpt_dir and checkpoints.is_named_adapter(config.model):
+        return export.write_named(config)
     return merging.merge_checkpoint(
         config.ckpt_dir, config.model, config.template_type, config.output_dir, overwrite=True
     )

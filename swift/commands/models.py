@@ -52,17 +52,27 @@ def as_json(spec: ModelSpec, way: LoadingMethod, verified: Verified) -> dict[str
     return {
         **asdict(spec),
         **{"loads": way.kind, "why": way.why, "needs": way.needs},
+        **_adapter(spec),
         "verified": verified._asdict(),
     }
+
+
+def _adapter(spec: ModelSpec) -> dict[str, object]:
+    from swift.model import adapter_models
+
+    if not spec.adapter:
+        return {}
+    card = adapter_models.card(spec)
+    return {"adapter_bytes": adapter_models.size(spec), "card": str(card) if card else None}
 
 
 def lines(rows: Mapping[str, Row]) -> list[str]:
     """A line per model: name, loading method, template, class, verification, hub ids and requirements."""
     found = []
     for name, (spec, way, verified) in rows.items():
-        needs = "" if way.kind in ("native", "converted") else f"  ({way.why})"
+        needs = "" if way.kind in ("native", "converted") else f"  ({way.why}{_adapter_facts(spec)})"
         ids = [f"{hub}::{id}" for hub, id in (("MS", spec.ms), ("HF", spec.hf)) if id]
-        where = " ".join([*ids, *([spec.path] if spec.path else [])])
+        where = " ".join([*ids, *(path for path in (spec.path, spec.adapter) if path)])
         found.append([name, way.kind, spec.template or "its own", spec.arch or "its own", str(verified), where + needs])
     head = ["name", "loads", "template", "class", "verified", "where"]
     wide = [max(len(row[column]) for row in [head, *found]) for column in range(5)]
@@ -71,6 +81,17 @@ def lines(rows: Mapping[str, Row]) -> list[str]:
         for row in [head, *found]
     ]
     return [*text, counted(rows)]
+
+
+def _adapter_facts(spec: ModelSpec) -> str:
+    """The size of an adapter and its model card; empty for other models."""
+    from swift.model import adapter_models
+
+    if not spec.adapter:
+        return ""
+    size, card = adapter_models.size(spec), adapter_models.card(spec)
+    what = "its weights are missing" if size is None else f"{size / 1e6:.1f} MB"
+    return f"; {what}{f'; card: {card}' if card else ''}"
 
 
 def counted(rows: Mapping[str, Row]) -> str:
@@ -99,6 +120,20 @@ locally first, in the caches of ModelScope and Hugging Face, and only then downl
 | converted | weights and tokenizer are mapped to another class while they are read; no Python code of the model runs |
 | needs a package | quantised weights that another package reads |
 | remote code | SWIFT has no reader; `--trust_remote_code true` runs the model's own Python code, if it still works |
+| adapter | a LoRA adapter on another model, with the settings it was trained with |
+
+## Models that are an adapter
+
+The first use of such a model merges the adapter into its base model, in fp32 with one rounding to the dtype of the
+base, and keeps the result in SWIFT's cache (`$SWIFT_CACHE`, else `~/.cache/swift`). From then on it is a model like any
+other: it is trained, served, quantised and exported by its name. The settings of its training, such as the tool-call
+format, hold where flags do not say otherwise, as those of a checkpoint do. `swift models NAME` shows the size of the
+adapter and its model card.
+
+`swift export --ckpt_dir output/.../checkpoint-N --pack_adapter true --output_dir my-agent` makes such an adapter of a
+checkpoint ([export](export.md)), and a table with `of` and `adapter` gives it a name, as below. It must be plain LoRA,
+without embeddings and head. A checkpoint that is trained on top records the name, not the adapter: another adapter
+under the same name changes what it computes.
 
 ## Your own models
 
@@ -115,6 +150,10 @@ hf = "me/my-llama"
 template = "llama3"                     # default: the tokenizer's own
 lora = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
+[models.my-agent]
+of = "smollm2-135m-instruct"
+adapter = "my-agent"                    # a folder that `swift export --pack_adapter true` wrote, or a checkpoint
+
 [models.odd]
 path = "models/odd"
 template = "chatml"
@@ -124,7 +163,7 @@ tokenizer = "my_model.py:tokenizer"     # a function (folder) -> fast tokenizer
 
 A checkpoint of a model with a custom loader has the layout of `save_pretrained` and loads without the function.
 `swift/model/models.toml` has the same keys and documents each; `of`, `path`, `model` and `tokenizer` are for your own
-files.
+files. A table may name one that stands before it.
 
 ## Limits of conversion
 

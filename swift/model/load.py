@@ -24,7 +24,7 @@ from swift.model import catalog, convert, gguf, grouped_attention, quantise, vis
 from swift.model.catalog import ModelSpec
 from swift.model.config_files import json_object
 from swift.model.devices import DTYPES, pick_device, pick_dtype
-from swift.model.location import gguf_file, weight_files
+from swift.model.model_files import gguf_file, weight_files
 from swift.model.quantise import Quantisation
 from swift.system import user_code
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from swift.model import convert, quantise
 from swift.model.catalog import ModelSpec
 
-Kind = Literal["native", "converted", "needs a package", "remote code", "own function", "by its files"]
+Kind = Literal["native", "converted", "needs a package", "remote code", "own function", "by its files", "adapter"]
 
 
 class LoadingMethod(NamedTuple):
@@ -22,6 +22,8 @@ class LoadingMethod(NamedTuple):
 
 def loading_method(spec: ModelSpec) -> LoadingMethod:
     """How a model of the catalog is loaded, and why in one sentence."""
+    if spec.adapter:
+        return LoadingMethod("adapter", f"a LoRA adapter that the first use merges into {spec.base}")
     if spec.model:
         return LoadingMethod("own function", f"{Path(spec.model).name} reads it")
     if not spec.arch:
