@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model_folder
 from transformers import AutoModelForCausalLM
@@ -323,6 +323,14 @@ def test_what_is_wrong_with_an_adapter_is_told_in_one_line(
     assert not list((place.parent / "cache" / "models").glob("*"))
 
 
+def test_an_adapter_of_the_head_is_refused(place: Path) -> None:
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained("base"), LoraConfig(target_modules=["lm_head"]))
+    shutil.rmtree("agent")
+    tuned.save_pretrained("agent")
+    with pytest.raises(ValueError, match=r"agent: it adapts the embeddings or the head.*use --ckpt_dir"):
+        located()
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
@@ -363,7 +371,14 @@ def test_the_agent_is_small_and_whole() -> None:
     }
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 12_100_000
     adapter_models.check(catalog.table()[AGENT])
-    assert "/work" not in (FOLDER / "sft_args.json").read_text() + (FOLDER / "README.md").read_text()
+    recorded = json.loads((FOLDER / "sft_args.json").read_text()).values()
+    assert not [each for each in recorded if isinstance(each, str) and each.startswith("/")]
+
+
+@present
+def test_the_agent_has_no_revisions() -> None:
+    with pytest.raises(ValueError, match="has no revisions: leave --model_revision v2 out"):
+        location.locate(AGENT, revision="v2")
 
 
 @present

@@ -133,7 +133,8 @@ adapter and its model card.
 `swift export --ckpt_dir output/.../checkpoint-N --pack_adapter true --output_dir my-agent` makes such an adapter of a
 checkpoint ([export](export.md)), and a table with `of` and `adapter` gives it a name, as below. It must be plain LoRA,
 without embeddings and head. A checkpoint that is trained on top records the name, not the adapter: another adapter
-under the same name changes what it computes.
+under the same name changes what it computes, of which loading warns. Merging takes the memory of the base model in fp32
+once, and keeps one folder for each version of the adapter.
 
 ## Your own models
 

@@ -147,12 +147,12 @@ def _merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     except (RuntimeError, ValueError) as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ValueError(f"{adapter}: the adapter does not fit this model: {' '.join(reason[:2])}") from error
-    wrong = saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
-    if wrong:
-        raise ValueError(f"{adapter}: the adapter does not fit this model: {len(wrong)} weights, such as {min(wrong)}")
     if any(isinstance(each, BaseTunerLayer) for each in (model.get_input_embeddings(), model.get_output_embeddings())):
         raise ValueError(
             f"{adapter}: it adapts the embeddings or the head, which a named adapter may not: use --ckpt_dir"
         )
+    wrong = saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+    if wrong:
+        raise ValueError(f"{adapter}: the adapter does not fit this model: {len(wrong)} weights, such as {min(wrong)}")
     whole: PreTrainedModel = tuned.merge_and_unload(safe_merge=True)
     return whole

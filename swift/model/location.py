@@ -24,6 +24,8 @@ def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, re
         adapter_models.check(spec)
         # the packaged adapter was trained on the weights of the package, which differ from the hub's by quantisation
         bundled_base = spec.base == bundled.MODEL_TYPE and adapter_models.is_packaged(spec)
+        if bundled_base and revision != "master":
+            raise ValueError(f"{name_or_path} has no revisions: leave --model_revision {revision} out")
         base = bundled.unpack() if bundled_base else locate(spec.base, revision, use_hf, registry)
         return adapter_models.merged(spec, base, catalog.by_name(spec.base, registry))
     if spec and spec.path:
