@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 from test_fused import base, fast, lora
+from test_scale import finished, losses, start
 from test_trainer import adapter, assert_close, settings
 from tiny import thinking_tokenizer, tiny_model_folder, tiny_tokenizer
 
@@ -567,15 +568,27 @@ def test_a_run_begins_at_the_reference_and_the_margin_of_rewards_grows(
     assert margins[-1] > 0.01
 
 
-@pytest.mark.parametrize("kind", ["dpo", "kto"])
-def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path: Path, kind: str) -> None:
-    data = write(tmp_path / "rows.jsonl", label_rows(14) if kind == "kto" else pair_rows(14))
-    whole = run(tmp_path, data, rlhf_type=kind, save_steps=2)
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", label_rows(14))
+    whole = run(tmp_path, data, rlhf_type="kto", save_steps=2)
     half = Path(whole["output_dir"]) / "checkpoint-2"
     last = Path(whole["last_model_checkpoint"]) / "adapter_model.safetensors"
     before = last.read_bytes()
-    resumed = run(tmp_path, data, rlhf_type=kind, save_steps=2, resume_from_checkpoint=str(half))
+    resumed = run(tmp_path, data, rlhf_type="kto", save_steps=2, resume_from_checkpoint=str(half))
     assert (Path(resumed["last_model_checkpoint"]) / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_two_processes_train_as_one_and_share_the_estimate_of_the_divergence(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", label_rows(13))
+    of = {name: {"output_dir": str(tmp_path / name), "add_output_dir_suffix": False} for name in ("one", "two")}
+    options = {"rlhf_type": "kto", "beta": 2.0, "max_steps": 3}
+    one = run(tmp_path, data, gradient_accumulation_steps=4, **options, **of["one"])
+    finished(start(given(tmp_path, data, **options, **of["two"]), "rlhf", NPROC_PER_NODE="2"))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    lines = [json.loads(line) for line in (tmp_path / "two" / "logging.jsonl").read_text().splitlines()]
+    found, expected = ([line["kl"] for line in each if "kl" in line] for each in (lines, one["log_history"]))
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert max(expected) > 1e-3
 
 
 def test_a_run_that_its_time_limit_stops_names_the_command_that_resumes_it(

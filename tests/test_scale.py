@@ -72,7 +72,7 @@ def settings(work: Path, output: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def start(given: dict[str, Any], **env: str) -> subprocess.Popen[str]:
+def start(given: dict[str, Any], verb: str = "sft", **env: str) -> subprocess.Popen[str]:
     words = [
         word
         for name, value in given.items()
@@ -80,7 +80,7 @@ def start(given: dict[str, Any], **env: str) -> subprocess.Popen[str]:
     ]
     clean = {name: value for name, value in os.environ.items() if name not in torchrun.SETTINGS}
     process = subprocess.Popen(
-        [sys.executable, "-m", "swift.cli", "sft", *words],
+        [sys.executable, "-m", "swift.cli", verb, *words],
         env={**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
