@@ -1,0 +1,159 @@
+"""Values of parameters: what a user says, and what the call then has to contain. Knows no tools."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+
+from num2words import num2words
+
+WORDED_NUMBERS = 0.1
+"""Share of whole numbers from 2 to 20 that an English question says in words."""
+_RANGE = re.compile(r"(int|float) (-?[\d.]+)\.\.(-?[\d.]+)")
+
+
+class Said(NamedTuple):
+    """A value as a question says it, and as the call contains it."""
+
+    words: str
+    value: Any
+
+
+def draw(of: Any, rng: random.Random, language: str = "en") -> Said:
+    """Draws a value. `of`: a list to choose from, a range such as "int 1..9" or "float 0.5..2.0", the name of a shared
+    list or generator (`NAMES`), or a pattern.
+
+    In a pattern # is a digit from 1 to 9 and ^ a capital letter. An element of a list that is a list itself is a pair:
+    what is said, and the value. Raises ValueError for a value that is none of these.
+    """
+    if isinstance(of, str) and (found := _RANGE.fullmatch(of)):
+        return _number(found, rng, language)
+    if isinstance(of, str) and of in GENERATORS:
+        return GENERATORS[of](rng)
+    if isinstance(of, str) and of in LISTS:
+        of = LISTS[of]
+    chosen = rng.choice(of) if isinstance(of, list | tuple) else of
+    if isinstance(chosen, list | tuple):
+        if len(chosen) != 2:
+            raise ValueError(f"{chosen}: a pair is what is said and the value")
+        said, value = (_patterned(each, rng) if isinstance(each, str) else each for each in _same_digits(chosen, rng))
+        return Said(str(said), value)
+    if isinstance(chosen, str):
+        chosen = _patterned(chosen, rng)
+    return Said(in_words(chosen), chosen)
+
+
+def in_words(value: Any) -> str:
+    """A value as a sentence contains it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(in_words, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {in_words(each)}" for name, each in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def known(of: Any) -> bool:
+    """Whether a text is a range, or the name of a list or a generator."""
+    return isinstance(of, str) and bool(_RANGE.fullmatch(of) or of in LISTS or of in GENERATORS)
+
+
+def _number(found: re.Match[str], rng: random.Random, language: str) -> Said:
+    kind, low, high = found.groups()
+    if kind == "int":
+        value = rng.randint(int(low), int(high))
+        if language == "en" and 2 <= value <= 20 and rng.random() < WORDED_NUMBERS:
+            return Said(num2words(value), value)
+        return Said(f"{value:,}" if value >= 10_000 and rng.random() < 0.3 else str(value), value)
+    digits = max(len(part.partition(".")[2]) for part in (low, high))
+    number = round(rng.uniform(float(low), float(high)), digits)
+    return Said(str(number), number)
+
+
+def _patterned(text: str, rng: random.Random) -> str:
+    text = re.sub("#", lambda _: rng.choice("123456789"), text)
+    return re.sub(r"\^", lambda _: rng.choice("ABCDEFGHJKLMNPRSTUVWXYZ"), text)
+
+
+def _same_digits(pair: Sequence[Any], rng: random.Random) -> list[Any]:
+    """A pair whose patterns are filled with the same digits and letters, in order."""
+    state = rng.getrandbits(32)
+    return [_patterned(each, random.Random(state)) if isinstance(each, str) else each for each in pair]
+
+
+def _date(rng: random.Random) -> Said:
+    day = date(2024, 1, 1) + timedelta(days=rng.randrange(1400))
+    month = day.strftime("%B")
+    said = rng.choice((day.isoformat(), day.isoformat(), f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}"))
+    return Said(said, day.isoformat())
+
+
+def _time(rng: random.Random) -> Said:
+    hour, minute = rng.randrange(24), rng.choice((0, 0, 15, 30, 45, rng.randrange(60)))
+    value = f"{hour:02}:{minute:02}"
+    twelve = f"{hour % 12 or 12}" + (f":{minute:02}" if minute else "") + (" am" if hour < 12 else " pm")
+    return Said(rng.choice((value, value, twelve)), value)
+
+
+def _month(rng: random.Random) -> Said:
+    month = date(2025, rng.randint(1, 12), 1)
+    return Said(month.strftime("%B"), month.strftime("%B"))
+
+
+GENERATORS: Mapping[str, Callable[[random.Random], Said]] = {
+    "date": _date,
+    "time": _time,
+    "month": _month,
+    "year": lambda rng: Said(*([str(year := rng.randint(1950, 2026)), year])),
+    "bool": lambda rng: Said(*(("yes", True) if rng.random() < 0.5 else ("no", False))),
+}
+"""Values that are written in several ways. A date is YYYY-MM-DD and a time HH:MM in the call."""
+
+LISTS: Mapping[str, Sequence[Any]] = {
+    "city": (
+        "Paris London Tokyo Berlin Madrid Oslo Cairo Toronto Lima Boston Seattle Munich Nairobi Hangzhou Lisbon Vienna "
+        "Prague Warsaw Athens Dublin Helsinki Mumbai Delhi Bangkok Jakarta Manila Seoul Osaka Sydney Melbourne "
+        "Auckland Denver Chicago Miami Dallas Phoenix Montreal Vancouver Santiago Bogota Quito Havana Marseille Lyon "
+        "Naples Turin Porto Seville Valencia Krakow Budapest Zagreb Tallinn Riga Vilnius Tbilisi Ankara Amman Doha "
+        "Lagos Accra Dakar Tunis Rabat Durban Chengdu Shenzhen Wuhan Xiamen"
+    ).split()
+    + ["San Diego", "Buenos Aires", "New York", "Cape Town", "Hong Kong", "Mexico City", "Los Angeles", "Tel Aviv"],
+    "country": (
+        "France Germany Japan Brazil Canada Egypt Kenya India China Spain Italy Norway Sweden Finland Poland Greece "
+        "Portugal Mexico Peru Chile Australia Vietnam Thailand Turkey Morocco Ghana Iceland Ireland Austria Nepal"
+    ).split()
+    + ["South Korea", "New Zealand", "United States", "South Africa"],
+    "first_name": (
+        "Anna Bob Carla David Emma Farid Grace Hugo Ivy Jonas Kim Leo Maria Noah Olga Pedro Quinn Rosa Sam Tara Umar "
+        "Vera Wei Xenia Yusuf Zoe Aisha Ben Chloe Diego Elif Felix Greta Hassan Ines Jamal Keiko Lars Mei Nina"
+    ).split(),
+    "person": [
+        f"{first} {last}"
+        for first, last in zip(
+            "Ann Bob Carla David Emma Farid Grace Hugo Ivy Jonas Keiko Lars Mei Nina Omar Paula Ravi Sofia Tom Uma "
+            "Viktor Wanda Yara Zane Alice Bruno Clara Derek Elena Fiona".split(),
+            "Lee Stone Diaz Kim Novak Khan Chen Braun Walker Berg Tanaka Olsen Lin Rossi Haddad Weber Patel Costa Hill "
+            "Rao Petrov Nowak Aziz Cole Moreau Silva Jung Price Popa Ward".split(),
+            strict=True,
+        )
+    ],
+    "email": ["ann##@mail.com", "bob@firm.org", "kim.###@post.net", "team^@work.io", "sales#@shop.com", "li.wei@lab.cn"],
+    "phone": ["+49 30 ######", "+1 ### 555 01##", "0### #######", "+44 20 #### ####"],
+    "file": [
+        "/tmp/report.txt", "notes/meeting#.md", "data/sales_##.csv", "src/main#.py", "/var/log/app##.log",
+        "docs/plan.pdf", "/opt/job/config#.yaml", "photos/IMG_####.jpg", "C:\\work\\draft#.docx", "backup_##.zip",
+    ],
+    "url": ["https://example.com/p/###", "https://shop.example.org/item#", "http://blog.example.net/post-##"],
+    "currency": ["USD", "EUR", "GBP", "JPY", "CHF", "CNY", "INR", "BRL", "CAD", "AUD", "SEK", "MXN"],
+    "language": "English German French Spanish Chinese Japanese Korean Arabic Portuguese Italian Russian Hindi".split(),
+    "weekday": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
+    "colour": "red blue green yellow black white orange purple grey pink".split(),
+    "company": ["Acme Corp", "Northwind", "Blue River Ltd", "Helios Energy", "Kepler Labs", "Orchid Foods", "Tidewater"],
+    "street": ["## Oak Street", "# Harbour Road", "### Mill Lane", "1# Station Square", "2## Park Avenue"],
+}  # fmt: skip
+"""Shared lists of values."""
