@@ -1,0 +1,178 @@
+"""Makes conversations by a mixture: which functions, how many, which kinds of rounds, in which form. Writes no file."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from swift.chat import Conversation
+from swift.synth import conversations, verify
+from swift.synth.catalogue import Chain, Domain, Function
+from swift.synth.offers import Masking, Offer, Offers
+from swift.synth.rounds import KINDS, Stage, Turn
+
+SHARES: Mapping[str, float] = {
+    "one": 0.30,
+    "parallel_same": 0.11,
+    "parallel_several": 0.12,
+    "sequential": 0.05,
+    "missing": 0.05,
+    "no_tool": 0.20,
+    "plain": 0.07,
+    "talk": 0.02,
+    "error": 0.03,
+    "follow_up": 0.05,
+}
+"""Kind of round -> its share."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What conversations are made of. Shares are from 0 to 1.
+
+    `rounds`: weights of 1, 2, ... rounds. `offered`: (most functions, weight) pairs; the number is drawn from 1 to the
+    most, but above that of the pair before. `own`: conversations with the user's functions, the rest is the
+    catalogue's. `text`: conversations in ReAct text under a system prompt. `thoughts`: structured ones with thoughts.
+    """
+
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
+    rounds: tuple[float, ...] = (0.4, 0.25, 0.2, 0.15)
+    offered: tuple[tuple[int, float], ...] = ((1, 0.28), (2, 0.2), (4, 0.32), (8, 0.15), (16, 0.05))
+    chinese: float = 0.12
+    text: float = 0.1
+    thoughts: float = 0.0
+    own: float = 0.6
+    masking: Masking = Masking()
+
+
+@dataclass
+class Report:
+    """What was made: kinds of rounds, forms, and why conversations were dropped."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    functions: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+
+class Synthesis:
+    """An endless stream of conversations. `own`: the user's functions. `plain`: rows of general knowledge."""
+
+    def __init__(
+        self,
+        domains: Sequence[Domain],
+        plain: Sequence[Mapping[str, str]],
+        mixture: Mixture,
+        seed: int,
+        own: Sequence[Function] = (),
+    ) -> None:
+        self._mixture, self._plain, self._own = mixture, plain, own
+        self._rng = random.Random(seed)
+        self._domains = domains
+        self._chains = {name: chain for domain in domains for chain in domain.chains for name in (chain.first,)}
+        self._everything = [function for domain in domains for function in domain.functions.values()]
+        self._leads = self._endless()
+        self._seen: set[int] = set()
+        self.report = Report()
+
+    def make(self, count: int) -> Iterator[Conversation]:
+        """`count` conversations that passed their checks; what did not is counted in the report."""
+        made = 0
+        while made < count:
+            conversation = self._conversation()
+            if conversation is not None:
+                made += 1
+                yield conversation
+
+    def _conversation(self) -> Conversation | None:
+        rng, mixture = self._rng, self._mixture
+        language = "zh" if rng.random() < mixture.chinese else "en"
+        wanted = rng.choices(range(1, len(mixture.rounds) + 1), mixture.rounds)[0]
+        offered, outside, chain = self._functions()
+        offers = self._offers(offered)
+        turns, kinds = self._turns(wanted, language, offered, outside, chain)
+        text = rng.random() < mixture.text
+        thoughts = rng.random() < mixture.thoughts
+        conversation = (
+            conversations.as_text(turns, offers, rng)
+            if text
+            else conversations.structured(turns, offers, rng, thoughts)
+        )
+        report = self.report
+        for problem in verify.problems(conversation, turns, offers):
+            report.dropped["failed its check"] += 1
+            if len(report.examples) < 20:
+                report.examples.append(problem)
+            return None
+        key = hash(tuple(turn.question for turn in turns))
+        if key in self._seen:
+            report.dropped["duplicate"] += 1
+            return None
+        self._seen.add(key)
+        report.kinds.update(kinds)
+        report.forms["ReAct text" if text else "structured"] += 1
+        report.functions.update(call.function.name for turn in turns for step in turn.steps for call in step)
+        return conversation
+
+    def _endless(self) -> Iterator[Function]:
+        while True:
+            yield from self._rng.sample(self._everything, len(self._everything))
+
+    def _functions(self) -> tuple[list[Function], list[Function], Chain | None]:
+        """(offered, not offered, chain): one function leads, its chain and its neighbours are preferred."""
+        rng, mixture = self._rng, self._mixture
+        tops, weights = zip(*mixture.offered, strict=True)
+        at = rng.choices(range(len(tops)), weights)[0]
+        size = rng.randint(tops[at - 1] + 1 if at else 1, tops[at])
+        if self._own and rng.random() < mixture.own:
+            offered = list(self._own) if rng.random() < 0.6 else rng.sample(self._own, min(size, len(self._own)))
+            outside = [each for each in self._own if each not in offered]
+            outside += rng.sample(self._everything, min(12, len(self._everything)))
+            rng.shuffle(offered)
+            return offered, outside, None
+        lead = next(self._leads)
+        domain = next(each for each in self._domains if each.functions.get(lead.name) is lead)
+        chain = self._chains.get(lead.name)
+        chosen = {lead.name: lead}
+        if chain and size > 1 and rng.random() < 0.7:
+            chosen[chain.then] = domain.functions[chain.then]
+        siblings = [each for each in domain.functions.values() if each.name not in chosen]
+        near = rng.random() < 0.65
+        rest = rng.sample(siblings, len(siblings)) if near else rng.sample(self._everything, size)
+        for each in rest[: size - len(chosen)]:
+            chosen.setdefault(each.name, each)
+        offered = list(chosen.values())
+        rng.shuffle(offered)
+        # A neighbour asks for something close that no offered function does; another domain for something far.
+        outside = [each for each in siblings if each.name not in chosen] if near and len(offered) > 1 else []
+        far = [each for each in rng.sample(self._everything, 12) if each.domain != domain.name and each.name not in chosen]
+        return offered, [*rng.sample(outside, min(4, len(outside))), *far[: 4 if outside else 8]], chain
+
+    def _offers(self, functions: Sequence[Function]) -> dict[str, Offer]:
+        is_own = bool(self._own) and functions[0] in self._own
+        made = Offers(Masking(0, 0, 0, 0, 0) if is_own else self._mixture.masking, self._rng)
+        return {each.name: made.offer(each) for each in functions}
+
+    def _turns(
+        self, wanted: int, language: str, offered: list[Function], outside: list[Function], chain: Chain | None
+    ) -> tuple[list[Turn], list[str]]:
+        rng, shares = self._rng, self._mixture.shares
+        turns: list[Turn] = []
+        kinds: list[str] = []
+        while len(kinds) < wanted:
+            kind = rng.choices(list(shares), list(shares.values()))[0]
+            stage = Stage(
+                rng, language, rng.choice(offered), offered, outside, chain, self._plain, turns[-1] if turns else None
+            )
+            if kind == "one" and chain and rng.random() < 0.3:
+                kind = "sequential"
+            made = list(KINDS[kind](stage))
+            if kind == "talk" and not turns and wanted == 1:
+                continue
+            if made:
+                turns += made
+                kinds.append(kind)
+        return turns, kinds
