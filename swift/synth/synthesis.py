@@ -71,9 +71,8 @@ class Synthesis:
     ) -> None:
         self._mixture, self._plain, self._own = mixture, plain, own
         self._rng = random.Random(seed)
-        self._domains = domains
-        self._chains = {name: chain for domain in domains for chain in domain.chains for name in (chain.first,)}
         self._everything = [function for domain in domains for function in domain.functions.values()]
+        self._home = {id(function): domain for domain in domains for function in domain.functions.values()}
         self._leads = self._endless()
         self._seen: set[int] = set()
         self.report = Report()
@@ -134,8 +133,8 @@ class Synthesis:
             rng.shuffle(offered)
             return offered, outside, None
         lead = next(self._leads)
-        domain = next(each for each in self._domains if each.functions.get(lead.name) is lead)
-        chain = self._chains.get(lead.name)
+        domain = self._home[id(lead)]
+        chain = next((each for each in domain.chains if each.first == lead.name), None)
         chosen = {lead.name: lead}
         if chain and size > 1 and rng.random() < 0.7:
             chosen[chain.then] = domain.functions[chain.then]
