@@ -320,7 +320,8 @@ def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _json_type(of: Any) -> str:
-    drawn = {type(values.draw(of, random.Random(seed)).value) for seed in range(12)}
+    choices = [[each] for each in of] if isinstance(of, list | tuple) else [of]
+    drawn = {type(values.draw(each, random.Random(seed)).value) for each in choices for seed in range(6)}
     if drawn == {int, float}:
         return "number"
     if len(drawn) != 1:

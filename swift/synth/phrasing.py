@@ -41,13 +41,18 @@ def requests(
     """Fills a template of two calls: `{1.city}` and `{2.city}` differ, `{date}` is the same in both."""
     said: dict[str, dict[str, Said]] = {"1": {}, "2": {}}
 
-    def value(path: str) -> Said:
+    def value(path: str, literal: str | None) -> Said:
         number, _, rest = path.partition(".")
+        if literal is not None:
+            name = rest if number in said else path
+            fixed = Said("", _literal(function, name, literal))
+            for each in [said[number]] if number in said else said.values():
+                each[name] = fixed
+            return fixed
         if number not in said:
-            for each in said.values():
-                each[path] = each[path] if path in each else _draw(function, path, rng, language)
-                said["2"][path] = said["1"].get(path, each[path])
-            return said["1"][path]
+            shared = said["1"].get(path) or _draw(function, path, rng, language)
+            said["1"][path] = said["2"][path] = shared
+            return shared
         drawn = said[number].get(rest) or _draw(function, rest, rng, language)
         other = said["2" if number == "1" else "1"].get(rest)
         for _ in range(8):
@@ -57,7 +62,7 @@ def requests(
         said[number][rest] = drawn
         return drawn
 
-    text = SLOT.sub(lambda found: value(found[1]).words, template)
+    text = SLOT.sub(lambda found: value(found[1], found[2]).words, with_parts(template, rng, 0.5))
     made = [Request(text, arguments(function, each), each) for each in said.values()]
     return text, (made[0], made[1])
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swift.chat import Conversation
@@ -59,7 +60,8 @@ class Report:
 
 
 class Synthesis:
-    """An endless stream of conversations. `own`: the user's functions. `plain`: rows of general knowledge."""
+    """An endless stream of conversations. `own`: the user's functions. `plain`: rows of general knowledge. `overlaps`
+    names the benchmark that has a conversation's text or functions, or is empty."""
 
     def __init__(
         self,
@@ -68,8 +70,9 @@ class Synthesis:
         mixture: Mixture,
         seed: int,
         own: Sequence[Function] = (),
+        overlaps: Callable[[Conversation], str] = lambda conversation: "",
     ) -> None:
-        self._mixture, self._plain, self._own = mixture, plain, own
+        self._mixture, self._plain, self._own, self._overlaps = mixture, plain, own, overlaps
         self._rng = random.Random(seed)
         self._everything = [function for domain in domains for function in domain.functions.values()]
         self._home = {id(function): domain for domain in domains for function in domain.functions.values()}
@@ -106,11 +109,14 @@ class Synthesis:
             if len(report.examples) < 20:
                 report.examples.append(problem)
             return None
-        key = hash(tuple(turn.question for turn in turns))
+        key = hash(tuple(re.sub(r"\d+", "0", turn.question) for turn in turns if turn.steps) or turns[0].question)
         if key in self._seen:
-            report.dropped["duplicate"] += 1
+            report.dropped["near-duplicate"] += 1
             return None
         self._seen.add(key)
+        if benchmark := self._overlaps(conversation):
+            report.dropped[f"overlaps with {benchmark}"] += 1
+            return None
         report.kinds.update(kinds)
         report.forms["ReAct text" if text else "structured"] += 1
         report.functions.update(call.function.name for turn in turns for step in turn.steps for call in step)
