@@ -57,11 +57,10 @@ class Parameter:
     def draw(self, rng: random.Random, language: str = "en") -> Said:
         """A value, as it is said and as the call contains it."""
         if self.type == "array":
-            drawn: dict[str, Any] = {}
-            for _ in range(rng.randint(*self.count)):
-                said = values.draw(self.of, rng, language)
-                drawn[said.words] = said.value
-            return Said(_joined(list(drawn), language), list(drawn.values()))
+            drawn = [values.draw(self.of, rng, language) for _ in range(rng.randint(*self.count))]
+            if isinstance(drawn[0].value, str):  # nobody lists a word twice
+                drawn = list(dict.fromkeys(drawn))
+            return Said(_joined([each.words for each in drawn], language), [each.value for each in drawn])
         said = values.draw(self.of, rng, language)
         converts = self.of not in ("date", "time") or "YYYY" in self.what or "HH:MM" in self.what
         return said if converts else Said(said.words, said.words)
