@@ -1,4 +1,5 @@
-"""Inspect and correct training data: lint finds errors, show shows what is trained, review corrects traces."""
+"""Make, inspect and correct training data: synth makes rows for tools, lint finds errors, show shows what is trained,
+review corrects traces."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swift import flags
-from swift.flag_groups import ModelFlags, TemplateFlags
+from swift.flag_groups import ModelFlags, SynthFlags, TemplateFlags, ToolFlags
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -64,14 +65,27 @@ class Review:
     """Show long texts as a whole"""
 
 
-VERBS = {"lint": Lint, "show": Show, "review": Review}
+@dataclass(frozen=True)
+class Synth:
+    """Make conversations in which a model calls your tools, mixed with those of a catalogue of invented functions."""
+
+    tools: ToolFlags = ToolFlags()
+    synth: SynthFlags = SynthFlags()
+    out: str = flag("train.jsonl", alias=("output",))
+    """File for the rows; FILE.report.json beside it says what they are made of"""
+
+
+VERBS = {"lint": Lint, "show": Show, "synth": Synth, "review": Review}
 
 
 def run(argv: Sequence[str]) -> int:
     """`argv` is the verb and its flags. Returns the exit status."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", ())
     if verb in ("--help", "-h"):
-        print("usage: swift data lint FILE... | swift data show FILE [flags] | swift data review FILE [flags]\n")
+        print(
+            "usage: swift data lint FILE... | swift data show FILE [flags] | swift data synth [flags] | "
+            "swift data review FILE [flags]\n"
+        )
         for name, config in VERBS.items():
             print(f"  {name:<6}  {config.__doc__}")
         return 0
@@ -79,6 +93,8 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"unknown verb 'swift data {verb}'{flags.nearest(verb, VERBS)}")
     if verb == "lint":
         return lint(flags.parse(Lint, rest, prog="swift data lint").config)
+    if verb == "synth":
+        return synth(flags.parse(Synth, rest, prog="swift data synth").config)
     if verb == "review":
         return review(flags.parse(Review, rest, prog="swift data review").config)
     return show(flags.parse(Show, rest, prog="swift data show").config)
@@ -127,6 +143,13 @@ def review(cfg: Review) -> int:
     for note in files.notes:
         print(note, file=sys.stderr)
     ReviewDialogue(rows, files, line_editor(sys.stdin, sys.stdout), Console(), cfg.full).run()
+    return 0
+
+
+def synth(cfg: Synth) -> int:
+    from swift.assembly import synthesis
+
+    synthesis.write(cfg.tools, cfg.synth, Path(cfg.out).expanduser(), print)
     return 0
 
 

@@ -232,7 +232,7 @@ def _collect(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, obj
         if item.spec.positional:
             continue
         nargs = "+" if item.is_list else "?" if item.bare is not None else None
-        options = [f"--{name}" for name in (item.name, *item.spec.alias)]
+        options = [_option(name) for name in (item.name, *item.spec.alias)]
         parser.add_argument(*options, dest=item.name, nargs=nargs, const=item.bare, action=_Collect)
     namespace, extras = parser.parse_known_args(words)
     given = {}
@@ -241,6 +241,11 @@ def _collect(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, obj
         value = [word for _, some in uses for word in some] if by_name[name].is_list else uses[-1][1]
         given[name] = _value(by_name[name], value, uses[-1][0])
     return given, extras
+
+
+def _option(name: str) -> str:
+    """A name as it is typed: two dashes, or one before a single letter."""
+    return f"-{name}" if len(name) == 1 else f"--{name}"
 
 
 def _take(positional: Sequence[Flag], extras: list[str]) -> dict[str, object]:
@@ -261,7 +266,7 @@ def _is_flag(word: str) -> bool:
 
 
 def _unknown(extras: Sequence[str], flags: Sequence[Flag], warn: bool) -> None:
-    known = [f"--{name}" for item in flags if not item.spec.positional for name in (item.name, *item.spec.alias)]
+    known = [_option(name) for item in flags if not item.spec.positional for name in (item.name, *item.spec.alias)]
     wrong = [word.partition("=")[0] for word in extras if _is_flag(word)]
     if wrong:
         message = "; ".join(f"unknown flag {word}{nearest(word, known)}" for word in wrong)

@@ -15,7 +15,31 @@ from typing import Any
 from swift.chat import Tool, ToolCall
 from swift.synth.catalogue import Function, Parameter
 
-_SYLLABLES = "ka lo mi ra tu ve no si pa du fe go ha ji be wa zo qui lem tor vin sel dra".split()
+_SYLLABLES = [
+    "ka",
+    "lo",
+    "mi",
+    "ra",
+    "tu",
+    "ve",
+    "no",
+    "si",
+    "pa",
+    "du",
+    "fe",
+    "go",
+    "ha",
+    "ji",
+    "be",
+    "wa",
+    "zo",
+    "qui",
+    "lem",
+    "tor",
+    "vin",
+    "sel",
+    "dra",
+]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from swift.synth.catalogue import OPTIONAL, SLOT, Function
 from swift.synth.values import Said
 
 Arguments = dict[str, Any]
+_PAIRED = re.compile(r"\{1\.(?P<name>[\w.]+)\} and (?P<before>(?:in|for|of|from|to|at|on|with) )?\{2\.(?P=name)\}")
 
 
 class Request(NamedTuple):
@@ -37,34 +39,49 @@ def request(
 
 def requests(
     function: Function, template: str, rng: random.Random, language: str = "en"
-) -> tuple[str, tuple[Request, Request]]:
-    """Fills a template of two calls: `{1.city}` and `{2.city}` differ, `{date}` is the same in both."""
-    said: dict[str, dict[str, Said]] = {"1": {}, "2": {}}
+) -> tuple[str, tuple[Request, ...]]:
+    """Fills a template of two calls, or of up to four where it lists values: `{1.city}` and `{2.city}` differ, `{date}`
+    is the same in all."""
+    text, count = _longer_list(with_parts(template, rng, 0.5), rng)
+    said: list[dict[str, Said]] = [{} for _ in range(count)]
 
-    def value(path: str, literal: str | None) -> Said:
-        number, _, rest = path.partition(".")
-        if literal is not None:
-            name = rest if number in said else path
-            fixed = Said("", _literal(function, name, literal))
-            for each in [said[number]] if number in said else said.values():
-                each[name] = fixed
-            return fixed
-        if number not in said:
-            shared = said["1"].get(path) or _draw(function, path, rng, language)
-            said["1"][path] = said["2"][path] = shared
-            return shared
-        drawn = said[number].get(rest) or _draw(function, rest, rng, language)
-        other = said["2" if number == "1" else "1"].get(rest)
-        for _ in range(8):
-            if other is None or other.value != drawn.value:
-                break
-            drawn = _draw(function, rest, rng, language)
-        said[number][rest] = drawn
-        return drawn
+    def words(found: re.Match[str]) -> str:
+        number, dot, rest = found[1].partition(".")
+        numbered = bool(dot) and number.isdigit()
+        name = rest if numbered else found[1]
+        mine = [said[int(number) - 1]] if numbered else said
+        if found[2] is not None:
+            value = Said("", _literal(function, name, found[2]))
+        else:
+            value = mine[0].get(name) or _distinct(function, name, [each[name] for each in said if name in each], rng)
+        for each in mine:
+            each[name] = value
+        return value.words
 
-    text = SLOT.sub(lambda found: value(found[1], found[2]).words, with_parts(template, rng, 0.5))
-    made = [Request(text, arguments(function, each), each) for each in said.values()]
-    return text, (made[0], made[1])
+    filled = SLOT.sub(words, text)
+    return filled, tuple(Request(filled, arguments(function, each), each) for each in said)
+
+
+def _distinct(function: Function, path: str, taken: Sequence[Said], rng: random.Random) -> Said:
+    """A value that no other call has, where there are enough values."""
+    for _ in range(8):
+        drawn = _draw(function, path, rng, "en")
+        if all(drawn.value != each.value for each in taken):
+            break
+    return drawn
+
+
+def _longer_list(template: str, rng: random.Random) -> tuple[str, int]:
+    """A template and its number of calls. `{1.x} and {2.x}` may become a list of three or four."""
+    found = _PAIRED.search(template)
+    numbered = [slot[1] for slot in SLOT.finditer(template) if slot[1][:2] in ("1.", "2.")]
+    if found is None or len(numbered) > 2 or rng.random() < 0.5:
+        return template, 2
+    count = rng.choice((3, 3, 4))
+    name, before = found["name"], found["before"] or ""
+    items = [f"{{1.{name}}}", *(f"{before}{{{number}.{name}}}" for number in range(3, count + 1))]
+    listed = f"{', '.join(items)} and {before}{{2.{name}}}"
+    return template[: found.start()] + listed + template[found.end() :], count
 
 
 def fill(

@@ -100,7 +100,9 @@ def parallel_several(stage: Stage) -> Iterator[Turn]:
     calls = [_call(stage, function, each) for function, each in zip(functions, made, strict=True)]
     if len({(call.function.name, str(call.arguments)) for call in calls}) < len(calls):
         return
-    yield Turn(_surface(stage, _joined(stage, [each.text for each in made])), (tuple(calls),), _said_together(stage, calls))
+    yield Turn(
+        _surface(stage, _joined(stage, [each.text for each in made])), (tuple(calls),), _said_together(stage, calls)
+    )
 
 
 def sequential(stage: Stage) -> Iterator[Turn]:

@@ -28,6 +28,9 @@ SHARES: Mapping[str, float] = {
 }
 """Kind of round -> its share."""
 
+OFFERED = ((1, 0.28), (2, 0.2), (4, 0.32), (8, 0.15), (16, 0.05))
+"""Most functions in a conversation -> weight. The number is drawn from those above the entry before."""
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -40,7 +43,7 @@ class Mixture:
 
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
     rounds: tuple[float, ...] = (0.4, 0.25, 0.2, 0.15)
-    offered: tuple[tuple[int, float], ...] = ((1, 0.28), (2, 0.2), (4, 0.32), (8, 0.15), (16, 0.05))
+    offered: tuple[tuple[int, float], ...] = OFFERED
     chinese: float = 0.12
     text: float = 0.1
     thoughts: float = 0.0
@@ -153,7 +156,9 @@ class Synthesis:
         rng.shuffle(offered)
         # A neighbour asks for something close that no offered function does; another domain for something far.
         outside = [each for each in siblings if each.name not in chosen] if near and len(offered) > 1 else []
-        far = [each for each in rng.sample(self._everything, 12) if each.domain != domain.name and each.name not in chosen]
+        far = [
+            each for each in rng.sample(self._everything, 12) if each.domain != domain.name and each.name not in chosen
+        ]
         return offered, [*rng.sample(outside, min(4, len(outside))), *far[: 4 if outside else 8]], chain
 
     def _offers(self, functions: Sequence[Function]) -> dict[str, Offer]:

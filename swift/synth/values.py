@@ -89,7 +89,9 @@ def _same_digits(pair: Sequence[Any], rng: random.Random) -> list[Any]:
 def _date(rng: random.Random) -> Said:
     day = date(2024, 1, 1) + timedelta(days=rng.randrange(1400))
     month = day.strftime("%B")
-    said = rng.choice((day.isoformat(), day.isoformat(), f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}"))
+    said = rng.choice(
+        (day.isoformat(), day.isoformat(), f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}")
+    )
     return Said(said, day.isoformat())
 
 
@@ -115,30 +117,16 @@ GENERATORS: Mapping[str, Callable[[random.Random], Said]] = {
 """Values that are written in several ways. A date is YYYY-MM-DD and a time HH:MM in the call."""
 
 LISTS: Mapping[str, Sequence[Any]] = {
-    "city": (
-        "Paris London Tokyo Berlin Madrid Oslo Cairo Toronto Lima Boston Seattle Munich Nairobi Hangzhou Lisbon Vienna "
-        "Prague Warsaw Athens Dublin Helsinki Mumbai Delhi Bangkok Jakarta Manila Seoul Osaka Sydney Melbourne "
-        "Auckland Denver Chicago Miami Dallas Phoenix Montreal Vancouver Santiago Bogota Quito Havana Marseille Lyon "
-        "Naples Turin Porto Seville Valencia Krakow Budapest Zagreb Tallinn Riga Vilnius Tbilisi Ankara Amman Doha "
-        "Lagos Accra Dakar Tunis Rabat Durban Chengdu Shenzhen Wuhan Xiamen"
-    ).split()
+    "city": ["Paris", "London", "Tokyo", "Berlin", "Madrid", "Oslo", "Cairo", "Toronto", "Lima", "Boston", "Seattle", "Munich", "Nairobi", "Hangzhou", "Lisbon", "Vienna", "Prague", "Warsaw", "Athens", "Dublin", "Helsinki", "Mumbai", "Delhi", "Bangkok", "Jakarta", "Manila", "Seoul", "Osaka", "Sydney", "Melbourne", "Auckland", "Denver", "Chicago", "Miami", "Dallas", "Phoenix", "Montreal", "Vancouver", "Santiago", "Bogota", "Quito", "Havana", "Marseille", "Lyon", "Naples", "Turin", "Porto", "Seville", "Valencia", "Krakow", "Budapest", "Zagreb", "Tallinn", "Riga", "Vilnius", "Tbilisi", "Ankara", "Amman", "Doha", "Lagos", "Accra", "Dakar", "Tunis", "Rabat", "Durban", "Chengdu", "Shenzhen", "Wuhan", "Xiamen"]
     + ["San Diego", "Buenos Aires", "New York", "Cape Town", "Hong Kong", "Mexico City", "Los Angeles", "Tel Aviv"],
-    "country": (
-        "France Germany Japan Brazil Canada Egypt Kenya India China Spain Italy Norway Sweden Finland Poland Greece "
-        "Portugal Mexico Peru Chile Australia Vietnam Thailand Turkey Morocco Ghana Iceland Ireland Austria Nepal"
-    ).split()
+    "country": ["France", "Germany", "Japan", "Brazil", "Canada", "Egypt", "Kenya", "India", "China", "Spain", "Italy", "Norway", "Sweden", "Finland", "Poland", "Greece", "Portugal", "Mexico", "Peru", "Chile", "Australia", "Vietnam", "Thailand", "Turkey", "Morocco", "Ghana", "Iceland", "Ireland", "Austria", "Nepal"]
     + ["South Korea", "New Zealand", "United States", "South Africa"],
-    "first_name": (
-        "Anna Bob Carla David Emma Farid Grace Hugo Ivy Jonas Kim Leo Maria Noah Olga Pedro Quinn Rosa Sam Tara Umar "
-        "Vera Wei Xenia Yusuf Zoe Aisha Ben Chloe Diego Elif Felix Greta Hassan Ines Jamal Keiko Lars Mei Nina"
-    ).split(),
+    "first_name": ["Anna", "Bob", "Carla", "David", "Emma", "Farid", "Grace", "Hugo", "Ivy", "Jonas", "Kim", "Leo", "Maria", "Noah", "Olga", "Pedro", "Quinn", "Rosa", "Sam", "Tara", "Umar", "Vera", "Wei", "Xenia", "Yusuf", "Zoe", "Aisha", "Ben", "Chloe", "Diego", "Elif", "Felix", "Greta", "Hassan", "Ines", "Jamal", "Keiko", "Lars", "Mei", "Nina"],
     "person": [
         f"{first} {last}"
         for first, last in zip(
-            "Ann Bob Carla David Emma Farid Grace Hugo Ivy Jonas Keiko Lars Mei Nina Omar Paula Ravi Sofia Tom Uma "
-            "Viktor Wanda Yara Zane Alice Bruno Clara Derek Elena Fiona".split(),
-            "Lee Stone Diaz Kim Novak Khan Chen Braun Walker Berg Tanaka Olsen Lin Rossi Haddad Weber Patel Costa Hill "
-            "Rao Petrov Nowak Aziz Cole Moreau Silva Jung Price Popa Ward".split(),
+            ["Ann", "Bob", "Carla", "David", "Emma", "Farid", "Grace", "Hugo", "Ivy", "Jonas", "Keiko", "Lars", "Mei", "Nina", "Omar", "Paula", "Ravi", "Sofia", "Tom", "Uma", "Viktor", "Wanda", "Yara", "Zane", "Alice", "Bruno", "Clara", "Derek", "Elena", "Fiona"],
+            ["Lee", "Stone", "Diaz", "Kim", "Novak", "Khan", "Chen", "Braun", "Walker", "Berg", "Tanaka", "Olsen", "Lin", "Rossi", "Haddad", "Weber", "Patel", "Costa", "Hill", "Rao", "Petrov", "Nowak", "Aziz", "Cole", "Moreau", "Silva", "Jung", "Price", "Popa", "Ward"],
             strict=True,
         )
     ],
@@ -150,9 +138,9 @@ LISTS: Mapping[str, Sequence[Any]] = {
     ],
     "url": ["https://example.com/p/###", "https://shop.example.org/item#", "http://blog.example.net/post-##"],
     "currency": ["USD", "EUR", "GBP", "JPY", "CHF", "CNY", "INR", "BRL", "CAD", "AUD", "SEK", "MXN"],
-    "language": "English German French Spanish Chinese Japanese Korean Arabic Portuguese Italian Russian Hindi".split(),
-    "weekday": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-    "colour": "red blue green yellow black white orange purple grey pink".split(),
+    "language": ["English", "German", "French", "Spanish", "Chinese", "Japanese", "Korean", "Arabic", "Portuguese", "Italian", "Russian", "Hindi"],
+    "weekday": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
+    "colour": ["red", "blue", "green", "yellow", "black", "white", "orange", "purple", "grey", "pink"],
     "company": ["Acme Corp", "Northwind", "Blue River Ltd", "Helios Energy", "Kepler Labs", "Orchid Foods", "Tidewater"],
     "street": ["## Oak Street", "# Harbour Road", "### Mill Lane", "1# Station Square", "2## Park Avenue"],
 }  # fmt: skip

@@ -71,7 +71,9 @@ def _is_number(value: Any, words: str) -> bool:
 def _same_moment(words: str, value: str) -> bool:
     try:
         moment = dates.parse(words)
-        return moment.date() == date.fromisoformat(value) if "-" in value else moment.time() == time.fromisoformat(value)
+        return (
+            moment.date() == date.fromisoformat(value) if "-" in value else moment.time() == time.fromisoformat(value)
+        )
     except ValueError:
         return False
 

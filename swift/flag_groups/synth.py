@@ -1,0 +1,60 @@
+"""Flags of the conversations that SWIFT makes itself. Does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from swift.flags import flag
+
+
+@dataclass(frozen=True)
+class SynthFlags:
+    """Synthesis"""
+
+    rows: int = flag(2000, alias=("n",))
+    """Number of conversations"""
+    own_share: float = 0.6
+    """Share of the conversations with your tools; the others use the catalogue's"""
+    kinds: dict[str, float] = flag({})
+    """Shares of the kinds of rounds, as JSON: {"one": 0.3, "no_tool": 0.2}; kinds that are left out keep theirs"""
+    chinese: float = 0.12
+    """Share of conversations in Chinese, of functions that have Chinese questions"""
+    text_share: float = 0.1
+    """Share of conversations in ReAct text with the tools in the system prompt, as in the tutorial; the others pass
+    tools and calls as values, for every tool-call format"""
+    thoughts: float = 0.0
+    """Share of the other conversations whose replies begin with a thought, for ReAct formats"""
+    max_tools_offered: int = 16
+    """Maximum functions of the catalogue in a conversation"""
+    masked_names: float = 0.12
+    """Share of conversations whose function names say nothing, so that descriptions have to be read; for the
+    catalogue's functions only, like the next three"""
+    masked_parameters: float = 0.08
+    """Share of conversations whose parameter names say nothing"""
+    short_descriptions: float = 0.2
+    """Share of conversations with the first sentence of each description only"""
+    bare_parameters: float = 0.12
+    """Share of conversations without descriptions of parameters"""
+    functions: Literal["train", "held_out"] = "train"
+    """Functions of the catalogue to use: held_out are those of domains that are never trained on, for evaluation"""
+    check_overlap: tuple[str, ...] = flag((), commas=True)
+    """Files of rows that no conversation may repeat, beside the installed benchmarks, which are always checked"""
+    examples: str | None = None
+    """JSON lines with your own phrasings: {"tool": ..., "question": ..., "arguments": {...}}"""
+    seed: int = 42
+    """Seed of everything that is drawn"""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values out of range."""
+        if self.rows < 1:
+            raise ValueError(f"--rows {self.rows}: must be 1 or more")
+        if self.max_tools_offered < 1:
+            raise ValueError(f"--max_tools_offered {self.max_tools_offered}: must be 1 or more")
+        names = (
+            "own_share", "chinese", "text_share", "thoughts", "masked_names", "masked_parameters",
+            "short_descriptions", "bare_parameters",
+        )  # fmt: skip
+        for name in names:
+            if not 0 <= (value := getattr(self, name)) <= 1:  # our own fields, by their names
+                raise ValueError(f"--{name} {value:g}: must be a share from 0 to 1")
