@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "agent": {"chat", "system"},
     "tools": {"agent", "chat", "system"},
     "data": {"chat", "agent", "images", "system"},
+    "synth": {"agent", "chat"},
     "template": {"chat", "agent", "images"},
     "model": {"system"},
     "tuner": {"native", "model"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     },
     "assembly": {
         "chat", "flags", "flag_groups", "agent", "data", "html_page", "train", "model", "native", "system",
-        "tools", "traces", "tuner", "template", "engine", "guided", "infer", "eval",
+        "synth", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "eval",
     },
     "commands": {
         "chat", "flags", "flag_groups", "assembly", "cli", "html_page", "images", "agent", "data", "train", "model",

@@ -228,7 +228,7 @@ def _problems(function: Function) -> Iterator[str]:
         if path in slots(text) or path not in function.required():
             yield f"missing.{path}: {text!r} says it, or it is not required"
     for text in function.pair:
-        said = {number: set() for number in "12"}
+        said: dict[str, set[str]] = {number: set() for number in "12"}
         for slot in slots(text):
             number, _, path = slot.partition(".")
             for each in said if number not in said else number:

@@ -40,6 +40,10 @@ _SYLLABLES = [
     "sel",
     "dra",
 ]
+_SYLLABLES = (
+    "ka", "lo", "mi", "ra", "tu", "ve", "no", "si", "pa", "du", "fe", "go", "ha", "ji", "be", "wa", "zo", "qui", "lem",
+    "tor", "vin", "sel", "dra",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ def _joined(stage: Stage, texts: Sequence[str]) -> str:
         template = "{a} and {b}"
         if ended[1][1:2].islower():
             ended[1] = ended[1][:1].lower() + ended[1][1:]
-    return template.format(**dict(zip("abc", ended, strict=False)))
+    return str(template.format(**dict(zip("abc", ended, strict=False))))
 
 
 def _surface(stage: Stage, text: str) -> str:

@@ -15,12 +15,12 @@ from swift.synth.offers import Masking, Offer, Offers
 from swift.synth.rounds import KINDS, Stage, Turn
 
 SHARES: Mapping[str, float] = {
-    "one": 0.30,
-    "parallel_same": 0.11,
-    "parallel_several": 0.12,
+    "one": 0.27,
+    "parallel_same": 0.13,
+    "parallel_several": 0.13,
     "sequential": 0.05,
     "missing": 0.05,
-    "no_tool": 0.20,
+    "no_tool": 0.22,
     "plain": 0.07,
     "talk": 0.02,
     "error": 0.03,
@@ -28,6 +28,8 @@ SHARES: Mapping[str, float] = {
 }
 """Kind of round -> its share."""
 
+ATTEMPTS = 12
+"""Attempts at a round before a conversation has one round fewer."""
 OFFERED = ((1, 0.28), (2, 0.2), (4, 0.32), (8, 0.15), (16, 0.05))
 """Most functions in a conversation -> weight. The number is drawn from those above the entry before."""
 
@@ -42,7 +44,7 @@ class Mixture:
     """
 
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
-    rounds: tuple[float, ...] = (0.4, 0.25, 0.2, 0.15)
+    rounds: tuple[float, ...] = (0.3, 0.2, 0.2, 0.15, 0.15)
     offered: tuple[tuple[int, float], ...] = OFFERED
     chinese: float = 0.12
     text: float = 0.1
@@ -99,6 +101,8 @@ class Synthesis:
         offered, outside, chain = self._functions()
         offers = self._offers(offered)
         turns, kinds = self._turns(wanted, language, offered, outside, chain)
+        if not turns:
+            return None
         text = rng.random() < mixture.text
         thoughts = rng.random() < mixture.thoughts
         conversation = (
@@ -149,7 +153,8 @@ class Synthesis:
             chosen[chain.then] = domain.functions[chain.then]
         siblings = [each for each in domain.functions.values() if each.name not in chosen]
         near = rng.random() < 0.65
-        rest = rng.sample(siblings, len(siblings)) if near else rng.sample(self._everything, size)
+        more = siblings if near else self._everything
+        rest = rng.sample(more, min(size, len(more)))
         for each in rest[: size - len(chosen)]:
             chosen.setdefault(each.name, each)
         offered = list(chosen.values())
@@ -159,6 +164,8 @@ class Synthesis:
         far = [
             each for each in rng.sample(self._everything, 12) if each.domain != domain.name and each.name not in chosen
         ]
+        others = rng.sample(self._everything, min(12, len(self._everything)))
+        far = [each for each in others if each.domain != domain.name and each.name not in chosen]
         return offered, [*rng.sample(outside, min(4, len(outside))), *far[: 4 if outside else 8]], chain
 
     def _offers(self, functions: Sequence[Function]) -> dict[str, Offer]:
@@ -172,7 +179,9 @@ class Synthesis:
         rng, shares = self._rng, self._mixture.shares
         turns: list[Turn] = []
         kinds: list[str] = []
-        while len(kinds) < wanted:
+        for _ in range(ATTEMPTS * wanted):  # these functions may have no round of a kind
+            if len(kinds) == wanted:
+                break
             kind = rng.choices(list(shares), list(shares.values()))[0]
             stage = Stage(
                 rng, language, rng.choice(offered), offered, outside, chain, self._plain, turns[-1] if turns else None

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from num2words import num2words
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 WORDED_NUMBERS = 0.1
 """Share of whole numbers from 2 to 20 that an English question says in words."""
@@ -107,12 +114,21 @@ def _month(rng: random.Random) -> Said:
     return Said(month.strftime("%B"), month.strftime("%B"))
 
 
+def _year(rng: random.Random) -> Said:
+    year = rng.randint(1950, 2026)
+    return Said(str(year), year)
+
+
+def _bool(rng: random.Random) -> Said:
+    return Said("yes", True) if rng.random() < 0.5 else Said("no", False)
+
+
 GENERATORS: Mapping[str, Callable[[random.Random], Said]] = {
     "date": _date,
     "time": _time,
     "month": _month,
-    "year": lambda rng: Said(*([str(year := rng.randint(1950, 2026)), year])),
-    "bool": lambda rng: Said(*(("yes", True) if rng.random() < 0.5 else ("no", False))),
+    "year": _year,
+    "bool": _bool,
 }
 """Values that are written in several ways. A date is YYYY-MM-DD and a time HH:MM in the call."""
 
@@ -145,3 +161,5 @@ LISTS: Mapping[str, Sequence[Any]] = {
     "street": ["## Oak Street", "# Harbour Road", "### Mill Lane", "1# Station Square", "2## Park Avenue"],
 }  # fmt: skip
 """Shared lists of values."""
+LISTS: Mapping[str, Sequence[Any]] = tomllib.loads(Path(__file__).with_name("lists.toml").read_text(encoding="utf-8"))
+"""Lists of values that several functions share, by name."""

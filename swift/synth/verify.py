@@ -48,7 +48,7 @@ def _call_problems(call: Call, offer: Offer, heard: str) -> Iterator[str]:
 
 
 def follows(said: Said, of: Any) -> bool:
-    """Whether a value is what its words mean: word for word, as a number, a date, a time, a list, or by a stated pair."""
+    """Whether a value is what its words mean: word for word, as a number, date, time or list, or by a stated pair."""
     words, value = said
     if isinstance(value, bool) or words == in_words(value):
         return True
@@ -72,10 +72,12 @@ def _same_moment(words: str, value: str) -> bool:
     try:
         moment = dates.parse(words)
         return (
+        is_same = (
             moment.date() == date.fromisoformat(value) if "-" in value else moment.time() == time.fromisoformat(value)
         )
     except ValueError:
         return False
+    return bool(is_same)
 
 
 def _paired(value: Any, of: Any) -> bool:

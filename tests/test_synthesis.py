@@ -1,0 +1,248 @@
+"""Conversations that SWIFT makes for tools: the catalogue, phrasings, kinds of rounds, checks, and the command."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from swift import cli
+from swift.agent import schemas
+from swift.chat import Conversation, Message, Tool
+from swift.synth import catalogue, phrasing, verify
+from swift.synth.catalogue import Function
+from swift.synth.offers import Masking, Offers
+from swift.synth.overlap import Overlap, Question
+from swift.synth.rounds import Call, Turn
+from swift.synth.synthesis import SHARES, Mixture, Synthesis
+from swift.synth.values import Said
+
+PLAIN = [{"query": "Why is the sky blue?", "response": "Blue light is scattered most."}]
+MIXTURE = Mixture()
+HOTELS = next(each for each in catalogue.domains() if each.name == "hotels")
+
+
+def made(count: int, mixture: Mixture = MIXTURE, seed: int = 1) -> tuple[list[Conversation], Synthesis]:
+    domains = [each for each in catalogue.domains() if not each.held_out]
+    synthesis = Synthesis(domains, PLAIN, mixture, seed)
+    return list(synthesis.make(count)), synthesis
+
+
+def only(kind: str, **settings: object) -> Mixture:
+    shares = dict.fromkeys(SHARES, 0.0) | {kind: 1.0}
+    return replace(Mixture(shares=shares, rounds=(1.0,), chinese=0.0, text=0.0), **settings)  # type: ignore[arg-type]
+
+
+def test_the_catalogue_has_a_thousand_functions_of_sixty_domains() -> None:
+    domains = catalogue.domains()
+    assert len(domains) >= 60
+    assert sum(len(each.functions) for each in domains) >= 1000
+    assert 5 <= sum(each.held_out for each in domains) <= 12
+
+
+@pytest.mark.parametrize("domain", catalogue.domains(), ids=lambda domain: domain.name)
+def test_every_question_of_the_catalogue_makes_a_valid_call_of_what_it_says(domain: catalogue.Domain) -> None:
+    rng = random.Random(7)
+    for function in domain.functions.values():
+        checker = schemas.checker(function.spec["function"]["parameters"])
+        for language, templates in (("en", function.ask), ("zh", function.zh)):
+            for template in templates:
+                request = phrasing.request(function, template, rng, language)
+                place = f"{function.name}: {request.text}"
+                assert not list(checker.iter_errors(request.arguments)), f"{place} {request.arguments}"
+                assert not re.search(r"[{}\[\]]", request.text) or "[" in str(request.said), place
+                for path, said in request.said.items():
+                    assert said.words in request.text, place
+                    assert not said.words or verify.follows(said, function.parameter(path).of), f"{place} {said}"
+        for template in function.pair:
+            text, pair = phrasing.requests(function, template, rng)
+            assert all(not list(checker.iter_errors(each.arguments)) for each in pair), text
+
+
+def test_conversations_are_rows_that_lint_has_nothing_against(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    assert cli.main(["data", "synth", "-n", "60", "--out", str(out)]) == 0
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 60
+    assert cli.main(["data", "lint", str(out)]) == 0
+    report = json.loads((tmp_path / "rows.jsonl.report.json").read_text(encoding="utf-8"))
+    assert report["rows"] == 60 and report["kinds"]["one"] > 0 and report["kinds"]["no_tool"] > 0
+    assert "kinds of rounds: " in capsys.readouterr().out
+
+
+def test_one_seed_makes_the_same_rows() -> None:
+    assert made(20, seed=5)[0] == made(20, seed=5)[0] != made(20, seed=6)[0]
+
+
+def test_functions_that_are_held_out_are_never_used_for_training() -> None:
+    held_out = {name for each in catalogue.domains() if each.held_out for name in each.functions}
+    trained = {name for each in catalogue.domains() if not each.held_out for name in each.functions}
+    rows, _ = made(80, Mixture(masking=Masking(0, 0, 0, 0, 0)))
+    assert not {tool.name for row in rows for tool in row.tools} & (held_out - trained)
+
+
+def test_a_parallel_round_has_a_call_for_each_thing_that_is_asked_for() -> None:
+    rows, _ = made(40, only("parallel_same"))
+    for row in rows:
+        _, reply, *results, answer = row.messages
+        assert len(reply.tool_calls) >= 2 and len(results) == len(reply.tool_calls)
+        assert len({call.name for call in reply.tool_calls}) == 1
+        assert len({call.arguments for call in reply.tool_calls}) >= 2
+        assert answer.content
+
+
+def test_a_list_of_values_becomes_a_call_for_each_of_up_to_four() -> None:
+    cancel = HOTELS.functions["cancel_booking"]
+    counts = {len(phrasing.requests(cancel, cancel.pair[0], random.Random(seed))[1]) for seed in range(40)}
+    assert counts == {2, 3, 4}
+
+
+def test_the_second_call_of_a_chain_gets_what_the_first_returned() -> None:
+    hotels = Synthesis([HOTELS], PLAIN, only("sequential", offered=((4, 1.0),)), 3)
+    rows = [row for row in hotels.make(60) if sum(bool(message.tool_calls) for message in row.messages) == 2]
+    assert len(rows) >= 5
+    for row in rows:
+        _, first, result, second, *_ = row.messages
+        assert first.tool_calls != second.tool_calls
+        found = re.search(r"H-\d{4}", result.content)
+        assert found and found[0] in second.tool_calls[0].arguments
+
+
+def test_a_request_that_no_offered_function_fits_is_declined_in_words() -> None:
+    rows, _ = made(40, only("no_tool"))
+    for row in rows:
+        _, reply = row.messages
+        assert not reply.tool_calls and "<" not in reply.content and "{" not in reply.content
+        assert re.search(r"none of|no function|beyond|can't", reply.content, re.IGNORECASE), reply.content
+
+
+def test_a_missing_value_is_asked_for_before_the_call() -> None:
+    rows, _ = made(60, only("missing"))
+    assert not any(row.messages[1].tool_calls for row in rows)
+    complete = [row for row in rows if len(row.messages) > 2]
+    assert len(complete) >= 20
+    assert all(row.messages[2].role == "user" and row.messages[3].tool_calls for row in complete)
+
+
+def test_masked_functions_are_called_by_the_names_that_are_offered() -> None:
+    rows, _ = made(40, only("one", masking=Masking(1, 1, 0, 0, 0)))
+    known = {name for each in catalogue.domains() for name in each.functions}
+    for row in rows:
+        assert not {tool.name for tool in row.tools} & known
+        call = row.messages[1].tool_calls[0]
+        offered = {tool.name: tool for tool in row.tools}
+        assert not list(schemas.checker(offered[call.name].parameters).iter_errors(json.loads(call.arguments)))
+
+
+def test_a_rule_for_a_value_stays_where_other_descriptions_are_left_out() -> None:
+    offers = Offers(Masking(0, 0, 0, 0, 1), random.Random(1))
+    shown = offers.offer(HOTELS.functions["add_guest"]).tool.parameters["properties"]
+    assert "HH:MM" in shown["arrival"]["description"] and "description" not in shown["booking_number"]
+
+
+def _checked(call: Call, question: str, answer: str = "Done.") -> list[str]:
+    offer = Offers(Masking(0, 0, 0, 0, 0), random.Random(1)).offer(call.function)
+    conversation = Conversation((Message("user", question),), (offer.tool,))
+    return list(verify.problems(conversation, [Turn(question, ((call,),), answer)], {call.function.name: offer}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "question", "answer", "problem"),
+    [
+        ({"booking_number": "HB-1"}, "Cancel HB-1.", "It costs 5 euros.", ""),
+        ({"booking_number": "HB-2"}, "Cancel HB-1.", "Done.", "nobody says 'HB-2'"),
+        ({"reason": "illness"}, "I am off for illness.", "Done.", "'booking_number' is a required property"),
+        ({"booking_number": "HB-1"}, "Cancel HB-1.", "It costs 77 euros.", "the answer says 77, which no result has"),
+    ],
+)
+def test_the_check_finds_values_that_nobody_said(
+    arguments: dict[str, str], question: str, answer: str, problem: str
+) -> None:
+    said = {path: Said(value, value) for path, value in arguments.items()}
+    found = _checked(Call(HOTELS.functions["cancel_booking"], arguments, {"fee": 5}, said), question, answer)
+    assert found == [] if not problem else any(problem in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "of", "follows"),
+    [
+        ("twelve", 12, "int 1..20", True),
+        ("12", 13, "int 1..20", False),
+        ("12,500", 12500, "int 1..20000", True),
+        ("March 3, 2025", "2025-03-03", "date", True),
+        ("March 4, 2025", "2025-03-03", "date", False),
+        ("8 pm", "20:00", "time", True),
+        ("noon", "12:00", [["noon", "12:00"]], True),
+        ("noon", "13:00", [["noon", "12:00"]], False),
+        ("a, b and c", ["a", "b", "c"], ["a", "b", "c"], True),
+        ("a and b", ["a", "c"], ["a", "b", "c"], False),
+    ],
+)
+def test_a_value_follows_from_its_words_or_does_not(words: str, value: object, of: object, follows: bool) -> None:
+    assert verify.follows(Said(words, value), of) is follows
+
+
+def test_rows_that_repeat_a_benchmark_are_found() -> None:
+    text = "please move the red box from the left shelf to the door"
+    overlap = Overlap([Question("b", text, ("getWeather",))])
+
+    def row(question: str, name: str = "f") -> Conversation:
+        return Conversation((Message("user", question),), (Tool({"name": name}),))
+
+    assert overlap(row("Now move the red box from the left shelf, ok?")) == "b (8 words)"
+    assert overlap(row("Move the red box from the right shelf to a door")) == ""
+    assert overlap(row("Hi", "get_weather")) == "b (function name)"
+
+
+def test_dropped_rows_are_counted() -> None:
+    domains = [HOTELS]
+    names = {name: f"b ({name})" for name in HOTELS.functions}
+
+    def overlaps(row: Conversation) -> str:
+        return next((names[tool.name] for tool in row.tools if tool.name == "add_guest"), "")
+
+    synthesis = Synthesis(domains, PLAIN, Mixture(masking=Masking(0, 0, 0, 0, 0), text=0.0), 1, overlaps=overlaps)
+    rows = list(synthesis.make(30))
+    assert len(rows) == 30 and not any(tool.name == "add_guest" for row in rows for tool in row.tools)
+    assert synthesis.report.dropped["overlaps with b (add_guest)"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--kinds", '{"paralel": 1}'], "--kinds: no kind 'paralel'"),
+        (["--kinds", '{"one": -1}'], "--kinds: one has the share -1: must be 0 or more"),
+        (["--chinese", "1.5"], "--chinese 1.5: must be a share from 0 to 1"),
+        (["-n", "0"], "--rows 0: must be 1 or more"),
+        (["--check_overlap", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--examples", "x.jsonl"], "--examples has no effect without --tools"),
+    ],
+)
+def test_wrong_flags_are_one_line(
+    given: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["data", "synth", *given, "--out", str(tmp_path / "x.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_wrong_file_of_the_catalogue_says_what_is_wrong(tmp_path: Path) -> None:
+    text = (catalogue.FOLDER / "hotels.toml").read_text(encoding="utf-8")
+    file = tmp_path / "hotels.toml"
+    file.write_text(
+        text.replace("Find me a hotel in {city} from", "Find me a hotel in {town} from", 1), encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=r"hotels\.toml: find_free_rooms: .* no parameter town"):
+        catalogue.read(file)
+
+
+def test_the_example_of_a_nested_argument() -> None:
+    add = HOTELS.functions["add_guest"]
+    request = phrasing.request(add, add.ask[0], random.Random(2), optional=1.0)
+    assert set(request.arguments["guest"]) == {"name", "age"} and isinstance(request.arguments["requests"], list)
+    assert isinstance(add, Function)
