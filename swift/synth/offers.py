@@ -15,31 +15,6 @@ from typing import Any
 from swift.chat import Tool, ToolCall
 from swift.synth.catalogue import Function, Parameter
 
-_SYLLABLES = [
-    "ka",
-    "lo",
-    "mi",
-    "ra",
-    "tu",
-    "ve",
-    "no",
-    "si",
-    "pa",
-    "du",
-    "fe",
-    "go",
-    "ha",
-    "ji",
-    "be",
-    "wa",
-    "zo",
-    "qui",
-    "lem",
-    "tor",
-    "vin",
-    "sel",
-    "dra",
-]
 _SYLLABLES = (
     "ka", "lo", "mi", "ra", "tu", "ve", "no", "si", "pa", "du", "fe", "go", "ha", "ji", "be", "wa", "zo", "qui", "lem",
     "tor", "vin", "sel", "dra",

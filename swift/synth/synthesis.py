@@ -161,9 +161,6 @@ class Synthesis:
         rng.shuffle(offered)
         # A neighbour asks for something close that no offered function does; another domain for something far.
         outside = [each for each in siblings if each.name not in chosen] if near and len(offered) > 1 else []
-        far = [
-            each for each in rng.sample(self._everything, 12) if each.domain != domain.name and each.name not in chosen
-        ]
         others = rng.sample(self._everything, min(12, len(self._everything)))
         far = [each for each in others if each.domain != domain.name and each.name not in chosen]
         return offered, [*rng.sample(outside, min(4, len(outside))), *far[: 4 if outside else 8]], chain

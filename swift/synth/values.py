@@ -132,34 +132,5 @@ GENERATORS: Mapping[str, Callable[[random.Random], Said]] = {
 }
 """Values that are written in several ways. A date is YYYY-MM-DD and a time HH:MM in the call."""
 
-LISTS: Mapping[str, Sequence[Any]] = {
-    "city": ["Paris", "London", "Tokyo", "Berlin", "Madrid", "Oslo", "Cairo", "Toronto", "Lima", "Boston", "Seattle", "Munich", "Nairobi", "Hangzhou", "Lisbon", "Vienna", "Prague", "Warsaw", "Athens", "Dublin", "Helsinki", "Mumbai", "Delhi", "Bangkok", "Jakarta", "Manila", "Seoul", "Osaka", "Sydney", "Melbourne", "Auckland", "Denver", "Chicago", "Miami", "Dallas", "Phoenix", "Montreal", "Vancouver", "Santiago", "Bogota", "Quito", "Havana", "Marseille", "Lyon", "Naples", "Turin", "Porto", "Seville", "Valencia", "Krakow", "Budapest", "Zagreb", "Tallinn", "Riga", "Vilnius", "Tbilisi", "Ankara", "Amman", "Doha", "Lagos", "Accra", "Dakar", "Tunis", "Rabat", "Durban", "Chengdu", "Shenzhen", "Wuhan", "Xiamen"]
-    + ["San Diego", "Buenos Aires", "New York", "Cape Town", "Hong Kong", "Mexico City", "Los Angeles", "Tel Aviv"],
-    "country": ["France", "Germany", "Japan", "Brazil", "Canada", "Egypt", "Kenya", "India", "China", "Spain", "Italy", "Norway", "Sweden", "Finland", "Poland", "Greece", "Portugal", "Mexico", "Peru", "Chile", "Australia", "Vietnam", "Thailand", "Turkey", "Morocco", "Ghana", "Iceland", "Ireland", "Austria", "Nepal"]
-    + ["South Korea", "New Zealand", "United States", "South Africa"],
-    "first_name": ["Anna", "Bob", "Carla", "David", "Emma", "Farid", "Grace", "Hugo", "Ivy", "Jonas", "Kim", "Leo", "Maria", "Noah", "Olga", "Pedro", "Quinn", "Rosa", "Sam", "Tara", "Umar", "Vera", "Wei", "Xenia", "Yusuf", "Zoe", "Aisha", "Ben", "Chloe", "Diego", "Elif", "Felix", "Greta", "Hassan", "Ines", "Jamal", "Keiko", "Lars", "Mei", "Nina"],
-    "person": [
-        f"{first} {last}"
-        for first, last in zip(
-            ["Ann", "Bob", "Carla", "David", "Emma", "Farid", "Grace", "Hugo", "Ivy", "Jonas", "Keiko", "Lars", "Mei", "Nina", "Omar", "Paula", "Ravi", "Sofia", "Tom", "Uma", "Viktor", "Wanda", "Yara", "Zane", "Alice", "Bruno", "Clara", "Derek", "Elena", "Fiona"],
-            ["Lee", "Stone", "Diaz", "Kim", "Novak", "Khan", "Chen", "Braun", "Walker", "Berg", "Tanaka", "Olsen", "Lin", "Rossi", "Haddad", "Weber", "Patel", "Costa", "Hill", "Rao", "Petrov", "Nowak", "Aziz", "Cole", "Moreau", "Silva", "Jung", "Price", "Popa", "Ward"],
-            strict=True,
-        )
-    ],
-    "email": ["ann##@mail.com", "bob@firm.org", "kim.###@post.net", "team^@work.io", "sales#@shop.com", "li.wei@lab.cn"],
-    "phone": ["+49 30 ######", "+1 ### 555 01##", "0### #######", "+44 20 #### ####"],
-    "file": [
-        "/tmp/report.txt", "notes/meeting#.md", "data/sales_##.csv", "src/main#.py", "/var/log/app##.log",
-        "docs/plan.pdf", "/opt/job/config#.yaml", "photos/IMG_####.jpg", "C:\\work\\draft#.docx", "backup_##.zip",
-    ],
-    "url": ["https://example.com/p/###", "https://shop.example.org/item#", "http://blog.example.net/post-##"],
-    "currency": ["USD", "EUR", "GBP", "JPY", "CHF", "CNY", "INR", "BRL", "CAD", "AUD", "SEK", "MXN"],
-    "language": ["English", "German", "French", "Spanish", "Chinese", "Japanese", "Korean", "Arabic", "Portuguese", "Italian", "Russian", "Hindi"],
-    "weekday": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
-    "colour": ["red", "blue", "green", "yellow", "black", "white", "orange", "purple", "grey", "pink"],
-    "company": ["Acme Corp", "Northwind", "Blue River Ltd", "Helios Energy", "Kepler Labs", "Orchid Foods", "Tidewater"],
-    "street": ["## Oak Street", "# Harbour Road", "### Mill Lane", "1# Station Square", "2## Park Avenue"],
-}  # fmt: skip
-"""Shared lists of values."""
 LISTS: Mapping[str, Sequence[Any]] = tomllib.loads(Path(__file__).with_name("lists.toml").read_text(encoding="utf-8"))
 """Lists of values that several functions share, by name."""

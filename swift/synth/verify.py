@@ -71,7 +71,6 @@ def _is_number(value: Any, words: str) -> bool:
 def _same_moment(words: str, value: str) -> bool:
     try:
         moment = dates.parse(words)
-        return (
         is_same = (
             moment.date() == date.fromisoformat(value) if "-" in value else moment.time() == time.fromisoformat(value)
         )
