@@ -246,7 +246,7 @@ def test_general_rows_are_distinct_short_and_partly_held_out() -> None:
     queries = [row["query"].lower() for row in (*train, *test)]
     assert len(set(queries)) == len(queries)
     assert all(row["response"].strip() and len(row["response"].split()) <= 80 for row in (*train, *test))
-    assert 0.1 < sum(bool(CHINESE.search(query)) for query in queries) / len(queries) < 0.16
+    assert 0.1 < sum(bool(CHINESE.search(query)) for query in queries) / len(queries) < 0.25
 
 
 def test_some_histories_are_as_clients_send_them_back() -> None:
