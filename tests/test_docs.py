@@ -79,7 +79,8 @@ def test_a_command_has_a_verb_and_flags_of_the_program(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_flag_in_running_text_is_one_of_some_command(page: Path) -> None:
-    known = frozenset().union(*map(flags_of, (*cli.verbs(), "agent run", "data lint", "data review", "data show")))
+    verbs = (*cli.verbs(), "agent run", "data lint", "data review", "data show", "data synth")
+    known = frozenset().union(*map(flags_of, verbs))
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for flag in FLAG.findall(prose):
         normal = flag.replace("-", "_")

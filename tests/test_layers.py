@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "agent": {"chat", "system"},
     "tools": {"agent", "chat", "system"},
     "data": {"chat", "agent", "images", "system"},
-    "synth": {"agent", "chat"},
+    "synth": {"agent", "chat", "system"},
     "template": {"chat", "agent", "images"},
     "model": {"system"},
     "tuner": {"native", "model"},

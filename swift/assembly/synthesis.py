@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from swift.chat import Conversation, Tool
 from swift.data.row_writer import write_jsonl
 from swift.data.synth import general_rows
 from swift.flag_groups import SynthFlags, ToolFlags
-from swift.synth import catalogue
+from swift.synth import catalogue, own_examples
+from swift.synth.catalogue import Function
+from swift.synth.described import apart, functions, near_misses
 from swift.synth.offers import Masking
 from swift.synth.overlap import Overlap
+from swift.synth.own_examples import Example
 from swift.synth.synthesis import OFFERED, SHARES, Mixture, Synthesis
 
 Say = Callable[[str], None]
+Examples = Mapping[str, Sequence[Example]]
 PLAIN_CHARACTERS = 240
 """Longest answer to a plain question beside tools: longer ones would take the place of calls."""
 
@@ -32,16 +37,31 @@ def write(tools: ToolFlags, cfg: SynthFlags, out: Path, say: Say) -> dict[str, A
     be written.
     """
     own: list[Tool] = []
+    examples: Examples = {}
     if tools.given:
         with open_tools(tools) as toolbox:
             own = [bound.tool for bound in toolbox.tools]
-    elif cfg.examples:
-        raise ValueError("--examples has no effect without --tools")
-    made = synthesis(own, cfg, say)
+        examples = own_phrasings(tools.tools, own, cfg.examples)
+    elif unused := next(
+        (name for name in ("examples", "phrasings") if vars(cfg)[name] != vars(SynthFlags())[name]), None
+    ):
+        raise ValueError(f"--{unused} has no effect without --tools")
+    described = functions(own, examples)
+    for note in described.notes:
+        say(f"warning: {note}")
+    if own and not described.functions:
+        raise ValueError("nothing can be made for these tools: see the warnings above")
+    made = synthesis(own, described.functions, cfg, say)
     writable(str(out.parent), "--out")
+    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
-    count = write_jsonl(_counted(made.make(cfg.rows), cfg.rows, say), partial)
+    rows = made.make(cfg.rows)
+    if cfg.phrasings == "held_out":
+        rows = map(_first_reply_only, rows)
+    count = write_jsonl(_counted(rows, cfg.rows, say), partial)
     partial.replace(out)
+    if count < cfg.rows:
+        say(f"warning: {count:,} of {cfg.rows:,} conversations: these functions allow no further different ones")
     report = {
         "rows": count,
         "kinds": dict(made.report.kinds.most_common()),
@@ -50,6 +70,9 @@ def write(tools: ToolFlags, cfg: SynthFlags, out: Path, say: Say) -> dict[str, A
         "why_checks_failed": made.report.examples,
         "functions": len(made.report.functions),
         "your_functions": {tool.name: made.report.functions[tool.name] for tool in own},
+        "your_phrasings": {each.name: len(each.ask) + len(each.zh) for each in described.functions},
+        "phrasings_dropped": dict(described.dropped),
+        "notes": described.notes,
         "settings": flags.to_dict(cfg),
     }
     beside = out.with_name(out.name + ".report.json")
@@ -58,9 +81,27 @@ def write(tools: ToolFlags, cfg: SynthFlags, out: Path, say: Say) -> dict[str, A
     return report
 
 
-def synthesis(own: Sequence[Tool], cfg: SynthFlags, say: Say) -> Synthesis:
-    """What makes the conversations. `own`: the user's tools."""
-    overlap = Overlap(questions(cfg.check_overlap))
+def own_phrasings(words: Sequence[str], own: Sequence[Tool], file: str | None) -> Examples:
+    """The user's questions: from the docstrings of Python files among `words`, the values of --tools, and from `file`.
+
+    Raises ValueError for a file that cannot be read, and for questions of tools that are not there.
+    """
+    names, found = {tool.name for tool in own}, {}
+    for word in words:
+        path = Path(word).expanduser()
+        if path.suffix == ".py":
+            found.update({name: each for name, each in own_examples.of_python_file(path).items() if name in names})
+    if file is not None:
+        for name, each in own_examples.of_json_lines(Path(file).expanduser()).items():
+            if name not in names:
+                raise ValueError(f"{each[0].place}: no tool is called {name!r}{flags.nearest(name, names)}")
+            found[name] = [*each, *found.get(name, ())]
+    return found
+
+
+def synthesis(own: Sequence[Tool], described: Sequence[Function], cfg: SynthFlags, say: Say) -> Synthesis:
+    """What makes the conversations. `own`: the user's tools; `described`: what was made of them."""
+    overlap = Overlap(questions(cfg.check_overlap), [tool.name for tool in own])
     for benchmark, number in overlap.counts.items():
         say(f"checked against {benchmark}: {number:,} questions")
     if not overlap.counts:
@@ -69,7 +110,18 @@ def synthesis(own: Sequence[Tool], cfg: SynthFlags, say: Say) -> Synthesis:
     domains = [each for each in catalogue.domains() if each.held_out == held_out]
     split = "test" if held_out else "train"
     plain = [row for row in general_rows(split) if len(row["response"]) <= PLAIN_CHARACTERS]
-    return Synthesis(domains, plain, mixture(cfg), cfg.seed, (), overlap)
+    train, away = apart(described)
+    chosen = {"all": described, "train": train, "held_out": away}[cfg.phrasings]
+    wanted = mixture(cfg)
+    if cfg.phrasings == "held_out":
+        wanted = replace(wanted, rounds=(1.0,))
+    return Synthesis(domains, plain, wanted, cfg.seed, chosen, near_misses(own, described), overlap)
+
+
+def _first_reply_only(row: Conversation) -> Conversation:
+    """A conversation of which training and evaluation read the first reply alone."""
+    first = next(at for at, message in enumerate(row.messages) if message.role == "assistant")
+    return replace(row, messages=row.messages[: first + 1])
 
 
 def mixture(cfg: SynthFlags) -> Mixture:

@@ -30,8 +30,6 @@ ROW_TOKENS = 590
 """Tokens of an agent dialogue and its two general rows."""
 COGNITION_TOKENS = 73
 """Tokens of a self-cognition row."""
-TRAINING_COST = 3.1
-"""Training time of a token relative to its prefill: the backward pass computes no gradients of frozen weights."""
 MIX_RATIO = 2.0
 """General rows for each agent row, as in the tutorial."""
 SCENARIO_REPLIES = 4
@@ -174,20 +172,9 @@ def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
 
 def _rows_for(cfg: Config, console: Console) -> int:
     """The number of agent dialogues that fit into the training time, estimated from the prefill speed."""
-    import torch
+    from swift.assembly.training_speed import tokens_per_second
 
-    from swift.model.load import load_model
-    from swift.model.location import locate
-
-    model = load_model(locate(cfg.model))
-    tokens = torch.arange(4 * 384, device=model.device).view(4, 384) % 1000
-    times = []
-    for _ in range(6):  # the best of several: other programs may be busy for a second
-        began = time.perf_counter()
-        with torch.inference_mode():
-            model(input_ids=tokens, logits_to_keep=1)
-        times.append(time.perf_counter() - began)
-    speed = tokens.numel() / min(times) / TRAINING_COST
+    speed = tokens_per_second(cfg.model)
     tokens_left = cfg.minutes * 60 * speed - COGNITION_TOKENS * cfg.self_cognition_sample
     rows = max(ROWS[0], min(ROWS[1], int(tokens_left / ROW_TOKENS)))
     console.print(f"this machine will train on about {speed:,.0f} tokens/s: {rows} agent dialogues")

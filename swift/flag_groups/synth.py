@@ -38,6 +38,9 @@ class SynthFlags:
     """Share of conversations without descriptions of parameters"""
     functions: Literal["train", "held_out"] = "train"
     """Functions of the catalogue to use: held_out are those of domains that are never trained on, for evaluation"""
+    phrasings: Literal["all", "train", "held_out"] = "all"
+    """Questions for your tools: all, those for training, or the fifth that these leave out, for evaluation: a round
+    each, in which only the first reply is asked for"""
     check_overlap: tuple[str, ...] = flag((), commas=True)
     """Files of rows that no conversation may repeat, beside the installed benchmarks, which are always checked"""
     examples: str | None = None

@@ -81,10 +81,14 @@ class Function:
     result: Mapping[str, Any]
     say: tuple[str, ...]
     say_zh: tuple[str, ...]
+    given: Mapping[str, Any] | None = None
+    """The description of a tool of the user, in OpenAI's format: it is offered as it is"""
 
     @property
     def spec(self) -> dict[str, Any]:
         """The function in OpenAI's format."""
+        if self.given is not None:
+            return dict(self.given)
         function = {
             "name": self.name,
             "description": self.description,
@@ -153,11 +157,11 @@ def read(path: Path) -> Domain:
         place = f"{path}: {name}"
         try:
             functions[name] = _function(path.stem, name, dict(about))
-            problems = list(_problems(functions[name]))
+            found = list(problems(functions[name]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{place}: {type(error).__name__}: {error}") from None
-        if problems:
-            raise ValueError(f"{place}: {problems[0]}")
+        if found:
+            raise ValueError(f"{place}: {found[0]}")
     made = tuple(_chain(each) for each in chains)
     for each in made:
         _check_chain(path, each, functions)
@@ -217,7 +221,7 @@ def _chain(given: dict[str, Any]) -> Chain:
     return Chain(given["first"], given["then"], given["passes"], tuple(given["ask"]), _texts(given["say"]))
 
 
-def _problems(function: Function) -> Iterator[str]:
+def problems(function: Function) -> Iterator[str]:
     """What is wrong with a function: slots without parameters, questions without a required one, unknown values."""
     for text in (*function.ask, *function.zh):
         yield from _slot_problems(function, text)
@@ -244,7 +248,7 @@ def _problems(function: Function) -> Iterator[str]:
                 yield f"say {text!r}: {slot} is neither a result nor a required parameter"
     if function.zh and not function.say_zh:
         yield "zh needs say_zh"
-    if len(function.ask) < 3:
+    if len(function.ask) < 3 and (function.ask or len(function.zh) < 3):
         yield "fewer than 3 questions"
 
 

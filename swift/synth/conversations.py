@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from swift.agent import schemas
 from swift.chat import Conversation, Message
 from swift.synth.offers import Offer
 from swift.synth.rounds import Call, Turn
@@ -74,10 +75,10 @@ def system_text(offers: Sequence[Offer]) -> str:
 
 def _described(offer: Offer) -> str:
     title = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", offer.name).lower()
-    schema = offer.tool.parameters
+    schema = schemas.argument_schema(offer.tool)
     parameters = [
-        {"name": name, "description": about.get("description", ""), "required": str(name in schema["required"])}
-        for name, about in schema["properties"].items()
+        {"name": name, "description": about.get("description", ""), "required": str(name in schema.get("required", ()))}
+        for name, about in schema.get("properties", {}).items()
     ]
     listed = json.dumps(parameters, ensure_ascii=False)
     return (

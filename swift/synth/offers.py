@@ -63,6 +63,12 @@ class Offers:
         self._taken: set[str] = set()
 
     def offer(self, function: Function) -> Offer:
+        """The function in this conversation; one of the user's as it is, because it will be offered like that."""
+        if function.given is not None:
+            self._taken.add(function.name)
+            return Offer(
+                function, function.name, {each: each for each in function.parameters}, Tool(dict(function.given))
+            )
         name = self._distinct(self._masked() if self._masks else self._style(function.name, function.domain))
         masks = self._masks_parameters
         names = {each: self._masked_parameter(at) if masks else each for at, each in enumerate(function.parameters, 1)}

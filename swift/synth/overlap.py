@@ -26,7 +26,8 @@ class Question(NamedTuple):
 class Overlap:
     """The n-grams and function names of benchmarks. Keeps hashes, never the questions."""
 
-    def __init__(self, questions: Iterable[Question]) -> None:
+    def __init__(self, questions: Iterable[Question], allowed: Iterable[str] = ()) -> None:
+        """`allowed`: names of functions that may be those of a benchmark, such as the user's own."""
         self._grams: dict[int, str] = {}
         self._names: dict[str, str] = {}
         self.counts: dict[str, int] = {}
@@ -34,6 +35,8 @@ class Overlap:
             self.counts[benchmark] = self.counts.get(benchmark, 0) + 1
             self._grams.update(dict.fromkeys(_grams(text), benchmark))
             self._names.update(dict.fromkeys(map(_plain, functions), benchmark))
+        for name in allowed:
+            self._names.pop(_plain(name), None)
 
     def __call__(self, conversation: Conversation) -> str:
         """The benchmark that shares 8 words in a row or the name of a function with a conversation, and which of the

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from swift.synth import phrasing
+from swift.synth import phrasing, schema_values
 from swift.synth.catalogue import SLOT, Chain, Function, slots
 from swift.synth.phrasing import Request
 from swift.synth.values import Said, draw, in_words
@@ -135,13 +135,13 @@ def sequential(stage: Stage) -> Iterator[Turn]:
 def missing_argument(stage: Stage) -> Iterator[Turn]:
     """A request that lacks a required value: the reply asks for it, the user names it, the call follows."""
     lead, rng = stage.lead, stage.rng
-    if not lead.missing or stage.language != "en":
+    if not lead.missing or (stage.language == "zh") != (not lead.ask):
         return
     path = rng.choice(sorted(lead.missing))
     text, back = lead.missing[path]
-    vague = phrasing.request(lead, text, rng)
+    vague = phrasing.request(lead, text, rng, stage.language)
     yield Turn(_surface(stage, vague.text), (), back)
-    value = lead.parameter(path).draw(rng)
+    value = lead.parameter(path).draw(rng, stage.language)
     said = {**vague.said, path: value}
     if not lead.required() <= said.keys():  # the request lacks further values: the dialogue ends with the question
         return
@@ -201,6 +201,8 @@ def follow_up(stage: Stage) -> Iterator[Turn]:
         return
     said = {**earlier.said, name: value}
     label = name.replace("_", " ")
+    if earlier.function.given is not None:
+        label = schema_values.label(name, earlier.function.parameters[name].what)
     text = stage.rng.choice(stage.phrases["again"]).format(label=label, words=value.words)
     call = _call(stage, earlier.function, Request(text, phrasing.arguments(earlier.function, said), said))
     yield Turn(text, ((call,),), _say(stage, call))
@@ -222,7 +224,7 @@ KINDS: Mapping[str, Callable[[Stage], Iterator[Turn]]] = {
 
 
 def _ask(stage: Stage, function: Function) -> Request:
-    templates = function.zh if stage.language == "zh" and function.zh else function.ask
+    templates = function.zh if (stage.language == "zh" and function.zh) or not function.ask else function.ask
     language = "zh" if templates is function.zh else "en"
     return phrasing.request(function, stage.rng.choice(templates), stage.rng, language)
 

@@ -64,9 +64,16 @@ class Report:
     examples: list[str] = field(default_factory=list)
 
 
+TRIES = 3000
+"""Conversations in a row that fail, after which there are no further ones."""
+MOST_OWN = 16
+"""Most functions of the user in a conversation: as many as `swift infer` offers."""
+
+
 class Synthesis:
-    """An endless stream of conversations. `own`: the user's functions. `plain`: rows of general knowledge. `overlaps`
-    names the benchmark that has a conversation's text or functions, or is empty."""
+    """A stream of conversations. `own`: the user's functions; `near`: requests that are close to them and that none of
+    them does. `plain`: rows of general knowledge. `overlaps` names the benchmark that has a conversation's text or
+    functions, or is empty."""
 
     def __init__(
         self,
@@ -75,23 +82,29 @@ class Synthesis:
         mixture: Mixture,
         seed: int,
         own: Sequence[Function] = (),
+        near: Sequence[Function] = (),
         overlaps: Callable[[Conversation], str] = lambda conversation: "",
     ) -> None:
-        self._mixture, self._plain, self._own, self._overlaps = mixture, plain, own, overlaps
+        self._mixture, self._plain, self._own, self._near, self._overlaps = mixture, plain, own, near, overlaps
         self._rng = random.Random(seed)
         self._everything = [function for domain in domains for function in domain.functions.values()]
         self._home = {id(function): domain for domain in domains for function in domain.functions.values()}
+        # a function of the catalogue that is about the same things might be what a tool of the user does
+        nouns = {noun for function in own for noun in _nouns(function)}
+        self._far = [function for function in self._everything if not nouns & _nouns(function)] if own else []
         self._leads = self._endless()
         self._seen: set[int] = set()
         self.report = Report()
 
     def make(self, count: int) -> Iterator[Conversation]:
-        """`count` conversations that passed their checks; what did not is counted in the report."""
-        made = 0
-        while made < count:
+        """`count` conversations that passed their checks; what did not is counted in the report. Fewer if no further
+        ones are found: few functions allow few conversations."""
+        made = failed = 0
+        while made < count and failed < TRIES:
             conversation = self._conversation()
+            failed += 1
             if conversation is not None:
-                made += 1
+                made, failed = made + 1, 0
                 yield conversation
 
     def _conversation(self) -> Conversation | None:
@@ -99,6 +112,7 @@ class Synthesis:
         language = "zh" if rng.random() < mixture.chinese else "en"
         wanted = rng.choices(range(1, len(mixture.rounds) + 1), mixture.rounds)[0]
         offered, outside, chain = self._functions()
+        language = _possible(language, offered)
         offers = self._offers(offered)
         turns, kinds = self._turns(wanted, language, offered, outside, chain)
         if not turns:
@@ -140,10 +154,11 @@ class Synthesis:
         at = rng.choices(range(len(tops)), weights)[0]
         size = rng.randint(tops[at - 1] + 1 if at else 1, tops[at])
         if self._own and rng.random() < mixture.own:
-            offered = list(self._own) if rng.random() < 0.6 else rng.sample(self._own, min(size, len(self._own)))
-            outside = [each for each in self._own if each not in offered]
-            outside += rng.sample(self._everything, min(12, len(self._everything)))
-            rng.shuffle(offered)
+            size = MOST_OWN if rng.random() < 0.6 else size
+            offered = rng.sample(self._own, min(size, len(self._own)))
+            others = [each for each in self._own if each not in offered]
+            pools = ((others, 4), (self._near, 8), (self._far, 8))
+            outside = [each for pool, most in pools for each in rng.sample(pool, min(most, len(pool)))]
             return offered, outside, None
         lead = next(self._leads)
         domain = self._home[id(lead)]
@@ -166,8 +181,7 @@ class Synthesis:
         return offered, [*rng.sample(outside, min(4, len(outside))), *far[: 4 if outside else 8]], chain
 
     def _offers(self, functions: Sequence[Function]) -> dict[str, Offer]:
-        is_own = bool(self._own) and functions[0] in self._own
-        made = Offers(Masking(0, 0, 0, 0, 0) if is_own else self._mixture.masking, self._rng)
+        made = Offers(self._mixture.masking, self._rng)
         return {each.name: made.offer(each) for each in functions}
 
     def _turns(
@@ -192,3 +206,18 @@ class Synthesis:
                 turns += made
                 kinds.append(kind)
         return turns, kinds
+
+
+def _possible(language: str, functions: Sequence[Function]) -> str:
+    """The language, or the only one in which all functions have questions."""
+    if language == "zh" and not all(function.zh for function in functions) and all(each.given for each in functions):
+        language = "en"
+    if language == "en" and not any(function.ask for function in functions):
+        language = "zh"
+    return language
+
+
+def _nouns(function: Function) -> set[str]:
+    """What a function is about: the words of its name but the first, in the singular; a lone word is all there is."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", function.name).lower().split()
+    return {word.removesuffix("s") for word in words[1:] or words if len(word) > 2}

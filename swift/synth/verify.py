@@ -35,7 +35,7 @@ def problems(conversation: Conversation, turns: Sequence[Turn], offers: Mapping[
 
 def _call_problems(call: Call, offer: Offer, heard: str) -> Iterator[str]:
     made = offer.call(call.arguments)
-    checker = schemas.checker(offer.tool.parameters)
+    checker = schemas.checker(schemas.argument_schema(offer.tool))
     for error in checker.iter_errors(json.loads(made.arguments)):
         yield f"{made.name}: {error.message}"
     for path, said in call.said.items():
@@ -43,7 +43,7 @@ def _call_problems(call: Call, offer: Offer, heard: str) -> Iterator[str]:
             yield f"{made.name}: nobody says {said.words!r} for {path}"
         if said.words and path not in call.passed and not follows(said, call.function.parameter(path).of):
             yield f"{made.name}: {path} is {said.value!r}, but {said.words!r} is said"
-    if lost := [path for path in _paths(call.arguments) if path not in call.said]:
+    if lost := [path for path in _paths(call.arguments, call.said) if path not in call.said]:
         yield f"{made.name}: {lost[0]} comes from nowhere"
 
 
@@ -99,9 +99,9 @@ def _answer_problems(turn: Turn, heard: str) -> Iterator[str]:
             yield f"the answer says {number}, which no result has"
 
 
-def _paths(arguments: Mapping[str, Any]) -> Iterator[str]:
+def _paths(arguments: Mapping[str, Any], said: Mapping[str, Said]) -> Iterator[str]:
     for name, value in arguments.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name not in said:
             yield from (f"{name}.{inner}" for inner in value)
         else:
             yield name

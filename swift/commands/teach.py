@@ -1,0 +1,322 @@
+"""Teach a model your own tools: make questions for them, train on them, measure before and after."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from swift import flags
+from swift.flags import flag
+
+if TYPE_CHECKING:
+    from swift.assembly.taught_base import Base
+    from swift.eval.results import Evaluation
+
+ROWS = (200, 8000)
+"""Least and most conversations that are made for the time that is there."""
+TRAINING = 0.65
+"""Share of --minutes for training; the rest is for measuring twice, making questions and loading."""
+PROBE = 60
+"""Conversations whose tokens are counted, to estimate how many fit into the time."""
+RATES = (1e-3, 3e-4)
+"""Learning rates for a model without a tool-call format of its own, and for one that was trained for tools."""
+SHOWN = 20
+"""Wrong answers and examples on the page."""
+
+
+@dataclass(frozen=True)
+class Config:
+    tools: tuple[str, ...] = flag((), commas=True)
+    """Your tools: Python files, OpenAPI documents (files or URLs), or JSON files of descriptions in OpenAI's format;
+    nothing calls them here"""
+    mcp: tuple[str, ...] = flag(())
+    """MCP servers whose tools to teach: command lines, each in quotes, or URLs"""
+    tool_filter: tuple[str, ...] = flag((), commas=True)
+    """Names of the tools to keep; * and ? match any text and any character"""
+    tool_base_url: str | None = None
+    """Base URL of an OpenAPI document that names none"""
+    examples: str | None = None
+    """JSON lines with your own questions: {"tool": ..., "question": ..., "arguments": {...}}"""
+    base: str = "AUTO"
+    """Model to start from: a registered name, hub id, model folder or LoRA checkpoint; AUTO takes
+    smollm2-135m-agent, or smollm2-135m-instruct where that is not available"""
+    minutes: float = 30.0
+    """Time for everything, in minutes; it determines the number of conversations, by the speed of this machine"""
+    rows: int | None = flag(None, alias=("n",))
+    """Number of conversations, overriding the estimate; training then takes as long as it takes"""
+    own_share: float = 0.6
+    """Share of the conversations with your tools; the others keep what the model knows of tools in general"""
+    eval_rows: int = 60
+    """Number of questions to measure with, in phrasings that training leaves out"""
+    output_dir: str = "output/taught"
+    """Folder for the data, the adapter, the answers and the summary page"""
+    template_type: str = flag("AUTO", alias=("template",))
+    """Chat template; AUTO selects the model's"""
+    agent_template: str = "AUTO"
+    """Tool-call format; AUTO keeps the model's own, or takes hermes for a model without one"""
+    learning_rate: float | None = None
+    """Peak learning rate; none means 1e-3 for a model without a tool-call format of its own, else 3e-4"""
+    max_length: int = 2048
+    """Maximum tokens of a conversation"""
+    seed: int = 42
+    """Seed of the conversations, the order of the rows and the initial weights"""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values out of range."""
+        if not (self.tools or self.mcp):
+            raise ValueError("swift teach needs --tools or --mcp: the tools to teach")
+        if not self.minutes > 0:
+            raise ValueError(f"--minutes {self.minutes:g}: must be above 0")
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"--rows {self.rows}: must be 1 or more")
+        if self.eval_rows < 1:
+            raise ValueError(f"--eval_rows {self.eval_rows}: must be 1 or more")
+        if not 0 < self.own_share <= 1:
+            raise ValueError(f"--own_share {self.own_share:g}: must be a share above 0, at most 1")
+
+
+class Files(NamedTuple):
+    """What a run leaves in its folder."""
+
+    train: Path
+    held_out: Path
+    adapter: Path
+    before: Path
+    after: Path
+    page: Path
+    summary: Path
+
+
+def main(cfg: Config) -> dict[str, Any]:
+    """Returns the content of `summary.json`."""
+    from swift.assembly.taught_base import base
+
+    began = time.perf_counter()
+    folder = Path(cfg.output_dir).expanduser()
+    files = Files(*(folder / name for name in (
+        "train.jsonl", "held_out.jsonl", "adapter", "before", "after", "summary.html", "summary.json"
+    )))  # fmt: skip
+    if taken := next((path for path in files if path.exists()), None):
+        raise ValueError(f"--output_dir {cfg.output_dir}: {taken.name} of another run is there: choose another folder")
+    found = base(cfg.base, cfg.template_type, cfg.agent_template)
+    commands: list[str] = []
+    with _step("1. Questions for your tools"):
+        _run(commands, "data", "synth", *_synth(cfg, "held_out", cfg.eval_rows, files.held_out))
+        rows = cfg.rows or _rows_for(cfg, found)
+        _run(commands, "data", "synth", *_synth(cfg, "train", rows, files.train))
+    measure = ("--tasks", "calls", "--dataset", str(files.held_out))
+    with _step("2. Before training"):
+        _run(commands, "eval", *found.asked, *measure, "--report", str(files.before))
+    with _step("3. Training"):
+        trained = _run(commands, "sft", *found.trained, *_training(cfg, found, files, rows))
+    best = Path(trained["best_model_checkpoint"] or trained["last_model_checkpoint"])
+    words = ("--ckpt_dir", str(best), *measure, "--compare", str(files.before), "--report", str(files.after))
+    with _step("4. After training"):
+        _run(commands, "eval", *words)
+        _calibrate(commands, words, files.after)
+    summary = {
+        "base": found.name,
+        "checkpoint": str(best),
+        "rows": rows,
+        "before": _figures(files.before),
+        "after": _figures(files.after),
+        "training": {name: value for name, value in trained.items() if name != "log_history"},
+        "commands": commands,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    files.summary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_page(files, summary, trained["log_history"])
+    _say_end(cfg, files, summary, best)
+    return summary
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    began = time.perf_counter()
+    print(f"\n--- {title} ---", flush=True)
+    yield
+    print(f"({time.perf_counter() - began:.0f} s)", flush=True)
+
+
+def _run(commands: list[str], verb: str, *words: str) -> Any:
+    """Prints a command and runs it in this process. Returns what its `main` returns."""
+    from swift.system import invocation
+
+    commands.append(invocation.command(verb, *words))
+    print(f"$ {commands[-1]}", flush=True)
+    module = importlib.import_module(f"swift.commands.{verb}")
+    if verb == "data":
+        return module.run(words)
+    parsed = flags.parse(module.Config, words, prog=f"swift {verb}")
+    return module.main(parsed.config, parsed.given) if verb == "eval" else module.main(parsed.config)
+
+
+# --- the steps ------------------------------------------------------------------------------------------------------
+
+
+def _sources(cfg: Config) -> Iterator[str]:
+    """The words that name the tools, for every command."""
+    for name, given in (("tools", cfg.tools), ("mcp", cfg.mcp), ("tool_filter", cfg.tool_filter)):
+        if given:
+            yield from (f"--{name}", *given)
+    if cfg.tool_base_url:
+        yield from ("--tool_base_url", cfg.tool_base_url)
+
+
+def _synth(cfg: Config, phrasings: str, rows: int, out: Path) -> Iterator[str]:
+    """The words of `swift data synth`: for training, or for questions in phrasings that it leaves out."""
+    yield from _sources(cfg)
+    if cfg.examples:
+        yield from ("--examples", cfg.examples)
+    yield from ("--rows", str(rows), "--phrasings", phrasings, "--text_share", "0")
+    if phrasings == "held_out":
+        yield from ("--own_share", "1", "--functions", "held_out", "--seed", str(cfg.seed + 1))
+    else:
+        yield from ("--own_share", f"{cfg.own_share:g}", "--seed", str(cfg.seed))
+    yield from ("--out", str(out))
+
+
+def _rows_for(cfg: Config, found: Base) -> int:
+    """The number of conversations that fit into the time, from the speed of this machine and the length of some."""
+    import tempfile
+
+    from swift.assembly.training_speed import tokens_per_second
+    from swift.commands import data
+    from swift.data.linting import Report, checked
+    from swift.data.sources import resolve
+    from swift.template.truncation import truncate
+
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe.jsonl"
+        words = list(_synth(cfg, "train", PROBE, probe))
+        from swift.assembly import synthesis
+
+        parsed = flags.parse(data.Synth, words, prog="swift data synth").config
+        synthesis.write(parsed.tools, parsed.synth, probe, lambda line: None)
+        rows = list(checked(resolve(str(probe)), "warning", Report(), print))
+        fitted = [each for row in rows for each in truncate(found.renderer, row, cfg.max_length, "delete")]
+    tokens = sum(len(each.sample.tokens) for each in fitted if each.sample) / len(rows)
+    if not tokens:
+        raise ValueError(f"--max_length {cfg.max_length}: no conversation fits: offer fewer tools, or raise it")
+    speed = tokens_per_second(found.source)
+    count = int(TRAINING * cfg.minutes * 60 * speed / tokens)
+    rows_ = max(ROWS[0], min(ROWS[1], count))
+    print(
+        f"this machine trains on about {speed:,.0f} tokens/s, a conversation has {tokens:,.0f}: {rows_:,} conversations"
+    )
+    if rows_ > count:
+        print(f"warning: {ROWS[0]} conversations are the least: training stops when its share of --minutes is over")
+    return rows_
+
+
+def _training(cfg: Config, found: Base, files: Files, rows: int) -> Iterator[str]:
+    """The words of `swift sft`."""
+    rate = cfg.learning_rate or RATES[found.knows_tools]
+    evaluations = max(1, rows // 8 // 4)
+    yield from ("--dataset", str(files.train), "--output_dir", str(files.adapter), "--add_output_dir_suffix", "false")
+    if "--init_adapter" not in found.trained:
+        yield from ("--lora_rank", "8", "--lora_alpha", "32", "--lora_dropout_p", "0", "--lora_target_modules", "ALL")
+    yield from ("--learning_rate", f"{rate:g}", "--lr_scheduler_type", "cosine", "--max_grad_norm", "1")
+    yield from ("--batch_size", "2", "--gradient_accumulation_steps", "4", "--num_train_epochs", "1")
+    yield from ("--max_length", str(cfg.max_length), "--dataset_test_ratio", "0.02", "--eval_steps", str(evaluations))
+    if cfg.rows is None:
+        yield from ("--max_minutes", f"{1.15 * TRAINING * cfg.minutes:.3g}")
+    yield from ("--seed", str(cfg.seed))
+
+
+def _calibrate(commands: list[str], words: Sequence[str], answers: Path) -> None:
+    """Keeps the calibration of confidence with the checkpoint, from the answers that are there."""
+    from swift.eval import results
+
+    if not results.rated(results.load(answers).tasks):
+        print("not calibrated: no answer has a call")
+        return
+    _run(commands, "eval", *words, "--calibrate", "true")
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+def _figures(folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Group of questions -> metric -> [mean, low, high, questions], from the answers in a folder."""
+    from swift.eval import figures, results
+
+    found: dict[str, dict[str, list[float]]] = {}
+    for task in results.load(folder).tasks:
+        for each in figures.figures(task):
+            value = each.value
+            found.setdefault(each.group, {})[each.metric] = [value.mean, value.low, value.high, value.n]
+    return found
+
+
+def _shares(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(group of questions, number, before, after) for exact calls."""
+    rows = []
+    for group, after in summary["after"].items():
+        before = summary["before"].get(group, {}).get("exact")
+        mean, low, high, count = after["exact"]
+        shown = f"{before[0]:.0%} ({before[1]:.0%} to {before[2]:.0%})" if before else ""
+        rows.append((group, f"{count:.0f}", shown, f"{mean:.0%} ({low:.0%} to {high:.0%})"))
+    return rows
+
+
+def _write_page(files: Files, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    from swift import html_page
+    from swift.eval import results
+    from swift.train import report
+
+    drawn = report.curves(history)
+    losses = {name: drawn[name] for name in drawn if name.endswith("_loss")}
+    note = (
+        "Exact calls: right functions, right arguments, and no call where none is right, with 95 % intervals. The "
+        "questions were made by the same grammar as the training data, in phrasings that it leaves out: people ask in "
+        "more ways than that."
+    )
+    sections = [
+        html_page.Section(
+            "Before and after",
+            html_page.table(("questions", "number", "before", "after"), _shares(summary)) + html_page.text(note),
+        ),
+        html_page.Section("Still wrong", _answers(results.load(files.after), correct=False)),
+        html_page.Section("Right", _answers(results.load(files.after), correct=True)),
+        html_page.Section("Loss", report.chart(losses)),
+        html_page.Section("Commands", html_page.code("\n\n".join(summary["commands"]))),
+        html_page.Section("Training", html_page.table(("", ""), summary["training"].items())),
+    ]
+    files.page.write_text(html_page.render("Your tools, before and after training", sections), encoding="utf-8")
+
+
+def _answers(evaluation: Evaluation, correct: bool) -> str:
+    """Questions with the right calls and the model's answer."""
+    from swift import html_page
+    from swift.eval.records import reply
+
+    records = [each for task in evaluation.tasks for each in task.records if each.correct == correct]
+    if not records:
+        return html_page.text("None.")
+    rows = []
+    for each in records[:SHOWN]:
+        said = reply(each)
+        calls = [{"name": call.name, "arguments": call.arguments} for call in said.tool_calls]
+        shown = json.dumps(calls, ensure_ascii=False) if calls else said.content
+        rows.append((each.asked, json.dumps(each.expected, ensure_ascii=False), shown))
+    more = html_page.text(f"{len(records)} in all.") if len(records) > SHOWN else ""
+    return html_page.side_by_side(("question", "right calls", "answer"), rows) + more
+
+
+def _say_end(cfg: Config, files: Files, summary: Mapping[str, Any], best: Path) -> None:
+    from swift.system import invocation
+
+    print(f"\nexact calls in held-out phrasings of your tools ({summary['seconds'] / 60:.0f} minutes in all):")
+    for group, count, before, after in _shares(summary):
+        print(f"  {group:<14} {count:>4} questions: {before} before, {after} after")
+    print(f"report: {invocation.display_path(files.page)}, figures: {invocation.display_path(files.summary)}")
+    talk = invocation.command("infer", "--ckpt_dir", best, *_sources(cfg))
+    serve = invocation.command("deploy", "--ckpt_dir", best)
+    print(f"talk to it:  {talk}\nserve it:    {serve}")

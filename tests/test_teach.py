@@ -1,0 +1,140 @@
+"""`swift teach` and `swift data synth --tools` as a whole, on a model that is too small to learn: what they leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_model_folder
+
+from swift import flags
+from swift.cli import main
+from swift.commands import teach
+from swift.synth.synthesis import SHARES
+
+TOOLS = '''
+"""A house."""
+import pathlib
+pathlib.Path(__file__).with_name("imported").touch()
+
+def set_lamp(room: str, percent: int) -> str:
+    """Set the brightness of a lamp.
+
+    Args:
+        room: The room, such as hall.
+        percent: From 0 to 100 percent.
+
+    Examples:
+        More light in the hall, 80 percent -> {"room": "hall", "percent": 80}
+    """
+
+def list_rooms() -> list[str]:
+    """List the rooms of the house."""
+'''
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """(the run's folder, what `swift teach` returns)"""
+    folder = tmp_path_factory.mktemp("teach")
+    tiny_model_folder(folder / "tiny", max_position_embeddings=16384)
+    (folder / "tools.py").write_text(TOOLS, encoding="utf-8")
+    words = ["--tools", str(folder / "tools.py"), "--base", str(folder / "tiny"), "--template_type", "chatml"]
+    words += ["--rows", "8", "--eval_rows", "4", "--max_length", "16384", "--output_dir", str(folder / "out")]
+    return folder, teach.main(flags.parse(teach.Config, words).config)
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_it_leaves_data_an_adapter_figures_and_a_page(taught: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = taught
+    assert json.loads((folder / "out/summary.json").read_text(encoding="utf-8")) == json.loads(json.dumps(summary))
+    assert (Path(summary["checkpoint"]) / "adapter_config.json").is_file()
+    assert len(rows(folder / "out/train.jsonl")) == 8 and len(rows(folder / "out/held_out.jsonl")) == 4
+    assert summary["before"]["all"]["exact"][3] == summary["after"]["all"]["exact"][3] > 0
+    page = (folder / "out/summary.html").read_text(encoding="utf-8")
+    assert "Before and after" in page and "set_lamp" in page and "data:image/png;base64," in page
+
+
+def test_each_step_is_a_command_that_can_be_typed(taught: tuple[Path, dict[str, Any]]) -> None:
+    commands = taught[1]["commands"]
+    assert [command.split(" -m swift.cli ")[-1].split()[0] for command in commands][:4] == [
+        "data",
+        "data",
+        "eval",
+        "sft",
+    ]
+    assert "--agent_template hermes" in commands[2] and "--agent_template hermes" in commands[3]
+
+
+def test_questions_to_measure_with_end_with_the_first_reply(taught: tuple[Path, dict[str, Any]]) -> None:
+    for row in rows(taught[0] / "out/held_out.jsonl"):
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        assert {each["function"]["name"] for each in row["tools"]} <= {"set_lamp", "list_rooms"}
+
+
+def test_the_tools_are_offered_as_they_will_be_served(taught: tuple[Path, dict[str, Any]]) -> None:
+    offered = [each["function"] for row in rows(taught[0] / "out/held_out.jsonl") for each in row["tools"]]
+    lamp = next(each for each in offered if each["name"] == "set_lamp")
+    assert lamp["description"] == "Set the brightness of a lamp."
+    assert list(lamp["parameters"]["properties"]) == lamp["parameters"]["required"] == ["room", "percent"]
+
+
+def test_a_folder_of_another_run_is_not_overwritten(taught: tuple[Path, dict[str, Any]]) -> None:
+    folder = taught[0]
+    with pytest.raises(ValueError, match=r"train\.jsonl of another run is there: choose another folder"):
+        teach.main(teach.Config(tools=("tools.py",), output_dir=str(folder / "out")))
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "needs --tools or --mcp"),
+        (["--tools", "x.py", "--minutes", "0"], "--minutes 0: must be above 0"),
+        (["--tools", "x.py", "--own_share", "0"], "--own_share 0"),
+        (["--tools", "missing.py", "--base", "BASE", "--rows", "1", "--output_dir", "OUT"], "missing.py"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    words: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model_folder(tmp_path / "base")
+    named = {"BASE": str(tmp_path / "base"), "OUT": str(tmp_path / "out")}
+    assert main(["teach", *(named.get(word, word) for word in words), "--template_type", "chatml"]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1].startswith("swift: error: ") and reason in told[-1]
+
+
+def test_examples_of_a_tool_that_is_not_there_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tools.py").write_text(TOOLS, encoding="utf-8")
+    (tmp_path / "own.jsonl").write_text('{"tool": "set_lamb", "question": "light"}\n', encoding="utf-8")
+    words = ["data", "synth", "--tools", str(tmp_path / "tools.py"), "--rows", "2", "--out", str(tmp_path / "a.jsonl")]
+    assert main([*words, "--examples", str(tmp_path / "own.jsonl")]) == 2
+    told = capsys.readouterr().err
+    assert "own.jsonl:1: no tool is called 'set_lamb'" in told and "set_lamp" in told
+
+
+@pytest.mark.parametrize("word", ["--examples", "--phrasings"])
+def test_flags_about_own_tools_need_tools(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "synth", "--rows", "2", "--out", str(tmp_path / "a.jsonl"), word, "held_out"]) == 2
+    assert f"{word} has no effect without --tools" in capsys.readouterr().err
+
+
+def test_few_tools_end_with_fewer_conversations_and_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swift.synth.synthesis.TRIES", 40)
+    described = {"name": "ping", "description": "Ping.", "parameters": {"type": "object", "properties": {}}}
+    (tmp_path / "tools.json").write_text(json.dumps([{"type": "function", "function": described}]), encoding="utf-8")
+    kinds = json.dumps({name: 0 for name in SHARES if name != "one"})
+    words = ["--tools", str(tmp_path / "tools.json"), "--rows", "900", "--own_share", "1", "--kinds", kinds]
+    words += ["--phrasings", "held_out"]
+    assert main(["data", "synth", *words, "--out", str(tmp_path / "a.jsonl")]) == 0
+    count = len(rows(tmp_path / "a.jsonl"))
+    assert 0 < count < 900
+    assert f"warning: {count:,} of 900 conversations" in capsys.readouterr().out
