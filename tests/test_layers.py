@@ -34,17 +34,19 @@ MAY_IMPORT = {
     "serve": {"chat", "infer", "agent", "engine", "guided", "system"},
     "eval": {"chat", "data", "agent", "infer", "engine", "guided", "html_page", "system", "tools", "train"},
     "traces": {"chat", "agent", "data", "engine", "flags", "infer", "system", "tools"},
+    "practice": {"agent", "chat", "data", "engine", "eval", "flags", "infer", "synth", "system", "tools"},
     "flag_groups": {"flags"},
     "api": {
         "agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer", "tools",
     },
     "assembly": {
         "chat", "flags", "flag_groups", "agent", "data", "html_page", "train", "model", "native", "system",
-        "synth", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "eval",
+        "practice", "synth", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "eval",
     },
     "commands": {
         "chat", "flags", "flag_groups", "assembly", "cli", "html_page", "images", "agent", "data", "train", "model",
         "native", "system", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "serve", "eval",
+        "practice",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

@@ -109,7 +109,8 @@ def read(preferences: PreferenceFlags, cfg: TrainingConfig, renderer: Renderer, 
 def objective(preferences: PreferenceFlags, cfg: TrainingConfig, data: Data, start: Start) -> tuple[Data, Objective]:
     """What is minimised, and the data with their log-likelihoods under the reference model.
 
-    The reference is the model before its first step: with an adapter its base model.
+    The reference is the model before its first step: with a new adapter its base model, with --init_adapter the model
+    with that adapter.
     """
     from swift.train import preference
 
@@ -125,6 +126,13 @@ def objective(preferences: PreferenceFlags, cfg: TrainingConfig, data: Data, sta
     return data, preference.dpo(beta, preferences.label_smoothing, preferences.loss_type, preferences.rpo_alpha)
 
 
+def _starts_elsewhere(cfg: TrainingConfig) -> bool:
+    """Whether the adapter computes something at the first step, or belongs to base weights that were changed for it."""
+    return cfg.train.sft_type in ("lora", "longlora") and (
+        cfg.lora.init_adapter is not None or cfg.lora.init_lora_weights in CHANGED_BASE
+    )
+
+
 def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Start) -> CompactSamples:
     from swift.train import reference
     from swift.train.sample_cache import CompactSamples
@@ -137,7 +145,7 @@ def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Star
         start.model,
         samples,
         packed=start.packed,
-        adapter=cfg.train.sft_type == "lora" and cfg.lora.init_lora_weights in CHANGED_BASE,
+        adapter=_starts_elsewhere(cfg),
         ranks=start.ranks,
     )
     return samples.with_references(found.tolist())

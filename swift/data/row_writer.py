@@ -19,7 +19,7 @@ def write_jsonl(rows: Iterable[Conversation], path: str | Path) -> int:
     with Path(path).open("w", encoding="utf-8") as file:
         for count, row in enumerate(rows, 1):
             if row.tools:
-                turns = [_as_message(message) for message in row.messages]
+                turns = [as_message(message) for message in row.messages]
                 line: dict[str, object] = {"messages": turns, "tools": [tool.spec for tool in row.tools]}
             else:
                 said = [{"from": each.role, "value": each.content} | _reasoning(each) for each in row.messages]
@@ -30,7 +30,8 @@ def write_jsonl(rows: Iterable[Conversation], path: str | Path) -> int:
     return count
 
 
-def _as_message(message: Message) -> dict[str, object]:
+def as_message(message: Message) -> dict[str, object]:
+    """A message in OpenAI's form; `loss` says whether it is trained, where the message has a weight."""
     turn: dict[str, object] = {"role": message.role, "content": message.content, **_reasoning(message)}
     if message.tool_calls:
         calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]

@@ -73,7 +73,9 @@ MOST_OWN = 16
 class Synthesis:
     """A stream of conversations. `own`: the user's functions; `near`: requests that are close to them and that none of
     them does. `plain`: rows of general knowledge. `overlaps` names the benchmark that has a conversation's text or
-    functions, or is empty."""
+    functions, or is empty. `leads`: the domains that conversations are about; the others lend functions beside theirs.
+    Empty: all.
+    """
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class Synthesis:
         own: Sequence[Function] = (),
         near: Sequence[Function] = (),
         overlaps: Callable[[Conversation], str] = lambda conversation: "",
+        leads: Sequence[Domain] = (),
     ) -> None:
         self._mixture, self._plain, self._own, self._near, self._overlaps = mixture, plain, own, near, overlaps
         self._rng = random.Random(seed)
@@ -92,7 +95,8 @@ class Synthesis:
         # a function of the catalogue that is about the same things might be what a tool of the user does
         nouns = {noun for function in own for noun in _nouns(function)}
         self._far = [function for function in self._everything if not nouns & _nouns(function)] if own else []
-        self._leads = self._endless()
+        leading = [function for domain in leads or domains for function in domain.functions.values()]
+        self._leads = self._endless(leading)
         self._seen: set[int] = set()
         self.report = Report()
 
@@ -143,9 +147,9 @@ class Synthesis:
         report.functions.update(call.function.name for turn in turns for step in turn.steps for call in step)
         return conversation
 
-    def _endless(self) -> Iterator[Function]:
+    def _endless(self, functions: Sequence[Function]) -> Iterator[Function]:
         while True:
-            yield from self._rng.sample(self._everything, len(self._everything))
+            yield from self._rng.sample(functions, len(functions))
 
     def _functions(self) -> tuple[list[Function], list[Function], Chain | None]:
         """(offered, not offered, chain): one function leads, its chain and its neighbours are preferred."""

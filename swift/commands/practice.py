@@ -1,0 +1,587 @@
+"""Let a model practise tool calls: it tries tasks with known answers, and its own successes train it further."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from swift import flags
+from swift.assembly import practice_setup
+from swift.assembly.practice_setup import Policy
+from swift.flag_groups import ModelFlags, TemplateFlags
+from swift.flags import flag
+from swift.system import invocation
+
+if TYPE_CHECKING:
+    from swift.practice.clusters import Failures, Supply
+    from swift.practice.figures import Measured
+    from swift.practice.record import Round
+    from swift.practice.sampling import Result, Sampler, Tools
+    from swift.practice.tasks import Task
+
+FEWEST, MOST = 16, 1000
+"""Tasks of a round, where their number follows from the time."""
+SAMPLING = 0.5
+"""Share of a round's time for attempts; the rest is for training."""
+PROGRESS = 10.0
+"""Seconds between two lines about the attempts."""
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelFlags = ModelFlags()
+    template: TemplateFlags = TemplateFlags()
+    ckpt_dir: str | None = flag(None, alias=("adapters",))
+    """LoRA checkpoint that practises and is trained further; none begins a new adapter on the model"""
+    tasks: str | None = None
+    """JSON lines with tasks: {"messages" or "task", "tools", "check": {"calls", "answer", "state"}, "reply"}; none
+    makes tasks from invented functions"""
+    held_out: str | None = None
+    """JSON lines with tasks that only measure; none holds out a fifth of --tasks, or whole domains of made tasks"""
+    tools: tuple[str, ...] = flag((), commas=True)
+    """Python files whose public functions the tasks may call; the calls really run"""
+    tool_timeout: float = 30.0
+    """Time limit of a call in seconds"""
+    max_turns: int = 8
+    """Maximum replies of a run with tools"""
+    method: Literal["rft", "dpo"] = "rft"
+    """rft trains on successes (swift sft), dpo on pairs of a success and a failure of one task (swift rlhf)"""
+    rounds: int = 4
+    """Maximum number of rounds"""
+    minutes: float = 30.0
+    """Time limit of this run; no round begins that would not fit"""
+    tasks_per_round: int | None = None
+    """Tasks of a round; none takes as many as fit into its time"""
+    samples: int = 8
+    """Attempts at each task"""
+    held_out_tasks: int = 60
+    """Held-out tasks to measure with"""
+    temperature: float = 0.8
+    """Sampling temperature of all attempts"""
+    max_new_tokens: int = 256
+    """Maximum tokens of a reply"""
+    keep: int = 2
+    """Different successes to train on, or failures to pair, for each task that is solved sometimes"""
+    always_share: float = 0.2
+    """Share of the rows that comes from tasks that are always solved"""
+    general_ratio: float = 0.25
+    """rft: general rows to mix in, as a multiple of the rows that were kept"""
+    patience: int = 2
+    """Rounds without a gain outside its interval after which practice ends"""
+    general_loss_limit: float = 0.1
+    """Nats per token by which the loss on general text may rise; a round beyond that is not kept"""
+    learning_rate: float | None = None
+    """Peak learning rate; none means 5e-5 for rft and 1e-5 for dpo"""
+    epochs: float = 1.0
+    """Passes over the rows of a round"""
+    batch_size: int = 8
+    """Rows of a training step"""
+    lora_rank: int = 16
+    """Rank of a new adapter"""
+    max_batch: int = 16
+    """Attempts at a time"""
+    seed: int = 42
+    """Seed of tasks, sampling and training"""
+    output_dir: str | None = None
+    """Folder with a subfolder for each round; the same command continues there. None means output/practice/MODEL"""
+
+    def __post_init__(self) -> None:
+        whole = ("max_turns", "rounds", "samples", "held_out_tasks", "max_new_tokens", "keep", "patience", "batch_size")
+        values = vars(self)
+        for name in (*whole, "lora_rank", "max_batch", "tasks_per_round"):
+            if values[name] is not None and values[name] < 1:
+                raise ValueError(f"--{name} {values[name]}: must be 1 or more")
+        for name in ("minutes", "temperature", "tool_timeout", "epochs"):
+            if not 0 < values[name] < float("inf"):
+                raise ValueError(f"--{name} {values[name]:g}: must be more than 0")
+        if self.samples < 2:
+            raise ValueError("--samples 1: a task that is solved sometimes needs at least 2 attempts")
+        if not 0 <= self.always_share < 1:
+            raise ValueError(f"--always_share {self.always_share:g}: must be 0 or more and below 1")
+        if self.general_ratio < 0:
+            raise ValueError(f"--general_ratio {self.general_ratio:g}: must be 0 or more")
+        if self.tools and not self.tasks:
+            raise ValueError("--tools needs --tasks: only you know which calls of your functions are right")
+        if self.held_out and not self.tasks:
+            raise ValueError("--held_out needs --tasks: made tasks are measured on domains of their own")
+
+
+def run(argv: Sequence[str]) -> None:
+    parsed = flags.parse(Config, argv, prog="swift practice")
+    main(parsed.config, parsed.given)
+
+
+def main(cfg: Config, given: Collection[str] = ()) -> dict[str, Any]:
+    """Practises, prints each step, and returns the result, which the folder has as a page too."""
+    from swift.practice import figures, record
+
+    _refuse_unused(given, cfg)
+    began = time.monotonic()
+    policy = _policy(cfg, given)
+    folder = _folder(cfg, policy)
+    with _tools(cfg) as tools:
+        pool, held_out = _tasks(cfg, folder, tools)
+        record.check_settings(folder, _settings(cfg))
+        work = Practice(cfg, policy, folder, tools, pool, held_out, began)
+        rounds = [work.measure(record.Round(folder, 0), policy)]
+        for number in range(1, cfg.rounds + 1):
+            if reason := work.why_end(rounds):
+                print(reason)
+                break
+            top = figures.best(rounds, cfg.general_loss_limit)
+            made = work.round(record.Round(folder, number), work.policy_of(top), rounds, cfg.rounds - number + 1)
+            if made is None:
+                break
+            rounds.append(made)
+        return work.end(rounds)
+
+
+class Practice(NamedTuple):
+    """A practice under way. `start`: the model that it begins with; `began`: when, on the monotonic clock."""
+
+    cfg: Config
+    start: Policy
+    folder: Path
+    tools: Tools | None
+    pool: Sequence[Task]
+    held_out: Sequence[Task]
+    began: float
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left of --minutes."""
+        return 60 * self.cfg.minutes - (time.monotonic() - self.began)
+
+    def policy_of(self, number: int) -> Policy:
+        """The model after a round; 0 is the start."""
+        from swift.practice.record import Round
+
+        checkpoint = Round(self.folder, number).checkpoint if number else None
+        return self.start._replace(ckpt_dir=str(checkpoint)) if checkpoint else self.start
+
+    def why_end(self, rounds: Sequence[Measured]) -> str:
+        """Why no further round begins, in one line; "" if one does."""
+        from swift.practice import figures
+
+        if figures.is_settled(rounds, self.cfg.patience):
+            return f"no gain outside its interval in {self.cfg.patience} rounds: practice ends"
+        from swift.practice.record import Round
+
+        known = Round(self.folder, len(rounds)).measured() is not None
+        if not known and self.left < 1.5 * rounds[-1].seconds:
+            return f"--minutes {self.cfg.minutes:g} leaves no time for another round: practice ends"
+        return ""
+
+    def round(self, at: Round, policy: Policy, before: Sequence[Measured], rounds_left: int) -> Measured | None:
+        """Draws tasks, tries them, trains on what succeeded, and measures; None if there is nothing to train on."""
+        if (known := at.measured()) is not None:
+            _say_round(at.number, known, before[-1])
+            return known
+        seconds = max(1.0, (self.left - rounds_left * before[-1].seconds) / rounds_left)
+        print(f"\nround {at.number}: {_described(policy)}")
+        if not at.is_trained:
+            results = self.attempts(at, policy, before[-1], seconds * SAMPLING)
+            if not self.train(at, policy, results, seconds * (1 - SAMPLING)):
+                return None
+        checkpoint = at.checkpoint
+        return self.measure(at, self.start._replace(ckpt_dir=str(checkpoint)), before[-1]) if checkpoint else None
+
+    # the steps of a round
+
+    def attempts(self, at: Round, policy: Policy, before: Measured, seconds: float) -> list[Result]:
+        """The attempts of a round; those that an earlier run made are not made again."""
+        from swift.practice import sampling
+
+        tasks = at.tasks()
+        if tasks is None:
+            tasks = self.draw(at, self.number_of_tasks(before, seconds))
+            at.keep_tasks(tasks)
+        done = at.results()
+        known = {result.task.id for result in done}
+        left = [task for task in tasks if task.id not in known]
+        print(f"{len(left)} tasks, {self.cfg.samples} attempts each, for at most {seconds:.0f} s")
+        began = shown = time.monotonic()
+        with self.sampler(policy) as sampler:
+            for result in sampling.sample(
+                sampler, left, self.cfg.samples, self.cfg.seed + at.number, self.cfg.max_batch, seconds
+            ):
+                at.keep(result)
+                done.append(result)
+                if time.monotonic() > shown + PROGRESS:
+                    shown = time.monotonic()
+                    print(f"  {len(done)} of {len(tasks)} tasks, {shown - began:.0f} s")
+        for line in _failures_table(done):
+            print(f"  {line}")
+        return done
+
+    def number_of_tasks(self, before: Measured, seconds: float) -> int:
+        """As many tasks as fit into the time, at the speed of the last measurement."""
+        if self.cfg.tasks_per_round is not None:
+            return self.cfg.tasks_per_round
+        of_one = before.sampling_seconds / len(before.outcomes) * self.cfg.samples / before.samples
+        return max(FEWEST, min(MOST, int(seconds / max(of_one, 1e-3))))
+
+    def draw(self, at: Round, number: int) -> list[Task]:
+        """The tasks of a round: most are like those that failed in earlier rounds."""
+        from swift.practice import clusters
+        from swift.practice.record import Round
+
+        earlier = [result for each in range(1, at.number) for result in Round(self.folder, each).results()]
+        counts = clusters.failures(earlier)
+        if counts:
+            print(f"drawn most often: {_shown_failures(counts)}")
+        seed = self.cfg.seed + at.number
+        supply: Supply
+        if self.pool:
+            last = {result.task.id: result for result in earlier}
+            solved = [name for name, result in last.items() if result.right == len(result.attempts)]
+            supply = clusters.Pool(self.pool, solved, seed)
+        else:
+            seen = {result.task.content for result in earlier}
+            supply = practice_setup.made_tasks(seed, f"{at.number}-", held_out=False, seen=seen)
+        return supply.draw(clusters.wanted(counts, number, seed))
+
+    def train(self, at: Round, policy: Policy, results: Sequence[Result], seconds: float) -> bool:
+        """Trains on what succeeded. False if that is nothing."""
+        from swift.practice import selection
+
+        cfg, offered = self.cfg, practice_setup.running(self.tools)
+        chosen = selection.select(results, offered, cfg.keep, cfg.always_share, cfg.seed)
+        pairs = selection.pairs(results, offered, cfg.keep) if cfg.method == "dpo" else None
+        number = at.keep_rows(chosen, pairs)
+        print(
+            f"solved always {chosen.always}, sometimes {chosen.sometimes}, never {chosen.never}: "
+            f"{number} {'pairs' if cfg.method == 'dpo' else 'rows'} in {invocation.display_path(at.rows_file)}"
+        )
+        if chosen.unread:
+            print(f"{chosen.unread} tasks where no call is right have no 'reply', so nothing checks what they train")
+        if not number:
+            print("no task to train on is solved sometimes, so there is nothing to learn from: practice ends")
+            return False
+        words = [*_METHODS[cfg.method](self), *self.training_words(policy, at, seconds)]
+        print(f"$ {invocation.command(*words)}")
+        trained = _train(words)
+        checkpoint = Path(trained["last_model_checkpoint"])
+        counts = {"always": chosen.always, "sometimes": chosen.sometimes, "never": chosen.never, "rows": number}
+        at.keep_checkpoint(checkpoint, {**counts, "steps": trained["global_step"], "seconds": trained["train_time"]})
+        return True
+
+    def training_words(self, policy: Policy, at: Round, seconds: float) -> list[str | Path]:
+        """The flags of a training that both methods share."""
+        cfg = self.cfg
+        rate = cfg.learning_rate or {"rft": 5e-5, "dpo": 1e-5}[cfg.method]
+        micro = next(size for size in (4, 2, 1) if cfg.batch_size % size == 0)
+        return [
+            *practice_setup.adapter_words(policy, cfg.lora_rank),
+            *("--dataset", at.rows_file, "--dataset_test_ratio", "0"),
+            *("--batch_size", str(micro), "--gradient_accumulation_steps", str(cfg.batch_size // micro)),
+            *("--num_train_epochs", f"{cfg.epochs:g}", "--learning_rate", f"{rate:g}"),
+            *("--max_minutes", f"{max(seconds, 1) / 60:.2f}", "--seed", str(cfg.seed + at.number)),
+            *("--eval_strategy", "no", "--save_only_model", "true", "--report_to", "none"),
+            *("--output_dir", at.folder / "train"),
+        ]
+
+    def measure(self, at: Round, policy: Policy, before: Measured | None = None) -> Measured:
+        """The figures of a model on the held-out tasks, printed and kept."""
+        found = at.measured()
+        if found is None:
+            print(f"{len(self.held_out)} held-out tasks, {self.cfg.samples} attempts each: {_described(policy)}")
+            with self.sampler(policy) as sampler:
+                found = practice_setup.measure(
+                    sampler, self.held_out, self.cfg.samples, self.cfg.seed, self.cfg.max_batch
+                )
+            at.keep_measured(found)
+        _say_round(at.number, found, before)
+        return found
+
+    @contextmanager
+    def sampler(self, policy: Policy) -> Iterator[Sampler]:
+        """The model, ready to be sampled."""
+        from swift.engine.sampling import SamplingParams
+        from swift.practice.sampling import Sampler
+        from swift.tools.call import Limits
+
+        cfg = self.cfg
+        params = SamplingParams(max_tokens=cfg.max_new_tokens, clip=True, temperature=cfg.temperature)
+        with practice_setup.opened(policy) as chat:
+            syntax = chat.renderer.tool_format.syntax
+            yield Sampler(chat, params, syntax, self.tools, cfg.max_turns, Limits(cfg.tool_timeout))
+
+    def end(self, rounds: Sequence[Measured]) -> dict[str, Any]:
+        """Keeps the adapter of the best round, writes the page, and says how to use what was learned."""
+        from swift.assembly import next_commands
+        from swift.practice import figures
+
+        top = figures.best(rounds, self.cfg.general_loss_limit)
+        print(f"\n{_table(rounds)}")
+        page = self.folder / "practice.html"
+        page.write_text(_page(self, rounds, top), encoding="utf-8")
+        print(f"report: {invocation.display_path(page)}")
+        result: dict[str, Any] = {
+            "output_dir": str(self.folder),
+            "best_round": top,
+            "best_checkpoint": self.policy_of(top).ckpt_dir,
+            "rounds": [each.as_json() for each in rounds],
+        }
+        if not top:
+            print("no round is better than the start, whose model stays the best")
+            return result
+        best = self.folder / "best"
+        source = Path(str(self.policy_of(top).ckpt_dir))
+        if best.exists():
+            shutil.rmtree(best)
+        shutil.copytree(source, best)
+        result["best_checkpoint"] = str(best)
+        print(f"best: round {top}, in {invocation.display_path(best)}")
+        more = ("--tools", *self.cfg.tools) if self.cfg.tools else ()
+        print("next:", *next_commands.commands(best, self.cfg.model, more), sep="\n  ")
+        return result
+
+
+def _rft(work: Practice) -> list[str | Path]:
+    """The words of `swift sft`, with general rows beside those that were kept."""
+    from swift.data.synth import general_rows
+
+    if not work.cfg.general_ratio:
+        return ["sft"]
+    general = work.folder / "general.jsonl"
+    general.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in general_rows()), encoding="utf-8")
+    return [
+        *("sft", "--train_dataset_mix_ratio", f"{work.cfg.general_ratio:g}"),
+        *("--train_dataset_mix_ds", general),
+    ]
+
+
+def _dpo(work: Practice) -> list[str | Path]:
+    """The words of `swift rlhf`, with the likelihood of successes beside the preference."""
+    return ["rlhf", "--rlhf_type", "dpo", "--rpo_alpha", "1"]
+
+
+_METHODS = {"rft": _rft, "dpo": _dpo}
+
+
+def _train(words: Sequence[str | Path]) -> dict[str, Any]:
+    """Runs the command that was printed, in this process."""
+    from swift.commands import rlhf, sft
+
+    verb, *rest = map(str, words)
+    if verb == "sft":
+        return sft.main(flags.parse(sft.Config, rest, prog="swift sft").config)
+    return rlhf.main(flags.parse(rlhf.Config, rest, prog="swift rlhf").config)
+
+
+# --- what is given ----------------------------------------------------------------------------------------------------
+
+
+def _refuse_unused(given: Collection[str], cfg: Config) -> None:
+    """Raises ValueError for flags without effect."""
+    if cfg.method == "dpo" and "general_ratio" in given:
+        raise ValueError("--general_ratio has no effect with --method dpo, whose rows are pairs")
+    if cfg.ckpt_dir and "lora_rank" in given:
+        raise ValueError("--lora_rank has no effect with --ckpt_dir, whose adapter is trained further")
+    for name in ("tool_timeout", "max_turns"):
+        if name in given and not cfg.tools:
+            raise ValueError(f"--{name} has no effect without --tools")
+
+
+def _policy(cfg: Config, given: Collection[str]) -> Policy:
+    policy = Policy(cfg.model, cfg.template, cfg.ckpt_dir, cfg.max_batch, frozenset(given))
+    practice_setup.check_adapter(policy)
+    return policy
+
+
+def _folder(cfg: Config, policy: Policy) -> Path:
+    from swift.assembly import checkpoints
+    from swift.assembly.preflight import writable
+
+    name = checkpoints.name(policy.choice).replace("/", "-")
+    folder = (Path(cfg.output_dir).expanduser() if cfg.output_dir else Path("output/practice") / name).absolute()
+    writable(folder, "--output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _settings(cfg: Config) -> dict[str, Any]:
+    """The flags that decide the result; a run that continues must have the same."""
+    free = ("rounds", "minutes", "patience", "max_batch", "output_dir", "general_loss_limit", "device")
+    return {name: value for name, value in flags.to_dict(cfg).items() if name not in free}
+
+
+@contextmanager
+def _tools(cfg: Config) -> Iterator[Tools | None]:
+    if not cfg.tools:
+        yield None
+        return
+    tools = practice_setup.open_tools(cfg.tools)
+    try:
+        yield tools
+    finally:
+        tools.close()
+
+
+def _tasks(cfg: Config, folder: Path, tools: Tools | None) -> tuple[list[Task], list[Task]]:
+    """(tasks to practise, held-out tasks). No task to practise: they are made. Raises ValueError."""
+    from swift.practice import record, tasks
+
+    if not cfg.tasks:
+        held_out = record.held_out(folder)
+        if held_out is None:
+            supply = practice_setup.made_tasks(cfg.seed, "held-out-", held_out=True, seen=())
+            held_out = supply.draw([None] * cfg.held_out_tasks)
+            record.keep_held_out(folder, held_out)
+        return [], held_out
+    pool = tasks.read_tasks(Path(cfg.tasks).expanduser())
+    if cfg.held_out:
+        held_out = tasks.read_tasks(Path(cfg.held_out).expanduser())
+        contents = {task.content for task in held_out}
+        if both := next((task.id for task in pool if task.content in contents), None):
+            raise ValueError(f"--held_out {cfg.held_out}: the task '{both}' of --tasks is among them")
+    else:
+        pool, held_out = tasks.split(pool, 0.2)
+    for name, part in (("to practise", pool), ("held out", held_out)):
+        if not part:
+            raise ValueError(f"--tasks {cfg.tasks}: no task is {name}: give more tasks, or --held_out")
+    for task in (*pool, *held_out):
+        _check_runs(task, tools)
+    held_out, before = held_out[: cfg.held_out_tasks], record.held_out(folder)
+    if before is None:
+        record.keep_held_out(folder, held_out)
+    elif before != held_out:
+        raise ValueError(f"{folder}: this practice began with other held-out tasks: give another --output_dir")
+    return pool, held_out
+
+
+def _check_runs(task: Task, tools: Tools | None) -> None:
+    """Raises ValueError for a task that needs tools which do not run."""
+    from swift.practice.sampling import chosen
+
+    if tools is not None and not task.tools:
+        chosen(task, tools.offered)
+        by_name = {bound.name for bound in tools.offered}
+        named = [*(each.name for each in task.check.calls or ()), *(each.call.name for each in task.check.state)]
+        if missing := [name for name in named if name not in by_name]:
+            raise ValueError(f"task {task.id}: no tool of --tools is named '{missing[0]}' ({', '.join(by_name)})")
+    elif tools is None and (task.runs or task.check.state or (task.check.calls and not task.tools)):
+        raise ValueError(f"task {task.id}: its tools are not described: add 'tools' to it, or give --tools FILE.py")
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def _described(policy: Policy) -> str:
+    checkpoint = policy.ckpt_dir
+    return invocation.display_path(checkpoint) if checkpoint else str(policy.choice.source)
+
+
+def _percent(interval: Any) -> str:
+    return f"{interval.mean:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+def _figures(found: Measured) -> dict[str, str]:
+    """Title -> figure with its 95 % interval."""
+    shown = {f"pass@{k}": _percent(found.pass_at(k)) for k in dict.fromkeys((1, found.samples))}
+    wrongly = found.called_wrongly()
+    if wrongly is not None:
+        shown["calls where none is right"] = _percent(wrongly)
+    if found.general_loss is not None:
+        shown["general loss"] = f"{found.general_loss:.4f} nats/token"
+    return shown
+
+
+def _say_round(number: int, found: Measured, before: Measured | None) -> None:
+    from swift.practice.figures import gain
+
+    name = f"round {number}" if number else "start"
+    print(f"{name}: " + ", ".join(f"{title} {figure}" for title, figure in _figures(found).items()))
+    if before is not None:
+        change = gain(before, found)
+        print(
+            f"  against the round before: pass@1 {100 * change.mean:+.1f} points "
+            f"({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+        )
+
+
+def _table(rounds: Sequence[Measured]) -> str:
+    """The rounds as aligned text."""
+    rows = [["", *_figures(rounds[0])]]
+    rows += [[f"round {number}" if number else "start", *_figures(each).values()] for number, each in enumerate(rounds)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _shown_failures(counts: Counter[Failures]) -> str:
+    return ", ".join(f"{each.failure} ({each.kind}, {each.domain})" for each, _ in counts.most_common(3))
+
+
+def _failures_table(results: Sequence[Result]) -> list[str]:
+    """Lines with the number of failed attempts, by kind of task and kind of failure."""
+    from swift.practice.clusters import failures
+
+    by_kind: dict[str, Counter[str]] = {}
+    for each, number in failures(results).items():
+        by_kind.setdefault(each.kind, Counter())[each.failure] += number
+    totals = Counter(result.task.cluster.kind for result in results)
+    attempts = {kind: number * len(results[0].attempts) for kind, number in totals.items()}
+    return [
+        f"{kind}: {sum(counts.values())} of {attempts[kind]} failed ("
+        + ", ".join(f"{failure} {number}" for failure, number in counts.most_common())
+        + ")"
+        for kind, counts in sorted(by_kind.items())
+    ]
+
+
+def _page(work: Practice, rounds: Sequence[Measured], top: int) -> str:
+    from swift import html_page
+    from swift.practice import figures
+    from swift.practice.record import Round
+    from swift.train import report
+
+    titles = list(_figures(rounds[0]))
+    rows = [
+        (f"round {number}{' (best)' if number == top else ''}" if number else "start", *_figures(each).values())
+        for number, each in enumerate(rounds)
+    ]
+    ks = figures.shown_ks(rounds[0].samples)
+    curves = {f"pass@{k}": [(float(number), each.pass_at(k).mean) for number, each in enumerate(rounds)] for k in ks}
+    sections = [
+        html_page.Section("Held-out tasks", html_page.table(("", *titles), rows)),
+        html_page.Section("pass@k by round", report.chart(curves)),
+    ]
+    for number in range(1, len(rounds)):
+        at = Round(work.folder, number)
+        about = [(name, value) for name, value in at.about().items()]
+        results = at.results()
+        body = html_page.table(("", ""), about) + html_page.code("\n".join(_failures_table(results)))
+        body += html_page.details("A success and a failure of three tasks", html_page.code(_examples(results)))
+        sections.append(html_page.Section(f"Round {number}", body))
+    settings: Mapping[str, Any] = flags.to_dict(work.cfg)
+    sections.append(html_page.Section("Flags", html_page.table(("flag", "value"), settings.items())))
+    return html_page.render("Practice", sections)
+
+
+def _examples(results: Sequence[Result]) -> str:
+    """What was tried at tasks that are solved sometimes."""
+    from swift.practice.selection import successes
+
+    lines: list[str] = []
+    for result in [each for each in results if each.right < len(each.attempts) and successes(each)][:3]:
+        failed = next(each for each in result.attempts if each.failure)
+        lines += [f"user: {result.task.messages[-1].content}", f"right: {_said(successes(result)[0])}"]
+        lines += [f"wrong: {_said(failed)}", f"  {failed.failure}: {failed.detail}", ""]
+    return "\n".join(lines)
+
+
+def _said(attempt: Any) -> str:
+    return " | ".join(
+        " ".join([message.content, *(f"{call.name}({call.arguments})" for call in message.tool_calls)]).strip()
+        for message in attempt.messages
+    )
