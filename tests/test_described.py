@@ -265,6 +265,25 @@ def test_a_schema_that_contains_itself_ends() -> None:
     assert one(given).ask
 
 
+def test_conversions_and_days_are_asked_for_as_people_do() -> None:
+    code = {"type": "string", "description": "Three-letter code of the currency."}
+    convert = tool(
+        "convert", "Convert an amount of money from one currency to another.", ("amount", "source", "target"),
+        amount={"type": "number"}, source=code, target=code,
+    )  # fmt: skip
+    assert any(re.search(r"\d [A-Z]{3} (?:to|into|in) [A-Z]{3}\b", made.text) for made in requests(one(convert)))
+    listed = tool("events", "List the events of a day.", ("day",), day={"type": "string", "description": "YYYY-MM-DD"})
+    assert all("of a day" not in made.text for made in requests(one(listed)) if "events o" in made.text)
+
+
+def test_two_values_of_one_kind_are_told_apart_by_their_labels() -> None:
+    box = tool(
+        "order_box", "Order a box.", ("width_cm", "height_cm"),
+        width_cm={"type": "integer"}, height_cm={"type": "integer"},
+    )  # fmt: skip
+    assert all("width" in made.text.lower() and "height" in made.text.lower() for made in requests(one(box)))
+
+
 def test_every_kind_makes_values() -> None:
     for row in schema_values.kinds()["kind"]:
         name = row["words"][0] if row["words"] else "thing"

@@ -172,6 +172,8 @@ def _ask_back(slot: Slot, rng: random.Random) -> str:
         "quantity": ("How many?",),
     }
     texts = by_kind.get(slot.kind) if not slot.role else None
+    if label in wording.unit_words():
+        return f"How many {label}?"
     be = "are" if wording.is_plural(label) else "is"
     return rng.choice(
         texts or (f"What {be} the {label}?", f"Which {label} should I use?", f"Please tell me the {label}.")
@@ -336,30 +338,25 @@ def verbs_near() -> Mapping[str, Any]:
     return near
 
 
+_THINGS = frozenset(("id", "product", "file", "folder", "song", "film"))
+"""Kinds of parameters that name a thing, which could be renamed, printed or shared."""
+
+
 def _object(function: Function) -> tuple[str, list[str]] | None:
     """How users name the thing that a function is about, and the parameters that this says: "order {order_id}"."""
     for name, each in function.parameters.items():
         kind = schema_values.recognised(name, each.what, each.type, function.name)
         if each.optional or each.type not in ("string", "integer") or kind.merge not in ("id", "proper", "name"):
             continue
-        if kind.name in (
-            "city",
-            "person",
-            "country",
-            "query",
-            "url",
-            "expression",
-            "message",
-            "dish",
-            "text",
-            "timezone",
-        ):
+        if kind.name not in _THINGS and not (kind.name == "title" and tokens(name)[-1:] in (["name"], ["title"])):
             continue
         if each.enum or each.of in ("date", "time") or re.search("YYYY|HH:MM", each.what):
             continue
         nouns = [word for word in tokens(name) if word not in schema_values.GENERIC] or tokens(function.name)[1:]
-        if kind.name in ("file", "url", "folder") and function.ask:
-            return f"the {'page' if kind.name == 'url' else kind.name} {{{name}}}", [name]
+        if kind.name in ("file", "folder") and function.ask:
+            return f"the {kind.name} {{{name}}}", [name]
+        if kind.name == "title":
+            nouns = tokens(function.name)[1:]
         if not function.ask:
             return f"{schema_values.label(name, each.what)}{{{name}}}", [name]
         return f"{nouns[-1]} {{{name}}}" if nouns else f"{{{name}}}", [name]

@@ -38,10 +38,10 @@ DEPTH = 6
 ROLES: Mapping[str, str] = {
     **dict.fromkeys(("from", "origin", "source", "src", "departure", "sender"), "from"),
     **dict.fromkeys(("to", "destination", "dest", "target", "arrival", "recipient", "receiver"), "to"),
-    **dict.fromkeys(("start", "begin", "since", "checkin", "first"), "start"),
+    **dict.fromkeys(("start", "begin", "since", "checkin", "first", "earliest"), "start"),
     **dict.fromkeys(("after",), "after"),
     **dict.fromkeys(("end", "until", "till", "through", "checkout", "before", "last", "stop"), "end"),
-    **dict.fromkeys(("due", "deadline", "by"), "due"),
+    **dict.fromkeys(("due", "deadline", "by", "latest"), "due"),
     **dict.fromkeys(("min", "minimum", "lowest", "least"), "min"),
     **dict.fromkeys(("max", "maximum", "highest", "most"), "max"),
 }
@@ -72,7 +72,10 @@ GENERIC = frozenset(
         "or",
     ]
 )
-_CLAUSE = re.compile(r"[,.;:(\[]| such as | e\.g\.| for example | in which | that | which |[,。;:(]|例如|比如|如")
+_CLAUSE = re.compile(
+    r"[,.;:(\[]| such as | e\.g\.| for example | in which | that | which |"
+    r" (?:from|between) (?=\d)|[,。;:(]|例如|比如|如"
+)
 _EXAMPLES = re.compile(
     r"(?:such as|e\.g\.?,?|for example,?|for instance,?|例如|比如|例:|如:|如)\s*[::]?\s*(.+)", re.IGNORECASE
 )
@@ -87,6 +90,12 @@ _BETWEEN = re.compile(
 _STAMP = re.compile(r"[YMDHSTZ:\-/. ]*(?:YYYY|HH)[YMDHSTZ:\-/. ]*(?:MM|DD|SS)", re.IGNORECASE)
 
 
+_FULL: Mapping[str, str] = {
+    **{day[:3]: day for day in ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")},
+    "wont fix": "won't fix",
+    "dont know": "don't know",
+}
+"""Short values of enums -> how users say them."""
 _CAPITALISED = frozenset(
     [
         "monday",
@@ -144,7 +153,10 @@ class Property:
     @property
     def label(self) -> str:
         """How users call it: "number of nights"."""
-        return label(self.name, self.about)
+        called = label(self.name, self.about)
+        if called.lower() in (str(each).lower() for each in self.parameter.enum):
+            return label(self.name, "")  # the description begins with a value: "Metric or imperial"
+        return called
 
 
 class NoValues(ValueError):
@@ -216,7 +228,7 @@ def _property(
             high = min(high, len(of))
         made = Parameter(about, "array", of, is_optional, count=(low, max(low, high)))
         return Property(name, about, made, kind)
-    kind = _stated(schema, about) or recognised(name, about, type_, owner)
+    kind = _stated(name, schema, about) or recognised(name, about, type_, owner)
     of = _of(name, schema, root, kind, rng, given.get(path, ()), depth)
     what = about
     if of in ("date", "time"):  # such values are only converted where the description names the format
@@ -260,7 +272,9 @@ def label(name: str, about: str) -> str:
     first = re.sub(r"^(?:the|an?|your|its|optional|new|only)\s+", "", first, flags=re.IGNORECASE)
     words = first.split()
     is_noun = 1 <= len(words) <= 4 and not re.search(
-        r"\b(?:whether|if|how|what|which|who|is|are|to|in)\b", first.lower()
+        r"\b(?:whether|if|how|what|which|who|where|when|is|are|to|in|they|it|this|each|goes?|takes?|many|much|most|least|per"
+        r"|must|can|should|count|hh|yyyy)\b",
+        first.lower(),
     )
     if is_noun:
         return first if first[:2].isupper() else first[:1].lower() + first[1:]
@@ -295,6 +309,8 @@ def recognised(name: str, about: str, type_: str, owner: str) -> Kind:
     if "code" in words and re.search(r"source|python|script|program|snippet", low) and not is_number:
         found = _row("code")
     unit = unit_of(name, about) if is_number else None
+    if is_number and re.search(r"\bchange\b|\bby how (?:many|much)\b|\bdifference\b", low):
+        role = role or "by"
     return Kind(
         str(found["name"]),
         tuple(found["phrases"]),
@@ -305,7 +321,7 @@ def recognised(name: str, about: str, type_: str, owner: str) -> Kind:
     )
 
 
-def _stated(schema: Mapping[str, Any], about: str) -> Kind | None:
+def _stated(parameter: str, schema: Mapping[str, Any], about: str) -> Kind | None:
     """The kind of a text whose schema or description states its format."""
     name = {"date": "date", "time": "time", "date-time": "datetime", "email": "email", "uri": "url"}.get(
         str(schema.get("format", ""))
@@ -315,8 +331,8 @@ def _stated(schema: Mapping[str, Any], about: str) -> Kind | None:
     if name is None:
         return None
     row = _row(name)
-    words = re.findall("[a-z]+", f"{about.lower()}")
-    role = next((ROLES[word] for word in words[:3] if word in ROLES and word not in ("from", "to", "by")), "")
+    words = [word for word in re.findall("[a-z]+", about.lower())[:3] if word not in ("from", "to", "by")]
+    role = next((ROLES[word] for word in (*tokens(parameter), *words) if word in ROLES), "")
     return Kind(name, tuple(row["phrases"]), tuple(row["phrases_zh"]), str(row.get("merge", "")), role)
 
 
@@ -430,6 +446,7 @@ def enum_words(value: Any, about: str) -> list[str]:
     plain = " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).replace("_", " ").split()) or text
     if isinstance(value, str) and not text.isupper():
         plain = plain.lower() if re.search("[A-Z].*[A-Z]", text) else plain
+    plain = _FULL.get(plain, plain)
     said = [plain.title()] if plain in _CAPITALISED else [plain]
     quoted = rf"['\"`]?{re.escape(text)}['\"`]?"
     meaning = re.search(
@@ -676,7 +693,7 @@ def _numbers(
 def _range(schema: Mapping[str, Any], about: str, unit: Mapping[str, Any] | None, kind: str) -> tuple[float, float]:
     row = next(each for each in kinds()["number"] if each["name"] == kind)
     low, high = (unit or row)["range"]
-    found = _BETWEEN.search(about)
+    found = _BETWEEN.search(re.sub(r"\s*\([^()]*\)", "", about))
     if found and float(found[1]) < float(found[2]):
         low, high = float(found[1]), float(found[2])
     elif atmost := re.search(r"(?:at most|up to|maximum(?: is)?|最多|不超过)\s*(\d+)", about):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from swift.synth.catalogue import SLOT
-from swift.synth.schema_values import GENERIC, Property, tokens
+from swift.synth.schema_values import GENERIC, Property, kinds, label, tokens
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,13 +67,23 @@ _CUT = re.compile(
     r" so that | using | based on | given | including |"
     r" according to | if | when | as | then | with its | with their | by its | such as )"
 )
+_NOUNS = frozenset(
+    ("balance", "book", "call", "change", "check", "claim", "count", "decrease", "draft", "estimate", "forecast",
+     "increase", "list", "log", "measure", "message", "note", "order", "plan", "play", "price", "query", "rank",
+     "rate", "record", "report", "request", "return", "review", "schedule", "set", "share", "sort", "state", "test",
+     "transfer", "update")
+)  # fmt: skip
+"""Verbs that are nouns too: in "Record of a patient" they are."""
+_OPPOSITES = ({"raise", "lower"}, {"increase", "decrease"})
 _DETERMINERS = frozenset(["a", "an", "the", "one", "all", "some", "any", "your", "this", "that", "every", "each", "no"])
 _PREPOSITIONS = frozenset(["in", "into", "from", "to", "on", "onto", "of", "for", "by", "with", "at"])
 _ATTRIBUTES = re.compile(r"\b(?:with|including|and) (?:its|their) ([a-z ,]+)")
 _ARTICLE = r"(?:(?:an?|the|one|this|that|your|some|any|another|each|every|specific|given|single|specified|certain)\s+)+"
 
 
-_VALUES = frozenset(("number", "price", "rating", "quantity", "duration", "people", "colour", "limit"))
+_VALUES = frozenset(("number", "price", "rating", "duration", "colour"))
+_LISTED = frozenset(("weekday", "date", "time", "month", "city", "food", "language"))
+"""Kinds whose lists take the phrases of one value: "on Monday and Friday"."""
 
 
 class Head(NamedTuple):
@@ -167,7 +177,9 @@ def _of_description(named: Sequence[str], description: str) -> Head | None:
     rest = words[1:]
     if two in _groups():
         verb, rest = two, words[2:]
-    is_noun = len(words) > 1 and words[1].lower() in ("of", "that", "needed", "at", "between", "is", "are")
+    is_noun = (
+        len(words) > 1 and verb in _NOUNS and words[1].lower() in ("of", "that", "needed", "at", "between", "is", "are")
+    )
     known = (verb in _groups() or two in _groups()) and not (is_noun and two not in _groups())
     known = known or (len(words) > 1 and words[1].lower() in _DETERMINERS and words[0].lower() not in _DETERMINERS)
     if not known:
@@ -177,6 +189,8 @@ def _of_description(named: Sequence[str], description: str) -> Head | None:
         return Head("get", "ask", phrase if words[0].lower() in _DETERMINERS or is_plural(phrase) else f"the {phrase}")
     if verb == "return" and (not named or named[0] != "return"):
         verb = "get"  # "Returns the weather": documentation, not a deed
+    if len(rest) > 1 and rest[0].lower() == "or" and {verb, rest[1].lower()} in _OPPOSITES:
+        verb = "change"
     if len(rest) > 1 and rest[0].lower() in ("or", "and") and base_form(rest[1].lower()) in _groups():
         rest = rest[2:]  # "Create or replace a note": the object is what counts
     return Head(verb, _kind(verb), _trimmed(" ".join(rest)))
@@ -237,6 +251,8 @@ def is_plural(phrase: str) -> bool:
 
 
 def _trimmed(text: str) -> str:
+    if text.startswith("that "):  # "note that a plant has a pest"
+        return text
     cut = _CUT.split(f" {text}")[0].strip() or text.strip()
     return re.sub(r"\s(?:on|in|for|of|to|with|by|at|from)$", "", cut)
 
@@ -264,7 +280,7 @@ def _labelled(slot: Slot, slots: Sequence[Slot]) -> Slot:
     alike = [each for each in slots if each is not slot and each.kind == slot.kind and each.role == slot.role]
     if not alike or slot.kind in ("bool", "object"):
         return slot
-    kept = tuple(text for text in slot.phrases if slot.label in text)
+    kept = tuple(text for text in slot.phrases if slot.label in SLOT.sub("", text))
     return slot._replace(phrases=kept or (f", {slot.label} {{{slot.paths[0]}}}",))
 
 
@@ -297,12 +313,12 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str]) -> Sl
         return Slot((path,), required, each.label, tuple(_switches(each, path)), (), (), "", each.kind.role, "bool")
     enum = bool(each.parameter.enum) or _is_closed(each)
     phrases = list(_phrases(each, enum))
-    label = each.label
-    first = re.split(r"\s(?:of|in|for|from|to|at|on|by|with|below|as)\s", label.lower())[0]
+    called = each.label
+    first = re.split(r"\s(?:of|in|for|from|to|at|on|by|with|below|as)\s", called.lower())[0]
     nouns = [
         word
         for word in (*tokens(each.name), *re.findall(r"[a-z]+", first))
-        if word not in GENERIC and not word.endswith("ed")
+        if word not in GENERIC and not (len(word) > 4 and word.endswith("ed"))
     ]
     if not nouns and each.kind.name in ("id", "title", "text", "person"):
         nouns = list(owner)
@@ -316,21 +332,27 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str]) -> Sl
             ", {label} {p}",
             " for {p}",
         ]
-    made = tuple(dict.fromkeys(text.replace("{p}", slot).replace("{label}", label) for text in phrases))
-    trailers = (f" The {label} is {slot}.", f" {label[:1].upper()}{label[1:]}: {slot}.", f" Use {slot} as the {label}.")
+    made = tuple(dict.fromkeys(text.replace("{p}", slot).replace("{label}", called) for text in phrases))
+    trailers = (
+        f" The {called} is {slot}.",
+        f" {called[:1].upper()}{called[1:]}: {slot}.",
+        f" Use {slot} as the {called}.",
+    )
     merge = "enum" if enum else each.kind.merge
+    if each.kind.role in ("from", "to"):
+        merge = ""
     if each.parameter.type == "array":
         merge = "list"
-        made = tuple(
-            text.replace("{p}", slot).replace("{label}", label)
-            for text in (": {p}", ", {label}: {p}", " ({p})", ", {label} {p}")
-        )
+        listed = [": {p}", ", {label}: {p}", " ({p})", ", {label} {p}"]
+        if each.kind.name in _LISTED or any(word in SPECIAL for word in tokens(each.name)):
+            listed += [text for text in phrases if text not in listed] * 2
+        made = tuple(text.replace("{p}", slot).replace("{label}", called) for text in listed)
     return Slot(
         (path,),
         required,
-        label,
+        called,
         made,
-        trailers,
+        () if called.lower() in unit_words() else trailers,
         tuple(dict.fromkeys(nouns)),
         merge,
         each.kind.role,
@@ -397,6 +419,12 @@ def _phrases(each: Property, enum: bool) -> Iterator[str]:
         yield from (", at least {p}", " of at least {p}", ", {p} or more") if unit else (
             ", {label} {p}", ", with a {label} of {p}", ", {label}: {p}", " with {label} {p}")  # fmt: skip
         return
+    if role == "by":
+        yield from (" by {p}", " by {p}", ", by {p}", ", {label}: {p}")
+        return
+    if unit and label(each.name, each.about).lower() in unit_words():
+        yield from (" for {p}", ", {p}") if each.kind.name == "duration" else (", {p}", " with {p}", " ({p})", ": {p}")
+        return
     if unit:
         words = set(tokens(each.name)) | set(re.findall("[a-z]+", each.about.lower()))
         is_sum = _is_sum(each)
@@ -423,6 +451,12 @@ def _phrases(each: Property, enum: bool) -> Iterator[str]:
         yield from generic
     else:
         yield from (", {label} {p}", ", {label}: {p}")
+
+
+@cache
+def unit_words() -> frozenset[str]:
+    """The words of units in names: minutes, km ..."""
+    return frozenset(word for row in kinds()["unit"] for word in row["words"]) - {"min", "s", "m"}
 
 
 def _is_sum(each: Property) -> bool:
@@ -546,6 +580,12 @@ class Grammar:
         ends: list[str] = []
         for each in _compatible(shown):
             options = [*each.phrases] or [""]
+            if head.verb in ("move", "reschedule", "postpone", "shift", "delay") and each.kind in (
+                "date",
+                "time",
+                "datetime",
+            ):
+                options += [f" to {{{each.paths[0]}}}"] * 3
             text = rng.choice(options)
             if each.trailers and rng.random() < 0.12:
                 ends.append(f"[{rng.choice(each.trailers)}]")
@@ -622,6 +662,8 @@ class Grammar:
                 left.append(each)
             else:
                 text = merged
+        if converted := self._converted(left, head):
+            return converted
         for each in left:
             if each.kind == "room" and len(each.paths) == 1:  # "the brightness of a lamp", and the room where it is
                 value = f"{{{each.paths[0]}}}"
@@ -643,21 +685,47 @@ class Grammar:
             left = left if not count else []
         if len(left) > 1:
             text = re.sub(r" (?:from|between) (?:one|two) \w+(?: (?:to|and) (?:another|other))?$", "", text)
+        for each in left:
+            if each.kind == "date" and not each.role:  # "the events of a day"
+                said = self._rng.choice(("on", "of", "on", "for"))
+                replaced = re.sub(
+                    r" (?:of|on|for) (?:a|one|the) (?:day|date)\b", f" {said} {{{each.paths[0]}}}", text, count=1
+                )
+                if replaced != text:
+                    text, left = replaced, [other for other in left if other is not each]
+                    break
+        if any(each.kind in ("date", "time", "datetime") for each in self._slots):
+            text = re.sub(r" to (?:another|a new|a different) \w+(?: or \w+)?$", "", text)
         if any(each.kind == "bool" for each in required):
             text = re.sub(r" on or off\b| on and off\b", "", text)
         return text, left
+
+    def _converted(self, left: Sequence[Slot], head: Head) -> tuple[str, list[Slot]] | None:
+        """The object of a conversion: "convert 20 EUR to USD"."""
+        amount = next((each for each in left if each.kind in ("price", "number", "quantity")), None)
+        units = {each.role: each for each in left if each.kind in ("currency", "unit") and len(each.paths) == 1}
+        if head.verb not in ("convert", "change", "exchange") or amount is None or not {"from", "to"} <= units.keys():
+            return None
+        value, source, target = (f"{{{each.paths[0]}}}" for each in (amount, units["from"], units["to"]))
+        rest = [each for each in left if each not in (amount, *units.values())]
+        if self._rng.random() < 0.15:
+            return f"{value} from {source} to {target}", rest
+        return f"{value} {source} {self._rng.choice(('to', 'into', 'to', 'in'))} {target}", rest
 
     def _merged(self, text: str, slot: Slot, head: Head) -> str | None:
         if not slot.merge or not slot.nouns or len(slot.paths) != 1:
             return None
         value, rng = f"{{{slot.paths[0]}}}", self._rng
         masked = re.sub(r"\{[^}]*\}", lambda found: "\0" * len(found[0]), text)
+        stop = r"\0" if slot.merge == "enum" else r"of|\0"
         for noun in slot.nouns:
-            phrase = re.search(rf"(?:\b{_ARTICLE})?(?:\b[a-z]+ )??\b({re.escape(noun)})s?\b(?! (?:of|\0)|['’])", masked)
+            phrase = re.search(
+                rf"(?:\b{_ARTICLE})?(?:\b[a-z]+ )??\b({re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked
+            )
             if not phrase or "\0" in phrase[0]:
                 continue
-            with_article = re.search(rf"\b{_ARTICLE}((?:[a-z]+ )?{re.escape(noun)})s?\b(?! (?:of|\0)|['’])", masked)
-            found = with_article or re.search(rf"\b({re.escape(noun)})s?\b(?! (?:of|\0))", masked)
+            with_article = re.search(rf"\b{_ARTICLE}((?:[a-z]+ )?{re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked)
+            found = with_article or re.search(rf"\b({re.escape(noun)})s?\b(?! (?:{stop}))", masked)
             if not found:
                 continue
             plain = found[1]
@@ -698,7 +766,12 @@ class Grammar:
         """(phrases in the sentence, a phrase in front of it, sentences after it) for required slots."""
         rng = self._rng
         order = list(left)
-        settable = [each for each in order if each.kind in _VALUES or (each.merge == "enum" and each.kind != "room")]
+        goes = any(each.role == "to" for each in self.required)
+        settable = (
+            []
+            if goes
+            else [each for each in order if each.kind in _VALUES or (each.merge == "enum" and each.kind != "room")]
+        )
         texts = [each for each in order if each.kind in ("message", "code", "sql")]
         order = [each for each in order if each not in texts]
         if rng.random() < 0.35:
@@ -770,6 +843,8 @@ class Grammar:
 
 def _is_plain(spoken: str) -> bool:
     """Whether an object is short enough to stand before its verb."""
+    if spoken.split()[:1] and spoken.split()[0] in _PREPOSITIONS:
+        return False
     return not re.search(r"\b(?:back|into|onto|to|for|from|whether|if|how|what|which|when|out|and measure)\b", spoken)
 
 
@@ -813,6 +888,7 @@ def _balanced(text: str) -> bool:
 
 def _tidy(text: str) -> str:
     text = re.sub(r" {2,}", " ", text)
+    text = re.sub(r"\b(remind|notify|inform|warn) (of|about)\b", r"\1 me \2", text, flags=re.IGNORECASE)
     text = re.sub(r"\s+([,.?!;:])", r"\1", text)
     text = re.sub(r"\b(to|you|u|let's|and|quickly|also) (show|give) me\b", r"\1 \2", text, flags=re.IGNORECASE)
     text = re.sub(r"\b(show|give) me (.+) for me\b", r"\1 me \2", text, flags=re.IGNORECASE)
