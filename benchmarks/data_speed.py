@@ -22,10 +22,10 @@ from typing import get_args
 
 from swift.assembly.rendering import make_renderer
 from swift.chat import Conversation
+from swift.data.demo_rows import Style, agent_rows
 from swift.data.disk_list import IN_MEMORY
 from swift.data.mix import DataPlan, load_datasets
 from swift.data.row_writer import write_jsonl
-from swift.data.synth import Style, agent_rows
 from swift.flag_groups import TemplateFlags
 from swift.model import bundled, catalog
 from swift.model.load import load_tokenizer

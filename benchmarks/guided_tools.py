@@ -26,8 +26,8 @@ from swift.agent.schemas import argument_schema
 from swift.assembly.loading import load_chat
 from swift.chat import Message, Tool, ToolCall
 from swift.commands import infer, sft
+from swift.data.demo_rows import agent_rows, evaluation_cases
 from swift.data.row_writer import write_jsonl
-from swift.data.synth import agent_rows, evaluation_cases
 from swift.engine.sampling import SamplingParams
 from swift.flag_groups import BackendFlags
 from swift.guided.grammar import Rules

@@ -22,8 +22,8 @@ from jsonschema import Draft202012Validator
 from swift.assembly.loading import load_chat
 from swift.chat import Message, Tool, ToolCall
 from swift.commands import infer
-from swift.data.synth import evaluation_cases
-from swift.data.tool_catalogue import catalogue
+from swift.data.demo_rows import evaluation_cases
+from swift.data.demo_tools import catalogue
 from swift.eval.tool_calls import Case, Scores, judge_all, scores
 from swift.flag_groups import BackendFlags, ModelFlags
 from swift.infer.local_chat import LocalChat

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from swift.data.synth import agent_rows, system_text
-from swift.data.tool_catalogue import CatalogueTool, catalogue, fill
+from swift.data.demo_rows import agent_rows, system_text
+from swift.data.demo_tools import CatalogueTool, catalogue, fill
 
 Message = dict[str, str]
 Count = Callable[[str], int]

@@ -16,7 +16,7 @@ python - "$folder/general.jsonl" <<'PYTHON'
 import json
 import sys
 
-from swift.data.synth import general_rows
+from swift.data.general import general_rows
 
 with open(sys.argv[1], "w", encoding="utf-8") as file:
     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in general_rows())

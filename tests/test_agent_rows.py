@@ -15,12 +15,12 @@ from swift.agent.reply import split_observations
 from swift.chat import Conversation, Message, ToolCall
 from swift.data import linting
 from swift.data.call_keywords import QWEN, REACT, Keywords
+from swift.data.demo_rows import agent_rows
 from swift.data.linting import Report, checked
 from swift.data.row_values import BadRow
 from swift.data.row_writer import write_jsonl
 from swift.data.rules import RULES
 from swift.data.sources import resolve
-from swift.data.synth import agent_rows
 from swift.data.validate_text_calls import OfferedTools, check_reply
 from swift.eval.tasks.text_steps import steps
 from swift.eval.tool_calls import cases_of

@@ -73,7 +73,7 @@ def test_one_dialogue_and_one_question_are_enough(tmp_path: Path) -> None:
 
 
 def test_no_tool_that_is_asked_about_was_trained_on() -> None:
-    from swift.data.synth import agent_rows, evaluation_cases
+    from swift.data.demo_rows import agent_rows, evaluation_cases
 
     rows = agent_rows(60, seed=42) + agent_rows(60, seed=43, style="messages")
     trained = {call.name for row in rows for message in row.messages for call in message.tool_calls}

@@ -23,9 +23,9 @@ from swift.agent.schemas import argument_schema, checker
 from swift.assembly import practice_setup
 from swift.chat import Conversation, Delta, Message, Tool, ToolCall, Usage
 from swift.commands import rlhf, sft
+from swift.data.general import general_rows
 from swift.data.preference_rows import read_pair
 from swift.data.rows import conversation
-from swift.data.synth import general_rows
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
 from swift.infer.local_chat import LocalChat

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from swift.chat import Delta, Message, Tool, ToolCall
-from swift.data.synth import evaluation_cases
-from swift.data.tool_catalogue import catalogue
+from swift.data.demo_rows import evaluation_cases
+from swift.data.demo_tools import catalogue
 from swift.tools.bound_tool import BoundTool, from_schema
 from swift.tools.loop import run
 from swift.tools.retrieval import Index, Retriever, terms

@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 from swift import flags
 from swift.assembly.loading import load_chat
 from swift.commands import infer, sft
+from swift.data.demo_rows import agent_rows
 from swift.data.row_writer import write_jsonl
 from swift.data.scenario import OBSERVATION, QUESTION, SYSTEM
-from swift.data.synth import agent_rows
 from swift.flag_groups import BackendFlags
 from swift.serve.server import create_app
 

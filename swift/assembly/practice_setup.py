@@ -105,7 +105,7 @@ def made_tasks(seed: int, prefix: str, held_out: bool, seen: Collection[str]) ->
     """Tasks of the catalogue's domains: those that are held out, or those to practise. None to practise repeats a
     question of an installed benchmark."""
     from swift.assembly.benchmark_questions import questions
-    from swift.data.synth import general_rows
+    from swift.data.general import general_rows
     from swift.practice.made_tasks import MadeTasks
     from swift.synth.catalogue import domains
     from swift.synth.overlap import Overlap

@@ -13,8 +13,8 @@ from swift.assembly.benchmark_questions import questions
 from swift.assembly.preflight import writable
 from swift.assembly.tool_sources import open_tools
 from swift.chat import Conversation, Tool
+from swift.data.general import general_rows
 from swift.data.row_writer import write_jsonl
-from swift.data.synth import general_rows
 from swift.flag_groups import SynthFlags, ToolFlags
 from swift.synth import catalogue, own_examples
 from swift.synth.catalogue import Function

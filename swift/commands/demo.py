@@ -143,8 +143,9 @@ def _step(console: Console, title: str) -> Iterator[None]:
 
 def _write_data(cfg: Config, folder: Path, console: Console) -> DataFlags:
     """Writes agent rows, general rows and held-out rows to files, and returns the flags that name them."""
+    from swift.data.demo_rows import agent_rows
+    from swift.data.general import general_rows
     from swift.data.row_writer import write_jsonl
-    from swift.data.synth import agent_rows, general_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     agent, tools = folder / "agent.jsonl", folder / "tools.jsonl"
@@ -217,7 +218,7 @@ def _training(cfg: Config, folder: Path, data: DataFlags) -> Any:
 def _measure(cfg: Config, data: Path, adapter: str | None, console: Console) -> Measured:
     from swift.assembly.loading import load_chat
     from swift.chat import Message
-    from swift.data.synth import evaluation_cases
+    from swift.data.demo_rows import evaluation_cases
     from swift.eval.tasks import self_cognition
     from swift.eval.tool_calls import Case, judge_all, scores
 

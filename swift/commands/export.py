@@ -359,8 +359,9 @@ def _examples(wanted: ExampleFlags, registry: Sequence[str]) -> Sequence[Convers
     from random import Random
 
     from swift.chat import Conversation, Message
+    from swift.data.demo_rows import agent_rows
+    from swift.data.general import general_rows
     from swift.data.mix import DataPlan, load_datasets, sample
-    from swift.data.synth import agent_rows, general_rows
 
     rows: Sequence[Conversation]
     if wanted.dataset:

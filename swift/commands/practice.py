@@ -347,7 +347,7 @@ class Practice(NamedTuple):
 
 def _rft(work: Practice) -> list[str | Path]:
     """The words of `swift sft`, with general rows beside those that were kept."""
-    from swift.data.synth import general_rows
+    from swift.data.general import general_rows
 
     if not work.cfg.general_ratio:
         return ["sft"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from swift.chat import Conversation, Message
+from swift.data.general import general_rows
 from swift.data.rows import conversation
-from swift.data.synth import general_rows
 from swift.engine.torch_engine import TorchEngine
 from swift.eval.task import WRONG_ANSWER, Answer, Judgement, Metric, Question, Settings, Subject, Task, one_reply
 from swift.infer.local_chat import LocalChat

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from swift.chat import Conversation
-from swift.data import synth
+from swift.data import demo_rows
 from swift.data.linting import Report, checked
 from swift.data.preprocessors import Preprocessor, as_rows
 from swift.data.row_values import BadRow, Row, first
@@ -23,13 +23,13 @@ NO_CALL_TEXT = "(no call)"
 """The reply of a row whose `expected` is empty; it only says that no call is right."""
 
 
-def load(settings: Settings, style: synth.Style) -> tuple[list[Conversation], str]:
+def load(settings: Settings, style: demo_rows.Style) -> tuple[list[Conversation], str]:
     """(conversations, what they are). `style`: how generated dialogues write tools and calls.
 
     Bad rows are named and left out. Raises ValueError or OSError for data that cannot be read, and if no row is good.
     """
     if not settings.dataset:
-        rows = synth.agent_rows(GENERATED, settings.seed, held_out=True, style=style, rounds=(1, 1))
+        rows = demo_rows.agent_rows(GENERATED, settings.seed, held_out=True, style=style, rounds=(1, 1))
         numbered = [replace(row, source="generated", line=number) for number, row in enumerate(rows, 1)]
         return numbered, f"{GENERATED} generated dialogues with tools that `swift demo` does not train on"
     report = Report()

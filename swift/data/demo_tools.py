@@ -1,4 +1,4 @@
-"""The catalogue of synthetic tools (tools.toml): descriptions, example values, questions. Makes no conversation."""
+"""The tools of the demo's conversations (demo_tools.toml): descriptions, values, questions. Makes no conversation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FILE = Path(__file__).with_name("tools.toml")
+FILE = Path(__file__).with_name("demo_tools.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueTool:
-    """A tool of the catalogue: its description and example questions. tools.toml documents the fields."""
+    """A tool of the catalogue: its description and example questions. demo_tools.toml documents the fields."""
 
     domain: str
     name: str
@@ -70,7 +70,7 @@ class CatalogueTool:
 
 @cache
 def catalogue() -> tuple[CatalogueTool, ...]:
-    """Every tool of tools.toml, in the file's order."""
+    """Every tool of demo_tools.toml, in the file's order."""
     domains = tomllib.loads(FILE.read_text(encoding="utf-8"))
     shared = domains.pop("values")
     return tuple(

@@ -1,27 +1,19 @@
-"""Generates training conversations from the tool catalogue. Knows no tokenizer and no model."""
+"""The demo's conversations, from its tools (`demo_tools`). Knows no tokenizer and no model."""
 
 from __future__ import annotations
 
 import json
 import random
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from swift.chat import Conversation, Message, Tool, ToolCall
-from swift.data.tool_catalogue import CatalogueTool, catalogue, fill, slots
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
+from swift.data.demo_tools import CatalogueTool, catalogue, fill, slots
+from swift.data.general import general_rows
 
 Style = Literal["ms_agent", "messages"]
-HERE = Path(__file__).parent
 AS_SENT_BACK_EVERY = 4
 """One in this many rows of style "messages" has its history as API clients send it back: without reasoning."""
 
@@ -56,14 +48,6 @@ class Round:
     question: str
     answer: str
     calls: tuple[Call, ...] = field(default=())
-
-
-@cache
-def general_rows(split: str = "train") -> tuple[dict[str, str], ...]:
-    """The rows of general.jsonl: `query` and `response`. The split "test" is never trained on."""
-    lines = (HERE / "general.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return tuple(row for row in rows if row.get("split", "train") == split)
 
 
 def agent_rows(

@@ -12,7 +12,8 @@ import pytest
 from tiny import tiny_tokenizer
 
 from swift.chat import Conversation, Message, Tool, ToolCall
-from swift.data import scenario, synth, tool_catalogue
+from swift.data import demo_rows, demo_tools, scenario
+from swift.data.general import general_rows
 from swift.data.row_writer import write_jsonl
 from swift.data.rows import conversation
 from swift.template import Renderer
@@ -34,55 +35,55 @@ def offered(row: Conversation) -> dict[str, list[str]]:
 
 
 def test_the_catalogue_is_broad_and_a_quarter_of_its_domains_is_held_out() -> None:
-    domains = {entry.domain: entry.held_out for entry in tool_catalogue.catalogue()}
-    assert len(tool_catalogue.catalogue()) >= 110
+    domains = {entry.domain: entry.held_out for entry in demo_tools.catalogue()}
+    assert len(demo_tools.catalogue()) >= 110
     assert len(domains) >= 35
     assert 0.18 <= sum(domains.values()) / len(domains) <= 0.3
 
 
 def test_every_tool_has_a_name_of_its_own() -> None:
-    names = [entry.name for entry in tool_catalogue.catalogue()]
+    names = [entry.name for entry in demo_tools.catalogue()]
     assert sorted(set(names)) == sorted(names)
 
 
-@pytest.mark.parametrize("entry", tool_catalogue.catalogue(), ids=lambda entry: entry.name)
-def test_a_tool_can_be_asked_for_with_every_required_parameter(entry: tool_catalogue.CatalogueTool) -> None:
+@pytest.mark.parametrize("entry", demo_tools.catalogue(), ids=lambda entry: entry.name)
+def test_a_tool_can_be_asked_for_with_every_required_parameter(entry: demo_tools.CatalogueTool) -> None:
     assert len(entry.ask) >= 3
     required = {name for name, param in entry.params.items() if not param.optional}
     for template in (*entry.ask, *entry.zh):
-        assert required <= set(tool_catalogue.slots(template)) <= set(entry.params)
+        assert required <= set(demo_tools.slots(template)) <= set(entry.params)
     for name, param in entry.params.items():
         assert name not in entry.result, "an answer could not tell the argument from the result"
-        drawn = {type(tool_catalogue.fill(value, random.Random(1))) for value in param.values}
+        drawn = {type(demo_tools.fill(value, random.Random(1))) for value in param.values}
         assert len(drawn) == 1 or drawn == {int, float}, "one type of value a parameter"
         assert len(param.values) >= 4 or any("#" in str(value) for value in param.values)
     assert all(CHINESE.search(template) for template in entry.zh)
 
 
-@pytest.mark.parametrize("entry", tool_catalogue.catalogue(), ids=lambda entry: entry.name)
-def test_thoughts_and_answers_use_only_what_the_call_knows(entry: tool_catalogue.CatalogueTool) -> None:
+@pytest.mark.parametrize("entry", demo_tools.catalogue(), ids=lambda entry: entry.name)
+def test_thoughts_and_answers_use_only_what_the_call_knows(entry: demo_tools.CatalogueTool) -> None:
     always = {name for name, param in entry.params.items() if not param.optional}
-    assert set(tool_catalogue.slots(entry.think)) <= always
+    assert set(demo_tools.slots(entry.think)) <= always
     says = [entry.say] if isinstance(entry.say, str) else [text for pair in entry.say.values() for text in pair]
     for say in says:
-        assert set(tool_catalogue.slots(say)) <= always | set(entry.result)
+        assert set(demo_tools.slots(say)) <= always | set(entry.result)
     if not isinstance(entry.say, str):
         assert all(set(entry.result[flag]) == {True, False} for flag in entry.say)
     if entry.then:
-        mates = {other.name for other in tool_catalogue.catalogue() if other.domain == entry.domain}
+        mates = {other.name for other in demo_tools.catalogue() if other.domain == entry.domain}
         assert entry.then["call"] in mates
 
 
 def test_the_scenario_is_no_part_of_the_catalogue() -> None:
     words = re.compile(r"\bfire|police|arson|flame|smoke|thief", re.IGNORECASE)
-    for entry in tool_catalogue.catalogue():
+    for entry in demo_tools.catalogue():
         assert not words.search(" ".join((entry.name.replace("_", " "), entry.description, *entry.ask)))
 
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_a_row_offers_and_calls_only_tools_of_its_own_half(held_out: bool) -> None:
-    half = {entry.name for entry in tool_catalogue.catalogue() if entry.held_out == held_out}
-    for row in synth.agent_rows(60, seed=3, held_out=held_out):
+    half = {entry.name for entry in demo_tools.catalogue() if entry.held_out == held_out}
+    for row in demo_rows.agent_rows(60, seed=3, held_out=held_out):
         assert set(offered(row)) <= half
         for _, reply in questions_and_replies(row):
             assert {name for name, _, _ in CALL.findall(reply)} <= set(offered(row))
@@ -90,7 +91,7 @@ def test_a_row_offers_and_calls_only_tools_of_its_own_half(held_out: bool) -> No
 
 def test_arguments_are_json_and_stand_in_the_question_word_for_word() -> None:
     calls = 0
-    for row in synth.agent_rows(200, seed=4):
+    for row in demo_rows.agent_rows(200, seed=4):
         for question, reply in questions_and_replies(row):
             for name, text, _ in CALL.findall(reply):
                 arguments = json.loads(text)
@@ -103,7 +104,7 @@ def test_arguments_are_json_and_stand_in_the_question_word_for_word() -> None:
 
 def test_observations_come_as_json_and_as_python() -> None:
     styles = set()
-    for row in synth.agent_rows(60, seed=5):
+    for row in demo_rows.agent_rows(60, seed=5):
         for _, reply in questions_and_replies(row):
             for _, _, observation in CALL.findall(reply):
                 assert isinstance(ast.literal_eval(_python(observation)), (dict, list))
@@ -117,7 +118,7 @@ def _python(text: str) -> str:
 
 def test_every_reply_ends_with_a_final_answer_and_some_need_no_tool_and_some_two() -> None:
     counts = []
-    for row in synth.agent_rows(200, seed=6):
+    for row in demo_rows.agent_rows(200, seed=6):
         for _, reply in questions_and_replies(row):
             lines = reply.splitlines()
             assert sum(line.startswith("Final Answer: ") for line in lines) == 1
@@ -128,9 +129,9 @@ def test_every_reply_ends_with_a_final_answer_and_some_need_no_tool_and_some_two
 
 
 def test_the_second_call_waits_for_the_outcome_of_the_first() -> None:
-    wishes = {entry.name: entry for entry in tool_catalogue.catalogue() if entry.then}
+    wishes = {entry.name: entry for entry in demo_tools.catalogue() if entry.then}
     seen = set()
-    for row in synth.agent_rows(300, seed=7):
+    for row in demo_rows.agent_rows(300, seed=7):
         for question, reply in questions_and_replies(row):
             calls = CALL.findall(reply)
             entry = wishes.get(calls[0][0]) if calls else None
@@ -144,7 +145,7 @@ def test_the_second_call_waits_for_the_outcome_of_the_first() -> None:
 
 def test_the_share_of_chinese_questions_is_the_one_asked_for() -> None:
     def share(chinese: float) -> float:
-        rows = synth.agent_rows(200, seed=8, chinese=chinese)
+        rows = demo_rows.agent_rows(200, seed=8, chinese=chinese)
         asked = [question for row in rows for question, _ in questions_and_replies(row)]
         return sum(bool(CHINESE.search(question)) for question in asked) / len(asked)
 
@@ -153,20 +154,20 @@ def test_the_share_of_chinese_questions_is_the_one_asked_for() -> None:
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others() -> None:
-    assert synth.agent_rows(5, seed=1) == synth.agent_rows(5, seed=1)
-    assert synth.agent_rows(5, seed=1) != synth.agent_rows(5, seed=2)
+    assert demo_rows.agent_rows(5, seed=1) == demo_rows.agent_rows(5, seed=1)
+    assert demo_rows.agent_rows(5, seed=1) != demo_rows.agent_rows(5, seed=2)
 
 
 def test_rows_use_every_tool_about_equally_often() -> None:
-    rows = synth.agent_rows(100, seed=9, rounds=(2, 2))
+    rows = demo_rows.agent_rows(100, seed=9, rounds=(2, 2))
     called = [name for row in rows for _, reply in questions_and_replies(row) for name, _, _ in CALL.findall(reply)]
-    assert len(set(called)) >= 0.75 * sum(not entry.held_out for entry in tool_catalogue.catalogue())
+    assert len(set(called)) >= 0.75 * sum(not entry.held_out for entry in demo_tools.catalogue())
     assert max(called.count(name) for name in called) <= 10
 
 
 def test_both_styles_say_the_same() -> None:
-    as_text = synth.agent_rows(20, seed=10)
-    as_values = synth.agent_rows(20, seed=10, style="messages")
+    as_text = demo_rows.agent_rows(20, seed=10)
+    as_values = demo_rows.agent_rows(20, seed=10, style="messages")
     for text, values in zip(as_text, as_values, strict=True):
         assert list(offered(text)) == [tool.name for tool in values.tools]
         calls = [call for message in values.messages for call in message.tool_calls]
@@ -177,7 +178,7 @@ def test_both_styles_say_the_same() -> None:
 
 
 def test_a_spec_names_types_and_required_parameters() -> None:
-    spec = {entry.name: entry.spec["function"] for entry in tool_catalogue.catalogue()}
+    spec = {entry.name: entry.spec["function"] for entry in demo_tools.catalogue()}
     parameters = spec["search_products"]["parameters"]
     assert parameters["properties"]["max_price"]["type"] == "integer"
     assert parameters["required"] == ["keyword"]
@@ -187,8 +188,8 @@ def test_a_spec_names_types_and_required_parameters() -> None:
 
 
 def test_evaluation_cases_end_with_a_question_and_expect_a_held_out_tool() -> None:
-    held_out = {entry.name for entry in tool_catalogue.catalogue() if entry.held_out}
-    cases = synth.evaluation_cases(60, seed=11)
+    held_out = {entry.name for entry in demo_tools.catalogue() if entry.held_out}
+    cases = demo_rows.evaluation_cases(60, seed=11)
     assert len(cases) == 60
     assert len({call.name for _, call in cases}) == len(held_out)
     for row, call in cases:
@@ -198,7 +199,7 @@ def test_evaluation_cases_end_with_a_question_and_expect_a_held_out_tool() -> No
 
 
 def test_the_scenario_is_written_as_the_rows_are() -> None:
-    (row,) = synth.agent_rows(1, seed=12)
+    (row,) = demo_rows.agent_rows(1, seed=12)
     ours, scenarios = row.messages[0].content, scenario.SYSTEM
     assert ours.splitlines()[0] == scenarios.splitlines()[0]
     tail = "Use the following format:"
@@ -210,8 +211,8 @@ def test_the_scenario_is_written_as_the_rows_are() -> None:
 
 
 @pytest.mark.parametrize("style", ["ms_agent", "messages"])
-def test_rows_are_written_as_users_have_them_and_read_back_the_same(tmp_path: Path, style: synth.Style) -> None:
-    rows = synth.agent_rows(7, seed=13, style=style)
+def test_rows_are_written_as_users_have_them_and_read_back_the_same(tmp_path: Path, style: demo_rows.Style) -> None:
+    rows = demo_rows.agent_rows(7, seed=13, style=style)
     assert write_jsonl(rows, tmp_path / "rows.jsonl") == 7
     lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     for row, line in zip(rows, lines, strict=True):
@@ -240,7 +241,7 @@ def calls(message: Message) -> list[tuple[str, object]]:
 
 
 def test_general_rows_are_distinct_short_and_partly_held_out() -> None:
-    train, test = synth.general_rows(), synth.general_rows("test")
+    train, test = general_rows(), general_rows("test")
     assert len(test) == 60
     assert len(train) + len(test) >= 420
     queries = [row["query"].lower() for row in (*train, *test)]
@@ -250,7 +251,7 @@ def test_general_rows_are_distinct_short_and_partly_held_out() -> None:
 
 
 def test_some_histories_are_as_clients_send_them_back() -> None:
-    rows = synth.agent_rows(40, seed=3, style="messages", rounds=(2, 2))
+    rows = demo_rows.agent_rows(40, seed=3, style="messages", rounds=(2, 2))
     sent_back = [row for row in rows if any(message.weight == 0 for message in row.messages)]
     assert len(sent_back) == 10
     for row in sent_back:
