@@ -568,6 +568,15 @@ def test_a_run_begins_at_the_reference_and_the_margin_of_rewards_grows(
     assert margins[-1] > 0.01
 
 
+def test_an_adapter_that_is_trained_further_is_its_own_reference(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", pair_rows(12))
+    first = run(tmp_path, data, rlhf_type="orpo", learning_rate=1e-2, eval_strategy="no")["last_model_checkpoint"]
+    history = run(tmp_path, data, init_adapter=first, eval_strategy="no")["log_history"]
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    plain = run(tmp_path, data, eval_strategy="no", max_steps=1)["log_history"]
+    assert history[0]["logps/chosen"] > plain[0]["logps/chosen"] + 0.2
+
+
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", label_rows(14))
     whole = run(tmp_path, data, rlhf_type="kto", save_steps=2)
@@ -612,6 +621,7 @@ def test_a_run_that_its_time_limit_stops_names_the_command_that_resumes_it(
         ({"streaming": True}, "--streaming does not work with swift rlhf"),
         ({"fsdp": "full_shard"}, "--fsdp does not work with swift rlhf yet"),
         ({"self_cognition_sample": 5}, "dialogues without preferences"),
+        ({"dataset": ["self-cognition#5"]}, "dialogues without preferences"),
     ],
 )
 def test_a_flag_that_is_wrong_or_would_be_ignored_is_refused_in_one_line(

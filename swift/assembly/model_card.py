@@ -21,7 +21,7 @@ BEGINS, ENDS = "## Training data", "## How to use it"
 """The sections of an adapter's card that also apply to a model merged from it."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SETTINGS = (
-    *("learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps", "batch_size"),
+    *("rlhf_type", "beta", "learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps", "batch_size"),
     *("gradient_accumulation_steps", "optim", "weight_decay", "max_length", "loss_scale", "dtype", "quantization_bit"),
     *("lora_rank", "lora_alpha", "lora_dropout_p", "lora_target_modules", "seed"),
 )

@@ -53,6 +53,8 @@ def method(preferences: PreferenceFlags) -> Method:
 
 def check(preferences: PreferenceFlags, cfg: TrainingConfig) -> None:
     """Raises ValueError for flags that are out of range, contradict each other or would be ignored. Reads nothing."""
+    from swift.data import self_cognition
+
     given, default, kind = flags.values(preferences), flags.values(PreferenceFlags()), preferences.rlhf_type
     for name, only in ONLY_FOR.items():
         if given[name] != default[name] and kind != only:
@@ -74,8 +76,9 @@ def check(preferences: PreferenceFlags, cfg: TrainingConfig) -> None:
     for name in ("fsdp", "deepspeed"):
         if getattr(cfg.parallel, name):
             raise ValueError(f"--{name} does not work with swift rlhf yet: leave it out (DDP), or use --device_map")
-    if cfg.data.self_cognition_sample:
-        raise ValueError("--self_cognition_sample adds dialogues without preferences: use swift sft for them")
+    named = [name.partition("#")[0] for value in cfg.data.dataset for name in value.split(",")]
+    if cfg.data.self_cognition_sample or self_cognition.NAME in named:
+        raise ValueError("self-cognition rows are dialogues without preferences: use swift sft for them")
 
 
 @gc_tuning.infrequent()  # also for the tokenising processes, which are forked within

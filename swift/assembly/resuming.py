@@ -76,7 +76,7 @@ def plan(steps: Steps, samples: Sequence[Sample], streaming: bool) -> dict[str, 
 
 
 def _fingerprint(samples: Sequence[Sample]) -> str:
-    """A hash of tokens and weights, of lengths only for samples made on demand."""
+    """A hash of tokens, weights and labels, of lengths only for samples made on demand."""
     from swift.train.lazy_datasets import LazySamples, lengths
 
     found = hashlib.sha256(array("q", lengths(samples)).tobytes())
@@ -84,6 +84,8 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
         for sample in samples:
             found.update(array("q", sample.tokens).tobytes())
             found.update(array("f", sample.weights).tobytes())
+            if sample.judged is not None:
+                found.update(bytes([sample.judged.label]))
     return found.hexdigest()[:16]
 
 
