@@ -89,7 +89,7 @@ def test_a_description_is_enough_for_dozens_of_questions_that_say_every_argument
 
 def test_values_are_many_so_that_they_have_to_be_copied() -> None:
     numbers = {made.arguments["number"] for made in requests(one(CANCEL))}
-    assert len(numbers) > 50 and all(re.fullmatch(r"HB-\d{4}", each) for each in numbers)
+    assert len(numbers) > 130 and all(re.fullmatch(r"HB-\d{4}", each) for each in numbers)
     readers = {made.arguments["reader"]["name"] for made in requests(one(LEND))}
     assert len(readers) > 30
 

@@ -507,7 +507,7 @@ def _strings(
         return [counted]
     if kind.name == "id" and own:  # codes like the examples: the same letters with other digits, or another code
         shapes = [shape(each) for each in own]
-        return [*own, *(each for each in shapes if re.search("[#^]", each))] * 2 + list(dict.fromkeys(shapes))
+        return [*own, *[each for each in shapes if re.search("[#^]", each)] * 8]
     made = _expanded(row, rng, zh)
     if own and kind.name == "text":  # nothing but the examples tells what the values are
         shapes = [each for each in map(shape, own) if "#" in each]
