@@ -28,6 +28,10 @@ from swift.data.preference_rows import read_pair
 from swift.data.rows import conversation
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
+from swift.eval import runner
+from swift.eval.records import Variant
+from swift.eval.task import Settings
+from swift.eval.tasks import general
 from swift.infer.local_chat import LocalChat
 from swift.model.load import load_model, load_tokenizer
 from swift.practice import clusters, figures, judging, sampling, selection, tasks
@@ -588,6 +592,20 @@ def test_a_real_model_is_measured_on_made_tasks(files: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert "start: pass@1 0.0%" in out
     assert math.isfinite(json.loads((files / "out/round-0/held_out.json").read_text())["general_loss"])
+
+
+def test_the_general_loss_is_that_of_swift_eval(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    folder = tiny_model_folder(tmp_path / "tiny")
+    renderer = Renderer(load_tokenizer(folder), template("chatml"))
+    engine = TorchEngine(load_model(folder, "fp32", "cpu"), renderer.stop.tokens, keep_weights=True)
+    chat = LocalChat(engine, renderer)
+    measured = general.load(Settings(variant="text"))
+    wanted = runner.jobs([(measured, measured.questions)], [Variant()])
+    losses = [each.scores["loss"] for each in runner.run(runner.Model(chat, SamplingParams()), wanted, 1)]
+    found = practice_setup.general_loss(Sampler(chat, SamplingParams()))
+    engine.close()
+    assert found == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from swift.practice.figures import Measured
     from swift.practice.sampling import Sampler, Tools
     from swift.practice.tasks import Task
+
+ROWS_AT_ONCE = 10
+"""Rows of general text in a batch."""
 
 
 class Policy(NamedTuple):
@@ -80,25 +84,38 @@ def measure(sampler: Sampler, tasks: Sequence[Task], samples: int, seed: int, wo
     if all(each.failure == ERROR for each in attempts):
         raise ValueError(f"no held-out task can be asked: {attempts[0].detail}")
     sampled = time.monotonic()
-    loss = general_loss(sampler, workers)
+    loss = general_loss(sampler)
     return figures.Measured(figures.outcomes(results), loss, time.monotonic() - began, sampled - began)
 
 
-def general_loss(sampler: Sampler, workers: int) -> float | None:
-    """The mean loss on held-out general text, in nats per token, as `swift eval --tasks general:text` computes it."""
-    from swift.engine.torch_engine import TorchEngine
-    from swift.eval import runner
-    from swift.eval.records import Variant
-    from swift.eval.task import Settings
-    from swift.eval.tasks import general
-    from swift.infer.local_chat import LocalChat
+def general_loss(sampler: Sampler) -> float | None:
+    """The mean loss on held-out general text, in nats per token: the figure of `swift eval --tasks general:text`.
 
-    if not isinstance(sampler.chat, LocalChat) or not isinstance(sampler.chat.engine, TorchEngine):
+    Rows are computed in batches of similar length, in fp32 on CPUs. None for a model that is not in this process.
+    """
+    from swift.data.general import general_rows
+    from swift.data.rows import conversation
+    from swift.engine.torch_engine import TorchEngine
+    from swift.infer.local_chat import LocalChat
+    from swift.train import reference
+    from swift.train.batch import collate
+    from swift.train.loss import output_head
+
+    chat = sampler.chat
+    if not isinstance(chat, LocalChat) or not isinstance(chat.engine, TorchEngine):
         return None
-    task = general.load(Settings(variant=general.TEXT))
-    jobs = runner.jobs([(task, task.questions)], [Variant()])
-    losses = [each.scores["loss"] for each in runner.run(runner.Model(sampler.chat, sampler.params), jobs, workers)]
-    return sum(losses) / len(losses)
+    model: Any = chat.engine.model
+    if model.device.type == "cpu" and "float32" not in str(model.dtype):
+        model = copy.deepcopy(model).float()  # bf16 is slow on many processors, and the engine still needs its own
+    samples = [sample for row in general_rows("test") for sample in chat.renderer.samples(conversation(dict(row)))]
+    samples.sort(key=lambda sample: len(sample.tokens))
+    total = 0.0
+    for start in range(0, len(samples), ROWS_AT_ONCE):
+        part = samples[start : start + ROWS_AT_ONCE]
+        batch = {name: each.to(model.device) for name, each in collate(part).items()}
+        found = reference.log_likelihoods(model, output_head(model), batch).tolist()
+        total -= sum(each / sample.trained for each, sample in zip(found, part, strict=True))
+    return total / len(samples)
 
 
 def made_tasks(seed: int, prefix: str, held_out: bool, seen: Collection[str]) -> Supply:
