@@ -386,10 +386,12 @@ def test_the_agent_has_no_revisions() -> None:
 def test_the_agent_calls_a_tool_and_answers() -> None:
     agent = swift.load_chat(model=AGENT)
     try:
-        trace = swift.run_agent(agent, "Add 17 and 25.", [HOUSE], temperature=0.0, max_new_tokens=128)
-        [call, *_] = trace.messages[1].tool_calls
-        assert call.name == "add"
-        assert json.loads(call.arguments) == {"numbers": [17, 25]}
-        assert "42" in trace.answer
+        question = "Turn on the lamp in the kitchen, please."
+        trace = swift.run_agent(agent, question, [HOUSE], temperature=0.0, max_new_tokens=128)
+        [call] = trace.messages[1].tool_calls
+        assert call.name == "switch_lamp"
+        assert json.loads(call.arguments) == {"room": "kitchen", "on": True}
+        assert json.loads(trace.messages[2].content)["kitchen"] is True
+        assert trace.answer
     finally:
         agent.engine.close()

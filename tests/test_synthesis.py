@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swift import cli
 from swift.agent import schemas
 from swift.chat import Conversation, Message, Tool
-from swift.synth import catalogue, phrasing, verify
+from swift.synth import catalogue, dialects, phrasing, verify
 from swift.synth.catalogue import Function
 from swift.synth.offers import Masking, Offers
 from swift.synth.overlap import Overlap, Question
@@ -143,6 +145,28 @@ def test_a_rule_for_a_value_stays_where_other_descriptions_are_left_out() -> Non
     offers = Offers(Masking(0, 0, 0, 0, 1), random.Random(1))
     shown = offers.offer(HOTELS.functions["add_guest"]).tool.parameters["properties"]
     assert "HH:MM" in shown["arrival"]["description"] and "description" not in shown["booking_number"]
+
+
+@pytest.mark.parametrize("dialect", dialects.DIALECTS, ids=lambda dialect: dialect.__name__)
+@pytest.mark.parametrize("name", HOTELS.functions)
+def test_every_dialect_of_a_schema_accepts_the_same_calls(name: str, dialect: Callable[..., dict[str, Any]]) -> None:
+    function = HOTELS.functions[name]
+    shown = dialect(function.spec["function"])
+    assert {shown["name"], shown["description"]} == {function.name, function.description}
+    checker = schemas.checker(shown["parameters"])
+    request = phrasing.request(function, function.ask[0], random.Random(3), optional=1.0)
+    assert checker.is_valid(request.arguments)
+    for required in (each for each, about in function.parameters.items() if not about.optional):
+        assert not checker.is_valid({each: value for each, value in request.arguments.items() if each != required})
+    if dialect in (dialects.closed, dialects.strict):
+        assert not checker.is_valid({**request.arguments, "additionalProperties": False})
+
+
+def test_a_choice_that_no_enum_lists_stands_in_the_description() -> None:
+    spec = HOTELS.functions["find_free_rooms"].spec["function"]
+    about = dialects.in_words(spec)["parameters"]["properties"]
+    assert "enum" not in about["sort_by"] and "One of: price, rating, distance." in about["sort_by"]["description"]
+    assert "default" not in about["nights"] and "Default is 1." in about["nights"]["description"]
 
 
 def _checked(call: Call, question: str, answer: str = "Done.") -> list[str]:

@@ -154,6 +154,7 @@ def synth(cfg: Synth) -> int:
 
 
 def show(cfg: Show) -> int:
+    from swift.assembly import checkpoints
     from swift.assembly.rendering import make_renderer
     from swift.assembly.sample_view import Lines, Page
     from swift.model.catalog import choose
@@ -165,7 +166,8 @@ def show(cfg: Show) -> int:
     rows = _rows(cfg)
     path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
-    renderer = make_renderer(path, cfg.template, spec, cfg.model.trust_remote_code)
+    template = checkpoints.named_template(cfg.model, cfg.template)
+    renderer = make_renderer(path, template, spec, cfg.model.trust_remote_code)
     diff = _template_diff(cfg, renderer, name) if cfg.against_template else None
     view: Lines | Page = Lines(renderer.decode) if cfg.json else Page(renderer.decode)
     bad, fates = 0, Counter[str]()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swift.chat import Tool, ToolCall
+from swift.synth import dialects
 from swift.synth.catalogue import Function, Parameter
 
 _SYLLABLES = (
@@ -39,13 +40,14 @@ class Offer:
 @dataclass(frozen=True)
 class Masking:
     """Shares of conversations: whose function names, or parameter names, say nothing; whose names are restyled; whose
-    descriptions are shortened, or missing for parameters."""
+    descriptions are shortened, or missing for parameters. `dialects`: schemas as different programs write them."""
 
     names: float = 0.12
     parameters: float = 0.08
     styles: float = 0.25
     short: float = 0.2
     bare: float = 0.12
+    dialects: bool = True
 
 
 class Offers:
@@ -60,6 +62,7 @@ class Offers:
         self._short = draw() < masking.short
         self._bare = draw() < masking.bare and not self._masks_parameters
         self._shuffles = draw() < 0.3
+        self._dialect = dialects.draw(rng) if masking.dialects else dict
         self._taken: set[str] = set()
 
     def offer(self, function: Function) -> Offer:
@@ -89,7 +92,7 @@ class Offers:
                 "required": [names[each] for each in schema["required"]],
             },
         }
-        return Offer(function, name, names, Tool({"type": "function", "function": shown}))
+        return Offer(function, name, names, Tool({"type": "function", "function": self._dialect(shown)}))
 
     def _shown(self, schema: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
         if self._bare and not _has_rule(parameter):
