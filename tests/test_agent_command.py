@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -229,7 +229,7 @@ def test_runs_go_side_by_side_and_each_keeps_its_own_dialogue(swift: Run, tmp_pa
 def test_ctrl_c_keeps_the_runs_that_are_finished(swift: Run, tmp_path: Path) -> None:
     def script(messages: Sequence[Message]) -> Iterator[Delta]:
         if messages[0].content == "1/4":
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # also wakes a read that waits
         return divider(messages)
 
     given = tasks(tmp_path / "tasks.jsonl", "1/2", "1/4", "1/8")

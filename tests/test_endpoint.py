@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import io
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -147,7 +147,7 @@ def test_ctrl_c_before_the_first_token_stops_the_server_too(swift: Run) -> None:
 
     def interrupt() -> None:
         begun.wait(10)
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # also wakes a read that waits
 
     with served(create_app(Scripted(script), "tiny")) as url:
         threading.Thread(target=interrupt).start()
