@@ -35,9 +35,30 @@ PROGRESS = 10.0
 
 
 @dataclass(frozen=True)
+class RoundTraining:
+    """Training of a round"""
+
+    keep: int = 2
+    """Different successes to train on, or failures to pair, for each task that is solved sometimes"""
+    always_share: float = 0.2
+    """Share of the rows that comes from tasks that are always solved"""
+    general_ratio: float = 0.25
+    """rft: general rows to mix in, as a multiple of the rows that were kept"""
+    learning_rate: float | None = None
+    """Peak learning rate; none means 5e-5 for rft and 1e-5 for dpo"""
+    epochs: float = 1.0
+    """Passes over the rows of a round"""
+    batch_size: int = 8
+    """Rows of a training step"""
+    lora_rank: int = 16
+    """Rank of a new adapter"""
+
+
+@dataclass(frozen=True)
 class Config:
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags()
+    training: RoundTraining = RoundTraining()
     ckpt_dir: str | None = flag(None, alias=("adapters",))
     """LoRA checkpoint that practises and is trained further; none begins a new adapter on the model"""
     tasks: str | None = None
@@ -67,24 +88,10 @@ class Config:
     """Sampling temperature of all attempts"""
     max_new_tokens: int = 256
     """Maximum tokens of a reply"""
-    keep: int = 2
-    """Different successes to train on, or failures to pair, for each task that is solved sometimes"""
-    always_share: float = 0.2
-    """Share of the rows that comes from tasks that are always solved"""
-    general_ratio: float = 0.25
-    """rft: general rows to mix in, as a multiple of the rows that were kept"""
     patience: int = 2
     """Rounds without a gain outside its interval after which practice ends"""
     general_loss_limit: float = 0.1
     """Nats per token by which the loss on general text may rise; a round beyond that is not kept"""
-    learning_rate: float | None = None
-    """Peak learning rate; none means 5e-5 for rft and 1e-5 for dpo"""
-    epochs: float = 1.0
-    """Passes over the rows of a round"""
-    batch_size: int = 8
-    """Rows of a training step"""
-    lora_rank: int = 16
-    """Rank of a new adapter"""
     max_batch: int = 16
     """Attempts at a time"""
     seed: int = 42
@@ -94,7 +101,7 @@ class Config:
 
     def __post_init__(self) -> None:
         whole = ("max_turns", "rounds", "samples", "held_out_tasks", "max_new_tokens", "keep", "patience", "batch_size")
-        values = vars(self)
+        values = {**vars(self), **vars(self.training)}
         for name in (*whole, "lora_rank", "max_batch", "tasks_per_round"):
             if values[name] is not None and values[name] < 1:
                 raise ValueError(f"--{name} {values[name]}: must be 1 or more")
@@ -103,10 +110,10 @@ class Config:
                 raise ValueError(f"--{name} {values[name]:g}: must be more than 0")
         if self.samples < 2:
             raise ValueError("--samples 1: a task that is solved sometimes needs at least 2 attempts")
-        if not 0 <= self.always_share < 1:
-            raise ValueError(f"--always_share {self.always_share:g}: must be 0 or more and below 1")
-        if self.general_ratio < 0:
-            raise ValueError(f"--general_ratio {self.general_ratio:g}: must be 0 or more")
+        if not 0 <= self.training.always_share < 1:
+            raise ValueError(f"--always_share {self.training.always_share:g}: must be 0 or more and below 1")
+        if self.training.general_ratio < 0:
+            raise ValueError(f"--general_ratio {self.training.general_ratio:g}: must be 0 or more")
         if self.tools and not self.tasks:
             raise ValueError("--tools needs --tasks: only you know which calls of your functions are right")
         if self.held_out and not self.tasks:
@@ -253,8 +260,8 @@ class Practice(NamedTuple):
         from swift.practice import selection
 
         cfg, offered = self.cfg, practice_setup.running(self.tools)
-        chosen = selection.select(results, offered, cfg.keep, cfg.always_share, cfg.seed)
-        pairs = selection.pairs(results, offered, cfg.keep) if cfg.method == "dpo" else None
+        chosen = selection.select(results, offered, cfg.training.keep, cfg.training.always_share, cfg.seed)
+        pairs = selection.pairs(results, offered, cfg.training.keep) if cfg.method == "dpo" else None
         number = at.keep_rows(chosen, pairs)
         print(
             f"solved always {chosen.always}, sometimes {chosen.sometimes}, never {chosen.never}: "
@@ -276,13 +283,13 @@ class Practice(NamedTuple):
     def training_words(self, policy: Policy, at: Round, seconds: float) -> list[str | Path]:
         """The flags of a training that both methods share."""
         cfg = self.cfg
-        rate = cfg.learning_rate or {"rft": 5e-5, "dpo": 1e-5}[cfg.method]
-        micro = next(size for size in (4, 2, 1) if cfg.batch_size % size == 0)
+        rate = cfg.training.learning_rate or {"rft": 5e-5, "dpo": 1e-5}[cfg.method]
+        micro = next(size for size in (4, 2, 1) if cfg.training.batch_size % size == 0)
         return [
-            *practice_setup.adapter_words(policy, cfg.lora_rank),
+            *practice_setup.adapter_words(policy, cfg.training.lora_rank),
             *("--dataset", at.rows_file, "--dataset_test_ratio", "0"),
-            *("--batch_size", str(micro), "--gradient_accumulation_steps", str(cfg.batch_size // micro)),
-            *("--num_train_epochs", f"{cfg.epochs:g}", "--learning_rate", f"{rate:g}"),
+            *("--batch_size", str(micro), "--gradient_accumulation_steps", str(cfg.training.batch_size // micro)),
+            *("--num_train_epochs", f"{cfg.training.epochs:g}", "--learning_rate", f"{rate:g}"),
             *("--max_minutes", f"{max(seconds, 1) / 60:.2f}", "--seed", str(cfg.seed + at.number)),
             *("--eval_strategy", "no", "--save_only_model", "true", "--report_to", "none"),
             *("--output_dir", at.folder / "train"),
@@ -349,12 +356,12 @@ def _rft(work: Practice) -> list[str | Path]:
     """The words of `swift sft`, with general rows beside those that were kept."""
     from swift.data.general import general_rows
 
-    if not work.cfg.general_ratio:
+    if not work.cfg.training.general_ratio:
         return ["sft"]
     general = work.folder / "general.jsonl"
     general.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in general_rows()), encoding="utf-8")
     return [
-        *("sft", "--train_dataset_mix_ratio", f"{work.cfg.general_ratio:g}"),
+        *("sft", "--train_dataset_mix_ratio", f"{work.cfg.training.general_ratio:g}"),
         *("--train_dataset_mix_ds", general),
     ]
 
