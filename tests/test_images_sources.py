@@ -376,6 +376,7 @@ def trained(folder: Path, name: str, **flags: Any) -> set[str]:
     values: dict[str, Any] = {"lora_target_modules": ("ALL",), "lora_modules_to_save": (), "lora_rank": 2}
     values |= {"lora_alpha": 4, "lora_dropout_p": 0.0, "lora_bias_trainable": "none", "lora_dtype": "AUTO"}
     values |= {"use_rslora": False, "use_dora": False, "init_lora_weights": "true", "lora_lr_ratio": None}
+    values |= {"init_adapter": None}
     values |= {flag: flags.get(flag, 0.0 if flag == "freeze_parameters" else ()) for flag in TUNERS["full"].flags}
     tuned = tune(load.load_model(folder), name, values | flags)
     names = (name for name, parameter in tuned.named_parameters() if parameter.requires_grad)

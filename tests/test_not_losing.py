@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch.multiprocessing import reductions
 from transformers import TrainerCallback
 
-from swift.train import checkpoint
+from swift.train import checkpoint, stopping
 
 KILLS = """
 import os, random, signal, sys, time
@@ -182,6 +183,24 @@ def test_a_dead_process_that_makes_batches_is_one_line(
     with pytest.raises(ChildProcessError, match=r"step \d+: a data loader process .*; the last complete checkpoint"):
         one.train()
     assert checkpoint.newest(tmp_path)
+
+
+def test_a_death_that_is_reported_again_while_it_is_told_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = partial(stopping.deaths_told, lambda reason: f"step 3: {reason}")
+    quiet, again = signal.signal, ["DataLoader worker (pid 7) is killed by signal: Killed."]
+
+    def signal_of_child(*settings: Any) -> Any:
+        if again:
+            raise RuntimeError(again.pop())  # as torch's handler of SIGCHLD does, wherever the main thread is
+        return quiet(*settings)
+
+    monkeypatch.setattr("swift.train.stopping.signal.signal", signal_of_child)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(ChildProcessError, match=r"^step 3: a data loader process .* died"), told(), told():
+            raise ConnectionResetError
+    finally:
+        quiet(signal.SIGCHLD, before)
 
 
 def test_an_error_in_a_data_loader_process_is_reported_as_what_it_is(tmp_path: Path) -> None:

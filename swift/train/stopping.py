@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +30,27 @@ class StopControl(TrainerCallback):  # type: ignore[misc]
         control.should_log |= control.should_training_stop
 
 
-def died(error: Exception) -> str:
+@contextmanager
+def deaths_told(tell: Callable[[str], str]) -> Iterator[None]:
+    """Raises ChildProcessError(tell(reason)) for an error that reports the death of another process of the run.
+
+    torch's handler of SIGCHLD may report the death a second time while the first report is being handled: use it twice,
+    one inside the other.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        main = threading.current_thread() is threading.main_thread()
+        # torch's handler would report the death again at any later point
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+        if reason := _died(error):
+            raise ChildProcessError(tell(reason)) from error
+        if main:
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+        raise
+
+
+def _died(error: Exception) -> str:
     """Which process died, if a library's error reports a death; empty for any other error."""
     text = str(error)
     reported = "DataLoader worker" in text and not text.startswith("Caught ")  # Caught: an exception within a worker

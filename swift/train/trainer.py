@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ from swift.train.reference import log_likelihoods
 from swift.train.report import peak_memory
 from swift.train.signals import Signals
 from swift.train.steps import warmup_steps
-from swift.train.stopping import StopControl, died
+from swift.train.stopping import StopControl, deaths_told
 from swift.train.throughput import Throughput
 from swift.train.weight_change import StartWeights
 
@@ -378,23 +378,17 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         if self.stream is not None and (resumed := settings.get("resume_from_checkpoint")):
             done = TrainerState.load_from_json(str(Path(resumed) / checkpoint.STATE)).global_step
             self.stream.skip(done * self.args.gradient_accumulation_steps)
+        told = partial(deaths_told, self._death)
         try:
-            with self.signals.listening(aloud=self.args.process_index == 0):
+            with told(), told(), self.signals.listening(aloud=self.args.process_index == 0):
                 return super().train(*args, **settings)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            main = threading.current_thread() is threading.main_thread()
-            # torch's handler would report the death again at any later point
-            handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
-            if reason := died(error):
-                step = self.state.global_step + 1
-                raise ChildProcessError(f"step {step}: {reason}; {self._last_checkpoint()}") from error
-            if main:
-                signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
-            raise
         finally:
             if self._micro_batches:
                 self._micro_batches.close()
                 self._micro_batches = None
+
+    def _death(self, reason: str) -> str:
+        return f"step {self.state.global_step + 1}: {reason}; {self._last_checkpoint()}"
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
