@@ -27,7 +27,9 @@ from swift.flag_groups import TemplateFlags
 from swift.images import Access, as_url, picture, read, size
 from swift.infer import remote_chat
 from swift.model import load
-from swift.serve import request_bodies
+from swift.serve.bad_request import BadRequest
+from swift.serve.formats import request_fields
+from swift.serve.formats.chat_completions_request import ChatRequest
 from swift.template import Renderer, jinja, template
 from swift.template.image_processor import ImageProcessor
 from swift.tuner.apply import tune
@@ -272,7 +274,7 @@ def test_an_image_of_a_row_is_fetched_once(web: ThreadingHTTPServer, tmp_path: P
 
 def asked_with(content: Any, role: str = "user") -> tuple[Message, ...]:
     body = {"model": "m", "messages": [{"role": role, "content": content}]}
-    return request_bodies.read(request_bodies.ChatRequest, json.dumps(body).encode()).dialogue
+    return request_fields.parse(ChatRequest, json.dumps(body).encode()).inner.messages
 
 
 def part(url: str) -> dict[str, Any]:
@@ -291,10 +293,10 @@ def test_parts_of_a_request_become_a_text_with_places() -> None:
         ([part("a.png"), text(PLACE)], "U+FFFC"),
         ([part("a.png"), {"type": "input_audio"}], "only parts of type text"),
     ):
-        with pytest.raises(request_bodies.BadRequest) as refused:
+        with pytest.raises(BadRequest) as refused:
             asked_with(content)
         assert refused.value.param == "messages[0].content" and said in str(refused.value)
-    with pytest.raises(request_bodies.BadRequest, match=r"messages\[0\]\.content: only user messages can have images"):
+    with pytest.raises(BadRequest, match=r"messages\[0\]\.content: only user messages can have images"):
         asked_with([part("a.png")], "assistant")
 
 

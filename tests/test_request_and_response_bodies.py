@@ -10,36 +10,38 @@ import pytest
 from swift.chat import Delta, Logprob, Message, Tool, ToolCall, Usage
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
-from swift.serve import request_bodies, response_bodies
+from swift.serve.bad_request import BadRequest
+from swift.serve.error_bodies import openai_error
+from swift.serve.formats import request_fields
+from swift.serve.formats.chat_completions_request import ChatRequest
+from swift.serve.formats.chat_completions_response import ChatCompletionBuilder
+from swift.serve.formats.choice_builder import ResponseOptions
+from swift.serve.formats.completions_request import TextRequest
+from swift.serve.formats.completions_response import CompletionBuilder
+from swift.serve.response_builder import ResponseBuilder, as_json
 
 DEFAULTS = SamplingParams(max_tokens=64, clip=True, temperature=0.3, top_k=20, top_p=0.7, seed=1, stop=("END",))
 USER = {"role": "user", "content": "hi"}
 FIRE = {"type": "function", "function": {"name": "fire", "parameters": {"type": "object", "n": 1.5}}}
 
 
-def chat(**fields: Any) -> request_bodies.ChatRequest:
-    return request_bodies.read(
-        request_bodies.ChatRequest, json.dumps({"model": "m", "messages": [USER], **fields}).encode()
-    )
+def chat(**fields: Any) -> ChatRequest:
+    return request_fields.parse(ChatRequest, json.dumps({"model": "m", "messages": [USER], **fields}).encode())
 
 
-def refusal(
-    shape: Any = request_bodies.ChatRequest, body: bytes | None = None, **fields: Any
-) -> request_bodies.BadRequest:
+def refusal(shape: Any = ChatRequest, body: bytes | None = None, **fields: Any) -> BadRequest:
     sent = (
         body if body is not None else json.dumps({"model": "m", "messages": [USER], "prompt": "x", **fields}).encode()
     )
-    with pytest.raises(request_bodies.BadRequest) as caught:
-        request = request_bodies.read(shape, sent)
-        request.params(DEFAULTS)
-        if isinstance(request, request_bodies.ChatRequest):
-            _ = request.dialogue
+    with pytest.raises(BadRequest) as caught:
+        request = request_fields.parse(shape, sent)
+        (request.inner if isinstance(request, ChatRequest) else request).params(DEFAULTS)
     assert caught.value.status in (400, 413)
     return caught.value
 
 
 def written(value: Any) -> Any:
-    return json.loads(response_bodies.as_json(value))
+    return json.loads(as_json(value))
 
 
 def test_every_role_and_kind_of_content_is_read() -> None:
@@ -53,7 +55,7 @@ def test_every_role_and_kind_of_content_is_read() -> None:
             {"role": "assistant", "content": "Thought: "},
         ]
     )
-    assert request.dialogue == (
+    assert request.inner.messages == (
         Message("system", "be brief"),
         Message("user", "one\ntwo"),
         Message("assistant", "", (ToolCall("fire", '{"a":  1}', "c1"),)),
@@ -79,7 +81,7 @@ def test_every_role_and_kind_of_content_is_read() -> None:
     ],
 )
 def test_variables_of_the_chat_template_are_read(fields: dict[str, Any], variables: dict[str, Any]) -> None:
-    assert chat(**fields).template_kwargs == variables
+    assert chat(**fields).inner.template_kwargs == variables
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_reserved_and_contradictory_variables_are_refused(fields: dict[str, Any]
 
 def test_leading_system_messages_are_joined_and_a_later_one_stays_in_its_place() -> None:
     first, second = {"role": "system", "content": "a"}, {"role": "developer", "content": "b"}
-    said = chat(messages=[first, second, USER, {"role": "assistant", "content": "yes"}, second, USER]).dialogue
+    said = chat(messages=[first, second, USER, {"role": "assistant", "content": "yes"}, second, USER]).inner.messages
     assert [(message.role, message.content) for message in said] == [
         ("system", "a\n\nb"),
         ("user", "hi"),
@@ -130,7 +132,7 @@ def calling(*ids: str | None) -> dict[str, Any]:
 
 
 def results(*messages: Any) -> list[tuple[str, str]]:
-    said = chat(messages=[USER, *messages]).dialogue
+    said = chat(messages=[USER, *messages]).inner.messages
     return [(message.tool_call_id, message.content) for message in said if message.role == "tool"]
 
 
@@ -172,7 +174,7 @@ def test_calls_and_results_that_do_not_match_are_refused(messages: list[Any], pa
 
 def test_reasoning_and_refusals_of_the_assistant_are_read() -> None:
     def last(**fields: Any) -> tuple[str, str]:
-        message = chat(messages=[USER, {"role": "assistant", **fields}]).dialogue[-1]
+        message = chat(messages=[USER, {"role": "assistant", **fields}]).inner.messages[-1]
         return message.content, message.reasoning
 
     assert last(content="yes", reasoning_content="hm") == ("yes", "hm")
@@ -188,7 +190,8 @@ def test_reasoning_and_refusals_of_the_assistant_are_read() -> None:
     assert last(content=[{**thought, "thinking": [{"type": "text", "text": "hm"}]}]) == ("", "hm")
     assert last(content=[{"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": "yes"}]) == ("yes", "hm")
     assert (
-        chat(messages=[{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]).dialogue[0].content == "x"
+        chat(messages=[{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]).inner.messages[0].content
+        == "x"
     )
     for wrong in ({"content": [thought]}, {"content": [{"type": "refusal", "refusal": "no"}]}):
         assert refusal(messages=[{"role": "user", **wrong}]).param == "messages[0].content"
@@ -197,8 +200,10 @@ def test_reasoning_and_refusals_of_the_assistant_are_read() -> None:
 
 
 def test_fields_that_are_not_set_get_the_servers_defaults() -> None:
-    assert chat().params(DEFAULTS) == DEFAULTS
-    assert chat(temperature=None, stop=None, seed=None, n=1, user="me", frobnicate=[1]).params(DEFAULTS) == DEFAULTS
+    assert chat().inner.params(DEFAULTS) == DEFAULTS
+    assert (
+        chat(temperature=None, stop=None, seed=None, n=1, user="me", frobnicate=[1]).inner.params(DEFAULTS) == DEFAULTS
+    )
 
 
 def test_every_option_of_a_request_wins_over_the_defaults() -> None:
@@ -217,7 +222,7 @@ def test_every_option_of_a_request_wins_over_the_defaults() -> None:
         include_stop_str_in_output=False,
         ignore_eos=True,
     )
-    assert request.params(DEFAULTS) == SamplingParams(
+    assert request.inner.params(DEFAULTS) == SamplingParams(
         max_tokens=5,
         temperature=0,
         top_k=0,
@@ -231,21 +236,21 @@ def test_every_option_of_a_request_wins_over_the_defaults() -> None:
         include_stop=False,
         ignore_eos=True,
     )
-    assert chat(stop=["a", "b"]).params(DEFAULTS).stop == ("a", "b")
-    assert chat(stop=[]).params(DEFAULTS).stop == ()
-    assert chat(max_tokens=5, max_completion_tokens=9).params(DEFAULTS).max_tokens == 9
+    assert chat(stop=["a", "b"]).inner.params(DEFAULTS).stop == ("a", "b")
+    assert chat(stop=[]).inner.params(DEFAULTS).stop == ()
+    assert chat(max_tokens=5, max_completion_tokens=9).inner.params(DEFAULTS).max_tokens == 9
 
 
 def test_a_top_p_of_0_is_greedy() -> None:
-    params = chat(top_p=0, temperature=1).params(DEFAULTS)
+    params = chat(top_p=0, temperature=1).inner.params(DEFAULTS)
     assert (params.temperature, params.top_p) == (0, 1)
 
 
 def test_tools_are_kept_as_sent_and_left_out_with_tool_choice_none() -> None:
-    assert chat(tools=[FIRE]).offered_tools == (Tool(FIRE),)
-    assert chat(tools=[FIRE], tool_choice="auto").offered_tools == (Tool(FIRE),)
-    assert chat(tools=[FIRE], tool_choice="none").offered_tools == ()
-    assert chat(tools=[]).offered_tools == ()
+    assert chat(tools=[FIRE]).inner.offered_tools == (Tool(FIRE),)
+    assert chat(tools=[FIRE], tool_choice="auto").inner.offered_tools == (Tool(FIRE),)
+    assert chat(tools=[FIRE], tool_choice="none").inner.offered_tools == ()
+    assert chat(tools=[]).inner.offered_tools == ()
 
 
 @pytest.mark.parametrize(
@@ -366,7 +371,7 @@ def allowed(mode: str) -> dict[str, Any]:
     ],
 )
 def test_the_rules_for_a_reply_follow_from_the_request(fields: dict[str, Any], rules: Rules | None) -> None:
-    assert chat(**{"tools": [FIRE, WATER], **fields}).rules(guide_tools=False) == rules
+    assert chat(**{"tools": [FIRE, WATER], **fields}).inner.rules(guide_tools=False) == rules
 
 
 @pytest.mark.parametrize(
@@ -386,7 +391,7 @@ def test_the_rules_for_a_reply_follow_from_the_request(fields: dict[str, Any], r
 def test_only_strict_schemas_must_be_enforced_in_full(
     fields: dict[str, Any], strict: tuple[str, ...], strict_schema: bool
 ) -> None:
-    rules = chat(**{"tools": [FIRE, WATER], **fields}).rules(guide_tools=False)
+    rules = chat(**{"tools": [FIRE, WATER], **fields}).inner.rules(guide_tools=False)
     assert rules is not None
     assert (rules.strict, rules.strict_schema) == (frozenset(strict), strict_schema)
 
@@ -401,12 +406,12 @@ def test_only_strict_schemas_must_be_enforced_in_full(
 )
 def test_schemas_of_earlier_drafts_are_schemas(schema: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-    assert chat(tools=[tool]).offered_tools[0].name == "f"
+    assert chat(tools=[tool]).inner.offered_tools[0].name == "f"
 
 
 def test_a_server_may_guide_every_offered_tool() -> None:
-    assert chat(tools=[FIRE]).rules(guide_tools=True) == Rules((Tool(FIRE),))
-    assert chat().rules(guide_tools=True) is None
+    assert chat(tools=[FIRE]).inner.rules(guide_tools=True) == Rules((Tool(FIRE),))
+    assert chat().inner.rules(guide_tools=True) is None
 
 
 @pytest.mark.parametrize(
@@ -430,19 +435,17 @@ def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> Non
 
 def test_prompts_are_texts_or_tokens_one_or_several() -> None:
     def prompt(value: Any) -> Any:
-        return request_bodies.read(
-            request_bodies.TextRequest, json.dumps({"model": "m", "prompt": value}).encode()
-        ).prompt
+        return request_fields.parse(TextRequest, json.dumps({"model": "m", "prompt": value}).encode()).prompt
 
     assert prompt("Once") == ["Once"]
     assert prompt(["Once", "Twice"]) == ["Once", "Twice"]
     assert prompt([1, 2]) == [[1, 2]]
     assert prompt([[1, 2], [3]]) == [[1, 2], [3]]
     for wrong in ("", [], [1, "a"], ["a", 1], [True], [[]], [[1], [True]], 3, None, {}):
-        assert refusal(request_bodies.TextRequest, prompt=wrong).param == "prompt", wrong
-    assert str(refusal(request_bodies.TextRequest, echo=True)) == "echo: only false is supported, not true"
-    assert refusal(request_bodies.TextRequest, suffix="x").param == "suffix"
-    assert refusal(request_bodies.TextRequest, best_of=2).param == "best_of"
+        assert refusal(TextRequest, prompt=wrong).param == "prompt", wrong
+    assert str(refusal(TextRequest, echo=True)) == "echo: only false is supported, not true"
+    assert refusal(TextRequest, suffix="x").param == "suffix"
+    assert refusal(TextRequest, best_of=2).param == "best_of"
 
 
 DELTAS = [
@@ -455,7 +458,7 @@ SAID = [Delta(text="There "), Delta(text=""), Delta(text="is", finish="length", 
 
 
 def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
-    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
+    reply = ChatCompletionBuilder(ResponseOptions("m"))
     for delta in SAID:
         reply.add(0, delta)
     body = written(reply.response())
@@ -477,7 +480,7 @@ def test_a_chat_completion_has_openais_keys_and_no_others() -> None:
 
 
 def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None:
-    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
+    reply = ChatCompletionBuilder(ResponseOptions("m"))
     for delta in DELTAS:
         reply.add(0, delta)
     choice = written(reply.response())["choices"][0]
@@ -490,20 +493,17 @@ def test_tool_calls_have_ids_and_json_arguments_where_they_can_be_read() -> None
 
 
 def test_a_reply_of_calls_has_null_content_and_an_empty_reply_an_empty_string() -> None:
-    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
+    reply = ChatCompletionBuilder(ResponseOptions("m"))
     reply.add(0, DELTAS[1])
     assert written(reply.response())["choices"][0]["message"]["content"] is None
-    assert (
-        written(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")).response())["choices"][0][
-            "message"
-        ]["content"]
-        == ""
-    )
+    assert written(ChatCompletionBuilder(ResponseOptions("m")).response())["choices"][0]["message"]["content"] == ""
 
 
-def streamed(reply: response_bodies.ResponseBuilder, deltas: list[Delta]) -> list[Any]:
-    events = [*reply.start(), *(event for delta in deltas for event in reply.add(0, delta)), *reply.end()]
-    bodies = [written(event) for event in events]
+def streamed(reply: ResponseBuilder, deltas: list[Delta]) -> list[Any]:
+    events = [*reply.start(), *(event for delta in deltas for event in reply.add(0, delta))]
+    *lines, done, rest = ("".join(map(reply.frame, events)) + reply.end()).split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    bodies = [json.loads(line.removeprefix("data: ")) for line in lines]
     assert len({(body.pop("id"), body.pop("created"), body.pop("model")) for body in bodies}) == 1
     return bodies
 
@@ -512,9 +512,7 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
     def choice(delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
         return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
 
-    bodies = streamed(
-        response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", include_usage=True)), SAID
-    )
+    bodies = streamed(ChatCompletionBuilder(ResponseOptions("m", include_usage=True)), SAID)
     assert {body.pop("object") for body in bodies} == {"chat.completion.chunk"}
     assert bodies == [
         {"choices": choice({"role": "assistant", "content": ""}), "usage": None},
@@ -523,14 +521,11 @@ def test_chunks_have_openais_keys_and_usage_comes_last_when_asked_for() -> None:
         {"choices": choice({"content": ""}, "length"), "usage": None},
         {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}},
     ]
-    assert all(
-        "usage" not in body
-        for body in streamed(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")), SAID)
-    )
+    assert all("usage" not in body for body in streamed(ChatCompletionBuilder(ResponseOptions("m")), SAID))
 
 
 def test_streamed_tool_calls_are_numbered() -> None:
-    bodies = streamed(response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m")), DELTAS)
+    bodies = streamed(ChatCompletionBuilder(ResponseOptions("m")), DELTAS)
     parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
     assert [part["index"] for part in parts] == [0, 1]
     assert parts[1] == {"index": 1, "id": "c2", "type": "function", "function": DELTA_CALL}
@@ -543,7 +538,7 @@ DELTA_CALL = {"name": "fire", "arguments": "/tmp/1.jpg"}
 def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
     call = ToolCall("fire", "", "c1")
     deltas = [Delta(tool_call=call), Delta(tool_call=ToolCall("", '{"a"')), Delta(tool_call=ToolCall("", ": 1}"))]
-    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m"))
+    reply = ChatCompletionBuilder(ResponseOptions("m"))
     bodies = streamed(reply, [*deltas, Delta(finish="tool_calls")])
     parts = [part for body in bodies for part in body["choices"][0]["delta"].get("tool_calls", [])]
     assert parts == [
@@ -555,7 +550,7 @@ def test_arguments_are_streamed_as_they_come_after_the_name() -> None:
 
 
 def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
-    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", n=2))
+    reply = ChatCompletionBuilder(ResponseOptions("m", n=2))
     reply.add(1, Delta("b", finish="length", usage=Usage(7, 1)))
     reply.add(0, Delta("a", finish="stop", usage=Usage(7, 2)))
     body = written(reply.response())
@@ -564,7 +559,7 @@ def test_choices_have_their_number_and_prompts_are_counted_once() -> None:
         (1, "b", "length"),
     ]
     assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    two = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", n=2, prompts=2))
+    two = CompletionBuilder(ResponseOptions("m", n=2, prompts=2))
     for index in range(4):
         two.add(index, Delta("x", finish="stop", usage=Usage(3 if index < 2 else 5, 1)))
     assert two.usage == Usage(8, 4)
@@ -575,7 +570,7 @@ HALF = Logprob(5, "图".encode()[:2], -0.5, (Logprob(5, "图".encode()[:2], -0.5
 
 def test_log_probabilities_have_openais_shapes() -> None:
     delta = Delta("a", logprobs=(Logprob(6, b"a", -0.25), HALF), finish="stop")
-    reply = response_bodies.ChatCompletionBuilder(response_bodies.ResponseOptions("m", top_logprobs=2))
+    reply = ChatCompletionBuilder(ResponseOptions("m", top_logprobs=2))
     events = [written(event) for event in reply.add(0, delta)]
     expected = {
         "content": [
@@ -595,7 +590,7 @@ def test_log_probabilities_have_openais_shapes() -> None:
     assert events[0]["choices"][0]["logprobs"] == expected
     assert events[1]["choices"][0]["logprobs"] is None
     assert written(reply.response())["choices"][0]["logprobs"] == expected
-    text = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", top_logprobs=2))
+    text = CompletionBuilder(ResponseOptions("m", top_logprobs=2))
     text.add(0, delta)
     assert written(text.response())["choices"][0]["logprobs"] == {
         "tokens": ["a", "\ufffd"],
@@ -610,14 +605,14 @@ def test_a_text_completion_has_the_same_shape_complete_and_streamed() -> None:
         return [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish}]
 
     usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-    bodies = streamed(response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m", include_usage=True)), SAID)
+    bodies = streamed(CompletionBuilder(ResponseOptions("m", include_usage=True)), SAID)
     assert [(body["choices"], body["usage"]) for body in bodies] == [
         (choice("There "), None),
         (choice("is"), None),
         (choice("", "length"), None),
         ([], usage),
     ]
-    reply = response_bodies.CompletionBuilder(response_bodies.ResponseOptions("m"))
+    reply = CompletionBuilder(ResponseOptions("m"))
     for delta in SAID:
         reply.add(0, delta)
     body = written(reply.response())
@@ -625,7 +620,7 @@ def test_a_text_completion_has_the_same_shape_complete_and_streamed() -> None:
 
 
 def test_an_error_has_openais_shape() -> None:
-    assert json.loads(response_bodies.error_json("no", 400, param="n")) == {
+    assert json.loads(openai_error("no", 400, param="n")) == {
         "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}
     }
-    assert json.loads(response_bodies.error_json("ach", 500))["error"]["type"] == "server_error"
+    assert json.loads(openai_error("ach", 500))["error"]["type"] == "server_error"

@@ -193,6 +193,8 @@ def test_a_key_is_required_and_never_logged(caplog: pytest.LogCaptureFixture) ->
         {"Authorization": "Bearer secret"},
         {"Authorization": "sécret".encode()},
         {"Authorization": "Bearer"},
+        {"x-api-key": "secret"},
+        {"Authorization": "Bearer secret", "x-api-key": "secret"},
     ):
         for response in (
             http.get("/v1/models", headers=header),
@@ -200,10 +202,20 @@ def test_a_key_is_required_and_never_logged(caplog: pytest.LogCaptureFixture) ->
             http.post("/v1/completions", content=b"{", headers=header),
         ):
             assert error(response, 401)["code"] == "invalid_api_key"
-    right = {"Authorization": "Bearer sécret".encode()}
-    assert http.get("/v1/models", headers=right).status_code == 200
+    for right in ({"Authorization": "Bearer sécret".encode()}, {"x-api-key": "sécret".encode()}):
+        assert http.get("/v1/models", headers=right).status_code == 200
     assert http.get("/health").status_code == 200
     assert "cret" not in caplog.text
+
+
+def test_errors_have_anthropics_shape_on_its_routes_alone() -> None:
+    response = client().post("/v1/messages/of/nobody", json={})
+    told = response.json()
+    assert response.status_code == 404
+    assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
+    assert "/v1/messages/of/nobody" in told["error"]["message"]
+    assert told["request_id"] == response.headers["request-id"]
+    error(client().post("/v1/messages_of_nobody", json={}), 404)
 
 
 def test_the_error_for_an_unknown_model_lists_the_known_ones() -> None:

@@ -20,13 +20,19 @@ class ApiKeys:
         return bool(self._keys)
 
     def check(self, request: Request) -> None:
-        """Raises BadRequest (401) for a request without one of the keys."""
+        """Raises BadRequest (401) for a request with none of the keys, neither as OpenAI's clients send it nor as
+        Anthropic's."""
         if not self._keys:
             return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        other = request.headers.get("x-api-key", "")
+        accepted = [self._is_known(token) and scheme.lower() == "bearer", self._is_known(other)]
+        if not any(accepted):
+            none = "no API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+            raise BadRequest("incorrect API key" if token or other else none, status=401, code="invalid_api_key")
+
+    def _is_known(self, given: str) -> bool:
         # Header bytes arrive as Latin-1. compare_digest takes the same time wherever the first difference is, and
         # every key is compared.
         right = [hmac.compare_digest(given.strip().encode("latin-1"), key) for key in self._keys]
-        if scheme.lower() != "bearer" or not any(right):
-            what = "incorrect API key" if given else "no API key: send it as 'Authorization: Bearer KEY'"
-            raise BadRequest(what, status=401, code="invalid_api_key")
+        return any(right)

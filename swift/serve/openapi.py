@@ -10,7 +10,9 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from swift.serve.request_bodies import ChatRequest, LoadRequest, TextRequest, UnloadRequest
+from swift.serve.formats.adapter_requests import LoadRequest, UnloadRequest
+from swift.serve.formats.chat_completions_request import ChatRequest
+from swift.serve.formats.completions_request import TextRequest
 
 _ERROR = {
     "type": "object",
@@ -61,8 +63,14 @@ def openapi() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "swift", "version": "1", "description": "OpenAI's chat completions and completions API"},
-        "security": [{}, {"key": []}],
-        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "security": [{}, {"key": []}, {"x-api-key": []}],
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
         "paths": {
             "/": {"get": _operation("Index page", _json({"type": "object"}) | {"text/html": {}})},
             "/health": {"get": _operation("Health check", _json({"type": "object"}))},

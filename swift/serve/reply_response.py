@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,10 +12,9 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from swift.engine.sampling import TooLong
-from swift.serve import response_bodies
 from swift.serve.bad_request import BadRequest
 from swift.serve.reply_threads import ReplyCounter, ReplyThreads, Start
-from swift.serve.response_bodies import ResponseBuilder
+from swift.serve.response_builder import ResponseBuilder, as_json
 
 log = logging.getLogger("swift.serve")
 
@@ -85,7 +84,7 @@ class ReplyResponse:
                 return Response(status_code=CLIENT_CLOSED)
         finally:
             self._replies.stop()
-        return json_response(response_bodies.as_json(self.builder.response()))
+        return json_response(as_json(self.builder.response()))
 
     async def send(self, send: Send) -> None:
         """Sends the events. Deltas since the last write are sent together: slow clients get fewer, larger writes."""
@@ -103,22 +102,17 @@ class ReplyResponse:
         deltas = self._first
         opening = self.builder.start()
         while deltas:
-            yield _events_text(
-                [*opening, *(event for index, delta in deltas for event in self.builder.add(index, delta))]
-            )
+            events = [*opening, *(event for index, delta in deltas for event in self.builder.add(index, delta))]
+            yield "".join(map(self.builder.frame, events))
             opening = []
             try:
                 deltas = await self._replies.read()
             except Exception:  # the status has been sent: only an event can report the error
                 log.exception("a stream failed")
-                yield _event(
-                    response_bodies.error_json(
-                        "internal server error during the reply: the server's log has the details", 500
-                    )
-                )
+                yield self.builder.failed("internal server error during the reply: the server's log has the details")
                 return
         if not self._replies.stopped:
-            yield _events_text(self.builder.end()) + _event("[DONE]")
+            yield self.builder.end()
 
 
 class _EventStream(Response):
@@ -146,14 +140,6 @@ async def _stopped_on_disconnect(request: Request, replies: ReplyThreads) -> Asy
         yield
     finally:
         watching.cancel()
-
-
-def _events_text(events: Iterable[Any]) -> str:
-    return "".join(_event(response_bodies.as_json(event)) for event in events)
-
-
-def _event(data: str) -> str:
-    return f"data: {data}\n\n"
 
 
 def json_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

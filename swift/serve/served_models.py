@@ -7,8 +7,8 @@ from typing import Protocol
 
 from openai.types import Model
 
-from swift.serve import response_bodies
 from swift.serve.bad_request import BadRequest
+from swift.serve.formats.model_cards import model_card
 
 
 class AdapterHost(Protocol):
@@ -23,12 +23,12 @@ class ServedModels:
 
     def __init__(self, base: str, owned_by: str, adapters: Iterable[str] = ()) -> None:
         self.base, self._owned_by = base, owned_by
-        self._cards = {base: response_bodies.model_card(base, owned_by)}
+        self._cards = {base: model_card(base, owned_by)}
         for name in adapters:
             self.add(name)
 
     def add(self, name: str) -> None:
-        self._cards[name] = response_bodies.model_card(name, self._owned_by, self.base)
+        self._cards[name] = model_card(name, self._owned_by, self.base)
 
     def remove(self, name: str) -> None:
         del self._cards[name]

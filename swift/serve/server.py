@@ -1,4 +1,4 @@
-"""The app factory of an OpenAI-compatible server. Knows no JSON shape and no model."""
+"""The app factory of the server. Knows no JSON shape and no model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from swift.guided.guide import Guide
 from swift.infer.chat import Chat
 from swift.serve.api_keys import ApiKeys
 from swift.serve.body_reader import LIMITS, Limits
+from swift.serve.chat_service import ChatService, LoadImages
 from swift.serve.error_handlers import add_error_handlers
 from swift.serve.metrics import Metrics
 from swift.serve.request_log import RequestLog
-from swift.serve.routes.chat_completions import LoadImages, add_chat_routes
+from swift.serve.routes.chat_completions import add_chat_routes
 from swift.serve.routes.completions import Complete, add_completion_routes
 from swift.serve.routes.models import add_adapter_routes, add_model_routes
 from swift.serve.routes.status import add_status_routes
@@ -69,7 +70,8 @@ def create_app(
     add_status_routes(app, metrics)
     add_model_routes(app, service)
     guide_tools = guide_tools and guide is not None
-    add_chat_routes(app, service, chat, Guides(guide), guide_tools, load_images, template_variables)
+    chats = ChatService(service, chat, Guides(guide), guide_tools, load_images, template_variables)
+    add_chat_routes(app, chats)
     add_completion_routes(app, service, complete)
     add_unsupported_routes(app, service.api_keys)
     add_adapter_routes(app, service, adapters)

@@ -6,25 +6,28 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from swift.engine.sampling import SamplingParams, TooLong
 from swift.infer.chat import Deltas
-from swift.serve import request_bodies
 from swift.serve.api_keys import ApiKeys
 from swift.serve.bad_request import BadRequest, context_length_exceeded
 from swift.serve.body_reader import Limits, read_body
+from swift.serve.formats.request_fields import RequestObject, parse
 from swift.serve.reply_response import start_reply
 from swift.serve.reply_threads import ReplyCounter
-from swift.serve.request_bodies import Body, ChatRequest, TextRequest
-from swift.serve.response_bodies import ResponseBuilder
+from swift.serve.response_builder import ResponseBuilder
 from swift.serve.served_models import ServedModels
 from swift.serve.unknown_fields import UnknownFields
 
 CheckLength = Callable[[Sequence[str]], None]
 """Raises TooLong if no prompt that contains these texts fits the context."""
+
+Body = TypeVar("Body", bound=RequestObject)
+Made = TypeVar("Made")
 
 StartReply = Callable[[SamplingParams], Deltas]
 
@@ -52,28 +55,37 @@ class Service:
 
     async def read(self, request: Request, shape: type[Body]) -> Body:
         """The request's body as `shape`. Raises BadRequest for a wrong key, a body over the limits or a wrong field."""
+        return await self.read_as(request, shape, lambda body: body)
+
+    async def read_as(self, request: Request, shape: type[Body], translate: Callable[[Body], Made]) -> Made:
+        """What `translate` makes of the request's body, parsed as `shape`.
+
+        Raises BadRequest for a wrong key, a body over the limits or a wrong field, and what `translate` raises.
+        """
         self.api_keys.check(request)
         content = await read_body(request, self._limits)
         if len(content) < LARGE_BODY:
-            return self._parse(shape, content)
-        return await run_in_threadpool(self._parse, shape, content)
+            return self._parse(shape, content, translate)
+        return await run_in_threadpool(self._parse, shape, content, translate)
 
-    def _parse(self, shape: type[Body], content: bytes) -> Body:
-        body = request_bodies.read(shape, content)
+    def _parse(self, shape: type[Body], content: bytes, translate: Callable[[Body], Made]) -> Made:
+        body = parse(shape, content)
         self.unknown_fields.warn(body)
-        if isinstance(body, (ChatRequest, TextRequest)) and self._check_length is not None:
-            try:
-                for texts in body.prompt_texts:
-                    self._check_length(texts)
-            except TooLong as error:
-                param = "messages" if isinstance(body, ChatRequest) else "prompt"
-                raise context_length_exceeded(error, param) from error
-        return body
+        return translate(body)
 
-    def params(self, body: ChatRequest | TextRequest) -> SamplingParams:
-        """The sampling parameters of a request, with a seed in any case. Raises BadRequest for an unknown model."""
-        adapter = self.models.adapter(body.model)
-        return body.params(replace(self._defaults, seed=self._seeds.getrandbits(63), adapter=adapter))
+    def check_length(self, texts: Sequence[str], param: str) -> None:
+        """Raises BadRequest, about the field `param`, if no prompt that contains the texts fits the context."""
+        if self._check_length is None:
+            return
+        try:
+            self._check_length(texts)
+        except TooLong as error:
+            raise context_length_exceeded(error, param) from error
+
+    def defaults(self, model: str) -> SamplingParams:
+        """The sampling parameters of a request that sets none, with a seed. Raises BadRequest for an unknown model."""
+        adapter = self.models.adapter(model)
+        return replace(self._defaults, seed=self._seeds.getrandbits(63), adapter=adapter)
 
     def check_choices(self, replies: int) -> None:
         """Raises BadRequest for a request with more replies than the queue can hold."""

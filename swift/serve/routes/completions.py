@@ -13,8 +13,9 @@ from swift.chat import Delta, Usage
 from swift.engine.sampling import SamplingParams
 from swift.infer.chat import Deltas
 from swift.serve.bad_request import BadRequest
-from swift.serve.request_bodies import TextRequest
-from swift.serve.response_bodies import CompletionBuilder, ResponseOptions
+from swift.serve.formats.choice_builder import ResponseOptions
+from swift.serve.formats.completions_request import TextRequest
+from swift.serve.formats.completions_response import CompletionBuilder
 from swift.serve.service import Service
 
 Complete = Callable[[str | Sequence[int], SamplingParams], Deltas]
@@ -24,10 +25,15 @@ Complete = Callable[[str | Sequence[int], SamplingParams], Deltas]
 def add_completion_routes(app: FastAPI, service: Service, complete: Complete | None) -> None:
     """`complete` None: the route refuses every request."""
 
+    def checked(body: TextRequest) -> TextRequest:
+        for texts in body.prompt_texts:
+            service.check_length(texts, "prompt")
+        return body
+
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = await service.read(request, TextRequest)
-        params = service.params(body)
+        body = await service.read_as(request, TextRequest, checked)
+        params = body.params(service.defaults(body.model))
         if complete is None:
             raise BadRequest("completions are not supported by this server: use /v1/chat/completions", status=404)
         service.check_choices(len(body.prompt) * body.choices)

@@ -7,10 +7,11 @@ import asyncio
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from swift.serve import response_bodies
 from swift.serve.bad_request import BadRequest
+from swift.serve.formats.adapter_requests import LoadRequest, UnloadRequest
+from swift.serve.formats.model_cards import model_list
 from swift.serve.reply_response import json_response
-from swift.serve.request_bodies import LoadRequest, UnloadRequest
+from swift.serve.response_builder import as_json
 from swift.serve.routes.status import GET
 from swift.serve.served_models import AdapterHost
 from swift.serve.service import Service
@@ -20,12 +21,12 @@ def add_model_routes(app: FastAPI, service: Service) -> None:
     @app.api_route("/v1/models", methods=GET)
     async def list_models(request: Request) -> Response:
         service.api_keys.check(request)
-        return json_response(response_bodies.model_list(list(service.models)))
+        return json_response(model_list(list(service.models)))
 
     @app.api_route("/v1/models/{name:path}", methods=GET)
     async def model(request: Request, name: str) -> Response:
         service.api_keys.check(request)
-        return json_response(response_bodies.as_json(service.models.find(name)))
+        return json_response(as_json(service.models.find(name)))
 
 
 def add_adapter_routes(app: FastAPI, service: Service, host: AdapterHost | None) -> None:

@@ -1,4 +1,4 @@
-"""OpenAI's messages -> swift.chat messages. Knows no HTTP and no model."""
+"""The messages of chat completions -> swift.chat messages. Knows no HTTP and no model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, PlainValidator, WithJsonSchema
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from swift.chat import PLACE, Image, Message, Role, ToolCall
 from swift.serve.bad_request import invalid
+from swift.serve.formats.request_fields import RequestObject
 
 MAX_MESSAGES, MAX_CALLS = 16_384, 128
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -19,25 +19,6 @@ _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal"
 _REASONING = {"thinking": "thinking", "reasoning": "text"}
 _ASSISTANT_ONLY = {"output_text", "refusal", *_REASONING}
 """Types of parts that only assistant messages may have."""
-
-
-class _Name:
-    """The value of an unknown field: discarded, so that only the name is kept."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_default_schema(core_schema.none_schema(), default=None, on_error="default")
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: Any) -> dict[str, Any]:
-        return {}
-
-
-class RequestObject(BaseModel):
-    """An object of a request with its supported fields; `model_extra` has the names of the others."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
-    __pydantic_extra__: dict[str, Annotated[Any, _Name]]
 
 
 class _ParsedContent(NamedTuple):

@@ -1,0 +1,95 @@
+"""Answers an InnerRequest: images, grammar, template variables, queue. Knows no wire format and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from swift.chat import Message
+from swift.infer.chat import Chat
+from swift.serve.bad_request import BadRequest
+from swift.serve.formats.request_fields import RequestObject
+from swift.serve.inner_request import InnerRequest
+from swift.serve.response_builder import ResponseBuilder
+from swift.serve.service import Service
+from swift.serve.structured_outputs import CheckedBuilder, Guides
+
+LoadImages = Callable[[Sequence[Message]], Sequence[Message]]
+"""Fetches and opens the images of messages. Raises ValueError for one that cannot be read."""
+
+Body = TypeVar("Body", bound=RequestObject)
+
+
+class ChatService:
+    """What the routes of all chat formats share. `service`: keys, models, limits and sampling defaults.
+
+    Args:
+        guide_tools: constrain calls to the offered tools in every request, not only in those that require it.
+        load_images: None refuses messages with images.
+        template_variables: variables that the chat template reads; requests that set others are logged. None: unknown.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        chat: Chat,
+        guides: Guides,
+        guide_tools: bool,
+        load_images: LoadImages | None,
+        template_variables: Collection[str] | None,
+    ) -> None:
+        self.service = service
+        self._chat, self._guides, self._guide_tools = chat, guides, guide_tools
+        self._load_images, self._template_variables = load_images, template_variables
+
+    async def read(
+        self, request: Request, shape: type[Body], translate: Callable[[Body], InnerRequest]
+    ) -> tuple[Body, InnerRequest]:
+        """The request's body as `shape` and as an InnerRequest.
+
+        Raises BadRequest for a wrong key, a body over the limits, a wrong field, or a prompt that cannot fit the
+        context.
+        """
+
+        def inner(body: Body) -> tuple[Body, InnerRequest]:
+            translated = translate(body)
+            self.service.check_length(translated.prompt_texts, translated.fields.messages)
+            return body, translated
+
+        return await self.service.read_as(request, shape, inner)
+
+    async def respond(self, request: Request, inner: InnerRequest, builder: ResponseBuilder) -> Response:
+        """Generates the replies and answers whole or as a stream."""
+        self.service.check_choices(inner.replies)
+        params = inner.params(self.service.defaults(inner.model))
+        messages = await self._with_images(inner)
+        if rules := inner.rules(self._guide_tools):
+            guide = await run_in_threadpool(self._guides.guide, rules, inner.fields)
+            params = replace(params, guide=guide)
+            builder = CheckedBuilder(builder, rules, guide.unenforced, inner.fields)
+        start = partial(self._chat, messages, inner.offered_tools)
+        if variables := inner.template_kwargs:
+            start = partial(start, template_kwargs=variables)
+            if self._template_variables is not None:
+                self.service.unknown_fields.warn_of_variables(variables, self._template_variables)
+        starts = [start] * inner.replies
+        return await self.service.respond(
+            request, starts, params, builder, stream=inner.stream, param=inner.fields.messages
+        )
+
+    async def _with_images(self, inner: InnerRequest) -> Sequence[Message]:
+        """The messages with their images loaded, on a thread: fetching can take long."""
+        field = inner.fields.messages
+        if not any(message.images for message in inner.messages):
+            return inner.messages
+        if self._load_images is None:
+            raise BadRequest(f"{field}: this model does not accept images", param=field)
+        try:
+            return await run_in_threadpool(self._load_images, inner.messages)
+        except ValueError as error:
+            raise BadRequest(f"{field}: {error}", param=field) from error

@@ -1,0 +1,205 @@
+"""The body of POST /v1/chat/completions -> an InnerRequest. Knows no HTTP and no model."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from swift.chat import Message, Tool
+from swift.serve.bad_request import invalid
+from swift.serve.formats.chat_completions_messages import MAX_MESSAGES, RequestMessage, dialogue
+from swift.serve.formats.request_fields import (
+    MAX_TOOLS,
+    Name,
+    OneOf,
+    RequestObject,
+    check_choice,
+    check_schema,
+    check_tools,
+    free_variables,
+    template_variables,
+)
+from swift.serve.formats.sampling_request import SamplingRequest
+from swift.serve.inner_request import Fields, InnerRequest, ToolChoice
+
+_CHOICES = (
+    'must be none, auto, required, {"type": "function", "function": {"name": ...}} or '
+    '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}'
+)
+
+
+class _Function(RequestObject):
+    # Unknown fields are kept with their values: the prompt shows the tool as the client sent it.
+    __pydantic_extra__: dict[str, Any]
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | list[dict[str, Any]] | None = None
+    strict: bool | None = None
+
+
+class _Tool(RequestObject):
+    __pydantic_extra__: dict[str, Any]
+    type: Literal["function"]
+    function: _Function
+
+
+class _Named(RequestObject):
+    name: str
+
+
+class _Reference(RequestObject):
+    type: Literal["function"]
+    function: _Named
+
+
+class _AllowedTools(RequestObject):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[_Reference], Field(min_length=1)]
+
+
+class _Allowed(RequestObject):
+    type: Literal["allowed_tools"]
+    allowed_tools: _AllowedTools
+
+
+class _JsonSchema(RequestObject):
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class _Plain(RequestObject):
+    type: Literal["text", "json_object"]
+
+
+class _Schema(RequestObject):
+    type: Literal["json_schema"]
+    json_schema: _JsonSchema
+
+
+class ChatRequest(SamplingRequest):
+    """The body of POST /v1/chat/completions."""
+
+    hints: ClassVar = {"tool_choice": _CHOICES}
+    messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    tools: Annotated[list[_Tool] | None, Field(max_length=MAX_TOOLS)] = None
+    tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(free_variables)] | None = None
+    enable_thinking: bool | None = None
+    x_confidence: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    functions: Annotated[Any, OneOf(None, [])] = None
+    function_call: Annotated[Any, OneOf(None, "none", "auto")] = None
+    modalities: Annotated[Any, OneOf(None, ["text"])] = None
+    audio: Annotated[Any, OneOf(None)] = None
+    web_search_options: Annotated[Any, OneOf(None)] = None
+
+    @model_validator(mode="after")
+    def _tools_fit(self) -> ChatRequest:
+        size = len(self.model_dump_json(include={"tools"})) if self.tools else 0
+        check_tools(self._described, size, self.schema_field)
+        check_choice(self._choice, [tool.name for tool in self._described])
+        if self.top_logprobs and not self.logprobs:
+            raise invalid("top_logprobs", "requires logprobs: true")
+        if isinstance(self.response_format, _Schema):
+            check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
+        return self
+
+    @model_validator(mode="after")
+    def _variables_agree(self) -> ChatRequest:
+        _ = self.template_kwargs
+        return self
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """Variables for the model's own chat template, such as `enable_thinking`."""
+        given, effort = self.chat_template_kwargs, self.reasoning_effort
+        return template_variables(given, self.enable_thinking, effort, "reasoning_effort")
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def confidence(self) -> bool:
+        return bool(self.x_confidence)
+
+    @property
+    def _described(self) -> tuple[Tool, ...]:
+        return tuple(_tool(tool) for tool in self.tools or ())
+
+    @property
+    def _chosen(self) -> list[str] | None:
+        """The tools that may be called, if the request restricts them."""
+        if isinstance(self.tool_choice, _Reference):
+            return [self.tool_choice.function.name]
+        if isinstance(self.tool_choice, _Allowed):
+            return [each.function.name for each in self.tool_choice.allowed_tools.tools]
+        return None
+
+    @property
+    def _choice(self) -> ToolChoice:
+        strict = {tool.function.name for tool in self.tools or () if tool.function.strict}
+        names = None if self._chosen is None else tuple(self._chosen)
+        parallel = self.parallel_tool_calls is not False
+        if isinstance(self.tool_choice, _Reference):  # it is called exactly once
+            return ToolChoice("required", names, parallel, once=True, strict=frozenset({*strict, *(names or ())}))
+        allowed = self.tool_choice.allowed_tools.mode if isinstance(self.tool_choice, _Allowed) else None
+        mode = allowed or (self.tool_choice if isinstance(self.tool_choice, str) else "auto")
+        return ToolChoice(mode, names, parallel, strict=frozenset(strict))
+
+    @property
+    def _json(self) -> dict[str, Any] | None:
+        if isinstance(self.response_format, _Schema):
+            return self.response_format.json_schema.schema_ or {"type": "object"}
+        plain = self.response_format
+        return {"type": "object"} if plain is not None and plain.type == "json_object" else None
+
+    @property
+    def _strict_schema(self) -> bool:
+        return isinstance(self.response_format, _Schema) and bool(self.response_format.json_schema.strict)
+
+    def schema_field(self, tool: str) -> str:
+        """The field with the schema of a tool's arguments, or (tool "") of the content."""
+        if not tool:
+            return "response_format.json_schema.schema"
+        names = [each.function.name for each in self.tools or ()]
+        return f"tools[{names.index(tool)}].function.parameters"
+
+    @cached_property
+    def dialogue(self) -> tuple[Message, ...]:
+        """The messages, system messages joined and tool results in the order of their calls."""
+        return dialogue(self.messages)
+
+    @cached_property
+    def inner(self) -> InnerRequest:
+        """Raises BadRequest for messages that do not fit together."""
+        return InnerRequest(
+            self.model,
+            self.dialogue,
+            Fields("messages", "tool_choice", "response_format", self.schema_field),
+            self._described,
+            self._choice,
+            self._json,
+            self._strict_schema,
+            self.sampling,
+            self.template_kwargs,
+            replies=self.choices,
+            stream=bool(self.stream),
+        )
+
+
+def _tool(tool: _Tool) -> Tool:
+    return Tool(tool.model_dump(exclude_unset=True))

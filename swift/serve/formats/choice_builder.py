@@ -1,0 +1,86 @@
+"""What the builders of chat completions and completions share: usage and frames. Knows no JSON shape of a choice."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from openai.types import CompletionUsage
+from pydantic import BaseModel
+
+from swift.chat import Delta, Draft, Logprob, Usage
+from swift.serve.error_bodies import openai_error
+from swift.serve.response_builder import as_json
+
+
+class ResponseOptions(NamedTuple):
+    """The parts of a request that shape its response. `n`: choices of each prompt, which come prompt by prompt.
+
+    `top_logprobs`: alternatives listed for each token; None: no log probabilities at all. `confidence`: calls have an
+    `x_confidence`, null if it is unknown.
+    """
+
+    model: str
+    include_usage: bool = False
+    n: int = 1
+    prompts: int = 1
+    top_logprobs: int | None = None
+    confidence: bool = False
+
+
+class ChoiceBuilder:
+    """What both kinds of responses share."""
+
+    def __init__(self, kind: str, options: ResponseOptions) -> None:
+        self.id = f"{kind}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.options = options
+        self.drafts = [Draft() for _ in range(options.n * options.prompts)]
+        self.logprobs: list[list[Logprob]] = [[] for _ in self.drafts]
+
+    @property
+    def usage(self) -> Usage:
+        """Each prompt is counted once, whatever the number of choices."""
+        prompt = sum(draft.usage.prompt_tokens for draft in self.drafts[:: self.options.n])
+        return Usage(prompt, sum(draft.usage.completion_tokens for draft in self.drafts))
+
+    @property
+    def finish_reasons(self) -> str:
+        """Why the choices ended, for the log."""
+        return ",".join(dict.fromkeys(draft.finish or "cancelled" for draft in self.drafts))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest choice."""
+        return max(draft.usage.completion_tokens for draft in self.drafts)
+
+    def _collect(self, index: int, delta: Delta) -> None:
+        self.drafts[index].add(delta)
+        self.logprobs[index] += delta.logprobs
+
+    def _usage(self) -> CompletionUsage:
+        prompt, completion = self.usage
+        return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+    def _last(self) -> Iterable[BaseModel]:
+        """The events after those of the last delta."""
+        return ()
+
+    def frame(self, event: BaseModel) -> str:
+        return _frame(as_json(event))
+
+    def failed(self, message: str) -> str:
+        return _frame(openai_error(message, 500))
+
+    def end(self) -> str:
+        return "".join(map(self.frame, self._last())) + _frame("[DONE]")
+
+
+def _frame(data: str) -> str:
+    return f"data: {data}\n\n"
+
+
+def token_text(logprob: Logprob) -> str:
+    return logprob.data.decode(errors="replace")
