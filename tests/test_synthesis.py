@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ import pytest
 from swift import cli
 from swift.agent import schemas
 from swift.chat import Conversation, Message, Tool
-from swift.synth import catalogue, dialects, phrasing, verify
+from swift.synth import beyond, catalogue, dialects, phrasing, several, verify
 from swift.synth.catalogue import Function
 from swift.synth.offers import Masking, Offers
 from swift.synth.overlap import Overlap, Question
-from swift.synth.rounds import Call, Turn
+from swift.synth.rounds import Call, Turn, phrases
 from swift.synth.synthesis import SHARES, Mixture, Synthesis
 from swift.synth.values import Said
 
@@ -98,6 +100,105 @@ def test_a_parallel_round_has_a_call_for_each_thing_that_is_asked_for() -> None:
         assert answer.content
 
 
+def _requested(row: Conversation) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
+    question, reply = row.messages[:2]
+    return question.content, [(call.name, json.loads(call.arguments)) for call in reply.tool_calls]
+
+
+def test_two_to_four_calls_are_asked_for_in_one_sentence_and_in_several() -> None:
+    rows, _ = made(150, only("parallel_same", masking=Masking(0, 0, 0, 0, 0)))
+    counts = Counter(len(row.messages[1].tool_calls) for row in rows)
+    assert set(counts) == {2, 3, 4} and min(counts.values()) >= 15
+    questions = [row.messages[0].content for row in rows]
+    assert sum(" and " in each or ", " in each for each in questions) > 60
+    for mark in (r"\brespectively|in that order", r"\n1[.)] |\n- |\n\* |\n\(1\)", r"\bsame|\bagain", r"\bthen\b"):
+        assert any(re.search(mark, each) for each in questions), mark
+
+
+@pytest.mark.parametrize("kind", ["parallel_same", "parallel_several"])
+def test_calls_are_in_the_order_in_which_the_question_names_their_values(kind: str) -> None:
+    rows, _ = made(120, only(kind, masking=Masking(0, 0, 0, 0, 0)))
+    checked = 0
+    for row in rows:
+        question, calls = _requested(row)
+        texts = [{str(value) for value in arguments.values() if isinstance(value, str)} for _, arguments in calls]
+        own = [[each for each in text if sum(each in other for other in texts) == 1] for text in texts]
+        places = [min((question.find(each) for each in some), default=-1) for some in own]
+        found = [place for place in places if place >= 0 and question.count(question[place : place + 6]) == 1]
+        checked += len(found) > 1
+        assert found == sorted(found), (question, calls)
+    assert checked >= 40
+
+
+def test_a_list_of_two_that_becomes_longer_keeps_its_order() -> None:
+    cancel = HOTELS.functions["cancel_booking"]
+    for seed in range(30):
+        text, requests = phrasing.requests(cancel, cancel.pair[0], random.Random(seed))
+        places = [text.index(each.arguments["booking_number"]) for each in requests]
+        assert places == sorted(places)
+
+
+def test_what_is_said_once_is_in_every_call() -> None:
+    find = HOTELS.functions["find_free_rooms"]
+    listed = several.template(find, "Hotel in {city} from {check_in}.", 3, random.Random(1), phrases()["en"])
+    assert listed
+    for seed in range(60):
+        asked = several.question(find, 3, random.Random(seed), phrases()["en"], "en")
+        if asked is None:
+            continue
+        text, requests = asked
+        assert len(requests) == 3 and all(find.required() <= set(each.arguments) for each in requests)
+        assert all(said.words in text for each in requests for said in each.said.values())
+
+
+def test_several_functions_are_called_in_two_to_four_calls_and_one_of_them_twice() -> None:
+    rows, _ = made(150, only("parallel_several", masking=Masking(0, 0, 0, 0, 0)))
+    shapes: Counter[str] = Counter()
+    for row in rows:
+        _, calls = _requested(row)
+        letters = dict(zip(dict.fromkeys(name for name, _ in calls), "abc", strict=False))
+        shapes["".join(letters[name] for name, _ in calls)] += 1
+    assert {"ab", "abc", "aab", "aba"} <= set(shapes) and {len(each) for each in shapes} == {2, 3, 4}
+    assert {len(set(each)) for each in shapes} == {2, 3}
+
+
+def test_the_check_finds_calls_in_another_order_than_the_question() -> None:
+    cancel = HOTELS.functions["cancel_booking"]
+    calls = [
+        Call(cancel, {"booking_number": each}, {"fee": 5}, {"booking_number": Said(each, each)}) for each in ("A", "B")
+    ]
+    offers = {cancel.name: Offers(Masking(0, 0, 0, 0, 0), random.Random(1)).offer(cancel)}
+    for question, found in (("Cancel A and B", []), ("Cancel B and A", ["cancel_booking: 'B' is said before 'A'"])):
+        turn = Turn(question, (tuple(calls),), "Done.")
+        conversation = Conversation((Message("user", question),), ())
+        assert [each.split(",")[0] for each in verify.problems(conversation, [turn], offers)] == found
+
+
+def test_half_of_the_conversations_have_one_round_and_a_third_of_single_calls_one_function() -> None:
+    rows, synthesis = made(400)
+    rounds = [sum(message.role == "user" for message in row.messages) for row in rows]
+    assert 0.42 < sum(each == 1 for each in rounds) / len(rounds) < 0.58
+    single = [
+        len(row.tools)
+        for row in rows
+        for before, reply in pairwise(row.messages)
+        if row.tools and before.role == "user" and len(reply.tool_calls) == 1
+    ]
+    assert sum(each == 1 for each in single) / len(single) > 0.33
+    assert sum(2 <= each <= 4 for each in single) / len(single) > 0.25
+    kinds = synthesis.report.kinds
+    assert 0.025 < kinds["sequential"] / kinds.total() < 0.06
+
+
+def test_flags_choose_how_many_rounds_there_are(tmp_path: Path) -> None:
+    for given, most in ((["--max_rounds", "1"], 1), (["--one_round_share", "0", "--max_rounds", "2"], 2)):
+        out = tmp_path / f"{most}.jsonl"
+        kinds = json.dumps(dict.fromkeys(SHARES, 0.0) | {"one": 1.0})
+        assert cli.main(["data", "synth", "-n", "12", "--out", str(out), "--kinds", kinds, *given]) == 0
+        report = json.loads(out.with_name(out.name + ".report.json").read_text(encoding="utf-8"))
+        assert report["kinds"] == {"one": 12 * most}
+
+
 def test_a_list_of_values_becomes_a_call_for_each_of_up_to_four() -> None:
     cancel = HOTELS.functions["cancel_booking"]
     counts = {len(phrasing.requests(cancel, cancel.pair[0], random.Random(seed))[1]) for seed in range(40)}
@@ -120,7 +221,26 @@ def test_a_request_that_no_offered_function_fits_is_declined_in_words() -> None:
     for row in rows:
         _, reply = row.messages
         assert not reply.tool_calls and "<" not in reply.content and "{" not in reply.content
-        assert re.search(r"none of|no function|beyond|can't", reply.content, re.IGNORECASE), reply.content
+    assert len({row.messages[1].content.partition(".")[0] for row in rows}) >= 15
+    assert sum(len(row.tools) == 1 for row in rows) >= 10
+
+
+def test_requests_that_nothing_fits_are_far_near_and_look_like_the_function_that_is_offered() -> None:
+    cancel, reserve = HOTELS.functions["cancel_booking"], HOTELS.functions["reserve_room"]
+    questions = phrases()["beyond"]
+    asked = [beyond.request([cancel, reserve], cancel, random.Random(seed), questions) for seed in range(30)]
+    numbers = [each for each in asked if each and re.search(r"HB-\d{5}|[A-Z]{2}\d{3}", each)]
+    assert len(set(numbers)) >= 5 and not any(re.search(r"[Cc]ancel|[Bb]ook ", each) for each in numbers)
+    guests = [beyond.request([reserve], reserve, random.Random(seed), questions) for seed in range(30)]
+    assert any(guests)
+
+
+def test_functions_that_may_do_the_same_are_no_near_misses_of_each_other() -> None:
+    free, cancel = HOTELS.functions["find_free_rooms"], HOTELS.functions["cancel_booking"]
+    assert not beyond.alike(free, cancel)
+    assert beyond.alike(
+        free, replace(free, name="search_free_hotel_rooms", description="Search hotels with free rooms.")
+    )
 
 
 def test_a_missing_value_is_asked_for_before_the_call() -> None:
@@ -242,6 +362,9 @@ def test_dropped_rows_are_counted() -> None:
         (["--kinds", '{"paralel": 1}'], "--kinds: no kind 'paralel'"),
         (["--kinds", '{"one": -1}'], "--kinds: one has the share -1: must be 0 or more"),
         (["--chinese", "1.5"], "--chinese 1.5: must be a share from 0 to 1"),
+        (["--max_rounds", "0"], "--max_rounds 0: must be 1 or more"),
+        (["--one_round_share", "2"], "--one_round_share 2: must be a share from 0 to 1"),
+        (["--max_rounds", "1", "--one_round_share", "0.2"], "--one_round_share 0.2 has no effect with --max_rounds 1"),
         (["-n", "0"], "--rows 0: must be 1 or more"),
         (["--check_overlap", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--examples", "x.jsonl"], "--examples has no effect without --tools"),

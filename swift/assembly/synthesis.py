@@ -22,7 +22,7 @@ from swift.synth.described import apart, functions, near_misses
 from swift.synth.offers import Masking
 from swift.synth.overlap import Overlap
 from swift.synth.own_examples import Example
-from swift.synth.synthesis import OFFERED, SHARES, Mixture, Synthesis
+from swift.synth.synthesis import OFFERED, SHARES, Mixture, Synthesis, rounds
 
 Say = Callable[[str], None]
 Examples = Mapping[str, Sequence[Example]]
@@ -136,6 +136,7 @@ def mixture(cfg: SynthFlags) -> Mixture:
         raise ValueError("--kinds: every share is 0")
     return Mixture(
         shares=shares,
+        rounds=rounds(cfg.one_round_share, cfg.max_rounds),
         offered=tuple((most, weight) for most, weight in OFFERED if most <= cfg.max_tools_offered) or ((1, 1.0),),
         chinese=cfg.chinese,
         text=cfg.text_share,

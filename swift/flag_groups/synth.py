@@ -18,6 +18,10 @@ class SynthFlags:
     """Share of the conversations with your tools; the others use the catalogue's"""
     kinds: dict[str, float] = flag({})
     """Shares of the kinds of rounds, as JSON: {"one": 0.3, "no_tool": 0.2}; kinds that are left out keep theirs"""
+    one_round_share: float = 0.5
+    """Share of conversations with one round only; the others have 2 to --max_rounds"""
+    max_rounds: int = 5
+    """Maximum rounds in a conversation. Further rounds with the same tools cost few tokens"""
     chinese: float = 0.12
     """Share of conversations in Chinese, of functions that have Chinese questions"""
     text_share: float = 0.1
@@ -54,8 +58,12 @@ class SynthFlags:
             raise ValueError(f"--rows {self.rows}: must be 1 or more")
         if self.max_tools_offered < 1:
             raise ValueError(f"--max_tools_offered {self.max_tools_offered}: must be 1 or more")
+        if self.max_rounds < 1:
+            raise ValueError(f"--max_rounds {self.max_rounds}: must be 1 or more")
+        if self.max_rounds == 1 and self.one_round_share != 0.5:
+            raise ValueError(f"--one_round_share {self.one_round_share:g} has no effect with --max_rounds 1")
         names = (
-            "own_share", "chinese", "text_share", "thoughts", "masked_names", "masked_parameters",
+            "own_share", "one_round_share", "chinese", "text_share", "thoughts", "masked_names", "masked_parameters",
             "short_descriptions", "bare_parameters",
         )  # fmt: skip
         for name in names:

@@ -13,6 +13,7 @@ from swift.synth.values import Said
 
 Arguments = dict[str, Any]
 _PAIRED = re.compile(r"\{1\.(?P<name>[\w.]+)\} and (?P<before>(?:in|for|of|from|to|at|on|with) )?\{2\.(?P=name)\}")
+_TWO = re.compile(r"\b(?:both|two|either|between|which one)\b", re.IGNORECASE)
 
 
 class Request(NamedTuple):
@@ -40,48 +41,49 @@ def request(
 def requests(
     function: Function, template: str, rng: random.Random, language: str = "en"
 ) -> tuple[str, tuple[Request, ...]]:
-    """Fills a template of two calls, or of up to four where it lists values: `{1.city}` and `{2.city}` differ, `{date}`
-    is the same in all."""
-    text, count = _longer_list(with_parts(template, rng, 0.5), rng)
-    said: list[dict[str, Said]] = [{} for _ in range(count)]
+    """Fills a template of two or more calls: `{1.city}` and `{2.city}` differ, `{date}` is the same in all. A template
+    of two that lists values may become one of up to four. The calls are in the order in which the text names them."""
+    text = _longer_list(with_parts(template, rng, 0.5), rng)
+    numbers = [slot[1].partition(".")[0] for slot in SLOT.finditer(text)]
+    order = list(dict.fromkeys(number for number in numbers if number.isdigit()))
+    said: dict[str, dict[str, Said]] = {number: {} for number in order}
 
     def words(found: re.Match[str]) -> str:
         number, dot, rest = found[1].partition(".")
         numbered = bool(dot) and number.isdigit()
         name = rest if numbered else found[1]
-        mine = [said[int(number) - 1]] if numbered else said
+        mine = [said[number]] if numbered else list(said.values())
         if found[2] is not None:
             value = Said("", _literal(function, name, found[2]))
         else:
-            value = mine[0].get(name) or _distinct(function, name, [each[name] for each in said if name in each], rng)
+            taken = [each[name] for each in said.values() if name in each]
+            value = mine[0].get(name) or _distinct(function, name, taken, rng, language)
         for each in mine:
             each[name] = value
         return value.words
 
     filled = SLOT.sub(words, text)
-    return filled, tuple(Request(filled, arguments(function, each), each) for each in said)
+    return filled, tuple(Request(filled, arguments(function, each), each) for each in said.values())
 
 
-def _distinct(function: Function, path: str, taken: Sequence[Said], rng: random.Random) -> Said:
+def _distinct(function: Function, path: str, taken: Sequence[Said], rng: random.Random, language: str) -> Said:
     """A value that no other call has, where there are enough values."""
     for _ in range(8):
-        drawn = _draw(function, path, rng, "en")
+        drawn = _draw(function, path, rng, language)
         if all(drawn.value != each.value for each in taken):
             break
     return drawn
 
 
-def _longer_list(template: str, rng: random.Random) -> tuple[str, int]:
-    """A template and its number of calls. `{1.x} and {2.x}` may become a list of three or four."""
+def _longer_list(template: str, rng: random.Random) -> str:
+    """`{1.x} and {2.x}` may become a list of three or four."""
     found = _PAIRED.search(template)
-    numbered = [slot[1] for slot in SLOT.finditer(template) if slot[1][:2] in ("1.", "2.")]
-    if found is None or len(numbered) > 2 or rng.random() < 0.5:
-        return template, 2
-    count = rng.choice((3, 3, 4))
+    numbered = [slot[1] for slot in SLOT.finditer(template) if slot[1][:1].isdigit()]
+    if found is None or len(numbered) > 2 or _TWO.search(template) or rng.random() < 0.5:
+        return template
     name, before = found["name"], found["before"] or ""
-    items = [f"{{1.{name}}}", *(f"{before}{{{number}.{name}}}" for number in range(3, count + 1))]
-    listed = f"{', '.join(items)} and {before}{{2.{name}}}"
-    return template[: found.start()] + listed + template[found.end() :], count
+    items = [f"{{1.{name}}}", *(f"{before}{{{number}.{name}}}" for number in range(2, rng.choice((3, 3, 4)) + 1))]
+    return f"{template[: found.start()]}{', '.join(items[:-1])} and {items[-1]}{template[found.end() :]}"
 
 
 def fill(

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from swift.synth import phrasing, schema_values
+from swift.synth import beyond, phrasing, schema_values, several
 from swift.synth.catalogue import SLOT, Chain, Function, slots
 from swift.synth.phrasing import Request
 from swift.synth.values import Said, draw, in_words
@@ -74,35 +75,55 @@ def one_call(stage: Stage) -> Iterator[Turn]:
 
 
 def parallel_same(stage: Stage) -> Iterator[Turn]:
-    """One request for two or three calls of one function."""
-    rng = stage.rng
-    if stage.language == "en" and stage.lead.pair and rng.random() < 0.7:
-        text, pair = phrasing.requests(stage.lead, rng.choice(stage.lead.pair), rng)
-        calls = [_call(stage, stage.lead, each) for each in pair]
-    else:
-        made = [_ask(stage, stage.lead) for _ in range(rng.choice((2, 2, 3)))]
-        text, calls = _joined(stage, [each.text for each in made]), [_call(stage, stage.lead, each) for each in made]
-    if any(calls[0].arguments == each.arguments for each in calls[1:]):
-        return
-    yield Turn(_surface(stage, text), (tuple(calls),), _said_together(stage, calls))
+    """One request for two to four calls of one function."""
+    text, calls = _asked_often(stage, stage.lead, stage.rng.choices((2, 3, 4), (5, 3, 2))[0])
+    if _all_differ(calls):
+        yield Turn(_surface(stage, text), (tuple(calls),), _said_together(stage, calls))
+
+
+SEVERAL = (
+    ("ab", 9),
+    ("abc", 6),
+    ("aab", 2),
+    ("abb", 2),
+    ("aba", 2),
+    ("abca", 1),
+    ("aabb", 1),
+    ("abac", 1),
+    ("aaab", 1),
+)
+"""Calls of different functions, a letter each, in the order of the request -> weight."""
+MOST_CALLS = 4
 
 
 def parallel_several(stage: Stage) -> Iterator[Turn]:
-    """One request for calls of two or three functions."""
-    others = [each for each in stage.offered if each.name != stage.lead.name]
-    if not others:
+    """One request for two to four calls of two or three functions."""
+    rng = stage.rng
+    functions = [stage.lead, *(each for each in stage.offered if each.name != stage.lead.name)]
+    patterns = [(letters, weight) for letters, weight in SEVERAL if len(set(letters)) <= len(functions)]
+    if not patterns:
         return
-    count = min(len(others), stage.rng.choice((1, 1, 1, 2)))
-    functions = [stage.lead, *stage.rng.sample(others, count)]
-    if stage.rng.random() < 0.15:
-        functions.append(stage.rng.choice(functions))
-    made = [_ask(stage, each) for each in functions]
-    calls = [_call(stage, function, each) for function, each in zip(functions, made, strict=True)]
-    if len({(call.function.name, str(call.arguments)) for call in calls}) < len(calls):
-        return
-    yield Turn(
-        _surface(stage, _joined(stage, [each.text for each in made])), (tuple(calls),), _said_together(stage, calls)
-    )
+    chosen = rng.choices([letters for letters, _ in patterns], [weight for _, weight in patterns])[0]
+    named = dict(zip("abc", [stage.lead, *rng.sample(functions[1:], len(set(chosen)) - 1)], strict=False))
+    texts: list[str] = []
+    fixed: list[bool] = []
+    calls: list[Call] = []
+    for letter, group in groupby(chosen):
+        function, count = named[letter], len(list(group))
+        text, made = _asked_often(stage, function, count) if count > 1 else ("", [])
+        if made and "\n" not in text and rng.random() < 0.7:
+            asked = [(text, made)]
+        else:
+            asked = [
+                (each.text, [_call(stage, function, each)]) for each in (_ask(stage, function) for _ in range(count))
+            ]
+        for text, made in asked:
+            texts.append(text)
+            fixed.append(_begins_with_value(text, made[0].said))
+            calls += made
+    if _all_differ(calls) and len(calls) <= MOST_CALLS:
+        text = several.joined(texts, fixed, rng, stage.phrases, stage.language)
+        yield Turn(_surface(stage, text), (tuple(calls),), _said_together(stage, calls))
 
 
 def sequential(stage: Stage) -> Iterator[Turn]:
@@ -151,13 +172,17 @@ def missing_argument(stage: Stage) -> Iterator[Turn]:
 
 def no_tool_fits(stage: Stage) -> Iterator[Turn]:
     """A request for which no offered function is made: the reply says so in words."""
-    if not stage.outside:
+    rng, text = stage.rng, None
+    if stage.language == "en" and rng.random() < 0.35:
+        text = beyond.request(stage.offered, stage.lead, rng, phrases()["beyond"])
+    if text is None and stage.outside:
+        text = _ask(stage, rng.choice(stage.outside)).text
+    if text is None:
         return
-    made = _ask(stage, stage.rng.choice(stage.outside))
-    first = stage.rng.choice(stage.phrases["decline"])
+    first = rng.choice(stage.phrases["decline"])
     names = ", ".join(f"{{{each.name}}}" for each in stage.offered)
     limits = stage.phrases["limits"] if len(stage.offered) <= 4 else ["{first}"]
-    yield Turn(_surface(stage, made.text), (), stage.rng.choice(limits).format(first=first, names=names))
+    yield Turn(_surface(stage, text), (), rng.choice(limits).format(first=first, names=names))
 
 
 def plain_question(stage: Stage) -> Iterator[Turn]:
@@ -224,9 +249,45 @@ KINDS: Mapping[str, Callable[[Stage], Iterator[Turn]]] = {
 
 
 def _ask(stage: Stage, function: Function) -> Request:
-    templates = function.zh if (stage.language == "zh" and function.zh) or not function.ask else function.ask
-    language = "zh" if templates is function.zh else "en"
-    return phrasing.request(function, stage.rng.choice(templates), stage.rng, language)
+    """A request for one call. People leave most optional values out: a third of the requests have none."""
+    templates, language = _templates(stage, function)
+    share = stage.rng.choice((0.0, 0.4, 0.6))
+    return phrasing.request(function, stage.rng.choice(templates), stage.rng, language, share)
+
+
+def _templates(stage: Stage, function: Function) -> tuple[Sequence[str], str]:
+    is_zh = (stage.language == "zh" and bool(function.zh)) or not function.ask
+    return (function.zh, "zh") if is_zh else (function.ask, "en")
+
+
+def _asked_often(stage: Stage, function: Function, count: int) -> tuple[str, list[Call]]:
+    """One text for calls of one function, which are in its order: a list of values, or `count` requests."""
+    rng = stage.rng
+    _, language = _templates(stage, function)
+    if language == "en" and function.pair and rng.random() < 0.25:
+        text, pair = phrasing.requests(function, rng.choice(function.pair), rng)
+        return text, [_call(stage, function, each) for each in pair]
+    if rng.random() < 0.75:
+        for _ in range(3):
+            if found := several.question(function, count, rng, phrases()[language], language):
+                return found[0], [_call(stage, function, each) for each in found[1]]
+    made = [_ask(stage, function) for _ in range(count)]
+    fixed = [_begins_with_value(each.text, each.said) for each in made]
+    text = several.joined([each.text for each in made], fixed, rng, phrases()[language], language)
+    return text, [_call(stage, function, each) for each in made]
+
+
+def _begins_with_value(text: str, said: Mapping[str, Said]) -> bool:
+    return any(each.words and text.startswith(each.words) for each in said.values())
+
+
+def _all_differ(calls: Sequence[Call]) -> bool:
+    """Whether no two calls of a function have the same required values: nobody asks for the same thing twice."""
+    keys = set()
+    for call in calls:
+        required = sorted(call.function.required() & call.said.keys())
+        keys.add((call.function.name, str([call.said[path].value for path in required] or call.arguments)))
+    return len(keys) == len(calls)
 
 
 def _call(stage: Stage, function: Function, made: Request, passed: frozenset[str] = frozenset()) -> Call:
@@ -249,20 +310,6 @@ def _said_together(stage: Stage, calls: Sequence[Call]) -> str:
 
 def _filled(template: str, words: Mapping[str, str]) -> str:
     return SLOT.sub(lambda found: words[found[1]], template)
-
-
-def _joined(stage: Stage, texts: Sequence[str]) -> str:
-    """Several requests as one message."""
-    ended = [text if text[-1:] in ".?!。?" else text + ("。" if stage.language == "zh" else ".") for text in texts]
-    if len(ended) > 3:
-        return " ".join(ended)
-    template = stage.rng.choice(stage.phrases["joins" if len(ended) == 2 else "joins3"])
-    if stage.language == "en" and "And {b}" in template and stage.rng.random() < 0.5:
-        ended[0] = ended[0].rstrip(".?!")
-        template = "{a} and {b}"
-        if ended[1][1:2].islower():
-            ended[1] = ended[1][:1].lower() + ended[1][1:]
-    return str(template.format(**dict(zip("abc", ended, strict=False))))
 
 
 def _surface(stage: Stage, text: str) -> str:

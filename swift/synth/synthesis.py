@@ -7,31 +7,42 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from swift.chat import Conversation
-from swift.synth import conversations, verify
+from swift.synth import beyond, conversations, verify
 from swift.synth.catalogue import Chain, Domain, Function
 from swift.synth.offers import Masking, Offer, Offers
 from swift.synth.rounds import KINDS, Stage, Turn
 
 SHARES: Mapping[str, float] = {
-    "one": 0.27,
-    "parallel_same": 0.13,
-    "parallel_several": 0.13,
-    "sequential": 0.05,
-    "missing": 0.05,
-    "no_tool": 0.22,
-    "plain": 0.07,
+    "one": 0.24,
+    "parallel_same": 0.14,
+    "parallel_several": 0.15,
+    "sequential": 0.04,
+    "missing": 0.06,
+    "no_tool": 0.19,
+    "plain": 0.075,
     "talk": 0.02,
-    "error": 0.03,
-    "follow_up": 0.05,
+    "error": 0.04,
+    "follow_up": 0.065,
 }
 """Kind of round -> its share."""
 
+OF_SEVERAL = frozenset(("parallel_several", "sequential"))
+"""Kinds of rounds that need more than one function."""
+
 ATTEMPTS = 12
-"""Attempts at a round before a conversation has one round fewer."""
-OFFERED = ((1, 0.28), (2, 0.2), (4, 0.32), (8, 0.15), (16, 0.05))
+"""Attempts at a round before another kind takes its place, and at that."""
+OFFERED = ((1, 0.4), (2, 0.16), (4, 0.24), (8, 0.13), (16, 0.07))
 """Most functions in a conversation -> weight. The number is drawn from those above the entry before."""
+ONE_ROUND, MOST_ROUNDS = 0.5, 5
+"""Share of conversations with one round, and the most rounds of the others."""
+
+
+def rounds(one_round: float = ONE_ROUND, most: int = MOST_ROUNDS) -> tuple[float, ...]:
+    """Weights of 1, 2, ... rounds: a share of conversations with one round, and as many with each further number."""
+    return (one_round, *[(1 - one_round) / (most - 1)] * (most - 1)) if most > 1 else (1.0,)
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Mixture:
     """
 
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
-    rounds: tuple[float, ...] = (0.3, 0.2, 0.2, 0.15, 0.15)
+    rounds: tuple[float, ...] = rounds()
     offered: tuple[tuple[int, float], ...] = OFFERED
     chinese: float = 0.12
     text: float = 0.1
@@ -96,7 +107,11 @@ class Synthesis:
         nouns = {noun for function in own for noun in _nouns(function)}
         self._far = [function for function in self._everything if not nouns & _nouns(function)] if own else []
         leading = [function for domain in leads or domains for function in domain.functions.values()]
+        firsts = {
+            id(self._home[id(each)].functions[chain.first]) for each in leading for chain in self._home[id(each)].chains
+        }
         self._leads = self._endless(leading)
+        self._first_of_chain = self._endless([each for each in leading if id(each) in firsts] or leading)
         self._seen: set[int] = set()
         self.report = Report()
 
@@ -114,11 +129,15 @@ class Synthesis:
     def _conversation(self) -> Conversation | None:
         rng, mixture = self._rng, self._mixture
         language = "zh" if rng.random() < mixture.chinese else "en"
-        wanted = rng.choices(range(1, len(mixture.rounds) + 1), mixture.rounds)[0]
-        offered, outside, chain = self._functions()
+        is_own = bool(self._own) and rng.random() < mixture.own
+        size = self._size(is_own)
+        plan = self._plan(size, is_own)
+        if "sequential" in plan and mixture.chinese < 1:
+            language = "en"
+        offered, outside, chain = self._functions(size, plan, is_own)
         language = _possible(language, offered)
         offers = self._offers(offered)
-        turns, kinds = self._turns(wanted, language, offered, outside, chain)
+        turns, kinds = self._turns(plan, language, offered, outside, chain)
         if not turns:
             return None
         text = rng.random() < mixture.text
@@ -151,65 +170,123 @@ class Synthesis:
         while True:
             yield from self._rng.sample(functions, len(functions))
 
-    def _functions(self) -> tuple[list[Function], list[Function], Chain | None]:
-        """(offered, not offered, chain): one function leads, its chain and its neighbours are preferred."""
+    def _size(self, is_own: bool) -> int:
+        """How many functions are offered."""
+        rng, offered = self._rng, self._mixture.offered
+        at = rng.choices(range(len(offered)), [weight for _, weight in offered])[0]
+        size = rng.randint(offered[at - 1][0] + 1 if at else 1, offered[at][0])
+        if is_own:
+            size = min(MOST_OWN if rng.random() < 0.6 else size, len(self._own))
+        elif size == 1 and not _only_alone(self._mixture.shares):
+            size = min(2, offered[-1][0])
+        return size
+
+    def _plan(self, size: int, is_own: bool) -> list[str]:
+        """The kinds of a conversation's rounds. Kinds of several functions are as much more frequent where several are
+        offered as they lack where one is. A follow-up comes after a round with one call."""
         rng, mixture = self._rng, self._mixture
-        tops, weights = zip(*mixture.offered, strict=True)
-        at = rng.choices(range(len(tops)), weights)[0]
-        size = rng.randint(tops[at - 1] + 1 if at else 1, tops[at])
-        if self._own and rng.random() < mixture.own:
-            size = MOST_OWN if rng.random() < 0.6 else size
-            offered = rng.sample(self._own, min(size, len(self._own)))
+        shares = mixture.shares
+        alone = _only_alone(shares)
+        if size == 1 and alone:
+            shares = alone
+        elif not is_own and size > 1:
+            shares = _beside(shares, sum(weight for most, weight in mixture.offered if most == 1))
+        wanted = rng.choices(range(1, len(mixture.rounds) + 1), mixture.rounds)[0]
+        plan: list[str] = []
+        for _ in range(ATTEMPTS * wanted):
+            if len(plan) == wanted:
+                break
+            kind = rng.choices(list(shares), list(shares.values()))[0]
+            if kind == "talk" and wanted == 1:
+                continue
+            if kind == "follow_up" and plan[-1:] != ["one"]:
+                if len(plan) + 2 > wanted or not shares.get("one"):
+                    continue
+                plan.append("one")
+            plan.append(kind)
+        return plan
+
+    def _functions(
+        self, size: int, plan: Sequence[str], is_own: bool
+    ) -> tuple[list[Function], list[Function], Chain | None]:
+        """(offered, not offered, chain): one function leads, its chain and its neighbours are preferred."""
+        rng = self._rng
+        if is_own:
+            offered = rng.sample(self._own, size)
             others = [each for each in self._own if each not in offered]
             pools = ((others, 4), (self._near, 8), (self._far, 8))
             outside = [each for pool, most in pools for each in rng.sample(pool, min(most, len(pool)))]
             return offered, outside, None
-        lead = next(self._leads)
+        lead = next(self._first_of_chain if "sequential" in plan else self._leads)
         domain = self._home[id(lead)]
         chain = next((each for each in domain.chains if each.first == lead.name), None)
         chosen = {lead.name: lead}
-        if chain and size > 1 and rng.random() < 0.7:
+        if chain and size > 1 and ("sequential" in plan or rng.random() < 0.5):
             chosen[chain.then] = domain.functions[chain.then]
         siblings = [each for each in domain.functions.values() if each.name not in chosen]
-        near = rng.random() < 0.65
-        more = siblings if near else self._everything
-        rest = rng.sample(more, min(size, len(more)))
+        rng.shuffle(siblings)
+        near = rng.random() < 0.75
+        if near and rng.random() < 0.5:  # the functions that are easiest to mistake for the one that is meant
+            siblings.sort(key=lambda each: -beyond.in_common(lead, each))
+        rest = siblings if near else rng.sample(self._everything, min(size, len(self._everything)))
         for each in rest[: size - len(chosen)]:
             chosen.setdefault(each.name, each)
         offered = list(chosen.values())
         rng.shuffle(offered)
         # A neighbour asks for something close that no offered function does; another domain for something far.
-        outside = [each for each in siblings if each.name not in chosen] if near and len(offered) > 1 else []
-        others = rng.sample(self._everything, min(12, len(self._everything)))
-        far = [each for each in others if each.domain != domain.name and each.name not in chosen]
-        return offered, [*rng.sample(outside, min(4, len(outside))), *far[: 4 if outside else 8]], chain
+        close = [each for each in siblings if each.name not in chosen]
+        rng.shuffle(close)
+        far = [
+            each for each in rng.sample(self._everything, min(8, len(self._everything))) if each.domain != domain.name
+        ]
+        return offered, [*_unlike(close, offered, 3), *_unlike(far, offered, 3)], chain
 
     def _offers(self, functions: Sequence[Function]) -> dict[str, Offer]:
         made = Offers(self._mixture.masking, self._rng)
         return {each.name: made.offer(each) for each in functions}
 
     def _turns(
-        self, wanted: int, language: str, offered: list[Function], outside: list[Function], chain: Chain | None
+        self, plan: Sequence[str], language: str, offered: list[Function], outside: list[Function], chain: Chain | None
     ) -> tuple[list[Turn], list[str]]:
+        """The rounds of a plan. Where these functions have no round of a kind, another kind takes its place."""
         rng, shares = self._rng, self._mixture.shares
         turns: list[Turn] = []
         kinds: list[str] = []
-        for _ in range(ATTEMPTS * wanted):  # these functions may have no round of a kind
-            if len(kinds) == wanted:
-                break
-            kind = rng.choices(list(shares), list(shares.values()))[0]
-            stage = Stage(
-                rng, language, rng.choice(offered), offered, outside, chain, self._plain, turns[-1] if turns else None
-            )
-            if kind == "one" and chain and rng.random() < 0.3:
-                kind = "sequential"
-            made = list(KINDS[kind](stage))
-            if kind == "talk" and not turns and wanted == 1:
-                continue
-            if made:
-                turns += made
-                kinds.append(kind)
+        for planned in plan:
+            for attempt in range(2 * ATTEMPTS):
+                kind = planned if attempt < ATTEMPTS else rng.choices(list(shares), list(shares.values()))[0]
+                before = turns[-1] if turns else None
+                lead = rng.choice(offered)
+                stage = Stage(rng, language, lead, offered, outside, chain, self._plain, before)
+                if kind == "talk" and len(plan) == 1:
+                    continue
+                if made := list(KINDS[kind](stage)):
+                    turns += made
+                    kinds.append(kind)
+                    break
         return turns, kinds
+
+
+def _only_alone(shares: Mapping[str, float]) -> Mapping[str, float]:
+    """The shares of the kinds of rounds that one function is enough for. Empty if they are all 0."""
+    found = {kind: share for kind, share in shares.items() if kind not in OF_SEVERAL}
+    return found if any(found.values()) else {}
+
+
+def _beside(shares: Mapping[str, float], one: float) -> Mapping[str, float]:
+    """Shares where several functions are offered, so that all are as wanted if a share `one` has one function only."""
+    total, alone = sum(shares.values()), sum(_only_alone(shares).values())
+    if not alone:
+        return shares
+    # alone / total of all rounds need no second function, and `one` of all are made where there is none
+    left = max(0.05, 1 - one * total / alone)
+    return {kind: share * (1 if kind in OF_SEVERAL else left) for kind, share in shares.items()}
+
+
+def _unlike(functions: Sequence[Function], offered: Sequence[Function], most: int) -> list[Function]:
+    """Up to `most` of the functions, which none of the offered ones could stand for."""
+    found = (each for each in functions if not any(beyond.alike(each, other) for other in offered))
+    return list(islice(found, most))
 
 
 def _possible(language: str, functions: Sequence[Function]) -> str:

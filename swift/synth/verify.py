@@ -6,8 +6,10 @@ It reads the finished messages, not what made them: a value counts as said if it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
+from itertools import pairwise
 from typing import Any
 
 from dateutil import parser as dates
@@ -28,6 +30,7 @@ def problems(conversation: Conversation, turns: Sequence[Turn], offers: Mapping[
         for step in turn.steps:
             for call in step:
                 yield from _call_problems(call, offers[call.function.name], heard)
+            yield from _order_problems(step, turn.question)
             heard += " " + " ".join(in_words(call.result) for call in step)
         if turn.steps:
             yield from _answer_problems(turn, heard)
@@ -45,6 +48,22 @@ def _call_problems(call: Call, offer: Offer, heard: str) -> Iterator[str]:
             yield f"{made.name}: {path} is {said.value!r}, but {said.words!r} is said"
     if lost := [path for path in _paths(call.arguments, call.said) if path not in call.said]:
         yield f"{made.name}: {lost[0]} comes from nowhere"
+
+
+def _order_problems(step: Sequence[Call], question: str) -> Iterator[str]:
+    """Calls whose own words all stand before those of the call in front of them."""
+    for before, after in pairwise(step):
+        first, second = ({each.words for each in call.said.values()} - {""} for call in (before, after))
+        own, next_own = sorted(first - second), sorted(second - first)
+        starts = [place for words in own for place in _places(words, question)]
+        others = [place for words in next_own for place in _places(words, question)]
+        if starts and others and max(others) < min(starts):
+            yield f"{after.function.name}: {next_own[0]!r} is said before {own[0]!r}, and called after it"
+
+
+def _places(words: str, text: str) -> list[int]:
+    """Where whole words stand."""
+    return [found.start() for found in re.finditer(rf"(?<![A-Za-z0-9]){re.escape(words)}(?![A-Za-z0-9])", text)]
 
 
 def follows(said: Said, of: Any) -> bool:
