@@ -11,7 +11,7 @@ from test_published_templates import NO_TOOLS
 from tiny import tiny_tokenizer
 
 from swift.chat import Conversation, Message, Tool, ToolCall
-from swift.template import Renderer, sandbox
+from swift.template import Renderer, jinja_limits, sandbox
 
 LOOK = Tool(
     {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}}
@@ -65,19 +65,19 @@ class TestWhatSomebodyTyped:
 
 class TestLimits:
     def test_a_template_without_end_is_one_line(self, monkeypatch) -> None:
-        monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+        monkeypatch.setattr(sandbox, "SECONDS", 0.2)
         loop, end = "{% for _ in r %}", "{% endfor %}"
-        with pytest.raises(ValueError, match=r"takes longer than 0\.3 s"):
+        with pytest.raises(ValueError, match=r"takes longer than 0\.2 s"):
             made("{% set r = range(90000) %}" + loop * 3 + end * 3)
 
     def test_a_template_that_writes_too_much_is_one_line(self, monkeypatch) -> None:
-        monkeypatch.setattr(sandbox, "MAX_CHARACTERS", 1000)
-        with pytest.raises(ValueError, match="writes more than 1000 characters"):
+        monkeypatch.setattr(jinja_limits, "CHARACTERS", 1000)
+        with pytest.raises(ValueError, match=r"writes more than \d{4} characters"):
             made("{% for a in range(90000) %}{{ a }}, {% endfor %}")
 
     @pytest.mark.parametrize("product", ["'x' * 10000000000", "10000000000 * ['x']", "9 ** (9 ** 9)"])
     def test_a_product_that_would_fill_the_memory_is_one_line(self, product: str) -> None:
-        with pytest.raises(ValueError, match=r"chat template (writes more|computes a power)"):
+        with pytest.raises(ValueError, match=r"chat template (makes texts|computes a power)"):
             made(f"{{{{ {product} }}}}{CHATML}")
 
     def test_products_within_reason_are_computed(self) -> None:

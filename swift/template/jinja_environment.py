@@ -1,25 +1,40 @@
-"""Compiles chat templates in transformers' Jinja sandbox, with limits on products and fast paths. Knows no message."""
+"""Compiles chat templates in transformers' Jinja sandbox, with limits and fast paths. Knows no message."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from types import BuiltinMethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from jinja2 import Environment, Template, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.sandbox import is_internal_attribute
 from jinja2.utils import Namespace
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-MAX_CHARACTERS = 1 << 26
-"""Limit of the characters that a template writes."""
-MAX_POWER_BITS = 1 << 16
-"""Limit of the bits of a power that it computes."""
+from swift.template.jinja_limits import (
+    GROWING,
+    LimitedCode,
+    TemplateLimitError,
+    binary_operation,
+    bounded,
+    budget,
+    check_method,
+    concat,
+    format_method,
+    limited,
+    str_join,
+    text,
+)
+
+MAX_SOURCE = 1 << 17
+"""Longest chat template, in characters: compiling a longer one takes too long. The longest in TRL has 19,574."""
 
 
 class RenderError(ValueError):
-    """A chat template rejects a dialogue, or exceeds a limit."""
+    """A chat template rejects a dialogue."""
 
 
 class Constant(dict[str, Any]):
@@ -39,20 +54,33 @@ def constant(tool: Mapping[str, Any]) -> Constant:
 
 
 def compiled(source: str) -> Template:
-    """The template as `apply_chat_template` compiles it. Raises jinja2.TemplateError for invalid Jinja.
+    """The template as `apply_chat_template` compiles it, with limits on what it makes.
 
-    Jinja folds products of constants while it compiles, so templates are searched for products first.
+    Raises jinja2.TemplateError for invalid Jinja, TemplateLimitError for a template that needs other files.
     """
+    if len(source) > MAX_SOURCE:
+        raise TemplateLimitError(f"is longer than {MAX_SOURCE} characters")
     shared: Environment = _compile_jinja_template("").environment
     environment: Any = shared.overlay()
-    if any(shared.parse(source).find_all((nodes.Mul, nodes.Pow))):
-        environment.intercepted_binops = frozenset({"*", "**"})
-        environment.call_binop = _product
+    environment.code_generator_class = LimitedCode
+    environment.intercepted_binops = frozenset({"+", "*", "**", "%"})
+    environment.call_binop = partial(binary_operation, environment.binop_table)
+    environment.bounded = bounded
+    environment.concat = concat
+    environment.unsafe_undefined = partial(_unsafe, environment.unsafe_undefined)
+    environment.wrap_str_format = partial(format_method, environment)
     environment.getattr = partial(_attribute, environment.getattr, environment.undefined)
     environment.call = partial(_call, environment.call, environment.undefined)
-    environment.filters = {**environment.filters, "tojson": partial(_tojson, environment.filters["tojson"])}
-    template: Template = environment.from_string(source)
+    environment.filters = limited({**environment.filters, "tojson": partial(_tojson, environment.filters["tojson"])})
+    tree = environment.parse(source)
+    for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        what = type(node).__name__.removeprefix("From").lower()
+        raise TemplateLimitError(f"needs another template, and has none ('{what}', line {node.lineno})")
+    with budget():
+        template: Template = environment.from_string(tree)
     template.globals = dict(template.globals)  # a ChainMap, which each rendering copies, is slower
+    names = template.root_render_func.__globals__  # where the template's code finds these functions
+    names.update({"str": text, "str_join": str_join})
     return template
 
 
@@ -64,6 +92,7 @@ _OF_DICT = frozenset(dir(dict))
 _READS_DICT = frozenset({"get", "items", "keys", "values"})
 _OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
 _PLAIN = frozenset({dict, list, str, int, float, bool, type(None)})
+_METHODS = frozenset({BuiltinMethodType, MethodType})
 
 
 def _attribute(sandboxed: Any, undefined: Any, thing: Any, name: str) -> Any:
@@ -84,6 +113,13 @@ def _attribute(sandboxed: Any, undefined: Any, thing: Any, name: str) -> Any:
     return sandboxed(thing, name)
 
 
+def _unsafe(undefined: Any, thing: Any, name: str) -> Any:
+    """`thing.name` that the sandbox hides: Jinja's undefined value, but an error for Python's internals."""
+    if name.startswith("__") or is_internal_attribute(thing, name):
+        raise SecurityError(f"reads '{name[:80]}' of a {type(thing).__name__}, which the sandbox hides")
+    return undefined(thing, name)
+
+
 def _call(
     sandboxed: Any,
     undefined: Any,
@@ -97,14 +133,20 @@ def _call(
 ) -> Any:
     """A call of a template: equals SandboxedEnvironment.call."""
     kind = type(function)
+    if kind in _METHODS and function.__name__ in GROWING and not isinstance(function.__self__, type):
+        args = check_method(function, args, kwargs)
     if function is Namespace or (kind is BuiltinMethodType and type(function.__self__) in (str, dict)):
         return function(*args, **kwargs)
     if kind is Macro:
+        if function.catch_varargs or function.catch_kwargs:  # it makes a list of its further arguments
+            bounded([*args, *kwargs.values()])
         try:
             return function(context.eval_ctx, *args, **kwargs)
         except StopIteration:
             return undefined("a macro raised StopIteration")
-    return sandboxed(context, function, *args, _loop_vars=_loop_vars, _block_vars=_block_vars, **kwargs)
+    if kind is type:  # cycler(...) keeps its arguments
+        bounded([*args, *kwargs.values()])
+    return bounded(sandboxed(context, function, *args, _loop_vars=_loop_vars, _block_vars=_block_vars, **kwargs))
 
 
 def _tojson(sandboxed: Any, value: Any, *args: Any, **kwargs: Any) -> str:
@@ -115,18 +157,3 @@ def _tojson(sandboxed: Any, value: Any, *args: Any, **kwargs: Any) -> str:
     if how not in value._texts:
         value._texts[how] = str(sandboxed(value, *args, **kwargs))
     return value._texts[how]
-
-
-# Limits of products ---------------------------------------------------------------------------------------------------
-
-
-def _product(context: object, operator: str, left: Any, right: Any) -> Any:
-    """`left * right` or `left ** right`: `'x' * 10 ** 10` would exhaust memory before anything is written."""
-    if operator == "**":
-        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_POWER_BITS:
-            raise RenderError(f"the tokenizer's chat template computes a power of more than {MAX_POWER_BITS} bits")
-        return left**right
-    for text, times in ((left, right), (right, left)):
-        if isinstance(text, str | list | tuple) and isinstance(times, int) and len(text) * times > MAX_CHARACTERS:
-            raise RenderError(f"the tokenizer's chat template writes more than {MAX_CHARACTERS} characters")
-    return left * right
