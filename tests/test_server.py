@@ -310,18 +310,6 @@ def test_a_log_line_may_be_json(caplog: pytest.LogCaptureFixture) -> None:
     assert "KeyError" in json.loads(caplog.text.splitlines()[-1])["error"]
 
 
-def test_requests_tokens_and_latencies_are_counted() -> None:
-    http = client()
-    ask(http), ask(http, stream=True), ask(http, model="x"), http.get("/nowhere")
-    lines = http.get("/metrics").text.splitlines()
-    assert 'swift_requests_total{route="/v1/chat/completions",status="200"} 2.0' in lines
-    assert 'swift_requests_total{route="/v1/chat/completions",status="404"} 1.0' in lines
-    assert 'swift_requests_total{route="none",status="404"} 1.0' in lines
-    assert "swift_prompt_tokens_total 6.0" in lines and "swift_completion_tokens_total 4.0" in lines
-    assert "swift_first_token_seconds_count 2.0" in lines and "swift_token_seconds_count 2.0" in lines
-    assert "swift_replies_waiting 0.0" in lines and "swift_replies_running 0.0" in lines
-
-
 class Host:
     """An adapter host; a folder without "good" in its name is not an adapter."""
 

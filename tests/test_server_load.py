@@ -200,7 +200,8 @@ def test_the_reply_of_a_client_that_disconnects_is_cancelled_running_or_waiting(
         assert eventually(lambda: engine.open == 1)
         leaving.close()
         assert eventually(lambda: engine.open == 0)
-        assert figure(url, "swift_replies_waiting") == figure(url, "swift_replies_running") == 0
+        running = figure(url, 'vllm:num_requests_running{model_name="tiny"}')
+        assert figure(url, "swift_replies_waiting") == running == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])

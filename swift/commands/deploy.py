@@ -169,6 +169,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 allow_origins=cfg.server.allow_origins,
                 check_length=_context_limit(chat).check,
                 template_variables=chat.renderer.variables,
+                figures=engine.figures if isinstance(engine, TorchEngine) else None,
                 owned_by=cfg.server.owned_by,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
             )

@@ -29,6 +29,22 @@ class TokenOutput(NamedTuple):
     guided: float | None = None
 
 
+class EngineFigures(NamedTuple):
+    """What an engine does now, and what it has done since it started.
+
+    `running`, `waiting`: replies. `cache_usage`: from 0 to 1, of the memory for keys and values. `prefix_queries`:
+    tokens of prompts that were looked up in the prefix cache, `prefix_hits`: tokens found there. `preemptions`:
+    replies that gave their memory to older ones and began again.
+    """
+
+    running: int
+    waiting: int
+    cache_usage: float
+    prefix_queries: int
+    prefix_hits: int
+    preemptions: int
+
+
 class TokenStream(Iterator[TokenOutput], Protocol):
     """The tokens of a reply as they are sampled. Closing or dropping the stream cancels the request."""
 

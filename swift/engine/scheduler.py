@@ -106,10 +106,17 @@ class Scheduler(Generic[S]):
         self._block_size, self._unsplit = block_size, unsplit
         self.waiting: deque[S] = deque()
         self.running: list[S] = []
+        self.preemptions = 0
 
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
+
+    @property
+    def memory_usage(self) -> float:
+        """The part of the memory that the running sequences take, from 0 to 1. Safe to call from any thread."""
+        lengths = [len(sequence.tokens) for sequence in list(self.running)]
+        return min(1.0, len(lengths) * max(lengths, default=0) / max(self._states.capacity, 1))
 
     def add(self, sequence: S) -> None:
         """Queues a sequence. Raises Busy when the queue is full."""
@@ -169,6 +176,7 @@ class Scheduler(Generic[S]):
     def _preempt(self, sequence: S) -> None:
         self.finish(sequence)
         self.waiting.appendleft(sequence)
+        self.preemptions += 1
 
     def _close(self, sequence: S, store: bool) -> None:
         if sequence.started:

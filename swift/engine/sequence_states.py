@@ -16,6 +16,8 @@ class SequenceStates:
     def __init__(self, runner: Runner, memory: int, unsplit: int = 0) -> None:
         self._runner, self._memory, self._unsplit = runner, memory, unsplit
         self.prefixes = PrefixCache(memory)
+        self.prefix_queries = self.prefix_hits = 0
+        """Tokens that were looked up in the prefix cache, and that were found."""
 
     @property
     def capacity(self) -> int:
@@ -31,6 +33,9 @@ class SequenceStates:
             request.reply.end(error)
             return False
         request.computed = request.state.length
+        if request.shares_prefix:
+            self.prefix_queries += len(request.tokens)
+            self.prefix_hits += request.computed
         return True
 
     def store(self, request: Request) -> None:

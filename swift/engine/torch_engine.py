@@ -16,7 +16,7 @@ from torch import Tensor
 from swift.engine import openmp
 from swift.engine.adapters import Adapters, as_lora
 from swift.engine.choose_runner import choose_runner, computes_long_chunks_fast
-from swift.engine.interface import TokenStream
+from swift.engine.interface import EngineFigures, TokenStream
 from swift.engine.lora import Lora
 from swift.engine.memory import kv_memory
 from swift.engine.prefix_cache import BLOCK_SIZE
@@ -121,6 +121,18 @@ class TorchEngine:
     @property
     def adapters(self) -> tuple[str, ...]:
         return self._adapters.names
+
+    def figures(self) -> EngineFigures:
+        """What the engine does. Safe to call from any thread."""
+        queue, states = self._scheduler, self._states
+        return EngineFigures(
+            len(queue.running),
+            len(queue.waiting),
+            queue.memory_usage,
+            states.prefix_queries,
+            states.prefix_hits,
+            queue.preemptions,
+        )
 
     def close(self) -> None:
         """Stops the worker; unfinished requests end with an error. Called when Python exits if not before."""

@@ -25,6 +25,8 @@ class ReplyCounter:
         self.max_waiting = max_waiting
         self.waiting = 0
         self.running = 0
+        self.on_gap: Callable[[float], None] = lambda seconds: None
+        """Called with the seconds between two deltas of a reply, on the reply's thread."""
 
     def admit(self, replies: int) -> None:
         """Adds replies to the queue. Raises Busy if it cannot hold all of them."""
@@ -135,7 +137,12 @@ class ReplyThreads:
             self._open[index] = deltas
             if self.stopped:  # `stop` ran before `deltas` was in `_open`
                 _close(deltas)
+            last: float | None = None
             for delta in deltas:
+                now = time.perf_counter()
+                if last is not None and delta.finish is None:
+                    self._counter.on_gap(now - last)
+                last = now
                 self._put(index, delta)
                 if self.stopped:  # a LocalChat still yields its usage
                     _close(deltas)

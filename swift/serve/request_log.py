@@ -60,7 +60,7 @@ class RequestLog:
             if response.first_delta:
                 first = response.first_delta - started
                 fields["first_token_seconds"] = round(first, 3)
-                self._metrics.reply(prompt, completion, first, seconds - first, reply.longest)
+                self._metrics.reply(reply.usage, reply.drafts, first, seconds, response.disconnected)
         log.info("%s", line, extra={"fields": fields})
 
 

@@ -15,7 +15,7 @@ from swift.serve.api_keys import ApiKeys
 from swift.serve.body_reader import LIMITS, Limits
 from swift.serve.chat_service import ChatService, LoadImages
 from swift.serve.error_handlers import add_error_handlers
-from swift.serve.metrics import Metrics
+from swift.serve.metrics import Metrics, ReadFigures
 from swift.serve.request_log import RequestLog
 from swift.serve.routes.chat_completions import add_chat_routes
 from swift.serve.routes.completions import Complete, add_completion_routes
@@ -42,6 +42,7 @@ def create_app(
     allow_origins: Sequence[str] = (),
     check_length: CheckLength | None = None,
     template_variables: Collection[str] | None = None,
+    figures: ReadFigures | None = None,
     owned_by: str = "swift",
     limits: Limits = LIMITS,
 ) -> FastAPI:
@@ -58,11 +59,13 @@ def create_app(
         allow_origins: origins of web pages whose scripts may send requests (CORS); "*" is all of them.
         check_length: refuses prompts that are too long before they are tokenised.
         template_variables: variables that the chat template reads; requests that set others are logged. None: unknown.
+        figures: what the engine does, for the metrics; None: they show what the server itself counts.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
     models = ServedModels(model_name, owned_by, adapter_names)
     service = Service(models, ApiKeys(api_keys), limits, defaults or SamplingParams(), check_length)
-    metrics = Metrics(service.replies)
+    metrics = Metrics(service.replies, model_name, figures)
+    service.replies.on_gap = metrics.gap
     if allow_origins:
         app.add_middleware(CORSMiddleware, allow_origins=allow_origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(RequestLog, metrics=metrics)
