@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from swift.chat import Tool
@@ -96,7 +97,11 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Z][A-Za-z' ]{2,30}", value) is not None
 
 
-def _words(function: Function) -> set[str]:
-    text = f"{' '.join(tokens(function.name))} {function.description}"
-    found = re.findall(r"[a-z]+", text.lower())
-    return {word.removesuffix("s") for word in found if word not in _EMPTY and len(word) > 2}
+def _words(function: Function) -> frozenset[str]:
+    return _words_of(function.name, function.description)
+
+
+@lru_cache(maxsize=8192)
+def _words_of(name: str, description: str) -> frozenset[str]:
+    found = re.findall(r"[a-z]+", f"{' '.join(tokens(name))} {description}".lower())
+    return frozenset(word.removesuffix("s") for word in found if word not in _EMPTY and len(word) > 2)

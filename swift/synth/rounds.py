@@ -282,10 +282,13 @@ def _begins_with_value(text: str, said: Mapping[str, Said]) -> bool:
 
 
 def _all_differ(calls: Sequence[Call]) -> bool:
-    """Whether no two calls of a function have the same required values: nobody asks for the same thing twice."""
+    """Whether no two calls of a function ask for the same thing: all have other required values, or, where none are
+    required, other arguments, of which each has one."""
     keys = set()
     for call in calls:
         required = sorted(call.function.required() & call.said.keys())
+        if not required and not call.arguments and sum(each.function.name == call.function.name for each in calls) > 1:
+            return False
         keys.add((call.function.name, str([call.said[path].value for path in required] or call.arguments)))
     return len(keys) == len(calls)
 

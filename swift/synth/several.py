@@ -127,6 +127,8 @@ def _list_fits(text: str, item: Item, is_number: bool) -> bool:
         return False
     if re.search(r"\}[^\w{}]*$", before) or re.match(r"[^\w{}]*\{", after):  # "48.2, 16.4": a pair of values
         return False
+    if is_number and re.match(r"\s+\w+,?\s+\{", after):  # "5 feet 10 inches"
+        return False
     if not is_number and _THIRD_PERSON.match(after):
         return False
     return not (_NO_LIST_AFTER.search(before) or _VERB_AFTER.match(after)) or (not before and not after.strip(" .?!"))

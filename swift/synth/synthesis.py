@@ -19,7 +19,7 @@ SHARES: Mapping[str, float] = {
     "one": 0.24,
     "parallel_same": 0.14,
     "parallel_several": 0.15,
-    "sequential": 0.04,
+    "sequential": 0.045,
     "missing": 0.06,
     "no_tool": 0.19,
     "plain": 0.075,
