@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from swift import flags
@@ -32,9 +32,14 @@ class EndpointFlags:
             if self.api_key is not None:
                 raise ValueError("--api_key is for --endpoint")
             return
-        url = urlparse(self.endpoint)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"--endpoint {self.endpoint}: must be a URL such as http://127.0.0.1:8000/v1")
+        check_url(self.endpoint)
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError for a value of --endpoint that is no URL of a server."""
+    parsed = urlparse(url)
+    if parsed.scheme not in ("http", "https") or not parsed.hostname:
+        raise ValueError(f"--endpoint {url}: must be a URL such as http://127.0.0.1:8000/v1")
 
 
 ALLOWED = {
@@ -74,14 +79,27 @@ def connect(
 
     Raises OSError if the server cannot be used, ValueError for a model that it does not serve.
     """
-    from swift.infer.remote_chat import connect
-
     assert endpoint.endpoint is not None
     thinking = {} if template.enable_thinking is None else {"enable_thinking": template.enable_thinking}
-    key = endpoint.api_key or os.environ.get(KEY_VARIABLE, "")
     variables = {**template.chat_template_kwargs, **thinking}
+    return connect_to(
+        endpoint.endpoint, model.model_id_or_path or "", endpoint.api_key, left_to_server(given), variables
+    )
+
+
+def connect_to(
+    url: str,
+    model: str,
+    api_key: str | None,
+    server_defaults: Collection[str] = (),
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> RemoteChat:
+    """The model `model` of a server; empty: the first that it lists. No key: the environment's. Raises OSError if the
+    server cannot be used, ValueError for a model that it does not serve."""
+    from swift.infer.remote_chat import connect
+
     try:
-        return connect(endpoint.endpoint, model.model_id_or_path or "", key, variables, left_to_server(given))
+        return connect(url, model, api_key or os.environ.get(KEY_VARIABLE, ""), template_kwargs, server_defaults)
     except PermissionError as error:
         raise OSError(f"{error}: set --api_key or {KEY_VARIABLE}") from error
 

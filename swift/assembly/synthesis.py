@@ -11,11 +11,12 @@ from typing import Any
 from swift import flags
 from swift.assembly.benchmark_questions import questions
 from swift.assembly.preflight import writable
+from swift.assembly.question_writer import QuestionWriter
 from swift.assembly.tool_sources import open_tools
 from swift.chat import Conversation, Tool
 from swift.data.general import general_rows
 from swift.data.row_writer import write_jsonl
-from swift.flag_groups import SynthFlags, ToolFlags
+from swift.flag_groups import SynthFlags, ToolFlags, WriterFlags
 from swift.synth import catalogue, own_examples
 from swift.synth.catalogue import Function
 from swift.synth.described import apart, functions, near_misses
@@ -26,12 +27,16 @@ from swift.synth.synthesis import OFFERED, SHARES, Mixture, Synthesis, rounds
 
 Say = Callable[[str], None]
 Examples = Mapping[str, Sequence[Example]]
+NO_WRITER = WriterFlags()
 PLAIN_CHARACTERS = 240
 """Longest answer to a plain question beside tools: longer ones would take the place of calls."""
 
 
-def write(tools: ToolFlags, cfg: SynthFlags, out: Path, say: Say) -> dict[str, Any]:
-    """Writes the rows to `out` and the report to OUT.report.json, which is returned.
+def write(
+    tools: ToolFlags, cfg: SynthFlags, out: Path, say: Say, writer_flags: WriterFlags = NO_WRITER
+) -> dict[str, Any]:
+    """Writes the rows to `out` and the report to OUT.report.json, which is returned. With a dry run of the writer,
+    neither is written and the report is empty.
 
     Raises ValueError or OSError for tools that cannot be read, flags that contradict each other, and a file that cannot
     be written.
@@ -55,7 +60,17 @@ def write(tools: ToolFlags, cfg: SynthFlags, out: Path, say: Say) -> dict[str, A
     writable(str(out.parent), "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
-    rows = made.make(cfg.rows)
+    writer = None
+    if writer_flags.endpoint is not None:
+        writer = QuestionWriter(writer_flags, out, cfg.seed, say)
+        drafts = list(made.drafts(cfg.rows))
+        items = writer.items(drafts)
+        writer.estimate(items)
+        if writer_flags.dry_run:
+            return {}
+        rows = iter(writer.rewrite(drafts, items, made.overlaps))
+    else:
+        rows = made.make(cfg.rows)
     if cfg.phrasings == "held_out":
         rows = map(_first_reply_only, rows)
     count = write_jsonl(_counted(rows, cfg.rows, say), partial)
@@ -74,6 +89,7 @@ def write(tools: ToolFlags, cfg: SynthFlags, out: Path, say: Say) -> dict[str, A
         "phrasings_dropped": dict(described.dropped),
         "notes": described.notes,
         "settings": flags.to_dict(cfg),
+        **({"endpoint": writer.report()} if writer else {}),
     }
     beside = out.with_name(out.name + ".report.json")
     beside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -163,5 +179,12 @@ def _say_report(report: dict[str, Any], out: Path, say: Say) -> None:
     shares = ", ".join(f"{kind} {count / rounds:.0%}" for kind, count in report["kinds"].items())
     say(f"{out}: {report['rows']:,} conversations with {rounds:,} rounds, which call {report['functions']:,} functions")
     say(f"kinds of rounds: {shares}")
+    if found := report.get("endpoint"):
+        kept = ", ".join(f"{count} {why}" for why, count in found["from_templates"].items())
+        say(
+            f"{found['model']} wrote {found['questions']:,} questions and {found['thoughts']:,} thoughts "
+            f"({found['right_at_the_second_reply']:,} at the second reply), with {found['prompt_tokens']:,} tokens of "
+            f"requests and {found['completion_tokens']:,} of replies" + (f"; from templates: {kept}" if kept else "")
+        )
     if report["dropped"]:
         say("dropped: " + ", ".join(f"{count} {why}" for why, count in report["dropped"].items()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swift import flags
-from swift.flag_groups import ModelFlags, SynthFlags, TemplateFlags, ToolFlags
+from swift.flag_groups import ModelFlags, SynthFlags, TemplateFlags, ToolFlags, WriterFlags
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Synth:
 
     tools: ToolFlags = ToolFlags()
     synth: SynthFlags = SynthFlags()
+    writer: WriterFlags = WriterFlags()
     out: str = flag("train.jsonl", alias=("output",))
     """File for the rows; FILE.report.json beside it says what they are made of"""
 
@@ -149,7 +150,7 @@ def review(cfg: Review) -> int:
 def synth(cfg: Synth) -> int:
     from swift.assembly import synthesis
 
-    synthesis.write(cfg.tools, cfg.synth, Path(cfg.out).expanduser(), print)
+    synthesis.write(cfg.tools, cfg.synth, Path(cfg.out).expanduser(), print, cfg.writer)
     return 0
 
 

@@ -4,7 +4,7 @@ from swift.flag_groups.data import DataFlags, LoaderFlags
 from swift.flag_groups.inference import BackendFlags, GenerationFlags, VllmFlags, check_guide
 from swift.flag_groups.model import ModelFlags, QuantFlags
 from swift.flag_groups.preferences import PreferenceFlags
-from swift.flag_groups.synth import SynthFlags
+from swift.flag_groups.synth import SynthFlags, WriterFlags
 from swift.flag_groups.template import TemplateFlags
 from swift.flag_groups.tools import ToolFlags
 from swift.flag_groups.train import (
@@ -42,5 +42,6 @@ __all__ = [
     "TrainableFlags",
     "TunerFlags",
     "VllmFlags",
+    "WriterFlags",
     "check_guide",
 ]

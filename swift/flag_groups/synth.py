@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from swift.flags import flag
@@ -69,3 +69,39 @@ class SynthFlags:
         for name in names:
             if not 0 <= (value := getattr(self, name)) <= 1:  # our own fields, by their names
                 raise ValueError(f"--{name} {value:g}: must be a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class WriterFlags:
+    """Model that writes the questions"""
+
+    endpoint: str | None = None
+    """URL of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1, whose model writes the questions, and the
+    thoughts of --thoughts; none takes them from templates. Replies are kept in FILE.replies.jsonl beside --out"""
+    endpoint_model: str | None = None
+    """Name of the model there; none means the first that the server lists"""
+    api_key: str | None = None
+    """API key for --endpoint; by default the environment's SWIFT_API_KEY"""
+    endpoint_concurrency: int = 8
+    """Requests at a time"""
+    endpoint_max_tokens: int = 512
+    """Maximum tokens of a reply, with its reasoning if the model thinks"""
+    max_requests: int | None = None
+    """Most requests to send in this run; questions that are left keep their template's words"""
+    price_per_million: tuple[float, ...] = ()
+    """Prices of a million tokens, of requests and of replies, to estimate the cost with: 0.15 0.6"""
+    dry_run: bool = False
+    """Print the number of requests and the estimated tokens and cost, and stop; nothing is asked and no row written"""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values out of range, and for flags without effect."""
+        if self.endpoint is None:
+            for item in fields(self):
+                if getattr(self, item.name) != item.default:  # our own fields, by their names
+                    raise ValueError(f"--{item.name} has no effect without --endpoint")
+        for name in ("endpoint_concurrency", "endpoint_max_tokens", "max_requests"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value}: must be 1 or more")
+        if self.price_per_million and (len(self.price_per_million) != 2 or min(self.price_per_million) < 0):
+            raise ValueError("--price_per_million: give two prices of 0 or more, of requests and of replies: 0.15 0.6")

@@ -140,7 +140,7 @@ def _flat(arguments: Mapping[str, Any], function: Function) -> Sequence[tuple[st
 
 def _placed(text: str, path: str, value: Any, of: Any) -> str | None:
     slot = f"{{{path}}}"
-    for words in (*_with_units(value, of), *_said(value)):
+    for words in (*_with_units(value, of), *ways_of_saying(value)):
         found = re.search(rf"(?<![\w{{]){re.escape(words)}(?![\w}}])", text, re.IGNORECASE) or (
             re.search(re.escape(words), text) if re.search("[\u3400-\u9fff]", text) and words else None
         )
@@ -162,7 +162,8 @@ def _with_units(value: Any, of: Any) -> list[str]:
     return [form.replace("#", number) for form in sorted(forms, key=len, reverse=True) for number in numbers]
 
 
-def _said(value: Any) -> list[str]:
+def ways_of_saying(value: Any) -> list[str]:
+    """Texts that say a value word for word: a number with commas or in words, a list with "and"; none for a boolean."""
     if isinstance(value, bool) or value == "":
         return []
     if isinstance(value, list):

@@ -36,11 +36,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message of the user, the replies with calls that follow it, and the last reply."""
+    """A message of the user, the replies with calls that follow it, and the last reply. `asked`: the call that a
+    message asks for which no call follows, because a value or the function is missing."""
 
     question: str
     steps: tuple[tuple[Call, ...], ...]
     answer: str
+    asked: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Stage:
     @property
     def phrases(self) -> Mapping[str, Any]:
         return phrases()[self.language]
+
+
+ANYTHING = Function("beyond", "", "", {}, (), (), (), {}, {}, (), ())
+"""What a request asks for that only its own words describe."""
 
 
 @cache
@@ -161,7 +167,7 @@ def missing_argument(stage: Stage) -> Iterator[Turn]:
     path = rng.choice(sorted(lead.missing))
     text, back = lead.missing[path]
     vague = phrasing.request(lead, text, rng, stage.language)
-    yield Turn(_surface(stage, vague.text), (), back)
+    yield Turn(_surface(stage, vague.text), (), back, (Call(lead, vague.arguments, {}, vague.said),))
     value = lead.parameter(path).draw(rng, stage.language)
     said = {**vague.said, path: value}
     if not lead.required() <= said.keys():  # the request lacks further values: the dialogue ends with the question
@@ -172,17 +178,19 @@ def missing_argument(stage: Stage) -> Iterator[Turn]:
 
 def no_tool_fits(stage: Stage) -> Iterator[Turn]:
     """A request for which no offered function is made: the reply says so in words."""
-    rng, text = stage.rng, None
+    rng, text, asked = stage.rng, None, Call(ANYTHING, {}, {})
     if stage.language == "en" and rng.random() < 0.35:
         text = beyond.request(stage.offered, stage.lead, rng, phrases()["beyond"])
     if text is None and stage.outside:
-        text = _ask(stage, rng.choice(stage.outside)).text
+        function = rng.choice(stage.outside)
+        made = _ask(stage, function)
+        text, asked = made.text, Call(function, made.arguments, {}, made.said)
     if text is None:
         return
     first = rng.choice(stage.phrases["decline"])
     names = ", ".join(f"{{{each.name}}}" for each in stage.offered)
     limits = stage.phrases["limits"] if len(stage.offered) <= 4 else ["{first}"]
-    yield Turn(_surface(stage, text), (), rng.choice(limits).format(first=first, names=names))
+    yield Turn(_surface(stage, text), (), rng.choice(limits).format(first=first, names=names), (asked,))
 
 
 def plain_question(stage: Stage) -> Iterator[Turn]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from swift.chat import Conversation
 from swift.synth import beyond, conversations, verify
@@ -75,6 +76,14 @@ class Report:
     examples: list[str] = field(default_factory=list)
 
 
+class Draft(NamedTuple):
+    """A conversation and what it was made of. `offers`: by the names of the catalogue."""
+
+    conversation: Conversation
+    turns: Sequence[Turn]
+    offers: Mapping[str, Offer]
+
+
 TRIES = 3000
 """Conversations in a row that fail, after which there are no further ones."""
 MOST_OWN = 16
@@ -99,7 +108,7 @@ class Synthesis:
         overlaps: Callable[[Conversation], str] = lambda conversation: "",
         leads: Sequence[Domain] = (),
     ) -> None:
-        self._mixture, self._plain, self._own, self._near, self._overlaps = mixture, plain, own, near, overlaps
+        self._mixture, self._plain, self._own, self._near, self.overlaps = mixture, plain, own, near, overlaps
         self._rng = random.Random(seed)
         self._everything = [function for domain in domains for function in domain.functions.values()]
         self._home = {id(function): domain for domain in domains for function in domain.functions.values()}
@@ -118,15 +127,19 @@ class Synthesis:
     def make(self, count: int) -> Iterator[Conversation]:
         """`count` conversations that passed their checks; what did not is counted in the report. Fewer if no further
         ones are found: few functions allow few conversations."""
+        return (draft.conversation for draft in self.drafts(count))
+
+    def drafts(self, count: int) -> Iterator[Draft]:
+        """The conversations of `make`, with what they are made of."""
         made = failed = 0
         while made < count and failed < TRIES:
-            conversation = self._conversation()
+            draft = self._draft()
             failed += 1
-            if conversation is not None:
+            if draft is not None:
                 made, failed = made + 1, 0
-                yield conversation
+                yield draft
 
-    def _conversation(self) -> Conversation | None:
+    def _draft(self) -> Draft | None:
         rng, mixture = self._rng, self._mixture
         language = "zh" if rng.random() < mixture.chinese else "en"
         is_own = bool(self._own) and rng.random() < mixture.own
@@ -158,13 +171,13 @@ class Synthesis:
             report.dropped["near-duplicate"] += 1
             return None
         self._seen.add(key)
-        if benchmark := self._overlaps(conversation):
+        if benchmark := self.overlaps(conversation):
             report.dropped[f"overlaps with {benchmark}"] += 1
             return None
         report.kinds.update(kinds)
         report.forms["ReAct text" if text else "structured"] += 1
         report.functions.update(call.function.name for turn in turns for step in turn.steps for call in step)
-        return conversation
+        return Draft(conversation, turns, offers)
 
     def _endless(self, functions: Sequence[Function]) -> Iterator[Function]:
         while True:
