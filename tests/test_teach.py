@@ -125,6 +125,15 @@ def test_flags_about_own_tools_need_tools(word: str, tmp_path: Path, capsys: pyt
     assert f"{word} has no effect without --tools" in capsys.readouterr().err
 
 
+def test_rounds_cannot_be_chosen_for_questions_to_measure_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tools.py").write_text(TOOLS, encoding="utf-8")
+    words = ["--tools", str(tmp_path / "tools.py"), "--phrasings", "held_out", "--max_rounds", "3"]
+    assert main(["data", "synth", *words, "--out", str(tmp_path / "a.jsonl")]) == 2
+    assert "--max_rounds has no effect with --phrasings held_out" in capsys.readouterr().err
+
+
 def test_few_tools_end_with_fewer_conversations_and_say_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,10 @@ def synthesis(own: Sequence[Tool], described: Sequence[Function], cfg: SynthFlag
     chosen = {"all": described, "train": train, "held_out": away}[cfg.phrasings]
     wanted = mixture(cfg)
     if cfg.phrasings == "held_out":
+        if unused := next(
+            (each for each in ("max_rounds", "one_round_share") if vars(cfg)[each] != vars(SynthFlags())[each]), ""
+        ):
+            raise ValueError(f"--{unused} has no effect with --phrasings held_out, which makes one round each")
         wanted = replace(wanted, rounds=(1.0,))
     return Synthesis(domains, plain, wanted, cfg.seed, chosen, near_misses(own, described), overlap)
 

@@ -60,7 +60,7 @@ class SynthFlags:
             raise ValueError(f"--max_tools_offered {self.max_tools_offered}: must be 1 or more")
         if self.max_rounds < 1:
             raise ValueError(f"--max_rounds {self.max_rounds}: must be 1 or more")
-        if self.max_rounds == 1 and self.one_round_share != 0.5:
+        if self.max_rounds == 1 and self.one_round_share != SynthFlags.one_round_share:
             raise ValueError(f"--one_round_share {self.one_round_share:g} has no effect with --max_rounds 1")
         names = (
             "own_share", "one_round_share", "chinese", "text_share", "thoughts", "masked_names", "masked_parameters",
