@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swift import flags
-from swift.system import torchrun, utf8
+from swift.system import invocation, torchrun, utf8
 
 MULTIPROCESS = ("sft", "rlhf")  # verbs that NPROC_PER_NODE or NNODES starts in several processes
 
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         utf8.check_words(words, os.environ)
+        invocation.set_started(words)
         code = _dispatch(words)
         sys.stdout.flush()
         return code

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-SWIFT = re.compile(r"\bswift ((?:data |agent )?[a-z][a-z-]*)([^`#|&;>\n]*)")
+SWIFT = re.compile(r"\bswift ((?:data |agent |runs (?=show|log|stop|resume))?[a-z][a-z-]*)([^`#|&;>\n]*)")
 OTHERS = {"help", "no-deps", "nproc_per_node"}
 """Flags of every program, and of other programs in running text."""
 
@@ -80,6 +80,7 @@ def test_a_command_has_a_verb_and_flags_of_the_program(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_flag_in_running_text_is_one_of_some_command(page: Path) -> None:
     verbs = (*cli.verbs(), "agent run", "data lint", "data review", "data show", "data synth")
+    verbs = (*verbs, "runs show", "runs log", "runs stop", "runs resume")
     known = frozenset().union(*map(flags_of, verbs))
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for flag in FLAG.findall(prose):

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "flags": {"system"},
     "cli": {"flags", "system"},
     "native": {"system"},
+    "runs": {"system"},
     "html_page": set(),
     "images": {"chat", "system"},
     "agent": {"chat", "system"},
@@ -41,12 +42,12 @@ MAY_IMPORT = {
     },
     "assembly": {
         "chat", "flags", "flag_groups", "agent", "data", "html_page", "train", "model", "native", "system",
-        "practice", "synth", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "eval",
+        "practice", "runs", "synth", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "eval",
     },
     "commands": {
         "chat", "flags", "flag_groups", "assembly", "cli", "html_page", "images", "agent", "data", "train", "model",
         "native", "system", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "serve", "eval",
-        "practice",
+        "practice", "runs",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)
@@ -78,7 +79,9 @@ def test_a_module_begins_by_saying_what_it_is(path: Path) -> None:
     assert not tree.body or ast.get_docstring(tree), f"{path} has no first line"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["sft", "--help"], ["infer", "--help"], ["deploy", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["sft", "--help"], ["infer", "--help"], ["deploy", "--help"], ["runs", "--help"]]
+)
 def test_help_never_imports_torch(words: list[str]) -> None:
     code = (
         "import sys, swift.cli\n"

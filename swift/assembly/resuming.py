@@ -153,14 +153,14 @@ def how_to_resume(verb: str, cfg: DataclassInstance, saved: Path | None, env: Ma
         return "nothing is saved yet: run the same command again"
     if fault := checkpoint.fault(saved):
         return f"cannot be resumed: {fault}"
-    words = ["swift", verb, *_words(cfg), "--resume_from_checkpoint", str(saved)]
+    words = ["swift", verb, *flag_words(cfg), "--resume_from_checkpoint", str(saved)]
     processes, nodes = env.get("LOCAL_WORLD_SIZE", "1"), env.get("GROUP_WORLD_SIZE", "1")
     if nodes != "1":
         return f"to resume, add to the command of every node: --resume_from_checkpoint {shlex.quote(str(saved))}"
     return f"to resume: {f'NPROC_PER_NODE={processes} ' if processes != '1' else ''}{shlex.join(words)}"
 
 
-def _words(cfg: DataclassInstance) -> list[str]:
+def flag_words(cfg: DataclassInstance) -> list[str]:
     """The flags that differ from their defaults, as words of a command line."""
     default = {item.name: item.default for item in flags.walk(type(cfg))}
     words: list[str] = []

@@ -91,7 +91,7 @@ def write_page(cfg: TrainingConfig, result: dict[str, Any], data: Data, folder: 
 
 def say_end(result: dict[str, Any], model: ModelFlags, say: Say) -> None:
     """Speed and memory, the best and the last checkpoint, and the commands that come next."""
-    from swift.train.progress import duration
+    from swift.system.durations import duration
 
     speed = f"{result['tokens_per_second']:,.0f} tokens/s, {result['padding_share']:.1%} padding"
     say(f"{result['global_step']} steps in {duration(result['train_time'])}: {speed}, {result['memory_gib']:.2f} GiB")
@@ -108,8 +108,8 @@ def say_end(result: dict[str, Any], model: ModelFlags, say: Say) -> None:
 
 
 def why_stopped(trainer: SftTrainer) -> str:
-    """Why the run ended before its last step, in one line."""
-    step = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+    """Where and why the run ended before its last step, in one line."""
+    step = f"after step {trainer.state.global_step} of {trainer.state.max_steps}"
     if trainer.late:
-        return f"stopped after {step}: the time limit of --max_minutes is reached"
-    return f"stopped after {step} by {signal.Signals(trainer.stopped).name}"
+        return f"{step}: the time limit of --max_minutes is reached"
+    return f"{step} by {signal.Signals(trainer.stopped).name}"

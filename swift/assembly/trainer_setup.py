@@ -13,6 +13,7 @@ from swift.assembly.training_config import TrainingConfig
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from swift.assembly.run_journal import Journal
     from swift.assembly.training_data import Data
     from swift.train.lazy_datasets import Stream
     from swift.train.objective import Objective
@@ -79,15 +80,21 @@ def make_trainer(
     packed: bool,
     finish: Callable[[Path], None],
     objective: Objective,
+    journal: Journal,
 ) -> SftTrainer:
-    """The trainer of a run. `packed`: the model takes rows without padding. `finish(folder)` completes checkpoints."""
+    """The trainer of a run. `packed`: the model takes rows without padding. `finish(folder)` completes checkpoints.
+
+    `journal` receives signs of life and the lines of progress.
+    """
+    from swift.train.heartbeat import Heartbeat
     from swift.train.progress import ShowProgress
     from swift.train.report import WriteLog
     from swift.train.trainer import SftTrainer
     from swift.tuner.cpu import fused
 
     logging, extra = cfg.train.logging, tuner_setup.loop(model, cfg)
-    callbacks = [WriteLog(folder), ShowProgress(live=not logging.disable_tqdm), *extra.callbacks]
+    progress = ShowProgress(live=not logging.disable_tqdm, note=journal.note)
+    callbacks = [WriteLog(folder), Heartbeat(folder, journal.beat), progress, *extra.callbacks]
     if "tensorboard" in logging.report_to and args.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback

@@ -18,6 +18,7 @@ from swift.assembly import (
     preflight,
     resuming,
     run_folder,
+    run_journal,
     run_records,
     run_summary,
     step_plan,
@@ -81,12 +82,13 @@ def run(cfg: TrainingConfig, method: Method = LIKELIHOOD) -> dict[str, Any]:
 
     torch.set_flush_denormal(True)  # on a CPU denormal numbers make a step many times slower
     try:
-        return _train(cfg, method)
+        with run_journal.Journal() as journal:
+            return _train(cfg, method, journal)
     finally:
         torch.set_flush_denormal(False)
 
 
-def _train(cfg: C, method: Method) -> dict[str, Any]:
+def _train(cfg: C, method: Method, journal: run_journal.Journal) -> dict[str, Any]:
     from transformers import set_seed
 
     from swift.assembly.rendering import make_renderer
@@ -109,7 +111,7 @@ def _train(cfg: C, method: Method) -> dict[str, Any]:
 
     # the processes, the model's files, the data
     ranks = Ranks.join(device.type == "cpu", cfg.parallel.ddp_backend)
-    say = print if ranks.first else _silence
+    say = journal.say if ranks.first else _silence
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
         raise ValueError("no model is named: give --model_id_or_path (a folder, hub id or name) or --model_type")
@@ -128,7 +130,9 @@ def _train(cfg: C, method: Method) -> dict[str, Any]:
     versions = run_folder.versions(saving, runs)
     resume = resuming.find(saving.resume_from_checkpoint, runs, versions, spread.engine, say)
     cfg, plan = _planned(given, cfg, method, data, ranks.world, resume, say)
-    folder = ranks.broadcast(lambda: run_folder.create(saving, runs, resume))
+    folder = ranks.broadcast(lambda: run_journal.free(run_folder.create(saving, runs, resume)))
+    if ranks.first:
+        journal.begin(folder, run_journal.begun(method.verb, given, cfg, plan["steps"], resume))
 
     # the model with its tuner
     set_seed(cfg.train.seed)
@@ -165,13 +169,13 @@ def _train(cfg: C, method: Method) -> dict[str, Any]:
     # training
     data, objective = method.objective(cfg, data, Start(model, packed, ranks, say))
     finish = run_records.checkpoint_finisher(cfg, plan, renderer, path, spec, data)
-    trainer = trainer_setup.make_trainer(cfg, model, data, folder, args, packed, finish, objective)
+    trainer = trainer_setup.make_trainer(cfg, model, data, folder, args, packed, finish, objective, journal)
     if ranks.first:
         run_records.write(cfg, data, plan["steps"], folder)
     run_summary.say_start(data, trainer, plan["steps"], say)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return _end(given, cfg, method, trainer, data, folder, time.perf_counter() - began, ranks, say)
+    return _end(given, cfg, method, trainer, data, folder, time.perf_counter() - began, ranks, journal, say)
 
 
 def _planned(
@@ -205,6 +209,7 @@ def _end(
     folder: Path,
     seconds: float,
     ranks: Ranks,
+    journal: run_journal.Journal,
     say: Say,
 ) -> dict[str, Any]:
     """Reports and returns the result. SystemExit for a run that a signal stopped, ValueError if no weight changed."""
@@ -216,7 +221,8 @@ def _end(
     unmoved = trainer.unmoved()
     run_summary.say_end(result, cfg.model, say)
     if trainer.stopped or trainer.late:
-        say(run_summary.why_stopped(trainer))
+        journal.stopped(run_summary.why_stopped(trainer))
+        say(f"stopped {run_summary.why_stopped(trainer)}")
         say(resuming.how_to_resume(method.verb, given, checkpoint.newest_saved(folder)))
     ranks.leave()
     if trainer.stopped:

@@ -137,6 +137,27 @@ def update(config: C, values: Mapping[str, object], where: str = "file") -> C:
     return _assemble(type(config), _read(list(walk(type(config))), values, where), config)
 
 
+def replaced(config: type[DataclassInstance], words: Sequence[str], changes: Mapping[str, Sequence[str]]) -> list[str]:
+    """A command line of flags in which each flag of `changes` has those words as its value, wherever it was set.
+
+    Raises ValueError for a flag that is not known.
+    """
+    by_name = {name: item for item in walk(config) for name in (item.name, *item.spec.alias)}
+    fields = set()
+    for change in changes:
+        if change not in by_name:
+            raise ValueError(f"unknown flag {change}{nearest(change, by_name)}")
+        fields.add(by_name[change].name)
+    kept, dropping = [], False
+    for word in words:
+        if _is_flag(word):
+            name = word.partition("=")[0].lstrip("-").replace("-", "_")
+            dropping = name in by_name and by_name[name].name in fields
+        if not dropping:
+            kept.append(word)
+    return kept + [word for change, value in changes.items() for word in (f"--{change}", *value)]
+
+
 def names(config: type[DataclassInstance]) -> frozenset[str]:
     """The names of all flags, without aliases."""
     return frozenset(item.name for item in walk(config))

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from swift.system.durations import duration
+
 
 class ShowProgress(TrainerCallback):  # type: ignore[misc]
     """Shows loss, tokens per second and time left, in the first process only.
 
-    Log lines stay in the terminal's history; a live bar is below the last one and moves with each step.
+    Log lines stay in the terminal's history; a live bar is below the last one and moves with each step. `note`
+    receives the lines too.
     """
 
-    def __init__(self, console: Console | None = None, live: bool = True) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(
+        self, console: Console | None = None, live: bool = True, note: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.console, self.note = console or Console(stderr=True), note
         self.live = live and self.console.is_terminal
         self.bar = Progress(
             TextColumn("train"),
@@ -71,7 +77,9 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
         self.bar.stop()
 
     def _say(self, state: TrainerState, text: str) -> None:
-        self.console.print(f"step {state.global_step}/{state.max_steps}  {text}", highlight=False, soft_wrap=True)
+        line = f"step {state.global_step}/{state.max_steps}  {text}"
+        self.console.print(line, highlight=False, soft_wrap=True)
+        self.note(line)
 
     def _left(self, state: TrainerState) -> str:
         done = state.global_step - self._first
@@ -83,9 +91,3 @@ def _accuracy(logs: dict[str, float], prefix: str = "") -> str:
     """The share of right tokens, or of pairs with the higher reward for the chosen completion, if it is known."""
     names = {"acc": "accuracy", "rewards/accuracies": "reward accuracy", "rewards/margins": "reward margin"}
     return "".join(f"  {said} {logs[prefix + name]:.3f}" for name, said in names.items() if prefix + name in logs)
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03`, or `2:03` within the hour."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

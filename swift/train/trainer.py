@@ -350,6 +350,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
         def batches() -> Iterator[Batch]:
             for rows in parts:
+                self.control = self.callback_handler.on_prediction_step(args, self.state, self.control)
                 batch = self.collate([samples[row] for row in rows])
                 yield {name: each.to(args.device) for name, each in batch.items()}
 
