@@ -14,8 +14,17 @@ VARIABLE = "SWIFT_PROGRAM"
 """How the launcher of several processes was started; the processes themselves are started as a module."""
 
 KEPT = (
-    *("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES"),
-    *("OMP_NUM_THREADS", "SWIFT_CACHE", "SWIFT_OFFLINE", "HF_HUB_OFFLINE", "HF_HOME", "MODELSCOPE_CACHE"),
+    *(
+        "NPROC_PER_NODE",
+        "NNODES",
+        "CUDA_VISIBLE_DEVICES",
+        "OMP_NUM_THREADS",
+        "SWIFT_CACHE",
+        "SWIFT_OFFLINE",
+        "HF_HUB_OFFLINE",
+        "HF_HOME",
+        "MODELSCOPE_CACHE",
+    ),
 )
 """Environment variables that decide what a command does. None holds a secret."""
 
