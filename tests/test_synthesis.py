@@ -17,7 +17,7 @@ import pytest
 from swift import cli
 from swift.agent import schemas
 from swift.chat import Conversation, Message, Tool
-from swift.synth import beyond, catalogue, dialects, phrasing, several, verify
+from swift.synth import beyond, catalogue, conversations, dialects, phrasing, several, verify
 from swift.synth.catalogue import Function
 from swift.synth.offers import Masking, Offers
 from swift.synth.overlap import Overlap, Question
@@ -254,6 +254,17 @@ def test_functions_that_may_do_the_same_are_no_near_misses_of_each_other() -> No
     )
 
 
+def test_a_refusal_names_functions_whose_names_have_dots_or_hyphens() -> None:
+    names = {"lamp.set": "lamp.set", "lamp-off": "lampOff"}
+    offers = {
+        name: replace(Offers(Masking(0, 0, 0, 0, 0), random.Random(1)).offer(HOTELS.functions["add_guest"]), name=shown)
+        for name, shown in names.items()
+    }
+    turn = Turn("Cook for me.", (), "I can only use {lamp.set}, {lamp-off}.")
+    row = conversations.structured([turn], offers, random.Random(1), thoughts=False)
+    assert row.messages[-1].content == "I can only use lamp.set, lampOff."
+
+
 def test_a_missing_value_is_asked_for_before_the_call() -> None:
     rows, _ = made(60, only("missing"))
     assert not any(row.messages[1].tool_calls for row in rows)
@@ -397,6 +408,43 @@ def test_a_wrong_file_of_the_catalogue_says_what_is_wrong(tmp_path: Path) -> Non
     )
     with pytest.raises(ValueError, match=r"hotels\.toml: find_free_rooms: .* no parameter town"):
         catalogue.read(file)
+
+
+def test_elements_of_arrays_are_described_down_to_their_fields(tmp_path: Path) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text(
+        """
+[total_of]
+description = "Total of an order."
+params.lines = { what = "Lines", type = "array", of = [["2 pens", { name = "pen", count = 2 }], ["1 cup", { name = "cup", count = 1, gift = true }]] }
+params.grid = { what = "Rows", type = "array", count = "2..2", of = [["[1, 2]", [1, 2]], ["[3, 4.5]", [3, 4.5]]] }
+ask = ["Total of {lines} in {grid}?", "{lines} in {grid}: total", "In {grid}, what do {lines} cost?"]
+result = { total = "int 1..9" }
+say = "It is {total}."
+""",  # noqa: E501
+        encoding="utf-8",
+    )
+    function = catalogue.read(file).functions["total_of"]
+    described = function.spec["function"]["parameters"]["properties"]
+    assert described["grid"]["items"] == {"type": "array", "items": {"type": "number"}}
+    line = described["lines"]["items"]
+    assert line["required"] == ["name", "count"]
+    assert {name: each["type"] for name, each in line["properties"].items()} == {
+        "name": "string", "count": "integer", "gift": "boolean"
+    }  # fmt: skip
+    for seed in range(20):
+        request = phrasing.request(function, function.ask[0], random.Random(seed))
+        listed = request.arguments["lines"]
+        assert len(listed) == len({each["name"] for each in listed})
+
+
+def test_lists_of_numbers_are_said_in_brackets_or_in_words() -> None:
+    numbers = catalogue.Parameter("Numbers", "array", "int 30..99", count=(3, 3))
+    said = [numbers.draw(random.Random(seed)) for seed in range(40)]
+    bracketed = [each for each in said if each.words.startswith("[")]
+    assert 0 < len(bracketed) < len(said)
+    assert all(json.loads(each.words) == each.value for each in bracketed)
+    assert not numbers.draw(random.Random(1), "zh").words.startswith("[")
 
 
 def test_the_example_of_a_nested_argument() -> None:

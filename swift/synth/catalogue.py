@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sys
@@ -25,6 +26,8 @@ else:
 FOLDER = Path(__file__).parent / "catalogue"
 SLOT = re.compile(r"\{([\w.]+)(?:=([^{}]*))?\}")
 OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
+BRACKETED = 0.5
+"""Share of lists of numbers that an English question says in brackets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Parameter:
             return {"type": "object", "description": self.what, **_object(self.parameters)}
         found: dict[str, Any] = {"type": self.type, "description": self.what}
         if self.type == "array":
-            found["items"] = {"type": _json_type(self.of)}
+            found["items"] = _schema_of(_drawn(self.of))
         if self.enum:
             found["enum"] = list(self.enum)
         if self.default is not None:
@@ -57,13 +60,25 @@ class Parameter:
     def draw(self, rng: random.Random, language: str = "en") -> Said:
         """A value, as it is said and as the call contains it."""
         if self.type == "array":
-            drawn = [values.draw(self.of, rng, language) for _ in range(rng.randint(*self.count))]
+            drawn = self._elements(rng, language)
+            if language == "en" and _are_plain(drawn) and rng.random() < BRACKETED:
+                listed = [each.value for each in drawn]
+                return Said(json.dumps(listed), listed)
             if isinstance(drawn[0].value, str):  # nobody lists a word twice
                 drawn = list(dict.fromkeys(drawn))
             return Said(_joined([each.words for each in drawn], language), [each.value for each in drawn])
         said = values.draw(self.of, rng, language)
         converts = self.of not in ("date", "time") or "YYYY" in self.what or "HH:MM" in self.what
         return said if converts else Said(said.words, said.words)
+
+    def _elements(self, rng: random.Random, language: str) -> list[Said]:
+        """Elements of an array: no object twice, and numbers in digits ("8, nine and -4" is hard to read)."""
+        drawn = [values.draw(self.of, rng, language) for _ in range(rng.randint(*self.count))]
+        if values.known(self.of) and isinstance(drawn[0].value, int | float):
+            return [Said(values.in_words(each.value), each.value) for each in drawn]
+        if isinstance(drawn[0].value, dict):
+            return list({each.words: each for each in drawn}.values())
+        return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,11 +338,33 @@ def _texts(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _json_type(of: Any) -> str:
-    choices = [[each] for each in of] if isinstance(of, list | tuple) else [of]
-    drawn = {type(values.draw(each, random.Random(seed)).value) for each in choices for seed in range(6)}
+    drawn = {type(each) for each in _drawn(of)}
     if drawn == {int, float}:
         return "number"
     if len(drawn) != 1:
         raise TypeError(f"values of several types: {of}")
     names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
     return names[drawn.pop()]
+
+
+def _are_plain(drawn: Sequence[Said]) -> bool:
+    """Whether elements are numbers, or lists of numbers, that are said as JSON writes them."""
+    return all(not isinstance(each.value, str) and each.words == json.dumps(each.value) for each in drawn)
+
+
+def _drawn(of: Any) -> list[Any]:
+    """Each value of a list, or a few of a range, a pattern or a shared name."""
+    choices = [[each] for each in of] if isinstance(of, list | tuple) else [of]
+    return [values.draw(each, random.Random(seed)).value for each in choices for seed in range(6)]
+
+
+def _schema_of(found: Sequence[Any]) -> dict[str, Any]:
+    """The JSON schema of values of one type. Raises TypeError where the types differ."""
+    if found and all(isinstance(each, dict) for each in found):
+        names = dict.fromkeys(name for each in found for name in each)
+        properties = {name: _schema_of([each[name] for each in found if name in each]) for name in names}
+        required = [name for name in names if all(name in each for each in found)]
+        return {"type": "object", "properties": properties, "required": required}
+    if found and all(isinstance(each, list) for each in found):
+        return {"type": "array", "items": _schema_of([inner for each in found for inner in each])}
+    return {"type": _json_type(found)}

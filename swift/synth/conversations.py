@@ -74,7 +74,7 @@ def system_text(offers: Sequence[Offer]) -> str:
 
 
 def _described(offer: Offer) -> str:
-    title = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", offer.name).lower()
+    title = re.sub(r"(?<=[a-z])(?=[A-Z])|[_.]", " ", offer.name).lower()
     schema = schemas.argument_schema(offer.tool)
     parameters = [
         {"name": name, "description": about.get("description", ""), "required": str(name in schema.get("required", ()))}
@@ -93,4 +93,4 @@ def _thought(step: Sequence[Call], offers: Mapping[str, Offer]) -> str:
 
 def _named(answer: str, offers: Mapping[str, Offer]) -> str:
     """An answer that names functions, with the names that the conversation has for them."""
-    return re.sub(r"\{(\w+)\}", lambda found: offers[found[1]].name if found[1] in offers else found[0], answer)
+    return re.sub(r"\{([^{}]+)\}", lambda found: offers[found[1]].name if found[1] in offers else found[0], answer)
