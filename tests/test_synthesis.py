@@ -106,7 +106,7 @@ def _requested(row: Conversation) -> tuple[str, list[tuple[str, dict[str, Any]]]
 
 
 def test_two_to_four_calls_are_asked_for_in_one_sentence_and_in_several() -> None:
-    rows, _ = made(150, only("parallel_same", masking=Masking(0, 0, 0, 0, 0)))
+    rows, _ = made(400, only("parallel_same", masking=Masking(0, 0, 0, 0, 0)))
     counts = Counter(len(row.messages[1].tool_calls) for row in rows)
     assert set(counts) == {2, 3, 4} and min(counts.values()) >= 15
     questions = [row.messages[0].content for row in rows]
