@@ -219,7 +219,8 @@ class Delta:
     """A part of a streamed reply: text, reasoning, a part of a call, or finally the finish reason and the usage.
 
     A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call. The last
-    part of a call has its confidence, if it is known.
+    part of a call has its confidence, if it is known. `stop`: the stop string that ended the reply, if one did and the
+    chat knows it.
     """
 
     text: str = ""
@@ -228,6 +229,7 @@ class Delta:
     usage: Usage | None = None
     logprobs: tuple[Logprob, ...] = field(default=())
     reasoning: str = ""
+    stop: str = field(default="", compare=False)
 
 
 class Draft:

@@ -62,6 +62,15 @@ def test_the_document_needs_no_key() -> None:
     assert http.get("/openapi.json").json() == openapi()
 
 
+def test_the_document_describes_blocks_and_errors_of_messages() -> None:
+    document = openapi()
+    schemas = document["components"]["schemas"]
+    assert {"max_tokens", "system", "stop_sequences", "thinking"} <= schemas["MessagesRequest"]["properties"].keys()
+    assert "max_tokens" not in schemas["CountTokensRequest"]["properties"]
+    errors = document["paths"]["/v1/messages"]["post"]["responses"]["400"]["content"]["application/json"]["schema"]
+    assert errors == {"$ref": "#/components/schemas/MessagesError"}
+
+
 @pytest.mark.parametrize("name", ["ChatRequest", "TextRequest"])
 def test_the_document_describes_each_field(name: str) -> None:
     fields = openapi()["components"]["schemas"][name]["properties"]

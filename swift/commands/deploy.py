@@ -170,6 +170,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 check_length=_context_limit(chat).check,
                 template_variables=chat.renderer.variables,
                 figures=engine.figures if isinstance(engine, TorchEngine) else None,
+                count_tokens=chat.count_tokens,
                 owned_by=cfg.server.owned_by,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
             )

@@ -83,6 +83,15 @@ class LocalChat:
         parse = partial(self._with_tool_calls, tools, confidence)
         return self._reply(prompt, stream, params, inputs, parse, confidence.tokens if confidence else None)
 
+    def count_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
+    ) -> int:
+        """The number of tokens of the prompt from which a reply to the messages would be generated.
+
+        Raises ValueError for messages that cannot be rendered.
+        """
+        return len(self.renderer.prompt(messages, tools, template_kwargs).tokens)
+
     def complete(self, prompt: str | Sequence[int], params: SamplingParams = DEFAULT_PARAMS) -> Deltas:
         """Continues a text or token ids, without a chat template and tools."""
         tokens = self.renderer.raw_prompt_tokens(prompt) if isinstance(prompt, str) else prompt
@@ -149,7 +158,7 @@ class LocalChat:
             if delta.finish is not None:
                 if last_id:
                     yield from end_call(last_id, known)
-                yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage)
+                yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage, stop=delta.stop)
 
     def _logprob(self, output: TokenOutput) -> Logprob:
         data = self._vocabulary.bytes
@@ -226,7 +235,9 @@ def _deltas(
         text = stream.flush()
         if seen:
             seen.flush(stream.token_text)
+        stop = ""
         if stream.ended is not None:
-            finish = "stop"
+            finish, stop = "stop", stream.ended.text
         usage = Usage(prompt_tokens, generated)
-        yield Delta(text.content, finish=finish, usage=usage, logprobs=tuple(pending), reasoning=text.reasoning)
+        last = tuple(pending)
+        yield Delta(text.content, finish=finish, usage=usage, logprobs=last, reasoning=text.reasoning, stop=stop)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from swift.chat import Message
+from swift.chat import Message, Tool
 from swift.infer.chat import Chat
 from swift.serve.bad_request import BadRequest
 from swift.serve.formats.request_fields import RequestObject
@@ -18,6 +18,9 @@ from swift.serve.inner_request import InnerRequest
 from swift.serve.response_builder import ResponseBuilder
 from swift.serve.service import Service
 from swift.serve.structured_outputs import CheckedBuilder, Guides
+
+CountTokens = Callable[[Sequence[Message], Sequence[Tool], Mapping[str, Any] | None], int]
+"""The number of tokens of a prompt: messages, tools, variables of the chat template. Raises ValueError."""
 
 LoadImages = Callable[[Sequence[Message]], Sequence[Message]]
 """Fetches and opens the images of messages. Raises ValueError for one that cannot be read."""
@@ -32,6 +35,7 @@ class ChatService:
         guide_tools: constrain calls to the offered tools in every request, not only in those that require it.
         load_images: None refuses messages with images.
         template_variables: variables that the chat template reads; requests that set others are logged. None: unknown.
+        count_tokens: None: prompts cannot be counted.
     """
 
     def __init__(
@@ -42,10 +46,12 @@ class ChatService:
         guide_tools: bool,
         load_images: LoadImages | None,
         template_variables: Collection[str] | None,
+        count_tokens: CountTokens | None = None,
     ) -> None:
         self.service = service
         self._chat, self._guides, self._guide_tools = chat, guides, guide_tools
         self._load_images, self._template_variables = load_images, template_variables
+        self._count_tokens = count_tokens
 
     async def read(
         self, request: Request, shape: type[Body], translate: Callable[[Body], InnerRequest]
@@ -73,14 +79,34 @@ class ChatService:
             params = replace(params, guide=guide)
             builder = CheckedBuilder(builder, rules, guide.unenforced, inner.fields)
         start = partial(self._chat, messages, inner.offered_tools)
-        if variables := inner.template_kwargs:
+        if variables := self._variables(inner):
             start = partial(start, template_kwargs=variables)
-            if self._template_variables is not None:
-                self.service.unknown_fields.warn_of_variables(variables, self._template_variables)
         starts = [start] * inner.replies
         return await self.service.respond(
             request, starts, params, builder, stream=inner.stream, param=inner.fields.messages
         )
+
+    async def count_tokens(self, inner: InnerRequest) -> int:
+        """The number of tokens of the prompt with which `respond` would generate. Raises BadRequest as it does."""
+        self.service.models.find(inner.model)
+        if self._count_tokens is None:
+            raise BadRequest("this server cannot count the tokens of a prompt", status=404)
+        messages, variables = await self._with_images(inner), self._variables(inner)
+        try:
+            return await run_in_threadpool(self._count_tokens, messages, inner.offered_tools, variables)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+
+    def guides_calls(self, inner: InnerRequest) -> bool:
+        """Whether a grammar constrains the calls of the reply: their arguments are JSON while they are generated."""
+        rules = inner.rules(self._guide_tools)
+        return rules is not None and bool(rules.tools)
+
+    def _variables(self, inner: InnerRequest) -> Mapping[str, Any]:
+        """The request's variables of the chat template; those that it does not read are logged."""
+        if inner.template_kwargs and self._template_variables is not None:
+            self.service.unknown_fields.warn_of_variables(inner.template_kwargs, self._template_variables)
+        return inner.template_kwargs
 
     async def _with_images(self, inner: InnerRequest) -> Sequence[Message]:
         """The messages with their images loaded, on a thread: fetching can take long."""

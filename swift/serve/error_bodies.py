@@ -16,6 +16,8 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
+NO_THREADS = "thread_unsupported_request"
+"""The code with which Anthropic's client goes on without a conversation that the server keeps."""
 REQUEST_ID = "request-id"
 """The header with the id of a request, on Anthropic's routes."""
 
@@ -34,7 +36,10 @@ def openai_error(message: str, status: int, *, param: str | None = None, code: s
     return json.dumps({"error": error.model_dump(exclude_unset=True)}, ensure_ascii=False)
 
 
-def anthropic_error(message: str, status: int, request_id: str) -> str:
+def anthropic_error(message: str, status: int, request_id: str, code: str | None = None) -> str:
+    """`code`: one of Anthropic's is part of the body, OpenAI's are not."""
     kind = _ANTHROPIC_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    error = {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
-    return json.dumps(error, ensure_ascii=False)
+    error: dict[str, object] = {"type": kind, "message": message}
+    if code == NO_THREADS:
+        error["details"] = {"error_code": code}
+    return json.dumps({"type": "error", "error": error, "request_id": request_id}, ensure_ascii=False)

@@ -60,7 +60,8 @@ def _response(
     if not is_anthropic(request.url.path):
         return json_response(openai_error(message, status, param=param, code=code), status, headers)
     request_id = new_request_id()
-    return json_response(anthropic_error(message, status, request_id), status, {**headers, REQUEST_ID: request_id})
+    body = anthropic_error(message, status, request_id, code)
+    return json_response(body, status, {**headers, REQUEST_ID: request_id})
 
 
 def _paths(app: FastAPI) -> list[str]:

@@ -13,6 +13,7 @@ ROUTES = {
     "/v1/models": "the served models",
     "/v1/chat/completions": "chat (POST)",
     "/v1/completions": "text completion (POST)",
+    "/v1/messages": "chat in Anthropic's format (POST)",
     "/openapi.json": "all routes and fields",
     "/health": "whether the server is up",
     "/metrics": "Prometheus metrics",

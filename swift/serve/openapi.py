@@ -13,6 +13,8 @@ from pydantic.json_schema import models_json_schema
 from swift.serve.formats.adapter_requests import LoadRequest, UnloadRequest
 from swift.serve.formats.chat_completions_request import ChatRequest
 from swift.serve.formats.completions_request import TextRequest
+from swift.serve.formats.messages_request import CountTokensRequest, MessagesRequest
+from swift.serve.formats.messages_response import MessageResponse, TokenCount
 
 _ERROR = {
     "type": "object",
@@ -28,6 +30,19 @@ _ERROR = {
                 "code": {"type": ["string", "null"]},
             },
         }
+    },
+}
+_MESSAGES_ERROR = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "string"},
     },
 }
 _CONFIDENCE = {
@@ -47,8 +62,15 @@ _STATUSES = {
     415: "The content encoding is not supported",
     429: "The queue is full; Retry-After has the seconds to wait",
 }
-_MODELS: tuple[type[BaseModel], ...] = (ChatRequest, TextRequest, LoadRequest, UnloadRequest)
-_RESPONSES: tuple[type[BaseModel], ...] = (ChatCompletion, Completion, Model)
+_MODELS: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    TextRequest,
+    MessagesRequest,
+    CountTokensRequest,
+    LoadRequest,
+    UnloadRequest,
+)
+_RESPONSES: tuple[type[BaseModel], ...] = (ChatCompletion, Completion, MessageResponse, TokenCount, Model)
 
 
 @cache
@@ -57,12 +79,12 @@ def openapi() -> dict[str, Any]:
     template = "#/components/schemas/{model}"
     _, requests = models_json_schema([(each, "validation") for each in _MODELS], ref_template=template)
     _, responses = models_json_schema([(each, "serialization") for each in _RESPONSES], ref_template=template)
-    schemas = {**responses["$defs"], **requests["$defs"], "Error": _ERROR}
+    schemas = {**responses["$defs"], **requests["$defs"], "Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
     schemas["ChatCompletionMessageFunctionToolCall"]["properties"]["x_confidence"] = _CONFIDENCE
-    chat, text = _ref("ChatCompletion"), _ref("Completion")
+    chat, text, message = _ref("ChatCompletion"), _ref("Completion"), _ref("MessageResponse")
     return {
         "openapi": "3.1.0",
-        "info": {"title": "swift", "version": "1", "description": "OpenAI's chat completions and completions API"},
+        "info": {"title": "swift", "version": "1", "description": "OpenAI's and Anthropic's APIs"},
         "security": [{}, {"key": []}, {"x-api-key": []}],
         "components": {
             "schemas": schemas,
@@ -88,6 +110,25 @@ def openapi() -> dict[str, Any]:
             "/v1/completions": {
                 "post": _posted("Continue a text", "TextRequest", _json(text) | {"text/event-stream": {}}, 404, 429)
             },
+            "/v1/messages": {
+                "post": _posted(
+                    "Generate a reply to messages (Anthropic's API)",
+                    "MessagesRequest",
+                    _json(message) | {"text/event-stream": {}},
+                    404,
+                    429,
+                    error="MessagesError",
+                )
+            },
+            "/v1/messages/count_tokens": {
+                "post": _posted(
+                    "Count the tokens of a prompt (Anthropic's API)",
+                    "CountTokensRequest",
+                    _json(_ref("TokenCount")),
+                    404,
+                    error="MessagesError",
+                )
+            },
             "/v1/embeddings": {"post": _operation("Not offered", {}, 401, 404)},
             "/v1/responses": {"post": _operation("Not offered", {}, 401, 404)},
             "/v1/load_lora_adapter": {
@@ -108,11 +149,11 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def _operation(summary: str, response: dict[str, Any], *statuses: int) -> dict[str, Any]:
-    errors = {str(status): {"description": _STATUSES[status], "content": _json(_ref("Error"))} for status in statuses}
+def _operation(summary: str, response: dict[str, Any], *statuses: int, error: str = "Error") -> dict[str, Any]:
+    errors = {str(status): {"description": _STATUSES[status], "content": _json(_ref(error))} for status in statuses}
     return {"summary": summary, "responses": {"200": {"description": "The response", "content": response}, **errors}}
 
 
-def _posted(summary: str, body: str, response: dict[str, Any], *statuses: int) -> dict[str, Any]:
-    operation = _operation(summary, response, *sorted({400, 401, 408, 413, 415, *statuses}))
+def _posted(summary: str, body: str, response: dict[str, Any], *statuses: int, error: str = "Error") -> dict[str, Any]:
+    operation = _operation(summary, response, *sorted({400, 401, 408, 413, 415, *statuses}), error=error)
     return {**operation, "requestBody": {"required": True, "content": _json(_ref(body))}}

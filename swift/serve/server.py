@@ -13,12 +13,13 @@ from swift.guided.guide import Guide
 from swift.infer.chat import Chat
 from swift.serve.api_keys import ApiKeys
 from swift.serve.body_reader import LIMITS, Limits
-from swift.serve.chat_service import ChatService, LoadImages
+from swift.serve.chat_service import ChatService, CountTokens, LoadImages
 from swift.serve.error_handlers import add_error_handlers
 from swift.serve.metrics import Metrics, ReadFigures
 from swift.serve.request_log import RequestLog
 from swift.serve.routes.chat_completions import add_chat_routes
 from swift.serve.routes.completions import Complete, add_completion_routes
+from swift.serve.routes.messages import add_messages_routes
 from swift.serve.routes.models import add_adapter_routes, add_model_routes
 from swift.serve.routes.status import add_status_routes
 from swift.serve.routes.unsupported import add_unsupported_routes
@@ -43,6 +44,7 @@ def create_app(
     check_length: CheckLength | None = None,
     template_variables: Collection[str] | None = None,
     figures: ReadFigures | None = None,
+    count_tokens: CountTokens | None = None,
     owned_by: str = "swift",
     limits: Limits = LIMITS,
 ) -> FastAPI:
@@ -60,6 +62,7 @@ def create_app(
         check_length: refuses prompts that are too long before they are tokenised.
         template_variables: variables that the chat template reads; requests that set others are logged. None: unknown.
         figures: what the engine does, for the metrics; None: they show what the server itself counts.
+        count_tokens: counts the tokens of prompts; None refuses /v1/messages/count_tokens.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
     models = ServedModels(model_name, owned_by, adapter_names)
@@ -73,8 +76,9 @@ def create_app(
     add_status_routes(app, metrics)
     add_model_routes(app, service)
     guide_tools = guide_tools and guide is not None
-    chats = ChatService(service, chat, Guides(guide), guide_tools, load_images, template_variables)
+    chats = ChatService(service, chat, Guides(guide), guide_tools, load_images, template_variables, count_tokens)
     add_chat_routes(app, chats)
+    add_messages_routes(app, chats)
     add_completion_routes(app, service, complete)
     add_unsupported_routes(app, service.api_keys)
     add_adapter_routes(app, service, adapters)

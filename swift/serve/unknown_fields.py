@@ -25,8 +25,14 @@ IGNORED = {
     "function_call",
     "reasoning_details",
     "include_obfuscation",
+    "cache_control",
+    "caller",
+    "citations",
+    "inference_geo",
+    "toolset_name",
 }
-"""Fields of OpenAI's API, and of messages that clients send back, that change no reply: they are not logged."""
+"""Fields of OpenAI's and Anthropic's APIs, and of messages that clients send back, that change no reply: they are not
+logged."""
 SYNONYMS = {
     "max_new_tokens": "max_tokens",
     "max_length": "max_tokens",
