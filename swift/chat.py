@@ -202,6 +202,14 @@ class Usage(NamedTuple):
     completion_tokens: int
 
 
+class UsageDetails(NamedTuple):
+    """`cached_tokens`: of the prompt, those whose keys and values were in the prefix cache; None: unknown.
+    `reasoning_tokens`: of the reply, those within reasoning blocks."""
+
+    cached_tokens: int | None = None
+    reasoning_tokens: int = 0
+
+
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
@@ -220,7 +228,7 @@ class Delta:
 
     A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call. The last
     part of a call has its confidence, if it is known. `stop`: the stop string that ended the reply, if one did and the
-    chat knows it.
+    chat knows it. `details` come with the usage.
     """
 
     text: str = ""
@@ -230,6 +238,7 @@ class Delta:
     logprobs: tuple[Logprob, ...] = field(default=())
     reasoning: str = ""
     stop: str = field(default="", compare=False)
+    details: UsageDetails | None = field(default=None, compare=False)
 
 
 class Draft:
@@ -239,6 +248,7 @@ class Draft:
         self.calls: list[ToolCall] = []
         self.finish: FinishReason | None = None
         self.usage = Usage(0, 0)
+        self.details = UsageDetails()
         self._text: list[str] = []
         self._reasoning: list[str] = []
 
@@ -255,6 +265,7 @@ class Draft:
                 self.calls[-1] = replace(last, arguments=last.arguments + more.arguments, confidence=known)
         self.finish = delta.finish or self.finish
         self.usage = delta.usage or self.usage
+        self.details = delta.details or self.details
 
     @property
     def message(self) -> Message:

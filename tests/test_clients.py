@@ -153,6 +153,42 @@ def test_replies_are_parsed_into_classes(api: openai.OpenAI) -> None:
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, City)
 
 
+def test_responses_are_parsed_called_and_continued(api: openai.OpenAI) -> None:
+    parsed = api.responses.parse(model="tiny", input="Where?", text_format=City)
+    assert isinstance(parsed.output_parsed, City)
+    flat: Any = {"type": "function", **SPEC["function"]}
+    must: dict[str, Any] = {"tools": [flat], "tool_choice": "required", "parallel_tool_calls": False}
+    with api.responses.stream(model="tiny", input="Rain?", **must) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.function_call_arguments.delta")
+        reply = stream.get_final_response()
+    call = reply.output[-1]
+    assert call.type == "function_call" and call.arguments == text
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": weather(**check(call.arguments))}
+    reply = api.responses.create(model="tiny", input=[result], previous_response_id=reply.id, **must)
+    assert reply.output[-1].type == "function_call"
+    tool: Any = openai.pydantic_function_tool(City)
+    called = api.responses.parse(
+        model="tiny",
+        input="Where?",
+        tools=[{"type": "function", **tool["function"]}],
+        tool_choice={"type": "function", "name": "City"},
+    )
+    assert [item.type for item in called.output if item.type != "reasoning"] == ["function_call"]
+
+
+def test_usage_has_the_tokens_that_the_prefix_cache_held(api: openai.OpenAI) -> None:
+    question = "Once upon a time there was a small model. " * 8
+    messages: list[Any] = [{"role": "user", "content": question}]
+    for _ in range(2):
+        first = api.chat.completions.create(model="tiny", messages=messages, max_tokens=2).usage
+        second = api.responses.create(model="tiny", input=question, max_output_tokens=2).usage
+        assert first and second and first.prompt_tokens == second.input_tokens
+        assert second.input_tokens_details.cached_tokens % 32 == 0
+        assert 0 < second.input_tokens_details.cached_tokens < second.input_tokens
+    assert first.prompt_tokens_details
+    assert first.prompt_tokens_details.cached_tokens == second.input_tokens_details.cached_tokens
+
+
 def test_any_json_object_can_be_required(api: openai.OpenAI) -> None:
     wanted: Any = {"type": "json_object"}
     choice = api.chat.completions.create(model="tiny", messages=ASK, response_format=wanted, temperature=0.3).choices[0]
@@ -215,6 +251,22 @@ def test_langchain_calls_tools_streams_and_reads_structured_output(url: str) -> 
     check(json.dumps(whole.tool_calls[0]["args"]))
     for method in ("json_schema", "function_calling"):
         assert isinstance(model.with_structured_output(City, method=method).invoke("Where?"), City)
+
+
+def test_langchain_calls_tools_through_responses(url: str) -> None:
+    langchain, core = pytest.importorskip("langchain_openai"), pytest.importorskip("langchain_core.messages")
+    model = langchain.ChatOpenAI(model="tiny", base_url=url, api_key="-", max_tokens=900, use_responses_api=True)
+    bound = model.bind_tools([SPEC], tool_choice="any", parallel_tool_calls=False)
+    reply = bound.invoke("Rain?")
+    (call,) = reply.tool_calls
+    check(json.dumps(call["args"]))
+    result = core.ToolMessage("dry", tool_call_id=call["id"])
+    assert bound.invoke([core.HumanMessage("Rain?"), reply, result]).tool_calls
+    whole = None
+    for chunk in bound.stream("Rain?"):
+        whole = chunk if whole is None else whole + chunk
+    assert whole is not None and [each["name"] for each in whole.tool_calls] == ["weather"]
+    assert isinstance(model.with_structured_output(City).invoke("Where?"), City)
 
 
 def test_llm_prompts_streams_and_follows_a_schema(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

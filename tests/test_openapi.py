@@ -51,7 +51,11 @@ def test_no_request_makes_the_server_fail(case: schemathesis.Case) -> None:
 
 def test_every_route_is_in_the_document_and_no_other() -> None:
     built = app()
-    served = {(route.path.replace(":path", ""), next(iter(route.methods - {"HEAD"}))) for route in built.routes}  # type: ignore[attr-defined]
+    served = {
+        (route.path.replace(":path", ""), method)  # type: ignore[attr-defined]
+        for route in built.routes
+        for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+    }
     told = {(path, method.upper()) for path, methods in openapi()["paths"].items() for method in methods}
     assert served - told == {("/openapi.json", "GET")}
     assert told <= served
@@ -69,6 +73,11 @@ def test_the_document_describes_blocks_and_errors_of_messages() -> None:
     assert "max_tokens" not in schemas["CountTokensRequest"]["properties"]
     errors = document["paths"]["/v1/messages"]["post"]["responses"]["400"]["content"]["application/json"]["schema"]
     assert errors == {"$ref": "#/components/schemas/MessagesError"}
+
+
+def test_the_document_describes_responses() -> None:
+    fields = openapi()["components"]["schemas"]["ResponsesRequest"]["properties"]
+    assert {"model", "input", "instructions", "tools", "text", "store", "previous_response_id"} <= fields.keys()
 
 
 @pytest.mark.parametrize("name", ["ChatRequest", "TextRequest"])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from swift.infer.context_limit import ContextLimit
     from swift.infer.local_chat import LocalChat
+    from swift.serve.stored_responses import StoredResponses
 
 KEY_VARIABLE = "SWIFT_API_KEY"
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -61,6 +62,8 @@ class ServerFlags:
     """Return reasoning as part of the content, as the model writes it, instead of as reasoning_content"""
     max_queue: int = 256
     """Maximum number of waiting requests; further ones are refused with status 429"""
+    store: str | None = None
+    """SQLite file that keeps the responses of /v1/responses; none keeps them in memory, until the server ends"""
     log_format: Literal["text", "json"] = "text"
     """Format of the request log"""
     allowed_local_media_path: str | None = None
@@ -133,7 +136,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
     _check_certificate(cfg.server)
     defaults = sampling(cfg.generation)
     keys = api_keys(cfg.server)
-    with _bound(cfg.server) as listening:
+    with _bound(cfg.server) as listening, closing(_store(cfg.server.store)) as store:
         name = cfg.server.served_model_name or model_name(cfg, given)
         if not keys and cfg.server.host not in LOCAL:
             _warn(f"anyone who can reach {cfg.server.host} can use the model; --api_key requires a key")
@@ -172,6 +175,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 figures=engine.figures if isinstance(engine, TorchEngine) else None,
                 count_tokens=chat.count_tokens,
                 owned_by=cfg.server.owned_by,
+                store=store,
                 limits=LIMITS._replace(queue=cfg.server.max_queue),
             )
             serve(app, listening, cfg.server)
@@ -189,6 +193,18 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
             raise ValueError(f"--api_key_file {options.api_key_file}: no key found; expected one per line")
         keys += lines
     return tuple(dict.fromkeys(key.strip() for key in keys if key.strip()))
+
+
+def _store(path: str | None) -> StoredResponses:
+    """Raises ValueError for a file that is no store or cannot be written."""
+    from swift.serve.stored_responses import StoredResponses
+
+    try:
+        return StoredResponses() if path is None else StoredResponses(path)
+    except OSError as error:
+        raise OSError(f"--store {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"--store {error}") from error
 
 
 def _context_limit(chat: LocalChat) -> ContextLimit:

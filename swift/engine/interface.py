@@ -20,6 +20,7 @@ class TokenOutput(NamedTuple):
     know it. `finish` is None for all tokens but the last, which has `stop` (it is a stop token)
     or `length`. `top`: (token, log probability) of the `top_logprobs` most probable tokens, if requested. `guided`:
     the log probability among the tokens that the grammar allows, if the confidence of calls is requested; else None.
+    `cached`: tokens of the prompt that the prefix cache held; None if the engine does not know.
     """
 
     token: int
@@ -27,6 +28,7 @@ class TokenOutput(NamedTuple):
     finish: Literal["stop", "length"] | None = None
     top: tuple[tuple[int, float], ...] = ()
     guided: float | None = None
+    cached: int | None = None
 
 
 class EngineFigures(NamedTuple):

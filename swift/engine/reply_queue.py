@@ -12,11 +12,12 @@ from swift.engine.interface import TokenOutput
 class ReplyQueue:
     """The engine's end of a reply. `over`: it is finished, or the caller no longer reads it.
 
-    `max_new_tokens` None: no limit.
+    `max_new_tokens` None: no limit. `cached`: tokens of the prompt that the prefix cache held, once it is known.
     """
 
     def __init__(self, max_new_tokens: int | None, stop_tokens: frozenset[int]) -> None:
         self.over = False
+        self.cached: int | None = None
         self.outputs: SimpleQueue[TokenOutput | Exception | None] = SimpleQueue()
         self._max_new_tokens, self._stop_tokens = max_new_tokens, stop_tokens
         self._count = 0
@@ -30,7 +31,7 @@ class ReplyQueue:
         finished = stopped or self._count == self._max_new_tokens
         self.over = self.over or finished
         finish: Literal["stop", "length"] | None = "stop" if stopped else "length" if finished else None
-        self.outputs.put(TokenOutput(token, logprob, finish, top, guided))
+        self.outputs.put(TokenOutput(token, logprob, finish, top, guided, self.cached))
 
     def end(self, error: Exception | None = None) -> None:
         """Ends the reply without a last token; the caller gets the error."""

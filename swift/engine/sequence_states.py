@@ -36,6 +36,8 @@ class SequenceStates:
         if request.shares_prefix:
             self.prefix_queries += len(request.tokens)
             self.prefix_hits += request.computed
+        if request.reply.cached is None:  # not again after a preemption, when the cache holds what it computed itself
+            request.reply.cached = request.computed
         return True
 
     def store(self, request: Request) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from swift.agent import TOOL_FORMATS, Syntax, call_template, tool_format
 from swift.agent.reasoning_parser import ReasoningParser
 from swift.agent.reply import LabelParser
-from swift.chat import Delta, FinishReason, Logprob, Message, Tool, ToolCall, Usage
+from swift.chat import Delta, FinishReason, Logprob, Message, Tool, ToolCall, Usage, UsageDetails
 from swift.engine.interface import Engine, TokenOutput, TokenStream
 from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
@@ -158,7 +158,8 @@ class LocalChat:
             if delta.finish is not None:
                 if last_id:
                     yield from end_call(last_id, known)
-                yield Delta(finish="tool_calls" if called else delta.finish, usage=delta.usage, stop=delta.stop)
+                finish: FinishReason = "tool_calls" if called else delta.finish
+                yield Delta(finish=finish, usage=delta.usage, stop=delta.stop, details=delta.details)
 
     def _logprob(self, output: TokenOutput) -> Logprob:
         data = self._vocabulary.bytes
@@ -213,17 +214,19 @@ def _deltas(
     seen: ReplyTokens | None,
 ) -> Generator[Delta, None, None]:
     with closing(tokens):
-        generated = 0
+        generated = reasoning = 0
+        cached: int | None = None
         pending: list[Logprob] = []
         finish: FinishReason = "cancelled"
         for output in tokens:
             generated += 1
-            finish = output.finish or finish
+            finish, cached = output.finish or finish, output.cached
             if output.finish == "stop":
                 break
             if logprob:
                 pending.append(logprob(output))
             text = stream.push(output.token)
+            reasoning += stream.reasons
             if seen:
                 seen.add(stream.token_text, output.logprob if output.guided is None else output.guided)
             if text.content or text.reasoning:
@@ -238,6 +241,12 @@ def _deltas(
         stop = ""
         if stream.ended is not None:
             finish, stop = "stop", stream.ended.text
-        usage = Usage(prompt_tokens, generated)
-        last = tuple(pending)
-        yield Delta(text.content, finish=finish, usage=usage, logprobs=last, reasoning=text.reasoning, stop=stop)
+        yield Delta(
+            text.content,
+            finish=finish,
+            usage=Usage(prompt_tokens, generated),
+            logprobs=tuple(pending),
+            reasoning=text.reasoning,
+            stop=stop,
+            details=UsageDetails(cached, reasoning),
+        )

@@ -134,6 +134,11 @@ class ReplyStream:
         """The stop string that ended the reply, if one did."""
         return self._content.ended or self._turn.ended
 
+    @property
+    def reasons(self) -> bool:
+        """Whether the last token is within a reasoning block."""
+        return self._reasoning.state == "reasoning"
+
     def push(self, token: int) -> ReplyText:
         self.token_text = self._characters.push(token)
         return self._parse(self._turn.push(self.token_text))

@@ -63,16 +63,19 @@ class ChatService:
         """
 
         def inner(body: Body) -> tuple[Body, InnerRequest]:
-            translated = translate(body)
-            self.service.check_length(translated.prompt_texts, translated.fields.messages)
-            return body, translated
+            return body, self.checked(translate(body))
 
         return await self.service.read_as(request, shape, inner)
+
+    def checked(self, inner: InnerRequest) -> InnerRequest:
+        """The same request. Raises BadRequest if its messages cannot fit the context."""
+        self.service.check_length(inner.prompt_texts, inner.fields.messages)
+        return inner
 
     async def respond(self, request: Request, inner: InnerRequest, builder: ResponseBuilder) -> Response:
         """Generates the replies and answers whole or as a stream."""
         self.service.check_choices(inner.replies)
-        params = inner.params(self.service.defaults(inner.model))
+        params = inner.params(self.service.seeded(inner.model))
         messages = await self._with_images(inner)
         if rules := inner.rules(self._guide_tools):
             guide = await run_in_threadpool(self._guides.guide, rules, inner.fields)

@@ -7,11 +7,12 @@ from html import escape
 
 from fastapi import Response
 
-WHAT = "swift: a language model behind OpenAI's chat completions and completions API"
+WHAT = "swift: a language model behind OpenAI's API: chat completions, responses, completions"
 USE = "point an OpenAI client at /v1 of this address"
 ROUTES = {
     "/v1/models": "the served models",
     "/v1/chat/completions": "chat (POST)",
+    "/v1/responses": "responses, which are stored (POST)",
     "/v1/completions": "text completion (POST)",
     "/v1/messages": "chat in Anthropic's format (POST)",
     "/openapi.json": "all routes and fields",

@@ -7,6 +7,7 @@ from typing import Any
 
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -15,6 +16,7 @@ from swift.serve.formats.chat_completions_request import ChatRequest
 from swift.serve.formats.completions_request import TextRequest
 from swift.serve.formats.messages_request import CountTokensRequest, MessagesRequest
 from swift.serve.formats.messages_response import MessageResponse, TokenCount
+from swift.serve.formats.responses_request import ResponsesRequest
 
 _ERROR = {
     "type": "object",
@@ -62,15 +64,21 @@ _STATUSES = {
     415: "The content encoding is not supported",
     429: "The queue is full; Retry-After has the seconds to wait",
 }
+_PAGE = [
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100}},
+    {"name": "order", "in": "query", "schema": {"enum": ["asc", "desc"]}},
+    {"name": "after", "in": "query", "schema": {"type": "string"}},
+]
 _MODELS: tuple[type[BaseModel], ...] = (
     ChatRequest,
+    ResponsesRequest,
     TextRequest,
     MessagesRequest,
     CountTokensRequest,
     LoadRequest,
     UnloadRequest,
 )
-_RESPONSES: tuple[type[BaseModel], ...] = (ChatCompletion, Completion, MessageResponse, TokenCount, Model)
+_RESPONSES: tuple[type[BaseModel], ...] = (ChatCompletion, Response, Completion, MessageResponse, TokenCount, Model)
 
 
 @cache
@@ -82,6 +90,7 @@ def openapi() -> dict[str, Any]:
     schemas = {**responses["$defs"], **requests["$defs"], "Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
     schemas["ChatCompletionMessageFunctionToolCall"]["properties"]["x_confidence"] = _CONFIDENCE
     chat, text, message = _ref("ChatCompletion"), _ref("Completion"), _ref("MessageResponse")
+    stored = {"parameters": [_path("response_id")]}
     return {
         "openapi": "3.1.0",
         "info": {"title": "swift", "version": "1", "description": "OpenAI's and Anthropic's APIs"},
@@ -100,12 +109,32 @@ def openapi() -> dict[str, Any]:
             "/v1/models": {"get": _operation("List the base model and its adapters", _json({"type": "object"}), 401)},
             "/v1/models/{name}": {
                 "get": _operation("Describe one model", _json(_ref("Model")), 401, 404)
-                | {"parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]}
+                | {"parameters": [_path("name")]}
             },
             "/v1/chat/completions": {
                 "post": _posted(
                     "Generate a reply to messages", "ChatRequest", _json(chat) | {"text/event-stream": {}}, 404, 429
                 )
+            },
+            "/v1/responses": {
+                "post": _posted(
+                    "Generate a response to items",
+                    "ResponsesRequest",
+                    _json(_ref("Response")) | {"text/event-stream": {}},
+                    404,
+                    429,
+                )
+            },
+            "/v1/responses/{response_id}": {
+                "get": _operation("A stored response", _json(_ref("Response")), 400, 401, 404) | stored,
+                "delete": _operation("Delete a stored response", _json({"type": "object"}), 401, 404) | stored,
+            },
+            "/v1/responses/{response_id}/cancel": {
+                "post": _operation("Refused: no response runs in the background", {}, 400, 401, 404) | stored
+            },
+            "/v1/responses/{response_id}/input_items": {
+                "get": _operation("The items that it answered", _json({"type": "object"}), 400, 401, 404)
+                | {"parameters": [*stored["parameters"], *_PAGE]}
             },
             "/v1/completions": {
                 "post": _posted("Continue a text", "TextRequest", _json(text) | {"text/event-stream": {}}, 404, 429)
@@ -130,7 +159,6 @@ def openapi() -> dict[str, Any]:
                 )
             },
             "/v1/embeddings": {"post": _operation("Not offered", {}, 401, 404)},
-            "/v1/responses": {"post": _operation("Not offered", {}, 401, 404)},
             "/v1/load_lora_adapter": {
                 "post": _posted("Load a LoRA adapter", "LoadRequest", {"text/plain": {}}, 403, 404)
             },
@@ -143,6 +171,10 @@ def openapi() -> dict[str, Any]:
 
 def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:

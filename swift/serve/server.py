@@ -21,10 +21,12 @@ from swift.serve.routes.chat_completions import add_chat_routes
 from swift.serve.routes.completions import Complete, add_completion_routes
 from swift.serve.routes.messages import add_messages_routes
 from swift.serve.routes.models import add_adapter_routes, add_model_routes
+from swift.serve.routes.responses import add_responses_routes
 from swift.serve.routes.status import add_status_routes
 from swift.serve.routes.unsupported import add_unsupported_routes
 from swift.serve.served_models import AdapterHost, ServedModels
 from swift.serve.service import CheckLength, Service
+from swift.serve.stored_responses import StoredResponses
 from swift.serve.structured_outputs import Guides
 
 
@@ -46,6 +48,7 @@ def create_app(
     figures: ReadFigures | None = None,
     count_tokens: CountTokens | None = None,
     owned_by: str = "swift",
+    store: StoredResponses | None = None,
     limits: Limits = LIMITS,
 ) -> FastAPI:
     """The app that serves `chat` as `model_name`. It has no interactive docs, which would load third-party scripts.
@@ -63,6 +66,7 @@ def create_app(
         template_variables: variables that the chat template reads; requests that set others are logged. None: unknown.
         figures: what the engine does, for the metrics; None: they show what the server itself counts.
         count_tokens: counts the tokens of prompts; None refuses /v1/messages/count_tokens.
+        store: where responses of /v1/responses are kept; None: in memory.
     """
     app = FastAPI(title="swift", docs_url=None, redoc_url=None, openapi_url=None)
     models = ServedModels(model_name, owned_by, adapter_names)
@@ -79,6 +83,7 @@ def create_app(
     chats = ChatService(service, chat, Guides(guide), guide_tools, load_images, template_variables, count_tokens)
     add_chat_routes(app, chats)
     add_messages_routes(app, chats)
+    add_responses_routes(app, chats, store or StoredResponses())
     add_completion_routes(app, service, complete)
     add_unsupported_routes(app, service.api_keys)
     add_adapter_routes(app, service, adapters)

@@ -82,8 +82,13 @@ class Service:
         except TooLong as error:
             raise context_length_exceeded(error, param) from error
 
-    def defaults(self, model: str) -> SamplingParams:
-        """The sampling parameters of a request that sets none, with a seed. Raises BadRequest for an unknown model."""
+    @property
+    def defaults(self) -> SamplingParams:
+        """The sampling parameters of requests that set none."""
+        return self._defaults
+
+    def seeded(self, model: str) -> SamplingParams:
+        """The defaults with the model's adapter and the next seed. Raises BadRequest for an unknown model."""
         adapter = self.models.adapter(model)
         return replace(self._defaults, seed=self._seeds.getrandbits(63), adapter=adapter)
 

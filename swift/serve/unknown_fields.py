@@ -30,6 +30,10 @@ IGNORED = {
     "citations",
     "inference_geo",
     "toolset_name",
+    "max_tool_calls",
+    "parsed",
+    "parsed_arguments",
+    "phase",
 }
 """Fields of OpenAI's and Anthropic's APIs, and of messages that clients send back, that change no reply: they are not
 logged."""
@@ -37,6 +41,8 @@ SYNONYMS = {
     "max_new_tokens": "max_tokens",
     "max_length": "max_tokens",
     "max_output_tokens": "max_completion_tokens",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
     "stop_words": "stop",
     "stop_sequences": "stop",
     "random_seed": "seed",
@@ -47,6 +53,9 @@ SYNONYMS = {
     "input_schema": "parameters",
     "thinking": "enable_thinking",
     "reasoning": "reasoning_effort",
+    "reasoning_effort": "reasoning",
+    "response_format": "text",
+    "messages": "input",
     "template_kwargs": "chat_template_kwargs",
 }
 """Names in other servers' APIs -> the field of this one."""

@@ -21,7 +21,7 @@ _ASSISTANT_ONLY = {"output_text", "refusal", *_REASONING}
 """Types of parts that only assistant messages may have."""
 
 
-class _ParsedContent(NamedTuple):
+class ParsedContent(NamedTuple):
     """The content of a message. `text` has a PLACE for each image; `assistant_only`: a type of part that only assistant
     messages may have, "" if there is none."""
 
@@ -31,10 +31,10 @@ class _ParsedContent(NamedTuple):
     assistant_only: str = ""
 
 
-def _content(value: Any) -> _ParsedContent | None:
+def parse_content(value: Any) -> ParsedContent | None:
     """Parses a string or a list of parts. Text parts are joined by newlines; images keep their places."""
     if value is None or isinstance(value, str):
-        return None if value is None else _ParsedContent(value)
+        return None if value is None else ParsedContent(value)
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of parts")
     images = tuple(Image(_url(part.get("image_url"))) for part in value if _is_image(part))
@@ -45,7 +45,7 @@ def _content(value: Any) -> _ParsedContent | None:
     if images and text.count(PLACE) > len(images):
         raise ValueError("the text contains U+FFFC, which is reserved for images")
     assistant_only = next((kind for kind in map(_kind, value) if kind in _ASSISTANT_ONLY), "")
-    return _ParsedContent(text, images, "\n".join(reasoning), assistant_only)
+    return ParsedContent(text, images, "\n".join(reasoning), assistant_only)
 
 
 def _kind(part: Any) -> str:
@@ -85,8 +85,8 @@ def _url(value: Any) -> str:
 
 
 Content = Annotated[
-    _ParsedContent | None,
-    PlainValidator(_content),
+    ParsedContent | None,
+    PlainValidator(parse_content),
     WithJsonSchema(
         {
             "anyOf": [
@@ -162,7 +162,7 @@ def dialogue(messages: Sequence[RequestMessage]) -> tuple[Message, ...]:
 
 def _message(message: RequestMessage, place: str) -> Message:
     calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in message.tool_calls or ())
-    content = message.content or _ParsedContent(message.refusal or "")
+    content = message.content or ParsedContent(message.refusal or "")
     reasonings = {"reasoning_content": message.reasoning_content, "reasoning": message.reasoning}
     reasonings |= {"reasoning_text": message.reasoning_text, "thinking": message.thinking}
     reasoning = next(filter(None, reasonings.values()), content.reasoning)

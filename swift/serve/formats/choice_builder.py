@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from openai.types import CompletionUsage
+from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 from pydantic import BaseModel
 
 from swift.chat import Delta, Draft, Logprob, Usage
@@ -62,7 +63,14 @@ class ChoiceBuilder:
 
     def _usage(self) -> CompletionUsage:
         prompt, completion = self.usage
-        return CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        usage = CompletionUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        cached = [draft.details.cached_tokens for draft in self.drafts[:: self.options.n]]
+        known = [tokens for tokens in cached if tokens is not None]
+        if len(known) == len(cached):
+            usage.prompt_tokens_details = PromptTokensDetails(cached_tokens=sum(known))
+        if reasoning := sum(draft.details.reasoning_tokens for draft in self.drafts):
+            usage.completion_tokens_details = CompletionTokensDetails(reasoning_tokens=reasoning)
+        return usage
 
     def _last(self) -> Iterable[BaseModel]:
         """The events after those of the last delta."""

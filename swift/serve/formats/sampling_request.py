@@ -1,4 +1,4 @@
-"""The sampling fields that chat completions and completions share. Knows no HTTP and no model."""
+"""Sampling fields of OpenAI's request bodies. Knows no HTTP and no model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,11 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class _StreamOptions(RequestObject):
-    include_usage: bool | None = None
+class SamplingFields(RequestObject):
+    """The model and how it samples: what all of OpenAI's bodies have, SWIFT's extensions among them."""
 
-
-class SamplingRequest(RequestObject):
     model: str
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None
     top_p: Annotated[float | None, Field(ge=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=-1)] = None
@@ -48,29 +44,18 @@ class SamplingRequest(RequestObject):
     ] = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    n: Annotated[int | None, Field(ge=1, le=MAX_CHOICES)] = None
-    user: str | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> SamplingRequest:
-        if self.stream_options and not self.stream:
-            raise invalid("stream_options", "requires stream: true")
+    def _biases_are_of_tokens(self) -> SamplingFields:
         for token in self.logit_bias or ():
             if not token.isdecimal():
                 raise invalid("logit_bias", f"'{token[:40]}' is not a token id")
         return self
 
     @property
-    def include_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-    @property
-    def choices(self) -> int:
-        return self.n or 1
-
-    @property
     def token_limit(self) -> int | None:
-        return self.max_tokens
+        """The largest number of tokens of a reply that the request sets."""
+        return None
 
     @property
     def alternatives(self) -> int | None:
@@ -110,3 +95,34 @@ class SamplingRequest(RequestObject):
         if self.top_p == 0:  # only the most probable token
             given |= {"top_p": 1.0, "temperature": 0.0}
         return {name: value for name, value in given.items() if value is not None}
+
+
+class _StreamOptions(RequestObject):
+    include_usage: bool | None = None
+
+
+class SamplingRequest(SamplingFields):
+    """What the bodies of chat completions and completions share."""
+
+    stream_options: _StreamOptions | None = None
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    n: Annotated[int | None, Field(ge=1, le=MAX_CHOICES)] = None
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _options_are_of_a_stream(self) -> SamplingRequest:
+        if self.stream_options and not self.stream:
+            raise invalid("stream_options", "requires stream: true")
+        return self
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1

@@ -33,7 +33,7 @@ def add_completion_routes(app: FastAPI, service: Service, complete: Complete | N
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = await service.read_as(request, TextRequest, checked)
-        params = body.params(service.defaults(body.model))
+        params = body.params(service.seeded(body.model))
         if complete is None:
             raise BadRequest("completions are not supported by this server: use /v1/chat/completions", status=404)
         service.check_choices(len(body.prompt) * body.choices)

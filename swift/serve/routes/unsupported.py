@@ -13,12 +13,3 @@ def add_unsupported_routes(app: FastAPI, api_keys: ApiKeys) -> None:
     async def embeddings(request: Request) -> Response:
         api_keys.check(request)
         raise BadRequest("embeddings are not offered: this server generates text", status=404, code="not_offered")
-
-    @app.post("/v1/responses")
-    async def responses(request: Request) -> Response:
-        api_keys.check(request)
-        raise BadRequest(
-            "the Responses API is not offered: switch the client to /v1/chat/completions",
-            status=404,
-            code="not_offered",
-        )
