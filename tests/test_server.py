@@ -857,3 +857,20 @@ def test_a_dialogue_whose_template_rewrites_earlier_rounds_is_served_and_continu
     message = ask(http, messages=[USER, thought]).json()["choices"][0]["message"]
     assert message["content"] == " c"
     assert prompts[1].endswith("<think>\nHm.\n</think>\n\nIt is")
+
+
+def test_fields_that_continue_a_message_say_what_the_server_does_or_are_refused() -> None:
+    begun = [USER, {"role": "assistant", "content": "Once"}]
+    chat = Scripted()
+    assert (
+        ask(client(chat), messages=begun, continue_final_message=True, add_generation_prompt=False).status_code == 200
+    )
+    assert ask(client(chat), continue_final_message=False, add_generation_prompt=True).status_code == 200
+    for fields in (
+        {"messages": begun, "continue_final_message": False},
+        {"messages": begun, "add_generation_prompt": True},
+        {"continue_final_message": True},
+        {"add_generation_prompt": False},
+    ):
+        told = error(ask(client(chat), **fields), 400)
+        assert told["param"] == list(fields)[-1] and "must be" in told["message"]

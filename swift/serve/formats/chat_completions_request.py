@@ -95,6 +95,8 @@ class ChatRequest(SamplingRequest):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(free_variables)] | None = None
     enable_thinking: bool | None = None
     x_confidence: bool | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     functions: Annotated[Any, OneOf(None, [])] = None
     function_call: Annotated[Any, OneOf(None, "none", "auto")] = None
@@ -111,6 +113,21 @@ class ChatRequest(SamplingRequest):
             raise invalid("top_logprobs", "requires logprobs: true")
         if isinstance(self.response_format, _Schema):
             check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
+        return self
+
+    @model_validator(mode="after")
+    def _continuing_agrees(self) -> ChatRequest:
+        """vLLM's fields. They say what the server does in any case: it continues a trailing assistant message."""
+        continues = self.messages[-1].role == "assistant"
+        what = "the last message is from the assistant: it is continued"
+        if not continues:
+            what = "the last message is not from the assistant: there is nothing to continue, and a reply begins"
+        for field, given, right in (
+            ("continue_final_message", self.continue_final_message, continues),
+            ("add_generation_prompt", self.add_generation_prompt, not continues),
+        ):
+            if given is not None and given != right:
+                raise invalid(field, f"must be {str(right).lower()} or absent: {what}")
         return self
 
     @model_validator(mode="after")
