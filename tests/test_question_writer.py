@@ -41,7 +41,18 @@ def scripted(write: Write = says_values) -> Scripted:
 
 
 def synth(out: Path, *words: object, rows: int = 12) -> int:
-    common = ("--out", out, "-n", rows, "--chinese", 0, "--kinds", '{"no_tool": 0.3, "missing": 0.3}')
+    common = (
+        "--out",
+        out,
+        "-n",
+        rows,
+        "--chinese",
+        0,
+        "--direct_questions",
+        0,
+        "--kinds",
+        '{"no_tool": 0.3, "missing": 0.3}',
+    )
     return cli.main(["data", "synth", *map(str, (*common, *words))])
 
 

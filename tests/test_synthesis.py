@@ -38,7 +38,7 @@ def made(count: int, mixture: Mixture = MIXTURE, seed: int = 1) -> tuple[list[Co
 
 def only(kind: str, **settings: object) -> Mixture:
     shares = dict.fromkeys(SHARES, 0.0) | {kind: 1.0}
-    return replace(Mixture(shares=shares, rounds=(1.0,), chinese=0.0, text=0.0), **settings)  # type: ignore[arg-type]
+    return replace(Mixture(shares=shares, rounds=(1.0,), chinese=0.0, text=0.0, direct=0.0), **settings)  # type: ignore[arg-type]
 
 
 def test_the_catalogue_has_a_thousand_functions_of_sixty_domains() -> None:
@@ -76,7 +76,9 @@ def test_conversations_are_rows_that_lint_has_nothing_against(
     assert cli.main(["data", "lint", str(out)]) == 0
     report = json.loads((tmp_path / "rows.jsonl.report.json").read_text(encoding="utf-8"))
     assert report["rows"] == 60 and report["kinds"]["one"] > 0 and report["kinds"]["no_tool"] > 0
-    assert "kinds of rounds: " in capsys.readouterr().out
+    assert sum(report["direct_questions"].values()) > 5
+    shown = capsys.readouterr().out
+    assert "kinds of rounds: " in shown and "direct questions: " in shown
 
 
 def test_one_seed_makes_the_same_rows() -> None:
@@ -387,6 +389,7 @@ def test_dropped_rows_are_counted() -> None:
         (["--max_rounds", "0"], "--max_rounds 0: must be 1 or more"),
         (["--one_round_share", "2"], "--one_round_share 2: must be a share from 0 to 1"),
         (["--max_rounds", "1", "--one_round_share", "0.2"], "--one_round_share 0.2 has no effect with --max_rounds 1"),
+        (["--direct_questions", "2"], "--direct_questions 2: must be a share from 0 to 1"),
         (["-n", "0"], "--rows 0: must be 1 or more"),
         (["--check_overlap", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--examples", "x.jsonl"], "--examples has no effect without --tools"),

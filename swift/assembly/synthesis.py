@@ -81,6 +81,7 @@ def write(
         "rows": count,
         "kinds": dict(made.report.kinds.most_common()),
         "forms": dict(made.report.forms),
+        "direct_questions": dict(made.report.direct),
         "dropped": dict(made.report.dropped),
         "why_checks_failed": made.report.examples,
         "functions": len(made.report.functions),
@@ -162,6 +163,7 @@ def mixture(cfg: SynthFlags) -> Mixture:
         text=cfg.text_share,
         thoughts=cfg.thoughts,
         own=cfg.own_share,
+        direct=cfg.direct_questions,
         masking=Masking(
             cfg.masked_names,
             cfg.masked_parameters,
@@ -190,5 +192,8 @@ def _say_report(report: dict[str, Any], out: Path, say: Say) -> None:
             f"({found['right_at_the_second_reply']:,} at the second reply), with {found['prompt_tokens']:,} tokens of "
             f"requests and {found['completion_tokens']:,} of replies" + (f"; from templates: {kept}" if kept else "")
         )
+    if direct := report["direct_questions"]:
+        styles = ", ".join(f"{count:,} {style}" for style, count in direct.items())
+        say(f"direct questions: {sum(direct.values()) / rounds:.0%} of the rounds ({styles})")
     if report["dropped"]:
         say("dropped: " + ", ".join(f"{count} {why}" for why, count in report["dropped"].items()))

@@ -22,6 +22,9 @@ class SynthFlags:
     """Share of conversations with one round only; the others have 2 to --max_rounds"""
     max_rounds: int = 5
     """Maximum rounds in a conversation. Further rounds with the same tools cost few tokens"""
+    direct_questions: float = 0.35
+    """Share of the English rounds of the catalogue's functions whose questions say every value in full, such as "with
+    base = 10 and height = 5", instead of the questions written by hand; for rounds that begin with a request"""
     chinese: float = 0.12
     """Share of conversations in Chinese, of functions that have Chinese questions"""
     text_share: float = 0.1
@@ -63,8 +66,8 @@ class SynthFlags:
         if self.max_rounds == 1 and self.one_round_share != SynthFlags.one_round_share:
             raise ValueError(f"--one_round_share {self.one_round_share:g} has no effect with --max_rounds 1")
         names = (
-            "own_share", "one_round_share", "chinese", "text_share", "thoughts", "masked_names", "masked_parameters",
-            "short_descriptions", "bare_parameters",
+            "own_share", "one_round_share", "direct_questions", "chinese", "text_share", "thoughts", "masked_names",
+            "masked_parameters", "short_descriptions", "bare_parameters",
         )  # fmt: skip
         for name in names:
             if not 0 <= (value := getattr(self, name)) <= 1:  # our own fields, by their names

@@ -42,6 +42,8 @@ class Parameter:
     default: Any = None
     count: tuple[int, int] = (1, 3)
     parameters: Mapping[str, Parameter] | None = None
+    literal: bool = False
+    """A list is said as JSON writes it"""
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -66,6 +68,9 @@ class Parameter:
                 return Said(json.dumps(listed), listed)
             if isinstance(drawn[0].value, str):  # nobody lists a word twice
                 drawn = list(dict.fromkeys(drawn))
+            if self.literal:
+                value = [each.value for each in drawn]
+                return Said(json.dumps(value, ensure_ascii=False), value)
             return Said(_joined([each.words for each in drawn], language), [each.value for each in drawn])
         said = values.draw(self.of, rng, language)
         converts = self.of not in ("date", "time") or "YYYY" in self.what or "HH:MM" in self.what

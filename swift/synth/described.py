@@ -77,7 +77,7 @@ def functions(tools: Sequence[Tool], examples: Mapping[str, Sequence[Example]] |
 def _function(tool: Tool, tools: Sequence[Tool], examples: Sequence[Example], seed: int, made: Made) -> Function:
     rng = random.Random(zlib.crc32(tool.name.encode()) ^ seed)
     schema = schemas.argument_schema(tool)
-    owner = nouns_of(tool)
+    owner = schema_values.nouns_of(tool.name)
     given = _given(examples)
     properties = schema_values.properties(schema, rng, given, owner[-1] if owner else tool.name)
     parameters: dict[str, Parameter] = {each.name: each.parameter for each in properties}
@@ -95,12 +95,12 @@ def _function(tool: Tool, tools: Sequence[Tool], examples: Sequence[Example], se
             made.notes.append(f"{tool.name}: example {example.question!r} is left out: {template.reason}")
     if own:
         full = _with_own(full, own, is_zh)
-    checked, dropped = _checked(full)
+    kept, dropped = checked(full)
     if dropped:
         made.dropped[tool.name] = dropped
-    if len(checked.ask) < LEAST and len(checked.zh) < LEAST:
-        raise NoValues(f"only {max(len(checked.ask), len(checked.zh))} questions could be made of its description")
-    return checked
+    if len(kept.ask) < LEAST and len(kept.zh) < LEAST:
+        raise NoValues(f"only {max(len(kept.ask), len(kept.zh))} questions could be made of its description")
+    return kept
 
 
 def _with_own(function: Function, own: Sequence[str], is_zh: bool) -> Function:
@@ -126,13 +126,6 @@ def _given(examples: Sequence[Example]) -> dict[str, list[Any]]:
     return given
 
 
-def nouns_of(tool: Tool) -> list[str]:
-    """The nouns of a tool's name, in the singular."""
-    words = tokens(tool.name)
-    rest = [word for word in words[1:] or words if word not in schema_values.GENERIC and len(word) > 1]
-    return [schema_values.singular(word) for word in rest]
-
-
 # --- English --------------------------------------------------------------------------------------------------------
 
 
@@ -147,18 +140,21 @@ def _english(
     taken = {
         wording.verb_of(other.name, other.description)
         for other in tools
-        if other.name != tool.name and set(nouns_of(other)) & set(owner)
+        if other.name != tool.name and set(schema_values.nouns_of(other.name)) & set(owner)
     }
     slots = wording.slots_of(properties, owner)
     grammar = Grammar(tool.name, tool.description, slots, rng, taken)
+    result, say = _answers(grammar, blank)
+    return replace(asked(blank, grammar, rng), result=result, say=say)
+
+
+def asked(blank: Function, grammar: Grammar, rng: random.Random, count: int = wording.MOST) -> Function:
+    """The function with the grammar's questions, which are not checked yet."""
     missing = {}
     for slot in grammar.required:
         if len(slot.paths) == 1 and slot.kind != "bool" and (vague := grammar.without(slot)):
             missing[slot.paths[0]] = (rng.choice(vague), _ask_back(slot, rng))
-    result, say = _answers(grammar, blank)
-    return replace(
-        blank, ask=tuple(grammar.questions()), pair=tuple(grammar.pairs()), missing=missing, result=result, say=say
-    )
+    return replace(blank, ask=tuple(grammar.questions(count)), pair=tuple(grammar.pairs()), missing=missing)
 
 
 def _ask_back(slot: Slot, rng: random.Random) -> str:
@@ -232,7 +228,7 @@ def _chinese(blank: Function, properties: Sequence[Property], rng: random.Random
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _checked(function: Function) -> tuple[Function, int]:
+def checked(function: Function) -> tuple[Function, int]:
     """The function without templates that have problems, and the number of these."""
 
     def good(**fields: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from swift.chat import Tool, ToolCall
 from swift.synth import dialects
 from swift.synth.catalogue import Function, Parameter
+from swift.synth.values import FRACTION
 
 _SYLLABLES = (
     "ka", "lo", "mi", "ra", "tu", "ve", "no", "si", "pa", "du", "fe", "go", "ha", "ji", "be", "wa", "zo", "qui", "lem",
@@ -117,7 +118,7 @@ class Offers:
 def _has_rule(parameter: Parameter) -> bool:
     """Whether the description says how words become the value: it must not be left out."""
     pairs = isinstance(parameter.of, list | tuple) and any(isinstance(each, list | tuple) for each in parameter.of)
-    return pairs or parameter.of in ("date", "time")
+    return pairs or parameter.of in ("date", "time") or bool(FRACTION.search(parameter.what))
 
 
 def _first_sentence(text: str) -> str:

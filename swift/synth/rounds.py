@@ -57,6 +57,8 @@ class Stage:
     chain: Chain | None
     plain: Sequence[Mapping[str, str]]
     before: Turn | None
+    direct: bool = False
+    """Whether `lead`, or the functions that are not offered, have direct questions"""
 
     @property
     def phrases(self) -> Mapping[str, Any]:
@@ -257,9 +259,10 @@ KINDS: Mapping[str, Callable[[Stage], Iterator[Turn]]] = {
 
 
 def _ask(stage: Stage, function: Function) -> Request:
-    """A request for one call. People leave most optional values out: a third of the requests have none."""
+    """A request for one call. People leave most optional values out: a third of the requests have none. A direct one
+    says half of them."""
     templates, language = _templates(stage, function)
-    share = stage.rng.choice((0.0, 0.4, 0.6))
+    share = 0.5 if stage.direct else stage.rng.choice((0.0, 0.4, 0.6))
     return phrasing.request(function, stage.rng.choice(templates), stage.rng, language, share)
 
 
@@ -272,10 +275,10 @@ def _asked_often(stage: Stage, function: Function, count: int) -> tuple[str, lis
     """One text for calls of one function, which are in its order: a list of values, or `count` requests."""
     rng = stage.rng
     _, language = _templates(stage, function)
-    if language == "en" and function.pair and rng.random() < 0.25:
+    if language == "en" and function.pair and rng.random() < (0.6 if stage.direct else 0.25):
         text, pair = phrasing.requests(function, rng.choice(function.pair), rng)
         return text, [_call(stage, function, each) for each in pair]
-    if rng.random() < 0.75:
+    if not stage.direct and rng.random() < 0.75:
         for _ in range(3):
             if found := several.question(function, count, rng, phrases()[language], language):
                 return found[0], [_call(stage, function, each) for each in found[1]]

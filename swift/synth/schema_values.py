@@ -154,7 +154,7 @@ class Property:
     def label(self) -> str:
         """How users call it: "number of nights"."""
         called = label(self.name, self.about)
-        if called.lower() in (str(each).lower() for each in self.parameter.enum):
+        if any(re.search(rf"\b{re.escape(str(each).lower())}\b", called.lower()) for each in self.parameter.enum):
             return label(self.name, "")  # the description begins with a value: "Metric or imperial"
         return called
 
@@ -228,7 +228,7 @@ def _property(
             high = min(high, len(of))
         made = Parameter(about, "array", of, is_optional, count=(low, max(low, high)))
         return Property(name, about, made, kind)
-    kind = _stated(name, schema, about) or recognised(name, about, type_, owner)
+    kind = kind_of(name, schema, owner)
     of = _of(name, schema, root, kind, rng, given.get(path, ()), depth)
     what = about
     if of in ("date", "time"):  # such values are only converted where the description names the format
@@ -270,11 +270,16 @@ def label(name: str, about: str) -> str:
         return label_zh(about) or " ".join(tokens(name))
     first = _CLAUSE.split(about.strip())[0].strip()
     first = re.sub(r"^(?:the|an?|your|its|optional|new|only)\s+", "", first, flags=re.IGNORECASE)
+    first = re.sub(r"\s(?:on|in|at|by|for|from|of)$", "", first)
     words = first.split()
-    is_noun = 1 <= len(words) <= 4 and not re.search(
-        r"\b(?:whether|if|how|what|which|who|where|when|is|are|to|in|they|it|this|each|goes?|takes?|many|much|most|least|per"
-        r"|must|can|should|count|hh|yyyy)\b",
-        first.lower(),
+    is_noun = (
+        1 <= len(words) <= 4
+        and re.search("[A-Za-z]", first)
+        and not re.search(
+            r"\b(?:whether|if|those|these|everything|anything|how|what|which|who|where|when|is|are|to|in|they|it|this|each|goes?|takes?|many|much|most|least|per"
+            r"|must|can|should|count|hh|yyyy)\b",
+            first.lower(),
+        )
     )
     if is_noun:
         return first if first[:2].isupper() else first[:1].lower() + first[1:]
@@ -334,6 +339,14 @@ def _stated(parameter: str, schema: Mapping[str, Any], about: str) -> Kind | Non
     words = [word for word in re.findall("[a-z]+", about.lower())[:3] if word not in ("from", "to", "by")]
     role = next((ROLES[word] for word in (*tokens(parameter), *words) if word in ROLES), "")
     return Kind(name, tuple(row["phrases"]), tuple(row["phrases_zh"]), str(row.get("merge", "")), role)
+
+
+def kind_of(name: str, schema: Mapping[str, Any], owner: str) -> Kind:
+    """The kind of a parameter with a schema; of an array, that of its elements."""
+    about, type_ = str(schema.get("description", "")), _type(schema)
+    if type_ == "array":
+        return recognised(singular(name), about, _type(schema.get("items") or {}), owner)
+    return _stated(name, schema, about) or recognised(name, about, type_, owner)
 
 
 def unit_of(name: str, about: str) -> Mapping[str, Any] | None:
@@ -742,6 +755,13 @@ def _objects(schema: Mapping[str, Any], root: Mapping[str, Any], rng: random.Ran
             ]
         )
     return pairs
+
+
+def nouns_of(name: str) -> list[str]:
+    """The nouns of a function's name, in the singular."""
+    words = tokens(name)
+    rest = [word for word in words[1:] or words if word not in GENERIC and len(word) > 1]
+    return [singular(word) for word in rest]
 
 
 def singular(name: str) -> str:

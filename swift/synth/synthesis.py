@@ -13,6 +13,7 @@ from typing import NamedTuple
 from swift.chat import Conversation
 from swift.synth import beyond, conversations, verify
 from swift.synth.catalogue import Chain, Domain, Function
+from swift.synth.direct import Direct
 from swift.synth.offers import Masking, Offer, Offers
 from swift.synth.rounds import KINDS, Stage, Turn
 
@@ -33,6 +34,8 @@ SHARES: Mapping[str, float] = {
 OF_SEVERAL = frozenset(("parallel_several", "sequential"))
 """Kinds of rounds that need more than one function."""
 
+DIRECT = frozenset(("one", "parallel_same", "parallel_several", "missing", "no_tool", "error"))
+"""Kinds of rounds that may have direct questions; others go on from what was said or have questions of their own."""
 ATTEMPTS = 12
 """Attempts at a round before another kind takes its place, and at that."""
 OFFERED = ((1, 0.4), (2, 0.16), (4, 0.24), (8, 0.13), (16, 0.07))
@@ -52,7 +55,9 @@ class Mixture:
 
     `rounds`: weights of 1, 2, ... rounds. `offered`: (most functions, weight) pairs; the number is drawn from 1 to the
     most, but above that of the pair before. `own`: conversations with the user's functions, the rest is the
-    catalogue's. `text`: conversations in ReAct text under a system prompt. `thoughts`: structured ones with thoughts.
+    catalogue's. `direct`: rounds of the catalogue's functions, of the kinds that have such, whose questions say every
+    value in full (`swift.synth.direct`). `text`: conversations in ReAct text under a system prompt. `thoughts`:
+    structured ones with thoughts.
     """
 
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
@@ -62,17 +67,20 @@ class Mixture:
     text: float = 0.1
     thoughts: float = 0.0
     own: float = 0.6
+    direct: float = 0.35
     masking: Masking = Masking()
 
 
 @dataclass
 class Report:
-    """What was made: kinds of rounds, forms, and why conversations were dropped."""
+    """What was made: kinds of rounds, forms, rounds with direct questions by their style, and why conversations were
+    dropped."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     functions: Counter[str] = field(default_factory=Counter)
+    direct: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
 
@@ -121,6 +129,7 @@ class Synthesis:
         }
         self._leads = self._endless(leading)
         self._first_of_chain = self._endless([each for each in leading if id(each) in firsts] or leading)
+        self._direct = Direct(seed)
         self._seen: set[int] = set()
         self.report = Report()
 
@@ -150,7 +159,7 @@ class Synthesis:
         offered, outside, chain = self._functions(size, plan, is_own)
         language = _possible(language, offered)
         offers = self._offers(offered)
-        turns, kinds = self._turns(plan, language, offered, outside, chain)
+        turns, kinds, styles = self._turns(plan, language, offered, outside, chain)
         if not turns:
             return None
         text = rng.random() < mixture.text
@@ -175,6 +184,7 @@ class Synthesis:
             report.dropped[f"overlaps with {benchmark}"] += 1
             return None
         report.kinds.update(kinds)
+        report.direct.update(styles)
         report.forms["ReAct text" if text else "structured"] += 1
         report.functions.update(call.function.name for turn in turns for step in turn.steps for call in step)
         return Draft(conversation, turns, offers)
@@ -260,11 +270,13 @@ class Synthesis:
 
     def _turns(
         self, plan: Sequence[str], language: str, offered: list[Function], outside: list[Function], chain: Chain | None
-    ) -> tuple[list[Turn], list[str]]:
-        """The rounds of a plan. Where these functions have no round of a kind, another kind takes its place."""
+    ) -> tuple[list[Turn], list[str], list[str]]:
+        """The rounds of a plan, their kinds, and the styles of direct questions. Where these functions have no round of
+        a kind, another kind takes its place."""
         rng, shares = self._rng, self._mixture.shares
         turns: list[Turn] = []
         kinds: list[str] = []
+        styles: list[str] = []
         for planned in plan:
             for attempt in range(2 * ATTEMPTS):
                 kind = planned if attempt < ATTEMPTS else rng.choices(list(shares), list(shares.values()))[0]
@@ -273,11 +285,15 @@ class Synthesis:
                 stage = Stage(rng, language, lead, offered, outside, chain, self._plain, before)
                 if kind == "talk" and len(plan) == 1:
                     continue
+                style = ""
+                if kind in DIRECT and language == "en" and rng.random() < self._mixture.direct:
+                    stage, style = self._direct.stage(stage, kind)
                 if made := list(KINDS[kind](stage)):
                     turns += made
                     kinds.append(kind)
+                    styles += [style] if style else []
                     break
-        return turns, kinds
+        return turns, kinds, styles
 
 
 def _only_alone(shares: Mapping[str, float]) -> Mapping[str, float]:

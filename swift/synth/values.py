@@ -32,7 +32,7 @@ class Said(NamedTuple):
 
 def draw(of: Any, rng: random.Random, language: str = "en") -> Said:
     """Draws a value. `of`: a list to choose from, a range such as "int 1..9" or "float 0.5..2.0", the name of a shared
-    list or generator (`NAMES`), or a pattern.
+    list or generator (`LISTS`, `VERBATIM`, `GENERATORS`), or a pattern.
 
     In a pattern # is a digit from 1 to 9 and ^ a capital letter. An element of a list that is a list itself is a pair:
     what is said, and the value. Raises ValueError for a value that is none of these.
@@ -41,6 +41,9 @@ def draw(of: Any, rng: random.Random, language: str = "en") -> Said:
         return _number(found, rng, language)
     if isinstance(of, str) and of in GENERATORS:
         return GENERATORS[of](rng)
+    if isinstance(of, str) and of in VERBATIM:
+        text = _numbered(rng.choice(VERBATIM[of]), rng)
+        return Said(text, text)
     if isinstance(of, str) and of in LISTS:
         of = LISTS[of]
     chosen = rng.choice(of) if isinstance(of, list | tuple) else of
@@ -67,7 +70,54 @@ def in_words(value: Any) -> str:
 
 def known(of: Any) -> bool:
     """Whether a text is a range, or the name of a list or a generator."""
-    return isinstance(of, str) and bool(_RANGE.fullmatch(of) or of in LISTS or of in GENERATORS)
+    return isinstance(of, str) and bool(_RANGE.fullmatch(of) or of in LISTS or of in VERBATIM or of in GENERATORS)
+
+
+def limits(of: Any) -> tuple[float, float] | None:
+    """The lowest and the highest number of a range such as "int 1..9"; None for anything else."""
+    found = _RANGE.fullmatch(of) if isinstance(of, str) else None
+    return (float(found[2]), float(found[3])) if found else None
+
+
+# --- numbers that are said in another way than the call writes them --------------------------------------------------
+
+FRACTION = re.compile(
+    r"\b(?:as a (?:decimal )?fraction|as a decimal|fraction (?:from|between|of)|(?:from |between )?0(?:\.0)? "
+    r"(?:to|and) 1(?:\.0)?(?![\d.]*\d))",
+    re.IGNORECASE,
+)
+"""Descriptions of numbers that are shares of one: users say "5%" for 0.05."""
+
+
+def amount(value: float, rng: random.Random) -> str:
+    """An amount as people write it: "12,500", "40 thousand", "2.5 million", "40k". Exact: it means the value."""
+    ways = [str(value), f"{value:,}"]
+    for unit, words in ((10**9, (" billion",)), (10**6, (" million", " million")), (1000, (" thousand", "k"))):
+        count = round(value / unit, 2)
+        if abs(value) >= max(unit, 10_000) and len(f"{count:g}") <= 4 and round(count * unit) == value:
+            ways += [f"{count:g}{word}" for word in words]
+            break
+    return rng.choice(ways)
+
+
+def share(value: float, rng: random.Random) -> str:
+    """A share of one in percent, or as it is: 0.05 -> "5%", "5 percent", "0.05"."""
+    percent = f"{round(value * 100, 6):g}"
+    return rng.choice((f"{percent}%", f"{percent}%", f"{percent} percent", str(value)))
+
+
+_SCALES: Mapping[str, int] = {"k": 1000, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
+_SCALED = re.compile(r"(-?\d[\d,]*(?:\.\d+)?)\s?(k|thousand|million|billion|%|percent)(?!\w)", re.IGNORECASE)
+
+
+def scaled(words: str) -> list[float]:
+    """The numbers of a text that a word multiplies: "2.5 million" is 2500000. Percentages are shares of one."""
+    return [
+        round(float(number.replace(",", "")) * _SCALES[word], 6)
+        if (word := unit.lower()) in _SCALES
+        else round(float(number.replace(",", "")) / 100, 8)
+        for number, unit in _SCALED.findall(words)
+    ]
 
 
 def _number(found: re.Match[str], rng: random.Random, language: str) -> Said:
@@ -123,14 +173,38 @@ def _bool(rng: random.Random) -> Said:
     return Said("yes", True) if rng.random() < 0.5 else Said("no", False)
 
 
+def _free_text(rng: random.Random) -> Said:
+    """Two or three clauses: 8 to 25 words."""
+    count = rng.choice((2, 2, 3))
+    clauses = rng.sample(VERBATIM["clause"], count)
+    while len(" ".join(clauses).split()) > 24:
+        clauses = rng.sample(VERBATIM["clause"], 2)
+    if rng.random() < 0.5:
+        text = ". ".join(each[:1].upper() + each[1:] for each in clauses) + "."
+    else:
+        text = f"{', '.join(clauses[:-1])}, and {clauses[-1]}"
+        text = text[:1].upper() + text[1:] if rng.random() < 0.5 else text
+    return Said(text, text)
+
+
+def _numbered(text: str, rng: random.Random) -> str:
+    return re.sub("<n>", lambda _: str(rng.randint(2, 99)), text)
+
+
 GENERATORS: Mapping[str, Callable[[random.Random], Said]] = {
     "date": _date,
     "time": _time,
     "month": _month,
     "year": _year,
     "bool": _bool,
+    "free_text": _free_text,
 }
 """Values that are written in several ways. A date is YYYY-MM-DD and a time HH:MM in the call."""
 
-LISTS: Mapping[str, Sequence[Any]] = tomllib.loads(Path(__file__).with_name("lists.toml").read_text(encoding="utf-8"))
+_TABLE = tomllib.loads(Path(__file__).with_name("lists.toml").read_text(encoding="utf-8"))
+
+VERBATIM: Mapping[str, Sequence[str]] = _TABLE.pop("verbatim")
+"""Lists of texts without patterns, by name: formulas, code, clauses."""
+
+LISTS: Mapping[str, Sequence[Any]] = _TABLE
 """Lists of values that several functions share, by name."""

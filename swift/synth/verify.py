@@ -19,7 +19,7 @@ from swift.agent import schemas
 from swift.chat import Conversation
 from swift.synth.offers import Offer
 from swift.synth.rounds import Call, Turn
-from swift.synth.values import Said, in_words
+from swift.synth.values import Said, in_words, scaled
 
 
 def problems(conversation: Conversation, turns: Sequence[Turn], offers: Mapping[str, Offer]) -> Iterator[str]:
@@ -84,7 +84,8 @@ def _is_number(value: Any, words: str) -> bool:
     if not isinstance(value, int | float):
         return False
     plain = words.replace(",", "")
-    return str(value) in plain or (isinstance(value, int) and num2words(value) in words)
+    is_said = str(value) in plain or (isinstance(value, int) and num2words(value) in words)
+    return is_said or any(each == value for each in scaled(words))
 
 
 def _same_moment(words: str, value: str) -> bool:

@@ -65,7 +65,7 @@ SETS = frozenset(
 _CUT = re.compile(
     r"\s*(?:[,;:(]|\.\s|\.$| that | which | who | whose | where | (?:after|before|once) (?:it|they|he|she|this) |"
     r" so that | using | based on | given | including |"
-    r" according to | if | when | as | then | with its | with their | by its | such as )"
+    r" according to | if | when | as | then | and returns? | with its | with their | by its | such as )"
 )
 _NOUNS = frozenset(
     ("balance", "book", "call", "change", "check", "claim", "count", "decrease", "draft", "estimate", "forecast",
@@ -77,8 +77,15 @@ _NOUNS = frozenset(
 _OPPOSITES = ({"raise", "lower"}, {"increase", "decrease"})
 _DETERMINERS = frozenset(["a", "an", "the", "one", "all", "some", "any", "your", "this", "that", "every", "each", "no"])
 _PREPOSITIONS = frozenset(["in", "into", "from", "to", "on", "onto", "of", "for", "by", "with", "at"])
+_LISTED_NOUNS = re.compile(
+    r"([\w-]+(?: [\w-]+){0,2}(?:, [\w-]+(?: [\w-]+){0,2})+ and [\w-]+(?: [\w-]+){0,3}? (?:of|for|in|on|at) )(.+)"
+)
+"""Several nouns with one owner: "Area, perimeter and angle of a polygon"."""
 _ATTRIBUTES = re.compile(r"\b(?:with|including|and) (?:its|their) ([a-z ,]+)")
-_ARTICLE = r"(?:(?:an?|the|one|this|that|your|some|any|another|each|every|specific|given|single|specified|certain)\s+)+"
+_ARTICLE = (
+    r"(?:(?:(?:one|two) or more|several|an?|the|one|this|that|your|some|any|another|each|every|specific|given|single|"
+    r"specified|certain)\s+)+"
+)
 
 
 _VALUES = frozenset(("number", "price", "rating", "duration", "colour"))
@@ -136,7 +143,7 @@ def heads(name: str, description: str) -> list[Head]:
     verb, rest = _verb_of(words)
     if found and (rest[:1] and rest[0] in _PREPOSITIONS):
         return found
-    if found and found[0] == Head("get", "ask", found[0].object) and verb and _kind(verb) == "act":
+    if found and found[0].kind == "ask" and verb and _kind(verb) == "act":
         found.append(Head("get", "ask", _with_article(words)))  # the claim status: a noun
     elif verb and rest:
         found.append(Head(verb, _kind(verb), _with_article(rest)))
@@ -177,14 +184,22 @@ def _of_description(named: Sequence[str], description: str) -> Head | None:
     rest = words[1:]
     if two in _groups():
         verb, rest = two, words[2:]
-    is_noun = (
-        len(words) > 1 and verb in _NOUNS and words[1].lower() in ("of", "that", "needed", "at", "between", "is", "are")
-    )
+    after = words[1].lower() if len(words) > 1 else ""
+    is_noun = verb in _NOUNS and after in ("of", "that", "needed", "at", "between", "is", "are", "held")
+    if (words[0].endswith("s") and after == "of") or (after == "that" and verb not in _groups()):
+        is_noun = True  # "Cars that can be rented"
+    if after == "and" and len(words) > 2 and base_form(words[2].lower().strip(",")) not in _groups():
+        is_noun = True  # "Charge and energy of a capacitor"
+    if words[0].endswith(",") and base_form(after.strip(",")) not in _groups():
+        is_noun = True  # "Make, model and year"
     known = (verb in _groups() or two in _groups()) and not (is_noun and two not in _groups())
-    known = known or (len(words) > 1 and words[1].lower() in _DETERMINERS and words[0].lower() not in _DETERMINERS)
+    known = known or (
+        len(words) > 1 and not is_noun and words[1].lower() in _DETERMINERS and words[0].lower() not in _DETERMINERS
+    )
     if not known:
-        phrase = _trimmed(_lower(first))
-        if len(phrase.split()) < 2 or words[0].lower().endswith("ing"):
+        listed = _LISTED_NOUNS.match(first)
+        phrase = _lower(listed[1]) + _trimmed(listed[2]) if listed else _trimmed(_lower(first))
+        if len(phrase.split()) < 2:
             return None
         return Head("get", "ask", phrase if words[0].lower() in _DETERMINERS or is_plural(phrase) else f"the {phrase}")
     if verb == "return" and (not named or named[0] != "return"):
@@ -202,6 +217,8 @@ def _verb_of(words: Sequence[str]) -> tuple[str, list[str]]:
     if " ".join(words[:2]) in _groups():
         return " ".join(words[:2]), list(words[2:])
     verb = base_form(words[0])
+    if verb == "new":
+        verb = "create"
     return (verb, list(words[1:])) if verb in _groups() else ("", list(words))
 
 
@@ -217,6 +234,12 @@ def base_form(word: str) -> str:
         if word.endswith(end) and (made := word[: -len(end)] + new) in _groups():
             return made
     return word[:-1] if len(word) > 3 else word
+
+
+def said_for(verb: str) -> Sequence[str]:
+    """What users say for a verb of a description; empty if it is only said as it is."""
+    said: Sequence[str] = _groups().get(verb, {}).get("said", [])
+    return said if verb not in ("give", "make") else ()  # "make a key invalid" is not "set up a key invalid"
 
 
 def participle(verb: str) -> str:
@@ -254,7 +277,7 @@ def _trimmed(text: str) -> str:
     if text.startswith("that "):  # "note that a plant has a pest"
         return text
     cut = _CUT.split(f" {text}")[0].strip() or text.strip()
-    return re.sub(r"\s(?:on|in|for|of|to|with|by|at|from)$", "", cut)
+    return re.sub(r"\s(?:on|in|for|of|to|with|by|at|from)(?:\s(?:an?|the))?$", "", cut)
 
 
 def _lower(text: str) -> str:
@@ -429,7 +452,8 @@ def _phrases(each: Property, enum: bool) -> Iterator[str]:
         words = set(tokens(each.name)) | set(re.findall("[a-z]+", each.about.lower()))
         is_sum = _is_sum(each)
         named = tokens(each.name)
-        if len(named) == 2 and named[0].endswith("s") and named[0] in words and named[1] not in ("number", "count"):
+        is_unit = any(named[-1] in row["words"] for row in kinds()["unit"])
+        if len(named) == 2 and named[0].endswith("s") and not is_unit and named[1] not in ("number", "count"):
             yield from (f", {{p}} {named[1]}", f" ({{p}} {named[1]})", f", it is {{p}} {named[1]}", ", {label}: {p}")
         elif words & {"minutes", "seconds", "hours", "days", "nights", "weeks", "months", "years", "duration"}:
             yield from (" for {p}", " for {p}", ", {p}", " ({p})", ", {label}: {p}")
@@ -532,11 +556,19 @@ def _switches(each: Property, path: str) -> Iterator[str]:
 
 
 class Grammar:
-    """The questions of one function. `taken`: verbs that other functions with the same object begin with."""
+    """The questions of one function. `taken`: verbs that other functions with the same object begin with. `full`:
+    questions may say up to five optional slots, and the object stays behind its verb."""
 
     def __init__(
-        self, name: str, description: str, slots: Sequence[Slot], rng: random.Random, taken: Collection[str] = ()
+        self,
+        name: str,
+        description: str,
+        slots: Sequence[Slot],
+        rng: random.Random,
+        taken: Collection[str] = (),
+        full: bool = False,
     ) -> None:
+        self._full = full
         self._heads, self._slots, self._rng, self._taken = heads(name, description), slots, rng, taken
         self.required = [each for each in slots if each.required]
         self.optional = [each for each in slots if not each.required]
@@ -575,7 +607,8 @@ class Grammar:
         spoken, left = self._object(head, required)
         verb = self._verb(head)
         inline, front, trail = self._placed(left, verb)
-        counts = (0, 1, 1, 2, 2, 3) if self.required else (0, 1, 1, 1, 2, 2, 3)
+        counts: tuple[int, ...] = (0, 1, 1, 2, 2, 3) if self.required else (0, 1, 1, 1, 2, 2, 3)
+        counts = (5,) if self._full else counts
         shown = [] if few else rng.sample(self.optional, min(len(self.optional), rng.choice(counts)))
         ends: list[str] = []
         for each in _compatible(shown):
@@ -649,7 +682,7 @@ class Grammar:
         return self._rng.choice(self._heads[1:])
 
     def _verb(self, head: Head) -> str:
-        said = _groups().get(head.verb, {}).get("said", [])
+        said = said_for(head.verb)
         allowed = [verb for verb in said if verb not in self._taken]
         return self._rng.choice([head.verb, *allowed]) if allowed else head.verb
 
@@ -720,11 +753,11 @@ class Grammar:
         stop = r"\0" if slot.merge == "enum" else r"of|\0"
         for noun in slot.nouns:
             phrase = re.search(
-                rf"(?:\b{_ARTICLE})?(?:\b[a-z]+ )??\b({re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked
+                rf"(?:\b{_ARTICLE})?(?:\b[A-Za-z]+ )??\b({re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked
             )
             if not phrase or "\0" in phrase[0]:
                 continue
-            with_article = re.search(rf"\b{_ARTICLE}((?:[a-z]+ )?{re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked)
+            with_article = re.search(rf"\b{_ARTICLE}((?:[A-Za-z]+ )?{re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked)
             found = with_article or re.search(rf"\b({re.escape(noun)})s?\b(?! (?:{stop}))", masked)
             if not found:
                 continue
@@ -829,10 +862,11 @@ class Grammar:
             and " " not in head.verb
             and head.verb == verb
             and _is_plain(spoken)
+            and not self._full
             and rng.random() < 0.3
         ):
             return str(rng.choice(frames["want"]))
-        if spoken and rng.random() < 0.06:
+        if spoken and not (self._full and head.kind == "act") and rng.random() < 0.06:
             return (
                 str(rng.choice(frames["bare"]))
                 if head.kind != "act" or not _is_plain(spoken)
@@ -892,4 +926,5 @@ def _tidy(text: str) -> str:
     text = re.sub(r"\s+([,.?!;:])", r"\1", text)
     text = re.sub(r"\b(to|you|u|let's|and|quickly|also) (show|give) me\b", r"\1 \2", text, flags=re.IGNORECASE)
     text = re.sub(r"\b(show|give) me (.+) for me\b", r"\1 me \2", text, flags=re.IGNORECASE)
+    text = re.sub(r"\b([Aa]) (?=[aeio][a-z])(?!one\b|eu)", r"\1n ", text)
     return re.sub(r"([.?!])\.", r"\1", text).strip()
