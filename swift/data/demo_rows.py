@@ -1,14 +1,17 @@
-"""The demo's conversations, from its tools (`demo_tools`). Knows no tokenizer and no model."""
+"""The demo's conversations, from its tools (`demo_tools`). Knows no tokenizer and no model.
+
+docs/architecture.md has the reason why `swift.synth` does not make them: short rows, and what the tutorial asks for.
+"""
 
 from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from swift.agent import ms_agent
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.data.demo_tools import CatalogueTool, catalogue, fill, slots
 from swift.data.general import general_rows
@@ -16,9 +19,6 @@ from swift.data.general import general_rows
 Style = Literal["ms_agent", "messages"]
 AS_SENT_BACK_EVERY = 4
 """One in this many rows of style "messages" has its history as API clients send it back: without reasoning."""
-
-DONE = "I now know the final answer"
-NO_TOOL = "I do not need a tool."
 
 # Shares of rounds without a call, with a follow-up that depends on the first result (of tools that have one), and
 # with two independent requests. The other rounds take one call.
@@ -37,8 +37,8 @@ class Call:
     outcome: bool | None
 
     @property
-    def text(self) -> str:
-        return json.dumps(self.arguments, ensure_ascii=False)
+    def made(self) -> ToolCall:
+        return ToolCall(self.name, json.dumps(self.arguments, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def evaluation_cases(
         question, call = _question(lead, chinese, rng)
         conversation = _conversation(entries, [Round(question, "")], style)
         messages = conversation.messages[:-1]
-        cases.append((conversation.with_messages(messages), ToolCall(call.name, call.text)))
+        cases.append((conversation.with_messages(messages), call.made))
     return cases
 
 
@@ -183,9 +183,9 @@ def _conversation(
 def _messages(each: Round) -> Iterator[Message]:
     yield Message("user", each.question)
     for call in each.calls:
-        yield Message("assistant", f"Thought: {call.thought}\n", (ToolCall(call.name, call.text),))
+        yield Message("assistant", ms_agent.thought_text(call.thought), (call.made,))
         yield Message("tool", call.observation.strip())
-    yield Message("assistant", f"Thought: {DONE if each.calls else NO_TOOL}\nFinal Answer: {each.answer}")
+    yield Message("assistant", ms_agent.ending(each.answer, bool(each.calls)))
 
 
 def _without_reasoning(message: Message) -> Message:
@@ -198,36 +198,10 @@ def _without_reasoning(message: Message) -> Message:
 
 def react_text(each: Round) -> str:
     """A round as one assistant turn: thoughts, calls, observations and the final answer."""
-    steps = [
-        f"Thought: {call.thought}\nAction: {call.name}\nAction Input: {call.text}\nObservation:{call.observation}\n"
-        for call in each.calls
-    ]
-    return "".join(steps) + f"Thought: {DONE if each.calls else NO_TOOL}\nFinal Answer: {each.answer}"
+    steps = [ms_agent.step(call.thought, call.made, call.observation) for call in each.calls]
+    return "".join(steps) + ms_agent.ending(each.answer, bool(each.calls))
 
 
 def system_text(entries: Sequence[CatalogueTool]) -> str:
     """The system prompt that describes tools as in the ms-agent rows."""
-    offers = "\n\n".join(f"{number}. {_description(entry)}" for number, entry in enumerate(entries, 1))
-    names = ", ".join(entry.name for entry in entries)
-    return (
-        "Answer the following questions as best you can. You have access to the following APIs:\n"
-        f"{offers}\n\nUse the following format:\n\n"
-        "Thought: you should always think about what to do\n"
-        f"Action: the action to take, should be one of the above tools[{names}]\n"
-        "Action Input: the input to the action\n"
-        "Observation: the result of the action\n"
-        "... (this Thought/Action/Action Input/Observation can be repeated zero or more times)\n"
-        "Thought: I now know the final answer\n"
-        "Final Answer: the final answer to the original input question\n"
-        "Begin!"
-    )
-
-
-def _description(entry: CatalogueTool) -> str:
-    title = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", entry.name).lower()
-    params = [
-        {"name": name, "description": param.what, "required": str(not param.optional)}
-        for name, param in entry.params.items()
-    ]
-    listed = json.dumps(params, ensure_ascii=False)
-    return f"{entry.name}: Call this tool to interact with the {title} API. {entry.description} Parameters: {listed}"
+    return ms_agent.system_text([Tool(entry.spec) for entry in entries])
