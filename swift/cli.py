@@ -6,18 +6,30 @@ import ast
 import gc
 import importlib
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from swift import flags
+from swift.flags import completion
+from swift.system import completion as shell_completion
 from swift.system import invocation, torchrun, utf8
 
 MULTIPROCESS = ("sft", "rlhf")  # verbs that NPROC_PER_NODE or NNODES starts in several processes
+WELCOME = """SWIFT fine-tunes an open language model into an agent, and serves it.
+
+  swift demo                                 train a small model, and see what it learns, in minutes
+  swift infer --model smollm2-135m-agent     talk to a model
+  swift teach --tools my_tools.py            have a model learn your own functions
+  swift sft --model MODEL --dataset FILE     train a model on your own conversations
+  swift runs                                 which trainings run, ran or died
+
+swift --help lists every command, swift COMMAND --help its flags."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line and returns its exit code: 2 for wrong input, 130 for Ctrl-C.
+    """Runs a command line and returns its exit code: 2 for wrong input, 130 for Ctrl-C (docs/terminal.md).
 
     A command is a module with `Config` and `main(config)`, or with `run(argv) -> exit code or None`.
     """
@@ -53,14 +65,20 @@ def verbs() -> dict[str, Path]:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if not argv:
+        print(WELCOME)
+        return 2
+    if argv[0] in ("-h", "--help", "help"):
         print(_overview())
-        return 0 if argv else 2
-    if argv[0] in ("-V", "--version"):
-        from importlib.metadata import version  # slow to import
-
-        print(f"swift {version('swift-agents')}")
         return 0
+    if argv[0] in ("-V", "--version"):
+        print(_version())
+        return 0
+    if argv[0] == "--complete":
+        print("\n".join(_completions(argv[1:])))
+        return 0
+    if argv[0] == "--install-completion":
+        return _install_completion(argv[1:])
     verb, rest, known = argv[0].replace("_", "-"), argv[1:], verbs()
     if verb not in known:
         raise ValueError(f"unknown command {argv[0]}{flags.nearest(verb, known) or ' (swift --help lists them)'}")
@@ -80,8 +98,59 @@ def _overview() -> str:
     known = verbs()
     width = max(map(len, known), default=0)
     listed = [f"  {verb:<{width}}  {_summary(file)}".rstrip() for verb, file in known.items()]
-    notes = ["swift COMMAND --help lists its flags", "SWIFT_TRACEBACK=1 shows where an error comes from"]
+    notes = [
+        "swift COMMAND --help lists its flags",
+        "swift --version names this program's version, Python's and torch's",
+        "swift --install-completion [bash|zsh|fish] completes commands, flags and values in a shell",
+        "SWIFT_TRACEBACK=1 shows where an error comes from",
+    ]
     return "\n".join(["usage: swift COMMAND [--flag value ...]", "", "commands:", *listed, "", *notes])
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
+    try:
+        torch = f"torch {version('torch')}"  # from its files, without importing it
+    except PackageNotFoundError:
+        torch = "no torch"
+    return f"swift {version('swift-agents')}, Python {platform.python_version()}, {torch}"
+
+
+# --- completion -------------------------------------------------------------------------------------------------------
+
+
+def _completions(argv: Sequence[str]) -> list[str]:
+    """What the last word of a command line may become; none means that anything may, such as a file."""
+    *words, last = argv or [""]
+    known = verbs()
+    if not words:
+        return [verb for verb in known if verb.startswith(last)]
+    verb, rest = words[0].replace("_", "-"), words[1:]
+    if verb not in known:
+        return []
+    module = importlib.import_module(f"swift.commands.{known[verb].stem}")
+    if "Config" in vars(module):
+        return completion.candidates(module.Config, rest, last)
+    below = module.VERBS if "VERBS" in vars(module) else {}
+    if rest and rest[0] in below:
+        found = completion.candidates(below[rest[0]], rest[1:], last)
+    else:
+        found = [] if rest else [name for name in below if name.startswith(last)]
+    return found or (module.complete(rest, last) if "complete" in vars(module) else [])
+
+
+def _install_completion(argv: Sequence[str]) -> int:
+    shells = shell_completion.SCRIPTS
+    shell = argv[0] if argv else Path(os.environ.get("SHELL", "")).name
+    if shell not in shells:
+        raise ValueError(
+            f"--install-completion {shell}: must be one of {', '.join(shells)}{flags.nearest(shell, shells)}"
+        )
+    if argv[1:]:
+        raise ValueError(f"unexpected argument {argv[1]!r}")
+    print("\n".join(shell_completion.install(shell)))
+    return 0
 
 
 def _summary(file: Path) -> str:

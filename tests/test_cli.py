@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ import pytest
 
 import swift.commands
 from swift import cli
-from swift.system import torchrun
+from swift.system import completion, torchrun
 
 GREET = '''
 """Greets people. Knows nothing of models."""
@@ -107,14 +108,81 @@ def test_the_overview_lists_each_verb_with_its_first_line_and_imports_none(capsy
     assert "swift.commands.greet" not in sys.modules
 
 
-def test_no_verb_at_all_shows_the_overview_and_fails(capsys):
+def test_no_verb_at_all_shows_five_commands_to_begin_with_and_fails(capsys):
     assert cli.main([]) == 2
-    assert "count-words" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    commands = [line.split() for line in said.splitlines() if line.startswith("  swift ")]
+    assert len(commands) == 5 and {words[1] for words in commands} <= set(cli.verbs())
+    assert "swift --help" in said
 
 
-def test_the_version_is_printed(capsys):
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("swift ")
+def test_the_version_names_python_and_torch_without_importing_it():
+    code = "import sys, swift.cli; swift.cli.main(['--version']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert re.fullmatch(r"swift \S+, Python 3\.\d+\.\S+, torch \S+\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("gre", ["greet"]),
+        ("greet --lora_ra", ["--lora_rank"]),
+        ("greet --lora-ra", ["--lora-rank"]),
+        ("greet --who", ["--whom"]),
+        ("greet --whom you --who", []),  # it is given
+        ("greet --use_dora t", ["true"]),
+        ("greet --whom ", []),  # anything, such as a file
+        ("greet --dataset a --data", ["--dataset", "--dataset_test_ratio"]),  # a list may be given again
+        ("data li", ["lint"]),
+        ("data lint --col", ["--columns"]),
+        ("nothing --wh", []),
+    ],
+)
+def test_a_command_line_is_completed(capsys, line, found):
+    assert cli.main(["--complete", *line.split(" ")]) == 0
+    said = capsys.readouterr().out.split()
+    assert set(found) <= set(said) and (found or not said)
+    assert all(word.startswith(line.split(" ")[-1]) for word in said)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_installed_once(tmp_path, monkeypatch, capsys, shell):
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "ZDOTDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    for startup in (".bashrc", ".zshrc"):
+        (tmp_path / startup).write_text("alias x=y")  # without a newline at the end
+    assert cli.main(["--install-completion"]) == 0
+    assert cli.main(["--install-completion", shell]) == 0
+    (script,) = [file for file in tmp_path.rglob("*") if file.name in (f"completion.{shell}", "swift.fish")]
+    assert "swift" in script.read_text()
+    lines = [line for name in (".bashrc", ".zshrc") for line in (tmp_path / name).read_text().splitlines()]
+    assert sum(str(script) in line for line in lines) == (shell != "fish")
+    assert lines.count("alias x=y") == 2
+    assert str(script) in capsys.readouterr().out
+
+
+def test_an_unknown_shell_is_an_error(capsys):
+    assert cli.main(["--install-completion", "bas"]) == 2
+    assert "must be one of bash, zsh, fish: did you mean bash?" in capsys.readouterr().err
+
+
+def test_bash_completes_by_asking_the_program(tmp_path):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "swift"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m swift.cli "$@"\n')
+    program.chmod(0o755)
+    script = tmp_path / "completion.bash"
+    script.write_text(completion.BASH)
+    code = (
+        f'source "{script}"; COMP_WORDS=(swift tuners --mark); COMP_CWORD=2; _swift_complete; echo "${{COMPREPLY[@]}}"'
+    )
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    env["PYTHONPATH"] = str(Path(cli.__file__).parent.parent)
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout == "--markdown\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,14 @@ def run(argv: Sequence[str]) -> int:
     return ACTS[verb](flags.parse(VERBS[verb], rest, prog=f"swift runs {verb}").config)
 
 
+def complete(words: Sequence[str], last: str) -> list[str]:
+    """The names of runs that begin with `last`, where a verb awaits one."""
+    if len(words) != 1 or words[0] not in VERBS:
+        return []
+    runs = finding.find(finding.default_folders()).runs
+    return [name for name in finding.names([run.folder for run in runs]).values() if name.startswith(last)]
+
+
 # --- listing ----------------------------------------------------------------------------------------------------------
 
 
