@@ -10,11 +10,14 @@ import schemathesis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import settings
+from tiny import tiny_tokenizer
 
 from swift.chat import Delta, Message, Tool, Usage
 from swift.engine.sampling import SamplingParams
+from swift.infer.prompt_tokens import PromptTokens
 from swift.serve.openapi import openapi
 from swift.serve.server import create_app
+from swift.template import Renderer, template
 
 PLAIN = SamplingParams()
 
@@ -34,7 +37,8 @@ def complete(prompt: str | Sequence[int], params: SamplingParams) -> Generator[D
 
 
 def app(**options: Any) -> FastAPI:
-    return create_app(chat, "tiny", complete=complete, **options)
+    tokenization = PromptTokens(Renderer(tiny_tokenizer(), template("chatml")), 2048)
+    return create_app(chat, "tiny", complete=complete, tokenization=tokenization, **options)
 
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", app())

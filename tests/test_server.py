@@ -512,6 +512,45 @@ def test_web_pages_may_send_requests_if_their_origin_is_allowed() -> None:
     assert error(client().options("/v1/chat/completions", headers=asks), 405)
 
 
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+def test_a_web_page_reads_replies_streams_and_errors(header: str) -> None:
+    def fail(messages: Sequence[Message]) -> Iterator[Delta]:
+        if messages[0].content == "fail":
+            raise RuntimeError("broken")
+        if messages[0].content == "busy":
+            raise Busy("full")
+        yield Delta("Hello", finish="stop", usage=Usage(1, 1))
+
+    origin = "https://app.example"
+    http = client(Scripted(fail), allow_origins=[origin], api_keys=["k"], limits=Limits(body=1000))
+    asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    asks["Access-Control-Request-Headers"] = f"{header},anthropic-version,content-type"
+    for path in ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/tokenize", "/nowhere"):
+        preflight = http.options(path, headers=asks)
+        assert preflight.status_code == 200, "browsers send no key with a preflight"
+        assert preflight.headers["access-control-allow-origin"] == origin
+        allowed = preflight.headers["access-control-allow-headers"].lower().replace(" ", "").split(",")
+        assert {header, "anthropic-version", "content-type"} <= set(allowed)
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+    key = {"Origin": origin, header: "Bearer k" if header == "authorization" else "k"}
+    for sent, status in (
+        ({}, 200),
+        ({"stream": True}, 200),
+        ({"model": "big"}, 404),
+        ({"temperature": "hot"}, 400),
+        ({"messages": [{"role": "user", "content": "x" * 1000}]}, 413),
+        ({"messages": [{"role": "user", "content": "busy"}]}, 429),
+        ({"messages": [{"role": "user", "content": "fail"}]}, 500),
+    ):
+        body = {"model": "tiny", "messages": [USER], **sent}
+        answer = http.post("/v1/chat/completions", json=body, headers=key)
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == origin, status
+        assert "retry-after" in answer.headers["access-control-expose-headers"].lower()
+    assert http.post("/nowhere", headers=key).headers["access-control-allow-origin"] == origin
+    assert "access-control-allow-origin" not in http.get("/health", headers={"Origin": "https://other.example"}).headers
+
+
 def test_a_compressed_body_is_decompressed_within_the_limit() -> None:
     sent = json.dumps({"model": "tiny", "messages": [USER]}).encode()
 

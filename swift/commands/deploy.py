@@ -128,6 +128,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
     from swift.assembly.loading import load_chat, sampling
     from swift.engine.torch_engine import TorchEngine
     from swift.infer.local_chat import LocalChat
+    from swift.infer.prompt_tokens import PromptTokens
     from swift.serve.body_reader import LIMITS
     from swift.serve.server import create_app
 
@@ -172,6 +173,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
                 allow_origins=cfg.server.allow_origins,
                 check_length=_context_limit(chat).check,
                 template_variables=chat.renderer.variables,
+                tokenization=PromptTokens(chat.renderer, engine.context),
                 figures=engine.figures if isinstance(engine, TorchEngine) else None,
                 count_tokens=chat.count_tokens,
                 owned_by=cfg.server.owned_by,

@@ -76,7 +76,7 @@ class ChatService:
         """Generates the replies and answers whole or as a stream."""
         self.service.check_choices(inner.replies)
         params = inner.params(self.service.seeded(inner.model))
-        messages = await self._with_images(inner)
+        messages = await self.with_images(inner.messages, inner.fields.messages)
         if rules := inner.rules(self._guide_tools):
             guide = await run_in_threadpool(self._guides.guide, rules, inner.fields)
             params = replace(params, guide=guide)
@@ -94,7 +94,7 @@ class ChatService:
         self.service.models.find(inner.model)
         if self._count_tokens is None:
             raise BadRequest("this server cannot count the tokens of a prompt", status=404)
-        messages, variables = await self._with_images(inner), self._variables(inner)
+        messages, variables = await self.with_images(inner.messages, inner.fields.messages), self._variables(inner)
         try:
             return await run_in_threadpool(self._count_tokens, messages, inner.offered_tools, variables)
         except ValueError as error:
@@ -111,14 +111,13 @@ class ChatService:
             self.service.unknown_fields.warn_of_variables(inner.template_kwargs, self._template_variables)
         return inner.template_kwargs
 
-    async def _with_images(self, inner: InnerRequest) -> Sequence[Message]:
-        """The messages with their images loaded, on a thread: fetching can take long."""
-        field = inner.fields.messages
-        if not any(message.images for message in inner.messages):
-            return inner.messages
+    async def with_images(self, messages: Sequence[Message], field: str) -> Sequence[Message]:
+        """The messages with their images loaded, on a thread: fetching can take long. `field`: theirs, for errors."""
+        if not any(message.images for message in messages):
+            return messages
         if self._load_images is None:
             raise BadRequest(f"{field}: this model does not accept images", param=field)
         try:
-            return await run_in_threadpool(self._load_images, inner.messages)
+            return await run_in_threadpool(self._load_images, messages)
         except ValueError as error:
             raise BadRequest(f"{field}: {error}", param=field) from error

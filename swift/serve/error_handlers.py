@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swift.engine.interface import Busy
 from swift.serve.bad_request import BadRequest
@@ -43,9 +44,31 @@ def add_error_handlers(app: FastAPI) -> None:
     async def disconnected(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_CLOSED)
 
-    @app.exception_handler(Exception)
-    async def internal_error(request: Request, error: Exception) -> Response:
-        return _response(request, "internal server error: the server's log has the details", 500, {})
+
+class InternalErrors:
+    """ASGI middleware that answers a failure of the server with a 500, and raises it again for the log.
+
+    Starlette's own handler runs outside of all middleware, where CORS adds no headers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:
+            if scope["type"] == "http" and not started:
+                message = "internal server error: the server's log has the details"
+                await _response(Request(scope), message, 500, {})(scope, receive, send)
+            raise
 
 
 def _response(

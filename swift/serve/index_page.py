@@ -15,8 +15,11 @@ ROUTES = {
     "/v1/responses": "responses, which are stored (POST)",
     "/v1/completions": "text completion (POST)",
     "/v1/messages": "chat in Anthropic's format (POST)",
+    "/tokenize": "the tokens of a text or of messages (POST)",
+    "/detokenize": "the text of tokens (POST)",
     "/openapi.json": "all routes and fields",
     "/health": "whether the server is up",
+    "/version": "the server's version",
     "/metrics": "Prometheus metrics",
 }
 

@@ -17,6 +17,8 @@ from swift.serve.formats.completions_request import TextRequest
 from swift.serve.formats.messages_request import CountTokensRequest, MessagesRequest
 from swift.serve.formats.messages_response import MessageResponse, TokenCount
 from swift.serve.formats.responses_request import ResponsesRequest
+from swift.serve.formats.tokenize_request import DetokenizeRequest, TokenizeRequest
+from swift.serve.formats.tokenize_response import DetokenizeResponse, TokenizeResponse, VersionResponse
 
 _ERROR = {
     "type": "object",
@@ -75,10 +77,22 @@ _MODELS: tuple[type[BaseModel], ...] = (
     TextRequest,
     MessagesRequest,
     CountTokensRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
     LoadRequest,
     UnloadRequest,
 )
-_RESPONSES: tuple[type[BaseModel], ...] = (ChatCompletion, Response, Completion, MessageResponse, TokenCount, Model)
+_RESPONSES: tuple[type[BaseModel], ...] = (
+    ChatCompletion,
+    Response,
+    Completion,
+    MessageResponse,
+    TokenCount,
+    TokenizeResponse,
+    DetokenizeResponse,
+    VersionResponse,
+    Model,
+)
 
 
 @cache
@@ -158,6 +172,13 @@ def openapi() -> dict[str, Any]:
                     error="MessagesError",
                 )
             },
+            "/tokenize": {
+                "post": _posted("Count and list the tokens", "TokenizeRequest", _json(_ref("TokenizeResponse")), 404)
+            },
+            "/detokenize": {
+                "post": _posted("The text of tokens", "DetokenizeRequest", _json(_ref("DetokenizeResponse")), 404)
+            },
+            "/version": {"get": _operation("The version of the server", _json(_ref("VersionResponse")))},
             "/v1/embeddings": {"post": _operation("Not offered", {}, 401, 404)},
             "/v1/load_lora_adapter": {
                 "post": _posted("Load a LoRA adapter", "LoadRequest", {"text/plain": {}}, 403, 404)

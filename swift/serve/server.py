@@ -14,7 +14,8 @@ from swift.infer.chat import Chat
 from swift.serve.api_keys import ApiKeys
 from swift.serve.body_reader import LIMITS, Limits
 from swift.serve.chat_service import ChatService, CountTokens, LoadImages
-from swift.serve.error_handlers import add_error_handlers
+from swift.serve.error_bodies import REQUEST_ID
+from swift.serve.error_handlers import InternalErrors, add_error_handlers
 from swift.serve.metrics import Metrics, ReadFigures
 from swift.serve.request_log import RequestLog
 from swift.serve.routes.chat_completions import add_chat_routes
@@ -23,6 +24,7 @@ from swift.serve.routes.messages import add_messages_routes
 from swift.serve.routes.models import add_adapter_routes, add_model_routes
 from swift.serve.routes.responses import add_responses_routes
 from swift.serve.routes.status import add_status_routes
+from swift.serve.routes.tokenization import Tokenization, add_tokenization_routes
 from swift.serve.routes.unsupported import add_unsupported_routes
 from swift.serve.served_models import AdapterHost, ServedModels
 from swift.serve.service import CheckLength, Service
@@ -47,6 +49,7 @@ def create_app(
     template_variables: Collection[str] | None = None,
     figures: ReadFigures | None = None,
     count_tokens: CountTokens | None = None,
+    tokenization: Tokenization | None = None,
     owned_by: str = "swift",
     store: StoredResponses | None = None,
     limits: Limits = LIMITS,
@@ -64,6 +67,7 @@ def create_app(
         allow_origins: origins of web pages whose scripts may send requests (CORS); "*" is all of them.
         check_length: refuses prompts that are too long before they are tokenised.
         template_variables: variables that the chat template reads; requests that set others are logged. None: unknown.
+        tokenization: texts and dialogues <-> token ids; None refuses /tokenize and /detokenize.
         figures: what the engine does, for the metrics; None: they show what the server itself counts.
         count_tokens: counts the tokens of prompts; None refuses /v1/messages/count_tokens.
         store: where responses of /v1/responses are kept; None: in memory.
@@ -73,8 +77,15 @@ def create_app(
     service = Service(models, ApiKeys(api_keys), limits, defaults or SamplingParams(), check_length)
     metrics = Metrics(service.replies, model_name, figures)
     service.replies.on_gap = metrics.gap
+    app.add_middleware(InternalErrors)  # the innermost: those that follow see its responses
     if allow_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=allow_origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=allow_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "WWW-Authenticate", REQUEST_ID],
+        )
     app.add_middleware(RequestLog, metrics=metrics)
     add_error_handlers(app)
     add_status_routes(app, metrics)
@@ -85,6 +96,7 @@ def create_app(
     add_messages_routes(app, chats)
     add_responses_routes(app, chats, store or StoredResponses())
     add_completion_routes(app, service, complete)
+    add_tokenization_routes(app, chats, tokenization)
     add_unsupported_routes(app, service.api_keys)
     add_adapter_routes(app, service, adapters)
     return app

@@ -208,6 +208,22 @@ class Renderer:
             spans, prefill = self._layout(conversation, close=False), ""
         return Prompt([token for span in _merged(spans, self._encoder) for token in self._ids(span)], prefill)
 
+    def closed_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """The tokens of a dialogue as it stands: its last turn is closed, and no reply is opened.
+
+        Raises ValueError for a built-in template whose turns cannot be told apart.
+        """
+        conversation = Conversation(tuple(messages), tuple(tools), template_kwargs=template_kwargs or {})
+        if self._own:
+            spans = self._with_image_text(self._own.closed(*self._with_system(conversation)))
+        elif messages[-1].role == "assistant":
+            spans = self._layout(conversation, close=True)
+        else:
+            spans = self.writer.without_opening(self._layout(conversation, close=False))
+        return [token for span in _merged(spans, self._encoder) for token in self._ids(span)]
+
     def raw_prompt_tokens(self, text: str) -> list[int]:
         """The tokens of a hand-written prompt. The beginning of a reply in it is tokenised as in a dialogue."""
         # a plain-text template has no text that opens a reply

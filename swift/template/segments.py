@@ -60,6 +60,10 @@ class SegmentBuilder:
         """The prompt for generation. Continues a trailing assistant message."""
         return self._rendered(conversation, system, _Dialogue.prompt)
 
+    def closed(self, conversation: Conversation, system: str) -> list[Span]:
+        """The dialogue as it stands, without the opening of a reply."""
+        return self._rendered(conversation, system, _Dialogue.closed)
+
     def _rendered(self, conversation: Conversation, system: str, render: Callable[[_Dialogue], T]) -> T:
         """The rendered dialogue; if the template rejects the tools, again with their optional fields filled in."""
         try:
@@ -175,6 +179,13 @@ class _Dialogue:
             segment.spans += reply_spans
             prefill += text
         return PromptSpans(segment.spans, self._layout.unmask(prefill))
+
+    def closed(self) -> list[Span]:
+        segment = Segment(self._images)
+        text = self._layout.render(self._history, self._tools, False, self._variables)
+        self.dropped = _missing(self._history, text)
+        self._add_prompt(segment, text)
+        return segment.spans
 
     def _segments(self, count: int) -> Iterator[Segment]:
         """The segments of the first `count` exchanges."""

@@ -107,6 +107,13 @@ class TableWriter:
             asked.append((between if index else self._open(system)) + self._prompt(turn, index))
         return asked
 
+    def without_opening(self, spans: Sequence[Span]) -> list[Span]:
+        """A prompt without the text that opens the reply. Raises ValueError if the template's turns are one text."""
+        opening = self._separate.assistant if self._separate else ""
+        if not opening or not spans or not spans[-1].text.endswith(opening):
+            raise ValueError(f"template {self.template.name!r} cannot end before the opening of a reply")
+        return [*spans[:-1], spans[-1]._replace(text=spans[-1].text.removesuffix(opening))]
+
     def _prompt(self, turn: Turn, index: int) -> list[Span]:
         """The prompt of a turn, up to the beginning of the reply."""
         if turn.raw:

@@ -39,7 +39,7 @@ class _Function(RequestObject):
     strict: bool | None = None
 
 
-class _Tool(RequestObject):
+class ChatTool(RequestObject):
     __pydantic_extra__: dict[str, Any]
     type: Literal["function"]
     function: _Function
@@ -88,7 +88,7 @@ class ChatRequest(SamplingRequest):
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
-    tools: Annotated[list[_Tool] | None, Field(max_length=MAX_TOOLS)] = None
+    tools: Annotated[list[ChatTool] | None, Field(max_length=MAX_TOOLS)] = None
     tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
@@ -218,5 +218,5 @@ class ChatRequest(SamplingRequest):
         )
 
 
-def _tool(tool: _Tool) -> Tool:
+def _tool(tool: ChatTool) -> Tool:
     return Tool(tool.model_dump(exclude_unset=True))

@@ -1,12 +1,14 @@
-"""Routes about the server itself: index page, health, metrics, OpenAPI document."""
+"""Routes about the server itself: index page, health, version, metrics, OpenAPI document."""
 
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 
 from swift.serve import index_page, openapi
+from swift.serve.formats.tokenize_response import VersionResponse
 from swift.serve.metrics import CONTENT_TYPE, Metrics
 from swift.serve.reply_response import json_response
 
@@ -21,6 +23,10 @@ def add_status_routes(app: FastAPI, metrics: Metrics) -> None:
     @app.api_route("/health", methods=GET)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
+
+    @app.api_route("/version", methods=GET)
+    async def its_version() -> Response:
+        return json_response(VersionResponse(version=version("swift-agents")).model_dump_json())
 
     @app.api_route("/metrics", methods=GET)
     async def prometheus() -> Response:
