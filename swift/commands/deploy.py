@@ -227,11 +227,18 @@ def serve(app: FastAPI, listening: socket.socket, options: ServerFlags) -> None:
     """Serves on `listening`; on SIGINT or SIGTERM running replies get `DRAIN` seconds to finish."""
     import uvicorn
 
-    from swift.serve.header_timeout import HeaderTimeoutProtocol
+    from swift.serve.connection_limits import BACKLOG, MAX_HEAD, RESERVED_FILES, LimitedProtocol, OpenConnections
+    from swift.system.open_files import raise_limit
 
+    files = raise_limit()
+    if files < 2 * RESERVED_FILES:
+        _warn(f"the limit of open files is {files} (ulimit -n): few clients can be connected at once")
+    connections = OpenConnections(max(files - RESERVED_FILES, files // 2))
     config = uvicorn.Config(
         app,
-        http=HeaderTimeoutProtocol,
+        http=partial(LimitedProtocol, connections),
+        h11_max_incomplete_event_size=MAX_HEAD,
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         ssl_keyfile=options.ssl_keyfile,
