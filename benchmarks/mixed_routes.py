@@ -110,6 +110,7 @@ async def load(url: str, process: int, options: argparse.Namespace) -> int:
                     print(f"{route.path} alone: no complete reply: {reply.error or reply.text!r}")
                     return 1
                 alone[route.path, question] = reply.text
+        print(f"{len(set(alone.values()))} different replies to {len(alone)} questions asked alone")
         found: Counter[str] = Counter()
         firsts: list[float] = []
         memory = [resident(process)]
@@ -174,11 +175,18 @@ def served(model: str | None) -> Iterator[tuple[str, int]]:
 
 
 def random_model(folder: Path) -> Path:
-    """The model of two layers that the tests use, with a chat template."""
+    """The model of two layers that the tests use, with a chat template and with weights so large that replies depend on
+    the question. No reply ends early."""
     sys.path.insert(0, str(ROOT / "tests"))
     import tiny
+    import torch
+    from transformers import AutoModelForCausalLM
 
-    tiny.tiny_model_folder(folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny.tiny_model_folder(folder, initializer_range=0.2))
+    end = tiny.tiny_tokenizer().eos_token_id
+    with torch.no_grad():
+        model.get_output_embeddings().weight[end] = 0  # a logit of 0 is never the largest
+    model.save_pretrained(folder)
     tokenizer = tiny.tiny_tokenizer()
     tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder)
