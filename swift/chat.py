@@ -228,7 +228,7 @@ class Delta:
 
     A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call. The last
     part of a call has its confidence, if it is known. `stop`: the stop string that ended the reply, if one did and the
-    chat knows it. `details` come with the usage.
+    chat knows it. `details` come with the usage. The first delta may have those of the prompt alone.
     """
 
     text: str = ""

@@ -92,6 +92,16 @@ def stream(http: TestClient, **fields: Any) -> list[dict[str, Any]]:
     return found
 
 
+def usage(prompt: int, completion: int, cached: int | None = None, reasoning: int = 0) -> dict[str, Any]:
+    return {
+        "input_tokens": prompt - (cached or 0),
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": completion,
+        "output_tokens_details": {"thinking_tokens": reasoning},
+    }
+
+
 def says(*deltas: Delta) -> Scripted:
     return Scripted(lambda _: iter(deltas))
 
@@ -151,7 +161,7 @@ def test_a_reply_has_a_block_of_each_kind_in_order() -> None:
         "model": "tiny",
         "stop_reason": "tool_use",
         "stop_sequence": None,
-        "usage": {"input_tokens": 3, "output_tokens": 8},
+        "usage": usage(3, 8),
     }
 
 
@@ -181,7 +191,7 @@ def test_a_stream_has_the_same_blocks_as_events() -> None:
     called = blocks[-3]["content_block"]
     assert called == {"type": "tool_use", "id": called["id"], "name": "weather", "input": {}}
     assert end["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
-    assert end["usage"] == {"input_tokens": 3, "output_tokens": 8} and stop == {"type": "message_stop"}
+    assert end["usage"] == usage(3, 8) and stop == {"type": "message_stop"}
 
 
 def test_input_is_streamed_as_it_is_generated_where_the_tool_asks_for_it() -> None:
@@ -321,6 +331,23 @@ def test_results_come_in_the_order_of_the_calls_and_errors_say_so() -> None:
     for given, told in (("Error: gone", "Error: gone"), (None, "Error")):
         (*_, last), _, _ = asked(messages=[USER, CALLED, user(result(given, is_error=True))])
         assert last.content == told
+
+
+def test_a_stream_begins_with_the_tokens_of_the_prompt_and_ends_with_those_of_the_reply() -> None:
+    class Cached(Spoken):
+        def submit(self, tokens: Sequence[int], params: SamplingParams, inputs: Any = None) -> Any:
+            for output in super().submit(tokens, params):
+                yield output._replace(cached=5)
+
+    chat = LocalChat(Cached("<think>\nHm.\n</think>\n\nYes."), Renderer(tiny_tokenizer(), template("chatml"), "hermes"))
+    prompt = chat.count_tokens([Message("user", "hi")])
+    for fields in ({}, {"tools": [WEATHER]}):
+        prompt = chat.count_tokens([Message("user", "hi")], asked(**fields)[1])
+        begin, *_, end, _ = stream(client(chat), **{**fields, "max_tokens": 99})
+        assert begin["message"]["usage"] == usage(prompt, 0, cached=5)
+        found = end["usage"]
+        assert found == usage(prompt, found["output_tokens"], 5, found["output_tokens_details"]["thinking_tokens"])
+        assert 0 < found["output_tokens_details"]["thinking_tokens"] < found["output_tokens"]
 
 
 def test_redacted_reasoning_is_accepted_and_not_shown_to_the_model() -> None:
@@ -603,8 +630,10 @@ def test_the_client_counts_the_tokens_that_a_reply_is_generated_from(api: Any) -
         {"messages": [USER], "tools": [WEATHER], "tool_choice": {"type": "none"}},
     ]
     counts = [api.messages.count_tokens(model="tiny", **prompt).input_tokens for prompt in prompts]
-    used = [api.messages.create(model="tiny", max_tokens=1, **prompt).usage.input_tokens for prompt in prompts]
-    assert counts == used and len(set(counts)) == 4
+    used = [api.messages.create(model="tiny", max_tokens=1, **prompt).usage for prompt in prompts]
+    assert [each.input_tokens + each.cache_read_input_tokens for each in used] == counts and len(set(counts)) == 4
+    again = api.messages.create(model="tiny", max_tokens=1, **prompts[0]).usage
+    assert again.input_tokens < counts[0] == again.input_tokens + again.cache_read_input_tokens
     long = [{"role": "user", "content": "x" * 9000}]
     assert api.messages.count_tokens(model="tiny", messages=long).input_tokens > 9000
 

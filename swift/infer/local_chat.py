@@ -111,7 +111,9 @@ class LocalChat:
     ) -> Deltas:
         tokens = self.engine.submit(prompt, params, inputs)
         logprob = self._logprob if params.logprobs else None
-        return _CancellableDeltas(tokens, parse(_deltas(tokens, stream, len(prompt), logprob, seen)))
+        counted = _CountedTokens(tokens)
+        deltas = parse(_deltas(counted, stream, len(prompt), logprob, seen))
+        return _CancellableDeltas(tokens, _with_prompt_usage(deltas, len(prompt), counted))
 
     def _confidence(self, adapter: str) -> CallConfidence:
         call_format = self.renderer.tool_format
@@ -165,6 +167,33 @@ class LocalChat:
         data = self._vocabulary.bytes
         top = tuple(Logprob(token, data(token), logprob) for token, logprob in output.top)
         return Logprob(output.token, data(output.token), output.logprob, top)
+
+
+class _CountedTokens:
+    """The tokens of a reply. `cached`: those of the prompt that the prefix cache held; known from the first on."""
+
+    def __init__(self, tokens: TokenStream) -> None:
+        self._tokens = tokens
+        self.cached: int | None = None
+
+    def __iter__(self) -> _CountedTokens:
+        return self
+
+    def __next__(self) -> TokenOutput:
+        output = next(self._tokens)
+        self.cached = output.cached
+        return output
+
+    def close(self) -> None:
+        self._tokens.close()
+
+
+def _with_prompt_usage(deltas: Iterator[Delta], prompt_tokens: int, tokens: _CountedTokens) -> Iterator[Delta]:
+    """The deltas, the first with the usage so far."""
+    for number, delta in enumerate(deltas):
+        if number == 0 and delta.usage is None:
+            delta = replace(delta, usage=Usage(prompt_tokens, 0), details=UsageDetails(tokens.cached))
+        yield delta
 
 
 class _CancellableDeltas:

@@ -45,9 +45,19 @@ class ToolUseBlock(BaseModel):
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
 
 
+class ReasoningTokens(BaseModel):
+    thinking_tokens: int
+
+
 class MessageUsage(BaseModel):
+    """The prompt has the sum of the first three. `cache_read_input_tokens` None: the engine does not know, and
+    `input_tokens` is the whole prompt."""
+
     input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int | None
     output_tokens: int
+    output_tokens_details: ReasoningTokens
 
 
 class MessageResponse(BaseModel):
@@ -211,7 +221,14 @@ class MessageBuilder:
         )
 
     def _usage(self) -> MessageUsage:
-        return MessageUsage(input_tokens=self.usage.prompt_tokens, output_tokens=self.usage.completion_tokens)
+        (prompt, completion), (cached, reasoning) = self.usage, self.drafts[0].details
+        return MessageUsage(
+            input_tokens=prompt - (cached or 0),
+            cache_creation_input_tokens=0,  # the prefix cache keeps every prompt, whatever the request says
+            cache_read_input_tokens=cached,
+            output_tokens=completion,
+            output_tokens_details=ReasoningTokens(thinking_tokens=reasoning),
+        )
 
     def _begin(self) -> list[BaseModel]:
         if self._has_begun:
