@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from swift import flags
 from swift.assembly import (
     checkpoints,
+    dry_run,
     fast_path,
     parallelism,
     pipeline,
@@ -82,13 +84,13 @@ def run(cfg: TrainingConfig, method: Method = LIKELIHOOD) -> dict[str, Any]:
 
     torch.set_flush_denormal(True)  # on a CPU denormal numbers make a step many times slower
     try:
-        with run_journal.Journal() as journal:
-            return _train(cfg, method, journal)
+        with run_journal.Journal() as journal, ExitStack() as cleanup:
+            return _train(cfg, method, journal, cleanup)
     finally:
         torch.set_flush_denormal(False)
 
 
-def _train(cfg: C, method: Method, journal: run_journal.Journal) -> dict[str, Any]:
+def _train(cfg: C, method: Method, journal: run_journal.Journal, cleanup: ExitStack) -> dict[str, Any]:
     from transformers import set_seed
 
     from swift.assembly.rendering import make_renderer
@@ -99,6 +101,7 @@ def _train(cfg: C, method: Method, journal: run_journal.Journal) -> dict[str, An
 
     # what is wrong with the flags, before anything is read
     method.check(cfg)
+    dry_run.check(cfg)
     tuner_setup.check(cfg)
     pipeline.check(cfg)
     spread = parallelism.check(cfg)
@@ -130,9 +133,14 @@ def _train(cfg: C, method: Method, journal: run_journal.Journal) -> dict[str, An
     versions = run_folder.versions(saving, runs)
     resume = resuming.find(saving.resume_from_checkpoint, runs, versions, spread.engine, say)
     cfg, plan = _planned(given, cfg, method, data, ranks.world, resume, say)
-    folder = ranks.broadcast(lambda: run_journal.free(run_folder.create(saving, runs, resume)))
-    if ranks.first:
-        journal.begin(folder, run_journal.begun(method.verb, given, cfg, plan["steps"], resume))
+    whole, expected = data, pipeline.expected_tokens(cfg.train, data, ranks.world)
+    if cfg.train.dry_run:
+        cfg, data = dry_run.shortened(cfg, data, ranks.world)
+        folder = ranks.broadcast(lambda: cleanup.enter_context(dry_run.folder()))
+    else:
+        folder = ranks.broadcast(lambda: run_journal.free(run_folder.create(saving, runs, resume)))
+        if ranks.first:
+            journal.begin(folder, run_journal.begun(method.verb, given, cfg, plan["steps"], resume))
 
     # the model with its tuner
     set_seed(cfg.train.seed)
@@ -159,7 +167,7 @@ def _train(cfg: C, method: Method, journal: run_journal.Journal) -> dict[str, An
         path,
         say,
         fast_path.why_spread(cfg, bool(spread.engine or spread.device_map), ranks.world),
-        pipeline.expected_tokens(cfg.train, data, ranks.world),
+        expected,
         resuming.recorded(resume).get("kernels", ""),
     )
     plan["kernels"] = fused.kernels(model)
@@ -172,9 +180,11 @@ def _train(cfg: C, method: Method, journal: run_journal.Journal) -> dict[str, An
     trainer = trainer_setup.make_trainer(cfg, model, data, folder, args, packed, finish, objective, journal)
     if ranks.first:
         run_records.write(cfg, data, plan["steps"], folder)
-    run_summary.say_start(data, trainer, plan["steps"], say)
+    run_summary.say_start(whole, trainer, plan["steps"], say)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if cfg.train.dry_run:
+        return dry_run.end(trainer, whole, plan["steps"], device, ranks, say)
     return _end(given, cfg, method, trainer, data, folder, time.perf_counter() - began, ranks, journal, say)
 
 

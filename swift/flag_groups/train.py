@@ -118,6 +118,9 @@ class TrainFlags:
     """Passes over the data; none means 1, or enough for about 200 steps, at most 30, with preferences at most 3"""
     max_steps: int = -1
     """Number of steps; -1 follows --num_train_epochs"""
+    dry_run: bool = False
+    """Show the data mixture and the first row with its weights, measure memory and speed in a few steps on the longest
+    rows, estimate the time of the run, and stop; nothing is written"""
     max_minutes: float | None = None
     """Save and stop after this many minutes; none trains to the end"""
     neftune_noise_alpha: float | None = flag(None, alias=("neftune_alpha",))
