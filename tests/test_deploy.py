@@ -59,6 +59,9 @@ class Scripted:
     def complete(self, prompt: str | Sequence[int], params: SamplingParams) -> Generator[Delta, None, None]:
         yield from self([], (), params)
 
+    def count_tokens(self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Any = None) -> int:
+        return len(messages)
+
 
 @pytest.fixture
 def chat(monkeypatch: pytest.MonkeyPatch) -> Scripted:

@@ -9,7 +9,7 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from swift.serve.formats.adapter_requests import LoadRequest, UnloadRequest
 from swift.serve.formats.chat_completions_request import ChatRequest
@@ -99,9 +99,10 @@ _RESPONSES: tuple[type[BaseModel], ...] = (
 def openapi() -> dict[str, Any]:
     """OpenAPI 3.1; the schemas are generated from the types that parse requests and write responses."""
     template = "#/components/schemas/{model}"
-    _, requests = models_json_schema([(each, "validation") for each in _MODELS], ref_template=template)
-    _, responses = models_json_schema([(each, "serialization") for each in _RESPONSES], ref_template=template)
-    schemas = {**responses["$defs"], **requests["$defs"], "Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
+    requests: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each, "validation") for each in _MODELS]
+    responses: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each, "serialization") for each in _RESPONSES]
+    _, models = models_json_schema([*requests, *responses], ref_template=template)
+    schemas = {**models["$defs"], "Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
     schemas["ChatCompletionMessageFunctionToolCall"]["properties"]["x_confidence"] = _CONFIDENCE
     chat, text, message = _ref("ChatCompletion"), _ref("Completion"), _ref("MessageResponse")
     stored = {"parameters": [_path("response_id")]}
