@@ -16,11 +16,13 @@ from typing import Any
 
 from swift.agent import schemas
 from swift.chat import Tool
-from swift.synth import catalogue, schema_values, wording, wording_zh
+from swift.synth import catalogue, grammar_zh, schema_values, verbs
 from swift.synth.catalogue import Function, Parameter
+from swift.synth.grammar import MOST, Grammar
 from swift.synth.own_examples import Example, template_of
 from swift.synth.schema_values import CHINESE, NoValues, Property, tokens
-from swift.synth.wording import Grammar, Slot
+from swift.synth.slot_phrases import unit_words
+from swift.synth.slots import Slot, slots_of
 
 DOMAIN = "own"
 UNIVERSAL = frozenset(
@@ -138,17 +140,17 @@ def _english(
     rng: random.Random,
 ) -> Function:
     taken = {
-        wording.verb_of(other.name, other.description)
+        verbs.verb_of(other.name, other.description)
         for other in tools
         if other.name != tool.name and set(schema_values.nouns_of(other.name)) & set(owner)
     }
-    slots = wording.slots_of(properties, owner)
+    slots = slots_of(properties, owner)
     grammar = Grammar(tool.name, tool.description, slots, rng, taken)
     result, say = _answers(grammar, blank)
     return replace(asked(blank, grammar, rng), result=result, say=say)
 
 
-def asked(blank: Function, grammar: Grammar, rng: random.Random, count: int = wording.MOST) -> Function:
+def asked(blank: Function, grammar: Grammar, rng: random.Random, count: int = MOST) -> Function:
     """The function with the grammar's questions, which are not checked yet."""
     missing = {}
     for slot in grammar.required:
@@ -168,9 +170,9 @@ def _ask_back(slot: Slot, rng: random.Random) -> str:
         "quantity": ("How many?",),
     }
     texts = by_kind.get(slot.kind) if not slot.role else None
-    if label in wording.unit_words():
+    if label in unit_words():
         return f"How many {label}?"
-    be = "are" if wording.is_plural(label) else "is"
+    be = "are" if verbs.is_plural(label) else "is"
     return rng.choice(
         texts or (f"What {be} the {label}?", f"Which {label} should I use?", f"Please tell me the {label}.")
     )
@@ -204,7 +206,7 @@ def _answers(grammar: Grammar, function: Function) -> tuple[dict[str, Any], tupl
 
 
 def _chinese(blank: Function, properties: Sequence[Property], rng: random.Random) -> Function:
-    grammar = wording_zh.Grammar(blank.name, blank.description, properties, rng)
+    grammar = grammar_zh.Grammar(blank.name, blank.description, properties, rng)
     missing = {
         slot.paths[0]: (
             rng.choice(vague),
@@ -330,7 +332,7 @@ def _near(words: Collection[str], parameters: Collection[str], made: Sequence[Fu
 
 
 def verbs_near() -> Mapping[str, Any]:
-    near: Mapping[str, Any] = wording.verbs()["near"]
+    near: Mapping[str, Any] = verbs.table()["near"]
     return near
 
 

@@ -1,7 +1,7 @@
 """A function of the catalogue -> the same function with direct questions: every value is said in full, word for word.
 
 The catalogue's own questions are written by hand and often imply what they mean; a small model learns to copy values
-first. `version` makes the function with questions of a style: spoken (the grammar of `wording`, as for a user's own
+first. `version` makes the function with questions of a style: spoken (the grammar, as for a user's own
 tools), written ("party size: 4", "with base = 10 and height = 5") and literal (JSON, `base=10`). Knows no conversation.
 """
 
@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from swift.synth import described, plain_values, schema_values, wording
+from swift.synth import described, plain_values, schema_values, verbs
 from swift.synth.catalogue import SLOT, Function
+from swift.synth.grammar import Grammar
 from swift.synth.rounds import Stage
 from swift.synth.schema_values import Property, tokens
-from swift.synth.wording import Grammar, Slot
+from swift.synth.slots import Slot, slots_of
 
 STYLES: Mapping[str, float] = {"spoken": 0.45, "written": 0.4, "literal": 0.15}
 """Style of questions -> share of the rounds with direct questions."""
@@ -103,7 +104,7 @@ def _with_values(function: Function, properties: Sequence[Property]) -> Function
 def _spoken(function: Function, rng: random.Random) -> Function:
     properties = plain_values.properties(function, "spoken", rng)
     made = _with_values(function, properties)
-    slots = [_labelled(each, made) for each in wording.slots_of(properties, schema_values.nouns_of(function.name))]
+    slots = [_labelled(each, made) for each in slots_of(properties, schema_values.nouns_of(function.name))]
     grammar = Grammar(function.name, function.description, slots, rng, full=True)
     full = described.asked(made, grammar, rng, QUESTIONS)
     checked, _ = described.checked(full)
@@ -160,7 +161,7 @@ def _quoted(text: str, paths: Sequence[str]) -> str:
 def _written(function: Function, style: str, rng: random.Random) -> Function:
     properties = plain_values.properties(function, style, rng)
     fields = list(_fields(properties))
-    heads = wording.heads(function.name, function.description)
+    heads = verbs.heads(function.name, function.description)
     leads = list(dict.fromkeys(_lead(head, rng) for head in (heads[0], heads[0], *heads) for _ in range(4)))
     make = _literal if style == "literal" else _listed
     ask: dict[str, None] = {}
@@ -181,7 +182,7 @@ def _written(function: Function, style: str, rng: random.Random) -> Function:
             others = [each for each in fields if each.required and each is not field]
             lead = rng.choice(leads)
             text = _listed(lead, others, rng) if others else f"{lead}{_end(lead)}"
-            be = "are" if wording.is_plural(field.label) else "is"
+            be = "are" if verbs.is_plural(field.label) else "is"
             back = rng.choice((f"What {be} the {field.label}?", f"Please tell me the {field.label}."))
             missing[field.path] = text, back
     return replace(_with_values(function, properties), ask=asked, pair=tuple(list(pair)[:6]), missing=missing)
@@ -228,9 +229,9 @@ def _chosen(fields: Sequence[Field], rng: random.Random) -> list[Field]:
     return chosen
 
 
-def _lead(head: wording.Head, rng: random.Random) -> str:
+def _lead(head: verbs.Head, rng: random.Random) -> str:
     """What is asked for, without values: "Reserve a table in a restaurant"."""
-    said = [verb for verb in wording.said_for(head.verb) if " me" not in verb or head.kind != "act"]
+    said = [verb for verb in verbs.said_for(head.verb) if " me" not in verb or head.kind != "act"]
     verb, what = rng.choice([head.verb, head.verb, *said]), head.object
     if re.match(r"(?:whether|if|how|what|which|who|when|where)\b", what):
         verb = rng.choice(("tell me", "find out"))
@@ -273,7 +274,7 @@ def _listed(lead: str, chosen: Sequence[Field], rng: random.Random) -> str:
         return f"{lead} with {_and([f'{a} {b}' for a, b in pairs])}{_end(lead)}"
     if kind == "sentences":
         rest = " ".join(
-            f"{_cap(a)}: {b}." if each.is_bool else f"The {a} {'are' if wording.is_plural(a) else 'is'} {b}."
+            f"{_cap(a)}: {b}." if each.is_bool else f"The {a} {'are' if verbs.is_plural(a) else 'is'} {b}."
             for (a, b), each in zip(pairs, chosen, strict=True)
         )
         return f"{lead}{_end(lead)} {rest}"

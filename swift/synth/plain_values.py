@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from swift.synth import schema_values, values, wording
+from swift.synth import schema_values, slot_phrases, values
 from swift.synth.catalogue import Function, Parameter
 from swift.synth.schema_values import Kind, Property
 
@@ -70,7 +70,7 @@ def _property(
         return Property(name, parameter.what, _array(parameter, is_literal), kind)
     elif parameter.type in ("integer", "number"):
         named = schema_values.label(name, parameter.what).split()
-        is_plain = answered or is_literal or (style == "written" and named[-1].lower() in wording.unit_words())
+        is_plain = answered or is_literal or (style == "written" and named[-1].lower() in slot_phrases.unit_words())
         of, has_unit = _numbers(name, parameter, kind, is_plain, rng)
         kind = kind._replace(unit=has_unit)
     else:
