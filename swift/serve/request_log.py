@@ -55,8 +55,9 @@ class RequestLog:
         if response is not None:
             reply = response.builder
             prompt, completion = reply.usage
-            fields |= {"prompt_tokens": prompt, "completion_tokens": completion, "finish": reply.finish_reasons}
-            line += f" {prompt}+{completion} tokens, {reply.finish_reasons}"
+            finish = ",".join(dict.fromkeys(draft.finish or "cancelled" for draft in reply.drafts))
+            fields |= {"prompt_tokens": prompt, "completion_tokens": completion, "finish": finish}
+            line += f" {prompt}+{completion} tokens, {finish}"
             if response.first_delta:
                 first = response.first_delta - started
                 fields["first_token_seconds"] = round(first, 3)

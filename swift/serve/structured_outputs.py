@@ -82,14 +82,6 @@ class CheckedBuilder:
     def usage(self) -> Usage:
         return self._builder.usage
 
-    @property
-    def finish_reasons(self) -> str:
-        return self._builder.finish_reasons
-
-    @property
-    def longest(self) -> int:
-        return self._builder.longest
-
     def start(self) -> list[BaseModel]:
         return self._builder.start()
 

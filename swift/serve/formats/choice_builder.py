@@ -47,16 +47,6 @@ class ChoiceBuilder:
         prompt = sum(draft.usage.prompt_tokens for draft in self.drafts[:: self.options.n])
         return Usage(prompt, sum(draft.usage.completion_tokens for draft in self.drafts))
 
-    @property
-    def finish_reasons(self) -> str:
-        """Why the choices ended, for the log."""
-        return ",".join(dict.fromkeys(draft.finish or "cancelled" for draft in self.drafts))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest choice."""
-        return max(draft.usage.completion_tokens for draft in self.drafts)
-
     def _collect(self, index: int, delta: Delta) -> None:
         self.drafts[index].add(delta)
         self.logprobs[index] += delta.logprobs

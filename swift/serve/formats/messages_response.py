@@ -163,14 +163,6 @@ class MessageBuilder:
     def usage(self) -> Usage:
         return self.drafts[0].usage
 
-    @property
-    def finish_reasons(self) -> str:
-        return self.drafts[0].finish or "cancelled"
-
-    @property
-    def longest(self) -> int:
-        return self.usage.completion_tokens
-
     def start(self) -> list[BaseModel]:
         """Nothing: the first event has the number of the prompt's tokens, which comes with the first delta."""
         return []

@@ -88,14 +88,6 @@ class ResponsesBuilder:
     def usage(self) -> Usage:
         return self.drafts[0].usage
 
-    @property
-    def finish_reasons(self) -> str:
-        return self.drafts[0].finish or "cancelled"
-
-    @property
-    def longest(self) -> int:
-        return self.usage.completion_tokens
-
     def start(self) -> list[BaseModel]:
         begun = self._response("in_progress", ())
         return [
@@ -141,7 +133,7 @@ class ResponsesBuilder:
         return self.frame(self._event(ResponseFailedEvent, "response.failed", response=response))
 
     def response(self) -> Response:
-        finish = self.finish_reasons
+        finish = self.drafts[0].finish
         details = IncompleteDetails(reason="max_output_tokens") if finish == "length" else None
         status: Literal["completed", "incomplete"] = "completed" if finish in ("stop", "tool_calls") else "incomplete"
         response = self._response(status, self._output, incomplete_details=details)
