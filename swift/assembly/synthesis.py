@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swift import flags
+from swift.assembly import catalogues
 from swift.assembly.benchmark_questions import questions
 from swift.assembly.preflight import writable
 from swift.assembly.question_writer import QuestionWriter
@@ -17,7 +18,7 @@ from swift.chat import Conversation, Tool
 from swift.data.general import general_rows
 from swift.data.row_writer import write_jsonl
 from swift.flag_groups import SynthFlags, ToolFlags, WriterFlags
-from swift.synth import catalogue, own_examples
+from swift.synth import own_examples
 from swift.synth.catalogue import Function
 from swift.synth.described import apart, functions, near_misses
 from swift.synth.offers import Masking
@@ -118,14 +119,13 @@ def own_phrasings(words: Sequence[str], own: Sequence[Tool], file: str | None) -
 
 def synthesis(own: Sequence[Tool], described: Sequence[Function], cfg: SynthFlags, say: Say) -> Synthesis:
     """What makes the conversations. `own`: the user's tools; `described`: what was made of them."""
+    domains = catalogues.domains(cfg, say)
     overlap = Overlap(questions(cfg.check_overlap), [tool.name for tool in own])
     for benchmark, number in overlap.counts.items():
         say(f"checked against {benchmark}: {number:,} questions")
     if not overlap.counts:
         say("no benchmark is installed: no overlap is checked")
-    held_out = cfg.functions == "held_out"
-    domains = [each for each in catalogue.domains() if each.held_out == held_out]
-    split = "test" if held_out else "train"
+    split = "test" if cfg.functions == "held_out" else "train"
     plain = [row for row in general_rows(split) if len(row["response"]) <= PLAIN_CHARACTERS]
     train, away = apart(described)
     chosen = {"all": described, "train": train, "held_out": away}[cfg.phrasings]

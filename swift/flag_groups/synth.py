@@ -45,6 +45,13 @@ class SynthFlags:
     """Share of conversations without descriptions of parameters"""
     functions: Literal["train", "held_out"] = "train"
     """Functions of the catalogue to use: held_out are those of domains that are never trained on, for evaluation"""
+    catalogue: tuple[str, ...] = flag(("swift",), commas=True)
+    """Catalogues of functions: swift, and botocore or google-api-python-client where that package is installed, whose
+    service descriptions are read for names, types and choices; the sentences are SWIFT's"""
+    services: tuple[str, ...] = flag((), commas=True)
+    """Services of botocore and google-api-python-client, such as s3 or calendar; none takes about twenty common ones"""
+    service_functions: int = 40
+    """Most functions of each service"""
     phrasings: Literal["all", "train", "held_out"] = "all"
     """Questions for your tools: all, those for training, or the fifth that these leave out, for evaluation: a round
     each, in which only the first reply is asked for"""
@@ -65,6 +72,10 @@ class SynthFlags:
             raise ValueError(f"--max_rounds {self.max_rounds}: must be 1 or more")
         if self.max_rounds == 1 and self.one_round_share != SynthFlags.one_round_share:
             raise ValueError(f"--one_round_share {self.one_round_share:g} has no effect with --max_rounds 1")
+        if self.service_functions < 1:
+            raise ValueError(f"--service_functions {self.service_functions}: must be 1 or more")
+        if not self.catalogue:
+            raise ValueError("--catalogue: name a catalogue: swift, botocore, google-api-python-client")
         names = (
             "own_share", "one_round_share", "direct_questions", "chinese", "text_share", "thoughts", "masked_names",
             "masked_parameters", "short_descriptions", "bare_parameters",

@@ -320,7 +320,8 @@ def _unlike(functions: Sequence[Function], offered: Sequence[Function], most: in
 
 def _possible(language: str, functions: Sequence[Function]) -> str:
     """The language, or the only one in which all functions have questions."""
-    if language == "zh" and not all(function.zh for function in functions) and all(each.given for each in functions):
+    has_zh = [bool(function.zh) for function in functions]
+    if language == "zh" and not all(has_zh) and (not any(has_zh) or all(each.given for each in functions)):
         language = "en"
     if language == "en" and not any(function.ask for function in functions):
         language = "zh"
