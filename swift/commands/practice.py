@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from swift import flags
-from swift.assembly import practice_setup
+from swift.assembly import practice_report, practice_setup, practice_tasks
 from swift.assembly.practice_setup import Policy
 from swift.flag_groups import ModelFlags, TemplateFlags
 from swift.flags import flag
 from swift.system import invocation
 
 if TYPE_CHECKING:
-    from swift.practice.clusters import Failures, Supply
+    from swift.practice.clusters import Supply
     from swift.practice.figures import Measured
     from swift.practice.record import Round
     from swift.practice.sampling import Result, Sampler, Tools
@@ -134,7 +133,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> dict[str, Any]:
     policy = _policy(cfg, given)
     folder = _folder(cfg, policy)
     with _tools(cfg) as tools:
-        pool, held_out = _tasks(cfg, folder, tools)
+        pool, held_out = practice_tasks.read(cfg.tasks, cfg.held_out, cfg.held_out_tasks, cfg.seed, folder, tools)
         record.check_settings(folder, _settings(cfg))
         work = Practice(cfg, policy, folder, tools, pool, held_out, began)
         rounds = [work.measure(record.Round(folder, 0), policy)]
@@ -189,7 +188,7 @@ class Practice(NamedTuple):
     def round(self, at: Round, policy: Policy, before: Sequence[Measured], rounds_left: int) -> Measured | None:
         """Draws tasks, tries them, trains on what succeeded, and measures; None if there is nothing to train on."""
         if (known := at.measured()) is not None:
-            _say_round(at.number, known, before[-1])
+            practice_report.say_round(at.number, known, before[-1])
             return known
         seconds = max(1.0, (self.left - rounds_left * before[-1].seconds) / rounds_left)
         print(f"\nround {at.number}: {_described(policy)}")
@@ -224,7 +223,7 @@ class Practice(NamedTuple):
                 if time.monotonic() > shown + PROGRESS:
                     shown = time.monotonic()
                     print(f"  {len(done)} of {len(tasks)} tasks, {shown - began:.0f} s")
-        for line in _failures_table(done):
+        for line in practice_report.failures_table(done):
             print(f"  {line}")
         return done
 
@@ -243,7 +242,7 @@ class Practice(NamedTuple):
         earlier = [result for each in range(1, at.number) for result in Round(self.folder, each).results()]
         counts = clusters.failures(earlier)
         if counts:
-            print(f"drawn most often: {_shown_failures(counts)}")
+            print(f"drawn most often: {practice_report.shown_failures(counts)}")
         seed = self.cfg.seed + at.number
         supply: Supply
         if self.pool:
@@ -305,7 +304,7 @@ class Practice(NamedTuple):
                     sampler, self.held_out, self.cfg.samples, self.cfg.seed, self.cfg.max_batch
                 )
             at.keep_measured(found)
-        _say_round(at.number, found, before)
+        practice_report.say_round(at.number, found, before)
         return found
 
     @contextmanager
@@ -327,9 +326,9 @@ class Practice(NamedTuple):
         from swift.practice import figures
 
         top = figures.best(rounds, self.cfg.general_loss_limit)
-        print(f"\n{_table(rounds)}")
+        print(f"\n{practice_report.table(rounds)}")
         page = self.folder / "practice.html"
-        page.write_text(_page(self, rounds, top), encoding="utf-8")
+        page.write_text(practice_report.page(self.folder, flags.to_dict(self.cfg), rounds, top), encoding="utf-8")
         print(f"report: {invocation.display_path(page)}")
         result: dict[str, Any] = {
             "output_dir": str(self.folder),
@@ -433,162 +432,6 @@ def _tools(cfg: Config) -> Iterator[Tools | None]:
         tools.close()
 
 
-def _tasks(cfg: Config, folder: Path, tools: Tools | None) -> tuple[list[Task], list[Task]]:
-    """(tasks to practise, held-out tasks). No task to practise: they are made. Raises ValueError."""
-    from swift.practice import record, tasks
-
-    if not cfg.tasks:
-        held_out = record.held_out(folder)
-        if held_out is None:
-            supply = practice_setup.made_tasks(cfg.seed, "held-out-", held_out=True, seen=())
-            held_out = supply.draw([None] * cfg.held_out_tasks)
-            record.keep_held_out(folder, held_out)
-        return [], held_out
-    pool = tasks.read_tasks(Path(cfg.tasks).expanduser())
-    if cfg.held_out:
-        held_out = tasks.read_tasks(Path(cfg.held_out).expanduser())
-        contents = {task.content for task in held_out}
-        if both := next((task.id for task in pool if task.content in contents), None):
-            raise ValueError(f"--held_out {cfg.held_out}: the task '{both}' of --tasks is among them")
-    else:
-        pool, held_out = tasks.split(pool, 0.2)
-    for name, part in (("to practise", pool), ("held out", held_out)):
-        if not part:
-            raise ValueError(f"--tasks {cfg.tasks}: no task is {name}: give more tasks, or --held_out")
-    for task in (*pool, *held_out):
-        _check_runs(task, tools)
-    held_out, before = held_out[: cfg.held_out_tasks], record.held_out(folder)
-    if before is None:
-        record.keep_held_out(folder, held_out)
-    elif before != held_out:
-        raise ValueError(f"{folder}: this practice began with other held-out tasks: give another --output_dir")
-    return pool, held_out
-
-
-def _check_runs(task: Task, tools: Tools | None) -> None:
-    """Raises ValueError for a task that needs tools which do not run."""
-    from swift.practice.sampling import chosen
-
-    if tools is not None and not task.tools:
-        chosen(task, tools.offered)
-        by_name = {bound.name for bound in tools.offered}
-        named = [*(each.name for each in task.check.calls or ()), *(each.call.name for each in task.check.state)]
-        if missing := [name for name in named if name not in by_name]:
-            raise ValueError(f"task {task.id}: no tool of --tools is named '{missing[0]}' ({', '.join(by_name)})")
-    elif tools is None and (task.runs or task.check.state or (task.check.calls and not task.tools)):
-        raise ValueError(f"task {task.id}: its tools are not described: add 'tools' to it, or give --tools FILE.py")
-
-
-# --- what is shown ----------------------------------------------------------------------------------------------------
-
-
 def _described(policy: Policy) -> str:
     checkpoint = policy.ckpt_dir
     return invocation.display_path(checkpoint) if checkpoint else str(policy.choice.source)
-
-
-def _percent(interval: Any) -> str:
-    return f"{interval.mean:.1%} ({interval.low:.1%} to {interval.high:.1%})"
-
-
-def _figures(found: Measured) -> dict[str, str]:
-    """Title -> figure with its 95 % interval."""
-    shown = {f"pass@{k}": _percent(found.pass_at(k)) for k in dict.fromkeys((1, found.samples))}
-    wrongly = found.called_wrongly()
-    if wrongly is not None:
-        shown["calls where none is right"] = _percent(wrongly)
-    if found.general_loss is not None:
-        shown["general loss"] = f"{found.general_loss:.4f} nats/token"
-    return shown
-
-
-def _say_round(number: int, found: Measured, before: Measured | None) -> None:
-    from swift.practice.figures import gain
-
-    name = f"round {number}" if number else "start"
-    print(f"{name}: " + ", ".join(f"{title} {figure}" for title, figure in _figures(found).items()))
-    if before is not None:
-        change = gain(before, found)
-        print(
-            f"  against the round before: pass@1 {100 * change.mean:+.1f} points "
-            f"({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-        )
-
-
-def _table(rounds: Sequence[Measured]) -> str:
-    """The rounds as aligned text."""
-    rows = [["", *_figures(rounds[0])]]
-    rows += [[f"round {number}" if number else "start", *_figures(each).values()] for number, each in enumerate(rounds)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _shown_failures(counts: Counter[Failures]) -> str:
-    return ", ".join(f"{each.failure} ({each.kind}, {each.domain})" for each, _ in counts.most_common(3))
-
-
-def _failures_table(results: Sequence[Result]) -> list[str]:
-    """Lines with the number of failed attempts, by kind of task and kind of failure."""
-    from swift.practice.clusters import failures
-
-    by_kind: dict[str, Counter[str]] = {}
-    for each, number in failures(results).items():
-        by_kind.setdefault(each.kind, Counter())[each.failure] += number
-    totals = Counter(result.task.cluster.kind for result in results)
-    attempts = {kind: number * len(results[0].attempts) for kind, number in totals.items()}
-    return [
-        f"{kind}: {sum(counts.values())} of {attempts[kind]} failed ("
-        + ", ".join(f"{failure} {number}" for failure, number in counts.most_common())
-        + ")"
-        for kind, counts in sorted(by_kind.items())
-    ]
-
-
-def _page(work: Practice, rounds: Sequence[Measured], top: int) -> str:
-    from swift import html_page
-    from swift.practice import figures
-    from swift.practice.record import Round
-    from swift.train import report
-
-    titles = list(_figures(rounds[0]))
-    rows = [
-        (f"round {number}{' (best)' if number == top else ''}" if number else "start", *_figures(each).values())
-        for number, each in enumerate(rounds)
-    ]
-    ks = figures.shown_ks(rounds[0].samples)
-    curves = {f"pass@{k}": [(float(number), each.pass_at(k).mean) for number, each in enumerate(rounds)] for k in ks}
-    sections = [
-        html_page.Section("Held-out tasks", html_page.table(("", *titles), rows)),
-        html_page.Section("pass@k by round", report.chart(curves)),
-    ]
-    for number in range(1, len(rounds)):
-        at = Round(work.folder, number)
-        about = [(name, value) for name, value in at.about().items()]
-        results = at.results()
-        body = html_page.table(("", ""), about) + html_page.code("\n".join(_failures_table(results)))
-        body += html_page.details("A success and a failure of three tasks", html_page.code(_examples(results)))
-        sections.append(html_page.Section(f"Round {number}", body))
-    settings: Mapping[str, Any] = flags.to_dict(work.cfg)
-    sections.append(html_page.Section("Flags", html_page.table(("flag", "value"), settings.items())))
-    return html_page.render("Practice", sections)
-
-
-def _examples(results: Sequence[Result]) -> str:
-    """What was tried at tasks that are solved sometimes."""
-    from swift.practice.selection import successes
-
-    lines: list[str] = []
-    for result in [each for each in results if each.right < len(each.attempts) and successes(each)][:3]:
-        failed = next(each for each in result.attempts if each.failure)
-        lines += [f"user: {result.task.messages[-1].content}", f"right: {_said(successes(result)[0])}"]
-        lines += [f"wrong: {_said(failed)}", f"  {failed.failure}: {failed.detail}", ""]
-    return "\n".join(lines)
-
-
-def _said(attempt: Any) -> str:
-    return " | ".join(
-        " ".join([message.content, *(f"{call.name}({call.arguments})" for call in message.tool_calls)]).strip()
-        for message in attempt.messages
-    )
