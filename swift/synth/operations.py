@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from swift.agent import schemas
 from swift.chat import Tool
-from swift.synth import described, schema_values, wording
+from swift.synth import described, schema_values, verbs
 from swift.synth.catalogue import Domain, Function
 from swift.synth.schema_values import singular
 
@@ -203,13 +203,13 @@ def _noun_phrase(words: list[str], low: list[str], nouns: Sequence[str], field: 
 
 
 def _switch(words: list[str], low: list[str]) -> str:
-    if low[0] in _VERBS or wording.verb_of(low[0], "") == low[0]:
+    if low[0] in _VERBS or verbs.verb_of(low[0], "") == low[0]:
         return f"Whether to {' '.join([low[0], *words[1:]])}"
     if low[0] in ("is", "has"):
         return f"Whether it {' '.join(words)}"
     rest = " ".join(words[:-1])
     if low[-1] in _STATES and rest:
-        return f"Whether {rest} {'are' if wording.is_plural(rest) else 'is'} {low[-1]}"
+        return f"Whether {rest} {'are' if verbs.is_plural(rest) else 'is'} {low[-1]}"
     return f"Whether to use {' '.join(words)}"
 
 
@@ -226,7 +226,7 @@ _MAKES = frozenset(("create", "add", "put", "register", "insert", "import", "all
 
 
 def _with_article(noun: str, verb: str) -> str:
-    if wording.is_plural(noun):
+    if verbs.is_plural(noun):
         return noun if verb in ("list", "search", "find", "describe", "get", "scan") else f"the {noun}"
     if verb not in _MAKES:
         return f"the {noun}"
