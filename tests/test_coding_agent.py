@@ -44,6 +44,7 @@ def test_each_turn_computes_its_new_messages_alone(url: str) -> None:
 def test_the_apis_share_their_prefixes(url: str) -> None:
     messages = coding_agent.turns(url, "messages", "tiny", 100, "two")
     chat = coding_agent.turns(url, "chat completions", "tiny", 100, "two")
+    assert messages[1].cached > messages[0].prompt - BLOCK and messages[2].cached > messages[1].prompt - BLOCK
     for earlier, later in zip(messages, chat, strict=True):
         assert later.prompt == earlier.prompt
         assert later.prompt - BLOCK < later.cached < later.prompt
