@@ -165,10 +165,10 @@ def mixture(cfg: SynthFlags) -> Mixture:
         own=cfg.own_share,
         direct=cfg.direct_questions,
         masking=Masking(
-            cfg.masked_names,
-            cfg.masked_parameters,
-            short=cfg.short_descriptions,
-            bare=cfg.bare_parameters,
+            cfg.masking.masked_names,
+            cfg.masking.masked_parameters,
+            short=cfg.masking.short_descriptions,
+            bare=cfg.masking.bare_parameters,
         ),
     )
 

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from swift.flags import flag
+
+
+def _check_shares(group: object, names: Sequence[str]) -> None:
+    for name in names:
+        if not 0 <= (value := vars(group)[name]) <= 1:
+            raise ValueError(f"--{name} {value:g}: must be a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class MaskingFlags:
+    """Names and descriptions of the catalogue's functions"""
+
+    masked_names: float = 0.12
+    """Share of conversations whose function names say nothing, so that descriptions have to be read"""
+    masked_parameters: float = 0.08
+    """Share of conversations whose parameter names say nothing"""
+    short_descriptions: float = 0.2
+    """Share of conversations with the first sentence of each description only"""
+    bare_parameters: float = 0.12
+    """Share of conversations without descriptions of parameters"""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values out of range."""
+        _check_shares(self, [each.name for each in fields(self)])
 
 
 @dataclass(frozen=True)
@@ -34,15 +59,7 @@ class SynthFlags:
     """Share of the other conversations whose replies begin with a thought, for ReAct formats"""
     max_tools_offered: int = 16
     """Maximum functions of the catalogue in a conversation"""
-    masked_names: float = 0.12
-    """Share of conversations whose function names say nothing, so that descriptions have to be read; for the
-    catalogue's functions only, like the next three"""
-    masked_parameters: float = 0.08
-    """Share of conversations whose parameter names say nothing"""
-    short_descriptions: float = 0.2
-    """Share of conversations with the first sentence of each description only"""
-    bare_parameters: float = 0.12
-    """Share of conversations without descriptions of parameters"""
+    masking: MaskingFlags = MaskingFlags()
     functions: Literal["train", "held_out"] = "train"
     """Functions of the catalogue to use: held_out are those of domains that are never trained on, for evaluation"""
     catalogue: tuple[str, ...] = flag(("swift",), commas=True)
@@ -76,13 +93,7 @@ class SynthFlags:
             raise ValueError(f"--service_functions {self.service_functions}: must be 1 or more")
         if not self.catalogue:
             raise ValueError("--catalogue: name a catalogue: swift, botocore, google-api-python-client")
-        names = (
-            "own_share", "one_round_share", "direct_questions", "chinese", "text_share", "thoughts", "masked_names",
-            "masked_parameters", "short_descriptions", "bare_parameters",
-        )  # fmt: skip
-        for name in names:
-            if not 0 <= (value := getattr(self, name)) <= 1:  # our own fields, by their names
-                raise ValueError(f"--{name} {value:g}: must be a share from 0 to 1")
+        _check_shares(self, ["own_share", "one_round_share", "direct_questions", "chinese", "text_share", "thoughts"])
 
 
 @dataclass(frozen=True)
