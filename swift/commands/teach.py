@@ -115,14 +115,15 @@ def main(cfg: Config) -> dict[str, Any]:
         _run(commands, "eval", *found.asked, *measure, "--report", str(files.before))
     with _step("3. Training"):
         trained = _run(commands, "sft", *found.trained, *_training(cfg, found, files, rows))
-    best = Path(trained["best_model_checkpoint"] or trained["last_model_checkpoint"])
-    words = ("--ckpt_dir", str(best), *measure, "--compare", str(files.before), "--report", str(files.after))
+    # not the one with the least held-out loss: a handful of held-out rows does not tell checkpoints apart
+    last = Path(trained["last_model_checkpoint"])
+    words = ("--ckpt_dir", str(last), *measure, "--compare", str(files.before), "--report", str(files.after))
     with _step("4. After training"):
         _run(commands, "eval", *words)
         _calibrate(commands, words, files.after)
     summary = {
         "base": found.name,
-        "checkpoint": str(best),
+        "checkpoint": str(last),
         "rows": rows,
         "before": _figures(files.before),
         "after": _figures(files.after),
@@ -132,7 +133,7 @@ def main(cfg: Config) -> dict[str, Any]:
     }
     files.summary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     _write_page(files, summary, trained["log_history"])
-    _say_end(cfg, files, summary, best)
+    _say_end(cfg, files, summary, last)
     return summary
 
 
@@ -310,13 +311,13 @@ def _answers(evaluation: Evaluation, correct: bool) -> str:
     return html_page.side_by_side(("question", "right calls", "answer"), rows) + more
 
 
-def _say_end(cfg: Config, files: Files, summary: Mapping[str, Any], best: Path) -> None:
+def _say_end(cfg: Config, files: Files, summary: Mapping[str, Any], last: Path) -> None:
     from swift.system import invocation
 
     print(f"\nexact calls in held-out phrasings of your tools ({summary['seconds'] / 60:.0f} minutes in all):")
     for group, count, before, after in _shares(summary):
         print(f"  {group:<14} {count:>4} questions: {before} before, {after} after")
     print(f"report: {invocation.display_path(files.page)}, figures: {invocation.display_path(files.summary)}")
-    talk = invocation.command("infer", "--ckpt_dir", best, *_sources(cfg))
-    serve = invocation.command("deploy", "--ckpt_dir", best)
+    talk = invocation.command("infer", "--ckpt_dir", last, *_sources(cfg))
+    serve = invocation.command("deploy", "--ckpt_dir", last)
     print(f"talk to it:  {talk}\nserve it:    {serve}")
