@@ -38,7 +38,7 @@ def _botocore_files(folder: Path) -> dict[str, Path]:
 
 
 def _google_files(folder: Path) -> dict[str, Path]:
-    """Name of each service -> its newest document that is no preview: "calendar" -> calendar.v3.json."""
+    """Name of each service -> its newest stable document: "calendar" -> calendar.v3.json."""
     found = [path for path in folder.glob("*.json") if path.name.count(".") >= 2]
     previews = ("alpha", "beta")
     found.sort(key=lambda path: (not any(word in path.name for word in previews), path.name))

@@ -36,7 +36,7 @@ class EndpointFlags:
 
 
 def check_url(url: str) -> None:
-    """Raises ValueError for a value of --endpoint that is no URL of a server."""
+    """Raises ValueError for a value of --endpoint that is not the URL of a server."""
     parsed = urlparse(url)
     if parsed.scheme not in ("http", "https") or not parsed.hostname:
         raise ValueError(f"--endpoint {url}: must be a URL such as http://127.0.0.1:8000/v1")

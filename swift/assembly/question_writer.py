@@ -1,7 +1,8 @@
 """--endpoint of `swift data synth`: a model behind a server writes the questions of drafts. Makes no draft.
 
-A reply that does not say every argument is asked for once more; then the template's question stays. What is asked
-depends on the drafts alone, so that a file of replies makes the same rows again, and a run that broke off goes on.
+If a reply does not give every argument, the model is asked once more; after that the template's question stays. The
+requests depend on the drafts alone, so that a file of replies makes the same rows again, and a run that broke off goes
+on.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ class QuestionWriter:
             price, reply_price = self._cfg.price_per_million
             cost = (into * price + out * reply_price) / 1e6
             twice = 2.5 * cost  # the second request contains the first and its reply
-            self._say(f"estimated cost at these prices: {cost:.3g}, about {twice:.3g} if every question is asked twice")
+            self._say(
+                f"estimated cost at these prices: {cost:.3g}, about {twice:.3g} if every question needs two requests"
+            )
 
     def rewrite(
         self, drafts: Sequence[Draft], items: Sequence[Item], overlaps: Callable[[Conversation], str]
@@ -264,7 +267,7 @@ class QuestionWriter:
 
 
 class Refused(Exception):
-    """A request that the server refuses, for what stands in it."""
+    """The server refuses a request because of its content."""
 
 
 def _reply(chat: RemoteChat, messages: Sequence[Message], max_tokens: int | None) -> Reply:

@@ -25,8 +25,8 @@ class ReplyCache:
     """The replies of a file, by the hash of their request. Threads may add replies at the same time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError for a file that cannot be read. Lines that are no reply, such as one that an earlier run did
-        not finish, are counted in `broken`."""
+        """Raises OSError for a file that cannot be read. `broken` counts the lines that are not a reply, such as
+        one that an earlier run did not finish."""
         self.path, self.broken = path, 0
         self._known: dict[str, Reply] = {}
         self._lock = threading.Lock()

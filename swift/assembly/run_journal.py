@@ -51,7 +51,7 @@ class Journal:
             self._writer.beat("saving" if state == "saving" else "running" if state else None, figures)
 
     def stopped(self, reason: str) -> None:
-        """The run has ended before its last step, as it was asked to."""
+        """The run stopped before its last step, on request."""
         self._end = ("stopped", reason)
 
     def __enter__(self) -> Journal:

@@ -198,7 +198,7 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
 
 
 def _store(path: str | None) -> StoredResponses:
-    """Raises ValueError for a file that is no store or cannot be written."""
+    """Raises ValueError for a file that is not a store, or that cannot be written."""
     from swift.serve.stored_responses import StoredResponses
 
     try:

@@ -58,7 +58,7 @@ class StoredResponses:
     """At most `max_responses` responses of `max_bytes` in total; those that were not used for longest are dropped.
 
     `path`: a SQLite file, which other servers may have open too; MEMORY keeps them in this process. Thread-safe.
-    Raises ValueError for a file that is no store, OSError for one that cannot be written.
+    Raises ValueError for a file that is not a store, OSError for one that cannot be written.
     """
 
     def __init__(self, path: str = MEMORY, max_responses: int = MAX_RESPONSES, max_bytes: int = MAX_BYTES) -> None:
