@@ -148,7 +148,8 @@ def test_a_server_that_fails_is_one_line_and_the_next_run_asks_for_the_rest(
     with served(create_app(scripted(write), "tiny")) as url:
         code = synth(out, "--endpoint", f"{url}/v1", "--endpoint_concurrency", 1)
     assert code == 2 and not out.exists()
-    *_, said = capsys.readouterr().err.strip().split("\n")  # after the traceback of our server
+    errors = capsys.readouterr().err.split("\n")  # among them the traceback of our server, before or after
+    [said] = [line for line in errors if line.startswith("swift: error: ")]
     assert said.startswith(f"swift: error: {url}/v1: ")
     assert said.endswith(f"; the replies so far are in {out}.replies.jsonl: the same command goes on from there")
     with Path(f"{out}.replies.jsonl").open("a", encoding="utf-8") as file:
