@@ -10,11 +10,15 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swift import flags
 from swift.flags import completion
 from swift.system import completion as shell_completion
 from swift.system import invocation, torchrun, utf8
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MULTIPROCESS = ("sft", "rlhf")  # verbs that NPROC_PER_NODE or NNODES starts in several processes
 WELCOME = """SWIFT fine-tunes an open language model into an agent, and serves it.
@@ -62,6 +66,14 @@ def verbs() -> dict[str, Path]:
     folders = importlib.import_module("swift.commands").__path__
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.py"))]
     return {file.stem.replace("_", "-"): file for file in files if file.stem != "__init__"}
+
+
+def configs(verb: str) -> dict[str, type[DataclassInstance]]:
+    """The words after `swift` -> the dataclass of their flags: `{"data lint": Lint, ...}` for the verb `data`."""
+    module = importlib.import_module(f"swift.commands.{verbs()[verb].stem}")
+    own = {verb: module.Config} if "Config" in vars(module) else {}
+    below = module.VERBS if "VERBS" in vars(module) else {}
+    return own | {f"{verb} {name}": config for name, config in below.items()}
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -129,14 +141,13 @@ def _completions(argv: Sequence[str]) -> list[str]:
     verb, rest = words[0].replace("_", "-"), words[1:]
     if verb not in known:
         return []
-    module = importlib.import_module(f"swift.commands.{known[verb].stem}")
-    if "Config" in vars(module):
-        return completion.candidates(module.Config, rest, last)
-    below = module.VERBS if "VERBS" in vars(module) else {}
-    if rest and rest[0] in below:
-        found = completion.candidates(below[rest[0]], rest[1:], last)
+    module, offered = importlib.import_module(f"swift.commands.{known[verb].stem}"), configs(verb)
+    if rest and f"{verb} {rest[0]}" in offered:
+        found = completion.candidates(offered[f"{verb} {rest[0]}"], rest[1:], last)
     else:
-        found = [] if rest else [name for name in below if name.startswith(last)]
+        names = [words.removeprefix(f"{verb} ") for words in offered if words != verb]
+        found = [] if rest else [name for name in names if name.startswith(last)]
+        found += completion.candidates(offered[verb], rest, last) if verb in offered else []
     return found or (module.complete(rest, last) if "complete" in vars(module) else [])
 
 

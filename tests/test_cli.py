@@ -136,6 +136,8 @@ def test_the_version_names_python_and_torch_without_importing_it():
         ("greet --dataset a --data", ["--dataset", "--dataset_test_ratio"]),  # a list may be given again
         ("data li", ["lint"]),
         ("data lint --col", ["--columns"]),
+        ("runs --js", ["--json"]),
+        ("runs stop --no", ["--now"]),
         ("nothing --wh", []),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from swift import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SWIFT = re.compile(r"\bswift ((?:data |agent |runs (?=show|log|stop|resume))?[a-z][a-z-]*)([^`#|&;>\n]*)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -417,14 +416,8 @@ def test_a_length_of_nothing_is_refused():
 
 
 def test_no_section_of_any_help_has_more_than_twenty_flags():
-    configs = [config for verb in cli.verbs() for config in configs_of(verb)]
+    configs = [config for verb in cli.verbs() for config in cli.configs(verb).values()]
     assert len(configs) > 10
     for config in configs:
         sections = flags.help_text(config, "swift").split("\n\n")[1:]
         assert max(section.count("\n  --") for section in sections) <= 20, config
-
-
-def configs_of(verb: str) -> list[type]:
-    """The dataclasses of a verb's flags: `Config`, or those of its own verbs."""
-    module = importlib.import_module(f"swift.commands.{verb.replace('-', '_')}")
-    return [module.Config] if hasattr(module, "Config") else list(module.VERBS.values())

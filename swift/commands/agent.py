@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
@@ -29,6 +29,10 @@ UNANSWERED = 1
 @dataclass(frozen=True)
 class Run:
     """Let a model work through tasks with tools, without user input, and write a trace of each run."""
+
+    example: ClassVar[str] = (
+        "swift agent run --model smollm2-135m-agent --tools examples/agent/house_tools.py --task 'Add 19, 23 and 4.'"
+    )
 
     model: ModelFlags = ModelFlags()
     backend: BackendFlags = BackendFlags()

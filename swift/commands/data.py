@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from swift import flags
 from swift.flag_groups import ModelFlags, SynthFlags, TemplateFlags, ToolFlags, WriterFlags
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Lint:
     """Report bad rows, and warn of suspicious ones, with file, line, rule and excerpt. Exits with 1 for bad rows."""
 
+    example: ClassVar[str] = "swift data lint my_rows.jsonl"
+
     files: tuple[str, ...] = flag(positional=True)
     """Data files or folders"""
     columns: dict[str, str] = flag({})
@@ -37,6 +39,8 @@ class Lint:
 @dataclass(frozen=True)
 class Show:
     """Show rows as training sees them, with the loss weight of each token."""
+
+    example: ClassVar[str] = "swift data show my_rows.jsonl --model smollm2-135m-instruct --row 1"
 
     file: tuple[str, ...] = flag(positional=True)
     """Data files, data sets or hub ids"""
@@ -56,6 +60,8 @@ class Show:
 class Review:
     """Go through traces of `swift agent run` in the terminal: keep, drop or correct each."""
 
+    example: ClassVar[str] = "swift data review traces.jsonl"
+
     file: str = flag(positional=True)
     """JSON lines with traces, or with other rows that have 'messages'"""
     output: str | None = None
@@ -68,6 +74,8 @@ class Review:
 @dataclass(frozen=True)
 class Synth:
     """Make conversations in which a model calls your tools, mixed with those of a catalogue of invented functions."""
+
+    example: ClassVar[str] = "swift data synth --tools my_tools.py --rows 2000 --out train.jsonl"
 
     tools: ToolFlags = ToolFlags()
     synth: SynthFlags = SynthFlags()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from swift.data import rules
 from swift.data.registry import TRAINABLE, Entry, catalogue, near
@@ -13,6 +14,8 @@ from swift.flags import flag
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift datasets agent"
+
     word: tuple[str, ...] = flag((), positional=True)
     """Words to find in name, hub ids, subsets and tags; none lists all"""
     json: bool = False

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from swift import flags
 from swift.flag_groups import BackendFlags, DataFlags, ModelFlags, TemplateFlags
@@ -40,6 +40,8 @@ GENERAL_QUESTION = "What is the capital of France, and which river runs through 
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift demo --minutes 5"
+
     output_dir: str = "output/demo"
     """Folder for the data, the adapter, the figures and the summary page"""
     model: str = "smollm2-135m-instruct"

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from swift import flags, images
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
@@ -102,6 +102,8 @@ class ServerFlags:
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift deploy --model smollm2-135m-agent --api_key SECRET"
+
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags()
     generation: GenerationFlags = GenerationFlags()

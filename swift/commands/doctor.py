@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "vllm", "bitsandbytes", "openvino")
 SHAPE = {
@@ -23,6 +23,8 @@ BITS = {"bf16": 0, "8 bits": 8, "4 bits": 4}
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift doctor --model_id_or_path smollm2-135m-instruct"
+
     model_id_or_path: str | None = None
     """Folder, hub id or name of the model whose shape is measured; none uses the shape of SmolLM2-135M"""
     model_type: str | None = None

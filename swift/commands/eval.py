@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
@@ -25,6 +25,8 @@ UNUSED = ("stream", "do_sample", "seed")
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift eval --model smollm2-135m-agent --compare smollm2-135m-instruct --limit 20"
+
     tasks: tuple[str, ...] = flag(("calls", "react"), commas=True)
     """What to measure: calls (tool calls of --dataset), react (ReAct steps of --dataset), bfcl (the Berkeley Function
     Calling Leaderboard), general (short questions, and the loss on held-out text), self_cognition (says its name and

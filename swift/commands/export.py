@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from swift import flags
 from swift.assembly import checkpoints, merging, model_card
@@ -65,6 +65,8 @@ class ExampleFlags:
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift export --ckpt_dir output/my_run/checkpoint-100 --to_gguf Q8_0"
+
     ckpt_dir: str | None = flag(None, alias=("adapters",))
     """Checkpoint that training saved; an adapter is merged in memory before other exports"""
     merge_lora: bool = flag(False, alias=("merge_lora_and_save",))

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
@@ -79,6 +79,8 @@ class RowFlags:
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift infer --model smollm2-135m-agent --tools examples/agent/house_tools.py"
+
     model: ModelFlags = ModelFlags()
     backend: BackendFlags = BackendFlags()
     template: TemplateFlags = TemplateFlags()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from swift.assembly import checkpoints, merging
 from swift.commands import export
@@ -12,6 +13,8 @@ from swift.flags import flag
 
 @dataclass(frozen=True)
 class Config(export.Config):
+    example: ClassVar[str] = "swift merge-lora --ckpt_dir output/my_run/checkpoint-100"
+
     merge_lora: bool = flag(True, alias=("merge_lora_and_save",))
     """Always true here"""
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from swift.flags import flag
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift models qwen3 verified"
+
     word: tuple[str, ...] = flag((), positional=True)
     """Words to find in name, hub ids, template, class, loading method and verification; none lists all"""
     json: bool = False

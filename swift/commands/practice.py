@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from swift import flags
 from swift.assembly import practice_report, practice_setup, practice_tasks
@@ -55,6 +55,8 @@ class RoundTraining:
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift practice --ckpt_dir output/my_run/checkpoint-100 --minutes 30"
+
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags()
     training: RoundTraining = RoundTraining()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from swift.assembly import preference_setup, training
 from swift.flag_groups import (
@@ -21,6 +21,10 @@ from swift.flag_groups import (
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = (
+        "swift rlhf --rlhf_type dpo --model smollm2-135m-instruct --dataset pairs.jsonl --lora_target_modules ALL"
+    )
+
     preferences: PreferenceFlags = PreferenceFlags()
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags(loss_scale="default")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from swift import flags
 from swift.flags import flag
@@ -21,8 +21,10 @@ from swift.system.durations import duration
 
 
 @dataclass(frozen=True)
-class List:
+class Config:
     """List runs, the one that began last first."""
+
+    example: ClassVar[str] = "swift runs"
 
     folders: tuple[str, ...] = flag((), positional=True)
     """Folders to search; none means the current folder and ./output"""
@@ -33,6 +35,8 @@ class List:
 @dataclass(frozen=True)
 class Show:
     """Show one run: state, figures, process, checkpoints, the exact command."""
+
+    example: ClassVar[str] = "swift runs show v3"
 
     name: str = flag(positional=True)
     """Folder of the run, or the end of its path that no other run has, or the beginning of its last part"""
@@ -45,6 +49,8 @@ class Show:
 @dataclass(frozen=True)
 class Log:
     """Print the lines that a run has printed."""
+
+    example: ClassVar[str] = "swift runs log v3 --follow"
 
     name: str = flag(positional=True)
     """Folder of the run, or the end of its path that no other run has, or the beginning of its last part"""
@@ -60,6 +66,8 @@ class Log:
 class Stop:
     """Stop a run: it saves a checkpoint after its current step and ends."""
 
+    example: ClassVar[str] = "swift runs stop v3"
+
     name: str = flag(positional=True)
     """Folder of the run, or the end of its path that no other run has, or the beginning of its last part"""
     folder: tuple[str, ...] = ()
@@ -73,6 +81,8 @@ class Stop:
 @dataclass(frozen=True)
 class Resume:
     """Start the command of a run again in the background, from its last checkpoint."""
+
+    example: ClassVar[str] = "swift runs resume v3 --set learning_rate=5e-5"
 
     name: str = flag(positional=True)
     """Folder of the run, or the end of its path that no other run has, or the beginning of its last part"""
@@ -91,13 +101,13 @@ def run(argv: Sequence[str]) -> int:
     """`argv` is a verb and its flags, or folders. Returns the exit code."""
     verb, rest = (argv[0], argv[1:]) if argv else ("", ())
     if verb in ("--help", "-h"):
-        print(flags.help_text(List, "swift runs"))
+        print(flags.help_text(Config, "swift runs"))
         print("\nswift runs VERB NAME [--flag value ...]:")
         for name, config in VERBS.items():
             print(f"  {name:<6}  {config.__doc__}")
         return 0
     if verb not in VERBS:
-        return list_runs(flags.parse(List, argv, prog="swift runs").config)
+        return list_runs(flags.parse(Config, argv, prog="swift runs").config)
     return ACTS[verb](flags.parse(VERBS[verb], rest, prog=f"swift runs {verb}").config)
 
 
@@ -112,7 +122,7 @@ def complete(words: Sequence[str], last: str) -> list[str]:
 # --- listing ----------------------------------------------------------------------------------------------------------
 
 
-def list_runs(cfg: List) -> int:
+def list_runs(cfg: Config) -> int:
     for folder in cfg.folders:
         if not Path(folder).is_dir():
             raise ValueError(f"there is no folder {folder}{flags.nearest(folder, VERBS)}")

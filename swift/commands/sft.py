@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from swift.assembly import training
 from swift.flag_groups import (
@@ -20,6 +20,8 @@ from swift.flag_groups import (
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift sft --model smollm2-135m-instruct --dataset my_rows.jsonl --lora_target_modules ALL"
+
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags()
     data: DataFlags = DataFlags()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from swift import flags
 from swift.flags import flag
@@ -32,6 +32,8 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift teach --tools my_tools.py --minutes 30 --output_dir output/my_agent"
+
     tools: tuple[str, ...] = flag((), commas=True)
     """Your tools: Python files, OpenAPI documents (files or URLs), or JSON files of descriptions in OpenAI's format;
     nothing calls them here"""

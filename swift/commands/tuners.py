@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from swift import flags
 from swift.flag_groups import LoraFlags, TunerFlags
@@ -19,6 +19,8 @@ TOKENS = 10
 
 @dataclass(frozen=True)
 class Config:
+    example: ClassVar[str] = "swift tuners prefix"
+
     words: tuple[str, ...] = flag((), positional=True)
     """Show only lines that contain these words"""
     json: bool = False

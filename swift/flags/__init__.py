@@ -347,14 +347,29 @@ def help_text(config: type[DataclassInstance], prog: str) -> str:
     about = (sys.modules[config.__module__].__doc__ or "").strip().partition("\n")[0]
     lines = [
         " ".join(["usage:", prog, *words, "[--flag value ...]"]),
+        *([f"example: {example}"] if (example := example_of(config)) else []),
         *([textwrap.fill(about, width)] if about else []),
     ]
-    for owner in dict.fromkeys([config, *(item.owner for item in flags)]):
-        mine = [item for item in flags if item.owner is owner]
-        title = "flags" if owner is config else (owner.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-        lines += ["", f"{title}:"] if mine else []
-        lines += [_help_line(item, width) for item in mine]
+    for title, mine in (*sections(config), *sections(Common)):
+        lines += ["", f"{title}:", *(_help_line(item, width) for item in mine)]
     return "\n".join(lines)
+
+
+def sections(config: type[DataclassInstance]) -> list[tuple[str, list[Flag]]]:
+    """The flags of `config` by group: its own under "flags", then each group under the first line of its docstring."""
+    flags = list(walk(config))
+    found = []
+    for owner in dict.fromkeys([config, *(item.owner for item in flags)]):
+        is_own = owner is config and config is not Common
+        title = "flags" if is_own else (owner.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        if mine := [item for item in flags if item.owner is owner]:
+            found.append((title, mine))
+    return found
+
+
+def example_of(config: type[DataclassInstance]) -> str:
+    """The command line that `config.example`, a class variable, has; empty without one."""
+    return str(vars(config).get("example", ""))
 
 
 def _help_line(item: Flag, width: int) -> str:
@@ -375,23 +390,24 @@ def _metavar(item: Flag) -> str:
 
 def _meaning(item: Flag) -> str:
     aliases = f" [also {', '.join('--' + name for name in item.spec.alias)}]" if item.spec.alias else ""
-    default = "required" if item.default is MISSING else f"default {_shown(item.default)}"
-    return f"{_docs(item.owner).get(item.name, '')}{aliases} ({default})".strip()
+    default = "required" if item.default is MISSING else f"default {shown(item.default)}"
+    return f"{meanings(item.owner).get(item.name, '')}{aliases} ({default})".strip()
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A default as the command line takes it."""
     if value is None or value == () or value == []:
         return "none"
     if isinstance(value, (list, tuple)):
-        return " ".join(map(_shown, value))
+        return " ".join(map(shown, value))
     if isinstance(value, (bool, dict)):
         return json.dumps(value, ensure_ascii=False)
     return str(value) or "''"
 
 
 @functools.cache
-def _docs(config: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass and its bases, read from their source."""
+def meanings(config: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass and its bases, read from their source, by the field's name."""
     docs: dict[str, str] = {}
     for cls in reversed(config.__mro__[:-1]):
         tree = _tree(sys.modules[cls.__module__].__file__ or "")
