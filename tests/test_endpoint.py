@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -269,3 +271,8 @@ def test_what_the_server_refuses_is_shown_and_the_dialogue_goes_on(swift: Run) -
 )
 def test_flags_without_effect_on_a_server_are_refused(swift: Run, words: list[str], said: str) -> None:
     assert refused(swift(*words)).startswith(said)
+
+
+def test_a_client_of_a_server_does_not_import_torch() -> None:
+    code = "import sys, swift.infer.remote_chat, swift.studio.replies; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

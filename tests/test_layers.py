@@ -37,6 +37,10 @@ MAY_IMPORT = {
     "traces": {"chat", "agent", "data", "engine", "flags", "infer", "system", "tools"},
     "practice": {"agent", "chat", "data", "engine", "eval", "flags", "infer", "synth", "system", "tools"},
     "flag_groups": {"flags"},
+    "studio": {
+        "agent", "assembly", "chat", "data", "engine", "eval", "flag_groups", "flags", "infer", "runs", "system",
+        "tools", "traces",
+    },
     "api": {
         "agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer", "tools",
     },

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, Usage
-from swift.engine.sampling import SamplingParams
+from swift.engine.sampling_params import SamplingParams
 
 DEFAULT_PARAMS = SamplingParams()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from swift.agent.jsontext import dumps
 from swift.chat import Message, Tool
-from swift.engine.sampling import SamplingParams
+from swift.engine.sampling_params import SamplingParams
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide
 from swift.infer.chat import Deltas

@@ -10,7 +10,7 @@ import httpx  # the HTTP client of `openai` before 3.0, whose errors surface whi
 import openai
 
 from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usage
-from swift.engine.sampling import SamplingParams
+from swift.engine.sampling_params import SamplingParams
 from swift.images import as_url
 from swift.infer.chat import DEFAULT_PARAMS
 from swift.system.urls import without_secrets

@@ -10,7 +10,7 @@ from typing import Literal, TextIO, TypedDict
 from swift.agent import ToolFormat, tool_format
 from swift.agent.reply import write_reply
 from swift.chat import Delta, Draft, FinishReason, Message, Tool, ToolCall
-from swift.engine.sampling import SamplingParams
+from swift.engine.sampling_params import SamplingParams
 from swift.infer import dialogue_commands as commands
 from swift.infer.chat import Deltas
 from swift.infer.confirmation import Confirmation

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from swift.chat import Delta, Draft, Message, Tool
-from swift.engine.sampling import SamplingParams
+from swift.engine.sampling_params import SamplingParams
 from swift.tools.bound_tool import BoundTool
 from swift.tools.call import Confirm, Limits
 from swift.tools.loop import Deltas, Offer, Tools, Trace, run
