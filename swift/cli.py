@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader has closed the pipe (`swift data show ... | head`); flushing at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
-        if os.environ.get("SWIFT_TRACEBACK"):
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("SWIFT_TRACEBACK") or (isinstance(error, ModuleNotFoundError) and _is_ours(error)):
             raise
         line = _line(error)
         if not (torchrun.report_to_launcher(line, os.environ) or torchrun.already_printed(line, os.environ)):
@@ -170,8 +170,15 @@ def _summary(file: Path) -> str:
     return text.partition("\n")[0]
 
 
+def _is_ours(error: ModuleNotFoundError) -> bool:
+    """Whether a module of this program is missing, which is a bug; any other is a package that is not installed."""
+    return (error.name or "swift").partition(".")[0] == "swift"
+
+
 def _line(error: Exception) -> str:
     """The error as one line."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name} is not installed: swift doctor names what is missing, and the command for it"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

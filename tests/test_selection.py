@@ -164,7 +164,7 @@ def test_the_doctor_tells_the_machine_and_the_choices(capsys, monkeypatch, tmp_p
     LlamaConfig(**LORA_SHAPE, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
     assert main(["doctor", "--model_id_or_path", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    for word in ("processor", "instruction sets", "caches", "memory", "compiler", "torch 2", "not set"):
+    for word in ("processor", "instruction sets", "caches", "memory", "compiler", "torch ", "not set"):
         assert word in out
     assert main(["doctor", "--model_id_or_path", str(tmp_path), "--json", "true"]) == 0
     told = json.loads(capsys.readouterr().out)["kernels"]
