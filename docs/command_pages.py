@@ -11,6 +11,7 @@ from swift.flags import page
 FOLDER = Path(__file__).parent / "commands"
 NOTE = "<!-- Made by `python docs/command_pages.py` from the dataclasses of the flags. Do not edit. -->"
 GUIDES = {
+    "app-ui": ("studio",),
     "agent": ("agents", "tools"),
     "data": ("datasets", "synthesis", "agents"),
     "datasets": ("datasets",),
@@ -26,8 +27,10 @@ GUIDES = {
     "rlhf": ("preferences", "training"),
     "runs": ("runs",),
     "sft": ("training", "datasets", "tuners", "scaling"),
+    "studio": ("studio",),
     "teach": ("teach", "tools"),
     "tuners": ("tuners",),
+    "web-ui": ("studio",),
 }
 """Command -> the pages of docs/ that explain it."""
 

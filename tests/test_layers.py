@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "commands": {
         "chat", "flags", "flag_groups", "assembly", "cli", "html_page", "images", "agent", "data", "train", "model",
         "native", "system", "tools", "traces", "tuner", "template", "engine", "guided", "infer", "serve", "eval",
-        "practice", "runs",
+        "practice", "runs", "studio",
     },
 }  # fmt: skip
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT)

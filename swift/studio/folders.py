@@ -1,0 +1,51 @@
+"""The named folders that the pages may read and write. Every path of a user goes through `inside`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Folders:
+    """`named`: name -> absolute folder with links resolved. The first one is where relative paths begin."""
+
+    named: Mapping[str, Path]
+
+    @staticmethod
+    def of(*folders: Path) -> Folders:
+        """Folders under their own names; two of one name get their whole paths. Raises ValueError for a missing one."""
+        whole = [folder.expanduser().resolve() for folder in folders]
+        if missing := next((folder for folder in whole if not folder.is_dir()), None):
+            raise ValueError(f"there is no folder {missing}")
+        names = [folder.name or str(folder) for folder in whole]
+        unique = [str(folder) if names.count(name) > 1 else name for folder, name in zip(whole, names, strict=True)]
+        return Folders(dict(zip(unique, whole, strict=True)))
+
+    @property
+    def first(self) -> Path:
+        return next(iter(self.named.values()))
+
+    def inside(self, path: str | Path) -> Path:
+        """The file or folder that a user's path means, which need not exist. Links are followed before the check.
+
+        Raises ValueError, a line, for a path that leads out of all folders.
+        """
+        text = str(path)
+        if not text or "\0" in text:
+            raise ValueError(f"{text!r} is not a path")
+        given = Path(text)
+        try:
+            resolved = (given if given.is_absolute() else self.first / given).resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            raise ValueError(f"{text}: {error}") from None
+        if not any(resolved.is_relative_to(folder) for folder in self.named.values()):
+            known = ", ".join(map(str, self.named.values()))
+            raise ValueError(f"{text} is outside the folders of the studio ({known}); --folders names others")
+        return resolved
+
+    def short(self, path: str | Path) -> str:
+        """A path as it is shown: relative to the first folder where it is inside, else absolute."""
+        given = Path(path)
+        return str(given.relative_to(self.first)) if given.is_relative_to(self.first) else str(given)

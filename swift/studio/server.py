@@ -1,0 +1,126 @@
+"""Builds and runs the pages' server: NiceGUI on FastAPI behind `access.Guard`. Knows no page's content."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from swift.studio import access
+from swift.studio.folders import Folders
+from swift.studio.jobs import Jobs
+from swift.studio.language import Code, Language, preferred
+from swift.studio.settings import TITLES, Studio
+
+LANGUAGE, DARK = "swift_language", "swift_dark"
+"""Cookies of a browser's choices."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`state`: the folder for what the pages make. `start`: the query of the first page's address."""
+
+    host: str
+    port: int
+    folders: tuple[Path, ...]
+    state: Path
+    token_file: Path
+    language: Code | None = None
+    password_file: str | None = None
+    names: tuple[str, ...] = ()
+    pages: tuple[str, ...] = tuple(TITLES)
+    start: tuple[tuple[str, str], ...] = ()
+
+
+def run(settings: Settings, config: Callable[[str], type[Any]], tell: Callable[[str], None] = print) -> None:
+    """Serves the pages until Ctrl-C or SIGTERM.
+
+    Raises ModuleNotFoundError without NiceGUI, ValueError for wrong settings, OSError for a port in use.
+    """
+    password = access.password(settings.host, settings.password_file)
+    folders = Folders.of(*settings.folders)
+    listener = _listen(settings.host, settings.port)
+    port = listener.getsockname()[1]
+    secret = access.token(settings.token_file)
+    app = create(settings, folders, config)
+    names = (*settings.names, socket.gethostname(), settings.host)
+    guard = access.Guard(app, secret, password, names, settings.host in access.LOOPBACK, port)
+    tell(f"SWIFT studio: {_address(settings, port, secret)}")
+    tell("Ctrl-C ends the pages; trainings and other jobs go on")
+    _serve(guard, listener)
+
+
+def create(settings: Settings, folders: Folders, config: Callable[[str], type[Any]]) -> access.App:
+    """The app with its pages, without the guard."""
+    # before NiceGUI is imported, which reads it then
+    os.environ.setdefault("NICEGUI_STORAGE_PATH", str(settings.state / "nicegui"))
+    from fastapi import FastAPI
+    from nicegui import ui
+
+    studio = Studio(folders, Jobs(settings.state / "jobs", folders.first), config, settings.pages)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    for name in settings.pages:
+        _add(name, studio, settings.language)
+    _add(settings.pages[0], studio, settings.language, "/")
+    ui.run_with(
+        app,
+        title="SWIFT studio",
+        tailwind=False,
+        reconnect_timeout=10,
+        show_welcome_message=False,
+        gzip_middleware_factory=None,  # the guard reads pages
+    )
+    return app
+
+
+def _add(name: str, studio: Studio, language: Code | None, path: str = "") -> None:
+    from nicegui import ui
+
+    from swift.studio import layout
+
+    module = importlib.import_module(f"swift.studio.pages.{name}")
+
+    @ui.page(path or f"/{name}")
+    def page() -> None:
+        request = ui.context.client.request
+        code = request.cookies.get(LANGUAGE)
+        chosen: Code = (
+            code if code in ("en", "zh") else language or preferred(request.headers.get("accept-language", ""))
+        )
+        dark = {"true": True, "false": False}.get(request.cookies.get(DARK, ""))
+        mine = replace(studio, language=Language(chosen), dark=dark, query=dict(request.query_params))
+        with layout.frame(mine, name):
+            module.content(mine)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"{host}:{port} cannot be used ({error.strerror}): --port 0 selects a free one") from None
+    listener.listen(128)  # a browser may come before the server
+    return listener
+
+
+def _address(settings: Settings, port: int, secret: str) -> str:
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{port}/?{urlencode([*settings.start, ('token', secret)])}"
+
+
+def _serve(app: access.App, listener: socket.socket) -> None:
+    import uvicorn
+
+    logging.getLogger("nicegui").setLevel(logging.ERROR)
+    config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listener])
