@@ -1,5 +1,6 @@
 """`swift data`: what is wrong with rows, and what is trained of them."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -155,6 +156,70 @@ def test_show_goes_on_behind_a_row_that_cannot_be_shown(
     assert lone.startswith(f"{file}:4: lone-surrogate: response holds \\ud83d")
 
 
+def page_of(path: Path, file: str, model: str, *words: str, status: int = 0) -> str:
+    """The page that `swift data show --html` writes."""
+    flags = ["--model", model, "--template_type", "chatml", "--html", str(path)]
+    assert cli.main(["data", "show", file, *flags, *words]) == status
+    return path.read_text(encoding="utf-8")
+
+
+def marked(page: str, level: str) -> list[str]:
+    """The texts of a level of weights, in the chats alone."""
+    return [html.unescape(text) for text in re.findall(rf'<span class="w {level}" title="[^"]*">([^<]*)</span>', page)]
+
+
+def test_a_page_shows_each_row_as_a_chat_in_the_weights_of_its_tokens(tmp_path: Path, model: str) -> None:
+    half = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r", "weight": 0.5}]}
+    page = page_of(tmp_path / "a.html", write(tmp_path / "a.jsonl", GOOD, half), model)
+    assert marked(page, "w1") == ["Thought: t\n", "Final Answer: d<|im_end|>"]
+    assert marked(page, "w-high") == ["Action: a\nAction Input: {}\nObservation:"]
+    assert marked(page, "w-low") == ["r<|im_end|>"]
+    between = "&lt;|im_end|&gt;&#10;&lt;|im_start|&gt;user&#10;"
+    for role, text in (("user", "Q"), ("tool", " c&#10;"), ("template", between)):
+        assert f'<div class="{role}"><b>{role}</b><pre><span class="w w0" title="x0">{text}</span></pre></div>' in page
+    assert "x1, trained" in page
+    assert re.search(r"\d+ tokens, \d+ trained \(\d+%\): \d+ x0, \d+ x1, \d+ x2", page)
+
+
+def test_a_page_shows_html_in_rows_as_text_and_holds_nothing_from_elsewhere(tmp_path: Path, model: str) -> None:
+    evil = "<script>alert(1)</script></pre><img src=x onerror=alert(2)>"
+    roles = ("system", "user", "assistant")
+    row = {"messages": [{"role": role, "content": f"{evil} {role}"} for role in roles], evil: 1}
+    bad = {"messages": [{"role": evil, "content": evil}]}
+    page = page_of(tmp_path / "a.html", write(tmp_path / "a.jsonl", row, bad, row), model)
+    assert "<script" not in page and "<img" not in page and "http" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;") >= 7
+    assert "duplicate-row" in page and "unread-key" in page and "unknown-role" in page
+
+
+def test_a_page_lists_findings_with_links_to_their_rows_and_names_lines_that_are_not_json(
+    tmp_path: Path, model: str
+) -> None:
+    file = write(tmp_path / "a.jsonl", GOOD, GOOD)
+    with Path(file).open("a") as out:
+        out.write('{"query": \n')
+    page = page_of(tmp_path / "a.html", file, model)
+    link = re.search(r'<a href="#(row-\d+)">[^<]*a.jsonl:2: warning: duplicate-row', page)
+    assert link and f'<h3 id="{link[1]}">{file}:2</h3><p class="finding warning">' in page
+    assert f"{file}:3: bad-json: Expecting value" in page
+    assert "remove it, or repeat rows with name#N" in page
+    only = page_of(tmp_path / "b.html", file, model, "--row", "1")
+    assert "duplicate-row" not in only and f"{file}:1" in only and f"{file}:2" not in only
+
+
+def test_a_page_counts_rows_that_it_does_not_show_and_text_that_it_cuts(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swift.assembly.rows_page.ROWS", 1)
+    long = {"query": "x" * 200_100, "response": "never shown"}
+    page = page_of(tmp_path / "a.html", write(tmp_path / "a.jsonl", long, GOOD), model)
+    assert "The first 1 of 2 rows; --row N shows another." in page and "Final Answer" not in page
+    assert re.search(r"… \d\d\d more characters, which are not shown", page) and "never shown" not in page
+    assert capsys.readouterr().out == f"{tmp_path / 'a.html'}: 1 of 2 rows\n"
+    short = page_of(tmp_path / "b.html", str(tmp_path / "a.jsonl"), model, "--max_length", "300", status=1)
+    assert "a.jsonl:1: length: " in short and "Final Answer" in short
+
+
 def test_lint_names_a_lone_surrogate_and_prints_it_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "a.jsonl", {"query": "q", "response": "r"})
     with Path(file).open("a") as out:
@@ -236,6 +301,8 @@ def test_lint_is_content_with_good_rows(tmp_path: Path, capsys: pytest.CaptureFi
         (["show", "{file}", "--model", "{model}", "--loss_scale", "reakt"], "did you mean 'react'"),
         (["show", "{file}", "--model", "{model}", "--agent_template", "hermess"], "did you mean 'hermes'"),
         (["show", "/nowhere.jsonl", "--model", "{model}"], "/nowhere.jsonl"),
+        (["show", "{file}", "--model", "{model}", "--html", "{file}"], "name a file that ends in .html"),
+        (["show", "{file}", "--model", "{model}", "--html", "a.html", "--json"], "--html and --json true exclude"),
     ],
 )
 def test_wrong_input_is_one_line(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from swift.chat import Conversation, Sample
     from swift.template import Rendered
     from swift.template.template_diff import Comparison, Difference
 
@@ -22,6 +23,7 @@ LEGEND = (
     (1.0, "green x1"),
     (2.0, "red more than x1, such as x2"),
 )
+SEVERAL = "several samples: the chat template rewrites earlier rounds once a later one follows"
 LONG = 12
 """Number of lines from which a beginning shared with the previous sample is abbreviated."""
 Decode = Callable[[Sequence[int]], str]
@@ -30,6 +32,7 @@ Decode = Callable[[Sequence[int]], str]
 class Shown(NamedTuple):
     """One of a row's samples. `number` counts them from 1 to `of`; `cut`: its oldest rounds were removed.
 
+    `conversation`: the row; of a sample that was cut, what is left of it.
     `compared`: comparisons of its prompts with the chat template's; None if not requested.
     """
 
@@ -39,7 +42,15 @@ class Shown(NamedTuple):
     of: int
     cut: bool
     rendered: Rendered
+    conversation: Conversation
     compared: Sequence[Comparison] | None = None
+
+
+def summary(sample: Sample) -> str:
+    """How many tokens a sample has, and with which loss weights."""
+    total = len(sample.tokens)
+    weights = ", ".join(f"{number} x{weight:g}" for weight, number in sorted(Counter(sample.weights).items()))
+    return f"{total} tokens, {sample.trained} trained ({sample.trained / max(total, 1):.0%}): {weights}"
 
 
 class Lines:
@@ -87,14 +98,11 @@ class Page:
         cut = ", its oldest part cut off" if shown.cut else ""
         self._say(f"─── {shown.source}:{shown.line}{which}{cut}", "green")
         if shown.of > 1 and not self._explained:
-            self._say("several samples: the chat template rewrites earlier rounds once a later one follows", "dim")
+            self._say(SEVERAL, "dim")
             self._explained = True
         self._text(shown)
         self._before = shown
-        sample = shown.rendered.sample
-        trained, total = sample.trained, len(sample.tokens)
-        weights = ", ".join(f"{number} x{weight:g}" for weight, number in sorted(Counter(sample.weights).items()))
-        self._say(f"{total} tokens, {trained} trained ({trained / max(total, 1):.0%}): {weights}", "dim")
+        self._say(summary(shown.rendered.sample), "dim")
         if shown.compared is not None:
             self._compare(shown.compared)
 

@@ -16,8 +16,10 @@ from swift.flag_groups import ModelFlags, SynthFlags, TemplateFlags, ToolFlags, 
 from swift.flags import flag
 
 if TYPE_CHECKING:
+    from swift.assembly.rows_page import RowsPage
     from swift.assembly.sample_view import Shown
     from swift.chat import Conversation
+    from swift.data.linting import Report
     from swift.data.row_values import Row
     from swift.template import Rendered, Renderer
     from swift.template.template_diff import Comparison, TemplateDiff
@@ -50,6 +52,8 @@ class Show:
     """Show only this row, counted from 1; none shows all"""
     json: bool = False
     """Print a JSON object per sample: tokens, weights, text, and pieces of equal weight"""
+    html: str | None = None
+    """Write an HTML page to this file: findings of lint, lengths, and rows as chats coloured by weight"""
     against_template: bool = False
     """Compare prompts and dialogues with the model's own chat template, and show the first difference"""
     columns: dict[str, str] = flag({})
@@ -166,32 +170,54 @@ def show(cfg: Show) -> int:
     from swift.assembly import checkpoints
     from swift.assembly.rendering import make_renderer
     from swift.assembly.sample_view import Lines, Page
+    from swift.data.linting import Report
     from swift.model.catalog import choose
     from swift.model.location import locate
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
         raise ValueError("swift data show needs --model, for the tokenizer and the chat template")
-    rows = _rows(cfg)
+    page = _page(cfg)
+    report = Report(on_warning=page.warn) if page else Report()
+    rows = _rows(cfg, report)
     path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
     spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
     template = checkpoints.named_template(cfg.model, cfg.template)
     renderer = make_renderer(path, template, spec, cfg.model.trust_remote_code)
     diff = _template_diff(cfg, renderer, name) if cfg.against_template else None
-    view: Lines | Page = Lines(renderer.decode) if cfg.json else Page(renderer.decode)
+    view = page or (Lines(renderer.decode) if cfg.json else Page(renderer.decode))
     bad, fates = 0, Counter[str]()
     for conversation in rows:
         for shown in _samples(cfg, renderer, conversation, diff):
             if isinstance(shown, str):
                 print(shown, file=sys.stderr)
                 bad += 1
+                if page:
+                    page.refuse(shown)
             else:
                 fates.update(map(_fate, shown.compared or ()))
                 view.show(shown)
+    if page:
+        page.write(report)
     if diff:
         counts = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate])
         print(f"prompts and dialogues beside the chat template: {counts or 'none'}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def _page(cfg: Show) -> RowsPage | None:
+    """The page of --html. Raises ValueError for a file that must not be overwritten, and for flags without effect."""
+    from swift.assembly.rows_page import RowsPage
+
+    if cfg.html is None:
+        return None
+    for what, given in (("--json true", cfg.json), ("--against_template true", cfg.against_template)):
+        if given:
+            raise ValueError(f"--html and {what} exclude each other: leave one of them out")
+    file = Path(cfg.html).expanduser()
+    if file.is_dir() or file.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--html {cfg.html}: name a file that ends in .html")
+    return RowsPage(file, ", ".join(cfg.file), print, only=cfg.row is not None)
 
 
 def _samples(
@@ -215,7 +241,7 @@ def _samples(
             comparisons = diff.compare(fitted.conversation)
             part = comparisons[-1].part if is_cut and comparisons else fitted.part
             compared = [each for each in comparisons if each.part == part]
-        yield Shown(source, line, fitted.part + 1, len(found), is_cut, rendered, compared)
+        yield Shown(source, line, fitted.part + 1, len(found), is_cut, rendered, fitted.conversation, compared)
 
 
 def _template_diff(cfg: Show, renderer: Renderer, name: str) -> TemplateDiff:
@@ -250,12 +276,12 @@ def _cut(renderer: Renderer, fitted: Truncated) -> Rendered:
         return renderer.show_samples(fitted.conversation)[-1]
     assert fitted.sample
     text = renderer.decode(fitted.sample.tokens)
-    return Rendered(fitted.sample, text, [(text, fitted.sample.weights[0])])
+    return Rendered(fitted.sample, text, [(text, fitted.sample.weights[0])], [(text, "reply")])
 
 
-def _rows(cfg: Show) -> Iterable[Conversation]:
+def _rows(cfg: Show, report: Report) -> Iterable[Conversation]:
     """The rows to show. Bad rows are reported on standard error."""
-    from swift.data.linting import Report, checked
+    from swift.data.linting import checked
     from swift.data.registry import catalogue
     from swift.data.sources import resolve
 
@@ -264,7 +290,7 @@ def _rows(cfg: Show) -> Iterable[Conversation]:
 
     if cfg.row is not None and cfg.row < 1:
         raise ValueError(f"--row {cfg.row}: rows are counted from 1")
-    report, known = Report(), catalogue(cfg.model.registry)
+    known = catalogue(cfg.model.registry)
     sources = [resolve(name, known) for name in cfg.file]
     rows = (row for source in sources for row in checked(source, "warning", report, say, cfg.columns or None))
     if cfg.row is None:

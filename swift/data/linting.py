@@ -54,13 +54,17 @@ class WarningCount(NamedTuple):
     first: Finding
 
 
+def _ignore(_: Finding) -> None:
+    pass
+
+
 @dataclass
 class Report:
     """Counts of rows by source and outcome: `rows[source][outcome]`.
 
     Outcomes: read; kept; bad (an error); filtered (dropped by the data set's preprocessor, or a
     run without an answer). `warned`: warnings by rule. `seen`: finds duplicates. `unused_keys`: ignored keys.
-    `notes`: remarks on files and sampling.
+    `notes`: remarks on files and sampling. `on_warning` is called with each warning about a row.
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
@@ -71,6 +75,7 @@ class Report:
     unused_keys: UnusedKeys = field(default_factory=lambda: UnusedKeys(rows.KNOWN_KEYS))
     notes: list[str] = field(default_factory=list)
     columns_met: set[str] = field(default_factory=set)
+    on_warning: Callable[[Finding], None] = field(default=_ignore, repr=False, compare=False)
 
     def count(self, source: str, outcome: str, number: int = 1) -> None:
         assert outcome in OUTCOMES, outcome
@@ -82,6 +87,7 @@ class Report:
         self.findings.append(finding)
 
     def warn(self, finding: Finding) -> None:
+        self.on_warning(finding)
         known = self.warned.get(finding.rule)
         self.warned[finding.rule] = known._replace(rows=known.rows + 1) if known else WarningCount(1, finding)
 
@@ -191,25 +197,57 @@ def lint(paths: Iterable[str | Path], columns: Mapping[str, str] | None = None) 
 
 
 def _lint_file(file: Path, columns: Mapping[str, str] | None, seen: DuplicateIndex) -> Iterator[Finding]:
-    source, validated = Source(str(file), (file,)), partial(_validated, DIALOGUES, seen)
-    unread, notes = UnusedKeys(rows.KNOWN_KEYS), list[str]()
+    linter, notes = Linter(file, columns, seen), list[str]()
     try:
         for line, row in read_rows(file, notes.append):
-            try:
-                on_unused = partial(unread.add, source.name, str(file), line)
-                found = _conversations(source, file, line, row, DIALOGUES, validated, columns or {}, on_unused)
-            except BadRow as bad:
-                yield _finding(file, line, row, bad)
-                continue
-            yield from _unanswered(file, line, row)
-            for warning in (warning for _, warnings in found for warning in warnings):
-                yield _warning(file, line, row, warning)
+            yield from linter.row(line, row)
     except ValueError as error:
-        yield Finding(str(file), 0, "unreadable-file", str(error).removeprefix(f"{file}: "))
-    for remark in notes:
-        yield Finding(str(file), 0, "csv-separator", remark.removeprefix(f"{file}: "), warning=True)
-    for key in unread.found():
-        yield Finding(str(file), key.line, RULE, f"{key.message} ({key.times})", warning=True)
+        yield unreadable(file, error)
+    yield from linter.of_file(notes)
+
+
+def unreadable(file: Path, error: ValueError) -> Finding:
+    """The error of a file that cannot be read, or not to its end."""
+    return Finding(str(file), 0, "unreadable-file", str(error).removeprefix(f"{file}: "))
+
+
+class Linter:
+    """Finds the errors and warnings of the rows of a file, which it is given one after another.
+
+    `seen`: finds duplicates. `access`: the permitted sources of images; None: those of training.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        columns: Mapping[str, str] | None = None,
+        seen: DuplicateIndex | None = None,
+        access: images.Access | None = None,
+    ) -> None:
+        self._file, self._columns, self._source = file, columns or {}, Source(str(file), (file,))
+        self._validated = partial(_validated, DIALOGUES, seen or DuplicateIndex(), access=access)
+        self._unread = UnusedKeys(rows.KNOWN_KEYS)
+
+    def row(self, line: int, row: Row | BadRow) -> Iterator[Finding]:
+        """The error of a row, or its warnings."""
+        on_unused = partial(self._unread.add, self._source.name, str(self._file), line)
+        try:
+            found = _conversations(
+                self._source, self._file, line, row, DIALOGUES, self._validated, self._columns, on_unused
+            )
+        except BadRow as bad:
+            yield _finding(self._file, line, row, bad)
+            return
+        yield from _unanswered(self._file, line, row)
+        for warning in (warning for _, warnings in found for warning in warnings):
+            yield _warning(self._file, line, row, warning)
+
+    def of_file(self, notes: Iterable[str] = ()) -> Iterator[Finding]:
+        """The warnings about all rows so far: ignored keys, and the reader's remarks."""
+        for remark in notes:
+            yield Finding(str(self._file), 0, "csv-separator", remark.removeprefix(f"{self._file}: "), warning=True)
+        for key in self._unread.found():
+            yield Finding(str(self._file), key.line, RULE, f"{key.message} ({key.times})", warning=True)
 
 
 def _conversations(
@@ -245,21 +283,27 @@ def _unvalidated(found: Conversation, file: Path, line: int) -> tuple[Conversati
 
 
 def _validated(
-    row_format: RowFormat, seen: DuplicateIndex, found: Conversation, file: Path, line: int
+    row_format: RowFormat,
+    seen: DuplicateIndex,
+    found: Conversation,
+    file: Path,
+    line: int,
+    access: images.Access | None = None,
 ) -> tuple[Conversation, list[RowWarning]]:
     warnings = row_format.validate(found)
-    found = _with_images(found, file.parent)
+    found = _with_images(found, file.parent, access)
     if before := seen.first_place(found, file, line):
         warnings.append(RowWarning("duplicate-row", f"the same dialogue is in {before}"))
     return found, warnings
 
 
-def _with_images(found: Conversation, folder: Path) -> Conversation:
+def _with_images(found: Conversation, folder: Path, access: images.Access | None = None) -> Conversation:
     """The conversation with images that can be opened; paths are relative to the data file's folder."""
     if not found.images:
         return found
+    access = access or images.Access(folder, network="any", keep=images.cache_folder())
     try:
-        shown = images.read_all(found.messages, images.Access(folder, network="any", keep=images.cache_folder()))
+        shown = images.read_all(found.messages, access)
     except ValueError as error:
         raise BadRow("bad-image", str(error)) from None
     return found.with_messages(tuple(shown))

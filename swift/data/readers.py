@@ -113,14 +113,24 @@ def _escaped(text: str) -> str:
 
 
 def _json_lines(path: Path, note: Note) -> Numbered:
+    return ((number, row) for number, row, _, _ in json_lines(path))
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Row | BadRow, int, int]]:
+    """(line number, row, the byte at which its line begins, that at which it ends) of each line that is not blank."""
+    start = 0
     with _open(path) as file:
         for number, line in enumerate(file, 1):
-            line = _without_bom(line) if number == 1 else line.removeprefix(_BOM)
+            end = start + len(line)
+            line = _without_bom(line) if number == 1 else line
             if line.strip():
-                yield number, _json_row(line)
+                yield number, json_row(line), start, end
+            start = end
 
 
-def _json_row(line: bytes) -> Row | BadRow:
+def json_row(line: bytes) -> Row | BadRow:
+    """The row of a line of JSON."""
+    line = line.removeprefix(_BOM)
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -160,7 +170,7 @@ def _json_document(path: Path, note: Note) -> Numbered:
         yield from _json_array(text, len(text) - len(start) + 1)
     elif start:
         if _is_one_value(start):
-            yield 1, _json_row(data)
+            yield 1, json_row(data)
         else:
             yield from _json_lines(path, note)
 

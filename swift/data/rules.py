@@ -194,9 +194,11 @@ _PAGE = """\
 
 `swift data lint FILE...` reports every error and warning by file, line and rule, and exits with 1 if there is an error.
 `swift data show FILE --model NAME` shows what is trained, and with `--against_template true` where that first differs
-from the output of the model's own chat template. `swift sft` applies the same rules: `--check_dataset_strategy warning`
-(the default) drops bad rows and reports them, `discard` reports their number, `error` stops at the first, `none` skips
-the validation of dialogues.
+from the output of the model's own chat template. `--html page.html` writes a page: findings with their remedies,
+lengths, and each row as a chat in which every token has the colour of its loss weight.
+
+`swift sft` applies the same rules: `--check_dataset_strategy warning` (the default) drops bad rows and reports them,
+`discard` reports their number, `error` stops at the first, `none` skips the validation of dialogues.
 
 An **error** makes a bad row: it would train something wrong. A **warning** keeps the row, because it may be intended;
 training reports each rule once, with the number of rows and the first of them. Replies that are not trained

@@ -57,11 +57,15 @@ class Prompt(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A sample with its text. `pieces`: (text, weight) of runs of tokens with equal weight."""
+    """A sample with its text. `pieces`: (text, weight) of runs of tokens with equal weight.
+
+    `authors`: (text, author) of its spans. The texts of both join to `text`.
+    """
 
     sample: Sample
     text: str
     pieces: list[tuple[str, float]]
+    authors: list[tuple[str, Kind]]
 
 
 class Renderer:
@@ -186,7 +190,8 @@ class Renderer:
             tokens += zip(_texts(span.text, self._encoded(span)), self._weighed(span)[1], strict=True)
         grouped = groupby(tokens, key=lambda token: token[1])
         runs = [("".join(text for text, _ in run), weight) for weight, run in grouped]
-        return Rendered(self._sample(conversation, spans), "".join(text for text, _ in runs), runs)
+        authors = [(span.text, span.kind) for span in spans]
+        return Rendered(self._sample(conversation, spans), "".join(text for text, _ in runs), runs, authors)
 
     def prompt_tokens(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
