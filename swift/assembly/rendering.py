@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swift.flag_groups import TemplateFlags
+from swift.flag_groups import ModelFlags, TemplateFlags
 
 if TYPE_CHECKING:
     from swift.model.catalog import ModelSpec
@@ -57,6 +57,19 @@ def make_renderer(
     if not chosen:
         _check_read(flags, renderer.variables)
     return renderer
+
+
+def named_renderer(model: ModelFlags, template: TemplateFlags) -> Renderer:
+    """The renderer of the model that the flags name, as for training. Loads no weights. Raises ValueError."""
+    from swift.assembly import checkpoints
+    from swift.model.catalog import choose
+    from swift.model.location import locate
+
+    name = model.model_id_or_path or model.model_type
+    assert name, model
+    path = locate(name, model.model_revision, model.use_hf, model.registry)
+    spec = choose(model.model_type, name, str(path), registry=model.registry)
+    return make_renderer(path, checkpoints.named_template(model, template), spec, model.trust_remote_code)
 
 
 def _check_read(flags: TemplateFlags, read: Collection[str]) -> None:

@@ -167,12 +167,9 @@ def synth(cfg: Synth) -> int:
 
 
 def show(cfg: Show) -> int:
-    from swift.assembly import checkpoints
-    from swift.assembly.rendering import make_renderer
+    from swift.assembly.rendering import named_renderer
     from swift.assembly.sample_view import Lines, Page
     from swift.data.linting import Report
-    from swift.model.catalog import choose
-    from swift.model.location import locate
 
     name = cfg.model.model_id_or_path or cfg.model.model_type
     if not name:
@@ -180,10 +177,7 @@ def show(cfg: Show) -> int:
     page = _page(cfg)
     report = Report(on_warning=page.warn) if page else Report()
     rows = _rows(cfg, report)
-    path = locate(name, cfg.model.model_revision, cfg.model.use_hf, cfg.model.registry)
-    spec = choose(cfg.model.model_type, name, str(path), registry=cfg.model.registry)
-    template = checkpoints.named_template(cfg.model, cfg.template)
-    renderer = make_renderer(path, template, spec, cfg.model.trust_remote_code)
+    renderer = named_renderer(cfg.model, cfg.template)
     diff = _template_diff(cfg, renderer, name) if cfg.against_template else None
     view = page or (Lines(renderer.decode) if cfg.json else Page(renderer.decode))
     bad, fates = 0, Counter[str]()
