@@ -13,7 +13,7 @@ import pytest
 
 from swift.agent import schemas
 from swift.chat import Tool
-from swift.synth import catalogue, described, own_examples, phrasing, schema_values, verify
+from swift.synth import catalogue, described, kinds, own_examples, phrasing, verify
 from swift.synth.catalogue import Function
 from swift.synth.own_examples import Example
 
@@ -285,7 +285,7 @@ def test_two_values_of_one_kind_are_told_apart_by_their_labels() -> None:
 
 
 def test_every_kind_makes_values() -> None:
-    for row in schema_values.kinds()["kind"]:
+    for row in kinds.kinds()["kind"]:
         name = row["words"][0] if row["words"] else "thing"
         given = tool("use", "Use it.", (name,), **{name: {"type": "string"}})
         values = {json.dumps(made.arguments[name]) for made in requests(one(given), 80)}

@@ -6,17 +6,13 @@ import json
 import random
 import re
 import string
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.system import toml_file
 
 FILE = Path(__file__).with_name("demo_tools.toml")
 
@@ -71,7 +67,7 @@ class CatalogueTool:
 @cache
 def catalogue() -> tuple[CatalogueTool, ...]:
     """Every tool of demo_tools.toml, in the file's order."""
-    domains = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    domains = toml_file.read(FILE)
     shared = domains.pop("values")
     return tuple(
         _tool(domain, name, tools.get("held_out", False), fields, shared)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -12,12 +11,7 @@ from typing import Any
 
 from swift.data.preprocessors import PREPROCESSORS, Preprocessor, as_rows, with_labels, with_query
 from swift.data.row_values import BadRow, Row
-from swift.system import user_code
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.system import toml_file, user_code
 
 TRAINABLE = ("text",)
 """The modalities that can be trained on."""
@@ -64,7 +58,7 @@ Catalogue = Mapping[str, Entry]
 def known() -> Catalogue:
     """The published data sets by name."""
     file = Path(__file__).with_name("datasets.toml")
-    return _entries(_load(file), file, {})
+    return _entries(toml_file.read(file), file, {})
 
 
 def catalogue(files: Sequence[str] = ()) -> Catalogue:
@@ -72,7 +66,7 @@ def catalogue(files: Sequence[str] = ()) -> Catalogue:
     found = known()
     for name in files:
         file = Path(name).expanduser()
-        tables = _load(file)
+        tables = toml_file.read(file)
         for section in tables:
             if section not in SECTIONS:
                 hint = near(section, SECTIONS) or f"; did you mean [datasets.{section}]?"
@@ -102,15 +96,6 @@ def near(word: str, choices: Iterable[str]) -> str:
 LISTS = ("subsets", "read", "split", "held_out", "labels", "tags")
 NUMBERS = ("count", "size")
 MAPPINGS = ("columns",)
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: not TOML: {error}") from None
 
 
 def _entries(tables: Any, file: Path, others: Catalogue) -> dict[str, Entry]:

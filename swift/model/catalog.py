@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.system import toml_file
 
 RECORD = "sft_args.json"
 """The file in which training records its flags, next to what it saves."""
@@ -68,7 +64,7 @@ def table(registry: Sequence[str] = ()) -> Mapping[str, ModelSpec]:
 @cache
 def _published() -> Mapping[str, ModelSpec]:
     here = Path(__file__).parent
-    rows = tomllib.loads((here / "models.toml").read_text(encoding="utf-8"))
+    rows = toml_file.read(here / "models.toml")
     placed = {
         name: row | {"adapter": str(here / row["adapter"])} if "adapter" in row else row for name, row in rows.items()
     }
@@ -133,12 +129,7 @@ def _indexed(registry: Sequence[str]) -> Mapping[str, ModelSpec]:
 
 def _tables(file: Path) -> dict[str, Any]:
     """The tables [models.NAME] of a file. Raises ValueError for other tables and invalid TOML."""
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: not TOML: {error}") from None
+    content = toml_file.read(file)
     for section in content:
         if section not in SECTIONS:
             hint = _near(section, SECTIONS) or f"; did you mean [models.{section}]?"

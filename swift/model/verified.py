@@ -5,18 +5,13 @@ The claims are about a model's class and its chat template; the tests do not dow
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from swift.model.catalog import ModelSpec
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.system import toml_file
 
 
 class Published(NamedTuple):
@@ -95,4 +90,4 @@ def _of_models() -> Mapping[str, tuple[str, Published]]:
 
 @cache
 def _table() -> Mapping[str, Any]:
-    return tomllib.loads((Path(__file__).parent / "verified.toml").read_text(encoding="utf-8"))
+    return toml_file.read(Path(__file__).parent / "verified.toml")

@@ -16,7 +16,7 @@ from swift.chat import Tool
 from swift.synth import phrasing
 from swift.synth.catalogue import Function, Parameter
 from swift.synth.described import near_misses
-from swift.synth.schema_values import tokens
+from swift.synth.names import tokens
 
 TOO_ALIKE = 0.34
 """Share of common words above which two functions may do the same: neither is a near miss for the other."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,11 +16,7 @@ from typing import Any
 
 from swift.synth import values
 from swift.synth.values import Said
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.system import toml_file
 
 FOLDER = Path(__file__).parent / "catalogue"
 SLOT = re.compile(r"\{([\w.]+)(?:=([^{}]*))?\}")
@@ -167,10 +162,7 @@ def domains() -> tuple[Domain, ...]:
 
 def read(path: Path) -> Domain:
     """A domain from its file. Raises ValueError with the place and what is wrong."""
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from None
+    fields = toml_file.read(path)
     held_out, chains = fields.pop("held_out", False), fields.pop("chain", [])
     functions = {}
     for name, about in fields.items():

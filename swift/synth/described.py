@@ -16,11 +16,13 @@ from typing import Any
 
 from swift.agent import schemas
 from swift.chat import Tool
-from swift.synth import catalogue, grammar_zh, schema_values, verbs
+from swift.synth import catalogue, grammar_zh, kinds, verbs
 from swift.synth.catalogue import Function, Parameter
 from swift.synth.grammar import MOST, Grammar
+from swift.synth.names import CHINESE, GENERIC, nouns_of, tokens
 from swift.synth.own_examples import Example, template_of
-from swift.synth.schema_values import CHINESE, NoValues, Property, tokens
+from swift.synth.properties import Property, properties_of
+from swift.synth.schema_values import NoValues
 from swift.synth.slot_phrases import unit_words
 from swift.synth.slots import Slot, slots_of
 
@@ -79,9 +81,9 @@ def functions(tools: Sequence[Tool], examples: Mapping[str, Sequence[Example]] |
 def _function(tool: Tool, tools: Sequence[Tool], examples: Sequence[Example], seed: int, made: Made) -> Function:
     rng = random.Random(zlib.crc32(tool.name.encode()) ^ seed)
     schema = schemas.argument_schema(tool)
-    owner = schema_values.nouns_of(tool.name)
+    owner = nouns_of(tool.name)
     given = _given(examples)
-    properties = schema_values.properties(schema, rng, given, owner[-1] if owner else tool.name)
+    properties = properties_of(schema, rng, given, owner[-1] if owner else tool.name)
     parameters: dict[str, Parameter] = {each.name: each.parameter for each in properties}
     blank = Function(DOMAIN, tool.name, tool.description, parameters, (), (), (), {}, {}, (), (), dict(tool.spec))
     is_zh = bool(CHINESE.search(tool.description)) or (
@@ -142,7 +144,7 @@ def _english(
     taken = {
         verbs.verb_of(other.name, other.description)
         for other in tools
-        if other.name != tool.name and set(schema_values.nouns_of(other.name)) & set(owner)
+        if other.name != tool.name and set(nouns_of(other.name)) & set(owner)
     }
     slots = slots_of(properties, owner)
     grammar = Grammar(tool.name, tool.description, slots, rng, taken)
@@ -308,7 +310,7 @@ def _near(words: Collection[str], parameters: Collection[str], made: Sequence[Fu
     }
     chinese = {
         "new_name": Parameter("", "string", ["枫叶", "海港", "九号项目", "蓝色房间", "周日"]),
-        "person": Parameter("", "string", schema_values.pool("person_zh")),
+        "person": Parameter("", "string", kinds.pool("person_zh")),
         "language": Parameter("", "string", ["英文", "日文", "法文", "德文", "韩文"]),
     }
     for function in made:
@@ -343,19 +345,19 @@ _THINGS = frozenset(("id", "product", "file", "folder", "song", "film"))
 def _object(function: Function) -> tuple[str, list[str]] | None:
     """How users name the thing that a function is about, and the parameters that this says: "order {order_id}"."""
     for name, each in function.parameters.items():
-        kind = schema_values.recognised(name, each.what, each.type, function.name)
+        kind = kinds.recognised(name, each.what, each.type, function.name)
         if each.optional or each.type not in ("string", "integer") or kind.merge not in ("id", "proper", "name"):
             continue
         if kind.name not in _THINGS and not (kind.name == "title" and tokens(name)[-1:] in (["name"], ["title"])):
             continue
         if each.enum or each.of in ("date", "time") or re.search("YYYY|HH:MM", each.what):
             continue
-        nouns = [word for word in tokens(name) if word not in schema_values.GENERIC] or tokens(function.name)[1:]
+        nouns = [word for word in tokens(name) if word not in GENERIC] or tokens(function.name)[1:]
         if kind.name in ("file", "folder") and function.ask:
             return f"the {kind.name} {{{name}}}", [name]
         if kind.name == "title":
             nouns = tokens(function.name)[1:]
         if not function.ask:
-            return f"{schema_values.label(name, each.what)}{{{name}}}", [name]
+            return f"{kinds.label(name, each.what)}{{{name}}}", [name]
         return f"{nouns[-1]} {{{name}}}" if nouns else f"{{{name}}}", [name]
     return None

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from swift.synth import described, plain_values, schema_values, verbs
+from swift.synth import described, kinds, plain_values, verbs
 from swift.synth.catalogue import SLOT, Function
 from swift.synth.grammar import Grammar
+from swift.synth.names import nouns_of, tokens
+from swift.synth.properties import Property
 from swift.synth.rounds import Stage
-from swift.synth.schema_values import Property, tokens
 from swift.synth.slots import Slot, slots_of
 
 STYLES: Mapping[str, float] = {"spoken": 0.45, "written": 0.4, "literal": 0.15}
@@ -104,7 +105,7 @@ def _with_values(function: Function, properties: Sequence[Property]) -> Function
 def _spoken(function: Function, rng: random.Random) -> Function:
     properties = plain_values.properties(function, "spoken", rng)
     made = _with_values(function, properties)
-    slots = [_labelled(each, made) for each in slots_of(properties, schema_values.nouns_of(function.name))]
+    slots = [_labelled(each, made) for each in slots_of(properties, nouns_of(function.name))]
     grammar = Grammar(function.name, function.description, slots, rng, full=True)
     full = described.asked(made, grammar, rng, QUESTIONS)
     checked, _ = described.checked(full)
@@ -145,7 +146,7 @@ def _labelled(slot: Slot, function: Function) -> Slot:
     return slot._replace(phrases=tuple(kept)) if is_bare and kept else slot
 
 
-_LOOSE = schema_values.ROLES.keys() | {"in", "into", "on", "at", "for", "of", "with", "deliver", "save", "translate"}
+_LOOSE = kinds.ROLES.keys() | {"in", "into", "on", "at", "for", "of", "with", "deliver", "save", "translate"}
 _SWITCHED = (("yes", "true"), ("no", "false"), ("true", "true"), ("false", "false"))
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from swift.synth.grammar import MOST
-from swift.synth.schema_values import Property, label_zh
+from swift.synth.kinds import label_zh
+from swift.synth.properties import Property
 from swift.synth.slots import Slot
 
 QUERIES = ("查询", "查看", "查找", "搜索", "获取", "列出", "检索", "计算", "显示", "读取", "检查", "统计", "浏览")

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from swift.agent import schemas
 from swift.chat import Tool
-from swift.synth import described, schema_values, verbs
+from swift.synth import described, kinds, verbs
 from swift.synth.catalogue import Domain, Function
-from swift.synth.schema_values import singular
+from swift.synth.names import singular
 
 MOST_PARAMETERS = 8
 MOST_LETTERS = 4
@@ -134,7 +134,7 @@ def _is_said(field: Field, operation: Operation) -> bool:
         return True
     if _of_string(field, operation.words[1:], operation).get("examples"):
         return True
-    kind = schema_values.recognised(field.name, about(field, operation.words[1:]), "string", operation.words[-1])
+    kind = kinds.recognised(field.name, about(field, operation.words[1:]), "string", operation.words[-1])
     return kind.name in (_SAID if operation.is_code else _SAID | _SAID_IN_OFFICES)
 
 
@@ -258,7 +258,7 @@ def _snake(name: str) -> str:
 
 
 def _schema(field: Field, nouns: Sequence[str], operation: Operation) -> dict[str, Any]:
-    """The JSON schema of a parameter, with examples where the kinds of `schema_values` would say what no service
+    """The JSON schema of a parameter, with examples where `kinds.toml` would say what no service
     takes."""
     each: dict[str, Any] = {"type": "string" if field.type == "time" else field.type}
     if field.type == "time":

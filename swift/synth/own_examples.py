@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from num2words import num2words
 
 from swift.synth.catalogue import SLOT, Function, slots
+from swift.synth.names import CHINESE
 from swift.synth.values import in_words
 from swift.system import utf8
 
@@ -142,7 +143,7 @@ def _placed(text: str, path: str, value: Any, of: Any) -> str | None:
     slot = f"{{{path}}}"
     for words in (*_with_units(value, of), *ways_of_saying(value)):
         found = re.search(rf"(?<![\w{{]){re.escape(words)}(?![\w}}])", text, re.IGNORECASE) or (
-            re.search(re.escape(words), text) if re.search("[\u3400-\u9fff]", text) and words else None
+            re.search(re.escape(words), text) if CHINESE.search(text) and words else None
         )
         if found and "{" not in text[max(0, found.start() - 1) : found.end()]:
             return text[: found.start()] + slot + text[found.end() :]

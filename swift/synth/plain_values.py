@@ -12,9 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from swift.synth import schema_values, slot_phrases, values
+from swift.synth import kinds, slot_phrases, values
 from swift.synth.catalogue import Function, Parameter
-from swift.synth.schema_values import Kind, Property
+from swift.synth.kinds import Kind
+from swift.synth.names import nouns_of, tokens
+from swift.synth.properties import Property
+from swift.synth.schema_values import enum_words
 
 DRAWN = 40
 """Numbers of a parameter that are given other words."""
@@ -38,20 +41,20 @@ _ONE_WORD = re.compile(r"\b(?:word|words|phrase|contains?|title|name|label|short
 def properties(function: Function, style: str, rng: random.Random) -> tuple[Property, ...]:
     """The parameters of a function with plain values and what the grammars need to know. `style`: "spoken"; "written",
     in which booleans and lists are said as values; "literal", in which all values are said as JSON writes them."""
-    nouns = schema_values.nouns_of(function.name)
+    nouns = nouns_of(function.name)
     owner = nouns[-1] if nouns else function.name
-    siblings = {word for name in function.parameters for word in schema_values.tokens(name)}
+    siblings = {word for name in function.parameters for word in tokens(name)}
     answered = {slot for text in (*function.say, *function.say_zh) for slot in re.findall(r"\{([\w.]+)\}", text)}
 
     def made(name: str, parameter: Parameter, path: str, owner: str) -> Property:
         if parameter.parameters is not None:
             inner = tuple(made(each, part, f"{name}.{each}", name) for each, part in parameter.parameters.items())
-            kind = schema_values.recognised(name, parameter.what, "object", owner)
+            kind = kinds.recognised(name, parameter.what, "object", owner)
             parts = {each.name: each.parameter for each in inner}
             return Property(name, parameter.what, replace(parameter, parameters=parts), kind, inner)
-        kind = schema_values.kind_of(name, parameter.schema, owner)._replace(unit=False)
+        kind = kinds.kind_of(name, parameter.schema, owner)._replace(unit=False)
         if kind.name == "limit" and not _COUNTS.search(parameter.what):
-            kind = schema_values.recognised("value", "", parameter.type, owner)
+            kind = kinds.recognised("value", "", parameter.type, owner)
         return _property(name, parameter, kind, siblings, path in answered, style, rng)
 
     return tuple(made(name, each, name, owner) for name, each in function.parameters.items())
@@ -69,7 +72,7 @@ def _property(
     elif parameter.type == "array":
         return Property(name, parameter.what, _array(parameter, is_literal), kind)
     elif parameter.type in ("integer", "number"):
-        named = schema_values.label(name, parameter.what).split()
+        named = kinds.label(name, parameter.what).split()
         is_plain = answered or is_literal or (style == "written" and named[-1].lower() in slot_phrases.unit_words())
         of, has_unit = _numbers(name, parameter, kind, is_plain, rng)
         kind = kind._replace(unit=has_unit)
@@ -85,7 +88,7 @@ def _choices(parameter: Parameter, style: str) -> Any:
     """A value of an enum as it is, and as its description explains it."""
     if style == "literal":
         return list(parameter.enum)
-    return [[said, each] for each in parameter.enum for said in schema_values.enum_words(each, parameter.what)]
+    return [[said, each] for each in parameter.enum for said in enum_words(each, parameter.what)]
 
 
 def _values(of: Any) -> Any:
@@ -121,13 +124,13 @@ def _numbers(name: str, parameter: Parameter, kind: Kind, plain: bool, rng: rand
         return drawn, False
     if values.FRACTION.search(about) and all(0 <= each <= 1 for each in drawn):
         return [[values.share(each, rng), each] for each in drawn], False
-    unit = schema_values.unit_of(name, about)
+    unit = kinds.unit_of(name, about)
     is_rate = (
         unit is not None
-        and re.search(r"\bper\b|/", f"{' '.join(schema_values.tokens(name))} {about}")
+        and re.search(r"\bper\b|/", f"{' '.join(tokens(name))} {about}")
         and "percent" not in unit["words"]
     )
-    is_weak = schema_values.tokens(name)[0] in _WEAK  # "every_days" says nothing without its unit
+    is_weak = tokens(name)[0] in _WEAK  # "every_days" says nothing without its unit
     if unit is not None and not is_rate and kind.name != "coordinate" and (is_weak or rng.random() < 0.7):
         return [[_with_unit(each, unit, rng), each] for each in drawn], True
     if kind.name in ("price", "quantity", "number") and max(map(abs, drawn)) >= 1000:
@@ -188,7 +191,7 @@ def _strings(
 
 def _wider(name: str, about: str, of: Any, kind: Kind, siblings: set[str]) -> str:
     """A shared list of a wider kind that the parameter admits; empty for none."""
-    words = schema_values.tokens(name)
+    words = tokens(name)
     if of == "city":
         coded = re.search(r"\b(?:code|letters?|short|airport|station)\b", about, re.I)
         return "" if coded or siblings & _AREAS else "place"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,15 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from swift.synth import beyond, phrasing, schema_values, several
+from swift.synth import beyond, phrasing, several
 from swift.synth.catalogue import SLOT, Chain, Function, slots
+from swift.synth.kinds import label
 from swift.synth.phrasing import Request
 from swift.synth.values import Said, draw, in_words
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.system import toml_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ ANYTHING = Function("beyond", "", "", {}, (), (), (), {}, {}, (), ())
 @cache
 def phrases() -> Mapping[str, Mapping[str, Any]]:
     """The sentences of phrases.toml, by language."""
-    return tomllib.loads(Path(__file__).with_name("phrases.toml").read_text(encoding="utf-8"))
+    return toml_file.read(Path(__file__).with_name("phrases.toml"))
 
 
 def one_call(stage: Stage) -> Iterator[Turn]:
@@ -235,10 +231,10 @@ def follow_up(stage: Stage) -> Iterator[Turn]:
     if value.value == earlier.said[name].value:
         return
     said = {**earlier.said, name: value}
-    label = name.replace("_", " ")
+    called = name.replace("_", " ")
     if earlier.function.given is not None:
-        label = schema_values.label(name, earlier.function.parameters[name].what)
-    text = stage.rng.choice(stage.phrases["again"]).format(label=label, words=value.words)
+        called = label(name, earlier.function.parameters[name].what)
+    text = stage.rng.choice(stage.phrases["again"]).format(label=called, words=value.words)
     call = _call(stage, earlier.function, Request(text, phrasing.arguments(earlier.function, said), said))
     yield Turn(text, ((call,),), _say(stage, call))
 

@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from swift.synth import phrasing, schema_values
+from swift.synth import kinds, phrasing
 from swift.synth.catalogue import SLOT, Function
+from swift.synth.names import tokens
 from swift.synth.phrasing import Request
 
 Phrases = Mapping[str, Any]
@@ -151,7 +152,7 @@ def _together(parts: Sequence[str], between: str, last: str) -> str:
 def _plural_before(function: Function, before: str, path: str) -> str:
     """ "Cancel booking " -> "Cancel bookings ", where the last word is what the parameter names."""
     found = re.search(r"(?<![\w'])([a-z]{3,})(\s)$", before)
-    nouns = {word for name in (path, function.name) for word in schema_values.tokens(name)}
+    nouns = {word for name in (path, function.name) for word in tokens(name)}
     if (
         not found
         or found[1] not in nouns
@@ -272,7 +273,7 @@ def _same_again(
     """ "Weather in Paris. The same for London and Rome, please." """
     item = rng.choice(items)
     paths = [path for path in (each.path for each in items) if not _is_number(function, path)]
-    label = schema_values.label(item.path.rpartition(".")[2], function.parameter(item.path).what)
+    label = kinds.label(item.path.rpartition(".")[2], function.parameter(item.path).what)
     the = "the " if text[: item.start].endswith(" the ") else ""
     others = [f"{the}{{{number}.{item.path}}}" for number in range(2, count + 1)]
     listed = _together(others, ", ", " and ") if len(others) > 1 else others[0]

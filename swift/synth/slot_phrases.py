@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from swift.synth.schema_values import Property, kinds, label, tokens
+from swift.synth.kinds import kinds, label
+from swift.synth.names import tokens
+from swift.synth.properties import Property
 from swift.synth.verbs import lower_first
 
 SPECIAL: Mapping[str, tuple[str, ...]] = {

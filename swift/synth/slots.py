@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from swift.synth.catalogue import SLOT
-from swift.synth.schema_values import GENERIC, Property, tokens
+from swift.synth.names import GENERIC, tokens
+from swift.synth.properties import Property
 from swift.synth.slot_phrases import SPECIAL, phrases_of, switches, unit_words
 
 _LISTED = frozenset(("weekday", "date", "time", "month", "city", "food", "language"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,11 +12,10 @@ from typing import Any, NamedTuple
 
 from num2words import num2words
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.system import toml_file
 
+COUNT = 60
+"""Values that are made of a template, a range or a format."""
 WORDED_NUMBERS = 0.1
 """Share of whole numbers from 2 to 20 that an English question says in words."""
 _RANGE = re.compile(r"(int|float) (-?[\d.]+)\.\.(-?[\d.]+)")
@@ -201,7 +199,7 @@ GENERATORS: Mapping[str, Callable[[random.Random], Said]] = {
 }
 """Values that are written in several ways. A date is YYYY-MM-DD and a time HH:MM in the call."""
 
-_TABLE = tomllib.loads(Path(__file__).with_name("lists.toml").read_text(encoding="utf-8"))
+_TABLE = toml_file.read(Path(__file__).with_name("lists.toml"))
 
 VERBATIM: Mapping[str, Sequence[str]] = _TABLE.pop("verbatim")
 """Lists of texts without patterns, by name: formulas, code, clauses."""

@@ -6,18 +6,13 @@ verbs.toml has the words. Knows no parameters.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swift.synth.schema_values import tokens
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from swift.synth.names import tokens
+from swift.system import toml_file
 
 CREATES = frozenset(
     ("create", "make", "add", "new", "register", "open", "start", "book", "schedule", "write", "draft", "set",
@@ -66,8 +61,7 @@ class Head(NamedTuple):
 @cache
 def table() -> Mapping[str, Any]:
     """verbs.toml."""
-    made: dict[str, Any] = tomllib.loads(Path(__file__).with_name("verbs.toml").read_text(encoding="utf-8"))
-    return made
+    return toml_file.read(Path(__file__).with_name("verbs.toml"))
 
 
 @cache

@@ -18,9 +18,10 @@ from num2words import num2words
 
 from swift.synth import verify
 from swift.synth.catalogue import Function, Parameter
+from swift.synth.names import CHINESE, GENERIC, tokens
 from swift.synth.own_examples import ways_of_saying
 from swift.synth.rounds import Call, Turn
-from swift.synth.schema_values import CHINESE, GENERIC, enum_words, tokens
+from swift.synth.schema_values import enum_words
 from swift.synth.values import Said, in_words
 
 MOST_CHARACTERS = 400
