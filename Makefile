@@ -16,7 +16,7 @@ EXTRAS := .[quant,galore,openvino]
 step = @echo "$(1) (log: $(LOG)) ..."; $(2) >> $(LOG) 2>&1 || { code=$$?; tail -n 20 $(LOG) >&2; \
   echo "failed: $(1); all of it: $(LOG)" >&2; exit $$code; }
 
-.PHONY: setup test test-extras lint demo clean again
+.PHONY: setup test test-extras lint docs demo clean again
 
 setup: $(READY)
 	@echo "ready: $(BIN)/swift --help, or . $(BIN)/activate"
@@ -60,6 +60,13 @@ lint: $(TESTS)
 	@$(BIN)/ruff format --check .
 	@find swift benchmarks tests -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
 	@$(BIN)/mypy
+
+# The docs as a site in build/docs, and a test of its links. Zensical stays in .venv.
+docs: $(READY)
+	$(call step,Zensical,$(PIP) -e '.[docs]')
+	@$(BIN)/python docs/command_pages.py
+	@$(BIN)/python -m zensical build --clean --strict
+	@$(BIN)/python -m pytest tests/test_site.py
 
 demo: $(READY)
 	@$(BIN)/swift demo
