@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    example: ClassVar[str] = "swift models qwen3 verified"
+    example: ClassVar[str] = "swift models qwen3"
 
     word: tuple[str, ...] = flag((), positional=True)
     """Words to find in name, hub ids, template, class, loading method and verification; none lists all"""
