@@ -33,6 +33,7 @@ NOT_RUN = {
     r"^runs resume": "starts a process: test_runs.py",
     r"^(export|merge-lora).*--to_(gguf|ollama)": "needs a real tokenizer: test_gguf.py, test_ollama.py",
     r"botocore": "needs botocore: test_service_catalogues.py",
+    r"^studio\b": "serves until a signal ends it: test_studio.py",
     r"^doctor": "compiles and measures kernels: test_native_runner.py",
     r"-n 2000|--rows 2000": "makes rows for a minute; a command with fewer rows runs",
     r"^(infer|agent run) .*--mcp": "needs the package mcp: test_mcp_tools.py",
