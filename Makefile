@@ -62,7 +62,7 @@ lint: $(TESTS)
 	@$(BIN)/mypy
 
 # The docs as a site in build/docs, and a test of its links. Zensical stays in .venv.
-docs: $(READY)
+docs: $(TESTS)
 	$(call step,Zensical,$(PIP) -e '.[docs]')
 	@$(BIN)/python docs/command_pages.py
 	@$(BIN)/python -m zensical build --clean --strict
