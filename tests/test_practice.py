@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -296,6 +297,16 @@ def test_the_shortest_different_successes_of_a_task_that_is_solved_sometimes_are
     assert shortest.tools == (LAMP,)
 
 
+def test_a_success_that_training_would_refuse_is_not_trained() -> None:
+    twice = ToolCall("lamp", '{"room": "attic", "room": "hall", "on": true}')
+    made = [attempt(task(), says("", twice)), attempt(task(), says("", lamp("hall"))), attempt(task(), says("no"))]
+    assert [each.succeeded for each in made] == [True, True, False]
+    chosen = selection.select([Result(task(), tuple(made))], [], keep=2, always=0, seed=1)
+    assert [row.messages[1].tool_calls for row in chosen.rows] == [(lamp("hall"),)]
+    only_that = selection.select([Result(task(), (made[0], made[2]))], [], keep=2, always=0, seed=1)
+    assert (only_that.rows, only_that.sometimes, only_that.unread) == ([], 1, 0)
+
+
 def test_a_few_tasks_that_are_always_solved_are_trained_and_none_that_never_is() -> None:
     sometimes = [Result(task(f"room {n}"), (GOOD, BAD)) for n in range(8)]
     solved = [Result(task(f"hall {n}"), (GOOD, LONG)) for n in range(50)]
@@ -520,6 +531,19 @@ def test_a_round_trains_on_its_successes_and_keeps_the_best_adapter(
     tasks.write_tasks([task("roof")], files / "held_out.jsonl")
     assert cli.main(words("--method", method)) == 2
     assert "this practice began with other held-out tasks" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quick", "learner")
+def test_where_measuring_is_slow_fewer_rounds_get_more_time(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure = practice_setup.measure
+    monkeypatch.setattr(practice_setup, "measure", lambda *given: replace(measure(*given), seconds=500.0))
+    assert cli.main(words("--rounds", "6", "--minutes", "30")) == 0
+    out = capsys.readouterr().out
+    # one round of 1,800 s, of which measuring takes 500: two would leave less than 1,000 s each for the rest
+    attempts, seconds = next(line for line in out.splitlines() if "for at most" in line).split(" for at most ")
+    assert 640 <= int(seconds.removesuffix(" s")) <= 650, attempts
 
 
 @pytest.mark.usefixtures("quick")

@@ -76,7 +76,7 @@ class Config:
     method: Literal["rft", "dpo"] = "rft"
     """rft trains on successes (swift sft), dpo on pairs of a success and a failure of one task (swift rlhf)"""
     rounds: int = 4
-    """Maximum number of rounds"""
+    """Maximum number of rounds; fewer where measuring them would take more than a third of --minutes"""
     minutes: float = 30.0
     """Time limit of this run; no round begins that would not fit"""
     tasks_per_round: int | None = None
@@ -183,7 +183,7 @@ class Practice(NamedTuple):
         from swift.practice.record import Round
 
         known = Round(self.folder, len(rounds)).measured() is not None
-        if not known and self.left < 1.5 * rounds[-1].seconds:
+        if not known and self.left < 2 * rounds[-1].seconds:
             return f"--minutes {self.cfg.minutes:g} leaves no time for another round: practice ends"
         return ""
 
@@ -192,7 +192,7 @@ class Practice(NamedTuple):
         if (known := at.measured()) is not None:
             practice_report.say_round(at.number, known, before[-1])
             return known
-        seconds = max(1.0, (self.left - rounds_left * before[-1].seconds) / rounds_left)
+        seconds = self.seconds_of_a_round(before[-1].seconds, rounds_left)
         print(f"\nround {at.number}: {_described(policy)}")
         if not at.is_trained:
             results = self.attempts(at, policy, before[-1], seconds * SAMPLING)
@@ -200,6 +200,12 @@ class Practice(NamedTuple):
                 return None
         checkpoint = at.checkpoint
         return self.measure(at, self.start._replace(ckpt_dir=str(checkpoint)), before[-1]) if checkpoint else None
+
+    def seconds_of_a_round(self, measuring: float, rounds_left: int) -> float:
+        """Seconds for the attempts and the training of a round. So that measuring takes at most a third of the time,
+        fewer than `rounds_left` rounds are planned where they would be short."""
+        planned = max(1, min(rounds_left, int(self.left / (3 * measuring)))) if measuring else rounds_left
+        return max(1.0, self.left / planned - measuring)
 
     # the steps of a round
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from swift.chat import Conversation, Message, Tool
+from swift.data.row_values import BadRow
 from swift.data.row_writer import as_message
+from swift.data.validate import validate
 from swift.eval.task import CUT, ERROR
 from swift.practice.judging import Attempt
 from swift.practice.sampling import Result
@@ -49,22 +51,31 @@ def select(results: Sequence[Result], tools: Sequence[Tool], keep: int, always: 
         kinds[chosen.task.cluster.kind] += 1
         rows += _rows(chosen, tools, 1)
     random.Random(seed).shuffle(rows)
-    unread = sum(not successes(each) for each in sometimes)
+    unread = sum(each.task.no_call and not successes(each) for each in sometimes)
     return Selection(rows, len(solved), len(sometimes), len(results) - len(solved) - len(sometimes), unread)
 
 
 def successes(result: Result) -> list[Attempt]:
     """What can be trained of a task: its different successes, those without wrong steps first, then the shortest. Where
-    no call is right it is the task's own reply, if it has one."""
+    no call is right it is the task's own reply, if it has one. Training would refuse some successes, such as a call
+    with an argument given twice, the last one right: they are left out."""
     task = result.task
     if task.no_call and not task.check.answer:
         own = Attempt((Message("assistant", task.reply),), 0)
         return [own] if task.reply and result.right else []
     found: dict[Any, Attempt] = {}
     for each in result.attempts:
-        if each.succeeded:
+        if each.succeeded and _is_valid(Conversation((*task.messages, *each.messages), task.tools)):
             found.setdefault(_said(each), each)
     return sorted(found.values(), key=lambda each: (each.wrong_steps, each.tokens))
+
+
+def _is_valid(row: Conversation) -> bool:
+    try:
+        validate(row)
+    except BadRow:
+        return False
+    return True
 
 
 def pairs(results: Sequence[Result], tools: Sequence[Tool], keep: int) -> Iterator[dict[str, Any]]:
