@@ -10,14 +10,14 @@ from torch import Tensor
 from swift.engine.adapters import Adapter
 from swift.engine.reply_queue import ReplyQueue
 from swift.engine.runner import Chunk, SequenceState
-from swift.engine.sampling import SampledToken, SamplingParams, is_plain_greedy, sampler
+from swift.engine.sampling import SampledToken, SamplingParams, is_plain_draw, is_plain_greedy, sampler, uniforms
 from swift.engine.scheduler import Sequence
 
 
 class Request(Sequence):
     """`state`: its keys and values in the runner, while it is started. `inputs`: tensors of an image model, or None.
 
-    `greedy`: the argmax of the unchanged logits is all that it needs.
+    `greedy`: the argmax of the unchanged logits is all that it needs. `drawn`: a draw at its temperature is.
     """
 
     adapter: Adapter
@@ -36,7 +36,8 @@ class Request(Sequence):
         super().__init__(prompt, adapter, shares_prefix=shares_prefix and inputs is None, splittable=inputs is None)
         self.inputs = inputs
         self.state: SequenceState | None = None
-        self.greedy = is_plain_greedy(params)
+        self.greedy, self.drawn = is_plain_greedy(params), is_plain_draw(params)
+        self.temperature, self.uniform = params.temperature, uniforms(params)
         self.reply = ReplyQueue(max_new_tokens, stop_tokens)
         self._new_tokens: list[int] = []
         self._sample = sampler(params, prompt, stop_tokens)

@@ -22,7 +22,7 @@ from swift.engine.memory import kv_memory
 from swift.engine.prefix_cache import BLOCK_SIZE
 from swift.engine.reply_queue import ReplyStream
 from swift.engine.request import Request
-from swift.engine.sampling import SampledToken, SamplingParams, max_new_tokens
+from swift.engine.sampling import SampledToken, SamplingParams, draw, max_new_tokens
 from swift.engine.scheduler import MIXED_PREFILL_TOKENS, ScheduledChunk, Scheduler, SchedulerOutput
 from swift.engine.sequence_states import SequenceStates
 from swift.engine.transformers_runner import TransformersRunner
@@ -249,18 +249,39 @@ class TorchEngine:
                 self._fail(each.sequence, error)
 
     def _sample(self, requests: list[Request], logits_NV: Tensor) -> list[SampledToken | Exception]:
-        """The next token of each request, or why there is none; plain greedy ones are computed together."""
-        greedy = [index for index, request in enumerate(requests) if request.greedy]
-        rows_NV = logits_NV if len(greedy) == len(requests) else logits_NV[greedy]
-        best = dict(zip(greedy, self._runner.argmax(rows_NV), strict=True)) if greedy else {}
+        """The next token of each request, or why there is none; plain ones are computed together."""
+        ready = self._argmax(requests, logits_NV) | _drawn(requests, logits_NV)
         found: list[SampledToken | Exception] = []
         for index, request in enumerate(requests):
             try:
-                found.append(best.get(index) or request.sample(logits_NV[index]))
+                found.append(ready.get(index) or request.sample(logits_NV[index]))
             except Exception as error:  # raised in the thread that reads this reply
                 found.append(error)
         return found
 
+    def _argmax(self, requests: list[Request], logits_NV: Tensor) -> dict[int, SampledToken]:
+        """The tokens of the plain greedy requests, by their index."""
+        greedy = [index for index, request in enumerate(requests) if request.greedy]
+        if not greedy:
+            return {}
+        rows_NV = logits_NV if len(greedy) == len(requests) else logits_NV[greedy]
+        return dict(zip(greedy, self._runner.argmax(rows_NV), strict=True))
+
     def _fail(self, request: Request, error: Exception) -> None:
         self._scheduler.finish(request, store=False)
         request.reply.end(error)
+
+
+def _drawn(requests: list[Request], logits_NV: Tensor) -> dict[int, SampledToken]:
+    """The tokens of the requests that are drawn at a temperature, by their index. None if a row has NaN: each request
+    is then sampled alone, so that only that one fails."""
+    drawn = [index for index, request in enumerate(requests) if request.drawn]
+    if not drawn:
+        return {}
+    rows_NV = logits_NV if len(drawn) == len(requests) else logits_NV[drawn]
+    chosen = [requests[index] for index in drawn]
+    try:
+        tokens = draw(rows_NV, [each.temperature for each in chosen], [each.uniform() for each in chosen])
+    except ValueError:
+        return {}
+    return dict(zip(drawn, tokens, strict=True))
