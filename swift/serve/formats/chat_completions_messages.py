@@ -13,7 +13,7 @@ from swift.chat import PLACE, Image, Message, Role, ToolCall
 from swift.serve.bad_request import invalid
 from swift.serve.formats.request_fields import RequestObject
 
-MAX_MESSAGES, MAX_CALLS = 16_384, 128
+MAX_CALLS = 128
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Types of text parts -> the field with the text."""
 _REASONING = {"thinking": "thinking", "reasoning": "text"}

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from swift.chat import Message, Tool
 from swift.serve.bad_request import invalid
-from swift.serve.formats.chat_completions_messages import MAX_MESSAGES, RequestMessage, dialogue
-from swift.serve.formats.request_fields import (
-    MAX_TOOLS,
-    Name,
-    OneOf,
-    RequestObject,
-    check_choice,
-    check_schema,
-    check_tools,
-    free_variables,
-    template_variables,
-)
+from swift.serve.formats.chat_completions_messages import RequestMessage, dialogue
+from swift.serve.formats.request_fields import MAX_MESSAGES, Name, OneOf, RequestObject, check_schema
 from swift.serve.formats.sampling_request import SamplingRequest
+from swift.serve.formats.template_fields import TemplateVariables, template_variables
+from swift.serve.formats.tool_fields import MAX_TOOLS, SentTool, check_tools, content_schema, one_tool, schema_fields
 from swift.serve.inner_request import Fields, InnerRequest, ToolChoice
 
 _CHOICES = (
@@ -30,19 +23,20 @@ _CHOICES = (
 )
 
 
-class _Function(RequestObject):
-    # Unknown fields are kept with their values: the prompt shows the tool as the client sent it.
-    __pydantic_extra__: dict[str, Any]
+class _Function(SentTool):
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | list[dict[str, Any]] | None = None
     strict: bool | None = None
 
 
-class ChatTool(RequestObject):
-    __pydantic_extra__: dict[str, Any]
+class ChatTool(SentTool):
     type: Literal["function"]
     function: _Function
+
+    @property
+    def described(self) -> Tool:
+        return Tool(self.model_dump(exclude_unset=True))
 
 
 class _Named(RequestObject):
@@ -92,7 +86,7 @@ class ChatRequest(SamplingRequest):
     tool_choice: Literal["none", "auto", "required"] | _Reference | _Allowed | None = None
     parallel_tool_calls: bool | None = None
     response_format: Annotated[_Plain | _Schema, Field(discriminator="type")] | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(free_variables)] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     enable_thinking: bool | None = None
     x_confidence: bool | None = None
     continue_final_message: bool | None = None
@@ -106,13 +100,11 @@ class ChatRequest(SamplingRequest):
 
     @model_validator(mode="after")
     def _tools_fit(self) -> ChatRequest:
-        size = len(self.model_dump_json(include={"tools"})) if self.tools else 0
-        check_tools(self._described, size, self.schema_field)
-        check_choice(self._choice, [tool.name for tool in self._described])
+        check_tools(self, self._described, self._choice, self._schema_field)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs", "requires logprobs: true")
         if isinstance(self.response_format, _Schema):
-            check_schema(self.response_format.json_schema.schema_ or {}, "response_format.json_schema.schema")
+            check_schema(self.response_format.json_schema.schema_ or {}, self._schema_field(""))
         return self
 
     @model_validator(mode="after")
@@ -155,45 +147,33 @@ class ChatRequest(SamplingRequest):
 
     @property
     def _described(self) -> tuple[Tool, ...]:
-        return tuple(_tool(tool) for tool in self.tools or ())
-
-    @property
-    def _chosen(self) -> list[str] | None:
-        """The tools that may be called, if the request restricts them."""
-        if isinstance(self.tool_choice, _Reference):
-            return [self.tool_choice.function.name]
-        if isinstance(self.tool_choice, _Allowed):
-            return [each.function.name for each in self.tool_choice.allowed_tools.tools]
-        return None
+        return tuple(tool.described for tool in self.tools or ())
 
     @property
     def _choice(self) -> ToolChoice:
-        strict = {tool.function.name for tool in self.tools or () if tool.function.strict}
-        names = None if self._chosen is None else tuple(self._chosen)
-        parallel = self.parallel_tool_calls is not False
-        if isinstance(self.tool_choice, _Reference):  # it is called exactly once
-            return ToolChoice("required", names, parallel, once=True, strict=frozenset({*strict, *(names or ())}))
-        allowed = self.tool_choice.allowed_tools.mode if isinstance(self.tool_choice, _Allowed) else None
-        mode = allowed or (self.tool_choice if isinstance(self.tool_choice, str) else "auto")
-        return ToolChoice(mode, names, parallel, strict=frozenset(strict))
+        strict = frozenset(tool.function.name for tool in self.tools or () if tool.function.strict)
+        parallel, given = self.parallel_tool_calls is not False, self.tool_choice
+        if isinstance(given, _Reference):
+            return one_tool(given.function.name, parallel, strict)
+        if isinstance(given, _Allowed):
+            names = tuple(each.function.name for each in given.allowed_tools.tools)
+            return ToolChoice(given.allowed_tools.mode, names, parallel, strict=strict)
+        return ToolChoice(given or "auto", None, parallel, strict=strict)
 
     @property
     def _json(self) -> dict[str, Any] | None:
-        if isinstance(self.response_format, _Schema):
-            return self.response_format.json_schema.schema_ or {"type": "object"}
-        plain = self.response_format
-        return {"type": "object"} if plain is not None and plain.type == "json_object" else None
+        given = self.response_format
+        if given is None:
+            return None
+        return content_schema(given.type, given.json_schema.schema_ if isinstance(given, _Schema) else None)
 
     @property
     def _strict_schema(self) -> bool:
         return isinstance(self.response_format, _Schema) and bool(self.response_format.json_schema.strict)
 
-    def schema_field(self, tool: str) -> str:
-        """The field with the schema of a tool's arguments, or (tool "") of the content."""
-        if not tool:
-            return "response_format.json_schema.schema"
-        names = [each.function.name for each in self.tools or ()]
-        return f"tools[{names.index(tool)}].function.parameters"
+    @property
+    def _schema_field(self) -> Callable[[str], str]:
+        return schema_fields(self._described, "function.parameters", "response_format.json_schema.schema")
 
     @cached_property
     def dialogue(self) -> tuple[Message, ...]:
@@ -206,7 +186,7 @@ class ChatRequest(SamplingRequest):
         return InnerRequest(
             self.model,
             self.dialogue,
-            Fields("messages", "tool_choice", "response_format", self.schema_field),
+            Fields("messages", "tool_choice", "response_format", self._schema_field),
             self._described,
             self._choice,
             self._json,
@@ -216,7 +196,3 @@ class ChatRequest(SamplingRequest):
             replies=self.choices,
             stream=bool(self.stream),
         )
-
-
-def _tool(tool: ChatTool) -> Tool:
-    return Tool(tool.model_dump(exclude_unset=True))

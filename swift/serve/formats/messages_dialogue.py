@@ -14,7 +14,6 @@ from swift.chat import PLACE, Image, Message, ToolCall
 from swift.serve.bad_request import invalid
 from swift.serve.formats.request_fields import RequestObject
 
-MAX_MESSAGES = 16_384
 INVALID_JSON = "INVALID_JSON"
 """The only key of the input of a call whose arguments, as the model wrote them, are no JSON object; its value is their
 text. Anthropic's documentation of fine-grained tool streaming suggests the name."""

@@ -3,6 +3,7 @@ model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -12,21 +13,13 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from swift.chat import Tool
 from swift.serve.bad_request import BadRequest, invalid
 from swift.serve.error_bodies import NO_THREADS
-from swift.serve.formats.messages_dialogue import MAX_MESSAGES, RequestMessage, SystemPrompt, dialogue
-from swift.serve.formats.request_fields import (
-    MAX_TOOLS,
-    Name,
-    OneOf,
-    RequestObject,
-    check_choice,
-    check_schema,
-    check_tools,
-)
+from swift.serve.formats.messages_dialogue import RequestMessage, SystemPrompt, dialogue
+from swift.serve.formats.request_fields import MAX_MESSAGES, Name, OneOf, RequestObject, check_schema
+from swift.serve.formats.sampling_request import MAX_STOP_LENGTH, set_fields
+from swift.serve.formats.tool_fields import MAX_TOOLS, check_tools, schema_fields
 from swift.serve.inner_request import Fields, InnerRequest, ToolChoice
 
-MAX_STOPS, MAX_STOP_LENGTH = 64, 1000
-"""Stop sequences of a request, and characters of one."""
-SCHEMA = "output_config.format.schema"
+MAX_STOPS = 64
 
 
 def _run_by_client(kind: str | None) -> str | None:
@@ -106,11 +99,9 @@ class CountTokensRequest(RequestObject):
 
     @model_validator(mode="after")
     def _tools_fit(self) -> CountTokensRequest:
-        size = len(self.model_dump_json(include={"tools"})) if self.tools else 0
-        check_tools(self.described_tools, size, self.schema_field)
-        check_choice(self._choice, [tool.name for tool in self.described_tools])
+        check_tools(self, self.described_tools, self._choice, self._schema_field)
         if self._format is not None:
-            check_schema(self._format, SCHEMA)
+            check_schema(self._format, self._schema_field(""))
         return self
 
     @cached_property
@@ -147,11 +138,9 @@ class CountTokensRequest(RequestObject):
             variables["reasoning_effort"] = self.output_config.effort.replace("max", "xhigh")
         return variables
 
-    def schema_field(self, tool: str) -> str:
-        """The field with the schema of a tool's arguments, or (tool "") of the content."""
-        if not tool:
-            return SCHEMA
-        return f"tools[{[each.name for each in self.tools or ()].index(tool)}].input_schema"
+    @property
+    def _schema_field(self) -> Callable[[str], str]:
+        return schema_fields(self.described_tools, "input_schema", "output_config.format.schema")
 
     @property
     def inner(self) -> InnerRequest:
@@ -159,7 +148,7 @@ class CountTokensRequest(RequestObject):
         return InnerRequest(
             self.model,
             dialogue(self.system, self.messages),
-            Fields("messages", "tool_choice", "output_config.format", self.schema_field),
+            Fields("messages", "tool_choice", "output_config.format", self._schema_field),
             self.described_tools,
             self._choice,
             self._format,
@@ -211,9 +200,7 @@ class MessagesRequest(CountTokensRequest):
             "stop": None if stops is None else tuple(stops),
             "include_stop": None if stops is None else False,  # a reply never contains its stop sequence
         }
-        if self.top_p == 0:  # only the most probable token
-            given |= {"top_p": 1.0, "temperature": 0.0}
-        return {name: value for name, value in given.items() if value is not None}
+        return set_fields(given)
 
 
 def _tool(tool: _Tool) -> Tool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from jsonschema.exceptions import SchemaError
@@ -17,29 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Validat
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function, none_schema, with_default_schema
 
-from swift.agent.schemas import argument_schema, checker
-from swift.chat import Tool
+from swift.agent.schemas import checker
 from swift.serve.bad_request import BadRequest, invalid
-from swift.serve.inner_request import ToolChoice
 
-MAX_TOOLS = 512
+MAX_MESSAGES = 16_384
 MAX_VALUES = 300_000
 """Strings and commas of a body: parsing JSON holds the GIL, for about a microsecond each."""
-RESERVED_VARIABLES = frozenset(
-    [
-        "messages",
-        "conversation",
-        "tools",
-        "documents",
-        "chat_template",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tokenize",
-    ]
-)
-"""Variables of chat templates that the server sets itself."""
-MAX_TOOLS_SIZE = 1 << 18
-"""Bytes of a request's tools as JSON: jsonschema takes up to 20 us a byte to validate their schemas."""
 
 
 class _NameOnly:
@@ -82,9 +65,9 @@ class OneOf:
         raise ValueError(f"only {known or 'null'} is supported, not {json.dumps(value)[:80]}")
 
 
-Optional64 = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.:/-]+$")]
 """Letters that no tool-call format uses as delimiters."""
+Optional64 = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
 
 
 Body = TypeVar("Body", bound=RequestObject)
@@ -119,57 +102,6 @@ def _path(place: tuple[int | str, ...]) -> str:
         if isinstance(part, int) or (part != before and not re.search(r"^_[A-Z]|[\[(]|^(str|bool|list|dict)$", part))
     ]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fields).removeprefix(".")
-
-
-def check_tools(tools: Sequence[Tool], size: int, schema_field: Callable[[str], str]) -> None:
-    """Raises BadRequest for tools that share a name, of more than MAX_TOOLS_SIZE bytes, or with a wrong schema."""
-    names = [tool.name for tool in tools]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise invalid("tools", f"two tools are named '{twice}'")
-    if size > MAX_TOOLS_SIZE:
-        raise invalid("tools", f"longer than {MAX_TOOLS_SIZE} bytes of JSON")
-    for tool in tools:
-        check_schema(argument_schema(tool), schema_field(tool.name))
-
-
-def check_choice(choice: ToolChoice, names: Sequence[str]) -> None:
-    """Raises BadRequest for a choice of tools that the request does not describe. `names`: those it describes."""
-    for name in choice.names or ():
-        if name not in names:
-            raise invalid(
-                "tool_choice", f"'{name[:80]}' is not one of the tools ({', '.join(names) or 'there are none'})"
-            )
-    if choice.mode == "required" and not names:
-        raise invalid("tool_choice", "the request has no tools")
-
-
-def free_variables(value: dict[str, Any]) -> dict[str, Any]:
-    """The variables of a chat template that a request sets. Raises ValueError for one that is not its to set."""
-    if taken := sorted(value.keys() & RESERVED_VARIABLES):
-        raise ValueError(f"{taken[0]} is set by the server and cannot be sent")
-    return value
-
-
-def template_variables(
-    given: Mapping[str, Any] | None, thinking: bool | None, effort: str | None, effort_field: str
-) -> dict[str, Any]:
-    """All variables of the chat template: `given`, and those of fields of their own. `effort` none is no thinking.
-
-    Raises BadRequest for two values of one variable.
-    """
-    named: list[tuple[str, str, Any]] = []
-    if thinking is not None:
-        named.append(("enable_thinking", "enable_thinking", thinking))
-    if effort == "none":
-        named.append(("enable_thinking", "enable_thinking", False))
-    elif effort is not None:
-        named.append((effort_field, "reasoning_effort", effort))
-    variables = dict(given or {})
-    for field, name, value in named:
-        if (other := variables.setdefault(name, value)) != value:
-            raise invalid(field, f"the request sets two values, {json.dumps(other)[:80]} and {json.dumps(value)}")
-    return variables
 
 
 def check_schema(schema: dict[str, Any], place: str) -> None:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from openai.types.responses import ResponseIncludable
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from swift.chat import Tool
 from swift.serve.bad_request import invalid
-from swift.serve.formats.chat_completions_messages import MAX_MESSAGES
-from swift.serve.formats.request_fields import (
-    MAX_TOOLS,
-    Name,
-    OneOf,
-    RequestObject,
-    check_choice,
-    check_schema,
-    check_tools,
-    free_variables,
-    template_variables,
-)
+from swift.serve.formats.request_fields import MAX_MESSAGES, Name, OneOf, RequestObject, check_schema
 from swift.serve.formats.responses_items import Item, Resolved, dialogue
 from swift.serve.formats.sampling_request import SamplingFields
+from swift.serve.formats.template_fields import TemplateVariables, template_variables
+from swift.serve.formats.tool_fields import MAX_TOOLS, SentTool, check_tools, content_schema, one_tool, schema_fields
 from swift.serve.inner_request import Fields, InnerRequest, ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"
@@ -47,9 +38,7 @@ def _function(value: Any) -> Any:
     return value
 
 
-class _Function(RequestObject):
-    # Unknown fields are kept with their values: the prompt shows the tool as the client sent it.
-    __pydantic_extra__: dict[str, Any]
+class _Function(SentTool):
     type: Annotated[Literal["function"], BeforeValidator(_function)]
     name: Name
     description: str | None = None
@@ -136,7 +125,7 @@ class ResponsesRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     text: _TextOptions | None = None
     reasoning: _Reasoning | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(free_variables)] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     enable_thinking: bool | None = None
     stream_options: _StreamOptions | None = None
     background: Annotated[Any, OneOf(None, False)] = None
@@ -147,13 +136,11 @@ class ResponsesRequest(SamplingFields):
 
     @model_validator(mode="after")
     def _tools_fit(self) -> ResponsesRequest:
-        size = len(self.model_dump_json(include={"tools"})) if self.tools else 0
-        check_tools(self._described, size, self.schema_field)
-        check_choice(self._choice, [tool.name for tool in self._described])
+        check_tools(self, self._described, self._choice, self._schema_field)
         if self.top_logprobs and LOGPROBS not in (self.include or ()):
             raise invalid("top_logprobs", f'requires include: ["{LOGPROBS}"]')
         if isinstance(self._format, _SchemaFormat):
-            check_schema(self._format.schema_, "text.format.schema")
+            check_schema(self._format.schema_, self._schema_field(""))
         if self.stream_options and not self.stream:
             raise invalid("stream_options", "requires stream: true")
         _ = self.template_kwargs
@@ -183,26 +170,25 @@ class ResponsesRequest(SamplingFields):
 
     @property
     def _choice(self) -> ToolChoice:
-        strict = {tool.name for tool in self.tools or () if tool.strict}
+        strict = frozenset(tool.name for tool in self.tools or () if tool.strict)
         parallel, given = self.parallel_tool_calls is not False, self.tool_choice
-        if isinstance(given, _Reference):  # it is called exactly once
-            return ToolChoice("required", (given.name,), parallel, once=True, strict=frozenset({*strict, given.name}))
+        if isinstance(given, _Reference):
+            return one_tool(given.name, parallel, strict)
         if isinstance(given, _Allowed):
             names = tuple(each.name for each in given.tools)
-            return ToolChoice(given.mode, names, parallel, strict=frozenset(strict))
-        return ToolChoice(given or "auto", None, parallel, strict=frozenset(strict))
+            return ToolChoice(given.mode, names, parallel, strict=strict)
+        return ToolChoice(given or "auto", None, parallel, strict=strict)
 
     @property
     def _schema(self) -> dict[str, Any] | None:
-        if isinstance(self._format, _SchemaFormat):
-            return self._format.schema_ or {"type": "object"}
-        return {"type": "object"} if self._format and self._format.type == "json_object" else None
+        given = self._format
+        if given is None:
+            return None
+        return content_schema(given.type, given.schema_ if isinstance(given, _SchemaFormat) else None)
 
-    def schema_field(self, tool: str) -> str:
-        """The field with the schema of a tool's arguments, or (tool "") of the content."""
-        if not tool:
-            return "text.format.schema"
-        return f"tools[{[each.name for each in self.tools or ()].index(tool)}].parameters"
+    @property
+    def _schema_field(self) -> Callable[[str], str]:
+        return schema_fields(self._described, "parameters", "text.format.schema")
 
     def inner(self, earlier: Sequence[Resolved], own: Sequence[Resolved]) -> InnerRequest:
         """`earlier`: the items of the dialogue that the request continues; `own`: its input, references resolved.
@@ -212,7 +198,7 @@ class ResponsesRequest(SamplingFields):
         return InnerRequest(
             self.model,
             dialogue([*earlier, *own], self.instructions),
-            Fields("input", "tool_choice", "text.format", self.schema_field),
+            Fields("input", "tool_choice", "text.format", self._schema_field),
             self._described,
             self._choice,
             self._schema,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -18,6 +19,12 @@ Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def set_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of SamplingParams that are not None. A `top_p` of 0 means only the most probable token."""
+    exact = {"top_p": 1.0, "temperature": 0.0} if given["top_p"] == 0 else {}
+    return {name: value for name, value in {**given, **exact}.items() if value is not None}
 
 
 class SamplingFields(RequestObject):
@@ -92,9 +99,7 @@ class SamplingFields(RequestObject):
             "top_logprobs": self.alternatives,
             "confidence": self.confidence or None,
         }
-        if self.top_p == 0:  # only the most probable token
-            given |= {"top_p": 1.0, "temperature": 0.0}
-        return {name: value for name, value in given.items() if value is not None}
+        return set_fields(given)
 
 
 class _StreamOptions(RequestObject):

@@ -5,20 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from swift.chat import Message, Tool
 from swift.serve.bad_request import invalid
-from swift.serve.formats.chat_completions_messages import MAX_MESSAGES, RequestMessage, dialogue
+from swift.serve.formats.chat_completions_messages import RequestMessage, dialogue
 from swift.serve.formats.chat_completions_request import ChatTool
-from swift.serve.formats.request_fields import (
-    MAX_TOOLS,
-    OneOf,
-    RequestObject,
-    check_tools,
-    free_variables,
-    template_variables,
-)
+from swift.serve.formats.request_fields import MAX_MESSAGES, OneOf, RequestObject
+from swift.serve.formats.template_fields import TemplateVariables, template_variables
+from swift.serve.formats.tool_fields import MAX_TOOLS, check_tools, schema_fields
+from swift.serve.inner_request import ToolChoice
 
 _OF_DIALOGUES = ("tools", "add_generation_prompt", "continue_final_message", "chat_template_kwargs", "enable_thinking")
 
@@ -34,7 +30,7 @@ class TokenizeRequest(RequestObject):
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(free_variables)] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     enable_thinking: bool | None = None
     chat_template: Annotated[Any, OneOf(None)] = None
 
@@ -53,8 +49,7 @@ class TokenizeRequest(RequestObject):
             raise invalid("continue_final_message", "cannot be combined with add_generation_prompt")
         if self.continue_final_message and self.dialogue[-1].role != "assistant":
             raise invalid("continue_final_message", "the last message is not from the assistant")
-        size = len(self.model_dump_json(include={"tools"})) if self.tools else 0
-        check_tools(self.described, size, self._schema_field)
+        check_tools(self, self.described, ToolChoice(), schema_fields(self.described, "function.parameters", ""))
         _ = self.template_kwargs
         return self
 
@@ -69,14 +64,11 @@ class TokenizeRequest(RequestObject):
 
     @property
     def described(self) -> tuple[Tool, ...]:
-        return tuple(Tool(tool.model_dump(exclude_unset=True)) for tool in self.tools or ())
+        return tuple(tool.described for tool in self.tools or ())
 
     @cached_property
     def dialogue(self) -> tuple[Message, ...]:
         return dialogue(self.messages or [])
-
-    def _schema_field(self, tool: str) -> str:
-        return f"tools[{[each.name for each in self.described].index(tool)}].function.parameters"
 
 
 class DetokenizeRequest(RequestObject):
