@@ -1,10 +1,12 @@
 """`swift export --to_gguf`: a model folder or a checkpoint becomes a file that computes and says the same elsewhere."""
 
 import json
+import time
 
 import gguf
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from test_export import make_checkpoint
 from tiny import tiny_model_folder
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from swift import cli
+from swift.commands import deploy
 from swift.model import gguf as reading
 from swift.model import gguf_check, gguf_write
 from swift.model.gguf_tokenizer import vocabulary
@@ -308,6 +311,61 @@ def test_four_bits_without_llama_cpp_are_refused_before_the_model_is_loaded(tmp_
     assert swift("export", "--model", folder, "--to_gguf", "Q4_K_M") == 2
     assert "pip install llama-cpp-python" in capsys.readouterr().err
     assert not (tmp_path / "base-gguf").exists()
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+HOSTILE = {
+    "{{ ().__class__.__mro__ }}": "reads '__class__' of a tuple, which the sandbox hides",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}": "reads '__init__'",
+    "{% import 'os' as os %}": "needs another template, and has none",
+    ENDLESS: "takes longer than 0.7 s",
+    "{{ 'a' * 10**9 }}": "makes texts or lists of more than",
+}
+
+
+def file_with_template(path, template):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    gguf_write.write(random_model(LlamaConfig), tokenizer, [2], path, "F16", "tiny")
+    assert gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents() == template
+    return path
+
+
+@pytest.mark.parametrize("verb", ["infer", "deploy"])
+def test_a_file_with_a_hostile_chat_template_is_one_line_and_exit_code_2(verb, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(deploy, "serve", lambda app, *_: pytest.fail("the template was accepted"))
+    for hostile, what in HOSTILE.items():
+        file = file_with_template(tmp_path / "m.gguf", CHATML + hostile)
+        capsys.readouterr()
+        began = time.thread_time()
+        assert swift(verb, "--model_id_or_path", file) == 2
+        assert time.thread_time() - began < 5, "CPU time of this thread, which a busy machine does not lengthen"
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("swift: error: the tokenizer's chat template ") and what in error
+
+
+def test_a_template_in_a_file_that_is_hostile_to_some_dialogues_refuses_those_and_serves_others(tmp_path, monkeypatch):
+    running = {each: what for each, what in HOSTILE.items() if "import" not in each}  # that is refused when it compiles
+    whens = [f"{{% if messages[0].content == '{n}' %}}{each}{{% endif %}}" for n, each in enumerate(running)]
+    file = file_with_template(tmp_path / "m.gguf", CHATML + "".join(whens))
+
+    def answered(http, text):
+        body = {"model": http.get("/v1/models").json()["data"][0]["id"], "max_tokens": 2}
+        return http.post("/v1/chat/completions", json={**body, "messages": [{"role": "user", "content": text}]})
+
+    def talk(app, *_):
+        http = TestClient(app)
+        for number, what in enumerate(running.values()):
+            refused = answered(http, str(number))
+            assert refused.status_code == 400 and what in refused.json()["error"]["message"]
+            assert answered(http, "hi").json()["usage"]["completion_tokens"] == 2
+
+    monkeypatch.setattr(deploy, "serve", talk)
+    assert swift("deploy", "--model_id_or_path", file) == 0
 
 
 def test_what_is_there_is_never_written_over_and_a_failure_leaves_nothing(tmp_path, capsys):

@@ -121,6 +121,14 @@ def test_a_hostile_template_is_refused_with_one_line_soon_and_without_memory(sou
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 1 << 19, "KiB on Linux"
 
 
+@pytest.mark.parametrize("value", [5, ["a"], {"default": "a", "tool_use": 5}])
+def test_a_template_that_is_no_text_is_refused(value: object) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = value
+    with pytest.raises(ValueError, match="the tokenizer's chat template is no text"):
+        Renderer(tokenizer, None)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("model"))

@@ -35,6 +35,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokens: Mapping[str, str], today: date | None = None) -> None:
         """Raises RenderError for invalid Jinja, TemplateLimitError for a template that exceeds a limit."""
+        if not isinstance(source, str):  # a file may hold any value
+            raise RenderError(f"the tokenizer's chat template is no text, but {source!r:.40}")
         self.source = source
         self._tokens = dict(tokens)
         self._today = today
