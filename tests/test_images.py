@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 from safetensors.torch import load_file
-from tiny_images import tiny_image_model
+from tiny_images import png, tiny_image_model
 
 from swift import cli, flags
 from swift.assembly.rendering import make_renderer
@@ -204,4 +204,34 @@ def test_what_cannot_be_shown_is_refused_with_one_line(story: Story, client: ope
     ):
         with pytest.raises(openai.BadRequestError, match=re.escape(said)):
             ask(client, url)
+    assert ask(client, "red.png") == "red"
+
+
+def test_an_image_in_a_tool_result_that_the_format_cannot_show_is_refused_by_all_apis(client: openai.OpenAI) -> None:
+    name, url = client.models.list().data[0].id, "data:image/png;base64," + base64.b64encode(png()).decode()
+    call: Any = {"id": "c1", "type": "function", "function": {"name": "camera", "arguments": "{}"}}
+    shown: Any = [{"type": "image_url", "image_url": {"url": url}}]
+    said = "images in tool results are not supported by react_en"
+    with pytest.raises(openai.BadRequestError, match=said):
+        client.chat.completions.create(
+            model=name,
+            messages=[
+                {"role": "user", "content": "look"},
+                {"role": "assistant", "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c1", "content": shown},
+            ],
+        )
+    with pytest.raises(openai.BadRequestError, match=said):
+        client.responses.create(
+            model=name,
+            input=[
+                {"role": "user", "content": "look"},
+                {"type": "function_call", "call_id": "c1", "name": "camera", "arguments": "{}"},
+                {
+                    "type": "function_call_output",
+                    "call_id": "c1",
+                    "output": [{"type": "input_image", "image_url": url, "detail": "auto"}],
+                },
+            ],
+        )
     assert ask(client, "red.png") == "red"

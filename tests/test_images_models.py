@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 from tiny_images import FAMILIES, png, tiny_image_model
 
 from swift.assembly.rendering import make_renderer
-from swift.chat import PLACE, Conversation, Image, Message
+from swift.chat import PLACE, Conversation, Image, Message, ToolCall
 from swift.engine.sampling import SamplingParams
 from swift.engine.torch_engine import TorchEngine
 from swift.flag_groups import TemplateFlags
@@ -72,6 +72,21 @@ def test_prompts_and_tensors_are_those_of_the_models_own_processor(folder: Path)
         for name, tensor in inputs.items():
             assert torch.equal(tensor, own[name]), name
     assert renderer.inputs(ROWS[1].messages, [1]) is None
+
+
+def test_an_image_in_a_tool_result_reads_as_one_of_the_user_who_pastes_the_result(folder: Path) -> None:
+    renderer = make_renderer(folder, TemplateFlags(system="", agent_template="hermes"), None)
+    asked, call = Message("user", "look"), ToolCall("camera", "{}")
+    tools = [Message("tool", f"seen {PLACE}", images=(FIRST,)), Message("tool", PLACE, images=(SECOND,))]
+    given = [asked, Message("assistant", "", (call, call)), *tools]
+    text = renderer.tool_format.result([message.content for message in tools])
+    pasted = [asked, Message("assistant", renderer.tool_format.call("", (call, call)))]
+    pasted.append(Message("user", text, images=(FIRST, SECOND)))
+    prompt = renderer.prompt_tokens(given)
+    assert prompt == renderer.prompt_tokens(pasted)
+    inputs, those = renderer.inputs(given, prompt), renderer.inputs(pasted, prompt)
+    assert inputs is not None and those is not None
+    assert all(torch.equal(tensor, those[name]) for name, tensor in inputs.items())
 
 
 def test_image_tokens_are_never_trained_and_replies_are(folder: Path) -> None:

@@ -19,7 +19,7 @@ from tiny_images import png, tiny_image_model
 
 from swift import cli, images
 from swift.assembly.rendering import make_renderer
-from swift.chat import PLACE, Image, Message
+from swift.chat import PLACE, Image, Message, Tool, ToolCall
 from swift.data.linting import Report, checked
 from swift.data.rows import BadRow, conversation
 from swift.data.sources import resolve
@@ -296,7 +296,7 @@ def test_parts_of_a_request_become_a_text_with_places() -> None:
         with pytest.raises(BadRequest) as refused:
             asked_with(content)
         assert refused.value.param == "messages[0].content" and said in str(refused.value)
-    with pytest.raises(BadRequest, match=r"messages\[0\]\.content: only user messages can have images"):
+    with pytest.raises(BadRequest, match=r"messages\[0\]\.content: only user and tool messages can have images"):
         asked_with([part("a.png")], "assistant")
 
 
@@ -353,10 +353,63 @@ def test_max_pixels_of_a_model_that_sees_nothing_is_an_error(tmp_path: Path) -> 
         make_renderer(tiny_model_folder(tmp_path / "tiny"), TemplateFlags(template_type="chatml", max_pixels=9), None)
 
 
-def test_only_users_show_images_and_to_models_that_see(qwen: Path) -> None:
+LOOKED = [Message("user", "look"), Message("assistant", "", (ToolCall("camera", "{}", "c1"),))]
+CAMERA = Tool({"type": "function", "function": {"name": "camera", "parameters": {"type": "object", "properties": {}}}})
+SEEN = Message("tool", f"seen {PLACE}!", tool_call_id="c1", images=(Image("a", png()),))
+
+
+def with_tool_turns(qwen: Path, result: str) -> Renderer:
+    """A renderer with a chat template that writes tools, calls and results itself. `result`: Jinja for a result."""
+    tokenizer = load.load_tokenizer(qwen)
+    processor: Any = load.load_processor(qwen, tokenizer)
+    tokenizer.chat_template = (
+        "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+        "{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>user\n<tool_response>\n" + result + "\n"
+        "</tool_response><|im_end|>\n{% else %}<|im_start|>{{ m.role }}\n"
+        "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}"
+        "{% for c in m.tool_calls or [] %}<tool_call>\n{{ c.function | tojson }}\n</tool_call>{% endfor %}<|im_end|>\n"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return Renderer(tokenizer, None, image_processor=ImageProcessor(processor, load.image_token_kinds(qwen)))
+
+
+def test_a_chat_template_with_tools_of_its_own_shows_images_in_results_if_it_can(qwen: Path) -> None:
+    image = "{% if p.type == 'image' %}[<|image_pad|>]{% endif %}"
+    own = with_tool_turns(qwen, f"{{% for p in m.content %}}{image}{{{{ p.text }}}}{{% endfor %}}")
+    text = own.decode(own.prompt_tokens([*LOOKED, SEEN], [CAMERA]))
+    assert own.format_name == "hermes" and "<tool_response>\nseen [<|image_pad|><|image_pad|>]!</tool" in text
+    blind = with_tool_turns(qwen, "{% for p in m.content %}{{ p.text }}{% endfor %}")
+    with pytest.raises(ValueError, match="images in tool results are not supported by the model's chat template"):
+        blind.prompt_tokens([*LOOKED, SEEN], [CAMERA])
+
+
+def test_a_format_whose_results_are_in_the_assistants_turn_shows_no_images_in_them(qwen: Path) -> None:
+    for flags in (TemplateFlags(agent_template="react_en"), TemplateFlags("qwen2-vl", agent_template="react_en")):
+        with pytest.raises(ValueError, match="images in tool results are not supported by react_en"):
+            make_renderer(qwen, flags, None).prompt_tokens([*LOOKED, SEEN], [CAMERA])
+
+
+def test_a_table_shows_images_in_results_where_the_format_has_them(qwen: Path) -> None:
+    table = make_renderer(qwen, TemplateFlags("qwen2-vl", agent_template="hermes"), None)
+    frame = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>"
+    text = table.decode(table.prompt_tokens([*LOOKED, SEEN], [CAMERA]))
+    assert f"<|im_start|>user\n<tool_response>\nseen {frame}!\n</tool_response><|im_end|>" in text
+
+
+def test_a_place_that_somebody_typed_is_text(qwen: Path) -> None:
+    for flags in (TemplateFlags(), TemplateFlags("qwen2-vl")):
+        renderer = make_renderer(qwen, flags, None)
+        shown = Message("user", f"{PLACE} and", images=(Image("a", png()),))
+        typed = Message("user", f"this: {PLACE}!")
+        text = renderer.decode(renderer.prompt_tokens([typed, Message("assistant", "so"), shown]))
+        assert text.count("<|vision_start|>") == 1 and f"this: {PLACE}!" in text
+
+
+def test_only_users_and_tools_show_images_and_to_models_that_see(qwen: Path) -> None:
     renderer = make_renderer(qwen, TemplateFlags(), None)
     shown = Message("user", PLACE, images=(Image("a", png()),))
-    with pytest.raises(ValueError, match="only user messages can have images, not assistant messages"):
+    with pytest.raises(ValueError, match="only user messages and tool results can have images, not assistant mes"):
         renderer.prompt_tokens([shown, Message("assistant", PLACE, images=shown.images)])
     with pytest.raises(ValueError, match="this model takes no images"):
         Renderer(tiny_tokenizer(), template("chatml")).prompt_tokens([shown])

@@ -432,7 +432,10 @@ def test_images_reach_a_model_that_sees_and_are_refused_by_others() -> None:
     images = (Image("data:image/png;base64,AAAA"), Image("https://a.example/b.png"))
     assert chat.asked[0][0] == (Message("user", "a\ufffc\ufffcb", images=images),)
     assert "does not accept images" in error(ask(client(), messages=[user(data)]), 400)
-    assert "images in the results" in error(ask(client(), messages=[USER, CALLED, user(result([data]))]), 400)
+    results = [USER, CALLED, user(result([text("seen:"), data], is_error=True))]
+    message(client(chat, load_images=lambda messages: messages), messages=results)
+    assert chat.asked[1][0][-1] == Message("tool", "Error: seen:\ufffc", tool_call_id="toolu_1", images=images[:1])
+    assert "does not accept images" in error(ask(client(), messages=results), 400)
     marked = [user(text("\ufffc"), data)]
     assert "U+FFFC" in error(ask(client(load_images=lambda messages: messages), messages=marked), 400)
 

@@ -299,6 +299,9 @@ def test_images_reach_the_model_in_their_places() -> None:
     assert seen(chat)[0].parts == (Image("data:x"), "What is it?")
     told = error(ask(client(), [user(parts)]), 400)
     assert (told["param"], told["message"]) == ("input", "input: this model does not accept images")
+    call = {"type": "function_call", "call_id": "c1", "name": "camera", "arguments": "{}"}
+    whole(http, [user("look"), call, {"type": "function_call_output", "call_id": "c1", "output": parts[::-1]}])
+    assert seen(chat)[-1] == Message("tool", "What is it?\ufffc", tool_call_id="c1", images=(Image("data:x"),))
 
 
 def test_tools_and_sampling_reach_the_model_as_in_chat_completions() -> None:

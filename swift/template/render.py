@@ -273,7 +273,7 @@ class Renderer:
 
     def _with_system(self, conversation: Conversation) -> tuple[Conversation, str]:
         """(dialogue without system prompt, system prompt) for the model's own template."""
-        _check_images(conversation, self.image_processor)
+        self._check_images(conversation)
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
         assert self._own
@@ -282,7 +282,7 @@ class Renderer:
         return conversation.with_messages(tuple(messages)), text
 
     def _layout(self, conversation: Conversation, close: bool) -> list[Span]:
-        _check_images(conversation, self.image_processor)
+        self._check_images(conversation)
         system, messages = _split_system(conversation.messages)
         text = self.default_system if system is None else system
         offer = Span(text, "given")
@@ -306,6 +306,27 @@ class Renderer:
         assert self.image_processor, images
         texts = iter(self.image_processor.texts(images))
         return [span._replace(text=next(texts), kind="template") if span.image else span for span in spans]
+
+    def _check_images(self, conversation: Conversation) -> None:
+        for message in conversation.messages:
+            if not message.images:
+                continue
+            if message.role not in ("user", "tool"):
+                raise ValueError(f"only user messages and tool results can have images, not {message.role} messages")
+            if self.image_processor is None:
+                raise ValueError("this model takes no images")
+            if message.role == "tool" and not self._shows_result_images:
+                what = "the model's chat template" if self._own and self._own.native else self.format_name
+                raise ValueError(f"images in tool results are not supported by {what}")
+            _ = message.parts  # raises if images and places differ in number
+
+    @property
+    def _shows_result_images(self) -> bool:
+        """Whether tool results can have images: in the model's chat template, or because a format writes results as
+        messages of the user."""
+        if self._own and self._own.native:
+            return self._own.layout.shows_result_images
+        return self.tool_format.syntax.results == "turn"
 
     def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
         """Groups messages into turns. Inline tool results are part of the assistant's reply."""
@@ -335,7 +356,8 @@ class Renderer:
                 prompt += [Span("\n", "given")] if prompt and prompt[-1].kind != "system" else []
                 by_tool = role == "tool"
                 if by_tool:
-                    prompt += self._reply_spans.result_spans([message.content for message in run], "given")
+                    results = self._reply_spans.result_spans([message.content for message in run], "given")
+                    prompt += _with_image_spans(results, [image for message in run for image in message.images])
                 else:
                     prompt += self._user_spans(run)
         if not prompt and not (messages and messages[0].role == "assistant"):
@@ -478,14 +500,18 @@ def _only(found: Sequence[T]) -> T:
     return found[0]
 
 
-def _check_images(conversation: Conversation, image_processor: ImageProcessor | None) -> None:
-    strange = [message.role for message in conversation.messages if message.images and message.role != "user"]
-    if strange:
-        raise ValueError(f"only user messages can have images, not {strange[0]} messages")
-    if conversation.images and image_processor is None:
-        raise ValueError("this model takes no images")
-    for message in conversation.messages:
-        _ = message.parts  # raises if images and places differ in number
+def _with_image_spans(spans: list[Span], images: Sequence[Image]) -> list[Span]:
+    """The spans of tool results with a span for each image, in place of its PLACE in their texts."""
+    if not images:
+        return spans
+    if sum(span.text.count(PLACE) for span in spans) != len(images):
+        raise ValueError("tool results with images contain U+FFFC, which is reserved for images")
+    left, placed = iter(images), []
+    for span in spans:
+        for number, text in enumerate(span.text.split(PLACE)):
+            placed += [Span(PLACE, "given", image=next(left))] if number else []
+            placed += [span._replace(text=text)] if text else []
+    return placed
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:

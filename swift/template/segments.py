@@ -80,7 +80,8 @@ class SegmentBuilder:
     def _with_fallbacks(self, conversation: Conversation, system: str, render: Callable[[_Dialogue], T]) -> T:
         """The rendered dialogue; if the template rejects or drops a part of it, the closest variant that it renders."""
         refusal: RenderError | None = None
-        for messages, its_system in fallbacks(conversation.messages, system, self.native):
+        given = list(map(self.layout.with_typed_places, conversation.messages))
+        for messages, its_system in fallbacks(given, system, self.native):
             try:
                 dialogue = self._dialogue(conversation, messages, its_system)
                 found = render(dialogue)
@@ -90,7 +91,7 @@ class SegmentBuilder:
             if not dialogue.dropped:
                 return found
             refusal = refusal or RenderError(dialogue.dropped)
-        dialogue = self._dialogue(conversation, conversation.messages, system)
+        dialogue = self._dialogue(conversation, given, system)
         try:
             found = render(dialogue)
         except RenderError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import cached_property
 from typing import Any, Literal
@@ -68,9 +69,10 @@ class TokenizerTemplate:
             self.traits = probe(self._tooled, words, self.stops, wanted, self._parts)
         if not self.traits.end:
             raise ValueError("neither the chat template nor the tokenizer defines the end of a reply")
-        self._special_texts = [each.content for each in added if each.special]
-        self.special = _any_of(self._special_texts)
-        self._shows_special = all(repr(text)[1:-1] == text for text in self._special_texts)
+        special = [each.content for each in added if each.special]
+        self.special = _any_of(special)
+        self._shows_special = all(repr(text)[1:-1] == text for text in special)
+        self._special_texts = [*special, PLACE]  # what masks stand for
         self.added = _any_of(words)
         self.trailing = re.compile(rf"(?:\s*{self.added.pattern})+\s*\Z")
         opening, closing = (re.escape(each) for each in self.traits.thinking[:2])
@@ -117,6 +119,20 @@ class TokenizerTemplate:
         """The template's text between the user's text and a reply."""
         return self.render([{"role": "user", "content": _CONTENT}], [], True, {}).rpartition(_CONTENT)[2]
 
+    @cached_property
+    def shows_result_images(self) -> bool:
+        """Whether the template writes the image token for an image in a tool's result."""
+        if not self.image_token:
+            return False
+        asked: Wire = {"role": "user", "content": [{"type": "text", "text": _CONTENT}]}
+        result: Wire = {"role": "tool", "content": [{"type": "image"}], "name": CALL.name, "tool_call_id": CALL.id}
+        messages = [asked, self.traits.convention.message([CALL]), result]
+        try:
+            text = self._tooled.render(messages, [TOOL], True, self._variables)
+        except RenderError:
+            return False
+        return text.count(self.image_token) == 1
+
     def thinking_is_off(self, variables: Mapping[str, Any]) -> bool:
         """Whether reasoning is off by default: the template has a switch that is not set, and closes the block."""
         said = THINKING_SWITCH in {**self._variables, **variables} or THINKING_SWITCH not in self._tooled.variables
@@ -158,7 +174,8 @@ class TokenizerTemplate:
         content = message.get("content")
         if not isinstance(content, str):
             return message
-        cut = re.split(f"({PLACE})", content) if message["role"] == "user" else [content]
+        has_images = message["role"] == "user" or (message["role"] == "tool" and self.shows_result_images)
+        cut = re.split(f"({PLACE})", content) if has_images else [content]
         parts = [{"type": "image"} if text == PLACE else {"type": "text", "text": text} for text in cut if text]
         return {**message, "content": parts}
 
@@ -176,6 +193,12 @@ class TokenizerTemplate:
         if isinstance(value, dict):
             return {key: self.mask(each, allowed) for key, each in value.items()}
         return [self.mask(each, allowed) for each in value] if isinstance(value, list | tuple) else value
+
+    def with_typed_places(self, message: Message) -> Message:
+        """The message; the character PLACE in one without images is masked, because it is text."""
+        if message.images or PLACE not in message.content or not self.image_token:
+            return message
+        return replace(message, content=message.content.replace(PLACE, f"\ue010{len(self._special_texts) - 1}\ue011"))
 
     def unmask(self, text: str) -> str:
         """The text with masks replaced by the original characters."""

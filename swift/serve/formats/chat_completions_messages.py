@@ -174,8 +174,8 @@ def _message(message: RequestMessage, place: str) -> Message:
             raise invalid(f"{place}.content", f"only assistant messages can have {content.assistant_only} parts")
     if message.content is None and message.refusal is None and not calls and not reasoning:
         raise invalid(f"{place}.content", "is missing")
-    if content.images and message.role != "user":
-        raise invalid(f"{place}.content", "only user messages can have images")
+    if content.images and message.role not in ("user", "tool"):
+        raise invalid(f"{place}.content", "only user and tool messages can have images")
     role: Role = "system" if message.role == "developer" else message.role
     return Message(
         role,

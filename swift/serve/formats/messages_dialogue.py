@@ -192,7 +192,7 @@ def _from_user(turn: _Turn, calls: Sequence[ToolCall]) -> list[Message]:
             )
         if block.tool_use_id in results:
             raise invalid(f"{place}.tool_use_id", f"'{block.tool_use_id[:80]}' has two results")
-        results[block.tool_use_id] = Message("tool", _result(block, place), tool_call_id=block.tool_use_id)
+        results[block.tool_use_id] = _result(block, place)
     if missing := [call for call in calls if call.id not in results]:
         raise _without_results(missing, turn.place)
     if not turn.blocks:
@@ -202,12 +202,18 @@ def _from_user(turn: _Turn, calls: Sequence[ToolCall]) -> list[Message]:
 
 
 def _said(blocks: Sequence[_Block], place: str) -> Message:
+    text, images = _content(blocks, place)
+    return Message("user", text, images=images)
+
+
+def _content(blocks: Sequence[_Block], place: str) -> tuple[str, tuple[Image, ...]]:
+    """The text of blocks, with a PLACE for each image, and the images. `place`: the path of what has the blocks."""
     images = tuple(_image(block) for block in blocks if isinstance(block, _Image))
     runs = [(is_image, list(run)) for is_image, run in groupby(blocks, lambda block: isinstance(block, _Image))]
     text = "".join(PLACE * len(run) if is_image else _lines(run) for is_image, run in runs)
     if images and text.count(PLACE) > len(images):
         raise invalid(f"{place}.content", "the text contains U+FFFC, which is reserved for images")
-    return Message("user", text, images=images)
+    return text, images
 
 
 def _image(block: _Image) -> Image:
@@ -215,14 +221,12 @@ def _image(block: _Image) -> Image:
     return Image(source.url if isinstance(source, _Url) else f"data:{source.media_type};base64,{source.data}")
 
 
-def _result(block: _ToolResult, place: str) -> str:
-    """The text of a result; that of an error says so, in the words of swift.tools."""
-    if any(isinstance(each, _Image) for each in block.content or ()):
-        raise invalid(f"{place}.content", "images in the results of tools are not supported")
-    text = _lines(block.content or ())
-    if not block.is_error or text.lower().startswith("error"):
-        return text
-    return f"Error: {text}" if text else "Error"
+def _result(block: _ToolResult, place: str) -> Message:
+    """The result; that of an error says so, in the words of swift.tools."""
+    text, images = _content(block.content or (), place)
+    if block.is_error and not text.lower().startswith("error"):
+        text = f"Error: {text}" if text else "Error"
+    return Message("tool", text, tool_call_id=block.tool_use_id, images=images)
 
 
 def _lines(blocks: Sequence[_Block]) -> str:

@@ -132,11 +132,11 @@ class FunctionCallOutputItem(_Item):
     output: Content
 
     @model_validator(mode="after")
-    def _is_text(self) -> FunctionCallOutputItem:
+    def _is_input(self) -> FunctionCallOutputItem:
         self.id = self.id or new_id("fco")
         for part in self.output if isinstance(self.output, list) else ():
-            if part["type"] != "input_text":
-                raise ValueError(f"an output can have parts of type input_text alone, not {part['type']}")
+            if part["type"] in _OUTPUT_PARTS:
+                raise ValueError(f"an output can have parts of type input_text and input_image, not {part['type']}")
         return self
 
     @property
@@ -271,7 +271,7 @@ def _messages(items: Iterable[Resolved]) -> Iterator[Message]:
                 yield turn.message
                 turn = _Turn()
             role: Role = "user" if item.role == "user" else "system"
-            content = _content(item)
+            content = _content(item.content)
             yield Message(role, content.text, images=content.images)
             continue
         new = turn.content is not None and not turn.calls and not isinstance(item, FunctionCallItem)
@@ -279,7 +279,7 @@ def _messages(items: Iterable[Resolved]) -> Iterator[Message]:
             yield turn.message
             turn = _Turn()
         if isinstance(item, MessageItem):  # text after calls belongs to the turn of the calls
-            content = _content(item)
+            content = _content(item.content)
             turn.content = content._replace(text=turn.content.text + content.text) if turn.content else content
         elif isinstance(item, ReasoningItem):
             turn.reasoning.append(item.text)
@@ -293,12 +293,12 @@ def _messages(items: Iterable[Resolved]) -> Iterator[Message]:
         yield turn.message
 
 
-def _content(item: MessageItem) -> ParsedContent:
-    if isinstance(item.content, str):
-        return ParsedContent(item.content)
+def _content(given: str | list[Part]) -> ParsedContent:
+    if isinstance(given, str):
+        return ParsedContent(given)
     parts = [
         {"type": "image_url", "image_url": part["image_url"]} if part["type"] == "input_image" else part
-        for part in item.content
+        for part in given
     ]
     try:
         content = parse_content(parts)
@@ -324,9 +324,8 @@ def _add_result(results: dict[str, Message], waiting: Sequence[ToolCall], item: 
             "calls of the turn to which it belongs",
             param="input",
         )
-    output = item.output
-    text = output if isinstance(output, str) else "\n".join(part["text"] for part in output)
-    results[item.call_id] = Message("tool", text, tool_call_id=item.call_id)
+    output = _content(item.output)
+    results[item.call_id] = Message("tool", output.text, tool_call_id=item.call_id, images=output.images)
 
 
 def _check_answered(calls: Sequence[ToolCall], results: dict[str, Message]) -> None:
