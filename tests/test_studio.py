@@ -19,6 +19,7 @@ from studio_pages import Server, needs_pages, served, wait_for
 
 from swift import cli
 from swift.studio import access, jobs
+from swift.studio import server as server_module
 from swift.studio.folders import Folders
 from swift.studio.jobs import Jobs
 from swift.studio.language import Language, preferred, words
@@ -395,11 +396,29 @@ def test_every_page_is_served_to_whoever_has_the_token(server: Server, name: str
 
 @needs_pages
 def test_app_ui_serves_the_chat_alone(tmp_path: Path) -> None:
-    with served(tmp_path, "--ckpt_dir", "a b", verb="app-ui") as server, httpx.Client() as client:
+    with served(tmp_path, "--endpoint", "http://a/v1", verb="app-ui") as server, httpx.Client() as client:
         first = client.get(server.address)
-        assert first.headers["location"] == "/?ckpt_dir=a+b"
+        assert first.headers["location"] == "/?endpoint=http%3A%2F%2Fa%2Fv1"
         assert client.get(f"{server.root}/chat").status_code == 200
         assert client.get(f"{server.root}/train").status_code == 404
+
+
+def test_app_ui_serves_a_checkpoint_while_its_pages_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    (checkpoint / "adapter_config.json").write_text("{}")
+    seen: list[Any] = []
+
+    def start(self: Jobs, words: list[str]) -> jobs.Job:
+        seen.append(words)
+        return jobs.Job("name", tmp_path, tuple(words), "starting", "", 0.0)
+
+    monkeypatch.setattr(Jobs, "start", start)
+    monkeypatch.setattr(Jobs, "stop", lambda self, name: seen.append(("stop", name)))
+    monkeypatch.setattr(server_module, "run", lambda settings, config: seen.append(settings.start))
+    assert cli.main(["app-ui", "--ckpt_dir", str(checkpoint), "--folders", str(tmp_path)]) == 0
+    words = ["deploy", "--ckpt_dir", str(checkpoint), "--port", "0"]
+    assert seen == [words, (("server", "name"),), ("stop", "name")]
 
 
 def test_without_nicegui_a_line_says_what_to_install(

@@ -329,3 +329,12 @@ def test_a_model_of_a_real_server_calls_a_real_file_of_tools(tmp_path: Path) -> 
         replies.close()
     assert side.messages[-1].content == "The tools say: rain in Oslo.", side
     assert model.asked[0][0][0].content.endswith("Be brief.") and model.asked[0][1][0].name == "weather"
+
+
+def test_a_call_that_the_user_writes_runs_and_the_model_goes_on(tmp_path: Path) -> None:
+    studio = Studio(tmp_path, visits_oslo)
+    before = studio.asks(studio.begin(confirm="none"), "Go to Rome")
+    calls = dialogues.written_calls('[{"name": "visit", "arguments": {"city": "Rome"}}]')
+    cut = studio.files.save(dialogues.edited(before, 0, 1, Message("assistant", "", calls)))
+    studio.replies.go_on(cut.id)
+    assert studio.wait(cut.id).sides[0].messages[-1].content == "Done: visited Rome"

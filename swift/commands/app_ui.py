@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+from swift.assembly.checkpoints import checkpoint
+from swift.assembly.endpoint import check_url
 from swift.commands import studio
 from swift.flags import flag
+from swift.studio.jobs import LOG, Job, Jobs
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,34 @@ class Config:
 
 def main(cfg: Config) -> None:
     given = {"ckpt_dir": cfg.ckpt_dir, "model": cfg.model, "endpoint": cfg.endpoint}
-    start = tuple((name, value) for name, value in given.items() if value is not None)
-    if len(start) > 1:
-        raise ValueError(f"--{start[0][0]} and --{start[1][0]} name two models: give one of them")
-    studio.serve(cfg.pages, ("chat",), start)
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise ValueError(f"--{named[0]} and --{named[1]} name two models: give one of them")
+    if cfg.endpoint is not None:
+        check_url(cfg.endpoint)
+        studio.serve(cfg.pages, ("chat",), (("endpoint", cfg.endpoint),))
+    elif named:
+        with _served(cfg) as job:
+            studio.serve(cfg.pages, ("chat",), (("server", job.name),))
+    else:
+        studio.serve(cfg.pages, ("chat",))
+
+
+@contextmanager
+def _served(cfg: Config) -> Iterator[Job]:
+    """A server of the model, which ends with the pages; one that an earlier start has left, if it has."""
+    if cfg.ckpt_dir is not None:
+        words = ["--ckpt_dir", str(checkpoint(cfg.ckpt_dir))]
+    else:
+        model = Path(cfg.model or "").expanduser()
+        words = ["--model", str(model.resolve()) if model.is_dir() else str(cfg.model)]
+    words = ["deploy", *words, "--port", "0"]
+    jobs = Jobs(studio.state(cfg.pages) / "jobs", studio.folders(cfg.pages)[0].resolve())
+    running = [job for job in jobs.all() if job.is_active and list(job.words) == words]
+    job = running[0] if running else jobs.start(words)
+    print(f"the model is served by a process of its own, which ends with Ctrl-C; its output: {job.folder / LOG}")
+    try:
+        yield job
+    finally:
+        with suppress(ValueError):  # it has ended by itself
+            jobs.stop(job.name)

@@ -45,14 +45,11 @@ def main(cfg: Config) -> None:
 
 def serve(cfg: PageFlags, pages: tuple[str, ...] = tuple(TITLES), start: tuple[tuple[str, str], ...] = ()) -> None:
     """Serves `pages` until Ctrl-C. Raises ValueError for wrong flags, and where the extra `studio` is not installed."""
-    folders = tuple(Path(folder).expanduser() for folder in cfg.folders)
-    if not folders:
-        raise ValueError("--folders: name at least one")
     settings = server.Settings(
         host=cfg.host,
         port=cfg.port,
-        folders=folders,
-        state=(folders[0] / cfg.state_dir).resolve(),
+        folders=folders(cfg),
+        state=state(cfg),
         token_file=cache_root() / "studio" / "token",
         language=None if cfg.lang == "AUTO" else cfg.lang,
         password_file=cfg.password_file,
@@ -65,6 +62,18 @@ def serve(cfg: PageFlags, pages: tuple[str, ...] = tuple(TITLES), start: tuple[t
     except ModuleNotFoundError as error:
         raise ValueError(f"the pages need {error.name}: pip install 'swift-agents[studio]'") from None
     server.run(settings, config)
+
+
+def folders(cfg: PageFlags) -> tuple[Path, ...]:
+    """Raises ValueError if there are none."""
+    if not cfg.folders:
+        raise ValueError("--folders: name at least one")
+    return tuple(Path(folder).expanduser() for folder in cfg.folders)
+
+
+def state(cfg: PageFlags) -> Path:
+    """The folder for what the pages make."""
+    return (folders(cfg)[0] / cfg.state_dir).resolve()
 
 
 def config(verb: str) -> type[Any]:

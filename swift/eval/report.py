@@ -122,7 +122,7 @@ def _failure_sections(results: Results) -> list[html_page.Section]:
     for guided in results.modes:
         kinds = figures.failures(results, guided)
         body = "".join(
-            html_page.details(_kind(kind, failed), _shown(map(_failure_row, failed[:SHOWN]), FAILURE_HEADER))
+            html_page.details(kind_line(kind, failed), _shown(map(failure_row, failed[:SHOWN]), FAILURE_HEADER))
             for kind, failed in kinds
         )
         title = f"{results.task}: failures{', guided' if guided else ''}"
@@ -134,7 +134,8 @@ FAILURE_HEADER = ("question", "reply", "right answer", "what is wrong")
 FLIP_HEADER = ("question", "first", "second", "right answer")
 
 
-def _kind(kind: str, failed: Sequence[Record]) -> str:
+def kind_line(kind: str, failed: Sequence[Record]) -> str:
+    """A kind of failure, how many answers have it, and what it means."""
     meaning = f": {FAILURES[kind]}" if kind in FAILURES else ""
     cut = f" (the first {SHOWN} are shown)" if len(failed) > SHOWN else ""
     return f"{kind} ({len(failed)}){meaning}{cut}"
@@ -144,7 +145,8 @@ def _shown(rows: Iterable[Sequence[str]], header: Sequence[str]) -> str:
     return html_page.side_by_side(header, rows)
 
 
-def _failure_row(record: Record) -> list[str]:
+def failure_row(record: Record) -> list[str]:
+    """The cells under FAILURE_HEADER."""
     return [f"{record.id}\n\n{_cut(record.asked)}", reply_text(record), _expected(record), record.detail]
 
 
@@ -155,12 +157,13 @@ def _compared(found: Comparison) -> str:
         flips = [flip for flip in found.flips if flip.better == better]
         cut = f" (the first {SHOWN} are shown)" if len(flips) > SHOWN else ""
         if flips:
-            body = _shown(map(_flip_row, flips[:SHOWN]), FLIP_HEADER)
+            body = _shown(map(flip_row, flips[:SHOWN]), FLIP_HEADER)
             parts.append(html_page.details(f"{title} ({len(flips)}){cut}", body))
     return "".join(parts)
 
 
-def _flip_row(flip: Flip) -> list[str]:
+def flip_row(flip: Flip) -> list[str]:
+    """The cells under FLIP_HEADER."""
     first, second = flip
     return [
         f"{first.id}\n\n{_cut(first.asked)}",

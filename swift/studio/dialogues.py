@@ -139,6 +139,13 @@ class Dialogues:
         with self._lock:
             return self.save(change(self.read(id)))
 
+    def stamp(self, id: str) -> int:
+        """What changes with the file; 0 if there is none."""
+        try:
+            return self._file(id).stat().st_mtime_ns
+        except (OSError, ValueError):
+            return 0
+
     def delete(self, id: str) -> None:
         self._file(id).unlink(missing_ok=True)
 
@@ -146,6 +153,12 @@ class Dialogues:
         if not re.fullmatch(r"[0-9a-z-]{1,40}", id):
             raise ValueError(f"'{id[:40]}' is not the name of a dialogue")
         return self._folder / f"{id}.json"
+
+
+def with_setup(dialogue: Dialogue, setup: Setup) -> Dialogue:
+    """The dialogue with another setup. A model that is added goes on from what the first one said."""
+    sides = [*dialogue.sides, *(dialogue.sides[:1] * (len(setup.models) - len(dialogue.sides)))]
+    return replace(dialogue, setup=setup, sides=tuple(sides[: len(setup.models)]))
 
 
 def asked(dialogue: Dialogue, text: str) -> Dialogue:

@@ -139,11 +139,12 @@ class Replies:
         self.go_on(id)
 
     def go_on(self, id: str) -> None:
-        """Starts the replies that are due: to a question, or to results."""
+        """Starts what is due: calls without a result, and replies to a question or to results."""
         dialogue = self._dialogues.read(id)
         for number, side in enumerate(dialogue.sides):
             with self._lock:
-                if (id, number) in self._live or not dialogues.awaits_reply(side.messages):
+                due = dialogues.awaits_reply(side.messages) or dialogues.open_calls(side.messages)
+                if (id, number) in self._live or not due:
                     continue
                 live = self._live[id, number] = Live()
             threading.Thread(target=self._work, args=(id, number, live), daemon=True).start()
@@ -203,7 +204,6 @@ class Replies:
         setup = dialogue.setup
         params, left = _params(setup)
         toolbox, confirmation = self._opened(dialogue.id, side, setup)
-        remote = self._connect(setup.models[side], left)
         begin = len(dialogue.all_messages(side)) - len(dialogue.sides[side].messages)
         offered: dict[str, Tool] = {}
 
@@ -223,7 +223,7 @@ class Replies:
             offered.update((tool.name, tool) for tool in tools)
             save(messages)
             ids = {call.id for message in messages for call in message.tool_calls}
-            return _streamed(remote(messages, tools, params), live, ids, lambda reply: save([*messages, reply]))
+            return _streamed(model(messages, tools, params), live, ids, lambda reply: save([*messages, reply]))
 
         def confirm(tool: BoundTool, call: ToolCall) -> bool:
             if confirmation.asks(tool, call):
@@ -235,27 +235,31 @@ class Replies:
                 live.asked = None
                 live.version += 1
 
+        messages = dialogue.all_messages(side)
+        if waiting := dialogues.open_calls(messages):
+            messages += _messages(_run_others(toolbox.tools, waiting, confirm))
+            save(messages)
+            if dialogues.open_calls(messages):
+                return ""
+        model = self._connect(setup.models[side], left)
         trace = run(
             chat,
             lambda: toolbox.tools,
-            dialogue.all_messages(side),
+            messages,
             setup.max_turns,
             params=params,
             confirm=confirm,
             offer=Retriever(lambda: toolbox.tools, MAX_TOOLS).offer,
         )
-        messages = [*trace.messages]
-        asked = [
-            call for message in messages[begin + len(dialogue.sides[side].messages) :] for call in message.tool_calls
-        ]
+        asked = [call for message in trace.messages[len(messages) :] for call in message.tool_calls]
         results = list(zip(asked, (each for each in trace.results if each.text != NO_CALL_READ), strict=False))
+        said = [*trace.messages]
         if trace.end == "requires_action":
-            ran = _run_others(toolbox.tools, messages[-1].tool_calls, confirm)
-            messages += [Message("tool", result.text, tool_call_id=call.id, name=call.name) for call, result in ran]
-            results += ran
+            ran = _run_others(toolbox.tools, said[-1].tool_calls, confirm)
+            said, results = [*said, *_messages(ran)], [*results, *ran]
         if trace.end in ("length", "cancelled"):  # a call that was cut has no result
-            messages[-1] = replace(messages[-1], tool_calls=())
-        save(_miswritten_unweighted(messages, results))
+            said[-1] = replace(said[-1], tool_calls=())
+        save(_miswritten_unweighted(said, results))
         return NOTES.get(trace.end, "")
 
     def tools(self, id: str) -> list[BoundTool]:
@@ -311,6 +315,10 @@ def _run_others(
     described = {bound.name for bound in present if bound.described}
     others = [call for call in calls if call.name not in described]
     return list(zip(others, call_all(present, others, confirm=confirm), strict=True))
+
+
+def _messages(ran: Sequence[tuple[ToolCall, Result]]) -> list[Message]:
+    return [Message("tool", result.text, tool_call_id=call.id, name=call.name) for call, result in ran]
 
 
 def _miswritten_unweighted(messages: Sequence[Message], results: Sequence[tuple[ToolCall, Result]]) -> list[Message]:

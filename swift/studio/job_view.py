@@ -1,0 +1,99 @@
+"""The jobs of some commands as a list with state, log and a button to stop. Knows no command."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+
+from nicegui import ui
+
+from swift.studio import layout
+from swift.studio.jobs import Job
+from swift.studio.settings import Studio
+
+POLL = 1.0
+"""Seconds between two looks at the jobs."""
+MOST = 20
+"""Jobs that are listed."""
+ICONS = {"starting": "hourglass_empty", "running": "play_arrow", "finished": "check", "stopped": "stop"}
+
+
+class JobList:
+    """The last jobs that `wanted` is true of. `more` adds what a kind of job has besides.
+
+    A card is drawn anew when the state of its job, or what `watched` gives for it, has changed.
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        wanted: Callable[[Job], bool],
+        empty: str,
+        more: Callable[[Job], None] = lambda job: None,
+        watched: Callable[[Job], object] = lambda job: None,
+    ) -> None:
+        self._studio, self._wanted, self._empty, self._more, self._watched = studio, wanted, empty, more, watched
+        self._drawn: dict[str, object] = {}
+        self._cards: dict[str, ui.element] | None = None
+        self._logs: dict[str, tuple[ui.expansion, ui.label]] = {}
+        self._box = ui.column().classes("full-width")
+        self.look()
+        ui.timer(POLL, self.look)
+
+    def look(self) -> None:
+        """Shows what has changed."""
+        jobs = [job for job in self._studio.jobs.all() if self._wanted(job)][:MOST]
+        cards = self._cards
+        if cards is None or [job.name for job in jobs] != list(cards):
+            self._box.clear()
+            self._drawn, self._logs = {}, {}
+            with self._box:
+                if not jobs:
+                    layout.empty(self._studio, self._empty)
+                cards = self._cards = {job.name: ui.element("section").classes("studio-card") for job in jobs}
+        for job in jobs:
+            now = (job.state, job.reason, self._watched(job))
+            if self._drawn.get(job.name) != now:
+                self._drawn[job.name] = now
+                cards[job.name].clear()
+                with cards[job.name]:
+                    self._draw(job)
+            expansion, log = self._logs[job.name]
+            if expansion.value:
+                log.set_text(job.log())
+
+    def _draw(self, job: Job) -> None:
+        say = self._studio.say
+        with ui.row().classes("full-width items-center"):
+            ui.icon(ICONS.get(job.state, "error_outline")).props("aria-hidden=true")
+            ui.label(say(job.state)).classes("text-bold")
+            ui.label(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))).classes("studio-muted")
+            ui.space()
+            if job.is_active:
+                ui.button(say("Stop"), icon="stop", on_click=lambda: self._stop(job)).props("outline dense no-caps")
+        ui.label(f"swift {shlex.join(job.words)}").classes("studio-mono").style("overflow-wrap: anywhere")
+        if job.reason:
+            layout.error(job.reason)
+        self._more(job)
+        opened = job.name in self._logs and self._logs[job.name][0].value
+        with ui.expansion(say("Log"), value=opened, on_value_change=self.look).classes("full-width") as expansion:
+            self._logs[job.name] = (expansion, ui.label().classes("studio-log studio-mono"))
+
+    def _stop(self, job: Job) -> None:
+        try:
+            self._studio.jobs.stop(job.name)
+        except (ValueError, OSError) as error:
+            ui.notify(str(error), type="negative")
+        self.look()
+
+
+def start(studio: Studio, words: list[str], more: str = "") -> Job:
+    """Starts `swift WORDS MORE` after its flags are checked. Raises ValueError or OSError for those that are wrong."""
+    from swift import flags
+
+    words = [*words, *shlex.split(more)]
+    if {"-h", "--help"} & set(words):
+        raise ValueError(f"swift {words[0]} --help shows its flags in a terminal")
+    flags.parse(studio.config(words[0]), words[1:], prog=f"swift {words[0]}")
+    return studio.jobs.start(words)
