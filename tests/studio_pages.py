@@ -33,7 +33,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE = 120.0
+PATIENCE = 250.0
 
 
 class Server:
@@ -45,7 +45,7 @@ class Server:
 
     def start(self) -> None:
         self.log = self.folder / "studio.log"
-        environment = {**os.environ, "SWIFT_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", "swift.cli", self.verb, "--port", str(self.port), *self.words]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)

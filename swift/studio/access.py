@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
@@ -22,7 +24,7 @@ Answer = Callable[[Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "SWIFT_STUDIO_PASSWORD"
-LEAST_PASSWORD = 8
+LEAST_PASSWORD, LEAST_TOKEN = 8, 32
 LOGIN_PAUSE = 1.0
 """Seconds between two attempts at the password, of all clients together."""
 MAX_UPLOAD = 256 * 2**20
@@ -60,19 +62,28 @@ FORM = """<form method="post" action="/login"><label>Password / 密码
 
 
 def token(file: Path) -> str:
-    """The secret of this user's studio, which a restarted server keeps, so that open pages go on."""
-    try:
-        found = file.read_text(encoding="ascii").strip()
-        if len(found) >= 32:
-            return found
-    except (OSError, ValueError):
-        pass
+    """The secret of this user's studio, which a restarted server keeps, so that open pages go on.
+
+    Raises OSError where it cannot be kept.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    made = secrets.token_urlsafe(32)
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as new:
-        new.write(made)
-    return made
+    if len(found := _read(file)) >= LEAST_TOKEN:
+        return found
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, encoding="ascii") as new:  # readable to its owner alone
+        new.write(secrets.token_urlsafe(32))
+        new.flush()
+        if found:
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):  # another server was first
+            os.link(new.name, file)
+    return _read(file)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def password(host: str, file: str | None) -> str | None:

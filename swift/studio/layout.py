@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from nicegui import ui
 
-from swift.studio.language import NAMES
+from swift.studio.language import NAMES, Code
 from swift.studio.settings import TITLES, Studio
 
 STYLE = """
@@ -34,8 +34,15 @@ body { margin: 0; font-family: system-ui, -apple-system, "Segoe UI", "Noto Sans"
   overflow: auto; max-height: 24rem; overflow-wrap: anywhere; width: 100%; }
 .studio-error { color: #b3261e; } .body--dark .studio-error { color: #ffb4ab; }
 .studio-muted { opacity: .72; }
+.studio-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least, 260px)), 1fr));
+  gap: 12px 16px; width: 100%; }
+.studio-columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(300px, 400px); gap: 20px;
+  margin-top: 14px; }
+.studio-side { position: sticky; top: 64px; align-self: start; }
 a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 2px solid #ffb454; outline-offset: 2px; }
 .studio-skip { position: absolute; left: -999px; } .studio-skip:focus { left: 8px; top: 8px; background: #12343b; }
+@media (max-width: 900px) { .studio-columns { grid-template-columns: minmax(0, 1fr); }
+  .studio-side { position: static; } }
 @media (max-width: 640px) { .studio { padding: 8px 8px 48px; } .studio-header { padding: 0 4px; gap: 0; } }
 """
 SCRIPT = """
@@ -68,7 +75,7 @@ def _header(studio: Studio, page: str) -> str:
     say = studio.say
     current = {page: ' aria-current="page"'}
     tabs = "".join(f'<a href="/{name}"{current.get(name, "")}>{say(TITLES[name])}</a>' for name in studio.pages)
-    other = "zh" if studio.language.code == "en" else "en"
+    other: Code = "zh" if studio.language.code == "en" else "en"
     contrast = say("Dark or light")
     return f"""<header class="studio-header"><a class="studio-skip" href="#content">{say("Skip to the content")}</a>
 <b>SWIFT</b><nav aria-label="{say("Pages")}">{tabs}</nav>
@@ -89,7 +96,7 @@ def error(text: str) -> ui.label:
     return ui.label(text).classes("studio-error").props("role=alert")
 
 
-def command(studio: Studio, text: str) -> Callable[[str], None]:
+def command(studio: Studio, text: str) -> Callable[[str], object]:
     """A command line that can be copied. Returns a function that replaces it."""
     with ui.row().classes("items-start full-width no-wrap"):
         shown = (

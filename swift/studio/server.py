@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from swift.studio import access
 from swift.studio.folders import Folders
 from swift.studio.jobs import Jobs
-from swift.studio.language import Code, Language, preferred
+from swift.studio.language import NAMES, Code, Language, preferred
 from swift.studio.settings import TITLES, Studio
 
 LANGUAGE, DARK = "swift_language", "swift_dark"
@@ -87,16 +87,16 @@ def _add(name: str, studio: Studio, language: Code | None, path: str = "") -> No
     module = importlib.import_module(f"swift.studio.pages.{name}")
 
     @ui.page(path or f"/{name}")
-    def page() -> None:
+    async def page() -> None:
         request = ui.context.client.request
-        code = request.cookies.get(LANGUAGE)
-        chosen: Code = (
-            code if code in ("en", "zh") else language or preferred(request.headers.get("accept-language", ""))
-        )
+        code, accepted = request.cookies.get(LANGUAGE), request.headers.get("accept-language", "")
+        chosen: Code = next((each for each in NAMES if each == code), language or preferred(accepted))
         dark = {"true": True, "false": False}.get(request.cookies.get(DARK, ""))
         mine = replace(studio, language=Language(chosen), dark=dark, query=dict(request.query_params))
         with layout.frame(mine, name):
-            module.content(mine)
+            drawn = module.content(mine)
+            if drawn is not None:
+                await drawn
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,6 +6,7 @@ import io
 import json
 import resource
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,8 @@ def peak_memory() -> int:
 class WriteLog(TrainerCallback):  # type: ignore[misc]
     """Appends every log line to `logging.jsonl`, and draws the curves when the run ends.
 
-    A resumed run first drops the lines after its checkpoint's step, which will be logged again.
+    Lines have the time at which they were logged, in seconds since 1970. A resumed run
+    first drops the lines after its checkpoint's step, which will be logged again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +74,8 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if state.is_world_process_zero:
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+                line = {"step": state.global_step, **(logs or {}), "time": round(time.time(), 2)}
+                file.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
