@@ -45,7 +45,7 @@ def main(cfg: Config) -> None:
 
 @contextmanager
 def _served(cfg: Config) -> Iterator[Job]:
-    """A server of the model, which ends with the pages; one that an earlier start has left, if it has."""
+    """A server of the model, which ends with the pages, unless one is there already."""
     if cfg.ckpt_dir is not None:
         words = ["--ckpt_dir", str(checkpoint(cfg.ckpt_dir))]
     else:
@@ -53,8 +53,12 @@ def _served(cfg: Config) -> Iterator[Job]:
         words = ["--model", str(model.resolve()) if model.is_dir() else str(cfg.model)]
     words = ["deploy", *words, "--port", "0"]
     jobs = Jobs(studio.state(cfg.pages) / "jobs", studio.folders(cfg.pages)[0].resolve())
-    running = [job for job in jobs.all() if job.is_active and list(job.words) == words]
-    job = running[0] if running else jobs.start(words)
+    running = next((job for job in jobs.all() if job.is_active and list(job.words) == words), None)
+    if running is not None:
+        print(f"the model is served already and goes on after these pages; its output: {running.folder / LOG}")
+        yield running
+        return
+    job = jobs.start(words)
     print(f"the model is served by a process of its own, which ends with Ctrl-C; its output: {job.folder / LOG}")
     try:
         yield job
