@@ -80,7 +80,9 @@ def _dispatch(argv: list[str]) -> int:
     if not argv:
         print(WELCOME)
         return 2
-    if argv[0] in ("-h", "--help", "help"):
+    if argv[0] == "help" and argv[1:]:
+        argv = [*argv[1:], "--help"]  # `swift help sft`, as git and others take it
+    if argv[0] in ("-h", "--help", "--help-all", "help"):
         print(_overview())
         return 0
     if argv[0] in ("-V", "--version"):
@@ -111,7 +113,7 @@ def _overview() -> str:
     width = max(map(len, known), default=0)
     listed = [f"  {verb:<{width}}  {_summary(file)}".rstrip() for verb, file in known.items()]
     notes = [
-        "swift COMMAND --help lists its flags",
+        "swift COMMAND --help shows its flags, swift COMMAND --help WORD those about a word",
         "swift --version names this program's version, Python's and torch's",
         "swift --install-completion [bash|zsh|fish] completes commands, flags and values in a shell",
         "SWIFT_TRACEBACK=1 shows where an error comes from",

@@ -108,6 +108,12 @@ def test_the_overview_lists_each_verb_with_its_first_line_and_imports_none(capsy
     assert "swift.commands.greet" not in sys.modules
 
 
+def test_help_before_a_command_shows_its_help(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["help", "greet"])
+    assert capsys.readouterr().out.startswith("usage: swift greet ")
+
+
 def test_no_verb_at_all_shows_five_commands_to_begin_with_and_fails(capsys):
     assert cli.main([]) == 2
     said = capsys.readouterr().out

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SWIFT = re.compile(r"\bswift ((?:data |agent |runs (?=show|log|stop|resume))?[a-z][a-z-]*)([^`#|&;>\n]*)")
-OTHERS = {"help", "version", "install-completion", "no-deps", "nproc_per_node", "torch-backend"}
+OTHERS = {"help", "help-all", "version", "install-completion", "no-deps", "nproc_per_node", "torch-backend"}
 """Flags of every program, and of other programs in running text."""
 
 
@@ -42,7 +42,7 @@ def flags_of(verb: str) -> frozenset[str]:
         said: list[str] = []
         patch.setattr("builtins.print", lambda *words, **options: said.extend(map(str, words)))
         with suppress(SystemExit):
-            cli.main([*verb.split(), "--help"])
+            cli.main([*verb.split(), "--help-all"])
     return frozenset(each.replace("-", "_") for each in FLAG.findall("\n".join(said)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -338,6 +338,75 @@ def test_help_fits_the_terminal(monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "70")
     assert max(map(len, flags.help_text(Config, "swift sft").splitlines())) <= 70
+
+
+MANY = make_dataclass(
+    "Many",
+    [("file", str, flag(positional=True)), *((f"flag_{n}", int, n) for n in range(30)), ("tuner", Tuner, Tuner())],
+    namespace={"most_used": ("lora_rank", "flag_7"), "__module__": __name__},
+    frozen=True,
+)
+"""More flags than `--help` shows at once."""
+
+
+def helped(capsys: pytest.CaptureFixture[str], config: type, *argv: str) -> list[str]:
+    with pytest.raises(SystemExit) as exit_:
+        flags.parse(config, argv, prog="swift fake")
+    assert exit_.value.code == 0
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_help_of_many_flags_shows_the_most_used_and_names_the_others(capsys):
+    lines = helped(capsys, MANY, "--help")
+    at = lines.index("most used:")
+    assert lines[at + 1 : at + 4] == [
+        "FILE (required)",
+        "--lora_rank INT LoRA r (default 8)",
+        "--flag_7 INT (default 7)",
+    ]
+    assert any(line.startswith("flags: file, flag_0, flag_1, ") for line in lines)
+    assert "Tuner: lora_rank, target_modules" in lines
+    assert "--flag_8 INT (default 8)" not in lines
+    assert lines[-1].endswith("--help-all shows every flag")
+
+
+@pytest.mark.parametrize("all_of_them", ["--help-all", "--help_all"])
+def test_all_flags_are_shown_when_asked_for(capsys, all_of_them):
+    lines = helped(capsys, MANY, "--flag_2", "x", all_of_them)
+    assert "--flag_8 INT (default 8)" in lines and "most used:" not in lines
+
+
+def test_the_help_of_few_flags_shows_all(capsys):
+    assert helped(capsys, Config, "--help") == helped(capsys, Config, "--help-all")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("tuner", {"Tuner:", "lora_rank", "target_modules"}),  # a section
+        ("RANK", {"Tuner:", "lora_rank"}),  # a part of a name
+        ("targets", {"Tuner:", "target_modules"}),  # an alias
+        ("goes", {"Tuner:", "target_modules"}),  # a word of a meaning
+        ("epoch", {"flags:", "strategy"}),  # a choice
+        ("lora rank", {"Tuner:", "lora_rank"}),  # both words
+    ],
+)
+def test_help_about_words_shows_their_flags(capsys, words, found):
+    lines = helped(capsys, Config, "--help", *words.split())
+    assert {line if line.endswith(":") else line.split()[0].strip("-") for line in lines if line} == found
+
+
+def test_help_about_an_unknown_word_names_the_nearest():
+    with pytest.raises(ValueError, match=r"no flag of swift fake is about rnak: did you mean rank\?"):
+        flags.parse(Config, ["--help", "rnak"], prog="swift fake")
+
+
+def test_the_most_used_flags_of_a_command_are_at_most_ten_of_its_flags():
+    for verb in cli.verbs():
+        for words, config in cli.configs(verb).items():
+            named = vars(config).get("most_used", ())
+            assert named or len(flags.names(config)) <= 25, words
+            assert set(named) <= flags.names(config) and len(set(named)) == len(named) <= 10, words
 
 
 # The groups that the commands share

@@ -33,6 +33,18 @@ class Run:
     example: ClassVar[str] = (
         "swift agent run --model smollm2-135m-agent --tools examples/agent/house_tools.py --task 'Add 19, 23 and 4.'"
     )
+    most_used: ClassVar[tuple[str, ...]] = (
+        "task",
+        "tasks",
+        "tools",
+        "mcp",
+        "model_id_or_path",
+        "ckpt_dir",
+        "max_turns",
+        "output",
+        "confirm",
+        "endpoint",
+    )
 
     model: ModelFlags = ModelFlags()
     backend: BackendFlags = BackendFlags()
@@ -85,7 +97,7 @@ REMOTE = ("task", "tasks", "max_seconds", "parallel", "output")
 def run(argv: Sequence[str]) -> int:
     """`argv` is the verb and its flags. Returns the exit status."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", ())
-    if verb in ("--help", "-h"):
+    if verb in ("--help", "-h", "--help-all", "help"):
         print("usage: swift agent run --task TEXT | --tasks FILE --tools ... [flags]\n")
         for name, config in VERBS.items():
             print(f"  {name}  {config.__doc__}")

@@ -43,6 +43,18 @@ class Show:
     """Show rows as training sees them, with the loss weight of each token."""
 
     example: ClassVar[str] = "swift data show my_rows.jsonl --model smollm2-135m-instruct --row 1"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "row",
+        "model_id_or_path",
+        "template_type",
+        "agent_template",
+        "loss_scale",
+        "max_length",
+        "against_template",
+        "columns",
+        "json",
+        "system",
+    )
 
     file: tuple[str, ...] = flag(positional=True)
     """Data files, data sets or hub ids"""
@@ -80,6 +92,18 @@ class Synth:
     """Make conversations in which a model calls your tools, mixed with those of a catalogue of invented functions."""
 
     example: ClassVar[str] = "swift data synth --tools my_tools.py --rows 2000 --out train.jsonl"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "tools",
+        "mcp",
+        "rows",
+        "out",
+        "own_share",
+        "kinds",
+        "chinese",
+        "catalogue",
+        "endpoint",
+        "seed",
+    )
 
     tools: ToolFlags = ToolFlags()
     synth: SynthFlags = SynthFlags()
@@ -94,7 +118,7 @@ VERBS = {"lint": Lint, "show": Show, "synth": Synth, "review": Review}
 def run(argv: Sequence[str]) -> int:
     """`argv` is the verb and its flags. Returns the exit status."""
     verb, rest = (argv[0], argv[1:]) if argv else ("--help", ())
-    if verb in ("--help", "-h"):
+    if verb in ("--help", "-h", "--help-all", "help"):
         print(
             "usage: swift data lint FILE... | swift data show FILE [flags] | swift data synth [flags] | "
             "swift data review FILE [flags]\n"

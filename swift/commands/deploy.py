@@ -103,6 +103,18 @@ class ServerFlags:
 @dataclass(frozen=True)
 class Config:
     example: ClassVar[str] = "swift deploy --model smollm2-135m-agent --api_key SECRET"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "model_id_or_path",
+        "ckpt_dir",
+        "host",
+        "port",
+        "api_key",
+        "served_model_name",
+        "lora_modules",
+        "infer_backend",
+        "max_model_len",
+        "guided_tools",
+    )
 
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags()

@@ -26,6 +26,18 @@ UNUSED = ("stream", "do_sample", "seed")
 @dataclass(frozen=True)
 class Config:
     example: ClassVar[str] = "swift eval --model smollm2-135m-agent --compare smollm2-135m-instruct --limit 20"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "model_id_or_path",
+        "ckpt_dir",
+        "tasks",
+        "dataset",
+        "limit",
+        "compare",
+        "report",
+        "guided",
+        "seeds",
+        "endpoint",
+    )
 
     tasks: tuple[str, ...] = flag(("calls", "react"), commas=True)
     """What to measure: calls (tool calls of --dataset), react (ReAct steps of --dataset), bfcl (the Berkeley Function

@@ -66,6 +66,18 @@ class ExampleFlags:
 @dataclass(frozen=True)
 class Config:
     example: ClassVar[str] = "swift export --ckpt_dir output/my_run/checkpoint-100 --to_gguf Q8_0"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "ckpt_dir",
+        "model_id_or_path",
+        "merge_lora",
+        "pack_adapter",
+        "to_gguf",
+        "to_ollama",
+        "quant_bits",
+        "quant_method",
+        "output_dir",
+        "push_to_hub",
+    )
 
     ckpt_dir: str | None = flag(None, alias=("adapters",))
     """Checkpoint that training saved; an adapter is merged in memory before other exports"""

@@ -80,6 +80,18 @@ class RowFlags:
 @dataclass(frozen=True)
 class Config:
     example: ClassVar[str] = "swift infer --model smollm2-135m-agent --tools examples/agent/house_tools.py"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "model_id_or_path",
+        "ckpt_dir",
+        "tools",
+        "mcp",
+        "system",
+        "val_dataset",
+        "max_new_tokens",
+        "temperature",
+        "infer_backend",
+        "endpoint",
+    )
 
     model: ModelFlags = ModelFlags()
     backend: BackendFlags = BackendFlags()

@@ -14,6 +14,14 @@ from swift.flags import flag
 @dataclass(frozen=True)
 class Config(export.Config):
     example: ClassVar[str] = "swift merge-lora --ckpt_dir output/my_run/checkpoint-100"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "ckpt_dir",
+        "model_id_or_path",
+        "output_dir",
+        "dtype",
+        "template_type",
+        "push_to_hub",
+    )
 
     merge_lora: bool = flag(True, alias=("merge_lora_and_save",))
     """Always true here"""

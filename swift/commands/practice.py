@@ -56,6 +56,18 @@ class RoundTraining:
 @dataclass(frozen=True)
 class Config:
     example: ClassVar[str] = "swift practice --ckpt_dir output/my_run/checkpoint-100 --minutes 30"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "model_id_or_path",
+        "ckpt_dir",
+        "tasks",
+        "held_out",
+        "tools",
+        "method",
+        "rounds",
+        "minutes",
+        "samples",
+        "output_dir",
+    )
 
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags()

@@ -24,6 +24,18 @@ class Config:
     example: ClassVar[str] = (
         "swift rlhf --rlhf_type dpo --model smollm2-135m-instruct --dataset pairs.jsonl --lora_target_modules ALL"
     )
+    most_used: ClassVar[tuple[str, ...]] = (
+        "rlhf_type",
+        "model_id_or_path",
+        "dataset",
+        "output_dir",
+        "sft_type",
+        "init_adapter",
+        "beta",
+        "num_train_epochs",
+        "learning_rate",
+        "max_length",
+    )
 
     preferences: PreferenceFlags = PreferenceFlags()
     model: ModelFlags = ModelFlags()

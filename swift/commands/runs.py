@@ -100,7 +100,7 @@ KEPT_ON_RESUME = ("output_dir", "add_output_dir_suffix", "resume_from_checkpoint
 def run(argv: Sequence[str]) -> int:
     """`argv` is a verb and its flags, or folders. Returns the exit code."""
     verb, rest = (argv[0], argv[1:]) if argv else ("", ())
-    if verb in ("--help", "-h"):
+    if verb in ("--help", "-h", "--help-all", "help"):
         print(flags.help_text(Config, "swift runs"))
         print("\nswift runs VERB NAME [--flag value ...]:")
         for name, config in VERBS.items():

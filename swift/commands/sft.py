@@ -21,6 +21,18 @@ from swift.flag_groups import (
 @dataclass(frozen=True)
 class Config:
     example: ClassVar[str] = "swift sft --model smollm2-135m-instruct --dataset my_rows.jsonl --lora_target_modules ALL"
+    most_used: ClassVar[tuple[str, ...]] = (
+        "model_id_or_path",
+        "dataset",
+        "output_dir",
+        "sft_type",
+        "lora_rank",
+        "lora_target_modules",
+        "num_train_epochs",
+        "learning_rate",
+        "batch_size",
+        "max_length",
+    )
 
     model: ModelFlags = ModelFlags()
     template: TemplateFlags = TemplateFlags()

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import copy
-import functools
-import itertools
 import json
 import re
-import shutil
 import sys
-import textwrap
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from swift.flags.conversion import FALSE, TRUE, Spec, convert, without_duplicates, without_none
+from swift.flags import help as help_pages
+from swift.flags.conversion import FALSE, TRUE, convert, without_duplicates
 from swift.flags.conversion import nearest as nearest
+from swift.flags.definition import Common as Common
+from swift.flags.definition import Flag as Flag
+from swift.flags.definition import default_of, walk
+from swift.flags.definition import example_of as example_of
+from swift.flags.definition import flag as flag
+from swift.flags.definition import meanings as meanings
+from swift.flags.definition import most_used_of as most_used_of
+from swift.flags.definition import sections as sections
+from swift.flags.definition import shown as shown
+from swift.flags.help import help_text as help_text
 from swift.system import utf8
 
 if TYPE_CHECKING:
@@ -28,49 +32,6 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="DataclassInstance")
 FILES = (".yaml", ".yml", ".json")
-
-
-def flag(
-    default: Any = MISSING,
-    *,
-    alias: Sequence[str] = (),
-    values: Mapping[str, str] = types.MappingProxyType({}),
-    commas: bool = False,
-    bare: str | None = None,
-    positional: bool = False,
-) -> Any:
-    """A dataclass field with properties for the command line. Without a default the flag is required.
-
-    `alias`: further names. `values`: synonyms of values (`{"all-linear": "ALL"}`). `commas`: a single value with
-    commas is a list. `bare`: the value of `--flag` without one. `positional`: a positional argument instead of a
-    flag; a list takes all remaining words.
-    """
-    metadata = {"flag": Spec(tuple(alias), values, commas, bare, positional)}
-    if isinstance(default, (dict, list)):
-        return field(default_factory=functools.partial(copy.copy, default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-class Flag(NamedTuple):
-    """A field as a flag. `owner` is the dataclass that declares it: a group or the config itself."""
-
-    name: str
-    kind: Any
-    default: Any
-    spec: Spec
-    owner: type[DataclassInstance]
-
-    @property
-    def is_list(self) -> bool:
-        return typing.get_origin(without_none(self.kind)) in (list, tuple)
-
-    @property
-    def shown(self) -> str:
-        return self.name.upper() if self.spec.positional else f"--{self.name}"
-
-    @property
-    def bare(self) -> str | None:
-        return "true" if without_none(self.kind) is bool else self.spec.bare
 
 
 @dataclass(frozen=True)
@@ -81,23 +42,13 @@ class Parsed(Generic[C]):
     given: frozenset[str]
 
 
-@dataclass(frozen=True)
-class Common:
-    """Every command"""
-
-    config: tuple[str, ...] = ()
-    """YAML or JSON files with flags; later files override earlier ones, the command line overrides all"""
-    ignore_args_error: bool = False
-    """Warn about unknown flags instead of stopping"""
-
-
 # Entry points
 
 
 def parse(config: type[C], argv: Sequence[str], prog: str = "swift") -> Parsed[C]:
     """Parses `argv`. Prints the help and raises SystemExit(0) for `--help`; raises ValueError for wrong flags."""
-    if "-h" in argv or "--help" in argv:
-        print(help_text(config, prog))
+    if text := help_pages.asked(config, prog, argv):
+        print(text)
         raise SystemExit(0)
     flags, common = list(walk(config)), list(walk(Common))
     positional = [item for item in flags if item.spec.positional]
@@ -183,26 +134,11 @@ def load(path: str) -> dict[str, object]:
 # From a dataclass to flags and back
 
 
-def walk(config: type[DataclassInstance], base: object = MISSING) -> Iterator[Flag]:
-    """The flags of `config` and its groups in order, with defaults from `base` if it is given."""
-    hints = typing.get_type_hints(config)
-    for item in fields(config):
-        default = _default(item) if base is MISSING else getattr(base, item.name)
-        if is_dataclass(hints[item.name]):
-            yield from walk(hints[item.name], default)
-        else:
-            yield Flag(item.name, hints[item.name], default, item.metadata.get("flag", Spec()), config)
-
-
-def _default(item: Any) -> Any:
-    return item.default if item.default_factory is MISSING else item.default_factory()
-
-
 def _assemble(config: type[C], given: Mapping[str, object], base: object = MISSING) -> C:
     hints = typing.get_type_hints(config)
     values = {}
     for item in fields(config):
-        default = _default(item) if base is MISSING else getattr(base, item.name)
+        default = default_of(item) if base is MISSING else getattr(base, item.name)
         if is_dataclass(hints[item.name]):
             values[item.name] = _assemble(hints[item.name], given, default)
         else:
@@ -334,92 +270,3 @@ def _yaml(text: str) -> object:
         raise ValueError(f"{line}{error.problem}") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
-
-
-# Help
-
-
-def help_text(config: type[DataclassInstance], prog: str) -> str:
-    """Every flag with type, meaning, aliases and default, a line each, wrapped in a terminal."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100_000
-    flags = [*walk(config), *walk(Common)]
-    words = [item.shown + "..." * item.is_list for item in flags if item.spec.positional]
-    about = (sys.modules[config.__module__].__doc__ or "").strip().partition("\n")[0]
-    lines = [
-        " ".join(["usage:", prog, *words, "[--flag value ...]"]),
-        *([f"example: {example}"] if (example := example_of(config)) else []),
-        *([textwrap.fill(about, width)] if about else []),
-    ]
-    for title, mine in (*sections(config), *sections(Common)):
-        lines += ["", f"{title}:", *(_help_line(item, width) for item in mine)]
-    return "\n".join(lines)
-
-
-def sections(config: type[DataclassInstance]) -> list[tuple[str, list[Flag]]]:
-    """The flags of `config` by group: its own under "flags", then each group under the first line of its docstring."""
-    flags = list(walk(config))
-    found = []
-    for owner in dict.fromkeys([config, *(item.owner for item in flags)]):
-        is_own = owner is config and config is not Common
-        title = "flags" if is_own else (owner.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-        if mine := [item for item in flags if item.owner is owner]:
-            found.append((title, mine))
-    return found
-
-
-def example_of(config: type[DataclassInstance]) -> str:
-    """The command line that `config.example`, a class variable, has; empty without one."""
-    return str(vars(config).get("example", ""))
-
-
-def _help_line(item: Flag, width: int) -> str:
-    left = item.shown + "..." * item.is_list if item.spec.positional else f"{item.shown} {_metavar(item)}"
-    line = f"  {left}".ljust(34) + "  " + _meaning(item)
-    return textwrap.fill(line, width, subsequent_indent=" " * 36, break_on_hyphens=False)
-
-
-def _metavar(item: Flag) -> str:
-    kind = without_none(item.kind)
-    more = " ..." if item.is_list else ""
-    kind = typing.get_args(kind)[0] if item.is_list else kind
-    if typing.get_origin(kind) is Literal:
-        return "|".join(typing.get_args(kind)) + more
-    names = {str: "TEXT", int: "INT", float: "FLOAT", bool: "true|false"}
-    return names.get(kind, "JSON") + more
-
-
-def _meaning(item: Flag) -> str:
-    aliases = f" [also {', '.join('--' + name for name in item.spec.alias)}]" if item.spec.alias else ""
-    default = "required" if item.default is MISSING else f"default {shown(item.default)}"
-    return f"{meanings(item.owner).get(item.name, '')}{aliases} ({default})".strip()
-
-
-def shown(value: object) -> str:
-    """A default as the command line takes it."""
-    if value is None or value == () or value == []:
-        return "none"
-    if isinstance(value, (list, tuple)):
-        return " ".join(map(shown, value))
-    if isinstance(value, (bool, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value) or "''"
-
-
-@functools.cache
-def meanings(config: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass and its bases, read from their source, by the field's name."""
-    docs: dict[str, str] = {}
-    for cls in reversed(config.__mro__[:-1]):
-        tree = _tree(sys.modules[cls.__module__].__file__ or "")
-        body = next((n.body for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == cls.__name__), [])
-        for node, below in itertools.pairwise(body):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                match below:
-                    case ast.Expr(value=ast.Constant(value=str(text))):
-                        docs[node.target.id] = " ".join(text.split()).rstrip(".")
-    return docs
-
-
-@functools.cache
-def _tree(path: str) -> ast.Module:
-    return ast.parse(Path(path).read_text(encoding="utf-8"))
