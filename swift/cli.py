@@ -16,6 +16,7 @@ from swift import flags
 from swift.flags import completion
 from swift.system import completion as shell_completion
 from swift.system import invocation, torchrun, utf8
+from swift.system.nearest import nearest_path
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -182,7 +183,8 @@ def _line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed: swift doctor names what is missing, and the command for it"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        missing = isinstance(error, FileNotFoundError)
+        return f"{error.filename}: {error.strerror}{nearest_path(os.fsdecode(error.filename)) if missing else ''}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

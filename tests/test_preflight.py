@@ -74,7 +74,7 @@ TRAIN = ("sft", "--model", "tiny", "--template_type", "chatml", "--device", "cpu
         ("--init_lora_weights piissa", "unknown initialisation 'piissa'"),
         ("--init_lora_weights loftq", "'loftq'"),
         ("--dtype fp16", "fp16 does not work on a CPU"),
-        ("--resume_from_checkpoint gone", "--resume_from_checkpoint: there is no folder gone"),
+        ("--resume_from_checkpoint gone", "--resume_from_checkpoint gone: no such folder"),
         ("--registry gone.toml", "gone.toml: cannot be read"),
         ("--config gone.yaml", "gone.yaml"),
         ("--deepspeed gone.json", "--deepspeed gone.json: neither a file nor a JSON object"),

@@ -5,7 +5,6 @@ Each module of `swift.agent.formats` is one format, with the names of ToolFormat
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
 from swift.chat import Tool, ToolCall
+from swift.system.nearest import closest
 
 
 class Notation(NamedTuple):
@@ -161,6 +161,6 @@ TOOL_FORMATS: tuple[str, ...] = tuple(
 def tool_format(name: str) -> ToolFormat:
     """The format called `name`. Raises ValueError with the most similar name."""
     if name not in TOOL_FORMATS:
-        near = difflib.get_close_matches(name, TOOL_FORMATS, n=1, cutoff=0.0)[0]
+        near = closest(name, TOOL_FORMATS, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown agent template {name!r}: did you mean {near!r}? (known: {', '.join(TOOL_FORMATS)})")
     return cast(ToolFormat, import_module(f"swift.agent.formats.{name}"))

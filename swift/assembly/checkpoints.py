@@ -11,6 +11,7 @@ from swift import flags
 from swift.flag_groups import BackendFlags, ModelFlags, QuantFlags, TemplateFlags
 from swift.model.catalog import RECORD
 from swift.model.config_files import json_object
+from swift.system.nearest import nearest_path
 
 if TYPE_CHECKING:
     from swift.model.catalog import ModelSpec
@@ -144,7 +145,7 @@ def checkpoint(text: str) -> Path:
     """The folder that --ckpt_dir names. ValueError where it holds neither an adapter nor a model."""
     folder = Path(text).expanduser().resolve()
     if not folder.is_dir():
-        raise ValueError(f"--ckpt_dir {text}: no such folder")
+        raise ValueError(f"--ckpt_dir {text}: no such folder{nearest_path(text)}")
     if is_adapter(folder) or (folder / "config.json").exists():
         return folder
     inner = [path for path in folder.rglob("checkpoint-*") if path.is_dir() and not path.name.endswith("-merged")]

@@ -5,7 +5,6 @@ Flags that contradict each other are checked before, by their own modules; what 
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from swift import flags
 from swift.assembly.training_config import TrainingConfig
 from swift.flag_groups import TemplateFlags
+from swift.system.nearest import closest, nearest, nearest_path
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ def check(cfg: TrainingConfig, device: torch.device, engine: str = "") -> None:
     check_plan(pipeline.plan(cfg))
     requested = train.saving.resume_from_checkpoint
     if requested not in (None, "newest") and not Path(str(requested)).expanduser().is_dir():
-        raise ValueError(f"--resume_from_checkpoint: there is no folder {requested}")
+        raise ValueError(f"--resume_from_checkpoint {requested}: no such folder{nearest_path(str(requested))}")
     writable(train.saving.output_dir, "--output_dir")
     if train.logging.logging_dir:
         writable(train.logging.logging_dir, "--logging_dir")
@@ -121,7 +121,8 @@ def trackers(names: Sequence[str]) -> None:
     for name in names:
         known = ["none", *sorted({"tensorboard", *get_available_reporting_integrations()})]
         if name not in known:
-            raise ValueError(f"--report_to {name} is not installed: choose from {', '.join(known)}")
+            hint = nearest(name, known)
+            raise ValueError(f"--report_to {name} is not installed: choose from {', '.join(known)}{hint}")
 
 
 def optimizer(name: str) -> None:
@@ -130,7 +131,7 @@ def optimizer(name: str) -> None:
 
     known = [each.value for each in OptimizerNames]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        near = closest(name, known, n=1, cutoff=0.0)[0]
         raise ValueError(f"--optim {name}: transformers has no such optimizer: did you mean {near}?")
     if name.startswith(("galore", "apollo")):
         raise ValueError(f"--optim {name} needs target modules: use --use_galore true")

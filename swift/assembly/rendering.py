@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swift.flag_groups import ModelFlags, TemplateFlags
+from swift.system.nearest import closest
 
 if TYPE_CHECKING:
     from swift.model.catalog import ModelSpec
@@ -78,7 +78,7 @@ def _check_read(flags: TemplateFlags, read: Collection[str]) -> None:
         if name not in read:
             given = name in flags.chat_template_kwargs
             flag = f"--chat_template_kwargs: {name!r}" if given else f"--{name}"
-            near = difflib.get_close_matches(name, read, n=1) or [each for each in SWITCHES if each in read]
+            near = closest(name, read, n=1) or [each for each in SWITCHES if each in read]
             other = f": it reads {near[0]}" if near else ": leave it out"
             raise ValueError(f"{flag} is not read by this model's chat template{other}")
     if flags.template_date != "AUTO" and not DATES & set(read):

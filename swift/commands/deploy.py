@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from swift import flags, images
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
 from swift.flags import flag
+from swift.system.nearest import nearest_path
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -160,7 +161,8 @@ def main(cfg: Config, given: Collection[str] = ()) -> None:
             raise ValueError(f"--lora_modules: '{name}' is the name of the model itself: rename the adapter")
         for adapter, folder in adapters.items():
             if not (Path(folder).expanduser() / "adapter_config.json").is_file():
-                raise ValueError(f"--lora_modules {adapter}={folder}: it has no adapter_config.json")
+                near = nearest_path(folder)
+                raise ValueError(f"--lora_modules {adapter}={folder}: it has no adapter_config.json{near}")
         chat = load_chat(cfg, given)
         if cfg.server.raw_react:
             chat = LocalChat(chat.engine, chat.renderer, raw=True, calibrations=chat.calibrations)
@@ -203,7 +205,7 @@ def api_keys(options: ServerFlags) -> tuple[str, ...]:
     if options.api_key_file is not None:
         path = Path(options.api_key_file).expanduser()
         if not path.is_file():
-            raise ValueError(f"--api_key_file {options.api_key_file}: there is no such file")
+            raise ValueError(f"--api_key_file {options.api_key_file}: no such file{nearest_path(path)}")
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         if not any(lines):
             raise ValueError(f"--api_key_file {options.api_key_file}: no key found; expected one per line")
@@ -304,7 +306,7 @@ def _check_certificate(options: ServerFlags) -> None:
         return
     for path in filter(None, (options.ssl_certfile, options.ssl_keyfile)):
         if not Path(path).is_file():
-            raise ValueError(f"{path}: there is no such file")
+            raise ValueError(f"{path}: no such file{nearest_path(path)}")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
     except ssl.SSLError as error:

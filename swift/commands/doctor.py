@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from swift.flags import flag
+
 if TYPE_CHECKING:
     from swift.assembly.diagnosis import Facts, Problem
 
@@ -29,7 +31,7 @@ BITS = {"bf16": 0, "8 bits": 8, "4 bits": 4}
 class Config:
     example: ClassVar[str] = "swift doctor"
 
-    model_id_or_path: str | None = None
+    model_id_or_path: str | None = flag(None, alias=("model",))
     """Folder, hub id or name of the model whose shape is measured; none uses the shape of SmolLM2-135M"""
     model_type: str | None = None
     """Registered name of the model, instead"""

@@ -18,6 +18,7 @@ from swift.runs import checkpoints, control, finding, log_file, record
 from swift.runs.record import Run
 from swift.system import invocation
 from swift.system.durations import duration
+from swift.system.nearest import nearest_path
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def complete(words: Sequence[str], last: str) -> list[str]:
 def list_runs(cfg: Config) -> int:
     for folder in cfg.folders:
         if not Path(folder).is_dir():
-            raise ValueError(f"there is no folder {folder}{flags.nearest(folder, VERBS)}")
+            hint = flags.nearest(folder, VERBS) or nearest_path(folder) or f" (verbs: {', '.join(VERBS)})"
+            raise ValueError(f"there is no folder {folder}{hint}")
     found = finding.find(_folders(cfg.folders))
     for line in found.faults:
         print(f"swift: warning: {line}", file=sys.stderr)

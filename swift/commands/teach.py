@@ -45,7 +45,7 @@ class Config:
     """Base URL of an OpenAPI document that names none"""
     examples: str | None = None
     """JSON lines with your own questions: {"tool": ..., "question": ..., "arguments": {...}}"""
-    base: str = "AUTO"
+    base: str = flag("AUTO", alias=("model", "model_id_or_path"))
     """Model to start from: a registered name, hub id, model folder or LoRA checkpoint; AUTO takes
     smollm2-135m-agent, or smollm2-135m-instruct where that is not available"""
     minutes: float = 30.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -43,7 +43,7 @@ class Line(NamedTuple):
 def main(cfg: Config) -> list[Line]:
     if cfg.json and cfg.markdown:
         raise ValueError("--json and --markdown exclude each other")
-    lines = [line for line in table(cfg.model_id_or_path) if all(word in str(line).lower() for word in cfg.words)]
+    lines = table(cfg.model_id_or_path, cfg.words)
     if cfg.json:
         print(json.dumps([line._asdict() for line in lines], indent=2))
     elif cfg.markdown:
@@ -53,21 +53,32 @@ def main(cfg: Config) -> list[Line]:
     return lines
 
 
-def table(model: str) -> list[Line]:
-    """Every method and every variant by a flag, with parameters counted without reading weights."""
+def table(model: str, words: Sequence[str] = ()) -> list[Line]:
+    """The methods, and variants by a flag, that have all `words`; parameters are counted without reading weights.
+
+    Raises ValueError where there is none.
+    """
     from swift.model import location
     from swift.tuner.registry import TUNERS, VARIANTS
 
     path = location.locate(model)
-    lines = [
-        Line(name, f"--sft_type {name}", tuner.about, tuner.paper, _trained(path, name, {}), tuner.merges)
-        for name, tuner in TUNERS.items()
-    ]
+    lines = []
+    for name, tuner in TUNERS.items():
+        line = Line(name, f"--sft_type {name}", tuner.about, tuner.paper, None, tuner.merges)
+        if _has(line, words):
+            lines.append(line._replace(trained=_trained(path, name, {})))
     for name, variant in VARIANTS.items():
         shown = " ".join(f"--{flag} {json.dumps(value).strip(chr(34))}" for flag, value in variant.flags.items())
-        trained = _trained(path, variant.of, variant.flags)
-        lines.append(Line(name, shown, variant.about, variant.paper, trained, TUNERS[variant.of].merges))
+        line = Line(name, shown, variant.about, variant.paper, None, TUNERS[variant.of].merges)
+        if _has(line, words):
+            lines.append(line._replace(trained=_trained(path, variant.of, variant.flags)))
+    if not lines:
+        raise ValueError(f"no tuner matches {' '.join(words)}{flags.nearest(words[0], [*TUNERS, *VARIANTS])}")
     return lines
+
+
+def _has(line: Line, words: Sequence[str]) -> bool:
+    return all(word.lower() in str(line).lower() for word in words)
 
 
 def page(lines: list[Line], model: str) -> str:

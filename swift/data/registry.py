@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 from swift.data.preprocessors import PREPROCESSORS, Preprocessor, as_rows, with_labels, with_query
 from swift.data.row_values import BadRow, Row
 from swift.system import toml_file, user_code
+from swift.system.nearest import closest
 
 TRAINABLE = ("text",)
 """The modalities that can be trained on."""
@@ -87,7 +87,7 @@ def preprocessor_for(name: str, entry: Entry) -> Preprocessor:
 
 def near(word: str, choices: Iterable[str]) -> str:
     """A suggestion of the choice most similar to `word`; "" if none is."""
-    close = difflib.get_close_matches(word, list(choices), 1)
+    close = closest(word, list(choices), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

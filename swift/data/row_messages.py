@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ from swift.data.reasoning import REASONING_KEYS, reasoning_of, refuse_reasoning,
 from swift.data.row_images import content_with_images
 from swift.data.row_tools import CALL_KEYS, read_calls, unused_call_keys
 from swift.data.row_values import BadRow, Row, are_parts, json_text, optional, says_something, text_of
+from swift.system.nearest import closest
 
 # "call": some formats have calls as turns; they become tool calls of the assistant.
 ROLES = {
@@ -135,7 +135,7 @@ def _turn_of_calls(item: Row, content: Any, number: int) -> tuple[ToolCall, ...]
 def _unknown_role(name: Any, number: int) -> NoReturn:
     if name is None:
         raise BadRow("unknown-role", f"message {number} has no role (key 'role' or 'from')")
-    near = difflib.get_close_matches(str(name).lower(), ROLES, 1)
+    near = closest(str(name).lower(), ROLES, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise BadRow("unknown-role", f"message {number} has the role {name!r}{hint}")
 

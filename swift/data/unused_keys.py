@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from swift.system.nearest import closest
 
 RULE = "unread-key"
 
@@ -44,7 +45,7 @@ class UnusedKeys:
         """Counts one occurrence of a key."""
         known = self._found.get((source, of, key))
         if known is None:
-            near = [] if key in self._known else difflib.get_close_matches(key, self._known, 1, cutoff=0.8)
+            near = [] if key in self._known else closest(key, self._known, 1, cutoff=0.8)
             known = UnusedKey(source, of, key, 0, file, line, next(iter(near), ""))
         self._found[source, of, key] = known._replace(met=known.met + 1)
 

@@ -5,13 +5,12 @@ What would train something wrong is a BadRow; anything merely suspicious is a Ro
 
 from __future__ import annotations
 
-import difflib
-
 from swift.agent.jsontext import loads
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.data.row_values import BadRow, RowWarning, rule_of
 from swift.data.validate_arguments import validate_arguments, validate_tools
 from swift.data.validate_text_calls import agent_keywords, validate_text_calls, writes_call
+from swift.system.nearest import closest
 
 _OPEN, _CLOSE = "<think>", "</think>"
 
@@ -98,7 +97,7 @@ def _validate_call(call: ToolCall, offered: dict[str, Tool], number: int, traine
     if not trained:
         return []
     if offered and call.name not in offered:
-        near = difflib.get_close_matches(call.name, offered, 1)
+        near = closest(call.name, offered, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; offered: {', '.join(sorted(offered))}"
         raise BadRow("unknown-tool", f"message {number} calls {call.name!r}{hint}")
     try:

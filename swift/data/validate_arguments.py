@@ -5,7 +5,6 @@ jsonschema decides. It takes 50 us per call and 1 ms per schema, so a fast check
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from referencing.exceptions import Unresolvable
 from swift.agent.schemas import argument_schema
 from swift.chat import Tool
 from swift.data.row_values import BadRow, RowWarning
+from swift.system.nearest import closest
 
 LONGEST = 200  # characters of a message, which quotes the invalid value
 
@@ -112,7 +112,7 @@ def _unknown(name: str, properties: dict[str, Any]) -> str:
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
+    near = closest(word, known, 1)
     if not near:
         near = [each for each in known if each.casefold() == word.casefold()][:1]
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known[:8])}" if known else ""
@@ -198,7 +198,7 @@ def _why_invalid(written: str) -> str:
         place = _place(error).removesuffix(".type")
         word = error.instance
         if error.validator in ("enum", "anyOf") and isinstance(word, str):
-            near = _MEANT.get(word.casefold()) or next(iter(difflib.get_close_matches(word.casefold(), _TYPES, 1)), "")
+            near = _MEANT.get(word.casefold()) or next(iter(closest(word.casefold(), _TYPES, 1)), "")
             hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(_TYPES)}"
             return f"{place}: {word!r} is not a JSON type{hint}"
         return _short(f"parameters is not a JSON schema: {place}: {error.message}")
@@ -234,7 +234,7 @@ def _described(error: ValidationError, arguments: dict[str, Any]) -> str:
         name = next(name for name in rule if name not in error.instance)
         properties = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
         strange = [each for each in error.instance if each not in properties]
-        near = difflib.get_close_matches(name, strange, 1)
+        near = closest(name, strange, 1)
         return f"{at}{name!r} is missing" + (f"; is it {near[0]!r}?" if near else "")
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         properties = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}

@@ -6,7 +6,6 @@ renderer, which splits off tool results. Neither runs here: most lines do not be
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from swift.data import offered_tools
 from swift.data.call_keywords import QWEN, REACT, KeywordMatch, Keywords, Kind, find_keywords
 from swift.data.row_values import BadRow, RowWarning, rule_of
 from swift.data.validate_arguments import validate_arguments
+from swift.system.nearest import closest
 
 State = Literal["start", "thought", "call", "input", "result", "answer"]
 """What the text after the last keyword is; "start" if there was no keyword yet."""
@@ -237,7 +237,7 @@ class _ReplyCheck:
         if self.offer.names and name not in self.offer.names:
             known = sorted(self.offer.names)
             plain = name.replace("\\_", "_").strip("*_`'\"[]() ")
-            near = difflib.get_close_matches(plain, known, 1) or [each for each in known if each in plain][:1]
+            near = closest(plain, known, 1) or [each for each in known if each in plain][:1]
             hint = f"did you mean {near[0]!r}?" if near else f"offered: {', '.join(known)}"
             raise self._bad("unknown-tool", f"calls {_line(name)!r}; {hint}")
         self.called = name

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 
 from swift.engine.lora import Lora, read_lora
 from swift.engine.prefix_cache import PrefixCache
 from swift.engine.runner import Runner
+from swift.system.nearest import closest
 
 
 class Adapter:
@@ -42,7 +42,7 @@ class Adapters:
         if not name:
             return BASE
         if name not in self._named:
-            near = get_close_matches(name, self._named, 1)
+            near = closest(name, self._named, 1)
             hint = f": did you mean {near[0]}?" if near else f" ({', '.join(self._named) or 'there is none'})"
             raise ValueError(f"no adapter is named {name!r}{hint}")
         return self._named[name]

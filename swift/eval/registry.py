@@ -6,12 +6,12 @@ read, and for a package that is not installed.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from importlib import import_module
 from typing import cast
 
 from swift.eval.task import Settings, Task
+from swift.system.nearest import closest
 
 TASKS: Mapping[str, str] = {
     "bfcl": "swift.eval.tasks.bfcl.task",
@@ -29,7 +29,7 @@ def check(text: str) -> None:
     """Raises ValueError with the most similar name for an unknown task. `text`: a value of --tasks."""
     name = text.partition(":")[0]
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
+        near = closest(name, TASKS, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise ValueError(f"--tasks {name}: no such task{hint} (known: {', '.join(TASKS)})")
 

@@ -17,7 +17,9 @@ class QuantFlags:
 
     quantization_bit: Literal["0", "4", "8"] = "0"
     """Quantise the frozen weights to this many bits while loading (QLoRA); 0 does not quantise"""
-    quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq", "torch"] = flag("bnb", alias=("quantization_method",))
+    quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq", "torch"] = flag(
+        "bnb", alias=("quantization_method",), values={"bitsandbytes": "bnb"}
+    )
     """Quantisation library: bitsandbytes, HQQ or torchao (pip install -e '.[quant]'); torch: inference on CPUs"""
     bnb_4bit_comp_dtype: Dtype = flag("AUTO", alias=("bnb_4bit_compute_dtype",), values=DTYPES)
     """Compute dtype of bitsandbytes' 4-bit weights; AUTO uses --dtype"""

@@ -15,7 +15,7 @@ class OptimizerFlags:
 
     optim: str = "adamw_torch"
     """Optimizer, by its name in transformers"""
-    learning_rate: float | None = None
+    learning_rate: float | None = flag(None, alias=("lr",))
     """Peak learning rate; none means 1e-4 for adapters and 1e-5 for full fine-tuning, of preferences 5e-5 and 1e-6"""
     lr_scheduler_type: Literal[
         "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"

@@ -17,13 +17,14 @@ from swift.flags.conversion import FALSE, TRUE, convert, without_duplicates
 from swift.flags.conversion import nearest as nearest
 from swift.flags.definition import Common as Common
 from swift.flags.definition import Flag as Flag
-from swift.flags.definition import default_of, walk
+from swift.flags.definition import default_of
 from swift.flags.definition import example_of as example_of
 from swift.flags.definition import flag as flag
 from swift.flags.definition import meanings as meanings
 from swift.flags.definition import most_used_of as most_used_of
 from swift.flags.definition import sections as sections
 from swift.flags.definition import shown as shown
+from swift.flags.definition import walk as walk
 from swift.flags.help import help_text as help_text
 from swift.system import utf8
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from swift.system import utf8
+from swift.system.nearest import nearest as nearest
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -126,9 +126,3 @@ def without_duplicates(pairs: Sequence[tuple[str, object]]) -> dict[str, object]
         keys = [key for key, _ in pairs]
         raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)} is given twice")
     return values
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ ": did you mean ...?" with the known word closest to `word`; empty if none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import httpx  # the HTTP client of `openai` before 3.0, whose errors surface while a stream is read
@@ -13,6 +12,7 @@ from swift.chat import Delta, FinishReason, Image, Message, Tool, ToolCall, Usag
 from swift.engine.sampling_params import SamplingParams
 from swift.images import as_url
 from swift.infer.chat import DEFAULT_PARAMS
+from swift.system.nearest import closest
 from swift.system.urls import without_secrets
 
 CONFIDENCE = "x_confidence"
@@ -110,7 +110,7 @@ def connect(
     if not model and not served:
         raise ValueError(f"{where}: the server lists no models")
     if model and model not in served:
-        near = get_close_matches(model, served, 1)
+        near = closest(model, served, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{where}: no model is named '{model}' there{hint} (served: {', '.join(served)})")
     return RemoteChat(url, model or served[0], api_key, template_kwargs, server_defaults)

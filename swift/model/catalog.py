@@ -6,7 +6,6 @@ overrides the same name in an earlier one and in models.toml.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.system import toml_file
+from swift.system.nearest import closest
 
 RECORD = "sft_args.json"
 """The file in which training records its flags, next to what it saves."""
@@ -107,7 +107,7 @@ def choose(model_type: str | None, *names: str, registry: Sequence[str] = ()) ->
 def nearest(name: str, registry: Sequence[str] = ()) -> str:
     """The known name most similar to `name`; empty if none is."""
     known = _by_name(registry)
-    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    found = closest(name.lower(), known, n=1, cutoff=0.5)
     return next(each for each in known[found[0]].names if each.lower() == found[0]) if found else ""
 
 
@@ -181,7 +181,7 @@ def _own(file: Path, name: str, row: Mapping[str, Any], known: Mapping[str, Mode
 
 
 def _near(word: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(choices), 1)
+    close = closest(word, list(choices), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

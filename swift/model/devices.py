@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from swift.model.config_files import json_object
+from swift.system.nearest import nearest
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -24,7 +25,8 @@ def pick_device(device: str = "auto") -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"unknown device {device!r}: auto, cpu, cuda, cuda:1 or mps") from None
+        hint = nearest(device, ("auto", "cpu", "cuda", "mps"))
+        raise ValueError(f"unknown device {device!r}: auto, cpu, cuda, cuda:1 or mps{hint}") from None
     if picked.type == "cuda" and not cuda:
         raise ValueError(f"device {device}: this machine has no GPU that PyTorch can use")
     if picked.type == "cuda" and picked.index is None:

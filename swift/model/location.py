@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from swift.model import adapter_models, bundled, catalog, download
 from swift.model.model_files import check
 from swift.system.hubs import modelscope_root, offline
+from swift.system.nearest import nearest_path
 
 
 def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, registry: Sequence[str] = ()) -> Path:
@@ -43,7 +44,7 @@ def locate(name_or_path: str, revision: str = "master", use_hf: bool = False, re
                 raise
             tried.append(str(error))  # a folder that happens to have the name of a known model
     elif name_or_path.startswith(("/", "~", ".")):
-        raise ValueError(f"{name_or_path}: no such folder")
+        raise ValueError(f"{name_or_path}: no such folder{nearest_path(name_or_path)}")
     if spec is None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name_or_path):
         raise ValueError(f"{name_or_path!r} is neither a folder nor a known model{_hint(name_or_path, registry)}")
     ms, hf = (spec.ms, spec.hf) if spec else (name_or_path, name_or_path)
@@ -91,5 +92,5 @@ _INSTEAD = f"; copy its folder to this machine and pass --model FOLDER, or use t
 
 
 def _hint(name: str, registry: Sequence[str]) -> str:
-    near = catalog.nearest(name, registry)
-    return f": did you mean {near}?" if near else ""
+    folder, near = nearest_path(name), catalog.nearest(name, registry)
+    return folder or (f": did you mean {near}?" if near else "")

@@ -7,12 +7,13 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from swift.model.config_files import json_object
+from swift.system.nearest import nearest_path
 
 
 def check(path: Path) -> Path:
     """Returns `path` if it is a GGUF file or a folder with a configuration and all weights, else raises ValueError."""
     if not path.exists():
-        raise ValueError(f"{path}: no such folder")
+        raise ValueError(f"{path}: no such folder{nearest_path(path)}")
     if path.is_file():
         if path.suffix != ".gguf" or not path.stat().st_size:
             raise ValueError(f"{path}: not a model: name its folder or a .gguf file")

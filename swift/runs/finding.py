@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from swift.runs import record
 from swift.runs.record import Run
+from swift.system.nearest import closest
 
 DEPTH = 8
 """Levels below a folder that are searched."""
@@ -128,7 +128,7 @@ def named(name: str, runs: Sequence[Run]) -> Run:
             shown = ", ".join(short[run.folder] for run in matching[:5])
             more = f" and {len(matching) - 5} more" if len(matching) > 5 else ""
             raise ValueError(f"{name!r} is the name of {len(matching)} runs: {shown}{more}")
-    near = difflib.get_close_matches(wanted, short.values(), n=3, cutoff=0.4) or list(short.values())[:3]
+    near = closest(wanted, short.values(), n=3, cutoff=0.4) or list(short.values())[:3]
     raise ValueError(
         f"no run {name!r}: there are {', '.join(near)}" if len(near) > 1 else f"no run {name!r}: there is {near[0]}"
     )

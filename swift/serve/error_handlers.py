@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -14,6 +12,7 @@ from swift.engine.interface import Busy
 from swift.serve.bad_request import BadRequest
 from swift.serve.error_bodies import REQUEST_ID, anthropic_error, is_anthropic, new_request_id, openai_error
 from swift.serve.reply_response import CLIENT_CLOSED, json_response
+from swift.system.nearest import closest
 
 RETRY_AFTER = "1"  # seconds
 
@@ -35,7 +34,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
         what = {404: "no such route:", 405: "method not allowed:"}.get(error.status_code, error.detail)
-        near = get_close_matches(request.url.path, _paths(app), 1) if error.status_code == 404 else []
+        near = closest(request.url.path, _paths(app), 1) if error.status_code == 404 else []
         hint = f"; did you mean {near[0]}?" if near else ""
         message = f"{what} {request.url.path[:200]} ({request.method}){hint}"
         return _response(request, message, error.status_code, dict(error.headers or {}))

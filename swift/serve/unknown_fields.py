@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Iterable, Iterator
-from difflib import get_close_matches
 
 from pydantic import BaseModel
+
+from swift.system.nearest import closest
 
 log = logging.getLogger("swift.serve")
 
@@ -82,7 +83,7 @@ class UnknownFields:
             field = f"{place}{json.dumps(name[:80])[1:-1]}"
             if not self._is_new(field):
                 continue
-            near = [SYNONYMS[name]] if SYNONYMS.get(name) in known else get_close_matches(name, known, 1, 0.7)
+            near = [SYNONYMS[name]] if SYNONYMS.get(name) in known else closest(name, known, 1, 0.7)
             hint = f"; did you mean {near[0]}?" if near else ""
             log.warning("a request holds the unknown field %s, which is ignored%s", field, hint)
 

@@ -22,6 +22,7 @@ from swift.synth.catalogue import SLOT, Function, slots
 from swift.synth.names import CHINESE
 from swift.synth.values import in_words
 from swift.system import utf8
+from swift.system.nearest import nearest_path
 
 _SECTION = re.compile(r"^\s*(?:Examples?|Questions|示例|例子)\s*[::]\s*$", re.IGNORECASE)
 _HEADING = re.compile(
@@ -61,7 +62,7 @@ def of_python_file(file: Path) -> dict[str, list[Example]]:
 def of_json_lines(file: Path) -> dict[str, list[Example]]:
     """The examples of a file of `{"tool", "question", "arguments"}` lines, by tool. ValueError names the line."""
     if not file.is_file():
-        raise ValueError(f"--examples {file}: no such file")
+        raise ValueError(f"--examples {file}: no such file{nearest_path(file)}")
     found: dict[str, list[Example]] = {}
     for number, line in enumerate(utf8.read(file).splitlines(), 1):
         if not line.strip():

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from swift.system.nearest import nearest_path
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -17,6 +19,6 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{path}: cannot be read: {error.strerror}{nearest_path(path)}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not TOML: {error}") from None

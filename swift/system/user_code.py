@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from swift.system.nearest import closest, nearest_path
 
 
 def load_function(spec: str) -> Callable[..., Any]:
@@ -15,11 +16,12 @@ def load_function(spec: str) -> Callable[..., Any]:
     path, _, name = spec.rpartition(":")
     file = Path(path)
     if file.suffix != ".py" or not file.is_file():
-        raise ValueError(f"{spec}: no such Python file: your own function is given as FILE.py:NAME")
+        near = nearest_path(file) if path else ""
+        raise ValueError(f"{spec}: no such Python file{near}: your own function is given as FILE.py:NAME")
     known = {key: value for key, value in vars(_imported(file)).items() if callable(value) and not key.startswith("__")}
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        raise ValueError(f"{file}: no function {name!r}{f'; did you mean {near[0]}?' if near else ''}")
+        close = closest(name, known)
+        raise ValueError(f"{file}: no function {name!r}{f'; did you mean {close[0]}?' if close else ''}")
     found: Callable[..., Any] = known[name]
     return found
 

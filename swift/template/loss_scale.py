@@ -6,7 +6,6 @@ AUTO weights calls in the tool-call format of the dialogue. The weights of ReAct
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from swift.agent import ReasoningTags, ToolFormat, tool_format
 from swift.agent.result_marks import in_argument_string
+from swift.system.nearest import closest
 
 WeightedTexts = list[tuple[str, float]]
 """The parts of a text in order, with their weights."""
@@ -125,7 +125,7 @@ def _rules(name: str, format_name: str) -> Rules:
     if name.endswith(".json") or Path(name).is_file():
         return _read(Path(name))
     known = [AUTO, *SCALES]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    near = closest(name, known, n=1, cutoff=0.0)[0]
     raise ValueError(f"unknown loss scale {name!r}: did you mean {near!r}? ({', '.join(known)}, or a JSON file)")
 
 

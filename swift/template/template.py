@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import tomli
+
+from swift.system.nearest import closest
 
 Element = str | tuple[str | int, ...]
 """Text with placeholders, or tokens: ids, or names of tokenizer attributes such as `eos_token_id`."""
@@ -46,7 +47,7 @@ def template(name: str) -> Template:
     """The template called `name`. Raises ValueError with the most similar name."""
     tables = _tables()
     if name not in tables:
-        near = difflib.get_close_matches(name, tables, n=1, cutoff=0.0)[0]
+        near = closest(name, tables, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown template {name!r}: did you mean {near!r}? (AUTO uses the model's own)")
     return Template(name=name, **{key: _value(value) for key, value in tables[name].items()})
 

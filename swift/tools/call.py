@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import time
 from collections import defaultdict
@@ -14,6 +13,7 @@ from swift.agent.jsontext import loads
 from swift.agent.schemas import violation
 from swift.chat import ToolCall
 from swift.system import utf8
+from swift.system.nearest import closest
 from swift.tools import result_text
 from swift.tools.bound_tool import BoundTool
 from swift.tools.errors import TimeLimitError
@@ -168,6 +168,6 @@ def _failed(failure: Failure, text: str, seconds: float = 0.0) -> Result:
 
 
 def _no_such_tool(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
+    close = closest(name, names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"there is no tool '{excerpt(name)}'; the tools are: {', '.join(names) or 'none'}.{hint}"

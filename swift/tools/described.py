@@ -11,6 +11,7 @@ from typing import Any
 from swift.agent.jsontext import loads
 from swift.chat import Tool
 from swift.system import utf8
+from swift.system.nearest import nearest_path
 from swift.tools.bound_tool import BoundTool, from_schema
 from swift.tools.errors import ToolError
 
@@ -44,7 +45,7 @@ def from_description(spec: dict[str, Any]) -> BoundTool:
 def read_descriptions(file: Path) -> list[Tool]:
     """The tools of a JSON list, of `{"tools": [...]}`, or one per line. Raises ValueError with file and place."""
     if not file.is_file():
-        raise ValueError(f"{file}: no such file")
+        raise ValueError(f"{file}: no such file{nearest_path(file)}")
     try:
         specs = _specs(utf8.read(file))
         tools = [_tool(spec, number) for number, spec in enumerate(specs, 1)]

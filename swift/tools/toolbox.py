@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from swift.agent.arguments import excerpt
 from swift.chat import Tool
+from swift.system.nearest import closest
 from swift.tools.bound_tool import BoundTool
 
 
@@ -67,7 +67,7 @@ class Toolbox:
         names = sorted({each for name, bound in self._named() for each in (name, bound.name)})
         for pattern in self._keep:
             if not any(fnmatchcase(name, pattern) for name in names):
-                close = difflib.get_close_matches(pattern, names, n=1)
+                close = closest(pattern, names, n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"the tools are {excerpt(', '.join(names))}"
                 return f"{pattern}: no tool has such a name: {hint}"
         return ""

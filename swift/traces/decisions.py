@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from swift.data.row_messages import read_message
 from swift.data.row_tools import read_tools
 from swift.data.row_values import BadRow, Row
 from swift.data.trace_rows import TRACE
+from swift.system.nearest import closest
 
 Decision = Literal["kept", "corrected", "answered", "dropped"]
 
@@ -80,7 +80,7 @@ def with_call(row: Row, place: Place, name: str, arguments: str, result: str = "
     """
     name, tools = name.strip(), [tool.name for tool in read_tools(row)]
     if tools and name not in tools:
-        near = difflib.get_close_matches(name, tools, 1)
+        near = closest(name, tools, 1)
         raise ValueError(f"there is no tool '{name}': " + (f"did you mean {near[0]}?" if near else ", ".join(tools)))
     try:
         value = loads(arguments, once=True)

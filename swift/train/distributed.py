@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from swift.system.nearest import closest
 
 Settings = dict[str, Any]
 
@@ -143,5 +144,5 @@ def _json(flag: str, text: str | None, words: Mapping[str, Any] | None = None) -
 
 
 def _near(word: str, words: Any) -> str:
-    close = get_close_matches(word.removeprefix("default-").replace("-", "_"), list(words), 1)
+    close = closest(word.removeprefix("default-").replace("-", "_"), list(words), 1)
     return f" (did you mean {close[0]}?)" if close else ""

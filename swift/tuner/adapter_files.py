@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from swift.system.nearest import nearest_path
 from swift.tuner import extra_modules, loraga, training_state
 from swift.tuner.merge import MERGEABLE, UNMERGEABLE
 from swift.tuner.peft_models import CONFIG, WEIGHTS, adapter_mark, cast_adapter, without_warnings
@@ -58,7 +59,7 @@ def check(folder: Path) -> str:
     """The PEFT type of the adapter in `folder`. Raises ValueError if a file is missing or damaged. Reads no weights."""
     config, weights = folder / CONFIG, folder / WEIGHTS
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise ValueError(f"{folder}: no such folder{nearest_path(folder)}")
     for file in (config, weights):
         if not file.is_file():
             raise ValueError(f"{folder}: incomplete adapter checkpoint: {file.name} is missing")

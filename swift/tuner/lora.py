@@ -13,6 +13,7 @@ from peft import LoftQConfig, LoraConfig, LoraGAConfig, PeftModel, initialize_lo
 from transformers import PreTrainedModel
 
 from swift.model.devices import DTYPES
+from swift.system.nearest import nearest
 from swift.tuner import adapter_files, loraga
 from swift.tuner.peft_models import cast_adapter, is_quantised, wrap
 from swift.tuner.targets import Names, lora_targets, modules_to_save, no_names
@@ -136,7 +137,7 @@ def _init(word: str) -> dict[str, Any]:
     if word == "loftq" and find_spec("scipy") is None:
         raise ValueError("initialisation 'loftq' needs the package scipy: pip install -e '.[quant]'")
     if word not in INITS:
-        raise ValueError(f"unknown initialisation {word!r}: true, false, {', '.join(INITS)}")
+        raise ValueError(f"unknown initialisation {word!r}: true, false, {', '.join(INITS)}{nearest(word, INITS)}")
     more = {"loftq": {"loftq_config": LoftQConfig(loftq_bits=4)}, "lora_ga": {"lora_ga_config": LoraGAConfig()}}
     return {"init_lora_weights": word, **more.get(word, {})}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from swift.system.nearest import closest
 from swift.tuner import extra_modules, llamapro, longlora, lora, peft_models
 from swift.tuner.targets import modules_to_save
 
@@ -104,7 +104,7 @@ def freeze(model: PreTrainedModel, share: float, also: Collection[str]) -> None:
     names = [name for name, _ in model.named_parameters()]
     for prefix in also:
         if not any(name.startswith(prefix) for name in names):
-            near = difflib.get_close_matches(prefix, names, n=1, cutoff=0.3) or names[:1]
+            near = closest(prefix, names, n=1, cutoff=0.3) or names[:1]
             raise ValueError(
                 f"--additional_trainable_parameters {prefix}: no parameter name begins with it; {near[0]} is one"
             )

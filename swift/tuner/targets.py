@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from swift.system.nearest import closest
 
 Names = Callable[[str], bool]
 """Whether a module's or parameter's name belongs to a set."""
@@ -109,7 +110,7 @@ def _named(word: str, modules: Iterable[str], problem: str, words: str) -> list[
     if any(name == word or name.endswith(f".{word}") for name in modules):
         return [word]
     known = sorted({name.rsplit(".", 1)[-1] for name in modules})
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.4) or known
+    near = closest(word, known, n=3, cutoff=0.4) or known
     raise ValueError(f"target module {word!r} is {problem}: {', '.join(near)} are (or {words})")
 
 

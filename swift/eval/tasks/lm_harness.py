@@ -5,7 +5,6 @@ Its data sets come from the Hugging Face hub or from files that a task's own YAM
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import threading
@@ -18,6 +17,7 @@ from swift.engine.torch_engine import TorchEngine
 from swift.eval.runner import select
 from swift.eval.task import WRONG_ANSWER, Answer, Judgement, Metric, Question, Settings, Subject, Task
 from swift.infer.local_chat import LocalChat
+from swift.system.nearest import closest, nearest_path
 
 SHARES = ("acc", "acc_norm", "exact_match", "f1", "pass_at_1")
 """Metrics of the harness that are from 0 to 1."""
@@ -137,7 +137,7 @@ def _select(name: str) -> tuple[Any, str]:
         name, folder = _name_in(file), str(file.parent)
     manager = TaskManager(include_path=folder)
     if not manager.match_tasks([name]):
-        near = difflib.get_close_matches(name, manager.all_tasks, n=1)
+        near = closest(name, manager.all_tasks, n=1)
         hint = f": did you mean {near[0]}?" if near else ""
         raise ValueError(f"--tasks lm_eval:{name}: lm-evaluation-harness has no such task{hint}")
     return manager, name
@@ -145,7 +145,7 @@ def _select(name: str) -> tuple[Any, str]:
 
 def _name_in(file: Path) -> str:
     if not file.is_file():
-        raise ValueError(f"--tasks lm_eval:{file}: no such file")
+        raise ValueError(f"--tasks lm_eval:{file}: no such file{nearest_path(file)}")
     found = re.search(r"^task:\s*[\"']?([^\s\"']+)", file.read_text(encoding="utf-8"), flags=re.M)
     if found is None:
         raise ValueError(f"--tasks lm_eval:{file}: the file names no task (a line 'task: NAME')")

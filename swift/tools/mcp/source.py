@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import difflib
 import logging
 import os
 import re
@@ -28,6 +27,7 @@ from urllib.parse import urlsplit
 import anyio
 
 from swift.agent.arguments import excerpt
+from swift.system.nearest import closest
 from swift.tools.bound_tool import BoundTool, from_schema
 from swift.tools.errors import TimeLimitError, ToolError
 from swift.tools.mcp.connection import Connection
@@ -206,7 +206,7 @@ class McpServer:
             raise ValueError(f"MCP server '{self.name}' offers no tools")
         for pattern in self._keep:
             if not any(_matches(pattern, name, _clean(name)) for name in names):
-                close = difflib.get_close_matches(pattern, names, n=1)
+                close = closest(pattern, names, n=1)
                 hint = f"did you mean '{close[0]}'?" if close else f"its tools are: {', '.join(names)}"
                 raise ValueError(f"MCP server '{self.name}' has no tool '{pattern}'; {hint}")
 

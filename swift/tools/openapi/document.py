@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from swift.agent.jsontext import loads
 from swift.system import utf8
+from swift.system.nearest import nearest_path
 from swift.system.urls import without_secrets
 from swift.tools.errors import TimeLimitError
 from swift.tools.openapi import yaml_values
@@ -96,7 +97,8 @@ def read(document: str, client: HttpClient, credentials: Credentials) -> Documen
 def _file(document: str) -> tuple[str, str, bytes]:
     path = Path(document).expanduser()
     if not path.is_file():
-        raise ValueError(f"{document}: {'not a file' if path.exists() else 'no such file'}")
+        what = "not a file" if path.exists() else f"no such file{nearest_path(path)}"
+        raise ValueError(f"{document}: {what}")
     with path.open("rb") as file:
         return document, "", file.read(MAX_BYTES + 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from swift.agent.arguments import excerpt
+from swift.system.nearest import closest
 from swift.tools.bound_tool import BoundTool, Invoke, from_schema
 from swift.tools.errors import ToolError
 from swift.tools.openapi import operations, reply_text
@@ -189,7 +189,7 @@ def _kept(found: Sequence[Named], keep: Sequence[str], document: str) -> list[Na
     for pattern in keep:
         if not any(_matches(each, pattern) for each in found):
             names = [each.name for each in found]
-            near = difflib.get_close_matches(pattern, names, 1)
+            near = closest(pattern, names, 1)
             hint = f"; did you mean '{near[0]}'?" if near else f" ({excerpt(', '.join(names))})"
             raise ValueError(f"{document}: no operation is named '{pattern}'{hint}")
     return [each for each in found if not keep or any(_matches(each, pattern) for pattern in keep)]

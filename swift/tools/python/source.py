@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swift.agent.arguments import excerpt
+from swift.system.nearest import nearest_path
 from swift.tools.bound_tool import BoundTool, from_schema
 from swift.tools.errors import TimeLimitError, ToolError
 from swift.tools.python.worker_process import InterruptedCallError, WorkerProcess
@@ -30,10 +31,7 @@ class PythonFile:
 
     def __init__(self, path: Path, start_seconds: float = START_SECONDS) -> None:
         if path.suffix != ".py" or not path.is_file():
-            raise ValueError(
-                f"{path}: {'not a Python file' if path.is_file() else 'no such file'}: tools are the public "
-                "functions of a .py file, or described in a .json or .jsonl file"
-            )
+            raise ValueError(_why_not(path))
         self._path, self._start_seconds = path, start_seconds
         self._file = path.resolve()
         self._turns = Turns()
@@ -124,3 +122,14 @@ class Turns:
             with self._left:
                 self._reading -= 1
                 self._left.notify_all()
+
+
+def _why_not(path: Path) -> str:
+    """Why a path is no file of tools, in a line."""
+    file, colon, name = str(path).rpartition(":")
+    if colon and file.endswith(".py") and Path(file).is_file():
+        return f"{path}: all public functions of {file} are tools: give --tools {file} --tool_filter {name}"
+    if near := nearest_path(path):
+        return f"{path}: no such file{near}"
+    what = "not a Python file" if path.is_file() else "no such file"
+    return f"{path}: {what}: tools are the public functions of a .py file, or described in a .json or .jsonl file"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ from swift.chat import Tool
 from swift.eval.task import Answer, Judgement, Metric, Question, Settings, Task, Total
 from swift.eval.tasks.bfcl import multi_turn, official
 from swift.eval.tasks.bfcl.judging import ACCURACY, HONEST, Row, judge
+from swift.system.nearest import closest
 
 NON_LIVE = (
     "simple_python",
@@ -104,7 +104,7 @@ def _categories(variant: str) -> tuple[str, ...]:
     sets = {"": (*NON_LIVE, *LIVE), "non_live": NON_LIVE, "live": LIVE}
     known = {**sets, **{name: (name,) for name in (*sets[""], multi_turn.CATEGORY)}}
     if variant not in known:
-        near = difflib.get_close_matches(variant, known, n=1)
+        near = closest(variant, known, n=1)
         hint = f": did you mean bfcl:{near[0]}?" if near else ""
         names = ", ".join(name for name in known if name)
         raise ValueError(f"--tasks bfcl:{variant}: no such category{hint} (known: {names})")
