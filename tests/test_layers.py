@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "flag_groups": {"flags"},
     "studio": {
         "agent", "assembly", "chat", "data", "engine", "eval", "flag_groups", "flags", "images", "infer", "runs",
-        "system", "tools", "traces",
+        "system", "template", "tools", "traces",
     },
     "api": {
         "agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer", "tools",

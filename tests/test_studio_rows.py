@@ -13,11 +13,12 @@ import pyarrow.parquet as parquet
 import pytest
 
 from swift.data import linting
+from swift.data.data_file import DataFile, Filter
+from swift.data.row_edits import Edits, save
 from swift.data.row_fields import Field, changed, fields, row_of
 from swift.data.row_values import BadRow, Row
 from swift.studio import rows
-from swift.studio.row_edits import Edits, save
-from swift.studio.rows import DataFile, Filter, Opened
+from swift.studio.rows import Opened
 
 CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
 CALLS: Row = {

@@ -7,7 +7,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from swift.chat import PLACE, Conversation, Message
-from swift.data.validate_text_calls import writes_call
 
 if TYPE_CHECKING:
     from swift.template import Rendered
@@ -55,18 +54,6 @@ def _plain(message: Message) -> Iterator[Piece]:
         yield Piece(message.content.replace(PLACE, "<image>") if message.images else message.content, weight)
     for call in message.tool_calls:
         yield Piece(f"\n{call.name}({call.arguments})", weight)
-
-
-def kind_of(conversation: Conversation) -> str:
-    """What a row teaches, in a few words."""
-    if conversation.is_text:
-        return "plain text"
-    replies = (message for message in conversation.messages if message.role == "assistant")
-    if any(reply.tool_calls or writes_call(reply.content) for reply in replies):
-        return "tool calls"
-    if conversation.tools:
-        return "tools offered, none called"
-    return "dialogue" if sum(message.role == "user" for message in conversation.messages) > 1 else "question and answer"
 
 
 class _Pieces:

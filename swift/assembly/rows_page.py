@@ -9,9 +9,10 @@ from pathlib import Path
 
 from swift import html_page
 from swift.assembly import sample_html
-from swift.assembly.chat_view import kind_of, turns
+from swift.assembly.chat_view import turns
 from swift.assembly.sample_view import SEVERAL, Shown, summary
 from swift.data.linting import Finding, Report
+from swift.data.row_kinds import kind_of
 from swift.data.rules import RULES
 from swift.system.atomic_write import atomic_file
 

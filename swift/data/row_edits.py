@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from swift.agent import jsontext
+from swift.data.data_file import DataFile, digest
 from swift.data.row_values import BadRow, Row
-from swift.studio.rows import DataFile, digest
 from swift.system.atomic_write import atomic_file
 
 
