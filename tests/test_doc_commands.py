@@ -33,7 +33,7 @@ NOT_RUN = {
     r"^runs resume": "starts a process: test_runs.py",
     r"^(export|merge-lora).*--to_(gguf|ollama)": "needs a real tokenizer: test_gguf.py, test_ollama.py",
     r"botocore": "needs botocore: test_service_catalogues.py",
-    r"^studio\b": "serves until a signal ends it: test_studio.py",
+    r"^(studio|app-ui|web-ui)\b": "serves until a signal ends it: test_studio.py",
     r"^doctor": "compiles and measures kernels: test_native_runner.py",
     r"-n 2000|--rows 2000": "makes rows for a minute; a command with fewer rows runs",
     r"^(infer|agent run) .*--mcp": "needs the package mcp: test_mcp_tools.py",
@@ -115,6 +115,7 @@ def as_run(command: Command, checkpoint: Path) -> list[str]:
 RUN = {str(each): each for each in SWIFT if not any(re.search(pattern, str(each)) for pattern in NOT_RUN)}
 
 
+@pytest.mark.timeout(300)  # a command that waits for something needs a line in NOT_RUN
 @pytest.mark.parametrize("command", RUN.values(), ids=RUN.keys())
 def test_a_command_runs(command: Command, checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code = cli.main(as_run(command, checkpoint))
