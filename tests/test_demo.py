@@ -33,7 +33,7 @@ def test_the_demo_measures_trains_measures_and_leaves_its_figures(tmp_path: Path
         assert summary[model]["scenario"][0]["role"] == "user"
         assert len(summary[model]["replies"]) == 2
     page = (tmp_path / "out" / "summary.html").read_text(encoding="utf-8")
-    assert "data:image/png;base64," in page and "http" not in page.replace("http://www.w3.org", "")
+    assert "data:image/jpeg;base64," in page and "http" not in page.replace("http://www.w3.org", "")
     told, given = (
         (tmp_path / "out" / "data" / name).read_text(encoding="utf-8").splitlines()
         for name in ("agent.jsonl", "tools.jsonl")

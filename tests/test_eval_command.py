@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_report import References
+from test_pages import checked
 from test_server import Scripted, served
 from tiny import tiny_model_folder
 
@@ -99,7 +99,7 @@ def test_a_run_leaves_answers_figures_and_a_page_and_a_second_one_asks_nothing(
     assert re.search(r"all .*2 ", out)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "look &lt;at&gt;" in page
-    assert not References(page).open
+    checked(page)
     assert "<at>" not in page
     first = answers(folder)
     code, _, err = swift(*words, "--limit", 4)

@@ -548,7 +548,7 @@ def test_a_run_leaves_its_files_and_names_bad_rows(
     checkpoint = Path(result["last_model_checkpoint"])
     assert (checkpoint / "adapter_model.safetensors").exists()
     assert json.loads((checkpoint / "sft_args.json").read_text())["rlhf_type"] == kind
-    page = (folder / "summary.html").read_text()
+    page = (folder / "report.html").read_text()
     assert "rejected" in page
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from swift import html_page
 from swift.chat import Sample
+from swift.runs import history
 from swift.train import report
 from swift.train.progress import ShowProgress, duration
 
@@ -36,50 +35,15 @@ def test_an_abbreviated_row_cuts_long_masked_text_and_names_weights() -> None:
 
 
 def test_a_curve_is_drawn_for_each_number_that_was_logged(tmp_path: Path) -> None:
-    report.draw(report.curves(HISTORY), tmp_path / "images")
+    report.draw(history.curves(HISTORY), tmp_path / "images")
     files = sorted((tmp_path / "images").iterdir())
     assert [file.name for file in files] == ["eval_acc.png", "eval_loss.png", "learning_rate.png", "train_loss.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 
-class References(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_self_contained_and_escapes_text() -> None:
-    sections = [
-        html_page.Section("Numbers <1>", html_page.table(["name", "value"], [["a & b", 1234], ["<script>", 0.123456]])),
-        html_page.Section("Curves", report.chart({"train": [(1, 2.0), (2, 1.0)], "held out": [(2, 1.5)]})),
-        html_page.Section("Row", html_page.code("<|im_start|>user\n你好") + html_page.text('"done"')),
-    ]
-    shown = html_page.render("A run & more", sections)
-    parsed = References(shown)
-    assert not parsed.open
-    assert len(parsed.found) == 1
-    assert parsed.found[0].startswith("data:image/png;base64,")
-    assert "<title>A run &amp; more</title>" in shown
-    assert "&lt;script&gt;" in shown
-    assert "1,234" in shown
-    assert "0.1235" in shown
-    assert "&lt;|im_start|&gt;user\n你好" in shown
-    assert "http" not in shown
-
-
 def test_a_log_line_cut_short_by_a_kill_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / report.LOG).write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert report.read_log(tmp_path) == [{"step": 1, "loss": 2.0}]
+    (tmp_path / history.FILE).write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert history.read(tmp_path) == [{"step": 1, "loss": 2.0}]
 
 
 def test_peak_memory_is_in_bytes() -> None:
@@ -170,3 +134,18 @@ def test_only_the_first_process_shows_progress(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")])
 def test_durations(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_a_smoothed_curve_follows_a_line_to_both_ends_and_drops_what_is_not_finite() -> None:
+    line = [(float(step), 5 - step / 100) for step in range(300)]
+    curve = history.smoothed([*line, (300.0, float("nan"))])
+    assert [value for _, value in curve] == pytest.approx([value for _, value in line])
+    noisy = [(step, value + (0.3 if step % 2 else -0.3)) for step, value in line]
+    assert max(abs(value - 5 + step / 100) for step, value in history.smoothed(noisy)) < 0.12
+    assert history.smoothed(noisy[:19]) == noisy[:19]
+
+
+def test_a_curve_of_many_points_is_smoothed_in_no_time() -> None:
+    curve = history.smoothed([(float(step), 1 / (1 + step)) for step in range(100_000)])
+    assert len(curve) <= history.MOST
+    assert 0 < curve[0][0] < curve[-1][0] < 100_000

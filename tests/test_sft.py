@@ -105,7 +105,9 @@ def test_a_run_leaves_all_its_files(
 
     for checkpoint in (folder / "checkpoint-2", folder / "checkpoint-4"):
         assert {"adapter_config.json", "adapter_model.safetensors", "sft_args.json"} <= names(checkpoint)
-    assert {"logging.jsonl", "sft_args.json", "mixture.json", "summary.html", "images", "runs"} <= names(folder)
+    assert {"logging.jsonl", "sft_args.json", "mixture.json", "machine.json", "report.html", "images", "runs"} <= names(
+        folder
+    )
     assert {"train_loss.png", "eval_loss.png"} <= names(folder / "images")
     assert any(name.startswith("events.out.tfevents") for name in names(folder / "runs"))
     steps = [json.loads(line) for line in (folder / "logging.jsonl").read_text().splitlines()]
@@ -115,8 +117,9 @@ def test_a_run_leaves_all_its_files(
     assert mixture["sources"][str(rows)]["rows"] == 29
     assert mixture["sources"][str(agents)]["rows"] == 5
     assert mixture["held_out_rows"] == 2
-    page = (folder / "summary.html").read_text()
+    page = (folder / "report.html").read_text()
     assert "<h2>Loss</h2>" in page
+    assert ("finished" in page and "loss fell from" in page.lower()) or "loss rose" in page.lower()
     assert "twice" in page
 
     said = capsys.readouterr()
@@ -227,7 +230,7 @@ def test_sigterm_saves_and_leaves_with_143(tmp_path: Path, model: Path, rows: Pa
     assert stopped.value.code == 143
     (folder,) = (tmp_path / "output" / "tiny").iterdir()
     assert len([name for name in names(folder) if name.startswith("checkpoint-")]) == 1
-    assert "summary.html" in names(folder)
+    assert "report.html" in names(folder)
 
 
 def test_every_row_that_is_cut_or_dropped_is_counted_and_named(tmp_path: Path, model: Path) -> None:
@@ -391,7 +394,7 @@ def test_the_tutorials_command_runs_as_printed_in_two_processes(tmp_path: Path) 
     record = json.loads((folder / "sft_args.json").read_text())
     assert (record["model_type"], record["gradient_accumulation_steps"]) == ("qwen-7b-chat", 16)
     # 87 rows, 2 a batch, 32 batches a step over both processes: 2 steps an epoch, the second a short one
-    assert {"checkpoint-4", "logging.jsonl", "runs", "images", "summary.html"} <= names(folder)
+    assert {"checkpoint-4", "logging.jsonl", "runs", "images", "report.html"} <= names(folder)
     adapter = load_file(folder / "checkpoint-4" / "adapter_model.safetensors")
     assert any("mlp" in name for name in adapter)
     assert any(matrix.any() for name, matrix in adapter.items() if "lora_B" in name)

@@ -57,7 +57,7 @@ def test_it_leaves_data_an_adapter_figures_and_a_page(taught: tuple[Path, dict[s
     assert len(rows(folder / "out/train.jsonl")) == 8 and len(rows(folder / "out/held_out.jsonl")) == 4
     assert summary["before"]["all"]["exact"][3] == summary["after"]["all"]["exact"][3] > 0
     page = (folder / "out/summary.html").read_text(encoding="utf-8")
-    assert "Before and after" in page and "set_lamp" in page and "data:image/png;base64," in page
+    assert "Before and after" in page and 'pre class="command"' in page and "set_lamp" in page and "<svg" in page
 
 
 def test_each_step_is_a_command_that_can_be_typed(taught: tuple[Path, dict[str, Any]]) -> None:

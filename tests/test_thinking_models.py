@@ -143,7 +143,7 @@ def test_a_step_is_taken_on_samples_behind_the_prompts_of_the_template(name: str
     mixture = json.loads((folder / "mixture.json").read_text())
     (share,) = mixture["sources"].values()
     assert (share["rows"], share["samples"], mixture["steps"]) == (2, 4, 1)
-    assert "samples" in (folder / "summary.html").read_text()
+    assert "samples" in (folder / "report.html").read_text()
     first, *_ = map(json.loads, (folder / "logging.jsonl").read_text().splitlines())
     assert math.isfinite(first["loss"]) and first["grad_norm"] > 0
 

@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, get_scheduler
 
 from swift.chat import Sample
+from swift.runs import history
 from swift.train import checkpoint, schedule
 from swift.train.batch import StepBatches
-from swift.train.report import WriteLog, read_log
+from swift.train.report import WriteLog
 from swift.train.steps import warmup_steps
 from swift.train.trainer import SftTrainer, arguments
 
@@ -426,7 +427,7 @@ def test_the_log_has_a_line_for_every_step_and_none_twice_after_a_stop(tmp_path:
 
     run(callbacks=[StopAt(3)]).train()
     run().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    lines = [line for line in read_log(tmp_path) if "loss" in line]
+    lines = [line for line in history.read(tmp_path) if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     expected = {"loss", "grad_norm", "learning_rate", "epoch", "tokens_per_second", "memory_gib"}
     assert all(expected <= line.keys() for line in lines)

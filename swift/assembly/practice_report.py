@@ -76,47 +76,71 @@ def failures_table(results: Sequence[Result]) -> list[str]:
 
 def page(folder: Path, settings: Mapping[str, Any], rounds: Sequence[Measured], top: int) -> str:
     """The practice as an HTML page. `folder`: of the practice; `settings`: its flags."""
-    from swift import html_page
+    from swift.pages import chart, document, elements
+    from swift.pages.chart import Curve
     from swift.practice import figures
     from swift.practice.record import Round
-    from swift.train import report
 
     titles = list(_figures(rounds[0]))
-    rows = [
-        (f"round {number}{' (best)' if number == top else ''}" if number else "start", *_figures(each).values())
-        for number, each in enumerate(rounds)
-    ]
+    names = [f"round {number}" if number else "start" for number in range(len(rounds))]
+    names[top] += " (best)"
+    rows = [(name, *_figures(each).values()) for name, each in zip(names, rounds, strict=True)]
+    bars = [_bar(name, each.pass_at(1), at == top) for at, (name, each) in enumerate(zip(names, rounds, strict=True))]
     ks = figures.shown_ks(rounds[0].samples)
     curves = {f"pass@{k}": [(float(number), each.pass_at(k).mean) for number, each in enumerate(rounds)] for k in ks}
+    drawn = [Curve(name, points, at % 6 + 1, dots=True) for at, (name, points) in enumerate(curves.items())]
+    held_out = elements.bars([("right at the first attempt (pass@1)", bars)]) + elements.table(("", *titles), rows)
     sections = [
-        html_page.Section("Held-out tasks", html_page.table(("", *titles), rows)),
-        html_page.Section("pass@k by round", report.chart(curves)),
+        document.Section("Held-out tasks", held_out),
+        document.Section("pass@k by round", chart.chart(drawn, x="round", y="share of held-out tasks")),
     ]
     for number in range(1, len(rounds)):
         at = Round(folder, number)
-        about = [(name, value) for name, value in at.about().items()]
         results = at.results()
-        body = html_page.table(("", ""), about) + html_page.code("\n".join(failures_table(results)))
-        body += html_page.details("A success and a failure of three tasks", html_page.code(_examples(results)))
-        sections.append(html_page.Section(f"Round {number}", body))
-    sections.append(html_page.Section("Flags", html_page.table(("flag", "value"), settings.items())))
-    return html_page.render("Practice", sections)
+        body = elements.settings(at.about()) + elements.code("\n".join(failures_table(results)))
+        body += elements.details("A success and a failure of three tasks", _examples(results))
+        sections.append(document.Section(f"Round {number}", body))
+    given = {name: value for name, value in settings.items() if value is not None}
+    sections.append(document.Section("Flags", elements.settings(given)))
+    return document.render("Practice", sections, lead=_opening(rounds, top), kind="practice")
+
+
+def _opening(rounds: Sequence[Measured], top: int) -> str:
+    first, best = rounds[0].pass_at(1), rounds[top].pass_at(1)
+    count = f"{len(rounds) - 1} round{'s' * (len(rounds) != 2)}"
+    if not top:
+        return f"No round of {len(rounds) - 1} is better than the start, which is right in {_percent(first)}."
+    return f"After {count} of practice, round {top} is the best: {_percent(best)} right, {_percent(first)} before."
+
+
+def _bar(name: str, found: Any, is_best: bool) -> Any:
+    from swift.pages.elements import Bar
+
+    return Bar(name, found.mean, _percent(found), found.low, found.high, 1 if is_best else 6)
 
 
 def _examples(results: Sequence[Result]) -> str:
     """What was tried at tasks that are solved sometimes."""
+    from swift.pages import dialogue, elements
+    from swift.pages.dialogue import Turn
     from swift.practice.selection import successes
 
-    lines: list[str] = []
+    shown = ""
     for result in [each for each in results if each.right < len(each.attempts) and successes(each)][:3]:
         failed = next(each for each in result.attempts if each.failure)
-        lines += [f"user: {result.task.messages[-1].content}", f"right: {_said(successes(result)[0])}"]
-        lines += [f"wrong: {_said(failed)}", f"  {failed.failure}: {failed.detail}", ""]
-    return "\n".join(lines)
+        asked = Turn("user", result.task.messages[-1].content)
+        sides = (("right", successes(result)[0], ""), ("wrong", failed, f"{failed.failure}: {failed.detail}"))
+        shown += elements.columns(
+            (title, dialogue.chat([asked, *_turns(attempt)]) + (elements.note(note) if note else ""))
+            for title, attempt, note in sides
+        )
+    return shown or elements.text("No task was solved sometimes only.")
 
 
-def _said(attempt: Any) -> str:
-    return " | ".join(
-        " ".join([message.content, *(f"{call.name}({call.arguments})" for call in message.tool_calls)]).strip()
+def _turns(attempt: Any) -> list[Any]:
+    from swift.pages.dialogue import Call, Turn
+
+    return [
+        Turn(message.role, message.content, tuple(Call(call.name, call.arguments) for call in message.tool_calls))
         for message in attempt.messages
-    )
+    ]

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from swift import html_page
 from swift.assembly import sample_html
 from swift.assembly.chat_view import turns
 from swift.assembly.sample_view import SEVERAL, Shown, summary
 from swift.data.linting import Finding, Report
 from swift.data.row_kinds import kind_of
 from swift.data.rules import RULES
+from swift.pages import document, elements
+from swift.pages.elements import Fact
 from swift.system.atomic_write import atomic_file
 
 ROWS = 200
@@ -56,7 +57,7 @@ class RowsPage:
             return
         which = f"sample {shown.number} of {shown.of}: " if shown.of > 1 else ""
         cut = ", its oldest part cut off" if shown.cut else ""
-        line = html_page.text(f"{which}{summary(shown.rendered.sample)}{cut}")
+        line = elements.text(f"{which}{summary(shown.rendered.sample)}{cut}")
         self._rows.append(line + sample_html.chat(turns(shown.conversation, shown.rendered)))
 
     def _begin(self, shown: Shown) -> None:
@@ -69,7 +70,7 @@ class RowsPage:
             return
         self._places.update(dict.fromkeys(((each.file, each.line) for each in found), self._total))
         place = html.escape(f"{shown.source}:{shown.line}")
-        why = html_page.text(SEVERAL) if shown.of > 1 else ""
+        why = elements.text(SEVERAL) if shown.of > 1 else ""
         self._rows.append(f'<h3 id="row-{self._total}">{place}</h3>{sample_html.findings(found)}{why}')
 
     def write(self, report: Report) -> None:
@@ -78,30 +79,30 @@ class RowsPage:
         unread = [str(each) for each in report.unused_keys.found()]
         if self._only:
             found, unread = [each for each in self._warnings if self._place(each)], []
-        sections = [html_page.Section("Lint", self._lint(found, unread))]
+        sections = [document.Section("Lint", self._lint(found, unread))]
         if self._refused:
             items = "".join(f"<li>{html.escape(each)}</li>" for each in self._refused[:FINDINGS])
-            sections.append(html_page.Section("Rows that are not trained", f"<ul>{items}</ul>"))
-        sections.append(html_page.Section("Lengths and mixture", self._figures()))
-        sections.append(html_page.Section("Rows", self._shown()))
+            sections.append(document.Section("Rows that are not trained", f"<ul>{items}</ul>"))
+        sections.append(document.Section("Lengths and mixture", self._figures()))
+        sections.append(document.Section("Rows", self._shown()))
         with atomic_file(self._file) as written:
-            written.write_text(html_page.render(self._title, sections), encoding="utf-8")
+            written.write_text(document.render(self._title, sections, kind="rows"), encoding="utf-8")
         self._say(f"{self._file}: {min(self._total, ROWS)} of {self._total} rows")
 
     def _lint(self, found: Sequence[Finding], unread: Sequence[str]) -> str:
         if not found and not unread:
-            return html_page.text("nothing wrong")
+            return elements.text("nothing wrong")
         remedies = {rule.name: rule for rule in RULES}
         counts = Counter((each.rule, "warning" if each.warning else "error") for each in found)
         rows = [
             (rule, kind, number, remedies[rule].remedy.replace("`", "") if rule in remedies else "")
             for (rule, kind), number in counts.most_common()
         ]
-        table = html_page.table(("rule", "", "rows", "remedy"), rows)
+        table = elements.table(("rule", "", "rows", "remedy"), rows)
         lines = "".join(f"<li>{self._linked(each)}</li>" for each in found[:FINDINGS])
         lines += "".join(f"<li>{html.escape(each)}</li>" for each in unread)
         more = f" The first {FINDINGS:,} are listed." if len(found) > FINDINGS else ""
-        return table + html_page.details(f"{len(found) + len(unread):,} findings.{more}", f"<ul>{lines}</ul>")
+        return table + elements.details(f"{len(found) + len(unread):,} findings.{more}", f"<ul>{lines}</ul>")
 
     def _place(self, finding: Finding) -> int | None:
         return self._places.get((finding.file, finding.line))
@@ -113,14 +114,14 @@ class RowsPage:
 
     def _figures(self) -> str:
         if not self._lengths:
-            return html_page.text("no row is shown")
+            return elements.text("no row is shown")
         total = sum(self._lengths)
         numbers = [
-            ("rows", self._total),
-            ("samples", len(self._lengths)),
-            ("tokens", total),
-            ("trained tokens", f"{self._trained:,} ({self._trained / max(total, 1):.0%})"),
-            ("longest sample", max(self._lengths)),
+            Fact("rows", f"{self._total:,}"),
+            Fact("samples", f"{len(self._lengths):,}"),
+            Fact("tokens", f"{total:,}"),
+            Fact("trained tokens", f"{self._trained / max(total, 1):.0%}", f"{self._trained:,}"),
+            Fact("longest sample", f"{max(self._lengths):,}", "tokens"),
         ]
         charts = [
             sample_html.bars("Tokens of a sample", sample_html.histogram(self._lengths)),
@@ -128,9 +129,9 @@ class RowsPage:
         ]
         if len(self._sources) > 1:
             charts.append(sample_html.bars("Sources", self._sources.most_common()))
-        return html_page.table(("", ""), numbers) + "".join(charts)
+        return elements.facts(numbers) + "".join(charts)
 
     def _shown(self) -> str:
         note = f"The first {ROWS} of {self._total:,} rows; --row N shows another." if self._total > ROWS else ""
         style = f"<style>{sample_html.STYLE}</style>"
-        return f"{style}{html_page.text(note) if note else ''}{sample_html.legend()}{''.join(self._rows)}"
+        return f"{style}{elements.text(note) if note else ''}{sample_html.legend()}{''.join(self._rows)}"

@@ -31,6 +31,11 @@ class Journal:
         self._log = LogFile(_warn)
         self._end: tuple[State, str] = ("finished", "")
 
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None before `begin`."""
+        return self._writer.folder if self._writer else None
+
     def say(self, line: str) -> None:
         """Prints a line and keeps it."""
         print(line)

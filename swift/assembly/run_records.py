@@ -11,6 +11,7 @@ from swift import flags
 from swift.assembly import model_card, resuming
 from swift.assembly.training_config import TrainingConfig
 from swift.model.catalog import RECORD
+from swift.runs import contents
 
 if TYPE_CHECKING:
     from swift.assembly.training_data import Data
@@ -19,19 +20,41 @@ if TYPE_CHECKING:
 
 
 def write(cfg: TrainingConfig, data: Data, steps: int, folder: Path) -> None:
-    """Writes sft_args.json and mixture.json into the run's folder."""
+    """Writes sft_args.json, mixture.json and machine.json into the run's folder."""
+    from swift.assembly.machine import machine
     from swift.train.report import total
 
     write_flags(cfg, folder)
+    _write(folder / contents.MACHINE, machine())
     content = {
         "sources": {name: share._asdict() for name, share in data.shares.items()},
         "total": total(data.shares)._asdict(),
         "steps": steps,
         "held_out_rows": data.held_out,
         "held_out_samples": len(data.val),
+        "sample_lengths": _lengths(data),
+        "first_row": data.first_row,
         **data.outcomes,
     }
-    (folder / "mixture.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(folder / contents.MIXTURE, content)
+
+
+def _lengths(data: Data) -> dict[str, Any]:
+    """Of the training samples; nothing where they are tokenised only when they are trained on."""
+    from swift.train import report
+    from swift.train.lazy_datasets import LazySamples
+    from swift.train.sample_cache import CompactSamples
+
+    train = data.train
+    if isinstance(train, CompactSamples):
+        return report.lengths(train.lengths, train.trained_ends)
+    if isinstance(train, LazySamples):
+        return {}
+    return report.lengths([len(each.tokens) for each in train], sum(each.weights[-1] != 0 for each in train))
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_flags(cfg: TrainingConfig, folder: Path) -> None:

@@ -1,15 +1,14 @@
-"""What a training run reports: lines at its start and end, its result, and the page summary.html."""
+"""What a training run reports: lines at its start and end, its result, and its page."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swift import flags
-from swift.assembly import next_commands
-from swift.assembly.training_config import TrainingConfig
+from swift.assembly import next_commands, run_page
 from swift.flag_groups import ModelFlags
 from swift.system import invocation
 
@@ -22,7 +21,7 @@ Say = Callable[[str], None]
 
 def say_start(data: Data, trainer: SftTrainer, steps: int, say: Say) -> None:
     """The data mixture, the steps and the first row."""
-    from swift.train.report import counted, total
+    from swift.train.report import as_text, counted, total
 
     args, everything = trainer.args, total(data.shares)
     for name, share in data.shares.items():
@@ -33,7 +32,7 @@ def say_start(data: Data, trainer: SftTrainer, steps: int, say: Say) -> None:
     size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}"
     held_out = counted(data.held_out, len(data.val))
     say(f"steps: {steps:,} of {size} {unit(data)}s (batch x accumulation x processes); held out: {held_out}")
-    say(f"first row:\n{data.first_row}\n")
+    say(f"first row:\n{as_text(data.first_row)}\n")
 
 
 def unit(data: Data) -> str:
@@ -63,30 +62,14 @@ def result(trainer: SftTrainer, data: Data, folder: Path, seconds: float) -> dic
     }
 
 
-def write_page(cfg: TrainingConfig, result: dict[str, Any], data: Data, folder: Path) -> None:
-    """Writes summary.html."""
-    from swift import html_page
-    from swift.train import report
+def write_page(folder: Path) -> None:
+    """Writes the page of a run that has ended, however it ended. Warns where the file cannot be written."""
+    from swift.runs import record
 
-    numbers = [(name, value) for name, value in result.items() if name != "log_history"]
-    shares = [(name, *share) for name, share in data.shares.items()]
-    curves_by_title = report.curves(result["log_history"])
-    losses = {name: points for name, points in curves_by_title.items() if name.endswith("_loss")}
-    others = {name: points for name, points in curves_by_title.items() if not name.endswith("_loss")}
-    written = html_page.render(
-        f"{cfg.model.model_type}, {cfg.train.sft_type}",
-        [
-            html_page.Section("Outcome", html_page.table(("", ""), numbers)),
-            html_page.Section("Loss", report.chart(losses)),
-            html_page.Section(
-                "Mixture", html_page.table(("source", "rows", "samples", "tokens", "trained tokens"), shares)
-            ),
-            html_page.Section("First row", html_page.code(data.first_row)),
-            html_page.Section("Curves", "".join(report.chart({name: points}) for name, points in others.items())),
-            html_page.Section("Flags", html_page.table(("flag", "value"), flags.to_dict(cfg).items())),
-        ],
-    )
-    (folder / "summary.html").write_text(written, encoding="utf-8")
+    try:
+        run_page.write(record.read(folder))
+    except (OSError, ValueError) as error:
+        print(f"swift: warning: {folder / run_page.FILE} cannot be written: {error}", file=sys.stderr)
 
 
 def say_end(result: dict[str, Any], model: ModelFlags, say: Say) -> None:
@@ -96,7 +79,7 @@ def say_end(result: dict[str, Any], model: ModelFlags, say: Say) -> None:
     speed = f"{result['tokens_per_second']:,.0f} tokens/s, {result['padding_share']:.1%} padding"
     say(f"{result['global_step']} steps in {duration(result['train_time'])}: {speed}, {result['memory_gib']:.2f} GiB")
     best, last = result["best_model_checkpoint"], result["last_model_checkpoint"]
-    say(f"report: {invocation.display_path(Path(result['output_dir']) / 'summary.html')}")
+    say(f"report: {invocation.display_path(Path(result['output_dir']) / run_page.FILE)}")
     if last is None:
         say("no checkpoint was saved (--save_strategy no), so there is nothing to talk to")
         return

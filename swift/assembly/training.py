@@ -79,15 +79,18 @@ LIKELIHOOD = Method()
 
 
 def run(cfg: TrainingConfig, method: Method = LIKELIHOOD) -> dict[str, Any]:
-    """Trains and returns the result (`run_summary.result`); the run's folder, `output_dir`, has the same as a page."""
+    """Trains and returns the result (`run_summary.result`); the run's folder, `output_dir`, has a page about it."""
     import torch
 
     torch.set_flush_denormal(True)  # on a CPU denormal numbers make a step many times slower
+    journal = run_journal.Journal()
     try:
-        with run_journal.Journal() as journal, ExitStack() as cleanup:
+        with journal, ExitStack() as cleanup:
             return _train(cfg, method, journal, cleanup)
     finally:
         torch.set_flush_denormal(False)
+        if journal.folder:  # its record says by now how the run ended
+            run_summary.write_page(journal.folder)
 
 
 def _train(cfg: C, method: Method, journal: run_journal.Journal, cleanup: ExitStack) -> dict[str, Any]:
@@ -226,8 +229,6 @@ def _end(
     from swift.train import checkpoint
 
     result = run_summary.result(trainer, data, folder, seconds)
-    if ranks.first:
-        run_summary.write_page(cfg, result, data, folder)
     unmoved = trainer.unmoved()
     run_summary.say_end(result, cfg.model, say)
     if trainer.stopped or trainer.late:

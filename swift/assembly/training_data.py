@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from swift.template.truncation import LengthReport, Outcome, SampleRef, Strategy, Truncate
     from swift.train.lazy_datasets import Stream
     from swift.train.ranks import Ranks
-    from swift.train.report import Share
+    from swift.train.report import Piece, Share
 
 Say = Callable[[str], None]
 PREVIEW = 256
@@ -41,8 +41,8 @@ class Data(NamedTuple):
     """Counts of kept, cut and dropped rows, for mixture.json."""
     report: list[str]
     """The same as printed lines."""
-    first_row: str
-    """The first row as the model sees it, abbreviated."""
+    first_row: list[Piece]
+    """The first row as the model sees it: (text, weight), abbreviated."""
     held_out: int
     stream: Callable[[int, int, int, int], Stream[Any]] | None = None
     """(batch size, accumulation, rank, world) -> the stream."""
@@ -87,15 +87,15 @@ class RowTokenizer(NamedTuple):
 
         return make
 
-    def preview(self, row: Conversation | None) -> str:
+    def preview(self, row: Conversation | None) -> list[Piece]:
         from swift.chat import Preference
-        from swift.train.report import abbreviate
+        from swift.train.report import abbreviated
 
         if row is None:
-            return ""
-        shown = abbreviate(self.renderer.show_samples(row)[0].pieces)
+            return []
+        shown = abbreviated(self.renderer.show_samples(row)[0].pieces)
         other = row.other if isinstance(row, Preference) else None
-        return f"{shown}\n--- rejected:\n{self.preview(other)}" if other else shown
+        return [*shown, ("\n--- rejected:\n", 0.0), *self.preview(other)] if other else shown
 
 
 def tokenised(plan: DataPlan, tokenizer: RowTokenizer, say: Say, processes: int | None = None) -> Data:

@@ -35,6 +35,7 @@ MIX_RATIO = 2.0
 SCENARIO_REPLIES = 4
 SCENARIO_TOKENS = 96
 """Replies of the fire-alarm scenario, and tokens of each."""
+PICTURE = "1.jpg"
 GENERAL_QUESTION = "What is the capital of France, and which river runs through it?"
 
 
@@ -98,7 +99,7 @@ def main(cfg: Config) -> dict[str, Any]:
     """Returns the content of `summary.json`."""
     from rich.console import Console
 
-    from swift.assembly import next_commands
+    from swift.assembly import demo_page, next_commands
     from swift.commands import sft
     from swift.model.location import locate
 
@@ -124,10 +125,11 @@ def main(cfg: Config) -> dict[str, Any]:
             "seconds": round(time.perf_counter() - began, 1),
         }
         (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _write_page(folder, summary, trained["log_history"])
+        lines = next_commands.commands(best, ModelFlags(), ("--stop_words", "Observation:"))
+        page = demo_page.page(summary, trained["log_history"], folder / PICTURE, lines)
+        (folder / "summary.html").write_text(page, encoding="utf-8")
         _print_table(console, base, tuned, cfg.eval_cases)
         console.print(f"figures: {folder / 'summary.json'}, report: {folder / 'summary.html'}", soft_wrap=True)
-        lines = next_commands.commands(best, ModelFlags(), ("--stop_words", "Observation:"))
         console.print("next:", *lines, sep="\n  ", markup=False, soft_wrap=True)
     return summary
 
@@ -280,7 +282,7 @@ def _scenario(chat: LocalChat, folder: Path) -> list[dict[str, str]]:
     from swift.tools import fire_alarm, loop
     from swift.tools.bound_tool import from_function
 
-    image = folder / "1.jpg"
+    image = folder / PICTURE
     scenario.draw_room(image, burns=True)
     asked = [Message("system", scenario.SYSTEM), Message("user", scenario.question(image))]
     named = (fire_alarm.fire_recognition, fire_alarm.fire_alert, fire_alarm.call_police, fire_alarm.call_fireman)
@@ -401,26 +403,3 @@ def _rows(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> list[tuple[str, 
         return f"{value:.3f}" if name.endswith("_loss") else f"{value:.0%}"
 
     return [(title, cell(name, base[name]), cell(name, tuned[name])) for name, title in FIGURES.items()]
-
-
-def _write_page(folder: Path, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
-    from swift import html_page
-    from swift.train import report
-
-    drawn = report.curves(history)
-
-    def dialogue(turns: Sequence[Mapping[str, str]]) -> str:
-        return html_page.code("\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns))
-
-    sections = [
-        html_page.Section(
-            "Before and after", html_page.table(("", "before", "after"), _rows(summary["base"], summary["tuned"]))
-        ),
-        html_page.Section("Loss", report.chart({name: drawn[name] for name in drawn if name.endswith("_loss")})),
-        html_page.Section("The fire-alarm scenario, before", dialogue(summary["base"]["scenario"])),
-        html_page.Section("The fire-alarm scenario, after", dialogue(summary["tuned"]["scenario"])),
-        html_page.Section("Other questions, before", dialogue(summary["base"]["general"])),
-        html_page.Section("Other questions, after", dialogue(summary["tuned"]["general"])),
-        html_page.Section("Training", html_page.table(("", ""), summary["training"].items())),
-    ]
-    (folder / "summary.html").write_text(html_page.render("A model learns to call tools", sections), encoding="utf-8")

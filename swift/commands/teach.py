@@ -16,7 +16,6 @@ from swift.flags import flag
 
 if TYPE_CHECKING:
     from swift.assembly.taught_base import Base
-    from swift.eval.results import Evaluation
 
 ROWS = (200, 8000)
 """Least and most conversations that are made for the time that is there."""
@@ -26,8 +25,6 @@ PROBE = 60
 """Conversations whose tokens are counted, to estimate how many fit into the time."""
 RATES = (1e-3, 3e-4)
 """Learning rates for a model without a tool-call format of its own, and for one that was trained for tools."""
-SHOWN = 20
-"""Wrong answers and examples on the page."""
 
 
 @dataclass(frozen=True)
@@ -269,48 +266,12 @@ def _shares(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _write_page(files: Files, summary: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
-    from swift import html_page
+def _write_page(files: Files, summary: Mapping[str, Any], history: Sequence[dict[str, Any]]) -> None:
+    from swift.assembly import taught_page
     from swift.eval import results
-    from swift.train import report
 
-    drawn = report.curves(history)
-    losses = {name: drawn[name] for name in drawn if name.endswith("_loss")}
-    note = (
-        "Exact calls: right functions, right arguments, and no call where none is right, with 95 % intervals. The "
-        "questions were made by the same grammar as the training data, in phrasings that it leaves out: people ask in "
-        "more ways than that."
-    )
-    sections = [
-        html_page.Section(
-            "Before and after",
-            html_page.table(("questions", "number", "before", "after"), _shares(summary)) + html_page.text(note),
-        ),
-        html_page.Section("Still wrong", _answers(results.load(files.after), correct=False)),
-        html_page.Section("Right", _answers(results.load(files.after), correct=True)),
-        html_page.Section("Loss", report.chart(losses)),
-        html_page.Section("Commands", html_page.code("\n\n".join(summary["commands"]))),
-        html_page.Section("Training", html_page.table(("", ""), summary["training"].items())),
-    ]
-    files.page.write_text(html_page.render("Your tools, before and after training", sections), encoding="utf-8")
-
-
-def _answers(evaluation: Evaluation, correct: bool) -> str:
-    """Questions with the right calls and the model's answer."""
-    from swift import html_page
-    from swift.eval.records import reply
-
-    records = [each for task in evaluation.tasks for each in task.records if each.correct == correct]
-    if not records:
-        return html_page.text("None.")
-    rows = []
-    for each in records[:SHOWN]:
-        said = reply(each)
-        calls = [{"name": call.name, "arguments": call.arguments} for call in said.tool_calls]
-        shown = json.dumps(calls, ensure_ascii=False) if calls else said.content
-        rows.append((each.asked, json.dumps(each.expected, ensure_ascii=False), shown))
-    more = html_page.text(f"{len(records)} in all.") if len(records) > SHOWN else ""
-    return html_page.side_by_side(("question", "right calls", "answer"), rows) + more
+    page = taught_page.page(summary, results.load(files.after), history)
+    files.page.write_text(page, encoding="utf-8", errors="replace")
 
 
 def _say_end(cfg: Config, files: Files, summary: Mapping[str, Any], last: Path) -> None:

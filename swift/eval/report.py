@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from swift import html_page
 from swift.eval import calibration, figures
-from swift.eval.figures import Change, Comparison, Flip, Results
+from swift.eval.figures import Change, Comparison, Figure, Flip, Results
 from swift.eval.records import Record
 from swift.eval.results import Evaluation
 from swift.eval.statistics import Interval
 from swift.eval.task import FAILURES, Metric
+from swift.pages import document, elements
 
 SHOWN = 100
 """Failures of one kind, and flips of one direction, on a page."""
@@ -98,35 +98,77 @@ def page(
     sections = []
     for results in evaluation.tasks:
         header, rows = grid(results)
-        notes = "".join(html_page.text(note) for note in results.notes)
-        sections.append(html_page.Section(results.task, html_page.table(header, rows) + notes))
+        notes = "".join(elements.note(note) for note in results.notes)
+        sections.append(document.Section(results.task, _bars(results) + elements.table(header, rows) + notes))
         sections += _failure_sections(results)
     for what, found in comparisons.items():
-        sections.append(html_page.Section(what, "".join(_compared(each) for each in found)))
+        sections.append(document.Section(what, "".join(_compared(each) for each in found)))
     if calibrations:
         diagrams = calibration.plot(list(calibrations.items()))
-        picture = html_page.picture(diagrams, "reliability diagrams", "svg+xml")
-        figures_of = "".join(html_page.code(f"{task}: {each.text}") for task, each in calibrations.items())
-        sections.append(html_page.Section("Confidence of calls", picture + figures_of))
-    sections.append(html_page.Section("Settings", html_page.table(("", ""), _flat(evaluation.settings))))
-    return html_page.render(f"Evaluation of {evaluation.name}", sections)
+        picture = elements.picture(diagrams, "reliability diagrams", "svg+xml")
+        figures_of = "".join(elements.code(f"{task}: {each.text}") for task, each in calibrations.items())
+        sections.append(document.Section("Confidence of calls", picture + figures_of))
+    sections.append(document.Section("Settings", elements.settings(_flat(evaluation.settings))))
+    return document.render(f"Evaluation of {evaluation.name}", sections, lead=opening(evaluation), kind="evaluation")
+
+
+def opening(evaluation: Evaluation) -> str:
+    """The first figure of each task, over all of its questions."""
+    parts = []
+    for results in evaluation.tasks:
+        metric = results.metrics[0]
+        value = next((each.value for each in figures.figures(results) if _is_total(each, metric)), None)
+        if value is None:
+            continue
+        unit = " %" if metric.share else ""
+        low, high = _number(value.low, metric), _number(value.high, metric)
+        parts.append(
+            f"{results.task}: {metric.title} {_number(value.mean, metric)}{unit} of {value.n:,} questions "
+            f"(95 % interval {low} to {high})"
+        )
+    return "; ".join(parts) + "." if parts else "No question was answered."
+
+
+def _is_total(figure: Figure, metric: Metric) -> bool:
+    return (figure.group, figure.metric) == (figures.ALL, metric.name)
+
+
+def _bars(results: Results) -> str:
+    """The shares over all questions, as bars with their intervals."""
+    groups = []
+    for metric in results.metrics:
+        found = [each for each in figures.figures(results) if metric.share and _is_total(each, metric)]
+        bars = [
+            elements.Bar(
+                "guided" if each.guided else "",
+                each.value.mean,
+                f"{_cell(each.value, metric)} %",
+                each.value.low,
+                each.value.high,
+                3 if each.guided else 1,
+            )
+            for each in found
+        ]
+        groups += [(metric.title, bars)] if bars else []
+    return elements.bars(groups) if groups else ""
 
 
 def comparison_page(what: str, found: Sequence[Comparison]) -> str:
     """A page with a comparison alone."""
-    return html_page.render(what, [html_page.Section(each.task, _compared(each)) for each in found])
+    sections = [document.Section(each.task, _compared(each)) for each in found]
+    return document.render(what, sections, lead=" ".join(f"{flip_line(each)}." for each in found), kind="comparison")
 
 
-def _failure_sections(results: Results) -> list[html_page.Section]:
+def _failure_sections(results: Results) -> list[document.Section]:
     sections = []
     for guided in results.modes:
         kinds = figures.failures(results, guided)
         body = "".join(
-            html_page.details(kind_line(kind, failed), _shown(map(failure_row, failed[:SHOWN]), FAILURE_HEADER))
+            elements.details(kind_line(kind, failed), _shown(map(failure_row, failed[:SHOWN]), FAILURE_HEADER))
             for kind, failed in kinds
         )
         title = f"{results.task}: failures{', guided' if guided else ''}"
-        sections.append(html_page.Section(title, body or html_page.text("none")))
+        sections.append(document.Section(title, body or elements.text("none")))
     return sections
 
 
@@ -142,7 +184,7 @@ def kind_line(kind: str, failed: Sequence[Record]) -> str:
 
 
 def _shown(rows: Iterable[Sequence[str]], header: Sequence[str]) -> str:
-    return html_page.side_by_side(header, rows)
+    return elements.side_by_side(header, rows)
 
 
 def failure_row(record: Record) -> list[str]:
@@ -152,13 +194,13 @@ def failure_row(record: Record) -> list[str]:
 
 def _compared(found: Comparison) -> str:
     header, rows = change_grid(found)
-    parts = [html_page.text(flip_line(found)), html_page.table(header, rows)]
+    parts = [elements.text(flip_line(found)), elements.table(header, rows)]
     for better, title in ((False, "became wrong"), (True, "became right")):
         flips = [flip for flip in found.flips if flip.better == better]
         cut = f" (the first {SHOWN} are shown)" if len(flips) > SHOWN else ""
         if flips:
             body = _shown(map(flip_row, flips[:SHOWN]), FLIP_HEADER)
-            parts.append(html_page.details(f"{title} ({len(flips)}){cut}", body))
+            parts.append(elements.details(f"{title} ({len(flips)}){cut}", body))
     return "".join(parts)
 
 
@@ -219,8 +261,8 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} [... {len(text) - LONGEST:,} characters]"
 
 
-def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+def _flat(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in settings.items()
-    ]
+    }

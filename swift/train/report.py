@@ -4,40 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from swift import html_page
 from swift.chat import Sample
+from swift.runs import history
+from swift.runs.history import Points
 
-LOG = "logging.jsonl"
-Points = list[tuple[float, float]]
-
-CURVES = {
-    "train_loss": "loss",
-    "eval_loss": "eval_loss",
-    "eval_acc": "eval_acc",
-    "learning_rate": "learning_rate",
-    "grad_norm": "grad_norm",
-    "tokens_per_second": "tokens_per_second",
-    **{
-        f"{prefix}reward_{title}": f"{prefix}rewards/{key}"
-        for prefix in ("", "eval_")
-        for title, key in (
-            *(("accuracy", "accuracies"), ("margin", "margins")),
-            *(("of_chosen", "chosen"), ("of_rejected", "rejected")),
-        )
-    },
-    "divergence": "kl",
-}
-"""Title of a curve -> key of the log lines."""
+BINS = 24
+"""Of the histogram of lengths, at most."""
 
 
 def peak_memory() -> int:
@@ -60,9 +43,9 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            lines = [line for line in read_log(self.folder) if line["step"] <= state.global_step]
+            lines = [line for line in history.read(self.folder) if line["step"] <= state.global_step]
             text = "".join(json.dumps(line) + "\n" for line in lines)
-            (self.folder / LOG).write_text(text, encoding="utf-8")
+            (self.folder / history.FILE).write_text(text, encoding="utf-8")
 
     def on_log(
         self,
@@ -73,32 +56,13 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         if state.is_world_process_zero:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            with (self.folder / history.FILE).open("a", encoding="utf-8") as file:
                 line = {"step": state.global_step, **(logs or {}), "time": round(time.time(), 2)}
                 file.write(json.dumps(line) + "\n")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
-            draw(curves(state.log_history), self.folder / "images")
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The log lines of a run's folder, without an incomplete line of a killed run."""
-    path = folder / LOG
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
-
-
-def curves(history: Iterable[Mapping[str, float]]) -> dict[str, Points]:
-    """Title -> (step, value) points, for the keys in the log lines."""
-    lines = list(history)
-    found = {title: [(line["step"], line[key]) for line in lines if key in line] for title, key in CURVES.items()}
-    return {title: points for title, points in found.items() if points}
+            draw(history.curves(state.log_history), self.folder / "images")
 
 
 def draw(lines: Mapping[str, Points], folder: Path) -> None:
@@ -108,7 +72,7 @@ def draw(lines: Mapping[str, Points], folder: Path) -> None:
         (folder / f"{title}.png").write_bytes(_picture({title: points}))
 
 
-def _picture(lines: Mapping[str, Points], kind: str = "png") -> bytes:
+def _picture(lines: Mapping[str, Points]) -> bytes:
     from matplotlib.figure import Figure  # half a second to import, and only needed when a run ends
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
@@ -119,7 +83,7 @@ def _picture(lines: Mapping[str, Points], kind: str = "png") -> bytes:
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     file = io.BytesIO()
-    figure.savefig(file, format=kind, dpi=120)
+    figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
 
 
@@ -161,18 +125,44 @@ def total(shares: Mapping[str, Share]) -> Share:
     return Share(*(sum(column) for column in zip(*shares.values(), strict=True))) if shares else Share()
 
 
-def abbreviate(pieces: Iterable[tuple[str, float]], keep: int = 60) -> str:
-    """A rendered row, abbreviated: the middle of untrained text is cut; weights other than 1 are named."""
-    return "".join(_abbreviated(text, weight, keep) for text, weight in pieces)
+Piece = tuple[str, float]
+"""A part of a rendered row and the weight of its tokens."""
 
 
-def _abbreviated(text: str, weight: float, keep: int) -> str:
+def abbreviated(pieces: Iterable[Piece], keep: int = 60) -> list[Piece]:
+    """A rendered row whose untrained text is cut in its middle."""
+    return [(_cut(text, keep) if weight == 0 else text, weight) for text, weight in pieces]
+
+
+def abbreviate(pieces: Iterable[Piece], keep: int = 60) -> str:
+    """The same as text."""
+    return as_text(abbreviated(pieces, keep))
+
+
+def as_text(pieces: Iterable[Piece]) -> str:
+    """A rendered row in which weights other than 0 and 1 are named."""
+    return "".join(text if weight in (0, 1) else f"[x{weight:g}: {text}]" for text, weight in pieces)
+
+
+def _cut(text: str, keep: int) -> str:
     note = f"[... {len(text) - 2 * keep} characters, not trained ...]"
-    if weight == 0 and len(text) > 2 * keep + len(note):
-        return f"{text[:keep]}{note}{text[-keep:]}"
-    return text if weight in (0, 1) else f"[x{weight:g}: {text}]"
+    return f"{text[:keep]}{note}{text[-keep:]}" if len(text) > 2 * keep + len(note) else text
 
 
-def chart(lines: Mapping[str, Points]) -> str:
-    """Curves on shared axes, as an inline image of a page."""
-    return html_page.picture(_picture(lines), ", ".join(lines))
+def lengths(each: Sequence[int], trained_ends: int) -> dict[str, Any]:
+    """Figures and a histogram of the lengths of samples in tokens. `trained_ends`: samples that train their last."""
+    ordered = sorted(each)
+    count = len(ordered)
+    width = max(math.ceil((ordered[-1] + 1) / BINS), 1)
+    counted = [0] * (ordered[-1] // width + 1)
+    for length in ordered:
+        counted[length // width] += 1
+    return {
+        "samples": count,
+        "median": ordered[count // 2],
+        "p95": ordered[min(count * 95 // 100, count - 1)],
+        "longest": ordered[-1],
+        "bin": width,
+        "counts": counted,
+        "trained_ends": trained_ends,
+    }

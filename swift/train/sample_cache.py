@@ -110,6 +110,12 @@ class CompactSamples(Sequence[Sample]):
     def lengths(self) -> list[int]:
         return np.diff(self._ends, prepend=0).tolist()  # type: ignore[no-any-return]  # numpy's lists have no type
 
+    @property
+    def trained_ends(self) -> int:
+        """The number of samples whose last token is trained."""
+        last = np.asarray(self._numbers)[np.asarray(self._ends) - 1]
+        return int((np.asarray(self._weights)[last] != 0).sum())
+
 
 def _without_judgements(samples: Iterable[Sample], judged: dict[int, Judged]) -> Iterator[Sample]:
     """The samples as tokens; what else preference training knows of each goes into `judged`, by its index."""
