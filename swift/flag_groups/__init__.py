@@ -3,6 +3,7 @@
 from swift.flag_groups.data import DataFlags, LoaderFlags
 from swift.flag_groups.inference import BackendFlags, GenerationFlags, VllmFlags, check_guide
 from swift.flag_groups.model import ModelFlags, QuantFlags
+from swift.flag_groups.practice import RoundFlags
 from swift.flag_groups.preferences import PreferenceFlags
 from swift.flag_groups.synth import SynthFlags, WriterFlags
 from swift.flag_groups.template import TemplateFlags
@@ -33,6 +34,7 @@ __all__ = [
     "ParallelFlags",
     "PreferenceFlags",
     "QuantFlags",
+    "RoundFlags",
     "SavingFlags",
     "SftType",
     "SynthFlags",
