@@ -1,13 +1,13 @@
-"""Clients that stream from all chat routes at once: no reply is lost or mixed up, and memory stays flat.
+"""Clients of all chat routes at once, streamed and whole: no reply is lost or mixed up, and memory stays flat.
 
     python benchmarks/mixed_routes.py --clients 20 --minutes 0.5                        # a random model of two layers
     python benchmarks/mixed_routes.py --clients 64 --minutes 10 --model smollm2-135m-instruct
 
 Each client asks one question after another, on routes in turns: chat completions, completions, Responses, Messages.
-Each question has a number, and is asked alone first: decoding is greedy, so the reply under load must be the same.
-A reply is lost if its stream ends without the last event of its format, mixed up if it is that of another question, and
-different if it is neither; float rounding, which depends on the batch, can cause the last. Exits with 1 if a reply is
-lost or mixed up.
+Every third reply is asked for whole, the others are streamed. Each question has a number, and is asked alone first:
+decoding is greedy, so the reply under load must be the same. A reply is lost if it is an error or its stream ends
+without the last event of its format, mixed up if it is that of another question, and different if it is neither; float
+rounding, which depends on the batch, can cause the last. Exits with 1 if a reply is lost or mixed up.
 """
 
 from __future__ import annotations
@@ -31,43 +31,41 @@ from typing import Any, NamedTuple
 import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 class Route(NamedTuple):
-    """`last`: what the last event contains. `text`: the path of an event's text."""
+    """`last`: what the last event contains. `delta`, `whole`: the path of the text in an event, and in a response."""
 
     path: str
     last: str
-    text: tuple[str | int, ...]
+    delta: tuple[str | int, ...]
+    whole: tuple[str | int, ...]
 
-    def body(self, model: str, question: str, tokens: int) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": model, "stream": True, "temperature": 0}
+    def body(self, model: str, question: str, tokens: int, stream: bool = True) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": model, "stream": stream, "temperature": 0}
         if self.path.endswith("/responses"):
             return {**body, "input": question, "max_output_tokens": tokens, "store": False}
         if self.path.endswith("/completions") and "chat" not in self.path:
             return {**body, "prompt": question, "max_tokens": tokens}
         return {**body, "messages": [{"role": "user", "content": question}], "max_tokens": tokens}
 
-    def delta(self, data: str) -> str:
-        """The text of an event, "" for events without."""
-        value: Any = json.loads(data)
-        for key in self.text:
-            try:
-                value = value[key]
-            except (KeyError, IndexError, TypeError):
-                return ""
-        return value if isinstance(value, str) else ""
+
+def text_at(path: tuple[str | int, ...], data: str) -> str:
+    """The text at a path of JSON, "" if there is none."""
+    value: Any = json.loads(data)
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return ""
+    return value if isinstance(value, str) else ""
 
 
 ROUTES = (
-    Route("/v1/chat/completions", "[DONE]", ("choices", 0, "delta", "content")),
-    Route("/v1/completions", "[DONE]", ("choices", 0, "text")),
-    Route("/v1/responses", '"type":"response.', ("delta",)),
-    Route("/v1/messages", '"message_stop"', ("delta", "text")),
+    Route("/v1/chat/completions", "[DONE]", ("choices", 0, "delta", "content"), ("choices", 0, "message", "content")),
+    Route("/v1/completions", "[DONE]", ("choices", 0, "text"), ("choices", 0, "text")),
+    Route("/v1/responses", '"type":"response.', ("delta",), ("output", -1, "content", 0, "text")),
+    Route("/v1/messages", '"message_stop"', ("delta", "text"), ("content", 0, "text")),
 )
 
 
@@ -84,10 +82,13 @@ async def ask(http: httpx.AsyncClient, route: Route, body: dict[str, Any]) -> Re
         async with http.stream("POST", route.path, json=body) as answer:
             if answer.status_code != 200:
                 return Reply("", False, 0.0, f"{answer.status_code}: {(await answer.aread()).decode()[:200]}")
+            if not body["stream"]:
+                said = text_at(route.whole, (await answer.aread()).decode())
+                return Reply(said, bool(said), time.perf_counter() - began)
             async for line in answer.aiter_lines():
                 if line.startswith("data: "):
                     last = line[6:]
-                    text = "" if last == "[DONE]" else route.delta(last)
+                    text = "" if last == "[DONE]" else text_at(route.delta, last)
                     first = first or (time.perf_counter() - began if text else 0.0)
                     said += text
     except httpx.HTTPError as error:
@@ -101,7 +102,9 @@ async def load(url: str, process: int, options: argparse.Namespace) -> int:
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
         model = (await http.get("/v1/models")).json()["data"][0]["id"]
         routes = [route for route in ROUTES if await offered(http, route, model)]
-        questions = [f"Question {number}: what is {number * 7} and {number * 13 % 100}?" for number in range(20)]
+        questions = [
+            f"Question {number}: what is {number * 7} and {number * 13 % 100}?" for number in range(options.questions)
+        ]
         alone: dict[tuple[str, str], str] = {}
         for route in routes:
             for question in questions:
@@ -112,7 +115,7 @@ async def load(url: str, process: int, options: argparse.Namespace) -> int:
                 alone[route.path, question] = reply.text
         print(f"{len(set(alone.values()))} different replies to {len(alone)} questions asked alone")
         found: Counter[str] = Counter()
-        firsts: list[float] = []
+        firsts: list[float] = []  # of streams
         memory = [resident(process)]
         end = time.monotonic() + options.minutes * 60
 
@@ -120,11 +123,13 @@ async def load(url: str, process: int, options: argparse.Namespace) -> int:
             turn = number
             while time.monotonic() < end:
                 route, question = routes[turn % len(routes)], questions[turn * 7 % len(questions)]
+                stream = turn % 3 != 2
                 turn += 1
-                reply = await ask(http, route, route.body(model, question, options.tokens))
+                reply = await ask(http, route, route.body(model, question, options.tokens, stream))
                 found[outcome(reply, route, question, alone)] += 1
                 found[route.path] += 1
-                firsts.append(reply.first)
+                found["streamed" if stream else "whole"] += 1
+                firsts.extend([reply.first] if stream else [])
 
         async def watch() -> None:
             while time.monotonic() < end:
@@ -132,8 +137,8 @@ async def load(url: str, process: int, options: argparse.Namespace) -> int:
                 memory.append(resident(process))
 
         await asyncio.gather(watch(), *(client(number) for number in range(options.clients)))
-    print(f"{options.clients} clients, {options.minutes:g} min, {options.tokens} tokens each: {len(firsts)} replies")
-    print("  ".join(f"{route.path} {found[route.path]}" for route in routes))
+    print(f"{options.clients} clients, {options.minutes:g} min, {options.tokens} tokens each:")
+    print("  ".join(f"{name} {found[name]}" for name in ("streamed", "whole", *(route.path for route in routes))))
     print("  ".join(f"{name} {found[name]}" for name in ("right", "different", "mixed up", "lost")))
     print(f"first text after {statistics.median(firsts):.3f} s (median), {max(firsts):.3f} s (longest)")
     print(f"memory {' '.join(f'{each >> 20}' for each in memory)} MB")
@@ -188,7 +193,7 @@ def random_model(folder: Path) -> Path:
         model.get_output_embeddings().weight[end] = 0  # a logit of 0 is never the largest
     model.save_pretrained(folder)
     tokenizer = tiny.tiny_tokenizer()
-    tokenizer.chat_template = CHATML
+    tokenizer.chat_template = tiny.CHATML
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -198,6 +203,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=0.5)
     parser.add_argument("--tokens", type=int, default=24, help="the longest reply")
+    parser.add_argument("--questions", type=int, default=20, help="different questions, each asked alone on each route")
     parser.add_argument("--model", help="a model_type; none: a random model of two layers")
     options = parser.parse_args()
     with served(options.model) as (url, process):

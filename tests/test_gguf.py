@@ -8,7 +8,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from test_export import make_checkpoint
-from tiny import tiny_model_folder
+from tiny import CHATML, tiny_model_folder
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -313,10 +313,6 @@ def test_four_bits_without_llama_cpp_are_refused_before_the_model_is_loaded(tmp_
     assert not (tmp_path / "base-gguf").exists()
 
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
 HOSTILE = {
     "{{ ().__class__.__mro__ }}": "reads '__class__' of a tuple, which the sandbox hides",

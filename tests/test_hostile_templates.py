@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny import tiny_model_folder, tiny_tokenizer
+from tiny import CHATML, tiny_model_folder, tiny_tokenizer
 
 from swift import cli
 from swift.infer.local_chat import LocalChat
@@ -17,10 +17,6 @@ from swift.template import Renderer
 from swift.template.jinja_limits import TemplateLimitError
 from swift.template.sandbox import ChatTemplate
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 ASK = {"role": "user", "content": "hi"}
 
 

@@ -8,7 +8,7 @@ import pytest
 from dialogues import dialogues
 from published_templates import templates, tokenizer
 from test_published_templates import NO_TOOLS
-from tiny import tiny_tokenizer
+from tiny import CHATML, tiny_tokenizer
 
 from swift.chat import Conversation, Message, Tool, ToolCall
 from swift.template import Renderer, jinja_limits, sandbox
@@ -17,10 +17,6 @@ LOOK = Tool(
     {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}}
 )
 ASK = Message("user", "Q")
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 def made(source: str) -> Renderer:

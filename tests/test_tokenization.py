@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tiny import thinking_tokenizer, tiny_tokenizer
+from tiny import CHATML, thinking_tokenizer, tiny_tokenizer
 
 from swift.engine.interface import TokenOutput
 from swift.engine.sampling import SamplingParams
@@ -18,10 +18,6 @@ from swift.serve.body_reader import Limits
 from swift.serve.server import create_app
 from swift.template import Renderer, template
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 ASK = {"role": "user", "content": "hi"}
 SAID = {"role": "assistant", "content": "Well, "}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
