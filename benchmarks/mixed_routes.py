@@ -84,7 +84,7 @@ async def ask(http: httpx.AsyncClient, route: Route, body: dict[str, Any]) -> Re
                 return Reply("", False, 0.0, f"{answer.status_code}: {(await answer.aread()).decode()[:200]}")
             if not body["stream"]:
                 said = text_at(route.whole, (await answer.aread()).decode())
-                return Reply(said, bool(said), time.perf_counter() - began)
+                return Reply(said, True, time.perf_counter() - began)
             async for line in answer.aiter_lines():
                 if line.startswith("data: "):
                     last = line[6:]

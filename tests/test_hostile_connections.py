@@ -19,7 +19,7 @@ import uvicorn
 
 from swift.chat import Delta, Message, Tool, Usage
 from swift.engine.sampling import SamplingParams
-from swift.serve.connection_limits import BACKLOG, MAX_HEAD, LimitedProtocol, OpenConnections
+from swift.serve.connection_limits import BACKLOG, KEEP_ALIVE, MAX_HEAD, LimitedProtocol, OpenConnections
 from swift.serve.server import create_app
 
 PLAIN = SamplingParams()
@@ -52,6 +52,7 @@ def served(chat: Any, limit: int) -> Iterator[Address]:
             http=partial(LimitedProtocol, OpenConnections(limit)),
             h11_max_incomplete_event_size=MAX_HEAD,
             log_config=None,
+            timeout_keep_alive=0,  # the protocol's own counts
             timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
@@ -70,6 +71,14 @@ def connect(address: Address) -> socket.socket:
 
 def health(address: Address) -> int:
     return httpx.get(f"http://{address[0]}:{address[1]}/health", timeout=20).status_code
+
+
+def test_a_client_may_send_its_next_request_on_a_connection_that_was_silent_for_a_while() -> None:
+    with served(Slow(), 10) as address, connect(address) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    assert KEEP_ALIVE > 60, "seconds; other clients keep theirs for up to a minute"
 
 
 def ask(address: Address, **fields: Any) -> socket.socket:

@@ -304,6 +304,16 @@ def test_images_reach_the_model_in_their_places() -> None:
     assert seen(chat)[-1] == Message("tool", "What is it?\ufffc", tool_call_id="c1", images=(Image("data:x"),))
 
 
+def test_the_tokens_of_a_prompt_are_counted_with_those_of_the_dialogue_that_it_continues() -> None:
+    http = client(Scripted(), count_tokens=lambda messages, tools, variables: 10 * len(messages) + len(tools))
+    first = whole(http, "hi", instructions="a")
+    given = {"input": "and?", "previous_response_id": first["id"], "tools": [WEATHER]}
+    counted = http.post("/v1/responses/input_tokens", json={"model": "tiny", **given})
+    assert counted.json() == {"object": "response.input_tokens", "input_tokens": 31}
+    refused = client().post("/v1/responses/input_tokens", json={"model": "tiny", "input": "hi"})
+    assert "cannot count" in error(refused, 404)["message"]
+
+
 def test_tools_and_sampling_reach_the_model_as_in_chat_completions() -> None:
     chat = Scripted()
     http = client(chat)

@@ -20,6 +20,9 @@ MAX_HEAD = 1 << 16
 """Bytes of a request line and its headers."""
 BACKLOG = 256
 """Connections that the kernel accepts on the server's behalf; the event loop takes as many at once."""
+KEEP_ALIVE = 75
+"""Seconds for which a connection without a request stays open. Clients keep theirs for 4 to 60 s; a server that closes
+first resets the request that a client is just sending."""
 RESERVED_FILES = BACKLOG + 128
 """Files that connections leave to accepted connections that are not counted yet, and to the rest of the process."""
 WARN_EVERY = 60.0  # seconds
@@ -63,6 +66,7 @@ class LimitedProtocol(HeaderTimeoutProtocol):
 
     def __init__(self, others: OpenConnections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.timeout_keep_alive = KEEP_ALIVE
         self._others = others
 
     def connection_made(self, transport: asyncio.Transport) -> None:

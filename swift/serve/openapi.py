@@ -8,6 +8,7 @@ from typing import Any
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
@@ -87,6 +88,7 @@ _RESPONSES: tuple[type[BaseModel], ...] = (
     Response,
     Completion,
     MessageResponse,
+    InputTokenCountResponse,
     TokenCount,
     TokenizeResponse,
     DetokenizeResponse,
@@ -138,6 +140,11 @@ def openapi() -> dict[str, Any]:
                     _json(_ref("Response")) | {"text/event-stream": {}},
                     404,
                     429,
+                )
+            },
+            "/v1/responses/input_tokens": {
+                "post": _posted(
+                    "Count the tokens of a prompt", "ResponsesRequest", _json(_ref("InputTokenCountResponse")), 404
                 )
             },
             "/v1/responses/{response_id}": {

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from openai.types.responses import Response as ModelResponse
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
 from starlette.concurrency import run_in_threadpool
 
 from swift.serve.bad_request import BadRequest, invalid
@@ -40,6 +41,13 @@ def add_responses_routes(app: FastAPI, chats: ChatService, store: StoredResponse
         if body.store is not False:
             options = options._replace(keep=partial(_keep, store, [item.stored for item in own]))
         return await chats.respond(request, inner, ResponsesBuilder(options))
+
+    @app.post("/v1/responses/input_tokens")
+    async def input_tokens(request: Request) -> Response:
+        body = await service.read(request, ResponsesRequest)
+        _, inner = await run_in_threadpool(_translated, body, chats, store)
+        count = InputTokenCountResponse(object="response.input_tokens", input_tokens=await chats.count_tokens(inner))
+        return json_response(as_json(count))
 
     # One route for all methods: it names them in the Allow header.
     @app.api_route("/v1/responses/{response_id}", methods=[*GET, "DELETE"])
