@@ -92,7 +92,7 @@ def test_the_page_shows_programs_that_work(
     if heading == "llm":
         monkeypatch.setattr("llm.plugins.LLM_LOAD_PLUGINS", "")  # what else is installed is no matter
     page = PAGE.read_text(encoding="utf-8").replace("http://127.0.0.1:8000", url)
-    (settings,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (settings,) = re.findall(r"^```yaml\n(- model_id.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "extra-openai-models.yaml").write_text(settings)
     monkeypatch.chdir(tmp_path)
     programs = [code.replace("http://127.0.0.1:8000", url) for code in blocks()[heading]]
