@@ -15,6 +15,7 @@ from swift.flag_groups import ModelFlags
 from swift.model.catalog import RECORD
 from swift.model.config_files import json_object
 from swift.system.atomic_write import atomic_folder
+from swift.system.progress import working
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +75,8 @@ def merge_checkpoint(
     dtype = model.dtype if model.dtype != "AUTO" else recorded.get("dtype") or "AUTO"
 
     with atomic_folder(target) as folder:
-        away = _merge_into(folder, source, checkpoint, model, dtype, tokenizer, stops, spec)
+        with working(f"merge {checkpoint.name}"):
+            away = _merge_into(folder, source, checkpoint, model, dtype, tokenizer, stops, spec)
         if processor:
             vision.copy_processor(source, folder)
         write_records(folder, recorded, spec, template, name, dtype)

@@ -44,6 +44,8 @@ def check(cfg: TrainingConfig) -> Spread:
         raise ValueError(f"{chosen[0]} shards quantised weights only of --quant_method bnb --quantization_bit 4")
     if settings and not processes:
         raise ValueError(f"{chosen[0]} needs several processes: NPROC_PER_NODE=8 swift sft ..., or torchrun")
+    if parallel.ddp_backend and not processes:
+        raise ValueError("--ddp_backend has no effect in one process: NPROC_PER_NODE=2 swift sft ... starts two")
     if parallel.device_map and processes:
         raise ValueError("--device_map needs a single process: leave out NPROC_PER_NODE and torchrun, or use --fsdp")
     stage = settings.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
@@ -51,7 +53,9 @@ def check(cfg: TrainingConfig) -> Spread:
     return Spread(settings, "fsdp" in settings or stage == 3, placed)
 
 
-def check_device(spread: Spread, device: torch.device) -> None:
-    """Raises ValueError for an engine that this kind of device cannot run."""
+def check_device(spread: Spread, device: torch.device, backend: str | None = None) -> None:
+    """Raises ValueError for an engine or a backend that this kind of device cannot run."""
+    if backend == "nccl" and device.type == "cpu":
+        raise ValueError("--ddp_backend nccl connects GPUs: leave it out, or use gloo")
     if spread.engine == "deepspeed" and device.type == "cpu":
         raise ValueError("--deepspeed needs GPUs: on CPUs use --fsdp, or neither (DDP)")

@@ -5,6 +5,7 @@ Flags that contradict each other are checked before, by their own modules; what 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -53,9 +54,18 @@ RANGES: Mapping[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         ),
     ),
     "0 or more": (
-        lambda value: value >= 0,
-        ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "dataloader_num_workers"),
+        lambda value: 0 <= value < math.inf,
+        (
+            "learning_rate",
+            "weight_decay",
+            "max_grad_norm",
+            "warmup_steps",
+            "dataloader_num_workers",
+            "neftune_noise_alpha",
+        ),
     ),
+    "1 or more, or -1": (lambda value: value >= 1 or value == -1, ("max_steps", "save_total_limit")),
+    "from 0 to 4294967295": (lambda value: 0 <= value < 1 << 32, ("seed",)),
     "more than 0": (
         lambda value: value > 0,
         ("lora_lr_ratio", "adam_epsilon", "max_minutes", "num_train_epochs"),

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
 from rich.text import Text
+
+from swift.system import terminal
 
 if TYPE_CHECKING:
     from swift.chat import Conversation, Sample
@@ -84,10 +85,8 @@ class Page:
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
-        self._console = Console(highlight=False, soft_wrap=True)
-        # no colours in a pipe, with NO_COLOR, or in a terminal without them
-        console = self._console
-        self._colours = console.is_terminal and not console.no_color and console.color_system is not None
+        self._console = terminal.console(highlight=False, soft_wrap=True)
+        self._colours = self._console.color_system is not None  # none in a pipe, with NO_COLOR, or without any
         self._before: Shown | None = None
         self._explained = False
         self._legend()

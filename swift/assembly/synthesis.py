@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from swift.synth.offers import Masking
 from swift.synth.overlap import Overlap
 from swift.synth.own_examples import Example
 from swift.synth.synthesis import OFFERED, SHARES, Mixture, Synthesis, rounds
+from swift.system.progress import tracked
 
 Say = Callable[[str], None]
 Examples = Mapping[str, Sequence[Example]]
@@ -42,6 +43,8 @@ def write(
     Raises ValueError or OSError for tools that cannot be read, flags that contradict each other, and a file that cannot
     be written.
     """
+    if out.is_dir():
+        raise ValueError(f"--out {out}: a folder: name a file in it, such as {out / 'train.jsonl'}")
     own: list[Tool] = []
     examples: Examples = {}
     if tools.given:
@@ -74,7 +77,7 @@ def write(
         rows = made.make(cfg.rows)
     if cfg.phrasings == "held_out":
         rows = map(_first_reply_only, rows)
-    count = write_jsonl(_counted(rows, cfg.rows, say), partial)
+    count = write_jsonl(tracked(rows, "conversations", cfg.rows), partial)
     partial.replace(out)
     if count < cfg.rows:
         say(f"warning: {count:,} of {cfg.rows:,} conversations: these functions allow no further different ones")
@@ -171,13 +174,6 @@ def mixture(cfg: SynthFlags) -> Mixture:
             bare=cfg.masking.bare_parameters,
         ),
     )
-
-
-def _counted(rows: Iterator[Conversation], total: int, say: Say) -> Iterator[Conversation]:
-    for number, row in enumerate(rows, 1):
-        yield row
-        if number % 1000 == 0 and number < total:
-            say(f"{number:,} of {total:,} conversations")
 
 
 def _say_report(report: dict[str, Any], out: Path, say: Say) -> None:

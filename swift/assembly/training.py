@@ -111,7 +111,7 @@ def _train(cfg: C, method: Method, journal: run_journal.Journal, cleanup: ExitSt
     if not spread.device_map:
         use_one_gpu(cfg.model.device)
     device = devices.pick_device(cfg.model.device)
-    parallelism.check_device(spread, device)
+    parallelism.check_device(spread, device, cfg.parallel.ddp_backend)
     attention = tuner_setup.attention(cfg.train, device.type)
     preflight.check(cfg, device, spread.engine)
 

@@ -11,6 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from swift.system.progress import tracked
+
 if TYPE_CHECKING:
     from swift.chat import Conversation, Sample
     from swift.data.linting import Report
@@ -223,11 +225,9 @@ def streamed(plan: DataPlan, tokenizer: RowTokenizer, buffer: int, seed: int, sa
 def _with_progress(
     rows: Iterable[list[Outcome]], title: str, total: int, kept: Counter[str]
 ) -> Iterable[list[Outcome]]:
-    """The rows, counted in `kept`, with a progress bar for many rows in a terminal."""
-    from rich.progress import track
-
-    disable = not title or not sys.stderr.isatty() or total < 1000
-    return track(_counted(rows, kept), title, total, disable=disable, transient=True)
+    """The rows, counted in `kept`, with their progress if they have a title."""
+    counted = _counted(rows, kept)
+    return tracked(counted, title, total) if title else counted
 
 
 def _counted(rows: Iterable[list[Outcome]], kept: Counter[str]) -> Iterator[list[Outcome]]:

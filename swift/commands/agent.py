@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_guide
+from swift.system import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,7 +111,6 @@ def run(argv: Sequence[str]) -> int:
 
 def main(cfg: Run, given: Collection[str] = ()) -> int:
     """Runs the tasks. Returns the exit status."""
-    from rich.console import Console
 
     from swift.assembly import agent_setup, endpoint
     from swift.assembly.checkpoints import checkpoint
@@ -127,7 +127,7 @@ def main(cfg: Run, given: Collection[str] = ()) -> int:
         checkpoint(cfg.backend.ckpt_dir)
     params = replace(sampling(cfg.generation), confidence=True)
     tasks = [task(cfg.task)] if cfg.task is not None else read_tasks(Path(cfg.tasks or "").expanduser())
-    console = Console(stderr=True, highlight=False)
+    console = terminal.console(stderr=True, highlight=False)
     with open_tools(cfg.tools) as toolbox:
         _refuse_described(toolbox)
         check_tools(tasks, [bound.name for bound in toolbox.tools])

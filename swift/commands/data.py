@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from swift import flags
 from swift.flag_groups import ModelFlags, SynthFlags, TemplateFlags, ToolFlags, WriterFlags
 from swift.flags import flag
+from swift.system import terminal
 
 if TYPE_CHECKING:
     from swift.assembly.rows_page import RowsPage
@@ -155,7 +156,6 @@ def lint(cfg: Lint) -> int:
 
 
 def review(cfg: Review) -> int:
-    from rich.console import Console
 
     from swift.data.readers import read_rows
     from swift.data.row_values import BadRow
@@ -179,7 +179,7 @@ def review(cfg: Review) -> int:
     files = Files(output)
     for note in files.notes:
         print(note, file=sys.stderr)
-    ReviewDialogue(rows, files, line_editor(sys.stdin, sys.stdout), Console(), cfg.full).run()
+    ReviewDialogue(rows, files, line_editor(sys.stdin, sys.stdout), terminal.console(), cfg.full).run()
     return 0
 
 

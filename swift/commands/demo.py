@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from swift import flags
 from swift.flag_groups import BackendFlags, DataFlags, ModelFlags, TemplateFlags
+from swift.system import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,13 +98,12 @@ FIGURES = {
 
 def main(cfg: Config) -> dict[str, Any]:
     """Returns the content of `summary.json`."""
-    from rich.console import Console
 
     from swift.assembly import demo_page, next_commands
     from swift.commands import sft
     from swift.model.location import locate
 
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     folder = Path(cfg.output_dir)
     began = time.perf_counter()
     with _step(console, "1. The model"):

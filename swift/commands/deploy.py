@@ -310,7 +310,8 @@ def _check_certificate(options: ServerFlags) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.ssl_certfile, options.ssl_keyfile)
     except ssl.SSLError as error:
-        raise ValueError(f"{options.ssl_certfile}: not a certificate with its key ({error.reason})") from error
+        why = error.reason or "not a PEM file"
+        raise ValueError(f"{options.ssl_certfile}: not a certificate with its key ({why})") from error
 
 
 def _url(listening: socket.socket, options: ServerFlags) -> str:

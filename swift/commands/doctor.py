@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from swift.flags import flag
+from swift.system.progress import tracked
 
 if TYPE_CHECKING:
     from swift.assembly.diagnosis import Facts, Problem
@@ -144,11 +145,15 @@ def kernels(cfg: Config) -> dict[str, Any]:
     if reason:
         found["serving"] = f"torch ({reason})"
     else:
-        choices = {name: serving.selection(config, bits, cfg.again) for name, bits in BITS.items()}
+        choices = {
+            name: serving.selection(config, bits, cfg.again)
+            for name, bits in tracked(BITS.items(), "choose kernels for serving", len(BITS))
+        }
         found |= {f"serving, {name}": choice._asdict() for name, choice in choices.items()}
     if config.model_type not in FAMILIES:
         return {**found, "LoRA": f"PEFT's own layers (the fast path does not know {config.model_type})"}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    for name, dtype in tracked(dtypes.items(), "choose kernels for training", len(dtypes)):
         found[f"LoRA, {name}"] = training.selection(config, dtype, cfg.again)._asdict()
     return found
 

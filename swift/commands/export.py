@@ -16,6 +16,7 @@ from swift.assembly.preflight import writable
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags
 from swift.flags import flag
 from swift.system.atomic_write import atomic_folder
+from swift.system.progress import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -251,7 +252,8 @@ def write_gguf(config: Config, given: Collection[str]) -> Path:
         in_full = "F32" if kind in gguf_k_quants.KINDS else kind
         gguf_write.write(ready.model, ready.tokenizer, ready.stops, first, in_full, ready.name, begins)
         if first != file:
-            gguf_k_quants.quantise(first, file, kind)
+            with working(f"quantise {file.name}"):
+                gguf_k_quants.quantise(first, file, kind)
             first.unlink()
         if config.to_ollama and ready.template:
             name = choice.template.agent_template
@@ -304,7 +306,8 @@ def write_quantised(config: Config, given: Collection[str]) -> Path:
         numbers = devices.DTYPES[devices.pick_dtype(dtype, device)]
         for parameter in ready.model.parameters():  # not buffers: rotary frequencies stay in fp32
             parameter.data = parameter.data.to(numbers)
-        model = quantise_model(ready, Path(between))
+        with working(f"quantise {ready.name}"):
+            model = quantise_model(ready, Path(between))
         model.generation_config.eos_token_id = ready.stops if len(ready.stops) > 1 else ready.stops[0]
         # before the first use, at which bitsandbytes repacks weights for the CPU and would save them wrong
         model.save_pretrained(new)

@@ -19,6 +19,7 @@ from swift import flags
 from swift.assembly.endpoint import EndpointFlags
 from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_guide
 from swift.flags import flag
+from swift.system.progress import tracked
 from swift.system.urls import without_secrets
 
 if TYPE_CHECKING:
@@ -340,7 +341,8 @@ def answer_rows(
 
     tool_format, began = chat.renderer.tool_format, time.monotonic()
     equal = cut = failed = tokens = 0
-    for row, reply in zip(rows, _replies(chat, rows, params), strict=True):
+    replies = _replies(chat, rows, params)
+    for row, reply in zip(rows, replies if verbose else tracked(replies, "replies", len(rows)), strict=True):
         record = describe(tool_format, row)
         if isinstance(reply, str):
             failed += 1

@@ -16,7 +16,7 @@ from swift import flags
 from swift.flags import flag
 from swift.runs import checkpoints, control, finding, log_file, record
 from swift.runs.record import Run
-from swift.system import invocation
+from swift.system import invocation, terminal
 from swift.system.durations import duration
 from swift.system.nearest import nearest_path
 
@@ -151,7 +151,6 @@ def _json(run: Run) -> dict[str, Any]:
 
 
 def _print_table(runs: Sequence[Run]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     names = finding.names([run.folder for run in runs])
@@ -165,8 +164,7 @@ def _print_table(runs: Sequence[Run]) -> None:
         left = "" if run.state not in record.ACTIVE else _duration(progress.seconds_left)
         figures = (_step(run), _number(progress.loss), _number(progress.eval_loss), _time(run.record.started), left)
         table.add_row(names[run.folder], run.record.model, run.state, *figures)
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False).print(table)
+    terminal.console(highlight=False, markup=False).print(table)
 
 
 def _step(run: Run) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -12,6 +12,7 @@ from swift import flags
 from swift.flag_groups import LoraFlags, TunerFlags
 from swift.flags import flag
 from swift.model.bundled import MODEL_TYPE
+from swift.system.progress import working
 
 TOKENS = 10
 """Number of tokens for counting the parameters of trainable_tokens."""
@@ -62,19 +63,28 @@ def table(model: str, words: Sequence[str] = ()) -> list[Line]:
     from swift.tuner.registry import TUNERS, VARIANTS
 
     path = location.locate(model)
-    lines = []
+    with working("count parameters", len(TUNERS) + len(VARIANTS)) as work:
+        lines = list(_lines(path, words, work.advance))
+    if not lines:
+        raise ValueError(f"no tuner matches {' '.join(words)}{flags.nearest(words[0], [*TUNERS, *VARIANTS])}")
+    return lines
+
+
+def _lines(path: Path, words: Sequence[str], advance: Callable[[], None]) -> Iterator[Line]:
+    """The methods, and variants by a flag, that have all `words`; `advance` is called after each of all."""
+    from swift.tuner.registry import TUNERS, VARIANTS
+
     for name, tuner in TUNERS.items():
         line = Line(name, f"--sft_type {name}", tuner.about, tuner.paper, None, tuner.merges)
         if _has(line, words):
-            lines.append(line._replace(trained=_trained(path, name, {})))
+            yield line._replace(trained=_trained(path, name, {}))
+        advance()
     for name, variant in VARIANTS.items():
         shown = " ".join(f"--{flag} {json.dumps(value).strip(chr(34))}" for flag, value in variant.flags.items())
         line = Line(name, shown, variant.about, variant.paper, None, TUNERS[variant.of].merges)
         if _has(line, words):
-            lines.append(line._replace(trained=_trained(path, variant.of, variant.flags)))
-    if not lines:
-        raise ValueError(f"no tuner matches {' '.join(words)}{flags.nearest(words[0], [*TUNERS, *VARIANTS])}")
-    return lines
+            yield line._replace(trained=_trained(path, variant.of, variant.flags))
+        advance()
 
 
 def _has(line: Line, words: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from swift.data.registry import Catalogue, catalogue
 from swift.data.row_format import DIALOGUES, RowFormat
 from swift.data.sources import Source, resolve
 from swift.data.sources import check as check_source
+from swift.system.progress import tracked
 
 T = TypeVar("T")
 Rows = IndexedView[Conversation]
@@ -160,7 +161,8 @@ class _Loader:
     def rows_of(self, source: Source) -> DiskList[Conversation]:
         plan = self.plan
         strategy = plan.check_dataset_strategy
-        found = DiskList(checked(source, strategy, self.report, self.say, plan.columns, plan.row_format))
+        rows = checked(source, strategy, self.report, self.say, plan.columns, plan.row_format)
+        found = DiskList(tracked(rows, f"read {source.name}"))
         if not found:
             self.note(f"{source.name}: no rows are left")
         elif source.count:

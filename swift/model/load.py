@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from swift.model.devices import DTYPES, pick_device, pick_dtype
 from swift.model.model_files import gguf_file, weight_files
 from swift.model.quantise import Quantisation
 from swift.system import user_code
+from swift.system.progress import working
 
 T = TypeVar("T")
 
@@ -97,8 +97,7 @@ def load_model(
 
     Raises ValueError for options that do not fit, and for missing weights, which transformers would fill at random.
     """
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    logging.disable_progress_bar()  # loading and saving are shown as all other work is
     on = pick_device(device)
     as_dtype = DTYPES[pick_dtype(dtype, on, path)]
     options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
@@ -200,7 +199,8 @@ def blank_model(path: Path) -> PreTrainedModel:
 
 def _loading(path: Path, what: str, load: Callable[[], T]) -> T:
     try:
-        return load()
+        with working(f"load the {what} of {path.name}"):
+            return load()
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         if str(error).startswith(str(path)):
             raise ValueError(str(error)) from error  # already one of our own messages

@@ -21,6 +21,7 @@ from typing import Any
 from swift.native import processor
 from swift.system.atomic_write import atomic_file
 from swift.system.cache import cache_root
+from swift.system.progress import working
 
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
@@ -157,7 +158,8 @@ def _built(source: Path, compiler: str, more: tuple[str, ...]) -> Path:
     if not library.is_file():
         with atomic_file(library) as made:
             command = [compiler, *FLAGS, *more, f"-I{HEADERS}", str(source), "-o", str(made), *LIBRARIES]
-            subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+            with working(f"compile {source.name} for this processor (once)"):
+                subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return library
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from swift.native import processor
 from swift.system.atomic_write import atomic_file
 from swift.system.cache import cache_root
+from swift.system.progress import working
 
 SMALL = 16_000_000
 """Weights of all layers below which nothing is measured: such a model is fast with any kernels."""
@@ -73,7 +74,8 @@ def select(
     with _locked(file):
         if not again and (found := _read(file, candidates)):
             return found
-        seconds = measured(candidates, works)
+        with working("time kernels for this processor (once)"):
+            seconds = measured(candidates, works)
         made = Selection(_quickest(candidates, seconds), time.strftime("measured on %Y-%m-%d"), seconds)
         text = json.dumps({**made._asdict(), "about": about, "candidates": list(candidates)}, indent=2)
         with atomic_file(file) as written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from swift.system.terminal import is_live
 
 
 class Summary:
@@ -51,7 +54,7 @@ class Summary:
 @contextmanager
 def progress(console: Console, tasks: int, shown: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function to call with each finished trace: a bar on a terminal, a line a run elsewhere."""
-    if not shown or not console.is_terminal:
+    if not shown or not is_live(console.file):
         counted = count(1)
 
         def line(trace: Mapping[str, Any]) -> None:
@@ -68,7 +71,7 @@ def progress(console: Console, tasks: int, shown: bool) -> Iterator[Callable[[Ma
         TextColumn("{task.description}"),
     )
     outcomes: Counter[str] = Counter()
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         running = bar.add_task("", total=tasks)
 
         def step(trace: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from swift.system import terminal
 from swift.system.durations import duration
+from swift.system.terminal import is_live
 
 
 class ShowProgress(TrainerCallback):  # type: ignore[misc]
@@ -23,8 +26,8 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self, console: Console | None = None, live: bool = True, note: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.console, self.note = console or Console(stderr=True), note
-        self.live = live and self.console.is_terminal
+        self.console, self.note = console or terminal.console(stderr=True), note
+        self.live = live and (console.is_terminal if console else is_live(sys.stderr))
         self.bar = Progress(
             TextColumn("train"),
             BarColumn(),
@@ -33,6 +36,7 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]
             TextColumn("left {task.fields[left]}"),
             console=self.console,
             disable=not self.live,
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._began, self._first = 0.0, 0
 

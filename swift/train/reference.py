@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from swift.chat import Sample
+from swift.system.progress import tracked
 from swift.train.batch import FULL_BATCH, Batch, collate, pack, select_samples
 from swift.train.lazy_datasets import lengths
 from swift.train.loss import score_rows
@@ -51,7 +52,8 @@ def of_samples(
     mine = list(range(ranks.rank, len(samples), ranks.world))
     found = torch.zeros(len(samples), 2, device=model.device)
     with _without_adapter(model, isinstance(model, PeftModel) and not adapter):
-        for part in _parts([size[at] for at in mine]):
+        parts = list(_parts([size[at] for at in mine]))
+        for part in tracked(parts, "log-likelihoods of the reference", len(parts)):
             taken = [mine[at] for at in part]
             rows = [row for at in taken for row in samples[at].rows]
             batch = (pack if packed else collate)(rows)
