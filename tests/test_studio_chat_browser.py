@@ -107,9 +107,11 @@ def test_a_tool_runs_when_the_user_agrees_and_the_chat_outlives_page_and_server(
         assert [title.partition(" · ")[0] for title in titles] == ["Question", "Text", "Call", "Observation", "Answer"]
         assert "confidence" in titles[2]
         assert page.locator(".chat-text b").count() == 0, "HTML of a reply is text"
+        chat = page.url
+        page.goto("about:blank")  # the page would load itself again
         place.server.kill()
         place.server.start()
-        page.goto(page.url)
+        page.goto(chat)
         sees(page, ANSWER)
         ask(page, "And now?")  # the key was in memory only
         page.get_by_text("the server requires an API key").wait_for()
@@ -203,9 +205,8 @@ def test_a_served_model_answers_the_openai_client_until_it_is_stopped(place: Pla
     folder = tiny_model_folder(place.folder / "tiny")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": CHATML}))
-    with place.page("/serve") as page:
+    with place.page("/serve?ckpt_dir=no/such/model") as page:
         model = page.get_by_label("Model or checkpoint", exact=True)
-        model.fill("no/such/model")
         page.get_by_role("button", name="Serve", exact=True).click()
         page.get_by_text("no such folder").wait_for()
         model.fill("tiny")
@@ -222,7 +223,9 @@ def test_a_served_model_answers_the_openai_client_until_it_is_stopped(place: Pla
             model=name, messages=[{"role": "user", "content": "Hello"}], max_tokens=4
         )
         assert reply.usage and reply.usage.completion_tokens <= 4
-        page.reload()
+        page.goto(f"{place.server.root}/chat?ckpt_dir={folder}")
+        page.get_by_text(re.compile("Settings · .*/tiny$")).wait_for()
+        page.goto(f"{place.server.root}/serve")
         page.get_by_text("Log", exact=True).click()
         page.locator(".studio-log", has_text="POST /v1/chat/completions 200").wait_for()
         page.get_by_role("button", name="Stop").click()

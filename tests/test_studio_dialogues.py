@@ -237,7 +237,7 @@ def test_an_edited_question_goes_on_in_a_new_dialogue(tmp_path: Path) -> None:
         said = [message.content for message in after.sides[side].messages if message.role == "user"]
         assert said == ["one", "three"]
     assert studio.files.read(id) == before and after.origin == id
-    assert studio.files.list()[0].id == edited.id
+    assert studio.files.list(9)[0].id == edited.id
 
 
 def test_an_edited_reply_of_one_model_leaves_the_reply_of_the_other(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_an_exported_row_does_not_train_calls_that_could_not_run(tmp_path: Path)
 def test_a_file_that_is_no_dialogue_is_named_and_not_listed(tmp_path: Path) -> None:
     files = Dialogues(tmp_path)
     (tmp_path / "other.json").write_text('{"format": 1}')
-    assert files.list() == []
+    assert files.list(9) == []
     with pytest.raises(ValueError, match=r"other.json: not a dialogue"):
         files.read("other")
     for wrong in ("../secret", "", "a/b"):

@@ -58,9 +58,14 @@ class ModelField:
 
 
 class SettingsForm:
-    """`save` gets the setup with every change; what it raises as ValueError is shown. `keys`: API keys by URL."""
+    """`save` gets the setup with every change; what it raises as ValueError is shown.
 
-    def __init__(self, studio: Studio, setup: Setup, keys: dict[str, str], save: Callable[[Setup], None]) -> None:
+    `keys`: API keys by URL. `model`: what to offer to serve.
+    """
+
+    def __init__(
+        self, studio: Studio, setup: Setup, keys: dict[str, str], save: Callable[[Setup], None], model: str
+    ) -> None:
         say = studio.say
         self._studio, self._save, self._keys = studio, save, keys
         models = [*setup.models, Served()][:2]
@@ -70,7 +75,8 @@ class SettingsForm:
             for served, title in zip(models, titles, strict=True)
         ]
         with ui.row().classes("full-width items-end"):
-            self.start = ui.input(say("Serve a model or checkpoint"), autocomplete=servers.choices(studio.folders))
+            self.start = ui.input(say("Serve a model or checkpoint"), value=model)
+            job_view.offer_models(studio, self.start)
             self.start.classes("col").props("outlined dense")
             ui.button(say("Serve"), icon="play_arrow", on_click=self._serve).props("no-caps")
         self.system = self._area(say("System prompt (empty: the template's own)"), setup.system)

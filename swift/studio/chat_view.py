@@ -30,6 +30,11 @@ STYLE = """
 .chat-composer { position: sticky; bottom: 0; background: var(--q-dark-page, #fff); padding: 8px 0; width: 100%; }
 body:not(.body--dark) .chat-composer { background: #fff; }
 """
+DOING = {
+    "connecting": "waiting for the server, which may load the model",
+    "replying": "the model replies",
+    "calling": "a tool runs",
+}
 SHORT = 80
 """Characters of arguments on one line."""
 TITLES = {
@@ -135,7 +140,7 @@ class LiveView:
         self._version = self.live.version
         said, pending = self.live.message, self.live.asked
         texts = {"thought": said.reasoning, "answer": said.content}
-        shape = (bool(said.reasoning), bool(said.content), len(said.tool_calls), pending, self.live.calling)
+        shape = (bool(said.reasoning), bool(said.content), len(said.tool_calls), pending, self.live.doing)
         if shape != self._shape:
             self._shape = shape
             self._box.clear()
@@ -152,7 +157,7 @@ class LiveView:
         if pending is None:
             with ui.row().classes("items-center studio-muted"):
                 ui.spinner(size="1.2em").props("aria-hidden=true")
-                ui.label(say("a tool runs") if self.live.calling else say("the model replies"))
+                ui.label(say(DOING[self.live.doing]))
             return
         with ui.element("div").classes("studio-card").props("role=alert"):
             writes = "" if pending.tool.read_only else say(", which may change something")

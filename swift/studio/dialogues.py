@@ -90,11 +90,8 @@ class Dialogue:
 
 
 class Listed(NamedTuple):
-    """A dialogue of the list. `changed`: seconds since the epoch."""
-
     id: str
     title: str
-    changed: float
 
 
 class Dialogues:
@@ -104,15 +101,16 @@ class Dialogues:
         self._folder = folder
         self._lock = threading.RLock()
 
-    def list(self) -> list[Listed]:
-        """All readable dialogues, the one that changed last first."""
+    def list(self, most: int) -> list[Listed]:
+        """The `most` readable dialogues that changed last, the last one first."""
+        files = sorted(self._folder.glob("*.json"), key=lambda file: self.stamp(file.stem), reverse=True)
         found = []
-        for file in self._folder.glob("*.json"):
+        for file in files[:most]:
             try:
-                found.append(Listed(file.stem, self.read(file.stem).title, file.stat().st_mtime))
-            except (OSError, ValueError):
+                found.append(Listed(file.stem, self.read(file.stem).title))
+            except ValueError:
                 continue  # deleted meanwhile, or no dialogue; opening it says what is wrong
-        return sorted(found, key=lambda each: each.changed, reverse=True)
+        return found
 
     def new(self, setup: Setup) -> Dialogue:
         """An empty dialogue, which is saved."""

@@ -1,4 +1,4 @@
-"""The jobs of some commands as a list with state, log and a button to stop. Knows no command."""
+"""The jobs of some commands as a list with state, log and a button to stop, and what begins one. Knows no command."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import shlex
 import time
 from collections.abc import Callable
 
-from nicegui import ui
+from nicegui import run, ui
 
-from swift.studio import layout
+from swift import flags
+from swift.studio import layout, servers
 from swift.studio.jobs import Job
 from swift.studio.settings import Studio
 
@@ -90,10 +91,19 @@ class JobList:
 
 def start(studio: Studio, words: list[str], more: str = "") -> Job:
     """Starts `swift WORDS MORE` after its flags are checked. Raises ValueError or OSError for those that are wrong."""
-    from swift import flags
-
     words = [*words, *shlex.split(more)]
     if {"-h", "--help"} & set(words):
         raise ValueError(f"swift {words[0]} --help shows its flags in a terminal")
     flags.parse(studio.config(words[0]), words[1:], prog=f"swift {words[0]}")
     return studio.jobs.start(words)
+
+
+def offer_models(studio: Studio, *fields: ui.input) -> None:
+    """Offers checkpoints and models in fields, once the page is there: the search for runs may take a second."""
+
+    async def offer() -> None:
+        found = await run.io_bound(servers.choices, studio.folders)
+        for field in fields:
+            field.set_autocomplete(found or [])
+
+    ui.timer(0, offer, once=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from swift.chat import Delta, Draft, Message, Tool, ToolCall
 from swift.infer.confirmation import ALWAYS, NO, YES, Confirmation
@@ -51,14 +51,14 @@ class Asked(NamedTuple):
 class Live:
     """A reply under way. `version` grows with every change, so that a viewer knows when to look again.
 
-    `asked`: the call that waits for the user, if one does. `calling`: tools run.
+    `asked`: the call that waits for the user, if one does. `doing`: what is waited for otherwise.
     """
 
     def __init__(self) -> None:
         self.version = 0
         self.draft = Draft()
         self.asked: Asked | None = None
-        self.calling = False
+        self.doing: Literal["connecting", "replying", "calling"] = "connecting"
         self._stopped = threading.Event()
         self._answer = ""
         self._answered = threading.Event()
@@ -219,7 +219,7 @@ class Replies:
                 live.version += 1
 
         def chat(messages: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Deltas:
-            live.calling = False
+            live.doing = "replying"
             offered.update((tool.name, tool) for tool in tools)
             save(messages)
             ids = {call.id for message in messages for call in message.tool_calls}
@@ -304,7 +304,7 @@ def _streamed(
     finally:
         deltas.close()
     finish, reply = live.draft.finish, live.message
-    live.calling = bool(reply.tool_calls)
+    live.doing = "calling" if reply.tool_calls else "replying"
     done(replace(reply, tool_calls=()) if finish in ("length", "cancelled") else reply)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 JOB = "job:"
 """Beginning of a Served.url that means a `swift deploy` of the studio, whatever its port is."""
 BUNDLED = ("smollm2-135m-agent", "smollm2-135m-instruct")
+MODEL_FLAGS = ("--ckpt_dir", "--model", "--model_type", "--model_id_or_path")
 READY = re.compile(r"^swift: ready at (\S+)", re.MULTILINE)
 HEAD = 1 << 20
 """Bytes of a log in which the address of a server is; requests are logged after it."""
@@ -37,6 +38,10 @@ class Server(NamedTuple):
     @property
     def served(self) -> Served:
         return Served(f"{JOB}{self.job.name}")
+
+    def serves(self, model: str) -> bool:
+        """Whether it is under way and `model` is a word of its command: a name, or a folder."""
+        return self.job.is_active and model in self.job.words
 
 
 def all_servers(jobs: Jobs) -> list[Server]:
@@ -54,12 +59,12 @@ def of(job: Job) -> Server:
 
 
 def label(words: Sequence[str]) -> str:
-    """The model of a command line: its checkpoint with the folder above, or its name."""
-    for flag in ("--ckpt_dir", "--model", "--model_type", "--model_id_or_path"):
-        if flag in words[:-1]:
-            value = words[words.index(flag) + 1]
-            return "/".join(Path(value).parts[-2:]) if flag == "--ckpt_dir" else value
-    return BUNDLED[1]
+    """The model of a command line: its name, or the end of its folder's path."""
+    flag = next((flag for flag in MODEL_FLAGS if flag in words[:-1]), None)
+    if flag is None:
+        return BUNDLED[1]
+    value = words[words.index(flag) + 1]
+    return "/".join(Path(value).parts[-2:]) if value.startswith("/") else value
 
 
 def shown(served: Served, jobs: Jobs) -> str:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 from nicegui import app, run, ui
 
@@ -78,7 +79,7 @@ def content(studio: Studio) -> None:
 def _opened(studio: Studio, service: Service) -> Dialogue:
     """The dialogue of the page's address. Raises ValueError for an unknown one.
 
-    `server`, a job, and `endpoint`, a URL, begin a new one with that model.
+    `server`, a job, `endpoint`, a URL, and `ckpt_dir`, a checkpoint, begin a new one with that model.
     """
     query = studio.query
     if "dialogue" in query:
@@ -87,8 +88,11 @@ def _opened(studio: Studio, service: Service) -> Dialogue:
         served = servers.of(studio.jobs.named(query["server"])).served
     elif "endpoint" in query:
         served = Served(query["endpoint"])
+    elif "ckpt_dir" in query:
+        serving = [each.served for each in servers.all_servers(studio.jobs) if each.serves(query["ckpt_dir"])]
+        served = serving[0] if serving else Served()  # an address alone starts no process
     else:
-        listed = service.files.list()
+        listed = service.files.list(1)
         if listed and "new" not in query:
             return service.files.read(listed[0].id)
         last = service.files.read(listed[0].id).setup if listed else Setup()
@@ -101,7 +105,7 @@ def _opened(studio: Studio, service: Service) -> Dialogue:
 
 def _empty(service: Service, setup: Setup) -> Dialogue:
     """A dialogue without messages and with this setup; an earlier one if nothing was said in it."""
-    for each in service.files.list()[:1]:
+    for each in service.files.list(1):
         found = service.files.read(each.id)
         if not any(side.messages for side in found.sides):
             return service.files.save(dialogues.with_setup(found, setup))
@@ -132,17 +136,21 @@ class ChatPage:
                 "outline dense no-caps"
             )
             with ui.button(say("Earlier chats"), icon="history").props("outline dense no-caps"), ui.menu():
-                for each in self.files.list()[:LISTED]:
+                for each in self.files.list(LISTED):
                     ui.menu_item(
                         each.title or say("(empty)"), lambda id=each.id: ui.navigate.to(f"/chat?dialogue={id}")
                     )
             ui.space()
+            if "data" in self.studio.pages:
+                file = self.studio.folders.short(self.service.folder / CORRECTIONS)
+                ui.link(say("Right answers"), f"/data?{urlencode({'file': file})}")
             ui.button(say("Save as training rows"), icon="save_alt", on_click=self._export).props("flat dense no-caps")
             ui.button(say("Delete"), icon="delete", on_click=self._delete).props("flat dense no-caps")
         empty = not self.dialogue.setup.models[0].url
         self.settings = ui.expansion(icon="tune", value=empty).classes("full-width studio-card q-mt-sm")
         with self.settings:
-            self.form = SettingsForm(self.studio, self.dialogue.setup, self.service.keys, self._set)
+            model = self.studio.query.get("ckpt_dir", servers.BUNDLED[0] if empty else "")
+            self.form = SettingsForm(self.studio, self.dialogue.setup, self.service.keys, self._set, model)
             ui.button(say("Show the tools"), icon="build", on_click=self._show_tools).props("outline dense no-caps")
             self.tools = ui.column()
         self.sides = ui.element("div").classes("chat-sides").props(f'role=log aria-label="{say("Dialogue")}"')

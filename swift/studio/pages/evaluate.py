@@ -30,22 +30,30 @@ def content(studio: Studio) -> None:
     ui.add_head_html(f"<style>{STYLE}</style>")
     _start(studio)
     ui.separator().classes("q-my-md")
-    _chosen(studio)
+    ui.label(studio.say("Results")).classes("text-h6").props("role=heading aria-level=2")
+    box = ui.column().classes("full-width")
+
+    async def choose() -> None:
+        found = await run.io_bound(find, studio.folders)
+        with box:
+            await _chosen(studio, found or [])
+
+    ui.timer(0, choose, once=True)  # the search may take a second
 
 
 def _start(studio: Studio) -> None:
     say = studio.say
-    known = servers.choices(studio.folders)
     ui.label(say("Evaluate a model")).classes("text-h6").props("role=heading aria-level=2")
     with ui.row().classes("full-width items-end"):
-        model = ui.input(say("Model or checkpoint"), value=known[0], autocomplete=known)
-        compare = ui.input(say("Compare with (optional)"), autocomplete=known)
+        model = ui.input(say("Model or checkpoint"), value=studio.query.get("ckpt_dir", servers.BUNDLED[0]))
+        compare = ui.input(say("Compare with (optional)"))
         tasks = ui.select([*TASKS], value=["calls"], multiple=True, label=say("Tasks"))
         dataset = ui.input(say("Held-out rows (optional)"))
         limit = ui.number(say("Questions of a task"), value=20, min=1, format="%d")
         guided = ui.select({"false": say("no"), "true": say("yes"), "both": say("both")}, value="false")
         guided.props(f'label="{say("Guided decoding")}"')
         more = ui.input(say("Other flags of swift eval"), placeholder="--seeds 1,2,3")
+        job_view.offer_models(studio, model, compare)
         for each in (model, compare, tasks, dataset, limit, guided, more):
             each.props("outlined dense").style("min-width: 15rem")
         started = ui.button(say("Evaluate"), icon="play_arrow").props("no-caps")
@@ -57,7 +65,8 @@ def _start(studio: Studio) -> None:
             if compare.value:
                 words += ["--compare", servers.model_words(compare.value, studio.folders)[1]]
             if dataset.value:
-                words += ["--dataset", str(studio.folders.inside(dataset.value))]
+                file = studio.folders.inside(dataset.value)
+                words += ["--dataset", str(file) if file.exists() else dataset.value]  # else a registered name
             if limit.value is not None:
                 words += ["--limit", f"{limit.value:g}"]
             if guided.value != "false":
@@ -72,16 +81,16 @@ def _start(studio: Studio) -> None:
     jobs = JobList(studio, lambda job: job.verb == "eval", say("No evaluation has been started here"))
 
 
-def _chosen(studio: Studio) -> None:
+async def _chosen(studio: Studio, folders: Sequence[Path]) -> None:
     """The results that the page's address names, and the choice of others."""
     say, query = studio.say, studio.query
-    ui.label(say("Results")).classes("text-h6").props("role=heading aria-level=2")
-    found = {studio.folders.short(folder): _title(folder) for folder in find(studio.folders)}
+    found = {studio.folders.short(folder): f"{folder.parent.name}/{folder.name}" for folder in folders}
     for path in (query.get("first"), query.get("second")):
         if path:
             found.setdefault(path, path)
     if not found:
-        return layout.empty(studio, say("No results yet: an evaluation writes them to output/eval"), "query_stats")
+        layout.empty(studio, say("No results yet: an evaluation writes them to output/eval"), "query_stats")
+        return
 
     def go() -> None:
         chosen = {"first": first.value, "second": second.value}
@@ -93,24 +102,16 @@ def _chosen(studio: Studio) -> None:
         second.props(f'label="{say("Compare with")}"')
         for each in (first, second):
             each.props("outlined dense").classes("col").style("min-width: 16rem")
-    box = ui.column().classes("full-width")
-    if query.get("first"):
-        ui.timer(0, lambda: _show(studio, box), once=True)
-
-
-async def _show(studio: Studio, box: ui.element) -> None:
-    query = studio.query
-    with box:
-        try:
-            folders = [studio.folders.inside(query[name]) for name in ("first", "second") if query.get(name)]
-            loaded = [await run.io_bound(results.load, folder) for folder in folders]
-            found = [each for each in loaded if each is not None]  # None: the server ends
-            if len(found) > 1:
-                draw_comparison(studio, found[0], found[1])
-            elif found:
-                draw(studio, found[0])
-        except (ValueError, OSError) as error:
-            layout.error(str(error))
+    try:
+        named = [studio.folders.inside(query[name]) for name in ("first", "second") if query.get(name)]
+        loaded = [await run.io_bound(results.load, folder) for folder in named]
+        shown = [each for each in loaded if each is not None]  # None: the server ends
+        if len(shown) > 1:
+            draw_comparison(studio, shown[0], shown[1])
+        elif shown:
+            draw(studio, shown[0])
+    except (ValueError, OSError) as error:
+        layout.error(str(error))
 
 
 def draw(studio: Studio, evaluation: Evaluation) -> None:
@@ -178,7 +179,3 @@ def _search(root: Path) -> Iterator[Path]:
             yield folder
         deep = len(folder.relative_to(root).parts) >= DEPTH
         names[:] = [] if deep else [name for name in names if name[0] != "." and not name.startswith("checkpoint-")]
-
-
-def _title(folder: Path) -> str:
-    return f"{folder.parent.name}/{folder.name}"

@@ -22,10 +22,10 @@ EXPORTING = ("export", "merge-lora")
 
 def content(studio: Studio) -> None:
     say = studio.say
-    known = servers.choices(studio.folders)
+    given = studio.query.get("ckpt_dir", servers.BUNDLED[0])
     ui.label(say("Serve a model")).classes("text-h6").props("role=heading aria-level=2")
     with ui.row().classes("full-width items-end"):
-        model = ui.input(say("Model or checkpoint"), value=known[0], autocomplete=known).props("outlined dense")
+        model = ui.input(say("Model or checkpoint"), value=given).props("outlined dense")
         port = ui.number(say("Port (0: any)"), value=0, min=0, max=65535, format="%d").props("outlined dense")
         more = ui.input(say("Other flags of swift deploy"), placeholder="--guided_tools true").props("outlined dense")
         served = ui.button(say("Serve"), icon="play_arrow").props("no-caps")
@@ -56,7 +56,7 @@ def content(studio: Studio) -> None:
 
     served.on_click(serve)
     ui.separator().classes("q-my-md")
-    _exports(studio, known)
+    _exports(studio, given, model)
 
 
 def _server(studio: Studio, job: Job) -> None:
@@ -85,14 +85,15 @@ def _server(studio: Studio, job: Job) -> None:
     box.on_value_change(lambda: clients(box))
 
 
-def _exports(studio: Studio, known: list[str]) -> None:
+def _exports(studio: Studio, given: str, other: ui.input) -> None:
     say = studio.say
     ui.label(say("Export")).classes("text-h6").props("role=heading aria-level=2")
     with ui.row().classes("full-width items-end"):
-        model = ui.input(say("Model or checkpoint to export"), value=known[0], autocomplete=known)
+        model = ui.input(say("Model or checkpoint to export"), value=given)
         kind = ui.select({name: say(name) for name in EXPORTS}, value=next(iter(EXPORTS)), label=say("Kind"))
         folder = ui.input(say("Folder to write (optional)"))
         started = ui.button(say("Export"), icon="save_alt").props("no-caps")
+        job_view.offer_models(studio, model, other)
         for each in (model, kind, folder):
             each.props("outlined dense").classes("col").style("min-width: 14rem")
     fault = layout.error("")
