@@ -209,6 +209,16 @@ def test_a_start_that_failed_is_a_row_with_its_reason_and_other_jobs_are_none() 
     assert not run_view.rows([], [jobs[0]], now=1000 + 2 * run_view.KEPT)
 
 
+def test_a_run_that_could_not_be_resumed_says_why_until_it_goes_on() -> None:
+    folder = Path("/o/v0")
+    asked = a_job("r", "failed", words_=("runs", "resume", "/o/v0"), reason="/o/v0 has no checkpoint")
+    stopped = run_view_of(folder, "stopped", started=500.0, ended=900.0)
+    (row,) = run_view.rows([stopped], [asked], now=1000)
+    assert row.fault == "/o/v0 has no checkpoint"
+    (row,) = run_view.rows([run_view_of(folder, started=1001.0)], [asked], now=1002)
+    assert row.fault == ""
+
+
 def test_a_killed_run_says_by_which_signal_where_its_job_saw_it() -> None:
     own = processes.of(os.getpid())
     run = run_view_of(Path("/o/v0"), "killed", "its process is gone without a last word, at step 3")

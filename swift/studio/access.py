@@ -176,9 +176,9 @@ class Guard:
             body = await _body(receive, MAX_LOGIN)
             attempt = parse_qs(body.decode("utf-8", errors="replace")).get("password", [""])[0]
             now = time.monotonic()
-            early, self._next_attempt = now < self._next_attempt, now + LOGIN_PAUSE
-            if early:
+            if now < self._next_attempt:
                 return self._login(429, "One attempt a second / 每秒只能尝试一次")
+            self._next_attempt = now + LOGIN_PAUSE
             if not hmac.compare_digest(attempt.encode(), self.password.encode()):
                 return self._login(401, "Wrong password / 密码错误")
             return self._welcome("/")

@@ -45,6 +45,14 @@ class Folders:
             raise ValueError(f"{text} is outside the folders of the studio ({known}); --folders names others")
         return resolved
 
+    def contains(self, path: Path) -> bool:
+        """Whether a path, with links followed, is inside."""
+        try:
+            self.inside(path)
+        except ValueError:
+            return False
+        return True
+
     def short(self, path: str | Path) -> str:
         """A path as it is shown: relative to the first folder where it is inside, else absolute."""
         given = Path(path)

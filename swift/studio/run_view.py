@@ -30,11 +30,15 @@ KEPT = 86_400.0
 
 
 class Row(NamedTuple):
-    """`run` is None for a job that has no run yet, `job` for a run that the studio has not begun."""
+    """`run` is None for a job that has no run yet, `job` for a run that the studio has not begun.
+
+    `act`: the last job that was to stop or to resume the run.
+    """
 
     name: str
     run: Run | None
     job: Job | None
+    act: Job | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -55,6 +59,13 @@ class Row(NamedTuple):
         return ": ".join(filter(None, (seen, self.run.reason)))
 
     @property
+    def fault(self) -> str:
+        """Why it could not be stopped or resumed, where it has done nothing since."""
+        if self.act is None or self.run is None or self.act.state not in ("failed", "killed"):
+            return ""
+        return self.act.reason if self.act.started > (self.run.record.ended or self.run.record.started) else ""
+
+    @property
     def words(self) -> list[str]:
         return list(self.run.record.words) if self.run else list(self.job.words) if self.job else []
 
@@ -71,15 +82,20 @@ def rows(runs: Sequence[Run], jobs: Iterable[Job], now: float | None = None) -> 
     """The runs, each with the job that began it, and the jobs whose run has not begun; the newest first."""
     now = time.time() if now is None else now
     names = finding.names([run.folder for run in runs])
-    found, left = [], [job for job in jobs if job.verb in TRAINING and "--dry_run" not in job.words]
+    found, left, acts = [], [], dict[str, Job]()
+    for job in sorted(jobs, key=lambda job: job.started):
+        if job.verb in TRAINING and "--dry_run" not in job.words:
+            left.append(job)
+        elif job.words[:2] in (("runs", "stop"), ("runs", "resume")):
+            acts[job.words[2]] = job
     by_process = {job.process: job for job in left if job.process is not None}
     taken = set()
     for run in runs:
         processes = (run.record.process, run.record.launcher)
-        job = next((by_process[each] for each in processes if each in by_process), None)
-        if job:
-            taken.add(job.name)
-        found.append(Row(names[run.folder], run, job))
+        begun = next((by_process[each] for each in processes if each in by_process), None)
+        if begun:
+            taken.add(begun.name)
+        found.append(Row(names[run.folder], run, begun, acts.get(str(run.folder))))
     for job in left:
         if job.name not in taken and (job.is_active or job.state != "finished") and now - job.started < KEPT:
             found.append(Row(job.name, None, job))

@@ -50,7 +50,6 @@ class Page:
         self.axis: Axis = next((each for each in AXES if each == axis), "step")
         self.logs: dict[Path, Log] = {}
         self.rows: list[Row] = []
-        self._acts: dict[str, Job] = {}
         self._detail_state: Any = None
         self._draw()
 
@@ -84,6 +83,7 @@ class Page:
         for name in ("step", "loss", "eval_loss", "speed", "left", "started"):
             self.table.add_slot(f"body-cell-{name}", f'<q-td :props="props">{{{{ props.row.{name}_text }}}}</q-td>')
         self.detail = ui.element("section").classes("full-width q-mt-md").props(f'aria-label="{say("One run")}"')
+        self.dialogs = ui.element("div")  # outside of the detail, which is drawn anew while a dialog is open
         self.curves = ui.element("section").classes("full-width q-mt-md").props(f'aria-label="{say("Curves")}"')
         self.charts: dict[str, ui.echart] = {}
         with self.curves:
@@ -125,7 +125,10 @@ class Page:
         self._draw_curves()
 
     def _read(self) -> tuple[finding.Found, Sequence[Job]]:
-        return finding.find(self.studio.folders.named.values()), self.studio.jobs.all()
+        folders = self.studio.folders
+        runs, faults = finding.find(folders.named.values())
+        inside = [run for run in runs if folders.contains(run.folder)]  # the search follows links
+        return finding.Found(inside, faults), self.studio.jobs.all()
 
     def _follow_job(self) -> None:
         """Goes over from a job that has been started to its run, once that has begun."""
@@ -174,7 +177,7 @@ class Page:
                     with self.detail:
                         layout.error(self.studio.say("There is no run {name}", name=self.shown))
             return
-        state = (row.name, row.state, row.reason, tuple(job.state for job in self._acts.values()))
+        state = (row.name, row.state, row.reason, row.fault, row.act.state if row.act else "")
         if state != self._detail_state:
             self._detail_state = state
             self.detail.clear()
@@ -192,9 +195,8 @@ class Page:
         if row.reason:
             bad = row.state in ("failed", "killed", "stalled")
             (layout.error(row.reason) if bad else ui.label(row.reason).classes("studio-muted"))
-        for act, job in self._acts.items():
-            if act.endswith(row.name) and job.state in ("failed", "killed"):
-                layout.error(job.reason)
+        if row.fault:
+            layout.error(row.fault)
         self.figures = ui.element("div").classes("studio-grid q-my-sm").style("--least:200px; gap:2px 16px")
         self._figures_shown: Any = None
         layout.command(self.studio, joined(["swift", *row.words]))
@@ -205,15 +207,15 @@ class Page:
 
     def _buttons(self, row: Row) -> None:
         say = self.studio.say
-        stopping = any(act.endswith(f" {row.name}") and job.is_active for act, job in self._acts.items())
+        busy = row.act is not None and row.act.is_active
         if row.is_active:
             stop = ui.button(say("Stop"), icon="stop", on_click=lambda: self._ask_to_stop(row)).props(
                 "dense no-caps outline color=negative"
             )
-            stop.set_enabled(not stopping)
+            stop.set_enabled(not busy)
         elif row.run and run_view.can_resume(row.run):
             resume = ui.button(say("Resume"), icon="play_arrow", on_click=lambda: self._act("resume", row))
-            resume.props("dense no-caps outline color=primary").set_enabled(not stopping)
+            resume.props("dense no-caps outline color=primary").set_enabled(not busy)
         query = (
             {"run": str(row.folder)}
             if row.folder
@@ -281,7 +283,7 @@ class Page:
             dialog.close()
             self._act(name, row)
 
-        with ui.dialog() as dialog, ui.card():
+        with self.dialogs, ui.dialog() as dialog, ui.card():
             ui.label(say("Stop {name}?", name=row.name)).classes("text-h6")
             if row.run:
                 save = ui.button(say("Save a checkpoint and stop"), on_click=lambda: act("stop"))
@@ -302,16 +304,7 @@ class Page:
             "kill": ("runs", "stop", str(row.folder), "--now"),
             "resume": ("runs", "resume", str(row.folder)),
         }[act]
-        job = self.studio.jobs.start(words)
-        key = f"{act} {row.name}"
-        self._acts[key] = job
-
-        def look() -> None:
-            self._acts[key] = now = self.studio.jobs.named(job.name)
-            if not now.is_active:
-                timer.deactivate()
-
-        timer = ui.timer(0.5, look)
+        self.studio.jobs.start(words)
         ui.notify(self.studio.say("Asked to resume") if act == "resume" else self.studio.say("Asked to stop"))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlencode
 
 from nicegui import ui
@@ -17,8 +19,8 @@ from swift.studio.presets import ESSENTIALS, PRESETS, VERBS, Preset
 from swift.studio.settings import Studio
 
 ROWS = (".jsonl", ".json", ".csv", ".parquet")
-OFFERED = 40
-"""Files or folders that a menu offers."""
+OFFERED, SEARCHED = 40, 5000
+"""Files or folders that a menu offers, and that are looked at in a folder for it."""
 FIGURES = ("memory: ", "time: ")
 """Beginnings of the lines of `--dry_run` with its figures."""
 
@@ -239,11 +241,11 @@ def _models(studio: Studio) -> list[str]:
     ]
 
 
-def _near(studio: Studio, wanted: Any) -> list[str]:
+def _near(studio: Studio, wanted: Callable[[Path], bool]) -> list[str]:
     found: list[tuple[float, str]] = []
     for folder in studio.folders.named.values():
-        for pattern in ("*", "*/*"):
-            for path in folder.glob(pattern):
-                if not any(part.startswith(".") for part in path.relative_to(folder).parts) and wanted(path):
-                    found.append((path.stat().st_mtime, joined([studio.folders.short(path)])))
+        for path in itertools.islice(itertools.chain(folder.glob("*"), folder.glob("*/*")), SEARCHED):
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if not hidden and wanted(path) and studio.folders.contains(path):
+                found.append((path.stat().st_mtime, joined([studio.folders.short(path)])))
     return [name for _, name in sorted(found, reverse=True)[:OFFERED]]
