@@ -122,9 +122,12 @@ def test_a_training_survives_page_and_server_and_its_end_is_said(browser: Any, s
 def test_a_wrong_value_is_said_at_its_field_and_nothing_starts(browser: Any, server: Server, place: Path) -> None:
     with opened(browser, server.address) as page:
         fill(page, {"learning_rate": "fast"})
-        page.get_by_text("'fast' is not a number").first.wait_for()
+        page.get_by_role("alert").filter(has_text="--learning_rate: 'fast' is not a number").wait_for()
+        page.locator(".q-field--error").filter(has_text="'fast' is not a number").wait_for()
         assert page.get_by_role("button", name="Start training").is_disabled()
-        fill(page, {"learning_rate": "", "model_id_or_path": "tiny", "dataset": "missing.jsonl"})
+        fill(page, {"learning_rate": ""})
+        page.locator(".q-field--error").wait_for(state="detached")
+        fill(page, {"model_id_or_path": "tiny", "dataset": "missing.jsonl"})
         page.get_by_role("button", name="Start training", disabled=False).click()
         page.get_by_role("alert").filter(has_text="missing.jsonl").wait_for()  # the job has said so
         assert state(page) == "failed" and not runs(place)
@@ -138,6 +141,9 @@ def test_search_finds_settings_and_a_reload_keeps_them(browser: Any, server: Ser
     with opened(browser, f"{server.address}&words=sft+--use_dora+true") as page:
         command = page.get_by_role("textbox", name="Command", exact=True)
         wait_for(lambda: "--use_dora true" in command.inner_text(), "the settings of the address")
+        page.get_by_text("Optimizer and learning rate").click()
+        page.get_by_label(re.compile("^warmup_steps:")).fill("3")
+        wait_for(lambda: "--warmup_steps 3" in command.inner_text(), "a setting of a section that was opened")
         page.get_by_label("Search all settings").fill("neftune")
         page.get_by_label(re.compile("^neftune_noise_alpha:")).fill("5")
         wait_for(lambda: "--neftune_noise_alpha 5" in command.inner_text(), "the setting in the command")

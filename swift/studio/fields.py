@@ -75,9 +75,8 @@ class Fields:
         say = self.studio.say
         set_here = [field.name for field in fields if field.name in self.values]
         text = say("Other flags") if title == "flags" else say(title)
-        with ui.expansion(text, caption=", ".join(set_here) or None).classes(
-            "full-width studio-card q-pa-none"
-        ) as section:
+        section = ui.expansion(text, caption=", ".join(set_here) or None).classes("full-width studio-section")
+        with section:
             inside = ui.element("div").classes("full-width")
         drawn = False
 
@@ -119,6 +118,7 @@ class Fields:
             drawn = ui.input(value=value, placeholder=field.default, on_change=change)
             mode = " inputmode=decimal" if field.kind == "number" else ""
             drawn.props(f"outlined dense debounce=250 spellcheck=false autocomplete=off{mode} {described}")
+        drawn.without_auto_validation()  # which would take away the errors of `show`
         drawn.classes("full-width").mark(f"field-{field.name}")
         self._drawn[field.name] = drawn
         if fault := self._faults.get(field.name):

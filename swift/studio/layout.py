@@ -27,6 +27,7 @@ body { margin: 0; font-family: system-ui, -apple-system, "Segoe UI", "Noto Sans"
 .studio-header nav a { border-bottom: 3px solid transparent; }
 .studio-header nav a[aria-current=page] { color: #fff; border-bottom-color: #ffb454; }
 .studio-card { border: 1px solid var(--studio-line); border-radius: 8px; padding: 12px 14px; width: 100%; }
+.studio-section { border: 1px solid var(--studio-line); border-radius: 8px; }
 .studio-mono { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px; }
 .studio-command { background: var(--studio-soft); border-radius: 6px; padding: 8px 10px; white-space: pre-wrap;
   overflow-wrap: anywhere; max-height: 14rem; overflow-y: auto; }

@@ -31,7 +31,7 @@ PRESETS = (
             *("sft", "--model_id_or_path", "smollm2-135m-instruct", "--self_cognition_sample", "64"),
             *("--model_name", "小斯", "Swifty", "--model_author", "我", "me", "--max_steps", "20"),
             *("--learning_rate", "1e-3", "--batch_size", "4", "--gradient_accumulation_steps", "1"),
-            *("--logging_steps", "1", "--eval_steps", "10", "--dataset_test_ratio", "0.1"),
+            *("--logging_steps", "1", "--eval_steps", "10"),
         ),
     ),
     Preset(

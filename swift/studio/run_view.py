@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -127,8 +127,8 @@ def cells(row: Row) -> dict[str, Any]:
     return {"name": row.name, "state": row.state, "reason": row.reason, "model": model, **figures, **texts}
 
 
-def details(run: Run) -> dict[str, str]:
-    """What is said of one run: English title -> text."""
+def details(run: Run, short: Callable[[Path], str] = str) -> dict[str, str]:
+    """What is said of one run: English title -> text. `short`: its folder -> what is shown."""
     found, progress = run.record, run.record.progress
     speed = None if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f} tokens/s"
     pace = None if progress.step_seconds is None else f"{progress.step_seconds:.2g} s"
@@ -140,7 +140,7 @@ def details(run: Run) -> dict[str, str]:
         "Speed": ", ".join(filter(None, (speed, pace))),
         "Time left": "" if progress.seconds_left is None or not run.is_active else duration(progress.seconds_left),
         "Process": f"pid {found.process.pid}, {found.process.host}",
-        "Folder": str(run.folder),
+        "Folder": short(run.folder),
     }
 
 

@@ -76,7 +76,9 @@ class Page:
         self.table = ui.table(
             rows=[], columns=columns, row_key="name", selection="multiple", pagination=15, on_select=self._selected
         )
-        self.table.classes("full-width").props(f'dense flat bordered no-data-label="{say("No runs yet")}"')
+        self.table.classes("full-width").props(
+            f'dense flat bordered hide-selected-banner no-data-label="{say("No runs yet")}"'
+        )
         self.table.props(f'rows-per-page-label="{say("Rows per page")}"')
         self.table.add_slot("body-cell-name", NAME_CELL)
         self.table.add_slot("body-cell-state", STATE_CELL)
@@ -231,7 +233,7 @@ class Page:
     def _fill(self, row: Row) -> None:
         """The parts of the detail that change while a run goes on."""
         say = self.studio.say
-        if row.run and (figures := run_view.details(row.run)) != self._figures_shown:
+        if row.run and (figures := run_view.details(row.run, self.studio.folders.short)) != self._figures_shown:
             self._figures_shown = figures
             self.figures.clear()
             with self.figures:

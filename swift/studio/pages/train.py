@@ -121,7 +121,8 @@ class Page:
             pass  # an open quote, which its field says
         shown = {**self.failed, **faults}
         self.fields.show({name: text for name, text in shown.items() if name})
-        self.general.set_text(self.problem or next(iter(shown.values()), ""))
+        named = (text if text.startswith("--") or not name else f"--{name}: {text}" for name, text in shown.items())
+        self.general.set_text(self.problem or next(named, ""))
         self.start_button.set_enabled(not faults)
         self.measure_button.set_enabled(not faults)
         self._remember()
