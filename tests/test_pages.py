@@ -152,6 +152,11 @@ def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
     assert chart.Axis(low, high).ticks(4) == pytest.approx(ticks)
 
 
+def test_rounds_have_no_ticks_between_them() -> None:
+    drawn = chart.chart([Curve("pass@1", [(0, 0.4), (1, 0.9)])], x="round")
+    assert re.findall(r'class="x"[^>]*>([^<]*)<', drawn) == ["0", "1"]
+
+
 def test_a_dialogue_draws_calls_apart_from_what_is_said() -> None:
     turns = [
         Turn("user", "Is it raining?"),

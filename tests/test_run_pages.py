@@ -108,6 +108,15 @@ def test_one_point_none_and_a_flat_or_rising_curve(here: Path) -> None:
     assert "the learning rate may be too high" in warned(rising)
 
 
+def test_a_few_noisy_points_are_no_trend(here: Path) -> None:
+    noisy = [2.3, 3.2, 1.3, 2.2, 1.9, 1.5, 2.6, 1.1, 2.5]
+    assert said(run_folder(here / "a", lines(noisy))).startswith(
+        "Loss was 2.07 on average, between 1.10 and 3.20, without a trend;"
+    )
+    steady = [2.3 - step / 10 for step in range(9)]
+    assert said(run_folder(here / "b", lines(steady))).startswith("Loss fell from 2.30 to 1.50;")
+
+
 def test_a_loss_that_is_not_a_number_is_named_with_its_step(here: Path) -> None:
     nan = run_folder(here / "a", lines([2.0, 1.9, math.nan, math.nan], {4: math.nan}))
     assert said(nan) == "Loss fell from 2.00 to 1.90; loss is not a number from step 3 on; no checkpoint was saved."

@@ -65,7 +65,8 @@ def page(found: Contents) -> str:
 def facts(found: Contents) -> str:
     record, progress = found.run.record, found.run.record.progress
     lines, held = found.history, outcome.held_out(found.history)
-    train = history.smoothed(outcome.losses(lines))
+    raw = outcome.losses(lines)
+    train, smooth = history.smoothed(raw), len(raw) >= history.SMOOTHED
     end = record.ended or record.heartbeat
     speeds = [value for _, value in outcome.losses(lines, "tokens_per_second")]
     memory = [value for _, value in outcome.losses(lines, "memory_gib")]
@@ -75,7 +76,7 @@ def facts(found: Contents) -> str:
     if held:
         listed.append(Fact("held-out loss", outcome.number(held.least[1]), f"least, at step {held.least[0]:,}"))
     if train:
-        listed.append(Fact("training loss", outcome.number(train[-1][1]), "at the end, smoothed"))
+        listed.append(Fact("training loss", outcome.number(train[-1][1]), "at the end" + ", smoothed" * smooth))
     listed.append(Fact("time", duration(max(end - record.started, 0)), time.strftime("%d %b %Y", _local(record))))
     if speeds:
         listed.append(Fact("tokens/s", f"{statistics.median(speeds):,.0f}", "median of log lines"))

@@ -55,7 +55,8 @@ def _figures(summary: Mapping[str, Any]) -> str:
         before = summary["before"].get(group, {}).get("exact")
         bars = [_bar("before", before, 6)] if before else []
         bars.append(_bar("after", after["exact"], 1))
-        groups.append((f"{group}: {after['exact'][3]:.0f} questions", bars))
+        count = round(after["exact"][3])
+        groups.append((f"{group}: {count} question{'s' * (count != 1)}", bars))
     return elements.bars(groups)
 
 

@@ -87,7 +87,7 @@ def chart(
     labels = [
         *(f'<span class="y" style="bottom:{100 * up.share(tick):.2f}%">{_label(tick)}</span>' for tick in up.ticks(4)),
         *(f'<span class="x" style="left:{100 * across.share(tick):.2f}%">{_label(tick)}</span>'
-          for tick in across.ticks(5)),
+          for tick in _ticks(across, kept)),
         *(_mark_label(each, across) for each in inside),
     ]  # fmt: skip
     outside = sum(not up.low <= value <= up.high for each in kept for _, value in each.raw)
@@ -123,6 +123,12 @@ def _axis(values: Sequence[float], padding: float) -> Axis:
         more = abs(high) / 10 or 1.0
         return Axis(low - more, high + more)
     return Axis(low - padding * (high - low), high + padding * (high - low))
+
+
+def _ticks(across: Axis, curves: Sequence[Curve]) -> list[float]:
+    """Of the horizontal axis: whole numbers where all points are at whole numbers."""
+    whole = all(float(at).is_integer() for each in curves for at, _ in each.points)
+    return [tick for tick in across.ticks(5) if not whole or float(tick).is_integer()]
 
 
 def _x(at: float, across: Axis) -> str:

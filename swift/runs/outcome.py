@@ -16,6 +16,8 @@ from swift.system.durations import duration
 CHANGED = 0.01
 """Relative change of a loss that counts as one."""
 FEW_HELD_OUT = 20
+FEW = 5
+"""Fewer points show no trend that could be told from noise."""
 LITTLE_TRAINED = 0.05
 
 
@@ -94,10 +96,23 @@ def _loss(lines: Sequence[dict[str, Any]]) -> str:
         return nan or "no loss was logged"
     if len(points) == 1:
         said = f"loss was {number(points[0][1])} at step {points[0][0]:,}, the only one logged"
+    elif mean := _trendless(points):
+        low, high = min(value for _, value in points), max(value for _, value in points)
+        said = f"loss was {number(mean)} on average, between {number(low)} and {number(high)}, without a trend"
     else:
         curve = history.smoothed(points)
         said = f"loss {_moved(curve[0][1], curve[-1][1])}"
     return f"{said}; {nan}" if nan else said
+
+
+def _trendless(points: Points) -> float | None:
+    """The mean of points too few to smooth whose regression line is within twice its error; None where it is not."""
+    if not FEW <= len(points) < history.SMOOTHED:
+        return None
+    slope, error = _slope(points)
+    mean = sum(value for _, value in points) / len(points)
+    spread = max(value for _, value in points) - min(value for _, value in points)
+    return mean if abs(slope) < 2 * error and spread > CHANGED * abs(mean) else None
 
 
 def _finite(value: float) -> bool:
