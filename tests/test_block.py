@@ -20,9 +20,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from swift import native
 from swift.chat import Sample
-from swift.train.batch import pack, split_for_workers
+from swift.train.batch import pack
 from swift.train.loss import output_head, score
 from swift.train.micro_batches import ParallelMicroBatches
+from swift.train.splitting import split_for_workers
 from swift.tuner.cpu import block, fused, head
 
 WIDE = {

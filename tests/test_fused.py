@@ -24,9 +24,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from swift.chat import Sample
 from swift.system.cache import cache_root
-from swift.train.batch import StepBatches, collate, pack, round_length, split_for_workers, worker_count
+from swift.train.batch import StepBatches, collate, pack, round_length
 from swift.train.loss import output_head, score
 from swift.train.micro_batches import ParallelMicroBatches, Sums
+from swift.train.splitting import split_for_workers, worker_count
 from swift.train.trainer import SftTrainer, arguments
 from swift.tuner.cpu import attention_function, compiled, fused
 from swift.tuner.cpu.dropout_masks import DropoutMasks

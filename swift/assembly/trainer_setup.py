@@ -117,6 +117,7 @@ def make_trainer(
         stream=_stream(data, args),
         packed=packed,
         any_length=fused.takes_any_length(model),
+        share_prefixes=packed and fused.takes_branches(model),
         refresh=partial(fused.refresh, model) if packed else None,
         objective=objective,
     )

@@ -21,6 +21,7 @@ ROWS = (200, 8000)
 """Least and most conversations that are made for the time that is there."""
 TRAINING = 0.65
 """Share of --minutes for training; the rest is for measuring twice, making questions and loading."""
+ROWS_PER_STEP = 8
 PROBE = 60
 """Conversations whose tokens are counted, to estimate how many fit into the time."""
 RATES = (1e-3, 3e-4)
@@ -191,6 +192,7 @@ def _rows_for(cfg: Config, found: Base) -> int:
     from swift.data.linting import Report, checked
     from swift.data.sources import resolve
     from swift.template.truncation import truncate
+    from swift.train import prefixes
 
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe.jsonl"
@@ -201,14 +203,17 @@ def _rows_for(cfg: Config, found: Base) -> int:
         synthesis.write(parsed.tools, parsed.synth, probe, lambda line: None)
         rows = list(checked(resolve(str(probe)), "warning", Report(), print))
         fitted = [each for row in rows for each in truncate(found.renderer, row, cfg.max_length, "delete")]
-    tokens = sum(len(each.sample.tokens) for each in fitted if each.sample) / len(rows)
+    samples = [each.sample for each in fitted if each.sample]
+    share = prefixes.computed_share(samples, ROWS_PER_STEP)
+    tokens = share * sum(len(each.tokens) for each in samples) / len(rows)
     if not tokens:
         raise ValueError(f"--max_length {cfg.max_length}: no conversation fits: offer fewer tools, or raise it")
     speed = tokens_per_second(found.source)
     count = int(TRAINING * cfg.minutes * 60 * speed / tokens)
     rows_ = max(ROWS[0], min(ROWS[1], count))
     print(
-        f"this machine trains on about {speed:,.0f} tokens/s, a conversation has {tokens:,.0f}: {rows_:,} conversations"
+        f"this machine trains on about {speed:,.0f} tokens/s, a conversation has {tokens:,.0f} "
+        f"beside those that others have too: {rows_:,} conversations"
     )
     if rows_ > count:
         print(f"warning: {ROWS[0]} conversations are the least: training stops when its share of --minutes is over")
@@ -218,12 +223,19 @@ def _rows_for(cfg: Config, found: Base) -> int:
 def _training(cfg: Config, found: Base, files: Files, rows: int) -> Iterator[str]:
     """The words of `swift sft`."""
     rate = cfg.learning_rate or RATES[found.knows_tools]
-    evaluations = max(1, rows // 8 // 4)
+    evaluations = max(1, rows // ROWS_PER_STEP // 4)
     yield from ("--dataset", str(files.train), "--output_dir", str(files.adapter), "--add_output_dir_suffix", "false")
     if "--init_adapter" not in found.trained:
         yield from ("--lora_rank", "8", "--lora_alpha", "32", "--lora_dropout_p", "0", "--lora_target_modules", "ALL")
     yield from ("--learning_rate", f"{rate:g}", "--lr_scheduler_type", "cosine", "--max_grad_norm", "1")
-    yield from ("--batch_size", "2", "--gradient_accumulation_steps", "4", "--num_train_epochs", "1")
+    yield from (
+        "--batch_size",
+        "2",
+        "--gradient_accumulation_steps",
+        str(ROWS_PER_STEP // 2),
+        "--num_train_epochs",
+        "1",
+    )
     yield from ("--max_length", str(cfg.max_length), "--dataset_test_ratio", "0.02", "--eval_steps", str(evaluations))
     if cfg.rows is None:
         yield from ("--max_minutes", f"{1.15 * TRAINING * cfg.minutes:.3g}")

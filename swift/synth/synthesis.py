@@ -94,6 +94,9 @@ class Draft(NamedTuple):
 
 TRIES = 3000
 """Conversations in a row that fail, after which there are no further ones."""
+OWN_ORDER = 0.75
+"""Share of conversations that offer the user's functions in their own order, as they will be offered. Training computes
+such a prompt once for all rows of a step."""
 MOST_OWN = 16
 """Most functions of the user in a conversation: as many as `swift infer` offers."""
 
@@ -236,6 +239,8 @@ class Synthesis:
         rng = self._rng
         if is_own:
             offered = rng.sample(self._own, size)
+            if rng.random() < OWN_ORDER:
+                offered.sort(key=self._own.index)
             others = [each for each in self._own if each not in offered]
             pools = ((others, 4), (self._near, 8), (self._far, 8))
             outside = [each for pool, most in pools for each in rng.sample(pool, min(most, len(pool)))]

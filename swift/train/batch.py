@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import accumulate
 
 import torch
@@ -21,8 +20,6 @@ POOL = 8
 and its gradient noisier. Padding for log-normal lengths and 8 rows a step: 1 -> 57 %, 8 -> 21 %, 50 -> 5 %."""
 FULL_BATCH = 1024
 """Tokens in a batch beyond which matrix products get no faster on a CPU."""
-SYNC_COST = 0.03
-"""Relative cost of each further thread of a worker: threads that share an operation synchronise at its end."""
 
 
 class StepBatches(Sampler[list[int]]):
@@ -130,61 +127,6 @@ def round_length(length: int) -> int:
     """
     step = 1 << max(0, length.bit_length() - 5)
     return -(-length // step) * step
-
-
-def tokens_in_flight(number: int) -> int:
-    """Tokens that `number` workers compute at a time: two full batches up to four workers, then half a batch each."""
-    return FULL_BATCH * max(4, number) // 2
-
-
-def split_for_workers(
-    batch: Batch, largest: int, round_up: Callable[[int], int] = round_length, threads: int = 2
-) -> tuple[list[Batch], list[list[Batch]]]:
-    """The rows of a packed batch as (serial, parallel) micro-batches; `parallel` has a list for each worker.
-
-    Serial micro-batches are too large to run beside others; the workers' lists hold about as many tokens each. At any
-    time no more tokens are computed than the `largest` longest rows hold, or `tokens_in_flight`. `round_up` maps the
-    length of a row, and of a batch, to the one it is padded to.
-    """
-    lengths = sample_lengths(batch)
-    number = worker_count(lengths, threads)
-    capacity = max(tokens_in_flight(number), sum(sorted(lengths)[-largest:]))
-    parts = fill_batches(range(len(lengths)), lengths, min(tokens_in_flight(number), sum(lengths)) // number)
-    parts.sort(key=lambda rows: sum(lengths[row] for row in rows), reverse=True)
-    sizes = [sum(lengths[row] for row in part) for part in parts]
-    first = next((at for at in range(len(parts) - 1) if sum(sizes[at : at + number]) <= capacity), len(parts))
-    serial, parallel = parts[:first], [row for part in parts[first:] for row in part]
-    longest = max((lengths[row] for row in parallel), default=0)
-    largest_part = min(
-        tokens_in_flight(number) // number, (capacity - longest) // (number - 1) if number > 1 else capacity
-    )
-    cut = partial(select_samples, batch, round_up=round_up)
-    parts = balance(parallel, lengths, number)
-    return list(map(cut, serial)), [list(map(cut, fill_batches(part, lengths, largest_part))) for part in parts]
-
-
-def worker_count(lengths: Sequence[int], threads: int) -> int:
-    """The number of workers, each on an equal share of the threads, that finishes rows of these lengths first.
-
-    At most two threads always have two workers.
-    """
-    if threads <= 2:
-        return 2
-
-    def time(number: int) -> float:
-        each = threads // number
-        longest = max(sum(lengths[row] for row in part) for part in balance(range(len(lengths)), lengths, number))
-        return longest / each * (1 + SYNC_COST * (each - 1))
-
-    return min((each for each in range(1, threads + 1) if threads % each == 0), key=time)
-
-
-def balance(rows: Sequence[int], lengths: Sequence[int], number: int) -> list[list[int]]:
-    """The rows in `number` parts of about equal tokens: longest first, each goes to the part with the fewest."""
-    made: list[list[int]] = [[] for _ in range(number)]
-    for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
-        min(made, key=lambda part: sum(lengths[other] for other in part)).append(row)
-    return made
 
 
 def sample_lengths(batch: Batch) -> list[int]:

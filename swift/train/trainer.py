@@ -28,7 +28,6 @@ from swift.train.batch import (
     StepLoader,
     batches_of_rank,
     round_length,
-    split_for_workers,
 )
 from swift.train.lazy_datasets import Stream, StreamLoader, lengths
 from swift.train.loss import output_head, trained
@@ -37,6 +36,7 @@ from swift.train.objective import Likelihood, Objective
 from swift.train.reference import log_likelihoods
 from swift.train.report import peak_memory
 from swift.train.signals import Signals
+from swift.train.splitting import split_for_workers
 from swift.train.steps import warmup_steps
 from swift.train.stopping import StopControl, deaths_told
 from swift.train.throughput import Throughput
@@ -86,7 +86,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     - `folder` receives the checkpoints, at most `keep` of them (None: all), each completed by `finish(folder)`.
     - `callbacks` see every log line, evaluation and step.
     - `penalty(model)` is added to the loss of each step.
-    - `packed`: the model takes rows without padding; `any_length`: it needs no rounding of their lengths.
+    - `packed`: the model takes rows without padding; `any_length`: it needs no rounding of their lengths;
+      `share_prefixes`: it takes groups of rows that begin alike (prefixes).
     - `refresh` runs before weights are used that may have changed.
     """
 
@@ -112,6 +113,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         penalty: Callable[[Any], Tensor] | None = None,
         packed: bool = False,
         any_length: bool = False,
+        share_prefixes: bool = False,
         refresh: Callable[[], None] | None = None,
         stream: Stream[Any] | None = None,
         objective: Objective | None = None,
@@ -122,7 +124,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.samples, self.held_out, self.lora_lr_ratio = samples, held_out, lora_lr_ratio
         self.store, self.penalty, self.stream = store, penalty, stream
         self.packed, self.collate = packed, self.objective.pack if packed else self.objective.collate
-        self.any_length, self.refresh = any_length, refresh or _nothing
+        self.any_length, self.share_prefixes, self.refresh = any_length, share_prefixes, refresh or _nothing
         self.head = output_head(model)
         self.throughput, self.stop_control, self.start_weights = Throughput(), StopControl(), StartWeights()
         self.signals = Signals()
@@ -236,7 +238,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         model.train()
         self.refresh()
         round_up, threads = int if self.any_length else round_length, torch.get_num_threads()
-        serial, parallel = split_for_workers(inputs, self.args.per_device_train_batch_size, round_up, threads)
+        share = self.share_prefixes and "judged" not in inputs
+        serial, parallel = split_for_workers(inputs, self.args.per_device_train_batch_size, round_up, threads, share)
 
         def job(batch: Batch) -> Job:
             seed = torch.randint(2**62, ())  # drawn here, so that the order of seeds is that of the batches

@@ -47,6 +47,8 @@ struct AttentionTask {
   const Scalar *cos, *sin;  // (tokens, rotary_dim)
   float *highest, *inverse; // (queries, tokens): each query's largest score, and 1 / the sum of its exponentials
   long tokens;
+  // (length), or null: a token does not see those of its row with another number, but for those with 0.
+  const int64_t *branches;
 
   long dim() const { return heads.dim; }
   long pieces() const { return heads.dim / SIDE; }
@@ -101,6 +103,7 @@ struct AttentionTask {
 
   // Hides the keys that queries of a block do not see: scores (32 keys, 32 queries).
   void hide(float *scores, long keys, long queries) const {
+    if (branches) hide_branches(scores, keys, queries);
     bool last = keys == queries, old = heads.window && (queries + 1) * SIDE - keys * SIDE > heads.window;
     if (!last && !old) return;
     for (int k = 0; k < SIDE; k++)
@@ -111,6 +114,16 @@ struct AttentionTask {
         float *line = scores + k * SIDE + half * LANES;
         vectors::store(line, select(newest, end, vectors::load(line), broadcast(HIDDEN_SCORE)));
       }
+  }
+  void hide_branches(float *scores, long keys, long queries) const {
+    const long first = queries * SIDE, count = std::min<long>(SIDE, length - first);
+    for (long k = 0; k < std::min<long>(SIDE, length - keys * SIDE); k++) {
+      const int64_t branch = branches[keys * SIDE + k];
+      if (!branch) continue;
+      float *line = scores + k * SIDE;
+      for (long q = 0; q < count; q++)
+        if (branches[first + q] != branch) line[q] = HIDDEN_SCORE;
+    }
   }
 };
 

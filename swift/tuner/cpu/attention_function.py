@@ -34,8 +34,9 @@ class Attention(Function):
     """softmax(Q K') V within each row, with rotary embedding (arXiv 2104.09864); also under a dropout mask.
 
     `qkv` is (T, (H + 2 K) x D), `lengths` the rows' tokens in order, `rotary` cosines and sines (T, rotary_dim).
-    Queries attend a block at a time. Rows of up to `KEPT` tokens keep their probabilities for the backward pass,
-    longer ones compute them again there, so memory grows linearly with the row.
+    `branches` (1, T): a token does not see those of its row with another number, but for those with 0; None: it sees
+    all before it. Queries attend a block at a time. Rows of up to `KEPT` tokens keep their probabilities for the
+    backward pass, longer ones compute them again there, so memory grows linearly with the row.
     """
 
     @staticmethod
@@ -44,6 +45,7 @@ class Attention(Function):
         qkv: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
         lengths: Sequence[int],
+        branches: Tensor | None,
         heads: Heads,
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -52,13 +54,14 @@ class Attention(Function):
         q_KXD, k_KTD, v_KTD = _split_heads(qkv, cos, sin, heads.queries, heads.keys, heads.width, heads.scale)
         out_KXD = torch.empty_like(q_KXD)
         kept = []
-        for q, k, v, out in zip(*_split_rows(lengths, q_KXD, k_KTD, v_KTD, out_KXD), strict=True):
+        rows = _split_rows(lengths, q_KXD, k_KTD, v_KTD, out_KXD)
+        for q, k, v, out, branch in zip(*rows, _branches_of_rows(branches, lengths), strict=True):
             for at, seen in _blocks(k.shape[1], heads.window):
-                probabilities = _probabilities(q, k, at, seen, heads)
+                probabilities = _probabilities(q, k, at, seen, heads, branch)
                 out[:, _query_slice(at, heads)] = probabilities @ v[:, seen]
                 if k.shape[1] <= KEPT and ctx.needs_input_grad[0]:
                     kept.append(probabilities)
-        ctx.save_for_backward(q_KXD, k_KTD, v_KTD, cos, sin, mask, *kept)
+        ctx.save_for_backward(q_KXD, k_KTD, v_KTD, cos, sin, mask, branches, *kept)
         ctx.lengths, ctx.heads = lengths, heads
         y_TI = _ungroup(out_KXD, heads.queries // heads.keys).flatten(1)
         return y_TI, None if mask is None else y_TI * mask
@@ -66,15 +69,15 @@ class Attention(Function):
     @staticmethod
     def backward(ctx: Any, dy_TI: Tensor, ddropped_TI: Tensor | None) -> tuple[Tensor | None, ...]:
         heads: Heads = ctx.heads
-        q_KXD, k_KTD, v_KTD, cos, sin, mask, *kept = ctx.saved_tensors
+        q_KXD, k_KTD, v_KTD, cos, sin, mask, branches, *kept = ctx.saved_tensors
         dout_KXD = _group_by_key(dy_TI, ddropped_TI, mask, heads.keys, heads.width)
         dq_KXD = torch.empty_like(q_KXD)
         dk_KTD, dv_KTD = (torch.zeros_like(each, dtype=torch.float32) for each in (k_KTD, v_KTD))
         known = iter(kept)
         rows = _split_rows(ctx.lengths, q_KXD, k_KTD, v_KTD, dout_KXD, dq_KXD, dk_KTD, dv_KTD)
-        for q, k, v, drow, dq, dk, dv in zip(*rows, strict=True):
+        for q, k, v, drow, dq, dk, dv, branch in zip(*rows, _branches_of_rows(branches, ctx.lengths), strict=True):
             for at, seen in _blocks(k.shape[1], heads.window):
-                probabilities = next(known) if k.shape[1] <= KEPT else _probabilities(q, k, at, seen, heads)
+                probabilities = next(known) if k.shape[1] <= KEPT else _probabilities(q, k, at, seen, heads, branch)
                 here = _query_slice(at, heads)
                 dv[:, seen] += probabilities.transpose(1, 2) @ drow[:, here]
                 dprobabilities = drow[:, here] @ v[:, seen].transpose(1, 2)
@@ -82,7 +85,7 @@ class Attention(Function):
                 dk[:, seen] += dscores.transpose(1, 2) @ q[:, here]
                 dq[:, here] = dscores @ k[:, seen]
         dqkv = _join_gradients(dq_KXD, dk_KTD, dv_KTD, cos, sin, heads.queries, heads.scale)
-        return dqkv, None, None, None, None
+        return dqkv, None, None, None, None, None
 
 
 @kernel
@@ -141,6 +144,10 @@ def _split_rows(lengths: Sequence[int], *tensors: Tensor) -> list[Sequence[Tenso
     return [each.split([length * (each.shape[1] // total) for length in lengths], dim=1) for each in tensors]
 
 
+def _branches_of_rows(branches: Tensor | None, lengths: Sequence[int]) -> Sequence[Tensor | None]:
+    return [None] * len(lengths) if branches is None else branches[0].split(list(lengths))
+
+
 def _rotate(x_TND: Tensor, cos_TR: Tensor | None, sin_TR: Tensor | None) -> Tensor:
     """Rotary embedding of the first R features of each head; both branches of R have the same angles."""
     if cos_TR is None or sin_TR is None:
@@ -159,7 +166,9 @@ def _blocks(length: int, window: int | None) -> list[tuple[slice, slice]]:
     return [(slice(start, stop), slice(first, stop)) for start, stop, first in zip(starts, stops, firsts, strict=True)]
 
 
-def _probabilities(q_KXD: Tensor, k_KTD: Tensor, at: slice, seen: slice, heads: Heads) -> Tensor:
+def _probabilities(
+    q_KXD: Tensor, k_KTD: Tensor, at: slice, seen: slice, heads: Heads, branch_T: Tensor | None
+) -> Tensor:
     """softmax of the scores of a block of queries, (K, block x G, seen)."""
     count, first = at.stop - at.start, at.start - seen.start
     scores = q_KXD[:, _query_slice(at, heads)] @ k_KTD[:, seen].transpose(1, 2)
@@ -169,4 +178,7 @@ def _probabilities(q_KXD: Tensor, k_KTD: Tensor, at: slice, seen: slice, heads: 
     if heads.window and at.stop > heads.window:
         past = torch.ones(count, seen.stop - seen.start, dtype=torch.bool, device=scores.device)
         by_query.masked_fill_(past.tril_(first - heads.window)[:, None], float("-inf"))
+    if branch_T is not None:
+        of_key, of_query = branch_T[None, seen], branch_T[at, None]
+        by_query.masked_fill_(((of_key != 0) & (of_key != of_query))[:, None], float("-inf"))
     return torch.softmax(scores, -1, out=scores)

@@ -44,7 +44,7 @@ protected:
       long start = 0;
       for (long r = 0; r < row; r++) start += b.lengths[r];
       each(AttentionTask{heads, start, b.lengths[row], task % b.kv_heads, k.qkv, b.cos, b.sin, k.highest, k.inverse,
-                         b.tokens});
+                         b.tokens, b.branches ? b.branches + start : nullptr});
     }
   }
 

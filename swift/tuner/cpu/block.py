@@ -62,7 +62,8 @@ class _DecoderBlock(ctypes.Structure):
         *((name, c_double) for name in ("eps", "eps_after", "eps_q", "eps_k", "scale", "residual_scale")),
         *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "window", "rotary_dim")),
         *((name, c_int64) for name in ("tokens", "out_tokens", "rows", "threads", "saved_bytes", "memory_bytes")),
-        *((name, c_void_p) for name in ("positions", "lengths", "x", "cos", "sin", "dy", "y", "dx", "saved", "memory")),
+        *((name, c_void_p) for name in ("positions", "lengths", "branches", "x", "cos", "sin", "dy")),
+        *((name, c_void_p) for name in ("y", "dx", "saved", "memory")),
     ]
 
 
@@ -245,18 +246,22 @@ class Block:
         x_TI: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
         rows: Tensor,
+        branches_T: Tensor | None,
         positions_N: Tensor | None,
         masks: Sequence[Mask | None],
         adapters: Sequence[Sequence[Tensor]],
     ) -> Tensor:
         """The output of the block, (N, I), for packed rows x (T, I); of the tokens at `positions` alone where given.
 
-        `rotary`: cosines and sines, (T, R) each. `rows`: the tokens of each row. `masks`: dropout of the inputs of
+        `rotary`: cosines and sines, (T, R) each. `rows`: the tokens of each row. `branches`: a token does not see those
+        of its row with another number, but for those with 0. `masks`: dropout of the inputs of
         q k v, o, gate up, and down. `adapters`: for each of these A of every part, then B of every part; empty where
         adapters are off. Raises MemoryError and RuntimeError.
         """
         flat = [each for several in adapters for each in several]
-        call = _Call(self, [len(several) // 2 for several in adapters], rotary, rows, positions_N, list(masks))
+        call = _Call(
+            self, [len(several) // 2 for several in adapters], rotary, rows, branches_T, positions_N, list(masks)
+        )
         y_NI: Tensor = _BlockFunction.apply(x_TI, call, *flat)  # type: ignore[no-untyped-call]
         return y_NI
 
@@ -266,6 +271,7 @@ class Block:
         made.tokens = len(x_TI)
         made.out_tokens = len(x_TI) if call.positions_N is None else len(call.positions_N)
         made.rows, made.lengths, made.threads = len(call.rows), call.rows.data_ptr(), torch.get_num_threads()
+        made.branches = None if call.branches_T is None else call.branches_T.data_ptr()
         made.x, made.positions = x_TI.data_ptr(), None if call.positions_N is None else call.positions_N.data_ptr()
         if call.rotary is not None:
             made.cos, made.sin = (each.data_ptr() for each in call.rotary)
@@ -297,6 +303,7 @@ class _Call(NamedTuple):
     counts: list[int]
     rotary: tuple[Tensor, Tensor] | None
     rows: Tensor
+    branches_T: Tensor | None
     positions_N: Tensor | None
     masks: list[Mask | None]
 

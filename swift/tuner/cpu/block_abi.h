@@ -17,6 +17,7 @@ struct DecoderBlock {
   int64_t tokens, out_tokens, rows, threads; // out_tokens: those that leave attention, all where `positions` is null
   int64_t saved_bytes, memory_bytes;
   const int64_t *positions, *lengths; // (out_tokens), (rows): tokens of each row of the batch
+  const int64_t *branches;            // (tokens), see attention.h, or null
   const Scalar *x, *cos, *sin, *dy;   // (tokens, width), (tokens, rotary_dim) twice, (out_tokens, width)
   Scalar *y, *dx;                     // (out_tokens, width), (tokens, width)
   char *saved, *memory;               // what backward needs of forward; what a call needs while it runs

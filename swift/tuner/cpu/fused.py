@@ -106,6 +106,12 @@ def takes_any_length(model: Any) -> bool:
     return bool(found) and all(isinstance(each, FusedBlock) and each.is_native for each in found)
 
 
+def takes_branches(model: Any) -> bool:
+    """Whether rows that begin alike may be computed as one (`FusedBlock`). Not with a sliding window, whose distances
+    are those of the row."""
+    return all(isinstance(each, FusedBlock) and each.takes_branches for each in blocks(_base(model)))
+
+
 def kernels(model: Any) -> str:
     """What computes the blocks of a model: an instruction set of this project's C++, or torch's functions."""
     return next((each.kernels for each in model.modules() if isinstance(each, FusedBlock)), processor.TORCH)

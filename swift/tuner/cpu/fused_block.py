@@ -51,6 +51,10 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         return self._native is not None
 
     @property
+    def takes_branches(self) -> bool:
+        return self._heads.window is None
+
+    @property
     def kernels(self) -> str:
         """The instruction set of the C++ that computes the block, or that torch's functions do."""
         return self._native.kernels if self._native else processor.TORCH
@@ -92,12 +96,14 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         wanted: Tensor | None = None,
         masks: DropoutMasks | None = None,
         sums: GradientSums | None = None,
+        branches: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **others: Any,
     ) -> Tensor:
         """(1, T, hidden size) -> the same, or (1, wanted positions, hidden size) of the last block.
 
-        `rows`: the tokens of each row. `sums`: where gradients of weights are added up.
+        `rows`: the tokens of each row. `sums`: where gradients of weights are added up. `branches` (1, T): a token does
+        not see those of its row with another number, but for those with 0.
         """
         if rows is None:
             others["position_embeddings"] = position_embeddings
@@ -111,14 +117,17 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         if self._native is not None and hidden_states.dtype == self._dtype:
             bits = [self._mask(DropoutMasks.bits, masks, number) for number in range(4)]
             adapters = [each.lora_tensors() for each in self.linears]
-            return self._native(hidden_states[0], rotary, rows, wanted, bits, adapters)[None]
-        return self._forward(hidden_states[0].to(self._dtype), rotary, rows.tolist(), wanted, masks, sums)[None]
+            branches_T = None if branches is None else branches[0]
+            return self._native(hidden_states[0], rotary, rows, branches_T, wanted, bits, adapters)[None]
+        x = hidden_states[0].to(self._dtype)
+        return self._forward(x, rotary, rows.tolist(), branches, wanted, masks, sums)[None]
 
     def _forward(
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
         lengths: list[int],
+        branches: Tensor | None,
         wanted: Tensor | None,
         masks: DropoutMasks | None,
         sums: GradientSums | None,
@@ -129,7 +138,9 @@ class FusedBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         qkv = self._qkv(y, dropped, sums)
         if self._layer.head_norms:
             qkv = self._norm_heads(qkv, *self._layer.head_norms)
-        attended, dropped = Attention.apply(qkv, rotary, lengths, self._heads, mask_out)  # type: ignore[no-untyped-call]
+        attended, dropped = Attention.apply(  # type: ignore[no-untyped-call]
+            qkv, rotary, lengths, branches, self._heads, mask_out
+        )
         if wanted is not None:
             # from here on a position needs no other one
             x, attended = x[wanted], attended[wanted]
