@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+pytest.importorskip("pip", reason="environments of uv have no pip")
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "requirements" / "torch_build.py"
 spec = importlib.util.spec_from_file_location("torch_build", SCRIPT)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 from tiny import tiny_model_folder
 
+pytest.importorskip("pip", reason="environments of uv have no pip")
 ROOT = Path(__file__).parent.parent
 
 
