@@ -157,7 +157,7 @@ def _opened(image: Image) -> Picture:
         from PIL import Image as pillow
         from PIL import UnidentifiedImageError
     except ImportError:
-        raise ValueError("needs the package pillow: pip install -e '.[images]'") from None
+        raise ValueError("needs the package pillow: pip install 'swift-agents[images]'") from None
     try:
         return pillow.open(io.BytesIO(image.data) if image.data else image.source, formats=FORMATS)
     except UnidentifiedImageError:

@@ -266,7 +266,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 def test_a_missing_package_of_the_checker_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "tenacity", None)
     official.load.cache_clear()
-    with pytest.raises(ValueError, match=r"needs the package tenacity: .*pip install -e '.\[bfcl\]'"):
+    with pytest.raises(ValueError, match=r"needs the package tenacity: .*pip install 'swift-agents\[bfcl\]'"):
         task.load(Settings())
 
 

@@ -46,7 +46,7 @@ def test_every_name_of_deepspeed_is_a_complete_configuration(name: str, monkeypa
 
 def test_a_missing_deepspeed_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "find_spec", lambda package: None)
-    with pytest.raises(ValueError, match=r"needs the package deepspeed: pip install -e '\.\[deepspeed\]'"):
+    with pytest.raises(ValueError, match=r"needs the package deepspeed: pip install 'swift-agents\[deepspeed\]'"):
         distributed.deepspeed("default-zero2")
 
 

@@ -45,7 +45,7 @@ def test_a_machine_without_problems_has_none() -> None:
     ("changed", "what", "fix"),
     [
         ({"torch": Torch("", "is not installed")}, "torch is not installed", "make setup"),
-        ({"missing": (Missing("peft", "0.1", ">=0.18"),)}, "peft 0.1 (must be >=0.18)", "pip install -e ."),
+        ({"missing": (Missing("peft", "0.1", ">=0.18"),)}, "peft 0.1 (must be >=0.18)", "pip install swift-agents"),
         ({"nvidia_driver": True}, "a build for CPUs, but there is an NVIDIA GPU", "make TORCH=cuda setup"),
         ({"nvidia_driver": True, "torch": Torch("2", "", "CUDA 12")}, "finds no GPU", "nvidia-smi"),
         ({"compiler": ""}, "no C++ compiler", "g++"),

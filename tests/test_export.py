@@ -320,8 +320,8 @@ def test_a_checkpoint_is_written_with_fewer_bits_and_reads_back(tmp_path, capsys
 @pytest.mark.parametrize(
     "flags, why",
     [
-        (["--quant_bits", "4", "--quant_method", "gptq"], "pip install -e '.[gptq]'"),
-        (["--quant_bits", "4", "--quant_method", "awq"], "pip install -e '.[gptq]'"),
+        (["--quant_bits", "4", "--quant_method", "gptq"], "pip install 'swift-agents[gptq]'"),
+        (["--quant_bits", "4", "--quant_method", "awq"], "pip install 'swift-agents[gptq]'"),
         (["--quant_bits", "4", "--dataset", "rows.jsonl"], "--dataset is for --quant_bits with --quant_method gptq"),
         (["--quant_bits", "4", "--to_gguf", "F16"], "exclude each other"),
         (["--quantization_bit", "4"], "to write quantised weights give --quant_bits"),

@@ -452,5 +452,5 @@ def test_the_parts_that_see_stay_as_they_are_unless_a_flag_says_otherwise(qwen: 
 
 def test_pillow_missing_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(ValueError, match=r"needs the package pillow: pip install -e '\.\[images\]'"):
+    with pytest.raises(ValueError, match=r"needs the package pillow: pip install 'swift-agents\[images\]'"):
         read("data:image/png;base64,AAAA", Access(None))

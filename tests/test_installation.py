@@ -31,6 +31,11 @@ def test_an_extra_that_a_page_or_a_message_names_exists() -> None:
     assert not {each for each in named if each[0] not in EXTRAS}
 
 
+def test_messages_name_an_install_that_works_without_the_clone() -> None:
+    files = [*(ROOT / "swift").rglob("*.py"), *(ROOT / "swift").rglob("*.toml")]
+    assert not [file for file in files if re.search(r"install (-e|'?\.)", file.read_text(encoding="utf-8"))]
+
+
 def test_the_page_lists_every_extra() -> None:
     page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
     table = page.split("| extra | for |")[1].split("\n\n")[0]

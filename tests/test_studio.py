@@ -427,7 +427,7 @@ def test_without_nicegui_a_line_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "nicegui", None)
     assert cli.main(["studio"]) == 2
-    assert "pip install -e '.[studio]'" in capsys.readouterr().err
+    assert "pip install 'swift-agents[studio]'" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_a_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -326,7 +326,7 @@ def test_loftq_says_what_it_needs(place: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="'loftq' is computed on a GPU"):
         lora.attach(base(place), lora.LoraOptions(init="loftq"))
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"scipy: pip install -e '\.\[quant\]'"):
+    with pytest.raises(ValueError, match=r"scipy: pip install 'swift-agents\[quant\]'"):
         lora.attach(base(place), lora.LoraOptions(init="loftq"))
 
 
@@ -443,7 +443,7 @@ def test_a_missing_quantiser_is_named_with_its_extra(
     place: Path, method: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("swift.model.quantise.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=rf"needs the package {package}: pip install -e '\.\[quant\]'"):
+    with pytest.raises(ValueError, match=rf"needs the package {package}: pip install 'swift-agents\[quant\]'"):
         load_model(place / "tiny", "fp32", "cpu", quantisation=Quantisation(4, method))
 
 
@@ -472,7 +472,7 @@ def test_a_quantised_model_is_trained_and_answers(tmp_path: Path, method: str, b
 
 def test_galore_names_the_package_that_is_missing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner_setup, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs the package galore_torch: pip install -e '\.\[galore\]'"):
+    with pytest.raises(ValueError, match=r"needs the package galore_torch: pip install 'swift-agents\[galore\]'"):
         train(place, tmp_path, sft_type="full", use_galore=True)
 
 

@@ -90,7 +90,7 @@ def _packages(found: Facts) -> Iterator[Problem]:
     if not found.torch.version:
         yield Problem(f"torch {found.torch.error}: no model can be loaded", "make setup")
     if others := [str(each) for each in found.missing if each.name != "torch"]:
-        yield Problem(f"required packages are missing: {', '.join(others)}", "pip install -e .")
+        yield Problem(f"required packages are missing: {', '.join(others)}", "pip install swift-agents")
 
 
 def _disk(found: Facts) -> Iterator[Problem]:

@@ -53,7 +53,7 @@ def check(cfg: TrainingConfig) -> None:
         raise ValueError("--use_galore and --lisa_activated_layers exclude each other")
     missing = [package for package in ("galore_torch", "bitsandbytes") if find_spec(package) is None]
     if tuner.galore.use_galore and missing:
-        raise ValueError(f"--use_galore needs the package {missing[0]}: pip install -e '.[galore]'")
+        raise ValueError(f"--use_galore needs the package {missing[0]}: pip install 'swift-agents[galore]'")
     if cfg.train.kernels.gradient_checkpointing and not registry.TUNERS[name].recomputes:
         raise ValueError(f"--gradient_checkpointing true does not work with --sft_type {name}: leave it out")
     bits = cfg.model.quant.bits

@@ -122,7 +122,7 @@ def _extras() -> str:
     found = packages.extras()
     have, lack = [n for n, missing in found.items() if not missing], [n for n, missing in found.items() if missing]
     parts = [", ".join(have) or "none"]
-    return f"{parts[0]}; not installed: {', '.join(lack)} (pip install -e '.[NAME]')" if lack else parts[0]
+    return f"{parts[0]}; not installed: {', '.join(lack)} (pip install 'swift-agents[NAME]')" if lack else parts[0]
 
 
 def kernels(cfg: Config) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def serve(cfg: PageFlags, pages: tuple[str, ...] = tuple(TITLES), start: tuple[t
     try:
         importlib.import_module("nicegui")
     except ModuleNotFoundError as error:
-        raise ValueError(f"the pages need {error.name}: pip install -e '.[studio]'") from None
+        raise ValueError(f"the pages need {error.name}: pip install 'swift-agents[studio]'") from None
     server.run(settings, config)
 
 

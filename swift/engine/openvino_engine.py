@@ -155,7 +155,9 @@ def _returns_logprobs(params: SamplingParams) -> bool:
 def check_installed() -> None:
     """Raises ValueError, which names the extra to install, if openvino-genai is missing."""
     if find_spec("openvino_genai") is None:
-        raise ValueError("--infer_backend openvino needs the package openvino-genai: pip install -e '.[openvino]'")
+        raise ValueError(
+            "--infer_backend openvino needs the package openvino-genai: pip install 'swift-agents[openvino]'"
+        )
 
 
 def _library() -> tuple[Any, Any]:

@@ -162,7 +162,7 @@ class GaloreFlags:
     """GaLore"""
 
     use_galore: bool = False
-    """full: AdamW on low-rank projections of the gradients (pip install -e '.[galore]')"""
+    """full: AdamW on low-rank projections of the gradients (pip install 'swift-agents[galore]')"""
     galore_rank: int = 128
     """Rank of the projection"""
     galore_target_modules: tuple[str, ...] = flag((), commas=True)

@@ -24,7 +24,8 @@ def check(method: str) -> None:
     """Raises ValueError if the package or the GPU it needs is missing."""
     if find_spec("llmcompressor") is None:
         raise ValueError(
-            f"--quant_method {method} needs the package llmcompressor: pip install -e '.[gptq]', or use bnb or torchao"
+            f"--quant_method {method} needs the package llmcompressor: pip install 'swift-agents[gptq]', "
+            "or use bnb or torchao"
         )
     if method == "awq" and not torch.accelerator.is_available():
         raise ValueError("--quant_method awq needs a GPU: use gptq, bnb or torchao here")

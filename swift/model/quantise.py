@@ -57,7 +57,7 @@ def check(how: Quantisation) -> None:
     package = PACKAGES[how.method]
     if find_spec(package) is None:
         raise ValueError(
-            f"--quant_method {how.method} needs the package {package}: pip install -e '.[quant]', "
+            f"--quant_method {how.method} needs the package {package}: pip install 'swift-agents[quant]', "
             "or leave --quantization_bit and --quant_bits out"
         )
     if how.method == "torchao" and how.bits != 8:

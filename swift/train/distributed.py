@@ -94,7 +94,7 @@ def deepspeed(name: str | None) -> Settings:
             f"--deepspeed {name}: stage3_gather_16bit_weights_on_model_save false leaves checkpoints without weights"
         )
     if find_spec("deepspeed") is None:
-        raise ValueError(f"--deepspeed {name} needs the package deepspeed: pip install -e '.[deepspeed]'")
+        raise ValueError(f"--deepspeed {name} needs the package deepspeed: pip install 'swift-agents[deepspeed]'")
     return {"deepspeed": config}
 
 

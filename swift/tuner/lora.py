@@ -135,7 +135,7 @@ def _init(word: str) -> dict[str, Any]:
     if word.startswith("pissa_niter"):
         raise ValueError(f"initialisation {word!r} is random, so a saved adapter could not be restored: use pissa")
     if word == "loftq" and find_spec("scipy") is None:
-        raise ValueError("initialisation 'loftq' needs the package scipy: pip install -e '.[quant]'")
+        raise ValueError("initialisation 'loftq' needs the package scipy: pip install 'swift-agents[quant]'")
     if word not in INITS:
         raise ValueError(f"unknown initialisation {word!r}: true, false, {', '.join(INITS)}{nearest(word, INITS)}")
     more = {"loftq": {"loftq_config": LoftQConfig(loftq_bits=4)}, "lora_ga": {"lora_ga_config": LoraGAConfig()}}

@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 TESTED = "2026.3.23"
-INSTALL = f"pip install --no-deps bfcl-eval=={TESTED} && pip install -e '.[bfcl]'"
+INSTALL = f"pip install --no-deps bfcl-eval=={TESTED} && pip install 'swift-agents[bfcl]'"
 MODEL = "swift"
 """The name under which the checker finds a model that is offered `_` for `.` in the names of functions."""
 PACKAGE = "bfcl_eval"
