@@ -20,7 +20,8 @@ class QuantFlags:
     quant_method: Literal["bnb", "hqq", "torchao", "gptq", "awq", "torch"] = flag(
         "bnb", alias=("quantization_method",), values={"bitsandbytes": "bnb"}
     )
-    """Quantisation library: bitsandbytes, HQQ or torchao (pip install 'swift-agents[quant]'); torch: inference on CPUs"""
+    """Quantisation library: bitsandbytes, HQQ or torchao (pip install 'swift-agents[quant]'); torch: inference on
+    CPUs"""
     bnb_4bit_comp_dtype: Dtype = flag("AUTO", alias=("bnb_4bit_compute_dtype",), values=DTYPES)
     """Compute dtype of bitsandbytes' 4-bit weights; AUTO uses --dtype"""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
