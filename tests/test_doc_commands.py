@@ -37,6 +37,7 @@ NOT_RUN = {
     r"^doctor": "compiles and measures kernels: test_native_runner.py",
     r"-n 2000|--rows 2000": "makes rows for a minute; a command with fewer rows runs",
     r"^(infer|agent run) .*--mcp": "needs the package mcp: test_mcp_tools.py",
+    r"output/demo/data": "needs the rows of the demo: test_demo.py",
     r"^agent run .*fire_alarm": "needs a model that can look: test_agent_examples.py",
 }
 """What is not run -> why, and which tests run such a command with fakes."""
