@@ -43,7 +43,7 @@ def pages() -> dict[str, str]:
 
 def index() -> str:
     rows = [f"| [swift {verb}]({verb}.md) | {summary(verb)} |" for verb in cli.verbs()]
-    about = "Every flag with its values and its default, as `swift COMMAND --help` lists them."
+    about = "Every flag with its values and its default, as `swift COMMAND --help-all` lists them."
     table = "\n".join(["| command | |", "|---|---|", *rows])
     return "\n\n".join([NOTE, "# Commands", about, table, page.tables(flags.Common)]) + "\n"
 
