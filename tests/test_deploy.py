@@ -103,7 +103,7 @@ def test_wrong_flags_are_an_error_before_the_model_is_loaded(
     assert "--port: 99999 is not a port" in refused(capsys, "--port", "99999")
     assert "cannot listen on no.such.host.invalid" in refused(capsys, "--host", "no.such.host.invalid")
     assert "--api_key is empty" in refused(capsys, "--api_key", "")
-    assert "there is no such file" in refused(capsys, "--ssl_certfile", str(tmp_path / "none.pem"))
+    assert "no such file" in refused(capsys, "--ssl_certfile", str(tmp_path / "none.pem"))
     assert "not a certificate with its key" in refused(capsys, "--ssl_certfile", str(other))
     assert "--ssl_keyfile needs --ssl_certfile" in refused(capsys, "--ssl_keyfile", str(other))
     assert "temperature must be 0 or more" in refused(capsys, "--port", "0", "--temperature", "-1")

@@ -275,7 +275,7 @@ def test_wrong_input_is_one_line_that_says_what_and_where(
     assert f"there is no complete checkpoint in {tmp_path / 'output' / 'tiny'}" in failure(
         capsys, *trained, "--resume_from_checkpoint"
     )
-    assert f"there is no folder {tmp_path / 'nowhere'}" in failure(
+    assert f"{tmp_path / 'nowhere'}: no such folder" in failure(
         capsys, *trained, "--resume_from_checkpoint", tmp_path / "nowhere"
     )
     assert "rows.jsonl:1: 74 tokens, more than --max_length 10" in failure(capsys, *trained, "--max_length", 10)
