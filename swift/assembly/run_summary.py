@@ -66,6 +66,8 @@ def write_page(folder: Path) -> None:
     """Writes the page of a run that has ended, however it ended. Warns where the file cannot be written."""
     from swift.runs import record
 
+    if not (folder / record.FILE).exists():
+        return  # it could not be written, which has been said
     try:
         run_page.write(record.read(folder))
     except (OSError, ValueError) as error:
