@@ -19,6 +19,7 @@ from swift.runs import processes, record
 from swift.runs.record import Progress, Record
 from swift.studio import jobs as job_files
 from swift.studio import run_view
+from swift.studio.folders import Folders
 from swift.studio.forms import Form, joined, text_of
 from swift.studio.jobs import Job
 from swift.studio.language import words
@@ -217,6 +218,29 @@ def test_a_run_that_could_not_be_resumed_says_why_until_it_goes_on() -> None:
     assert row.fault == "/o/v0 has no checkpoint"
     (row,) = run_view.rows([run_view_of(folder, started=1001.0)], [asked], now=1002)
     assert row.fault == ""
+
+
+def test_a_slow_search_is_not_repeated_at_once_and_known_runs_are_still_followed(tmp_path: Path) -> None:
+    (tmp_path / "v0").mkdir()
+    record.write(tmp_path / "v0", made_record())
+    clock = iter([0.0, 3.0, 10.0, 59.0, 61.0, 61.0])  # a search of 3 s
+    search = run_view.Search(Folders.of(tmp_path), lambda: next(clock))
+    assert [run.state for run in search.runs().runs] == ["running"]
+    (tmp_path / "v1").mkdir()
+    record.write(tmp_path / "v1", made_record())
+    record.write(tmp_path / "v0", made_record(process=replace(processes.of(os.getpid()), start="1")))
+    assert [run.state for run in search.runs().runs] == ["killed"]
+    (tmp_path / "v0/run.json").unlink()
+    assert search.runs().runs == []
+    assert [run.folder.name for run in search.runs().runs] == ["v1"]
+
+
+def test_runs_outside_of_the_folders_are_left_out(tmp_path: Path) -> None:
+    for name in ("work", "secret/v0"):
+        (tmp_path / name).mkdir(parents=True)
+    record.write(tmp_path / "secret/v0", made_record())
+    (tmp_path / "work/link").symlink_to(tmp_path / "secret")
+    assert not run_view.Search(Folders.of(tmp_path / "work")).runs().runs
 
 
 def test_a_killed_run_says_by_which_signal_where_its_job_saw_it() -> None:

@@ -26,7 +26,7 @@ class Preset(NamedTuple):
 PRESETS = (
     Preset(
         "A quick look",
-        "The bundled model learns a name in 20 steps, about a minute. Needs no network and no data.",
+        "The bundled model learns a name in 20 steps. Needs no network and no data.",
         (
             *("sft", "--model_id_or_path", "smollm2-135m-instruct", "--self_cognition_sample", "64"),
             *("--model_name", "小斯", "Swifty", "--model_author", "我", "me", "--max_steps", "20"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from swift.runs import checkpoints, control, finding
+from swift.runs import checkpoints, control, finding, record
 from swift.runs.record import Run
+from swift.studio.folders import Folders
 from swift.studio.jobs import Job
 from swift.system.durations import duration
 
@@ -25,6 +27,8 @@ CURVES: Mapping[str, str] = {
 """Key of the log lines -> title."""
 Axis = Literal["step", "epoch", "time"]
 TRAINING = ("sft", "rlhf")
+REST = 20
+"""Times that a search takes, before the next one."""
 KEPT = 86_400.0
 """Seconds for which a job that ended before its run began is listed."""
 
@@ -76,6 +80,32 @@ class Row(NamedTuple):
     @property
     def started(self) -> float:
         return self.run.record.started if self.run else self.job.started if self.job else 0.0
+
+
+class Search:
+    """Looks for runs below folders. Where that takes long, it looks in between only after the runs that it knows."""
+
+    def __init__(self, folders: Folders, now: Callable[[], float] = time.monotonic) -> None:
+        self._folders, self._now = folders, now
+        self._again = float("-inf")
+        self._known: list[Path] = []
+        self._faults: list[str] = []
+
+    def runs(self) -> finding.Found:
+        """The runs as they are now. Those that links lead out to are left out."""
+        begin = self._now()
+        if begin < self._again:
+            return finding.Found(list(self._reread()), self._faults)
+        runs, self._faults = finding.find(self._folders.named.values())
+        inside = [run for run in runs if self._folders.contains(run.folder)]
+        self._known = [run.folder for run in inside]
+        self._again = begin + REST * (self._now() - begin)
+        return finding.Found(inside, self._faults)
+
+    def _reread(self) -> Iterator[Run]:
+        for folder in self._known:
+            with contextlib.suppress(OSError, ValueError):  # deleted since
+                yield record.read(folder)
 
 
 def rows(runs: Sequence[Run], jobs: Iterable[Job], now: float | None = None) -> list[Row]:

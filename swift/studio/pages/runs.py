@@ -14,7 +14,7 @@ from swift.runs import finding, log_file
 from swift.studio import layout, run_view
 from swift.studio.forms import joined
 from swift.studio.jobs import Job
-from swift.studio.run_view import CURVES, Axis, Log, Row
+from swift.studio.run_view import CURVES, Axis, Log, Row, Search
 from swift.studio.settings import Studio
 
 SECONDS = 2.0
@@ -44,6 +44,7 @@ class Page:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        self.search = Search(studio.folders)
         self.chosen = [name for name in studio.query.get("runs", "").split(SEPARATOR) if name]
         self.shown = studio.query.get("show", "")
         axis = studio.query.get("axis")
@@ -127,10 +128,7 @@ class Page:
         self._draw_curves()
 
     def _read(self) -> tuple[finding.Found, Sequence[Job]]:
-        folders = self.studio.folders
-        runs, faults = finding.find(folders.named.values())
-        inside = [run for run in runs if folders.contains(run.folder)]  # the search follows links
-        return finding.Found(inside, faults), self.studio.jobs.all()
+        return self.search.runs(), self.studio.jobs.all()
 
     def _follow_job(self) -> None:
         """Goes over from a job that has been started to its run, once that has begun."""
