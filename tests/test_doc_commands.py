@@ -38,6 +38,7 @@ NOT_RUN = {
     r"-n 2000|--rows 2000": "makes rows for a minute; a command with fewer rows runs",
     r"^(infer|agent run) .*--mcp": "needs the package mcp: test_mcp_tools.py",
     r"output/demo/data": "needs the rows of the demo: test_demo.py",
+    r"^report .*(NAME.* NAME|v3 v4|\[)": "compares several runs: test_run_pages.py",
     r"^agent run .*fire_alarm": "needs a model that can look: test_agent_examples.py",
 }
 """What is not run -> why, and which tests run such a command with fakes."""
@@ -102,7 +103,7 @@ def as_run(command: Command, checkpoint: Path) -> list[str]:
             words += ["--ckpt_dir", str(checkpoint)]
         elif re.match(r"output/.*checkpoint-", word):
             words.append(str(checkpoint))
-        elif command.words[0] == "runs" and word in ("NAME", "v3"):
+        elif command.words[0] in ("runs", "report") and word in ("NAME", "v3"):
             words.append(str(checkpoint.parent))
         else:
             is_new = word == "traces.jsonl" and command.words[0] == "agent"
