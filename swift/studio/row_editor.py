@@ -30,18 +30,19 @@ def editor(say: Say, row: Row | BadRow, raw: str, keep: Callable[[Callable[[], R
             continue
         box = ui.input if field.what in ("weight", "name") else ui.textarea
         shown = box(_label(say, field), value=field.text).classes("full-width")
-        shown.props(f"dense rows={_height(field.text)}")
+        hint = f'hint="{say("empty: as the loss scale says")}"' if field.what == "weight" else ""
+        shown.props(f"dense rows={_height(field.text)} {hint}")
         shown.on_value_change(partial(_note, texts, field.keys))
     if known and isinstance(row, dict):
         fielded = partial(keep, partial(changed, row, texts))
-        ui.button(say("Keep the edit"), on_click=fielded).props("data-do=keep")
+        ui.button(say("Keep the edit"), on_click=fielded)
     whole = raw if isinstance(row, BadRow) else text_of(row)
     if len(whole) > LONGEST:
         ui.label(say("{field}: too long to be edited here", field=say("The whole row as JSON")))
         return
     typed = ui.textarea(say("The whole row as JSON"), value=whole.strip()).classes("full-width studio-mono")
     typed.props("dense rows=8")
-    ui.button(say("Keep the JSON"), on_click=lambda: keep(lambda: row_of(typed.value))).props("data-do=json")
+    ui.button(say("Keep the JSON"), on_click=lambda: keep(lambda: row_of(typed.value)))
 
 
 def _label(say: Say, field: Field) -> str:

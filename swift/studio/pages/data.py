@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
-from nicegui import events, run, ui
+from nicegui import run, ui
 
 from swift.agent import TOOL_FORMATS
 from swift.assembly import sample_html
 from swift.data.data_file import DataFile, Filter, excerpt, text_of
-from swift.data.linting import Finding, Linter
-from swift.data.readers import READERS
-from swift.data.repository_layout import PACKED
+from swift.data.linting import Linter
 from swift.data.row_edits import Edits, save
 from swift.data.row_values import BadRow, Row
-from swift.data.rules import RULES
+from swift.studio import data_panels as panels
 from swift.studio import layout, rendered_rows
-from swift.studio.data_files import add_upload, data_files
+from swift.studio.file_choice import choice
 from swift.studio.rendered_rows import Rendering
 from swift.studio.row_editor import LONGEST, editor
 from swift.studio.rows import Opened
@@ -29,7 +28,6 @@ from swift.studio.settings import Studio
 P = ParamSpec("P")
 T = TypeVar("T")
 ON_A_PAGE = 20
-MAX_UPLOAD = 200 * 2**20
 STYLE = (
     sample_html.STYLE
     + """
@@ -39,7 +37,6 @@ STYLE = (
 """
 )
 OPENED = Opened()
-REMEDIES = {rule.name: rule.remedy.replace("`", "") for rule in RULES}
 
 
 def content(studio: Studio) -> None:
@@ -55,6 +52,7 @@ class DataPage:
         self.data: DataFile | None = None
         self.problem = ""
         self.counted: list[int] | None = None
+        self.saved: tuple[str, str] | None = None
         self.shown_line: int | None = None
         self.items: dict[int, ui.item] = {}
         state = studio.jobs.folder.parent
@@ -90,9 +88,10 @@ class DataPage:
         if self.problem:
             layout.error(self.problem)
         if self.data is None:
-            self._choices()
+            choice(self.studio, self.uploads, lambda file: self._visit(file=file))
             return
         self.status()
+        self.saving()
         with ui.expansion(self.say("Lint: findings by rule")).classes("full-width studio-card"):
             self.rules()
         with ui.expansion(self.say("Lengths and mixture")).classes("full-width studio-card"):
@@ -115,8 +114,11 @@ class DataPage:
                 timer.deactivate()
                 for part in (self.rules, self.figures, self.listing):
                     part.refresh()
-                if self.shown_line is None or data.found(self.at or 0):
+                if self.shown_line is None:
                     self.row.refresh()
+                elif (at := data.at_line(self.shown_line)) is not None and not self.is_edited:
+                    # the row itself stays: somebody may be typing
+                    self._replaced(self.found_box, partial(panels.findings, self.say, data.found(at)))
 
         timer = ui.timer(0.5, look)
 
@@ -128,8 +130,8 @@ class DataPage:
             model = ui.input(self.say("Model (its tokenizer)"), value=self.query.get("model", ""))
             model.props(f'placeholder="smollm2-135m-instruct" hint="{self.say("a name, a hub id or a folder")}"')
             tools = ui.select(["AUTO", *TOOL_FORMATS], label=self.say("Tool-call format"), value=self._format())
-            tools.classes("w-40")
-            scale = ui.input(self.say("Loss scale"), value=self.query.get("scale", "AUTO")).classes("w-24")
+            tools.style("width: 11rem")
+            scale = ui.input(self.say("Loss scale"), value=self.query.get("scale", "AUTO"))
 
             def visit() -> None:
                 same = file.value == self.query.get("file")
@@ -144,35 +146,6 @@ class DataPage:
     def _format(self) -> str:
         given = self.query.get("format", "AUTO")
         return given if given in TOOL_FORMATS else "AUTO"
-
-    def _choices(self) -> None:
-        upload = ui.upload(
-            label=self.say("Or drop a file here (at most {size} MB)", size=MAX_UPLOAD >> 20),
-            max_file_size=MAX_UPLOAD,
-            auto_upload=True,
-            on_upload=self._uploaded,
-            on_rejected=lambda: ui.notify(self.say("The file is too large, or of another type"), type="negative"),
-        ).classes("full-width")
-        upload.props(f'accept="{",".join((*READERS, *PACKED))}"')
-        found = data_files(self.studio.folders)
-        if not found:
-            layout.empty(self.studio, self.say("There is no data file in the folders of the studio"))
-            return
-        ui.label(self.say("Data files in the folders of the studio")).classes("text-subtitle1")
-        with ui.list().props("dense bordered").classes("full-width"):
-            for path in found:
-                short = self.studio.folders.short(path)
-                with ui.item(on_click=partial(self._visit, file=short)):
-                    ui.item_section(short)
-
-    async def _uploaded(self, event: events.UploadEventArguments) -> None:
-        try:
-            target = add_upload(self.uploads, event.file.name)
-        except ValueError as error:
-            ui.notify(str(error), type="negative")
-            return
-        await event.file.save(target)
-        self._visit(file=self.studio.folders.short(target))
 
     # The file --------------------------------------------------------------------------------------------------------
 
@@ -189,18 +162,26 @@ class DataPage:
             ui.label(text)
             for finding in (each for each in data.findings[-50:] if not each.line):
                 layout.error(finding.message)
+
+    @property
+    def _data(self) -> DataFile:
+        assert self.data is not None
+        return self.data
+
+    @ui.refreshable_method
+    def saving(self) -> None:
+        if self.saved:
+            file, text = self.saved
+            with ui.row().classes("items-center full-width studio-card").props("role=status"):
+                ui.label(text)
+                ui.button(self.say("Open the new file"), on_click=partial(self._visit, file=file)).props("flat dense")
         edited = self.edits.all()
         if not edited:
             return
         with ui.row().classes("items-end full-width studio-card"):
             ui.label(self.say("Edited and not saved yet: {count}", count=len(edited)))
             target = ui.input(self.say("Save all rows as a new file"), value=self._new_name()).classes("col")
-            ui.button(self.say("Save"), on_click=lambda: self._save(target.value)).props("data-do=save")
-
-    @property
-    def _data(self) -> DataFile:
-        assert self.data is not None
-        return self.data
+            ui.button(self.say("Save"), on_click=lambda: self._save(target.value))
 
     def _new_name(self) -> str:
         path = self._data.path
@@ -215,15 +196,15 @@ class DataPage:
             ui.notify(str(error), type="negative", timeout=0, close_button=True)
             return
         self.edits.clear()
-        text = self.say("Saved: {rows} rows, {edited} of them edited", rows=saved.rows, edited=saved.edited)
+        short = self.studio.folders.short(target)
+        text = self.say("{file}: {rows} rows, of which {edited} edited", file=short, **saved._asdict())
         if saved.unreadable:
             lines = ", ".join(map(str, saved.unreadable[:20]))
             kept = self.say("kept as they are") if saved.kept else self.say("left out")
             text += ". " + self.say("Lines that cannot be read, {kept}: {lines}", kept=kept, lines=lines)
-        ui.notify(text, type="positive", timeout=0, close_button=True)
-        self.status.refresh()
-        self.listing.refresh()
-        self.row.refresh()
+        self.saved = (short, text)
+        for part in (self.saving, self.listing, self.row):
+            part.refresh()
 
     # The list of rows ------------------------------------------------------------------------------------------------
 
@@ -314,7 +295,9 @@ class DataPage:
             ui.label(missing if data.done.is_set() else self.say("Reading ...")).classes("studio-muted")
             return
         line = data.lines[at]
-        ui.label(f"{self.studio.folders.short(data.path)}:{line}").classes("text-subtitle1").props("role=heading")
+        ui.label(f"{self.studio.folders.short(data.path)}:{line}").classes("text-subtitle1").props(
+            "role=heading aria-level=2"
+        )
         try:
             original = data.row(at)
             edited = self.edits.get(line, original)
@@ -329,7 +312,9 @@ class DataPage:
                 discard = partial(self._keep, line, original, None)
                 ui.button(self.say("Discard the edit"), on_click=discard).props("flat dense")
             found = list(Linter(data.path).row(line, edited))
-        self._findings(found)
+        self.is_edited = edited is not None
+        with ui.element("div") as self.found_box:
+            panels.findings(self.say, found)
         row = original if edited is None else edited
         if isinstance(row, BadRow):
             ui.label(text_of(row)[:LONGEST]).classes("studio-mono studio-command")
@@ -357,35 +342,21 @@ class DataPage:
 
         self._replaced(box, draw)
 
-    def _findings(self, found: list[Finding]) -> None:
-        for each in found:
-            ui.html(sample_html.findings([each]))
-            if remedy := REMEDIES.get(each.rule):
-                ui.label(self.say("Remedy: {remedy}", remedy=remedy)).classes("studio-muted")
-
     def _keep(self, line: int, original: Row | BadRow, new: Callable[[], Row] | None) -> None:
         try:
             self.edits.set(line, original, new() if new else None)
         except ValueError as error:
             ui.notify(str(error), type="negative")
             return
-        self.status.refresh()
-        self.listing.refresh()
-        self.row.refresh()
+        self.saved = None
+        for part in (self.saving, self.listing, self.row):
+            part.refresh()
 
     # Findings and figures --------------------------------------------------------------------------------------------
 
     @ui.refreshable_method
     def rules(self) -> None:
-        data = self._data
-        if not data.rules:
-            ui.label(self.say("Nothing wrong") if data.done.is_set() else self.say("Reading ..."))
-        for (rule, warning), count in data.rules.most_common():
-            with ui.row().classes("items-baseline full-width no-wrap"):
-                ui.button(rule, on_click=partial(self._jump, rule)).props("flat dense no-caps").mark(rule)
-                ui.label(f"{count:,}").classes("studio-mono")
-                kind = self.say("warning") if warning else self.say("error")
-                ui.label(f"{kind}. {REMEDIES.get(rule, '')}").classes("col")
+        panels.rules(self.say, self._data, self._jump)
 
     def _jump(self, rule: str) -> None:
         """Lists the rows of a rule and shows the first."""
@@ -395,21 +366,13 @@ class DataPage:
 
     @ui.refreshable_method
     def figures(self) -> None:
-        data = self._data
-        with ui.row().classes("full-width"):
-            kinds = [(self.say(kind), count) for kind, count in data.kinds.most_common()]
-            ui.html(sample_html.bars(self.say("Kinds of rows"), kinds)).classes("col")
-            sources = [(name or self.say("not said"), count) for name, count in data.sources.most_common(20)]
-            ui.html(sample_html.bars(self.say("Sources"), sources)).classes("col")
-        if self.counted is not None:
-            title = self.say(
-                "Tokens of the samples of the first {count} rows", count=min(len(data), rendered_rows.MOST)
-            )
-            ui.html(sample_html.bars(title, sample_html.histogram(self.counted))).classes("full-width")
-            return
-        ui.html(sample_html.bars(self.say("Bytes of a row"), sample_html.histogram(data.sizes()))).classes("full-width")
-        if self.rendering.model:
-            ui.button(self.say("Count tokens"), on_click=self._count)
+        panels.mixture(self.say, self._data)
+        if self.counted is None:
+            panels.sizes(self.say, self._data)
+            if self.rendering.model:
+                ui.button(self.say("Count tokens"), on_click=self._count)
+        else:
+            panels.lengths(self.say, self.counted, min(len(self._data), rendered_rows.MOST))
 
     async def _count(self) -> None:
         try:
@@ -422,7 +385,9 @@ class DataPage:
 async def in_thread(function: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
     """The result of a function that takes long, while the server goes on."""
     found = await run.io_bound(function, *values, **named)
-    return cast(T, found)  # None if the server ends, and nobody waits
+    if found is None:  # the server ends
+        raise CancelledError
+    return found
 
 
 def _number(text: str | None) -> int:
