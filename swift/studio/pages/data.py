@@ -37,6 +37,8 @@ STYLE = (
 """
 )
 OPENED = Opened()
+NOWHERE = {"line": "", "start": "", "rule": "", "text": "", "found": ""}
+"""What of the address is of one file."""
 
 
 def content(studio: Studio) -> None:
@@ -88,7 +90,7 @@ class DataPage:
         if self.problem:
             layout.error(self.problem)
         if self.data is None:
-            choice(self.studio, self.uploads, lambda file: self._visit(file=file))
+            choice(self.studio, self.uploads, lambda file: self._visit(**NOWHERE, file=file))
             return
         self.status()
         self.saving()
@@ -134,8 +136,7 @@ class DataPage:
             scale = ui.input(self.say("Loss scale"), value=self.query.get("scale", "AUTO"))
 
             def visit() -> None:
-                same = file.value == self.query.get("file")
-                place = {} if same else {"line": "", "start": "", "rule": "", "text": "", "found": ""}
+                place = {} if file.value == self.query.get("file") else NOWHERE
                 chosen = {"file": file.value.strip(), "model": model.value.strip(), "format": tools.value}
                 self._visit(**chosen, scale=scale.value.strip(), **place)
 
@@ -174,7 +175,9 @@ class DataPage:
             file, text = self.saved
             with ui.row().classes("items-center full-width studio-card").props("role=status"):
                 ui.label(text)
-                ui.button(self.say("Open the new file"), on_click=partial(self._visit, file=file)).props("flat dense")
+                ui.button(self.say("Open the new file"), on_click=partial(self._visit, **NOWHERE, file=file)).props(
+                    "flat dense"
+                )
         edited = self.edits.all()
         if not edited:
             return
