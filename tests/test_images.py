@@ -19,6 +19,7 @@ from typing import Any
 import openai
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from PIL import Image as Pillow
 from safetensors.torch import load_file
 from tiny_images import png, tiny_image_model
@@ -26,7 +27,7 @@ from tiny_images import png, tiny_image_model
 from swift import cli, flags
 from swift.assembly.rendering import make_renderer
 from swift.chat import PLACE, Conversation, Image, Message
-from swift.commands import sft
+from swift.commands import deploy, sft
 from swift.flag_groups import TemplateFlags
 from swift.model import load
 from swift.train.batch import collate
@@ -235,3 +236,46 @@ def test_an_image_in_a_tool_result_that_the_format_cannot_show_is_refused_by_all
             ],
         )
     assert ask(client, "red.png") == "red"
+
+
+def test_all_apis_show_an_image_in_a_tool_result_where_the_format_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    question: Any = {"role": "user", "content": "look"}
+
+    def chat(image: bool) -> dict[str, Any]:
+        call = {"id": "c1", "type": "function", "function": {"name": "camera", "arguments": "{}"}}
+        seen = [{"type": "text", "text": "seen"}, *[{"type": "image_url", "image_url": {"url": url}}] * image]
+        called = {"role": "assistant", "tool_calls": [call]}
+        return {"messages": [question, called, {"role": "tool", "tool_call_id": "c1", "content": seen}]}
+
+    def responses(image: bool) -> dict[str, Any]:
+        call = {"type": "function_call", "call_id": "c1", "name": "camera", "arguments": "{}"}
+        seen = [{"type": "input_text", "text": "seen"}, *[{"type": "input_image", "image_url": url}] * image]
+        return {"input": [question, call, {"type": "function_call_output", "call_id": "c1", "output": seen}]}
+
+    def messages(image: bool) -> dict[str, Any]:
+        source = {"type": "base64", "media_type": "image/png", "data": url.partition(",")[2]}
+        seen = [{"type": "text", "text": "seen"}, *[{"type": "image", "source": source}] * image]
+        called = {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "camera", "input": {}}]}
+        result = {"type": "tool_result", "tool_use_id": "c1", "content": seen}
+        return {"messages": [question, called, {"role": "user", "content": [result]}], "max_tokens": 4}
+
+    def talk(app: Any, *_: Any) -> None:
+        http = TestClient(app)
+        name = http.get("/v1/models").json()["data"][0]["id"]
+        sizes = []
+        for image in (False, True):
+            for path, body in (("chat/completions", chat), ("responses", responses), ("messages", messages)):
+                reply = http.post(f"/v1/{path}", json={"model": name, "temperature": 0, **body(image)})
+                assert reply.status_code == 200, reply.text
+                usage = reply.json()["usage"]
+                cached = usage.get("cache_read_input_tokens") or 0
+                sizes.append(usage.get("prompt_tokens") or usage["input_tokens"] + cached)
+        assert len(set(sizes[:3])) == len(set(sizes[3:])) == 1 and sizes[3] > sizes[0], sizes
+
+    monkeypatch.setattr(deploy, "serve", talk)
+    model = tiny_image_model(tmp_path / "model", "qwen2_vl")
+    flags = ["--model_id_or_path", str(model), "--agent_template", "hermes", "--max_new_tokens", "4", "--device", "cpu"]
+    assert cli.main(["deploy", *flags, "--port", "0"]) == 0
