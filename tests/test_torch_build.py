@@ -7,15 +7,15 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 try:
-    version("pip")  # importing it here would keep setuptools from patching distutils in this process
-except PackageNotFoundError:
+    metadata.version("pip")  # importing it here would keep setuptools from patching distutils in this process
+except metadata.PackageNotFoundError:
     pytest.skip("environments of uv have no pip", allow_module_level=True)
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "requirements" / "torch_build.py"
