@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from tiny import tiny_model_folder
 
-pytest.importorskip("pip", reason="environments of uv have no pip")
+try:
+    metadata.version("pip")  # importing it here would keep setuptools from patching distutils in this process
+except metadata.PackageNotFoundError:
+    pytest.skip("environments of uv have no pip", allow_module_level=True)
 ROOT = Path(__file__).parent.parent
 
 
