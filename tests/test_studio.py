@@ -430,6 +430,11 @@ def test_without_nicegui_a_line_says_what_to_install(
     assert "pip install 'swift-agents[studio]'" in capsys.readouterr().err
 
 
+def test_a_number_that_is_no_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["studio", "--port", "99999"]) == 2
+    assert capsys.readouterr().err == "swift: error: --port: 99999 is not a port (0 to 65535)\n"
+
+
 def test_a_port_in_use_is_a_line(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["studio", "--port", str(server.port)]) == 2
     assert f"127.0.0.1:{server.port} cannot be used" in capsys.readouterr().err

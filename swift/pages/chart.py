@@ -45,7 +45,7 @@ class Axis(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, about: int) -> list[float]:
-        """About so many round values."""
+        """Round values for the ticks of an axis, about as many as asked for."""
         rough = (self.high - self.low) / about
         unit = 10 ** math.floor(math.log10(rough))
         step = unit * next(each for each in (1, 2, 2.5, 5, 10) if each * unit >= rough * 0.999)

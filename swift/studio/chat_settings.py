@@ -13,7 +13,7 @@ from swift.studio.dialogues import SAMPLING, Served, Setup
 from swift.studio.settings import Studio
 
 URL = "url"
-"""The choice of a server that is no job of the studio."""
+"""The choice of a server that the studio did not start."""
 CONFIRM: dict[Mode, str] = {"none": "no call", "writes": "calls that may write", "all": "every call"}
 
 

@@ -30,7 +30,7 @@ def is_data(name: str) -> bool:
 
 
 def add_upload(folder: Path, name: str) -> Path:
-    """A free path for a dropped file. Raises ValueError for one that is no data file."""
+    """A free path for an uploaded file. Raises ValueError if its type is not that of a data file."""
     name = Path(name.replace("\\", "/")).name
     if not is_data(name):
         raise ValueError(f"{name}: unknown file type; supported: {', '.join(READERS)}")

@@ -158,7 +158,7 @@ def cells(row: Row) -> dict[str, Any]:
 
 
 def details(run: Run, short: Callable[[Path], str] = str) -> dict[str, str]:
-    """What is said of one run: English title -> text. `short`: its folder -> what is shown."""
+    """The details of one run: English title -> text. `short`: its folder -> the path to show."""
     found, progress = run.record, run.record.progress
     speed = None if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f} tokens/s"
     pace = None if progress.step_seconds is None else f"{progress.step_seconds:.2g} s"

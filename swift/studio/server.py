@@ -20,6 +20,8 @@ from swift.studio.settings import TITLES, Studio
 
 LANGUAGE, DARK = "swift_language", "swift_dark"
 """Cookies of a browser's choices."""
+SLOWEST = 60
+"""Seconds after which NiceGUI gives a page up: the page of runs waits for its first search of the folders."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _add(name: str, studio: Studio, language: Code | None, path: str = "") -> No
 
     module = importlib.import_module(f"swift.studio.pages.{name}")
 
-    @ui.page(path or f"/{name}")
+    @ui.page(path or f"/{name}", response_timeout=SLOWEST)
     async def page() -> None:
         request = ui.context.client.request
         code, accepted = request.cookies.get(LANGUAGE), request.headers.get("accept-language", "")
@@ -100,6 +102,8 @@ def _add(name: str, studio: Studio, language: Code | None, path: str = "") -> No
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port: {port} is not a port (0 to 65535)")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

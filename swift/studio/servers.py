@@ -125,7 +125,7 @@ def choices(folders: Folders) -> list[str]:
 
 
 def first_model(url: str) -> str:
-    """The first model that a server lists; "" if it does not say, or wants a key."""
+    """The first model that a server lists; "" if it lists none, or needs a key."""
     try:
         with request.urlopen(f"{url}/models", timeout=5) as answer:
             return str(json.load(answer)["data"][0]["id"])

@@ -104,7 +104,7 @@ def _opened(studio: Studio, service: Service) -> Dialogue:
 
 
 def _empty(service: Service, setup: Setup) -> Dialogue:
-    """A dialogue without messages and with this setup; an earlier one if nothing was said in it."""
+    """A dialogue without messages and with this setup; reuses an earlier one that has no messages."""
     for each in service.files.list(1):
         found = service.files.read(each.id)
         if not any(side.messages for side in found.sides):
