@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +15,9 @@ from peft import PeftModel
 from test_block import WIDE, apart, whole
 from test_fused import FAMILIES, base, fast, lora
 from test_trainer import adapter, arguments, assert_close, logged, plain_loop, settings
+from tiny import tiny_model_folder
 
+from swift import cli
 from swift.chat import Sample
 from swift.train import prefixes
 from swift.train.batch import Batch, pack
@@ -186,3 +189,33 @@ def test_rows_that_share_nothing_are_split_as_before() -> None:
     samples = rows(40, shared=30) + rows(50, 60, shared=20, seed=3)
     for with_sharing, without in zip(split(samples), split(samples, share=False), strict=True):
         assert str(with_sharing) == str(without)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def test_swift_sft_computes_the_system_prompt_of_a_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_model_folder(tmp_path / "tiny")
+    row = {"system": "You know the tools of a house. " * 4, "query": "Light?", "response": "It is on."}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 4, encoding="utf-8")
+    sizes: list[tuple[int, int]] = []
+    select = prefixes.select
+
+    def counted_select(batch: Batch, groups: list[prefixes.Group], *more: Any) -> Batch:
+        made = select(batch, groups, *more)
+        sizes.append((batch["input_ids"].numel(), made["input_ids"].numel()))
+        return made
+
+    monkeypatch.setattr(prefixes, "select", counted_select)
+    words = [
+        "sft",
+        "--model",
+        str(tmp_path / "tiny"),
+        "--template_type",
+        "chatml",
+        "--dataset",
+        str(tmp_path / "rows.jsonl"),
+    ]
+    words += ["--dataset_test_ratio", "0", "--max_steps", "1", "--gradient_accumulation_steps", "4", "--device", "cpu"]
+    assert cli.main([*words, "--output_dir", str(tmp_path / "out")]) == 0
+    assert sizes and all(after < before / 2 for before, after in sizes)
