@@ -157,6 +157,8 @@ def _completions(argv: Sequence[str]) -> list[str]:
 def _install_completion(argv: Sequence[str]) -> int:
     shells = shell_completion.SCRIPTS
     shell = argv[0] if argv else Path(os.environ.get("SHELL", "")).name
+    if not shell:
+        raise ValueError(f"--install-completion: SHELL is not set: name the shell, one of {', '.join(shells)}")
     if shell not in shells:
         raise ValueError(
             f"--install-completion {shell}: must be one of {', '.join(shells)}{flags.nearest(shell, shells)}"

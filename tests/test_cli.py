@@ -172,9 +172,12 @@ def test_completion_is_installed_once(tmp_path, monkeypatch, capsys, shell):
     assert str(script) in capsys.readouterr().out
 
 
-def test_an_unknown_shell_is_an_error(capsys):
+def test_an_unknown_shell_is_an_error(capsys, monkeypatch):
     assert cli.main(["--install-completion", "bas"]) == 2
     assert "must be one of bash, zsh, fish: did you mean bash?" in capsys.readouterr().err
+    monkeypatch.delenv("SHELL", raising=False)
+    assert cli.main(["--install-completion"]) == 2
+    assert "SHELL is not set: name the shell, one of bash, zsh, fish" in capsys.readouterr().err
 
 
 def test_bash_completes_by_asking_the_program(tmp_path):

@@ -86,6 +86,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.set_num_threads(1)
         patch.chdir(folder)
         patch.setenv("HOME", str(folder))
+        patch.setenv("SHELL", "/bin/bash")  # a machine that runs tests may have none
         patch.setenv("SWIFT_OFFLINE", "1")
         patch.setattr(sys, "stdin", io.StringIO())
         train = next(each for each in SWIFT if each.words[0] == "sft" and "my_rows.jsonl" in each.words)

@@ -61,7 +61,17 @@ def eventually(condition: Callable[[], object]) -> bool:
 
 
 def runs(process: str) -> bool:
-    return Path(f"/proc/{process}").exists() and "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]
+    """Whether a thread of a process runs: its pipes stay open until the last one has ended."""
+    try:
+        states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in _tasks(process)]
+    except (FileNotFoundError, ProcessLookupError):  # one has ended between listing and reading
+        return runs(process)
+    return any(state != "Z" for state in states)
+
+
+def _tasks(process: str) -> list[Path]:
+    folder = Path(f"/proc/{process}/task")
+    return list(folder.iterdir()) if folder.exists() else []
 
 
 @contextmanager
@@ -263,6 +273,18 @@ def test_a_server_that_dies_mid_call_gives_one_error_and_runs_again(caplog: pyte
         assert eventually(lambda: not runs(second.text))
         third = call(toolbox.tools, ToolCall("process", "{}"))
         assert third.failure == "" and third.text not in (first, second.text)
+
+
+def test_a_call_to_a_server_that_has_just_died_starts_it_again() -> None:
+    with Toolbox([server := McpServer(old())]) as toolbox:
+        tools = toolbox.tools
+        for _ in range(5):
+            process = call(tools, ToolCall("pid", "{}")).text
+            server._loop._loop.call_soon_threadsafe(time.sleep, 0.2)  # the end and the next call arrive at once
+            os.kill(int(process), signal.SIGKILL)
+            assert eventually(lambda process=process: not runs(process))
+            again = call(tools, ToolCall("pid", "{}"))
+            assert again.failure == "" and again.text != process, again.text
 
 
 def test_a_server_that_hangs_beyond_a_calls_limit_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:

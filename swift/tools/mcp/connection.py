@@ -31,6 +31,8 @@ CLOSED = "Connection closed"
 REFUSED = "Server returned an error response"
 """The SDK's message for an HTTP status."""
 LISTEN_AGAIN_SECONDS = 5.0
+TURNS = 20
+"""Of the event loop: more than the SDK needs from the end of a stream to its news."""
 
 for _name in ("mcp", "client"):  # the SDK's loggers: without any handler, Python prints their tracebacks
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -81,6 +83,11 @@ class Connection:
             raise
         finally:
             ready.cancel()
+
+    async def settle(self) -> None:
+        """Lets the event loop handle what has arrived, such as the end of a process: `is_open` is true to it then."""
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
     async def call(self, name: str, arguments: dict[str, Any]) -> CallToolResult:
         """Raises MCPError, also if the connection ends, and the SDK's errors for a result that breaks the protocol."""

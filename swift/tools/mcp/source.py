@@ -110,6 +110,8 @@ class McpServer:
             if self._checking is not None:
                 await self._checking
                 self._checking = None
+            if self._connection is not None:
+                await self._connection.settle()
             if self._connection is not None and not self._connection.is_open:
                 await self._end_of(self._connection)
                 self._connection = None
