@@ -287,12 +287,12 @@ BAD = said("", lamp("attic"), failure="wrong value")
 
 def test_the_shortest_different_successes_of_a_task_that_is_solved_sometimes_are_trained() -> None:
     result = Result(task(), (BAD, LONG, GOOD, GOOD))
-    chosen = selection.select([result], (), keep=2, always=0, seed=1)
+    chosen = selection.select([result], (), keep=2, always=0, seed=1, show=False)
     assert [row.messages[1:] for row in sorted(chosen.rows, key=lambda row: row.messages[-1].content)] == [
         GOOD.messages,
         LONG.messages,
     ]
-    [shortest] = selection.select([result], (), keep=1, always=0, seed=1).rows
+    [shortest] = selection.select([result], (), keep=1, always=0, seed=1, show=False).rows
     assert shortest.messages == (*result.task.messages, *GOOD.messages)
     assert shortest.tools == (LAMP,)
 
@@ -301,9 +301,9 @@ def test_a_success_that_training_would_refuse_is_not_trained() -> None:
     twice = ToolCall("lamp", '{"room": "attic", "room": "hall", "on": true}')
     made = [attempt(task(), says("", twice)), attempt(task(), says("", lamp("hall"))), attempt(task(), says("no"))]
     assert [each.succeeded for each in made] == [True, True, False]
-    chosen = selection.select([Result(task(), tuple(made))], [], keep=2, always=0, seed=1)
+    chosen = selection.select([Result(task(), tuple(made))], [], keep=2, always=0, seed=1, show=False)
     assert [row.messages[1].tool_calls for row in chosen.rows] == [(lamp("hall"),)]
-    only_that = selection.select([Result(task(), (made[0], made[2]))], [], keep=2, always=0, seed=1)
+    only_that = selection.select([Result(task(), (made[0], made[2]))], [], keep=2, always=0, seed=1, show=False)
     assert (only_that.rows, only_that.sometimes, only_that.unread) == ([], 1, 0)
 
 
@@ -312,7 +312,7 @@ def test_a_few_tasks_that_are_always_solved_are_trained_and_none_that_never_is()
     solved = [Result(task(f"hall {n}"), (GOOD, LONG)) for n in range(50)]
     solved += [Result(task(f"no {n}", calls=(), reply="No."), (said("Hm."), said("Eh."))) for n in range(50)]
     never = [Result(task("moon"), (BAD, BAD))]
-    chosen = selection.select([*sometimes, *solved, *never], (), keep=2, always=0.2, seed=1)
+    chosen = selection.select([*sometimes, *solved, *never], (), keep=2, always=0.2, seed=1, show=False)
     assert (chosen.always, chosen.sometimes, chosen.never) == (100, 8, 1)
     assert len(chosen.rows) == 10
     # of the solved ones, those come first whose kind has the fewest rows
@@ -323,11 +323,25 @@ def test_where_no_call_is_right_the_tasks_own_reply_is_trained_since_nothing_che
     attempts = (said("lamp lamp"), said("", lamp("hall"), failure="too many calls"))
     with_reply, without = task("hall", calls=(), reply="I can't."), task("attic", calls=())
     results = [Result(with_reply, attempts), Result(without, attempts)]
-    chosen = selection.select(results, (), keep=2, always=0, seed=1)
+    chosen = selection.select(results, (), keep=2, always=0, seed=1, show=False)
     assert [row.messages[-1] for row in chosen.rows] == [Message("assistant", "I can't.")]
     assert (chosen.sometimes, chosen.unread) == (2, 1)
-    [pair] = selection.pairs(results, (), keep=2)
+    [pair] = selection.pairs(results, (), keep=2, show=False)
     assert pair["messages"][-1]["content"] == "I can't."
+
+
+def test_the_known_reply_to_a_task_that_is_never_solved_is_shown() -> None:
+    silent = task("cellar", calls=(), reply="I can't.")
+    by_answer = replace(task("attic"), check=Check(None, ("dark",)))
+    never = [Result(each, (BAD, BAD)) for each in (task(), silent, by_answer)]
+    chosen = selection.select(never, (), keep=2, always=0, seed=1, show=True)
+    assert sorted((row.messages[-1].content, row.messages[-1].tool_calls) for row in chosen.rows) == [
+        ("", (lamp("hall"),)),
+        ("I can't.", ()),
+    ]
+    assert (chosen.never, chosen.shown) == (3, 2)
+    shown = [pair["messages"][-1] for pair in selection.pairs(never, (), keep=1, show=True)]
+    assert [each["content"] for each in shown] == ["", "I can't."] and shown[0]["tool_calls"]
 
 
 def test_rows_of_a_round_are_read_back_with_wrong_steps_untrained(tmp_path: Path) -> None:
@@ -341,7 +355,7 @@ def test_rows_of_a_round_are_read_back_with_wrong_steps_untrained(tmp_path: Path
     at.keep(Result(given, (run, BAD)))
     [read] = at.results()
     assert read == Result(given, (run, BAD))
-    at.keep_rows(selection.select([read], (), 2, 0, 1), None)
+    at.keep_rows(selection.select([read], (), 2, 0, 1, show=False), None)
     [line] = at.rows_file.read_text(encoding="utf-8").splitlines()
     row = conversation(json.loads(line))
     assert [message.weight for message in row.messages if message.role == "assistant"] == [0.0, None]
@@ -362,7 +376,8 @@ def test_the_line_that_an_interruption_cut_is_tried_again(tmp_path: Path) -> Non
 
 def test_pairs_are_rows_of_preference_training() -> None:
     bad, cut = BAD, said("lamp lamp lamp", failure="cut")
-    [row] = selection.pairs([Result(task(), (bad, cut, bad, LONG, GOOD)), Result(task(), (bad, bad))], (), keep=1)
+    results = [Result(task(), (bad, cut, bad, LONG, GOOD)), Result(task(), (bad, bad))]
+    [row] = selection.pairs(results, (), keep=1, show=False)
     read = read_pair(json.loads(json.dumps(row)), {}, lambda *_: None)
     assert read.messages[read.prompt :] == GOOD.messages
     assert read.rejected == bad.messages
@@ -601,7 +616,7 @@ def test_practice_ends_where_no_task_is_solved_sometimes(
         yield _Chat(says("I do not know."), SimpleNamespace(tool_format=tool_format("hermes")))
 
     monkeypatch.setattr(practice_setup, "opened", opened)
-    assert cli.main(words()) == 0
+    assert cli.main(words("--show_answers", "false")) == 0
     out = capsys.readouterr().out
     assert "no task to train on is solved sometimes" in out
     assert "one call: 32 of 32 failed (no call 32)" in out

@@ -186,11 +186,13 @@ class Practice(NamedTuple):
         from swift.practice import selection
 
         cfg, offered = self.cfg, practice_setup.running(self.tools)
-        chosen = selection.select(results, offered, cfg.training.keep, cfg.training.always_share, cfg.seed)
-        pairs = selection.pairs(results, offered, cfg.training.keep) if cfg.method == "dpo" else None
+        keep, show = cfg.training.keep, cfg.training.show_answers
+        chosen = selection.select(results, offered, keep, cfg.training.always_share, cfg.seed, show)
+        pairs = selection.pairs(results, offered, keep, show) if cfg.method == "dpo" else None
         number = at.keep_rows(chosen, pairs)
         print(
-            f"solved always {chosen.always}, sometimes {chosen.sometimes}, never {chosen.never}: "
+            f"solved always {chosen.always}, sometimes {chosen.sometimes}, never {chosen.never}"
+            f"{f' (the answers of {chosen.shown} are shown)' if chosen.shown else ''}: "
             f"{number} {'pairs' if cfg.method == 'dpo' else 'rows'} in {invocation.display_path(at.rows_file)}"
         )
         if chosen.unread:

@@ -13,6 +13,8 @@ class RoundFlags:
     """Different successes to train on, or failures to pair, for each task that is solved sometimes"""
     always_share: float = 0.2
     """Share of the rows that comes from tasks that are always solved"""
+    show_answers: bool = True
+    """Train the right calls of tasks that are never solved too, where --tasks or made tasks say them"""
     general_ratio: float = 0.25
     """rft: general rows to mix in, as a multiple of the rows that were kept"""
     learning_rate: float | None = None
