@@ -19,6 +19,7 @@ RECIPES: dict[str, Sequence[Sequence[str]]] = {
     "onnxruntime": [[TORCH], ["onnxruntime-genai", "onnx-ir", "onnx", "transformers<5.20", TORCH]],
     "vllm": [[TORCH], ["--no-deps", VLLM]],
     "trl": [[TORCH], ["trl", "peft", TORCH]],
+    "guidellm": [[TORCH], ["guidellm==0.8.1", TORCH]],
     "ms-swift": [[TORCH], ["ms-swift", TORCH]],
 }
 """Peer -> what pip installs, in steps. torch is first, as its CPU build."""

@@ -316,7 +316,7 @@ def test_a_wrong_flag_is_named_once_before_processes_start(commands, launcher):
 
 
 def test_the_program_can_be_started_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "swift.cli", "nothing"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "swift.cli", "nothing"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr == textwrap.dedent("swift: error: unknown command nothing (swift --help lists them)\n")
 

@@ -109,9 +109,12 @@ def _sanitizer(name: str) -> str:
 
 
 @pytest.mark.timeout(1500)  # five libraries are compiled, once
-@pytest.mark.parametrize("kernels", sorted({*processor.sets()[:1], *processor.sets()[-1:]}))
+@pytest.mark.parametrize("kernels", processor.sets()[:1])
 def test_kernels_stay_within_their_memory(kernels):
-    """The kernels' own tests, in a process whose C++ is compiled with AddressSanitizer and UBSan."""
+    """The kernels' own tests, in a process whose C++ is compiled with AddressSanitizer and UBSan.
+
+    With the set that this processor prefers: a second one would take minutes more for the same addresses.
+    """
     libraries = [_sanitizer(name) for name in ("libasan.so", "libubsan.so")]
     if not all(libraries):
         pytest.skip("the compiler has no libasan or libubsan")

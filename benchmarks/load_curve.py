@@ -1,0 +1,157 @@
+"""Servers from an idle one to a saturated one, measured by guidellm: time to the first token and between tokens.
+
+    python benchmarks/load_curve.py --cache ~/.cache/swift-benchmarks --rates 0.5 1 2 4 8
+
+guidellm (https://github.com/vllm-project/guidellm) sends chat completions with synthetic text at random times, for
+--seconds at each offered rate. Prompts have --prompt tokens with no common beginning, replies --new tokens. Requests
+that have not ended by then are dropped and do not count. The servers are those of load_speed.py. guidellm has an
+environment of its own below --cache, and runs on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import environments
+import machine
+import processes
+import servers
+import shapes
+
+CLIENT = "guidellm"
+DEFAULT = ("swift deploy, bf16", "vLLM, bf16")
+"""The third server speaks only what load_speed.py needs."""
+
+
+class Point(NamedTuple):
+    """One server at one offered rate. Times in ms: (median, 95th percentile). `dropped`: had not ended in time."""
+
+    rate: float
+    served: float
+    tokens: float
+    first: tuple[float, float]
+    between: tuple[float, float]
+    dropped: int
+    failed: int
+
+
+def main() -> None:
+    args = parse()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    versions = {**machine.versions("torch", "transformers")}
+    curves: dict[str, list[Point]] = {}
+    failed: dict[str, str] = {}
+    python = environments.python(CLIENT, args.cache)
+    versions[CLIENT] = environments.version(CLIENT, args.cache)
+    for turn in range(args.rounds):
+        for name in args.contenders if turn % 2 == 0 else reversed(args.contenders):
+            contender = servers.CONTENDERS[name]
+            options = servers.Options(args.shape, args.cache, servers.free_port(), args.threads, args.streams)
+            try:
+                with servers.running(contender, options, args.kernels, args.timeout) as server:
+                    points = measure(python, server.url.removesuffix("/v1"), args)
+                curves.setdefault(name, []).extend(points)
+                for point in points:
+                    print(f"{name}: {' | '.join(cells(point))}", file=sys.stderr)
+                if contender.peer in environments.RECIPES:
+                    versions[contender.peer] = environments.version(contender.peer, args.cache)
+            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+                failed[name] = str(error)
+                print(f"{name}: {error}", file=sys.stderr)
+    print("\n" + machine.headline(args.kernels, args.threads, versions))
+    print(
+        f"{shapes.title(args.shape)}; prompts of {args.prompt} tokens, replies of {args.new}; {args.seconds:g} s a rate"
+    )
+    print_table(curves, failed)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    machine.add_flags(parser)
+    parser.add_argument("--shape", choices=shapes.CHOICES, default=shapes.BUNDLED)
+    parser.add_argument("--contenders", nargs="+", choices=list(servers.CONTENDERS), default=DEFAULT)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0, 8.0], help="offered requests/s")
+    parser.add_argument("--seconds", type=float, default=30, help="time of a rate")
+    parser.add_argument("--rounds", type=int, default=1, help="each with every server, in turns")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt")
+    parser.add_argument("--new", type=int, default=64, help="tokens of a reply")
+    parser.add_argument("--streams", type=int, default=32, help="maximum of requests that a server computes at once")
+    parser.add_argument("--threads", type=int, default=machine.default_threads())
+    parser.add_argument("--timeout", type=float, default=600, help="seconds that a start may take")
+    args = parser.parse_args()
+    machine.check(parser, args.kernels)
+    args.cache = args.cache.expanduser()
+    return args
+
+
+def measure(python: Path, url: str, args: argparse.Namespace) -> list[Point]:
+    """The points of a server. Raises RuntimeError with the last line of guidellm if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        flags = (
+            *("--backend", f"kind=openai_http,target={url}"),
+            *("--profile", f"kind=poisson,rate={args.rates[0]:g},max_concurrency=256"),
+            *("--override", "profile.rate", ",".join(f"{rate:g}" for rate in args.rates)),
+            *("--constraint", f"kind=max_duration,seconds={args.seconds:g}"),
+            *("--data", f"kind=synthetic_text,prompt_tokens={args.prompt},output_tokens={args.new}"),
+            *("--tokenizer", f"kind=hf_auto,model={shapes.folder(args.shape, args.cache)}"),
+            *("--output", f"kind=json,path={report}", "--disable-console"),
+        )
+        done = subprocess.run(
+            [python, "-m", "guidellm", "run", *flags],
+            env={**os.environ, **processes.QUIET},
+            capture_output=True,
+            text=True,
+        )
+        if not report.exists():
+            lines = (done.stderr or done.stdout).strip().splitlines() or ["no report"]
+            raise RuntimeError(lines[-1][:200])
+        return list(points(json.loads(report.read_text(encoding="utf-8")), args.rates))
+
+
+def points(report: dict[str, Any], rates: Sequence[float]) -> Iterator[Point]:
+    for rate, benchmark in zip(rates, report["benchmarks"], strict=True):
+        metrics = benchmark["metrics"]
+        totals = metrics["request_totals"]
+        yield Point(
+            rate,
+            metrics["requests_per_second"]["successful"]["mean"],
+            metrics["output_tokens_per_second"]["successful"]["mean"],
+            _spread(metrics["time_to_first_token_ms"]["successful"]),
+            _spread(metrics["inter_token_latency_ms"]["successful"]),
+            totals["incomplete"],
+            totals["errored"],
+        )
+
+
+def _spread(values: dict[str, Any]) -> tuple[float, float]:
+    return values["median"], values["percentiles"]["p95"]
+
+
+def print_table(curves: dict[str, list[Point]], failed: dict[str, str]) -> None:
+    heads = ("requests/s offered", "served", "tokens/s", "first token, ms", "between tokens, ms", "dropped", "failed")
+    print(f"\n| | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
+    for name, found in curves.items():
+        for point in sorted(found):
+            print(f"| {name} | {' | '.join(cells(point))} |")
+    for name, reason in failed.items():
+        print(f"| {name} | not measured: {reason} |")
+    print("\nPairs of times are the median and the 95th percentile.")
+
+
+def cells(point: Point) -> list[str]:
+    times = [f"{middle:,.0f} {late:,.0f}" for middle, late in (point.first, point.between)]
+    counts = [str(point.dropped), str(point.failed)]
+    return [f"{point.rate:g}", f"{point.served:.2f}", f"{point.tokens:,.0f}", *times, *counts]
+
+
+if __name__ == "__main__":
+    main()
