@@ -132,7 +132,7 @@ def test_one_point_and_equal_or_extreme_values_are_drawn_inside(points: list[tup
 def test_a_single_spike_does_not_flatten_the_curve_and_is_counted() -> None:
     raw = [(float(step), 1.0 + (99.0 if step == 50 else step / 1000)) for step in range(200)]
     drawn = chart.chart([Curve("loss", [(0.0, 1.0), (199.0, 1.2)], raw=raw)])
-    assert "logged values lie outside" in drawn
+    assert "1 logged value lies outside" in drawn
     line = paths(drawn, "line")[0].split()
     assert float(line[1]) - float(line[3]) > chart.SIDE / 2  # the curve takes most of the height
 

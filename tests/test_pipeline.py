@@ -195,6 +195,15 @@ def kept(config: sft.Config, work: Path, template: str = "chatml") -> training_d
     return pipeline.read(config, renderer, print, Ranks(True, 1))
 
 
+@pytest.mark.parametrize("way", ["lazy_tokenize", "streaming", "token_cache"])
+def test_all_data_sets_are_known_however_rows_are_tokenised(work: Path, monkeypatch: Any, way: str) -> None:
+    write(work / "more.jsonl", range(30, 33))
+    monkeypatch.setattr(training_data, "PREVIEW", 2)
+    names = [str(work / name) for name in ("rows.jsonl", "more.jsonl")]
+    given = {"dataset": names, "max_steps": 1, way: str(work / "kept") if way == "token_cache" else True}
+    assert sorted(kept(flags.from_dict(sft.Config, given), work).sources) == sorted(names)
+
+
 def test_garbage_collection_is_infrequent_while_rows_are_read_and_as_before_afterwards(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,16 @@ from levels import SETS
 from peft import PeftModel
 from test_block import WIDE, apart, whole
 from test_fused import FAMILIES, base, fast, lora
-from test_trainer import adapter, arguments, assert_close, logged, plain_loop, settings
+from test_trainer import (
+    SOURCES,
+    adapter,
+    arguments,
+    assert_close,
+    assert_lines_have_the_losses_of_sources,
+    logged,
+    plain_loop,
+    settings,
+)
 from tiny import tiny_model_folder
 
 from swift import cli
@@ -22,6 +31,7 @@ from swift.chat import Sample
 from swift.train import prefixes
 from swift.train.batch import Batch, pack
 from swift.train.loss import output_head, score
+from swift.train.objective import Likelihood
 from swift.train.splitting import split_for_workers
 from swift.train.trainer import SftTrainer
 from swift.tuner.cpu import block, fused
@@ -91,6 +101,16 @@ def test_training_with_shared_prefixes_equals_plain_peft_one_row_at_a_time(tmp_p
     losses = plain_loop(theirs, samples, steps=10, rows_per_step=4, rate=1e-3)
     assert logged(one) == pytest.approx(losses, rel=1e-5)
     assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)
+
+
+def test_losses_of_sources_with_shared_prefixes_are_those_of_the_rows_apart(tmp_path: Path) -> None:
+    samples = rows(30, 8, 25, 40, 7, 19, 22, 33) + rows(20, 24, shared=90, seed=4)
+    samples = [each._replace(source=SOURCES[at % 3 == 0]) for at, each in enumerate(samples)]
+    args = arguments(tmp_path, **settings(learning_rate=0.0, logging_steps=2, logging_first_step=True))
+    options = {"packed": True, "share_prefixes": True, "objective": Likelihood(SOURCES)}
+    one = SftTrainer(fast(lora(base("llama"))), tmp_path, args, samples, **options)
+    one.train()
+    assert_lines_have_the_losses_of_sources(one, lora(base("llama")), samples, 4)
 
 
 def test_a_sliding_window_takes_no_branches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -197,6 +198,43 @@ def test_a_page_has_curves_data_checkpoints_the_command_and_escapes_everything(h
     assert page.count("<svg") >= 3
     assert "learning_rate" in page and "2048" not in page.split("flags with their defaults")[0].split("Flags</h2>")[1]
     assert len(page) < 100_000
+
+
+def of_two_sources(train: list[float], first: str, second: str) -> list[dict[str, Any]]:
+    """Log lines of a mixture, whose second data set is missing in every third line."""
+    found = []
+    for line in lines(train, {30: 2.0}):
+        key = "eval_loss" if "eval_loss" in line else "loss"
+        more = {f"{key}/{first}": line[key] - 0.5}
+        if line["step"] % 3:
+            more |= {f"{key}/{second}": line[key] + 0.5}
+        counts = {f"trained_tokens/{name.split('/', 1)[1]}": 100 for name in more if key == "loss"}
+        found.append({**line, **more, **counts})
+    return found
+
+
+def test_the_page_of_a_mixture_has_the_loss_of_each_data_set(here: Path) -> None:
+    share = {"rows": 9, "samples": 9, "tokens": 90, "trained_tokens": 45}
+    first, second = "/one/rows.jsonl", f"/two/{HOSTILE}.jsonl"
+    mixture = {"sources": {first: share, second: share}, "total": share}
+    run = run_folder(here / "v0", of_two_sources([2.0] * 30, first, second), mixture=mixture)
+    page = run_page.page(contents.read(run))
+    section = page.split("<h2>Loss by source</h2>")[1].split("</section>")[0]
+    assert section.count("<svg") == 2
+    for name, figures in (("rows.jsonl", ["3,000", "60.0%", "1.50"]), (f"{HOSTILE}.jsonl", ["2,000", "40.0%", "2.50"])):
+        row = next(row for row in section.split("<tr>") if html.escape(name) in row and "<td" in row)
+        assert all(figure in row for figure in figures)
+
+
+def test_data_sets_whose_files_have_the_same_name_keep_their_folders(here: Path) -> None:
+    run = run_folder(here / "v0", of_two_sources([2.0] * 30, "/one/rows.jsonl", "/two/rows.jsonl"))
+    page = run_page.page(contents.read(run))
+    assert "/one/rows.jsonl" in page and "/two/rows.jsonl" in page
+
+
+def test_a_run_of_one_data_set_has_no_loss_by_source(here: Path) -> None:
+    run = run_folder(here / "v0", lines(falling(30)), mixture=MIXTURE)
+    assert "Loss by source" not in run_page.page(contents.read(run))
 
 
 @pytest.mark.parametrize("name", ["mixture.json", "sft_args.json", "logging.jsonl"])

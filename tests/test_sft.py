@@ -112,13 +112,15 @@ def test_a_run_leaves_all_its_files(
     assert any(name.startswith("events.out.tfevents") for name in names(folder / "runs"))
     steps = [json.loads(line) for line in (folder / "logging.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "loss" in line] == [1, 2, 3, 4]
+    of_rows = [line[f"trained_tokens/{rows}"] for line in steps if f"trained_tokens/{rows}" in line]
+    assert of_rows and f"trained_tokens/{rows}".encode() in next((folder / "runs").iterdir()).read_bytes()
 
     mixture = json.loads((folder / "mixture.json").read_text())
     assert mixture["sources"][str(rows)]["rows"] == 29
     assert mixture["sources"][str(agents)]["rows"] == 5
     assert mixture["held_out_rows"] == 2
     page = (folder / "report.html").read_text()
-    assert "<h2>Loss</h2>" in page
+    assert "<h2>Loss</h2>" in page and "<h2>Loss by source</h2>" in page
     assert ("finished" in page and "loss fell from" in page.lower()) or "loss rose" in page.lower()
     assert "twice" in page
 

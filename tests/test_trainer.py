@@ -22,6 +22,7 @@ from swift.chat import Sample
 from swift.runs import history
 from swift.train import checkpoint, schedule
 from swift.train.batch import StepBatches
+from swift.train.objective import Likelihood
 from swift.train.report import WriteLog
 from swift.train.steps import warmup_steps
 from swift.train.trainer import SftTrainer, arguments
@@ -77,7 +78,11 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 
 def trainer(folder: Path, model: Any, samples: list[Sample], held_out: Any = (), **changes: Any) -> SftTrainer:
-    ours = {name: changes.pop(name) for name in ("keep", "lora_lr_ratio", "finish", "callbacks") if name in changes}
+    ours = {
+        name: changes.pop(name)
+        for name in ("keep", "lora_lr_ratio", "finish", "callbacks", "objective")
+        if name in changes
+    }
     return SftTrainer(model, folder, arguments(folder, **settings(**changes)), samples, held_out, **ours)
 
 
@@ -117,6 +122,77 @@ def plain_loop(model: Any, samples: list[Sample], steps: int, rows_per_step: int
 
 def logged(one: SftTrainer) -> list[float]:
     return [line["loss"] for line in one.state.log_history if "loss" in line]
+
+
+SOURCES = ("source0", "source1")
+
+
+def by_source(one: SftTrainer, key: str = "loss") -> list[dict[str, float]]:
+    """Of each log line: what it says of each source."""
+    lines = [line for line in one.state.log_history if key in line]
+    return [{name: value for name, value in line.items() if "source" in name} for line in lines]
+
+
+def plain_by_source(model: Any, steps: list[list[Sample]]) -> dict[str, float]:
+    """The reference, of the rows of some steps: one row at a time, one denominator for each source."""
+    loss, count = dict.fromkeys(SOURCES, 0.0), dict.fromkeys(SOURCES, 0)
+    for sample in (each for step in steps for each in step):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([sample.tokens])).logits[0, :-1]
+        nll = -logits.log_softmax(-1)[torch.arange(len(sample.tokens) - 1), torch.tensor(sample.tokens[1:])]
+        loss[sample.source] += (nll * torch.tensor(sample.weights[1:])).sum().item()
+        count[sample.source] += sum(weight != 0 for weight in sample.weights[1:])
+    found = {name: number for name, number in count.items() if number}
+    losses = {f"loss/{name}": loss[name] / number for name, number in found.items()}
+    return {**losses, **{f"trained_tokens/{name}": number for name, number in found.items()}}
+
+
+def assert_lines_have_the_losses_of_sources(one: SftTrainer, model: Any, samples: list[Sample], steps: int) -> None:
+    """Of a run that changes no weight, with a log line for the first step and for every second one."""
+    batches = StepBatches([len(each.tokens) for each in samples], 4, seed=7)
+    order = [step for epoch in range(9) for step in (batches.set_epoch(epoch), batches.steps())[1]]
+    rows_of = [[samples[row] for row in step] for step in order[:steps]]
+    parts = [rows_of[:1], rows_of[1:2], *(rows_of[at : at + 2] for at in range(2, steps, 2))]
+    found = by_source(one)
+    assert len(found) == len(parts)
+    for line, part in zip(found, parts, strict=True):
+        assert line == pytest.approx(plain_by_source(model, part), rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(2, 2), (4, 1), (1, 4)])
+def test_a_log_line_has_loss_and_trained_tokens_of_each_source(tmp_path: Path, batch: int, accumulation: int) -> None:
+    samples = rows(18)
+    division = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    still = {"learning_rate": 0.0, "max_steps": 8, "logging_steps": 2, "logging_first_step": True}
+    one = trainer(tmp_path, lora(base_model()), samples, objective=Likelihood(SOURCES), **division, **still)
+    one.train()
+    assert_lines_have_the_losses_of_sources(one, base_model(), samples, 8)
+
+
+def test_the_losses_of_sources_join_to_the_loss_of_a_step_and_of_an_evaluation(tmp_path: Path) -> None:
+    held_out = [*rows(5, seed=5), rows(1, seed=6)[0]._replace(source="elsewhere")]
+    evaluations = {"eval_strategy": "steps", "eval_steps": 2}
+    one = trainer(tmp_path, lora(base_model()), rows(18), held_out, objective=Likelihood(SOURCES), **evaluations)
+    one.train()
+    for line, whole in zip(by_source(one), logged(one), strict=True):
+        tokens = [line.get(f"trained_tokens/{name}", 0) for name in SOURCES]
+        losses = [line.get(f"loss/{name}", 0.0) for name in SOURCES]
+        joined = sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+        assert joined == pytest.approx(whole, rel=1e-5)
+    measured = by_source(one, "eval_loss")[-1]
+    one.model.eval()
+    expected = plain_by_source(one.model, [held_out[:5]])
+    assert measured == pytest.approx({f"eval_loss/{name}": expected[f"loss/{name}"] for name in SOURCES}, rel=1e-4)
+
+
+def test_one_source_is_not_reported_apart(tmp_path: Path) -> None:
+    samples = [each._replace(source="source0") for each in rows(8)]
+    one = trainer(
+        tmp_path, lora(base_model()), samples, samples, objective=Likelihood(["source0"]), eval_strategy="steps"
+    )
+    one.train()
+    assert by_source(one) == [{}] * 4
+    assert by_source(one, "eval_loss")[-1] == {}
 
 
 def test_training_equals_a_loop_written_by_hand(tmp_path: Path) -> None:
@@ -456,6 +532,7 @@ torch.set_num_threads(1)
 
 def run(resume=None):
     return t.trainer(Path({folder!r}), t.lora(t.base_model()), t.rows(9), t.rows(3, seed=5), keep=None,
+        objective=t.Likelihood(t.SOURCES),
         gradient_accumulation_steps=1, max_steps=-1, num_train_epochs=2, ddp_backend="gloo",
         save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=2).train(resume_from_checkpoint=resume)
 
@@ -471,7 +548,8 @@ torch.distributed.destroy_process_group()
 def test_two_processes_equal_one_with_twice_the_accumulation_even_where_rows_run_out(tmp_path: Path) -> None:
     model = lora(base_model())
     evaluations = {"eval_strategy": "steps", "eval_steps": 2}
-    one = trainer(tmp_path / "one", model, rows(9), rows(3, seed=5), max_steps=-1, num_train_epochs=2, **evaluations)
+    changes = {"max_steps": -1, "num_train_epochs": 2, "objective": Likelihood(SOURCES), **evaluations}
+    one = trainer(tmp_path / "one", model, rows(9), rows(3, seed=5), **changes)
     one.train()
     assert one.state.global_step == 6  # 9 rows, 4 a step: two processes share a last step of one row
 
@@ -485,9 +563,11 @@ def test_two_processes_equal_one_with_twice_the_accumulation_even_where_rows_run
     saved = load_file(two / "checkpoint-6" / "adapter_model.safetensors")
     assert_close({name.replace(".default", ""): each for name, each in adapter(model).items()}, saved)
     state = json.loads((two / "checkpoint-6" / "trainer_state.json").read_text())
-    theirs = [line.get("loss", line.get("eval_loss")) for line in state["log_history"]]
-    ours = [line.get("loss", line.get("eval_loss")) for line in one.state.log_history if "train_runtime" not in line]
-    assert theirs == pytest.approx(ours, rel=1e-4)
+    for theirs, ours in zip(state["log_history"], one.state.log_history, strict=False):
+        names = [name for name in ours if "loss" in name or "source" in name]
+        assert len(names) > 2 and {name: theirs[name] for name in names} == pytest.approx(
+            {name: ours[name] for name in names}, rel=1e-4
+        )
     first, again = (two / name / "adapter_model.safetensors" for name in ("first", "checkpoint-6"))
     assert first.read_bytes() == again.read_bytes()
 

@@ -8,6 +8,7 @@ from typing import Any
 from swift.pages import chart
 from swift.pages.chart import Curve, Mark
 from swift.runs import history, outcome
+from swift.runs.history import Points
 
 Lines = Sequence[dict[str, Any]]
 NATS = "nats per trained token"
@@ -28,6 +29,16 @@ def losses(lines: Lines, unit: str = NATS) -> str:
         "The faint line has each logged value; the strong one is a line fitted to those around it." if smooth else ""
     )
     return chart.chart(curves, y=unit, marks=marks, remark=remark)
+
+
+def by_source(losses: Mapping[str, Points], smooth: bool, unit: str) -> str:
+    """The loss of each data set of a mixture, by the name that is shown."""
+    curves = []
+    for at, (name, points) in enumerate(losses.items()):
+        few = not smooth or len(points) < history.SMOOTHED
+        curve = history.finite(points) if few else history.smoothed(points)
+        curves.append(Curve(name, curve, at % COLOURS + 1, dots=few, dashed=at >= COLOURS))
+    return chart.chart(curves, y=unit)
 
 
 def others(lines: Lines) -> str:

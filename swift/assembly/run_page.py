@@ -7,7 +7,8 @@ import math
 import shlex
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from swift.pages.document import Section
 from swift.pages.elements import Fact
 from swift.runs import contents, history, outcome
 from swift.runs.contents import Contents
+from swift.runs.history import Points
 from swift.runs.record import Run
 from swift.system import invocation
 from swift.system.atomic_write import atomic_file
@@ -42,6 +44,7 @@ def page(found: Contents) -> str:
     record, tone = found.run.record, TONES.get(found.run.state, "plain")
     sections = [
         Section("Loss", run_charts.losses(found.history, _unit(found)) or elements.text("No loss was logged.")),
+        Section("Loss by source", _by_source(found)),
         Section("Other curves", run_charts.others(found.history)),
         Section("Evaluation", _evaluation(found.run)),
         Section("Data", _data(found)),
@@ -112,14 +115,14 @@ def _data(found: Contents) -> str:
     sources, total = mixture.get("sources", {}), mixture.get("total", {})
     if not sources or not total:
         return ""
-    trained = max(total["trained_tokens"], 1)
+    trained, names = max(total["trained_tokens"], 1), _names(sources)
     parts = [
-        (_source(name), share["trained_tokens"] / trained, at % COLOURS + 1)
+        (names[name], share["trained_tokens"] / trained, at % COLOURS + 1)
         for at, (name, share) in enumerate(sources.items())
     ]
     rows = [
         (
-            elements.Swatch(_source(name), at % COLOURS + 1),
+            elements.Swatch(names[name], at % COLOURS + 1),
             share["rows"],
             share["samples"],
             share["tokens"],
@@ -141,8 +144,47 @@ def _data(found: Contents) -> str:
     return body + _left_out(mixture)
 
 
+def _by_source(found: Contents) -> str:
+    """Of a mixture: the curves of its data sets, and what was trained of each."""
+    tokens = {name: sum(value for _, value in points) for name, points in _of_sources(found, "trained_tokens").items()}
+    if not tokens:
+        return ""
+    train, held = _of_sources(found, "loss"), _of_sources(found, "eval_loss")
+    rows = [
+        (
+            elements.Swatch(name, at % COLOURS + 1),
+            count,
+            f"{count / max(sum(tokens.values()), 1):.1%}",
+            outcome.number(history.smoothed(train[name])[-1][1]) if train.get(name) else "",
+            outcome.number(held[name][-1][1]) if held.get(name) else "",
+        )
+        for at, (name, count) in enumerate(tokens.items())
+    ]
+    header = ("source", "trained tokens so far", "share", "training loss", "held-out loss")
+    return (
+        run_charts.by_source(train, True, f"training loss, {run_charts.NATS}")
+        + run_charts.by_source(held, False, f"held-out loss, {run_charts.NATS}")
+        + elements.table(header, rows)
+        + elements.note("The losses are the last ones; training losses are smoothed. Repeated rows count each time.")
+    )
+
+
+def _of_sources(found: Contents, key: str) -> dict[str, Points]:
+    """The finite points of each data set, in the order of the mixture, by the name that is shown."""
+    points = history.by_source(found.history, key)
+    known = found.mixture.get("sources", {})
+    names = _names([*known, *(name for name in history.by_source(found.history) if name not in known)])
+    return {shown: history.finite(points.get(name, ())) for name, shown in names.items()} if points else {}
+
+
+def _names(sources: Iterable[str]) -> dict[str, str]:
+    """Files by name, without their folders, unless two have the same."""
+    short = {source: _source(source) for source in sources}
+    counts = Counter(short.values())
+    return {source: shown if counts[shown] == 1 else source for source, shown in short.items()}
+
+
 def _source(name: str) -> str:
-    """Files by name, without their folders."""
     return Path(name).name if "/" in name and Path(name).suffix else name
 
 

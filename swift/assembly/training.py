@@ -55,7 +55,7 @@ def _check_nothing(cfg: TrainingConfig) -> None:
 def _likelihood(cfg: TrainingConfig, data: Data, start: Start) -> tuple[Data, Objective]:
     from swift.train.objective import Likelihood
 
-    return data, Likelihood()
+    return data, Likelihood(data.sources)
 
 
 class Method(NamedTuple):

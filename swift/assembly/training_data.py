@@ -46,6 +46,8 @@ class Data(NamedTuple):
     first_row: list[Piece]
     """The first row as the model sees it: (text, weight), abbreviated."""
     held_out: int
+    sources: Sequence[str]
+    """All data sets that are trained on; `shares` may have only those of the first rows."""
     stream: Callable[[int, int, int, int], Stream[Any]] | None = None
     """(batch size, accumulation, rank, world) -> the stream."""
 
@@ -122,7 +124,8 @@ def tokenised(plan: DataPlan, tokenizer: RowTokenizer, say: Say, processes: int 
     val = compact(val_rows, held_out, "reading held-out rows")
     outcomes, lines = _report(report, lengths, say)
     first = next((row for row in train_rows if train and row.source == train[0].source), None)
-    return Data(train, val, mixture(train, trained), outcomes, lines, tokenizer.preview(first), held_out.total())
+    shares = mixture(train, trained)
+    return Data(train, val, shares, outcomes, lines, tokenizer.preview(first), held_out.total(), tuple(shares))
 
 
 def cached(root: Path, key: Callable[[], str], make: Callable[[], Data], ranks: Ranks, say: Say) -> Data:
@@ -148,7 +151,7 @@ def cached(root: Path, key: Callable[[], str], make: Callable[[], Data], ranks: 
     sets, facts = found
     shares = {source: Share(**share) for source, share in facts["shares"].items()}
     lines, first_row, held_out = (facts[name] for name in ("said", "first_row", "held_out"))
-    return Data(sets["train"], sets["val"], shares, facts["fates"], lines, first_row, held_out)
+    return Data(sets["train"], sets["val"], shares, facts["fates"], lines, first_row, held_out, tuple(shares))
 
 
 def _write_cache(folder: Path, data: Data) -> None:
@@ -173,7 +176,13 @@ def on_demand(plan: DataPlan, tokenizer: RowTokenizer, say: Say) -> Data:
     val = list(tokenizer.samples(val_rows, lengths, held_out))
     outcomes, lines = _report(report, lengths, say)
     refs = SampleRefs(tokenizer.renderer, train_rows)
-    train = LazySamples(refs, _characters, tokenizer.late())
+    sources: dict[str, None] = {}
+
+    def size(part: SampleRef) -> int:
+        sources[part.row.source] = None  # rows may be on disk: this is the only pass over all of them
+        return _characters(part)
+
+    train = LazySamples(refs, size, tokenizer.late())
     say(f"tokens: rows are tokenised when they are trained on; what follows is of the first {PREVIEW} samples")
     preview, rows, is_first = [], Counter[str](), True
     for ref, sample in zip(refs[:PREVIEW], train[:PREVIEW], strict=True):
@@ -183,13 +192,15 @@ def on_demand(plan: DataPlan, tokenizer: RowTokenizer, say: Say) -> Data:
             rows[sample.source] += is_first
             is_first = False
     first_row = tokenizer.preview(train_rows[0] if train_rows else None)
-    return Data(train, val, mixture(preview, rows), outcomes, lines, first_row, held_out.total())
+    shares = mixture(preview, rows)
+    return Data(train, val, shares, outcomes, lines, first_row, held_out.total(), tuple(sources))
 
 
 def streamed(plan: DataPlan, tokenizer: RowTokenizer, buffer: int, seed: int, say: Say) -> Data:
     """An endless stream of rows, mixed by a shuffle buffer of `buffer` rows; --val_dataset in advance."""
     from swift.data.linting import Report
-    from swift.data.mix import load_datasets
+    from swift.data.mix import load_datasets, resolved
+    from swift.data.registry import catalogue
     from swift.data.streaming import rows
     from swift.template.truncation import LengthReport, sample_refs
     from swift.train.lazy_datasets import Stream
@@ -219,7 +230,9 @@ def streamed(plan: DataPlan, tokenizer: RowTokenizer, buffer: int, seed: int, sa
         )
 
     first_row = tokenizer.preview(preview[0] if preview else None)
-    return Data(train, val, mixture(train, trained), outcomes, lines, first_row, held_out.total(), stream)
+    shares = mixture(train, trained)
+    sources = [source.name for source in resolved(plan.dataset, catalogue(plan.registry))]
+    return Data(train, val, shares, outcomes, lines, first_row, held_out.total(), sources, stream)
 
 
 def _with_progress(

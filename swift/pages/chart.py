@@ -92,7 +92,8 @@ def chart(
     ]  # fmt: skip
     outside = sum(not up.low <= value <= up.high for each in kept for _, value in each.raw)
     if outside:
-        remark = f"{remark} {outside:,} logged values lie outside of the picture.".strip()
+        values = "1 logged value lies" if outside == 1 else f"{outside:,} logged values lie"
+        remark = f"{remark} {values} outside of the picture.".strip()
     below = f'<p class="note">{html.escape(remark)}</p>' if remark else ""
     described = html.escape("; ".join(f"{each.title}: {_ends(each.points)}" for each in kept))
     return (

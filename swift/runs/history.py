@@ -55,6 +55,19 @@ def curves(history: Iterable[Mapping[str, float]]) -> dict[str, Points]:
     return {title: points for title, points in found.items() if points}
 
 
+def by_source(history: Iterable[Mapping[str, Any]], key: str = "loss") -> dict[str, Points]:
+    """Data set -> (step, value) points of `key`/DATA SET; nothing where a run had only one.
+
+    Keys: `loss` and `eval_loss` in nats per trained token, `trained_tokens` since the line before.
+    """
+    found: dict[str, Points] = {}
+    for line in history:
+        for name, value in line.items():
+            if name.startswith(f"{key}/") and isinstance(value, (int, float)):
+                found.setdefault(name.removeprefix(f"{key}/"), []).append((line["step"], value))
+    return found
+
+
 def finite(points: Iterable[tuple[float, float]]) -> Points:
     """The points without NaN and infinite values."""
     return [(step, value) for step, value in points if math.isfinite(value)]

@@ -132,7 +132,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self._began = time.monotonic()
         self._batches_in_step = 1
         self._totals: Sequence[float] = ()
-        self._figures: list[list[float]] = []
+        self._figures: list[Tensor] = []
         self._micro_batches: ParallelMicroBatches | None = None
         callbacks = [
             self.start_weights,
@@ -188,7 +188,9 @@ class SftTrainer(Trainer):  # type: ignore[misc]
 
     def _reduced(self, numbers: Sequence[float]) -> list[float]:
         """The sums over all ranks."""
-        made = torch.tensor(numbers, dtype=torch.float32, device=self.args.device)
+        device = self.args.device
+        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no fp64
+        made = torch.tensor(numbers, dtype=exact, device=device)
         found: list[float] = self.accelerator.reduce(made, "sum").tolist()
         return found
 
@@ -203,7 +205,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         assert not return_outputs, "evaluate() does not use this"
         loss, figures = self.objective.loss(model, self.head, inputs, self._totals)
-        self._figures.append(figures.tolist())
+        self._figures.append(figures.detach())  # read when a line is logged: steps do not wait for a GPU
         # DDP averages the gradients of the ranks; this loss is a share of a sum
         loss = loss * float(self.accelerator.num_processes)
         return loss + self.penalty(self.model) / self._batches_in_step if self.penalty else loss
@@ -367,7 +369,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             # in an order that does not depend on threads, so that runs are reproducible
-            sums = [math.fsum(column) for column in zip(*self._figures, strict=True)]
+            rows = torch.stack(self._figures).tolist() if self._figures else []
+            sums = [math.fsum(column) for column in zip(*rows, strict=True)]
             self._figures.clear()
             logs |= self.objective.report(self._reduced(sums)) if sums else {}
             logs |= {"tokens_per_second": self.throughput.lap(), "memory_gib": peak_memory() / 2**30}
