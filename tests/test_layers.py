@@ -38,8 +38,8 @@ MAY_IMPORT = {
     "practice": {"agent", "chat", "data", "engine", "eval", "flags", "infer", "synth", "system", "tools"},
     "flag_groups": {"flags"},
     "studio": {
-        "agent", "assembly", "chat", "data", "engine", "eval", "flag_groups", "flags", "images", "infer", "runs",
-        "system", "template", "tools", "traces",
+        "agent", "assembly", "chat", "data", "engine", "eval", "flag_groups", "flags", "images", "infer", "pages",
+        "runs", "system", "template", "tools", "traces",
     },
     "api": {
         "agent", "assembly", "chat", "commands", "data", "eval", "flag_groups", "flags", "guided", "infer", "tools",

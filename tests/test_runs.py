@@ -475,7 +475,7 @@ def popen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, An
         def __init__(self, words: list[str], **settings: Any) -> None:
             started.append((words, settings))
 
-    monkeypatch.setattr("swift.runs.control.subprocess.Popen", Fake)
+    monkeypatch.setattr("swift.runs.processes.subprocess.Popen", Fake)
     return started
 
 

@@ -68,7 +68,7 @@ def test_the_token_of_the_printed_address_becomes_a_cookie_and_leaves_the_addres
     first = ask("GET", f"http://127.0.0.1:7860/runs?run=a%20b&token={SECRET}", app)
     assert (first.status_code, first.headers["location"]) == (303, "/runs?run=a+b")
     given = first.headers["set-cookie"]
-    assert "HttpOnly" in given and "SameSite=Lax" in given and SECRET not in given
+    assert "HttpOnly" in given and "samesite=lax" in given.lower() and SECRET not in given
     assert ask("GET", "http://127.0.0.1:7860/runs", app, cookie(app)).status_code == 200
 
 
@@ -393,6 +393,19 @@ def test_every_page_is_served_to_whoever_has_the_token(server: Server, name: str
         assert response.status_code == 200 and "运行" in response.text
         assert "nonce" in response.headers["content-security-policy"]
         assert not re.findall(r'(?:src|href)="(?:https?:)?//', response.text)
+
+
+def test_the_report_of_a_run_is_a_page_that_runs_nothing_and_other_folders_have_none(server: Server) -> None:
+    run_of(server.folder)
+    with httpx.Client(follow_redirects=True) as client:
+        client.get(server.address)
+        report = client.get(f"{server.root}/report?run=output/slow")
+        assert report.status_code == 200 and "<h1>m, lora</h1>" in report.text
+        policy = report.headers["content-security-policy"]
+        assert policy.startswith("sandbox; default-src 'none'") and "script" not in policy
+        for folder, complaint in (("/etc", "outside the folders"), ("output", "run.json"), ("", "is not a path")):
+            refused = client.get(f"{server.root}/report", params={"run": folder})
+            assert refused.status_code == 404 and complaint in refused.text
 
 
 @needs_pages

@@ -15,7 +15,8 @@ from typing import Any, get_args
 import pytest
 
 from swift import flags
-from swift.runs import processes, record
+from swift.runs import history, processes, record
+from swift.runs.history import Log
 from swift.runs.record import Progress, Record
 from swift.studio import jobs as job_files
 from swift.studio import run_view
@@ -24,7 +25,6 @@ from swift.studio.forms import Form, joined, text_of
 from swift.studio.jobs import Job
 from swift.studio.language import words
 from swift.studio.presets import ESSENTIALS, PRESETS, VERBS
-from swift.studio.run_view import Log
 
 COMMANDS = ("sft", "rlhf", "eval", "deploy", "export", "infer")
 
@@ -155,7 +155,7 @@ def test_the_first_section_has_flags_that_exist() -> None:
 def test_titles_states_and_presets_have_chinese_texts() -> None:
     texts = {text for preset in PRESETS for text in (preset.title, preset.about)}
     texts |= {*run_view.CURVES.values(), *get_args(record.State), *get_args(job_files.State)}
-    texts |= set(run_view.details(run_view_of(Path())).keys())
+    texts |= set(run_view.titled(run_view_of(Path())).keys())
     assert not texts - words().keys()
 
 
@@ -261,7 +261,7 @@ def test_cells_sort_by_figures_and_show_texts() -> None:
 
 
 def write(folder: Path, *lines: dict[str, Any], rest: str = "") -> None:
-    (folder / run_view.LOG).write_text("".join(json.dumps(line) + "\n" for line in lines) + rest)
+    (folder / history.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines) + rest)
 
 
 def test_curves_follow_a_growing_file_and_leave_out_half_a_line(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_curves_follow_a_growing_file_and_leave_out_half_a_line(tmp_path: Path) 
     assert not log.read()
     write(tmp_path, {"step": 1, "loss": 3.0, "epoch": 0.5, "time": 60.0}, rest='{"step": 2, "lo')
     assert log.read() and not log.read()
-    with (tmp_path / run_view.LOG).open("a") as file:
+    with (tmp_path / history.FILE).open("a") as file:
         file.write('ss": 2.0, "epoch": 1.0, "time": 180.0}\n{"step": 2, "eval_loss": 2.5, "epoch": 1.0}\n')
     assert log.read()
     assert log.points("loss", "step") == [(1, 3.0), (2, 2.0)]
@@ -285,7 +285,7 @@ def test_curves_drop_the_steps_that_a_resumed_run_logs_again(tmp_path: Path) -> 
     log.read()
     write(tmp_path, *lines[:3])
     log.read()
-    with (tmp_path / run_view.LOG).open("a") as file:
+    with (tmp_path / history.FILE).open("a") as file:
         file.write(json.dumps({"step": 4, "loss": 1.0}) + "\n")
     log.read()
     assert log.points("loss", "step") == [(1, 9.0), (2, 8.0), (3, 7.0), (4, 1.0)]

@@ -47,11 +47,15 @@ class Shown(NamedTuple):
     compared: Sequence[Comparison] | None = None
 
 
-def summary(sample: Sample) -> str:
-    """How many tokens a sample has, and with which loss weights."""
+SUMMARY = "{total} tokens, {trained} trained ({share}): {weights}"
+
+
+def summary(sample: Sample, say: Callable[..., str] = str.format) -> str:
+    """How many tokens a sample has, and with which loss weights. `say`: (SUMMARY, values) -> the text."""
     total = len(sample.tokens)
     weights = ", ".join(f"{number} x{weight:g}" for weight, number in sorted(Counter(sample.weights).items()))
-    return f"{total} tokens, {sample.trained} trained ({sample.trained / max(total, 1):.0%}): {weights}"
+    share = f"{sample.trained / max(total, 1):.0%}"
+    return say(SUMMARY, total=total, trained=sample.trained, share=share, weights=weights)
 
 
 class Lines:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from swift import flags
 from swift.flags import flag
-from swift.runs import checkpoints, control, finding, log_file, record
+from swift.runs import checkpoints, control, details, finding, log_file, record
 from swift.runs.record import Run
 from swift.system import invocation, terminal
 from swift.system.durations import duration
@@ -161,22 +161,10 @@ def _print_table(runs: Sequence[Run]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         progress = run.record.progress
-        left = "" if run.state not in record.ACTIVE else _duration(progress.seconds_left)
-        figures = (_step(run), _number(progress.loss), _number(progress.eval_loss), _time(run.record.started), left)
+        losses = (details.loss(progress.loss), details.loss(progress.eval_loss))
+        figures = (details.step(progress), *losses, _time(run.record.started), details.time_left(run))
         table.add_row(names[run.folder], run.record.model, run.state, *figures)
     terminal.console(highlight=False, markup=False).print(table)
-
-
-def _step(run: Run) -> str:
-    return f"{run.record.progress.step:,}/{run.record.progress.steps:,}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _duration(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
 
 
 def _time(seconds: float) -> str:
@@ -199,18 +187,11 @@ def show(cfg: Show) -> int:
         listed = [{**each._asdict(), "folder": str(each.folder)} for each in saved]
         print(json.dumps({**_json(run), "checkpoints": listed}, indent=2, ensure_ascii=False))
         return 0
-    found, progress = run.record, run.record.progress
-    speed = None if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f} tokens/s"
-    pace = None if progress.step_seconds is None else f"{progress.step_seconds:.2g} s a step"
+    found = run.record
     lines = {
         "folder": str(run.folder),
         "state": f"{run.state}: {run.reason}" if run.reason else run.state,
-        "model": f"{found.model}, swift {found.verb}, {found.tuner}",
-        "step": _step(run) + (f", epoch {progress.epoch:.2f}" if progress.epoch is not None else ""),
-        "loss": _number(progress.loss),
-        "held-out loss": _number(progress.eval_loss),
-        "speed": ", ".join(each for each in (speed, pace) if each),
-        "time left": _duration(progress.seconds_left) if run.is_active else "",
+        **details.details(run),
         "started": _time(found.started),
         "ended": "" if found.ended is None else _time(found.ended),
         "last sign": f"{duration(max(time.time() - found.heartbeat, 0))} ago" if found.ended is None else "",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -105,21 +104,13 @@ def start(folder: Path, words: Sequence[str], before: Record) -> int:
     """
     own = {name: value for name, value in os.environ.items() if name not in invocation.KEPT}
     own.setdefault(invocation.VARIABLE, invocation.program())
-    with (folder / record.CONSOLE).open("ab") as console:
-        process = subprocess.Popen(
-            [before.python, "-m", "swift.cli", *words],
-            cwd=before.working_folder,
-            env=own | before.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = [before.python, "-m", "swift.cli", *words]
+    pid = processes.start(command, before.working_folder, own | before.environment, folder / record.CONSOLE)
     now = time.time()
     begun = replace(
         before,
         command=list(words),
-        process=processes.of(process.pid),
+        process=processes.of(pid),
         launcher=None,
         state="starting",
         reason="",
@@ -129,4 +120,4 @@ def start(folder: Path, words: Sequence[str], before: Record) -> int:
         ended=None,
     )
     record.write(folder, begun)  # the run itself takes over once it has read its rows
-    return process.pid
+    return pid

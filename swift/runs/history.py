@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 FILE = "logging.jsonl"
 Points = list[tuple[float, float]]
+Axis = Literal["step", "epoch", "time"]
+"""Keys of the log lines that can be the horizontal axis."""
 
 CURVES = {
     "train_loss": "loss",
@@ -31,21 +33,54 @@ CURVES = {
 """Title of a curve -> key of the log lines."""
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The log lines of a run's folder, without an incomplete line of a killed run."""
-    try:
-        text = (folder / FILE).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    found = []
-    for line in text.splitlines():
+class Log:
+    """The log lines of a run's folder, without an incomplete line of a killed run. A later `read` reads what is new."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
+        self._offset = 0
+        self.lines: list[dict[str, Any]] = []
+
+    def read(self) -> bool:
+        """Whether there is something new. A file that a resumed run has cut is read anew."""
         try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and "step" in values:
-            found.append(values)
-    return found
+            with self._file.open("rb") as file:
+                file.seek(max(self._offset - 1, 0))
+                if self._offset and file.read(1) != b"\n":
+                    self._offset, self.lines = 0, []
+                    file.seek(0)
+                new = file.read()
+        except FileNotFoundError:
+            return False
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.decode("utf-8", errors="replace").splitlines():
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict) and isinstance(found.get("step"), int):
+                while self.lines and self.lines[-1]["step"] > found["step"]:
+                    self.lines.pop()  # a resumed run logs steps again
+                self.lines.append(found)
+        return bool(whole)
+
+    def points(self, key: str, axis: Axis) -> Points:
+        """(x, value) of the lines that have both. Times are minutes since the first line."""
+        begin = next((line["time"] for line in self.lines if "time" in line), 0.0)
+        found = []
+        for line in self.lines:
+            x, y = line.get(axis), line.get(key)
+            if isinstance(x, (int, float)) and isinstance(y, (int, float)):
+                found.append(((x - begin) / 60 if axis == "time" else float(x), float(y)))
+        return found
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The log lines of a run's folder, as they are now."""
+    log = Log(folder)
+    log.read()
+    return log.lines
 
 
 def curves(history: Iterable[Mapping[str, float]]) -> dict[str, Points]:

@@ -1,10 +1,12 @@
-"""Which process a record means, and whether it still lives. Knows no run."""
+"""Starts processes, and says which one a record means and whether it still lives. Knows no run."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,6 +47,23 @@ def look(process: Process) -> Sight:
     if not process.start or _start(process.pid) != process.start:
         return "gone"
     return _sight(process.pid)
+
+
+def start(command: Sequence[str], folder: str | Path, environment: Mapping[str, str], output: Path) -> int:
+    """Starts a command in a session of its own, which outlives the terminal, and returns its pid.
+
+    What it prints is appended to `output`. Raises OSError where it cannot be started.
+    """
+    with output.open("ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ).pid
 
 
 def send(process: Process, number: signal.Signals) -> None:

@@ -10,17 +10,13 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Answer = Callable[[Send], Awaitable[None]]
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSWORD = "SWIFT_STUDIO_PASSWORD"
@@ -44,6 +40,10 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+"""Of a report, a whole page with its style in it: it runs no script, and is not of this origin."""
+OWN_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
+"""Of the pages of this file."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -105,7 +105,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: App, secret: str, password: str | None, names: tuple[str, ...], local: bool, port: int
+        self, app: ASGIApp, secret: str, password: str | None, names: tuple[str, ...], local: bool, port: int
     ) -> None:
         self.app, self.password, self.local = app, password, local
         self.names = {*LOOPBACK, *(name.lower() for name in names)}
@@ -117,64 +117,60 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._names_us(headers.get("host", "")):
-            return await _refuse(scope, send, 421, f"this address is not served here: {headers.get('host', '')}")
-        if not self._same_origin(scope, headers):
-            return await _refuse(scope, send, 403, "a page of another origin may not send this")
-        if scope["type"] == "http" and (answer := await self._enter(scope, receive)):
-            return await answer(send)
-        if not self._has_cookie(headers):
-            if scope["type"] == "websocket":
-                return await _refuse(scope, send, 401, "")
+        is_page = scope["type"] == "http"
+        answer = await self._answer(HTTPConnection(scope), receive)
+        if answer is None:
+            return await self.app(scope, _limited(receive), _Confined(send).send if is_page else send)
+        if not is_page:
+            return await send({"type": "websocket.close", "code": 1008})
+        for name, value in {**HEADERS, "content-security-policy": OWN_POLICY, "cache-control": "no-store"}.items():
+            answer.headers[name] = value
+        await answer(scope, receive, send)
+
+    async def _answer(self, asked: HTTPConnection, receive: Receive) -> Response | None:
+        """A refusal, the login, or the cookie; None for a request that is let through."""
+        host = asked.headers.get("host", "")
+        if not self._names_us(host):
+            return PlainTextResponse(f"this address is not served here: {host}", 421)
+        if not self._same_origin(asked):
+            return PlainTextResponse("a page of another origin may not send this", 403)
+        if asked.scope["type"] == "http" and (entered := await self._enter(Request(asked.scope, receive))):
+            return entered
+        if not hmac.compare_digest(asked.cookies.get(self.cookie, "").encode(), self.session.encode()):
             hint = "Open the address that swift studio has printed in its terminal. / 请打开终端中显示的网址。"
-            return await self._login(401, "" if self.password else hint)(send)
-        if int(headers.get("content-length") or 0) > MAX_UPLOAD:
-            return await _refuse(scope, send, 413, f"at most {MAX_UPLOAD >> 20} MiB at a time")
-        await self.app(scope, _limited(receive), send if scope["type"] == "websocket" else _Confined(send).send)
+            return self._login(401, "" if self.password else hint)
+        if int(asked.headers.get("content-length") or 0) > MAX_UPLOAD:
+            return PlainTextResponse(f"at most {MAX_UPLOAD >> 20} MiB at a time", 413)
+        return None
 
     def _names_us(self, host: str) -> bool:
         """Whether the Host header is a name of this server; a page of a rebound name would have its own."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
-            return False
-        if name in self.names:
-            return True
-        if self.local:
-            return False
-        try:
-            return bool(ipaddress.ip_address(name))  # no name that DNS could point elsewhere
+            # an address is no name that DNS could point elsewhere
+            return name in self.names or (not self.local and bool(ipaddress.ip_address(name)))
         except ValueError:
             return False
 
-    def _same_origin(self, scope: Scope, headers: dict[str, str]) -> bool:
+    def _same_origin(self, asked: HTTPConnection) -> bool:
         """Whether a request that may change something comes from a page of this server, or from no page."""
-        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+        if asked.scope["type"] == "http" and asked.scope["method"] in ("GET", "HEAD"):
             return True
-        origin = headers.get("origin")
-        return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+        origin = asked.headers.get("origin")
+        return origin is None or urlsplit(origin).netloc.lower() == asked.headers.get("host", "").lower()
 
-    def _has_cookie(self, headers: dict[str, str]) -> bool:
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self.session.encode())
-
-    async def _enter(self, scope: Scope, receive: Receive) -> Answer | None:
+    async def _enter(self, request: Request) -> Response | None:
         """The answer to a request that brings the token or the password; None for any other."""
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        given = next((value for name, value in query if name == "token"), None)
-        if scope["method"] == "GET" and given is not None:
+        query, path = request.query_params.multi_items(), request.scope["path"]
+        given = request.query_params.get("token")
+        if request.method == "GET" and given is not None:
             if not hmac.compare_digest(given.encode(), self.secret.encode()):
                 return self._login(401, "This token is of another studio, or old. / 此令牌已失效。")
             rest = urlencode([(name, value) for name, value in query if name != "token"])
-            path = "/" + scope["path"].lstrip("/")  # `//host` would be another host
-            return self._welcome(path + (f"?{rest}" if rest else ""))
-        if scope["method"] == "POST" and scope["path"] == "/login" and self.password is not None:
-            body = await _body(receive, MAX_LOGIN)
-            attempt = parse_qs(body.decode("utf-8", errors="replace")).get("password", [""])[0]
+            # `//host` would be another host
+            return self._welcome(f"/{path.lstrip('/')}" + (f"?{rest}" if rest else ""))
+        if request.method == "POST" and path == "/login" and self.password is not None:
+            attempt = parse_qs(await _body(request)).get("password", [""])[0]
             now = time.monotonic()
             if now < self._next_attempt:
                 return self._login(429, "One attempt a second / 每秒只能尝试一次")
@@ -184,32 +180,35 @@ class Guard:
             return self._welcome("/")
         return None
 
-    def _login(self, code: int, message: str) -> Answer:
-        page = LOGIN.format(message=message, form=FORM if self.password else "")
-        return lambda send: _respond(send, code, page, {"content-type": "text/html; charset=utf-8"})
+    def _login(self, code: int, message: str) -> Response:
+        return HTMLResponse(LOGIN.format(message=message, form=FORM if self.password else ""), code)
 
-    def _welcome(self, location: str) -> Answer:
-        cookie = f"{self.cookie}={self.session}; Path=/; HttpOnly; SameSite=Lax; Max-Age=2592000"
-        return lambda send: _respond(send, 303, "", {"location": location, "set-cookie": cookie})
+    def _welcome(self, location: str) -> Response:
+        answer = RedirectResponse(location, 303)
+        answer.set_cookie(self.cookie, self.session, max_age=2_592_000, httponly=True, samesite="lax")
+        return answer
 
 
 class _Confined:
-    """Adds the headers to a response, and a nonce to the scripts of a page, which the policy lets run alone."""
+    """Adds the headers to a response, and a nonce to the scripts of a page, which the policy lets run alone.
+
+    A response that has a policy of its own keeps it.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._nonce = secrets.token_urlsafe(16)
-        self._start: MutableMapping[str, Any] | None = None
+        self._start: Message | None = None
         self._body = bytearray()
 
-    async def send(self, message: MutableMapping[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [(name, value) for name, value in message["headers"] if name.lower().decode() not in HEADERS]
-            kind = next((value for name, value in headers if name.lower() == b"content-type"), b"")
-            headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            headers.append((b"content-security-policy", POLICY.format(nonce=self._nonce).encode()))
-            message["headers"] = headers
-            if kind.startswith(b"text/html"):
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+            confined = "content-security-policy" in headers
+            headers.setdefault("content-security-policy", POLICY.format(nonce=self._nonce))
+            if headers.get("content-type", "").startswith("text/html") and not confined:
                 self._start = message
                 return
         elif self._start is not None and message["type"] == "http.response.body":
@@ -218,12 +217,8 @@ class _Confined:
                 return
             # NiceGUI escapes `<` in all content of a page, so that these are scripts of its template
             body = bytes(self._body).replace(b"<script", b'<script nonce="%s"' % self._nonce.encode())
-            kept = [(name, value) for name, value in self._start["headers"] if name.lower() != b"content-length"]
-            self._start["headers"] = [
-                *kept,
-                (b"content-length", str(len(body)).encode()),
-                (b"cache-control", b"no-store"),
-            ]
+            headers = MutableHeaders(scope=self._start)
+            headers["content-length"], headers["cache-control"] = str(len(body)), "no-store"
             await self._send(self._start)
             self._start = None
             message = {"type": "http.response.body", "body": body}
@@ -234,39 +229,21 @@ def _limited(receive: Receive) -> Receive:
     """`receive` for a body of at most `MAX_UPLOAD` bytes, also where its length is not announced."""
     total = 0
 
-    async def limited() -> MutableMapping[str, Any]:
+    async def limited() -> Message:
         nonlocal total
         message = await receive()
-        if message["type"] == "http.request":
-            total += len(message.get("body", b""))
-            if total > MAX_UPLOAD:
-                return {"type": "http.disconnect"}
-        return message
+        total += len(message.get("body", b"")) if message["type"] == "http.request" else 0
+        return message if total <= MAX_UPLOAD else {"type": "http.disconnect"}
 
     return limited
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
+async def _body(request: Request) -> str:
+    """The body of a login, as far as it is read."""
     body = b""
-    while True:
-        message = await receive()
-        body += bytes(message.get("body", b""))
-        if not message.get("more_body") or len(body) > limit:
-            return body[:limit]
-
-
-async def _refuse(scope: Scope, send: Send, code: int, text: str) -> None:
-    if scope["type"] == "websocket":
-        return await send({"type": "websocket.close", "code": 1008, "reason": ""})
-    await _respond(send, code, text, {"content-type": "text/plain; charset=utf-8"})
-
-
-async def _respond(send: Send, code: int, text: str, headers: dict[str, str]) -> None:
-    body = text.encode()
-    style = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-    every = {**HEADERS, "content-security-policy": style, "cache-control": "no-store", **headers}
-    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in every.items()]
-    await send(
-        {"type": "http.response.start", "status": code, "headers": [*raw, (b"content-length", str(len(body)).encode())]}
-    )
-    await send({"type": "http.response.body", "body": body})
+    with contextlib.suppress(ClientDisconnect):
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_LOGIN:
+                break
+    return body[:MAX_LOGIN].decode("utf-8", errors="replace")

@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from swift.infer.confirmation import Mode
-from swift.studio import job_view, servers
+from swift.studio import job_view, layout, servers
 from swift.studio.dialogues import SAMPLING, Served, Setup
 from swift.studio.settings import Studio
 
@@ -23,18 +23,19 @@ class ModelField:
     def __init__(self, studio: Studio, served: Served, title: str, change: Callable[[], None], key: str) -> None:
         say = studio.say
         self._studio = studio
-        with ui.row().classes("full-width items-end"):
-            self.choice = ui.select(self.options(served), value=self._value(served), label=title, on_change=change)
-            self.choice.classes("col").props("outlined dense options-dense").style("min-width: 14rem")
-            with ui.row().classes("col items-end").bind_visibility_from(self.choice, "value", value=URL):
-                given = served if self.choice.value == URL else Served()
-                self.url = ui.input(
-                    say("Address of the server"), value=given.url, placeholder="http://127.0.0.1:8000/v1"
-                )
+        is_job = not served.url or served.url.startswith(servers.JOB)
+        given = Served() if is_job else served
+        with ui.element("div").classes("studio-fields"):
+            value = served.url if is_job else URL
+            self.choice = ui.select(self.options(served), value=value, label=title, on_change=change)
+            self.choice.props("options-dense")
+            with ui.row().classes("items-end").bind_visibility_from(self.choice, "value", value=URL):
+                address = say("Address of the server")
+                self.url = ui.input(address, value=given.url, placeholder="http://127.0.0.1:8000/v1")
                 self.model = ui.input(say("Model (empty: the first)"), value=given.model)
                 self.key = ui.input(say("API key (kept in memory only)"), value=key, password=True)
                 for each in (self.url, self.model, self.key):
-                    each.props("outlined dense").on("blur", change)
+                    each.on("blur", change)
 
     def options(self, served: Served) -> dict[str, str]:
         say = self._studio.say
@@ -47,9 +48,11 @@ class ModelField:
             found.setdefault(served.url, served.url.removeprefix(servers.JOB))
         return {**found, URL: say("another server")}
 
-    @staticmethod
-    def _value(served: Served) -> str:
-        return served.url if not served.url or served.url.startswith(servers.JOB) else URL
+    def offer(self, served: Served) -> None:
+        """Offers the servers as they are now, `served` among them."""
+        options = self.options(served)
+        if options != self.choice.options:
+            self.choice.set_options(options, value=self.choice.value)
 
     @property
     def served(self) -> Served:
@@ -68,61 +71,52 @@ class SettingsForm:
     ) -> None:
         say = studio.say
         self._studio, self._save, self._keys = studio, save, keys
-        models = [*setup.models, Served()][:2]
-        titles = (say("Model"), say("Second model, side by side"))
         self.models = [
             ModelField(studio, served, title, self.changed, keys.get(served.url, ""))
-            for served, title in zip(models, titles, strict=True)
+            for served, title in zip(
+                [*setup.models, Served()], (say("Model"), say("Second model, side by side")), strict=False
+            )
         ]
-        with ui.row().classes("full-width items-end"):
+        with ui.element("div").classes("studio-fields"):
             self.start = ui.input(say("Serve a model or checkpoint"), value=model)
             job_view.offer_models(studio, self.start)
-            self.start.classes("col").props("outlined dense")
-            ui.button(say("Serve"), icon="play_arrow", on_click=self._serve).props("no-caps")
+            ui.button(say("Serve"), icon="play_arrow", on_click=self._serve)
         self.system = self._area(say("System prompt (empty: the template's own)"), setup.system)
-        with ui.row().classes("full-width"):
-            self.tools = self._area(
-                say("Tools: Python files, OpenAPI documents, JSON descriptions, one a line"), "\n".join(setup.tools)
-            ).classes("col")
-            self.mcp = self._area(say("MCP servers: commands or URLs, one a line"), "\n".join(setup.mcp)).classes("col")
+        with ui.element("div").classes("studio-fields"):
+            files = say("Tools: Python files, OpenAPI documents, JSON descriptions, one a line")
+            self.tools = self._area(files, "\n".join(setup.tools))
+            self.mcp = self._area(say("MCP servers: commands or URLs, one a line"), "\n".join(setup.mcp))
         with ui.row().classes("full-width items-end"):
             choices = {mode: say(text) for mode, text in CONFIRM.items()}
             self.confirm = ui.select(choices, value=setup.confirm, label=say("Ask before"), on_change=self.changed)
-            self.confirm.props("outlined dense").style("min-width: 11rem")
-            self.numbers = {
-                name: self._number(name, value)
-                for name, value in {
-                    "ask_below": setup.ask_below,
-                    "max_turns": setup.max_turns,
-                    **{name: setup.sampling.get(name) for name in SAMPLING},
-                }.items()
+            self.confirm.style("min-width: 11rem")
+            values = {
+                "ask_below": setup.ask_below,
+                "max_turns": setup.max_turns,
+                **dict.fromkeys(SAMPLING),
+                **setup.sampling,
             }
-        self.fault = ui.label().classes("studio-error").props("role=alert")
+            self.numbers = {name: self._number(name, value) for name, value in values.items()}
+        self.fault = layout.error()
 
     def _area(self, title: str, value: str) -> ui.textarea:
-        area = ui.textarea(title, value=value).props("outlined dense autogrow rows=1").classes("full-width")
-        area.on("blur", self.changed)
-        return area
+        area = ui.textarea(title, value=value).props("autogrow rows=1").classes("full-width")
+        return area.on("blur", self.changed)
 
     def _number(self, name: str, value: float | None) -> ui.number:
-        field = ui.number(name, value=value, format="%g").props("outlined dense").style("width: 9rem")
-        field.on("blur", self.changed)
-        return field
+        return ui.number(name, value=value, format="%g").style("width: 9rem").on("blur", self.changed)
 
     def changed(self) -> None:
         """Saves what the form says now."""
-        try:
+        with layout.told(self.fault.set_text):
             self._save(self.setup())
-            self.fault.set_text("")
-        except ValueError as error:
-            self.fault.set_text(str(error))
 
     def setup(self) -> Setup:
         """Raises ValueError for values out of range."""
         first, second = (each.served for each in self.models)
-        for each in self.models:
-            if each.served.url and each.key.value:
-                self._keys[each.served.url] = each.key.value
+        self._keys.update(
+            {each.served.url: each.key.value for each in self.models if each.served.url and each.key.value}
+        )
         numbers: dict[str, Any] = {name: field.value for name, field in self.numbers.items()}
         ask_below, turns = numbers.pop("ask_below"), numbers.pop("max_turns")
         return Setup(
@@ -138,25 +132,19 @@ class SettingsForm:
 
     def _serve(self) -> None:
         """Starts a server and chooses it where no model is chosen yet."""
-        try:
+        with layout.told(self.fault.set_text):
             words = servers.model_words(self.start.value or "", self._studio.folders)
-            job = job_view.start(self._studio, ["deploy", *words, "--port", "0"])
-        except (ValueError, OSError) as error:
-            self.fault.set_text(str(error))
-            return
-        url = servers.of(job).served.url
-        for field in self.models:
-            field.choice.set_options(field.options(Served(url)), value=field.choice.value)
-        free = next((field for field in self.models if not field.served.url), self.models[-1])
-        free.choice.set_value(url)
-        self.start.set_value("")
+            served = servers.of(job_view.start(self._studio, ["deploy", *words, "--port", "0"])).served
+            for field in self.models:
+                field.offer(served)
+            free = next((field for field in self.models if not field.served.url), self.models[-1])
+            free.choice.set_value(served.url)
+            self.start.set_value("")
 
     def refresh(self) -> None:
         """Shows the present states of servers."""
         for field in self.models:
-            options = field.options(field.served)
-            if options != field.choice.options:
-                field.choice.set_options(options, value=field.choice.value)
+            field.offer(field.served)
 
 
 def _lines(text: str) -> tuple[str, ...]:

@@ -1,28 +1,58 @@
-"""The data files in the folders of the studio, and names for dropped ones. Reads none."""
+"""Where a data file is chosen: those in the folders of the studio, or a dropped one. Reads none."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from swift.data.readers import READERS
-from swift.data.repository_layout import suffix
-from swift.studio.folders import Folders
+from nicegui import events, ui
 
+from swift.data.readers import READERS
+from swift.data.repository_layout import PACKED, suffix
+from swift.studio import layout
+from swift.studio.folders import Folders
+from swift.studio.settings import Studio
+
+MAX_UPLOAD = 200 * 2**20
 MOST, DEEPEST = 200, 3
 
 
-def data_files(folders: Folders) -> list[Path]:
+def choice(studio: Studio, uploads: Path, visit: Callable[[str], None]) -> None:
+    """`uploads`: the folder of dropped files. `visit` is called with the file that is chosen."""
+    say = studio.say
+
+    async def uploaded(event: events.UploadEventArguments) -> None:
+        with layout.told():
+            target = add_upload(uploads, event.file.name)
+            await event.file.save(target)
+            visit(studio.folders.short(target))
+
+    upload = ui.upload(
+        label=say("Or drop a file here (at most {size} MB)", size=MAX_UPLOAD >> 20),
+        max_file_size=MAX_UPLOAD,
+        auto_upload=True,
+        on_upload=uploaded,
+        on_rejected=lambda: ui.notify(say("The file is too large, or of another type"), type="negative"),
+    )
+    upload.classes("full-width").props(f'accept="{",".join((*READERS, *PACKED))}"')
+    found = data_files(studio.folders)
+    if not found:
+        layout.empty(say("There is no data file in the folders of the studio"))
+        return
+    ui.label(say("Data files in the folders of the studio")).classes("text-subtitle1")
+    with ui.list().props("dense bordered").classes("full-width"):
+        for path in found:
+            short = studio.folders.short(path)
+            with ui.item(on_click=partial(visit, short)):
+                ui.item_section(short)
+
+
+def data_files(folders: Folders, deepest: int = DEEPEST) -> list[Path]:
     """The first data files by name, hidden folders left out."""
-    found: list[Path] = []
-    for top in folders.named.values():
-        for folder, below, names in os.walk(top):
-            deep = len(Path(folder).relative_to(top).parts) >= DEEPEST
-            below[:] = [] if deep else sorted(name for name in below if not name.startswith((".", "node_modules")))
-            found += [Path(folder) / name for name in sorted(names) if is_data(name)]
-            if len(found) >= MOST:
-                return found[:MOST]
-    return found
+    found = (folder / name for folder, names in folders.below(deepest) for name in names if is_data(name))
+    return list(islice(found, MOST))
 
 
 def is_data(name: str) -> bool:

@@ -8,18 +8,22 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from swift.chat import Message, Tool, ToolCall
 from swift.data.row_tools import read_calls
 from swift.data.rows import conversation
 from swift.infer.confirmation import Mode
 from swift.system.atomic_write import atomic_file
+from swift.traces.rows import message as written
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "repetition_penalty", "seed")
 """The sampling parameters that a dialogue may set; the server's defaults apply to the others."""
+FORMAT = 2
+"""Of a dialogue's file."""
 STOPPED = "Error: stopped by the user before there was a result"
 
 
@@ -58,7 +62,8 @@ class Setup:
             raise ValueError(f"max turns {self.max_turns}: must be 1 or more")
 
 
-class Side(NamedTuple):
+@dataclass(frozen=True)
+class Side:
     """What one of the models and the user said, without the system message. `note`: why it did not go on; or ""."""
 
     messages: tuple[Message, ...] = ()
@@ -89,11 +94,6 @@ class Dialogue:
         return [*system, *self.sides[side].messages]
 
 
-class Listed(NamedTuple):
-    id: str
-    title: str
-
-
 class Dialogues:
     """The dialogues in `folder`. A change is on the disk when its function returns, so a restarted page shows it."""
 
@@ -101,15 +101,13 @@ class Dialogues:
         self._folder = folder
         self._lock = threading.RLock()
 
-    def list(self, most: int) -> list[Listed]:
+    def list(self, most: int) -> list[Dialogue]:
         """The `most` readable dialogues that changed last, the last one first."""
         files = sorted(self._folder.glob("*.json"), key=lambda file: self.stamp(file.stem), reverse=True)
         found = []
         for file in files[:most]:
-            try:
-                found.append(Listed(file.stem, self.read(file.stem).title))
-            except ValueError:
-                continue  # deleted meanwhile, or no dialogue; opening it says what is wrong
+            with suppress(ValueError):  # deleted meanwhile, or no dialogue; opening it says what is wrong
+                found.append(self.read(file.stem))
         return found
 
     def new(self, setup: Setup) -> Dialogue:
@@ -128,7 +126,7 @@ class Dialogues:
 
     def save(self, dialogue: Dialogue) -> Dialogue:
         with self._lock, atomic_file(self._file(dialogue.id)) as file:
-            text = json.dumps(_json(dialogue), ensure_ascii=False, indent=1)
+            text = json.dumps({"format": FORMAT, **asdict(dialogue)}, ensure_ascii=False, indent=1)
             file.write_text(f"{text}\n", encoding="utf-8", errors="surrogatepass")
         return dialogue
 
@@ -262,76 +260,28 @@ def corrected(dialogue: Dialogue, side: int, number: int, reply: Message) -> dic
 
 
 def _checked(messages: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:
-    turns = [_message(message) for message in messages]
-    made = {"messages": turns, **({"tools": [tool.wrapped for tool in tools]} if tools else {})}
+    made = {"messages": [written(each) for each in messages]}
+    made |= {"tools": [tool.wrapped for tool in tools]} if tools else {}
     conversation(made)
     return made
 
 
-def _message(message: Message, confidence: bool = False) -> dict[str, Any]:
-    """A message in OpenAI's shape, which training reads; `confidence` writes that of calls too."""
-    calls = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
-            **({"confidence": call.confidence} if confidence and call.confidence is not None else {}),
-        }
-        for call in message.tool_calls
-    ]
-    keys = {
-        "reasoning_content": message.reasoning,
-        "tool_calls": calls,
-        "tool_call_id": message.tool_call_id,
-        "name": message.name,
-    }
-    weight = {} if message.weight is None else {"weight": message.weight}
-    return {
-        "role": message.role,
-        "content": message.content,
-        **{key: value for key, value in keys.items() if value},
-        **weight,
-    }
-
-
-def _json(dialogue: Dialogue) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "origin": dialogue.origin,
-        "setup": asdict(dialogue.setup),
-        "tools": [tool.spec for tool in dialogue.tools],
-        "sides": [
-            {"messages": [_message(each, confidence=True) for each in side.messages], "note": side.note}
-            for side in dialogue.sides
-        ],
-    }
-
-
 def _dialogue(id: str, content: Any) -> Dialogue:
-    given = dict(content["setup"])
-    models = tuple(Served(**each) for each in given.pop("models"))
-    tools, mcp = tuple(given.pop("tools")), tuple(given.pop("mcp"))
-    sides = tuple(Side(tuple(map(_read, side["messages"])), side["note"]) for side in content["sides"])
-    setup = Setup(models=models, tools=tools, mcp=mcp, **given)
+    """The dialogue of a file. Raises KeyError, TypeError or ValueError."""
+    if content["format"] != FORMAT:
+        raise ValueError(f"it has format {content['format']}, not {FORMAT}")
+    given = content["setup"]
+    models = tuple(Served(**each) for each in given["models"])
+    setup = Setup(**{**given, "models": models, "tools": tuple(given["tools"]), "mcp": tuple(given["mcp"])})
+    sides = tuple(Side(tuple(map(_message, side["messages"])), side["note"]) for side in content["sides"])
     if len(sides) != len(models):
         raise ValueError(f"it has {len(sides)} sides and {len(models)} models")
-    return Dialogue(id, setup, sides, tuple(map(Tool, content["tools"])), content["origin"])
+    return Dialogue(id, setup, sides, tuple(Tool(each["spec"]) for each in content["tools"]), content["origin"])
 
 
-def _read(item: dict[str, Any]) -> Message:
-    calls = [
-        ToolCall(each["function"]["name"], each["function"]["arguments"], each["id"], each.get("confidence"))
-        for each in item.get("tool_calls", ())
-    ]
-    return Message(
-        item["role"],
-        item["content"],
-        tuple(calls),
-        item.get("weight"),
-        item.get("tool_call_id", ""),
-        item.get("name", ""),
-        reasoning=item.get("reasoning_content", ""),
-    )
+def _message(given: dict[str, Any]) -> Message:
+    calls = tuple(ToolCall(**each) for each in given["tool_calls"])
+    return Message(**{**given, "tool_calls": calls, "images": ()})
 
 
 def _new_id() -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from nicegui import ui
 
+from swift.studio import layout
 from swift.studio.forms import Field, Form
 from swift.studio.language import words as translations
 from swift.studio.settings import Studio
@@ -25,17 +27,17 @@ class Fields:
         form: Form,
         values: dict[str, str],
         changed: Callable[[], None],
-        first: Sequence[str] = (),
-        offers: Mapping[str, Sequence[str]] | None = None,
+        first: Sequence[str],
+        offers: Mapping[str, Sequence[str]],
     ) -> None:
-        self.studio, self.form, self.values, self.offers = studio, form, values, offers or {}
+        self.studio, self.form, self.values, self.offers = studio, form, values, offers
         self._changed = changed
         self._drawn: dict[str, Any] = {}
         self._faults: dict[str, str] = {}
         self._first = [form.fields[name] for name in first if name in form.fields]
         say = studio.say
         search = ui.input(placeholder=say("Search all settings"), on_change=lambda event: self._find(event.value or ""))
-        search.props(f'outlined dense clearable debounce=200 type=search aria-label="{say("Search all settings")}"')
+        search.props(f'clearable debounce=200 type=search aria-label="{say("Search all settings")}"')
         search.classes("full-width")
         self._body = ui.column().classes("full-width q-mt-sm").style("gap:8px")
         self.draw()
@@ -46,13 +48,10 @@ class Fields:
 
     def show(self, faults: Mapping[str, str]) -> None:
         """Marks the fields that are wrong, and those alone."""
-        for name in self._faults.keys() - faults.keys():
+        before, self._faults = self._faults, dict(faults)
+        for name in before.keys() | faults.keys():
             if name in self._drawn:
-                self._drawn[name].error = None
-        self._faults = dict(faults)
-        for name, fault in self._faults.items():
-            if name in self._drawn:
-                self._drawn[name].error = fault
+                self._drawn[name].error = faults.get(name)
 
     def _find(self, query: str) -> None:
         say = self.studio.say
@@ -72,22 +71,9 @@ class Fields:
                     self._section(title, rest)
 
     def _section(self, title: str, fields: Sequence[Field]) -> None:
-        say = self.studio.say
-        set_here = [field.name for field in fields if field.name in self.values]
-        text = say("Other flags") if title == "flags" else say(title)
-        section = ui.expansion(text, caption=", ".join(set_here) or None).classes("full-width studio-section")
-        with section:
-            inside = ui.element("div").classes("full-width")
-        drawn = False
-
-        def opened(event: Any) -> None:
-            nonlocal drawn
-            if event.value and not drawn:
-                drawn = True
-                with inside:
-                    self._grid(fields)
-
-        section.on_value_change(opened)
+        set_here = ", ".join(field.name for field in fields if field.name in self.values)
+        text = self.studio.say("Other flags") if title == "flags" else self.studio.say(title)
+        section = layout.folded(text, lambda: self._grid(fields), caption=set_here or None).classes("studio-section")
         if any(field.name in self._faults for field in fields):
             section.open()
 
@@ -102,52 +88,40 @@ class Fields:
         value = self.values.get(field.name, "")
         meaning = say(field.meaning)
         ui.label(field.name).classes("studio-mono text-weight-medium")
-        described = f'aria-label="{field.name}: {_quoted(meaning)}"'
-
-        def change(event: Any) -> None:
-            self._set(field, event.value)
-
+        drawn: Any
         if field.choices:
-            options = {
-                "": say("default {value}", value=field.default or "none"),
-                **{each: each for each in field.choices},
+            options = {"": say("default {value}", value=field.default or "none")} | {
+                each: each for each in field.choices
             }
-            drawn: Any = ui.select(options, value=value if value in options else "", on_change=change)
-            drawn.props(f"outlined dense options-dense {described}")
+            drawn = ui.select(options, value=value if value in options else "").props("options-dense")
         else:
-            drawn = ui.input(value=value, placeholder=field.default, on_change=change)
-            mode = " inputmode=decimal" if field.kind == "number" else ""
-            drawn.props(f"outlined dense debounce=250 spellcheck=false autocomplete=off{mode} {described}")
+            drawn = ui.input(value=value, placeholder=field.default)
+            drawn.props("debounce=250 spellcheck=false autocomplete=off")
+            drawn.props("inputmode=decimal" if field.kind == "number" else "")
+        drawn.on_value_change(lambda event: self._set(field, event.value))
         drawn.without_auto_validation()  # which would take away the errors of `show`
         drawn.classes("full-width").mark(f"field-{field.name}")
+        drawn.props["aria-label"] = f"{field.name}: {meaning}"
+        drawn.error = self._faults.get(field.name)
         self._drawn[field.name] = drawn
-        if fault := self._faults.get(field.name):
-            drawn.error = fault
         if offered := self.offers.get(field.name):
             with drawn.add_slot("append"):
                 self._menu(field, drawn, offered)
         ui.label(meaning).classes("studio-muted text-caption").style("line-height:1.3")
 
     def _menu(self, field: Field, drawn: Any, offered: Sequence[str]) -> None:
+        def choose(text: str) -> None:
+            before = (drawn.value or "").strip()
+            drawn.value = f"{before} {text}" if field.kind == "list" and before else text
+
         label = self.studio.say("Choose")
-        with ui.button(icon="arrow_drop_down").props(f'flat dense round aria-label="{label}"'), ui.menu():
+        with ui.button(icon="arrow_drop_down").props(f'flat round aria-label="{label}"'), ui.menu():
             for text in offered:
-                add = field.kind == "list"
-
-                def choose(text: str = text, add: bool = add) -> None:
-                    before = (drawn.value or "").strip()
-                    drawn.value = f"{before} {text}" if add and before else text
-
-                ui.menu_item(text, choose)
+                ui.menu_item(text, partial(choose, text))
 
     def _set(self, field: Field, value: object) -> None:
         text = str(value or "")
+        self.values.pop(field.name, None)
         if text.strip():
             self.values[field.name] = text
-        else:
-            self.values.pop(field.name, None)
         self._changed()
-
-
-def _quoted(text: str) -> str:
-    return text.replace('"', "'").replace("\n", " ")

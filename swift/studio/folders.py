@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+LEFT_OUT = (".", "node_modules", "checkpoint-")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,18 @@ class Folders:
         except ValueError:
             return False
         return True
+
+    def below(self, deepest: int) -> Iterator[tuple[Path, list[str]]]:
+        """Each folder down to a depth with the names of its files, in order.
+
+        Links are not followed; hidden folders, packages and checkpoints are left out.
+        """
+        for top in self.named.values():
+            for path, below, names in os.walk(top):
+                folder = Path(path)
+                deep = len(folder.relative_to(top).parts) >= deepest
+                below[:] = [] if deep else sorted(name for name in below if not name.startswith(LEFT_OUT))
+                yield folder, sorted(names)
 
     def short(self, path: str | Path) -> str:
         """A path as it is shown: relative to the first folder where it is inside, else absolute."""

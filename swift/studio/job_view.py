@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from nicegui import run, ui
 
 from swift import flags
 from swift.studio import layout, servers
 from swift.studio.jobs import Job
+from swift.studio.layout import Part
 from swift.studio.settings import Studio
 
 POLL = 1.0
@@ -21,48 +23,46 @@ ICONS = {"starting": "hourglass_empty", "running": "play_arrow", "finished": "ch
 
 
 class JobList:
-    """The last jobs that `wanted` is true of. `more` adds what a kind of job has besides.
+    """The last jobs of `verbs`, with what `more` adds to each; a click on `button` starts the command of `words`.
 
-    A card is drawn anew when the state of its job, or what `watched` gives for it, has changed.
+    A card is drawn anew when the state of its job, or what `watched` gives for it, has changed. `words` may raise
+    ValueError or OSError, which is shown.
     """
 
     def __init__(
         self,
         studio: Studio,
-        wanted: Callable[[Job], bool],
+        verbs: Sequence[str],
         empty: str,
+        button: ui.button,
+        words: Callable[[], list[str]],
         more: Callable[[Job], None] = lambda job: None,
         watched: Callable[[Job], object] = lambda job: None,
     ) -> None:
-        self._studio, self._wanted, self._empty, self._more, self._watched = studio, wanted, empty, more, watched
-        self._drawn: dict[str, object] = {}
-        self._cards: dict[str, ui.element] | None = None
+        self._studio, self._verbs, self._empty, self._words = studio, verbs, empty, words
+        self._more, self._watched = more, watched
+        self._cards: dict[str, Part] = {}
         self._logs: dict[str, tuple[ui.expansion, ui.label]] = {}
-        self._box = ui.column().classes("full-width")
-        self.look()
-        ui.timer(POLL, self.look)
+        self._fault = layout.error()
+        self._list = Part(ui.column().classes("full-width"))
+        button.on_click(self._start)
+        self._look()
+        ui.timer(POLL, self._look)
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Shows what has changed."""
-        jobs = [job for job in self._studio.jobs.all() if self._wanted(job)][:MOST]
-        cards = self._cards
-        if cards is None or [job.name for job in jobs] != list(cards):
-            self._box.clear()
-            self._drawn, self._logs = {}, {}
-            with self._box:
-                if not jobs:
-                    layout.empty(self._studio, self._empty)
-                cards = self._cards = {job.name: ui.element("section").classes("studio-card") for job in jobs}
+        jobs = [job for job in self._studio.jobs.all() if job.verb in self._verbs][:MOST]
+        self._list.show([job.name for job in jobs], lambda: self._draw_cards(jobs))
         for job in jobs:
-            now = (job.state, job.reason, self._watched(job))
-            if self._drawn.get(job.name) != now:
-                self._drawn[job.name] = now
-                cards[job.name].clear()
-                with cards[job.name]:
-                    self._draw(job)
+            self._cards[job.name].show((job.state, job.reason, self._watched(job)), partial(self._draw, job))
             expansion, log = self._logs[job.name]
             if expansion.value:
                 log.set_text(job.log())
+
+    def _draw_cards(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            layout.empty(self._empty)
+        self._cards = {job.name: Part(ui.element("section").classes("studio-card")) for job in jobs}
 
     def _draw(self, job: Job) -> None:
         say = self._studio.say
@@ -72,26 +72,28 @@ class JobList:
             ui.label(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started))).classes("studio-muted")
             ui.space()
             if job.is_active:
-                ui.button(say("Stop"), icon="stop", on_click=lambda: self._stop(job)).props("outline dense no-caps")
+                ui.button(say("Stop"), icon="stop", on_click=lambda: self._stop(job)).props("outline")
         ui.label(f"swift {shlex.join(job.words)}").classes("studio-mono").style("overflow-wrap: anywhere")
         if job.reason:
             layout.error(job.reason)
         self._more(job)
         opened = job.name in self._logs and self._logs[job.name][0].value
-        with ui.expansion(say("Log"), value=opened, on_value_change=self.look).classes("full-width") as expansion:
+        with ui.expansion(say("Log"), value=opened, on_value_change=self._look).classes("full-width") as expansion:
             self._logs[job.name] = (expansion, ui.label().classes("studio-log studio-mono"))
 
     def _stop(self, job: Job) -> None:
-        try:
+        with layout.told():
             self._studio.jobs.stop(job.name)
-        except (ValueError, OSError) as error:
-            ui.notify(str(error), type="negative")
-        self.look()
+        self._look()
+
+    def _start(self) -> None:
+        with layout.told(self._fault.set_text):
+            start(self._studio, self._words())
+        self._look()
 
 
-def start(studio: Studio, words: list[str], more: str = "") -> Job:
-    """Starts `swift WORDS MORE` after its flags are checked. Raises ValueError or OSError for those that are wrong."""
-    words = [*words, *shlex.split(more)]
+def start(studio: Studio, words: list[str]) -> Job:
+    """Starts `swift WORDS` after its flags are checked. Raises ValueError or OSError for those that are wrong."""
     if {"-h", "--help"} & set(words):
         raise ValueError(f"swift {words[0]} --help shows its flags in a terminal")
     flags.parse(studio.config(words[0]), words[1:], prog=f"swift {words[0]}")

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +18,10 @@ from typing import Any, Literal
 from swift.runs import processes
 from swift.runs.processes import Process
 from swift.system import invocation
+from swift.system.atomic_write import atomic_file
 
 State = Literal["starting", "running", "finished", "failed", "stopped", "killed"]
-FILE, LOG, END = "job.json", "output.log", "end.json"
+FILE, LOG, PROCESS, STOP, END = "job.json", "output.log", "process.json", "stop.json", "end.json"
 STARTING = 10.0
 """Seconds that a job may take to write its first record."""
 
@@ -51,14 +53,7 @@ class Job:
 
     def log(self, last: int = 200) -> str:
         """The last lines that it has printed; progress bars as they stand now."""
-        try:
-            with (self.folder / LOG).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 400 * last))
-                text = file.read().decode("utf-8", errors="replace")
-        except OSError:
-            return ""
-        lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.rpartition("\r")[2]) for line in text.split("\n")]
-        return "\n".join(lines[-last - 1 :])
+        return _log(self.folder, last)
 
 
 class Jobs:
@@ -69,21 +64,13 @@ class Jobs:
 
     def start(self, words: Sequence[str]) -> Job:
         """Starts `swift WORDS` in a session of its own. Raises OSError where it cannot be started."""
-        folder = self._new(words[0])
-        content = {"words": list(words), "started": time.time()}
-        (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        environment.setdefault(invocation.VARIABLE, invocation.program())
-        with (folder / LOG).open("ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "swift.studio.job_process", str(folder)],
-                cwd=self.working_folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        begin = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^a-z0-9_-]', '', words[0])}-"
+        folder = Path(tempfile.mkdtemp(prefix=begin, dir=self.folder))
+        write(folder / FILE, {"words": list(words), "started": time.time()})
+        environment = {invocation.VARIABLE: invocation.program(), **os.environ, "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "swift.studio.jobs", str(folder)]
+        processes.start(command, self.working_folder, environment, folder / LOG)
         return read(folder)
 
     def all(self) -> list[Job]:
@@ -111,72 +98,41 @@ class Jobs:
         job = self.named(name)
         if not job.is_active:
             raise ValueError(f"{name} is not running: {job.state}")
-        _write(job.folder / "stop.json", {"now": now})  # so that its end is recorded as wanted
+        write(job.folder / STOP, {"now": now})  # so that its end is recorded as wanted
         if job.process is not None:
             if now:
                 processes.kill_all(job.process)
             else:
                 processes.send(job.process, signal.SIGTERM)
 
-    def _new(self, verb: str) -> Path:
-        begin = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^a-z0-9_-]', '', verb)}"
-        for count in range(1000):
-            folder = self.folder / (begin if count == 0 else f"{begin}-{count}")
-            try:
-                folder.mkdir(parents=True)
-                return folder
-            except FileExistsError:
-                continue
-        raise OSError(f"{self.folder} has too many jobs of this second")
-
 
 def read(folder: Path) -> Job:
     """The job of a folder. Raises OSError or ValueError where there is none."""
-    content = _json(folder / FILE)
-    words, started = tuple(content["words"]), float(content["started"])
-    running, end = _optional(folder / "process.json"), _optional(folder / END)
+    content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    running, end = _optional(folder / PROCESS), _optional(folder / END)
     process = Process(**running) if running else None
-    if end is not None:
-        code = int(end["code"])
-        state, reason = _ended(folder, code)
-        return Job(folder.name, folder, words, state, reason, started, float(end["ended"]), code, process)
-    if process is None:
-        late = time.time() - started > STARTING
-        return Job(folder.name, folder, words, "failed" if late else "starting", _last(folder) if late else "", started)
-    if processes.look(process) == "gone" and _optional(folder / END) is None:
+    if end is None and process and processes.look(process) == "gone":
         time.sleep(0.05)  # its end is written just after it is gone
-        if (folder / END).exists():
-            return read(folder)
-        return Job(
-            folder.name,
-            folder,
-            words,
-            "killed",
-            "its process is gone without a last word",
-            started,
-            None,
-            None,
-            process,
-        )
-    return Job(folder.name, folder, words, "running", "", started, None, None, process)
+        end = _optional(folder / END)
+    state, reason = _state(folder, process, end, time.time() - content["started"])
+    times = (content["started"], end["ended"] if end else None)
+    return Job(
+        folder.name, folder, tuple(content["words"]), state, reason, *times, end["code"] if end else None, process
+    )
 
 
-def began(folder: Path, process: Process) -> None:
-    """Records the process of a job."""
-    _write(folder / "process.json", asdict(process))
-
-
-def ended(folder: Path, code: int) -> None:
-    """Records the end of a job."""
-    _write(folder / END, {"code": code, "ended": time.time()})
-
-
-def _ended(folder: Path, code: int) -> tuple[State, str]:
-    stop = _optional(folder / "stop.json")
-    if stop is not None and code != 0:
-        return ("killed", "by the studio") if stop.get("now") else ("stopped", "by the studio")
+def _state(folder: Path, process: Process | None, end: dict[str, Any] | None, age: float) -> tuple[State, str]:
+    """The state of a job that began `age` seconds ago, and the reason."""
+    if end is None:
+        if process is None:
+            return ("failed", _last(folder)) if age > STARTING else ("starting", "")
+        gone = processes.look(process) == "gone"
+        return ("killed", "its process is gone without a last word") if gone else ("running", "")
+    code, stop = end["code"], _optional(folder / STOP)
     if code == 0:
         return "finished", ""
+    if stop is not None:
+        return "killed" if stop["now"] else "stopped", "by the studio"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
         memory = ": this machine may have been short of memory" if -code == signal.SIGKILL else ""
@@ -184,32 +140,46 @@ def _ended(folder: Path, code: int) -> tuple[State, str]:
     return "failed", _last(folder) or f"exit code {code}"
 
 
-def _last(folder: Path) -> str:
-    """The last line of the log, without the program's name."""
+def _log(folder: Path, last: int) -> str:
     try:
-        text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+        with (folder / LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 400 * last))
+            text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-    lines = [line.rpartition("\r")[2].strip() for line in text[-8000:].splitlines()]
-    last = next((line for line in reversed(lines) if line), "")
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line.rpartition("\r")[2]) for line in text.split("\n")]
+    return "\n".join(lines[-last - 1 :])
+
+
+def _last(folder: Path) -> str:
+    """The last line of the log, without the program's name."""
+    last = next((line.strip() for line in reversed(_log(folder, 20).splitlines()) if line.strip()), "")
     return last.partition("swift: error: ")[2] or last
-
-
-def _json(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} has no JSON object")
-    return content
 
 
 def _optional(file: Path) -> dict[str, Any] | None:
     try:
-        return _json(file)
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 
 
-def _write(file: Path, content: object) -> None:
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(json.dumps(content), encoding="utf-8")
-    new.replace(file)
+def write(file: Path, content: object) -> None:
+    """Records what is known of a job, whole or not at all."""
+    with atomic_file(file) as new:
+        new.write_text(json.dumps(content), encoding="utf-8")
+
+
+def main(folder: Path) -> int:
+    """The process of a job: runs its command, and writes how it ended, which nobody else could later."""
+    words = json.loads((folder / FILE).read_text(encoding="utf-8"))["words"]
+    command = subprocess.Popen([sys.executable, "-m", "swift.cli", *words])
+    signal.signal(signal.SIGTERM, lambda number, _: command.send_signal(number))
+    write(folder / PROCESS, asdict(processes.of(command.pid)))
+    code = command.wait()
+    write(folder / END, {"code": code, "ended": time.time()})
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

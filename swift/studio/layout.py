@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
 
-from nicegui import ui
+from nicegui import run, ui
 
 from swift.studio.language import NAMES, Code
 from swift.studio.settings import TITLES, Studio
 
-STYLE = """
-:root { --studio-line: rgba(128,128,128,.28); --studio-soft: rgba(128,128,128,.10); }
-body { margin: 0; font-family: system-ui, -apple-system, "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "PingFang SC",
-  "Microsoft YaHei", sans-serif; }
-.nicegui-content { padding: 0 !important; width: 100%; }
-.nicegui-layout, .q-page { min-height: 0 !important; }
-.studio { width: 100%; max-width: 1440px; margin: 0 auto; padding: 14px 16px 48px; }
-.studio-header { background: #12343b; color: #fff; display: flex; align-items: center; gap: 8px; padding: 0 16px;
-  position: sticky; top: 0; z-index: 3000; }
-.body--dark .studio-header { background: #0b2126; }
-.studio-header a, .studio-header button { color: #cfe3e6; text-decoration: none; font: inherit; background: none;
-  border: 0; cursor: pointer; padding: 12px 10px; white-space: nowrap; }
-.studio-header a:hover, .studio-header button:hover { color: #fff; }
-.studio-header nav { display: flex; flex: 1; overflow-x: auto; margin-left: 8px; }
-.studio-header nav a { border-bottom: 3px solid transparent; }
-.studio-header nav a[aria-current=page] { color: #fff; border-bottom-color: #ffb454; }
-.studio-card { border: 1px solid var(--studio-line); border-radius: 8px; padding: 12px 14px; width: 100%; }
-.studio-section { border: 1px solid var(--studio-line); border-radius: 8px; }
-.studio-mono { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px; }
-.studio-command { background: var(--studio-soft); border-radius: 6px; padding: 8px 10px; white-space: pre-wrap;
-  overflow-wrap: anywhere; max-height: 14rem; overflow-y: auto; }
-.studio-log { background: #10181a; color: #d5e4e6; border-radius: 6px; padding: 8px 10px; white-space: pre-wrap;
-  overflow: auto; max-height: 24rem; overflow-wrap: anywhere; width: 100%; }
-.studio-error { color: #b3261e; } .body--dark .studio-error { color: #ffb4ab; }
-.studio-muted { opacity: .72; }
-.studio-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least, 260px)), 1fr));
-  gap: 12px 16px; width: 100%; }
-.studio-columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(300px, 400px); gap: 20px;
-  margin-top: 14px; }
-.studio-side { position: sticky; top: 64px; align-self: start; }
-a:focus-visible, button:focus-visible, [tabindex]:focus-visible { outline: 2px solid #ffb454; outline-offset: 2px; }
-.studio-skip { position: absolute; left: -999px; } .studio-skip:focus { left: 8px; top: 8px; background: #12343b; }
-@media (max-width: 900px) { .studio-columns { grid-template-columns: minmax(0, 1fr); }
-  .studio-side { position: static; } }
-@media (max-width: 640px) { .studio { padding: 8px 8px 48px; } .studio-header { padding: 0 4px; gap: 0; } }
-"""
+T = TypeVar("T")
 SCRIPT = """
 function studioChoose(name, value) {
   document.cookie = `${name}=${value}; path=/; max-age=31536000; samesite=lax`;
@@ -56,6 +25,9 @@ document.getElementById("studio-language").onclick = e => studioChoose("swift_la
 document.getElementById("studio-dark").onclick = () =>
   studioChoose("swift_dark", !document.body.classList.contains("body--dark"));
 """
+ui.button.default_props("no-caps dense padding='xs md'")
+for _field in (ui.input, ui.textarea, ui.number, ui.select):
+    _field.default_props("outlined dense")
 
 
 @contextmanager
@@ -65,11 +37,16 @@ def frame(studio: Studio, page: str) -> Iterator[None]:
     The header is plain HTML, which a browser paints before it has loaded a script.
     """
     ui.page_title(f"{studio.say(TITLES[page])} · SWIFT studio")
-    ui.add_head_html(f"<style>{STYLE}</style>")
+    ui.add_head_html(f"<style>{_style()}</style>")
     ui.add_body_html(_header(studio, page))
     ui.dark_mode(studio.dark)
     with ui.element("div").classes("studio").props("id=content tabindex=-1"):
         yield
+
+
+@cache
+def _style() -> str:
+    return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
 def _header(studio: Studio, page: str) -> str:
@@ -85,28 +62,106 @@ def _header(studio: Studio, page: str) -> str:
 <script>{SCRIPT.replace("LANGUAGE", studio.language.code)}</script>"""
 
 
-def empty(studio: Studio, text: str, icon: str = "inbox") -> None:
+def address(path: str, query: Mapping[str, object]) -> str:
+    """An address with those values of `query` that are not empty."""
+    return f"{path}?{urlencode({name: value for name, value in query.items() if value not in (None, '')})}"
+
+
+def heading(text: str, level: int = 1) -> ui.label:
+    return ui.label(text).classes("text-h5" if level == 1 else "text-h6").props(f"role=heading aria-level={level}")
+
+
+def empty(text: str, icon: str = "inbox") -> None:
     """What a page says where it has nothing to show."""
     with ui.column().classes("items-center full-width q-pa-xl studio-muted"):
         ui.icon(icon, size="48px").props("aria-hidden=true")
         ui.label(text).classes("text-subtitle1")
 
 
-def error(text: str) -> ui.label:
+def error(text: str = "") -> ui.label:
     """A line that says what is wrong, read aloud at once."""
     return ui.label(text).classes("studio-error").props("role=alert")
+
+
+def notice_of_error(text: str) -> None:
+    """A notice of what is wrong; a call without text shows nothing."""
+    if text:
+        ui.notify(text, type="negative", timeout=0, close_button=True)
+
+
+@contextmanager
+def told(tell: Callable[[str], object] = notice_of_error) -> Iterator[None]:
+    """Tells what the block raises as ValueError or OSError, or "" where all went well."""
+    try:
+        yield
+    except (ValueError, OSError) as wrong:
+        tell(str(wrong))
+    else:
+        tell("")
 
 
 def command(studio: Studio, text: str) -> Callable[[str], object]:
     """A command line that can be copied. Returns a function that replaces it."""
     with ui.row().classes("items-start full-width no-wrap"):
-        shown = (
-            ui.label(text).classes("studio-command studio-mono col").props("role=textbox aria-readonly=true tabindex=0")
-        )
-        shown.props(f'aria-label="{studio.say("Command")}"')
-        button = ui.button(icon="content_copy").props(f'flat dense round aria-label="{studio.say("Copy the command")}"')
+        shown = ui.label(text).classes("studio-command studio-mono col")
+        shown.props(f'role=textbox aria-readonly=true tabindex=0 aria-label="{studio.say("Command")}"')
+        button = ui.button(icon="content_copy").props(f'flat round aria-label="{studio.say("Copy the command")}"')
         copied = studio.say("Copied")
         # in the browser alone, where a click may write to the clipboard
         button.on("click", js_handler=f"() => navigator.clipboard.writeText(getElement({shown.id}).$el.innerText)")
         button.on_click(lambda: ui.notify(copied))
     return shown.set_text
+
+
+def folded(title: str, draw: Callable[[], Any], **more: Any) -> ui.expansion:
+    """A part of a page whose content is drawn when it is opened first."""
+    box = ui.expansion(title, **more).classes("full-width")
+
+    def opened() -> Any:
+        if box.value and not box.default_slot.children:
+            with box:
+                return draw()
+        return None
+
+    box.on_value_change(opened)
+    return box
+
+
+def later(draw: Callable[[T], Any], work: Callable[..., T], *values: Any) -> None:
+    """Draws the result of a function that takes long, or the line that it raises, in the place of a spinner."""
+    box = ui.element("div").classes("full-width")
+
+    async def fetch() -> None:
+        wrong, found = "", None
+        try:
+            found = await run.io_bound(work, *values)
+        except (ValueError, OSError) as raised:
+            wrong = str(raised)
+        if box.is_deleted or (found is None and not wrong):
+            return
+        box.clear()
+        with box:
+            if found is None:
+                error(wrong)
+            else:
+                draw(found)
+
+    with box:
+        ui.spinner()
+    ui.timer(0, fetch, once=True)
+
+
+class Part:
+    """A part of a page that is drawn anew when what it shows has changed."""
+
+    def __init__(self, box: ui.element) -> None:
+        self.box = box
+        self._shown: object = self
+
+    def show(self, value: object, draw: Callable[[], object]) -> None:
+        """`value`: whatever decides what `draw` draws."""
+        if value != self._shown:
+            self._shown = value
+            self.box.clear()
+            with self.box:
+                draw()

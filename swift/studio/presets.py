@@ -1,8 +1,16 @@
-"""Ready settings of the Train page, as words of command lines. A preset replaces only the flags that it names."""
+"""Ready settings of the Train page, from presets.toml, as words of command lines."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import NamedTuple
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 VERBS = ("sft", "rlhf")
 ESSENTIALS = (
@@ -19,41 +27,14 @@ class Preset(NamedTuple):
 
     title: str
     about: str
-    words: tuple[str, ...]
-    before: tuple[str, ...] = ()
+    words: list[str]
+    before: list[str]
 
 
-PRESETS = (
-    Preset(
-        "A quick look",
-        "The bundled model learns a name in 20 steps. Needs no network and no data.",
-        (
-            *("sft", "--model_id_or_path", "smollm2-135m-instruct", "--self_cognition_sample", "64"),
-            *("--model_name", "小斯", "Swifty", "--model_author", "我", "me", "--max_steps", "20"),
-            *("--learning_rate", "1e-3", "--batch_size", "4", "--gradient_accumulation_steps", "1"),
-            *("--logging_steps", "1", "--eval_steps", "10"),
-        ),
-    ),
-    Preset(
-        "An agent on a laptop",
-        "The bundled model learns to call tools from 400 made-up conversations: some minutes on two cores.",
-        (
-            *("sft", "--model_id_or_path", "smollm2-135m-instruct", "--dataset", "output/agent_rows.jsonl"),
-            *("--agent_template", "hermes", "--max_length", "1280", "--lora_target_modules", "ALL"),
-            *("--lora_rank", "16", "--lora_alpha", "48", "--lora_dropout_p", "0", "--learning_rate", "1e-3"),
-            *("--lr_scheduler_type", "cosine", "--gradient_accumulation_steps", "8", "--num_train_epochs", "1"),
-            *("--max_grad_norm", "1.0", "--eval_steps", "25", "--logging_steps", "1"),
-        ),
-        ("data", "synth", "-n", "400", "--max_tools_offered", "8", "--out", "output/agent_rows.jsonl"),
-    ),
-    Preset(
-        "The tutorial's recipe",
-        "Qwen-7B-Chat on ms-agent with general and self-cognition rows. Downloads both; needs a GPU.",
-        (
-            *("sft", "--model_id_or_path", "qwen/Qwen-7B-Chat", "--sft_type", "lora", "--dataset", "ms-agent"),
-            *("--train_dataset_mix_ratio", "2.0", "--self_cognition_sample", "3000", "--model_name", "卡卡罗特"),
-            *("--model_author", "陶白白", "--lora_target_modules", "ALL", "--learning_rate", "5e-5"),
-            *("--num_train_epochs", "2", "--max_length", "2048", "--check_dataset_strategy", "warning"),
-        ),
-    ),
-)
+def _read(given: dict[str, str]) -> Preset:
+    words, before = (shlex.split(given.get(key, "")) for key in ("words", "before"))
+    return Preset(given["title"], given["about"], words, before)
+
+
+_FILE = Path(__file__).with_name("presets.toml")
+PRESETS = [_read(each) for each in tomllib.loads(_FILE.read_text(encoding="utf-8"))["preset"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from swift import images
 from swift.assembly import sample_html
 from swift.assembly.chat_view import plain_turns, turns
-from swift.chat import Conversation, Sample
+from swift.assembly.sample_view import SEVERAL, summary
+from swift.chat import Conversation
 from swift.data import rows
 from swift.data.data_file import DataFile
 from swift.data.row_values import BadRow, Row
@@ -60,9 +60,9 @@ def chats(row: Row, rendering: Rendering, folder: Path, language: Language) -> s
     samples = renderer(rendering).show_samples(conversation)
     shown = sample_html.legend(say)
     if len(samples) > 1:
-        shown += f"<p>{say('Several samples: the chat template rewrites earlier rounds once a later one follows')}</p>"
+        shown += f"<p>{say(SEVERAL)}</p>"
     for rendered in samples:
-        shown += f"<p>{_summary(rendered.sample, language)}</p>"
+        shown += f"<p>{summary(rendered.sample, say)}</p>"
         shown += sample_html.chat(turns(conversation, rendered), say)
     return shown
 
@@ -75,17 +75,6 @@ def _read(row: Row, folder: Path) -> Conversation:
     if not found.images:
         return found
     return found.with_messages(tuple(images.read_all(found.messages, images.Access(folder, within=True))))
-
-
-def _summary(sample: Sample, language: Language) -> str:
-    total = len(sample.tokens)
-    return language.say(
-        "{total} tokens, {trained} of them trained ({share}): {weights}",
-        total=total,
-        trained=sample.trained,
-        share=f"{sample.trained / max(total, 1):.0%}",
-        weights=", ".join(f"{number} x{weight:g}" for weight, number in sorted(Counter(sample.weights).items())),
-    )
 
 
 def lengths(data: DataFile, rendering: Rendering) -> list[int]:

@@ -7,18 +7,20 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from swift.chat import Delta, Draft, Message, Tool, ToolCall
-from swift.infer.confirmation import ALWAYS, NO, YES, Confirmation
+from swift.infer.confirmation import Confirmation
 from swift.studio import dialogues
 from swift.studio.dialogues import SAMPLING, Dialogue, Dialogues, Served, Setup, Side
 from swift.tools.bound_tool import BoundTool
-from swift.tools.call import Result, call_all
-from swift.tools.loop import NO_CALL_READ, Deltas, run
+from swift.tools.call import Confirm, Result, call_all
+from swift.tools.loop import Deltas, run
 from swift.tools.retrieval import Retriever
 from swift.tools.toolbox import Toolbox
-from swift.traces.rows import MISWRITTEN
+from swift.traces.rows import weighed
 
 if TYPE_CHECKING:
     from swift.engine.sampling_params import SamplingParams
@@ -42,54 +44,46 @@ NOTES = {
 
 
 class Asked(NamedTuple):
-    """A call that waits for the user's yes or no."""
+    """A call that waits for the user's word: yes, no or always."""
 
     tool: BoundTool
     call: ToolCall
+    words: SimpleQueue[str]
 
 
 class Live:
-    """A reply under way. `version` grows with every change, so that a viewer knows when to look again.
+    """A reply under way. A viewer looks at it again and again.
 
     `asked`: the call that waits for the user, if one does. `doing`: what is waited for otherwise.
     """
 
     def __init__(self) -> None:
-        self.version = 0
         self.draft = Draft()
         self.asked: Asked | None = None
         self.doing: Literal["connecting", "replying", "calling"] = "connecting"
-        self._stopped = threading.Event()
-        self._answer = ""
-        self._answered = threading.Event()
+        self.stopped = False
 
     @property
     def message(self) -> Message:
         """What there is of the reply."""
         return self.draft.message
 
-    @property
-    def stopped(self) -> bool:
-        return self._stopped.is_set()
-
     def answer(self, word: str) -> None:
-        """`word`: yes, no or always, for the call that waits. Raises ValueError for another one."""
-        if word not in (*YES, *NO, *ALWAYS):
-            raise ValueError(f"'{word}' is none of yes, no and always")
-        self._answer = word
-        self._answered.set()
+        """`word`: yes, no or always, for the call that waits, if one does."""
+        if asked := self.asked:
+            asked.words.put(word)
 
     def read(self, prompt: str) -> str:
         """The user's answer, for a Confirmation. Raises EOFError after a stop."""
-        self._answered.wait()
-        self._answered.clear()
-        if self.stopped:
+        asked = self.asked
+        word = asked.words.get() if asked and not self.stopped else ""
+        if self.stopped or not asked:
             raise EOFError
-        return self._answer
+        return word
 
     def stop(self) -> None:
-        self._stopped.set()
-        self._answered.set()
+        self.stopped = True
+        self.answer("no")
 
 
 class _Stopped(Exception):
@@ -153,30 +147,28 @@ class Replies:
         """Ends the replies under way at once. What they said so far stays; a tool that runs is not waited for."""
         with self._lock:
             for key in [key for key in self._live if key[0] == id]:
-                self._end(key, self._live.pop(key))
-
-    def _end(self, key: Key, live: Live) -> None:
-        said = live.message
-        live.stop()
-        with suppress(ValueError):  # the dialogue was deleted
-            self._dialogues.change(
-                key[0], lambda each: each.with_side(key[1], dialogues.stopped(each.sides[key[1]], said))
-            )
+                live = self._live.pop(key)
+                stopped = partial(dialogues.stopped, said=live.message)
+                live.stop()
+                self._change(key, stopped)
 
     def close(self) -> None:
         """Stops all replies and ends the tools."""
-        for id, _ in list(self._live):
-            self.stop(id)
-        with self._lock:
-            while self._tools:
-                self._tools.popitem()[1].toolbox.close()
+        for id in {id for id, _ in [*self._live, *self._tools]}:
+            self.forget(id)
 
     def forget(self, id: str) -> None:
-        """Ends the tools of a dialogue, whose state is lost."""
+        """Stops the replies of a dialogue and ends its tools, whose state is lost."""
         self.stop(id)
         with self._lock:
             for key in [key for key in self._tools if key[0] == id]:
                 self._tools.pop(key).toolbox.close()
+
+    def _change(self, key: Key, change: Callable[[Side], Side]) -> None:
+        """Changes a side of a dialogue that may have been deleted."""
+        id, number = key
+        with suppress(ValueError):
+            self._dialogues.change(id, lambda each: each.with_side(number, change(each.sides[number])))
 
     def _work(self, id: str, side: int, live: Live) -> None:
         note = ""
@@ -192,12 +184,8 @@ class Replies:
         finally:
             with self._lock:
                 if not live.stopped:
-                    with suppress(ValueError):  # the dialogue was deleted
-                        self._dialogues.change(
-                            id, lambda each: each.with_side(side, each.sides[side]._replace(note=note))
-                        )
+                    self._change((id, side), lambda said: replace(said, note=note))
                     self._live.pop((id, side), None)
-                    live.version += 1
 
     def _reply(self, dialogue: Dialogue, side: int, live: Live) -> str:
         """Runs the agent loop and saves its messages. Returns why it did not end with an answer; "" if it did."""
@@ -216,7 +204,6 @@ class Replies:
                     dialogue.id, lambda each: _with_tools(each.with_side(side, said), offered.values())
                 )
                 live.draft = Draft()
-                live.version += 1
 
         def chat(messages: Sequence[Message], tools: Sequence[Tool], params: SamplingParams) -> Deltas:
             live.doing = "replying"
@@ -226,18 +213,15 @@ class Replies:
             return _streamed(model(messages, tools, params), live, ids, lambda reply: save([*messages, reply]))
 
         def confirm(tool: BoundTool, call: ToolCall) -> bool:
-            if confirmation.asks(tool, call):
-                live.asked = Asked(tool, call)
-                live.version += 1
+            live.asked = Asked(tool, call, SimpleQueue()) if confirmation.asks(tool, call) else None
             try:
                 return confirmation(tool, call) and not live.stopped
             finally:
                 live.asked = None
-                live.version += 1
 
         messages = dialogue.all_messages(side)
         if waiting := dialogues.open_calls(messages):
-            messages += _messages(_run_others(toolbox.tools, waiting, confirm))
+            messages += _run_others(toolbox.tools, waiting, confirm)[0]
             save(messages)
             if dialogues.open_calls(messages):
                 return ""
@@ -251,15 +235,13 @@ class Replies:
             confirm=confirm,
             offer=Retriever(lambda: toolbox.tools, MAX_TOOLS).offer,
         )
-        asked = [call for message in trace.messages[len(messages) :] for call in message.tool_calls]
-        results = list(zip(asked, (each for each in trace.results if each.text != NO_CALL_READ), strict=False))
-        said = [*trace.messages]
         if trace.end == "requires_action":
-            ran = _run_others(toolbox.tools, said[-1].tool_calls, confirm)
-            said, results = [*said, *_messages(ran)], [*results, *ran]
+            said, results = _run_others(toolbox.tools, trace.messages[-1].tool_calls, confirm)
+            trace = replace(trace, messages=(*trace.messages, *said), results=(*trace.results, *results))
+        said = weighed(trace, len(messages))
         if trace.end in ("length", "cancelled"):  # a call that was cut has no result
             said[-1] = replace(said[-1], tool_calls=())
-        save(_miswritten_unweighted(said, results))
+        save(said)
         return NOTES.get(trace.end, "")
 
     def tools(self, id: str) -> list[BoundTool]:
@@ -299,7 +281,6 @@ def _streamed(
             if delta.tool_call:
                 ids.add(delta.tool_call.id)
             live.draft.add(delta)
-            live.version += 1
             yield delta
     finally:
         deltas.close()
@@ -309,25 +290,14 @@ def _streamed(
 
 
 def _run_others(
-    present: Sequence[BoundTool], calls: Sequence[ToolCall], confirm: Callable[[BoundTool, ToolCall], bool]
-) -> list[tuple[ToolCall, Result]]:
+    present: Sequence[BoundTool], calls: Sequence[ToolCall], confirm: Confirm
+) -> tuple[list[Message], list[Result]]:
     """Runs the calls of a reply but those of described tools, whose results the user types."""
     described = {bound.name for bound in present if bound.described}
     others = [call for call in calls if call.name not in described]
-    return list(zip(others, call_all(present, others, confirm=confirm), strict=True))
-
-
-def _messages(ran: Sequence[tuple[ToolCall, Result]]) -> list[Message]:
-    return [Message("tool", result.text, tool_call_id=call.id, name=call.name) for call, result in ran]
-
-
-def _miswritten_unweighted(messages: Sequence[Message], results: Sequence[tuple[ToolCall, Result]]) -> list[Message]:
-    """The messages, in which replies with a call that could not run as written have weight 0."""
-    wrong = {call.id for call, result in results if result.failure in MISWRITTEN}
-    return [
-        replace(message, weight=0.0) if any(call.id in wrong for call in message.tool_calls) else message
-        for message in messages
-    ]
+    results = call_all(present, others, confirm=confirm)
+    named = zip(others, results, strict=True)
+    return [Message("tool", result.text, tool_call_id=call.id, name=call.name) for call, result in named], results
 
 
 def _with_tools(dialogue: Dialogue, offered: Iterable[Tool]) -> Dialogue:

@@ -1,21 +1,18 @@
-"""Training runs and the jobs that begin them as rows of a table, and their log lines as curves. Draws nothing."""
+"""Training runs and the jobs that begin them as rows of a table. Draws nothing."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from swift.runs import checkpoints, control, finding, record
-from swift.runs.record import Run
+from swift.runs import control, details, finding, record
+from swift.runs.record import Progress, Run
 from swift.studio.folders import Folders
 from swift.studio.jobs import Job
-from swift.system.durations import duration
 
-LOG = "logging.jsonl"
 CURVES: Mapping[str, str] = {
     "loss": "Loss",
     "eval_loss": "Held-out loss",
@@ -25,7 +22,18 @@ CURVES: Mapping[str, str] = {
     "memory_gib": "Memory, GiB",
 }
 """Key of the log lines -> title."""
-Axis = Literal["step", "epoch", "time"]
+COLUMNS: Mapping[str, str] = {
+    "name": "Run",
+    "state": "State",
+    "model": "Model",
+    "step": "Step",
+    "loss": "Loss",
+    "eval_loss": "Held-out loss",
+    "speed": "Tokens/s",
+    "left": "Time left",
+    "started": "Started",
+}
+"""Name of a cell -> title of its column."""
 TRAINING = ("sft", "rlhf")
 REST = 20
 """Times that a search takes, before the next one."""
@@ -76,6 +84,15 @@ class Row(NamedTuple):
     @property
     def is_active(self) -> bool:
         return self.run.is_active if self.run else bool(self.job and self.job.is_active)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether it has a checkpoint to go on from, and steps left. `swift runs resume` says more about why not."""
+        if self.run is None or self.run.state == "finished":
+            return False
+        with contextlib.suppress(ValueError):
+            return bool(control.resumable(self.run))
+        return False
 
     @property
     def started(self) -> float:
@@ -134,105 +151,23 @@ def rows(runs: Sequence[Run], jobs: Iterable[Job], now: float | None = None) -> 
 
 def cells(row: Row) -> dict[str, Any]:
     """A row of the table: raw figures, by which it is sorted, and texts under the same name with `_text`."""
-    run = row.run
-    progress = run.record.progress if run else None
-    left = progress.seconds_left if progress and row.is_active else None
-    figures = {
-        "step": progress.step if progress else 0,
-        "loss": progress.loss if progress else None,
-        "eval_loss": progress.eval_loss if progress else None,
-        "speed": progress.tokens_per_second if progress else None,
-        "left": left,
-        "started": row.started,
+    progress = row.run.record.progress if row.run else Progress()
+    speed = progress.tokens_per_second
+    figures: dict[str, tuple[float | None, str]] = {
+        "step": (progress.step, details.step(progress) if progress.steps else ""),
+        "loss": (progress.loss, details.loss(progress.loss)),
+        "eval_loss": (progress.eval_loss, details.loss(progress.eval_loss)),
+        "speed": (speed, "" if speed is None else f"{speed:,.0f}"),
+        "left": (progress.seconds_left if row.is_active else None, details.time_left(row.run) if row.run else ""),
+        "started": (row.started, time.strftime("%m-%d %H:%M:%S", time.localtime(row.started))),
     }
-    texts = {
-        "step_text": f"{progress.step:,}/{progress.steps:,}" if progress and progress.steps else "",
-        "loss_text": _number(figures["loss"]),
-        "eval_loss_text": _number(figures["eval_loss"]),
-        "speed_text": "" if figures["speed"] is None else f"{figures['speed']:,.0f}",
-        "left_text": "" if left is None else duration(left),
-        "started_text": time.strftime("%m-%d %H:%M:%S", time.localtime(row.started)),
-    }
-    model = run.record.model if run else ""
-    return {"name": row.name, "state": row.state, "reason": row.reason, "model": model, **figures, **texts}
+    named = {"name": row.name, "state": row.state, "model": row.run.record.model if row.run else ""}
+    texts = {f"{name}_text": text for name, (_, text) in figures.items()}
+    return {**named, "reason": row.reason, **{name: value for name, (value, _) in figures.items()}, **texts}
 
 
-def details(run: Run, short: Callable[[Path], str] = str) -> dict[str, str]:
-    """The details of one run: English title -> text. `short`: its folder -> the path to show."""
-    found, progress = run.record, run.record.progress
-    speed = None if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f} tokens/s"
-    pace = None if progress.step_seconds is None else f"{progress.step_seconds:.2g} s"
-    return {
-        "Model": f"{found.model}, swift {found.verb}, {found.tuner}",
-        "Step": f"{progress.step:,}/{progress.steps:,}" + (f", {progress.epoch:.2f}" if progress.epoch else ""),
-        "Loss": _number(progress.loss),
-        "Held-out loss": _number(progress.eval_loss),
-        "Speed": ", ".join(filter(None, (speed, pace))),
-        "Time left": "" if progress.seconds_left is None or not run.is_active else duration(progress.seconds_left),
-        "Process": f"pid {found.process.pid}, {found.process.host}",
-        "Folder": short(run.folder),
-    }
-
-
-def saved(run: Run) -> list[dict[str, str]]:
-    """The checkpoints of a run, the newest first."""
-    return [
-        {"name": each.folder.name, "folder": str(each.folder), "loss": _number(each.eval_loss)}
-        for each in reversed(checkpoints.of(run.folder))
-    ]
-
-
-def can_resume(run: Run) -> bool:
-    """Whether it has a checkpoint to go on from, and steps left. `swift runs resume` says more about why not."""
-    try:
-        control.resumable(run)
-    except ValueError:
-        return False
-    return run.state != "finished"
-
-
-class Log:
-    """The log lines of a run's folder. A later `read` reads only what was appended since."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / LOG
-        self._offset = 0
-        self.lines: list[dict[str, Any]] = []
-
-    def read(self) -> bool:
-        """Whether there is something new. A file that a resumed run has cut is read anew."""
-        try:
-            with self._file.open("rb") as file:
-                file.seek(max(self._offset - 1, 0))
-                if self._offset and file.read(1) != b"\n":
-                    self._offset, self.lines = 0, []
-                    file.seek(0)
-                new = file.read()
-        except OSError:
-            return False
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.decode("utf-8", errors="replace").splitlines():
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict) and isinstance(found.get("step"), int):
-                while self.lines and self.lines[-1]["step"] > found["step"]:
-                    self.lines.pop()  # a resumed run logs steps again
-                self.lines.append(found)
-        return bool(whole)
-
-    def points(self, key: str, axis: Axis) -> list[tuple[float, float]]:
-        """(x, value) of the lines that have both. Times are minutes since the first line."""
-        begin = next((line["time"] for line in self.lines if "time" in line), 0.0)
-        found = []
-        for line in self.lines:
-            x, y = line.get(axis), line.get(key)
-            if isinstance(x, (int, float)) and isinstance(y, (int, float)):
-                found.append(((x - begin) / 60 if axis == "time" else float(x), float(y)))
-        return found
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def titled(run: Run, short: Callable[[Path], str] = str) -> dict[str, str]:
+    """English title -> text of what is told of a run. `short`: its folder -> the path to show."""
+    process = run.record.process
+    found = {title.capitalize(): text for title, text in details.details(run).items()}
+    return {**found, "Process": f"pid {process.pid}, {process.host}", "Folder": short(run.folder)}

@@ -9,14 +9,17 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from swift.studio import access
 from swift.studio.folders import Folders
 from swift.studio.jobs import Jobs
 from swift.studio.language import NAMES, Code, Language, preferred
 from swift.studio.settings import TITLES, Studio
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
 
 LANGUAGE, DARK = "swift_language", "swift_dark"
 """Cookies of a browser's choices."""
@@ -45,6 +48,8 @@ def run(settings: Settings, config: Callable[[str], type[Any]], tell: Callable[[
 
     Raises ModuleNotFoundError without NiceGUI, ValueError for wrong settings, OSError for a port in use.
     """
+    from swift.studio import access
+
     password = access.password(settings.host, settings.password_file)
     folders = Folders.of(*settings.folders)
     listener = _listen(settings.host, settings.port)
@@ -58,7 +63,7 @@ def run(settings: Settings, config: Callable[[str], type[Any]], tell: Callable[[
     _serve(guard, listener)
 
 
-def create(settings: Settings, folders: Folders, config: Callable[[str], type[Any]]) -> access.App:
+def create(settings: Settings, folders: Folders, config: Callable[[str], type[Any]]) -> ASGIApp:
     """The app with its pages, without the guard."""
     # before NiceGUI is imported, which reads it then
     os.environ.setdefault("NICEGUI_STORAGE_PATH", str(settings.state / "nicegui"))
@@ -70,6 +75,8 @@ def create(settings: Settings, folders: Folders, config: Callable[[str], type[An
     for name in settings.pages:
         _add(name, studio, settings.language)
     _add(settings.pages[0], studio, settings.language, "/")
+    if "runs" in settings.pages:
+        app.add_route("/report", lambda request: _report(folders, request.query_params.get("run", "")))
     ui.run_with(
         app,
         title="SWIFT studio",
@@ -101,6 +108,21 @@ def _add(name: str, studio: Studio, language: Code | None, path: str = "") -> No
                 await drawn
 
 
+def _report(folders: Folders, run: str) -> Response:
+    """The report of a run, as its files are now, confined more than a page: it has texts of a training's data."""
+    from starlette.responses import HTMLResponse, PlainTextResponse
+
+    from swift.assembly import run_page
+    from swift.runs import contents, record
+    from swift.studio.access import REPORT_POLICY
+
+    try:
+        text = run_page.page(contents.read(record.read(folders.inside(run))))
+    except (ValueError, OSError) as error:
+        return PlainTextResponse(str(error), 404)
+    return HTMLResponse(text, headers={"content-security-policy": REPORT_POLICY, "cache-control": "no-store"})
+
+
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ValueError(f"--port: {port} is not a port (0 to 65535)")
@@ -122,7 +144,7 @@ def _address(settings: Settings, port: int, secret: str) -> str:
     return f"http://{host}:{port}/?{urlencode([*settings.start, ('token', secret)])}"
 
 
-def _serve(app: access.App, listener: socket.socket) -> None:
+def _serve(app: ASGIApp, listener: socket.socket) -> None:
     import uvicorn
 
     logging.getLogger("nicegui").setLevel(logging.ERROR)

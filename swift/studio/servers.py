@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib import request
 
 from swift.runs import checkpoints, finding
 from swift.studio.dialogues import Served
@@ -26,6 +24,18 @@ MODEL_FLAGS = ("--ckpt_dir", "--model", "--model_type", "--model_id_or_path")
 READY = re.compile(r"^swift: ready at (\S+)", re.MULTILINE)
 HEAD = 1 << 20
 """Bytes of a log in which the address of a server is; requests are logged after it."""
+OPENAI = """import openai
+
+client = openai.OpenAI(base_url="{url}", api_key="EMPTY")
+reply = client.chat.completions.create(model="{model}",
+    messages=[{{"role": "user", "content": "Hello"}}])
+print(reply.choices[0].message.content)"""
+ANTHROPIC = """import anthropic
+
+client = anthropic.Anthropic(base_url="{url}", api_key="EMPTY")
+reply = client.messages.create(model="{model}", max_tokens=256,
+    messages=[{{"role": "user", "content": "Hello"}}])
+print(reply.content[-1].text)"""
 
 
 class Server(NamedTuple):
@@ -38,10 +48,6 @@ class Server(NamedTuple):
     @property
     def served(self) -> Served:
         return Served(f"{JOB}{self.job.name}")
-
-    def serves(self, model: str) -> bool:
-        """Whether it is under way and `model` is a word of its command: a name, or a folder."""
-        return self.job.is_active and model in self.job.words
 
 
 def all_servers(jobs: Jobs) -> list[Server]:
@@ -107,10 +113,9 @@ def model_words(text: str, folders: Folders) -> list[str]:
     text = text.strip()
     if not text:
         raise ValueError("name a model or a checkpoint")
-    if "/" not in text and not text.startswith((".", "~")) and not folders.first.joinpath(text).is_dir():
+    # at most one slash: the name of a model, or its id of a hub
+    if text.count("/") < 2 and not text.startswith((".", "/", "~")) and not folders.first.joinpath(text).is_dir():
         return ["--model", text]
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not folders.first.joinpath(text).is_dir():
-        return ["--model", text]  # an id of a hub
     from swift.assembly.checkpoints import checkpoint, is_adapter
 
     folder = checkpoint(str(folders.inside(text)))
@@ -126,10 +131,11 @@ def choices(folders: Folders) -> list[str]:
 
 def first_model(url: str) -> str:
     """The first model that a server lists; "" if it lists none, or needs a key."""
+    from swift.assembly.endpoint import connect_to
+
     try:
-        with request.urlopen(f"{url}/models", timeout=5) as answer:
-            return str(json.load(answer)["data"][0]["id"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return connect_to(url, "", None).model
+    except (OSError, ValueError):
         return ""
 
 
@@ -139,26 +145,8 @@ def snippets(url: str, model: str) -> dict[str, str]:
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     return {
         "curl": f"curl {url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}",
-        "Python (openai)": "\n".join(
-            [
-                "import openai",
-                "",
-                f'client = openai.OpenAI(base_url="{url}", api_key="EMPTY")',
-                f'reply = client.chat.completions.create(model="{model}",',
-                '    messages=[{"role": "user", "content": "Hello"}])',
-                "print(reply.choices[0].message.content)",
-            ]
-        ),
-        "Python (anthropic)": "\n".join(
-            [
-                "import anthropic",
-                "",
-                f'client = anthropic.Anthropic(base_url="{root}", api_key="EMPTY")',
-                f'reply = client.messages.create(model="{model}", max_tokens=256,',
-                '    messages=[{"role": "user", "content": "Hello"}])',
-                "print(reply.content[-1].text)",
-            ]
-        ),
+        "Python (openai)": OPENAI.format(url=url, model=model),
+        "Python (anthropic)": ANTHROPIC.format(url=root, model=model),
         "Variables of OpenAI clients": f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=EMPTY",
         "Variables of Anthropic clients": (
             f"export ANTHROPIC_BASE_URL={root} ANTHROPIC_AUTH_TOKEN=EMPTY ANTHROPIC_MODEL={shlex.quote(model)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from swift.chat import Message, Tool, ToolCall
@@ -33,15 +34,10 @@ def row(trace: Trace, asked: int, tools: Sequence[Tool], about: Mapping[str, Any
     that could not run as written have weight 0.
     """
     replies = list(_replies(trace, asked))
-    wrong = [
-        number
-        for number, steps in replies
-        if any(step.result is not None and step.result.failure in MISWRITTEN for step in steps)
-    ]
     calls = [_call(step) for _, steps in replies for step in steps]
     ended = {"error": trace.error} if trace.end == "error" else {}
     return {
-        "messages": [_message(message, number in wrong) for number, message in enumerate(trace.messages)],
+        "messages": [message(said) for said in weighed(trace, asked)],
         **({"tools": [tool.wrapped for tool in tools]} if tools else {}),
         "trace": {
             **about,
@@ -53,6 +49,15 @@ def row(trace: Trace, asked: int, tools: Sequence[Tool], about: Mapping[str, Any
             "calls": calls,
         },
     }
+
+
+def weighed(trace: Trace, asked: int) -> list[Message]:
+    """All messages. Replies with a call that could not run as written have weight 0."""
+    found = list(trace.messages)
+    for number, steps in _replies(trace, asked):
+        if any(step.result is not None and step.result.failure in MISWRITTEN for step in steps):
+            found[number] = replace(found[number], weight=0)
+    return found
 
 
 def used(trace: Trace, asked: int) -> Collection[str]:
@@ -82,19 +87,22 @@ def _call(step: Step) -> dict[str, Any]:
     return {**said, "seconds": round(step.result.seconds, 3), "failure": step.result.failure, "cut": step.result.cut}
 
 
-def _message(message: Message, wrong: bool) -> dict[str, Any]:
-    written: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        written["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        written["tool_calls"] = [
-            {
-                **({"id": call.id} if call.id else {}),
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    written |= {key: text for key, text in (("tool_call_id", message.tool_call_id), ("name", message.name)) if text}
-    weight = 0 if wrong else message.weight
-    return written if weight is None else {**written, "weight": weight}
+def message(said: Message) -> dict[str, Any]:
+    """A message in OpenAI's shape, which training reads; empty parts are left out."""
+    calls = [
+        {
+            **({"id": call.id} if call.id else {}),
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in said.tool_calls
+    ]
+    more = {
+        "reasoning_content": said.reasoning,
+        "tool_calls": calls,
+        "tool_call_id": said.tool_call_id,
+        "name": said.name,
+    }
+    weight = {} if said.weight is None else {"weight": said.weight}
+    written = {"role": said.role, "content": said.content}
+    return written | {key: value for key, value in more.items() if value} | weight

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from nicegui import run as threads
 from nicegui import ui
 
-from swift.runs import finding, log_file
+from swift.runs import checkpoints, finding, log_file
+from swift.runs.history import Axis, Log
 from swift.studio import layout, run_view
 from swift.studio.forms import joined
 from swift.studio.jobs import Job
-from swift.studio.run_view import CURVES, Axis, Log, Row, Search
+from swift.studio.layout import Part
+from swift.studio.run_view import COLUMNS, CURVES, Row, Search
 from swift.studio.settings import Studio
 
 SECONDS = 2.0
@@ -51,47 +52,24 @@ class Page:
         self.axis: Axis = next((each for each in AXES if each == axis), "step")
         self.logs: dict[Path, Log] = {}
         self.rows: list[Row] = []
-        self._detail_state: Any = None
+        self._drawn_curves: object = None
         self._draw()
 
     def _draw(self) -> None:
         say = self.studio.say
         with ui.row().classes("items-center full-width"):
-            ui.label(say("Training runs")).classes("text-h5").props("role=heading aria-level=1")
+            layout.heading(say("Training runs"))
             ui.space()
-            ui.button(say("New training"), icon="add", on_click=lambda: ui.navigate.to("/train")).props(
-                "no-caps color=primary dense"
-            )
-        self.faults = layout.error("")
-        titles = {
-            "name": "Run", "state": "State", "model": "Model", "step": "Step", "loss": "Loss",
-            "eval_loss": "Held-out loss", "speed": "Tokens/s", "left": "Time left", "started": "Started",
-        }  # fmt: skip
-        columns = [
-            {
-                "name": name, "label": say(title), "field": name, "sortable": True,
-                "align": "left" if name in ("name", "state", "model") else "right",
-            }
-            for name, title in titles.items()
-        ]  # fmt: skip
-        self.table = ui.table(
-            rows=[], columns=columns, row_key="name", selection="multiple", pagination=15, on_select=self._selected
-        )
-        self.table.classes("full-width").props(
-            f'dense flat bordered hide-selected-banner no-data-label="{say("No runs yet")}"'
-        )
-        self.table.props(f'rows-per-page-label="{say("Rows per page")}"')
-        self.table.add_slot("body-cell-name", NAME_CELL)
-        self.table.add_slot("body-cell-state", STATE_CELL)
-        for name in ("step", "loss", "eval_loss", "speed", "left", "started"):
-            self.table.add_slot(f"body-cell-{name}", f'<q-td :props="props">{{{{ props.row.{name}_text }}}}</q-td>')
-        self.detail = ui.element("section").classes("full-width q-mt-md").props(f'aria-label="{say("One run")}"')
+            ui.button(say("New training"), icon="add", on_click=lambda: ui.navigate.to("/train"))
+        self.faults = layout.error()
+        self._draw_table()
+        self.detail = Part(ui.element("section").classes("full-width q-mt-md").props(f'aria-label="{say("One run")}"'))
         self.dialogs = ui.element("div")  # outside of the detail, which is drawn anew while a dialog is open
         self.curves = ui.element("section").classes("full-width q-mt-md").props(f'aria-label="{say("Curves")}"')
         self.charts: dict[str, ui.echart] = {}
         with self.curves:
             with ui.row().classes("items-center"):
-                ui.label(say("Curves")).classes("text-h6")
+                layout.heading(say("Curves"), 2)
                 toggle = ui.toggle({axis: say(title) for axis, title in AXES.items()}, value=self.axis)
                 toggle.props(f'dense no-caps aria-label="{say("Horizontal axis")}"').on_value_change(self._axis_chosen)
             with ui.element("div").classes("studio-grid").style("--least:380px"):
@@ -99,6 +77,24 @@ class Page:
                     chart = ui.echart(_options(say(title))).style("height:230px; width:100%")
                     self.charts[key] = chart.props(f'role=img aria-label="{say(title)}"')
         self.curves.set_visibility(False)
+
+    def _draw_table(self) -> None:
+        say = self.studio.say
+        left = ("name", "state", "model")
+        columns = [
+            {"name": name, "label": say(title), "field": name, "align": "left" if name in left else "right"}
+            for name, title in COLUMNS.items()
+        ]
+        self.table = ui.table(
+            rows=[], columns=columns, column_defaults={"sortable": True}, row_key="name", selection="multiple",
+            pagination=15, on_select=self._selected,
+        )  # fmt: skip
+        texts = f'no-data-label="{say("No runs yet")}" rows-per-page-label="{say("Rows per page")}"'
+        self.table.classes("full-width").props(f"dense flat bordered hide-selected-banner {texts}")
+        self.table.add_slot("body-cell-name", NAME_CELL)
+        self.table.add_slot("body-cell-state", STATE_CELL)
+        for name in COLUMNS.keys() - left:
+            self.table.add_slot(f"body-cell-{name}", f'<q-td :props="props">{{{{ props.row.{name}_text }}}}</q-td>')
 
     # --- what changes -------------------------------------------------------------------------------------------------
 
@@ -109,18 +105,12 @@ class Page:
             return  # the server ends
         found, jobs = read
         self.rows = run_view.rows(found.runs, jobs)
-        self._follow_job()
-        self.faults.set_text("; ".join(found.faults))
-        say = self.studio.say
-        table = []
         for row in self.rows:
-            cells = run_view.cells(row)
-            more = {
-                "state_text": say(row.state),
-                "colour": STATES.get(row.state, "grey"),
-                "link": f"/runs?{urlencode({'show': row.name})}",
-            }
-            table.append({**cells, **more})
+            if row.job and row.run and row.job.name == self.shown:
+                self.shown = row.name  # the job that was shown has become a run
+                self._remember()
+        self.faults.set_text("; ".join(found.faults))
+        table = [self._cells(row) for row in self.rows]
         if table != self.table.rows:
             self.table.rows = table
         self.table.selected = [row for row in table if row["name"] in self.chosen]
@@ -130,130 +120,108 @@ class Page:
     def _read(self) -> tuple[finding.Found, Sequence[Job]]:
         return self.search.runs(), self.studio.jobs.all()
 
-    def _follow_job(self) -> None:
-        """Goes over from a job that has been started to its run, once that has begun."""
-        for row in self.rows:
-            if row.job and row.run and row.job.name == self.shown:
-                self.shown = row.name
-                self._remember()
-
-    def _drawn(self) -> list[Row]:
-        names = [*self.chosen, *([self.shown] if self.shown not in self.chosen else [])]
-        return [row for row in self.rows if row.name in names and row.run]
+    def _cells(self, row: Row) -> dict[str, Any]:
+        link = layout.address("/runs", {"show": row.name})
+        shown = {"state_text": self.studio.say(row.state), "colour": STATES.get(row.state, "grey"), "link": link}
+        return {**run_view.cells(row), **shown}
 
     def _draw_curves(self) -> None:
-        rows = self._drawn()[: len(COLOURS)]
-        self.curves.set_visibility(bool(rows))
-        changed = [self.axis, *(row.name for row in rows)] != getattr(self, "_curves_of", None)
-        self._curves_of = [self.axis, *(row.name for row in rows)]
-        for row in rows:
-            assert row.folder
-            log = self.logs.setdefault(row.folder, Log(row.folder))
-            changed = log.read() or changed
-        if not changed:
+        wanted = [*self.chosen, self.shown]
+        drawn = {row.folder: row.name for row in self.rows if row.name in wanted and row.folder}
+        logs = {name: self.logs.setdefault(folder, Log(folder)) for folder, name in list(drawn.items())[: len(COLOURS)]}
+        self.curves.set_visibility(bool(logs))
+        new = [log.read() for log in logs.values()]
+        if not any(new) and self._drawn_curves == (self.axis, list(logs)):
             return
+        self._drawn_curves = (self.axis, list(logs))
         for key, chart in self.charts.items():
-            series = []
-            for row, colour in zip(rows, COLOURS, strict=False):
-                assert row.folder
-                points = self.logs[row.folder].points(key, self.axis)
-                if points:
-                    series.append(_series(row.name, colour, points))
+            series = [
+                _series(name, colour, points)
+                for (name, log), colour in zip(logs.items(), COLOURS, strict=False)
+                if (points := log.points(key, self.axis))
+            ]
             chart.options["series"] = series
             last = [f"{each['name']} {each['data'][-1][1]:.4g} ({each['data'][-1][0]:g})" for each in series]
             chart.props["aria-label"] = f"{self.studio.say(CURVES[key])}: {', '.join(last)}"
             chart.options["xAxis"]["name"] = self.studio.say(AXES[self.axis])
-            chart.options["legend"]["show"] = len(rows) > 1
+            chart.options["legend"]["show"] = len(logs) > 1
             chart.set_visibility(bool(series))
             chart.run_chart_method("setOption", chart.options, {"replaceMerge": ["series"]})
 
     def _draw_detail(self) -> None:
         row = next((row for row in self.rows if row.name == self.shown), None)
         if row is None:
-            if self._detail_state != self.shown:
-                self._detail_state = self.shown
-                self.detail.clear()
-                if self.shown:
-                    with self.detail:
-                        layout.error(self.studio.say("There is no run {name}", name=self.shown))
+            missing = self.studio.say("There is no run {name}", name=self.shown) if self.shown else ""
+            self.detail.show(missing, lambda: layout.error(missing))
             return
-        state = (row.name, row.state, row.reason, row.fault, row.act.state if row.act else "")
-        if state != self._detail_state:
-            self._detail_state = state
-            self.detail.clear()
-            with self.detail, ui.element("div").classes("studio-card"):
-                self._draw_run(row)
+        state = (row.name, row.state, row.reason, row.fault, row.act.state if row.act else "", row.can_resume)
+        self.detail.show(state, lambda: self._draw_run(row))
         self._fill(row)
 
     def _draw_run(self, row: Row) -> None:
         say = self.studio.say
-        with ui.row().classes("items-center full-width"):
-            ui.label(row.name).classes("text-h6 studio-mono").props("role=heading aria-level=2")
-            ui.badge(say(row.state), color=STATES.get(row.state, "grey")).props("role=status").mark("state")
-            ui.space()
-            self._buttons(row)
-        if row.reason:
-            bad = row.state in ("failed", "killed", "stalled")
-            (layout.error(row.reason) if bad else ui.label(row.reason).classes("studio-muted"))
-        if row.fault:
-            layout.error(row.fault)
-        self.figures = ui.element("div").classes("studio-grid q-my-sm").style("--least:200px; gap:2px 16px")
-        self._figures_shown: Any = None
-        layout.command(self.studio, joined(["swift", *row.words]))
-        self.saved = ui.column().classes("full-width q-gutter-none q-mt-sm")
-        self._saved_shown: Any = None
-        with ui.expansion(say("Log"), value=row.state in ("failed", "killed") or row.run is None).classes("full-width"):
-            self.log = ui.label().classes("studio-log studio-mono").props(f'tabindex=0 aria-label="{say("Log")}"')
+        with ui.element("div").classes("studio-card"):
+            with ui.row().classes("items-center full-width"):
+                layout.heading(row.name, 2).classes("studio-mono")
+                ui.badge(say(row.state), color=STATES.get(row.state, "grey")).props("role=status").mark("state")
+                ui.space()
+                self._buttons(row)
+            if row.reason:
+                bad = row.state in ("failed", "killed", "stalled")
+                (layout.error(row.reason) if bad else ui.label(row.reason).classes("studio-muted"))
+            if row.fault:
+                layout.error(row.fault)
+            self.figures = Part(ui.element("div").classes("studio-grid q-my-sm").style("--least:200px; gap:2px 16px"))
+            layout.command(self.studio, joined(["swift", *row.words]))
+            self.saved = Part(ui.column().classes("full-width q-gutter-none q-mt-sm"))
+            opened = row.state in ("failed", "killed") or row.run is None
+            with ui.expansion(say("Log"), value=opened).classes("full-width"):
+                self.log = ui.label().classes("studio-log studio-mono").props(f'tabindex=0 aria-label="{say("Log")}"')
 
     def _buttons(self, row: Row) -> None:
         say = self.studio.say
-        busy = row.act is not None and row.act.is_active
-        if row.is_active:
-            stop = ui.button(say("Stop"), icon="stop", on_click=lambda: self._ask_to_stop(row)).props(
-                "dense no-caps outline color=negative"
+        free = row.act is None or not row.act.is_active
+        if row.run:
+            report = layout.address("/report", {"run": row.folder})
+            ui.button(say("Report"), icon="article", on_click=lambda: ui.navigate.to(report, new_tab=True)).props(
+                "flat"
             )
-            stop.set_enabled(not busy)
-        elif row.run and run_view.can_resume(row.run):
-            resume = ui.button(say("Resume"), icon="play_arrow", on_click=lambda: self._act("resume", row))
-            resume.props("dense no-caps outline color=primary").set_enabled(not busy)
-        query = (
-            {"run": str(row.folder)}
-            if row.folder
-            else {"words": joined(row.words), "failed": row.job.name if row.job else ""}
-        )
-        clone = ui.button(
-            say("Clone with changes"),
-            icon="content_copy",
-            on_click=lambda: ui.navigate.to(f"/train?{urlencode(query)}"),
-        )
-        clone.props("dense no-caps outline color=primary")
+        if row.is_active:
+            stop = ui.button(say("Stop"), icon="stop", on_click=lambda: self._ask_to_stop(row))
+            stop.props("outline color=negative").set_enabled(free)
+        elif row.can_resume:
+            resume = ui.button(say("Resume"), icon="play_arrow", on_click=lambda: self._act(row, "resume"))
+            resume.props("outline").set_enabled(free)
+        failed = {"words": joined(row.words), "failed": row.job.name if row.job else ""}
+        form = layout.address("/train", {"run": row.folder} if row.run else failed)
+        clone = ui.button(say("Clone with changes"), icon="content_copy", on_click=lambda: ui.navigate.to(form))
+        clone.props("outline")
 
     def _fill(self, row: Row) -> None:
         """The parts of the detail that change while a run goes on."""
+        if row.run:
+            figures = run_view.titled(row.run, self.studio.folders.short)
+            self.figures.show(figures, lambda: self._draw_figures(figures))
+            saved = checkpoints.of(row.run.folder)
+            self.saved.show(saved, lambda: self._draw_checkpoints(saved))
+        self.log.set_text(_log(row))
+
+    def _draw_figures(self, figures: dict[str, str]) -> None:
+        for title, text in figures.items():
+            if text:
+                with ui.element("div"):
+                    ui.label(self.studio.say(title)).classes("text-caption studio-muted")
+                    ui.label(text).style("overflow-wrap:anywhere")
+
+    def _draw_checkpoints(self, saved: Sequence[checkpoints.Checkpoint]) -> None:
         say = self.studio.say
-        if row.run and (figures := run_view.details(row.run, self.studio.folders.short)) != self._figures_shown:
-            self._figures_shown = figures
-            self.figures.clear()
-            with self.figures:
-                for title, text in figures.items():
-                    if text:
-                        with ui.element("div"):
-                            ui.label(say(title)).classes("text-caption studio-muted")
-                            ui.label(text).style("overflow-wrap:anywhere")
-        if row.run and (saved := run_view.saved(row.run)) != self._saved_shown:
-            self._saved_shown = saved
-            self.saved.clear()
-            with self.saved:
-                for each in saved:
-                    loss = f" · {say('Held-out loss')} {each['loss']}" if each["loss"] else ""
-                    with ui.row().classes("items-center"):
-                        ui.label(f"{each['name']}{loss}").classes("studio-mono")
-                        for page, title in (("chat", "Chat"), ("evaluate", "Evaluate"), ("serve", "Serve")):
-                            if page in self.studio.pages:
-                                ui.link(say(title), f"/{page}?{urlencode({'ckpt_dir': each['folder']})}")
-        text = _log(row)
-        if text != self.log.text:
-            self.log.set_text(text)
+        for each in reversed(saved):
+            loss = "" if each.eval_loss is None else f" · {say('Held-out loss')} {each.eval_loss:.4f}"
+            with ui.row().classes("items-center"):
+                ui.label(f"{each.folder.name}{loss}").classes("studio-mono")
+                for page, title in (("chat", "Chat"), ("evaluate", "Evaluate"), ("serve", "Serve")):
+                    if page in self.studio.pages:
+                        ui.link(say(title), layout.address(f"/{page}", {"ckpt_dir": each.folder}))
 
     # --- what a user does ---------------------------------------------------------------------------------------------
 
@@ -268,44 +236,33 @@ class Page:
         self._draw_curves()
 
     def _remember(self) -> None:
-        query = {
-            "runs": SEPARATOR.join(self.chosen),
-            "show": self.shown,
-            "axis": self.axis if self.axis != "step" else "",
-        }
-        kept = urlencode({name: value for name, value in query.items() if value})
-        ui.run_javascript(f"history.replaceState(null, '', '/runs?' + {kept!r})")
+        axis = self.axis if self.axis != "step" else ""
+        query = {"runs": SEPARATOR.join(self.chosen), "show": self.shown, "axis": axis}
+        ui.navigate.history.replace(layout.address("/runs", query))
 
     def _ask_to_stop(self, row: Row) -> None:
         say = self.studio.say
 
-        def act(name: str) -> None:
+        def act(*words: str) -> None:
             dialog.close()
-            self._act(name, row)
+            self._act(row, *words)
 
         with self.dialogs, ui.dialog() as dialog, ui.card():
-            ui.label(say("Stop {name}?", name=row.name)).classes("text-h6")
+            layout.heading(say("Stop {name}?", name=row.name), 2)
             if row.run:
-                save = ui.button(say("Save a checkpoint and stop"), on_click=lambda: act("stop"))
-                save.props("no-caps color=primary")
-            kill = ui.button(say("Kill it now, saving nothing"), on_click=lambda: act("kill"))
-            kill.props("no-caps outline color=negative")
-            ui.button(say("Cancel"), on_click=dialog.close).props("no-caps flat")
+                ui.button(say("Save a checkpoint and stop"), on_click=lambda: act("stop"))
+            kill = ui.button(say("Kill it now, saving nothing"), on_click=lambda: act("stop", "--now"))
+            kill.props("outline color=negative")
+            ui.button(say("Cancel"), on_click=dialog.close).props("flat")
         dialog.open()
 
-    def _act(self, act: str, row: Row) -> None:
+    def _act(self, row: Row, act: str, *flags: str) -> None:
         """Stops or resumes as the command line does, in a job whose error is shown."""
-        if row.run is None:
-            if row.job:
-                self.studio.jobs.stop(row.job.name, now=True)
-            return
-        words = {
-            "stop": ("runs", "stop", str(row.folder)),
-            "kill": ("runs", "stop", str(row.folder), "--now"),
-            "resume": ("runs", "resume", str(row.folder)),
-        }[act]
-        self.studio.jobs.start(words)
-        ui.notify(self.studio.say("Asked to resume") if act == "resume" else self.studio.say("Asked to stop"))
+        if row.run:
+            self.studio.jobs.start(["runs", act, str(row.folder), *flags])
+            ui.notify(self.studio.say("Asked to resume") if act == "resume" else self.studio.say("Asked to stop"))
+        elif row.job:
+            self.studio.jobs.stop(row.job.name, now=True)
 
 
 def _log(row: Row) -> str:
