@@ -115,7 +115,7 @@ class Fields:
             drawn.value = f"{before} {text}" if field.kind == "list" and before else text
 
         label = self.studio.say("Choose")
-        with ui.button(icon="arrow_drop_down").props(f'flat round aria-label="{label}"'), ui.menu():
+        with ui.button(icon="arrow_drop_down").props(f'flat round padding=xs aria-label="{label}"'), ui.menu():
             for text in offered:
                 ui.menu_item(text, partial(choose, text))
 

@@ -105,7 +105,9 @@ def command(studio: Studio, text: str) -> Callable[[str], object]:
     with ui.row().classes("items-start full-width no-wrap"):
         shown = ui.label(text).classes("studio-command studio-mono col")
         shown.props(f'role=textbox aria-readonly=true tabindex=0 aria-label="{studio.say("Command")}"')
-        button = ui.button(icon="content_copy").props(f'flat round aria-label="{studio.say("Copy the command")}"')
+        button = ui.button(icon="content_copy").props(
+            f'flat round padding=xs aria-label="{studio.say("Copy the command")}"'
+        )
         copied = studio.say("Copied")
         # in the browser alone, where a click may write to the clipboard
         button.on("click", js_handler=f"() => navigator.clipboard.writeText(getElement({shown.id}).$el.innerText)")

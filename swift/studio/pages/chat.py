@@ -167,7 +167,7 @@ class ChatPage:
         lives = [self.replies.live(self.id, number) for number in range(len(self.views))]
         for view, side, live in zip(self.views, self.dialogue.sides, lives, strict=True):
             view.show(side, live)
-        if changed or any(lives):
+        if any(lives) or (changed and self.dialogue.title):
             end = "document.documentElement.scrollHeight"
             ui.run_javascript(f"if (innerHeight + scrollY > {end} - {AT_END}) scrollTo(0, {end})")
         self.stop.set_visibility(any(lives))
