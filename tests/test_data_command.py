@@ -25,6 +25,20 @@ def write(path: Path, *rows: object) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("verb", [["lint"], ["show", "--model", "tiny"], ["review"]])
+def test_a_file_that_is_missing_ends_with_2_and_the_nearest_name(
+    tmp_path: Path, verb: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "collected").mkdir()
+    write(tmp_path / "collected" / "rows.jsonl", GOOD)
+    for name, meant in (("collected/row.jsonl", "rows.jsonl"), ("colected/rows.jsonl", "collected/rows.jsonl")):
+        assert cli.main(["data", verb[0], name, *verb[1:]]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"swift: error: {name}: no such file") and f"did you mean {meant}?" in line
+        assert line.count("\n") == 1
+
+
 def test_show_writes_the_row_as_it_is_trained(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = write(tmp_path / "a.jsonl", GOOD, {"query": "你好", "response": "再见"})
     assert cli.main(["data", "show", file, "--model", model, "--template_type", "qwen", "--json"]) == 0

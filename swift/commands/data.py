@@ -140,10 +140,15 @@ def run(argv: Sequence[str]) -> int:
 
 def lint(cfg: Lint) -> int:
     from swift.data import linting
+    from swift.data.readers import missing
 
+    paths = [Path(each).expanduser() for each in cfg.files]
+    for path in paths:  # before anything is read: a name that is mistyped is no finding about data
+        if not path.exists():
+            raise ValueError(missing(path))
     bad: Counter[str] = Counter()
     warnings: Counter[str] = Counter()
-    for finding in linting.lint(cfg.files, cfg.columns or None):
+    for finding in linting.lint(paths, cfg.columns or None):
         (warnings if finding.warning else bad)[finding.rule] += 1
         print(finding)
     for what, found in (("bad rows", bad), ("warnings", warnings)):

@@ -95,8 +95,9 @@ class ServerFlags:
                 raise ValueError(f"--lora_modules {module}: expected NAME=FOLDER")
             if names.count(name) > 1 or name == self.served_model_name:
                 raise ValueError(f"--lora_modules: '{name}' is used twice")
-        if self.allowed_local_media_path and not Path(self.allowed_local_media_path).expanduser().is_dir():
-            raise ValueError(f"--allowed_local_media_path {self.allowed_local_media_path}: no such folder")
+        media = self.allowed_local_media_path
+        if media and not Path(media).expanduser().is_dir():
+            raise ValueError(f"--allowed_local_media_path {media}: no such folder{nearest_path(media)}")
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("--ssl_keyfile needs --ssl_certfile")
 

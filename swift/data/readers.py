@@ -16,6 +16,7 @@ from swift.agent.jsontext import has_lone_surrogate, loads, raw_decode
 from swift.data import repository_layout
 from swift.data.registry import near
 from swift.data.row_values import BadRow, Row, rule_of
+from swift.system.nearest import nearest_path
 
 Numbered = Iterator[tuple[int, "Row | BadRow"]]
 Note = Callable[[str], None]
@@ -37,12 +38,17 @@ def read_rows(path: str | Path, note: Note = _no_note) -> Numbered:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a data file")
     if not path.exists():
-        raise ValueError(f"{path}: no such file{near(path.name, neighbours(path))}")
+        raise ValueError(missing(path))
     suffix = repository_layout.suffix(path.name)
     if suffix not in READERS:
         packed = " and ".join(repository_layout.PACKED)
         raise ValueError(f"{path}: unknown file type; supported: {', '.join(READERS)}, also compressed as {packed}")
     return _rows(path, READERS[suffix], note)
+
+
+def missing(path: Path) -> str:
+    """What to say of a data file that does not exist: it may be another file of its folder, or in another folder."""
+    return f"{path}: no such file{near(path.name, neighbours(path)) or nearest_path(path)}"
 
 
 def neighbours(path: Path) -> list[str]:

@@ -14,6 +14,7 @@ from swift.data import registry, repositories, repository_layout, self_cognition
 from swift.data.preprocessors import Preprocessor, unchanged
 from swift.data.readers import READERS, neighbours
 from swift.data.registry import Catalogue, Entry, near
+from swift.system.nearest import nearest_path
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def _no_such(text: str, item: Item, catalogue: Catalogue) -> ValueError:
         if repository_layout.suffix(path.name) in READERS
         else "no file, folder or known data set of that name"
     )
-    return ValueError(f"{text}: {what}{near(path.name, neighbours(path)) or near(item.name, catalogue)}")
+    by_folder = nearest_path(path) if path.parent != Path() else ""
+    hint = near(path.name, neighbours(path)) or by_folder or near(item.name, catalogue)
+    return ValueError(f"{text}: {what}{hint}")
 
 
 def data_files(path: Path) -> tuple[Path, ...]:

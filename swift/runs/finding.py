@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from swift.runs import record
 from swift.runs.record import Run
-from swift.system.nearest import closest
+from swift.system.nearest import closest, nearest_path
 
 DEPTH = 8
 """Levels below a folder that are searched."""
@@ -40,7 +40,7 @@ def find(folders: Iterable[Path]) -> Found:
     seen: set[tuple[int, int]] = set()
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {folder}")
+            raise FileNotFoundError(f"there is no folder {folder}{nearest_path(folder)}")
         searched, complete = _with_record(folder.resolve(), seen)
         if not complete:
             faults.append(f"{folder}: searched only {MOST_FOLDERS:,} folders: name the folder that has the runs")

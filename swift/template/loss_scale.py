@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from swift.agent import ReasoningTags, ToolFormat, tool_format
 from swift.agent.result_marks import in_argument_string
-from swift.system.nearest import closest
+from swift.system.nearest import closest, nearest_path
 
 WeightedTexts = list[tuple[str, float]]
 """The parts of a text in order, with their weights."""
@@ -130,6 +130,8 @@ def _rules(name: str, format_name: str) -> Rules:
 
 
 def _read(path: Path) -> Rules:
+    if not path.is_file():
+        raise ValueError(f"loss scale {path}: no such file{nearest_path(path)}")
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as reason:

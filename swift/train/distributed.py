@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from swift.system.nearest import closest
+from swift.system.nearest import closest, nearest_path
 
 Settings = dict[str, Any]
 
@@ -133,7 +133,8 @@ def _json(flag: str, text: str | None, words: Mapping[str, Any] | None = None) -
     inline = text.lstrip().startswith("{")
     if not inline and not path.is_file():
         known = f", nor one of {', '.join(words)}{_near(text, words)}" if words else ""
-        raise ValueError(f"{flag} {text}: neither a file nor a JSON object{known}")
+        near = "" if "did you mean" in known else nearest_path(path)
+        raise ValueError(f"{flag} {text}: neither a file nor a JSON object{known}{near}")
     try:
         value = json.loads(text if inline else path.read_text(encoding="utf-8"))
     except ValueError as error:
