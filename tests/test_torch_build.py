@@ -101,6 +101,26 @@ def test_uv_is_asked_where_pip_finds_no_cpu_build(tmp_path: Path) -> None:
     assert asked.endswith(f"--torch-backend cpu torch=={VERSION}\n")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"TORCH": "gpu"}, "TORCH=gpu is none of auto, cpu, cuda, or a backend of uv such as cu128, rocm6.4, xpu"),
+        ({"TORCH_INDEX": "whl/cpu"}, "TORCH_INDEX=whl/cpu is neither a URL (https://...) nor a folder"),
+        ({"TORCH": "cu128", "TORCH_INDEX": "https://127.0.0.1/"}, "TORCH_INDEX does nothing with TORCH=cu128"),
+        ({"PYTHON": "pyton3"}, "PYTHON=pyton3: no such program: name an interpreter, e.g. make PYTHON=python3.13 ..."),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, dict) else "",
+)
+def test_make_setup_refuses_wrong_values_before_it_makes_anything(
+    tmp_path: Path, wrong: dict[str, str], line: str
+) -> None:
+    given = {"VENV": str(tmp_path / "venv"), "PYTHON": sys.executable, **wrong}
+    command = ["make", "-C", str(ROOT), "setup", *(f"{name}={value}" for name, value in given.items())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and line in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
 def test_an_unknown_build_is_refused_with_the_choices(tmp_path: Path) -> None:
     done, installed = setup(tmp_path, "gpu", [CUDA])
     assert done.returncode == 2
