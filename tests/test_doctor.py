@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -67,6 +68,49 @@ def test_each_problem_is_named_with_its_command(
     (found,) = problems(replace(FINE, **changed))  # type: ignore[arg-type]
     assert what in found.what and fix in found.fix
     assert "\n" not in found.what + found.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what", "fix"),
+    [
+        ("SWIFT_KERNELS", "avx1024", "SWIFT_KERNELS=avx1024 is unknown: it is one of", "unset SWIFT_KERNELS"),
+        ("SWIFT_OFFLINE", "ture", "SWIFT_OFFLINE=ture is neither true nor false", "export SWIFT_OFFLINE=1"),
+        ("SWIFT_CACHE", __file__, f"SWIFT_CACHE={__file__} is a file, not a folder", "export SWIFT_CACHE=FOLDER"),
+        ("SWIFT_KERNEL", "avx2", "SWIFT_KERNEL has no effect: did you mean SWIFT_KERNELS?", "unset SWIFT_KERNEL;"),
+        ("SWIFT_OFLINE", "1", "did you mean SWIFT_OFFLINE?", "unset SWIFT_OFLINE; export SWIFT_OFFLINE=..."),
+        ("swift_cache", "/x", "did you mean SWIFT_CACHE?", "unset swift_cache"),
+    ],
+)
+def test_a_variable_with_a_wrong_value_or_a_misspelt_name_is_a_problem(
+    name: str, value: str, what: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in [*diagnosis.VARIABLES, *diagnosis.INTERNAL]:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    (found,) = diagnosis.wrong_variables(os.environ)
+    assert what in found.what and found.fix.startswith(fix)
+    assert problems(replace(FINE, variables=(found,))) == [found]
+
+
+def test_right_variables_and_those_of_other_programs_are_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWIFT_KERNELS", raising=False)
+    fine = {"SWIFT_OFFLINE": "0", "SWIFT_TOOL_SHOPKEY": "k", "SWIFT_API_KEY": "k", "SWIFT_EXEC": "/usr/bin/swiftc"}
+    assert list(diagnosis.wrong_variables(fine)) == []
+
+
+def test_the_doctor_knows_every_variable_that_the_program_reads() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in Path(swift.__file__).parent.rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r'"(SWIFT_[A-Z_]+[A-Z])"', text)}
+    assert named == {*diagnosis.VARIABLES, *diagnosis.INTERNAL}
+
+
+def test_a_wrong_choice_of_kernels_is_a_problem_beside_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWIFT_KERNELS", "avx1024")
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "- SWIFT_KERNELS=avx1024 is unknown" in told and "\nprocessor " in told
 
 
 def test_few_threads_are_a_problem_only_below_the_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,21 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from swift import native
 from swift.native import processor
-from swift.system import hubs, machine, packages
+from swift.system import hubs, invocation, machine, packages, torchrun
 from swift.system.cache import cache_root, scratch_folder
+from swift.system.nearest import closest
+from swift.tools.openapi import security
 
 GIB = 1 << 30
 LOW_MEMORY = 3 * GIB
 """Training SmolLM2-135M, the smallest of the bundled models, takes 2.3 GiB."""
 LOW_DISK = 5 * GIB
 """A model of 1B parameters in bf16 takes 2 GiB, and as much again merged."""
+VARIABLES = (
+    *("SWIFT_API_KEY", "SWIFT_CACHE", "SWIFT_FIRE_ALARM_LOG", "SWIFT_KERNELS", "SWIFT_OFFLINE"),
+    *("SWIFT_STUDIO_PASSWORD", "SWIFT_TRACEBACK"),
+)
+"""Of the environment, that users set. The names of others are made of `security.VARIABLE`."""
+INTERNAL = (invocation.VARIABLE, torchrun.MARK)
+"""Those that processes set for each other."""
 BUSY = 1.5
 """Processes per processor above which measured times are those of a busy machine."""
 
@@ -58,10 +67,12 @@ class Facts:
     caches: dict[Path, int]
     read_only: tuple[Path, ...]
     missing: tuple[packages.Missing, ...]
+    variables: tuple[Problem, ...] = ()
+    """What is wrong with SWIFT_* variables."""
 
 
 def facts() -> Facts:
-    """Raises ValueError where SWIFT_KERNELS is wrong."""
+    variables = tuple(wrong_variables(os.environ))
     folders = [Path.cwd(), cache_root(), _scratch()]
     found = {folder: machine.size(folder) for folder in (cache_root(), hubs.modelscope_root(), _hugging_face())}
     return Facts(
@@ -69,7 +80,7 @@ def facts() -> Facts:
         nvidia_driver=machine.has_nvidia_driver(),
         compiler=native.compiler(),
         sets=processor.sets(),
-        forced=processor.forced(),
+        forced="" if _wrong_kernels() else processor.forced(),
         cpus=machine.cpus(),
         load=machine.load(),
         governor=machine.slow_governor(),
@@ -78,12 +89,42 @@ def facts() -> Facts:
         caches=found,
         read_only=tuple(folder for folder in folders if not _is_writable(folder)),
         missing=tuple(packages.missing()),
+        variables=variables,
     )
+
+
+def wrong_variables(environment: Mapping[str, str]) -> Iterator[Problem]:
+    """SWIFT_* variables of this process with a wrong value, and those whose name is similar to a known one."""
+    if why := _wrong_kernels():
+        yield Problem(why, f"unset {processor.VARIABLE}")
+    offline = environment.get("SWIFT_OFFLINE", "")
+    if offline and offline.lower() not in (*hubs.TRUE, *hubs.FALSE):
+        what = f"SWIFT_OFFLINE={offline} is neither true nor false: the network is used"
+        yield Problem(what, "export SWIFT_OFFLINE=1")
+    cache = environment.get("SWIFT_CACHE", "")
+    if cache and Path(cache).expanduser().exists() and not Path(cache).expanduser().is_dir():
+        yield Problem(f"SWIFT_CACHE={cache} is a file, not a folder", "export SWIFT_CACHE=FOLDER")
+    for name in sorted(environment):
+        known = name in (*VARIABLES, *INTERNAL) or name.startswith(security.VARIABLE)
+        if not known and name.upper().startswith("SWIFT") and (near := closest(name, VARIABLES, cutoff=0.75)):
+            yield Problem(f"{name} has no effect: did you mean {near[0]}?", f"unset {name}; export {near[0]}=...")
+
+
+def _wrong_kernels() -> str:
+    try:
+        processor.forced()
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def problems(found: Facts) -> list[Problem]:
     """The worst first: what stops work, then what makes it slow."""
     return [problem for check in CHECKS for problem in check(found)]
+
+
+def _variables(found: Facts) -> Iterator[Problem]:
+    yield from found.variables
 
 
 def _packages(found: Facts) -> Iterator[Problem]:
@@ -174,7 +215,7 @@ def _governor(found: Facts) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Callable[[Facts], Iterator[Problem]], ...] = (
-    *(_packages, _disk, _memory),
+    *(_packages, _variables, _disk, _memory),
     *(_build_of_torch, _compiler, _kernels, _threads, _busy, _governor),
 )
 

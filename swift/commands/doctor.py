@@ -53,12 +53,14 @@ class Config:
 
 def main(cfg: Config) -> None:
     from swift.assembly import diagnosis
+    from swift.native import processor
 
     facts = diagnosis.facts()
     found = diagnosis.problems(facts)
     if not cfg.json:
         print("\n".join([*told(found), "", *lines(machine(facts))]), flush=True)
-    chosen = kernels(cfg) if cfg.measure and facts.torch.version else {}
+    wrong = any(each.what.startswith(processor.VARIABLE) for each in facts.variables)
+    chosen = kernels(cfg) if cfg.measure and facts.torch.version and not wrong else {}
     if cfg.json:
         problems = [each._asdict() for each in found]
         print(

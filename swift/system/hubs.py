@@ -15,9 +15,14 @@ SECONDS = 5.0
 """Timeout for the first response of a hub."""
 
 
+TRUE = ("1", "true", "yes", "on")
+FALSE = ("0", "false", "no", "off")
+"""Values of environment variables; every other one counts as not set."""
+
+
 def is_set(name: str) -> bool:
     """Whether an environment variable is set to true."""
-    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+    return os.environ.get(name, "").lower() in TRUE
 
 
 def offline() -> str:
