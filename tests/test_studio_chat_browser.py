@@ -149,6 +149,10 @@ def test_two_models_answer_side_by_side(place: Place) -> None:
         boxes = "sections => sections.map(each => each.getBoundingClientRect().toJSON())"
         left, right = page.locator(".chat-sides section").evaluate_all(boxes)
         assert left["top"] == right["top"] and left["right"] <= right["left"]
+        page.get_by_label("System prompt").wait_for()
+        page.set_viewport_size({"width": 400, "height": 800})
+        ask(page, "Hello again")
+        page.get_by_label("System prompt").wait_for(state="hidden")  # they would cover the dialogue
 
 
 def test_a_wrong_answer_becomes_a_training_row_and_the_chat_goes_on_from_the_right_one(place: Place) -> None:

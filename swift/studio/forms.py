@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Kind = Literal["text", "number", "choice", "list", "json"]
+KINDS: Mapping[object, Kind] = {int: "number", float: "number", dict: "json"}
 NONE = "none"
 
 
@@ -145,20 +146,10 @@ def text_of(value: object) -> str:
 
 def _field(item: Flag, section: str) -> Field:
     inner = without_none(item.kind)
-    optional = inner is not item.kind
+    origin = typing.get_origin(inner) or inner
     default = "" if item.default is MISSING or item.default in ((), [], {}) else text_of(item.default)
-    kind: Kind = "text"
-    choices: tuple[str, ...] = ()
-    if item.is_list:
-        kind = "list"
-    elif inner is bool:
-        kind, choices = "choice", ("true", "false")
-    elif typing.get_origin(inner) is Literal:
-        kind, choices = "choice", typing.get_args(inner)
-    elif inner in (int, float):
-        kind = "number"
-    elif typing.get_origin(inner) is dict:
-        kind = "json"
-    if choices and optional:
+    choices = {bool: ("true", "false"), Literal: typing.get_args(inner)}.get(origin, ())
+    kind: Kind = "list" if item.is_list else "choice" if choices else KINDS.get(origin, "text")
+    if choices and inner is not item.kind:
         choices = (NONE, *choices)
     return Field(item, section, flags.meanings(item.owner).get(item.name, ""), kind, default, choices)

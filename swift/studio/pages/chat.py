@@ -199,7 +199,7 @@ class ChatPage:
     def _ask(self) -> None:
         self.replies.ask(self.id, self.entry.value)
         self.entry.set_value("")
-        ui.run_javascript(f"if (innerWidth <= {NARROW}) getElement({self.settings.id}).hide()")
+        ui.run_javascript(f"if (innerWidth <= {NARROW}) getElement({self.settings.id}).$refs.qRef.hide()")
 
     def _set(self, setup: Setup) -> None:
         if setup != self.dialogue.setup:
