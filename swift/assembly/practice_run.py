@@ -211,7 +211,7 @@ class Practice(NamedTuple):
     def training_words(self, policy: Policy, at: Round, seconds: float) -> list[str | Path]:
         """The flags of a training that both methods share."""
         cfg = self.cfg
-        rate = cfg.training.learning_rate or {"rft": 5e-5, "dpo": 1e-5}[cfg.method]
+        rate = cfg.training.learning_rate or {"rft": 5e-4, "dpo": 1e-5}[cfg.method]
         micro = next(size for size in (4, 2, 1) if cfg.training.batch_size % size == 0)
         return [
             *practice_setup.adapter_words(policy, cfg.training.lora_rank),

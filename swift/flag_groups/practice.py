@@ -18,7 +18,7 @@ class RoundFlags:
     general_ratio: float = 0.25
     """rft: general rows to mix in, as a multiple of the rows that were kept"""
     learning_rate: float | None = None
-    """Peak learning rate; none means 5e-5 for rft and 1e-5 for dpo"""
+    """Peak learning rate; none means 5e-4 for rft and 1e-5 for dpo"""
     epochs: float = 1.0
     """Passes over the rows of a round"""
     batch_size: int = 8
