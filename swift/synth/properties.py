@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from swift.synth.catalogue import Parameter
@@ -43,113 +43,96 @@ def properties_of(
     """The properties of an object's schema. `given`: values from examples, by the path of the property. `owner`: what
     the object is about, for properties that are called "name". Raises NoValues for a required one without values;
     optional ones without values are left out."""
-    return tuple(_properties(schema, schema, rng, given, owner, "", 0))
+    return tuple(_Reader(schema, rng, given, owner).properties(schema))
 
 
-def _properties(
-    schema: Mapping[str, Any],
-    root: Mapping[str, Any],
-    rng: random.Random,
-    given: Mapping[str, Sequence[Any]],
-    owner: str,
-    before: str,
-    depth: int,
-) -> Iterator[Property]:
-    required = schema.get("required", ())
-    for name, each in schema.get("properties", {}).items():
-        is_optional = name not in required
-        try:
-            yield _property(name, resolved(each, root), root, rng, given, owner, before, depth, is_optional)
-        except NoValues:
-            if not is_optional:
-                raise
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the properties of one object. `root`: the schema that references are relative to; `before`: the path of the
+    object, with a dot at its end; `depth`: of the objects that it is in."""
+
+    root: Mapping[str, Any]
+    rng: random.Random
+    given: Mapping[str, Sequence[Any]]
+    owner: str
+    before: str = ""
+    depth: int = 0
+
+    def properties(self, schema: Mapping[str, Any]) -> Iterator[Property]:
+        required = schema.get("required", ())
+        for name, each in schema.get("properties", {}).items():
+            is_optional = name not in required
+            try:
+                yield self._property(name, resolved(each, self.root), is_optional)
+            except NoValues:
+                if not is_optional:
+                    raise
+
+    def _property(self, name: str, schema: Mapping[str, Any], is_optional: bool) -> Property:
+        about, type_ = str(schema.get("description", "")), type_of(schema)
+        path = f"{self.before}{name}"
+        if type_ == "object" and self.depth == 0 and schema.get("properties"):
+            inner = tuple(replace(self, owner=name, before=f"{path}.", depth=1).properties(schema))
+            if not inner:
+                raise NoValues(f"{path}: no value is known")
+            parameters = {each.name: each.parameter for each in inner}
+            made = Parameter(about, "object", None, is_optional, parameters=parameters)
+            return Property(name, about, made, recognised(name, about, "object", self.owner), inner)
+        given = self.given.get(path, ())
+        if type_ == "array":
+            items = resolved(schema.get("items") or {}, self.root)
+            shown = {**items, "description": f"{items.get('description', '')} {about}".strip()}
+            kind = recognised(singular(name), about, type_of(items), self.owner)
+            low, high = max(1, schema.get("minItems", 1)), min(schema.get("maxItems", 3), 8)
+            of = self._values(singular(name), shown, kind, given)
+            if isinstance(of, list) and schema.get("uniqueItems"):
+                high = min(high, len(of))
+            made = Parameter(about, "array", of, is_optional, count=(low, max(low, high)))
+            return Property(name, about, made, kind)
+        kind = kind_of(name, schema, self.owner)
+        of = self._values(name, schema, kind, given)
+        what = about
+        if of in ("date", "time"):  # such values are only converted where the description names the format
+            what = f"{about} ({'YYYY-MM-DD' if of == 'date' else 'HH:MM'})"
+        enum = tuple(schema.get("enum", ()))
+        return Property(name, about, Parameter(what, type_, of, is_optional, enum, schema.get("default")), kind)
+
+    def _values(self, name: str, schema: Mapping[str, Any], kind: Kind, given: Sequence[Any]) -> Any:
+        """As `swift.synth.values.draw` takes them. Raises NoValues if the schema allows none that is known."""
+        if not schema.get("enum"):
+            if type_of(schema) == "object":
+                return self._objects(schema, name)
+            if type_of(schema) == "array":
+                raise NoValues(f"{name}: arrays within arrays are not supported")
+        return values_of(name, schema, kind, self.rng, given)
+
+    def _objects(self, schema: Mapping[str, Any], name: str) -> list[list[Any]]:
+        """Objects of a list, or within an object: pairs of their words and their value."""
+        if self.depth > DEPTH:
+            raise NoValues(f"{name}: its schema contains itself")
+        inner = replace(self, given={}, owner=name, before="", depth=self.depth + 2)
+        fields = list(inner.properties(schema))
+        if not fields:
+            keys = ["colour", "size", "weight", "owner", "source", "level"]
+            return [[f"{key} {each}", {key: each}] for key in keys for each in ("red", "large", "7", "kim")]
+        return [_object(fields, self.rng) for _ in range(COUNT)]
 
 
-def _property(
-    name: str,
-    schema: Mapping[str, Any],
-    root: Mapping[str, Any],
-    rng: random.Random,
-    given: Mapping[str, Sequence[Any]],
-    owner: str,
-    before: str,
-    depth: int,
-    is_optional: bool,
-) -> Property:
-    about, type_ = str(schema.get("description", "")), type_of(schema)
-    path = f"{before}{name}"
-    if type_ == "object" and depth == 0 and schema.get("properties"):
-        inner = tuple(_properties(schema, root, rng, given, name, f"{path}.", 1))
-        if not inner:
-            raise NoValues(f"{path}: no value is known")
-        parameters = {each.name: each.parameter for each in inner}
-        made = Parameter(about, "object", None, is_optional, parameters=parameters)
-        return Property(name, about, made, recognised(name, about, "object", owner), inner)
-    if type_ == "array":
-        items = resolved(schema.get("items") or {}, root)
-        shown = {**items, "description": f"{items.get('description', '')} {about}".strip()}
-        kind = recognised(singular(name), about, type_of(items), owner)
-        low, high = max(1, schema.get("minItems", 1)), min(schema.get("maxItems", 3), 8)
-        of = _of(singular(name), shown, root, kind, rng, given.get(path, ()), depth)
-        if isinstance(of, list) and schema.get("uniqueItems"):
-            high = min(high, len(of))
-        made = Parameter(about, "array", of, is_optional, count=(low, max(low, high)))
-        return Property(name, about, made, kind)
-    kind = kind_of(name, schema, owner)
-    of = _of(name, schema, root, kind, rng, given.get(path, ()), depth)
-    what = about
-    if of in ("date", "time"):  # such values are only converted where the description names the format
-        what = f"{about} ({'YYYY-MM-DD' if of == 'date' else 'HH:MM'})"
-    enum = tuple(schema.get("enum", ()))
-    return Property(name, about, Parameter(what, type_, of, is_optional, enum, schema.get("default")), kind)
-
-
-def _of(
-    name: str,
-    schema: Mapping[str, Any],
-    root: Mapping[str, Any],
-    kind: Kind,
-    rng: random.Random,
-    given: Sequence[Any],
-    depth: int,
-) -> Any:
-    """Values, as `swift.synth.values.draw` takes them. Raises NoValues if the schema allows none that is known."""
-    if not schema.get("enum"):
-        if type_of(schema) == "object":
-            return _objects(schema, root, rng, name, depth)
-        if type_of(schema) == "array":
-            raise NoValues(f"{name}: arrays within arrays are not supported")
-    return values_of(name, schema, kind, rng, given)
-
-
-def _objects(schema: Mapping[str, Any], root: Mapping[str, Any], rng: random.Random, name: str, depth: int) -> Any:
-    """Objects of a list, or within an object: pairs of their words and their value."""
-    if depth > DEPTH:
-        raise NoValues(f"{name}: its schema contains itself")
-    fields = list(_properties(schema, root, rng, {}, name, "", depth + 2))
-    if not fields:
-        keys = ["colour", "size", "weight", "owner", "source", "level"]
-        return [[f"{key} {each}", {key: each}] for key in keys for each in ("red", "large", "7", "kim")]
-    pairs = []
-    for _ in range(COUNT):
-        given = [each for each in fields if not each.parameter.optional or rng.random() < 0.4] or fields[:1]
-        drawn = {each.name: each.parameter.draw(rng) for each in given}
-        texts = []
-        for each in given:
-            said = drawn[each.name].words
-            if each.parameter.type == "boolean":
-                texts.append(each.label if drawn[each.name].value else f"no {each.label}")
-            elif each.parameter.type in ("integer", "number") and not each.kind.unit:
-                texts.append(f"{each.label} {said}")
-            else:
-                texts.append(said)
-        pairs.append(
-            [
-                " ".join((texts[0], f"({', '.join(texts[1:])})")) if texts[1:] else texts[0],
-                {each: said.value for each, said in drawn.items()},
-            ]
-        )
-    return pairs
+def _object(fields: Sequence[Property], rng: random.Random) -> list[Any]:
+    """The words and the value of an object with the required and some optional fields."""
+    given = [each for each in fields if not each.parameter.optional or rng.random() < 0.4] or fields[:1]
+    drawn = {each.name: each.parameter.draw(rng) for each in given}
+    texts = []
+    for each in given:
+        said = drawn[each.name].words
+        if each.parameter.type == "boolean":
+            texts.append(each.label if drawn[each.name].value else f"no {each.label}")
+        elif each.parameter.type in ("integer", "number") and not each.kind.unit:
+            texts.append(f"{each.label} {said}")
+        else:
+            texts.append(said)
+    words = " ".join((texts[0], f"({', '.join(texts[1:])})")) if texts[1:] else texts[0]
+    return [words, {each: said.value for each, said in drawn.items()}]
 
 
 def resolved(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Mapping[str, Any]:

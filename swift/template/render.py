@@ -7,39 +7,29 @@ separately. So training, the dialogue and the server agree on every token, and e
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
-from itertools import chain, groupby, pairwise
+from itertools import chain, groupby
 from typing import Any, NamedTuple, TypeVar
 
 from swift.agent import ReasoningTags, ToolFormat, tool_format
-from swift.agent.reply import read_reply, split_observations, write_reply
-from swift.chat import PLACE, Conversation, Image, Message, Sample, Tool
+from swift.agent.reply import read_reply, split_observations
+from swift.chat import Conversation, Message, Sample, Tool
 from swift.template.image_processor import ImageProcessor
 from swift.template.loss_scale import AUTO, loss_scale, with_reasoning_weight
-from swift.template.offset_tokenizer import OffsetTokenizer, Special
+from swift.template.offset_tokenizer import OffsetTokenizer
 from swift.template.reply_spans import ReplySpans, closing_weight
 from swift.template.segments import SegmentBuilder, warn_once
-from swift.template.split_points import Encoded
+from swift.template.span_tokens import SpanTokenizer
 from swift.template.template import Template
 from swift.template.template_probe import PLAIN
-from swift.template.template_writer import NOTHING, Kind, ReplyPart, Span, TableWriter, Turn
+from swift.template.template_writer import NOTHING, Kind, Span, TableWriter, Turn
 from swift.template.tokenizer_template import HistoryReasoning, TokenizerTemplate
+from swift.template.turns import TurnSplitter
 
 T = TypeVar("T")
 _QUERY = "\ue000"  # placeholder for the user's text
-_SPECIAL: dict[Kind, Special] = {
-    "template": "all",
-    "stop": "all",
-    "format": "marks",
-    "reply": "marks",
-    "given": "none",
-    "system": "none",
-    "tool_output": "none",
-}
 
 
 class Stop(NamedTuple):
@@ -118,8 +108,10 @@ class Renderer:
         self._encoder = OffsetTokenizer(
             tokenizer, [*self.tool_format.syntax.special, *(layout.special_in_replies if layout else ())]
         )
+        self._span_tokens = SpanTokenizer(self._encoder)
         scale_of_text = self.scale if layout else with_reasoning_weight(self.scale, PLAIN, reasoning_weight)
         self._reply_spans = ReplySpans(self.tool_format, scale_of_text, reasoning_weight)
+        self._turns = TurnSplitter(self.tool_format, self._reply_spans)
         self._own = SegmentBuilder(layout, self._reply_spans, self._encoder) if layout else None
         self._table = TableWriter(template, tokenizer, self._encoder.first_token, mark) if template else None
         self.thinking: ReasoningTags | None = layout.traits.thinking if layout else PLAIN
@@ -174,21 +166,13 @@ class Renderer:
         return [self._rendered(conversation, spans) for spans in self.segments(conversation)]
 
     def _sample(self, conversation: Conversation, spans: Sequence[Span]) -> Sample:
-        tokens: list[int] = []
-        weights: list[float] = []
-        for span in _merged(spans, self._encoder):
-            ids, their_weights = self._weighed(span)
-            tokens += ids
-            weights += their_weights
+        tokens, weights = self._span_tokens.weighed(spans)
         shown = tuple(span.image for span in spans if span.image)
         inputs = partial(self.image_processor.inputs, shown, tokens) if self.image_processor and shown else None
         return Sample(tokens, weights, conversation.source, inputs)
 
     def _rendered(self, conversation: Conversation, spans: Sequence[Span]) -> Rendered:
-        tokens: list[tuple[str, float]] = []
-        for span in _merged(spans, self._encoder):
-            tokens += zip(_texts(span.text, self._encoded(span)), self._weighed(span)[1], strict=True)
-        grouped = groupby(tokens, key=lambda token: token[1])
+        grouped = groupby(self._span_tokens.texts(spans), key=lambda token: token[1])
         runs = [("".join(text for text, _ in run), weight) for weight, run in grouped]
         authors = [(span.text, span.kind) for span in spans]
         return Rendered(self._sample(conversation, spans), "".join(text for text, _ in runs), runs, authors)
@@ -211,7 +195,7 @@ class Renderer:
             spans = self._with_image_text(spans)
         else:
             spans, prefill = self._layout(conversation, close=False), ""
-        return Prompt([token for span in _merged(spans, self._encoder) for token in self._ids(span)], prefill)
+        return Prompt(self._span_tokens.tokens(spans), prefill)
 
     def closed_tokens(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), template_kwargs: Mapping[str, Any] | None = None
@@ -227,7 +211,7 @@ class Renderer:
             spans = self._layout(conversation, close=True)
         else:
             spans = self.writer.without_opening(self._layout(conversation, close=False))
-        return [token for span in _merged(spans, self._encoder) for token in self._ids(span)]
+        return self._span_tokens.tokens(spans)
 
     def raw_prompt_tokens(self, text: str) -> list[int]:
         """The tokens of a hand-written prompt. The beginning of a reply in it is tokenised as in a dialogue."""
@@ -236,7 +220,7 @@ class Renderer:
         if not opening or not any(by_tool for _, by_tool in split_observations(prefill)):
             return self._encoder.ids_with_special_tokens(text)
         parts = self._reply_spans.split_authors(prefill, tools=False, weight=None)
-        reply = [self._ids(Span(part, kind)) for part, kind, _ in parts]
+        reply = [self._span_tokens.ids(Span(part, kind)) for part, kind, _ in parts]
         return [*self._encoder.ids_with_special_tokens(before + opening), *chain.from_iterable(reply)]
 
     def inputs(self, messages: Sequence[Message], prompt: Sequence[int]) -> dict[str, Any] | None:
@@ -288,7 +272,7 @@ class Renderer:
         offer = Span(text, "given")
         if conversation.tools:
             offer = Span(self.tool_format.system(conversation.tools, text), "format")
-        turns = list(self._turns(messages, bool(conversation.tools)))
+        turns = list(self._turns.turns(messages, bool(conversation.tools)))
         spans: list[Span] = []
         closing = 0.0
         for index, (turn, prompts) in enumerate(zip(turns, self.writer.prompts(offer, turns), strict=True)):
@@ -328,72 +312,6 @@ class Renderer:
             return self._own.layout.shows_result_images
         return self.tool_format.syntax.results == "turn"
 
-    def _turns(self, messages: Sequence[Message], tools: bool) -> Iterator[Turn]:
-        """Groups messages into turns. Inline tool results are part of the assistant's reply."""
-        prompt: list[Span] = []
-        by_tool = False
-        reply: list[ReplyPart] = []
-        for role, group in groupby(self._placed(messages), key=lambda message: message.role):
-            run = list(group)
-            if role == "assistant":
-                # messages of equal weight are one text: the second may be a tool's result
-                for weight, texts in groupby(run, key=lambda message: message.weight):
-                    after_result = by_tool or bool(reply and reply[-1][1] != "reply")
-                    said = "".join(self._written(message, tools, after_result) for message in texts)
-                    reply += self._reply_spans.split_authors(said, tools, weight)
-            elif role == "tool" and self.tool_format.syntax.inline and reply:
-                results = self._reply_spans.result_spans([message.content for message in run], "tool_output")
-                reply += [(span.text, span.kind, None) for span in results]
-            else:
-                if reply:
-                    yield Turn(
-                        tuple(prompt), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply)
-                    )
-                    prompt, by_tool, reply = [], False, []
-                if role == "system":
-                    prompt += [Span(message.content, "system") for message in run if message.content]
-                    continue
-                prompt += [Span("\n", "given")] if prompt and prompt[-1].kind != "system" else []
-                by_tool = role == "tool"
-                if by_tool:
-                    results = self._reply_spans.result_spans([message.content for message in run], "given")
-                    prompt += _with_image_spans(results, [image for message in run for image in message.images])
-                else:
-                    prompt += self._user_spans(run)
-        if not prompt and not (messages and messages[0].role == "assistant"):
-            raise ValueError("there is no user message")
-        yield Turn(tuple(prompt), by_tool, by_tool and self.tool_format.syntax.results == "raw", tuple(reply))
-
-    def _written(self, message: Message, tools: bool, after_result: bool) -> str:
-        """The text of a reply. Reasoning for which the format has no label is written as a <think> block."""
-        text = write_reply(self.tool_format, message, tools, after_result)
-        if not message.reasoning or (tools and self.tool_format.syntax.thought):
-            return text
-        return f"{PLAIN.open}\n{message.reasoning}\n{PLAIN.close}\n\n{text}"
-
-    def _placed(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages; a system message after a result that is a raw turn becomes a part of that result."""
-        placed: list[Message] = []
-        for message in messages:
-            last = placed[-1] if placed else None
-            if message.role == "system" and last and last.role == "tool" and self.tool_format.syntax.results == "raw":
-                placed[-1] = replace(last, content=f"{last.content}\n\n{message.content}")
-            else:
-                placed.append(message)
-        return placed
-
-    def _user_spans(self, run: Sequence[Message]) -> list[Span]:
-        """Consecutive user messages, joined by line breaks."""
-        if not any(message.images for message in run):
-            return [Span("\n".join(message.content for message in run), "given")]
-        spans: list[Span] = []
-        for message in run:
-            spans += [Span("\n", "given")] if spans else []
-            for part in message.parts:
-                image = part if isinstance(part, Image) else None
-                spans.append(Span(PLACE, "given", image=image) if image else Span(str(part), "given"))
-        return spans
-
     def _close(self, weight: float) -> list[Span]:
         return [span._replace(scale=((span.text, weight),)) for span in self._closing]
 
@@ -404,27 +322,6 @@ class Renderer:
             return following
         rest = following[0].text[len(stop) :]
         return [*self._close(weight), *([following[0]._replace(text=rest, ids=())] if rest else []), *following[1:]]
-
-    def _encoded(self, span: Span) -> Encoded:
-        if span.ids:
-            return Encoded(list(span.ids), [0] * len(span.ids))
-        if span.context:
-            return self._encoder.encode_after(span.context, span.text, _SPECIAL[span.kind])
-        return self._encoder.encode(span.text, _SPECIAL[span.kind])
-
-    def _weighed(self, span: Span) -> tuple[Sequence[int], list[float]]:
-        """(tokens, weights) of a span. Offsets are computed only for spans with several weights."""
-        weights = {weight for text, weight in span.scale if text}
-        if len(weights) > 1:
-            encoded = self._encoded(span)
-            return encoded.ids, _token_weights(span.scale, encoded)
-        ids = self._ids(span)
-        return ids, [*weights, 0.0][:1] * len(ids)
-
-    def _ids(self, span: Span) -> Sequence[int]:
-        if span.context:
-            return self._encoded(span).ids
-        return span.ids or self._encoder.ids(span.text, _SPECIAL[span.kind])
 
     def _reply_opening(self) -> str:
         """The template's text between the user's text and a reply."""
@@ -438,56 +335,10 @@ class Renderer:
             ends = [self._encoder.ids(end, "all") for end in self._own.layout.ends]
             texts = [end for end, ids in zip(self._own.layout.ends, ends, strict=True) if len(ids) > 1]
         else:
-            ends = [[token for span in self._closing for token in self._ids(span)]]
+            ends = [[token for span in self._closing for token in self._span_tokens.ids(span)]]
             texts = [_text(self._closing)] if len(ends[0]) > 1 else []
         tokens = dict.fromkeys([*(ids[0] for ids in ends if len(ids) == 1), *self._eos])
         return Stop(tuple(tokens), tuple(texts))
-
-
-def _merged(spans: Sequence[Span], encoder: OffsetTokenizer) -> Iterator[Span]:
-    """Joins spans of the template and the user, so that they are tokenised as one text, as other programs do."""
-
-    def joins(span: Span) -> bool:
-        return not span.ids and (
-            span.kind == "template" or (span.kind in ("given", "system") and not encoder.has_special(span.text))
-        )
-
-    for together, run in groupby(spans, key=joins):
-        if together:
-            yield Span(_text(list(run)), "template")
-        else:
-            yield from run
-
-
-def _token_weights(scale: Sequence[tuple[str, float]], encoded: Encoded) -> list[float]:
-    """The weight of each token: that of its first character that is not white space, if it has one."""
-    count = len(encoded.ids)
-    if not scale:
-        return [0.0] * count
-    whole = "".join(text for text, _ in scale)
-    weights: list[float] = []
-    end = 0
-    for text, weight in scale[:-1]:
-        end += len(text)
-        weights += [weight] * (_first_token_at(end, whole, encoded.starts) - len(weights))
-    return weights + [scale[-1][1]] * (count - len(weights))
-
-
-def _first_token_at(end: int, text: str, starts: Sequence[int]) -> int:
-    """The index of the first token at or after `end`, leading white space ignored."""
-    first = bisect_left(starts, end)
-    if not first:
-        return first
-    start = starts[first - 1]
-    token = text[start : starts[first] if first < len(starts) else len(text)]
-    white = len(token) - len(token.lstrip() or token)
-    return first - 1 if start + white >= end else first
-
-
-def _texts(text: str, encoded: Encoded) -> list[str]:
-    """The characters of each token. A character of several tokens belongs to the last."""
-    borders = [0, *encoded.starts[1:], len(text)]
-    return [text[start:end] for start, end in pairwise(borders)]
 
 
 def _text(spans: Sequence[Span]) -> str:
@@ -498,20 +349,6 @@ def _only(found: Sequence[T]) -> T:
     if len(found) > 1:
         raise ValueError(f"the chat template rewrites earlier rounds: this dialogue takes {len(found)} samples")
     return found[0]
-
-
-def _with_image_spans(spans: list[Span], images: Sequence[Image]) -> list[Span]:
-    """The spans of tool results with a span for each image, in place of its PLACE in their texts."""
-    if not images:
-        return spans
-    if sum(span.text.count(PLACE) for span in spans) != len(images):
-        raise ValueError("tool results with images contain U+FFFC, which is reserved for images")
-    left, placed = iter(images), []
-    for span in spans:
-        for number, text in enumerate(span.text.split(PLACE)):
-            placed += [Span(PLACE, "given", image=next(left))] if number else []
-            placed += [span._replace(text=text)] if text else []
-    return placed
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
