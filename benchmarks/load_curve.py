@@ -1,11 +1,13 @@
-"""Servers from an idle one to a saturated one, measured by guidellm: time to the first token and between tokens.
+"""Servers from one client to saturation, measured by guidellm: requests/s, time to the first token and between tokens.
 
-    python benchmarks/load_curve.py --cache ~/.cache/swift-benchmarks --rates 0.5 1 2 4 8
+    python benchmarks/load_curve.py --cache ~/.cache/swift-benchmarks --clients 1 2 4 8 16 32
 
-guidellm (https://github.com/vllm-project/guidellm) sends chat completions with synthetic text at random times, for
---seconds at each offered rate. Prompts have --prompt tokens with no common beginning, replies --new tokens. Requests
-that have not ended by then are dropped and do not count. The servers are those of load_speed.py. guidellm has an
-environment of its own below --cache, and runs on the same machine.
+guidellm (https://github.com/vllm-project/guidellm) sends chat completions with synthetic text, for --seconds with each
+number of clients, each of which sends its next request when a reply has ended. Prompts have --prompt tokens with no
+common beginning, replies --new tokens. Replies that have not ended by then do not count, so --seconds should be several
+times what a reply takes. The servers are those of load_speed.py. guidellm has an environment of its own below --cache,
+and runs on the same machine. Its profiles with a rate are not used: on two cores its 10 processes are late at the start
+and then send hundreds of requests at once.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ DEFAULT = ("swift deploy, bf16", "vLLM, bf16")
 
 
 class Point(NamedTuple):
-    """One server at one offered rate. Times in ms: (median, 95th percentile). `dropped`: had not ended in time."""
+    """One server and so many clients. Times in ms: (median, 95th percentile). `ended`: replies that did so in time."""
 
-    rate: float
+    clients: int
     served: float
     tokens: float
     first: tuple[float, float]
     between: tuple[float, float]
-    dropped: int
+    ended: int
     failed: int
 
 
@@ -68,7 +70,7 @@ def main() -> None:
                 print(f"{name}: {error}", file=sys.stderr)
     print("\n" + machine.headline(args.kernels, args.threads, versions))
     print(
-        f"{shapes.title(args.shape)}; prompts of {args.prompt} tokens, replies of {args.new}; {args.seconds:g} s a rate"
+        f"{shapes.title(args.shape)}; prompts of {args.prompt} tokens, replies of {args.new}; {args.seconds:g} s each"
     )
     print_table(curves, failed)
 
@@ -78,8 +80,8 @@ def parse() -> argparse.Namespace:
     machine.add_flags(parser)
     parser.add_argument("--shape", choices=shapes.CHOICES, default=shapes.BUNDLED)
     parser.add_argument("--contenders", nargs="+", choices=list(servers.CONTENDERS), default=DEFAULT)
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0, 8.0], help="offered requests/s")
-    parser.add_argument("--seconds", type=float, default=30, help="time of a rate")
+    parser.add_argument("--clients", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--seconds", type=float, default=30, help="time for each number of clients")
     parser.add_argument("--rounds", type=int, default=1, help="each with every server, in turns")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt")
     parser.add_argument("--new", type=int, default=64, help="tokens of a reply")
@@ -98,8 +100,8 @@ def measure(python: Path, url: str, args: argparse.Namespace) -> list[Point]:
         report = Path(folder) / "report.json"
         flags = (
             *("--backend", f"kind=openai_http,target={url}"),
-            *("--profile", f"kind=poisson,rate={args.rates[0]:g},max_concurrency=256"),
-            *("--override", "profile.rate", ",".join(f"{rate:g}" for rate in args.rates)),
+            *("--profile", f"kind=concurrent,streams={args.clients[0]}"),
+            *("--override", "profile.streams", ",".join(map(str, args.clients))),
             *("--constraint", f"kind=max_duration,seconds={args.seconds:g}"),
             *("--data", f"kind=synthetic_text,prompt_tokens={args.prompt},output_tokens={args.new}"),
             *("--tokenizer", f"kind=hf_auto,model={shapes.folder(args.shape, args.cache)}"),
@@ -114,20 +116,20 @@ def measure(python: Path, url: str, args: argparse.Namespace) -> list[Point]:
         if not report.exists():
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no report"]
             raise RuntimeError(lines[-1][:200])
-        return list(points(json.loads(report.read_text(encoding="utf-8")), args.rates))
+        return list(points(json.loads(report.read_text(encoding="utf-8")), args.clients))
 
 
-def points(report: dict[str, Any], rates: Sequence[float]) -> Iterator[Point]:
-    for rate, benchmark in zip(rates, report["benchmarks"], strict=True):
+def points(report: dict[str, Any], clients: Sequence[int]) -> Iterator[Point]:
+    for number, benchmark in zip(clients, report["benchmarks"], strict=True):
         metrics = benchmark["metrics"]
         totals = metrics["request_totals"]
         yield Point(
-            rate,
+            number,
             metrics["requests_per_second"]["successful"]["mean"],
             metrics["output_tokens_per_second"]["successful"]["mean"],
             _spread(metrics["time_to_first_token_ms"]["successful"]),
             _spread(metrics["inter_token_latency_ms"]["successful"]),
-            totals["incomplete"],
+            totals["successful"],
             totals["errored"],
         )
 
@@ -137,7 +139,7 @@ def _spread(values: dict[str, Any]) -> tuple[float, float]:
 
 
 def print_table(curves: dict[str, list[Point]], failed: dict[str, str]) -> None:
-    heads = ("requests/s offered", "served", "tokens/s", "first token, ms", "between tokens, ms", "dropped", "failed")
+    heads = ("clients", "requests/s", "tokens/s", "first token, ms", "between tokens, ms", "ended", "failed")
     print(f"\n| | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
     for name, found in curves.items():
         for point in sorted(found):
@@ -149,8 +151,8 @@ def print_table(curves: dict[str, list[Point]], failed: dict[str, str]) -> None:
 
 def cells(point: Point) -> list[str]:
     times = [f"{middle:,.0f} {late:,.0f}" for middle, late in (point.first, point.between)]
-    counts = [str(point.dropped), str(point.failed)]
-    return [f"{point.rate:g}", f"{point.served:.2f}", f"{point.tokens:,.0f}", *times, *counts]
+    counts = [str(point.ended), str(point.failed)]
+    return [str(point.clients), f"{point.served:.2f}", f"{point.tokens:,.0f}", *times, *counts]
 
 
 if __name__ == "__main__":
