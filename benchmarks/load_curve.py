@@ -29,8 +29,7 @@ import servers
 import shapes
 
 CLIENT = "guidellm"
-DEFAULT = ("swift deploy, bf16", "vLLM, bf16")
-"""The third server speaks only what load_speed.py needs."""
+DEFAULT = ("swift deploy, bf16", "vLLM, bf16", "OpenVINO, F16")
 
 
 class Point(NamedTuple):

@@ -1,8 +1,8 @@
-"""A minimal HTTP server around OpenVINO GenAI's continuous batching, for load_speed.py.
+"""A minimal HTTP server around OpenVINO GenAI's continuous batching, for load_speed.py and load_curve.py.
 
     python benchmarks/openvino_server.py MODEL.gguf --tokenizer tokenizer.json --port 8000 --threads 2
 
-Streams chat completions: messages as ChatML, greedy decoding, always max_tokens tokens. It implements only what the
+Streams chat completions: messages as ChatML, greedy decoding, always the maximum of tokens. It implements only what the
 benchmark's client uses of OpenAI's API. Text is tokenised with the model's own tokenizer.json, because the tokenizer
 that OpenVINO creates from a GGUF file yields a tenth more tokens. Needs a Python with openvino-genai and tokenizers.
 """
@@ -92,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        messages = "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in request["messages"])
+        messages = "".join(
+            f"<|im_start|>{each['role']}\n{_text(each['content'])}<|im_end|>\n" for each in request["messages"]
+        )
         prompt = self.tokenizer.encode(f"{messages}<|im_start|>assistant\n", add_special_tokens=False).ids
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -100,7 +102,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         tokens: Tokens = []
         sent = ""
-        for step in self.batcher.answer(prompt, request["max_tokens"]):
+        new = request.get("max_tokens") or request["max_completion_tokens"]
+        for step in self.batcher.answer(prompt, new):
             tokens += step
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             if len(text) > len(sent) and not text.endswith(UNFINISHED):
@@ -116,6 +119,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Logs nothing: lines per request would mix with the benchmark's output."""
+
+
+def _text(content: str | list[dict[str, str]]) -> str:
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def main() -> None:

@@ -61,6 +61,12 @@ class Server:
         assert self.process.poll() is None, self.log.read_text()
 
 
+def address_of(page: Any) -> str:
+    """The page's address, asked for: Playwright's `page.url` is what the last call has heard of."""
+    found: str = page.evaluate("location.href")
+    return found
+
+
 def wait_for(look: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
     end = time.monotonic() + patience
     while time.monotonic() < end:

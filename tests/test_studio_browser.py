@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_pages import Server, chromium, needs_browser, opened, served, wait_for
+from studio_pages import Server, address_of, chromium, needs_browser, opened, served, wait_for
 from test_sft import plain_rows
 from tiny import tiny_model_folder
 
@@ -87,7 +87,7 @@ def test_a_training_survives_page_and_server_and_its_end_is_said(browser: Any, s
         page.wait_for_url("**/runs?show=*")
         wait_for(lambda: step_of(page) > 2, "a curve")
         (run,) = runs(place)
-        assert f"show={run.folder.name}" in page.url
+        assert f"show={run.folder.name}" in address_of(page)
 
         page.reload()
         seen = wait_for(lambda: step_of(page), "the curve after a reload")
@@ -147,7 +147,7 @@ def test_search_finds_settings_and_a_reload_keeps_them(browser: Any, server: Ser
         page.get_by_label("Search all settings").fill("neftune")
         page.get_by_label(re.compile("^neftune_noise_alpha:")).fill("5")
         wait_for(lambda: "--neftune_noise_alpha 5" in command.inner_text(), "the setting in the command")
-        wait_for(lambda: "neftune" in page.url, "the address")
+        wait_for(lambda: "neftune" in address_of(page), "the address")
         page.reload()
         wait_for(lambda: "--neftune_noise_alpha 5" in command.inner_text(), "the setting after a reload")
         page.get_by_label("Search all settings").fill("no such thing")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import openai
 import pytest
 import scripted_model
-from studio_pages import PATIENCE, Server, chromium, needs_browser, opened, served, wait_for
+from studio_pages import PATIENCE, Server, address_of, chromium, needs_browser, opened, served, wait_for
 from tiny import tiny_model_folder
 
 from swift.data.rows import conversation
@@ -107,7 +107,7 @@ def test_a_tool_runs_when_the_user_agrees_and_the_chat_outlives_page_and_server(
         assert [title.partition(" · ")[0] for title in titles] == ["Question", "Text", "Call", "Observation", "Answer"]
         assert "confidence" in titles[2]
         assert page.locator(".chat-text b").count() == 0, "HTML of a reply is text"
-        chat = page.url
+        chat = address_of(page)
         page.goto("about:blank")  # the page would load itself again
         place.server.kill()
         place.server.start()
@@ -159,7 +159,7 @@ def test_a_wrong_answer_becomes_a_training_row_and_the_chat_goes_on_from_the_rig
     with place.page(tools="tools.py") as page:
         ask(page, "Hello")
         sees(page, "Nothing to look up.")
-        first = page.url
+        first = address_of(page)
         page.get_by_role("button", name="Change this").nth(1).click()
         page.get_by_label("Calls, as JSON").fill('{"name": "wether", "arguments": {"city": "Oslo"}}')
         page.get_by_role("button", name="Save as the right answer").click()
@@ -176,7 +176,7 @@ def test_a_wrong_answer_becomes_a_training_row_and_the_chat_goes_on_from_the_rig
         page.get_by_label("Text", exact=True).fill("What is the time_of Rome?")
         page.get_by_role("button", name="Go on from here").click()
         sees(page, "The tools say: noon.")  # read-only, so nobody is asked
-        assert page.url != first
+        assert address_of(page) != first
         page.goto(first)
         sees(page, "Nothing to look up.")
 
@@ -275,7 +275,7 @@ def test_an_evaluation_shows_figures_failures_and_flips(place: Place) -> None:
         page.get_by_text("1 became right and 1 wrong").wait_for()
         page.get_by_text("became wrong (1)").click()
         page.get_by_role("cell", name=re.compile(QUESTION[:-1])).wait_for()
-        assert "second=" in page.url
+        assert "second=" in address_of(page)
 
 
 def _flipped(record: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_pages import Server, chromium, needs_browser, opened, served, wait_for
+from studio_pages import Server, address_of, chromium, needs_browser, opened, served, wait_for
 from tiny import thinking_tokenizer, tiny_model_folder
 
 from swift.data import linting
@@ -211,4 +211,4 @@ def test_a_dropped_file_is_opened_and_another_type_is_refused(server: Server, br
         page.get_by_text("The file is too large, or of another type").wait_for()
         page.locator("input[type=file]").set_input_files(tmp_path / "mine.csv")
         page.locator(".rowchat", has_text="from a table").wait_for()
-        assert "uploads%2Fmine.csv" in page.url
+        assert "uploads%2Fmine.csv" in address_of(page)
