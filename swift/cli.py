@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        if os.environ.get("SWIFT_TRACEBACK") or (isinstance(error, ModuleNotFoundError) and _is_ours(error)):
+        from swift.system.hubs import is_set  # imports what an ordinary start does not need
+
+        if is_set("SWIFT_TRACEBACK") or (isinstance(error, ModuleNotFoundError) and _is_ours(error)):
             raise
         line = _line(error)
         if not (torchrun.report_to_launcher(line, os.environ) or torchrun.already_printed(line, os.environ)):

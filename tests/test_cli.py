@@ -227,6 +227,8 @@ def test_a_traceback_of_wrong_input_can_be_requested(monkeypatch):
     monkeypatch.setenv("SWIFT_TRACEBACK", "1")
     with pytest.raises(ValueError, match="nobody"):
         cli.main(["greet", "--whom", "nobody"])
+    monkeypatch.setenv("SWIFT_TRACEBACK", "0")
+    assert cli.main(["greet", "--whom", "nobody"]) == 2
 
 
 @pytest.mark.parametrize("argv", [("--help",), ("greet", "--help"), ("greet", "--whm", "x")])
