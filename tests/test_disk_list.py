@@ -45,8 +45,10 @@ def _thing(place: int) -> int:
 def test_a_forked_process_reads_at_other_places_meanwhile() -> None:
     made = DiskList(range(1000))
     places = [Random(2).randrange(1000) for _ in range(200)]
-    with multiprocessing.get_context("fork").Pool(2, LISTS.append, (made,)) as pool:
-        assert pool.map(_thing, places) == places
+    pool = multiprocessing.get_context("fork").Pool(2, LISTS.append, (made,))
+    assert pool.map(_thing, places) == places
+    pool.close()  # `terminate` would wait for ever for a process that inherits a handler of SIGTERM
+    pool.join()
     assert list(made) == list(range(1000))
 
 

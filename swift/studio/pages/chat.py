@@ -113,6 +113,7 @@ class ChatPage:
         self.studio, self.service, self.id = studio, service, dialogue.id
         self.files, self.replies = service.files, service.replies
         self.dialogue = dialogue
+        self.client = ui.context.client  # what is clicked may be drawn anew, and be no place for more
         self._stamp = 0
         self._build()
         self._look()
@@ -169,7 +170,7 @@ class ChatPage:
             view.show(side, live)
         if any(lives) or (changed and self.dialogue.title):
             end = "document.documentElement.scrollHeight"
-            ui.run_javascript(f"if (innerHeight + scrollY > {end} - {AT_END}) scrollTo(0, {end})")
+            self.client.run_javascript(f"if (innerHeight + scrollY > {end} - {AT_END}) scrollTo(0, {end})")
         self.stop.set_visibility(any(lives))
         self.send.set_enabled(not any(lives))
 
@@ -192,14 +193,15 @@ class ChatPage:
 
     def _try(self, action: Callable[..., object], *values: Any) -> None:
         """Does what may be impossible; then the page says why."""
-        with layout.told(self.fault.set_text):
-            action(*values)
-        self._look()
+        with self.client:
+            with layout.told(self.fault.set_text):
+                action(*values)
+            self._look()
 
     def _ask(self) -> None:
         self.replies.ask(self.id, self.entry.value)
         self.entry.set_value("")
-        ui.run_javascript(f"if (innerWidth <= {NARROW}) getElement({self.settings.id}).$refs.qRef.hide()")
+        self.client.run_javascript(f"if (innerWidth <= {NARROW}) getElement({self.settings.id}).$refs.qRef.hide()")
 
     def _set(self, setup: Setup) -> None:
         if setup != self.dialogue.setup:
@@ -241,7 +243,7 @@ class ChatPage:
         say = self.studio.say
         message = self.dialogue.sides[side].messages[number]
         is_reply = message.role == "assistant"
-        with ui.dialog() as window, ui.card().style("min-width: min(40rem, 92vw)"):
+        with self.client, ui.dialog() as window, ui.card().style("min-width: min(40rem, 92vw)"):
             layout.heading(say("Change this"), 2)
             thought = ui.textarea(say("Thought"), value=message.reasoning)
             text = ui.textarea(say("Text"), value=message.content)
