@@ -19,6 +19,7 @@ from swift.cli import main
 from swift.system import machine, packages
 from swift.system.machine import Memory
 from swift.system.packages import Missing
+from swift.tools.openapi import security
 
 FINE = Facts(
     torch=Torch("2.13.0+cpu", threads=8),
@@ -102,6 +103,7 @@ def test_the_doctor_knows_every_variable_that_the_program_reads() -> None:
     sources = [path.read_text(encoding="utf-8") for path in Path(swift.__file__).parent.rglob("*.py")]
     named = {name for text in sources for name in re.findall(r'"(SWIFT_[A-Z_]+[A-Z])"', text)}
     assert named == {*diagnosis.VARIABLES, *diagnosis.INTERNAL}
+    assert security.VARIABLE == diagnosis.TOOL_PREFIX
 
 
 def test_a_wrong_choice_of_kernels_is_a_problem_beside_the_others(

@@ -20,7 +20,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_an_extra_that_a_page_or_a_message_names_exists() -> None:
-    files = [*PAGES, ROOT / "Makefile", ROOT / "Dockerfile", *(ROOT / "requirements").iterdir()]
+    files = [*PAGES, ROOT / "Makefile", ROOT / "Dockerfile", *(ROOT / "requirements").glob("*.*")]
     named = {
         (extra, file.relative_to(ROOT))
         for file in [*files, *(ROOT / "swift").rglob("*.py")]

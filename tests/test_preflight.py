@@ -58,7 +58,7 @@ TRAIN = ("sft", "--model", "tiny", "--template_type", "chatml", "--device", "cpu
         ("--optim galore_adamw", "use --use_galore true"),
         ("--quantization_bit 4 --quant_method hqq", "needs the package hqq"),
         ("--quantization_bit 4", "needs the package bitsandbytes"),
-        ("--loss_scale none_such.json", "loss scale none_such.json: cannot be read"),
+        ("--loss_scale none_such.json", "loss scale none_such.json: no such file"),
         ("--loss_scale reakt", "did you mean 'react'?"),
         ("--template_type chatlm", "unknown template 'chatlm'"),
         ("--agent_template raect_en", "react_en"),

@@ -15,7 +15,6 @@ from swift.native import processor
 from swift.system import hubs, invocation, machine, packages, torchrun
 from swift.system.cache import cache_root, scratch_folder
 from swift.system.nearest import closest
-from swift.tools.openapi import security
 
 GIB = 1 << 30
 LOW_MEMORY = 3 * GIB
@@ -26,7 +25,9 @@ VARIABLES = (
     *("SWIFT_API_KEY", "SWIFT_CACHE", "SWIFT_FIRE_ALARM_LOG", "SWIFT_KERNELS", "SWIFT_OFFLINE"),
     *("SWIFT_STUDIO_PASSWORD", "SWIFT_TRACEBACK"),
 )
-"""Of the environment, that users set. The names of others are made of `security.VARIABLE`."""
+"""Of the environment, that users set."""
+TOOL_PREFIX = "SWIFT_TOOL_"
+"""Begins the names of others: `swift.tools.openapi.security.VARIABLE`, whose package a machine in repair may lack."""
 INTERNAL = (invocation.VARIABLE, torchrun.MARK)
 """Those that processes set for each other."""
 BUSY = 1.5
@@ -105,7 +106,7 @@ def wrong_variables(environment: Mapping[str, str]) -> Iterator[Problem]:
     if cache and Path(cache).expanduser().exists() and not Path(cache).expanduser().is_dir():
         yield Problem(f"SWIFT_CACHE={cache} is a file, not a folder", "export SWIFT_CACHE=FOLDER")
     for name in sorted(environment):
-        known = name in (*VARIABLES, *INTERNAL) or name.startswith(security.VARIABLE)
+        known = name in (*VARIABLES, *INTERNAL) or name.startswith(TOOL_PREFIX)
         if not known and name.upper().startswith("SWIFT") and (near := closest(name, VARIABLES, cutoff=0.75)):
             yield Problem(f"{name} has no effect: did you mean {near[0]}?", f"unset {name}; export {near[0]}=...")
 

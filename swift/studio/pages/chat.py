@@ -164,7 +164,9 @@ class ChatPage:
         if changed:
             with layout.told(self.fault.set_text):
                 self.dialogue = self.files.read(self.id)
-        self.sides.show(self.dialogue.setup.models, self._draw_sides)
+        models = self.dialogue.setup.models
+        # one side shows no model: drawn anew after each letter of an address, its buttons would lose clicks
+        self.sides.show(models if len(models) > 1 else None, self._draw_sides)
         lives = [self.replies.live(self.id, number) for number in range(len(self.views))]
         for view, side, live in zip(self.views, self.dialogue.sides, lives, strict=True):
             view.show(side, live)
