@@ -76,21 +76,12 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    machine.add_flags(parser)
-    parser.add_argument("--shape", choices=shapes.CHOICES, default=shapes.BUNDLED)
-    parser.add_argument("--contenders", nargs="+", choices=list(servers.CONTENDERS), default=DEFAULT)
+    servers.add_flags(parser, DEFAULT)
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--seconds", type=float, default=30, help="time for each number of clients")
     parser.add_argument("--rounds", type=int, default=1, help="each with every server, in turns")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt")
-    parser.add_argument("--new", type=int, default=64, help="tokens of a reply")
-    parser.add_argument("--streams", type=int, default=32, help="maximum of requests that a server computes at once")
-    parser.add_argument("--threads", type=int, default=machine.default_threads())
-    parser.add_argument("--timeout", type=float, default=600, help="seconds that a start may take")
-    args = parser.parse_args()
-    machine.check(parser, args.kernels)
-    args.cache = args.cache.expanduser()
-    return args
+    return servers.parse(parser)
 
 
 def measure(python: Path, url: str, args: argparse.Namespace) -> list[Point]:

@@ -87,20 +87,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    machine.add_flags(parser)
-    parser.add_argument("--shape", choices=shapes.CHOICES, default=shapes.BUNDLED)
-    parser.add_argument("--contenders", nargs="+", choices=list(servers.CONTENDERS), default=list(servers.CONTENDERS))
+    servers.add_flags(parser, list(servers.CONTENDERS))
     parser.add_argument("--rates", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0], help="offered requests/s")
     parser.add_argument("--seconds", type=float, default=30, help="time in which the dialogues of a rate begin")
-    parser.add_argument("--new", type=int, default=64, help="tokens of a reply")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between a reply and the next turn")
-    parser.add_argument("--streams", type=int, default=32, help="maximum of concurrent requests")
-    parser.add_argument("--threads", type=int, default=machine.default_threads())
-    parser.add_argument("--timeout", type=float, default=600, help="seconds that a start or a reply may take")
-    args = parser.parse_args()
-    machine.check(parser, args.kernels)
-    args.cache = args.cache.expanduser()
-    return args
+    return servers.parse(parser)
 
 
 # --- the load ------------------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -97,6 +98,24 @@ CONTENDERS = {
     "swift deploy, 4 bits": Contender("swift", swift(4)),
     "OpenVINO, Q4_1": Contender("openvino", openvino("Q4_1")),
 }
+
+
+def add_flags(parser: argparse.ArgumentParser, contenders: Sequence[str]) -> None:
+    """What every benchmark of servers takes. `contenders`: those that it measures by default."""
+    machine.add_flags(parser)
+    parser.add_argument("--shape", choices=shapes.CHOICES, default=shapes.BUNDLED)
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(contenders))
+    parser.add_argument("--new", type=int, default=64, help="tokens of a reply")
+    parser.add_argument("--streams", type=int, default=32, help="maximum of requests that a server computes at once")
+    parser.add_argument("--threads", type=int, default=machine.default_threads())
+    parser.add_argument("--timeout", type=float, default=600, help="seconds that a start or a reply may take")
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    args = parser.parse_args()
+    machine.check(parser, args.kernels)
+    args.cache = args.cache.expanduser()
+    return args
 
 
 @contextmanager

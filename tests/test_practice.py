@@ -333,13 +333,14 @@ def test_where_no_call_is_right_the_tasks_own_reply_is_trained_since_nothing_che
 def test_the_known_reply_to_a_task_that_is_never_solved_is_shown() -> None:
     silent = task("cellar", calls=(), reply="I can't.")
     by_answer = replace(task("attic"), check=Check(None, ("dark",)))
-    never = [Result(each, (BAD, BAD)) for each in (task(), silent, by_answer)]
+    runs = replace(task("porch"), tools=())  # its calls run, so their results are not known
+    never = [Result(each, (BAD, BAD)) for each in (task(), silent, by_answer, runs)]
     chosen = selection.select(never, (), keep=2, always=0, seed=1, show=True)
     assert sorted((row.messages[-1].content, row.messages[-1].tool_calls) for row in chosen.rows) == [
         ("", (lamp("hall"),)),
         ("I can't.", ()),
     ]
-    assert (chosen.never, chosen.shown) == (3, 2)
+    assert (chosen.never, chosen.shown) == (4, 2)
     shown = [pair["messages"][-1] for pair in selection.pairs(never, (), keep=1, show=True)]
     assert [each["content"] for each in shown] == ["", "I can't."] and shown[0]["tool_calls"]
 

@@ -1,4 +1,4 @@
-"""What a reader is told of a run, as texts. Reads no file."""
+"""The figures of a run as texts, for the terminal and the pages. Reads no file."""
 
 from __future__ import annotations
 

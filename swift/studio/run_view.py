@@ -167,7 +167,7 @@ def cells(row: Row) -> dict[str, Any]:
 
 
 def titled(run: Run, short: Callable[[Path], str] = str) -> dict[str, str]:
-    """English title -> text of what is told of a run. `short`: its folder -> the path to show."""
+    """English title -> text, for each line about a run. `short`: the run's folder -> the path to show."""
     process = run.record.process
     found = {title.capitalize(): text for title, text in details.details(run).items()}
     return {**found, "Process": f"pid {process.pid}, {process.host}", "Folder": short(run.folder)}

@@ -1,4 +1,4 @@
-"""Messages -> turns: what is asked, and the reply to it, as spans. Knows a tool-call format; no tokenizer."""
+"""Divides messages into turns: what the model is asked, and its reply, as spans. Needs no tokenizer."""
 
 from __future__ import annotations
 
