@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -72,6 +73,32 @@ def test_batches_hold_rows_of_like_length() -> None:
     random.Random(0).shuffle(shuffled)
     assert padding(batches_of_rank(shuffled, 4)) > 0.3
     assert padding(list(StepBatches(of, 4, 4))) < 0.1
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40), size=st.integers(1, 12), seed=st.integers(0, 3))
+def test_rows_of_a_cluster_come_into_the_same_steps_half_a_step_of_them_at_most(
+    sizes: list[int], size: int, seed: int
+) -> None:
+    clusters = [number for number, count in enumerate(sizes) for _ in range(count)]
+    steps = StepBatches([5] * len(clusters), size, seed=seed, clusters=clusters).steps()
+    assert sorted(row for step in steps for row in step) == list(range(len(clusters)))
+    assert all(len(step) == size for step in steps[:-1])
+    half = max(1, size // 2)
+    if all(count == half for count in sizes) and size == 2 * half:
+        assert all(len({clusters[row] for row in step}) <= 2 for step in steps)
+        assert all(Counter(clusters[row] for row in step).most_common()[-1][1] == half for step in steps)
+
+
+def test_steps_of_clusters_depend_only_on_seed_and_epoch_and_the_rows_per_step() -> None:
+    clusters = [row // 3 for row in range(60)]
+
+    def steps(seed: int, epoch: int = 0, accumulation: int = 1) -> list[list[int]]:
+        batches = StepBatches([5] * 60, 8 // accumulation, accumulation, seed=seed, clusters=clusters)
+        batches.set_epoch(epoch)
+        return batches.steps()
+
+    assert steps(1) == steps(1, accumulation=4) != steps(2)
+    assert steps(1) != steps(1, epoch=1)
 
 
 def test_drop_last_leaves_out_the_short_step_but_never_the_only_one() -> None:

@@ -211,6 +211,15 @@ def test_rows_that_share_nothing_are_split_as_before() -> None:
         assert str(with_sharing) == str(without)
 
 
+def test_rows_that_have_most_of_their_untrained_beginning_in_common_are_one_cluster() -> None:
+    alike, others = rows(40, 50, 60, shared=100), rows(30, 30, shared=100, seed=5)
+    short, alone = rows(20, 20, shared=prefixes.LEAST - 10, seed=6), rows(70, shared=5, seed=7)
+    found = prefixes.clusters([alike[0], others[0], alike[1], short[0], alone[0], others[1], alike[2], short[1]])
+    assert len({found[0], found[2], found[6]}) == 1
+    assert found[1] == found[5]
+    assert len({found[0], found[1], found[3], found[4], found[7]}) == 5
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -239,3 +248,32 @@ def test_swift_sft_computes_the_system_prompt_of_a_step_once(tmp_path: Path, mon
     words += ["--dataset_test_ratio", "0", "--max_steps", "1", "--gradient_accumulation_steps", "4", "--device", "cpu"]
     assert cli.main([*words, "--output_dir", str(tmp_path / "out")]) == 0
     assert sizes and all(after < before / 2 for before, after in sizes)
+
+
+def test_swift_sft_puts_rows_with_the_same_tools_into_the_same_step(tmp_path: Path, capsys: Any) -> None:
+    """Two system prompts in turns, and steps of four rows: two and two have more in common than rows as they come."""
+    tiny_model_folder(tmp_path / "tiny")
+    systems = [f"You know the {number} tools of a {number} house and of {number} gardens. " * 6 for number in range(12)]
+    lines = [
+        json.dumps({"system": systems[at % 12], "query": f"Light {at}?", "response": "It is on."}) for at in range(24)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    words = ["sft", "--model", str(tmp_path / "tiny"), "--template_type", "chatml", "--device", "cpu"]
+    words += ["--dataset", str(tmp_path / "rows.jsonl"), "--dataset_test_ratio", "0", "--num_train_epochs", "1"]
+    words += ["--batch_size", "2", "--gradient_accumulation_steps", "2", "--output_dir", str(tmp_path / "out")]
+    sizes: list[tuple[int, int]] = []
+    with pytest.MonkeyPatch.context() as patched:
+        select = prefixes.select
+
+        def counted_select(batch: Batch, groups: list[prefixes.Group], *more: Any) -> Batch:
+            sizes.extend((len(group.rows), group.shared) for group in groups)
+            return select(batch, groups, *more)
+
+        patched.setattr(prefixes, "select", counted_select)
+        assert cli.main([*words, "--group_by_prefix", "true"]) == 0
+    assert sum(count for count, shared in sizes if shared) == 24
+
+    for other, said in (("--lazy_tokenize", "does not know"), ("--use_dora", "has no effect here")):
+        capsys.readouterr()
+        assert cli.main([*words, "--group_by_prefix", "true", other, "true"]) != 0
+        assert said in capsys.readouterr().err

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,16 @@ def test_conversations_are_rows_that_lint_has_nothing_against(
     assert sum(report["direct_questions"].values()) > 5
     shown = capsys.readouterr().out
     assert "kinds of rounds: " in shown and "direct questions: " in shown
+
+
+def test_conversations_in_a_row_offer_the_same_tools_and_ask_for_different_things(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    assert cli.main(["data", "synth", "-n", "42", "--same_tools", "4", "--text_share", "0", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    runs = [len(list(group)) for _, group in groupby(rows, key=lambda row: json.dumps(row["tools"]))]
+    assert len(rows) == 42 and max(runs) <= 4 and sum(runs) / len(runs) > 3
+    assert len({row["messages"][0]["content"] for row in rows}) > 38
+    assert cli.main(["data", "synth", "--same_tools", "0", "--out", str(out)]) == 2
 
 
 def test_one_seed_makes_the_same_rows() -> None:

@@ -38,6 +38,11 @@ def check(cfg: TrainingConfig) -> None:
         raise ValueError(f"{' and '.join(ways)} exclude each other: each says when rows are tokenised")
     if loader.shuffle_buffer_size != default.shuffle_buffer_size and not loader.streaming:
         raise ValueError("--shuffle_buffer_size does nothing without --streaming true")
+    for name in ("streaming", "lazy_tokenize"):
+        if loader.group_by_prefix and getattr(loader, name):
+            raise ValueError(
+                f"--group_by_prefix compares the tokens of all rows, which --{name} does not know: leave one out"
+            )
     if loader.shuffle_buffer_size < 1:
         raise ValueError(f"--shuffle_buffer_size {loader.shuffle_buffer_size}: must be 1 or more")
     if loader.streaming and cfg.train.max_steps < 1:

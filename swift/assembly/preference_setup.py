@@ -73,6 +73,8 @@ def check(preferences: PreferenceFlags, cfg: TrainingConfig) -> None:
     for name in ("streaming", "lazy_tokenize", "token_cache"):
         if getattr(cfg.loader, name):
             raise ValueError(f"--{name} does not work with swift rlhf, which reads all rows first: leave it out")
+    if cfg.loader.group_by_prefix:
+        raise ValueError("--group_by_prefix has no effect with swift rlhf: leave it out")
     for name in ("fsdp", "deepspeed"):
         if getattr(cfg.parallel, name):
             raise ValueError(f"--{name} does not work with swift rlhf yet: leave it out (DDP), or use --device_map")

@@ -135,7 +135,7 @@ def _more_steps(steps: Steps, done: int) -> str:
 def _order(made: Mapping[str, Any]) -> tuple[object, ...]:
     """What determines the rows of each step."""
     rows_per_step = made["batch_size"] * made["gradient_accumulation_steps"] * made["world"]
-    return made["seed"], made["rows"], made["data"], rows_per_step
+    return made["seed"], made["rows"], made["data"], rows_per_step, made.get("group_by_prefix", False)
 
 
 def _text(value: object) -> str:

@@ -167,6 +167,7 @@ def mixture(cfg: SynthFlags) -> Mixture:
         thoughts=cfg.thoughts,
         own=cfg.own_share,
         direct=cfg.direct_questions,
+        same_tools=cfg.same_tools,
         masking=Masking(
             cfg.masking.masked_names,
             cfg.masking.masked_parameters,

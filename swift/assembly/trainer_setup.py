@@ -101,6 +101,12 @@ def make_trainer(
 
         callbacks.append(TensorBoardCallback(SummaryWriter(logging.logging_dir or str(folder / "runs"))))
     limit = cfg.train.saving.save_total_limit
+    shares = packed and fused.takes_branches(model)
+    if cfg.loader.group_by_prefix and not shares:
+        raise ValueError(
+            "--group_by_prefix has no effect here: only LoRA on a CPU, without a sliding window, computes common "
+            "beginnings once. Leave it out"
+        )
     return SftTrainer(
         model,
         folder,
@@ -117,7 +123,8 @@ def make_trainer(
         stream=_stream(data, args),
         packed=packed,
         any_length=fused.takes_any_length(model),
-        share_prefixes=packed and fused.takes_branches(model),
+        share_prefixes=shares,
+        group_by_prefix=cfg.loader.group_by_prefix,
         refresh=partial(fused.refresh, model) if packed else None,
         objective=objective,
     )

@@ -56,3 +56,6 @@ class LoaderFlags:
     """Folder that caches tokenised rows for the next start of the same run; true uses ~/.cache/swift/tokens"""
     lazy_tokenize: bool = False
     """Tokenise rows during training instead of in advance"""
+    group_by_prefix: bool = False
+    """Rows that begin alike, such as those with the same tools, come into the same step, half a step of them at most.
+    On a CPU, LoRA computes what rows of a step have in common once"""

@@ -47,6 +47,9 @@ class SynthFlags:
     """Share of conversations with one round only; the others have 2 to --max_rounds"""
     max_rounds: int = 5
     """Maximum rounds in a conversation. Further rounds with the same tools cost few tokens"""
+    same_tools: int = 1
+    """Conversations in a row that offer the same functions in the same way. `swift sft --group_by_prefix true` computes
+    what they have in common once, so an hour of training sees more of them"""
     direct_questions: float = 0.35
     """Share of the English rounds of the catalogue's functions whose questions say every value in full, such as "with
     base = 10 and height = 5", instead of the questions written by hand; for rounds that begin with a request"""
@@ -85,6 +88,8 @@ class SynthFlags:
             raise ValueError(f"--rows {self.rows}: must be 1 or more")
         if self.max_tools_offered < 1:
             raise ValueError(f"--max_tools_offered {self.max_tools_offered}: must be 1 or more")
+        if self.same_tools < 1:
+            raise ValueError(f"--same_tools {self.same_tools}: must be 1 or more")
         if self.max_rounds < 1:
             raise ValueError(f"--max_rounds {self.max_rounds}: must be 1 or more")
         if self.max_rounds == 1 and self.one_round_share != SynthFlags.one_round_share:

@@ -56,8 +56,8 @@ class Mixture:
     `rounds`: weights of 1, 2, ... rounds. `offered`: (most functions, weight) pairs; the number is drawn from 1 to the
     most, but above that of the pair before. `own`: conversations with the user's functions, the rest is the
     catalogue's. `direct`: rounds of the catalogue's functions, of the kinds that have such, whose questions say every
-    value in full (`swift.synth.direct`). `text`: conversations in ReAct text under a system prompt. `thoughts`:
-    structured ones with thoughts.
+    value in full (`swift.synth.direct`). `same_tools`: conversations in a row with the same offers. `text`: those in
+    ReAct text under a system prompt. `thoughts`: structured ones with thoughts.
     """
 
     shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
@@ -68,6 +68,7 @@ class Mixture:
     thoughts: float = 0.0
     own: float = 0.6
     direct: float = 0.35
+    same_tools: int = 1
     masking: Masking = Masking()
 
 
@@ -89,6 +90,16 @@ class Draft(NamedTuple):
 
     conversation: Conversation
     turns: Sequence[Turn]
+    offers: Mapping[str, Offer]
+
+
+class _Scene(NamedTuple):
+    """What conversations with the same tools have in common. `outside`: functions that are not offered."""
+
+    language: str
+    offered: Sequence[Function]
+    outside: Sequence[Function]
+    chain: Chain | None
     offers: Mapping[str, Offer]
 
 
@@ -145,13 +156,13 @@ class Synthesis:
         """The conversations of `make`, with what they are made of."""
         made = failed = 0
         while made < count and failed < TRIES:
-            draft = self._draft()
             failed += 1
-            if draft is not None:
+            for draft in islice(self._with_same_tools(), count - made):
                 made, failed = made + 1, 0
                 yield draft
 
-    def _draft(self) -> Draft | None:
+    def _with_same_tools(self) -> Iterator[Draft]:
+        """The next conversations, which offer the same functions in the same way; those that fail are left out."""
         rng, mixture = self._rng, self._mixture
         language = "zh" if rng.random() < mixture.chinese else "en"
         is_own = bool(self._own) and rng.random() < mixture.own
@@ -160,9 +171,15 @@ class Synthesis:
         if "sequential" in plan and mixture.chinese < 1:
             language = "en"
         offered, outside, chain = self._functions(size, plan, is_own)
-        language = _possible(language, offered)
-        offers = self._offers(offered)
-        turns, kinds, styles = self._turns(plan, language, offered, outside, chain)
+        scene = _Scene(_possible(language, offered), offered, outside, chain, self._offers(offered))
+        for number in range(mixture.same_tools):
+            draft = self._draft(scene, self._plan(size, is_own) if number else plan)
+            if draft is not None:
+                yield draft
+
+    def _draft(self, scene: _Scene, plan: Sequence[str]) -> Draft | None:
+        rng, mixture, offers = self._rng, self._mixture, scene.offers
+        turns, kinds, styles = self._turns(scene, plan)
         if not turns:
             return None
         text = rng.random() < mixture.text
@@ -273,9 +290,7 @@ class Synthesis:
         made = Offers(self._mixture.masking, self._rng)
         return {each.name: made.offer(each) for each in functions}
 
-    def _turns(
-        self, plan: Sequence[str], language: str, offered: list[Function], outside: list[Function], chain: Chain | None
-    ) -> tuple[list[Turn], list[str], list[str]]:
+    def _turns(self, scene: _Scene, plan: Sequence[str]) -> tuple[list[Turn], list[str], list[str]]:
         """The rounds of a plan, their kinds, and the styles of direct questions. Where these functions have no round of
         a kind, another kind takes its place."""
         rng, shares = self._rng, self._mixture.shares
@@ -286,12 +301,12 @@ class Synthesis:
             for attempt in range(2 * ATTEMPTS):
                 kind = planned if attempt < ATTEMPTS else rng.choices(list(shares), list(shares.values()))[0]
                 before = turns[-1] if turns else None
-                lead = rng.choice(offered)
-                stage = Stage(rng, language, lead, offered, outside, chain, self._plain, before)
+                lead = rng.choice(scene.offered)
+                stage = Stage(rng, scene.language, lead, scene.offered, scene.outside, scene.chain, self._plain, before)
                 if kind == "talk" and len(plan) == 1:
                     continue
                 style = ""
-                if kind in DIRECT and language == "en" and rng.random() < self._mixture.direct:
+                if kind in DIRECT and scene.language == "en" and rng.random() < self._mixture.direct:
                     stage, style = self._direct.stage(stage, kind)
                 if made := list(KINDS[kind](stage)):
                     turns += made

@@ -29,7 +29,8 @@ class StepBatches(Sampler[list[int]]):
     shuffled. Which rows make a step depends only on the rows per step, not on micro-batches and ranks: 1 x 8, 8 x 1 and
     two ranks train on the same steps. No row is repeated to fill the last step; a rank without rows gets an empty
     batch, so that all ranks take the same number of steps. `packed` batches have no padding and are refilled by tokens;
-    in a single process the last batch of a step holds all its rows.
+    in a single process the last batch of a step holds all its rows. `clusters`: a number for each row; rows with the
+    same one come into the same steps, half a step of them at most, and lengths play no part.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class StepBatches(Sampler[list[int]]):
         seed: int = 42,
         drop_last: bool = False,
         packed: bool = False,
+        clusters: Sequence[int] | None = None,
     ) -> None:
         self.lengths, self.batch_size, self.accumulation = lengths, batch_size, accumulation
         self.rank, self.world, self.seed, self.epoch = rank, world, seed, 0
-        self.packed = packed
+        self.packed, self.clusters = packed, clusters
         self.rows_per_step = batch_size * accumulation * world
         # A set smaller than one step is one step: dropping it would leave nothing to train on.
         self.rows = len(lengths) - (len(lengths) % self.rows_per_step if drop_last else 0) or len(lengths)
@@ -57,21 +59,26 @@ class StepBatches(Sampler[list[int]]):
     def steps(self) -> list[list[int]]:
         """The rows of each step of this epoch; only the last step can be short."""
         chance = random.Random(f"{self.seed}-{self.epoch}")
-        rows = list(range(len(self.lengths)))
-        chance.shuffle(rows)
         size = self.rows_per_step
+        if self.clusters is None:
+            rows = list(range(len(self.lengths)))
+            chance.shuffle(rows)
+        else:
+            rows = by_cluster(self.clusters, size, chance)
         in_full_steps = self.rows - self.rows % size
         steps = []
         for start in range(0, in_full_steps, size * POOL):
-            pool = self._by_length(rows[start : min(start + size * POOL, in_full_steps)])
+            pool = self._in_order(rows[start : min(start + size * POOL, in_full_steps)])
             cut = [pool[at : at + size] for at in range(0, len(pool), size)]
             chance.shuffle(cut)
             steps += cut
         if in_full_steps < self.rows:
-            steps.append(self._by_length(rows[in_full_steps : self.rows]))
+            steps.append(self._in_order(rows[in_full_steps : self.rows]))
         return steps
 
-    def _by_length(self, rows: list[int]) -> list[int]:
+    def _in_order(self, rows: list[int]) -> list[int]:
+        if self.clusters is not None:
+            return rows
         return sorted(rows, key=lambda row: self.lengths[row], reverse=True)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -86,6 +93,26 @@ class StepBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         full_steps, rest = divmod(self.rows, self.rows_per_step)
         return full_steps * self.accumulation + math.ceil(rest / (self.batch_size * self.world))
+
+
+def by_cluster(clusters: Sequence[int], size: int, chance: random.Random) -> list[int]:
+    """All rows, shuffled, but in parts of up to half of `size` rows of one cluster; each part is within one step of
+    `size` rows, save some at the end."""
+    members: dict[int, list[int]] = {}
+    for row, cluster in enumerate(clusters):
+        members.setdefault(cluster, []).append(row)
+    parts: list[list[int]] = []
+    most = max(1, size // 2)
+    for rows in members.values():
+        chance.shuffle(rows)
+        parts += [rows[at : at + most] for at in range(0, len(rows), most)]
+    chance.shuffle(parts)
+    begun: list[list[list[int]]] = [[] for _ in range(size + 1)]  # steps by the number of rows that they have room for
+    for part in parts:
+        room = next((room for room in range(len(part), size) if begun[room]), size)
+        step = begun[room].pop() if begun[room] else []
+        begun[room - len(part)].append(step + part)
+    return [row for steps in begun for step in steps for row in step]
 
 
 def batches_of_rank(rows: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:

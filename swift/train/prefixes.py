@@ -7,7 +7,7 @@ at the positions of its row, so losses and gradients are those of the rows apart
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -81,6 +81,23 @@ def computed_share(samples: Sequence[Sample], rows_per_step: int) -> float:
         all_tokens += sum(lengths)
         computed += sum(group.tokens(lengths) for group in find(batch))
     return computed / all_tokens if all_tokens else 1.0
+
+
+IN_COMMON = 0.6
+"""Part of the tokens before the first trained one that rows of a cluster have in common with their neighbours."""
+
+
+def clusters(samples: Iterable[Sample]) -> list[int]:
+    """A number for each row: rows that begin alike, such as those with the same tools, have the same one."""
+    rows = [(sample.tokens, _most(torch.tensor(sample.weights))) for sample in samples]
+    order = sorted(range(len(rows)), key=lambda row: rows[row][0])  # those that begin alike are neighbours
+    found = [0] * len(rows)
+    for before, row in pairwise(order):
+        (left, most), (right, other) = rows[before], rows[row]
+        shared = next((at for at, (one, two) in enumerate(zip(left, right, strict=False)) if one != two), len(left))
+        apart = shared < max(LEAST, IN_COMMON * max(most, other))
+        found[row] = found[before] + apart
+    return found
 
 
 def divide(groups: Sequence[Group], lengths: Sequence[int], most: int) -> list[Group]:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from swift.chat import Sample
-from swift.train import checkpoint, schedule, sharding
+from swift.train import checkpoint, prefixes, schedule, sharding
 from swift.train.batch import (
     Batch,
     StepBatches,
@@ -87,7 +87,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
     - `callbacks` see every log line, evaluation and step.
     - `penalty(model)` is added to the loss of each step.
     - `packed`: the model takes rows without padding; `any_length`: it needs no rounding of their lengths;
-      `share_prefixes`: it takes groups of rows that begin alike (prefixes).
+      `share_prefixes`: it takes groups of rows that begin alike (prefixes); `group_by_prefix`: steps have such rows.
     - `refresh` runs before weights are used that may have changed.
     """
 
@@ -114,6 +114,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         packed: bool = False,
         any_length: bool = False,
         share_prefixes: bool = False,
+        group_by_prefix: bool = False,
         refresh: Callable[[], None] | None = None,
         stream: Stream[Any] | None = None,
         objective: Objective | None = None,
@@ -125,6 +126,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         self.store, self.penalty, self.stream = store, penalty, stream
         self.packed, self.collate = packed, self.objective.pack if packed else self.objective.collate
         self.any_length, self.share_prefixes, self.refresh = any_length, share_prefixes, refresh or _nothing
+        self.group_by_prefix = group_by_prefix
         self.head = output_head(model)
         self.throughput, self.stop_control, self.start_weights = Throughput(), StopControl(), StartWeights()
         self.signals = Signals()
@@ -158,6 +160,7 @@ class SftTrainer(Trainer):  # type: ignore[misc]
             seed=args.data_seed if args.data_seed is not None else args.seed,
             drop_last=args.dataloader_drop_last,
             packed=self.packed,
+            clusters=prefixes.clusters(self.samples) if self.group_by_prefix else None,
         )
         return StepLoader(self.samples, batches, workers, pin, self.collate)
 
