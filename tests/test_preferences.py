@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from swift.data.row_values import BadRow, Row
 from swift.template import Renderer, judged_samples, template
 from swift.train import preference, preference_losses, reference
 from swift.train.batch import StepBatches
-from swift.train.objective import Objective
+from swift.train.objective import Objective, Sources
 from swift.train.preference_losses import Pairs
 from swift.train.sample_cache import CompactSamples
 from swift.train.trainer import SftTrainer, arguments
@@ -242,6 +243,34 @@ def test_the_reference_is_the_model_without_its_adapter_and_what_is_trained_stay
     plain = base("llama")
     expected = [[likelihood(plain, each)[0].item() for each in sample.rows] for sample in pairs(3)]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dpo", "rpo", "orpo", "kto"])
+def test_each_data_set_of_a_mixture_has_the_loss_of_its_own_rows(tmp_path: Path, name: str) -> None:
+    both = ("one", "two")
+    objective = {
+        "dpo": preference.dpo(BETA, sources=both),
+        "rpo": preference.dpo(BETA, likelihood=0.5, sources=both),
+        "orpo": preference.orpo(BETA, both),
+        "kto": preference.Kto(BETA, sources=Sources(both)),
+    }[name]
+    samples = [
+        each._replace(source=both[at % 3 > 0]) for at, each in enumerate((judged if name == "kto" else pairs)(9))
+    ]
+    model = fast(lora(base("llama")))
+    one = trained(tmp_path, model, samples, objective, True, with_references(model, samples, packed=True))
+    rows = Counter[str]()
+    for line in one.state.log_history:
+        rows.update({name: value for name, value in line.items() if name.startswith("rows/")})
+    assert rows["rows/two"] > rows["rows/one"] > 0
+    measured = one.evaluate()
+    assert not any(name.startswith("eval_rows/") for name in measured)
+    whole = measured["eval_loss"]
+    if name in ("dpo", "kto"):
+        assert (3 * measured["eval_loss/one"] + 6 * measured["eval_loss/two"]) / 9 == pytest.approx(whole, rel=1e-4)
+    else:
+        found = [measured["eval_loss/one"], measured["eval_loss/two"]]
+        assert min(found) < whole < max(found)
 
 
 def test_log_lines_and_evaluations_have_the_names_of_trl(tmp_path: Path) -> None:

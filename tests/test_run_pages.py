@@ -200,7 +200,7 @@ def test_a_page_has_curves_data_checkpoints_the_command_and_escapes_everything(h
     assert len(page) < 100_000
 
 
-def of_two_sources(train: list[float], first: str, second: str) -> list[dict[str, Any]]:
+def of_two_sources(train: list[float], first: str, second: str, unit: str = "trained_tokens") -> list[dict[str, Any]]:
     """Log lines of a mixture, whose second data set is missing in every third line."""
     found = []
     for line in lines(train, {30: 2.0}):
@@ -208,7 +208,7 @@ def of_two_sources(train: list[float], first: str, second: str) -> list[dict[str
         more = {f"{key}/{first}": line[key] - 0.5}
         if line["step"] % 3:
             more |= {f"{key}/{second}": line[key] + 0.5}
-        counts = {f"trained_tokens/{name.split('/', 1)[1]}": 100 for name in more if key == "loss"}
+        counts = {f"{unit}/{name.split('/', 1)[1]}": 100 for name in more if key == "loss"}
         found.append({**line, **more, **counts})
     return found
 
@@ -224,6 +224,13 @@ def test_the_page_of_a_mixture_has_the_loss_of_each_data_set(here: Path) -> None
     for name, figures in (("rows.jsonl", ["3,000", "60.0%", "1.50"]), (Path(second).name, ["2,000", "40.0%", "2.50"])):
         row = next(row for row in section.split("<tr>") if html.escape(name) in row and "<td" in row)
         assert all(figure in row for figure in figures)
+
+
+def test_the_page_of_a_mixture_of_preferences_counts_rows(here: Path) -> None:
+    run = run_folder(here / "v0", of_two_sources([0.6] * 30, "one.jsonl", "two.jsonl", "rows"))
+    section = run_page.page(contents.read(run)).split("<h2>Loss by source</h2>")[1].split("</section>")[0]
+    assert "rows so far" in section and "3,000" in section and "2,000" in section
+    assert "nats" not in section and "trained tokens" not in section
 
 
 def test_data_sets_whose_files_have_the_same_name_keep_their_folders(here: Path) -> None:

@@ -253,6 +253,9 @@ def test_a_folder_whose_name_begins_alike_is_another(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"there is no folder {tmp_path}/nowhere"):
         Folders.of(tmp_path / "nowhere")
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ValueError, match=f"no folder {tmp_path}/model: did you mean {tmp_path}/models?"):
+        Folders.of(tmp_path / "model")
 
 
 # --- languages --------------------------------------------------------------------------------------------------------

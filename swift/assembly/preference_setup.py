@@ -118,17 +118,20 @@ def objective(preferences: PreferenceFlags, cfg: TrainingConfig, data: Data, sta
     with that adapter.
     """
     from swift.train import preference
+    from swift.train.objective import Sources
 
     beta, kind = preferences.beta, preferences.rlhf_type
     if kind == "orpo":
-        return data, preference.orpo(beta)
+        return data, preference.orpo(beta, data.sources)
     began = time.perf_counter()
     train, val = (_with_references(samples, cfg, start) for samples in (data.train, data.val))
     start.say(f"reference: log-likelihoods of {len(train) + len(val):,} rows in {time.perf_counter() - began:.1f} s")
     data = data._replace(train=train, val=val)
     if kind == "kto":
-        return data, preference.Kto(beta, preferences.desirable_weight, preferences.undesirable_weight)
-    return data, preference.dpo(beta, preferences.label_smoothing, preferences.loss_type, preferences.rpo_alpha)
+        weights = preferences.desirable_weight, preferences.undesirable_weight
+        return data, preference.Kto(beta, *weights, Sources(data.sources))
+    more = preferences.label_smoothing, preferences.loss_type, preferences.rpo_alpha
+    return data, preference.dpo(beta, *more, data.sources)
 
 
 def _starts_elsewhere(cfg: TrainingConfig) -> bool:

@@ -146,24 +146,27 @@ def _data(found: Contents) -> str:
 
 def _by_source(found: Contents) -> str:
     """Of a mixture: the curves of its data sets, and what was trained of each."""
-    tokens = {name: sum(value for _, value in points) for name, points in _of_sources(found, "trained_tokens").items()}
-    if not tokens:
+    unit, nats = "trained tokens", f", {run_charts.NATS}"
+    if not (counted := _of_sources(found, "trained_tokens")):
+        unit, nats, counted = "rows", "", _of_sources(found, "rows")  # of preferences, whose loss is one of rows
+    counts = {name: sum(value for _, value in points) for name, points in counted.items()}
+    if not counts:
         return ""
     train, held = _of_sources(found, "loss"), _of_sources(found, "eval_loss")
     rows = [
         (
             elements.Swatch(name, at % COLOURS + 1),
             count,
-            f"{count / max(sum(tokens.values()), 1):.1%}",
+            f"{count / max(sum(counts.values()), 1):.1%}",
             outcome.number(history.smoothed(train[name])[-1][1]) if train.get(name) else "",
             outcome.number(held[name][-1][1]) if held.get(name) else "",
         )
-        for at, (name, count) in enumerate(tokens.items())
+        for at, (name, count) in enumerate(counts.items())
     ]
-    header = ("source", "trained tokens so far", "share", "training loss", "held-out loss")
+    header = ("source", f"{unit} so far", "share", "training loss", "held-out loss")
     return (
-        run_charts.by_source(train, True, f"training loss, {run_charts.NATS}")
-        + run_charts.by_source(held, False, f"held-out loss, {run_charts.NATS}")
+        run_charts.by_source(train, True, f"training loss{nats}")
+        + run_charts.by_source(held, False, f"held-out loss{nats}")
         + elements.table(header, rows)
         + elements.note("The losses are the last ones; training losses are smoothed. Repeated rows count each time.")
     )

@@ -93,7 +93,8 @@ def curves(history: Iterable[Mapping[str, float]]) -> dict[str, Points]:
 def by_source(history: Iterable[Mapping[str, Any]], key: str = "loss") -> dict[str, Points]:
     """Data set -> (step, value) points of `key`/DATA SET; nothing where a run had only one.
 
-    Keys: `loss` and `eval_loss` in nats per trained token, `trained_tokens` since the line before.
+    Keys: `loss` and `eval_loss` in nats per trained token, or that of preferences; `trained_tokens`, or `rows` of
+    preferences, since the line before.
     """
     found: dict[str, Points] = {}
     for line in history:

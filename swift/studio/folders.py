@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swift.system.nearest import nearest_path
+
 LEFT_OUT = (".", "node_modules", "checkpoint-")
 
 
@@ -21,7 +23,7 @@ class Folders:
         """Folders under their own names; two of one name get their whole paths. Raises ValueError for a missing one."""
         whole = [folder.expanduser().resolve() for folder in folders]
         if missing := next((folder for folder in whole if not folder.is_dir()), None):
-            raise ValueError(f"there is no folder {missing}")
+            raise ValueError(f"there is no folder {missing}{nearest_path(missing)}")
         names = [folder.name or str(folder) for folder in whole]
         unique = [str(folder) if names.count(name) > 1 else name for folder, name in zip(whole, names, strict=True)]
         return Folders(dict(zip(unique, whole, strict=True)))

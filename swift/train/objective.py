@@ -45,6 +45,31 @@ class Objective(Protocol):
         """The loss over all batches, and other metrics by name. `batches` begins anew at each call."""
 
 
+class Sources:
+    """The data sets of a mixture, for what each one adds to a loss. `names` are values of `Sample.source`; fewer than
+    two are not told apart, and samples of others belong to none."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.names = tuple(names) if len(names) > 1 else ()
+        self._numbers = {name: number for number, name in enumerate(self.names)}
+
+    def numbers(self, samples: Sequence[Sample]) -> list[int]:
+        """The number of each sample's source; that of none is the highest."""
+        return [self._numbers.get(sample.source, len(self.names)) for sample in samples]
+
+    def sums(self, numbers: Tensor, *values: Tensor) -> Tensor:
+        """The sums over all elements of each of the `values`, by source: (values x sources). Waits for no GPU."""
+        if not self.names:
+            return torch.empty(0)
+        of_SN = numbers.flatten() == torch.arange(len(self.names), device=numbers.device)[:, None]
+        each_VN = torch.stack([value.flatten() for value in values])
+        return torch.where(of_SN, each_VN[:, None], 0.0).sum(2).flatten()
+
+    def split(self, sums: Sequence[float]) -> dict[str, Sequence[float]]:
+        """What `sums` returned: each source with the sums of its values."""
+        return {name: sums[number :: len(self.names)] for number, name in enumerate(self.names)}
+
+
 class Likelihood:
     """sum(weight x NLL) / trained tokens, in nats.
 
@@ -53,8 +78,7 @@ class Likelihood:
     """
 
     def __init__(self, sources: Sequence[str] = ()) -> None:
-        self._sources = tuple(sources) if len(sources) > 1 else ()
-        self._numbers = {name: number for number, name in enumerate(self._sources)}
+        self._sources = Sources(sources)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return self._with_sources(collate(samples), samples)
@@ -64,10 +88,9 @@ class Likelihood:
 
     def _with_sources(self, batch: Batch, samples: Sequence[Sample]) -> Batch:
         """The batch with `sources`, the number of each token's source: of tokens, since rows are split and grouped."""
-        if not self._sources:
+        if not self._sources.names:
             return batch
-        other = len(self._sources)
-        numbers_R = torch.tensor([self._numbers.get(sample.source, other) for sample in samples] or [other])
+        numbers_R = torch.tensor(self._sources.numbers(samples) or [len(self._sources.names)])
         if "rows" in batch:
             return {**batch, "sources": numbers_R.repeat_interleave(batch["rows"])[None]}
         return {**batch, "sources": numbers_R[:, None].expand_as(batch["weights"]).contiguous()}
@@ -81,21 +104,17 @@ class Likelihood:
         return scores.loss / max(totals[0], 1), self._sums(batch, scores)
 
     def _sums(self, batch: Mapping[str, Any], scores: Scores) -> Tensor:
-        """The loss of each source, then its trained tokens. Waits for no GPU."""
-        if not self._sources:
+        """The loss of each source, then its trained tokens."""
+        if not self._sources.names:
             return torch.empty(0)
-        weights, numbers = batch["weights"][:, 1:], batch["sources"][:, 1:]
-        wanted = trained(batch["weights"])
+        weights, wanted = batch["weights"][:, 1:], trained(batch["weights"])
         each = (scores.nll.detach() * scores.weights).float()
         loss = torch.zeros_like(weights, dtype=torch.float32).masked_scatter(wanted, each)
-        of = numbers == torch.arange(len(self._sources), device=numbers.device)[:, None, None]
-        found = torch.where(of, torch.stack([loss, wanted.to(loss.dtype)])[:, None], 0.0)
-        return found.sum((2, 3)).flatten()
+        return self._sources.sums(batch["sources"][:, 1:], loss, wanted.to(loss.dtype))
 
     def report(self, figures: Sequence[float]) -> dict[str, float]:
         found: dict[str, float] = {}
-        count = len(self._sources)
-        for name, loss, tokens in zip(self._sources, figures[:count], figures[count:], strict=True):
+        for name, (loss, tokens) in self._sources.split(figures).items():
             if tokens:
                 found |= {f"loss/{name}": loss / tokens, f"trained_tokens/{name}": round(tokens)}
         return found
@@ -104,7 +123,7 @@ class Likelihood:
         self, model: nn.Module, head: nn.Module, batches: Callable[[], Iterator[Batch]], reduce: Reduce
     ) -> dict[str, float]:
         """Loss (nats per trained token) and accuracy over the trained tokens."""
-        totals = [0.0] * (3 + 2 * len(self._sources))
+        totals = [0.0] * (3 + 2 * len(self._sources.names))
         for batch in batches():
             scores = no_grad_scores(model, head, {name: each for name, each in batch.items() if name != "sources"})
             found = (scores.loss.item(), scores.hit.sum().item(), len(scores.nll), *self._sums(batch, scores).tolist())

@@ -1,8 +1,9 @@
 """Objectives of preference training: pairs (DPO, IPO, hinge, ORPO) and judged completions (KTO). Knows no text.
 
-A batch has `judged`, (samples, 3): whether a sample is desirable, and the log-likelihoods of its two rows under the
-reference model. The second row of a pair is the rejected completion. That of a judged completion has a completion that
-does not belong to its prompt, from which KTO estimates the divergence of the model from the reference.
+A batch has `judged`, (samples, 4): whether a sample is desirable, the log-likelihoods of its two rows under the
+reference model, and the number of its source. The second row of a pair is the rejected completion. That of a judged
+completion has a completion that does not belong to its prompt, from which KTO estimates the divergence of the model
+from the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from swift.chat import Sample
 from swift.train import preference_losses as losses
 from swift.train.batch import Batch, collate, pack
 from swift.train.loss import row_tokens, score_rows
-from swift.train.objective import LogLikelihoods, Reduce
+from swift.train.objective import LogLikelihoods, Reduce, Sources
 from swift.train.preference_losses import DpoLoss, Pairs
 
 Make = Callable[[Sequence[Sample]], Batch]
@@ -32,7 +33,8 @@ MISMATCHED = "mismatched/"
 class PairObjective(NamedTuple):
     """Mean loss of pairs + `likelihood` x the mean negative log-likelihood of the tokens of chosen completions.
 
-    `rewards`: the rewards of the chosen and of the rejected completions.
+    `rewards`: the rewards of the chosen and of the rejected completions. Of two or more `sources`, each one's loss is
+    reported too: `loss/SOURCE`, and in log lines `rows/SOURCE`.
     """
 
     pair_loss: Callable[[Pairs], Tensor]
@@ -40,12 +42,13 @@ class PairObjective(NamedTuple):
     likelihood: float = 0.0
     more: Callable[[Pairs], dict[str, Tensor]] = lambda pairs: {}
     """Further figures, one entry for each pair."""
+    sources: Sources = Sources()
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        return _batch(samples, collate)
+        return _batch(samples, collate, self.sources)
 
     def pack(self, samples: Sequence[Sample]) -> Batch:
-        return _batch(samples, pack)
+        return _batch(samples, pack, self.sources)
 
     def totals(self, batches: Iterable[Batch], log_likelihoods: LogLikelihoods) -> Sequence[float]:
         """Pairs, and tokens of chosen completions."""
@@ -61,55 +64,71 @@ class PairObjective(NamedTuple):
         loss = loss_P.sum() / max(totals[0], 1)
         if self.likelihood:
             loss = loss - self.likelihood * found.chosen.sum() / max(totals[1], 1)
-        return loss, self._figures(found, loss_P)
+        return loss, self._figures(found, loss_P, batch)
 
     def report(self, figures: Sequence[float]) -> dict[str, float]:
-        pairs, tokens, nll, _, *sums = figures
-        found = {name: each / max(pairs, 1) for name, each in zip(self._names(), sums, strict=True)}
-        return {**found, **({"nll_loss": nll / max(tokens, 1)} if self.likelihood else {})}
+        names = self._names()
+        pairs, tokens, nll, _, *sums = figures[: 4 + len(names)]
+        found = {name: each / max(pairs, 1) for name, each in zip(names, sums, strict=True)}
+        if self.likelihood:
+            found["nll_loss"] = nll / max(tokens, 1)
+        for name, each in self.sources.split(figures[4 + len(names) :]).items():
+            if each[0]:
+                found |= {f"loss/{name}": self._mean(each), f"rows/{name}": round(each[0])}
+        return found
+
+    def _mean(self, sums: Sequence[float]) -> float:
+        """The loss of these pairs, chosen tokens, their NLL and losses of pairs."""
+        pairs, tokens, nll, loss = sums
+        return loss / max(pairs, 1) + self.likelihood * nll / max(tokens, 1)
 
     def evaluate(
         self, model: nn.Module, head: nn.Module, batches: Callable[[], Iterator[Batch]], reduce: Reduce
     ) -> dict[str, float]:
-        sums = torch.zeros(4 + len(self._names()), dtype=torch.float64)
+        sums = torch.zeros(4 + len(self._names()) + 4 * len(self.sources.names), dtype=torch.float64)
         with torch.no_grad():
             for batch in batches():
                 found = self._pairs(model, head, batch)
-                sums += self._figures(found, self.pair_loss(found)).cpu()
+                sums += self._figures(found, self.pair_loss(found), batch).cpu()
         figures = reduce(sums.tolist())
-        pairs, _, _, loss, *_ = figures
-        reported = self.report(figures)
-        return {"loss": loss / max(pairs, 1) + self.likelihood * reported.get("nll_loss", 0.0), **reported}
+        return {"loss": self._mean(figures[:4]), **_without_counts(self.report(figures))}
 
     def _pairs(self, model: nn.Module, head: nn.Module, batch: Batch) -> Pairs:
         scores, judged = score_rows(model, head, batch), batch["judged"]
         likelihoods, tokens = (_columns(each, batch) for each in scores)
-        return Pairs(*likelihoods.unbind(1), *judged[:, 1:].unbind(1), *tokens.unbind(1))
+        return Pairs(*likelihoods.unbind(1), *judged[:, 1:3].unbind(1), *tokens.unbind(1))
 
-    def _figures(self, pairs: Pairs, loss_P: Tensor) -> Tensor:
-        """Pairs, chosen tokens, their NLL, the loss of pairs, and what `_names` names: sums, in fp64."""
+    def _figures(self, pairs: Pairs, loss_P: Tensor, batch: Batch) -> Tensor:
+        """Pairs, chosen tokens, their NLL, the loss of pairs, and what `_names` names; then the first four by source:
+        sums, in fp64."""
         with torch.no_grad():
             chosen, rejected = self.rewards(pairs)
             by_name = (chosen, rejected, (chosen > rejected).float(), chosen - rejected, pairs.chosen, pairs.rejected)
             each = [torch.ones_like(loss_P), pairs.chosen_tokens, -pairs.chosen, loss_P, *by_name]
-            return torch.stack([*each, *self.more(pairs).values()]).cpu().double().sum(1)
+            figures = torch.stack([*each, *self.more(pairs).values()]).cpu().double()
+            return torch.cat([figures.sum(1), self.sources.sums(batch["judged"][:, 3].cpu(), *figures[:4])])
 
     def _names(self) -> tuple[str, ...]:
         return (*PAIR_FIGURES, *self.more(Pairs(*torch.empty(6, 0))))
 
 
 def dpo(
-    beta: float, label_smoothing: float = 0.0, kind: DpoLoss = "sigmoid", likelihood: float | None = None
+    beta: float,
+    label_smoothing: float = 0.0,
+    kind: DpoLoss = "sigmoid",
+    likelihood: float | None = None,
+    sources: Sequence[str] = (),
 ) -> PairObjective:
     """Direct preference optimisation. `likelihood`: the factor of the likelihood of chosen completions (RPO)."""
     return PairObjective(
         lambda pairs: losses.dpo(pairs, beta, label_smoothing, kind),
         lambda pairs: (beta * pairs.chosen_ratio, beta * pairs.rejected_ratio),
         likelihood or 0.0,
+        sources=Sources(sources),
     )
 
 
-def orpo(beta: float) -> PairObjective:
+def orpo(beta: float, sources: Sequence[str] = ()) -> PairObjective:
     """Odds ratio preference optimisation, which needs no reference model. `beta`: the factor of the odds ratio."""
 
     def more(pairs: Pairs) -> dict[str, Tensor]:
@@ -121,6 +140,7 @@ def orpo(beta: float) -> PairObjective:
         lambda pairs: (beta * pairs.chosen_mean, beta * pairs.rejected_mean),
         likelihood=1.0,
         more=more,
+        sources=Sources(sources),
     )
 
 
@@ -130,6 +150,7 @@ class Kto(NamedTuple):
     beta: float
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
+    sources: Sources = Sources()
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return self._batch(samples, collate)
@@ -140,7 +161,11 @@ class Kto(NamedTuple):
     def _batch(self, samples: Sequence[Sample], make: Make) -> Batch:
         rows = [sample.rows for sample in samples]
         batch, others = (make([each[number] for each in rows]) for number in (0, 1))
-        return {**batch, **{MISMATCHED + name: each for name, each in others.items()}, "judged": _judged(samples)}
+        return {
+            **batch,
+            **{MISMATCHED + name: each for name, each in others.items()},
+            "judged": _judged(samples, self.sources),
+        }
 
     def totals(self, batches: Iterable[Batch], log_likelihoods: LogLikelihoods) -> Sequence[float]:
         """Samples, and the sum of the log-likelihood ratios of the mismatched rows, which it removes."""
@@ -164,7 +189,8 @@ class Kto(NamedTuple):
             good = desirable_N.cpu()
             sums = [rows[:, good].sum(1), rows[:, ~good].sum(1)]
             rest = torch.tensor([float(loss_N.sum()), divergence * len(judged)], dtype=torch.float64)
-        return loss_N.sum() / max(count, 1), torch.cat([*sums, rest])
+            of_source = self.sources.sums(judged[:, 3].cpu(), rows[0], loss_N.detach().cpu().double())
+        return loss_N.sum() / max(count, 1), torch.cat([*sums, rest, of_source])
 
     def report(self, figures: Sequence[float]) -> dict[str, float]:
         good, *of_good = figures[:3]
@@ -175,6 +201,9 @@ class Kto(NamedTuple):
                 found |= {f"rewards/{name}": reward / count, f"logps/{name}": likelihood / count}
         if good and bad:
             found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
+        for name, (rows, loss) in self.sources.split(figures[8:]).items():
+            if rows:
+                found |= {f"loss/{name}": loss / rows, f"rows/{name}": round(rows)}
         return found
 
     def evaluate(
@@ -185,12 +214,12 @@ class Kto(NamedTuple):
 
         with torch.no_grad():
             totals = reduce(self.totals(batches(), log_likelihoods))
-            sums = torch.zeros(8, dtype=torch.float64)
+            sums = torch.zeros(8 + 2 * len(self.sources.names), dtype=torch.float64)
             for batch in batches():
                 own = {name: each for name, each in batch.items() if not name.startswith(MISMATCHED)}
                 sums += self.loss(model, head, own, totals)[1]
         figures = reduce(sums.tolist())
-        return {"loss": figures[6] / max(figures[0] + figures[3], 1), **self.report(figures)}
+        return {"loss": figures[6] / max(figures[0] + figures[3], 1), **_without_counts(self.report(figures))}
 
 
 def with_mismatched(samples: Iterable[Sample], max_length: int) -> Iterator[Sample]:
@@ -213,15 +242,24 @@ def _completion_start(sample: Sample) -> int:
     return next(at for at, weight in enumerate(sample.weights) if weight)
 
 
-def _batch(samples: Sequence[Sample], make: Make) -> Batch:
+def _without_counts(reported: dict[str, float]) -> dict[str, float]:
+    """What an evaluation reports of `report`: how many rows it had of a source is known."""
+    return {name: value for name, value in reported.items() if not name.startswith("rows/")}
+
+
+def _batch(samples: Sequence[Sample], make: Make, sources: Sources) -> Batch:
     """The rows of all samples, one after another, and what is known of each sample."""
-    return {**make([row for sample in samples for row in sample.rows]), "judged": _judged(samples)}
+    return {**make([row for sample in samples for row in sample.rows]), "judged": _judged(samples, sources)}
 
 
-def _judged(samples: Sequence[Sample]) -> Tensor:
-    known = (sample.judged for sample in samples)
-    found = [(float(each.label), *(each.reference or (0.0, 0.0))) for each in known if each]
-    return torch.tensor(found, dtype=torch.float32).view(-1, 3)
+def _judged(samples: Sequence[Sample], sources: Sources) -> Tensor:
+    known = zip(samples, sources.numbers(samples), strict=True)
+    found = [
+        (float(sample.judged.label), *(sample.judged.reference or (0.0, 0.0)), float(number))
+        for sample, number in known
+        if sample.judged
+    ]
+    return torch.tensor(found, dtype=torch.float32).view(-1, 4)
 
 
 def _columns(rows_R: Tensor, batch: Batch) -> Tensor:
