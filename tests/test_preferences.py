@@ -26,8 +26,8 @@ from swift.commands import rlhf
 from swift.data import preference_rows
 from swift.data.row_values import BadRow, Row
 from swift.template import Renderer, judged_samples, template
-from swift.train import preference, preference_losses, reference
-from swift.train.batch import StepBatches
+from swift.train import preference, preference_losses, prefixes, reference
+from swift.train.batch import Batch, StepBatches
 from swift.train.objective import Objective, Sources
 from swift.train.preference_losses import Pairs
 from swift.train.sample_cache import CompactSamples
@@ -95,6 +95,20 @@ def row(chance: random.Random, longest: int) -> Sample:
 def pairs(count: int, longest: int = 30) -> list[Sample]:
     chance = random.Random(0)
     return [Sample.joined([row(chance, longest), row(chance, longest)]) for _ in range(count)]
+
+
+def pairs_of_prompts(count: int) -> list[Sample]:
+    """Pairs whose rows have their prompt in common, but for every third, whose rows have nothing in common."""
+    chance = random.Random(1)
+    made = []
+    for at in range(count):
+        first, second = row(chance, 20), row(chance, 20)
+        if at % 3 < 2:
+            prompt = [chance.randrange(3, VOCABULARY) for _ in range(chance.randint(66, 90))]
+            both = (each for each in (first, second))
+            first, second = (Sample([*prompt, *each.tokens], [0.0] * len(prompt) + each.weights) for each in both)
+        made.append(Sample.joined([first, second]))
+    return made
 
 
 def judged(count: int, longest: int = 30) -> list[Sample]:
@@ -174,18 +188,26 @@ def by_hand(model: PeftModel, samples: list[Sample], loss: Callable[..., torch.T
     return losses
 
 
-def with_references(model: Any, samples: list[Sample], packed: bool) -> CompactSamples:
+def with_references(model: Any, samples: list[Sample], packed: bool, share: bool = False) -> CompactSamples:
     compact = CompactSamples.in_memory(samples)
-    return compact.with_references(reference.of_samples(model, compact, packed=packed).tolist())
+    found = reference.of_samples(model, compact, packed=packed, share_prefixes=share)
+    return compact.with_references(found.tolist())
 
 
 def trained(
-    folder: Path, model: Any, samples: list[Sample], objective: Objective, packed: bool, held_out: Any = ()
+    folder: Path,
+    model: Any,
+    samples: list[Sample],
+    objective: Objective,
+    packed: bool,
+    held_out: Any = (),
+    share: bool = False,
 ) -> SftTrainer:
     """After six steps."""
     args = arguments(folder, **settings(learning_rate=1e-3, max_steps=6))
-    known = with_references(model, samples, packed)
-    one = SftTrainer(model, folder, args, known, held_out, packed=packed, objective=objective)
+    known = with_references(model, samples, packed, share)
+    options = {"packed": packed, "share_prefixes": share, "objective": objective}
+    one = SftTrainer(model, folder, args, known, held_out, **options)
     one.train()
     return one
 
@@ -197,6 +219,27 @@ def test_steps_equal_a_loop_written_by_hand(tmp_path: Path, name: str, packed: b
     samples = judged(12) if name == "kto" else pairs(12)
     ours, theirs = lora(base("llama")), lora(base("llama"))
     one = trained(tmp_path, fast(ours) if packed else ours, samples, objective, packed)
+    losses = by_hand(theirs, samples, loss, steps=6)
+    assert [line["loss"] for line in one.state.log_history if "loss" in line] == pytest.approx(losses, rel=1e-5)
+    assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "kto"])
+def test_steps_whose_pairs_have_prompts_in_common_equal_a_loop_written_by_hand(tmp_path: Path, name: str) -> None:
+    objective, loss = OBJECTIVES[name]
+    samples = pairs_of_prompts(12)
+    ours, theirs = lora(base("llama")), lora(base("llama"))
+    computed = []
+    with pytest.MonkeyPatch.context() as patched:
+        select = prefixes.select
+
+        def counted_select(batch: Batch, groups: list[prefixes.Group], *more: Any) -> Batch:
+            computed.extend(len(group.rows) for group in groups)
+            return select(batch, groups, *more)
+
+        patched.setattr(prefixes, "select", counted_select)
+        one = trained(tmp_path, fast(ours), samples, objective, True, share=True)
+    assert set(computed) == {1, 2}
     losses = by_hand(theirs, samples, loss, steps=6)
     assert [line["loss"] for line in one.state.log_history if "loss" in line] == pytest.approx(losses, rel=1e-5)
     assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)

@@ -153,6 +153,7 @@ def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Star
         start.model,
         samples,
         packed=start.packed,
+        share_prefixes=start.packed and fused.takes_branches(start.model),
         adapter=_starts_elsewhere(cfg),
         ranks=start.ranks,
     )

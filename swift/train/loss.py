@@ -63,7 +63,7 @@ def score(model: nn.Module, head: nn.Module, batch: Mapping[str, Any], hits: boo
     targets, weights = batch["input_ids"][:, 1:][wanted], batch["weights"][:, 1:][wanted]
     if "rows" in batch:
         # transformers passes a 4-D mask on unchanged and builds none; the blocks know where rows end
-        inputs = {name: tensor for name, tensor in batch.items() if name != "weights"}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("weights", "row_of")}
         inputs |= {"wanted": wanted[0].nonzero()[:, 0], "attention_mask": torch.empty(1, 1, 0, 0)}
         base = _unwrapped(model)
         ours = isinstance(head, LossHead)
@@ -94,7 +94,8 @@ class RowScores(NamedTuple):
 
 
 def score_rows(model: nn.Module, head: nn.Module, batch: Mapping[str, Any]) -> RowScores:
-    """`score`, summed over the tokens of each row. A batch may have `judged` beside the inputs of the model."""
+    """`score`, summed over the tokens of each row. A batch may have `judged` beside the inputs of the model, and
+    `row_of` where a row of the model holds several (prefixes)."""
     inputs = {name: each for name, each in batch.items() if name != "judged"}
     scores = score(model, head, inputs)
     return RowScores(_by_row(batch, -scores.nll * scores.weights), row_tokens(batch))
@@ -109,12 +110,15 @@ def _by_row(batch: Mapping[str, Any], values_N: Tensor) -> Tensor:
     """The sum over the trained tokens of each row."""
     wanted = trained(batch["weights"])
     if "rows" in batch:
-        lengths = batch["rows"].to(wanted.device)
-        rows_N = torch.repeat_interleave(torch.arange(len(lengths), device=wanted.device), lengths)[1:][wanted[0]]
-        count = len(lengths)
+        row_of_T = batch["row_of"][0] if "row_of" in batch else _row_numbers(batch["rows"].to(wanted.device))
+        rows_N, count = row_of_T[1:][wanted[0]], int(row_of_T.max()) + 1
     else:
         rows_N, count = wanted.nonzero()[:, 0], len(wanted)
     return values_N.new_zeros(count).index_add(0, rows_N, values_N)
+
+
+def _row_numbers(lengths: Tensor) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
 
 
 def _unwrapped(model: nn.Module) -> PreTrainedModel | None:

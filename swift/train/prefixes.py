@@ -59,6 +59,20 @@ def find(batch: Batch) -> list[Group]:
     return best[-1][1]
 
 
+def by_sample(batch: Batch, rows_of_sample: int) -> list[list[Group]]:
+    """The groups of each sample of a packed batch of so many rows a sample: one group if its rows begin alike, as those
+    of a pair begin with their prompt, else its rows alone."""
+    lengths: list[int] = batch["rows"].tolist()
+    rows = batch["input_ids"][0].split(lengths)
+    most = [_most(weights) for weights in batch["weights"][0].split(lengths)]
+    found = []
+    for first in range(0, len(rows), rows_of_sample):
+        own = tuple(range(first, first + rows_of_sample))
+        shared = min([*(_common(rows[first], rows[row]) for row in own[1:]), *(most[row] for row in own)])
+        found.append([Group(own, shared)] if shared >= LEAST and len(own) > 1 else [Group((row,)) for row in own])
+    return found
+
+
 def _most(weights: Tensor) -> int:
     """How many of a row's first tokens may be shared: the next one has to be one that is not trained."""
     trained = weights.nonzero()
@@ -119,22 +133,27 @@ def select(batch: Batch, groups: Sequence[Group], round_up: Callable[[int], int]
     """These groups of a packed batch, each as one of its `rows`, whose lengths and sum are rounded up.
 
     `branches` (1, tokens): 0 for shared tokens and rows alone, else where the token's branch starts in its group.
+    `row_of` (1, tokens): the number of the token's row among those of the groups; of shared tokens that of the first.
     """
     starts = [0, *accumulate(batch["rows"].tolist())]
-    spans, branches, lengths = [], [], []
+    spans, branches, numbers, lengths = [], [], [], []
+    number = 0
     for group in groups:
         first = starts[group.rows[0]]
         if len(group.rows) == 1:
             parts = [slice(first, starts[group.rows[0] + 1])]
-            marks = [0]
+            marks, of_parts = [0], [number]
         else:
             parts = [slice(first, first + group.shared)]
             parts += [slice(starts[row] + group.shared, starts[row + 1]) for row in group.rows]
             sizes = [part.stop - part.start for part in parts]
             marks = [0, *accumulate(sizes[:-1])]
+            of_parts = [number, *range(number, number + len(group.rows))]
+        number += len(group.rows)
         length = sum(part.stop - part.start for part in parts)
         spans.append(parts)
-        branches.append(torch.cat([torch.full((p.stop - p.start,), m) for p, m in zip(parts, marks, strict=True)]))
+        branches.append(_each(parts, marks))
+        numbers.append(_each(parts, of_parts))
         lengths.append(round_up(length))
     lengths[-1] += round_up(sum(lengths)) - sum(lengths)
 
@@ -142,12 +161,18 @@ def select(batch: Batch, groups: Sequence[Group], round_up: Callable[[int], int]
         each = [torch.cat([tensor[:, part] for part in parts], dim=1) for parts in spans]
         return _padded(each, lengths)
 
-    names = [name for name in batch if name != "rows"]
+    names = [name for name in batch if name not in ("rows", "judged")]
     return {
         **{name: taken(batch[name]) for name in names},
         "branches": _padded([each[None] for each in branches], lengths),
+        "row_of": _padded([each[None] for each in numbers], lengths),
         "rows": torch.tensor(lengths),
     }
+
+
+def _each(parts: Sequence[slice], values: Sequence[int]) -> Tensor:
+    """The value of each part, for all of its tokens."""
+    return torch.cat([torch.full((part.stop - part.start,), value) for part, value in zip(parts, values, strict=True)])
 
 
 def _padded(tensors: Sequence[Tensor], lengths: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from swift.chat import Sample
 from swift.system.progress import tracked
+from swift.train import prefixes
 from swift.train.batch import FULL_BATCH, Batch, collate, pack, select_samples
 from swift.train.lazy_datasets import lengths
 from swift.train.loss import score_rows
@@ -21,11 +22,18 @@ TOKENS = 2 * FULL_BATCH
 """Tokens that are computed at a time."""
 
 
-def log_likelihoods(model: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
-    """The log-likelihood of each row, in nats. A packed batch is computed in parts of about `TOKENS` tokens."""
+def log_likelihoods(model: nn.Module, head: nn.Module, batch: Batch, share_prefixes: bool = False) -> Tensor:
+    """The log-likelihood of each row, in nats. A packed batch is computed in parts of about `TOKENS` tokens.
+
+    `share_prefixes`: what rows of a packed batch begin with is computed once (prefixes), and in one part.
+    """
     with torch.no_grad():
         if "rows" not in batch:
             return score_rows(model, head, batch).log_likelihood
+        groups = prefixes.find(batch) if share_prefixes else []
+        if any(group.shared for group in groups):
+            made = score_rows(model, head, prefixes.select(batch, groups)).log_likelihood
+            return made[torch.tensor([row for group in groups for row in group.rows]).argsort()]
         found = batch["weights"].new_zeros(len(batch["rows"]))
         for rows in _parts(batch["rows"].tolist()):
             found[rows] = score_rows(model, head, select_samples(batch, rows)).log_likelihood
@@ -37,13 +45,14 @@ def of_samples(
     samples: Sequence[Sample],
     *,
     packed: bool,
+    share_prefixes: bool = False,
     adapter: bool = False,
     ranks: Ranks | None = None,
 ) -> Tensor:
     """The log-likelihoods of the rows of judged samples, (samples, rows of each), in nats.
 
     Of a model with an adapter of PEFT they are those without it, unless `adapter`. Each of `ranks` computes its share.
-    `packed`: the model takes rows without padding.
+    `packed`: the model takes rows without padding; `share_prefixes`: and groups of rows that begin alike (prefixes).
     """
     model.eval()
     head = model.get_output_embeddings()
@@ -57,7 +66,8 @@ def of_samples(
             taken = [mine[at] for at in part]
             rows = [row for at in taken for row in samples[at].rows]
             batch = (pack if packed else collate)(rows)
-            made = log_likelihoods(model, head, {name: each.to(model.device) for name, each in batch.items()})
+            batch = {name: each.to(model.device) for name, each in batch.items()}
+            made = log_likelihoods(model, head, batch, share_prefixes)
             found[taken] = made.float().view(len(taken), -1)
     return ranks.sum(found).cpu()
 

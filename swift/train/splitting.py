@@ -6,8 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from swift.train import prefixes
-from swift.train.batch import FULL_BATCH, Batch, fill_batches, round_length, sample_lengths, select_samples
+from swift.train.batch import (
+    FULL_BATCH,
+    Batch,
+    fill_batches,
+    round_length,
+    rows_of_sample,
+    sample_lengths,
+    select_samples,
+)
 
+Split = tuple[list[Batch], list[list[Batch]]]
+"""(serial, parallel) micro-batches; `parallel` has a list for each worker."""
 SYNC_COST = 0.03
 """Relative cost of each further thread of a worker: threads that share an operation synchronise at its end."""
 SLACK = 1.1
@@ -29,8 +39,8 @@ def split_for_workers(
     round_up: Callable[[int], int] = round_length,
     threads: int = 2,
     share_prefixes: bool = False,
-) -> tuple[list[Batch], list[list[Batch]]]:
-    """The rows of a packed batch as (serial, parallel) micro-batches; `parallel` has a list for each worker.
+) -> Split:
+    """The rows of a packed batch as micro-batches.
 
     Serial micro-batches are too large to run beside others; the workers' lists hold about as many tokens each. At any
     time no more tokens are computed than the `largest` longest rows hold, or `LONG_ROWS` x `tokens_in_flight`.
@@ -41,6 +51,11 @@ def split_for_workers(
     lengths = sample_lengths(batch)
     number = worker_count(lengths, threads)
     capacity = max(LONG_ROWS * tokens_in_flight(number), sum(sorted(lengths)[-largest:]))
+    if share_prefixes and "judged" in batch:
+        samples = prefixes.by_sample(batch, rows_of_sample(batch))
+        if any(group.shared for groups in samples for group in groups):
+            return _split_judged(batch, samples, number, capacity, round_up)
+        share_prefixes = False
     groups = prefixes.divide(prefixes.find(batch), lengths, capacity) if share_prefixes else []
     if not any(group.shared for group in groups):
         return _split(lengths, number, capacity, partial(select_samples, batch, round_up=round_up))
@@ -56,9 +71,25 @@ def split_for_workers(
     return [prefixes.select(batch, [groups[at]], round_up) for at in large] + serial, parallel
 
 
-def _split(
-    lengths: Sequence[int], number: int, capacity: int, select: Callable[[Sequence[int]], Batch]
-) -> tuple[list[Batch], list[list[Batch]]]:
+def _split_judged(
+    batch: Batch,
+    samples: Sequence[Sequence[prefixes.Group]],
+    number: int,
+    capacity: int,
+    round_up: Callable[[int], int],
+) -> Split:
+    """Judged samples, of these groups each, stay whole: a loss needs all rows of one."""
+    lengths: list[int] = batch["rows"].tolist()
+
+    def select(chosen: Sequence[int]) -> Batch:
+        groups = [group for sample in chosen for group in samples[sample]]
+        return {**prefixes.select(batch, groups, round_up), "judged": batch["judged"][list(chosen)]}
+
+    tokens = [sum(group.tokens(lengths) for group in groups) for groups in samples]
+    return _split(tokens, number, capacity, select)
+
+
+def _split(lengths: Sequence[int], number: int, capacity: int, select: Callable[[Sequence[int]], Batch]) -> Split:
     """(Serial, parallel) micro-batches of rows with these lengths, which `select` makes of their numbers."""
     parts = fill_batches(range(len(lengths)), lengths, min(tokens_in_flight(number), sum(lengths)) // number)
     parts.sort(key=lambda rows: sum(lengths[row] for row in rows), reverse=True)

@@ -243,8 +243,8 @@ class SftTrainer(Trainer):  # type: ignore[misc]
         model.train()
         self.refresh()
         round_up, threads = int if self.any_length else round_length, torch.get_num_threads()
-        share = self.share_prefixes and "judged" not in inputs
-        serial, parallel = split_for_workers(inputs, self.args.per_device_train_batch_size, round_up, threads, share)
+        size = self.args.per_device_train_batch_size
+        serial, parallel = split_for_workers(inputs, size, round_up, threads, self.share_prefixes)
 
         def job(batch: Batch) -> Job:
             seed = torch.randint(2**62, ())  # drawn here, so that the order of seeds is that of the batches
