@@ -124,7 +124,8 @@ def objective(preferences: PreferenceFlags, cfg: TrainingConfig, data: Data, sta
     if kind == "orpo":
         return data, preference.orpo(beta, data.sources)
     began = time.perf_counter()
-    train, val = (_with_references(samples, cfg, start) for samples in (data.train, data.val))
+    pairs = kind != "kto"
+    train, val = (_with_references(samples, cfg, start, pairs) for samples in (data.train, data.val))
     start.say(f"reference: log-likelihoods of {len(train) + len(val):,} rows in {time.perf_counter() - began:.1f} s")
     data = data._replace(train=train, val=val)
     if kind == "kto":
@@ -141,7 +142,8 @@ def _starts_elsewhere(cfg: TrainingConfig) -> bool:
     )
 
 
-def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Start) -> CompactSamples:
+def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Start, pairs: bool) -> CompactSamples:
+    """`pairs`: the two rows of a sample are trained together."""
     from swift.train import reference
     from swift.train.sample_cache import CompactSamples
     from swift.tuner.cpu import fused
@@ -153,7 +155,7 @@ def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Star
         start.model,
         samples,
         packed=start.packed,
-        share_prefixes=start.packed and fused.takes_branches(start.model),
+        share_prefixes=pairs and start.packed and fused.takes_branches(start.model),
         adapter=_starts_elsewhere(cfg),
         ranks=start.ranks,
     )

@@ -22,22 +22,24 @@ TOKENS = 2 * FULL_BATCH
 """Tokens that are computed at a time."""
 
 
-def log_likelihoods(model: nn.Module, head: nn.Module, batch: Batch, share_prefixes: bool = False) -> Tensor:
-    """The log-likelihood of each row, in nats. A packed batch is computed in parts of about `TOKENS` tokens.
-
-    `share_prefixes`: what rows of a packed batch begin with is computed once (prefixes), and in one part.
-    """
+def log_likelihoods(model: nn.Module, head: nn.Module, batch: Batch) -> Tensor:
+    """The log-likelihood of each row, in nats. A packed batch is computed in parts of about `TOKENS` tokens."""
     with torch.no_grad():
         if "rows" not in batch:
             return score_rows(model, head, batch).log_likelihood
-        groups = prefixes.find(batch) if share_prefixes else []
-        if any(group.shared for group in groups):
-            made = score_rows(model, head, prefixes.select(batch, groups)).log_likelihood
-            return made[torch.tensor([row for group in groups for row in group.rows]).argsort()]
         found = batch["weights"].new_zeros(len(batch["rows"]))
         for rows in _parts(batch["rows"].tolist()):
             found[rows] = score_rows(model, head, select_samples(batch, rows)).log_likelihood
         return found
+
+
+def _of_samples(model: nn.Module, head: nn.Module, batch: Batch, rows_of_sample: int) -> Tensor:
+    """The log-likelihood of each row, computed as training computes it: in bf16, what is rounded then cancels out."""
+    groups = [group for groups in prefixes.by_sample(batch, rows_of_sample) for group in groups]
+    if not any(group.shared for group in groups):
+        return log_likelihoods(model, head, batch)
+    with torch.no_grad():
+        return score_rows(model, head, prefixes.select(batch, groups)).log_likelihood
 
 
 def of_samples(
@@ -52,7 +54,8 @@ def of_samples(
     """The log-likelihoods of the rows of judged samples, (samples, rows of each), in nats.
 
     Of a model with an adapter of PEFT they are those without it, unless `adapter`. Each of `ranks` computes its share.
-    `packed`: the model takes rows without padding; `share_prefixes`: and groups of rows that begin alike (prefixes).
+    `packed`: the model takes rows without padding; `share_prefixes`: training computes once what the rows of a sample
+    begin with (prefixes).
     """
     model.eval()
     head = model.get_output_embeddings()
@@ -67,7 +70,8 @@ def of_samples(
             rows = [row for at in taken for row in samples[at].rows]
             batch = (pack if packed else collate)(rows)
             batch = {name: each.to(model.device) for name, each in batch.items()}
-            made = log_likelihoods(model, head, batch, share_prefixes)
+            each = len(rows) // len(taken)
+            made = _of_samples(model, head, batch, each) if share_prefixes else log_likelihoods(model, head, batch)
             found[taken] = made.float().view(len(taken), -1)
     return ranks.sum(found).cpu()
 
