@@ -240,9 +240,6 @@ def test_steps_whose_pairs_have_prompts_in_common_equal_a_loop_written_by_hand(t
         patched.setattr(prefixes, "select", counted_select)
         one = trained(tmp_path, fast(ours), samples, objective, True, share=True)
     assert set(computed) == {1, 2}
-    first = one.state.log_history[0]
-    if name != "orpo":  # the model is its reference, and both are computed alike: not even roundings differ
-        assert first["rewards/margins"] == first["rewards/chosen"] == 0
     losses = by_hand(theirs, samples, loss, steps=6)
     assert [line["loss"] for line in one.state.log_history if "loss" in line] == pytest.approx(losses, rel=1e-5)
     assert_close(adapter(ours), adapter(theirs), tolerance=1e-4)
