@@ -5,8 +5,8 @@ VENV := .venv
 TORCH ?= $(or $(shell cat $(VENV)/.torch 2>/dev/null),auto)
 # An index that pip asks for PyTorch besides its own.
 TORCH_INDEX ?=
-# Files of tests at a time: one more than two cores, since many tests wait for processes. Each takes up to 5 GB.
-WORKERS ?= 3
+# Files of tests at a time. Each takes up to 5 GB.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS := $(VENV)/.ready-tests
@@ -55,7 +55,7 @@ $(TESTS): $(READY)
 # Two files at a time; passive waiting, so that idle threads of one leave the cores to the other.
 test: lint
 	@echo "tests: $(WORKERS) files at a time ..."
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 
 # Tests of optional packages: training with 4- and 8-bit weights, GaLore, OpenVINO. The packages stay in .venv.
 test-extras: $(TESTS)

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import uvicorn
 from mcp_house import house
+from sse_starlette.sse import AppStatus
 from test_server import Scripted as ScriptedChat
 from test_server import served
 
@@ -76,7 +77,12 @@ def _tasks(process: str) -> list[Path]:
 
 @contextmanager
 def http_server(app: Any, port: int = 0) -> Iterator[str]:
-    """The URL of an ASGI application on loopback."""
+    """The URL of an ASGI application on loopback.
+
+    Streams of sse_starlette end when any server of this process has ended, so that other tests would end them here.
+    """
+    AppStatus.should_exit = False
+    AppStatus.disable_automatic_graceful_drain()
     listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

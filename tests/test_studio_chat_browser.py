@@ -83,6 +83,7 @@ def fill(page: Any, label: str, text: str) -> None:
 
 
 def ask(page: Any, text: str) -> None:
+    page.wait_for_function("window.did_handshake")  # before, a page of a server that is gone loads itself again
     entry = page.get_by_label("Message (Enter")
     entry.fill(text)
     entry.press("Enter")
