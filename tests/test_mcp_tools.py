@@ -94,6 +94,7 @@ def http_server(app: Any, port: int = 0) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+        AppStatus.enable_automatic_graceful_drain_mode()
 
 
 @pytest.fixture(scope="module")
