@@ -124,8 +124,9 @@ def objective(preferences: PreferenceFlags, cfg: TrainingConfig, data: Data, sta
     if kind == "orpo":
         return data, preference.orpo(beta, data.sources)
     began = time.perf_counter()
-    pairs = kind != "kto"
-    train, val = (_with_references(samples, cfg, start, pairs) for samples in (data.train, data.val))
+    # as the rows are computed later, so that what bf16 rounds cancels out: evaluations compute each row alone
+    train = _with_references(data.train, cfg, start, share_prefixes=kind != "kto" and start.ranks.world == 1)
+    val = _with_references(data.val, cfg, start, share_prefixes=False)
     start.say(f"reference: log-likelihoods of {len(train) + len(val):,} rows in {time.perf_counter() - began:.1f} s")
     data = data._replace(train=train, val=val)
     if kind == "kto":
@@ -142,8 +143,9 @@ def _starts_elsewhere(cfg: TrainingConfig) -> bool:
     )
 
 
-def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Start, pairs: bool) -> CompactSamples:
-    """`pairs`: the two rows of a sample are trained together."""
+def _with_references(
+    samples: Sequence[Sample], cfg: TrainingConfig, start: Start, share_prefixes: bool
+) -> CompactSamples:
     from swift.train import reference
     from swift.train.sample_cache import CompactSamples
     from swift.tuner.cpu import fused
@@ -155,7 +157,7 @@ def _with_references(samples: Sequence[Sample], cfg: TrainingConfig, start: Star
         start.model,
         samples,
         packed=start.packed,
-        share_prefixes=pairs and start.packed and fused.takes_branches(start.model),
+        share_prefixes=share_prefixes and start.packed and fused.takes_branches(start.model),
         adapter=_starts_elsewhere(cfg),
         ranks=start.ranks,
     )

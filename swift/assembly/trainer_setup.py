@@ -102,10 +102,10 @@ def make_trainer(
         callbacks.append(TensorBoardCallback(SummaryWriter(logging.logging_dir or str(folder / "runs"))))
     limit = cfg.train.saving.save_total_limit
     shares = packed and fused.takes_branches(model)
-    if cfg.loader.group_by_prefix and not shares:
+    if cfg.loader.group_by_prefix and not (shares and args.world_size == 1):
         raise ValueError(
-            "--group_by_prefix has no effect here: only LoRA on a CPU, without a sliding window, computes common "
-            "beginnings once. Leave it out"
+            "--group_by_prefix has no effect here: only LoRA on a CPU, in one process and without a sliding window, "
+            "computes common beginnings once. Leave it out"
         )
     return SftTrainer(
         model,

@@ -1,4 +1,4 @@
-"""Divides messages into turns: what the model is asked, and its reply, as spans. Needs no tokenizer."""
+"""Divides messages into turns. A turn is what the model is asked and what it replies. Needs no tokenizer."""
 
 from __future__ import annotations
 

@@ -60,8 +60,11 @@ def find(batch: Batch) -> list[Group]:
 
 
 def by_sample(batch: Batch, rows_of_sample: int) -> list[list[Group]]:
-    """The groups of each sample of a packed batch of so many rows a sample: one group if its rows begin alike, as those
-    of a pair begin with their prompt, else its rows alone."""
+    """The groups of each sample of a packed batch; each sample has `rows_of_sample` rows.
+
+    The rows of a sample are one group if they begin alike, as those of a pair begin with their prompt. Otherwise each
+    row is a group of its own.
+    """
     lengths: list[int] = batch["rows"].tolist()
     rows = batch["input_ids"][0].split(lengths)
     most = [_most(weights) for weights in batch["weights"][0].split(lengths)]
