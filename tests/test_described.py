@@ -235,6 +235,12 @@ def test_a_synonym_that_is_another_tool_is_not_said() -> None:
     ("schema", "fits"),
     [
         ({"type": "string", "pattern": "^[A-Z]{2}-\\d{3}$"}, r"[A-Z]{2}-\d{3}"),
+        ({"type": "string", "pattern": "^(SKU|EAN)-\\d{3,5}$"}, r"(SKU|EAN)-\d{3,5}"),
+        ({"type": "string", "pattern": "^v\\d+\\.\\d+$", "description": "Such as v1.2"}, r"v\d+\.\d+"),
+        ({"type": "string", "description": "As HH:MM on the 24-hour clock, such as 07:05"}, r"\d\d:\d\d"),
+        ({"type": "string", "description": "Start day, dd/mm/yyyy"}, r"\d\d/\d\d/\d{4}"),
+        ({"type": "string", "description": "Day (YYYYMMDD)"}, r"\d{8}"),
+        ({"type": "string", "description": "Clock time as HHMM"}, r"([01]\d|2[0-3])[0-5]\d"),
         ({"type": "string", "description": "Colour, e.g. 'red'"}, r"\w[\w ]*"),
         ({"type": "string", "format": "email"}, r"\S+@\S+"),
         ({"type": "string", "description": "Start, YYYY-MM-DD HH:MM"}, r"\d{4}-\d\d-\d\d \d\d:\d\d"),
@@ -251,11 +257,12 @@ def test_values_fit_the_schema(schema: dict[str, Any], fits: str) -> None:
         assert re.fullmatch(fits, str(made.arguments["thing"])), made.arguments
 
 
-def test_a_tool_whose_values_nobody_can_guess_is_left_out_by_name() -> None:
+def test_a_tool_whose_values_nobody_can_guess_is_named_and_never_asked_for() -> None:
     odd = tool("open_safe", "Open a safe.", ("code",), code={"type": "string", "pattern": "^(?=.*a)(?=.*b)[abc]{9}$"})
     made = described.functions([odd, CANCEL])
     assert [each.name for each in made.functions] == ["cancel_order"]
-    assert "open_safe: not trained" in made.notes[0] and "pattern" in made.notes[0]
+    assert [each.name for each in made.unasked] == ["open_safe"]
+    assert "open_safe: offered, but never asked for" in made.notes[0] and "pattern" in made.notes[0]
 
 
 def test_a_schema_that_contains_itself_ends() -> None:

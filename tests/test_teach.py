@@ -17,6 +17,8 @@ from swift.synth.synthesis import SHARES
 TOOLS = '''
 """A house."""
 import pathlib
+from typing import Annotated
+from pydantic import Field
 pathlib.Path(__file__).with_name("imported").touch()
 
 def set_lamp(room: str, percent: int) -> str:
@@ -30,9 +32,13 @@ def set_lamp(room: str, percent: int) -> str:
         More light in the hall, 80 percent -> {"room": "hall", "percent": 80}
     """
 
+def open_safe(code: Annotated[str, Field(pattern="^[a-z]{60}$")]) -> str:
+    """Open the safe."""
+
 def list_rooms() -> list[str]:
     """List the rooms of the house."""
 '''
+NAMES = ["set_lamp", "open_safe", "list_rooms"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     tiny_model_folder(folder / "tiny", max_position_embeddings=16384)
     (folder / "tools.py").write_text(TOOLS, encoding="utf-8")
     words = ["--tools", str(folder / "tools.py"), "--base", str(folder / "tiny"), "--template_type", "chatml"]
-    words += ["--rows", "8", "--eval_rows", "4", "--max_length", "16384", "--output_dir", str(folder / "out")]
+    words += ["--rows", "8", "--eval_rows", "4", "--output_dir", str(folder / "out")]
     return folder, teach.main(flags.parse(teach.Config, words).config)
 
 
@@ -74,7 +80,7 @@ def test_each_step_is_a_command_that_can_be_typed(taught: tuple[Path, dict[str, 
 def test_questions_to_measure_with_end_with_the_first_reply(taught: tuple[Path, dict[str, Any]]) -> None:
     for row in rows(taught[0] / "out/held_out.jsonl"):
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
-        assert {each["function"]["name"] for each in row["tools"]} <= {"set_lamp", "list_rooms"}
+        assert {each["function"]["name"] for each in row["tools"]} <= set(NAMES)
 
 
 def test_the_tools_are_offered_as_they_will_be_served(taught: tuple[Path, dict[str, Any]]) -> None:
@@ -82,6 +88,36 @@ def test_the_tools_are_offered_as_they_will_be_served(taught: tuple[Path, dict[s
     lamp = next(each for each in offered if each["name"] == "set_lamp")
     assert lamp["description"] == "Set the brightness of a lamp."
     assert list(lamp["parameters"]["properties"]) == lamp["parameters"]["required"] == ["room", "percent"]
+
+
+def test_most_rows_offer_all_tools_even_one_that_nobody_can_ask_for(tmp_path: Path) -> None:
+    (tmp_path / "tools.py").write_text(TOOLS, encoding="utf-8")
+    words = ["--tools", str(tmp_path / "tools.py"), "--rows", "60", "--own_share", "1", "--text_share", "0"]
+    assert main(["data", "synth", *words, "--out", str(tmp_path / "a.jsonl")]) == 0
+    made = rows(tmp_path / "a.jsonl")
+    offered = [[each["function"]["name"] for each in row["tools"]] for row in made]
+    assert sum(names == NAMES for names in offered) > 0.7 * len(made)
+    called = {
+        call["function"]["name"]
+        for row in made
+        for message in row["messages"]
+        for call in message.get("tool_calls") or ()
+    }
+    assert called == {"set_lamp", "list_rooms"}
+
+
+def test_no_conversation_is_too_long_unless_a_length_is_given(
+    taught: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, summary = taught
+    training = next(each for each in summary["commands"] if " sft " in each)
+    assert int(training.split("--max_length ")[1].split()[0]) > 2048  # the tiny tokenizer has a token for each byte
+    mixture = json.loads((folder / "out/adapter/mixture.json").read_text(encoding="utf-8"))
+    assert mixture["total"]["rows"] + mixture["held_out_rows"] == 8
+    words = ["--tools", str(folder / "tools.py"), "--base", str(folder / "tiny"), "--template_type", "chatml"]
+    words += ["--rows", "8", "--output_dir", str(tmp_path / "out")]
+    assert main(["teach", *words, "--max_length", "500"]) == 2
+    assert "--max_length 500: no conversation fits, the shortest has" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_run_is_not_overwritten(taught: tuple[Path, dict[str, Any]]) -> None:
@@ -96,6 +132,7 @@ def test_a_folder_of_another_run_is_not_overwritten(taught: tuple[Path, dict[str
         ([], "needs --tools or --mcp"),
         (["--tools", "x.py", "--minutes", "0"], "--minutes 0: must be above 0"),
         (["--tools", "x.py", "--own_share", "0"], "--own_share 0"),
+        (["--tools", "x.py", "--max_length", "0"], "--max_length 0: must be 1 or more"),
         (["--tools", "missing.py", "--base", "BASE", "--rows", "1", "--output_dir", "OUT"], "missing.py"),
     ],
 )

@@ -19,8 +19,7 @@ from swift.data.general import general_rows
 from swift.data.row_writer import write_jsonl
 from swift.flag_groups import SynthFlags, ToolFlags, WriterFlags
 from swift.synth import own_examples
-from swift.synth.catalogue import Function
-from swift.synth.described import apart, functions, near_misses
+from swift.synth.described import Made, apart, functions, near_misses
 from swift.synth.offers import Masking
 from swift.synth.overlap import Overlap
 from swift.synth.own_examples import Example
@@ -60,7 +59,7 @@ def write(
         say(f"warning: {note}")
     if own and not described.functions:
         raise ValueError("nothing can be made for these tools: see the warnings above")
-    made = synthesis(own, described.functions, cfg, say)
+    made = synthesis(own, described, cfg, say)
     writable(str(out.parent), "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
@@ -120,7 +119,7 @@ def own_phrasings(words: Sequence[str], own: Sequence[Tool], file: str | None) -
     return found
 
 
-def synthesis(own: Sequence[Tool], described: Sequence[Function], cfg: SynthFlags, say: Say) -> Synthesis:
+def synthesis(own: Sequence[Tool], described: Made, cfg: SynthFlags, say: Say) -> Synthesis:
     """What makes the conversations. `own`: the user's tools; `described`: what was made of them."""
     domains = catalogues.domains(cfg, say)
     overlap = Overlap(questions(cfg.check_overlap), [tool.name for tool in own])
@@ -130,8 +129,10 @@ def synthesis(own: Sequence[Tool], described: Sequence[Function], cfg: SynthFlag
         say("no benchmark is installed: no overlap is checked")
     split = "test" if cfg.functions == "held_out" else "train"
     plain = [row for row in general_rows(split) if len(row["response"]) <= PLAIN_CHARACTERS]
-    train, away = apart(described)
-    chosen = {"all": described, "train": train, "held_out": away}[cfg.phrasings]
+    train, away = apart(described.functions)
+    chosen = {"all": described.functions, "train": train, "held_out": away}[cfg.phrasings]
+    order = [tool.name for tool in own]
+    offered = sorted([*chosen, *described.unasked], key=lambda function: order.index(function.name))
     wanted = mixture(cfg)
     if cfg.phrasings == "held_out":
         if unused := next(
@@ -139,7 +140,7 @@ def synthesis(own: Sequence[Tool], described: Sequence[Function], cfg: SynthFlag
         ):
             raise ValueError(f"--{unused} has no effect with --phrasings held_out, which makes one round each")
         wanted = replace(wanted, rounds=(1.0,))
-    return Synthesis(domains, plain, wanted, cfg.seed, chosen, near_misses(own, described), overlap)
+    return Synthesis(domains, plain, wanted, cfg.seed, offered, near_misses(own, described.functions), overlap)
 
 
 def _first_reply_only(row: Conversation) -> Conversation:

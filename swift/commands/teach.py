@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ TRAINING = 0.65
 """Share of --minutes for training; the rest is for measuring twice, making questions and loading."""
 ROWS_PER_STEP = 8
 PROBE = 60
-"""Conversations whose tokens are counted, to estimate how many fit into the time."""
+"""Conversations whose tokens are counted, to estimate how many fit into the time and how long they get."""
+LENGTH = 2048
+"""Least maximum of a conversation's tokens."""
 RATES = (1e-3, 3e-4)
 """Learning rates for a model without a tool-call format of its own, and for one that was trained for tools."""
 
@@ -62,8 +65,9 @@ class Config:
     """Tool-call format; AUTO keeps the model's own, or takes hermes for a model without one"""
     learning_rate: float | None = None
     """Peak learning rate; none means 1e-3 for a model without a tool-call format of its own, else 3e-4"""
-    max_length: int = 2048
-    """Maximum tokens of a conversation"""
+    max_length: int | None = None
+    """Maximum tokens of a conversation; none means enough for nearly all: a quarter more than the longest of 60, at
+    least 2048"""
     seed: int = 42
     """Seed of the conversations, the order of the rows and the initial weights"""
 
@@ -75,6 +79,8 @@ class Config:
             raise ValueError(f"--minutes {self.minutes:g}: must be above 0")
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"--rows {self.rows}: must be 1 or more")
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"--max_length {self.max_length}: must be 1 or more")
         if self.eval_rows < 1:
             raise ValueError(f"--eval_rows {self.eval_rows}: must be 1 or more")
         if not 0 < self.own_share <= 1:
@@ -108,13 +114,14 @@ def main(cfg: Config) -> dict[str, Any]:
     commands: list[str] = []
     with _step("1. Questions for your tools"):
         _run(commands, "data", "synth", *_synth(cfg, "held_out", cfg.eval_rows, files.held_out))
-        rows = cfg.rows or _rows_for(cfg, found)
+        probed = _probe(cfg, found)
+        rows = cfg.rows or _rows_for(cfg, found, probed)
         _run(commands, "data", "synth", *_synth(cfg, "train", rows, files.train))
     measure = ("--tasks", "calls", "--dataset", str(files.held_out))
     with _step("2. Before training"):
         _run(commands, "eval", *found.asked, *measure, "--report", str(files.before))
     with _step("3. Training"):
-        trained = _run(commands, "sft", *found.trained, *_training(cfg, found, files, rows))
+        trained = _run(commands, "sft", *found.trained, *_training(cfg, found, files, rows, probed.max_length))
     # not the one with the least held-out loss: a handful of held-out rows does not tell checkpoints apart
     last = Path(trained["last_model_checkpoint"])
     words = ("--ckpt_dir", str(last), *measure, "--compare", str(files.before), "--report", str(files.after))
@@ -183,11 +190,19 @@ def _synth(cfg: Config, phrasings: str, rows: int, out: Path) -> Iterator[str]:
     yield from ("--out", str(out))
 
 
-def _rows_for(cfg: Config, found: Base) -> int:
-    """The number of conversations that fit into the time, from the speed of this machine and the length of some."""
+class _Probed(NamedTuple):
+    """Conversations like those of the training, in tokens. `computed`: of one, beside those that others of its step
+    have too."""
+
+    max_length: int
+    computed: float
+
+
+def _probe(cfg: Config, found: Base) -> _Probed:
+    """Makes some conversations. Warns of a --max_length that drops some; raises ValueError for one that drops all."""
     import tempfile
 
-    from swift.assembly.training_speed import tokens_per_second
+    from swift.assembly import synthesis
     from swift.commands import data
     from swift.data.linting import Report, checked
     from swift.data.sources import resolve
@@ -196,31 +211,44 @@ def _rows_for(cfg: Config, found: Base) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe.jsonl"
-        words = list(_synth(cfg, "train", PROBE, probe))
-        from swift.assembly import synthesis
-
-        parsed = flags.parse(data.Synth, words, prog="swift data synth").config
+        parsed = flags.parse(data.Synth, list(_synth(cfg, "train", PROBE, probe)), prog="swift data synth").config
         synthesis.write(parsed.tools, parsed.synth, probe, lambda line: None)
         rows = list(checked(resolve(str(probe)), "warning", Report(), print))
-        fitted = [each for row in rows for each in truncate(found.renderer, row, cfg.max_length, "delete")]
-    samples = [each.sample for each in fitted if each.sample]
+    made = [each.sample for row in rows for each in truncate(found.renderer, row, sys.maxsize, "delete")]
+    lengths = [len(each.tokens) for each in made if each]
+    most = cfg.max_length or max(LENGTH, -(-5 * max(lengths) // 4 // 128) * 128)
+    samples = [each for each in made if each and len(each.tokens) <= most]
+    if not samples:
+        raise ValueError(
+            f"--max_length {most}: no conversation fits, the shortest has {min(lengths):,} tokens: offer fewer tools, "
+            "or raise it"
+        )
+    if dropped := len(lengths) - len(samples):
+        print(
+            f"warning: --max_length {most}: {dropped} of {len(lengths)} conversations are longer, up to "
+            f"{max(lengths):,} tokens; such are dropped"
+        )
     share = prefixes.computed_share(samples, ROWS_PER_STEP)
-    tokens = share * sum(len(each.tokens) for each in samples) / len(rows)
-    if not tokens:
-        raise ValueError(f"--max_length {cfg.max_length}: no conversation fits: offer fewer tools, or raise it")
+    return _Probed(most, share * sum(len(each.tokens) for each in samples) / len(samples))
+
+
+def _rows_for(cfg: Config, found: Base, probed: _Probed) -> int:
+    """The number of conversations that fit into the time, from the speed of this machine."""
+    from swift.assembly.training_speed import tokens_per_second
+
     speed = tokens_per_second(found.source)
-    count = int(TRAINING * cfg.minutes * 60 * speed / tokens)
-    rows_ = max(ROWS[0], min(ROWS[1], count))
+    count = int(TRAINING * cfg.minutes * 60 * speed / probed.computed)
+    rows = max(ROWS[0], min(ROWS[1], count))
     print(
-        f"this machine trains on about {speed:,.0f} tokens/s, a conversation has {tokens:,.0f} "
-        f"beside those that others have too: {rows_:,} conversations"
+        f"this machine trains on about {speed:,.0f} tokens/s, a conversation has {probed.computed:,.0f} "
+        f"beside those that others have too: {rows:,} conversations"
     )
-    if rows_ > count:
+    if rows > count:
         print(f"warning: {ROWS[0]} conversations are the least: training stops when its share of --minutes is over")
-    return rows_
+    return rows
 
 
-def _training(cfg: Config, found: Base, files: Files, rows: int) -> Iterator[str]:
+def _training(cfg: Config, found: Base, files: Files, rows: int, max_length: int) -> Iterator[str]:
     """The words of `swift sft`."""
     rate = cfg.learning_rate or RATES[found.knows_tools]
     evaluations = max(1, rows // ROWS_PER_STEP // 4)
@@ -236,7 +264,7 @@ def _training(cfg: Config, found: Base, files: Files, rows: int) -> Iterator[str
         "--num_train_epochs",
         "1",
     )
-    yield from ("--max_length", str(cfg.max_length), "--dataset_test_ratio", "0.02", "--eval_steps", str(evaluations))
+    yield from ("--max_length", str(max_length), "--dataset_test_ratio", "0.02", "--eval_steps", str(evaluations))
     if cfg.rows is None:
         yield from ("--max_minutes", f"{1.15 * TRAINING * cfg.minutes:.3g}")
     yield from ("--seed", str(cfg.seed))
@@ -244,10 +272,12 @@ def _training(cfg: Config, found: Base, files: Files, rows: int) -> Iterator[str
 
 def _calibrate(commands: list[str], words: Sequence[str], answers: Path) -> None:
     """Keeps the calibration of confidence with the checkpoint, from the answers that are there."""
-    from swift.eval import results
+    from swift.eval import calibration, results
 
-    if not results.rated(results.load(answers).tasks):
-        print("not calibrated: no answer has a call")
+    rated = results.rated(results.load(answers).tasks)
+    found = calibration.report(rated) if rated else None
+    if found is None or found.fitted is None:
+        print(f"not calibrated: {found.reason if found else 'no answer has a call'}")
         return
     _run(commands, "eval", *words, "--calibrate", "true")
 

@@ -53,9 +53,11 @@ LEAST = 3
 
 @dataclass
 class Made:
-    """What was made of tools. `notes`: for the user, about a tool each. `dropped`: templates with problems, by tool."""
+    """What was made of tools, in their order. `functions` have questions; `unasked` have none: they are offered and
+    never asked for. `notes`: for the user, about a tool each. `dropped`: templates with problems, by tool."""
 
     functions: list[Function] = field(default_factory=list)
+    unasked: list[Function] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -74,7 +76,8 @@ def functions(tools: Sequence[Tool], examples: Mapping[str, Sequence[Example]] |
         try:
             made.functions.append(_function(tool, tools, examples.get(tool.name, ()), seed, made))
         except NoValues as error:
-            made.notes.append(f"{tool.name}: not trained: {error}")
+            made.notes.append(f"{tool.name}: offered, but never asked for: {error}")
+            made.unasked.append(_blank(tool, {}))
     return made
 
 
@@ -85,7 +88,7 @@ def _function(tool: Tool, tools: Sequence[Tool], examples: Sequence[Example], se
     given = _given(examples)
     properties = properties_of(schema, rng, given, owner[-1] if owner else tool.name)
     parameters: dict[str, Parameter] = {each.name: each.parameter for each in properties}
-    blank = Function(DOMAIN, tool.name, tool.description, parameters, (), (), (), {}, {}, (), (), dict(tool.spec))
+    blank = _blank(tool, parameters)
     is_zh = bool(CHINESE.search(tool.description)) or (
         not tool.description and any(CHINESE.search(p.about) for p in properties)
     )
@@ -105,6 +108,11 @@ def _function(tool: Tool, tools: Sequence[Tool], examples: Sequence[Example], se
     if len(kept.ask) < LEAST and len(kept.zh) < LEAST:
         raise NoValues(f"only {max(len(kept.ask), len(kept.zh))} questions could be made of its description")
     return kept
+
+
+def _blank(tool: Tool, parameters: Mapping[str, Parameter]) -> Function:
+    """The function without questions."""
+    return Function(DOMAIN, tool.name, tool.description, parameters, (), (), (), {}, {}, (), (), dict(tool.spec))
 
 
 def _with_own(function: Function, own: Sequence[str], is_zh: bool) -> Function:

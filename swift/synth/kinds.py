@@ -27,8 +27,11 @@ _CLAUSE = re.compile(
     r"[,.;:(\[]| such as | e\.g\.| for example | in which | that | which |"
     r" (?:from|between) (?=\d)|[,。;:(]|例如|比如|如"
 )
-STAMP = re.compile(r"[YMDHSTZ:\-/. ]*(?:YYYY|HH)[YMDHSTZ:\-/. ]*(?:MM|DD|SS)", re.IGNORECASE)
-"""A format of dates and times within a description."""
+STAMP = re.compile(
+    r"(?<![a-z])(?=[MDS:\-/., ]*(?:YYYY|HH))(?:YYYY|MM|DD|HH|SS)(?:(?:, |[:\-/.T ])?(?:YYYY|MM|DD|HH|SS))+Z?(?![a-z])",
+    re.IGNORECASE,
+)
+"""A format of dates and times within a description: parts of a date or a time, with a year or an hour among them."""
 
 
 class Kind(NamedTuple):
@@ -123,7 +126,8 @@ def _stated(parameter: str, schema: Mapping[str, Any], about: str) -> Kind | Non
         str(schema.get("format", ""))
     )
     if name is None and (found := STAMP.search(about)) and type_of(schema) == "string" and not schema.get("enum"):
-        name = "datetime" if "Y" in found[0] and "H" in found[0] else "date" if "Y" in found[0] else "time"
+        parts = found[0].upper()
+        name = "datetime" if "Y" in parts and "H" in parts else "date" if "Y" in parts else "time"
     if name is None:
         return None
     row = kind_row(name)

@@ -29,7 +29,7 @@ def moments(schema: Mapping[str, Any], about: str, kind: Kind, rng: random.Rando
     if text == "HH:MM" and not zh:
         return "time"
     form = re.sub("YYYY", "%Y", text.upper())
-    form = re.sub("(?<=HH[:.])MM", "%M", form)
+    form = re.sub("(HH[:.]?)MM", r"\1%M", form)
     form = form.replace("MM", "%m", 1) if "%M" in form or "HH" not in form else form
     form = form.replace("DD", "%d").replace("HH", "%H").replace("SS", "%S")
     pairs = []

@@ -19,8 +19,11 @@ from swift.synth import kinds, values
 from swift.synth.kinds import Kind, type_of, unit_of
 from swift.synth.moments import moments
 from swift.synth.names import CHINESE
+from swift.synth.pattern_values import matching
 from swift.synth.values import COUNT, in_words
 
+FEW = 10
+"""Values of a pattern below which others that match it are made."""
 _EXAMPLES = re.compile(
     r"(?:such as|e\.g\.?,?|for example,?|for instance,?|例如|比如|例:|如:|如)\s*[::]?\s*(.+)", re.IGNORECASE
 )
@@ -75,6 +78,9 @@ def _allowed(name: str, of: Any, schema: Mapping[str, Any], rng: random.Random) 
     if not limited or not isinstance(of, list):
         return of
     kept = [each for each in of if all(checker.is_valid(values.draw([each], rng).value) for _ in range(3))]
+    if "pattern" in schema and len(kept) < FEW:  # such as a few examples in the description
+        made = matching(schema, COUNT, rng)
+        kept += [each for each in made if checker.is_valid(each) and not re.search("[#^]", each)]
     if not kept:
         rule = next(f"{key} {schema[key]}" for key in ("pattern", "minLength", "maxLength", "not") if key in schema)
         raise NoValues(f"{name}: no value is known that its {rule} allows: give examples in its description")

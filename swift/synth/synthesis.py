@@ -105,18 +105,20 @@ class _Scene(NamedTuple):
 
 TRIES = 3000
 """Conversations in a row that fail, after which there are no further ones."""
-OWN_ORDER = 0.75
-"""Share of conversations that offer the user's functions in their own order, as they will be offered. Training computes
+ALL_OWN = 0.85
+"""Share of conversations about the user's functions that offer them all, as they will be offered. Training computes
 such a prompt once for all rows of a step."""
+OWN_ORDER = 0.75
+"""Share of the others that offer some of them in their own order."""
 MOST_OWN = 16
 """Most functions of the user in a conversation: as many as `swift infer` offers."""
 
 
 class Synthesis:
-    """A stream of conversations. `own`: the user's functions; `near`: requests that are close to them and that none of
-    them does. `plain`: rows of general knowledge. `overlaps` names the benchmark that has a conversation's text or
-    functions, or is empty. `leads`: the domains that conversations are about; the others lend functions beside theirs.
-    Empty: all.
+    """A stream of conversations. `own`: the user's functions, in the order in which they will be offered; those without
+    questions are offered only. `near`: requests that are close to them and that none of them does. `plain`: rows of
+    general knowledge. `overlaps` names the benchmark that has a conversation's text or functions, or is empty. `leads`:
+    the domains that conversations are about; the others lend functions beside theirs. Empty: all.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class Synthesis:
         overlaps: Callable[[Conversation], str] = lambda conversation: "",
         leads: Sequence[Domain] = (),
     ) -> None:
-        self._mixture, self._plain, self._own, self._near, self.overlaps = mixture, plain, own, near, overlaps
+        self._mixture, self._plain, self._near, self.overlaps = mixture, plain, near, overlaps
+        self._all_own = own
+        self._own = [function for function in own if function.ask or function.zh]
         self._rng = random.Random(seed)
         self._everything = [function for domain in domains for function in domain.functions.values()]
         self._home = {id(function): domain for domain in domains for function in domain.functions.values()}
@@ -171,7 +175,8 @@ class Synthesis:
         if "sequential" in plan and mixture.chinese < 1:
             language = "en"
         offered, outside, chain = self._functions(size, plan, is_own)
-        scene = _Scene(_possible(language, offered), offered, outside, chain, self._offers(offered))
+        shown = self._beside(offered) if is_own else offered
+        scene = _Scene(_possible(language, offered), offered, outside, chain, self._offers(shown))
         for number in range(mixture.same_tools):
             draft = self._draft(scene, self._plan(size, is_own) if number else plan)
             if draft is not None:
@@ -219,7 +224,7 @@ class Synthesis:
         at = rng.choices(range(len(offered)), [weight for _, weight in offered])[0]
         size = rng.randint(offered[at - 1][0] + 1 if at else 1, offered[at][0])
         if is_own:
-            size = min(MOST_OWN if rng.random() < 0.6 else size, len(self._own))
+            size = min(MOST_OWN if rng.random() < ALL_OWN else size, len(self._own))
         elif size == 1 and not _only_alone(self._mixture.shares):
             size = min(2, offered[-1][0])
         return size
@@ -256,7 +261,7 @@ class Synthesis:
         rng = self._rng
         if is_own:
             offered = rng.sample(self._own, size)
-            if rng.random() < OWN_ORDER:
+            if size == len(self._own) or rng.random() < OWN_ORDER:
                 offered.sort(key=self._own.index)
             others = [each for each in self._own if each not in offered]
             pools = ((others, 4), (self._near, 8), (self._far, 8))
@@ -285,6 +290,12 @@ class Synthesis:
             each for each in rng.sample(self._everything, min(8, len(self._everything))) if each.domain != domain.name
         ]
         return offered, [*_unlike(close, offered, 3), *_unlike(far, offered, 3)], chain
+
+    def _beside(self, offered: Sequence[Function]) -> Sequence[Function]:
+        """The user's functions that a conversation offers: all of them, if it asks for any that can be asked for."""
+        if len(offered) < len(self._own) or len(self._all_own) > MOST_OWN:
+            return offered
+        return self._all_own
 
     def _offers(self, functions: Sequence[Function]) -> dict[str, Offer]:
         made = Offers(self._mixture.masking, self._rng)
