@@ -22,12 +22,15 @@ ROWS = (200, 8000)
 """Least and most conversations that are made for the time that is there."""
 TRAINING = 0.65
 """Share of --minutes for training; the rest is for measuring twice, making questions and loading."""
-ROWS_PER_STEP = 8
+ROWS_PER_STEP = 16
+"""Most of them offer all tools: a step computes those descriptions once."""
+OTHERS = "4"
+"""Most invented functions in a conversation."""
 PROBE = 60
 """Conversations whose tokens are counted, to estimate how many fit into the time and how long they get."""
 LENGTH = 2048
 """Least maximum of a conversation's tokens."""
-RATES = (1e-3, 3e-4)
+RATES = (1e-3, 6e-4)
 """Learning rates for a model without a tool-call format of its own, and for one that was trained for tools."""
 
 
@@ -53,7 +56,7 @@ class Config:
     """Time for everything, in minutes; it determines the number of conversations, by the speed of this machine"""
     rows: int | None = flag(None, alias=("n",))
     """Number of conversations, overriding the estimate; training then takes as long as it takes"""
-    own_share: float = 0.6
+    own_share: float = 0.75
     """Share of the conversations with your tools; the others keep what the model knows of tools in general"""
     eval_rows: int = 60
     """Number of questions to measure with, in phrasings that training leaves out"""
@@ -64,7 +67,7 @@ class Config:
     agent_template: str = "AUTO"
     """Tool-call format; AUTO keeps the model's own, or takes hermes for a model without one"""
     learning_rate: float | None = None
-    """Peak learning rate; none means 1e-3 for a model without a tool-call format of its own, else 3e-4"""
+    """Peak learning rate; none means 1e-3 for a model without a tool-call format of its own, else 6e-4"""
     max_length: int | None = None
     """Maximum tokens of a conversation; none means enough for nearly all: a quarter more than the longest of 60, at
     least 2048"""
@@ -186,7 +189,8 @@ def _synth(cfg: Config, phrasings: str, rows: int, out: Path) -> Iterator[str]:
     if phrasings == "held_out":
         yield from ("--own_share", "1", "--functions", "held_out", "--seed", str(cfg.seed + 1))
     else:
-        yield from ("--own_share", f"{cfg.own_share:g}", "--seed", str(cfg.seed))
+        # conversations with many tools are long, and the user's tools are a choice among many already
+        yield from ("--own_share", f"{cfg.own_share:g}", "--max_tools_offered", OTHERS, "--seed", str(cfg.seed))
     yield from ("--out", str(out))
 
 

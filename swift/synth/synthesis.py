@@ -105,7 +105,7 @@ class _Scene(NamedTuple):
 
 TRIES = 3000
 """Conversations in a row that fail, after which there are no further ones."""
-ALL_OWN = 0.85
+ALL_OWN = 0.92
 """Share of conversations about the user's functions that offer them all, as they will be offered. Training computes
 such a prompt once for all rows of a step."""
 OWN_ORDER = 0.75
