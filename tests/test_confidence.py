@@ -375,7 +375,7 @@ def test_certain_and_impossible_calls_do_not_break_the_fit() -> None:
 def test_a_calibrated_confidence_is_rated_by_the_probability_that_it_came_from() -> None:
     message = Message("assistant", "", (ToolCall("weather", confidence=0.5),))
     found = calibration.rated(message, True, Calibration(2.0))
-    assert found == (pytest.approx(2 * math.log(0.5)), True)
+    assert found == (pytest.approx(2 * math.log(0.5)), True, False)
     assert calibration.rated(Message("assistant", "", (ToolCall("a", confidence=0.0),)), False) == (-700.0, False)
     assert calibration.rated(Message("assistant", "hello"), True) is None
 

@@ -44,7 +44,7 @@ def check_url(url: str) -> None:
 
 ALLOWED = {
     *flags.names(EndpointFlags),
-    *flags.names(GenerationFlags),
+    *set(flags.names(GenerationFlags)) - {"min_confidence"},
     *flags.names(ToolFlags),
     *("model_id_or_path", "system", "enable_thinking", "chat_template_kwargs"),
     *("max_turns", "eval_human", "save_result", "result_dir"),

@@ -38,6 +38,8 @@ class TargetConfig(ChatConfig, Protocol):
     @property
     def compare(self) -> tuple[str, ...]: ...
     @property
+    def calibrate(self) -> bool: ...
+    @property
     def seeds(self) -> tuple[int, ...]: ...
     @property
     def generation(self) -> GenerationFlags: ...
@@ -106,7 +108,20 @@ def target_of(cfg: TargetConfig, given: frozenset[str]) -> Target:
         folder = checkpoints.checkpoint(cfg.backend.ckpt_dir)
         settings |= {"ckpt_dir": str(folder), "weights": _weights(folder)}
         name = f"{name}-{folder.parent.name}-{folder.name}"
+    if least := _least_confidence(cfg, where):
+        settings["min_confidence"] = least
     return Target(cfg, given, name, {**settings, **generation}, where)
+
+
+def _least_confidence(cfg: TargetConfig, weights: Path | None) -> float:
+    """The probability, not calibrated, below which calls are not made: as the model will be used. Answers to calibrate
+    with need all calls."""
+    from swift.infer.calibration_file import read_calibration
+    from swift.infer.confidence import UNCALIBRATED
+
+    kept = (read_calibration(weights) if weights and weights.is_dir() else None) or UNCALIBRATED
+    least = 0.0 if cfg.calibrate else cfg.generation.min_confidence
+    return float((kept.min_confidence if least is None else least) ** kept.temperature)
 
 
 def _changed(group: Any, without: Collection[str] = ()) -> dict[str, Any]:
@@ -166,7 +181,8 @@ def loaded(target: Target) -> Iterator[Model]:
         return chat.guide(Rules(tuple(tools)))
 
     try:
-        yield Model(chat, replace(params, confidence=True), guide, chat.renderer.tool_format.syntax)
+        params = replace(params, confidence=True, min_confidence=target.settings.get("min_confidence", 0.0))
+        yield Model(chat, params, guide, chat.renderer.tool_format.syntax)
     finally:
         chat.engine.close()
 

@@ -59,6 +59,8 @@ def load_chat(cfg: ChatConfig, given: Collection[str] = (), keep: bool = False) 
         engine = _torch_engine(choice, path, spec, stops, cfg.backend.max_batch, keep)
     else:
         engine = backends.start(backend, cfg.backend, choice, path, stops, cfg.vllm_log)
+    if calibration and backend == "openvino":  # which cannot begin again without a token
+        calibration = calibration._replace(min_confidence=0.0)
     return LocalChat(engine, renderer, calibrations={"": calibration} if calibration else None)
 
 
@@ -141,4 +143,5 @@ def sampling(flags: GenerationFlags) -> SamplingParams:
         repetition_penalty=flags.repetition_penalty,
         seed=flags.seed,
         stop=flags.stop_words,
+        min_confidence=flags.min_confidence,
     )

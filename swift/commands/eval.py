@@ -59,7 +59,8 @@ class Config:
     compare: tuple[str, ...] = flag((), commas=True)
     """What to compare with: a folder of results, a checkpoint or a model; two folders of results need no model"""
     calibrate: bool = False
-    """Fit the temperature of call confidence to these answers and keep it with the checkpoint, for --ask_below"""
+    """Fit the temperature of call confidence to these answers, and the confidence below which calls are not made, and
+    keep both with the checkpoint, for --ask_below and --min_confidence"""
     report: str | None = None
     """Folder for answers, results.json and report.html; none means output/eval/MODEL-HASH. A run into the same folder
     continues it"""
@@ -80,6 +81,8 @@ class Config:
             raise ValueError(f"--compare takes one or two values, not {len(self.compare)}")
         if self.seeds and self.generation.temperature == 0:
             raise ValueError("--seeds without effect: --temperature 0 gives the same reply with every seed")
+        if self.calibrate and self.generation.min_confidence:
+            raise ValueError("--calibrate true needs the calls that --min_confidence leaves out: omit that flag")
         check_guide(self.guided != "false", self.backend)
         if self.calibrate and self.server.endpoint:
             raise ValueError("--calibrate true needs a checkpoint of this machine, not --endpoint")

@@ -58,7 +58,7 @@ class Config:
     """Number of conversations, overriding the estimate; training then takes as long as it takes"""
     own_share: float = 0.75
     """Share of the conversations with your tools; the others keep what the model knows of tools in general"""
-    eval_rows: int = 60
+    eval_rows: int = 100
     """Number of questions to measure with, in phrasings that training leaves out"""
     output_dir: str = "output/taught"
     """Folder for the data, the adapter, the answers and the summary page"""
@@ -120,7 +120,7 @@ def main(cfg: Config) -> dict[str, Any]:
         probed = _probe(cfg, found)
         rows = cfg.rows or _rows_for(cfg, found, probed)
         _run(commands, "data", "synth", *_synth(cfg, "train", rows, files.train))
-    measure = ("--tasks", "calls", "--dataset", str(files.held_out))
+    measure = ("--tasks", "calls", "--dataset", str(files.held_out), "--min_confidence", "0")
     with _step("2. Before training"):
         _run(commands, "eval", *found.asked, *measure, "--report", str(files.before))
     with _step("3. Training"):

@@ -95,7 +95,17 @@ def draw(logits_NV: Tensor, temperatures: Sequence[float], uniforms: Sequence[fl
     return found
 
 
-_NO_EFFECT_ON_LOGITS = ("max_tokens", "clip", "seed", "stop", "include_stop", "ignore_eos", "logprobs", "confidence")
+_NO_EFFECT_ON_LOGITS = (
+    "max_tokens",
+    "clip",
+    "seed",
+    "stop",
+    "include_stop",
+    "ignore_eos",
+    "logprobs",
+    "confidence",
+    "min_confidence",
+)
 _NO_EFFECT_ON_ARGMAX = ("top_k", "top_p", "min_p")
 
 

@@ -20,7 +20,9 @@ class SamplingParams:
     `repetition_penalty` counts the prompt and the reply; `presence_penalty` and `frequency_penalty` count the reply
     alone, as OpenAI's do. `stop`: strings that end the reply. `include_stop` None: keep a stop string of the tool-call
     format in the reply, cut any other. `logprobs`: return the log probability of each token, and of the `top_logprobs`
-    most probable ones. `confidence`: return the confidence of each tool call. `min_tokens`: exclude stop tokens from
+    most probable ones. `confidence`: return the confidence of each tool call. `min_confidence`: a
+    reply whose calls have less, all together, is made in words instead; None: as the checkpoint's calibration says. A
+    chat does that; an engine alone ignores it. `min_tokens`: exclude stop tokens from
     shorter replies. `guide`: the grammar of the reply; it masks all other tokens. `adapter`: the name of a LoRA
     adapter; '' is the base model.
 
@@ -44,6 +46,7 @@ class SamplingParams:
     logprobs: bool = False
     top_logprobs: int = 0
     confidence: bool = False
+    min_confidence: float | None = None
     min_tokens: int = 0
     guide: Guide | None = None
     adapter: str = ""
@@ -61,6 +64,8 @@ class SamplingParams:
             if not low <= value <= high or value == math.inf:
                 bounds = f"{low} or more" if high == math.inf else f"from {low} to {high}"
                 raise ValueError(f"{name} must be {bounds}, not {value}")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence must be from 0 to 1, not {self.min_confidence}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if not 0 < self.repetition_penalty < math.inf:

@@ -23,10 +23,12 @@ LEAST = -700.0
 
 
 class Rated(NamedTuple):
-    """A reply with calls: its log probability under the model, not calibrated, and whether its calls are right."""
+    """A reply with calls: its log probability under the model, not calibrated, whether its calls are right, and whether
+    a reply without calls would be."""
 
     log_confidence: float
     correct: bool
+    needless: bool = False
 
 
 class Bin(NamedTuple):
@@ -83,15 +85,18 @@ def reply_confidence(message: Message) -> float | None:
     return math.prod(known) if known and len(known) == len(message.tool_calls) else None
 
 
-def rated(message: Message, correct: bool, calibration: Calibration = UNCALIBRATED) -> Rated | None:
+def rated(
+    message: Message, correct: bool, calibration: Calibration = UNCALIBRATED, needless: bool = False
+) -> Rated | None:
     """A judged reply for `report`; None if it has no calls or no confidence.
 
-    `calibration`: the one that the message's confidence was calibrated with; it is undone.
+    `calibration`: the one that the message's confidence was calibrated with; it is undone. `needless`: no call is
+    right.
     """
     found = reply_confidence(message)
     if found is None:
         return None
-    return Rated(max(LEAST, math.log(found)) * calibration.temperature if found > 0 else LEAST, correct)
+    return Rated(max(LEAST, math.log(found)) * calibration.temperature if found > 0 else LEAST, correct, needless)
 
 
 def report(replies: Iterable[Rated], calibration: Calibration = UNCALIBRATED) -> Report:
@@ -181,6 +186,37 @@ def fit_temperature(log_confidences: Sequence[float], correct: Sequence[bool]) -
     if min(right, len(correct) - right) < MIN_OF_EACH:
         raise ValueError(f"{right} of {len(correct)} calls are right: it takes {MIN_OF_EACH} right and wrong ones each")
     return _fit(log_confidences, correct)
+
+
+class Limit(NamedTuple):
+    """A confidence below which calls are not made; 0 if all are better made. `right`, `needless`: how many calls below
+    it are right, and how many where no call is."""
+
+    confidence: float
+    right: int = 0
+    needless: int = 0
+
+
+def fit_min_confidence(replies: Sequence[Rated], calibration: Calibration) -> Limit:
+    """The confidence, as `calibration` has it, below which replies in words are right more often than calls.
+
+    Of all limits, it is the lowest of those with the most right replies: a call that is not made counts as right if it
+    was needless. It is 0 with fewer than MIN_OF_EACH needless calls.
+    """
+    if sum(row.needless for row in replies) < MIN_OF_EACH:
+        return Limit(0.0)
+    rows = sorted(replies)
+    best, most, gained = 0, 0, 0
+    for number, row in enumerate(rows, 1):
+        gained += row.needless - row.correct
+        if gained > most:
+            best, most = number, gained
+    if not best:
+        return Limit(0.0)
+    below = rows[:best]
+    following = rows[best].log_confidence if best < len(rows) else 0.0
+    middle = (below[-1].log_confidence + following) / 2
+    return Limit(calibration(middle), sum(row.correct for row in below), sum(row.needless for row in below))
 
 
 def _fit(log_confidences: Sequence[float], correct: Sequence[bool]) -> Calibration:

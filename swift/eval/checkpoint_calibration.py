@@ -23,7 +23,8 @@ def calibrations(weights: Path | None, evaluation: Evaluation) -> dict[str, Repo
 
 
 def calibrate(weights: Path | None, evaluation: Evaluation, datasets: Sequence[str]) -> str:
-    """Fits the temperature to all tasks' answers and writes it beside the weights. Returns a line that says so.
+    """Fits the temperature and the least confidence to all tasks' answers and writes them beside the weights. Returns
+    lines that say so.
 
     `datasets`: where rows come from, for the record. Raises ValueError if there are too few calls, or no folder.
     """
@@ -36,9 +37,20 @@ def calibrate(weights: Path | None, evaluation: Evaluation, datasets: Sequence[s
     if found.fitted is None:
         raise ValueError(f"--calibrate true: {found.reason}")
     source = ", ".join((*(task.task for task in evaluation.tasks), *datasets))
-    file = write_calibration(weights, found.fitted, found.rows, (found.ece, found.fitted_ece), source)
+    limit = calibration.fit_min_confidence(rows, found.fitted)
+    fitted = found.fitted._replace(min_confidence=limit.confidence)
+    file = write_calibration(weights, fitted, found.rows, (found.ece, found.fitted_ece), source)
     return (
         f"calibration: {file}: temperature {found.fitted.temperature:.3f} from {found.rows} answers with calls; "
         f"expected calibration error {found.ece:.3f}, with the temperature {found.fitted_ece:.3f} on answers that it "
-        "is not fitted on"
+        "is not fitted on\n" + _limit_line(limit)
+    )
+
+
+def _limit_line(limit: calibration.Limit) -> str:
+    if not limit.confidence:
+        return "minimum confidence: none, every call is made: too few calls where none is right, or none less confident"
+    return (
+        f"minimum confidence: calls below {limit.confidence:.3f} are answered in words instead: of these answers, "
+        f"{limit.needless} calls where none is right, and {limit.right} right ones"
     )

@@ -35,7 +35,7 @@ class Evaluation(NamedTuple):
 def rated(tasks: Iterable[Results]) -> list[Rated]:
     """The answers with calls whose confidence is known: unguided ones, or guided ones of tasks without others."""
     found = [
-        calibration.rated(records.reply(record), record.correct)
+        calibration.rated(records.reply(record), record.correct, needless=record.expected == [])
         for task in tasks
         for record in task.records
         if record.guided == task.modes[0]

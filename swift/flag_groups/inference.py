@@ -28,8 +28,16 @@ class GenerationFlags:
     """Seed of sampling"""
     stop_words: tuple[str, ...] = ()
     """Stop strings, in addition to the template's"""
+    min_confidence: float | None = None
+    """Reply in words instead of calling tools with a lower confidence than this probability; 0 makes every call; none
+    means what the checkpoint's calibration.json says, or 0"""
     stream: bool = True
     """Show a reply while it is generated"""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a value out of range."""
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"--min_confidence {self.min_confidence:g}: must be a probability from 0 to 1")
 
 
 @dataclass(frozen=True)

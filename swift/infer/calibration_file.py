@@ -1,4 +1,5 @@
-"""`calibration.json` beside a checkpoint: the temperature that calibrates its confidence. Knows no model."""
+"""`calibration.json` beside a checkpoint: the temperature that calibrates its confidence, and the
+confidence below which calls are not made. Knows no model."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ def read_calibration(folder: Path) -> Calibration | None:
         raise ValueError(f"{file}: temperature must be a number above 0, not {json.dumps(temperature)}")
     if (formula := found.get("formula", FORMULA)) != FORMULA:
         raise ValueError(f"{file}: the formula must be {FORMULA!r}, not {json.dumps(formula)}")
-    return Calibration(float(temperature))
+    least = found.get("min_confidence", 0.0)
+    if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least <= 1:
+        raise ValueError(f"{file}: min_confidence must be a number from 0 to 1, not {json.dumps(least)}")
+    return Calibration(float(temperature), float(least))
 
 
 def write_calibration(folder: Path, calibration: Calibration, rows: int, ece: tuple[float, float], source: str) -> Path:
@@ -45,6 +49,7 @@ def write_calibration(folder: Path, calibration: Calibration, rows: int, ece: tu
     record = {
         "temperature": calibration.temperature,
         "formula": FORMULA,
+        "min_confidence": calibration.min_confidence,
         "rows": rows,
         "ece_before": before,
         "ece_after": after,

@@ -17,9 +17,12 @@ class Calibration(NamedTuple):
     Dividing log probabilities by a temperature that is fitted on held-out examples is temperature scaling (Guo et al.
     2017, arXiv 1706.04599), here on the log probability of the whole call. The product over the calls of a reply stays
     the calibrated probability of all of them.
+
+    `min_confidence`: calls of a reply are not made if the calibrated probability of all of them is below it.
     """
 
     temperature: float = 1.0
+    min_confidence: float = 0.0
 
     def __call__(self, log_probability: float) -> float:
         return math.exp(log_probability / self.temperature)
@@ -35,17 +38,26 @@ class Span(NamedTuple):
     end: int
 
 
+class Opening(NamedTuple):
+    """Where a reply begins to call: the tokens before, and the first token that is more than white space."""
+
+    before: tuple[int, ...]
+    token: int
+
+
 class ReplyTokens:
     """The tokens of a reply: the text that each one adds, and its log probability."""
 
     def __init__(self) -> None:
+        self._tokens: list[int] = []
         self._texts: list[str] = []
         self._starts: list[int] = []
         self._logprobs: list[float] = []
         self._length = 0
 
-    def add(self, text: str, logprob: float) -> None:
+    def add(self, token: int, text: str, logprob: float) -> None:
         """`text`: what the token completes; "" while a character is incomplete."""
+        self._tokens.append(token)
         self._texts.append(text)
         self._starts.append(self._length)
         self._logprobs.append(logprob)
@@ -62,14 +74,10 @@ class ReplyTokens:
         `text`: a part of the reply, such as its content after the reasoning. Tokens before `first` do not count. None
         if the span is not found or a token's log probability is unknown.
         """
-        whole = "".join(self._texts)
-        offset = whole.rfind(text)  # reasoning may contain the same call, so the last one is meant
-        if offset < 0:  # reasoning was cut out of the middle
-            text, span = text[span.start : span.end], Span(0, span.end - span.start)
-            offset = whole.rfind(text)
-        if offset < 0 or not text:
+        place = self._place(text, span)
+        if place is None:
             return None
-        start, end = offset + span.start, offset + span.end
+        start, end = place
         total, after = 0.0, first
         for index, token in enumerate(self._spans()):
             if token.start >= end:
@@ -78,6 +86,25 @@ class ReplyTokens:
             if index >= first and token.end > start:
                 total += self._logprobs[index]
         return None if math.isnan(total) else (total, after)
+
+    def opening(self, text: str, span: Span) -> Opening | None:
+        """Where a span of `text` begins; None if it is not found."""
+        place = self._place(text, span)
+        if place is None:
+            return None
+        within = [number for number, token in enumerate(self._spans()) if token.start >= place.start]
+        # the first bytes of a character have no text yet
+        first = next((number for number in within if not self._texts[number].isspace()), None)
+        return None if first is None else Opening(tuple(self._tokens[: within[0]]), self._tokens[first])
+
+    def _place(self, text: str, span: Span) -> Span | None:
+        """A span of `text` in the whole reply."""
+        whole = "".join(self._texts)
+        offset = whole.rfind(text)  # reasoning may contain the same call, so the last one is meant
+        if offset < 0:  # reasoning was cut out of the middle
+            text, span = text[span.start : span.end], Span(0, span.end - span.start)
+            offset = whole.rfind(text)
+        return Span(offset + span.start, offset + span.end) if text and offset >= 0 else None
 
     def _spans(self) -> list[Span]:
         """The text of each token; tokens that share a character all have it."""
@@ -104,6 +131,8 @@ class CallConfidence:
         self.tokens, self._calibration = tokens, calibration
         self._places = CallPlaces(syntax, template)
         self._token = self._done = 0
+        self.opening: Opening | None = None
+        """Where the first call began, once it has been asked for."""
 
     def of_next(self, text: str, begin: int, calls: Sequence[ToolCall]) -> float | None:
         """The confidence of the first call that has not been asked for; None if it is unknown.
@@ -113,6 +142,8 @@ class CallConfidence:
         if self._done >= len(calls):
             return None
         span = self._places.spans(text, begin, calls)[self._done]
+        if not self._done:
+            self.opening = self.tokens.opening(text, span)
         self._done += 1
         found = self.tokens.log_probability(text, span, self._token)
         if found is None:

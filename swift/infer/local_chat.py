@@ -17,7 +17,8 @@ from swift.engine.sampling import SamplingParams
 from swift.guided.grammar import Rules
 from swift.guided.guide import Guide, Vocabulary
 from swift.infer.chat import DEFAULT_PARAMS, Deltas
-from swift.infer.confidence import UNCALIBRATED, Calibration, CallConfidence, ReplyTokens
+from swift.infer.confidence import UNCALIBRATED, Calibration, CallConfidence, Opening, ReplyTokens
+from swift.infer.doubtful_calls import WithoutDoubtfulCalls
 from swift.infer.reply_stream import ReplyStream, StopString
 from swift.infer.tool_call_stream import ToolCallStream
 from swift.template import Renderer
@@ -31,7 +32,8 @@ class LocalChat:
     strings of the tool-call format, its calls become tool calls, and the format's reasoning becomes `reasoning` too;
     everything else is text. `raw` leaves reasoning in the text.
 
-    `calibrations`: how the confidence of calls is calibrated, by the name of the adapter.
+    `calibrations`: how the confidence of calls is calibrated, and below which they are not made, by the name of the
+    adapter.
     """
 
     def __init__(
@@ -66,6 +68,40 @@ class LocalChat:
         prompt, prefill = self.renderer.prompt(messages, tools, template_kwargs)
         if params.guide:
             params = replace(params, guide=params.guide.after(prefill))
+        inputs = self.renderer.inputs(messages, prompt)
+        continues = messages[-1].content if messages and messages[-1].role == "assistant" else ""
+        ask = partial(self._ask, tools=tools, inputs=inputs)
+        if not tools:
+            return ask(prompt, prefill, continues, params)
+        shown = self._confidence(params.adapter) if params.confidence else None
+        calibration = self.calibrations.get(params.adapter, UNCALIBRATED)
+        least = calibration.min_confidence if params.min_confidence is None else params.min_confidence
+        if not least:
+            return ask(prompt, prefill, continues, params, confidence=shown)
+        known = shown or self._confidence(params.adapter)
+        first = ask(prompt, prefill, continues, replace(params, confidence=True), confidence=known)
+
+        def again(opening: Opening) -> Deltas:
+            said = self.renderer.decode([*prompt[-CONTEXT:], *opening.before])
+            said = said.removeprefix(self.renderer.decode(prompt[-CONTEXT:]))
+            left = params.max_tokens and max(1, params.max_tokens - len(opening.before))
+            bias = {**params.logit_bias, opening.token: -100.0}
+            changed = replace(params, guide=None, logit_bias=bias, max_tokens=left)
+            return ask([*prompt, *opening.before], prefill + said, continues + said, changed)
+
+        return WithoutDoubtfulCalls(first, least, lambda: known.opening, again, params.confidence)
+
+    def _ask(
+        self,
+        prompt: Sequence[int],
+        prefill: str,
+        continues: str,
+        params: SamplingParams,
+        tools: Sequence[Tool],
+        inputs: Mapping[str, Any] | None,
+        confidence: CallConfidence | None = None,
+    ) -> Deltas:
+        """A reply to a prompt that ends with `prefill`, and with the text `continues` of an assistant's message."""
         template_stops, syntax = self.renderer.stop.texts, self.renderer.tool_format.syntax
         stops = stop_strings(params, template_stops, syntax.stop if tools else ())
         stream = ReplyStream(
@@ -74,12 +110,10 @@ class LocalChat:
             prompt[-CONTEXT:],
             ReasoningParser(None if self._raw else self.renderer.thinking, prefill),
             [stop for stop in stops if stop.text in template_stops],
-            messages[-1].content if messages and messages[-1].role == "assistant" else "",
+            continues,
         )
-        inputs = self.renderer.inputs(messages, prompt)
         if not tools:
             return self._reply(prompt, stream, params, inputs)
-        confidence = self._confidence(params.adapter) if params.confidence else None
         parse = partial(self._with_tool_calls, tools, confidence)
         return self._reply(prompt, stream, params, inputs, parse, confidence.tokens if confidence else None)
 
@@ -257,7 +291,7 @@ def _deltas(
             text = stream.push(output.token)
             reasoning += stream.reasons
             if seen:
-                seen.add(stream.token_text, output.logprob if output.guided is None else output.guided)
+                seen.add(output.token, stream.token_text, output.logprob if output.guided is None else output.guided)
             if text.content or text.reasoning:
                 yield Delta(text.content, logprobs=tuple(pending), reasoning=text.reasoning)
                 pending = []

@@ -77,6 +77,8 @@ class ChatService:
         self.service.check_choices(inner.replies)
         params = inner.params(self.service.seeded(inner.model))
         messages = await self.with_images(inner.messages, inner.fields.messages)
+        if inner.choice.mode == "required" or inner.json_schema is not None:
+            params = replace(params, min_confidence=0.0)  # there is nothing that the reply could be instead
         if rules := inner.rules(self._guide_tools):
             guide = await run_in_threadpool(self._guides.guide, rules, inner.fields)
             params = replace(params, guide=guide)
