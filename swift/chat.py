@@ -228,7 +228,8 @@ class Delta:
 
     A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call. The last
     part of a call has its confidence, if it is known. `stop`: the stop string that ended the reply, if one did and the
-    chat knows it. `details` come with the usage. The first delta may have those of the prompt alone.
+    chat knows it. `details` come with the usage. The first delta may have those of the prompt alone. `declined`, in the
+    last one: calls that the model wrote and hardly believed in, so that the reply went on in words instead.
     """
 
     text: str = ""
@@ -239,6 +240,7 @@ class Delta:
     reasoning: str = ""
     stop: str = field(default="", compare=False)
     details: UsageDetails | None = field(default=None, compare=False)
+    declined: tuple[ToolCall, ...] = field(default=(), compare=False)
 
 
 class Draft:
@@ -246,6 +248,7 @@ class Draft:
 
     def __init__(self) -> None:
         self.calls: list[ToolCall] = []
+        self.declined: tuple[ToolCall, ...] = ()
         self.finish: FinishReason | None = None
         self.usage = Usage(0, 0)
         self.details = UsageDetails()
@@ -263,6 +266,7 @@ class Draft:
                 more = delta.tool_call
                 known = last.confidence if more.confidence is None else more.confidence
                 self.calls[-1] = replace(last, arguments=last.arguments + more.arguments, confidence=known)
+        self.declined = delta.declined or self.declined
         self.finish = delta.finish or self.finish
         self.usage = delta.usage or self.usage
         self.details = delta.details or self.details

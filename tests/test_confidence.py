@@ -376,7 +376,8 @@ def test_a_calibrated_confidence_is_rated_by_the_probability_that_it_came_from()
     message = Message("assistant", "", (ToolCall("weather", confidence=0.5),))
     found = calibration.rated(message, True, Calibration(2.0))
     assert found == (pytest.approx(2 * math.log(0.5)), True, False)
-    assert calibration.rated(Message("assistant", "", (ToolCall("a", confidence=0.0),)), False) == (-700.0, False)
+    impossible = Message("assistant", "", (ToolCall("a", confidence=0.0),))
+    assert calibration.rated(impossible, False) == (-700.0, False, False)
     assert calibration.rated(Message("assistant", "hello"), True) is None
 
 

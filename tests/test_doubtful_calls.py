@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from test_server_load import running
 from tiny import thinking_tokenizer, tiny_tokenizer
@@ -23,8 +25,10 @@ from swift.infer.calibration_file import NAME, read_calibration, write_calibrati
 from swift.infer.chat import collect
 from swift.infer.confidence import UNCALIBRATED, Calibration
 from swift.infer.local_chat import LocalChat
+from swift.infer.repl import Repl
 from swift.serve.server import create_app
 from swift.template import Renderer, template
+from swift.tools.bound_tool import from_schema
 
 TOKENIZER = tiny_tokenizer()  # a token is a byte
 ASK = (Message("user", "Rain?"),)
@@ -176,13 +180,45 @@ def test_a_server_calls_no_tool_in_doubt_but_one_that_the_client_requires() -> N
     assert message["tool_calls"][0]["function"]["name"] == "weather" and len(required.asked) == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_asks_for_confidences_sees_the_calls_that_were_not_made(stream: bool) -> None:
+    def said(**body: Any) -> list[Any]:
+        engine = Attempts(hermes("weather", 0.1), [(WORDS, 1.0)])
+        model = chat(engine, calibrations={"": Calibration(1.0, 0.5)})
+        tools = [{"type": "function", "function": tool.spec.get("function", tool.spec)} for tool in TOOLS]
+        messages = [{"role": "user", "content": "Rain?"}]
+        with (
+            running(create_app(model, "m", defaults=SamplingParams())) as url,
+            openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client,
+        ):
+            asked: Any = {"model": "m", "messages": messages, "tools": tools, "extra_body": body}
+            if not stream:
+                return [client.chat.completions.create(**asked).choices[0].message.model_dump()]
+            return [each.choices[0].delta.model_dump() for each in client.chat.completions.create(**asked, stream=True)]
+
+    [[declined]] = [each["x_declined_calls"] for each in said(x_confidence=True) if "x_declined_calls" in each]
+    assert declined["function"] == {"name": "weather", "arguments": "{}"}
+    assert declined["x_confidence"] == pytest.approx(0.1)
+    assert not any("x_declined_calls" in each for each in said())
+
+
+def test_the_dialogue_says_which_call_was_not_made() -> None:
+    out = io.StringIO()
+    model = chat(Attempts(hermes("weather", 0.1), [(WORDS, 1.0)]))
+    offered = [from_schema(tool.wrapped, lambda arguments, seconds: "wet") for tool in TOOLS]
+    Repl(model, CAREFUL, tool_format("hermes"), out, tools=offered).feed("Rain?")
+    assert f"{WORDS}\n[not called: weather: 0.10]\n" in out.getvalue()
+
+
 def test_the_limit_is_the_lowest_with_the_most_right_replies() -> None:
-    needless = [calibration.Rated(math.log(p), False, True) for p in (0.01, 0.02, 0.03, 0.05, 0.2, 0.3)]
-    needed = [calibration.Rated(math.log(p), True) for p in (0.1, 0.25, 0.28, 0.4, 0.9)]
-    wrong = [calibration.Rated(math.log(p), False) for p in (0.02, 0.06)]  # wrong in words as well
+    needless = [calibration.Rated(math.log(p), False, True) for p in (0.01, 0.02, 0.03, 0.04, 0.06, 0.3)]
+    needed = [calibration.Rated(math.log(p), True) for p in (0.055, 0.25, 0.28, 0.4, 0.9)]
+    wrong = [calibration.Rated(math.log(p), False) for p in (0.02, 0.05)]  # wrong in words as well
     found = calibration.fit_min_confidence(2 * [*needed, *needless, *wrong], UNCALIBRATED)
     assert (found.right, found.needless) == (0, 8)
-    assert 0.05 < found.confidence < 0.06
+    assert 0.04 < found.confidence < 0.05
+    sure = [calibration.Rated(math.log(p), False, True) for p in (0.2, 0.3, 0.4, 0.5)]
+    assert calibration.fit_min_confidence(3 * sure, UNCALIBRATED).confidence == 0, "no limit is above a tenth"
     assert calibration.fit_min_confidence(needed, UNCALIBRATED).confidence == 0
     few = [*needed, *needless, *wrong]
     assert calibration.fit_min_confidence(few, UNCALIBRATED).confidence == 0, "too few calls where none is right"

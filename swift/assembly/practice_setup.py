@@ -62,6 +62,7 @@ def opened(policy: Policy) -> Iterator[LocalChat]:
     from swift.assembly.loading import load_chat
 
     chat = load_chat(policy, policy.given, keep=True)
+    chat.calibrations.clear()  # attempts need every call, however doubtful
     try:
         yield chat
     finally:

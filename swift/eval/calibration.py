@@ -18,6 +18,9 @@ MIN_ROWS, MIN_OF_EACH = 40, 8
 """Calls, and right and wrong ones, below which no temperature is fitted."""
 LIMITS = (0.02, 50.0)
 """The range of temperatures."""
+HIGHEST_LIMIT = 0.1
+"""The highest minimum confidence that is fitted. People ask in other words than an evaluation does, and then right calls
+are less confident too: above it, a fitted limit costs right calls."""
 LEAST = -700.0
 """The smallest log probability in the fit: its exponential is still a positive double."""
 
@@ -200,12 +203,12 @@ class Limit(NamedTuple):
 def fit_min_confidence(replies: Sequence[Rated], calibration: Calibration) -> Limit:
     """The confidence, as `calibration` has it, below which replies in words are right more often than calls.
 
-    Of all limits, it is the lowest of those with the most right replies: a call that is not made counts as right if it
-    was needless. It is 0 with fewer than MIN_OF_EACH needless calls.
+    Of all limits up to HIGHEST_LIMIT, it is the lowest with the most right replies: a call that is not made counts as
+    right if it was needless. It is 0 with fewer than MIN_OF_EACH needless calls.
     """
     if sum(row.needless for row in replies) < MIN_OF_EACH:
         return Limit(0.0)
-    rows = sorted(replies)
+    rows = sorted(row for row in replies if calibration(row.log_confidence) < HIGHEST_LIMIT)
     best, most, gained = 0, 0, 0
     for number, row in enumerate(rows, 1):
         gained += row.needless - row.correct
@@ -214,9 +217,9 @@ def fit_min_confidence(replies: Sequence[Rated], calibration: Calibration) -> Li
     if not best:
         return Limit(0.0)
     below = rows[:best]
-    following = rows[best].log_confidence if best < len(rows) else 0.0
-    middle = (below[-1].log_confidence + following) / 2
-    return Limit(calibration(middle), sum(row.correct for row in below), sum(row.needless for row in below))
+    following = calibration(rows[best].log_confidence) if best < len(rows) else HIGHEST_LIMIT
+    limit = (calibration(below[-1].log_confidence) + following) / 2
+    return Limit(limit, sum(row.correct for row in below), sum(row.needless for row in below))
 
 
 def _fit(log_confidences: Sequence[float], correct: Sequence[bool]) -> Calibration:

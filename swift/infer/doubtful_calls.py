@@ -88,7 +88,7 @@ class WithoutDoubtfulCalls:
             reasoning = first.details.reasoning_tokens + (delta.details.reasoning_tokens if delta.details else 0)
             finish = "stop" if delta.finish == "tool_calls" else delta.finish
             details = UsageDetails(first.details.cached_tokens, reasoning)
-            yield replace(delta, finish=finish, usage=usage, details=details)
+            yield replace(delta, finish=finish, usage=usage, details=details, declined=tuple(first.calls))
 
     def _shown(self, deltas: Sequence[Delta]) -> Iterator[Delta]:
         for delta in deltas:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from swift.agent import SAMPLE_ARGUMENTS, ToolFormat, call_template
 from swift.agent.reply import THINK_TAGS
 from swift.chat import Delta, Draft, ToolCall
@@ -45,6 +47,9 @@ class ReplyView:
             self._show_calls(complete)
         if complete and self._in_tags:
             self._screen.write(f"\n{THINK_TAGS.close}\n", "thought")
+        if complete and self._draft.declined:
+            self._screen.start_line()
+            self._screen.write(f"[not called: {_confidences(self._draft.declined)}]\n", "thought")
 
     def _show_reasoning(self, text: str) -> None:
         begins = not self._reasoning_shown
@@ -82,11 +87,9 @@ class ReplyView:
         self._calls_shown = calls
 
     def _show_confidence(self) -> None:
-        calls = self._draft.message.tool_calls
-        known = [f"{call.name}: {call.confidence:.2f}" for call in calls if call.confidence is not None]
-        if known:
+        if known := _confidences(self._draft.message.tool_calls):
             self._screen.start_line()
-            self._screen.write(f"[{', '.join(known)}]\n", "thought")
+            self._screen.write(f"[{known}]\n", "thought")
 
     def _streamed_calls(self) -> str:
         """The calls so far as the format writes them; formats without JSON arguments show calls only when complete."""
@@ -100,3 +103,7 @@ class ReplyView:
         written = "".join(f"{call.name}{template.between}{call.arguments}{template.middle}" for call in before)
         arguments = last.arguments if last.arguments.startswith("{") else ""
         return f"{opening}{written}{last.name}{template.between}{arguments}"
+
+
+def _confidences(calls: Sequence[ToolCall]) -> str:
+    return ", ".join(f"{call.name}: {call.confidence:.2f}" for call in calls if call.confidence is not None)

@@ -56,6 +56,12 @@ _CONFIDENCE = {
     "maximum": 1,
     "description": "The probability that the model gives to this call; only if the request has x_confidence: true",
 }
+_DECLINED = {
+    "type": "array",
+    "items": {"$ref": "#/components/schemas/ChatCompletionMessageFunctionToolCall"},
+    "description": "Calls below the minimum confidence, which the reply makes words of; only if the request has "
+    "x_confidence: true",
+}
 _STATUSES = {
     400: "A field is missing, invalid or not supported; `param` names it",
     401: "The API key is missing or wrong",
@@ -106,6 +112,7 @@ def openapi() -> dict[str, Any]:
     _, models = models_json_schema([*requests, *responses], ref_template=template)
     schemas = {**models["$defs"], "Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
     schemas["ChatCompletionMessageFunctionToolCall"]["properties"]["x_confidence"] = _CONFIDENCE
+    schemas["ChatCompletionMessage"]["properties"]["x_declined_calls"] = _DECLINED
     chat, text, message = _ref("ChatCompletion"), _ref("Completion"), _ref("MessageResponse")
     stored = {"parameters": [_path("response_id")]}
     return {

@@ -42,6 +42,7 @@ class ChatCompletionBuilder(ChoiceBuilder):
         if delta.finish is not None:
             # An empty string, not null: clients that print every delta's content would print "None".
             last = ChoiceDelta() if self.drafts[index].calls else ChoiceDelta(content="")
+            last = self._with_declined(index, last)
             events.append(self._chunk(index, last, self._finish(index)))
         return events
 
@@ -82,10 +83,16 @@ class ChatCompletionBuilder(ChoiceBuilder):
             message = _extended(message, reasoning_content=reply.reasoning)
         if calls:
             message.tool_calls = [self._call(call) for call in calls]
+        message = self._with_declined(index, message)
         logprobs = None
         if self.options.top_logprobs is not None:
             logprobs = ChoiceLogprobs(content=[_token_logprob(each) for each in self.logprobs[index]], refusal=None)
         return Choice(index=index, message=message, logprobs=logprobs, finish_reason=self._finish(index))
+
+    def _with_declined(self, index: int, value: Extended) -> Extended:
+        """With the calls that were not made, for a client that asks for the confidence of calls."""
+        declined = self.drafts[index].declined if self.options.confidence else ()
+        return _extended(value, x_declined_calls=[self._call(call) for call in declined]) if declined else value
 
     def _finish(self, index: int) -> Literal["stop", "length", "tool_calls"]:
         draft = self.drafts[index]
