@@ -19,8 +19,8 @@ MIN_ROWS, MIN_OF_EACH = 40, 8
 LIMITS = (0.02, 50.0)
 """The range of temperatures."""
 HIGHEST_LIMIT = 0.1
-"""The highest minimum confidence that is fitted. People ask in other words than an evaluation does, and then right calls
-are less confident too: above it, a fitted limit costs right calls."""
+"""The highest minimum confidence that is fitted. People ask in other words than an evaluation does, and right calls are
+then less confident too: above it, a fitted limit costs right calls."""
 LEAST = -700.0
 """The smallest log probability in the fit: its exponential is still a positive double."""
 
