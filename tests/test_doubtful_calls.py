@@ -18,7 +18,7 @@ from tiny import thinking_tokenizer, tiny_tokenizer
 from swift import cli
 from swift.agent import TOOL_FORMATS, tool_format
 from swift.chat import Message, Tool, ToolCall
-from swift.engine.interface import TokenOutput
+from swift.engine.interface import Busy, TokenOutput
 from swift.engine.sampling import SamplingParams
 from swift.eval import calibration
 from swift.infer.calibration_file import NAME, read_calibration, write_calibration
@@ -41,19 +41,41 @@ WORDS = "No tool of mine knows that."
 Piece = tuple[str, float]
 
 
+class Stream:
+    """The tokens of a reply, which ends when it is closed."""
+
+    def __init__(self, tokens: Iterator[TokenOutput]) -> None:
+        self._tokens, self.closed = tokens, False
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> TokenOutput:
+        if self.closed:
+            raise StopIteration
+        return next(self._tokens)
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Attempts:
     """An engine whose n-th request is answered with the n-th list of pieces, each with the probability of its tokens
-    together. `asked`: prompt and parameters of each request."""
+    together. `asked`: prompt and parameters of each request. `room`: requests that it takes."""
 
     context = None
 
-    def __init__(self, *attempts: Sequence[Piece], tokenizer: Any = TOKENIZER) -> None:
-        self._attempts, self._tokenizer = list(attempts), tokenizer
+    def __init__(self, *attempts: Sequence[Piece], tokenizer: Any = TOKENIZER, room: int = 9) -> None:
+        self._attempts, self._tokenizer, self._room = list(attempts), tokenizer, room
         self.asked: list[tuple[list[int], SamplingParams]] = []
+        self.streams: list[Stream] = []
 
     def submit(self, tokens: Any, params: SamplingParams, inputs: Any = None) -> Any:
+        if len(self.asked) == self._room:
+            raise Busy("full")
         self.asked.append((list(tokens), params))
-        return self._said(self._attempts[min(len(self.asked), len(self._attempts)) - 1])
+        self.streams.append(Stream(self._said(self._attempts[min(len(self.asked), len(self._attempts)) - 1])))
+        return self.streams[-1]
 
     def _said(self, pieces: Sequence[Piece]) -> Iterator[TokenOutput]:
         for text, probability in pieces:
@@ -154,12 +176,24 @@ def test_both_attempts_count_and_share_the_limit_of_tokens() -> None:
     assert engine.asked[1][1].max_tokens == 200 - len("Hm.")
 
 
-def test_closing_a_reply_ends_either_attempt() -> None:
+def test_closing_a_reply_ends_the_attempt_that_is_running() -> None:
+    engine = Attempts([("Hm. ", 1.0), *hermes("weather", 0.1)], [(WORDS, 1.0)])
+    deltas = chat(engine)(ASK, TOOLS, CAREFUL)
+    assert next(deltas).text
+    deltas.close()
+    assert [stream.closed for stream in engine.streams] == [True]
+    assert not any(delta.tool_call or delta.finish == "tool_calls" for delta in deltas) and len(engine.asked) == 1
     engine = Attempts(hermes("weather", 0.1), [(WORDS, 1.0)])
     deltas = chat(engine)(ASK, TOOLS, CAREFUL)
-    assert next(deltas).text  # of the second attempt
+    assert next(deltas).text == WORDS[0]
     deltas.close()
-    assert list(deltas)[-1:] != [] or len(engine.asked) == 2
+    assert engine.streams[1].closed
+    assert len("".join(delta.text for delta in deltas)) < len(WORDS) - 1
+
+
+def test_calls_are_made_where_the_queue_has_no_room_for_a_second_attempt() -> None:
+    reply = collect(chat(Attempts(hermes("weather", 0.1), [(WORDS, 1.0)], room=1))(ASK, TOOLS, CAREFUL))
+    assert [call.name for call in reply.message.tool_calls] == ["weather"] and reply.finish == "tool_calls"
 
 
 def served(engine: Attempts, **body: Any) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""Replies with calls that the model itself hardly believes in: it answers in words instead. Knows no model and no
-engine.
-"""
+"""Replies with calls that the model itself hardly believes in: it answers in words instead. Knows no model."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from swift.chat import Delta, Draft, ToolCall, Usage, UsageDetails
+from swift.engine.interface import Busy
 from swift.infer.chat import Deltas
 from swift.infer.confidence import Opening
 
@@ -19,7 +18,7 @@ class WithoutDoubtfulCalls:
     Text and reasoning before the first call come as they are generated; calls come when all of them are complete.
     Otherwise the reply goes on from before its first call, where the model has to say something else: `again` generates
     that from the tokens before the call, without the token that began it. Calls whose confidence is unknown are made,
-    and so are those of a model that has nothing else to say.
+    and so are those of a model that has nothing else to say, or of an engine that is too busy for a second attempt.
 
     `opening`: where the first call began, once `first` has ended. `shows`: calls keep their confidence.
     """
@@ -63,7 +62,11 @@ class WithoutDoubtfulCalls:
         if opening is None or self._closed:
             yield from self._shown(held)
             return
-        self._current = self._again(opening)
+        try:
+            self._current = self._again(opening)
+        except Busy:
+            yield from self._shown(held)
+            return
         if self._closed:  # meanwhile, by another thread
             self._current.close()
         yield from self._instead(held, draft, said)
