@@ -142,9 +142,10 @@ def test_reasoning_is_shown_once_and_the_second_attempt_goes_on_after_it() -> No
     assert tokenizer.decode(again[len(prompt) :]).rstrip().endswith("</think>")
 
 
+@pytest.mark.parametrize("before", [[], [("Let me see.\n", 1.0)]])
 @pytest.mark.parametrize("second", [[], [(" \n", 1.0)], hermes("clock", 0.9)])
-def test_a_model_that_has_nothing_else_to_say_makes_its_calls(second: list[Piece]) -> None:
-    reply = collect(chat(Attempts(hermes("weather", 0.1), second))(ASK, TOOLS, CAREFUL))
+def test_a_model_that_has_nothing_else_to_say_makes_its_calls(second: list[Piece], before: list[Piece]) -> None:
+    reply = collect(chat(Attempts([*before, *hermes("weather", 0.1)], second))(ASK, TOOLS, CAREFUL))
     assert [call.name for call in reply.message.tool_calls] == ["weather"] and reply.finish == "tool_calls"
 
 
@@ -272,6 +273,10 @@ def test_the_limit_is_kept_with_the_calibration(tmp_path: Path) -> None:
     ("words", "reason"),
     [
         (["infer", "--min_confidence", "1.5"], "--min_confidence 1.5: must be a probability from 0 to 1"),
+        (
+            ["infer", "--infer_backend", "openvino", "--min_confidence", "0.2"],
+            "--min_confidence does not work with --infer_backend openvino: use pt or vllm",
+        ),
         (["eval", "--calibrate", "true", "--min_confidence", "0.2"], "--calibrate true needs the calls"),
         (
             ["infer", "--endpoint", "http://127.0.0.1:9/v1", "--min_confidence", "0.2"],

@@ -21,6 +21,7 @@ from swift.assembly import loading
 from swift.chat import Delta, ToolCall
 from swift.commands import eval as command
 from swift.eval import runner
+from swift.infer.calibration_file import write_calibration
 from swift.infer.confidence import Calibration
 from swift.serve.server import create_app
 
@@ -273,6 +274,27 @@ def test_the_confidence_of_calls_is_reported_and_calibrated(
     assert swift(*words)[0] == 0
     assert read(out)["calibrations"]["calls"]["ece"] < 0.01  # with the calibration that is kept now
     assert "data:image/svg+xml;base64," in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_checkpoint_is_measured_with_the_minimum_confidence_that_it_is_used_with(
+    swift: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Asked(Sure):
+        def __call__(self, messages, tools=(), params=None, template_kwargs=None):
+            asked.append(params.min_confidence)
+            return super().__call__(messages, tools, params, template_kwargs)
+
+    model, rows = tiny_model_folder(tmp_path / "tiny"), tmp_path / "rows.jsonl"
+    row = {"messages": [{"role": "user", "content": "1"}], "tools": [TOOL], "expected": []}
+    rows.write_text(json.dumps(row), encoding="utf-8")
+    write_calibration(model, Calibration(2.0, 0.5), 60, (0.2, 0.1), "calls")
+    monkeypatch.setattr(loading, "load_chat", lambda *_, **__: Asked())
+    words = ("--model", model, "--tasks", "calls", "--dataset", rows)
+    for number, more in enumerate(((), ("--min_confidence", 0), ("--min_confidence", 0.1), ("--calibrate",))):
+        swift(*words, *more, "--report", tmp_path / f"out{number}")
+    assert asked == pytest.approx([0.25, 0.0, 0.01, 0.0])  # before calibration: 0.5 ** 2, 0.1 ** 2
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def _least_confidence(cfg: TargetConfig, weights: Path | None) -> float:
     from swift.infer.confidence import UNCALIBRATED
 
     kept = (read_calibration(weights) if weights and weights.is_dir() else None) or UNCALIBRATED
-    least = 0.0 if cfg.calibrate else cfg.generation.min_confidence
+    least = 0.0 if cfg.calibrate or cfg.backend.infer_backend == "openvino" else cfg.generation.min_confidence
     return float((kept.min_confidence if least is None else least) ** kept.temperature)
 
 

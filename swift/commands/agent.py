@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
-from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_engine
 from swift.system import terminal
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Run:
             raise ValueError("--task is empty")
         if not self.tools.given:
             raise ValueError("swift agent run needs --tools or --mcp; without tools, use swift infer")
-        check_guide(self.guided_tools, self.backend)
+        check_engine(self.guided_tools, self.generation, self.backend)
         for name, number in (("max_turns", self.max_turns), ("parallel", self.parallel)):
             if number < 1:
                 raise ValueError(f"--{name} {number}: must be 1 or more")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from swift import flags, images
-from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_engine
 from swift.flags import flag
 from swift.system.nearest import nearest_path
 
@@ -125,7 +125,7 @@ class Config:
     server: ServerFlags = ServerFlags()
 
     def __post_init__(self) -> None:
-        check_guide(self.server.guided_tools, self.backend)
+        check_engine(self.server.guided_tools, self.generation, self.backend)
 
     @property
     def vllm_log(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
-from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, check_engine
 from swift.flags import flag
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Config:
             raise ValueError("--seeds without effect: --temperature 0 gives the same reply with every seed")
         if self.calibrate and self.generation.min_confidence:
             raise ValueError("--calibrate true needs the calls that --min_confidence leaves out: omit that flag")
-        check_guide(self.guided != "false", self.backend)
+        check_engine(self.guided != "false", self.generation, self.backend)
         if self.calibrate and self.server.endpoint:
             raise ValueError("--calibrate true needs a checkpoint of this machine, not --endpoint")
         if self.server.endpoint and self.guided != "false":

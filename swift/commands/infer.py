@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict
 
 from swift import flags
 from swift.assembly.endpoint import EndpointFlags
-from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_guide
+from swift.flag_groups import BackendFlags, GenerationFlags, ModelFlags, TemplateFlags, ToolFlags, check_engine
 from swift.flags import flag
 from swift.system.progress import tracked
 from swift.system.urls import without_secrets
@@ -122,7 +122,7 @@ class Config:
             raise ValueError(f"{flag} is for a dialogue: leave it out, or add --eval_human true")
         if self.guided_tools and not self.tools.given:
             raise ValueError("--guided_tools true does nothing without --tools")
-        check_guide(self.guided_tools, self.backend)
+        check_engine(self.guided_tools, self.generation, self.backend)
         if self.max_turns < 1:
             raise ValueError(f"--max_turns {self.max_turns}: must be 1 or more")
         if self.server.endpoint and not self.talks:

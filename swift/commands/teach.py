@@ -24,7 +24,7 @@ TRAINING = 0.65
 """Share of --minutes for training; the rest is for measuring twice, making questions and loading."""
 ROWS_PER_STEP = 16
 """Most of them offer all tools: a step computes those descriptions once."""
-OTHERS = "4"
+MOST_INVENTED = 4
 """Most invented functions in a conversation."""
 PROBE = 60
 """Conversations whose tokens are counted, to estimate how many fit into the time and how long they get."""
@@ -190,7 +190,14 @@ def _synth(cfg: Config, phrasings: str, rows: int, out: Path) -> Iterator[str]:
         yield from ("--own_share", "1", "--functions", "held_out", "--seed", str(cfg.seed + 1))
     else:
         # conversations with many tools are long, and the user's tools are a choice among many already
-        yield from ("--own_share", f"{cfg.own_share:g}", "--max_tools_offered", OTHERS, "--seed", str(cfg.seed))
+        yield from (
+            "--own_share",
+            f"{cfg.own_share:g}",
+            "--max_tools_offered",
+            str(MOST_INVENTED),
+            "--seed",
+            str(cfg.seed),
+        )
     yield from ("--out", str(out))
 
 

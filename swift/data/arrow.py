@@ -58,7 +58,7 @@ def _clean(kind: pa.DataType) -> Clean | None:
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return _clean(kind.value_type)
     # Arrow has six list types and no predicate that covers them all.
-    inner = _clean(kind.value_type) if hasattr(kind, "value_field") else None
+    inner = _clean(kind.value_type) if hasattr(kind, "value_field") else None  # only lists have one
     return None if inner is None else lambda values: [_or_none(inner, value) for value in values]
 
 

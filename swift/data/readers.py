@@ -74,7 +74,7 @@ def _rows(path: Path, read: Reader, note: Note) -> Numbered:
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb")  # type: ignore[return-value]  # typeshed: GzipFile is no IO[bytes]
     if path.suffix == ".zst":
         import pyarrow  # slow to import, and rarely needed
 
@@ -308,7 +308,7 @@ def _parquet(path: Path, note: Note) -> Numbered:
         data = file.read() if path.suffix in repository_layout.PACKED else None
     try:
         yield from enumerate(arrow.rows(path if data is None else io.BytesIO(data)), 1)
-    except (ValueError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError, NotImplementedError) as error:  # the last: what pyarrow lacks
         raise ValueError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 

@@ -222,7 +222,7 @@ class TorchEngine:
         chunks = [each.sequence.chunk(each.count) for each in batch]
         try:
             logits_NV = self._runner.step(chunks)
-        except Exception as error:
+        except Exception as error:  # it ends the requests of the batch, not the engine
             self._split_or_fail(batch, error)
             return
         for each in batch:

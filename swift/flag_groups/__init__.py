@@ -1,7 +1,7 @@
 """Flags that several commands share, a frozen dataclass for each subject. Knows no command and does nothing."""
 
 from swift.flag_groups.data import DataFlags, LoaderFlags
-from swift.flag_groups.inference import BackendFlags, GenerationFlags, VllmFlags, check_guide
+from swift.flag_groups.inference import BackendFlags, GenerationFlags, VllmFlags, check_engine
 from swift.flag_groups.model import ModelFlags, QuantFlags
 from swift.flag_groups.practice import RoundFlags
 from swift.flag_groups.preferences import PreferenceFlags
@@ -45,5 +45,5 @@ __all__ = [
     "TunerFlags",
     "VllmFlags",
     "WriterFlags",
-    "check_guide",
+    "check_engine",
 ]

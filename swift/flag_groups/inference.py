@@ -77,7 +77,11 @@ class BackendFlags:
     vllm: VllmFlags = VllmFlags()
 
 
-def check_guide(guided_tools: bool, backend: BackendFlags) -> None:
-    """Raises ValueError if the engine has no guided decoding."""
-    if guided_tools and backend.infer_backend == "openvino":
+def check_engine(guided_tools: bool, generation: GenerationFlags, backend: BackendFlags) -> None:
+    """Raises ValueError for a flag that the engine has nothing for."""
+    if backend.infer_backend != "openvino":
+        return
+    if guided_tools:
         raise ValueError("--guided_tools true does not work with --infer_backend openvino: use pt or vllm")
+    if generation.min_confidence:
+        raise ValueError("--min_confidence does not work with --infer_backend openvino: use pt or vllm")

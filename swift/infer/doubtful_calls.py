@@ -48,12 +48,10 @@ class WithoutDoubtfulCalls:
 
     def _reply(self) -> Iterator[Delta]:
         held: list[Delta] = []
-        said = False
         for delta in self._current:
             if held or delta.tool_call or delta.finish:
                 held.append(delta)
             else:
-                said = said or bool(delta.text.strip())
                 yield delta
         draft = Draft()
         for delta in held:
@@ -69,14 +67,15 @@ class WithoutDoubtfulCalls:
             return
         if self._closed:  # meanwhile, by another thread
             self._current.close()
-        yield from self._instead(held, draft, said)
+        yield from self._instead(held, draft)
 
     def _doubts(self, calls: Sequence[ToolCall]) -> bool:
         known = [call.confidence for call in calls if call.confidence is not None]
         return bool(calls) and len(known) == len(calls) and math.prod(known) < self._least
 
-    def _instead(self, held: Sequence[Delta], first: Draft, said: bool) -> Iterator[Delta]:
-        """The second attempt: its text, and its end with the usage of both."""
+    def _instead(self, held: Sequence[Delta], first: Draft) -> Iterator[Delta]:
+        """The second attempt: its text, and its end with the usage of both. The calls, if it has no text."""
+        said = False
         for delta in self._current:
             said = said or bool(delta.text.strip())
             if delta.finish is None:

@@ -1,4 +1,4 @@
-"""Divides messages into turns. A turn is what the model is asked and what it replies. Needs no tokenizer."""
+"""Splits messages into turns: a prompt of the user and the reply of the model. Needs no tokenizer."""
 
 from __future__ import annotations
 
