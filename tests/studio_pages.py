@@ -109,7 +109,7 @@ def opened(browser: Any, address: str, **context: Any) -> Iterator[Any]:
     page.on("request", lambda request: outside.append(request.url) if is_outside(request.url) else None)
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
+    visit(page, address)
     try:
         yield page
     finally:
@@ -117,6 +117,15 @@ def opened(browser: Any, address: str, **context: Any) -> Iterator[Any]:
     assert not outside
     # a server that is gone is reported as a failed connection
     assert not [error for error in errors if "ERR_CONNECTION" not in error and "WebSocket" not in error]
+
+
+def visit(page: Any, address: str | None = None) -> None:
+    """Loads an address, or the page again, and waits until the studio takes input."""
+    if address is None:
+        page.reload()
+    else:
+        page.goto(address)
+    page.locator("#content:not([inert])").wait_for(state="attached")
 
 
 def is_outside(url: str) -> bool:

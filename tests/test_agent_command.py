@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -226,16 +227,28 @@ def test_runs_go_side_by_side_and_each_keeps_its_own_dialogue(swift: Run, tmp_pa
     assert answers == {"1/2": "It is 0.5.", "1/4": "It is 0.25.", "1/8": "It is 0.125."}
 
 
-def test_ctrl_c_keeps_the_runs_that_are_finished(swift: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_keeps_the_runs_that_are_finished(swift: Run, tmp_path: Path, presses: int) -> None:
+    interrupted, over = threading.Event(), threading.Event()
+
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # also wakes a read that waits
+
     def script(messages: Sequence[Message]) -> Iterator[Delta]:
-        if messages[0].content == "1/4":
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # also wakes a read that waits
+        if messages[0].content == "1/4" and not interrupted.is_set():
+            interrupted.set()
+            interrupt()
+            if presses == 2:  # while the first waits for this run
+                time.sleep(0.5)
+                interrupt()
+                over.wait(60)
         return divider(messages)
 
     given = tasks(tmp_path / "tasks.jsonl", "1/2", "1/4", "1/8")
     with served(create_app(Scripted(script), "tiny")) as url:
         words = ("--endpoint", f"{url}/v1", "--tools", "tools.py", "--tasks", given, "--output", "t.jsonl")
         code, _, err = swift(*words, "--parallel", 1)
+        over.set()
     assert code == 130
     assert rows(tmp_path / "t.jsonl")[0]["messages"][-1]["content"] == "It is 0.5."
     assert "tasks: " in err and "traces: t.jsonl" in err

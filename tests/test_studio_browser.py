@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_pages import Server, address_of, chromium, needs_browser, opened, served, wait_for
+from studio_pages import Server, address_of, chromium, needs_browser, opened, served, visit, wait_for
 from test_sft import plain_rows
 from tiny import tiny_model_folder
 
@@ -77,7 +77,7 @@ def step_of(page: Any) -> int:
 
 def test_a_training_survives_page_and_server_and_its_end_is_said(browser: Any, server: Server, place: Path) -> None:
     with opened(browser, server.address) as page:
-        page.goto(f"{server.root}/train?words=sft+--template_type+chatml")
+        visit(page, f"{server.root}/train?words=sft+--template_type+chatml")
         fill(page, SETTINGS)
         command = page.get_by_role("textbox", name="Command", exact=True)
         wait_for(lambda: "--logging_steps 1" in command.inner_text(), "the command follows the form")
@@ -89,7 +89,7 @@ def test_a_training_survives_page_and_server_and_its_end_is_said(browser: Any, s
         (run,) = runs(place)
         assert f"show={run.folder.name}" in address_of(page)
 
-        page.reload()
+        visit(page)
         seen = wait_for(lambda: step_of(page), "the curve after a reload")
         wait_for(lambda: step_of(page) > seen, "the curve goes on")
 
@@ -148,7 +148,7 @@ def test_search_finds_settings_and_a_reload_keeps_them(browser: Any, server: Ser
         page.get_by_label(re.compile("^neftune_noise_alpha:")).fill("5")
         wait_for(lambda: "--neftune_noise_alpha 5" in command.inner_text(), "the setting in the command")
         wait_for(lambda: "neftune" in address_of(page), "the address")
-        page.reload()
+        visit(page)
         wait_for(lambda: "--neftune_noise_alpha 5" in command.inner_text(), "the setting after a reload")
         page.get_by_label("Search all settings").fill("no such thing")
         page.get_by_text("0 settings").wait_for()
@@ -156,7 +156,7 @@ def test_search_finds_settings_and_a_reload_keeps_them(browser: Any, server: Ser
 
 def test_an_estimate_measures_without_a_run(browser: Any, server: Server, place: Path) -> None:
     with opened(browser, server.address, locale="zh-CN") as page:
-        page.goto(f"{server.root}/train?words=sft+--template_type+chatml")
+        visit(page, f"{server.root}/train?words=sft+--template_type+chatml")
         fill(page, {**SETTINGS, "max_steps": "200"})
         page.get_by_role("button", name="估算时间和内存").click()
         page.get_by_text(re.compile("^memory: .* GiB")).wait_for()

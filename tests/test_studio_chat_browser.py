@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import openai
 import pytest
 import scripted_model
-from studio_pages import PATIENCE, Server, address_of, chromium, needs_browser, opened, served, wait_for
+from studio_pages import PATIENCE, Server, address_of, chromium, needs_browser, opened, served, visit, wait_for
 from tiny import tiny_model_folder
 
 from swift.data.rows import conversation
@@ -53,7 +53,7 @@ class Place(NamedTuple):
     def page(self, path: str = "", tools: str = "") -> Iterator[Any]:
         """A page of a new browser profile; by default an empty chat with the scripted model and a file of tools."""
         with opened(self.browser, self.server.address) as page:
-            page.goto(f"{self.server.root}{path or f'/chat?endpoint={self.model}'}")
+            visit(page, f"{self.server.root}{path or f'/chat?endpoint={self.model}'}")
             if not path:
                 set_up(page, tools)
             yield page
@@ -101,7 +101,7 @@ def test_a_tool_runs_when_the_user_agrees_and_the_chat_outlives_page_and_server(
         page.get_by_text("weather · may write · The weather in a city.").wait_for()
         ask(page, QUESTION)
         page.get_by_text("Run weather, which may change something?").wait_for()
-        page.reload()
+        visit(page)
         page.get_by_role("button", name="Run", exact=True).click()
         sees(page, ANSWER)
         titles = page.locator(".chat-title > :first-child").all_inner_texts()
@@ -112,7 +112,7 @@ def test_a_tool_runs_when_the_user_agrees_and_the_chat_outlives_page_and_server(
         page.goto("about:blank")  # the page would load itself again
         place.server.kill()
         place.server.start()
-        page.goto(chat)
+        visit(page, chat)
         sees(page, ANSWER)
         ask(page, "And now?")  # the key was in memory only
         page.get_by_text("the server requires an API key").wait_for()
@@ -178,7 +178,7 @@ def test_a_wrong_answer_becomes_a_training_row_and_the_chat_goes_on_from_the_rig
         page.get_by_role("button", name="Go on from here").click()
         sees(page, "The tools say: noon.")  # read-only, so nobody is asked
         assert address_of(page) != first
-        page.goto(first)
+        visit(page, first)
         sees(page, "Nothing to look up.")
 
 
@@ -202,7 +202,7 @@ def test_what_is_wrong_is_one_line_and_nothing_typed_is_lost(place: Place) -> No
         page.get_by_label("System prompt").click()
         page.get_by_role("button", name="Go on").click()
         sees(page, "Nothing to look up.")
-        page.goto(f"{place.server.root}/chat?dialogue=none")
+        visit(page, f"{place.server.root}/chat?dialogue=none")
         page.get_by_text("there is no dialogue none").wait_for()
 
 
@@ -228,9 +228,9 @@ def test_a_served_model_answers_the_openai_client_until_it_is_stopped(place: Pla
             model=name, messages=[{"role": "user", "content": "Hello"}], max_tokens=4
         )
         assert reply.usage and reply.usage.completion_tokens <= 4
-        page.goto(f"{place.server.root}/chat?ckpt_dir={folder}")
+        visit(page, f"{place.server.root}/chat?ckpt_dir={folder}")
         page.get_by_text(re.compile("Settings · .*/tiny$")).wait_for()
-        page.goto(f"{place.server.root}/serve")
+        visit(page, f"{place.server.root}/serve")
         page.get_by_text("Log", exact=True).click()
         page.locator(".studio-log", has_text="POST /v1/chat/completions 200").wait_for()
         page.get_by_role("button", name="Stop").click()
@@ -265,7 +265,7 @@ def test_an_evaluation_shows_figures_failures_and_flips(place: Place) -> None:
         answers = (second / "answers.jsonl").read_text().splitlines()
         changed = [_flipped(json.loads(line)) for line in answers]
         (second / "answers.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in changed))
-        page.reload()
+        visit(page)
         page.get_by_label("Result", exact=True).click()
         page.get_by_role("option", name="eval/first").click()
         page.get_by_role("cell", name=re.compile(r"^50\.0 \[")).first.wait_for()

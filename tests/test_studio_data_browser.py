@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_pages import Server, address_of, chromium, needs_browser, opened, served, wait_for
+from studio_pages import Server, address_of, chromium, needs_browser, opened, served, visit, wait_for
 from tiny import thinking_tokenizer, tiny_model_folder
 
 from swift.data import linting
@@ -63,8 +63,8 @@ def browser() -> Iterator[Any]:
         yield found
 
 
-def visit(page: Any, server: Server, query: str) -> None:
-    page.goto(f"{server.root}/data?{query}")
+def see(page: Any, server: Server, query: str) -> None:
+    visit(page, f"{server.root}/data?{query}")
 
 
 @pytest.mark.parametrize("language", ["en-US", "zh-CN"])
@@ -85,7 +85,7 @@ def test_a_bad_row_is_found_through_lint_corrected_and_saved_as_a_new_file(
         page.get_by_role("button", name="unknown-tool").click()
         page.locator(".finding", has_text="'lok'").wait_for()
         page.wait_for_url(re.compile("line=3.*rule=unknown-tool|rule=unknown-tool.*line=3"))
-        page.reload()  # the address shows the same row
+        visit(page)  # the address shows the same row
         page.locator(".finding", has_text="'lok'").wait_for()
         page.locator("[data-line='3']").wait_for()
         assert page.locator("[data-line]").count() == 1
@@ -96,7 +96,7 @@ def test_a_bad_row_is_found_through_lint_corrected_and_saved_as_a_new_file(
         page.get_by_label(f"4 · {say('assistant')} · {say('weight')}").fill("0.5")
         page.get_by_role("button", name=say("Keep the edit")).click()
         page.locator(".finding").wait_for(state="detached")
-        page.reload()  # and the edit, which is not saved yet
+        visit(page)  # and the edit, which is not saved yet
         page.get_by_text("Two cats.").first.wait_for()
         page.get_by_label(say("Save all rows as a new file")).fill(f"new/{language}.jsonl")
         page.get_by_role("button", name=say("Save"), exact=True).click()
@@ -120,7 +120,7 @@ def test_tokens_have_the_colours_of_their_weights_as_training_sees_them(server: 
     write(server.folder / "weights.jsonl")
     visit_of = "file=weights.jsonl&model=tiny&scale=react&line=1"
     with opened(browser, server.address) as page:
-        visit(page, server, visit_of)
+        see(page, server, visit_of)
         page.locator(".rowchat").wait_for()
         assert page.locator(".rowchat .w1").all_inner_texts() == ["\n</think>\n\n4<|im_end|>"]
         page.get_by_text("Lengths and mixture").click()
@@ -133,11 +133,11 @@ def test_html_in_a_row_is_text_and_a_huge_row_is_cut_and_counted(server: Server,
     write(server.folder / "hostile.jsonl")
     with opened(browser, server.address) as page:
         for model in ("", "&model=tiny"):
-            visit(page, server, f"file=hostile.jsonl&line=4{model}")
+            see(page, server, f"file=hostile.jsonl&line=4{model}")
             page.locator(".rowchat .assistant", has_text="</pre><script>").wait_for()
             page.get_by_text("Edit this row").click()
             assert page.evaluate("window.hit") is None and page.locator("img[src=x]").count() == 0
-        visit(page, server, "file=hostile.jsonl&line=5")
+        see(page, server, "file=hostile.jsonl&line=5")
         page.get_by_text("more characters, which are not shown").wait_for()
         page.get_by_text("Edit this row").click()
         page.get_by_text("query: too long to be edited here").wait_for()
@@ -146,7 +146,7 @@ def test_html_in_a_row_is_text_and_a_huge_row_is_cut_and_counted(server: Server,
 def test_a_line_that_is_not_json_is_listed_and_can_be_replaced(server: Server, browser: Any) -> None:
     write(server.folder / "torn.jsonl")
     with opened(browser, server.address) as page:
-        visit(page, server, "file=torn.jsonl&line=2")
+        see(page, server, "file=torn.jsonl&line=2")
         page.locator(".finding", has_text="bad-json").wait_for()
         page.get_by_text("Edit this row").click()
         text = page.get_by_label("The whole row as JSON")
@@ -163,7 +163,7 @@ def test_a_line_that_is_not_json_is_listed_and_can_be_replaced(server: Server, b
 def test_rows_are_searched_and_paged(server: Server, browser: Any) -> None:
     write(server.folder / "many.jsonl")
     with opened(browser, server.address) as page:
-        visit(page, server, "file=many.jsonl")
+        see(page, server, "file=many.jsonl")
         page.locator("[data-line]").nth(19).wait_for()
         page.get_by_role("button", name="Next").click()
         page.locator("[data-line='21']").wait_for()
@@ -174,7 +174,7 @@ def test_rows_are_searched_and_paged(server: Server, browser: Any) -> None:
         page.locator("[data-line='39']").click()
         page.locator(".rowchat", has_text="answer 33").wait_for()
         page.wait_for_url(re.compile("line=39"))
-        page.reload()
+        visit(page)
         page.locator(".rowchat", has_text="answer 33").wait_for()
         page.locator("[data-line='39']").wait_for()
         assert page.locator("[data-line]").count() == 11
@@ -198,7 +198,7 @@ def test_rows_are_searched_and_paged(server: Server, browser: Any) -> None:
 def test_wrong_input_is_a_line_on_the_page(server: Server, browser: Any, query: str, complaint: str) -> None:
     write(server.folder / "wrong.jsonl")
     with opened(browser, server.address) as page:
-        visit(page, server, query)
+        see(page, server, query)
         page.get_by_text(complaint).wait_for()
 
 
@@ -206,7 +206,7 @@ def test_a_dropped_file_is_opened_and_another_type_is_refused(server: Server, br
     (tmp_path / "mine.csv").write_text("query,response\nq,from a table\n")
     (tmp_path / "mine.exe").write_text("x")
     with opened(browser, server.address) as page:
-        visit(page, server, "")
+        see(page, server, "")
         page.locator("input[type=file]").set_input_files(tmp_path / "mine.exe")
         page.get_by_text("The file is too large, or of another type").wait_for()
         page.locator("input[type=file]").set_input_files(tmp_path / "mine.csv")

@@ -235,14 +235,16 @@ def _work(
                 made = keep(finished)
                 step(made["trace"])
     finally:
-        runs.stop()
-        for late in runs.ended():  # before Ctrl-C
-            if late.task.key not in written:
-                keep(late)
-        for line in total.lines():
-            console.print(line, markup=False, soft_wrap=True)
-        if total.outcomes:
-            console.print(f"traces: {file.path}", markup=False, soft_wrap=True)
+        try:
+            runs.stop()
+        finally:  # a second Ctrl-C ends the wait alone
+            for late in runs.ended():  # before Ctrl-C
+                if late.task.key not in written:
+                    keep(late)
+            for line in total.lines():
+                console.print(line, markup=False, soft_wrap=True)
+            if total.outcomes:
+                console.print(f"traces: {file.path}", markup=False, soft_wrap=True)
     if cfg.task is None:
         return UNANSWERED if total.outcomes["error"] else 0
     if made["trace"]["outcome"] == "answer":
