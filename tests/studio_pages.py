@@ -103,15 +103,21 @@ def opened(browser: Any, address: str, **context: Any) -> Iterator[Any]:
     """A page of a new profile, which must load nothing from elsewhere and report no error in its console."""
     outside: list[str] = []
     errors: list[str] = []
+    console: list[str] = []
     profile = browser.new_context(**{"locale": "en-US", **context})
     profile.set_default_timeout(PATIENCE * 1000)
     page = profile.new_page()
     page.on("request", lambda request: outside.append(request.url) if is_outside(request.url) else None)
+    page.on("console", lambda message: console.append(f"{time.monotonic():.1f} {message.type}: {message.text}"))
+    page.on("load", lambda _: console.append(f"{time.monotonic():.1f} loaded {page.url}"))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     visit(page, address)
     try:
         yield page
+    except BaseException:
+        print(*console, page.locator("body").inner_text(timeout=5000), sep="\n")  # for the report of the failure
+        raise
     finally:
         profile.close()
     assert not outside

@@ -35,7 +35,7 @@ def frame(studio: Studio, page: str) -> Iterator[None]:
     """The page with its header; the block makes the content.
 
     The header is plain HTML, which a browser paints before it has loaded a script. The content is inert until the
-    browser has its connection, since NiceGUI drops what is clicked or typed before.
+    browser has its connection, since nothing happens on what is clicked or typed before.
     """
     ui.page_title(f"{studio.say(TITLES[page])} · SWIFT studio")
     ui.add_head_html(f"<style>{_style()}</style>")

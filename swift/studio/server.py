@@ -81,7 +81,7 @@ def create(settings: Settings, folders: Folders, config: Callable[[str], type[An
         app,
         title="SWIFT studio",
         tailwind=False,
-        reconnect_timeout=10,
+        reconnect_timeout=60,  # seconds in which a page that stalled or lost its network keeps what was typed
         show_welcome_message=False,
         gzip_middleware_factory=None,  # the guard reads pages
     )

@@ -52,6 +52,7 @@ class DataPage:
         self.counted: list[int] | None = None
         self.saved: tuple[str, str] | None = None
         self.shown_line: int | None = None
+        self.is_edited = False
         self.rendering = Rendering()
         state = studio.jobs.folder.parent
         self.uploads = state / "uploads"
@@ -89,6 +90,7 @@ class DataPage:
         if self.data is None:
             data_files.choice(self.studio, self.uploads, lambda file: self._visit(**NOWHERE, file=file))
             return
+        partly_read = not self.data.done.is_set()  # as of before the parts are drawn
         self.status()
         self.saving()
         with ui.expansion(self.say("Lint: findings by rule")).classes("full-width studio-card"):
@@ -101,7 +103,7 @@ class DataPage:
                 self.listing()
             with ui.element("div"):
                 self.row()
-        if not self.data.done.is_set():
+        if partly_read:
             self._watch(self.data)
 
     def _watch(self, data: DataFile) -> None:
