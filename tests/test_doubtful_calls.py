@@ -277,7 +277,6 @@ def test_the_limit_is_kept_with_the_calibration(tmp_path: Path) -> None:
             ["infer", "--infer_backend", "openvino", "--min_confidence", "0.2"],
             "--min_confidence does not work with --infer_backend openvino: use pt or vllm",
         ),
-        (["eval", "--calibrate", "true", "--min_confidence", "0.2"], "--calibrate true needs the calls"),
         (
             ["infer", "--endpoint", "http://127.0.0.1:9/v1", "--min_confidence", "0.2"],
             "--min_confidence has no effect with --endpoint",

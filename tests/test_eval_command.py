@@ -270,10 +270,15 @@ def test_the_confidence_of_calls_is_reported_and_calibrated(
     assert read(out)["calibrations"]["calls"]["ece"] == pytest.approx(0.95 - 2 / 3, abs=1e-6)
     kept = json.loads((model / "calibration.json").read_text(encoding="utf-8"))
     assert 0.95 ** (1 / kept["temperature"]) == pytest.approx(2 / 3, abs=0.01)
-    assert (kept["rows"], kept["source"]) == (60, f"calls, {rows}")
+    assert (kept["rows"], kept["source"], kept["min_confidence"]) == (60, f"calls, {rows}", 0)
     assert swift(*words)[0] == 0
     assert read(out)["calibrations"]["calls"]["ece"] < 0.01  # with the calibration that is kept now
     assert "data:image/svg+xml;base64," in (out / "report.html").read_text(encoding="utf-8")
+    asked_again = NotImplementedError("the answers are there")
+    monkeypatch.setattr(Sure, "__call__", lambda *_, **__: (_ for _ in ()).throw(asked_again))
+    code, _, err = swift(*words, "--calibrate", "--min_confidence", 0.09)
+    assert code == 0 and "minimum confidence: 0.09, as given" in err
+    assert json.loads((model / "calibration.json").read_text(encoding="utf-8"))["min_confidence"] == 0.09
 
 
 def test_a_checkpoint_is_measured_with_the_minimum_confidence_that_it_is_used_with(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,10 @@ from tiny import tiny_model_folder
 from swift import flags
 from swift.cli import main
 from swift.commands import teach
+from swift.eval import results
+from swift.eval.calibration import Rated
+from swift.infer.calibration_file import read_calibration, write_calibration
+from swift.infer.confidence import Calibration
 from swift.synth.synthesis import SHARES
 
 TOOLS = '''
@@ -46,6 +51,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     """(the run's folder, what `swift teach` returns)"""
     folder = tmp_path_factory.mktemp("teach")
     tiny_model_folder(folder / "tiny", max_position_embeddings=16384)
+    write_calibration(folder / "tiny", Calibration(1.5, 0.09), 200, (0.2, 0.1), "calls")
     (folder / "tools.py").write_text(TOOLS, encoding="utf-8")
     words = ["--tools", str(folder / "tools.py"), "--base", str(folder / "tiny"), "--template_type", "chatml"]
     words += ["--rows", "8", "--eval_rows", "4", "--output_dir", str(folder / "out")]
@@ -118,6 +124,29 @@ def test_no_conversation_is_too_long_unless_a_length_is_given(
     words += ["--rows", "8", "--output_dir", str(tmp_path / "out")]
     assert main(["teach", *words, "--max_length", "500"]) == 2
     assert "--max_length 500: no conversation fits, the shortest has" in capsys.readouterr().err
+
+
+def test_the_calibration_of_the_base_is_kept_where_there_are_too_few_calls_for_another(
+    taught: tuple[Path, dict[str, Any]],
+) -> None:
+    assert "--calibrate" not in taught[1]["commands"][-1]
+    assert read_calibration(Path(taught[1]["checkpoint"])) == Calibration(1.5, 0.09)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.09])
+def test_the_least_minimum_confidence_of_a_new_calibration_is_that_of_the_base(
+    least: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if least:
+        write_calibration(tmp_path, Calibration(1.5, least), 200, (0.2, 0.1), "calls")
+    rows = [Rated(-1.0 - number % 7, number % 3 > 0) for number in range(60)]
+    monkeypatch.setattr(results, "load", lambda folder: SimpleNamespace(tasks=()))
+    monkeypatch.setattr(results, "rated", lambda tasks: rows)
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(teach, "_run", lambda commands, *words: ran.append(words))
+    teach._calibrate([], ("--ckpt_dir", "taught"), tmp_path / "after", tmp_path, tmp_path / "taught")
+    floor = ("--min_confidence", "0.09") if least else ()
+    assert ran == [("eval", "--ckpt_dir", "taught", "--calibrate", "true", *floor)]
 
 
 def test_a_folder_of_another_run_is_not_overwritten(taught: tuple[Path, dict[str, Any]]) -> None:

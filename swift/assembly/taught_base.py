@@ -19,12 +19,14 @@ FORMAT = "hermes"
 
 class Base(NamedTuple):
     """`trained`, `asked`: the words that name the model for `swift sft` and for commands that ask it. `source`: what
-    its weights are read from. `knows_tools`: whether it has a format of its own, so that training goes on from it."""
+    its weights are read from, `folder`: the folder of the model, or of the adapter on it. `knows_tools`: whether it has
+    a format of its own, so that training goes on from it."""
 
     name: str
     trained: tuple[str, ...]
     asked: tuple[str, ...]
     source: str
+    folder: Path
     renderer: Renderer
     knows_tools: bool
 
@@ -51,7 +53,7 @@ def base(name: str, template_type: str, agent_template: str) -> Base:
     wanted = agent_template if agent_template != "AUTO" else recorded if knows_tools else FORMAT
     words = ("--model", name, *_flag("template_type", template_type), *_flag("agent_template", wanted))
     renderer = make_renderer(path, TemplateFlags(template_type=chosen, agent_template=wanted), spec)
-    return Base(name, words, words, name, renderer, knows_tools)
+    return Base(name, words, words, name, path, renderer, knows_tools)
 
 
 def _of_adapter(folder: Path, template_type: str, agent_template: str) -> Base:
@@ -69,7 +71,7 @@ def _of_adapter(folder: Path, template_type: str, agent_template: str) -> Base:
         *_flag("template_type", template_type),
         *_flag("agent_template", agent_template),
     )
-    return Base(str(folder), (*words, "--init_adapter", str(folder)), asked, model, renderer, True)
+    return Base(str(folder), (*words, "--init_adapter", str(folder)), asked, model, folder, renderer, True)
 
 
 def _flag(name: str, value: str) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Config:
     """What to compare with: a folder of results, a checkpoint or a model; two folders of results need no model"""
     calibrate: bool = False
     """Fit the temperature of call confidence to these answers, and the confidence below which calls are not made, and
-    keep both with the checkpoint, for --ask_below and --min_confidence"""
+    keep both with the checkpoint, for --ask_below and --min_confidence, which is here the lowest limit to keep"""
     report: str | None = None
     """Folder for answers, results.json and report.html; none means output/eval/MODEL-HASH. A run into the same folder
     continues it"""
@@ -81,8 +81,6 @@ class Config:
             raise ValueError(f"--compare takes one or two values, not {len(self.compare)}")
         if self.seeds and self.generation.temperature == 0:
             raise ValueError("--seeds without effect: --temperature 0 gives the same reply with every seed")
-        if self.calibrate and self.generation.min_confidence:
-            raise ValueError("--calibrate true needs the calls that --min_confidence leaves out: omit that flag")
         check_engine(self.guided != "false", self.generation, self.backend)
         if self.calibrate and self.server.endpoint:
             raise ValueError("--calibrate true needs a checkpoint of this machine, not --endpoint")
@@ -141,7 +139,7 @@ def main(cfg: Config, given: Collection[str] = ()) -> Path | None:
     terminal_report.show(evaluation, comparisons, calibrated)
     _say(f"report: {folder / report_files.PAGE}, figures: {folder / results.FILE}")
     if cfg.calibrate:
-        _say(calibrate(target.weights, evaluation, cfg.dataset))
+        _say(calibrate(target.weights, evaluation, cfg.dataset, cfg.generation.min_confidence or 0.0))
     return folder
 
 

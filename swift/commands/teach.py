@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,17 +121,18 @@ def main(cfg: Config) -> dict[str, Any]:
         probed = _probe(cfg, found)
         rows = cfg.rows or _rows_for(cfg, found, probed)
         _run(commands, "data", "synth", *_synth(cfg, "train", rows, files.train))
-    measure = ("--tasks", "calls", "--dataset", str(files.held_out), "--min_confidence", "0")
+    asked = ("--tasks", "calls", "--dataset", str(files.held_out))
+    every_call = ("--min_confidence", "0")
     with _step("2. Before training"):
-        _run(commands, "eval", *found.asked, *measure, "--report", str(files.before))
+        _run(commands, "eval", *found.asked, *asked, *every_call, "--report", str(files.before))
     with _step("3. Training"):
         trained = _run(commands, "sft", *found.trained, *_training(cfg, found, files, rows, probed.max_length))
     # not the one with the least held-out loss: a handful of held-out rows does not tell checkpoints apart
     last = Path(trained["last_model_checkpoint"])
-    words = ("--ckpt_dir", str(last), *measure, "--compare", str(files.before), "--report", str(files.after))
+    words = ("--ckpt_dir", str(last), *asked, "--compare", str(files.before), "--report", str(files.after))
     with _step("4. After training"):
-        _run(commands, "eval", *words)
-        _calibrate(commands, words, files.after)
+        _run(commands, "eval", *words, *every_call)
+        _calibrate(commands, words, files.after, found.folder, last)
     summary = {
         "base": found.name,
         "checkpoint": str(last),
@@ -281,16 +283,26 @@ def _training(cfg: Config, found: Base, files: Files, rows: int, max_length: int
     yield from ("--seed", str(cfg.seed))
 
 
-def _calibrate(commands: list[str], words: Sequence[str], answers: Path) -> None:
-    """Keeps the calibration of confidence with the checkpoint, from the answers that are there."""
+def _calibrate(commands: list[str], words: Sequence[str], answers: Path, base: Path, checkpoint: Path) -> None:
+    """Keeps the calibration of confidence with the checkpoint, from the answers that are there.
+
+    They are few and in the words of a grammar, so the minimum confidence of the base stays the least. Where they are
+    too few, the base's calibration is kept.
+    """
     from swift.eval import calibration, results
+    from swift.infer import calibration_file
 
     rated = results.rated(results.load(answers).tasks)
     found = calibration.report(rated) if rated else None
+    kept = calibration_file.read_calibration(base)
     if found is None or found.fitted is None:
         print(f"not calibrated: {found.reason if found else 'no answer has a call'}")
+        if kept:
+            shutil.copy(base / calibration_file.NAME, checkpoint)
+            print(f"the calibration of the base is kept, with its minimum confidence {kept.min_confidence:g}")
         return
-    _run(commands, "eval", *words, "--calibrate", "true")
+    least = ("--min_confidence", f"{kept.min_confidence:g}") if kept and kept.min_confidence else ()
+    _run(commands, "eval", *words, "--calibrate", "true", *least)
 
 
 # --- the report -----------------------------------------------------------------------------------------------------

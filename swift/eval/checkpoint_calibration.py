@@ -22,11 +22,12 @@ def calibrations(weights: Path | None, evaluation: Evaluation) -> dict[str, Repo
     return {name: calibration.report(rows, kept or UNCALIBRATED) for name, rows in rated.items() if rows}
 
 
-def calibrate(weights: Path | None, evaluation: Evaluation, datasets: Sequence[str]) -> str:
-    """Fits the temperature and the least confidence to all tasks' answers and writes them beside the weights. Returns
+def calibrate(weights: Path | None, evaluation: Evaluation, datasets: Sequence[str], least: float = 0.0) -> str:
+    """Fits the temperature and the minimum confidence to all tasks' answers and writes them beside the weights. Returns
     lines that say so.
 
-    `datasets`: where rows come from, for the record. Raises ValueError if there are too few calls, or no folder.
+    `datasets`: where rows come from, for the record. `least`: the minimum confidence to keep if a lower one is fitted.
+    Raises ValueError if there are too few calls, or no folder.
     """
     if weights is None or not weights.is_dir():
         raise ValueError(f"--calibrate true: {evaluation.name} has no folder to keep a calibration in")
@@ -38,16 +39,18 @@ def calibrate(weights: Path | None, evaluation: Evaluation, datasets: Sequence[s
         raise ValueError(f"--calibrate true: {found.reason}")
     source = ", ".join((*(task.task for task in evaluation.tasks), *datasets))
     limit = calibration.fit_min_confidence(rows, found.fitted)
-    fitted = found.fitted._replace(min_confidence=limit.confidence)
+    fitted = found.fitted._replace(min_confidence=max(limit.confidence, least))
     file = write_calibration(weights, fitted, found.rows, (found.ece, found.fitted_ece), source)
     return (
         f"calibration: {file}: temperature {found.fitted.temperature:.3f} from {found.rows} answers with calls; "
         f"expected calibration error {found.ece:.3f}, with the temperature {found.fitted_ece:.3f} on answers that it "
-        "is not fitted on\n" + _limit_line(limit)
+        "is not fitted on\n" + _limit_line(limit, least)
     )
 
 
-def _limit_line(limit: calibration.Limit) -> str:
+def _limit_line(limit: calibration.Limit, least: float) -> str:
+    if least > limit.confidence:
+        return f"minimum confidence: {least:g}, as given: the one that fits these answers is {limit.confidence:.3f}"
     if not limit.confidence:
         return "minimum confidence: none, every call is made: too few calls where none is right, or none less confident"
     return (
