@@ -32,6 +32,7 @@ from swift.system.cache import cache_root
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+    from PIL.ImageFile import ImageFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -152,7 +153,7 @@ def _decodable(image: Image) -> Image:
     return image
 
 
-def _opened(image: Image) -> Picture:
+def _opened(image: Image) -> ImageFile:
     try:
         from PIL import Image as pillow
         from PIL import UnidentifiedImageError
