@@ -107,6 +107,8 @@ def test_one_point_none_and_a_flat_or_rising_curve(here: Path) -> None:
     rising = run_folder(here / "d", lines([1.0 + step / 100 for step in range(50)]))
     assert said(rising).startswith("Loss rose from 1.0")
     assert "the learning rate may be too high" in warned(rising)
+    assert said(run_folder(here / "e", lines([0.99999999] * 30))).startswith("Loss stayed at about 1.00;")
+    assert said(run_folder(here / "f", lines([0.5] * 30))).startswith("Loss stayed at about 0.500;")
 
 
 def test_a_few_noisy_points_are_no_trend(here: Path) -> None:

@@ -58,8 +58,8 @@ def best_step(found: Contents) -> int | None:
 
 
 def number(value: float) -> str:
-    """A loss with two decimals, or three digits where it is below 1."""
-    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.3g}"
+    """A loss with two decimals, or three significant digits where it is below 1."""
+    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:#.3g}"
 
 
 # --- the opening line -------------------------------------------------------------------------------------------------
