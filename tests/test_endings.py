@@ -19,6 +19,10 @@ from tiny import tiny_model_folder
 
 from swift import cli
 from swift.assembly import model_card
+from swift.assembly.next_commands import commands
+from swift.flag_groups import ModelFlags
+from swift.infer.calibration_file import write_calibration
+from swift.infer.confidence import Calibration
 from swift.model import catalog
 
 
@@ -69,10 +73,28 @@ def test_the_last_lines_name_the_best_checkpoint_and_commands_to_paste(
     said = capsys.readouterr().out
     best = Path(trained["best_model_checkpoint"])
     assert f"best: {best.relative_to(Path.cwd())} (held-out loss " in said
-    commands = [shlex.split(line) for line in said.partition("next:\n")[2].splitlines()]
+    pasted = [shlex.split(line) for line in said.partition("next:\n")[2].splitlines()]
     place = ["--ckpt_dir", str(best.relative_to(Path.cwd()))]
     wanted = [["infer", *place], ["deploy", *place], ["export", *place, "--merge_lora", "true"]]
-    assert [words[-len(want) :] for words, want in zip(commands, wanted, strict=True)] == wanted
+    assert [words[-len(want) :] for words, want in zip(pasted, wanted, strict=True)] == wanted
+
+
+@pytest.mark.parametrize("start", ["init_adapter", "model_id_or_path"])
+def test_where_the_start_had_a_minimum_confidence_a_command_finds_one_for_the_checkpoint(
+    start: str, tmp_path: Path
+) -> None:
+    began, last = tmp_path / "began", tmp_path / "run/checkpoint-3"
+    began.mkdir()
+    last.mkdir(parents=True)
+    (last / "sft_args.json").write_text(json.dumps({"model_type": "llama", start: str(began)}), encoding="utf-8")
+    plain = commands(last, ModelFlags())
+    write_calibration(began, Calibration(1.5, 0.09), 200, (0.2, 0.1), "calls")
+    *same, added = commands(last, ModelFlags())
+    assert same == plain
+    place = shlex.split(plain[0])[-1]
+    assert added.endswith(f"eval --ckpt_dir {place} --tasks calls --calibrate true --min_confidence 0.09")
+    write_calibration(last, Calibration(), 60, (0.2, 0.1), "calls")
+    assert commands(last, ModelFlags()) == plain
 
 
 @pytest.mark.parametrize(
