@@ -77,7 +77,8 @@ class Message:
     """A message. `weight` multiplies the loss of the loss scale: None means 1, 0 means not trained.
 
     The n-th of `images` is at the n-th PLACE of the content; without images that character is text. `reasoning`: the
-    assistant's reasoning before content and calls; it is not part of the content.
+    assistant's reasoning before content and calls; it is not part of the content. `declined`: calls that the model
+    wrote and hardly believed in, so that the reply went on in words instead; they are not part of it either.
     """
 
     role: Role
@@ -88,6 +89,7 @@ class Message:
     name: str = ""
     images: tuple[Image, ...] = ()
     reasoning: str = ""
+    declined: tuple[ToolCall, ...] = field(default=(), compare=False)
 
     @property
     def parts(self) -> tuple[str | Image, ...]:
@@ -228,8 +230,8 @@ class Delta:
 
     A `tool_call` with a name begins a call; one without a name continues the arguments of the previous call. The last
     part of a call has its confidence, if it is known. `stop`: the stop string that ended the reply, if one did and the
-    chat knows it. `details` come with the usage. The first delta may have those of the prompt alone. `declined`, in the
-    last one: calls that the model wrote and hardly believed in, so that the reply went on in words instead.
+    chat knows it. `details` come with the usage. The first delta may have those of the prompt alone. `declined`: see
+    Message; in the last one.
     """
 
     text: str = ""
@@ -274,4 +276,4 @@ class Draft:
     @property
     def message(self) -> Message:
         text, reasoning = "".join(self._text), "".join(self._reasoning)
-        return Message("assistant", text, tuple(self.calls), reasoning=reasoning)
+        return Message("assistant", text, tuple(self.calls), reasoning=reasoning, declined=self.declined)

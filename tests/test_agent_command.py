@@ -227,6 +227,19 @@ def test_runs_go_side_by_side_and_each_keeps_its_own_dialogue(swift: Run, tmp_pa
     assert answers == {"1/2": "It is 0.5.", "1/4": "It is 0.25.", "1/8": "It is 0.125."}
 
 
+def test_a_doubtful_call_that_the_model_did_not_make_is_counted_and_kept(swift: Run, tmp_path: Path) -> None:
+    doubtful = ToolCall("divide", '{"a": 1, "b": 2}', "c1", 0.03)
+    chat = Scripted(lambda _: iter([Delta("Which two?", finish="stop", usage=Usage(10, 3), declined=(doubtful,))]))
+    given = tasks(tmp_path / "tasks.jsonl", "Divide!")
+    with served(create_app(chat, "tiny")) as url:
+        words = ("--endpoint", f"{url}/v1", "--tools", "tools.py", "--tasks", given, "--output", "t.jsonl")
+        _, _, err = swift(*words)
+    [row] = rows(tmp_path / "t.jsonl")
+    assert row["trace"]["declined_calls"] == [{"name": "divide", "confidence": 0.03}]
+    assert "answer, 0 calls (1 doubtful not made), " in err
+    assert [each["role"] for each in row["messages"]] == ["user", "assistant"] and not row["trace"]["calls"]
+
+
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_keeps_the_runs_that_are_finished(swift: Run, tmp_path: Path, presses: int) -> None:
     interrupted, over = threading.Event(), threading.Event()

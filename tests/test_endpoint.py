@@ -115,6 +115,16 @@ def test_the_server_is_asked_for_confidence_only_where_the_dialogue_asks_below_o
     assert [asked[2].confidence for asked in chat.asked] == [False, True]
 
 
+def test_a_doubtful_call_that_the_server_did_not_make_is_shown(swift: Run, tmp_path: Path) -> None:
+    (tmp_path / "tools.py").write_text(WEATHER)
+    doubtful = ToolCall("weather", '{"city": "Oslo"}', "c1", 0.03)
+    chat = Scripted(lambda _: iter([Delta("In words.", finish="stop", usage=Usage(3, 2), declined=(doubtful,))]))
+    with served(create_app(chat, "tiny")) as url:
+        words = ("--endpoint", f"{url}/v1", "--tools", "tools.py", "--ask_below", 0.5)
+        _, out, _ = swift(*words, typed="hi\n")
+    assert "In words.\n[not called: weather: 0.03]\n" in out
+
+
 def test_ctrl_c_stops_a_reply_and_the_dialogue_goes_on(swift: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     chat, stopped = Scripted(), threading.Event()
     show = ReplyView.show

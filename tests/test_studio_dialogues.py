@@ -119,6 +119,16 @@ def test_a_call_that_may_write_is_asked_for_and_then_runs(tmp_path: Path) -> Non
     assert Dialogues(tmp_path).read(id) == done
 
 
+def test_a_doubtful_call_that_the_model_did_not_make_is_kept_with_the_reply(tmp_path: Path) -> None:
+    doubtful = ToolCall("visit", '{"city": "Oslo"}', "c1", 0.03)
+    studio = Studio(tmp_path, lambda _: iter([Delta("Where to?"), Delta(finish="stop", declined=(doubtful,))]))
+    id = studio.begin()
+    studio.replies.ask(id, "Go!")
+    reply = studio.wait(id).sides[0].messages[-1]
+    assert (reply.content, reply.tool_calls, reply.declined) == ("Where to?", (), (doubtful,))
+    assert Dialogues(tmp_path).read(id).sides[0].messages[-1].declined == (doubtful,)
+
+
 def test_a_declined_call_does_not_run_and_always_asks_once(tmp_path: Path) -> None:
     studio = Studio(tmp_path, visits_oslo)
     id = studio.begin()

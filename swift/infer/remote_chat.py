@@ -131,6 +131,7 @@ def _deltas(chunks: openai.Stream[Any]) -> Generator[Delta, None, None]:
     calls: dict[int, ToolCall] = {}
     finish: FinishReason = "cancelled"
     usage: Usage | None = None
+    declined: tuple[ToolCall, ...] = ()
     for chunk in chunks:
         if chunk.usage is not None:
             usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
@@ -141,10 +142,11 @@ def _deltas(chunks: openai.Stream[Any]) -> Generator[Delta, None, None]:
                 yield Delta(choice.delta.content)
             for part in choice.delta.tool_calls or ():
                 calls[part.index] = _joined(calls.get(part.index, ToolCall("", "")), part)
+            declined += _declined(choice.delta)
             finish = _FINISH.get(choice.finish_reason or "", finish)
     for _, call in sorted(calls.items()):
         yield Delta(tool_call=call)
-    yield Delta(finish=finish, usage=usage)
+    yield Delta(finish=finish, usage=usage, declined=declined)
 
 
 def _joined(call: ToolCall, part: Any) -> ToolCall:
@@ -152,6 +154,15 @@ def _joined(call: ToolCall, part: Any) -> ToolCall:
     rated = getattr(part, "x_confidence", None)  # an extension of SWIFT's servers, if the request asks for it
     confidence = float(rated) if isinstance(rated, (int, float)) else call.confidence
     return ToolCall(call.name + (name or ""), call.arguments + (arguments or ""), call.id or part.id or "", confidence)
+
+
+def _declined(delta: Any) -> tuple[ToolCall, ...]:
+    """The calls that a SWIFT server did not make, since the model hardly believed in them."""
+    found = getattr(delta, "x_declined_calls", None) or ()
+    return tuple(
+        ToolCall(each["function"]["name"], each["function"]["arguments"], each["id"], each["x_confidence"])
+        for each in found
+    )
 
 
 def _reasoning(delta: Any) -> str:

@@ -27,6 +27,7 @@ TITLES = {
     "user": "Question",
     "thought": "Thought",
     "call": "Call",
+    "declined": "Doubtful call, not made",
     "observation": "Observation",
     "answer": "Answer",
     "text": "Text",
@@ -92,6 +93,8 @@ class SideView:
                 self._block("text", message.content)
             for place, call in enumerate(message.tool_calls):
                 self._call(call, None if place else change)
+            for call in message.declined:
+                self._call(call, kind="declined")
 
     def _block(self, kind: str, text: str, name: str = "", change: Callable[[], object] | None = None) -> ui.label:
         """A part of a message; its label, whose text may change. `name`: of what it is about."""
@@ -104,12 +107,12 @@ class SideView:
                     button.props(f'flat round padding=xs size=xs aria-label="{named}"')
             return ui.label(text).classes("chat-text")
 
-    def _call(self, call: ToolCall, change: Callable[[], object] | None = None) -> None:
-        """A call, and its confidence where it is known."""
+    def _call(self, call: ToolCall, change: Callable[[], object] | None = None, kind: str = "call") -> None:
+        """A call, made or declined, and its confidence where it is known."""
         name = call.name
         if call.confidence is not None:
             name += f" · {self._studio.say('confidence {share}', share=f'{call.confidence:.0%}')}"
-        self._block("call", arguments_text(call), name, change)
+        self._block(kind, arguments_text(call), name, change)
 
     def _ask_result(self, call: ToolCall) -> None:
         say = self._studio.say

@@ -280,8 +280,8 @@ def _dialogue(id: str, content: Any) -> Dialogue:
 
 
 def _message(given: dict[str, Any]) -> Message:
-    calls = tuple(ToolCall(**each) for each in given["tool_calls"])
-    return Message(**{**given, "tool_calls": calls, "images": ()})
+    calls, declined = (tuple(ToolCall(**each) for each in given.get(key, ())) for key in ("tool_calls", "declined"))
+    return Message(**{**given, "tool_calls": calls, "declined": declined, "images": ()})
 
 
 def _new_id() -> str:

@@ -87,7 +87,9 @@ def one_line(trace: Mapping[str, Any]) -> str:
     """How a run ended."""
     why = f" ({trace['error']})" if "error" in trace else ""
     calls = len(trace["calls"])
-    return f"{trace['id']}: {trace['outcome']}{why}, {calls} call{'s' * (calls != 1)}, {trace['seconds']:.1f} s"
+    declined = len(trace.get("declined_calls", ()))
+    counted = f"{calls} call{'s' * (calls != 1)}" + (f" ({declined} doubtful not made)" if declined else "")
+    return f"{trace['id']}: {trace['outcome']}{why}, {counted}, {trace['seconds']:.1f} s"
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -36,6 +36,7 @@ def row(trace: Trace, asked: int, tools: Sequence[Tool], about: Mapping[str, Any
     replies = list(_replies(trace, asked))
     calls = [_call(step) for _, steps in replies for step in steps]
     ended = {"error": trace.error} if trace.end == "error" else {}
+    declined = [_named(call) for said in trace.messages[asked:] for call in said.declined]
     return {
         "messages": [message(said) for said in weighed(trace, asked)],
         **({"tools": [tool.wrapped for tool in tools]} if tools else {}),
@@ -47,6 +48,7 @@ def row(trace: Trace, asked: int, tools: Sequence[Tool], about: Mapping[str, Any
             "usage": trace.usage._asdict(),
             "replies": len(replies),
             "calls": calls,
+            **({"declined_calls": declined} if declined else {}),
         },
     }
 
@@ -79,12 +81,14 @@ def _replies(trace: Trace, asked: int) -> Iterator[tuple[int, list[Step]]]:
 
 
 def _call(step: Step) -> dict[str, Any]:
-    said: dict[str, Any] = {"name": step.call.name if step.call else ""}
-    if step.call and step.call.confidence is not None:
-        said["confidence"] = round(step.call.confidence, 4)
+    said = _named(step.call) if step.call else {"name": ""}
     if step.result is None:
         return {**said, "failure": "not run"}
     return {**said, "seconds": round(step.result.seconds, 3), "failure": step.result.failure, "cut": step.result.cut}
+
+
+def _named(call: ToolCall) -> dict[str, Any]:
+    return {"name": call.name, **({} if call.confidence is None else {"confidence": round(call.confidence, 4)})}
 
 
 def message(said: Message) -> dict[str, Any]:

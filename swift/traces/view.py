@@ -32,6 +32,9 @@ def parts(message: Message, notes: Sequence[str] = ()) -> list[Part]:
     for call, note in zip_longest(message.tool_calls, notes[: len(message.tool_calls)], fillvalue=""):
         assert isinstance(call, ToolCall), message
         found.append(Part("call", f"-> {call.name}({call.arguments})" + (f"  {note}" if note else "")))
+    if message.declined:
+        names = ", ".join(call.name for call in message.declined)
+        found.append(Part("thought", f"not called, since it was doubtful: {names}"))
     return found
 
 
