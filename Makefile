@@ -48,7 +48,7 @@ $(READY): pyproject.toml constraints.txt
 # What the tests need in addition.
 $(TESTS): $(READY)
 	$(call step,test dependencies,$(PIP) -e '.[dev]')
-	$(call step,published chat templates for the tests,$(PIP) --no-deps trl)
+	$(call step,published chat templates for the tests,$(PIP) --no-deps --ignore-requires-python trl)
 	$(call step,LiteLLM for the tests: without boto3,$(PIP) --no-deps litellm)
 	@touch $(TESTS)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -77,7 +77,7 @@ class _Schema(RequestObject):
 class ChatRequest(SamplingRequest):
     """The body of POST /v1/chat/completions."""
 
-    hints: ClassVar = {"tool_choice": _CHOICES}
+    hints: ClassVar[Mapping[str, str]] = {"tool_choice": _CHOICES}
     messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None

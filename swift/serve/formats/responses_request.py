@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -101,7 +101,7 @@ class _StreamOptions(RequestObject):
 class ResponsesRequest(SamplingFields):
     """The body of POST /v1/responses."""
 
-    hints: ClassVar = {"tool_choice": _CHOICES}
+    hints: ClassVar[Mapping[str, str]] = {"tool_choice": _CHOICES}
     input: Annotated[
         Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)],
         BeforeValidator(_as_items, json_schema_input_type=str | list[Item]),
