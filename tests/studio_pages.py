@@ -126,12 +126,12 @@ def opened(browser: Any, address: str, **context: Any) -> Iterator[Any]:
 
 
 def visit(page: Any, address: str | None = None) -> None:
-    """Loads an address, or the page again, and waits until the studio takes input."""
+    """Loads an address, or the page again, and waits for its connection, without which it may load itself again."""
     if address is None:
         page.reload()
     else:
         page.goto(address)
-    page.locator("#content:not([inert])").wait_for(state="attached")
+    page.wait_for_function("window.did_handshake")
 
 
 def is_outside(url: str) -> bool:

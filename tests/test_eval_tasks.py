@@ -16,7 +16,7 @@ from swift.engine.sampling import SamplingParams
 from swift.eval import registry, runner, statistics
 from swift.eval.call_matching import compare, same
 from swift.eval.records import Store, Variant
-from swift.eval.task import Answer, Judgement, Metric, NoQuestions, Question, Settings, Task
+from swift.eval.task import Answer, Judgement, Metric, NoQuestions, Question, Settings, Task, fingerprint
 from swift.eval.tasks import calls, react
 from swift.guided.guide import Guide
 
@@ -407,3 +407,8 @@ def test_an_unknown_task_is_answered_with_the_nearest_one() -> None:
     for name in ("calls:x", "react:x"):
         with pytest.raises(ValueError, match="has no variants"):
             registry.load(name, Settings())
+
+
+def test_answers_of_an_earlier_version_belong_to_the_same_questions() -> None:
+    asked = (Message("user", "hi"), Message("assistant", "", (ToolCall("f", "{}"),)))
+    assert fingerprint(Question("a", asked)) == "ecd35fe34554c758"

@@ -36,6 +36,12 @@ def test_messages_name_an_install_that_works_without_the_clone() -> None:
     assert not [file for file in files if re.search(r"install (-e|'?\.)", file.read_text(encoding="utf-8"))]
 
 
+def test_annotations_are_some_that_python_3_10_can_evaluate() -> None:
+    """There pydantic refuses a bare ClassVar in a module with postponed annotations."""
+    files = (ROOT / "swift").rglob("*.py")
+    assert not [file for file in files if re.search(r": ClassVar\b(?!\[)", file.read_text(encoding="utf-8"))]
+
+
 def test_the_page_lists_every_extra() -> None:
     page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
     table = page.split("| extra | for |")[1].split("\n\n")[0]

@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import openai
 import pytest
 import scripted_model
+import test_server
 from studio_pages import PATIENCE, Server, address_of, chromium, needs_browser, opened, served, visit, wait_for
 from tiny import tiny_model_folder
 
+from swift.chat import Delta, ToolCall, Usage
 from swift.data.rows import conversation
+from swift.serve.server import create_app
 
 pytestmark = needs_browser
 TOOLS = '''
@@ -116,6 +119,18 @@ def test_a_tool_runs_when_the_user_agrees_and_the_chat_outlives_page_and_server(
         sees(page, ANSWER)
         ask(page, "And now?")  # the key was in memory only
         page.get_by_text("the server requires an API key").wait_for()
+
+
+def test_a_doubtful_call_that_was_not_made_is_shown(place: Place) -> None:
+    doubtful = ToolCall("weather", '{"city": "Oslo"}', "c1", 0.03)
+    chat = test_server.Scripted(
+        lambda _: iter([Delta("Which city?", finish="stop", usage=Usage(3, 2), declined=(doubtful,))])
+    )
+    with test_server.served(create_app(chat, "tiny")) as url, place.page(f"/chat?endpoint={url}/v1") as page:
+        ask(page, "Rain?")
+        sees(page, "Which city?")
+        titles = page.locator(".chat-title > :first-child").all_inner_texts()
+        assert titles == ["Question", "Answer", "Doubtful call, not made · weather · confidence 3%"]
 
 
 def test_a_declined_call_and_a_stop_are_told(place: Place) -> None:

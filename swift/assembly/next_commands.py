@@ -51,5 +51,8 @@ def _least_confidence(checkpoint: Path) -> float:
     if read_calibration(checkpoint) is not None or not start:
         return 0.0
     is_named = is_named_adapter(ModelFlags(model_id_or_path=start))
-    found = read_calibration(locate(start) if is_named else Path(start))  # models of hubs have none
+    try:
+        found = read_calibration(locate(start) if is_named else Path(start))  # models of hubs have none
+    except (ValueError, OSError):  # a damaged file or a model that is gone: no reason to end a training with an error
+        return 0.0
     return found.min_confidence if found else 0.0

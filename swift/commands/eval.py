@@ -60,7 +60,8 @@ class Config:
     """What to compare with: a folder of results, a checkpoint or a model; two folders of results need no model"""
     calibrate: bool = False
     """Fit the temperature of call confidence to these answers, and the confidence below which calls are not made, and
-    keep both with the checkpoint, for --ask_below and --min_confidence, which is here the lowest limit to keep"""
+    keep both with the checkpoint, for --ask_below and --min_confidence. With --min_confidence P the confidence that is
+    kept is at least P"""
     report: str | None = None
     """Folder for answers, results.json and report.html; none means output/eval/MODEL-HASH. A run into the same folder
     continues it"""

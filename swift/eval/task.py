@@ -60,7 +60,10 @@ class Question:
 
 def fingerprint(question: Question) -> str:
     """16 hex digits that change with anything in the question."""
-    text = json.dumps(asdict(question), ensure_ascii=False, sort_keys=True, default=str)
+    found = asdict(question)
+    for message in found["messages"]:
+        del message["declined"]  # no part of a question; answers of earlier versions stay valid
+    text = json.dumps(found, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -34,16 +34,14 @@ for _field in (ui.input, ui.textarea, ui.number, ui.select):
 def frame(studio: Studio, page: str) -> Iterator[None]:
     """The page with its header; the block makes the content.
 
-    The header is plain HTML, which a browser paints before it has loaded a script. The content is inert until the
-    browser has its connection, since nothing happens on what is clicked or typed before.
+    The header is plain HTML, which a browser paints before it has loaded a script.
     """
     ui.page_title(f"{studio.say(TITLES[page])} · SWIFT studio")
     ui.add_head_html(f"<style>{_style()}</style>")
     ui.add_body_html(_header(studio, page))
     ui.dark_mode(studio.dark)
-    with ui.element("div").classes("studio").props("id=content tabindex=-1 inert") as drawn:
+    with ui.element("div").classes("studio").props("id=content tabindex=-1"):
         yield
-    ui.context.client.on_connect(lambda: drawn.props(remove="inert"))
 
 
 @cache

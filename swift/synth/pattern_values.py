@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 LONGEST = 40
 """Most characters: users do not type longer codes."""
 WALKS = 4
-"""Random walks for each text that is asked for. A walk of more than `LONGEST` characters makes no text."""
+"""Tries for each text that is wanted. A try that gets longer than `LONGEST` characters is dropped."""
 MARKS = 3
 """Most punctuation marks that a pattern asks for at a place; one that allows more allows any."""
 _QUOTE = ord('"')

@@ -42,13 +42,13 @@ SAVES = (
 weights = baichuan.head
 
 
-class BaichuanConfig(LlamaConfig):  # type: ignore[misc]
+class BaichuanConfig(LlamaConfig):  # type: ignore[misc]  # transformers has no types
     """Llama's settings; `alibi` distinguishes a folder that this project saved from a 7B."""
 
     model_type = "baichuan"
 
 
-class PackedAttention(LlamaAttention):  # type: ignore[misc]
+class PackedAttention(LlamaAttention):  # type: ignore[misc]  # transformers has no types
     """Attention without rotary embedding. The mask contains the distances."""
 
     def __init__(self, config: BaichuanConfig, layer_idx: int) -> None:
@@ -72,7 +72,7 @@ class PackedAttention(LlamaAttention):  # type: ignore[misc]
         return self.o_proj(output.flatten(-2)), scores
 
 
-class BaichuanModel(LlamaModel):  # type: ignore[misc]
+class BaichuanModel(LlamaModel):  # type: ignore[misc]  # transformers has no types
     """Llama whose attention scores decrease with distance, by a slope per head (ALiBi, arXiv 2108.12409)."""
 
     config_class = BaichuanConfig
@@ -119,7 +119,7 @@ class BaichuanModel(LlamaModel):  # type: ignore[misc]
         )
 
 
-class BaichuanForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
+class BaichuanForCausalLM(LlamaForCausalLM):  # type: ignore[misc]  # transformers has no types
     config_class = BaichuanConfig
     _supports_flash_attn = False
     _supports_flex_attn = False
