@@ -18,7 +18,7 @@ from swift.synth.catalogue import Function
 from swift.synth.own_examples import Example
 
 
-def tool(name: str, description: str, required: tuple[str, ...] = (), **properties: Mapping[str, Any]) -> Tool:
+def tool(name: str, description: str, required: tuple[str, ...] = (), /, **properties: Mapping[str, Any]) -> Tool:
     schema = {"type": "object", "properties": properties, "required": list(required)}
     return Tool({"type": "function", "function": {"name": name, "description": description, "parameters": schema}})
 
@@ -141,7 +141,80 @@ def test_chinese_descriptions_make_chinese_questions() -> None:
     function = one(ORDER)
     assert not function.ask and function.say_zh
     for made in requests(function, 40):
-        assert re.search("订单", made.text) and re.search(r"DD\d{8}", made.text)
+        assert re.search("订单|单子", made.text) and re.search(r"DD\d{8}", made.text)
+
+
+PICKUP = tool(
+    "book_pickup",
+    "预约快递员上门取件。",
+    ("address", "time"),
+    address={"type": "string", "description": "取件地址"},
+    time={"type": "string", "description": "取件时间"},
+)
+DROP = tool(
+    "cancel_order", "取消订单。", ("order_id",), order_id={"type": "string", "description": "订单号,例如 DD20240001"}
+)
+FARE = tool(
+    "estimate_fare",
+    "计算寄件运费。",
+    ("from_city", "to_city"),
+    from_city={"type": "string", "description": "寄件城市"},
+    to_city={"type": "string", "description": "收件城市"},
+)
+CART = tool("add_cart", "将商品加入购物车。", ("product",), product={"type": "string", "description": "商品名称"})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(ORDER, "查|看|状态"), (PICKUP, "预约|快递员"), (DROP, "取消"), (FARE, "计算|运费"), (CART, "将|加入|商品")],
+    ids=lambda each: getattr(each, "name", ""),
+)
+def test_many_chinese_questions_have_none_of_the_words_of_the_description(given: Tool, words: str) -> None:
+    made = described.functions([given])
+    texts = made.functions[0].zh
+    without = [text for text in texts if not re.search(words, re.sub(r"\{[^}]*\}", "", text))]
+    assert len(without) >= len(texts) / 6, texts
+    assert not made.dropped
+
+
+def test_a_chinese_question_that_could_be_for_another_tool_is_not_asked() -> None:
+    refund = tool("refund_order", "订单退款。", ("order_id",), **DROP.parameters["properties"])
+    alone, beside = (described.functions(tools).functions[0].zh for tools in ([DROP], [DROP, refund]))
+    assert any("不要了" in text for text in alone) and not any("不要了" in text for text in beside)
+
+
+def test_another_noun_for_an_object_is_not_one_of_another_tool() -> None:
+    slip = tool("print_slip", "打印单子。", ("slip_no",), slip_no={"type": "string", "description": "编号,例如 A12"})
+    alone, beside = (described.functions(tools).functions[0].zh for tools in ([ORDER], [ORDER, slip]))
+    assert any("单子" in text for text in alone) and not any("单子" in text for text in beside)
+
+
+def test_a_chinese_question_gives_no_reason_where_the_reason_is_a_parameter() -> None:
+    reason = {"type": "string", "description": "取消原因"}
+    with_reason = tool("cancel_order", "取消订单。", ("order_id",), reason=reason, **DROP.parameters["properties"])
+    assert any("计划有变" in text or "家里有事" in text or "弄错了" in text for text in one(DROP).zh)
+    assert not any("计划有变" in text or "家里有事" in text or "弄错了" in text for text in one(with_reason).zh)
+
+
+def test_two_cities_of_a_chinese_question_are_told_apart() -> None:
+    for text in one(FARE).zh:
+        told = re.sub(r"[\[\],。\s\uff0c]", "", text)
+        assert re.search(
+            r"(?:从|寄件城市[是为::\uff1a]?|拿)\{from_city\}|\{from_city\}(?:寄|到|出发)", told
+        ) and re.search(r"(?:到|去|寄|发|收件城市[是为::\uff1a]?)\{to_city\}", told), text
+
+
+def test_chinese_descriptions_are_read_with_the_marks_of_chinese_texts() -> None:
+    wide = str.maketrans(",", "\uff0c")
+    given = tool(
+        "query_order",
+        "查询订单状态,返回文字。".translate(wide),
+        ("order_id",),
+        order_id={"type": "string", "description": "订单号,13位".translate(wide)},
+    )
+    texts = one(given).zh
+    assert not any("返回" in text or "13位" in text for text in texts)
+    assert any("\uff0c" in text or "\uff1f" in text for text in texts)
 
 
 def test_own_questions_become_templates_with_the_values_as_slots() -> None:
@@ -297,3 +370,124 @@ def test_every_kind_makes_values() -> None:
         given = tool("use", "Use it.", (name,), **{name: {"type": "string"}})
         values = {json.dumps(made.arguments[name]) for made in requests(one(given), 80)}
         assert len(values) >= 7, (row["name"], values)
+
+
+STATUS = tool(
+    "set_room_status",
+    "Set the status of an examination room.",
+    ("room", "status"),
+    room={"type": "integer", "minimum": 1, "maximum": 20, "description": "Number of the room."},
+    status={"type": "string", "enum": ["free", "occupied"], "description": "The new status."},
+)
+SUPPLIES = tool(
+    "order_supplies",
+    "Order supplies for the clinic.",
+    ("item", "boxes"),
+    item={"type": "string", "enum": ["gloves", "masks"], "description": "What is ordered."},
+    boxes={"type": "integer", "description": "How many boxes."},
+)
+CALL = tool(
+    "call_contact",
+    "Call a person of the address book.",
+    ("name",),
+    name={"type": "string", "description": "Name of the person."},
+)
+DRIVE = tool(
+    "navigate_to",
+    "Start the navigation to a destination.",
+    ("destination",),
+    destination={"type": "string", "description": "An address or the name of a place."},
+)
+STATIONS = tool(
+    "find_stations",
+    "Find charging stations near the car.",
+    ("radius_km",),
+    radius_km={"type": "integer", "description": "How far away at most, in kilometres."},
+    min_kilowatts={"type": "integer", "description": "The least power in kilowatts."},
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (CANCEL, "cancel|call off|scrap|drop"),
+        (STATUS, "set|change|adjust|put|bring|status"),
+        (SUPPLIES, "order|buy|get|pick up|supplies"),
+        (CALL, "call"),
+    ],
+    ids=lambda each: getattr(each, "name", ""),
+)
+def test_many_questions_have_none_of_the_words_that_the_description_has_for_the_deed(given: Tool, words: str) -> None:
+    texts = one(given).ask
+    without = [text for text in texts if not re.search(rf"\b(?:{words})", re.sub(r"\{[^}]*\}", "", text.lower()))]
+    assert len(without) >= len(texts) / 6, texts
+
+
+@pytest.mark.parametrize("given", [STATUS, SUPPLIES, CALL, DRIVE, STATIONS, LEND], ids=lambda each: each.name)
+def test_sentences_in_other_words_say_every_required_value_once(given: Tool) -> None:
+    function = one(given)
+    for text in function.ask:
+        said = re.findall(r"\{([\w.]+)", re.sub(r"\[[^\]]*\]", "", text))
+        assert sorted(path for path in said if path in function.required()) == sorted(function.required()), text
+
+
+def test_a_value_is_what_something_is_set_to_and_no_part_of_its_name() -> None:
+    texts = one(STATUS).ask
+    assert [text for text in texts if "{status} of a" in text or "of them" in text] == []
+    assert [text for text in texts if re.search(r"room (?:number )?\{room\}", text)]
+
+
+def test_a_number_counts_what_its_parameter_is_called() -> None:
+    texts = one(SUPPLIES).ask
+    assert [text for text in texts if "of them" in text or "pieces" in text] == []
+    assert [text for text in texts if "{boxes} boxes of {item}" in text]
+
+
+def test_a_place_or_a_person_that_the_object_names_is_said_there() -> None:
+    assert [text for text in one(DRIVE).ask if "to a destination" in text] == []
+    assert [text for text in one(DRIVE).ask if "navigation to {destination}" in text]
+    assert [text for text in one(CALL).ask if "a person" in text or "{name} book" in text] == []
+
+
+def test_a_least_number_is_said_with_what_it_counts() -> None:
+    texts = " ".join(one(STATIONS).ask)
+    assert "at least {min_kilowatts} kilowatts" in texts and "within {radius_km}" in texts
+    assert "min kilowatts" not in texts
+
+
+def test_a_verb_that_another_tool_has_for_the_same_things_brings_none_of_its_sentences() -> None:
+    remove = tool(
+        "remove_lamp", "Remove a lamp.", ("lamp_id",), lamp_id={"type": "string", "description": "Such as L-12."}
+    )
+    erase = tool("erase_lamp", "Erase the settings of a lamp.", ("lamp_id",), lamp_id={"type": "string"})
+    alone = described.functions([remove]).functions[0].ask
+    beside = described.functions([remove, erase]).functions[0].ask
+    assert [text for text in alone if "can go" in text or "in the way" in text]
+    assert [text for text in beside if "can go" in text or "in the way" in text] == []
+
+
+def test_nouns_are_said_in_other_words_unless_another_tool_has_them() -> None:
+    light = tool("set_light", "Set the light of the garden.", ("percent",), percent={"type": "integer"})
+    assert [text for text in described.functions([LAMP]).functions[0].ask if "light" in text]
+    assert [text for text in described.functions([LAMP, light]).functions[0].ask if "light" in text] == []
+
+
+def test_values_of_an_enum_are_said_in_other_words_unless_another_value_has_them() -> None:
+    heat = tool("set_heat", "Set the heat.", ("level",), level={"type": "string", "enum": ["low", "high"]})
+    said = {made.said["level"].words: made.arguments["level"] for made in requests(one(heat))}
+    assert {"low", "high"} < said.keys()
+    near = tool(
+        "set_heat", "Set the heat.", ("level",), level={"type": "string", "enum": ["high", *said.keys() - {"high"}]}
+    )
+    again = {made.said["level"].words: made.arguments["level"] for made in requests(one(near), 600)}
+    assert all(value == words for words, value in again.items() if words in said.keys() - {"high"})
+
+
+def test_a_time_is_also_said_as_people_say_it() -> None:
+    wake = tool("wake", "Set an alarm.", ("at",), at={"type": "string", "description": "The time as HH:MM."})
+    function = one(wake)
+    made = [each.said["at"] for each in requests(function, 600)]
+    assert {"half past", "noon", "quarter to"} <= {
+        found[0] for each in made if (found := re.search("half past|noon|quarter to", each.words))
+    }
+    assert all(verify.follows(each, function.parameters["at"].of) for each in made)

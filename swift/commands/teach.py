@@ -27,11 +27,26 @@ ROWS_PER_STEP = 16
 """Most of them offer all tools: a step computes those descriptions once."""
 MOST_INVENTED = 4
 """Most invented functions in a conversation."""
+ROUNDS = ("--one_round_share", "0.2", "--max_rounds", "6")
+"""Rounds of a conversation: the more it has, the more questions share the descriptions of the tools."""
+KINDS = {
+    "one": 0.46,
+    "parallel_same": 0.06,
+    "parallel_several": 0.07,
+    "sequential": 0,
+    "missing": 0.05,
+    "no_tool": 0.22,
+    "plain": 0.05,
+    "talk": 0.02,
+    "error": 0.02,
+    "follow_up": 0.05,
+}
+"""Kind of round -> its share: mostly one call, since which tool a question means is what is to be learned."""
 PROBE = 60
 """Conversations whose tokens are counted, to estimate how many fit into the time and how long they get."""
 LENGTH = 2048
 """Least maximum of a conversation's tokens."""
-RATES = (1e-3, 6e-4)
+RATES = (1e-3, 2e-3)
 """Learning rates for a model without a tool-call format of its own, and for one that was trained for tools."""
 
 
@@ -57,7 +72,7 @@ class Config:
     """Time for everything, in minutes; it determines the number of conversations, by the speed of this machine"""
     rows: int | None = flag(None, alias=("n",))
     """Number of conversations, overriding the estimate; training then takes as long as it takes"""
-    own_share: float = 0.75
+    own_share: float = 0.9
     """Share of the conversations with your tools; the others keep what the model knows of tools in general"""
     eval_rows: int = 100
     """Number of questions to measure with, in phrasings that training leaves out"""
@@ -68,7 +83,7 @@ class Config:
     agent_template: str = "AUTO"
     """Tool-call format; AUTO keeps the model's own, or takes hermes for a model without one"""
     learning_rate: float | None = None
-    """Peak learning rate; none means 1e-3 for a model without a tool-call format of its own, else 6e-4"""
+    """Peak learning rate; none means 1e-3 for a model without a tool-call format of its own, else 2e-3"""
     max_length: int | None = None
     """Maximum tokens of a conversation; none means enough for nearly all: a quarter more than the longest of 60, at
     least 2048"""
@@ -197,6 +212,9 @@ def _synth(cfg: Config, phrasings: str, rows: int, out: Path) -> Iterator[str]:
             f"{cfg.own_share:g}",
             "--max_tools_offered",
             str(MOST_INVENTED),
+            *ROUNDS,
+            "--kinds",
+            json.dumps(KINDS),
             "--seed",
             str(cfg.seed),
         )

@@ -19,7 +19,7 @@ from swift.chat import Tool
 from swift.synth import catalogue, grammar_zh, kinds, verbs
 from swift.synth.catalogue import Function, Parameter
 from swift.synth.grammar import MOST, Grammar
-from swift.synth.names import CHINESE, GENERIC, nouns_of, tokens
+from swift.synth.names import CHINESE, GENERIC, nouns_of, singular, tokens
 from swift.synth.own_examples import Example, template_of
 from swift.synth.properties import Property, properties_of
 from swift.synth.schema_values import NoValues
@@ -92,7 +92,7 @@ def _function(tool: Tool, tools: Sequence[Tool], examples: Sequence[Example], se
     is_zh = bool(CHINESE.search(tool.description)) or (
         not tool.description and any(CHINESE.search(p.about) for p in properties)
     )
-    full = _chinese(blank, properties, rng) if is_zh else _english(blank, tool, tools, properties, owner, rng)
+    full = _chinese(blank, tools, properties, rng) if is_zh else _english(blank, tool, tools, properties, owner, rng)
     own = []
     for example in examples:
         template = template_of(example, blank)
@@ -155,7 +155,12 @@ def _english(
         if other.name != tool.name and set(nouns_of(other.name)) & set(owner)
     }
     slots = slots_of(properties, owner)
-    grammar = Grammar(tool.name, tool.description, slots, rng, taken)
+    words = {
+        word
+        for other in tools
+        for word in re.findall("[a-z]+", f"{' '.join(tokens(other.name))} {other.description}".lower())
+    }
+    grammar = Grammar(tool.name, tool.description, slots, rng, taken, words={*words, *map(singular, words)})
     result, say = _answers(grammar, blank)
     return replace(asked(blank, grammar, rng), result=result, say=say)
 
@@ -215,8 +220,9 @@ def _answers(grammar: Grammar, function: Function) -> tuple[dict[str, Any], tupl
 # --- Chinese --------------------------------------------------------------------------------------------------------
 
 
-def _chinese(blank: Function, properties: Sequence[Property], rng: random.Random) -> Function:
-    grammar = grammar_zh.Grammar(blank.name, blank.description, properties, rng)
+def _chinese(blank: Function, tools: Sequence[Tool], properties: Sequence[Property], rng: random.Random) -> Function:
+    others = [tool.description for tool in tools if tool.name != blank.name]
+    grammar = grammar_zh.Grammar(blank.name, blank.description, properties, rng, others)
     missing = {
         slot.paths[0]: (
             rng.choice(vague),

@@ -11,19 +11,28 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from swift.synth import verbs
+from swift.synth import idioms, verbs, wording
 from swift.synth.catalogue import SLOT
 from swift.synth.slots import Slot
 from swift.synth.verbs import ARTICLE, CREATES, PREPOSITIONS, SETS, Head, heads, is_plural, lower_first, participle
 
-MOST = 60
+MOST = 120
 """Questions of a function."""
+IDIOMS = 0.5
+"""Share of the questions that do not use the words of the description, where there are sentences for its verb."""
+REWORDED = 0.25
+"""Share of the questions in which a noun of the description is said in another word."""
+_AFTER_IDS = frozenset(
+    ("status", "state", "details", "history", "report", "summary", "and", "or", "that", "as", "is", "was")
+)
+"""Words before which an id may stand: "order 12 status"."""
 _VALUES = frozenset(("number", "price", "rating", "duration", "colour"))
 
 
 class Grammar:
     """The questions of one function. `taken`: verbs that other functions with the same object begin with. `full`:
-    questions may say up to five optional slots, and the object stays behind its verb."""
+    questions may say up to five optional slots, and the object stays behind its verb. `words`: what other functions are
+    about."""
 
     def __init__(
         self,
@@ -33,9 +42,12 @@ class Grammar:
         rng: random.Random,
         taken: Collection[str] = (),
         full: bool = False,
+        words: Collection[str] = (),
     ) -> None:
-        self._full = full
-        self._heads, self._slots, self._rng, self._taken = heads(name, description), slots, rng, taken
+        self._full, self._words = full, words
+        self._heads, self._rng, self._taken = heads(name, description), rng, taken
+        slots = [_as_in_object(each, self.head.object) for each in slots]
+        self._slots = slots
         self.required = [each for each in slots if each.required]
         self.optional = [each for each in slots if not each.required]
 
@@ -70,9 +82,50 @@ class Grammar:
     def _question(self, required: Sequence[Slot], few: bool = False) -> str:
         rng = self._rng
         head = self._head()
-        spoken, left = self._object(head, required)
         verb = self._verb(head)
-        inline, front, trail = self._placed(left, verb)
+        idiom = self._idiom(head, required) if not few and not self._full and rng.random() < IDIOMS else None
+        if idiom is None:
+            spoken, left = self._object(head, required)
+            frame = ""
+        else:
+            frame = idiom.frame
+            says_object = re.search(r"\{[ON]\}", frame)
+            spoken, left = self._object(head, idiom.left) if says_object else (head.object, list(idiom.left))
+            spoken = idiom.without_said(spoken)
+        inline, front, trail = self._placed(left, verb if idiom is None else "do")
+        if not self._full and rng.random() < REWORDED:
+            spoken = wording.reworded(spoken, self._words, rng)
+        if idiom is not None and (inline or front) and "{S}" not in frame:
+            return ""
+        ends = self._optional(head, inline, few)
+        # what begins with a comma would otherwise seem to own the next phrase
+        inline.sort(key=lambda text: (self._is_open(text), _is_text(text), text.lstrip("[").startswith((",", " ("))))
+        frame = frame or self._frame(head, verb, spoken)
+        if any(map(self._is_open, inline)) and not re.search(r"\{S\}[.]?$", frame):
+            if idiom is not None:
+                return ""
+            frame = rng.choice(("{V} {O}{S}", "Please {v} {O}{S}", "Can you {v} {O}{S}", "I want to {v} {O}{S}"))
+        text = _filled(frame, verb, spoken, "".join(inline))
+        if front:
+            text = f"{front}, {lower_first(text)}"
+        tail = "".join([*trail, *ends])
+        if tail and text[-1:] not in ".?!":
+            text += "."
+        if rng.random() < 0.1:
+            text = f"{rng.choice(verbs.table()['frames']['context'])} {text}"
+        return text + tail
+
+    def _idiom(self, head: Head, required: Sequence[Slot]) -> idioms.Idiom | None:
+        """A sentence in other words than those of the description, if there is one for these parameters."""
+        known = idioms.sentences(head, self._taken)
+        for sentence in self._rng.sample(known, min(len(known), 8)):
+            if (idiom := idioms.filled(sentence, required, self._rng)) is not None:
+                return idiom
+        return None
+
+    def _optional(self, head: Head, inline: list[str], few: bool) -> list[str]:
+        """Adds phrases of optional slots to those in the sentence, and returns the sentences after it."""
+        rng = self._rng
         counts: tuple[int, ...] = (0, 1, 1, 2, 2, 3) if self.required else (0, 1, 1, 1, 2, 2, 3)
         counts = (5,) if self._full else counts
         shown = [] if few else rng.sample(self.optional, min(len(self.optional), rng.choice(counts)))
@@ -90,20 +143,7 @@ class Grammar:
                 ends.append(f"[{rng.choice(each.trailers)}]")
             elif text:
                 inline.append(f"[{text}]")
-        frame = self._frame(head, verb, spoken)
-        # what begins with a comma would otherwise seem to own the next phrase
-        inline.sort(key=lambda text: (self._is_open(text), _is_text(text), text.lstrip("[").startswith((",", " ("))))
-        if any(map(self._is_open, inline)) and not re.search(r"\{S\}[.]?$", frame):
-            frame = rng.choice(("{V} {O}{S}", "Please {v} {O}{S}", "Can you {v} {O}{S}", "I want to {v} {O}{S}"))
-        text = _filled(frame, verb, spoken, "".join(inline))
-        if front:
-            text = f"{front}, {lower_first(text)}"
-        tail = "".join([*trail, *ends])
-        if tail and text[-1:] not in ".?!":
-            text += "."
-        if rng.random() < 0.1:
-            text = f"{rng.choice(verbs.table()['frames']['context'])} {text}"
-        return text + tail
+        return ends
 
     def _is_open(self, text: str) -> bool:
         """Whether a phrase ends with a sentence that nothing closes: whatever follows would belong to it."""
@@ -156,7 +196,7 @@ class Grammar:
         """The object with the slots that it names, and the slots that are left."""
         text, left = head.object, []
         for each in required:
-            merged = self._merged(text, each, head)
+            merged = self._merged(text, each, head) or self._directed(text, each)
             if merged is None:
                 left.append(each)
             else:
@@ -175,7 +215,7 @@ class Grammar:
                     break
         if len(left) == 1 and left[0].merge in ("proper", "room", "id") and left[0].kind != "bool":
             # "the time of a place": the only other noun is the only slot that is left
-            loose = rf"\b(of|for|in|at) {ARTICLE}[a-z]+\b"
+            loose = rf"\b(of|for|in|at) {ARTICLE}[a-z]+\b(?=$| (?:of|for|in|at|on|to|from|with|by)\b)"
             replaced = re.sub(loose, lambda found: f"{found[1]} {{{left[0].paths[0]}}}", text, count=1)
             if replaced != text:
                 text, left = replaced, []
@@ -195,6 +235,10 @@ class Grammar:
                     break
         if any(each.kind in ("date", "time", "datetime") for each in self._slots):
             text = re.sub(r" to (?:another|a new|a different) \w+(?: or \w+)?$", "", text)
+        if found := re.match(r"(?:the )?(.+) of (\{[\w.]+\})$", text):
+            people = [f"{{{each.paths[0]}}}" for each in self._slots if each.kind == "person"]
+            if found[2] in people and "{" not in found[1] and self._rng.random() < 0.4:
+                text = f"{found[2]}'s {found[1]}"
         if any(each.kind == "bool" for each in required):
             text = re.sub(r" on or off\b| on and off\b", "", text)
         return text, left
@@ -216,17 +260,22 @@ class Grammar:
             return None
         value, rng = f"{{{slot.paths[0]}}}", self._rng
         masked = re.sub(r"\{[^}]*\}", lambda found: "\0" * len(found[0]), text)
-        stop = r"\0" if slot.merge == "enum" else r"of|\0"
+        # "set the mode of a room" gives the mode a value, and "list the mode of" names none
+        loose = slot.kind == "person" or (slot.merge == "enum" and head.verb not in SETS)
+        stop = r"\0" if loose else r"of|\0"
         for noun in slot.nouns:
             phrase = re.search(
                 rf"(?:\b{ARTICLE})?(?:\b[A-Za-z]+ )??\b({re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked
             )
-            if not phrase or "\0" in phrase[0]:
+            if not phrase or "\0" in phrase[0] or re.search(r"['’]s? ?$", masked[: phrase.start()]):
                 continue
             with_article = re.search(rf"\b{ARTICLE}((?:[A-Za-z]+ )?{re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked)
             found = with_article or re.search(rf"\b({re.escape(noun)})s?\b(?! (?:{stop}))", masked)
             if not found:
                 continue
+            then = re.match(r" ([a-z]+)", masked[found.end() :])
+            if slot.merge == "id" and then and then[1] not in PREPOSITIONS | _AFTER_IDS:
+                continue  # "an API key" and the id of an API
             plain = found[1]
             creates = head.verb in CREATES and found.start() == 0
             if slot.merge == "list":
@@ -259,6 +308,21 @@ class Grammar:
             before = re.sub(r"(?:\b(?:an?|the)\s+)?\w+ or $", "", text[: found.start()])
             after = re.sub(r"^ or (?:(?:an?|the)\s+)?\w+", "", text[found.end() :])
             return before + said + after
+        return None
+
+    def _directed(self, text: str, slot: Slot) -> str | None:
+        """The object with a value that has a direction: "the way to a place" and the place."""
+        if slot.role not in ("from", "to") or len(slot.paths) != 1:
+            return None
+        for noun in slot.nouns:
+            replaced = re.sub(
+                rf"\b{slot.role} {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b(?! of)",
+                f"{slot.role} {{{slot.paths[0]}}}",
+                text,
+                count=1,
+            )
+            if replaced != text:
+                return replaced
         return None
 
     def _placed(self, left: Sequence[Slot], verb: str) -> tuple[list[str], str, list[str]]:
@@ -341,6 +405,14 @@ class Grammar:
         return str(rng.choice(frames["act"]))
 
 
+def _as_in_object(slot: Slot, spoken: str) -> Slot:
+    """A slot that is also said as the description says it: " with {doctor}" for "a visit with a doctor"."""
+    for noun in slot.nouns if len(slot.paths) == 1 and slot.merge != "enum" else ():
+        if found := re.search(rf" (to|for|with|from|at|in) {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b(?! of)", spoken):
+            return slot._replace(phrases=(*slot.phrases, *[f" {found[1]} {{{slot.paths[0]}}}"] * 3))
+    return slot
+
+
 def _is_plain(spoken: str) -> bool:
     """Whether an object is short enough to stand before its verb."""
     if spoken.split()[:1] and spoken.split()[0] in PREPOSITIONS:
@@ -359,8 +431,9 @@ def _filled(frame: str, verb: str, spoken: str, phrases: str) -> str:
         "{V}": verb[:1].upper() + verb[1:], "{v}": verb, "{O}": spoken, "{S}": phrases, "{d}": participle(verb),
         "{W}": f"What {i}", "{w}": w, "{i}": i, "{t}": "them" if plural else "it",
         "{N}": re.sub(rf"^{ARTICLE}", "", spoken),
+        "{B}": re.split(r" (?:of|for|with|to|in|at|on|from|by)\b", spoken)[0],
     }  # fmt: skip
-    text = re.sub(r"\{(?:[VvOSdWwiNt])\}", lambda found: parts[found[0]], frame)
+    text = re.sub(r"\{(?:[VvOSdWwiNtB])\}", lambda found: parts[found[0]], frame)
     text = re.sub(r"\b(is|are) (any)\b", r"\1 there \2", text)
     return text
 

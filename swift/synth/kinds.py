@@ -25,7 +25,7 @@ ROLES: Mapping[str, str] = {
 }
 _CLAUSE = re.compile(
     r"[,.;:(\[]| such as | e\.g\.| for example | in which | that | which |"
-    r" (?:from|between) (?=\d)|[,。;:(]|例如|比如|如"
+    r" (?:from|between) (?=\d)|[,。;:(\uff0c\uff1b\uff1a\uff08]|例如|比如|如"
 )
 STAMP = re.compile(
     r"(?<![a-z])(?=[MDS:\-/., ]*(?:YYYY|HH))(?:YYYY|MM|DD|HH|SS)(?:(?:, |[:\-/.T ])?(?:YYYY|MM|DD|HH|SS))+Z?(?![a-z])",

@@ -13,6 +13,8 @@ from swift.synth.values import Said
 
 Arguments = dict[str, Any]
 _PAIRED = re.compile(r"\{1\.(?P<name>[\w.]+)\} and (?P<before>(?:in|for|of|from|to|at|on|with) )?\{2\.(?P=name)\}")
+_MARKS = ".?!\u3002\uff1f\uff01"
+"""Last marks of sentences, Chinese ones too."""
 _TWO = re.compile(r"\b(?:both|two|either|between|which one)\b", re.IGNORECASE)
 
 
@@ -157,9 +159,9 @@ def surface(text: str, rng: random.Random, openings: Sequence[str], endings: Seq
     if kind < 0.10:
         return f"{rng.choice(openings)} {text}"
     if kind < 0.16:
-        return f"{text if text[-1:] in '.?!。?' else text + '.'} {rng.choice(endings)}"
+        return f"{text if text[-1:] in _MARKS else text + '.'} {rng.choice(endings)}"
     if kind < 0.24:
         return text[:1].lower() + text[1:] if text[1:2].islower() else text
     if kind < 0.34:
-        return text.rstrip(".?!")
+        return text.rstrip(_MARKS)
     return text

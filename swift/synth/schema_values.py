@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from jsonschema.exceptions import SchemaError
 from num2words import num2words
 
 from swift.agent import schemas
-from swift.synth import kinds, values
+from swift.synth import kinds, values, wording
 from swift.synth.kinds import Kind, type_of, unit_of
 from swift.synth.moments import moments
 from swift.synth.names import CHINESE
@@ -25,10 +26,13 @@ from swift.synth.values import COUNT, in_words
 FEW = 10
 """Values of a pattern below which others that match it are made."""
 _EXAMPLES = re.compile(
-    r"(?:such as|e\.g\.?,?|for example,?|for instance,?|例如|比如|例:|如:|如)\s*[::]?\s*(.+)", re.IGNORECASE
+    r"(?:such as|e\.g\.?,?|for example,?|for instance,?|例如|比如|例:|例\uff1a|如:|如\uff1a|如)"
+    r"\s*[:\uff1a]?\s*(.+)",
+    re.IGNORECASE,
 )
 _ONE_OF = re.compile(
-    r"(?:one of|either|allowed values(?: are)?|options(?: are)?|possible values(?: are)?|可选值?|取值)[::]?\s*(.+)",
+    r"(?:one of|either|allowed values(?: are)?|options(?: are)?|possible values(?: are)?|可选值?|取值)"
+    r"[:\uff1a]?\s*(.+)",
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r"'([^'\n]{1,40})'(?!\w)|\"([^\"\n]{1,40})\"|`([^`\n]{1,40})`|“([^”\n]{1,40})”")
@@ -59,7 +63,7 @@ def values_of(name: str, schema: Mapping[str, Any], kind: Kind, rng: random.Rand
     examples. Raises NoValues if the schema allows none that is known."""
     about, type_ = str(schema.get("description", "")), type_of(schema)
     if schema.get("enum"):
-        return [[said, each] for each in schema["enum"] for said in enum_words(each, about)]
+        return _worded(schema["enum"], about)
     if type_ == "boolean":
         return "bool"
     if type_ in ("integer", "number"):
@@ -87,6 +91,20 @@ def _allowed(name: str, of: Any, schema: Mapping[str, Any], rng: random.Random) 
     return kept
 
 
+def _worded(choices: Sequence[Any], about: str) -> list[list[Any]]:
+    """Pairs of the words and the value of each choice: half of them in its own words, the others in other words. Words
+    that may mean two of the choices are left out."""
+    own = {str(each): enum_words(each, about) for each in choices}
+    more = {each: [word for text in said for word in wording.of_value(text)] for each, said in own.items()}
+    meant = Counter(word.lower() for each in own for word in {*own[each], *more[each]})
+    pairs: list[list[Any]] = []
+    for each in choices:
+        said = own[str(each)]
+        others = [word for word in more[str(each)] if meant[word.lower()] == 1]
+        pairs += [[word, each] for word in said * max(1, len(others) // len(said)) + others]
+    return pairs
+
+
 def enum_words(value: Any, about: str) -> list[str]:
     """How users say a value of an enum: its words, and what the description says it means."""
     text = in_words(value)
@@ -112,9 +130,9 @@ def listed(about: str) -> tuple[list[str], bool]:
     for pattern, closed in ((_ONE_OF, True), (_EXAMPLES, False)):
         found = pattern.search(about)
         if found:
-            rest = re.split(r"(?:[.;)](?=\s|$)|[。;)]|; | - )", found[1])[0]
+            rest = re.split(r"(?:[.;)](?=\s|$)|[。;)\uff1b\uff09]|; | - )", found[1])[0]
             quoted = [next(filter(None, each)) for each in _QUOTED.findall(rest)]
-            parts = quoted or [each.strip(" '\"") for each in re.split(r",\s+|\s+or\s+|\s+and\s+|、|或|,", rest)]
+            parts = quoted or [each.strip(" '\"") for each in re.split(r",\s+|\s+or\s+|\s+and\s+|、|或|,|\uff0c", rest)]
             parts = [part.removeprefix("or ").strip() for part in parts]
             kept = [each for each in parts if 0 < len(each) <= 40 and len(each.split()) <= 6]
             if kept:
@@ -135,7 +153,7 @@ def _strings(
     names, closed = listed(about)
     names = [each for each in names if not re.search(r"YYYY|HH:|[#^]", each)]
     if closed:
-        return [[said, each] for each in names for said in enum_words(each, about)]
+        return _worded(names, about)
     stamps = moments(schema, about, kind, rng, zh)
     if stamps:
         return stamps

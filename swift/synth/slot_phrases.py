@@ -25,6 +25,7 @@ SPECIAL: Mapping[str, tuple[str, ...]] = {
         (" with {p}", " with {p}", ", {label}: {p}"),
     ),
     **dict.fromkeys(("supplier", "vendor", "sender", "seller"), (" from {p}", " from {p}", ", {label} {p}")),
+    "radius": (" within {p}", " within {p}", ", no further than {p}", " no more than {p} away", ", {label} {p}"),
     **dict.fromkeys(("sort", "order_by", "sorted"), (", sorted by {p}", " sorted by {p}", ", sort by {p}")),
 }
 """Words of names -> phrases that say more than those of the kind."""
@@ -56,6 +57,13 @@ def phrases_of(each: Property, enum: bool) -> Iterator[str]:
         }  # fmt: skip
         yield from special.get(role, kind.phrases)
         yield ", {label} {p}"
+        return
+    if role in ("min", "max") and not unit and (things := things_of(each)):  # min_beds
+        yield from (
+            (", at least {p} " + things, " with at least {p} " + things, ", {p} " + things + " or more")
+            if role == "min"
+            else (", at most {p} " + things, " with up to {p} " + things, ", no more than {p} " + things)
+        )
         return
     if role == "max":
         yield from (", at most {p}", " up to {p}", ", no more than {p}", ", {p} at most") if unit else (
@@ -92,6 +100,9 @@ def phrases_of(each: Property, enum: bool) -> Iterator[str]:
         if kind.name not in ("text", "id", "category", "title", "number", "rating", "query", "message"):
             yield from kind.phrases
         return
+    if kind.name == "quantity" and (things := things_of(each)):  # boxes
+        yield from (", {p} " + things, ", {p} " + things, " ({p} " + things + ")", ", {label}: {p}")
+        return
     if kind.name == "price" and not _is_sum(each):
         yield from generic
         return
@@ -106,6 +117,15 @@ def phrases_of(each: Property, enum: bool) -> Iterator[str]:
 def unit_words() -> frozenset[str]:
     """The words of units in names: minutes, km ..."""
     return frozenset(word for row in kinds()["unit"] for word in row["words"]) - {"min", "s", "m"}
+
+
+def things_of(each: Property) -> str:
+    """What a number counts, by the parameter's name: `min_beds` counts beds. Empty if the name is no plural."""
+    words = [
+        word for word in tokens(each.name) if word not in ("min", "max", "minimum", "maximum", "at", "least", "most")
+    ]
+    counted = len(words) == 1 and words[0].endswith("s") and not words[0].endswith(("ss", "us", "is"))
+    return words[0] if counted and words[0] not in ("items", "results", "units", "pieces", "times") else ""
 
 
 def _is_sum(each: Property) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from swift.synth.catalogue import SLOT
 from swift.synth.names import GENERIC, tokens
 from swift.synth.properties import Property
-from swift.synth.slot_phrases import SPECIAL, phrases_of, switches, unit_words
+from swift.synth.slot_phrases import SPECIAL, phrases_of, switches, things_of, unit_words
 
 _LISTED = frozenset(("weekday", "date", "time", "month", "city", "food", "language"))
 """Kinds whose lists take the phrases of one value: "on Monday and Friday"."""
@@ -91,7 +91,9 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str]) -> Sl
         if word not in GENERIC and not (len(word) > 4 and word.endswith("ed"))
     ]
     if not nouns and each.kind.name in ("id", "title", "text", "person"):
-        nouns = list(owner)
+        named = re.match(r"(?:full |first |last )?name of (?:the |an? )?([a-z]+)", called.lower())
+        nouns = [named[1]] if named else []
+        nouns += [word for word in owner if word not in nouns]
     if each.kind.name == "id" and nouns and not enum and not each.kind.role:
         noun = nouns[-1] if nouns == list(owner) else nouns[0]
         phrases = [
@@ -122,7 +124,7 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str]) -> Sl
         required,
         called,
         made,
-        () if called.lower() in unit_words() else trailers,
+        () if called.lower() in unit_words() or (each.kind.role in ("min", "max") and things_of(each)) else trailers,
         tuple(dict.fromkeys(nouns)),
         merge,
         each.kind.role,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,9 +144,11 @@ def _same_digits(pair: Sequence[Any], rng: random.Random) -> list[Any]:
 def _date(rng: random.Random) -> Said:
     day = date(2024, 1, 1) + timedelta(days=rng.randrange(1400))
     month = day.strftime("%B")
+    nth = num2words(day.day, to="ordinal_num")
     said = rng.choice(
-        (day.isoformat(), day.isoformat(), f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}")
-    )
+        (day.isoformat(), day.isoformat(), f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}",
+         f"the {nth} of {month} {day.year}")
+    )  # fmt: skip
     return Said(said, day.isoformat())
 
 
@@ -154,7 +156,19 @@ def _time(rng: random.Random) -> Said:
     hour, minute = rng.randrange(24), rng.choice((0, 0, 15, 30, 45, rng.randrange(60)))
     value = f"{hour:02}:{minute:02}"
     twelve = f"{hour % 12 or 12}" + (f":{minute:02}" if minute else "") + (" am" if hour < 12 else " pm")
-    return Said(rng.choice((value, value, twelve)), value)
+    return Said(rng.choice((value, value, twelve, twelve.replace(" ", ""), _SPOKEN.get(value, value))), value)
+
+
+def _spoken_times() -> Iterator[tuple[str, str]]:
+    """(a time as people say it with the part of the day, HH:MM): "half past seven in the evening", 19:30."""
+    yield from (("midnight", "00:00"), ("noon", "12:00"))
+    for hour in range(1, 23):
+        part = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
+        if hour != 12:
+            yield f"{num2words(hour % 12)} o'clock in the {part}", f"{hour:02}:00"
+        yield f"quarter past {num2words(hour % 12 or 12)} in the {part}", f"{hour:02}:15"
+        yield f"half past {num2words(hour % 12 or 12)} in the {part}", f"{hour:02}:30"
+        yield f"quarter to {num2words(hour % 12 + 1)} in the {part}", f"{hour:02}:45"
 
 
 def _month(rng: random.Random) -> Said:
@@ -188,6 +202,10 @@ def _free_text(rng: random.Random) -> Said:
 def _numbered(text: str, rng: random.Random) -> str:
     return re.sub("<n>", lambda _: str(rng.randint(2, 99)), text)
 
+
+SPOKEN_TIMES: Mapping[str, str] = dict(_spoken_times())
+"""A time as people say it -> HH:MM."""
+_SPOKEN = {value: words for words, value in SPOKEN_TIMES.items()}
 
 GENERATORS: Mapping[str, Callable[[random.Random], Said]] = {
     "date": _date,

@@ -19,7 +19,7 @@ from swift.agent import schemas
 from swift.chat import Conversation
 from swift.synth.offers import Offer
 from swift.synth.rounds import Call, Turn
-from swift.synth.values import Said, in_words, scaled
+from swift.synth.values import SPOKEN_TIMES, Said, in_words, scaled
 
 
 def problems(conversation: Conversation, turns: Sequence[Turn], offers: Mapping[str, Offer]) -> Iterator[str]:
@@ -89,8 +89,10 @@ def _is_number(value: Any, words: str) -> bool:
 
 
 def _same_moment(words: str, value: str) -> bool:
+    if words in SPOKEN_TIMES:
+        return SPOKEN_TIMES[words] == value
     try:
-        moment = dates.parse(words)
+        moment = dates.parse(words.removeprefix("the "))
         is_same = (
             moment.date() == date.fromisoformat(value) if "-" in value else moment.time() == time.fromisoformat(value)
         )
