@@ -3,7 +3,8 @@
     python benchmarks/agent_sets.py --out output/sets house bank
 
 A set is a folder of `agent_sets/`: `tools.py`, whose public functions are the tools, and `questions.jsonl`, rows
-`{"id", "question" or "messages", "expected"}`. Without names, every set is written.
+`{"id", "question" or "messages", "expected"}`. Without names, every set is written. The questions of `agent_sets/` are
+never read while something is tuned; those of `open_sets/`, which are written where they are named, may be.
 """
 
 from __future__ import annotations
@@ -18,20 +19,34 @@ from typing import Any
 from swift.tools.python.source import PythonFile
 
 FOLDER = Path(__file__).parent / "agent_sets"
+OPEN = Path(__file__).parent / "open_sets"
 
 
 def names() -> list[str]:
-    """The sets that there are."""
-    return sorted(file.parent.name for file in FOLDER.glob("*/tools.py"))
+    """The sets whose questions are not read."""
+    return _names(FOLDER)
+
+
+def open_names() -> list[str]:
+    """The sets to develop with."""
+    return _names(OPEN)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.parent.name for file in folder.glob("*/tools.py"))
 
 
 def tools_file(name: str) -> Path:
-    return FOLDER / name / "tools.py"
+    return _folder(name) / "tools.py"
+
+
+def _folder(name: str) -> Path:
+    return (OPEN if name in open_names() else FOLDER) / name
 
 
 def questions(name: str) -> list[dict[str, Any]]:
     """The questions of a set as `{"id", "messages", "expected"}`. Raises ValueError or OSError with the place."""
-    file = FOLDER / name / "questions.jsonl"
+    file = _folder(name) / "questions.jsonl"
     return [
         _question(line, f"{file}:{number}")
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
@@ -63,16 +78,22 @@ def _question(line: str, place: str) -> dict[str, Any]:
 
 
 def _check_name(name: str) -> None:
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
+    known = [*names(), *open_names()]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"there is no set '{name}'{hint} The sets are: {', '.join(names())}")
+        raise ValueError(f"there is no set '{name}'{hint} The sets are: {', '.join(known)}")
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the folder of the written files, NAME.jsonl each")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"sets: {', '.join(names())}; all without a name")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"sets: {', '.join(names())}; all of these without a name; and {', '.join(open_names())}",
+    )
     chosen = parser.parse_args(words)
     try:
         for name in chosen.names:

@@ -95,6 +95,32 @@ def test_a_set_has_6_to_12_tools_that_describe_themselves_and_their_parameters(t
             assert schema.get("description"), f"{bound.name}: {name}"
 
 
+@pytest.mark.parametrize("name", agent_sets.open_names())
+def test_the_questions_of_an_open_set_have_calls_that_its_tools_allow(name: str, tmp_path: Path) -> None:
+    source = PythonFile(agent_sets.tools_file(name))
+    tools = list(source.tools)
+    wanted = [each for question in agent_sets.questions(name) for each in expected(question)]
+    assert [result.text for result in call_all(tools, wanted) if result.failure] == []
+    assert {each.name for each in wanted} == {bound.name for bound in tools}
+    source.close()
+    agent_sets.main(["--out", str(tmp_path), name])
+    assert len(calls.load(Settings(dataset=(str(tmp_path / f"{name}.jsonl"),))).questions) == len(
+        agent_sets.questions(name)
+    )
+
+
+def test_no_open_set_has_a_question_of_another() -> None:
+    blind = {
+        each["messages"][-1]["content"].casefold() for name in agent_sets.names() for each in agent_sets.questions(name)
+    }
+    assert [
+        each["id"]
+        for name in agent_sets.open_names()
+        for each in agent_sets.questions(name)
+        if each["messages"][-1]["content"].casefold() in blind
+    ] == []
+
+
 def test_swift_eval_reads_every_written_question(tmp_path: Path) -> None:
     agent_sets.main(["--out", str(tmp_path)])
     for name in agent_sets.names():
