@@ -98,7 +98,7 @@ def test_numbers_keep_their_limits_and_are_said_with_their_unit() -> None:
     for made in requests(one(LAMP)):
         value, words = made.arguments["percent"], made.said["percent"].words
         assert 0 <= value <= 100
-        assert "percent" in words or "%" in words
+        assert "percent" in words or "%" in words or words in ("a quarter", "half", "halfway", "three quarters")
 
 
 def test_closed_lists_and_enums_are_the_only_values_and_are_said_in_words() -> None:
@@ -481,6 +481,14 @@ def test_values_of_an_enum_are_said_in_other_words_unless_another_value_has_them
     )
     again = {made.said["level"].words: made.arguments["level"] for made in requests(one(near), 600)}
     assert all(value == words for words, value in again.items() if words in said.keys() - {"high"})
+
+
+def test_numbers_are_also_said_as_people_say_them_within_the_limits() -> None:
+    pause = tool("pause", "Pause.", ("minutes",), minutes={"type": "integer", "description": "Minutes.", "maximum": 60})
+    said = {made.said["minutes"].words: made.arguments["minutes"] for made in requests(one(pause), 900)}
+    assert {"half an hour": 30, "an hour": 60}.items() <= said.items()
+    assert {"an hour and a half", "two hours"} & said.keys() == set()
+    assert {"thirty minutes", "forty minutes", "fifty minutes", "sixty minutes"} & said.keys()
 
 
 def test_a_time_is_also_said_as_people_say_it() -> None:

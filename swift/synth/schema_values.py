@@ -25,6 +25,8 @@ from swift.synth.values import COUNT, in_words
 
 FEW = 10
 """Values of a pattern below which others that match it are made."""
+ALSO = 3
+"""How often each phrase for a certain number is among the values: "half an hour"."""
 _EXAMPLES = re.compile(
     r"(?:such as|e\.g\.?,?|for example,?|for instance,?|例如|比如|例:|例\uff1a|如:|如\uff1a|如)"
     r"\s*[:\uff1a]?\s*(.+)",
@@ -278,14 +280,16 @@ def _numbers(
     if unit is None:
         return list(drawn.values())
     says = unit.get("says_zh", unit["says"]) if zh else unit["says"]
-    worded = {text: num2words(each) for text, each in drawn.items() if not zh and isinstance(each, int) and each <= 20}
+    worded = {text: num2words(each) for text, each in drawn.items() if not zh and values.is_worded(each)}
     shown = {text: worded[text] if text in worded and rng.random() < 0.3 else text for text in drawn}
     forms = {
         text: [form for form in says if shown[text].isascii() and (shown[text] == text or " " in form)]
         for text in drawn
     }
     pairs: list[list[Any]] = [[rng.choice(forms[text]).replace("#", shown[text]), each] for text, each in drawn.items()]
-    pairs += [] if zh else [pair for pair in unit.get("also", ()) if low <= pair[1] <= high]
+    limits = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+    is_free = [low, high] == list(unit["range"]) and not set(limits) & schema.keys()  # only usual values are drawn
+    pairs += [] if zh else ALSO * [pair for pair in unit.get("also", ()) if is_free or low <= pair[1] <= high]
     return pairs
 
 

@@ -17,7 +17,7 @@ from swift.system import toml_file
 COUNT = 60
 """Values that are made of a template, a range or a format."""
 WORDED_NUMBERS = 0.1
-"""Share of whole numbers from 2 to 20 that an English question says in words."""
+"""Share of the whole numbers that people write in words which an English question says so."""
 _RANGE = re.compile(r"(int|float) (-?[\d.]+)\.\.(-?[\d.]+)")
 
 
@@ -118,11 +118,16 @@ def scaled(words: str) -> list[float]:
     ]
 
 
+def is_worded(number: float) -> bool:
+    """Whether people write a number in words: 2 to 20, and tens to 100."""
+    return isinstance(number, int) and (2 <= number <= 20 or (number <= 100 and number > 0 and number % 10 == 0))
+
+
 def _number(found: re.Match[str], rng: random.Random, language: str) -> Said:
     kind, low, high = found.groups()
     if kind == "int":
         value = rng.randint(int(low), int(high))
-        if language == "en" and 2 <= value <= 20 and rng.random() < WORDED_NUMBERS:
+        if language == "en" and is_worded(value) and rng.random() < WORDED_NUMBERS:
             return Said(num2words(value), value)
         return Said(f"{value:,}" if value >= 10_000 and rng.random() < 0.3 else str(value), value)
     digits = max(len(part.partition(".")[2]) for part in (low, high))
