@@ -258,6 +258,8 @@ class Grammar:
     def _merged(self, text: str, slot: Slot, head: Head) -> str | None:
         if not slot.merge or not slot.nouns or len(slot.paths) != 1:
             return None
+        if slot.merge == "enum" and head.verb in SETS and "{" in text:
+            return None  # "the status of task 7" is set to a value, it is not the open task 7
         value, rng = f"{{{slot.paths[0]}}}", self._rng
         masked = re.sub(r"\{[^}]*\}", lambda found: "\0" * len(found[0]), text)
         # "set the mode of a room" gives the mode a value, and "list the mode of" names none

@@ -56,7 +56,7 @@ def sentences(head: Head, taken: Collection[str] = ()) -> list[str]:
             found += group["say"]
     nouns = {singular(word) for word in re.findall("[a-z]+", head.object.lower())}
     for group in _table()["about"]:
-        if head.kind in group["kinds"] and nouns & set(group["nouns"]):
+        if head.kind in group["kinds"] and nouns & set(group["nouns"]) and not nouns & set(group.get("unless", ())):
             found += 2 * group["say"]  # closer to the function than what a verb alone has
     return found
 
