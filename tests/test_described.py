@@ -455,6 +455,38 @@ def test_a_least_number_is_said_with_what_it_counts() -> None:
     assert "min kilowatts" not in texts
 
 
+def ends(name: str, description: str, /, **properties: str) -> tuple[str, ...]:
+    given = {each: {"type": "string", "description": about} for each, about in properties.items()}
+    (function,) = described.functions([tool(name, description, tuple(given), **given)]).functions
+    return function.ask or function.zh
+
+
+TRANSFER = {"from_account": "Account that pays", "to_account": "Account that receives"}
+
+
+@pytest.mark.parametrize(
+    ("questions", "said"),
+    [
+        (ends("pay", "Transfer money from one account to another.", **TRANSFER), "from {from_account} to {to_account}"),
+        (ends("trains", "Find trains between two cities.", origin="Start", destination="End"), "between {origin} and {"),
+        (ends("merge", "Merge one branch into another.", source="To merge", target="Kept"), "{source} into {target}"),
+        (ends("swap", "Swap the shifts of two nurses.", nurse_a="One", nurse_b="Two"), "shifts of {nurse_a} and {nurse_b}"),
+        (ends("compare", "Compare two books.", first_id="First book", second_id="Second book"), "{first_id} and {second_id}"),
+        (ends("rename", "Rename a file.", old_name="Current name", new_name="New name"), "{old_name} to {new_name}"),
+        (ends("zhuan", "从一个账户向另一个账户转账", from_account="付款账户", to_account="收款账户"), "从{from_account}向{to_account}转账"),
+    ],
+)  # fmt: skip
+def test_two_ends_are_said_as_the_description_names_them_together(questions: tuple[str, ...], said: str) -> None:
+    assert sum(said in each for each in questions) > 5, questions
+    assert not [each for each in questions if re.search(r"\bone (?:account|branch)|\btwo\b|another", each)]
+
+
+def test_a_value_does_not_come_from_where_it_goes_to() -> None:
+    questions = ends("pay", "Transfer money from one account to another.", **TRANSFER)
+    assert not [each for each in questions if re.search(r"[Ff]rom \{to_account\}|\bto \{from_account\}", each)]
+    assert not [each for each in questions if re.search(r", account[: ]", each)], "which of the two accounts?"
+
+
 def test_a_verb_that_another_tool_has_for_the_same_things_brings_none_of_its_sentences() -> None:
     remove = tool(
         "remove_lamp", "Remove a lamp.", ("lamp_id",), lamp_id={"type": "string", "description": "Such as L-12."}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from swift.synth import idioms, verbs, wording
+from swift.synth import idioms, pairs, verbs, wording
 from swift.synth.catalogue import SLOT
 from swift.synth.slots import Slot
 from swift.synth.verbs import ARTICLE, CREATES, PREPOSITIONS, SETS, Head, heads, is_plural, lower_first, participle
@@ -22,11 +22,21 @@ IDIOMS = 0.5
 """Share of the questions that do not use the words of the description, where there are sentences for its verb."""
 REWORDED = 0.25
 """Share of the questions in which a noun of the description is said in another word."""
+_BEFORE = rf"(?:(?!(?:{'|'.join(sorted(PREPOSITIONS))}|against|about|within|between|and|that)\b)[A-Za-z]+ ){{0,4}}?"
+"""Words between an article and its noun: "a lost or stolen bank card"."""
 _AFTER_IDS = frozenset(
     ("status", "state", "details", "history", "report", "summary", "and", "or", "that", "as", "is", "was")
 )
 """Words before which an id may stand: "order 12 status"."""
-_VALUES = frozenset(("number", "price", "rating", "duration", "colour"))
+_NEW = re.compile(r"an? (?:[a-z]+ )?(?:alarm|timer|reminder|alert|goal|target|deadline|appointment|meeting|event)\b(?! of)")
+"""Objects that are not there before they are set."""
+_SEVERAL = re.compile(
+    r" (?:between|among|for|with|to) ((several|some|many|other|a number of|a group of) "
+    r"(?:people|persons|guests|participants|attendees|recipients)\b)"
+)
+_BY = re.compile(r" by (?:(?:its|their|a|the) )?[a-z]+(?:(?:,| and| or|, or|, and) [a-z]+)*$")
+"""What things are looked for by: "restaurants in a city by cuisine"."""
+_VALUES = frozenset(("number", "share", "price", "rating", "duration", "colour"))
 
 
 class Grammar:
@@ -46,8 +56,9 @@ class Grammar:
     ) -> None:
         self._full, self._words = full, words
         self._heads, self._rng, self._taken = heads(name, description), rng, taken
-        slots = [_as_in_object(each, self.head.object) for each in slots]
-        self._slots = slots
+        spoken = pairs.without(self.head.object, pairs.pair(slots))
+        slots = [_as_in_object(each, spoken) for each in slots]
+        self._slots, self._two = slots, pairs.pair(slots)
         self.required = [each for each in slots if each.required]
         self.optional = [each for each in slots if not each.required]
 
@@ -188,13 +199,19 @@ class Grammar:
         return self._rng.choice(self._heads[1:])
 
     def _verb(self, head: Head) -> str:
-        said = verbs.said_for(head.verb)
+        is_new = head.verb == "set" and _NEW.match(head.object)
+        said = ("set up", "create", "add") if is_new else verbs.said_for(head.verb)
         allowed = [verb for verb in said if verb not in self._taken]
         return self._rng.choice([head.verb, *allowed]) if allowed else head.verb
 
     def _object(self, head: Head, required: Sequence[Slot]) -> tuple[str, list[Slot]]:
         """The object with the slots that it names, and the slots that are left."""
-        text, left = head.object, []
+        if (converted := self._converted(required, head)) and self._rng.random() < 0.8:
+            return converted
+        nouns = {noun for each in self._slots for noun in each.nouns}
+        said = _BY.sub(lambda found: "" if nouns & set(found[0].split()) else found[0], head.object)
+        text, required = pairs.said(said, self._two, required, self._rng)
+        left = []
         for each in required:
             merged = self._merged(text, each, head) or self._directed(text, each)
             if merged is None:
@@ -219,11 +236,19 @@ class Grammar:
             replaced = re.sub(loose, lambda found: f"{found[1]} {{{left[0].paths[0]}}}", text, count=1)
             if replaced != text:
                 text, left = replaced, []
-        if len(left) == 1 and left[0].merge in ("id", "proper") and head.verb not in CREATES and "{" not in text:
+        if len(left) == 1 and left[0].merge == "id" and head.verb not in CREATES and "{" not in text:
             text, count = re.subn(r"^(?:an?|one|the) ([a-z]+)\b(?! of)", rf"\1 {{{left[0].paths[0]}}}", text, count=1)
             left = left if not count else []
         if len(left) > 1:
             text = re.sub(r" (?:from|between) (?:one|two) \w+(?: (?:to|and) (?:another|other))?$", "", text)
+        for each in left:
+            is_counted = each.kind == "people" and not each.is_array
+            is_named = each.is_array and each.kind in ("people", "person", "email")
+            if (is_counted or is_named) and (found := _SEVERAL.search(text)):  # "a bill between several people"
+                group = 2 if is_counted else 1
+                text = f"{text[: found.start(group)]}{{{each.paths[0]}}}{text[found.end(group) :]}"
+                left = [other for other in left if other is not each]
+                break
         for each in left:
             if each.kind == "date" and not each.role:  # "the events of a day"
                 said = self._rng.choice(("on", "of", "on", "for"))
@@ -271,7 +296,7 @@ class Grammar:
             )
             if not phrase or "\0" in phrase[0] or re.search(r"['’]s? ?$", masked[: phrase.start()]):
                 continue
-            with_article = re.search(rf"\b{ARTICLE}((?:[A-Za-z]+ )?{re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked)
+            with_article = re.search(rf"\b{ARTICLE}({_BEFORE}{re.escape(noun)})s?\b(?! (?:{stop})|['’])", masked)
             found = with_article or re.search(rf"\b({re.escape(noun)})s?\b(?! (?:{stop}))", masked)
             if not found:
                 continue
@@ -314,12 +339,13 @@ class Grammar:
 
     def _directed(self, text: str, slot: Slot) -> str | None:
         """The object with a value that has a direction: "the way to a place" and the place."""
-        if slot.role not in ("from", "to") or len(slot.paths) != 1:
+        if len(slot.paths) != 1 or slot.kind == "bool" or slot.is_array:
             return None
-        for noun in slot.nouns:
+        word = {"from": "from", "to": "to|into|onto"}.get(slot.role, "" if slot.role else "to|at|into")
+        for noun in slot.nouns if word else ():
             replaced = re.sub(
-                rf"\b{slot.role} {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b(?! of)",
-                f"{slot.role} {{{slot.paths[0]}}}",
+                rf"\b({word}) {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b(?! of)",
+                rf"\1 {{{slot.paths[0]}}}",
                 text,
                 count=1,
             )
@@ -411,6 +437,8 @@ def _as_in_object(slot: Slot, spoken: str) -> Slot:
     """A slot that is also said as the description says it: " with {doctor}" for "a visit with a doctor"."""
     for noun in slot.nouns if len(slot.paths) == 1 and slot.merge != "enum" else ():
         if found := re.search(rf" (to|for|with|from|at|in) {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b(?! of)", spoken):
+            if slot.role in ("from", "to") and found[1] != slot.role:
+                continue
             return slot._replace(phrases=(*slot.phrases, *[f" {found[1]} {{{slot.paths[0]}}}"] * 3))
     return slot
 
@@ -433,9 +461,10 @@ def _filled(frame: str, verb: str, spoken: str, phrases: str) -> str:
         "{V}": verb[:1].upper() + verb[1:], "{v}": verb, "{O}": spoken, "{S}": phrases, "{d}": participle(verb),
         "{W}": f"What {i}", "{w}": w, "{i}": i, "{t}": "them" if plural else "it",
         "{N}": re.sub(rf"^{ARTICLE}", "", spoken),
+        "{h}": "have" if plural else "has",
         "{B}": re.split(r" (?:of|for|with|to|in|at|on|from|by)\b", spoken)[0],
     }  # fmt: skip
-    text = re.sub(r"\{(?:[VvOSdWwiNtB])\}", lambda found: parts[found[0]], frame)
+    text = re.sub(r"\{(?:[VvOSdWwihNtB])\}", lambda found: parts[found[0]], frame)
     text = re.sub(r"\b(is|are) (any)\b", r"\1 there \2", text)
     return text
 

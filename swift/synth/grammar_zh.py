@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from swift.synth import pairs
 from swift.synth.catalogue import SLOT
 from swift.synth.grammar import MOST
 from swift.synth.kinds import label_zh
@@ -26,6 +27,7 @@ _TO_WIDE = str.maketrans(",;:?!", "\uff0c\uff1b\uff1a\uff1f\uff01")
 _CLASS = re.compile(r"<(\w+)>")
 _ROLES = frozenset(("from", "to", "min", "max", "start", "end"))
 _LAST = r"状态|进度|进展|情况|详细信息|信息|详情|轨迹|位置|动态|列表|记录|明细|余额|数据"
+_SOME_DAY = re.compile("某一?[天日]")
 _NUMBER = re.compile(r"(?:编号|号码|号|名称|名|代码|ID|id)$")
 _ATTRIBUTE = re.compile(
     rf"(?:的|最新|当前|实时|详细|相关)*(?:物流|配送|处理|办理|审批|维修|运行|开关)?(?:{_LAST})(?:和.*)?$"
@@ -64,6 +66,7 @@ class Grammar:
         slots = _labelled([slot for each in properties for slot in _slots(each)])
         self.required = [each for each in slots if each.required]
         self.optional = [each for each in slots if not each.required]
+        self._two = pairs.pair(slots)
         self._choices = frozenset(_choices(properties))
         self._deed, self._thing = (self._verb, self._object) if self._verb else _moved(self._object)
         self._idioms = self._sentences()
@@ -257,8 +260,12 @@ class Grammar:
     def _merged(self, text: str, required: Sequence[Slot], apart: float = 0.35) -> tuple[str, list[Slot]]:
         """The object with the slots that it names: 订单状态 and 订单号 -> 订单{order_id}的状态. `apart`: share of the
         slots that are said elsewhere."""
+        text, required = pairs.said_zh(text, self._two, required, self._rng)
         left: list[Slot] = []
         for each in required:
+            if each.kind == "date" and not each.role and _SOME_DAY.search(text):
+                text = _SOME_DAY.sub(f"{{{each.paths[0]}}}", text, count=1)
+                continue
             noun = _NUMBER.sub("", each.label)
             at = text.find(noun) if len(noun) >= 2 and len(each.paths) == 1 else -1
             is_kept = each.merge not in ("proper", "room") and self._rng.random() < apart
@@ -286,7 +293,7 @@ def verb_and_object(description: str, name: str) -> tuple[str, str]:
     any_verb = "|".join(_verbs())
     first = re.sub(rf"^(?:根据|按照|通过|使用|按|为|给|向|帮|帮助)[^,]{{1,12}}?(?={any_verb})", "", first)
     verb = next((each for each in _verbs() if first.startswith(each)), "")
-    if first.startswith(("把", "将")):
+    if first.startswith(("把", "将", "从", "在")):
         return "", first
     if not verb:
         return first[:2] if len(first) > 2 else first, first[2:]
@@ -356,7 +363,7 @@ def _slot(each: Property, path: str, needed: bool) -> Slot:
     phrases = [*(("{label}{p}", "{label}是{p}") if number and each.kind.name != "quantity" else kinds), *generic]
     if each.kind.unit or each.parameter.enum:
         phrases.append("{p}")
-    made = tuple(dict.fromkeys(text.replace("{p}", slot).replace("{label}", label) for text in phrases))
+    made = tuple(dict.fromkeys(text.replace("{label}", label).replace("{p}", slot) for text in phrases))
     of = each.parameter.of
     has_objects = isinstance(of, list) and bool(of) and isinstance(of[0], list) and isinstance(of[0][1], dict)
     kind = "objects" if has_objects else each.kind.name

@@ -21,6 +21,12 @@ from swift.system import toml_file
 _CLASS = re.compile(r"<(\w+)>")
 _ROLES = frozenset(("from", "to", "max", "min", "start", "end"))
 """Roles that a value has only with its preposition."""
+_PARTICLES = frozenset(("in", "out", "off", "on", "up", "down", "over", "back"))
+_PROPERTIES = frozenset(
+    ("size", "unit", "priority", "mode", "level", "speed", "format", "colour", "color", "status", "state", "method", "kind")
+)
+"""What things have: choices that are no things themselves."""
+_LEVELS = frozenset(("number", "share", "price", "rating", "quantity", "duration", "colour", "status", "mode", "size"))
 _IDS = frozenset(("id", "title", "choice"))
 
 
@@ -48,7 +54,8 @@ def sentences(head: Head, taken: Collection[str] = ()) -> list[str]:
     """The sentences of a function with this verb and object. `taken`: verbs of other functions with the same object;
     a group with one of them is not clear."""
     found: list[str] = []
-    first = head.verb.split()[0] if head.verb else ""
+    first, _, rest = head.verb.partition(" ")
+    first = "" if rest in _PARTICLES else first  # to check out is not to check
     for group in _table()["verb"]:
         if (head.verb in group["verbs"] or first in group["verbs"]) and not set(taken) & set(group["verbs"]) - {
             head.verb
@@ -66,6 +73,8 @@ def filled(sentence: str, required: Sequence[Slot], rng: random.Random) -> Idiom
     left, said, frame = list(required), [], sentence
     for name in dict.fromkeys(_CLASS.findall(sentence)):
         fitting = [each for each in left if _fits(each, name)]
+        if name == "level" and any(each.role == "to" for each in required):
+            return None  # 12 pieces are moved to a place, not set to 12
         if name == "who" and len(fitting) > 1:  # the patient of a doctor, the one who gets a message
             fitting = [next((each for each in fitting if each.role == "to"), fitting[0])]
         if len(fitting) != 1:
@@ -84,9 +93,9 @@ def _fits(slot: Slot, name: str) -> bool:
     if name == "choice":
         return is_choice
     if name == "level":
-        return is_choice or slot.kind in ("number", "price", "rating", "quantity", "duration", "colour")
+        return is_choice or slot.kind in _LEVELS
     if name == "thing":
-        return is_choice or any(_fits(slot, each) for each in _IDS - {"choice"})
+        return (is_choice and slot.label.split()[-1].lower() not in _PROPERTIES) or any(_fits(slot, each) for each in _IDS - {"choice"})
     if name == "place":
         return slot.kind in ("city", "country", "address", "title", "text") and not is_choice
     if name == "text" and slot.kind == "text":

@@ -24,7 +24,7 @@ ROLES: Mapping[str, str] = {
     **dict.fromkeys(("max", "maximum", "highest", "most"), "max"),
 }
 _CLAUSE = re.compile(
-    r"[,.;:(\[]| such as | e\.g\.| for example | in which | that | which |"
+    r"[,.;:(\[]| such as | as | e\.g\.| for example | in which | that | which |"
     r" (?:from|between) (?=\d)|[,。;:(\uff0c\uff1b\uff1a\uff08]|例如|比如|如"
 )
 STAMP = re.compile(
@@ -71,12 +71,13 @@ def label(name: str, about: str) -> str:
     first = _CLAUSE.split(about.strip())[0].strip()
     first = re.sub(r"^(?:the|an?|your|its|optional|new|only)\s+", "", first, flags=re.IGNORECASE)
     first = re.sub(r"\s(?:on|in|at|by|for|from|of)$", "", first)
+    first = re.sub(r"^(?:full )?(?:name|title) of (?:the |an? )?([a-z]+)$", r"\1", first, flags=re.IGNORECASE)
     words = first.split()
     is_noun = (
         1 <= len(words) <= 4
         and re.search("[A-Za-z]", first)
         and not re.search(
-            r"\b(?:whether|if|those|these|everything|anything|how|what|which|who|where|when|is|are|to|in|they|it|this|each|goes?|takes?|many|much|most|least|per"
+            r"\b(?:whether|if|those|these|everything|anything|how|what|which|who|where|when|why|is|are|to|in|they|it|this|each|goes?|takes?|many|much|most|least|per"
             r"|must|can|should|count|hh|yyyy)\b",
             first.lower(),
         )

@@ -11,7 +11,7 @@ from typing import Any
 from swift.synth.catalogue import Parameter
 from swift.synth.kinds import Kind, kind_of, label, recognised, type_of
 from swift.synth.names import singular
-from swift.synth.schema_values import NoValues, values_of
+from swift.synth.schema_values import NoValues, listed, values_of
 from swift.synth.values import COUNT
 
 DEPTH = 6
@@ -32,9 +32,14 @@ class Property:
     def label(self) -> str:
         """How users call it: "number of nights"."""
         called = label(self.name, self.about)
-        if any(re.search(rf"\b{re.escape(str(each).lower())}\b", called.lower()) for each in self.parameter.enum):
+        if any(re.search(rf"\b{re.escape(each.lower())}\b", called.lower()) for each in self._choices()):
             return label(self.name, "")  # the description begins with a value: "Metric or imperial"
         return called
+
+    def _choices(self) -> list[str]:
+        """The values of an enum, or those that the description lists."""
+        names, are_all = listed(self.about)
+        return [*map(str, self.parameter.enum), *(names if are_all else ())]
 
 
 def properties_of(

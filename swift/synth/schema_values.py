@@ -19,7 +19,7 @@ from swift.agent import schemas
 from swift.synth import kinds, values, wording
 from swift.synth.kinds import Kind, type_of, unit_of
 from swift.synth.moments import moments
-from swift.synth.names import CHINESE
+from swift.synth.names import CHINESE, tokens
 from swift.synth.pattern_values import matching
 from swift.synth.values import COUNT, in_words
 
@@ -42,6 +42,8 @@ _BETWEEN = re.compile(
     r"(?:between|from)?\s*(?<![\w.])(-?\d+(?:\.\d+)?)\s*%?\s*(?:to|and|-|–|\.\.|~|到|至)\s*(-?\d+(?:\.\d+)?)(?![\w-]|\.\d)"
 )
 
+_DEVICES = frozenset(("device", "appliance", "machine", "sensor"))
+"""Words of names for things in a room, which are said as the room is."""
 _DAYS = frozenset(("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"))
 _MONTHS = frozenset(
     ("january", "february", "march", "april", "june", "july", "august", "september", "october", "november", "december")
@@ -165,11 +167,8 @@ def _strings(
     pattern = _from_pattern(str(schema.get("pattern", "")))
     if pattern:
         return pattern
-    row = kinds.kind_row(
-        kind.name
-        if schema.get("format") not in ("email", "uri")
-        else {"email": "email", "uri": "url"}[schema["format"]]
-    )
+    stated = {"email": "email", "uri": "url"}.get(str(schema.get("format")), kind.name)
+    row = kinds.kind_row("device" if stated == "room" and _DEVICES & set(tokens(name)) else stated)
     if kind.name == "id" and not own and (counted := _counted(about)):
         return [counted]
     if kind.name == "id" and own:  # codes like the examples: the same letters with other digits, or another code

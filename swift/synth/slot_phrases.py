@@ -25,6 +25,7 @@ SPECIAL: Mapping[str, tuple[str, ...]] = {
         (" with {p}", " with {p}", ", {label}: {p}"),
     ),
     **dict.fromkeys(("supplier", "vendor", "sender", "seller"), (" from {p}", " from {p}", ", {label} {p}")),
+    **dict.fromkeys(("cc", "bcc"), (", cc {p}", " with a copy to {p}", ", with a copy to {p}", " and {p} in copy")),
     "radius": (" within {p}", " within {p}", ", no further than {p}", " no more than {p} away", ", {label} {p}"),
     **dict.fromkeys(("sort", "order_by", "sorted"), (", sorted by {p}", " sorted by {p}", ", sort by {p}")),
 }
@@ -34,7 +35,7 @@ SPECIAL: Mapping[str, tuple[str, ...]] = {
 def phrases_of(each: Property, enum: bool) -> Iterator[str]:
     kind, role, unit = each.kind, each.kind.role, each.kind.unit
     for word in tokens(each.name):
-        if word in SPECIAL and kind.name != "email":
+        if word in SPECIAL and kind.name not in ("email", "people"):
             yield from SPECIAL[word]
             return
     generic = (

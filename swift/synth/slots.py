@@ -13,9 +13,14 @@ from swift.synth.catalogue import SLOT
 from swift.synth.names import GENERIC, tokens
 from swift.synth.properties import Property
 from swift.synth.slot_phrases import SPECIAL, phrases_of, switches, things_of, unit_words
+from swift.synth.verbs import is_plural
 
 _LISTED = frozenset(("weekday", "date", "time", "month", "city", "food", "language"))
 """Kinds whose lists take the phrases of one value: "on Monday and Friday"."""
+
+
+_NO_NOUNS = frozenset(("from", "to", "since", "after", "before", "until", "till", "by", "in", "on", "at", "cc", "bcc"))
+"""Names of parameters that no article stands before."""
 
 
 class Slot(NamedTuple):
@@ -37,12 +42,22 @@ class Slot(NamedTuple):
 def slots_of(properties: Sequence[Property], owner: Sequence[str]) -> list[Slot]:
     """The slots of a function's parameters. `owner`: nouns of what the function is about."""
     made: list[Slot] = []
+    called = _names(properties)
     for each in properties:
         if each.inner:
             made += _nested(each)
         else:
-            made.append(_slot(each, each.name, not each.parameter.optional, owner))
+            made.append(_slot(each, each.name, not each.parameter.optional, owner, called[each.name]))
     return [_labelled(each, made) for each in made]
+
+
+def _names(properties: Sequence[Property]) -> dict[str, str]:
+    """How users call each parameter: by its label, or, where two have the same one, by the words of its name."""
+    labels = [each.label.lower() for each in properties]
+    return {
+        each.name: each.label if labels.count(each.label.lower()) == 1 else " ".join(tokens(each.name))
+        for each in properties
+    }
 
 
 def _labelled(slot: Slot, slots: Sequence[Slot]) -> Slot:
@@ -56,8 +71,9 @@ def _labelled(slot: Slot, slots: Sequence[Slot]) -> Slot:
 
 def _nested(outer: Property) -> Iterator[Slot]:
     required = not outer.parameter.optional
+    called = _names(outer.inner)
     inner = [
-        _slot(each, f"{outer.name}.{each.name}", not each.parameter.optional, tokens(outer.name))
+        _slot(each, f"{outer.name}.{each.name}", not each.parameter.optional, tokens(outer.name), called[each.name])
         for each in outer.inner
     ]
     needed = [each for each in inner if each.required]
@@ -77,18 +93,17 @@ def _at(texts: Sequence[str], at: int) -> str:
     return texts[at % len(texts)] if texts else ""
 
 
-def _slot(each: Property, path: str, required: bool, owner: Sequence[str]) -> Slot:
+def _slot(each: Property, path: str, required: bool, owner: Sequence[str], called: str) -> Slot:
     slot = f"{{{path}}}"
     if each.parameter.type == "boolean":
-        return Slot((path,), required, each.label, tuple(switches(each, path)), (), (), "", each.kind.role, "bool")
+        return Slot((path,), required, called, tuple(switches(each, path)), (), (), "", each.kind.role, "bool")
     enum = bool(each.parameter.enum) or _is_closed(each)
     phrases = list(phrases_of(each, enum))
-    called = each.label
-    first = re.split(r"\s(?:of|in|for|from|to|at|on|by|with|below|as)\s", called.lower())[0]
+    first = re.split(r"\s(?:of|in|for|from|to|at|on|by|with|below|as)\s", each.label.lower())[0]
     nouns = [
         word
         for word in (*tokens(each.name), *re.findall(r"[a-z]+", first))
-        if word not in GENERIC and not (len(word) > 4 and word.endswith("ed"))
+        if word not in GENERIC and word not in ("second", "third") and not (len(word) > 4 and word.endswith("ed"))
     ]
     if not nouns and each.kind.name in ("id", "title", "text", "person"):
         named = re.match(r"(?:full |first |last )?name of (?:the |an? )?([a-z]+)", called.lower())
@@ -104,21 +119,26 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str]) -> Sl
             ", {label} {p}",
             " for {p}",
         ]
-    made = tuple(dict.fromkeys(text.replace("{p}", slot).replace("{label}", called) for text in phrases))
+    made = tuple(dict.fromkeys(_with_slot(text, called, slot) for text in phrases))
     trailers = (
-        f" The {called} is {slot}.",
+        f" The {called} {'are' if is_plural(called) else 'is'} {slot}.",
         f" {called[:1].upper()}{called[1:]}: {slot}.",
         f" Use {slot} as the {called}.",
     )
+    if called.lower() in _NO_NOUNS:
+        trailers = trailers[1:2]
     merge = "enum" if enum else each.kind.merge
     if each.kind.role in ("from", "to"):
         merge = ""
     if each.parameter.type == "array":
         merge = "list"
-        listed = [": {p}", ", {label}: {p}", " ({p})", ", {label} {p}"]
-        if each.kind.name in _LISTED or any(word in SPECIAL for word in tokens(each.name)):
+        bare = [": {p}", " ({p})"] if required else []
+        listed = [*bare, ", {label}: {p}", ", {label} {p}"]
+        if any(word in ("cc", "bcc") for word in tokens(each.name)):
+            listed = phrases
+        elif each.kind.name in _LISTED or any(word in SPECIAL for word in tokens(each.name)):
             listed += [text for text in phrases if text not in listed] * 2
-        made = tuple(text.replace("{p}", slot).replace("{label}", called) for text in listed)
+        made = tuple(_with_slot(text, called, slot) for text in listed)
     return Slot(
         (path,),
         required,
@@ -131,6 +151,12 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str]) -> Sl
         each.kind.name,
         each.parameter.type == "array",
     )
+
+
+def _with_slot(phrase: str, label: str, slot: str) -> str:
+    """A phrase with its label and its slot: "3 people" for "number of people", not "3 number of people"."""
+    counted = label.removeprefix("number of ")
+    return phrase.replace("{p} {label}", f"{{p}} {counted}").replace("{label}", label).replace("{p}", slot)
 
 
 def _is_closed(each: Property) -> bool:

@@ -13,6 +13,10 @@ from swift.synth.names import singular
 from swift.system import toml_file
 
 
+_ENDS = "of|in|on|for|from|to|at|by|with|and|or|that|as|is|are|into|between|after|before|until"
+"""Words after a noun that is no part of a longer one: "the forecast for a city", but "the weather forecast"."""
+
+
 @cache
 def _nouns() -> Mapping[str, Sequence[str]]:
     nouns: Mapping[str, Sequence[str]] = _read("words.toml")["nouns"]
@@ -31,11 +35,13 @@ def _read(name: str) -> Mapping[str, Any]:
 
 def reworded(text: str, taken: Collection[str], rng: random.Random) -> str:
     """A noun phrase with one of its nouns replaced by another word for it: "the light of {room}" for the lamp. `taken`:
-    words that mean something else in this set of tools. The text as it is if no noun has another word."""
+    words that mean something else in this set of tools. No word is said twice. The text as it is if no noun has another
+    word."""
+    said = {*taken, *map(singular, re.findall(r"[a-z]+", text))}
     found = [
         (each, instead)
-        for each in re.finditer(r"(?<![{\w.])[a-z]+(?![\w}.=])", text)
-        if (instead := [word for word in _nouns().get(singular(each[0]), ()) if not set(word.split()) & set(taken)])
+        for each in re.finditer(rf"(?<![{{\w.])[a-z]+(?![\w}}.=])(?! (?!(?:{_ENDS})\b)[a-z])", text)
+        if (instead := [word for word in _nouns().get(singular(each[0]), ()) if not set(word.split()) & said])
     ]
     if not found:
         return text
