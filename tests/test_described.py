@@ -464,19 +464,23 @@ def ends(name: str, description: str, /, **properties: str) -> tuple[str, ...]:
 TRANSFER = {"from_account": "Account that pays", "to_account": "Account that receives"}
 
 
-@pytest.mark.parametrize(
-    ("questions", "said"),
-    [
-        (ends("pay", "Transfer money from one account to another.", **TRANSFER), "from {from_account} to {to_account}"),
-        (ends("trains", "Find trains between two cities.", origin="Start", destination="End"), "between {origin} and {"),
-        (ends("merge", "Merge one branch into another.", source="To merge", target="Kept"), "{source} into {target}"),
-        (ends("swap", "Swap the shifts of two nurses.", nurse_a="One", nurse_b="Two"), "shifts of {nurse_a} and {nurse_b}"),
-        (ends("compare", "Compare two books.", first_id="First book", second_id="Second book"), "{first_id} and {second_id}"),
-        (ends("rename", "Rename a file.", old_name="Current name", new_name="New name"), "{old_name} to {new_name}"),
-        (ends("zhuan", "从一个账户向另一个账户转账", from_account="付款账户", to_account="收款账户"), "从{from_account}向{to_account}转账"),
-    ],
-)  # fmt: skip
-def test_two_ends_are_said_as_the_description_names_them_together(questions: tuple[str, ...], said: str) -> None:
+TRANSFER_ZH = {"from_account": "付款账户", "to_account": "收款账户"}
+TWO_ENDS: list[tuple[str, dict[str, str], str]] = [
+    ("Transfer money from one account to another.", TRANSFER, "from {from_account} to {to_account}"),
+    ("Find trains between two cities.", {"origin": "Start", "destination": "End"}, "between {origin} and {"),
+    ("Merge one branch into another.", {"source": "To merge", "target": "Kept"}, "{source} into {target}"),
+    ("Swap the shifts of two nurses.", {"nurse_a": "One", "nurse_b": "Two"}, "shifts of {nurse_a} and {nurse_b}"),
+    ("Compare two books.", {"first_id": "First book", "second_id": "Second book"}, "{first_id} and {second_id}"),
+    ("Rename a file.", {"old_name": "Current name", "new_name": "New name"}, "{old_name} to {new_name}"),
+    ("从一个账户向另一个账户转账", TRANSFER_ZH, "从{from_account}向{to_account}转账"),
+]
+
+
+@pytest.mark.parametrize(("description", "properties", "said"), TWO_ENDS, ids=[each[2] for each in TWO_ENDS])
+def test_two_ends_are_said_as_the_description_names_them_together(
+    description: str, properties: dict[str, str], said: str
+) -> None:
+    questions = ends(description.split()[0].lower(), description, **properties)
     assert sum(said in each for each in questions) > 5, questions
     assert not [each for each in questions if re.search(r"\bone (?:account|branch)|\btwo\b|another", each)]
 
@@ -485,6 +489,85 @@ def test_a_value_does_not_come_from_where_it_goes_to() -> None:
     questions = ends("pay", "Transfer money from one account to another.", **TRANSFER)
     assert not [each for each in questions if re.search(r"[Ff]rom \{to_account\}|\bto \{from_account\}", each)]
     assert not [each for each in questions if re.search(r", account[: ]", each)], "which of the two accounts?"
+
+
+ON = {"type": "boolean", "description": "True for on, false for off"}
+DOOR = {"type": "string", "enum": ["front", "garage"]}
+ACTION = {"type": "string", "enum": ["lock", "unlock"]}
+CARD = {"type": "string", "description": "Last four digits, such as 4471"}
+DOES_ONE_OF_TWO = [
+    (tool("light", "Turn a light on or off.", ("room", "on"), room={"type": "string"}, on=ON), "turn off", "on=false"),
+    (
+        tool("door_lock", "Lock or unlock a door.", ("door", "action"), door=DOOR, action=ACTION),
+        "unlock",
+        "action=unlock",
+    ),
+    (tool("alarm", "Arm or disarm the alarm.", ("armed",), armed={"type": "boolean"}), "disarm", "armed=false"),
+    (
+        tool("freeze_card", "Freeze or unfreeze a card.", ("card", "frozen"), card=CARD, frozen={"type": "boolean"}),
+        "unfreeze",
+        "frozen=false",
+    ),
+    (
+        tool("deng", "打开或关闭某个房间的灯", ("room", "on"), room={"type": "string", "description": "房间"}, on=ON),
+        "关闭",
+        "on=false",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "verb", "value"), DOES_ONE_OF_TWO, ids=lambda each: getattr(each, "name", ""))
+def test_a_tool_that_does_one_of_two_things_is_asked_for_the_one_that_its_value_means(
+    given: Tool, verb: str, value: str
+) -> None:
+    function = one(given)
+    texts = function.ask or function.zh
+    said = [text for text in texts if re.search(rf"\b{verb}\b" if verb.isascii() else verb, text.lower())]
+    assert len(said) > 5 and all(value in text for text in said)
+    assert not [text for text in texts if " or " in text or "或" in text]
+    assert 0.3 < sum(value in text for text in texts) / len(texts) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "value"),
+    [
+        ("starts", {"type": "string", "description": "ISO 8601 start time"}, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"),
+        ("origin", {"type": "string", "description": "IATA code of the airport"}, r"[A-Z]{3}"),
+        ("guests", {"type": "string", "description": "Email addresses of the guests"}, r"\S+@\S+"),
+        ("priority", {"type": "string", "description": "low, medium or high"}, "low|medium|high"),
+        ("annual_rate", {"type": "number", "description": "Annual rate in percent"}, r"(?:1?\d|2[0-5])(?:\.\d+)?"),
+        ("sport", {"type": "string"}, ".*ball|.*tennis|.*ing|judo|ice hockey|golf"),
+    ],
+)  # fmt: skip
+def test_values_are_those_that_the_name_and_the_description_ask_for(
+    name: str, schema: dict[str, Any], value: str
+) -> None:
+    made = requests(one(tool("use", "Use it.", (name,), **{name: schema})), 40)
+    assert [each for each in made if not re.fullmatch(value, str(each.arguments[name]))] == []
+
+
+def test_a_parameter_is_called_by_its_name_where_its_description_lists_its_values() -> None:
+    level = {"type": "string", "description": "low, medium or high"}
+    texts = " ".join(one(tool("open_ticket", "Open a ticket.", ("priority",), priority=level)).ask)
+    assert "priority" in texts and "low" not in texts
+
+
+def test_two_values_that_belong_together_make_sense_together() -> None:
+    unit = {"type": "string", "enum": ["celsius", "fahrenheit", "kelvin"]}
+    convert = tool(
+        "convert", "Convert a temperature between two units.", ("value", "from_unit", "to_unit"),
+        value={"type": "number"}, from_unit=unit, to_unit=unit,
+    )  # fmt: skip
+    assert all(each.arguments["from_unit"] != each.arguments["to_unit"] for each in requests(one(convert), 40))
+    when = {"type": "string", "format": "date"}
+    leave = tool("ask_for_leave", "Ask for leave.", ("start", "end"), start=when, end=when)
+    assert all(each.arguments["start"] <= each.arguments["end"] for each in requests(one(leave), 40))
+
+
+def test_a_parameter_may_be_called_label() -> None:
+    label = {"type": "string", "description": "What it is for"}
+    function = one(tool("set_alarm", "Set an alarm.", ("time", "label"), time={"type": "string"}, label=label))
+    assert all("{label}" in text for text in function.ask)
 
 
 def test_a_verb_that_another_tool_has_for_the_same_things_brings_none_of_its_sentences() -> None:

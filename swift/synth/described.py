@@ -16,10 +16,11 @@ from typing import Any
 
 from swift.agent import schemas
 from swift.chat import Tool
-from swift.synth import catalogue, grammar_zh, kinds, verbs
+from swift.synth import catalogue, grammar_zh, kinds, opposites, verbs
 from swift.synth.catalogue import Function, Parameter
 from swift.synth.grammar import MOST, Grammar
 from swift.synth.names import CHINESE, GENERIC, nouns_of, singular, tokens
+from swift.synth.opposites import Deed
 from swift.synth.own_examples import Example, template_of
 from swift.synth.properties import Property, properties_of
 from swift.synth.schema_values import NoValues
@@ -154,15 +155,35 @@ def _english(
         for other in tools
         if other.name != tool.name and set(nouns_of(other.name)) & set(owner)
     }
-    slots = slots_of(properties, owner)
     words = {
         word
         for other in tools
         for word in re.findall("[a-z]+", f"{' '.join(tokens(other.name))} {other.description}".lower())
     }
-    grammar = Grammar(tool.name, tool.description, slots, rng, taken, words={*words, *map(singular, words)})
+    words |= set(map(singular, words))
+    found = opposites.deeds(tool.name, tool.description, properties)
+    if found is None:
+        grammar = Grammar(tool.name, tool.description, slots_of(properties, owner), rng, taken, words=words)
+        full = asked(blank, grammar, rng)
+    else:
+        decides, deeds = found
+        slots = slots_of([each for each in properties if each is not decides], owner)
+        grammars = [Grammar(deed.name, deed.description, slots, rng, taken, words=words) for deed in deeds]
+        full, grammar = _of_deeds(blank, list(zip(deeds, grammars, strict=True)), rng), grammars[0]
     result, say = _answers(grammar, blank)
-    return replace(asked(blank, grammar, rng), result=result, say=say)
+    return replace(full, result=result, say=say)
+
+
+def _of_deeds(blank: Function, deeds: Sequence[tuple[Deed, Grammar]], rng: random.Random) -> Function:
+    """The function with the questions for each thing that it does, as often as each other."""
+    made = [(deed.literal, asked(blank, grammar, rng, MOST // len(deeds))) for deed, grammar in deeds]
+    literal, first = made[0]
+    return replace(
+        blank,
+        ask=tuple(f"{text}{literal}" for literal, each in made for text in each.ask),
+        pair=tuple(f"{text}{literal}" for literal, each in made for text in each.pair),
+        missing={path: (f"{text}{literal}", back) for path, (text, back) in first.missing.items()},
+    )
 
 
 def asked(blank: Function, grammar: Grammar, rng: random.Random, count: int = MOST) -> Function:
@@ -222,6 +243,15 @@ def _answers(grammar: Grammar, function: Function) -> tuple[dict[str, Any], tupl
 
 def _chinese(blank: Function, tools: Sequence[Tool], properties: Sequence[Property], rng: random.Random) -> Function:
     others = [tool.description for tool in tools if tool.name != blank.name]
+    found = opposites.deeds_zh(blank.name, blank.description, properties)
+    if found is not None:
+        decides, deeds = found
+        left = [each for each in properties if each is not decides]
+        made = [(deed, _chinese(replace(blank, description=deed.description), tools, left, rng)) for deed in deeds]
+        texts = tuple(f"{text}{deed.literal}" for deed, each in made for text in each.zh[: MOST // len(deeds)])
+        deed, first = made[0]
+        missing = {path: (f"{text}{deed.literal}", back) for path, (text, back) in first.missing.items()}
+        return replace(first, description=blank.description, zh=texts, missing=missing)
     grammar = grammar_zh.Grammar(blank.name, blank.description, properties, rng, others)
     missing = {
         slot.paths[0]: (

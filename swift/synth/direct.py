@@ -118,7 +118,9 @@ def _spoken(function: Function, rng: random.Random) -> Function:
     return replace(checked, ask=tuple(dict.fromkeys(ask)), pair=tuple(dict.fromkeys(pair)), missing=missing)
 
 
-_LABELLED = frozenset(("number", "share", "part", "port", "mileage", "price", "quantity", "rating", "category", "text", "limit", "year"))
+_LABELLED = frozenset(
+    ("number", "share", "part", "port", "mileage", "price", "quantity", "rating", "category", "text", "limit", "year")
+)
 """Kinds whose values say nothing without a label."""
 
 

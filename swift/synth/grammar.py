@@ -28,12 +28,16 @@ _AFTER_IDS = frozenset(
     ("status", "state", "details", "history", "report", "summary", "and", "or", "that", "as", "is", "was")
 )
 """Words before which an id may stand: "order 12 status"."""
-_NEW = re.compile(r"an? (?:[a-z]+ )?(?:alarm|timer|reminder|alert|goal|target|deadline|appointment|meeting|event)\b(?! of)")
+_NEW = re.compile(
+    r"an? (?:[a-z]+ )?(?:alarm|timer|reminder|alert|goal|target|deadline|appointment|meeting|event)\b(?! of)"
+)
 """Objects that are not there before they are set."""
 _SEVERAL = re.compile(
     r" (?:between|among|for|with|to) ((several|some|many|other|a number of|a group of) "
     r"(?:people|persons|guests|participants|attendees|recipients)\b)"
 )
+_WHOSE = re.compile(r"\b(?:an?|the) (?:customer|user|client|guest|patient|company)['’]s |\b(?:an? )?existing ")
+"""Owners that a description names and nobody says."""
 _BY = re.compile(r" by (?:(?:its|their|a|the) )?[a-z]+(?:(?:,| and| or|, or|, and) [a-z]+)*$")
 """What things are looked for by: "restaurants in a city by cuisine"."""
 _VALUES = frozenset(("number", "share", "price", "rating", "duration", "colour"))
@@ -209,7 +213,8 @@ class Grammar:
         if (converted := self._converted(required, head)) and self._rng.random() < 0.8:
             return converted
         nouns = {noun for each in self._slots for noun in each.nouns}
-        said = _BY.sub(lambda found: "" if nouns & set(found[0].split()) else found[0], head.object)
+        whole = _WHOSE.sub("the ", head.object) if "{" not in head.object else head.object
+        said = _BY.sub(lambda found: "" if nouns & set(found[0].split()) else found[0], whole)
         text, required = pairs.said(said, self._two, required, self._rng)
         left = []
         for each in required:
@@ -237,7 +242,9 @@ class Grammar:
             if replaced != text:
                 text, left = replaced, []
         if len(left) == 1 and left[0].merge == "id" and head.verb not in CREATES and "{" not in text:
-            text, count = re.subn(r"^(?:an?|one|the) ([a-z]+)\b(?! of)", rf"\1 {{{left[0].paths[0]}}}", text, count=1)
+            after = "|".join(sorted(PREPOSITIONS | _AFTER_IDS))
+            noun = rf"^(?:an?|one|the) ([a-z]+)(?= (?:{after})\b|$)(?! of)"
+            text, count = re.subn(noun, rf"\1 {{{left[0].paths[0]}}}", text, count=1)
             left = left if not count else []
         if len(left) > 1:
             text = re.sub(r" (?:from|between) (?:one|two) \w+(?: (?:to|and) (?:another|other))?$", "", text)
@@ -301,7 +308,7 @@ class Grammar:
             if not found:
                 continue
             then = re.match(r" ([a-z]+)", masked[found.end() :])
-            if slot.merge == "id" and then and then[1] not in PREPOSITIONS | _AFTER_IDS:
+            if slot.merge in ("id", "proper") and then and then[1] not in PREPOSITIONS | _AFTER_IDS:
                 continue  # "an API key" and the id of an API
             plain = found[1]
             creates = head.verb in CREATES and found.start() == 0

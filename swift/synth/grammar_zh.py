@@ -285,6 +285,11 @@ def _outside_slots(text: str) -> str:
     return "".join(part if part.startswith("{") else part.translate(_TO_WIDE) for part in parts)
 
 
+def known() -> Sequence[str]:
+    """Verbs that a description may begin with, the longest first."""
+    return _verbs()
+
+
 def verb_and_object(description: str, name: str) -> tuple[str, str]:
     """The verb and the object of a Chinese description: "根据订单号查询订单状态" -> 查询, 订单状态."""
     first = re.split(r"[。;,.\n(]", description.strip().translate(_TO_ASCII))[0].strip()

@@ -23,7 +23,21 @@ _ROLES = frozenset(("from", "to", "max", "min", "start", "end"))
 """Roles that a value has only with its preposition."""
 _PARTICLES = frozenset(("in", "out", "off", "on", "up", "down", "over", "back"))
 _PROPERTIES = frozenset(
-    ("size", "unit", "priority", "mode", "level", "speed", "format", "colour", "color", "status", "state", "method", "kind")
+    (
+        "size",
+        "unit",
+        "priority",
+        "mode",
+        "level",
+        "speed",
+        "format",
+        "colour",
+        "color",
+        "status",
+        "state",
+        "method",
+        "kind",
+    )
 )
 """What things have: choices that are no things themselves."""
 _LEVELS = frozenset(("number", "share", "price", "rating", "quantity", "duration", "colour", "status", "mode", "size"))
@@ -95,7 +109,9 @@ def _fits(slot: Slot, name: str) -> bool:
     if name == "level":
         return is_choice or slot.kind in _LEVELS
     if name == "thing":
-        return (is_choice and slot.label.split()[-1].lower() not in _PROPERTIES) or any(_fits(slot, each) for each in _IDS - {"choice"})
+        return (is_choice and slot.label.split()[-1].lower() not in _PROPERTIES) or any(
+            _fits(slot, each) for each in _IDS - {"choice"}
+        )
     if name == "place":
         return slot.kind in ("city", "country", "address", "title", "text") and not is_choice
     if name == "text" and slot.kind == "text":

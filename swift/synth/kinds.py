@@ -23,6 +23,13 @@ ROLES: Mapping[str, str] = {
     **dict.fromkeys(("min", "minimum", "lowest", "least"), "min"),
     **dict.fromkeys(("max", "maximum", "highest", "most"), "max"),
 }
+_ENDS = {"from": "from", "to": "to", "start": "from", "end": "to"}
+_POINTS = frozenset(("point", "location", "place", "position"))
+_SAID = (
+    (r"\biata\b|\bairport code", "airport"),
+    (r"^(?:\w+ ){0,3}e-?mail address", "email"),
+)
+"""Words of a description -> a kind, whatever the name is."""
 _CLAUSE = re.compile(
     r"[,.;:(\[]| such as | as | e\.g\.| for example | in which | that | which |"
     r" (?:from|between) (?=\d)|[,。;:(\uff0c\uff1b\uff1a\uff08]|例如|比如|如"
@@ -70,6 +77,7 @@ def label(name: str, about: str) -> str:
         return label_zh(about) or " ".join(tokens(name))
     first = _CLAUSE.split(about.strip())[0].strip()
     first = re.sub(r"^(?:the|an?|your|its|optional|new|only)\s+", "", first, flags=re.IGNORECASE)
+    first = re.sub(r"^(?:ISO(?:[- ]?8601)?|IATA) ", "", first)
     first = re.sub(r"\s(?:on|in|at|by|for|from|of)$", "", first)
     first = re.sub(r"^(?:full )?(?:name|title) of (?:the |an? )?([a-z]+)$", r"\1", first, flags=re.IGNORECASE)
     words = first.split()
@@ -106,6 +114,11 @@ def recognised(name: str, about: str, type_: str, owner: str) -> Kind:
     is_number = type_ in ("integer", "number")
     rows = kinds()["number" if is_number else "kind"]
     found = _by_name(rows, words, owner, low) or _by_about(rows, low) or rows[-1]
+    if found["name"] == "text" and role in _ENDS and set(words) <= ROLES.keys() | _POINTS:  # where a way starts
+        found, role = kind_row("place"), _ENDS[role]
+    stated = next((each for pattern, each in _SAID if re.search(pattern, low)), "")
+    if stated and not is_number:
+        found = kind_row(stated)
     if "code" in words and re.search(r"source|python|script|program|snippet", low) and not is_number:
         found = kind_row("code")
     unit = unit_of(name, about) if is_number else None

@@ -18,8 +18,10 @@ def moments(schema: Mapping[str, Any], about: str, kind: Kind, rng: random.Rando
     stated = {"date": "YYYY-MM-DD", "time": "HH:MM", "date-time": "YYYY-MM-DDTHH:MM:SS"}.get(schema.get("format", ""))
     found = STAMP.search(about)
     text = found[0].strip() if found else stated
-    if not text and kind.name in ("date", "time", "datetime") and re.search(r"\bISO\b", about):
-        text = {"date": "YYYY-MM-DD", "time": "HH:MM", "datetime": "YYYY-MM-DDTHH:MM:SS"}[kind.name]
+    is_moment = kind.name in ("date", "time", "datetime") and re.search(r"\bISO\b", about)
+    if not text and (is_moment or re.search(r"\bISO[- ]?8601\b", about)):
+        is_day = kind.name == "date" and not re.search(r"\btime", about, re.IGNORECASE)
+        text = "YYYY-MM-DD" if is_day else "YYYY-MM-DDTHH:MM:SS"
     if not text:
         if kind.name in ("date", "datetime", "time"):
             return _loose_moments(kind.name, rng, zh)

@@ -21,7 +21,9 @@ _ANOTHER = r"(?:another|a different|the other|a second|a new)"
 _MOVED = re.compile(
     rf" from (?:one|an?) (?:[a-z]+ )?(?P<noun>[a-z]+) (?:in)?to {_ANOTHER}(?: one\b| (?:[a-z]+ )?(?P=noun)\b)?"
 )
-_ONE_INTO = re.compile(rf"(?:^|(?<= ))one (?P<noun>(?:[a-z]+ )?[a-z]+) (?P<to>into|to|onto) {_ANOTHER}(?: (?P=noun)| one\b)?")
+_ONE_INTO = re.compile(
+    rf"(?:^|(?<= ))one (?P<noun>(?:[a-z]+ )?[a-z]+) (?P<to>into|to|onto) {_ANOTHER}(?: (?P=noun)| one\b)?"
+)
 _ELSEWHERE = re.compile(rf" (?:in)?to {_ANOTHER} (?:[a-z]+ )?[a-z]+$")
 _MANY = r"(?:the )?(?:two|both|a pair of) (?:[a-z]+ )?(?:[a-z]+s|people|children)\b"
 _OF_TWO = re.compile(rf" (between|of|for|from|in|with) {_MANY}")

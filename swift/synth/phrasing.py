@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from swift.synth.catalogue import OPTIONAL, SLOT, Function
+from swift.synth.kinds import ROLES
+from swift.synth.names import tokens
 from swift.synth.values import Said
 
 Arguments = dict[str, Any]
@@ -98,6 +100,9 @@ def fill(
     prefix: str = "",
 ) -> str:
     """The text with values in its slots, which `said` receives. `prefix`: of slots that belong to this function."""
+    named = (found for found in SLOT.finditer(text) if found[2] is None and found[1].startswith(prefix))
+    drawn = list(dict.fromkeys(found[1][len(prefix) :] for found in named))
+    _draw_all(function, [each for each in drawn if each not in said and each not in given], said, rng, language)
     pieces, end = [], 0
     for found in SLOT.finditer(text):
         path = found[1]
@@ -113,6 +118,45 @@ def fill(
             said[name] = given.get(name) or _draw(function, name, rng, language)
         pieces.append(said[name].words)
     return "".join([*pieces, text[end:]])
+
+
+def _draw_all(
+    function: Function, paths: Sequence[str], said: dict[str, Said], rng: random.Random, language: str
+) -> None:
+    """Draws values that may stand together: two cities differ, and what ends does not end before it starts."""
+    for at, path in enumerate(paths):
+        others = [other for other in paths[:at] if function.parameter(other).of == function.parameter(path).of]
+        said[path] = _distinct(function, path, [said[other] for other in others], rng, language)
+    for start, end, numbers in _in_order(paths):
+        for _ in range(TRIES):
+            if not _ends_early(said[start].value, said[end].value, numbers):
+                break
+            said[start], said[end] = (_draw(function, each, rng, language) for each in (start, end))
+
+
+TRIES = 12
+_STAMP = re.compile(r"(?:\d{4}-\d\d-\d\d)?[T ]?(?:\d\d:\d\d)?(?::\d\d)?Z?")
+_BOUNDS = (("start", "end"), ("min", "max"), ("after", "end"), ("from", "to"))
+"""Roles of two values of which the first is not the larger one; of from and to only dates and times."""
+
+
+def _in_order(paths: Sequence[str]) -> list[tuple[str, str, bool]]:
+    """The parameters among `paths` that begin and end the same, and whether that is so for numbers too: from floor 5
+    to floor 2 is a way."""
+    roles = {path: next((ROLES[word] for word in tokens(path) if word in ROLES), "") for path in paths}
+    return [
+        (one, two, first != "from")
+        for one, first in roles.items()
+        for two, second in roles.items()
+        if (first, second) in _BOUNDS and one.rpartition(".")[0] == two.rpartition(".")[0]
+    ]
+
+
+def _ends_early(start: Any, end: Any, numbers: bool) -> bool:
+    if isinstance(start, str) and isinstance(end, str):
+        return bool(start and _STAMP.fullmatch(start) and _STAMP.fullmatch(end)) and start > end
+    are_numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (start, end))
+    return bool(numbers and are_numbers and start > end)
 
 
 def arguments(function: Function, said: Mapping[str, Said]) -> Arguments:

@@ -42,6 +42,11 @@ _BETWEEN = re.compile(
     r"(?:between|from)?\s*(?<![\w.])(-?\d+(?:\.\d+)?)\s*%?\s*(?:to|and|-|–|\.\.|~|到|至)\s*(-?\d+(?:\.\d+)?)(?![\w-]|\.\d)"
 )
 
+_RATES = frozenset(("rate", "interest", "discount", "tax", "vat", "tip", "commission", "margin", "inflation"))
+_LARGE = frozenset(
+    ("principal", "salary", "income", "loan", "mortgage", "revenue", "capital", "investment", "turnover")
+)
+"""Words of names -> numbers that are smaller, or larger, than those of their kind."""
 _DEVICES = frozenset(("device", "appliance", "machine", "sensor"))
 """Words of names for things in a room, which are said as the room is."""
 _DAYS = frozenset(("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"))
@@ -254,7 +259,7 @@ def _numbers(
 ) -> Any:
     is_whole = type_of(schema) == "integer"
     unit = unit_of(name, about)
-    low, high = _range(schema, about, unit, kind.name)
+    low, high = _range(name, schema, about, unit, kind.name)
     zh = bool(CHINESE.search(about))
     step = schema.get("multipleOf")
     if unit is None and is_whole and not step and not given:
@@ -292,9 +297,15 @@ def _numbers(
     return pairs
 
 
-def _range(schema: Mapping[str, Any], about: str, unit: Mapping[str, Any] | None, kind: str) -> tuple[float, float]:
+def _range(
+    name: str, schema: Mapping[str, Any], about: str, unit: Mapping[str, Any] | None, kind: str
+) -> tuple[float, float]:
     row = next(each for each in kinds.kinds()["number"] if each["name"] == kind)
     low, high = (unit or row)["range"]
+    if _RATES & set(tokens(name)):
+        low, high = (1, 25)
+    elif kind == "price" and _LARGE & set(tokens(name)):
+        low, high = (2_000, 400_000)
     found = _BETWEEN.search(re.sub(r"\s*\([^()]*\)", "", about))
     if found and float(found[1]) < float(found[2]):
         low, high = float(found[1]), float(found[2])

@@ -120,7 +120,7 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str], calle
             " for {p}",
         ]
     made = tuple(dict.fromkeys(_with_slot(text, called, slot) for text in phrases))
-    trailers = (
+    trailers: tuple[str, ...] = (
         f" The {called} {'are' if is_plural(called) else 'is'} {slot}.",
         f" {called[:1].upper()}{called[1:]}: {slot}.",
         f" Use {slot} as the {called}.",

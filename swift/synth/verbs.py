@@ -6,7 +6,7 @@ verbs.toml has the words. Knows no parameters.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,11 @@ def heads(name: str, description: str) -> list[Head]:
     elif not found:
         found.append(Head("get", "ask", _with_article(words)))
     return found
+
+
+def known() -> Collection[str]:
+    """The verbs that have a group."""
+    return _groups().keys()
 
 
 def verb_of(name: str, description: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from swift.synth.names import singular
 from swift.system import toml_file
 
-
 _ENDS = "of|in|on|for|from|to|at|by|with|and|or|that|as|is|are|into|between|after|before|until"
 """Words after a noun that is no part of a longer one: "the forecast for a city", but "the weather forecast"."""
 
