@@ -472,6 +472,7 @@ TWO_ENDS: list[tuple[str, dict[str, str], str]] = [
     ("Swap the shifts of two nurses.", {"nurse_a": "One", "nurse_b": "Two"}, "shifts of {nurse_a} and {nurse_b}"),
     ("Compare two books.", {"first_id": "First book", "second_id": "Second book"}, "{first_id} and {second_id}"),
     ("Rename a file.", {"old_name": "Current name", "new_name": "New name"}, "{old_name} to {new_name}"),
+    ("Get the rate between two currencies.", {"base": "Base", "quote": "Quote"}, "between {base} and {quote}"),
     ("从一个账户向另一个账户转账", TRANSFER_ZH, "从{from_account}向{to_account}转账"),
 ]
 
@@ -562,6 +563,16 @@ def test_two_values_that_belong_together_make_sense_together() -> None:
     when = {"type": "string", "format": "date"}
     leave = tool("ask_for_leave", "Ask for leave.", ("start", "end"), start=when, end=when)
     assert all(each.arguments["start"] <= each.arguments["end"] for each in requests(one(leave), 40))
+
+
+def test_what_a_clause_asks_for_is_no_thing_that_one_has() -> None:
+    day = {"type": "string", "format": "date"}
+    shift = tool(
+        "works_on", "Check whether a nurse works on a day.", ("nurse", "day"), nurse={"type": "string"}, day=day
+    )
+    texts = one(shift).ask
+    assert [text for text in texts if re.search(r"whether (?:the nurse )?\{nurse\} works", text)], texts[:20]
+    assert not [text for text in texts if re.search(r"need whether|lost track of whether|on whether", text)]
 
 
 def test_a_parameter_may_be_called_label() -> None:

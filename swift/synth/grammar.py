@@ -60,9 +60,9 @@ class Grammar:
     ) -> None:
         self._full, self._words = full, words
         self._heads, self._rng, self._taken = heads(name, description), rng, taken
-        spoken = pairs.without(self.head.object, pairs.pair(slots))
+        spoken = pairs.without(self.head.object, pairs.pair(slots, self.head.object))
         slots = [_as_in_object(each, spoken) for each in slots]
-        self._slots, self._two = slots, pairs.pair(slots)
+        self._slots, self._two = slots, pairs.pair(slots, self.head.object)
         self.required = [each for each in slots if each.required]
         self.optional = [each for each in slots if not each.required]
 
@@ -98,7 +98,9 @@ class Grammar:
         rng = self._rng
         head = self._head()
         verb = self._verb(head)
-        idiom = self._idiom(head, required) if not few and not self._full and rng.random() < IDIOMS else None
+        is_clause = re.match(r"(?:whether|if|how|what|which|who|when|where)\b", head.object)
+        is_reworded = not few and not self._full and not is_clause and rng.random() < IDIOMS
+        idiom = self._idiom(head, required) if is_reworded else None
         if idiom is None:
             spoken, left = self._object(head, required)
             frame = ""
@@ -308,8 +310,11 @@ class Grammar:
             if not found:
                 continue
             then = re.match(r" ([a-z]+)", masked[found.end() :])
-            if slot.merge in ("id", "proper") and then and then[1] not in PREPOSITIONS | _AFTER_IDS:
+            is_part = then is not None and then[1] not in PREPOSITIONS | _AFTER_IDS
+            if slot.merge == "id" and is_part:
                 continue  # "an API key" and the id of an API
+            if slot.merge == "proper" and then and is_part and not then[1].endswith("s"):
+                continue  # "the food diary" and a food, but "whether a nurse works"
             plain = found[1]
             creates = head.verb in CREATES and found.start() == 0
             if slot.merge == "list":

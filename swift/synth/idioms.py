@@ -107,7 +107,7 @@ def _fits(slot: Slot, name: str) -> bool:
     if name == "choice":
         return is_choice
     if name == "level":
-        return is_choice or slot.kind in _LEVELS
+        return (is_choice and slot.label.lower() != "direction") or slot.kind in _LEVELS
     if name == "thing":
         return (is_choice and slot.label.split()[-1].lower() not in _PROPERTIES) or any(
             _fits(slot, each) for each in _IDS - {"choice"}

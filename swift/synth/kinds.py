@@ -26,6 +26,7 @@ ROLES: Mapping[str, str] = {
 _ENDS = {"from": "from", "to": "to", "start": "from", "end": "to"}
 _POINTS = frozenset(("point", "location", "place", "position"))
 _SAID = (
+    (r"\bremind(?:ed)?\b", "task"),
     (r"\biata\b|\bairport code", "airport"),
     (r"^(?:\w+ ){0,3}e-?mail address", "email"),
 )
@@ -77,6 +78,7 @@ def label(name: str, about: str) -> str:
         return label_zh(about) or " ".join(tokens(name))
     first = _CLAUSE.split(about.strip())[0].strip()
     first = re.sub(r"^(?:the|an?|your|its|optional|new|only)\s+", "", first, flags=re.IGNORECASE)
+    first = re.sub(r" with (?:its|their|the) .+$", "", first)
     first = re.sub(r"^(?:ISO(?:[- ]?8601)?|IATA) ", "", first)
     first = re.sub(r"\s(?:on|in|at|by|for|from|of)$", "", first)
     first = re.sub(r"^(?:full )?(?:name|title) of (?:the |an? )?([a-z]+)$", r"\1", first, flags=re.IGNORECASE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 from swift.synth.names import tokens
@@ -46,9 +47,9 @@ class Pair(NamedTuple):
     kind: str
 
 
-def pair(slots: Sequence[Slot]) -> Pair | None:
-    """The parameters that say from where and to where, an old and a new one, or two that differ in their number only;
-    None if there are no such two."""
+def pair(slots: Sequence[Slot], spoken: str = "") -> Pair | None:
+    """The parameters that say from where and to where, an old and a new one, two that differ in their number only, or
+    the only two of a kind where the object `spoken` names two; None if there are no such two."""
     single = [each for each in slots if each.required and len(each.paths) == 1 and each.kind != "bool"]
     ends = [[each for each in single if each.role == role] for role in ("from", "to")]
     if all(len(each) == 1 for each in ends):
@@ -60,6 +61,8 @@ def pair(slots: Sequence[Slot]) -> Pair | None:
         for two, others in named[at + 1 :]
         if one.kind == two.kind and (kind := _kind(words - others, others - words))
     ]
+    if not found and (_OF_TWO.search(spoken) or _TWO.match(spoken)):
+        found = [Pair(one, two, "alike") for one, two in combinations(single, 2) if one.kind == two.kind]
     if len(found) != 1:
         return None
     return found[0]._replace(one=found[0].two, two=found[0].one) if found[0].kind == "changed" else found[0]

@@ -205,7 +205,7 @@ def participle(verb: str) -> str:
 
 def _with_article(words: Sequence[str]) -> str:
     text = " ".join(words)
-    if not text or words[0] in ("the", "a", "an", "all", "my", "to", "from", "in", "by", "for", "with"):
+    if not text or words[0] in ("the", "a", "an", "all", "my", "me", "us", "to", "from", "in", "by", "for", "with"):
         return text
     return text if is_plural(text) else f"the {text}"
 
