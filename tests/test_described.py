@@ -473,6 +473,7 @@ TWO_ENDS: list[tuple[str, dict[str, str], str]] = [
     ("Compare two books.", {"first_id": "First book", "second_id": "Second book"}, "{first_id} and {second_id}"),
     ("Rename a file.", {"old_name": "Current name", "new_name": "New name"}, "{old_name} to {new_name}"),
     ("Get the rate between two currencies.", {"base": "Base", "quote": "Quote"}, "between {base} and {quote}"),
+    ("Create a lead.", {"first_name": "First name", "last_name": "Last name"}, "{first_name} {last_name}"),
     ("从一个账户向另一个账户转账", TRANSFER_ZH, "从{from_account}向{to_account}转账"),
 ]
 
@@ -535,6 +536,9 @@ def test_a_tool_that_does_one_of_two_things_is_asked_for_the_one_that_its_value_
         ("starts", {"type": "string", "description": "ISO 8601 start time"}, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"),
         ("origin", {"type": "string", "description": "IATA code of the airport"}, r"[A-Z]{3}"),
         ("guests", {"type": "string", "description": "Email addresses of the guests"}, r"\S+@\S+"),
+        ("target_lang", {"type": "string", "description": "ISO 639-1 code"}, r"[a-z]{2}"),
+        ("lastName", {"type": "string"}, r"[A-Z][a-z]+"),
+        ("speed_kmh", {"type": "integer"}, r"\d{2,3}"),
         ("priority", {"type": "string", "description": "low, medium or high"}, "low|medium|high"),
         ("annual_rate", {"type": "number", "description": "Annual rate in percent"}, r"(?:1?\d|2[0-5])(?:\.\d+)?"),
         ("sport", {"type": "string"}, ".*ball|.*tennis|.*ing|judo|ice hockey|golf"),
@@ -573,6 +577,15 @@ def test_what_a_clause_asks_for_is_no_thing_that_one_has() -> None:
     texts = one(shift).ask
     assert [text for text in texts if re.search(r"whether (?:the nurse )?\{nurse\} works", text)], texts[:20]
     assert not [text for text in texts if re.search(r"need whether|lost track of whether|on whether", text)]
+
+
+def test_a_name_that_begins_with_a_verb_is_a_deed_unless_it_ends_with_what_is_measured() -> None:
+    number = {"type": "string", "description": "Such as A-12"}
+    track = one(tool("track_parcel", "Gets the position of a parcel.", ("parcel_no",), parcel_no=number)).ask
+    assert [text for text in track if re.search(r"[Tt]rack (?:the )?p", text)]
+    assert not [text for text in track if "the track" in text]
+    claim = one(tool("claim_status", "Gets the state of a claim.", ("claim_no",), claim_no=number)).ask
+    assert not [text for text in claim if text.startswith("Claim the status")]
 
 
 def test_a_parameter_may_be_called_label() -> None:

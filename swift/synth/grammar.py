@@ -22,8 +22,12 @@ IDIOMS = 0.5
 """Share of the questions that do not use the words of the description, where there are sentences for its verb."""
 REWORDED = 0.25
 """Share of the questions in which a noun of the description is said in another word."""
-_BEFORE = rf"(?:(?!(?:{'|'.join(sorted(PREPOSITIONS))}|against|about|within|between|and|that)\b)[A-Za-z]+ ){{0,4}}?"
+_OTHER = "|".join(
+    sorted({*PREPOSITIONS, "against", "about", "within", "between", "involving", "and", "that", "an?", "the"})
+)
+_BEFORE = rf"(?:(?!(?:{_OTHER})\b)[A-Za-z]+ ){{0,4}}?"
 """Words between an article and its noun: "a lost or stolen bank card"."""
+_NEXT = "|".join(sorted(PREPOSITIONS)) + "|and|or|that|as|is|by"
 _AFTER_IDS = frozenset(
     ("status", "state", "details", "history", "report", "summary", "and", "or", "that", "as", "is", "was")
 )
@@ -292,7 +296,8 @@ class Grammar:
     def _merged(self, text: str, slot: Slot, head: Head) -> str | None:
         if not slot.merge or not slot.nouns or len(slot.paths) != 1:
             return None
-        if slot.merge == "enum" and head.verb in SETS and "{" in text:
+        is_set = re.search(rf"\b(?:{'|'.join(map(re.escape, slot.nouns))})(?: of\b|$)", text)
+        if slot.merge == "enum" and head.verb in SETS and ("{" in text or is_set):
             return None  # "the status of task 7" is set to a value, it is not the open task 7
         value, rng = f"{{{slot.paths[0]}}}", self._rng
         masked = re.sub(r"\{[^}]*\}", lambda found: "\0" * len(found[0]), text)
@@ -356,7 +361,7 @@ class Grammar:
         word = {"from": "from", "to": "to|into|onto"}.get(slot.role, "" if slot.role else "to|at|into")
         for noun in slot.nouns if word else ():
             replaced = re.sub(
-                rf"\b({word}) {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b(?! of)",
+                rf"\b({word}) {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b(?! of| (?!(?:{_NEXT})\b)[a-z])",
                 rf"\1 {{{slot.paths[0]}}}",
                 text,
                 count=1,

@@ -55,6 +55,7 @@ class Idiom(NamedTuple):
     def without_said(self, spoken: str) -> str:
         """An object without what stands for the said parameters: "book 7" for "book 7 to a reader"."""
         for noun in (noun for each in self.said for noun in each.nouns):
+            spoken = re.sub(rf"^{ARTICLE}(?:[a-z]+ )?{re.escape(noun)} (?:to|for|with|in|on) ", "", spoken)
             spoken = re.sub(rf" (?:to|for|with|from|by|in|of) {ARTICLE}(?:[a-z]+ )?{re.escape(noun)}\b", "", spoken)
         return spoken
 

@@ -118,6 +118,8 @@ def recognised(name: str, about: str, type_: str, owner: str) -> Kind:
     found = _by_name(rows, words, owner, low) or _by_about(rows, low) or rows[-1]
     if found["name"] == "text" and role in _ENDS and set(words) <= ROLES.keys() | _POINTS:  # where a way starts
         found, role = kind_row("place"), _ENDS[role]
+    if found["name"] in ("first_name", "last_name"):
+        role = ""  # the first and the last of a name are no ends
     stated = next((each for pattern, each in _SAID if re.search(pattern, low)), "")
     if stated and not is_number:
         found = kind_row(stated)

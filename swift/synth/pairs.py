@@ -39,8 +39,8 @@ _TWO_ZH = re.compile(rf"(?:两|二){_COUNTED}(?P<noun>[^两之间的某]{{1,6}}?
 
 
 class Pair(NamedTuple):
-    """Two required parameters. `kind`: "goes" from the first to the second, "changes" from the first to the second, or
-    "alike"."""
+    """Two required parameters. `kind`: "goes" from the first to the second, "changes" from the first to the second, is
+    a "name" in two parts, or "alike"."""
 
     one: Slot
     two: Slot
@@ -48,8 +48,9 @@ class Pair(NamedTuple):
 
 
 def pair(slots: Sequence[Slot], spoken: str = "") -> Pair | None:
-    """The parameters that say from where and to where, an old and a new one, two that differ in their number only, or
-    the only two of a kind where the object `spoken` names two; None if there are no such two."""
+    """The parameters that say from where and to where, an old and a new one, a first and a last name, two that differ
+    in their number only, or the only two of a kind where the object `spoken` names two; None if there are no such two.
+    """
     single = [each for each in slots if each.required and len(each.paths) == 1 and each.kind != "bool"]
     ends = [[each for each in single if each.role == role] for role in ("from", "to")]
     if all(len(each) == 1 for each in ends):
@@ -59,7 +60,7 @@ def pair(slots: Sequence[Slot], spoken: str = "") -> Pair | None:
         Pair(one, two, kind)
         for at, (one, words) in enumerate(named)
         for two, others in named[at + 1 :]
-        if one.kind == two.kind and (kind := _kind(words - others, others - words))
+        if (kind := _kind(words - others, others - words)) and (one.kind == two.kind or kind == "name")
     ]
     if not found and (_OF_TWO.search(spoken) or _TWO.match(spoken)):
         found = [Pair(one, two, "alike") for one, two in combinations(single, 2) if one.kind == two.kind]
@@ -72,6 +73,8 @@ def _kind(one: frozenset[str], two: frozenset[str]) -> str:
     """What two names are to each other by the words that only one of them has."""
     if one <= _ORDINALS and two <= _ORDINALS:
         return "alike"
+    if one == {"first"} and two == {"last"}:
+        return "name"
     if one <= _OLD and two <= _NEW:
         return "changes"
     return "changed" if one <= _NEW and two <= _OLD else ""
@@ -119,6 +122,8 @@ def said_zh(spoken: str, two: Pair | None, slots: Sequence[Slot], rng: random.Ra
 def _filled(spoken: str, kind: str, one: str, other: str, rng: random.Random) -> str:
     if kind == "alike":
         return _OF_TWO.sub(rf" \1 {one} and {other}", _TWO.sub(f"{one} and {other}", spoken))
+    if kind == "name":
+        return rng.choice((f"{spoken} for {one} {other}", f"{spoken} {one} {other}", f"{spoken}, {one} {other}"))
     if kind == "changes":
         plain = [f"{one} to {other}", f"{spoken} {one} to {other}"] if len(spoken.split()) < 3 else []
         return rng.choice([*plain, f"{spoken} from {one} to {other}"])

@@ -174,6 +174,8 @@ def _strings(
         return pattern
     stated = {"email": "email", "uri": "url"}.get(str(schema.get("format")), kind.name)
     row = kinds.kind_row("device" if stated == "room" and _DEVICES & set(tokens(name)) else stated)
+    if row.get("codes") and re.search(r"\bISO\b|\bcode\b", about):  # people say the word, or the code
+        return [*row["codes"], *([code, code] for _, code in row["codes"])]
     if kind.name == "id" and not own and (counted := _counted(about)):
         return [counted]
     if kind.name == "id" and own:  # codes like the examples: the same letters with other digits, or another code

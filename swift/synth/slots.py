@@ -105,6 +105,9 @@ def _slot(each: Property, path: str, required: bool, owner: Sequence[str], calle
         for word in (*tokens(each.name), *re.findall(r"[a-z]+", first))
         if word not in GENERIC and word not in ("second", "third") and not (len(word) > 4 and word.endswith("ed"))
     ]
+    if not nouns:  # "to": "Phone number with country code"
+        said = re.split(r"\s(?:of|in|for|from|to|at|on|by|with)\s|[,.;(]", each.about.lower())[0].split()
+        nouns = [word for word in said if len(said) <= 3 and word.isalpha() and word not in GENERIC]
     if not nouns and each.kind.name in ("id", "title", "text", "person"):
         named = re.match(r"(?:full |first |last )?name of (?:the |an? )?([a-z]+)", called.lower())
         nouns = [named[1]] if named else []

@@ -39,6 +39,12 @@ _NOUNS = frozenset(
 _OPPOSITES = ({"raise", "lower"}, {"increase", "decrease"})
 _DETERMINERS = frozenset(["a", "an", "the", "one", "all", "some", "any", "your", "this", "that", "every", "each", "no"])
 PREPOSITIONS = frozenset(["in", "into", "from", "to", "on", "onto", "of", "for", "by", "with", "at"])
+_MEASURED = frozenset(
+    ("status", "state", "details", "history", "list", "info", "information", "level", "rate", "price", "number",
+     "count", "balance", "score", "time", "date", "report", "summary", "result", "results", "name", "size", "range",
+     "limit")
+)  # fmt: skip
+"""Last words of names that are nouns, although they begin with a verb: claim_status, charge_level."""
 _LISTED_NOUNS = re.compile(
     r"([\w-]+(?: [\w-]+){0,2}(?:, [\w-]+(?: [\w-]+){0,2})+ and [\w-]+(?: [\w-]+){0,3}? (?:of|for|in|on|at) )(.+)"
 )
@@ -80,7 +86,8 @@ def heads(name: str, description: str) -> list[Head]:
     verb, rest = _verb_of(words)
     if found and (rest[:1] and rest[0] in PREPOSITIONS):
         return found
-    if found and found[0].kind == "ask" and verb and _kind(verb) == "act":
+    is_noun = rest[-1:] and rest[-1] in _MEASURED
+    if found and found[0].kind == "ask" and verb and _kind(verb) == "act" and (is_noun or not rest):
         found.append(Head("get", "ask", _with_article(words)))  # the claim status: a noun
     elif verb and rest:
         found.append(Head(verb, _kind(verb), _with_article(rest)))
