@@ -588,6 +588,37 @@ def test_a_name_that_begins_with_a_verb_is_a_deed_unless_it_ends_with_what_is_me
     assert not [text for text in claim if text.startswith("Claim the status")]
 
 
+def test_words_that_only_stand_for_what_is_not_said_are_left_out() -> None:
+    room = {"type": "string", "description": "Where it is heard"}
+    play = tool("play_song", "Play a song in a room.", ("song",), song={"type": "string"}, room=room)
+    assert not [text for text in one(play).ask if "in a room" in text]
+    home = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "city": {"type": "string"}},
+        "required": ["name"],
+    }
+    send = tool("send_gift", "Send a gift to an address.", ("address",), address=home)
+    assert not [text for text in one(send).ask if "to an address" in text]
+    assert not [each for each in requests(one(send), 40) if re.search(r"\d", each.arguments["address"]["name"])]
+    pay = tool(
+        "pay", "Pay from one of the user's accounts.", ("account",), account={"type": "string", "enum": ["a", "b"]}
+    )
+    assert not [text for text in one(pay).ask if "one of" in text]
+
+
+def test_what_is_checked_in_and_out_begins_and_ends() -> None:
+    day = {"type": "string", "format": "date"}
+    stay = tool("book_stay", "Book a stay.", ("check_in", "check_out"), check_in=day, check_out=day)
+    assert [text for text in one(stay).ask if re.search(r"from \{check_in\}.* (?:to|until) \{check_out\}", text)]
+    assert all(each.arguments["check_in"] <= each.arguments["check_out"] for each in requests(one(stay), 40))
+
+
+def test_examples_with_digits_are_followed_by_others_of_their_shape() -> None:
+    mode = {"type": "string", "description": "Octal mode, e.g. 644"}
+    made = requests(one(tool("chmod", "Change the permissions of a file.", ("mode",), mode=mode)), 40)
+    assert [each for each in made if not re.fullmatch(r"\d{3}", each.arguments["mode"])] == []
+
+
 def test_a_parameter_may_be_called_label() -> None:
     label = {"type": "string", "description": "What it is for"}
     function = one(tool("set_alarm", "Set an alarm.", ("time", "label"), time={"type": "string"}, label=label))

@@ -13,6 +13,7 @@ from typing import Any
 
 from swift.synth import idioms, pairs, verbs, wording
 from swift.synth.catalogue import SLOT
+from swift.synth.names import tokens
 from swift.synth.slots import Slot
 from swift.synth.verbs import ARTICLE, CREATES, PREPOSITIONS, SETS, Head, heads, is_plural, lower_first, participle
 
@@ -33,7 +34,7 @@ _AFTER_IDS = frozenset(
 )
 """Words before which an id may stand: "order 12 status"."""
 _NEW = re.compile(
-    r"an? (?:[a-z]+ )?(?:alarm|timer|reminder|alert|goal|target|deadline|appointment|meeting|event)\b(?! of)"
+    r"(?:an?|the) (?:[a-z]+ )?(?:alarm|timer|reminder|alert|goal|target|deadline|appointment|meeting|event)\b(?! of)"
 )
 """Objects that are not there before they are set."""
 _SEVERAL = re.compile(
@@ -42,6 +43,7 @@ _SEVERAL = re.compile(
 )
 _WHOSE = re.compile(r"\b(?:an?|the) (?:customer|user|client|guest|patient|company)['’]s |\b(?:an? )?existing ")
 """Owners that a description names and nobody says."""
+_ONE_OF = re.compile(r"\bone of (?:the |your |my )?(?:[a-z]+['’]s )?([a-z]+?)s\b")
 _BY = re.compile(r" by (?:(?:its|their|a|the) )?[a-z]+(?:(?:,| and| or|, or|, and) [a-z]+)*$")
 """What things are looked for by: "restaurants in a city by cuisine"."""
 _VALUES = frozenset(("number", "share", "price", "rating", "duration", "colour"))
@@ -220,7 +222,9 @@ class Grammar:
             return converted
         nouns = {noun for each in self._slots for noun in each.nouns}
         whole = _WHOSE.sub("the ", head.object) if "{" not in head.object else head.object
+        whole = _ONE_OF.sub(r"a \1", whole)
         said = _BY.sub(lambda found: "" if nouns & set(found[0].split()) else found[0], whole)
+        said = self._without_unsaid(said, required)
         text, required = pairs.said(said, self._two, required, self._rng)
         left = []
         for each in required:
@@ -237,7 +241,9 @@ class Grammar:
                 said = self._rng.choice(
                     (rf"\1the {value} \2", rf"\1the \2 in the {value}", rf"\1the \2 in the {value}")
                 )
-                replaced = re.sub(rf"(^|\bof |\bfor ){ARTICLE}([a-z]+)\b(?= |$)(?! of)", said, text, count=1)
+                replaced = re.sub(
+                    rf"(^|\bof |\bfor ){ARTICLE}([a-z]+)\b(?= (?:{_NEXT})\b|$)(?! of)", said, text, count=1
+                )
                 if replaced != text and "{" not in text:
                     text, left = replaced, [other for other in left if other is not each]
                     break
@@ -280,6 +286,15 @@ class Grammar:
         if any(each.kind == "bool" for each in required):
             text = re.sub(r" on or off\b| on and off\b", "", text)
         return text, left
+
+    def _without_unsaid(self, text: str, required: Sequence[Slot]) -> str:
+        """The object without what only stands for parameters that it cannot name: optional ones, and objects."""
+        for each in self._slots:
+            outer, _, inner = each.paths[0].partition(".")
+            nouns = tokens(outer)[-1:] if inner else each.nouns if each not in required and len(each.paths) == 1 else ()
+            for noun in nouns:
+                text = re.sub(rf"(?<=\w) (?:in|at|for|on|to|with|from) {ARTICLE}{re.escape(noun)}$", "", text)
+        return text
 
     def _converted(self, left: Sequence[Slot], head: Head) -> tuple[str, list[Slot]] | None:
         """The object of a conversion: "convert 20 EUR to USD"."""

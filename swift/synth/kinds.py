@@ -24,6 +24,8 @@ ROLES: Mapping[str, str] = {
     **dict.fromkeys(("max", "maximum", "highest", "most"), "max"),
 }
 _ENDS = {"from": "from", "to": "to", "start": "from", "end": "to"}
+_ADDRESSEES = frozenset(("address", "recipient", "shipping", "billing", "contact", "addressee"))
+"""What has the name of a person, not its own."""
 _POINTS = frozenset(("point", "location", "place", "position"))
 _SAID = (
     (r"\bremind(?:ed)?\b", "task"),
@@ -107,10 +109,16 @@ def label_zh(about: str) -> str:
     return re.sub(r"(?:名称|名字)$", "", first)[:8]
 
 
+def role_of(name: str) -> str:
+    """What a parameter is by its name: where something starts or ends, the least or the most; empty for neither."""
+    words = tokens(name)
+    return next((ROLES[word] for word in ("".join(words), *words) if word in ROLES), "")
+
+
 def recognised(name: str, about: str, type_: str, owner: str) -> Kind:
     """The kind of a parameter by the words of its name, then of its description."""
     words, low = tokens(name), about.lower()
-    role = next((ROLES[word] for word in words if word in ROLES), "")
+    role = role_of(name)
     if type_ == "boolean":
         return Kind("bool", (), (), "", role)
     is_number = type_ in ("integer", "number")
@@ -150,7 +158,7 @@ def _stated(parameter: str, schema: Mapping[str, Any], about: str) -> Kind | Non
         return None
     row = kind_row(name)
     words = [word for word in re.findall("[a-z]+", about.lower())[:3] if word not in ("from", "to", "by")]
-    role = next((ROLES[word] for word in (*tokens(parameter), *words) if word in ROLES), "")
+    role = role_of(parameter) or next((ROLES[word] for word in words if word in ROLES), "")
     return Kind(name, tuple(row["phrases"]), tuple(row["phrases_zh"]), str(row.get("merge", "")), role)
 
 
@@ -179,6 +187,8 @@ def unit_of(name: str, about: str) -> Mapping[str, Any] | None:
 
 def _by_name(rows: Sequence[Mapping[str, Any]], words: Sequence[str], owner: str, low: str) -> Mapping[str, Any] | None:
     core = [word for word in words if word not in ("str", "value", "new", "old", "text" if len(words) > 1 else "")]
+    if core == ["name"] and _ADDRESSEES & set(tokens(owner)):
+        return kind_row("person")
     if core == ["name"]:
         said = _by_about(
             [row for row in rows if row["name"] in ("host", "person", "company", "city", "product", "file")], low

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from swift.synth.catalogue import OPTIONAL, SLOT, Function
-from swift.synth.kinds import ROLES
-from swift.synth.names import tokens
+from swift.synth.kinds import role_of
 from swift.synth.values import Said
 
 Arguments = dict[str, Any]
@@ -143,7 +142,7 @@ _BOUNDS = (("start", "end"), ("min", "max"), ("after", "end"), ("from", "to"))
 def _in_order(paths: Sequence[str]) -> list[tuple[str, str, bool]]:
     """The parameters among `paths` that begin and end the same, and whether that is so for numbers too: from floor 5
     to floor 2 is a way."""
-    roles = {path: next((ROLES[word] for word in tokens(path) if word in ROLES), "") for path in paths}
+    roles = {path: role_of(path.rpartition(".")[2]) for path in paths}
     return [
         (one, two, first != "from")
         for one, first in roles.items()

@@ -42,6 +42,24 @@ _BETWEEN = re.compile(
     r"(?:between|from)?\s*(?<![\w.])(-?\d+(?:\.\d+)?)\s*%?\s*(?:to|and|-|–|\.\.|~|到|至)\s*(-?\d+(?:\.\d+)?)(?![\w-]|\.\d)"
 )
 
+_VAGUE = frozenset(
+    (
+        "text",
+        "mode",
+        "status",
+        "club",
+        "line",
+        "seat",
+        "scene",
+        "size",
+        "part_of",
+        "role",
+        "vehicle",
+        "warehouse",
+        "stop",
+    )
+)
+"""Kinds whose values are less certain than the examples of a description."""
 _RATES = frozenset(("rate", "interest", "discount", "tax", "vat", "tip", "commission", "margin", "inflation"))
 _LARGE = frozenset(
     ("principal", "salary", "income", "loan", "mortgage", "revenue", "capital", "investment", "turnover")
@@ -182,9 +200,10 @@ def _strings(
         shapes = [shape(each) for each in own]
         return [*own, *[each for each in shapes if re.search("[#^]", each)] * 8]
     made = _expanded(row, rng, zh)
-    if own and kind.name == "text":  # nothing but the examples tells what the values are
+    if own and kind.name in _VAGUE:  # nothing but the examples tells what the values are
         shapes = [each for each in map(shape, own) if "#" in each]
-        return own * max(1, 20 // len(own)) + shapes + (made[: COUNT // 3] if isinstance(made, list) else [])
+        others = made[: COUNT // 3] if isinstance(made, list) and (kind.name == "text" or not shapes) else []
+        return own * max(1, 20 // len(own)) + shapes + others
     if isinstance(made, str):
         made = (
             list(values.LISTS[made]) if made in values.LISTS else [values.draw(made, rng).words for _ in range(COUNT)]
