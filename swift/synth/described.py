@@ -20,7 +20,6 @@ from swift.synth import catalogue, grammar_zh, kinds, opposites, verbs
 from swift.synth.catalogue import Function, Parameter
 from swift.synth.grammar import MOST, Grammar
 from swift.synth.names import CHINESE, GENERIC, nouns_of, singular, tokens
-from swift.synth.opposites import Deed
 from swift.synth.own_examples import Example, template_of
 from swift.synth.properties import Property, properties_of
 from swift.synth.schema_values import NoValues
@@ -169,19 +168,25 @@ def _english(
         decides, deeds = found
         slots = slots_of([each for each in properties if each is not decides], owner)
         grammars = [Grammar(deed.name, deed.description, slots, rng, taken, words=words) for deed in deeds]
-        full, grammar = _of_deeds(blank, list(zip(deeds, grammars, strict=True)), rng), grammars[0]
+        made = [
+            (deed.literal, asked(blank, grammar, rng, MOST // len(deeds)))
+            for deed, grammar in zip(deeds, grammars, strict=True)
+        ]
+        full, grammar = _of_deeds(made), grammars[0]
     result, say = _answers(grammar, blank)
     return replace(full, result=result, say=say)
 
 
-def _of_deeds(blank: Function, deeds: Sequence[tuple[Deed, Grammar]], rng: random.Random) -> Function:
-    """The function with the questions for each thing that it does, as often as each other."""
-    made = [(deed.literal, asked(blank, grammar, rng, MOST // len(deeds))) for deed, grammar in deeds]
+def _of_deeds(made: Sequence[tuple[str, Function]]) -> Function:
+    """The function with the questions for each thing that it does, about as often as each other. `made`: the value that
+    means a thing, as a question has it, and the function with the questions for it."""
+    most = MOST // len(made)
     literal, first = made[0]
     return replace(
-        blank,
-        ask=tuple(f"{text}{literal}" for literal, each in made for text in each.ask),
-        pair=tuple(f"{text}{literal}" for literal, each in made for text in each.pair),
+        first,
+        ask=tuple(f"{text}{value}" for value, each in made for text in each.ask[:most]),
+        zh=tuple(f"{text}{value}" for value, each in made for text in each.zh[:most]),
+        pair=tuple(f"{text}{value}" for value, each in made for text in each.pair),
         missing={path: (f"{text}{literal}", back) for path, (text, back) in first.missing.items()},
     )
 
@@ -247,11 +252,10 @@ def _chinese(blank: Function, tools: Sequence[Tool], properties: Sequence[Proper
     if found is not None:
         decides, deeds = found
         left = [each for each in properties if each is not decides]
-        made = [(deed, _chinese(replace(blank, description=deed.description), tools, left, rng)) for deed in deeds]
-        texts = tuple(f"{text}{deed.literal}" for deed, each in made for text in each.zh[: MOST // len(deeds)])
-        deed, first = made[0]
-        missing = {path: (f"{text}{deed.literal}", back) for path, (text, back) in first.missing.items()}
-        return replace(first, description=blank.description, zh=texts, missing=missing)
+        made = [
+            (deed.literal, _chinese(replace(blank, description=deed.description), tools, left, rng)) for deed in deeds
+        ]
+        return replace(_of_deeds(made), description=blank.description)
     grammar = grammar_zh.Grammar(blank.name, blank.description, properties, rng, others)
     missing = {
         slot.paths[0]: (

@@ -11,9 +11,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from swift.synth import idioms, pairs, verbs, wording
+from swift.synth import idioms, objects, pairs, verbs, wording
 from swift.synth.catalogue import SLOT
-from swift.synth.names import tokens
 from swift.synth.slots import Slot
 from swift.synth.verbs import ARTICLE, CREATES, PREPOSITIONS, SETS, Head, heads, is_plural, lower_first, participle
 
@@ -37,15 +36,6 @@ _NEW = re.compile(
     r"(?:an?|the) (?:[a-z]+ )?(?:alarm|timer|reminder|alert|goal|target|deadline|appointment|meeting|event)\b(?! of)"
 )
 """Objects that are not there before they are set."""
-_SEVERAL = re.compile(
-    r" (?:between|among|for|with|to) ((several|some|many|other|a number of|a group of) "
-    r"(?:people|persons|guests|participants|attendees|recipients)\b)"
-)
-_WHOSE = re.compile(r"\b(?:an?|the) (?:customer|user|client|guest|patient|company)['’]s |\b(?:an? )?existing ")
-"""Owners that a description names and nobody says."""
-_ONE_OF = re.compile(r"\bone of (?:the |your |my )?(?:[a-z]+['’]s )?([a-z]+?)s\b")
-_BY = re.compile(r" by (?:(?:its|their|a|the) )?[a-z]+(?:(?:,| and| or|, or|, and) [a-z]+)*$")
-"""What things are looked for by: "restaurants in a city by cuisine"."""
 _VALUES = frozenset(("number", "share", "price", "rating", "duration", "colour"))
 
 
@@ -220,11 +210,7 @@ class Grammar:
         """The object with the slots that it names, and the slots that are left."""
         if (converted := self._converted(required, head)) and self._rng.random() < 0.8:
             return converted
-        nouns = {noun for each in self._slots for noun in each.nouns}
-        whole = _WHOSE.sub("the ", head.object) if "{" not in head.object else head.object
-        whole = _ONE_OF.sub(r"a \1", whole)
-        said = _BY.sub(lambda found: "" if nouns & set(found[0].split()) else found[0], whole)
-        said = self._without_unsaid(said, required)
+        said = objects.plain(head.object, self._slots, required)
         text, required = pairs.said(said, self._two, required, self._rng)
         left = []
         for each in required:
@@ -260,14 +246,7 @@ class Grammar:
             left = left if not count else []
         if len(left) > 1:
             text = re.sub(r" (?:from|between) (?:one|two) \w+(?: (?:to|and) (?:another|other))?$", "", text)
-        for each in left:
-            is_counted = each.kind == "people" and not each.is_array
-            is_named = each.is_array and each.kind in ("people", "person", "email")
-            if (is_counted or is_named) and (found := _SEVERAL.search(text)):  # "a bill between several people"
-                group = 2 if is_counted else 1
-                text = f"{text[: found.start(group)]}{{{each.paths[0]}}}{text[found.end(group) :]}"
-                left = [other for other in left if other is not each]
-                break
+        text, left = objects.with_several(text, left)
         for each in left:
             if each.kind == "date" and not each.role:  # "the events of a day"
                 said = self._rng.choice(("on", "of", "on", "for"))
@@ -286,15 +265,6 @@ class Grammar:
         if any(each.kind == "bool" for each in required):
             text = re.sub(r" on or off\b| on and off\b", "", text)
         return text, left
-
-    def _without_unsaid(self, text: str, required: Sequence[Slot]) -> str:
-        """The object without what only stands for parameters that it cannot name: optional ones, and objects."""
-        for each in self._slots:
-            outer, _, inner = each.paths[0].partition(".")
-            nouns = tokens(outer)[-1:] if inner else each.nouns if each not in required and len(each.paths) == 1 else ()
-            for noun in nouns:
-                text = re.sub(rf"(?<=\w) (?:in|at|for|on|to|with|from) {ARTICLE}{re.escape(noun)}$", "", text)
-        return text
 
     def _converted(self, left: Sequence[Slot], head: Head) -> tuple[str, list[Slot]] | None:
         """The object of a conversion: "convert 20 EUR to USD"."""

@@ -41,7 +41,7 @@ def _table() -> Mapping[str, Any]:
 
 
 @cache
-def _verbs() -> tuple[str, ...]:
+def known() -> tuple[str, ...]:
     """Verbs that a description may begin with, the longest first."""
     grouped = [verb for group in _table()["group"] for verb in group.get("verbs", ()) if len(verb) > 1]
     return tuple(sorted(dict.fromkeys((*_table()["queries"], *_table()["said"], *grouped)), key=len, reverse=True))
@@ -285,19 +285,14 @@ def _outside_slots(text: str) -> str:
     return "".join(part if part.startswith("{") else part.translate(_TO_WIDE) for part in parts)
 
 
-def known() -> Sequence[str]:
-    """Verbs that a description may begin with, the longest first."""
-    return _verbs()
-
-
 def verb_and_object(description: str, name: str) -> tuple[str, str]:
     """The verb and the object of a Chinese description: "根据订单号查询订单状态" -> 查询, 订单状态."""
     first = re.split(r"[。;,.\n(]", description.strip().translate(_TO_ASCII))[0].strip()
     first = re.sub(r"^(?:用于|用来|可以|该函数|此工具|这个工具)", "", first)
     first = re.sub(r"并(?:返回|生成|获取|显示|给出|且|支持|可).*$", "", first)
-    any_verb = "|".join(_verbs())
+    any_verb = "|".join(known())
     first = re.sub(rf"^(?:根据|按照|通过|使用|按|为|给|向|帮|帮助)[^,]{{1,12}}?(?={any_verb})", "", first)
-    verb = next((each for each in _verbs() if first.startswith(each)), "")
+    verb = next((each for each in known() if first.startswith(each)), "")
     if first.startswith(("把", "将", "从", "在")):
         return "", first
     if not verb:
@@ -322,7 +317,7 @@ def _labelled(slots: Sequence[Slot]) -> list[Slot]:
 
 def _moved(text: str) -> tuple[str, str]:
     """The verb and the object of "将商品加入购物车": 加入, 商品; no object where a verb is not known."""
-    found = re.match(rf"[把将](?:指定的?|用户的)?(.{{1,10}}?)({'|'.join(_verbs())})", text)
+    found = re.match(rf"[把将](?:指定的?|用户的)?(.{{1,10}}?)({'|'.join(known())})", text)
     return (found[2], found[1]) if found else ("", "")
 
 

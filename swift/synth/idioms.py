@@ -39,7 +39,7 @@ _PROPERTIES = frozenset(
         "kind",
     )
 )
-"""What things have: choices that are no things themselves."""
+"""Nouns of enums that nobody can order or look for: "Send me small" asks for no thing."""
 _LEVELS = frozenset(("number", "share", "price", "rating", "quantity", "duration", "colour", "status", "mode", "size"))
 _IDS = frozenset(("id", "title", "choice"))
 

@@ -1,6 +1,6 @@
 """Tools that do one of several things, by the value of a parameter: "Lock or unlock a door.", "Turn a light on or off."
 
-Each of the things is asked for as if it had a tool of its own. Knows no values of other parameters.
+Its questions are those of a tool that locks and of one that unlocks. Knows no values of other parameters.
 """
 
 from __future__ import annotations

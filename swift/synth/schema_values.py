@@ -66,7 +66,7 @@ _LARGE = frozenset(
 )
 """Words of names -> numbers that are smaller, or larger, than those of their kind."""
 _DEVICES = frozenset(("device", "appliance", "machine", "sensor"))
-"""Words of names for things in a room, which are said as the room is."""
+"""Words of names that have the phrases of rooms, but values of their own: "the dishwasher"."""
 _DAYS = frozenset(("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"))
 _MONTHS = frozenset(
     ("january", "february", "march", "april", "june", "july", "august", "september", "october", "november", "december")

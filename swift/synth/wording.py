@@ -13,7 +13,7 @@ from swift.synth.names import singular
 from swift.system import toml_file
 
 _ENDS = "of|in|on|for|from|to|at|by|with|and|or|that|as|is|are|into|between|after|before|until"
-"""Words after a noun that is no part of a longer one: "the forecast for a city", but "the weather forecast"."""
+"""Words that may follow a noun that is replaced. Before another noun, as in "the weather forecast", it stays."""
 
 
 @cache
@@ -34,8 +34,8 @@ def _read(name: str) -> Mapping[str, Any]:
 
 def reworded(text: str, taken: Collection[str], rng: random.Random) -> str:
     """A noun phrase with one of its nouns replaced by another word for it: "the light of {room}" for the lamp. `taken`:
-    words that mean something else in this set of tools. No word is said twice. The text as it is if no noun has another
-    word."""
+    words that mean something else in this set of tools. A word that the text already has is not used. Returns the text
+    unchanged if there is no other word for any noun."""
     said = {*taken, *map(singular, re.findall(r"[a-z]+", text))}
     found = [
         (each, instead)
